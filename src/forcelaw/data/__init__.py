@@ -1,0 +1,1 @@
+"""Data: structures with labels, readers, packs, splits, reference energies and generation."""

@@ -1,0 +1,255 @@
+"""The pack: prepared data as memory-mapped arrays beside one manifest.
+
+    PACK/manifest.json   counts, elements, units, keys, source hashes, split, reference energies, statistics
+    PACK/numbers.npy     uint8   (atoms,)
+    PACK/positions.npy   float32 or int16 (atoms, 3)   Angstrom = stored * arrays.positions.scale
+    PACK/forces.npy      float32 or int16 (atoms, 3)   eV/Angstrom = stored * arrays.forces.scale
+    PACK/energies.npy    float64 (structures,)         total, eV
+    PACK/offsets.npy     int64   (structures + 1,)     atoms of structure k are offsets[k]:offsets[k+1]
+    PACK/groups.npy      uint64  (structures,)         hash of the group label (the molecule)
+    PACK/split.npy       uint8   (structures,)         0 train, 1 validation
+    PACK/charges.npy     int8, PACK/spins.npy int8     only when the source says; 127 / 0 mean "not given"
+    PACK/cells.npy       float64 (structures, 3, 3), PACK/pbc.npy uint8 (structures, 3)   only when periodic
+
+Writing is streaming and atomic: arrays grow in PACK.partial-*, and one rename makes the pack. Memory does not grow
+with the number of structures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+
+FORMAT, VERSION = "forcelaw-pack", 1
+TRAIN, VALIDATION = 0, 1
+NO_CHARGE, NO_SPIN = 127, 0
+_HEADER = 128  # bytes; every array header is rewritten in place when the final length is known
+
+
+class NpyStream:
+    """A growing .npy file: rows are appended, the header is corrected on close. Memory use is one row block."""
+
+    def __init__(self, path: Path, dtype: Any, row: tuple[int, ...] = ()):
+        self.path, self.dtype, self.row, self.rows = path, np.dtype(dtype), row, 0
+        self._file = path.open("wb", buffering=1 << 20)
+        self._file.write(self._header())
+
+    def _header(self) -> bytes:
+        text = f"{{'descr': '{self.dtype.str}', 'fortran_order': False, 'shape': {(self.rows, *self.row)!r}, }}"
+        body = text.encode() + b" " * (_HEADER - 10 - len(text) - 1) + b"\n"
+        return b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little") + body
+
+    def append(self, rows: np.ndarray) -> None:
+        rows = np.ascontiguousarray(rows, dtype=self.dtype)
+        if rows.shape[1:] != self.row:
+            raise ValueError(f"{self.path.name}: rows of shape {rows.shape[1:]}, expected {self.row}")
+        self._file.write(rows.data if rows.size else b"")
+        self.rows += len(rows)
+
+    def close(self) -> None:
+        self._file.seek(0)
+        self._file.write(self._header())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class PackWriter:
+    """Write a pack structure block by structure block; nothing appears at ``path`` before :meth:`finish`.
+
+    quantum: when given, (positions quantum in Angstrom, forces quantum in eV/Angstrom); values are stored as int16
+    multiples of it. Positions must already be multiples of the quantum if labels are to be exact for them.
+    """
+
+    def __init__(self, path: str | Path, *, quantum: tuple[float, float] | None = None, periodic: bool = False,
+                 charges: bool = False, overwrite: bool = False):
+        self.path = Path(path)
+        if self.path.exists() and not overwrite:
+            raise DataError(f"{self.path} exists already", remedy="choose another --out, or pass --overwrite")
+        self.overwrite, self.quantum, self.periodic, self.with_charges = overwrite, quantum, periodic, charges
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.partial = self.path.with_name(f"{self.path.name}.partial-{secrets.token_hex(4)}")
+        self.partial.mkdir()
+        vector = np.int16 if quantum else np.float32
+        spec: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "numbers": (np.uint8, ()),
+            "positions": (vector, (3,)),
+            "forces": (vector, (3,)),
+            "energies": (np.float64, ()),
+            "offsets": (np.int64, ()),
+            "groups": (np.uint64, ()),
+            "split": (np.uint8, ()),
+        }
+        if charges:
+            spec |= {"charges": (np.int8, ()), "spins": (np.int8, ())}
+        if periodic:
+            spec |= {"cells": (np.float64, (3, 3)), "pbc": (np.uint8, (3,))}
+        self._streams = {name: NpyStream(self.partial / f"{name}.npy", *s) for name, s in spec.items()}
+        self._streams["offsets"].append(np.zeros(1, np.int64))
+        self.structures = self.atoms = 0
+
+    def _vector(self, name: str, values: np.ndarray) -> np.ndarray:
+        if not self.quantum:
+            return values
+        scaled = np.rint(np.asarray(values, np.float64) / self.quantum[name == "forces"])
+        if np.abs(scaled).max(initial=0) > 32767:
+            raise DataError(f"{name} too large to store in the compact encoding", remedy="prepare without quantum")
+        return scaled
+
+    def append(self, counts: np.ndarray, numbers: np.ndarray, positions: np.ndarray, forces: np.ndarray,
+               energies: np.ndarray, groups: np.ndarray, split: np.ndarray, charges: np.ndarray | None = None,
+               spins: np.ndarray | None = None, cells: np.ndarray | None = None, pbc: np.ndarray | None = None) -> None:
+        """Append a block of structures. counts (s,) atoms of each; per-atom arrays are concatenated, (sum(counts), ...)."""
+        ends = self.atoms + np.cumsum(counts)
+        rows: dict[str, np.ndarray] = {
+            "numbers": numbers,
+            "positions": self._vector("positions", positions),
+            "forces": self._vector("forces", forces),
+            "energies": energies,
+            "offsets": ends,
+            "groups": groups,
+            "split": split,
+        }
+        if self.with_charges:
+            rows |= {"charges": charges, "spins": spins}
+        if self.periodic:
+            rows |= {"cells": cells, "pbc": pbc}
+        for name, values in rows.items():
+            self._streams[name].append(values)
+        self.structures += len(counts)
+        self.atoms += int(np.sum(counts))
+
+    def finish(self, manifest: dict[str, Any]) -> Path:
+        """Close the arrays, write the manifest, and rename the whole into place."""
+        arrays = {}
+        for name, stream in self._streams.items():
+            stream.close()
+            scale = 1.0
+            if self.quantum and name in ("positions", "forces"):
+                scale = self.quantum[name == "forces"]
+            arrays[name] = {"dtype": stream.dtype.name, "scale": scale, "sha256": file_sha256(stream.path)}
+        full = {"format": FORMAT, "version": VERSION, "structures": self.structures, "atoms": self.atoms,
+                "periodic": self.periodic, "arrays": arrays, **manifest}
+        full["content_hash"] = hashlib.sha256(
+            json.dumps({n: a["sha256"] for n, a in arrays.items()}, sort_keys=True).encode()).hexdigest()[:16]
+        write_json(self.partial / "manifest.json", full)
+        if self.overwrite and self.path.exists():
+            old = self.path.with_name(f"{self.path.name}.partial-old-{secrets.token_hex(4)}")
+            self.path.rename(old)
+            self.partial.rename(self.path)
+            shutil.rmtree(old)
+        else:
+            self.partial.rename(self.path)
+        return self.path
+
+    def abort(self) -> None:
+        """Remove everything written so far."""
+        for stream in self._streams.values():
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def __enter__(self) -> PackWriter:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is not None:
+            self.abort()
+
+
+class Pack:
+    """A prepared pack, opened for reading; arrays are memory-mapped and nothing is loaded until it is touched."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        manifest = self.path / "manifest.json"
+        if not manifest.is_file():
+            raise DataError(f"{self.path} is not a pack (no manifest.json)",
+                            remedy="make one with: forcelaw data prepare SOURCE --out PACK")
+        self.manifest: dict[str, Any] = json.loads(manifest.read_text())
+        if self.manifest.get("format") != FORMAT or self.manifest.get("version") != VERSION:
+            raise DataError(f"{manifest} is not a version-{VERSION} pack manifest",
+                            remedy="prepare it again with this version of forcelaw")
+        for name, spec in self.manifest["arrays"].items():
+            try:
+                array = np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{name}.npy of the pack cannot be read: {error}", where=str(self.path),
+                                remedy="prepare the pack again") from error
+            if array.dtype.name != spec["dtype"]:
+                raise DataError(f"{name}.npy holds {array.dtype}, the manifest says {spec['dtype']}", where=str(self.path))
+            setattr(self, name, array)
+        if len(self.offsets) != self.manifest["structures"] + 1 or len(self.numbers) != self.manifest["atoms"]:
+            raise DataError("the arrays and the manifest of the pack disagree on counts", where=str(self.path),
+                            remedy="prepare the pack again")
+
+    numbers: np.ndarray
+    positions: np.ndarray
+    forces: np.ndarray
+    energies: np.ndarray
+    offsets: np.ndarray
+    groups: np.ndarray
+    split: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.manifest["structures"])
+
+    @property
+    def atoms(self) -> int:
+        return int(self.manifest["atoms"])
+
+    @property
+    def elements(self) -> list[int]:
+        """Atomic numbers present, ascending."""
+        return [int(z) for z in self.manifest["elements"]]
+
+    @property
+    def hash(self) -> str:
+        """Hash of the arrays' contents."""
+        return str(self.manifest["content_hash"])
+
+    def scale(self, name: str) -> float:
+        """Stored value times this is in Angstrom (positions) or eV/Angstrom (forces)."""
+        return float(self.manifest["arrays"][name]["scale"])
+
+    def vectors(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
+        """Positions or forces of atom rows, decoded: float64 (rows, 3)."""
+        return np.asarray(getattr(self, name)[rows], np.float64) * self.scale(name)
+
+    def reference_energies(self) -> np.ndarray:
+        """(119,) float64 eV, indexed by atomic number; zero for elements that are absent."""
+        table = np.zeros(119)
+        for z, value in self.manifest["references"]["energies"].items():
+            table[int(z)] = value
+        return table
+
+
+def group_hash(label: str) -> int:
+    """Stable 64-bit hash of a group label."""
+    return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,86 @@
+"""Progress of long work: a live line on a terminal, a plain line now and then elsewhere (logs, SLURM)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 42 s, 3 min 05 s, 2 h 10 min."""
+    seconds = max(0.0, seconds)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+def count(value: float) -> str:
+    """A large number for people: 950, 12.3k, 4.56M, 7.89G, 1.2e+13."""
+    if value is None:
+        return "-"
+    for limit, scale, suffix in ((1e3, 1, ""), (1e6, 1e3, "k"), (1e9, 1e6, "M"), (1e12, 1e9, "G")):
+        if abs(value) < limit:
+            return f"{value / scale:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+class Progress:
+    """Report how far a loop has come: done/total, rate, time left, and a free note.
+
+    ``already`` items were done by an earlier, interrupted call and do not count for the rate.
+    """
+
+    def __init__(self, what: str, total: float | None = None, *, unit: str = "", already: float = 0,
+                 stream: TextIO | None = None, interval: float | None = None):
+        self.what, self.total, self.unit, self.already = what, total, unit, already
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.interval = interval if interval is not None else (0.1 if self.live else 10.0)
+        self.started = time.monotonic()
+        self._last = self.started if not self.live else 0.0
+        self._width = 0
+
+    def line(self, done: float, note: str = "") -> str:
+        elapsed = time.monotonic() - self.started
+        rate = (done - self.already) / elapsed if elapsed > 0 else 0.0
+        text = f"{self.what}: {count(done)}"
+        if self.total:
+            text += f"/{count(self.total)} ({100 * done / self.total:.0f}%)"
+        if self.unit:
+            text += f" {self.unit}"
+        text += f", {count(rate)}/s"
+        if self.total and rate > 0 and done < self.total:
+            text += f", {duration((self.total - done) / rate)} left"
+        return f"{text}, {note}" if note else text
+
+    def update(self, done: float, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self._last < self.interval:
+            return
+        self._last = now
+        self._show(self.line(done, note))
+
+    def _show(self, text: str) -> None:
+        if self.live:
+            self.stream.write("\r" + text[:200].ljust(self._width))
+            self._width = len(text[:200])
+        else:
+            self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def close(self, text: str = "") -> None:
+        """End the live line; print ``text`` if given."""
+        if self.live and self._width:
+            self.stream.write("\r" + " " * self._width + "\r")
+        if text:
+            self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()

@@ -1,0 +1,121 @@
+"""The contract of every force field, and the description of an architecture.
+
+A model maps a :class:`~forcelaw.graph.GraphBatch` to energies (g,) in eV, without reference energies, and forces (n, 3)
+in eV/Angstrom. It computes per-atom energies and direct forces in :meth:`ForceField.atomwise`; with
+``forces="conservative"`` the forces are minus the gradient of the energy instead. Both outputs carry one common scale,
+so that the ratio of energy to force is that of physics.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from ..graph import GraphBatch, segment_sum
+
+
+class ModelConfig(BaseModel):
+    """What every architecture needs to know. Extra keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str
+    width: int = Field(gt=0)
+    depth: int = Field(gt=0)
+    elements: tuple[int, ...] = Field(min_length=1, description="atomic numbers, ascending; one embedding row each")
+    cutoff: float = Field(6.0, gt=0, description="Angstrom")
+    mean_degree: float = Field(20.0, gt=0, description="sums over neighbours are divided by the root of it")
+    scale: float = Field(1.0, gt=0, description="force RMS of the data, eV/Angstrom; multiplies both outputs")
+    forces: Literal["direct", "conservative"] = "direct"
+    base_width: int = Field(gt=0, description="muP: the width at which learning rates are stated")
+
+    @property
+    def m(self) -> float:
+        """muP width multiplier."""
+        return self.width / self.base_width
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Forward FLOPs (a multiply-add is 2), linear in edges and atoms: closed forms, checked against torch's counter.
+
+    Only matrix products count, as in the paper; pointwise work and sums are left out.
+    """
+
+    per_edge: float
+    per_atom: float
+
+    def forward(self, edges: float, atoms: float) -> float:
+        return self.per_edge * edges + self.per_atom * atoms
+
+    def training(self, edges: float, atoms: float) -> float:
+        """Forward and backward with direct forces: three forward passes (the paper's C = 3 kappa N D)."""
+        return 3.0 * self.forward(edges, atoms)
+
+
+class ForceField(nn.Module, ABC):
+    """Base class of all architectures; see the module's docstring for the contract."""
+
+    config: ModelConfig
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
+        """Unscaled per-atom energies (n,) and direct forces (n, 3) from edge vectors (e, 3)."""
+
+    def forward(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
+        """Energies (g,) eV, relative to the reference energies, and forces (n, 3) eV/Angstrom."""
+        if self.config.forces == "conservative":
+            return self._conservative(graph)
+        site, forces = self.atomwise(graph, graph.vectors())
+        return self._total(site, graph), forces * self.config.scale
+
+    def _total(self, site: Tensor, graph: GraphBatch) -> Tensor:
+        # padding atoms carry the index n_graphs: one extra row takes them and is cut off
+        extra = 1 if graph.pad else 0
+        return segment_sum(site, graph.batch, graph.n_graphs + extra)[: graph.n_graphs] * self.config.scale
+
+    def _conservative(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            pos = graph.pos.detach().clone().requires_grad_(True)
+            site, _ = self.atomwise(graph, graph.vectors(pos))
+            energy = self._total(site, graph)
+            (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=self.training and torch.is_grad_enabled())
+        return energy, -gradient
+
+    def n_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def n_nonembedding(self) -> int:
+        return sum(p.numel() for p in self.parameters() if not getattr(p, "is_embedding", False))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One entry of the explicit dictionary in ``models/__init__``.
+
+    symmetry: the group for which direct forces are exactly equivariant ("E(3)", "SE(3)" or "none": translations and
+    permutations only). base_width: muP base, about one million parameters at depth 4. depths: (N up to, depth) pairs.
+    step: widths are multiples of it (above 64, of 8).
+    """
+
+    name: str
+    title: str
+    config: type[ModelConfig]
+    model: Callable[[Any], ForceField]
+    flops: Callable[[Any], Flops]
+    symmetry: Literal["E(3)", "SE(3)", "none"]
+    base_width: int
+    depths: tuple[tuple[float, int], ...] = ((4e4, 2), (1.8e5, 3), (6e6, 4), (float("inf"), 6))
+    step: int = 2
+    smallest_width: int = 4
+    learning_rate: float = 4e-3  # at the base width, 16 to 64 molecules a step; a study sweeps around it

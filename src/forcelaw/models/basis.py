@@ -1,0 +1,38 @@
+"""Radial bases and the envelope that takes every message smoothly to zero at the cutoff."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def envelope(x: Tensor) -> Tensor:
+    """Polynomial envelope with p = 5 of x = r / r_c: 1 - 21 x^5 + 35 x^6 - 15 x^7, zero for x >= 1.
+
+    Value, slope and curvature vanish at x = 1 (DimeNet, arXiv 2003.03123, eq. 8).
+    """
+    x2 = x * x
+    value = 1.0 + x2 * x2 * x * (-21.0 + x * (35.0 - 15.0 * x))
+    return torch.where(x < 1.0, value, torch.zeros_like(value))
+
+
+class GaussianBasis(nn.Module):
+    """Gaussians with centres equally spaced on [0, cutoff] and a width of ``spread`` spacings: (...,) -> (..., count).
+
+    They are not zero at the cutoff: multiply by :func:`envelope`.
+    """
+
+    def __init__(self, count: int, cutoff: float, spread: float = 1.0):
+        super().__init__()
+        centres = torch.linspace(0.0, cutoff, count, dtype=torch.float64)
+        spacing = cutoff / (count - 1)
+        self.register_buffer("centres", centres.to(torch.get_default_dtype()), persistent=False)
+        self.coefficient = -0.5 / (spread * spacing) ** 2
+
+    def forward(self, r: Tensor) -> Tensor:
+        return torch.exp(self.coefficient * (r.unsqueeze(-1) - self.centres).square())
+
+
+def safe_norm(vec: Tensor) -> Tensor:
+    """(..., 3) -> (...,): the length, with a finite gradient at zero. Never returns less than 1e-7 Angstrom."""
+    return vec.square().sum(-1).clamp_min(1e-14).sqrt()

@@ -1,0 +1,119 @@
+"""MC-EGNN: E(3)-equivariant with M Cartesian vector channels per atom (Levy, Kaba et al., arXiv 2309.03139).
+
+State h (n, d) and V (n, 3, M), V = 0 at the start; the geometry r, r_hat stays that of the input. K layers:
+
+    s, t = W_s LN(h), W_t LN(h)                               on atoms (hoisted)
+    dV = V_j - V_i,  q = |dV|^2 per channel,  q~ = q / (1 + q)
+    x = SiLU(s_j + t_i + W_q q~) * (W_r RBF(r) u(r))          filter-type message
+    m = SiLU(W_b x)                                           (e, d)
+    Phi = W_d SiLU(W_c m)  (e, M, M),   gamma = W_g m  (e, M)
+    V += sum_j (Phi dV / sqrt(1 + q) + gamma r_hat) / sqrt(k)
+    h += W_f SiLU(W_e [LN(h), sum_j m / sqrt(k)])
+
+Departures, and why: the filter-type message replaces the additive one of the original, which starts slowly
+(reference/feasibility.md, section 5); sums are divided by sqrt(k), never by the actual degree; layers after the
+envelope have no bias, so that a message vanishes smoothly with its edge. Forces: f_i = sum_c w_c(h_i) V_i^c.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..graph import GraphBatch, segment_sum
+from .base import Architecture, Flops, ForceField, ModelConfig
+from .basis import GaussianBasis, envelope, safe_norm
+from .mpnn import Head
+from .mup import Embedding, LayerNorm, Linear
+
+
+class EGNNConfig(ModelConfig):
+    architecture: Literal["egnn"] = "egnn"
+    base_width: int = 176
+    channels: int = Field(8, ge=1, description="vector channels M, fixed along a ladder so that muP is clean")
+    radial: int = Field(16, ge=2, description="radial basis functions")
+
+
+class Layer(nn.Module):
+    """One layer; see the module's docstring."""
+
+    def __init__(self, c: EGNNConfig):
+        super().__init__()
+        d, m, ch = c.width, c.m, c.channels
+        self.channels = ch
+        self.sum_scale = 1.0 / math.sqrt(c.mean_degree)
+        self.norm = LayerNorm(d, m)
+        self.pair = Linear(d, 2 * d, "hidden", m)
+        self.lengths = Linear(ch, d, "input", m, bias=False)
+        self.filter = Linear(c.radial, d, "input", m, bias=False)
+        self.message = Linear(d, d, "hidden", m, bias=False)
+        self.mix1 = Linear(d, d, "hidden", m, bias=False)
+        self.mix2 = Linear(d, ch * ch, "hidden", m, bias=False)
+        self.radiate = Linear(d, ch, "hidden", m, bias=False)
+        self.node1 = Linear(2 * d, d, "hidden", m)
+        self.node2 = Linear(d, d, "hidden", m)
+
+    def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch) -> tuple[Tensor, Tensor]:
+        """h (n, d), v (n, 3, M) or None while it is zero, g (e, radial), unit (e, 3)."""
+        n = h.shape[0]
+        a = self.norm(h)
+        s, t = self.pair(a).chunk(2, dim=-1)
+        x = s.index_select(0, graph.sender) + t.index_select(0, graph.receiver)
+        if v is not None:
+            dv = v.index_select(0, graph.sender) - v.index_select(0, graph.receiver)
+            q = dv.square().sum(1)
+            x = x + self.lengths(q / (1.0 + q))
+        message = nn.functional.silu(self.message(nn.functional.silu(x) * self.filter(g)))
+        change = unit.unsqueeze(-1) * self.radiate(message).unsqueeze(1)
+        if v is not None:
+            phi = self.mix2(nn.functional.silu(self.mix1(message))).view(-1, self.channels, self.channels)
+            change = change + torch.bmm(dv * torch.rsqrt(1.0 + q).unsqueeze(1), phi)
+        change = segment_sum(change, graph.receiver, n) * self.sum_scale
+        total = segment_sum(message, graph.receiver, n) * self.sum_scale
+        h = h + self.node2(nn.functional.silu(self.node1(torch.cat([a, total], dim=-1))))
+        return h, change if v is None else v + change
+
+
+class EGNN(ForceField):
+    config: EGNNConfig
+
+    def __init__(self, config: EGNNConfig):
+        super().__init__(config)
+        c = config
+        self.embedding = Embedding(len(c.elements), c.width, c.m)
+        self.radial = GaussianBasis(c.radial, c.cutoff)
+        self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
+        # the first layer has no vectors to mix yet: those weights would never receive a gradient
+        for name in ("lengths", "mix1", "mix2"):
+            delattr(self.layers[0], name)
+        self.norm = LayerNorm(c.width, c.m)
+        self.energy = Head(c.width, 1, c.m)
+        self.force = Head(c.width, c.channels, c.m)
+
+    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
+        r = safe_norm(vec)
+        unit = vec / r.unsqueeze(-1)
+        g = self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
+        h, v = self.embedding(graph.species), None
+        for layer in self.layers:
+            h, v = layer(h, v, g, unit, graph)
+        h = self.norm(h)
+        return self.energy(h).squeeze(-1), (v * self.force(h).unsqueeze(1)).sum(-1)
+
+
+def flops(c: EGNNConfig) -> Flops:
+    """Per edge and layer: filter, message, radiate; from the second layer on also lengths, mix1, mix2 and the product
+    Phi dV. Per atom: K (2 + 2 + 1) d^2 and heads."""
+    d, m = c.width, c.channels
+    every = c.radial * d + d * d + d * m
+    later = m * d + d * d + d * m * m + 3 * m * m
+    return Flops(per_edge=2.0 * (c.depth * every + (c.depth - 1) * later),
+                 per_atom=2.0 * (c.depth * 5 * d * d + 2 * d * d + d + d * m))
+
+
+ARCHITECTURE = Architecture(name="egnn", title="MC-EGNN", config=EGNNConfig, model=EGNN, flops=flops, symmetry="E(3)",
+                            base_width=176, learning_rate=2e-3)

@@ -1,0 +1,123 @@
+"""The unconstrained message passing network: relative positions enter raw, so nothing is symmetric under rotation.
+
+State h (n, d). Geometry of an edge, g = [r_ij / r_c (3), RBF(r), r_hat x RBF'(r)] times the envelope. K pre-norm layers:
+
+    s, t = W_s LN(h), W_t LN(h)                        on atoms (hoisted: exact algebra)
+    gated:     m_ij = SiLU(s_j + t_i) * (W_g g_ij)
+    additive:  m_ij = SiLU(s_j + t_i + W_g [r_ij / r_c, RBF]) u(r)
+    h += W_o (sum_j m_ij) / sqrt(k)
+    h += W_2 SiLU(W_1 LN(h))                           d -> 4d -> d
+
+Heads: e_i = MLP(h_i), f_i = MLP(h_i) in R^3. The gated message is the default: the additive one sits on the plateau of the
+zero predictor until about a million atoms (reference/feasibility.md, 0.1 and 0.2). Exact group: translations and permutations.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..graph import GraphBatch, segment_sum
+from .base import Architecture, Flops, ForceField, ModelConfig
+from .basis import GaussianBasis, envelope, safe_norm
+from .mup import Embedding, LayerNorm, Linear
+
+
+class MPNNConfig(ModelConfig):
+    architecture: Literal["mpnn"] = "mpnn"
+    base_width: int = 144
+    message: Literal["gated", "additive"] = "gated"
+    radial: int = Field(16, ge=2, description="radial basis functions")
+    angular: int = Field(8, ge=0, description="radial functions multiplied with the unit vector (gated message only)")
+
+    @property
+    def geometry(self) -> int:
+        """Columns of W_g."""
+        return 3 + self.radial + (3 * self.angular if self.message == "gated" else 0)
+
+
+class Layer(nn.Module):
+    """One layer; see the module's docstring."""
+
+    def __init__(self, c: MPNNConfig):
+        super().__init__()
+        d, m = c.width, c.m
+        self.gated = c.message == "gated"
+        self.sum_scale = 1.0 / math.sqrt(c.mean_degree)
+        self.norm1 = LayerNorm(d, m)
+        self.pair = Linear(d, 2 * d, "hidden", m)  # W_s and W_t side by side
+        self.filter = Linear(c.geometry, d, "input", m, bias=False)
+        self.out = Linear(d, d, "hidden", m)
+        self.norm2 = LayerNorm(d, m)
+        self.up = Linear(d, 4 * d, "hidden", m)
+        self.down = Linear(4 * d, d, "hidden", m)
+
+    def forward(self, h: Tensor, g: Tensor, u: Tensor, graph: GraphBatch) -> Tensor:
+        """h (n, d), g (e, geometry), u (e, 1) -> h (n, d)."""
+        s, t = self.pair(self.norm1(h)).chunk(2, dim=-1)
+        a = s.index_select(0, graph.sender) + t.index_select(0, graph.receiver)
+        w = self.filter(g)
+        message = nn.functional.silu(a) * w if self.gated else nn.functional.silu(a + w) * u
+        h = h + self.out(segment_sum(message, graph.receiver, h.shape[0]) * self.sum_scale)
+        return h + self.down(nn.functional.silu(self.up(self.norm2(h))))
+
+
+class Head(nn.Module):
+    """MLP d -> d -> outputs, the last layer of kind output (zero at the start)."""
+
+    def __init__(self, d: int, outputs: int, m: float):
+        super().__init__()
+        self.hidden = Linear(d, d, "hidden", m)
+        self.last = Linear(d, outputs, "output", m)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.last(nn.functional.silu(self.hidden(h)))
+
+
+class MPNN(ForceField):
+    config: MPNNConfig
+
+    def __init__(self, config: MPNNConfig):
+        super().__init__(config)
+        c = config
+        self.embedding = Embedding(len(c.elements), c.width, c.m)
+        self.radial = GaussianBasis(c.radial, c.cutoff)
+        self.angular = GaussianBasis(c.angular, c.cutoff) if c.message == "gated" and c.angular > 1 else None
+        self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
+        self.norm = LayerNorm(c.width, c.m)
+        self.energy = Head(c.width, 1, c.m)
+        self.force = Head(c.width, 3, c.m)
+
+    def geometry(self, vec: Tensor) -> tuple[Tensor, Tensor]:
+        """Edge features (e, geometry) and envelope (e, 1) from vectors (e, 3) in Angstrom."""
+        r = safe_norm(vec)
+        u = envelope(r / self.config.cutoff).unsqueeze(-1)
+        columns = [vec / self.config.cutoff, self.radial(r)]
+        if self.angular is not None:
+            unit = vec / r.unsqueeze(-1)
+            columns.append((unit.unsqueeze(-1) * self.angular(r).unsqueeze(-2)).flatten(1))
+        g = torch.cat(columns, dim=-1)
+        # the envelope kills each message at the cutoff: inside g when g multiplies, outside when g is added
+        return (g * u if self.config.message == "gated" else g), u
+
+    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
+        g, u = self.geometry(vec)
+        h = self.embedding(graph.species)
+        for layer in self.layers:
+            h = layer(h, g, u, graph)
+        h = self.norm(h)
+        return self.energy(h).squeeze(-1), self.force(h)
+
+
+def flops(c: MPNNConfig) -> Flops:
+    """Forward FLOPs: per edge 2 K geometry d; per atom K (2 + 1 + 8) matrices d x d, and the two heads."""
+    d = c.width
+    return Flops(per_edge=2.0 * c.depth * c.geometry * d, per_atom=2.0 * (c.depth * 11 * d * d + 2 * d * d + 4 * d))
+
+
+ARCHITECTURE = Architecture(name="mpnn", title="MPNN", config=MPNNConfig, model=MPNN, flops=flops, symmetry="none",
+                            base_width=144)

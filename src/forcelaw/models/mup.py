@@ -1,0 +1,84 @@
+"""muP: the width-independent parametrisation (Tensor Programs V, arXiv 2203.03466, table 8), for Adam-like optimisers.
+
+m = width / base width. Every layer of every architecture is one of four kinds:
+
+    kind     example                              init std        forward    Adam learning rate
+    input    embedding, basis -> width            1/sqrt(fan_in)  1          lr
+    hidden   width -> width                       1/sqrt(fan_in)  1          lr / m
+    output   width -> fixed (energy, force)       0               1 / m      lr
+    vector   bias, LayerNorm gain                 0 or 1          1          lr
+
+An input layer has a fixed fan-in, so 1/sqrt(fan_in) is constant in width. "hidden" is also right for a projection from
+width to a fixed number of channels that feeds later layers and must not be zero at the start (MC-EGNN's vectors).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Kind = Literal["input", "hidden", "output", "vector"]
+
+
+def mark(parameter: nn.Parameter, kind: Kind, m: float) -> nn.Parameter:
+    """Note kind and learning-rate factor on a parameter."""
+    parameter.mup_kind = kind  # type: ignore[attr-defined]
+    parameter.lr_scale = 1.0 / m if kind == "hidden" else 1.0  # type: ignore[attr-defined]
+    return parameter
+
+
+class Linear(nn.Module):
+    """x (..., fan_in) -> (..., fan_out), initialised and scaled by its muP kind; m is the width multiplier."""
+
+    def __init__(self, fan_in: int, fan_out: int, kind: Kind, m: float, *, bias: bool = True, gain: float = 1.0):
+        super().__init__()
+        self.multiplier = 1.0 / m if kind == "output" else 1.0
+        std = 0.0 if kind == "output" else gain / math.sqrt(fan_in)
+        self.weight = mark(nn.Parameter(torch.randn(fan_out, fan_in) * std), kind, m)
+        self.bias = mark(nn.Parameter(torch.zeros(fan_out)), "vector", m) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.multiplier != 1.0:
+            x = x * self.multiplier
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis with marked gain and bias."""
+
+    def __init__(self, width: int, m: float):
+        super().__init__()
+        self.weight = mark(nn.Parameter(torch.ones(width)), "vector", m)
+        self.bias = mark(nn.Parameter(torch.zeros(width)), "vector", m)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x, x.shape[-1:], self.weight, self.bias)
+
+
+class Embedding(nn.Module):
+    """index (n,) -> (n, width); rows are N(0, 1)."""
+
+    def __init__(self, count: int, width: int, m: float):
+        super().__init__()
+        self.weight = mark(nn.Parameter(torch.randn(count, width)), "input", m)
+        self.weight.is_embedding = True  # type: ignore[attr-defined]
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.weight.index_select(0, index)
+
+
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Groups {kind, lr_scale, params, count} of a model; their counts sum to its number of parameters (checked)."""
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not hasattr(parameter, "mup_kind"):
+            raise TypeError(f"parameter {name} has no muP kind: build it from forcelaw.models.mup")
+        groups.setdefault((parameter.mup_kind, parameter.lr_scale), []).append(parameter)
+    out = [{"kind": kind, "lr_scale": scale, "params": params, "count": sum(p.numel() for p in params)}
+           for (kind, scale), params in sorted(groups.items(), key=lambda item: item[0])]
+    if sum(g["count"] for g in out) != sum(p.numel() for p in model.parameters()):
+        raise AssertionError("muP groups do not sum to N")
+    return out

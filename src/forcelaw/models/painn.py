@@ -1,0 +1,117 @@
+"""PaiNN (Schuett et al., arXiv 2102.03150): scalars and vectors with exact E(3) symmetry; the MPNN's twin at low kappa.
+
+State h (n, d) and v (n, 3, d), v = 0 at the start. K layers of message and update:
+
+    x = W_2 SiLU(W_1 LN(h))            (n, 3d), on atoms;   w_ij = W_r RBF(r) u(r)  (e, 3d)
+    (a, b, c) = x_j * w_ij
+    h += sum_j a / sqrt(k);            v += sum_j (v_j * b + r_hat c) / sqrt(k)
+    Uv, Vv = v W;                      s = <Uv, Vv>
+    (p, q, g) = W_4 SiLU(W_3 [LN(h), |Vv|]);   h += p + q * s;   v += g * Uv
+
+Departures from the paper: LayerNorm on scalars, an envelope on the messages, and no 1/sqrt(d) factors (both products are
+pointwise in the channel, so those factors would break muP). Forces: f_i = sum_c w_c (gate_c(h) v_c).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..graph import GraphBatch, segment_sum
+from .base import Architecture, Flops, ForceField, ModelConfig
+from .basis import GaussianBasis, envelope, safe_norm
+from .mpnn import Head
+from .mup import Embedding, LayerNorm, Linear
+
+
+class PaiNNConfig(ModelConfig):
+    architecture: Literal["painn"] = "painn"
+    base_width: int = 136
+    radial: int = Field(16, ge=2, description="radial basis functions")
+
+
+class Layer(nn.Module):
+    """Message and update; see the module's docstring."""
+
+    def __init__(self, c: PaiNNConfig):
+        super().__init__()
+        d, m = c.width, c.m
+        self.sum_scale = 1.0 / math.sqrt(c.mean_degree)
+        self.norm1 = LayerNorm(d, m)
+        self.node1 = Linear(d, d, "hidden", m)
+        self.node2 = Linear(d, 3 * d, "hidden", m)
+        self.filter = Linear(c.radial, 3 * d, "input", m, bias=False)
+        self.vectors = Linear(d, 2 * d, "hidden", m, bias=False)  # U and V
+        self.norm2 = LayerNorm(d, m)
+        self.update1 = Linear(2 * d, d, "hidden", m)
+        self.update2 = Linear(d, 3 * d, "hidden", m)
+
+    def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch) -> tuple[Tensor, Tensor]:
+        """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3)."""
+        n = h.shape[0]
+        x = self.node2(nn.functional.silu(self.node1(self.norm1(h))))
+        w = self.filter(g)
+        a, b, c = (x.index_select(0, graph.sender) * w).chunk(3, dim=-1)
+        h = h + segment_sum(a, graph.receiver, n) * self.sum_scale
+        dv = unit.unsqueeze(-1) * c.unsqueeze(1)
+        if v is not None:
+            dv = dv + v.index_select(0, graph.sender) * b.unsqueeze(1)
+        dv = segment_sum(dv, graph.receiver, n) * self.sum_scale
+        v = dv if v is None else v + dv
+        uv, vv = self.vectors(v).chunk(2, dim=-1)
+        length = (vv.square().sum(1) + 1e-8).sqrt()
+        mixed = self.update2(nn.functional.silu(self.update1(torch.cat([self.norm2(h), length], dim=-1))))
+        p, q, gate = mixed.chunk(3, dim=-1)
+        return h + p + q * (uv * vv).sum(1), v + gate.unsqueeze(1) * uv
+
+
+class VectorHead(nn.Module):
+    """Forces (n, 3) from scalars (n, d) and vectors (n, 3, d): gate the channels, then sum them with output weights."""
+
+    def __init__(self, d: int, m: float):
+        super().__init__()
+        self.gate1 = Linear(d, d, "hidden", m)
+        self.gate2 = Linear(d, d, "hidden", m)
+        self.last = Linear(d, 1, "output", m, bias=False)
+
+    def forward(self, h: Tensor, v: Tensor) -> Tensor:
+        gate = self.gate2(nn.functional.silu(self.gate1(h)))
+        return self.last(v * gate.unsqueeze(1)).squeeze(-1)
+
+
+class PaiNN(ForceField):
+    config: PaiNNConfig
+
+    def __init__(self, config: PaiNNConfig):
+        super().__init__(config)
+        c = config
+        self.embedding = Embedding(len(c.elements), c.width, c.m)
+        self.radial = GaussianBasis(c.radial, c.cutoff)
+        self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
+        self.norm = LayerNorm(c.width, c.m)
+        self.energy = Head(c.width, 1, c.m)
+        self.force = VectorHead(c.width, c.m)
+
+    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
+        r = safe_norm(vec)
+        unit = vec / r.unsqueeze(-1)
+        g = self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
+        h, v = self.embedding(graph.species), None
+        for layer in self.layers:
+            h, v = layer(h, v, g, unit, graph)
+        h = self.norm(h)
+        return self.energy(h).squeeze(-1), self.force(h, v)
+
+
+def flops(c: PaiNNConfig) -> Flops:
+    """Per edge 2 K 3 B d; per atom K (4 + 6 + 5) d^2 (vectors count three times), heads 3 d^2 + d + 3 d."""
+    d = c.width
+    return Flops(per_edge=6.0 * c.depth * c.radial * d, per_atom=2.0 * (c.depth * 15 * d * d + 3 * d * d + 4 * d))
+
+
+ARCHITECTURE = Architecture(name="painn", title="PaiNN", config=PaiNNConfig, model=PaiNN, flops=flops, symmetry="E(3)",
+                            base_width=136)

@@ -1,0 +1,1 @@
+"""Training: one loop, one loss, one optimiser for every architecture."""

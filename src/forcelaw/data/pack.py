@@ -129,6 +129,15 @@ class PackWriter:
         self.structures += len(counts)
         self.atoms += int(np.sum(counts))
 
+    def drop(self, *names: str) -> None:
+        """Leave out optional arrays that turned out to say nothing (a stream is known only at its end)."""
+        for name in names:
+            stream = self._streams.pop(name)
+            stream.close()
+            stream.path.unlink()
+        self.periodic &= "pbc" in self._streams
+        self.with_charges &= "charges" in self._streams
+
     def finish(self, manifest: dict[str, Any]) -> Path:
         """Close the arrays, write the manifest, and rename the whole into place."""
         arrays = {}

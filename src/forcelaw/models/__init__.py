@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from . import egnn, mpnn, painn
+from . import egnn, esen, mpnn, painn
 from .base import Architecture, Flops, ForceField, ModelConfig
 
 ARCHITECTURES: dict[str, Architecture] = {
     "mpnn": mpnn.ARCHITECTURE,
     "painn": painn.ARCHITECTURE,
     "egnn": egnn.ARCHITECTURE,
+    "esen": esen.ARCHITECTURE,
 }
 
 __all__ = ["ARCHITECTURES", "Architecture", "Flops", "ForceField", "ModelConfig", "build", "make_config"]

@@ -85,12 +85,13 @@ class ForceField(nn.Module, ABC):
         return segment_sum(site, graph.batch, graph.n_graphs + extra)[: graph.n_graphs] * self.config.scale
 
     def _conservative(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
+        wanted = torch.is_grad_enabled()  # asked before enable_grad: under no_grad nothing may hold on to the graph
         with torch.enable_grad():
             pos = graph.pos.detach().clone().requires_grad_(True)
             site, _ = self.atomwise(graph, graph.vectors(pos))
             energy = self._total(site, graph)
-            (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=self.training and torch.is_grad_enabled())
-        return energy, -gradient
+            (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=self.training and wanted)
+        return (energy if wanted else energy.detach()), -gradient
 
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
@@ -105,7 +106,8 @@ class Architecture:
 
     symmetry: the group for which direct forces are exactly equivariant ("E(3)", "SE(3)" or "none": translations and
     permutations only). base_width: muP base, about one million parameters at depth 4. depths: (N up to, depth) pairs.
-    step: widths are multiples of it (above 64, of 8).
+    step: widths are multiples of it (above 64, of 8). symmetry_of: that group for one configuration, where flags
+    change it (eSEN's twins); ask it through :meth:`symmetry_for`, which falls back to ``symmetry``.
     """
 
     name: str
@@ -119,3 +121,8 @@ class Architecture:
     step: int = 2
     smallest_width: int = 4
     learning_rate: float = 4e-3  # at the base width, 16 to 64 molecules a step; a study sweeps around it
+    symmetry_of: Callable[[Any], Literal["E(3)", "SE(3)", "none"]] | None = None
+
+    def symmetry_for(self, config: ModelConfig) -> Literal["E(3)", "SE(3)", "none"]:
+        """The group for which the direct forces of ``config`` are exactly equivariant."""
+        return self.symmetry_of(config) if self.symmetry_of is not None else self.symmetry

@@ -116,4 +116,4 @@ def flops(c: EGNNConfig) -> Flops:
 
 
 ARCHITECTURE = Architecture(name="egnn", title="MC-EGNN", config=EGNNConfig, model=EGNN, flops=flops, symmetry="E(3)",
-                            base_width=176, learning_rate=2e-3)
+                            base_width=176)

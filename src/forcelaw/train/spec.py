@@ -141,7 +141,7 @@ def resolve(pack: Pack, config: ModelConfig, options: TrainOptions, *, lr: float
     flops = entry.flops(config)
     return RunSpec(
         study=study, kind=kind, label=label or entry.title, model=config.model_dump(mode="json"),
-        symmetry=entry.symmetry, n=n, n_nonembedding=n_nonembedding, flops_per_edge=flops.per_edge,
+        symmetry=entry.symmetry_for(config), n=n, n_nonembedding=n_nonembedding, flops_per_edge=flops.per_edge,
         flops_per_atom=flops.per_atom, data={"name": pack.path.name, "hash": pack.hash}, seed=seed, lr=lr, train=options,
         train_structures=len(indices), train_atoms=int(natoms.sum()), atoms_total=total,
         epochs=round(float(schedule.atoms.sum() / natoms.sum()), 4), steps=schedule.steps,

@@ -1,0 +1,117 @@
+"""Training throughput of every architecture, direct forces, real molecules, graph building and optimiser included.
+
+    python benchmarks/training_speed.py --pack PACK --device cuda --atoms 1400 8192 32768 --sizes 1e6 --compile both
+
+Prints a table as it goes: atoms/s, edges/s, achieved TFLOP/s (closed forms), peak memory, and the share of a step that is
+spent outside the model (batch assembly, loss, optimiser). The step is the one training uses (forcelaw.train.step): on a
+GPU one CUDA graph of the whole step, on a CPU eager. Timing: median over repeats of a block of steps, after warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from forcelaw.data.feed import Feed
+from forcelaw.data.pack import Pack
+from forcelaw.errors import ForcelawError
+from forcelaw.models import ARCHITECTURES, architecture, build
+from forcelaw.models.sizing import size
+from forcelaw.train.optimizer import ScheduleFreeAdamW
+from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.train.step import EagerStep, GraphStep, new_stats
+
+
+def measure(pack: Pack, name: str, target: float, atoms: int, device: torch.device, precision: str, compiled: bool,
+            seconds: float) -> dict[str, float]:
+    """One row of the table."""
+    config = size(name, target, **data_options(pack))
+    options = TrainOptions(batch_atoms=atoms, precision=precision)
+    indices = training_set(pack)
+    natoms = np.diff(pack.offsets)[indices]
+    steps = 60
+    schedule = plan_for(natoms, steps * atoms * 0.95, 0, options)
+    model = build(config, 0).to(device)
+    optimizer = ScheduleFreeAdamW(model, lr=1e-4, steps=schedule.steps, warmup=10)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "bf16")
+        torch.cuda.reset_peak_memory_stats()
+    feed = Feed(pack, indices, schedule, cutoff=config.cutoff, elements=config.elements, device=device,
+                dtype=torch.float32, capacity=1e12)
+    window = next(iter(feed.windows()))
+    forward = torch.compile(model) if compiled else model
+    began = time.perf_counter()
+    step = (GraphStep if device.type == "cuda" else EagerStep)(model, optimizer, options, 0, new_stats(device), forward)
+    step.begin(schedule, window)
+    step.run(0)
+    start_up = time.perf_counter() - began
+    count = schedule.steps
+    total_edges = int(window.shard.host_nedges[window.local].sum())
+
+    def block() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        t = time.perf_counter()
+        for k in range(count):
+            step.run(k)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - t
+
+    times, until = [block()], time.perf_counter() + seconds
+    while time.perf_counter() < until or len(times) < 3:
+        times.append(block())
+        if device.type == "cpu" and len(times) >= 2:
+            break
+    t = statistics.median(times[1:] or times)
+    seen = int(schedule.atoms.sum())
+    flops = architecture(name).flops(config).training(total_edges, seen)
+    memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
+    return {"N": model.n_parameters(), "atoms_step": seen / count, "ms": 1e3 * t / count, "atoms_s": seen / t,
+            "edges_s": total_edges / t, "tflops": flops / t / 1e12, "gb": memory, "start": start_up,
+            "loss_ok": float(torch.isfinite(step.stats[0]))}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pack", type=Path, required=True)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES))
+    parser.add_argument("--sizes", type=float, nargs="*", default=[1e6])
+    parser.add_argument("--atoms", type=int, nargs="*", default=[8192])
+    parser.add_argument("--precision", nargs="*", default=["tf32"])
+    parser.add_argument("--compile", choices=["no", "yes", "both"], default="no")
+    parser.add_argument("--seconds", type=float, default=1.0, help="timing of each row")
+    args = parser.parse_args()
+    device, pack = torch.device(args.device), Pack(args.pack)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"# {' '.join(sys.argv)}\n# {name}, torch {torch.__version__}, pack {pack.atoms:,} atoms", flush=True)
+    print(f"{'model':<10}{'N':>10}{'precision':>10}{'compile':>8}{'atoms/step':>11}{'ms/step':>9}{'atoms/s':>10}{'edges/s':>10}"
+          f"{'TFLOP/s':>9}{'peak GiB':>9}{'start s':>8}", flush=True)
+    for target in args.sizes:
+        for arch in args.architectures:
+            for precision in args.precision:
+                for atoms in args.atoms:
+                    for compiled in {"no": [False], "yes": [True], "both": [False, True]}[args.compile]:
+                        try:
+                            r = measure(pack, arch, target, atoms, device, precision, compiled, args.seconds)
+                        except (ForcelawError, RuntimeError) as error:
+                            print(f"{arch:<10}{target:>10.0f} {precision} {atoms}: {str(error)[:300]}", flush=True)
+                            continue
+                        print(f"{arch:<10}{r['N']:>10,}{precision:>10}{'yes' if compiled else 'no':>8}{r['atoms_step']:>11.0f}"
+                              f"{r['ms']:>9.3f}{r['atoms_s'] / 1e3:>9.1f}k{r['edges_s'] / 1e6:>9.2f}M{r['tflops']:>9.2f}"
+                              f"{r['gb']:>9.2f}{r['start']:>8.1f}{'' if r['loss_ok'] else '  NON-FINITE'}", flush=True)
+                        if device.type == "cuda":
+                            torch.cuda.empty_cache()
+                            torch._dynamo.reset()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""ASE databases: sqlite ``.db`` (plain and SchNetPack) and ``.aselmdb`` (a file, or a folder of them, as OMol25 comes).
+
+Labels are the calculator's ``energy`` and ``forces`` in eV and eV/Angstrom (ASE's units). A SchNetPack database keeps
+them in ``row.data`` and declares their units in its metadata (``_property_unit_dict``, ``_distance_unit``). Total
+charge and multiplicity come from ``row.data["charge"]`` and ``row.data["spin"]`` (OMol25, Levine et al. 2025,
+arXiv:2505.08762).
+Rows are stored as JSON; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DataError
+from ..pack import NO_CHARGE, NO_SPIN
+from .base import (
+    MISSING_ENERGY,
+    MISSING_FORCES,
+    Block,
+    Source,
+    SourceOptions,
+    Units,
+    check_numbers,
+    choose_units,
+    gather,
+    join,
+    listed,
+    need,
+    require_labels,
+    small_ints,
+)
+
+PAGE, PEEK = 256, 200
+_CALCULATOR = ("energy", "forces")
+
+
+def _connect(path: Path) -> Any:
+    """Open a database read-only, without creating or locking anything."""
+    import ase.db
+
+    if path.suffix == ".aselmdb":
+        need("ase-db-backends", "ase_db_backends", "aselmdb", path)
+        from ase_db_backends.aselmdb import LMDBDatabase
+
+        try:
+            return LMDBDatabase(path, readonly=True, use_lock_file=False)
+        except Exception as error:  # lmdb raises its own many kinds
+            raise _unreadable(path, error) from error
+    with path.open("rb") as file:
+        if file.read(16) != b"SQLite format 3\0":
+            raise _unreadable(path, "it is not an SQLite file")
+    try:
+        with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True) as probe:
+            tables = {name for (name,) in probe.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+        probe.close()
+        if "systems" not in tables:
+            raise _unreadable(path, f"it has no table 'systems' (tables: {', '.join(sorted(tables)) or 'none'})")
+        return ase.db.connect(path, type="db", use_lock_file=False)
+    except sqlite3.DatabaseError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, why: object) -> DataError:
+    return DataError(f"not a readable ASE database: {why}", where=str(path), remedy="fetch the file again")
+
+
+def rows(path: Path) -> Iterator[Any]:
+    """Rows of one database in the order of their ids, a page at a time (ASE would fetch a whole selection at once)."""
+    database = _connect(path)
+    try:
+        if path.suffix == ".aselmdb":
+            yield from database.select()
+        else:
+            for first in range(1, _last_id(path) + 1, PAGE):
+                yield from database.select(f"id>={first},id<{first + PAGE}")
+    except DataError:
+        raise
+    except Exception as error:  # a damaged database fails in sqlite3, lmdb, zlib, json or numpy
+        raise _unreadable(path, error) from error
+
+
+def _last_id(path: Path) -> int:
+    with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True) as probe:
+        last = probe.execute("SELECT MAX(id) FROM systems").fetchone()[0] or 0
+    probe.close()
+    return int(last)
+
+
+def _lookup(row: Any, key: str, place: str) -> Any:
+    if place == "calculator":
+        return row.get(key)
+    return (row.data if place == "data" else row.key_value_pairs).get(key)
+
+
+def open_ase_db(path: Path, options: SourceOptions) -> Source:
+    """Open an ASE database, or a folder of ``.aselmdb`` files as one source in the order of their names."""
+    files = sorted(path.glob("*.aselmdb")) if path.is_dir() else [path]
+    metadata: dict[str, Any] = {}
+    structures = 0
+    for file in files:
+        database = _connect(file)
+        metadata = metadata or dict(database.metadata or {})
+        structures += database.count()
+        if hasattr(database, "close"):
+            database.close()
+    if not structures:
+        raise DataError("the database holds no rows", where=str(path))
+    seen: dict[tuple[str, str], None] = {}
+    for _, row in zip(range(PEEK), (row for file in files for row in rows(file))):
+        seen |= dict.fromkeys((name, "calculator") for name in _CALCULATOR if row.get(name) is not None)
+        seen |= dict.fromkeys((name, "data") for name in (row.data or {}))
+        seen |= dict.fromkeys((name, "key-value pair") for name in row.key_value_pairs)
+    declared_units = metadata.get("_property_unit_dict")
+    schnetpack = isinstance(declared_units, dict)
+    named = [f"{name} ({place})" for name, place in seen]
+    roles = _labels(options, seen, named, path, schnetpack)
+    for kind, wanted in (("charge", options.charge_key), ("spin", options.spin_key), ("group", options.group_key)):
+        role = next(((n, p) for n, p in seen if n == wanted), None)
+        if wanted and role is None:
+            raise DataError(f"no key {wanted!r} for the {kind}; keys seen: {listed(named)}", where=str(path))
+        if role is None and kind != "group" and (kind, "data") in seen:
+            role = (kind, "data")
+        if role:
+            roles[kind] = role
+    units = choose_units(options, *_declared(metadata, roles, schnetpack), path)
+    keys = {kind: f"{name} ({place})" for kind, (name, place) in roles.items() if kind != "group"}
+    if options.gradient_key:
+        keys["forces"] = f"minus {keys['forces']} (a gradient)"
+    kind = "aselmdb" if files[0].suffix == ".aselmdb" else "ase db (SchNetPack)" if schnetpack else "ase db"
+    if len(files) > 1 or path.is_dir():
+        kind += f", folder of {len(files)} files"
+    return Source(path, kind, named, keys, units, structures=structures, hashed=files,
+                  group_note="{} ({})".format(*roles["group"]) if "group" in roles else "formula",
+                  stream=lambda: gather(_blocks(files, roles, options.sign, units)))
+
+
+def _labels(options: SourceOptions, seen: dict[tuple[str, str], None], named: list[str], path: Path,
+            schnetpack: bool) -> dict[str, tuple[str, str]]:
+    """(key, place) of energy and forces. A SchNetPack database defines row.data, a plain one the calculator."""
+    roles, wanted = {}, {"energy": options.energy_key, "forces": options.force_like}
+    for kind, given in wanted.items():
+        places = ("data", "calculator", "key-value pair") if schnetpack or given else ("calculator",)
+        roles[kind] = next(((given or kind, place) for place in places if (given or kind, place) in seen), None)
+    require_labels({kind: (given or kind, given, [given or kind] if roles[kind] else [])
+                    for kind, given in wanted.items()}, named, path, f" in the first {PEEK} rows")
+    return roles
+
+
+def _declared(metadata: dict[str, Any], roles: dict[str, tuple[str, str]],
+              schnetpack: bool) -> tuple[dict[str, str], str]:
+    if not schnetpack:
+        if any(place != "calculator" for place in (roles["energy"][1], roles["forces"][1])):
+            return {"length": "Angstrom"}, "ASE's convention for positions"
+        return {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}, "ASE's convention for its databases"
+    table = metadata["_property_unit_dict"]
+    declared = {name: str(table[roles[kind][0]]) for name, kind in (("energy", "energy"), ("force", "forces"))
+                if roles[kind][0] in table}
+    if metadata.get("_distance_unit"):
+        declared["length"] = str(metadata["_distance_unit"])
+    return declared, "declared in the database's metadata"
+
+
+def _blocks(files: list[Path], roles: dict[str, tuple[str, str]], sign: float, units: Units) -> Iterator[Block]:
+    index = 0
+    for file in files:
+        page: list[Any] = []
+        for row in rows(file):
+            page.append(row)
+            if len(page) == PAGE:
+                yield _parse(file, page, index, roles, sign, units)
+                index, page = index + len(page), []
+        if page:
+            yield _parse(file, page, index, roles, sign, units)
+            index += len(page)
+
+
+def _parse(path: Path, page: list[Any], first: int, roles: dict[str, tuple[str, str]], sign: float,
+           units: Units) -> Block:
+    return join([_one(row, f"{path}, row id {row.id}", first + k, roles, sign, units) for k, row in enumerate(page)])
+
+
+def _one(row: Any, where: str, first: int, roles: dict[str, tuple[str, str]], sign: float, units: Units) -> Block:
+    def place(_: int) -> str:
+        return where
+
+    numbers = np.asarray(row.numbers)
+    n, counts = len(numbers), np.array([len(numbers)], np.int64)
+    if n == 0:
+        raise DataError("a row without atoms", where=where)
+    energy, forces = (_lookup(row, *roles[kind]) for kind in ("energy", "forces"))
+    missing = (MISSING_ENERGY if energy is None else 0) | (MISSING_FORCES if forces is None else 0)
+    energy = np.nan if energy is None else _single(energy, roles["energy"][0], where)
+    forces = np.full((n, 3), np.nan) if forces is None else np.asarray(forces, np.float64)
+    if forces.shape != (n, 3):
+        raise DataError(f"{roles['forces'][0]} has shape {forces.shape}, the structure has {n} atoms", where=where)
+    small = {}
+    for kind, absent in (("charge", NO_CHARGE), ("spin", NO_SPIN)):
+        small[kind] = None
+        if kind in roles:
+            value = _lookup(row, *roles[kind])
+            small[kind] = np.full(1, absent, np.int8) if value is None else small_ints(
+                np.array([_single(value, kind, where)]), kind, place)
+    groups = None
+    if "group" in roles:
+        value = _lookup(row, *roles["group"])
+        if value is None:
+            raise DataError(f"no group key {roles['group'][0]!r}", where=where, remedy="or pass --group formula")
+        groups = [str(value)]
+    pbc = np.asarray(row.pbc, bool).reshape(1, 3)
+    cell = np.asarray(row.cell, np.float64).reshape(1, 3, 3) * units.to_angstrom * float(pbc.any())
+    return Block(counts, check_numbers(numbers, place, counts),
+                 np.asarray(row.positions, np.float64) * units.to_angstrom,
+                 np.array([energy * units.to_ev]), forces * (sign * units.to_ev_per_angstrom), first, place, groups,
+                 np.array([missing], np.uint8), small["charge"], small["spin"], cell, pbc)
+
+
+def _single(value: Any, key: str, where: str) -> float:
+    array = np.asarray(value, np.float64)
+    if array.size != 1:
+        raise DataError(f"{key} is not one number: shape {array.shape}", where=where)
+    return float(array.reshape(()))

@@ -1,0 +1,302 @@
+"""What every reader yields and how keys and units are chosen: from the format, or given by the user, never guessed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import units
+from ...errors import DataError
+from ..pack import file_sha256
+from ..structure import MAX_Z, SYMBOLS
+
+BLOCK_STRUCTURES, BLOCK_ATOMS = 4096, 131_072
+MISSING_ENERGY, MISSING_FORCES = 1, 2  # bits of Block.missing
+Z_OF = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the user says about a source; None leaves it to the format. Keys are names in the file."""
+
+    reader: str | None = None
+    energy_key: str | None = None
+    forces_key: str | None = None
+    gradient_key: str | None = None
+    charge_key: str | None = None
+    spin_key: str | None = None
+    group_key: str | None = None
+    energy_unit: str | None = None
+    length_unit: str | None = None
+    force_unit: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.forces_key and self.gradient_key:
+            raise DataError("both --forces-key and --gradient-key were given",
+                            remedy="pass --forces-key if the file holds forces, --gradient-key if it holds dE/dx")
+
+    @property
+    def force_like(self) -> str | None:
+        return self.forces_key or self.gradient_key
+
+    @property
+    def sign(self) -> float:
+        """Multiply what the chosen key holds by this to get forces."""
+        return -1.0 if self.gradient_key else 1.0
+
+
+@dataclass(slots=True)
+class Block:
+    """Some thousand structures (s of them, a atoms together), in eV and Angstrom.
+
+    counts (s,) int64 atoms of each; numbers (a,) uint8; positions and forces (a, 3) float64; energies (s,) float64
+    groups   one label for all, a list of s labels, uint64 (s,) hashes of labels, or None where the source names none
+    missing  uint8 (s,): bit 1 no energy, bit 2 no forces (the arrays hold NaN there); None when every label is there
+    charges, spins  int8 (s,) as in the pack, or None; cells (s, 3, 3), pbc (s, 3) bool, or None for molecules
+    first    index of the block's first structure in its source; place(k) says where structure k of the block is
+    """
+
+    counts: np.ndarray
+    numbers: np.ndarray
+    positions: np.ndarray
+    energies: np.ndarray
+    forces: np.ndarray
+    first: int
+    place: Callable[[int], str]
+    groups: str | list[str] | np.ndarray | None = None
+    missing: np.ndarray | None = None
+    charges: np.ndarray | None = None
+    spins: np.ndarray | None = None
+    cells: np.ndarray | None = None
+    pbc: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+
+@dataclass
+class Units:
+    """Units of a source and factors to eV, Angstrom, eV/Angstrom; ``origin`` says who declared them."""
+
+    energy: str
+    length: str
+    force: str
+    origin: str
+
+    @property
+    def to_ev(self) -> float:
+        return units.energy_factor(self.energy)
+
+    @property
+    def to_angstrom(self) -> float:
+        return units.length_factor(self.length)
+
+    @property
+    def to_ev_per_angstrom(self) -> float:
+        return units.force_factor(self.force)
+
+
+@dataclass
+class Source:
+    """An opened source: what was seen and chosen, and its blocks.
+
+    keys: what each label was read from, for example {"energy": "energy (comment line)"}.
+    structures: how many there are, None when that is only known at the end of the stream.
+    """
+
+    path: Path
+    reader: str
+    keys_seen: list[str]
+    keys: dict[str, str]
+    units: Units
+    stream: Callable[[], Iterator[Block]]
+    structures: int | None = None
+    group_note: str = ""
+    notes: list[str] = field(default_factory=list)
+    hashed: list[Path] = field(default_factory=list)  # the files whose bytes make the source's hash
+    digest: str | None = None
+
+    def blocks(self) -> Iterator[Block]:
+        """All structures, in the order of the source, in blocks of at most a few thousand."""
+        return self.stream()
+
+    def sha256(self) -> str:
+        """SHA-256 of the file; of a folder, of the sorted list of its files' names and hashes."""
+        if self.digest is None:
+            files = self.hashed or [self.path]
+            if files == [self.path]:
+                self.digest = file_sha256(self.path)
+            else:
+                lines = "".join(f"{file.name} {file_sha256(file)}\n" for file in sorted(files))
+                self.digest = hashlib.sha256(lines.encode()).hexdigest()
+        return self.digest
+
+    def describe(self) -> list[str]:
+        """Lines for the user: reader, keys seen, keys and units chosen and why."""
+        lines = [f"{self.path.name}: read as {self.reader}"
+                 + (f", {self.structures:,} structures" if self.structures is not None else "")]
+        lines.append(f"  {'keys seen':<12} {listed(self.keys_seen)}")
+        lines += [f"  {name:<12} {text}" for name, text in self.keys.items()]
+        unit = self.units
+        lines.append(f"  {'units':<12} {unit.energy}, {unit.length}, {unit.force}  ({unit.origin})")
+        if self.group_note:
+            lines.append(f"  {'group':<12} {self.group_note}")
+        lines += [f"  {'note':<12} {note}" for note in self.notes]
+        return lines
+
+    def record(self) -> dict[str, Any]:
+        """The source's entry in a manifest (file name only, no path)."""
+        return {"name": self.path.name, "sha256": self.sha256(), "reader": self.reader, "keys": self.keys,
+                "units": {"energy": self.units.energy, "length": self.units.length, "forces": self.units.force,
+                          "origin": self.units.origin}}
+
+
+def choose_units(options: SourceOptions, declared: dict[str, str], origin: str, path: Path) -> Units:
+    """Units given by the user, else declared by the file or defined by its format; otherwise an error.
+
+    declared: any of "energy", "length", "force". The force unit follows as energy/length when nobody names it.
+    """
+    given = {"energy": options.energy_unit, "length": options.length_unit, "force": options.force_unit}
+    given = {name: unit for name, unit in given.items() if unit}
+    absent = [name for name in ("energy", "length") if name not in given and name not in declared]
+    if absent:
+        flags = " ".join(f"--{name}-unit UNIT" for name in absent)
+        raise DataError(f"neither the file nor its format says in which unit {' and '.join(absent)} are",
+                        where=str(path), remedy=f"pass {flags}; for example --energy-unit eV --length-unit Angstrom")
+    merged = {**declared, **given}
+    names = {name: units.canonical(merged[name]) for name in ("energy", "length")}
+    # a declared force unit no longer holds once the user corrects the energy or length it is made of
+    stale = "force" not in given and (given.keys() & {"energy", "length"})
+    force = names["energy"] + "/" + names["length"] if stale or "force" not in merged else merged["force"]
+    units.force_factor(force)
+    energy, _, length = force.rpartition("/")
+    said = [f"{name} given" for name in given]
+    if declared and declared.keys() - given.keys():
+        said.append(origin if not given else f"the rest {origin}")
+    if given and declared:
+        overruled = [f"{name} {declared[name]}" for name in given if name in declared]
+        if overruled:
+            said.append("overruling " + ", ".join(overruled))
+    return Units(names["energy"], names["length"], f"{units.canonical(energy)}/{units.canonical(length)}",
+                 ", ".join(said) or origin)
+
+
+def bare(key: str) -> str:
+    """"energy (comment line)" -> "energy"."""
+    return key[: -len(key[key.rindex(" (") :])] if key.endswith(")") and " (" in key else key
+
+
+def listed(keys: list[str]) -> str:
+    """Keys by place: "comment line: energy, charge; column: forces"; keys without a place as a plain list."""
+    places: dict[str, list[str]] = {}
+    for key in keys:
+        places.setdefault(key[len(bare(key)) :].strip(" ()"), []).append(bare(key))
+    return "; ".join(f"{place}: {', '.join(names)}" if place else ", ".join(names) for place, names in places.items())
+
+
+def suggest(kind: str, keys: list[str]) -> str:
+    """A remedy for a missing label: the option to pass, with the keys that look like it."""
+    names = [bare(key) for key in keys]
+    if kind == "energy":
+        flags = [f"--energy-key {k}" for k in names if "energ" in k.lower() or k in ("E", "U0", "U")]
+    else:
+        flags = [f"--{'gradient' if 'grad' in k.lower() else 'forces'}-key {k}" for k in names
+                 if "forc" in k.lower() or "grad" in k.lower() or k == "F"]
+    if flags:
+        return f"pass {' or '.join(flags)} if that is the {kind}"
+    options = "--energy-key NAME" if kind == "energy" else "--forces-key NAME (or --gradient-key NAME for dE/dx)"
+    return f"no key looks like {'an energy' if kind == 'energy' else 'forces'}; if there is one, name it with {options}"
+
+
+def require_labels(labels: dict[str, tuple[str, str | None, list[str]]], seen: list[str], path: Path,
+                   extra: str = "") -> None:
+    """Fail unless the energy and the forces are there; the error names every key seen and the options to pass.
+
+    labels: {"energy" or "forces": (key that would be read, key that the user gave, keys among which it must be)}.
+    """
+    absent = {kind: wanted for kind, (key, wanted, among) in labels.items() if key not in among}
+    if not absent:
+        return
+    found = " and ".join(f"no key {wanted!r} for the {kind}" if wanted else f"no {kind} under the name that the format "
+                         "defines" for kind, wanted in absent.items())
+    raise DataError(f"{found}{extra}; keys seen: {listed(seen) or 'none'}", where=str(path),
+                    remedy="; ".join(suggest(kind, seen) for kind in absent))
+
+
+def check_numbers(numbers: np.ndarray, place: Callable[[int], str], counts: np.ndarray) -> np.ndarray:
+    """Atomic numbers as uint8; anything outside 1..118 is an error that names the structure."""
+    numbers = np.asarray(numbers)
+    bad = np.flatnonzero((numbers < 1) | (numbers > MAX_Z))
+    if len(bad):
+        owner = int(np.searchsorted(np.cumsum(counts), bad[0], side="right"))
+        raise DataError(f"unknown element: atomic number {numbers[bad[0]]}", where=place(owner),
+                        remedy=f"atomic numbers run from 1 to {MAX_Z}; mend or remove the frame")
+    return numbers.astype(np.uint8)
+
+
+def small_ints(values: np.ndarray, name: str, place: Callable[[int], str]) -> np.ndarray:
+    """Charges or spins as int8; fractions and values beyond int8 are errors."""
+    values = np.asarray(values, np.float64).reshape(-1)
+    bad = np.flatnonzero(~(np.abs(values) < 127) | (values != np.rint(values)))
+    if len(bad):
+        raise DataError(f"{name} {values[bad[0]]} is not a whole number within +-126", where=place(int(bad[0])),
+                        remedy=f"mend the frame, or choose another key with --{name}-key")
+    return values.astype(np.int8)
+
+
+def rows_per_block(atoms: int) -> int:
+    """Structures of ``atoms`` atoms that make one block."""
+    return max(1, min(BLOCK_STRUCTURES, BLOCK_ATOMS // max(1, atoms)))
+
+
+def join(blocks: list[Block]) -> Block:
+    """Consecutive blocks of one source as one; optional arrays must be present in all or none."""
+    if len(blocks) == 1:
+        return blocks[0]
+    starts = np.cumsum([0, *(len(b) for b in blocks)])
+
+    def place(k: int) -> str:
+        which = int(np.searchsorted(starts, k, side="right")) - 1
+        return blocks[which].place(k - int(starts[which]))
+
+    def together(name: str) -> Any:
+        parts = [getattr(b, name) for b in blocks]
+        return None if parts[0] is None else np.concatenate(parts)
+
+    groups: Any = None
+    if blocks[0].groups is not None:
+        if isinstance(blocks[0].groups, np.ndarray):
+            groups = np.concatenate([b.groups for b in blocks])
+        else:
+            groups = [g for b in blocks for g in ([b.groups] * len(b) if isinstance(b.groups, str) else b.groups)]
+    return Block(*(together(n) for n in ("counts", "numbers", "positions", "energies", "forces")),
+                 first=blocks[0].first, place=place, groups=groups,
+                 **{n: together(n) for n in ("missing", "charges", "spins", "cells", "pbc")})
+
+
+def gather(parts: Iterator[Block]) -> Iterator[Block]:
+    """Join small consecutive blocks into blocks of the usual size."""
+    waiting: list[Block] = []
+    structures = atoms = 0
+    for part in parts:
+        size = int(part.counts.sum())
+        if waiting and (structures + len(part) > BLOCK_STRUCTURES or atoms + size > BLOCK_ATOMS):
+            yield join(waiting)
+            waiting, structures, atoms = [], 0, 0
+        waiting.append(part)
+        structures, atoms = structures + len(part), atoms + size
+    if waiting:
+        yield join(waiting)
+
+
+def need(package: str, module: str, extra: str, path: Path) -> None:
+    """Say which optional package a format needs, before an ImportError does."""
+    if importlib.util.find_spec(module) is None:
+        raise DataError(f"reading this needs the package {package}, which is not installed", where=str(path),
+                        remedy=f"pip install 'forcelaw[{extra}]'")

@@ -1,0 +1,315 @@
+"""HDF5 layouts: SPICE, ANI-1x, ANI-2x, and the flat one of ``xtb_molecules``; which one is seen from the names inside.
+
+    SPICE   /<name>/atomic_numbers (n,), conformations (k, n, 3), dft_total_energy (k,), dft_total_gradient (k, n, 3),
+            smiles; units in the ``units`` attributes (bohr, hartree, hartree/bohr); the gradient is minus the force
+            (Eastman et al. 2023, Sci. Data 10, 11)
+    ANI-1x  /<formula>/atomic_numbers (n,), coordinates (k, n, 3), <level>.energy (k,), <level>.forces (k, n, 3);
+            Angstrom, hartree, hartree/Angstrom by definition; NaN: not computed (Smith et al. 2020, Sci. Data 7, 134)
+    ANI-2x  /<atoms>/species (k, n), coordinates (k, n, 3), energies (k,), forces (k, n, 3)
+            Angstrom, hartree, hartree/Angstrom by definition (Devereux et al. 2020, JCTC 16, 4192)
+    flat    natoms (s,), atomic_numbers (a,), positions (a, 3), forces (a, 3), energy (s,), molecule (s,) -> smiles (m,)
+            units in the ``units`` attributes, with a number in front where integers are stored ("1e-4 Angstrom")
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ...errors import DataError
+from ..pack import group_hash
+from ..structure import formula
+from .base import (
+    BLOCK_STRUCTURES,
+    MISSING_ENERGY,
+    MISSING_FORCES,
+    Block,
+    Source,
+    SourceOptions,
+    Units,
+    check_numbers,
+    choose_units,
+    gather,
+    require_labels,
+    rows_per_block,
+    small_ints,
+)
+
+# layout: names of numbers, positions, and the energy and force-like keys that the format defines (None: must be given)
+GROUPED = {
+    "SPICE": ("atomic_numbers", "conformations", "dft_total_energy", "dft_total_gradient"),
+    "ANI-1x": ("atomic_numbers", "coordinates", None, None),
+    "ANI-2x": ("species", "coordinates", "energies", "forces"),
+}
+_ANI_UNITS = {"energy": "hartree", "length": "Angstrom", "force": "hartree/Angstrom"}
+_FORMAL_CHARGE = re.compile(r"\[[^\]]*?([+-]+)(\d*)(?::\d+)?\]")
+
+
+def formal_charge(smiles: str) -> int:
+    """Total formal charge of a SMILES string, from its bracket atoms."""
+    total = 0
+    for signs, digits in _FORMAL_CHARGE.findall(smiles):
+        total += (1 if signs[0] == "+" else -1) * (int(digits) if digits else len(signs))
+    return total
+
+
+def open_hdf5(path: Path, options: SourceOptions) -> Source:
+    """Open a SPICE, ANI or flat HDF5 file."""
+    try:
+        with h5py.File(path, "r") as file:
+            if "natoms" in file and "atomic_numbers" in file:
+                return _open_flat(file, path, options)
+            return _open_grouped(file, path, options)
+    except OSError as error:
+        raise DataError(f"not a readable HDF5 file: {error}", where=str(path),
+                        remedy="the file is damaged, truncated or of another format; fetch it again") from error
+
+
+def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source:
+    first = next(iter(file), None)
+    if first is None:
+        raise DataError("the HDF5 file is empty", where=str(path))
+    seen = list(file[first]) if isinstance(file[first], h5py.Group) else list(file)
+    grouped = isinstance(file[first], h5py.Group)
+    layout = next((name for name, keys in GROUPED.items() if grouped and {*keys[:2]} <= {*seen}), None)
+    if layout is None:
+        raise DataError(f"unknown HDF5 layout; names seen: {', '.join(seen)}", where=str(path),
+                        remedy=f"known are {', '.join([*GROUPED, 'flat'])}; see forcelaw data prepare --help")
+    numbers, positions, energy, force_like = GROUPED[layout]
+    wanted = {"energy": options.energy_key or energy, "forces": options.force_like or force_like}
+    labels = [k for k in seen if k not in (numbers, positions)]
+    if None in wanted.values():
+        levels = sorted(k.removesuffix(".forces") for k in labels if k.endswith(".forces"))
+        flags = " or ".join(f"--energy-key {k}.energy --forces-key {k}.forces" for k in levels)
+        raise DataError(f"ANI-1x holds several levels of theory; keys seen: {', '.join(labels)}", where=str(path),
+                        remedy=f"say which: {flags}")
+    given = {"energy": options.energy_key, "forces": options.force_like}
+    require_labels({kind: (key, given[kind], labels) for kind, key in wanted.items()}, labels, path)
+    for kind, key in (("charge", options.charge_key), ("spin", options.spin_key), ("group", options.group_key)):
+        if key and key not in seen:
+            raise DataError(f"no dataset {key!r} for the {kind}; names seen: {', '.join(seen)}", where=str(path))
+    gradient = bool(options.gradient_key) or (layout == "SPICE" and not options.forces_key)
+    declared, origin = _declared(file[first], positions, wanted, layout)
+    units = choose_units(options, declared, origin, path)
+    keys = dict(wanted)
+    if gradient:
+        keys["forces"] = f"minus {wanted['forces']} (a gradient)"
+    if options.charge_key:
+        keys["charge"] = options.charge_key
+    elif layout == "SPICE" and "smiles" in seen:
+        keys["charge"] = "formal charges in smiles"
+    if options.spin_key:
+        keys["spin"] = options.spin_key
+    note = f"dataset {options.group_key}" if options.group_key else {
+        "SPICE": "smiles" if "smiles" in seen else "name of the HDF5 group"}.get(layout, "formula")
+    roles = {"numbers": numbers, "positions": positions, **wanted}
+    return Source(path, f"hdf5 ({layout})", seen, keys, units,
+                  stream=lambda: gather(_grouped(path, layout, roles, options, units, -1.0 if gradient else 1.0)),
+                  group_note=note)
+
+
+def _declared(group: h5py.Group, positions: str, wanted: dict[str, Any], layout: str) -> tuple[dict[str, str], str]:
+    if layout != "SPICE":
+        return _ANI_UNITS, f"defined by {layout}"
+    declared = {}
+    for name, key in (("energy", wanted["energy"]), ("length", positions), ("force", wanted["forces"])):
+        unit = group[key].attrs.get("units")
+        if unit is not None:
+            declared[name] = unit.decode() if isinstance(unit, bytes) else str(unit)
+    return declared, "declared in the file's units attributes"
+
+
+def _grouped(path: Path, layout: str, roles: dict[str, str], options: SourceOptions, units: Units,
+             sign: float) -> Iterator[Block]:
+    first = 0
+    try:
+        with h5py.File(path, "r") as file:
+            for name, group in file.items():
+                for block in _conformers(path, layout, name, group, roles, options, units, sign):
+                    block.first = first
+                    first += len(block)
+                    yield block
+    except OSError as error:
+        raise DataError(f"the HDF5 file is damaged: {error}", where=str(path), remedy="fetch it again") from error
+
+
+def _text(value: Any) -> str:
+    value = np.asarray(value).reshape(-1)[0]
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _conformers(path: Path, layout: str, name: str, group: h5py.Group, roles: dict[str, str], options: SourceOptions,
+                units: Units, sign: float) -> Iterator[Block]:
+    """The conformers of one molecule (ANI-2x: of all molecules with one number of atoms), in blocks."""
+    where = f"{path}, group {name}"
+    absent = [roles[kind] for kind in ("numbers", "positions") if roles[kind] not in group]
+    if absent:
+        raise DataError(f"no {' and no '.join(absent)}; names seen: {', '.join(group)}", where=where)
+    sets = {kind: group.get(roles[kind]) for kind in ("numbers", "positions", "energy", "forces")}
+    frames, atoms = _group_shape(sets, roles, where)
+    per_frame = {kind: group[key] for kind, key in (("charge", options.charge_key), ("spin", options.spin_key)) if key}
+    smiles = _text(group["smiles"][()]) if layout == "SPICE" and "smiles" in group else None
+    shared = sets["numbers"][()] if sets["numbers"].ndim == 1 else None
+    label: Any = _text(group[options.group_key][()]) if options.group_key else None
+    if label is None and layout == "SPICE":
+        label = smiles or name
+    elif label is None and shared is not None:
+        label = formula(check_numbers(shared, lambda _: where, np.array([atoms])))
+
+    for start in range(0, frames, rows_per_block(atoms)):
+        rows = slice(start, min(start + rows_per_block(atoms), frames))
+        size = rows.stop - rows.start
+
+        def place(k: int, start: int = start) -> str:
+            return f"{where}, conformer {start + k}"
+
+        counts = np.full(size, atoms, np.int64)
+        numbers = np.tile(shared, size) if shared is not None else sets["numbers"][rows].reshape(-1)
+        numbers = check_numbers(numbers, place, counts)
+        missing = np.zeros(size, np.uint8)
+        energies, forces = np.full(size, np.nan), np.full((size * atoms, 3), np.nan)
+        if sets["energy"] is None:
+            missing |= MISSING_ENERGY
+        else:
+            energies = sets["energy"][rows].reshape(-1) * np.float64(units.to_ev)
+        if sets["forces"] is None:
+            missing |= MISSING_FORCES
+        else:
+            forces = sets["forces"][rows].reshape(-1, 3) * np.float64(sign * units.to_ev_per_angstrom)
+        if layout == "ANI-1x":  # NaN is how ANI-1x says that a level was not computed for a conformer
+            missing[np.isnan(energies)] |= MISSING_ENERGY
+            missing[np.isnan(forces).reshape(size, -1).all(axis=1)] |= MISSING_FORCES
+        charges = None
+        if "charge" in per_frame:
+            charges = _whole(per_frame["charge"], rows, size, "charge", place)
+        elif smiles is not None:
+            charges = np.full(size, formal_charge(smiles), np.int8)
+        yield Block(counts, numbers, sets["positions"][rows].reshape(-1, 3) * np.float64(units.to_angstrom), energies,
+                    forces, 0, place, None if label is None else [label] * size, missing if missing.any() else None,
+                    charges=charges,
+                    spins=_whole(per_frame["spin"], rows, size, "spin", place) if "spin" in per_frame else None)
+
+
+def _group_shape(sets: dict[str, Any], roles: dict[str, str], where: str) -> tuple[int, int]:
+    """(conformers, atoms) of a group, after checking that its arrays agree."""
+    shape = sets["positions"].shape
+    if len(shape) != 3 or shape[2] != 3:
+        raise DataError(f"{roles['positions']} has shape {shape}, expected (conformers, atoms, 3)", where=where)
+    frames, atoms, _ = shape
+    allowed = {"numbers": [(atoms,), (frames, atoms)], "energy": [(frames,), (frames, 1)], "forces": [shape]}
+    for kind, shapes in allowed.items():
+        if sets[kind] is not None and sets[kind].shape not in shapes:
+            raise DataError(f"{roles[kind]} has shape {sets[kind].shape}; {roles['positions']} has {shape}, so "
+                            f"{' or '.join(map(str, shapes))} was expected", where=where)
+    return frames, atoms
+
+
+def _whole(data: h5py.Dataset, rows: slice, size: int, name: str, place: Any) -> np.ndarray:
+    values = np.asarray(data[()] if data.size == 1 else data[rows]).reshape(-1)
+    return np.broadcast_to(small_ints(values, name, place), (size,))
+
+
+def _scaled_unit(data: h5py.Dataset) -> tuple[float, str] | None:
+    """("1e-4 Angstrom") -> (1e-4, "Angstrom"); None where the data set declares no unit."""
+    text = data.attrs.get("units")
+    if text is None:
+        return None
+    text = text.decode() if isinstance(text, bytes) else str(text)
+    number, space, unit = text.partition(" ")
+    try:
+        return (float(number), unit) if space else (1.0, text)
+    except ValueError:
+        return 1.0, text
+
+
+def _open_flat(file: h5py.File, path: Path, options: SourceOptions) -> Source:
+    seen = list(file)
+    roles = {"numbers": "atomic_numbers", "positions": "positions", "energy": options.energy_key or "energy",
+             "forces": options.force_like or "forces"}
+    if "positions" not in seen:
+        raise DataError(f"flat HDF5 layout without positions; names seen: {', '.join(seen)}", where=str(path))
+    given = {"energy": options.energy_key, "forces": options.force_like}
+    require_labels({kind: (roles[kind], wanted, seen) for kind, wanted in given.items()}, seen, path)
+    optional = (("charge", options.charge_key), ("spin", options.spin_key), ("group", options.group_key))
+    for kind, key in optional:
+        if key and key not in seen:
+            raise DataError(f"no dataset {key!r} for the {kind}; names seen: {', '.join(seen)}", where=str(path))
+        if key:
+            roles[kind] = key
+    scale, declared = {}, {}
+    for kind, name in (("energy", "energy"), ("positions", "length"), ("forces", "force")):
+        found = _scaled_unit(file[roles[kind]])
+        scale[kind] = found[0] if found else 1.0
+        if found:
+            declared[name] = found[1]
+    units = choose_units(options, declared, "declared in the file's units attributes", path)
+    structures, atoms = len(file["natoms"]), len(file["atomic_numbers"])
+    shapes = {"positions": (atoms, 3), "forces": (atoms, 3), "energy": (structures,)}
+    for kind, shape in shapes.items():
+        if file[roles[kind]].shape != shape:
+            raise DataError(f"{roles[kind]} has shape {file[roles[kind]].shape}, expected {shape}", where=str(path),
+                            remedy="the arrays of one file must describe the same structures")
+    if structures == 0:
+        raise DataError("the HDF5 file holds no structures", where=str(path))
+    keys = {"energy": roles["energy"], "forces": roles["forces"]}
+    if options.gradient_key:
+        keys["forces"] = f"minus {roles['forces']} (a gradient)"
+    keys |= {kind: roles[kind] for kind in ("charge", "spin") if kind in roles}
+    by_smiles = "group" not in roles and "molecule" in seen and "smiles" in seen
+    note = f"dataset {roles['group']}" if "group" in roles else "smiles of the molecule" if by_smiles else "formula"
+    return Source(path, "hdf5 (flat)", seen, keys, units, structures=structures, group_note=note,
+                  stream=lambda: _flat(path, roles, scale, options.sign, units, by_smiles))
+
+
+def _flat(path: Path, roles: dict[str, str], scale: dict[str, float], sign: float, units: Units,
+          by_smiles: bool) -> Iterator[Block]:
+    factor = {"positions": scale["positions"] * units.to_angstrom, "energy": scale["energy"] * units.to_ev,
+              "forces": scale["forces"] * sign * units.to_ev_per_angstrom}
+    try:
+        with h5py.File(path, "r") as file:
+            names = None
+            if by_smiles:  # eight bytes a molecule, whatever the length of its SMILES
+                names = np.concatenate([
+                    np.array([group_hash(s.decode() if isinstance(s, bytes) else s)
+                              for s in file["smiles"][i : i + 65536].tolist()], np.uint64)
+                    for i in range(0, len(file["smiles"]), 65536)] or [np.zeros(0, np.uint64)])
+            start, structures = 0, len(file["natoms"])
+            for first in range(0, structures, BLOCK_STRUCTURES):
+                rows = slice(first, min(first + BLOCK_STRUCTURES, structures))
+                counts = file["natoms"][rows].astype(np.int64)
+
+                def place(k: int, first: int = first) -> str:
+                    return f"{path}, structure {first + k}"
+
+                if (counts < 1).any():
+                    raise DataError("a structure without atoms", where=place(int(np.argmin(counts))))
+                atoms = slice(start, start + int(counts.sum()))
+                start = atoms.stop
+                have = len(file["atomic_numbers"])
+                if start > have or (rows.stop == structures and start != have):
+                    raise DataError(f"natoms adds up to {start} or more, atomic_numbers holds {have}", where=str(path))
+                yield Block(
+                    counts, check_numbers(file["atomic_numbers"][atoms], place, counts),
+                    *(file[roles[kind]][rows if kind == "energy" else atoms] * factor[kind]
+                      for kind in ("positions", "energy", "forces")),
+                    first, place, _flat_groups(file, roles, rows, names, path),
+                    charges=small_ints(file[roles["charge"]][rows], "charge", place) if "charge" in roles else None,
+                    spins=small_ints(file[roles["spin"]][rows], "spin", place) if "spin" in roles else None)
+    except OSError as error:
+        raise DataError(f"the HDF5 file is damaged: {error}", where=str(path), remedy="fetch it again") from error
+
+
+def _flat_groups(file: h5py.File, roles: dict[str, str], rows: slice, names: np.ndarray | None, path: Path) -> Any:
+    if "group" in roles:
+        return [v.decode() if isinstance(v, bytes) else str(v) for v in file[roles["group"]][rows].tolist()]
+    if names is None:
+        return None
+    molecule = file["molecule"][rows]
+    if molecule.min() < 0 or molecule.max() >= len(names):
+        raise DataError(f"molecule {molecule.max()} has no entry in smiles ({len(names)} entries)", where=str(path))
+    return names[molecule]

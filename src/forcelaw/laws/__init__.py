@@ -1,0 +1,26 @@
+"""Scaling laws of any table of runs: fit, intervals, frontier, comparison, diagnosis, budgets. Needs no torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {"Runs": "table", "fit": "fitting", "FitResult": "result", "Estimate": "result", "LAWS": "forms", "Law": "forms",
+          "frontier": "envelope", "Frontier": "envelope", "compute_optimal": "allocation", "Allocation": "allocation",
+          "Cost": "allocation"}
+__all__ = sorted(_WHERE)
+
+if TYPE_CHECKING:
+    from .allocation import Allocation, Cost, compute_optimal
+    from .envelope import Frontier, frontier
+    from .fitting import fit
+    from .forms import LAWS, Law
+    from .result import Estimate, FitResult
+    from .table import Runs
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: ``forcelaw --help`` must not wait for SciPy."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)

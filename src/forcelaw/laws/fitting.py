@@ -1,0 +1,273 @@
+"""Fit a law to a table of runs: starts, refinement, proof of the optimum, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import FitError
+from . import intervals, problem as problems
+from .forms import make
+from .forms.base import Floor, Law
+from .objective import ALIASES, Objective, robust_delta
+from .problem import Problem
+from .result import AT_BOUND, NOT_CONVERGED, NOT_IDENTIFIED, OK, REFUSED, Estimate, FitResult
+from .solve import evaluate
+from .start import starts
+from .table import Runs
+
+N_STARTS = 6
+THIN = 20_000  # rows beyond which the starts are compared on an even thinning
+SINGULAR = 1e13  # condition number of the scaled curvature beyond which parameters are not told apart
+BOOTSTRAP_FROM = 50  # runs from which a nearly absolute loss gets bootstrap intervals
+
+
+def fit(runs: Runs | Any, law: str | Law = "surface", objective: str | Objective = "huber", delta: float | None = None,
+        *, cluster: str | None = "run", floor: Floor | None = None, weights: str | np.ndarray | None = None,
+        interval: str = "auto", level: float = 0.95, resamples: int = intervals.DRAWS, seed: int = 0,
+        fixed: Mapping[str, float] | None = None, **options: Any) -> FitResult:
+    """Fit ``law`` to ``runs``.
+
+    objective: huber (``delta`` None: 1.345 robust standard deviations of the residuals), log, relative or linear.
+    cluster: what is deleted or resampled for the intervals: run, config, seed or None (every row).
+    floor: "free", "zero" or a value. weights: None, "run", "column" or an array [rows].
+    interval: auto, jackknife, bootstrap or none. fixed: parameters held at values. options: those of the law (x="d").
+
+    A design that cannot carry the fit gives status "refused" with the reason; unknown names raise FitError.
+    """
+    if not isinstance(runs, Runs):
+        runs = Runs.from_frame(runs)
+    if not 0.5 <= level < 1:
+        raise FitError(f"the level of an interval is {level}", where="level", remedy="give e.g. 0.95")
+    form = make(law, floor, **options)
+    goal = _objective(objective, delta)
+    problem = problems.build(runs, form, goal, cluster, weights, dict(fixed or {}))
+    base = FitResult(form, REFUSED, objective_kind=goal.kind, delta=goal.delta, level=level, n_rows=len(runs),
+                     n_runs=problem.n_clusters if len(runs) else 0, centre=problem.centre,
+                     table={"source": runs.source, "taken": dict(runs.taken), "notes": list(runs.notes)})
+    reason = problems.refusal(runs, form, problem.cluster, int(problem.free.sum()))
+    if reason:
+        return replace(base, message=reason)
+    if form.size and not problem.free.any():
+        return replace(base, message="every parameter is fixed: there is nothing to fit")
+    base.context = form.context(runs)
+    problem, theta, certificate = optimise(problem)
+    result = replace(base, theta=theta, delta=problem.objective.delta, objective=certificate["objective"])
+    _judge(result, problem, certificate)
+    result.diagnostics |= residual_summary(problem, theta)
+    _point_estimates(result)
+    _intervals(result, problem, runs, interval, resamples, seed)
+    return result
+
+
+def _objective(objective: str | Objective, delta: float | None) -> Objective:
+    if isinstance(objective, Objective):
+        return objective
+    kind = objective.strip().lower().replace("-", "_")
+    return Objective(ALIASES.get(kind, kind), delta)
+
+
+# -- the optimum ---------------------------------------------------------------------------------------------------
+
+
+def optimise(problem: Problem) -> tuple[Problem, np.ndarray, dict[str, Any]]:
+    """The best optimum from several starts, with the robust delta settled if none was given, and its certificate."""
+    begin = _starts(problem)
+    small = problem
+    if len(problem.y) > THIN:
+        order = np.lexsort((problem.y, next(iter(problem.x.values()))))
+        small = problem.subset(np.sort(order[np.linspace(0, len(order) - 1, THIN // 2).astype(int)]))
+    if problem.objective.robust and problem.objective.delta is None:
+        rough = small.with_objective(Objective("log")).solve(begin, tolerance=1e-10)
+        best = rough.theta[np.argmin(rough.value)]
+        for _ in range(3):  # delta follows the residuals, which follow delta; three rounds settle it to a per cent
+            delta = robust_delta(small.residuals(best), small.weights)
+            best = small.with_objective(Objective("huber", delta)).solve(best[None], tolerance=1e-10).theta[0]
+        goal = Objective("huber", delta)
+        problem, small = problem.with_objective(goal), small.with_objective(goal)
+        begin = np.concatenate([best[None], rough.theta])
+    solution = small.solve(begin)
+    if small is not problem:
+        near = np.argsort(solution.value)[:2]
+        solution = problem.solve(solution.theta[near])
+    best = int(np.nanargmin(np.where(np.isfinite(solution.value), solution.value, np.inf)))
+    theta, value = solution.theta[best], float(solution.value[best])
+    scale = abs(value) + 1e-20
+    same = np.abs(solution.value - value) <= 1e-6 * scale
+    certificate = {
+        "objective": value, "gradient": float(solution.gradient[best]),
+        "starts": len(solution.theta), "starts_agreeing": int(same.sum()),
+        "converged": bool(solution.converged[best]), "iterations": int(solution.iterations[best]),
+        "condition_number": _condition(problem, theta),
+        "bounds_hit": _bounds_hit(problem, theta),
+        "other_optima": int((solution.converged & ~same).sum()),
+    }
+    return problem, theta, certificate
+
+
+def _starts(problem: Problem) -> np.ndarray:
+    begin = starts(problem.law, problem.x, problem.y, problem.weights, N_STARTS)
+    if problem.fixed:
+        law = problem.law
+        for i, name in enumerate(law.names):
+            if name in problem.fixed:
+                value = problem.fixed[name]
+                logged = name in law.coefficients or name == law.floor_name or name in law.logs
+                shift = law.shape_shift(name, problem.centre) if name in law.logs else 0.0
+                begin[:, i] = np.log(value) - shift if logged else value
+        # the grid chose coefficients for other shapes: start them again from the fixed values
+    low, high = problem.bounds
+    return np.clip(begin, low, high)
+
+
+def _condition(problem: Problem, theta: np.ndarray) -> float:
+    """Condition number of J'WJ with its diagonal scaled to one (safe weights)."""
+    h = evaluate(problem.law, problem.x, problem.y, problem.weights, problem.objective, theta[None], problem.free).safe[0]
+    d = np.sqrt(np.maximum(np.diag(h), 1e-300))
+    values = np.linalg.eigvalsh(h / d[:, None] / d[None, :])
+    return float(values[-1] / max(values[0], 1e-300))
+
+
+def _bounds_hit(problem: Problem, theta: np.ndarray) -> list[str]:
+    """Parameters at a bound, and terms that are nothing beside the losses (below 1e-6 of every one)."""
+    low, high = problem.bounds
+    law = problem.law
+    hit = [name for i, name in enumerate(law.names)
+           if problem.free[i] and (theta[i] <= low[i] + 1e-9 or theta[i] >= high[i] - 1e-9)]
+    jac = law.residuals(theta[None], problem.x, problem.y)[1]
+    assert jac is not None
+    for i, name in enumerate(law.names[: law.n_columns]):
+        if problem.free[i] and name not in hit and float(jac[0, i].max()) < 1e-6:
+            hit.append(name)
+    return hit
+
+
+def _judge(result: FitResult, problem: Problem, certificate: dict[str, Any]) -> None:
+    """Status and message from the certificate."""
+    law, theta = problem.law, result.theta
+    hit = certificate["bounds_hit"]
+    result.diagnostics.update({key: value for key, value in certificate.items() if key != "objective"})
+    rising = [name for i, name in enumerate(law.names) if name in ("alpha", "beta", "gamma") and theta[i] <= 1e-3]
+    others = [name for name in hit if name != law.floor_name]
+    floored = law.floor_name in hit
+    if not certificate["converged"] and certificate["gradient"] > 1e-5:
+        result.status = NOT_CONVERGED
+        result.message = f"no optimum was reached (scaled gradient {certificate['gradient']:.2g})"
+    elif others or rising:
+        result.status = NOT_IDENTIFIED
+        names = ", ".join(dict.fromkeys(others + rising))
+        result.message = f"{names} ran to a bound: the table does not determine it (the loss does not fall as the law says)"
+    elif certificate["condition_number"] > SINGULAR and not floored:
+        result.status = NOT_IDENTIFIED
+        result.message = (f"the parameters cannot be told apart (condition number "
+                          f"{certificate['condition_number']:.1e})")
+    elif floored:
+        result.status = AT_BOUND
+        result.message = "the floor is at its bound of zero: the losses show no floor yet"
+    else:
+        result.status = OK
+        if certificate["starts_agreeing"] < 2 and certificate["starts"] > 2:
+            result.message = (f"only {certificate['starts_agreeing']} of {certificate['starts']} starts reached the best "
+                              "optimum")
+
+
+# -- estimates -----------------------------------------------------------------------------------------------------
+
+
+def quantities(result: FitResult, theta: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Named parameters and derived quantities [B] of theta [B, P]."""
+    values = result.law.natural(theta, result.centre)
+    return values, result.law.derived(values, result.context)
+
+
+def _point_estimates(result: FitResult) -> None:
+    values, derived = quantities(result, result.theta)
+    if result.law.floor_name in result.diagnostics["bounds_hit"]:
+        values[result.law.floor_name] = np.zeros(1)
+    result.parameters = {name: Estimate(float(value[0])) for name, value in values.items()}
+    result.derived = {name: Estimate(float(value[0])) for name, value in derived.items()}
+
+
+def _intervals(result: FitResult, problem: Problem, runs: Runs, interval: str, resamples: int, seed: int) -> None:
+    if interval not in ("auto", "jackknife", "bootstrap", "none"):
+        raise FitError(f"intervals by {interval!r} are not known", where="interval",
+                       remedy="use auto, jackknife, bootstrap or none")
+    if interval == "none" or result.status == NOT_CONVERGED:
+        return
+    groups = problem.n_clusters
+    if interval == "auto":
+        inside = result.diagnostics["share_inside_delta"]
+        costly = len(runs) * resamples > 2e8
+        interval = "bootstrap" if groups >= BOOTSTRAP_FROM and inside < 0.4 and not costly else "jackknife"
+    if interval == "jackknife":
+        draws, failed, method = intervals.jackknife(problem, result.theta)
+    else:
+        draws, failed = intervals.bootstrap(problem, result.theta, resamples, seed, _enough(problem, runs))
+        method = f"bootstrap of {groups} {'runs' if not runs.independent else 'rows'}, {resamples} draws"
+    attach(result, draws, method, groups)
+    result.diagnostics["refits_not_converged"] = failed
+    if groups < 8:
+        result.diagnostics["warning"] = f"only {groups} runs: intervals rest on {groups - 1} degrees of freedom"
+
+
+def attach(result: FitResult, draws: np.ndarray, method: str, groups: int) -> None:
+    """Put intervals made from the refits ``draws`` [R, P] into a result."""
+    result.replicates, result.method = draws, method
+    values, derived = quantities(result, draws)
+    point, point_derived = quantities(result, result.theta)
+    kind = "jackknife" if method.startswith("jackknife") else method
+    fixed = set(result.law.names) ^ set(values) if not result.law.free_floor else set()
+    for target, many, one in ((result.parameters, values, point), (result.derived, derived, point_derived)):
+        for name in target:
+            if name in fixed:
+                continue
+            made = intervals.estimate(name, float(one[name][0]), many[name], method=kind, level=result.level,
+                                      df=groups - 1, floor_name=result.law.floor_name)
+            made.value = target[name].value
+            target[name] = made
+
+
+def _enough(problem: Problem, runs: Runs):
+    """Whether a draw of runs still has the least number of levels of each role."""
+    tables = []
+    for role in problem.law.roles:
+        code = np.unique(np.round(np.log(runs[role]) / problems.SAME_LEVEL), return_inverse=True)[1].ravel()
+        if len(np.unique(code)) > 50:
+            continue  # with so many levels no draw loses them
+        table = np.zeros((problem.n_clusters, code.max() + 1), bool)
+        table[problem.cluster, code] = True
+        tables.append(table)
+
+    def enough(counts: np.ndarray) -> bool:
+        return all(int(table[counts > 0].any(axis=0).sum()) >= problem.law.levels for table in tables)
+
+    return enough if tables else None
+
+
+def residual_summary(problem: Problem, theta: np.ndarray) -> dict[str, Any]:
+    """Size of the residuals, between and within runs, and how alike those of one run are.
+
+    The two variances are those of the one-way analysis (method of moments), with the parameters charged to the runs.
+    """
+    r = problem.residuals(theta)
+    groups, n = problem.n_clusters, len(r)
+    size = np.bincount(problem.cluster, minlength=groups)
+    mean = np.bincount(problem.cluster, r, groups) / size
+    free = int(problem.free.sum())
+    delta = problem.objective.delta
+    out: dict[str, Any] = {
+        "residual_sd": float(np.sqrt((r**2).sum() / max(n - free, 1))),
+        "residual_mad_sd": float(1.4826 * np.median(np.abs(r))),
+        "share_inside_delta": float((np.abs(r) <= delta).mean()) if delta else 1.0,
+    }
+    if groups == n:
+        return out | {"sd_between_runs": 0.0, "sd_within_runs": out["residual_sd"], "residual_correlation": 0.0}
+    within = float(((r - mean[problem.cluster]) ** 2).sum()) / max(n - groups, 1)
+    between = float((size * mean**2).sum()) / max(groups - free, 1)
+    typical = (n - float((size**2).sum()) / n) / max(groups - 1, 1)
+    var_run = max((between - within) / max(typical, 1e-12), 0.0)
+    return out | {"sd_between_runs": float(np.sqrt(var_run)), "sd_within_runs": float(np.sqrt(within)),
+                  "residual_correlation": float(var_run / max(var_run + within, 1e-300))}

@@ -1,0 +1,46 @@
+"""One variable: a power law L = A x^-gamma, with a floor (L = A x^-gamma + E) or without."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .base import Floor, Law, Terms
+
+
+class PowerFloor(Law):
+    """L(x) = A x^-gamma + E in one variable x: N, D, FLOPs or hours (option ``x``)."""
+
+    name = "power_floor"
+    formula = "L = A x^-gamma + E"
+    coefficients = ("A",)
+    shapes = ("gamma",)
+    default_floor: ClassVar[Floor] = "free"
+
+    def __init__(self, floor: Floor | None = None, x: str = "n", **options: Any):
+        super().__init__(floor, **options)
+        self.x = x
+        self.roles = (x,)  # type: ignore[misc]
+
+    def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
+        u = x[self.x]
+        return [-psi[:, :1] * u], [(0, 0, -u)]
+
+    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+        return np.geomspace(0.01, 4.0, 120)[:, None]
+
+    def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
+        return psi[:, :1] * centre[self.x]
+
+    def derived(self, values: dict[str, np.ndarray], context: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {"gamma": values["gamma"]}
+
+
+class Power(PowerFloor):
+    """L(x) = A x^-gamma: a straight line in log-log."""
+
+    name = "power"
+    formula = "L = A x^-gamma"
+    default_floor: ClassVar[Floor] = "zero"
+    levels = 2

@@ -1,0 +1,128 @@
+"""Intervals that hold when the checkpoints of a run are not independent: whole runs are deleted or resampled.
+
+The default is the delete-one-run jackknife with Student's t on G - 1 degrees of freedom (G runs): of the methods
+compared in reference/fitting.md, section 4, the only one that keeps its coverage down to six runs. Exponents and
+coefficients are taken on a logarithmic scale, a and b on a logit scale, where their distribution is close to symmetric.
+The run-cluster bootstrap serves large, independent tables under a nearly absolute loss (where deleting one point says
+too little), and asymmetric quantities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+from scipy.special import expit, logit
+
+from .problem import Problem
+from .result import Estimate, spread
+from .solve import evaluate
+
+EXACT_LIMIT = 4e8  # residuals (runs times rows) up to which every deletion is refitted; beyond, one Newton step each
+DRAWS = 1000
+
+
+def jackknife(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, int, str]:
+    """Refits [G, P] without each run in turn, how many did not converge, and the method's name."""
+    start = one_step(problem, theta)
+    groups, n = problem.n_clusters, len(problem.y)
+    if groups * n > EXACT_LIMIT:
+        return start, 0, "jackknife (one step)"
+    rows = max(1, int(2e7 // n))
+    out, failed = np.empty((groups, len(theta))), 0
+    for first in range(0, groups, rows):
+        index = np.arange(first, min(first + rows, groups))
+        weights = (problem.cluster[None, :] != index[:, None]).astype(float)
+        solution = problem.solve(start[index], weights, tolerance=1e-11)
+        out[index] = solution.theta
+        failed += int((~solution.converged).sum())
+    return out, failed, "jackknife"
+
+
+def one_step(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """theta without each run [G, P], by one Newton step from the full fit."""
+    groups = problem.n_clusters
+    free = np.flatnonzero(problem.free)
+    order = np.argsort(problem.cluster, kind="stable")
+    starts = np.searchsorted(problem.cluster[order], np.arange(groups))
+    r, jac = problem.law.residuals(theta[None], problem.x, problem.y)
+    assert jac is not None
+    psi, safe, newton = problem.objective.slopes(r[0])
+    curvature = safe if newton is None else 0.5 * (safe + newton)
+    w = np.ones(len(r[0])) if problem.weights is None else problem.weights
+    j = jac[0][free][:, order]
+    slope = np.add.reduceat(j * (psi * w)[order], starts, axis=1).T  # [G, F]
+    h = np.empty((groups, len(free), len(free)))
+    for a in range(len(free)):
+        for b in range(a + 1):
+            h[:, a, b] = h[:, b, a] = np.add.reduceat(j[a] * j[b] * (curvature * w)[order], starts)
+    rest = h.sum(axis=0) - h
+    scale = 1.0 / np.sqrt(np.maximum(np.einsum("gii->gi", rest), 1e-300))
+    scaled = rest * scale[:, :, None] * scale[:, None, :] + 1e-9 * np.eye(len(free))
+    step = scale * np.linalg.solve(scaled, (scale * slope)[..., None])[..., 0]
+    step = np.clip(step, -0.5, 0.5)
+    out = np.tile(theta, (groups, 1))
+    out[:, free] = np.clip(theta[free] + step, problem.bounds[0][free], problem.bounds[1][free])
+    return out
+
+
+def bootstrap(problem: Problem, theta: np.ndarray, draws: int = DRAWS, seed: int = 0,
+              enough: Callable[[np.ndarray], bool] | None = None) -> tuple[np.ndarray, int]:
+    """Refits [draws, P] on runs drawn with replacement, and how many did not converge. A draw for which ``enough``
+    (given the counts of the runs [G]) is false, for instance with two sizes only, is drawn again."""
+    rng = np.random.default_rng(seed)
+    groups, n = problem.n_clusters, len(problem.y)
+    rows = max(1, int(2e7 // n))
+    out, failed = np.empty((draws, len(theta))), 0
+    for first in range(0, draws, rows):
+        size = min(rows, draws - first)
+        counts = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=size)
+        if enough is not None:
+            for i in range(size):
+                for _ in range(1000):
+                    if enough(counts[i]):
+                        break
+                    counts[i] = rng.multinomial(groups, np.full(groups, 1.0 / groups))
+        solution = problem.solve(np.tile(theta, (size, 1)), counts[:, problem.cluster].astype(float), tolerance=1e-9)
+        out[first : first + size] = solution.theta
+        failed += int((~solution.converged).sum())
+    return out, failed
+
+
+# -- scales --------------------------------------------------------------------------------------------------------
+
+LINEAR: tuple[Callable, Callable] = (lambda v: v, lambda v: v)
+LOG: tuple[Callable, Callable] = (lambda v: np.log(np.maximum(v, 1e-300)), np.exp)
+LOGIT: tuple[Callable, Callable] = (lambda v: logit(np.clip(v, 1e-12, 1 - 1e-12)), expit)
+
+
+def scale_of(name: str, floor_name: str) -> tuple[Callable, Callable]:
+    """The scale on which the interval of a quantity is made."""
+    if name in ("a", "b"):
+        return LOGIT
+    if name == floor_name:
+        return LINEAR
+    return LOG
+
+
+def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: float, df: int, floor_name: str
+             ) -> Estimate:
+    """Interval of one quantity from its replicates [R]."""
+    draws = np.asarray(draws, float)
+    se = float(spread(draws, np.asarray(value), method))
+    if not np.isfinite(draws).all():
+        return Estimate(value, None, None, None, f"{method}: a refit failed")
+    if not method.startswith("jackknife"):
+        low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
+        return Estimate(value, se, float(low), float(high), method)
+    there, back = scale_of(name, floor_name)
+    if there is LOG[0] and (value <= 0 or (draws <= 0).any()):
+        there, back = LINEAR
+    centre = there(value)
+    half = stats.t.ppf(0.5 + level / 2, df) * float(spread(there(draws), centre, method))
+    with np.errstate(over="ignore"):
+        low, high = float(back(centre - half)), float(back(centre + half))
+    if name == floor_name:
+        low = max(low, 0.0)
+    return Estimate(value, se, low, high, f"{method}, t({df})")

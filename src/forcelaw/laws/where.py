@@ -1,0 +1,206 @@
+"""A filter such as ``flag == 1 and (params >= 1e6 or family in ('a', 'b'))`` as a mask over the rows of a table.
+
+The text is split into tokens and walked by a parser of three rules; it is never handed to Python. Names are columns
+(in backticks or double quotes when they hold spaces), strings stand in single quotes (double quotes are taken as a
+string when no column has that name).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import FitError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MAX_LENGTH = 2000  # characters; nobody types more, and the parser is recursive
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])"
+    r"|(?P<single>'[^']*')|(?P<double>\"[^\"]*\")|(?P<back>`[^`]*`)"
+    r"|(?P<op>==|!=|<>|<=|>=|<|>|=|&&|\|\||&|\||\(|\)|,)"
+    r"|(?P<word>[^\W\d][\w./]*))"
+)
+_WORDS = {"and", "or", "not", "in", "is", "null", "true", "false"}
+_REMEDY = "write comparisons joined by and, or, not and brackets, e.g. \"flag == 1 and params >= 1e6\""
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str  # number, string, quoted, name, op, word, end
+    text: str
+    at: int
+
+
+def _tokens(text: str) -> list[_Token]:
+    out, position = [], 0
+    text = text.rstrip()
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise FitError(f"cannot read the filter at {text[position:position + 20]!r}",
+                           where=f"--where, character {position + 1}", remedy=_REMEDY)
+        kind, value = str(match.lastgroup), match.group(str(match.lastgroup))
+        if kind == "single":
+            token = _Token("string", value[1:-1], position)
+        elif kind == "double":
+            token = _Token("quoted", value[1:-1], position)
+        elif kind == "back":
+            token = _Token("name", value[1:-1], position)
+        elif kind == "word":
+            lower = value.lower()
+            token = _Token("word" if lower in _WORDS else "name", lower if lower in _WORDS else value, position)
+        elif kind == "op":
+            same = {"=": "==", "<>": "!=", "&&": "and", "&": "and", "||": "or", "|": "or"}.get(value, value)
+            token = _Token("word" if same in ("and", "or") else "op", same, position)
+        else:
+            token = _Token(kind, value, position)
+        out.append(token)
+        position = match.end()
+    return [*out, _Token("end", "", len(text))]
+
+
+class _Parser:
+    def __init__(self, text: str, frame: pl.DataFrame):
+        self.frame, self.tokens, self.i, self.depth = frame, _tokens(text), 0, 0
+
+    def fail(self, what: str, token: _Token) -> FitError:
+        return FitError(what, where=f"--where, character {token.at + 1}", remedy=_REMEDY)
+
+    def peek(self, *texts: str) -> bool:
+        token = self.tokens[self.i]
+        return token.kind in ("op", "word") and token.text in texts
+
+    def take(self) -> _Token:
+        token = self.tokens[self.i]
+        self.i += 1
+        return token
+
+    def expect(self, text: str) -> None:
+        if not self.peek(text):
+            raise self.fail(f"expected {text!r}, found {self.tokens[self.i].text or 'the end'!r}", self.tokens[self.i])
+        self.i += 1
+
+    def either(self) -> np.ndarray:
+        mask = self.both()
+        while self.peek("or"):
+            self.i += 1
+            mask = mask | self.both()
+        return mask
+
+    def both(self) -> np.ndarray:
+        mask = self.unary()
+        while self.peek("and"):
+            self.i += 1
+            mask = mask & self.unary()
+        return mask
+
+    def unary(self) -> np.ndarray:
+        self.depth += 1
+        if self.depth > 200:
+            raise self.fail("the filter is nested too deeply", self.tokens[self.i])
+        try:
+            if self.peek("not"):
+                self.i += 1
+                return ~self.unary()
+            if self.peek("("):
+                self.i += 1
+                mask = self.either()
+                self.expect(")")
+                return mask
+            return self.comparison()
+        finally:
+            self.depth -= 1
+
+    def comparison(self) -> np.ndarray:
+        start = self.tokens[self.i]
+        left = self.operand()
+        if self.peek("is"):
+            self.i += 1
+            negate = self.peek("not")
+            self.i += int(negate)
+            self.expect("null")
+            missing = _missing(left, self.frame.height)
+            return ~missing if negate else missing
+        negate = self.peek("not")
+        self.i += int(negate)
+        if self.peek("in"):
+            self.i += 1
+            self.expect("(")
+            mask = _compare(left, "==", self.operand(), self, start)
+            while self.peek(","):
+                self.i += 1
+                mask = mask | _compare(left, "==", self.operand(), self, start)
+            self.expect(")")
+            return ~mask if negate else mask
+        token = self.take()
+        if negate or token.kind != "op" or token.text not in ("==", "!=", "<", "<=", ">", ">="):
+            raise self.fail(f"expected a comparison, found {token.text or 'the end'!r}", token)
+        return _compare(left, token.text, self.operand(), self, start)
+
+    def operand(self) -> np.ndarray | float | str:
+        token = self.take()
+        if token.kind == "number":
+            return float(token.text)
+        if token.kind == "word" and token.text in ("true", "false"):
+            return float(token.text == "true")
+        if token.kind == "string":
+            return token.text
+        if token.kind in ("name", "quoted"):
+            if token.text in self.frame.columns:
+                return _values(self.frame[token.text])
+            if token.kind == "quoted":
+                return token.text
+            raise self.fail(f"there is no column {token.text!r}; columns are {', '.join(self.frame.columns[:30])} "
+                            "(text stands in single quotes)", token)
+        raise self.fail(f"expected a column, a number or a quoted text, found {token.text or 'the end'!r}", token)
+
+
+def _values(series: pl.Series) -> np.ndarray:
+    """A column as float64 (missing is NaN) or as an object array of strings (missing is None)."""
+    if series.dtype.is_numeric() or str(series.dtype) == "Boolean":
+        return series.cast(float).fill_null(float("nan")).to_numpy()
+    return np.array([None if value is None else str(value) for value in series.to_list()], dtype=object)
+
+
+def _missing(value: np.ndarray | float | str, rows: int) -> np.ndarray:
+    if not isinstance(value, np.ndarray):
+        return np.zeros(rows, bool)
+    if value.dtype == object:
+        return np.array([item is None for item in value], bool)
+    return np.isnan(value)
+
+
+def _compare(left, op: str, right, parser: _Parser, token: _Token) -> np.ndarray:
+    def textual(value) -> bool:
+        return isinstance(value, str) or (isinstance(value, np.ndarray) and value.dtype == object)
+
+    if textual(left) != textual(right):
+        raise parser.fail("a text is compared with a number; put the number in single quotes to compare as text", token)
+    rows = parser.frame.height
+    if textual(left):
+        missing = _missing(left, rows) | _missing(right, rows)
+        left, right = (np.where(_missing(v, rows), "", v).astype(str) if isinstance(v, np.ndarray) else v
+                       for v in (left, right))
+    else:
+        missing = _missing(left, rows) | _missing(right, rows)
+    table = {"==": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater,
+             ">=": np.greater_equal}
+    mask = np.broadcast_to(table[op](np.asarray(left), np.asarray(right)), (rows,))
+    return np.where(missing, op == "!=", mask)  # a missing cell is unequal to everything and in no order
+
+
+def where(text: str, frame: pl.DataFrame) -> np.ndarray:
+    """Boolean mask [rows] of the rows of ``frame`` that pass the filter ``text``; FitError says what is wrong in it."""
+    if len(text) > MAX_LENGTH:
+        raise FitError(f"the filter has {len(text)} characters, more than {MAX_LENGTH}", where="--where", remedy=_REMEDY)
+    parser = _Parser(text, frame)
+    mask = parser.either()
+    if parser.tokens[parser.i].kind != "end":
+        token = parser.tokens[parser.i]
+        raise parser.fail(f"the filter goes on with {token.text!r} after it was complete", token)
+    return mask

@@ -1,0 +1,311 @@
+"""eSEN: SO(2) convolutions in edge-aligned frames (Fu et al., arXiv 2502.12147; eSCN, arXiv 2302.03655).
+
+State x (n, S, C), S = (lmax + 1)^2 spherical coefficients; e directed edges j -> i; frames D turn r_ij onto the polar
+axis, where a rotation-equivariant kernel is a linear map that mixes degrees but not orders |m|. K layers:
+
+    z = D [y_j | y_i],  y = SphericalNorm(x)                     (e, S_m, 2C), orders |m| <= mmax only
+    z0 = W_0 (z_0 * rad_0) + b;  z_m = [[W1, -W2], [W2, W1]] (z_m * rad_m)       conv1, with lmax extra scalars as gates
+    z0, z_m gated per degree: SiLU for l = 0, times sigmoid(gate_l) for l > 0
+    z = conv2(z), the same without rad;  x += sum_j D^T z u(r) / sqrt(k)
+    x += SO3Linear(gate(SO3Linear(y))),  y = SphericalNorm(x), gates from its scalars          ("spectral" feed-forward)
+
+rad = radial network of [RBF(r), species of j, species of i]; the degree embedding (its own radial network, m = 0) gives
+x its first l > 0 parts. Energies: MLP of the scalars; forces: one l = 1 output channel. Exact group SE(3).
+
+Twins, one flag each: ``parity`` (W2 = 0 in every block: E(3)); ``untied`` with ``epsilon`` (each m > 0 block becomes
+(tied + epsilon * free) / sqrt(1 + epsilon^2), free being the complement [[P, Q], [Q, -P]], so that epsilon = 0 is eSEN
+and epsilon = 1 an unconstrained block; the roll of the frames, which then matters, is the fixed shortest arc).
+
+Against fairchem's eSEN (gate, spectral, envelope on; benchmarks/esen_parity.py): sums over neighbours carry 1/sqrt(k)
+(there 1/5 in the degree embedding, 1 in the layers); the l = 0 row of its force head, which reaches no output, is left
+out unless ``reference_heads``; only the elements present have an embedding row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ..graph import GraphBatch, segment_sum
+from .base import Architecture, Flops, ForceField, ModelConfig
+from .basis import GaussianBasis, envelope, safe_norm
+from .mup import Embedding, Linear, mark
+from .so3 import EdgeFrames, SO3Linear, SphericalNorm, n_coefficients
+
+SPREAD = 2.0  # Gaussians overlap: width of two spacings, as in the reference
+
+
+class ESENConfig(ModelConfig):
+    architecture: Literal["esen"] = "esen"
+    base_width: int = 52
+    lmax: int = Field(2, ge=1, le=8, description="highest degree of the spherical features")
+    mmax: int = Field(2, ge=1, description="highest order in the edge frames; min(2, lmax) when left out")
+    radial: int = Field(64, ge=2, description="radial basis functions")
+    parity: bool = Field(False, description="W2 = 0 in every SO(2) block: exact E(3) instead of SE(3)")
+    untied: bool = Field(False, description="free the m > 0 blocks from SO(2): breaks rotations when epsilon > 0")
+    epsilon: float = Field(1.0, ge=0.0, description="size of the free part of untied blocks; 0 is eSEN")
+    reference_heads: bool = Field(False, description="carry the l = 0 row and the bias of fairchem's force head, which "
+                                                     "reach no output, so that N is the published one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _order(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "mmax" not in data and isinstance(data.get("lmax"), int):
+            data = {**data, "mmax": min(2, data["lmax"])}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ESENConfig:
+        if self.mmax > self.lmax:
+            raise ValueError(f"mmax ({self.mmax}) is larger than lmax ({self.lmax}): no coefficient has such an order")
+        if self.parity and self.untied:
+            raise ValueError("parity and untied are two different twins: choose one")
+        return self
+
+    @property
+    def degrees(self) -> list[int]:
+        """n_m for m = 0..mmax: how many degrees have that order."""
+        return [self.lmax - m + 1 for m in range(self.mmax + 1)]
+
+
+@dataclass
+class Edges:
+    """What all layers share about the edges of a batch.
+
+    both (2e,) sender and receiver of each edge, in turn; turn (2e, S_m, S) frames, each twice; back (e, S, S_m) inverse
+    frames times envelope and 1/sqrt(k); receiver (e,).
+    """
+
+    both: Tensor
+    receiver: Tensor
+    turn: Tensor
+    back: Tensor
+
+
+class RadialNetworks(nn.Module):
+    """Edge networks of the degree embedding and of all layers, side by side: their hidden parts are one product each.
+
+    Each is Linear, LayerNorm, SiLU, Linear, LayerNorm, SiLU, Linear on [RBF(r), Emb_j, Emb_i]; the last Linear belongs
+    to the layer. Emb W is formed once per element (Z rows) and picked by one-hot columns, not multiplied per edge.
+    """
+
+    def __init__(self, c: ESENConfig, networks: int):
+        super().__init__()
+        w, m = c.width, c.m
+        self.width, self.networks = w, networks
+        self.source = Embedding(len(c.elements), w, m)
+        self.target = Embedding(len(c.elements), w, m)
+        self.basis = GaussianBasis(c.radial, c.cutoff, SPREAD)
+        # the squares of the basis functions sum to sqrt(pi) SPREAD: unit variance after the first product
+        std = 1.0 / math.sqrt(math.sqrt(math.pi) * SPREAD)
+        self.first = mark(nn.Parameter(torch.randn(networks, w, c.radial) * std), "input", m)
+        self.from_source = mark(nn.Parameter(torch.randn(networks, w, w) / math.sqrt(w)), "hidden", m)
+        self.from_target = mark(nn.Parameter(torch.randn(networks, w, w) / math.sqrt(w)), "hidden", m)
+        self.second = mark(nn.Parameter(torch.randn(networks, w, w) / math.sqrt(w)), "hidden", m)
+        for name in ("bias1", "shift1", "bias2", "shift2", "gain1", "gain2"):
+            start = torch.ones if name.startswith("gain") else torch.zeros
+            setattr(self, name, mark(nn.Parameter(start(networks, w)), "vector", m))
+        self.register_buffer("one_hot", torch.eye(len(c.elements), dtype=torch.get_default_dtype()), persistent=False)
+
+    def forward(self, r: Tensor, graph: GraphBatch) -> tuple[Tensor, ...]:
+        """r (e,) Angstrom -> hidden features (e, width) of each network."""
+        labels = self.one_hot.index_select(0, graph.species)
+        ends = [labels.index_select(0, graph.sender), labels.index_select(0, graph.receiver)]
+        g = torch.cat([self.basis(r), *ends], dim=-1)
+        columns = torch.cat([self.first.flatten(0, 1).T, self.source.weight @ self.from_source.flatten(0, 1).T,
+                             self.target.weight @ self.from_target.flatten(0, 1).T])
+        h = torch.addmm(self.bias1.flatten(), g, columns).unflatten(1, (self.networks, self.width))
+        h = nn.functional.silu(nn.functional.layer_norm(h, (self.width,)) * self.gain1 + self.shift1)
+        h = torch.baddbmm(self.bias2.unsqueeze(1), h.transpose(0, 1), self.second.transpose(1, 2))  # (networks, e, w)
+        h = nn.functional.layer_norm(h, (self.width,)) * self.gain2.unsqueeze(1) + self.shift2.unsqueeze(1)
+        return nn.functional.silu(h).unbind(0)
+
+
+class SO2Linear(nn.Module):
+    """Linear maps in the edge frame, one per order m, each mixing all degrees that have it.
+
+    Inputs and outputs are lists over m: (e, copies, n_0, C) and (e, copies, 2, n_m, C) flattened after e, the axis of
+    two being +m and -m; copies is 2 where sender and receiver stand side by side; m = 0 has ``extra`` outputs more, in front.
+    """
+
+    def __init__(self, c: ESENConfig, *, copies: int, extra: int):
+        super().__init__()
+        self.copies, self.parity, self.epsilon = copies, c.parity, None
+        w, n0 = c.width, c.degrees[0]
+        self.zero = Linear(copies * n0 * w, n0 * w + extra, "hidden", c.m)
+        self.tied = nn.ParameterList()
+        for n in c.degrees[1:]:
+            fan_in = copies * n * w * (1 if c.parity else 2)
+            shape = (1 if c.parity else 2, n * w, copies, n * w)
+            self.tied.append(mark(nn.Parameter(torch.randn(shape) / math.sqrt(fan_in)), "hidden", c.m))
+
+    def untie(self, epsilon: float, m: float) -> None:
+        """Add the free complement of each tied block."""
+        self.epsilon = epsilon
+        std = [1.0 / math.sqrt(2 * w.shape[2] * w.shape[3]) for w in self.tied]
+        self.free = nn.ParameterList(mark(nn.Parameter(torch.randn(w.shape) * s), "hidden", m)
+                                     for w, s in zip(self.tied, std))
+
+    def block(self, k: int) -> Tensor:
+        """(2 n_m C_out, copies * 2 * n_m C_in) matrix of order m = k + 1."""
+        a, c = self.tied[k].unbind(0)
+        b, d = -c, a
+        if self.epsilon is not None:
+            p, q = self.free[k].unbind(0)
+            eps, norm = self.epsilon, 1.0 / math.sqrt(1.0 + self.epsilon**2)
+            a, b, c, d = (a + eps * p) * norm, (b + eps * q) * norm, (c + eps * q) * norm, (d - eps * p) * norm
+        return torch.cat([torch.stack([a, b], dim=2), torch.stack([c, d], dim=2)]).flatten(1)
+
+    def forward(self, parts: list[Tensor]) -> list[Tensor]:
+        out = [self.zero(parts[0])]
+        for k, x in enumerate(parts[1:]):
+            if self.parity:  # one matrix for +m and -m
+                e, weight = x.shape[0], self.tied[k][0].flatten(1)
+                x = x.view(e, self.copies, 2, weight.shape[1] // self.copies).transpose(1, 2)
+                y = nn.functional.linear(x.reshape(2 * e, weight.shape[1]), weight)
+                out.append(y.view(e, 2 * weight.shape[0]))
+            else:
+                out.append(nn.functional.linear(x, self.block(k)))
+        return out
+
+
+class Layer(nn.Module):
+    """One layer; see the module's docstring."""
+
+    def __init__(self, c: ESENConfig):
+        super().__init__()
+        w, m, lmax = c.width, c.m, c.lmax
+        self.lmax, self.width, self.degrees = lmax, w, c.degrees
+        self.norm1 = SphericalNorm(lmax, w, m)
+        self.radial = Linear(w, 2 * w * sum(c.degrees), "hidden", m)
+        self.conv1 = SO2Linear(c, copies=2, extra=lmax * w)
+        self.conv2 = SO2Linear(c, copies=1, extra=0)
+        self.norm2 = SphericalNorm(lmax, w, m)
+        self.gates = Linear(w, lmax * w, "hidden", m)
+        self.up = SO3Linear(w, w, lmax, "hidden", m)
+        self.down = SO3Linear(w, w, lmax, "hidden", m)
+        self.register_buffer("degree", self.up.degree[1:] - 1, persistent=False)  # gate of each l > 0 coefficient
+
+    def forward(self, x: Tensor, hidden: Tensor, edges: Edges) -> Tensor:
+        """x (n, S, C), hidden (e, C) of this layer's radial network -> x (n, S, C)."""
+        x = x + self.message(self.norm1(x), hidden, edges)
+        y = self.norm2(x)
+        gates = torch.sigmoid(nn.functional.silu(self.gates(y[:, 0]))).unflatten(1, (self.lmax, self.width))
+        y = self.up(y)
+        y = torch.cat([nn.functional.silu(y[:, :1]), y[:, 1:] * gates.index_select(1, self.degree)], dim=1)
+        return x + self.down(y)
+
+    def message(self, y: Tensor, hidden: Tensor, edges: Edges) -> Tensor:
+        """(n, S, C) -> (n, S, C): gather, turn, convolve, turn back, sum over neighbours."""
+        n, s, w = y.shape
+        z = torch.bmm(edges.turn, y.flatten(1).index_select(0, edges.both).unflatten(1, (s, w)))
+        z = z.view(len(edges.receiver), 2, z.shape[1], w)
+        parts, row = [], 0
+        for m, (count, rad) in enumerate(zip(self.degrees, self._filters(hidden))):
+            rows = count * (1 if m == 0 else 2)
+            block = z[:, :, row : row + rows].unflatten(2, (-1, count))  # (e, 2, 1 or 2, n_m, C)
+            parts.append((rad * block).flatten(1))
+            row += rows
+        parts = self.conv2(self._gate(self.conv1(parts)))
+        z = torch.bmm(edges.back, torch.cat(parts, dim=1).unflatten(1, (z.shape[2], w)))
+        return segment_sum(z.flatten(1), edges.receiver, n).view(n, s, w)
+
+    def _filters(self, hidden: Tensor) -> list[Tensor]:
+        """Radial factors (e, 2, 1, n_m, C) of each order."""
+        parts = self.radial(hidden).split([2 * n * self.width for n in self.degrees], dim=-1)
+        return [part.unflatten(1, (2, 1, n, self.width)) for part, n in zip(parts, self.degrees)]
+
+    def _gate(self, parts: list[Tensor]) -> list[Tensor]:
+        """SiLU for l = 0, sigmoid gates for l > 0, on the output of conv1 (its first lmax C columns are the gates)."""
+        w, first = self.width, parts[0]
+        gates = torch.sigmoid(first[:, : self.lmax * w])
+        scalars, rest = first[:, self.lmax * w : (self.lmax + 1) * w], first[:, (self.lmax + 1) * w :]
+        out = [torch.cat([nn.functional.silu(scalars), rest * gates], dim=1)]
+        for m, part in enumerate(parts[1:], start=1):
+            part = part.unflatten(1, (2, self.degrees[m] * w))
+            out.append((part * gates[:, (m - 1) * w :].unsqueeze(1)).flatten(1))
+        return out
+
+
+class ESEN(ForceField):
+    config: ESENConfig
+
+    def __init__(self, config: ESENConfig):
+        super().__init__(config)
+        c = config
+        w, m = c.width, c.m
+        self.embedding = Embedding(len(c.elements), w, m)
+        self.frames = EdgeFrames(c.lmax, c.mmax)
+        self.radial = RadialNetworks(c, c.depth + 1)
+        self.degree = Linear(w, c.degrees[0] * w, "hidden", m)
+        self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
+        self.norm = SphericalNorm(c.lmax, w, m)
+        self.energy = nn.Sequential(Linear(w, w, "hidden", m), nn.SiLU(), Linear(w, w, "hidden", m), nn.SiLU(),
+                                    Linear(w, 1, "output", m))
+        self.force = SO3Linear(w, 1, 1, "output", m) if c.reference_heads else Linear(w, 1, "output", m, bias=False)
+        if c.untied:  # last, so that the other weights of a seed are those of eSEN
+            for module in self.modules():
+                if isinstance(module, SO2Linear):
+                    module.untie(c.epsilon, m)
+
+    def turn(self, unit: Tensor) -> Tensor:
+        """Frames (e, S_m, S) of unit vectors (e, 3). Autograd records nothing unless ``unit`` asks for a gradient."""
+        return self.frames(unit, smooth=unit.requires_grad and not self.config.untied)
+
+    def edges(self, graph: GraphBatch, unit: Tensor, r: Tensor) -> Edges:
+        """Frames and indices of a batch, once per forward."""
+        d = self.turn(unit)
+        factor = envelope(r / self.config.cutoff) / math.sqrt(self.config.mean_degree)
+        back = d.transpose(1, 2) * factor[:, None, None]
+        turn = d.unsqueeze(1).expand(-1, 2, -1, -1).reshape(-1, *d.shape[1:])
+        return Edges(torch.stack([graph.sender, graph.receiver], dim=1).flatten(), graph.receiver, turn, back)
+
+    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
+        r = safe_norm(vec)
+        edges = self.edges(graph, vec / r.unsqueeze(-1), r)
+        hidden = self.radial(r, graph)
+        scalars = self.embedding(graph.species)
+        n, w = scalars.shape
+        start = self.degree(hidden[0]).unflatten(1, (self.config.degrees[0], w))  # m = 0 rows
+        first = torch.bmm(edges.back[:, :, : start.shape[1]], start)
+        x = segment_sum(first.flatten(1), graph.receiver, n).unflatten(1, (first.shape[1], w))
+        x = torch.cat([x[:, :1] + scalars.unsqueeze(1), x[:, 1:]], dim=1)
+        for layer, h in zip(self.layers, hidden[1:]):
+            x = layer(x, h, edges)
+        x = self.norm(x)
+        if self.config.reference_heads:
+            return self.energy(x[:, 0]).squeeze(-1), self.force(x[:, :4])[:, 1:].squeeze(-1)
+        return self.energy(x[:, 0]).squeeze(-1), self.force(x[:, 1:4]).squeeze(-1)
+
+
+def flops(c: ESENConfig) -> Flops:
+    """Forward FLOPs as run: frames once, then per layer radial network, conv1, conv2 and both rotations (dense S_m x S,
+    as batched products); per atom feed-forward and heads. The 4 (K + 1) Z C^2 of the element tables, once per batch
+    whatever its size, are left out."""
+    w, n = c.width, c.degrees
+    n0, s, sm = n[0], (c.lmax + 1) ** 2, n_coefficients(c.lmax, c.mmax)
+    frames = (c.lmax + 1) * (2 * c.lmax + 1) * sm * s
+    radial = (c.radial + 2 * len(c.elements)) * w + w * w
+    orders = sum(k * k for k in n[1:]) * (0.5 if c.parity else 1.0)
+    conv = (2 * n0 * (n0 + c.lmax) + 8 * orders + n0 * n0 + 4 * orders) * w * w
+    layer = radial + 2 * sum(n) * w * w + conv + 3 * sm * s * w
+    degree = radial + n0 * w * w + s * n0 * w
+    atom = c.lmax * w * w + 2 * s * w * w
+    heads = 2 * w * w + w + (4 * w if c.reference_heads else 3 * w)
+    return Flops(per_edge=2.0 * (frames + degree + c.depth * layer), per_atom=2.0 * (c.depth * atom + heads))
+
+
+def symmetry_of(c: ESENConfig) -> Literal["E(3)", "SE(3)", "none"]:
+    """The group for which this configuration is exactly equivariant."""
+    if c.untied and c.epsilon > 0:
+        return "none"
+    return "E(3)" if c.parity else "SE(3)"
+
+
+ARCHITECTURE = Architecture(name="esen", title="eSEN", config=ESENConfig, model=ESEN, flops=flops, symmetry="SE(3)",
+                            base_width=52, symmetry_of=symmetry_of)

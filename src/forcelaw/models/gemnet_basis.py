@@ -1,0 +1,136 @@
+"""Bases of GemNet: real spherical harmonics, their rotation into the frame of an edge, and normalised radial functions.
+
+Sums over triplets and quadruplets factorise, exactly, into sums over edges (Y: harmonics with mean square 1 on the sphere):
+
+    sqrt(2l+1) P_l(cos cab) = sum_m Y_lm(ca) Y_lm(ba) / sqrt(2l+1)                            addition theorem
+    Y_pj(ca in the frame of ba) . Y_lj(db in the frame of ba)  ~  P_p^j P_l^j cos(j dihedral)    j = 0 .. min(l, p)
+
+so that sum_b needs one moment sum_b Y_lm(ba) x_ba per atom, and sum_{b,d} needs one moment per atom b, rotated into the
+frame of each short edge ba, weighted, and rotated back. The cost is linear in the number of edges. The roll of the frame
+about its edge is arbitrary: it cancels, because cosine and sine parts of order j always enter as a scalar product.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NEAREST = 0.9  # Angstrom: no atoms are closer than this where basis functions are normalised
+
+
+def degrees(count: int) -> np.ndarray:
+    """(count^2,) the degree l of each harmonic; the order inside is m = -l .. l."""
+    return np.repeat(np.arange(count), 2 * np.arange(count) + 1)
+
+
+def harmonics(unit: Tensor, count: int) -> Tensor:
+    """Real spherical harmonics of unit vectors (..., 3), degrees below ``count``: (..., count^2).
+
+    Polynomials of x, y, z (smooth everywhere, the poles included), normalised to mean square 1 over the sphere:
+    sum_m Y_lm(a) Y_lm(b) = (2l+1) P_l(a.b). Order m < 0 goes with sin(|m| phi), m > 0 with cos(m phi), no sign (-1)^m.
+    """
+    x, y, z = unit.unbind(-1)
+    cosine, sine = [torch.ones_like(x)], [torch.zeros_like(x)]  # Re, Im of (x + i y)^m
+    for m in range(1, count):
+        cosine.append(x * cosine[m - 1] - y * sine[m - 1])
+        sine.append(x * sine[m - 1] + y * cosine[m - 1])
+    columns: list[Tensor | None] = [None] * (count * count)
+    for m in range(count):
+        previous, current = None, torch.full_like(x, float(math.prod(range(2 * m - 1, 0, -2))))
+        for l in range(m, count):
+            if l > m:
+                following = (2 * l - 1) * z * current
+                if previous is not None:
+                    following = following - (l + m - 1) * previous
+                previous, current = current, following / (l - m)
+            norm = math.sqrt((2 * l + 1) * (1 if m == 0 else 2) * math.factorial(l - m) / math.factorial(l + m))
+            columns[l * l + l + m] = norm * current * cosine[m]
+            if m:
+                columns[l * l + l - m] = norm * current * sine[m]
+    return torch.stack(columns, dim=-1)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=16)
+def rotation_points(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points (p, 3) on the sphere and the matrix (p, count^2) that fits harmonics of degrees below ``count`` to them.
+
+    Gauss-Legendre in z times equal angles: the fit is a quadrature, exact for products of two such harmonics.
+    """
+    z, weight = np.polynomial.legendre.leggauss(count)
+    phi = 2 * np.pi * np.arange(2 * count - 1) / (2 * count - 1)
+    z, phi = (a.ravel() for a in np.meshgrid(z, phi, indexing="ij"))
+    s = np.sqrt(1 - z * z)
+    points = np.stack([s * np.cos(phi), s * np.sin(phi), z], axis=1)
+    values = harmonics(torch.from_numpy(points), count).numpy()
+    return points, values * (np.repeat(weight, 2 * count - 1) / 2 / (2 * count - 1))[:, None]
+
+
+def frames(unit: Tensor) -> Tensor:
+    """(q, 3) unit vectors -> (q, 3, 3) right-handed frames whose third row is the vector (Duff et al., JCGT 2017).
+
+    Differentiable; the frame turns suddenly at z = 0, which no invariant notices.
+    """
+    x, y, z = unit.unbind(-1)
+    sign = torch.where(z >= 0, 1.0, -1.0).to(unit.dtype)
+    a = -1.0 / (sign + z)
+    b = x * y * a
+    first = torch.stack([1.0 + sign * x * x * a, sign * b, -sign * x], dim=-1)
+    second = torch.stack([b, sign + y * y * a, -y], dim=-1)
+    return torch.stack([first, second, unit], dim=-2)
+
+
+def rotations(unit: Tensor, points: Tensor, fit: Tensor, count: int) -> Tensor:
+    """(q, s, s) with s = count^2: Y(F v) = D Y(v), where F is the frame of each unit vector (q, 3)."""
+    local = torch.einsum("qij,pj->qpi", frames(unit), points)
+    return torch.einsum("qpm,pn->qmn", harmonics(local, count), fit)
+
+
+@lru_cache(maxsize=16)
+def quad_layout(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """How matrix elements of D are arranged for the quadruplet sums; s = count^2, w = 2 count - 1, P = sum (p+1)(2p+1).
+
+    enter, enter_mask (count * w * s,): rows (l, j), columns m: the element D[lj, m], zero where |j| > l or degrees differ.
+    leave, leave_mask (P * w,): rows (p, |j|, m), columns j: the element D[pj, m], zero unless j = +-|j|; divided by
+    sqrt 2 for j != 0, so that each product basis function has mean square 1.
+    pair (P,): index into (p, |j|) pairs with |j| <= p, ascending; harmonic (P,): index of (p, m).
+    """
+    side = count * count
+    l_of = degrees(count)
+    enter, enter_mask = [], []
+    for l in range(count):
+        for j in range(-(count - 1), count):
+            for column in range(side):
+                ok = abs(j) <= l and l_of[column] == l
+                enter.append((l * l + l + j) * side + column if ok else 0)
+                enter_mask.append(float(ok))
+    leave, leave_mask, pair, harmonic = [], [], [], []
+    pairs = [(p, j) for p in range(count) for j in range(p + 1)]
+    for number, (p, order) in enumerate(pairs):
+        for m in range(-p, p + 1):
+            pair.append(number)
+            harmonic.append(p * p + p + m)
+            for j in range(-(count - 1), count):
+                ok = abs(j) == order
+                leave.append((p * p + p + j) * side + p * p + p + m if ok else 0)
+                leave_mask.append((1.0 if order == 0 else math.sqrt(0.5)) if ok else 0.0)
+    return tuple(np.array(a) for a in (enter, enter_mask, leave, leave_mask, pair, harmonic))  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=64)
+def radial_norm(count: int, cutoff: float) -> float:
+    """The factor that gives Gaussian basis times envelope a mean square of 1 over edges and functions.
+
+    Edges count equally per dr between NEAREST and the cutoff (Angstrom), which is what finite molecules have (measured: mean
+    squared envelope 0.47 at 6 Angstrom, 0.45 by this rule). The rule depends on the basis alone, never on data or width.
+    """
+    r = np.linspace(NEAREST, cutoff, 2001)
+    x = r / cutoff
+    u = 1 - 21 * x**5 + 35 * x**6 - 15 * x**7
+    centres = np.linspace(0.0, cutoff, count)
+    spacing = cutoff / (count - 1)
+    g = np.exp(-0.5 * ((r[:, None] - centres) / spacing) ** 2) * u[:, None]
+    return float(1.0 / math.sqrt((g * g).mean()))

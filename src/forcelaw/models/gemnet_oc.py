@@ -1,0 +1,438 @@
+"""GemNet-OC (Gasteiger et al., arXiv 2204.02782): distances, angles and dihedrals between edges; invariant features, E(3).
+
+State h (n, A) on atoms and m (e, E) on directed edges c -> a. Every Dense is a matrix without bias, then SiLU / 0.6; sums
+of J terms are divided by sqrt J; Res(x) = (x + Dense(Dense(x))) / sqrt 2. One block:
+
+    x = Dense(m) + e2e(m) + quad(m) + a2e(h)             over sqrt 4      (edges: 3-, 4- and 3-body messages)
+    h = h + e2a(m) + a2a(h)                              over sqrt 3
+    m = Res^2((m + Res^2(x)) / sqrt 2);  h = Res^2(h);  h = (h + AtomUpdate(m)) / sqrt 2;  m = (m + Res(Dense[h, h, m])) / sqrt 2
+
+    e2e   x_ca = up( sum_f W_f sum_b  R_f,l(r_ca) P_l(cos cab) down(Dense(m_ba) * V rbf(r_ba)) ), and to the reverse edge
+    quad  x_ca = up( sum_f W_f sum_{b,d} R_f,pj(r_ca) Q_pj,l(c, a, b, d) S_l(r_ba) down(Dense(m_db) * V rbf(r_db)) )
+
+K + 1 output blocks read (h, m); their sum goes through an MLP to site energies and to F_ca; f_a = sum_c F_ca r_hat_ca.
+
+What differs from the published model, and why:
+- the sums over triplets and quadruplets are factorised (gemnet_basis.py): exact, linear in edges, nothing is listed;
+- Q uses products of associated Legendre functions with cos(j dihedral), |j| <= min(l, p), instead of Legendre functions
+  of both angles and of cos(dihedral), which jump where three atoms are in line. So the quadruplet basis has S (S + 1) / 2
+  columns per radial function, not S^2 (S: ``spherical``);
+- quadruplets go through all short edges (r < ``quad_cutoff``, enveloped), not the nearest 8: no neighbour cap, hence smooth
+  and symmetric under permutation; quadruplets with d = c are kept;
+- scale factors are closed formulas of degree and basis (``Scales``), not fitted to data, so they cannot move with width;
+- matrices that act on h_c, h_a are applied on atoms before they are gathered (exact algebra, fewer operations).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..graph import GraphBatch, segment_sum
+from .base import Architecture, Flops, ForceField, ModelConfig
+from .basis import GaussianBasis, envelope, safe_norm
+from .gemnet_basis import degrees, harmonics, quad_layout, radial_norm, rotation_points, rotations
+from .gemnet_index import EdgeIndex, build_index
+from .mup import Embedding, Linear
+
+HALF = math.sqrt(0.5)
+
+
+class GemNetOCConfig(ModelConfig):
+    """width is A, the atom embedding. The defaults of the basis sizes are those of the ladder; see :func:`published`."""
+
+    architecture: Literal["gemnet_oc"] = "gemnet_oc"
+    base_width: int = 80
+    radial: int = Field(16, ge=2, description="radial basis functions")
+    spherical: int = Field(4, ge=1, le=10, description="degrees of angular functions, S: l = 0 .. S - 1")
+    rbf: int = Field(8, ge=1, description="radial functions after the shared projection")
+    cbf: int = Field(8, ge=1, description="circular functions (one angle) after the shared projection")
+    sbf: int = Field(8, ge=1, description="spherical functions (angle and dihedral) after the shared projection")
+    quad_cutoff: float = Field(3.5, gt=0, description="Angstrom; middle edges of quadruplets are shorter")
+    quad_degree: float = Field(10.0, gt=0, description="mean number of neighbours within quad_cutoff")
+    edge_ratio: int = Field(2, ge=1, description="E / A")
+    triplet_divisor: int = Field(4, ge=1, description="A / width of triplet messages")
+    quad_divisor: int = Field(8, ge=1, description="A / width of quadruplet messages")
+    before_skip: int = Field(2, ge=0, description="residual layers of a block on edges, before its skip connection")
+    after_skip: int = Field(2, ge=0)
+    concat: int = Field(1, ge=0, description="residual layers after joining atoms and edges")
+    atom_layers: int = Field(2, ge=0, description="residual layers on atoms in a block")
+    update_layers: int = Field(3, ge=0, description="residual layers of an atom update and of the force branch")
+    after_atom: int = Field(3, ge=1, description="residual layers of an output block after adding h")
+    final_layers: int = Field(2, ge=0, description="residual layers of the last MLPs")
+
+    @property
+    def edge(self) -> int:
+        """E."""
+        return self.edge_ratio * self.width
+
+    @property
+    def trip(self) -> int:
+        """Width of triplet and pair messages; at least 4, which only matters below width 16."""
+        return max(4, round(self.width / self.triplet_divisor))
+
+    @property
+    def quad(self) -> int:
+        """Width of quadruplet messages; at least 4, which only matters below width 32."""
+        return max(4, round(self.width / self.quad_divisor))
+
+
+def published(elements: tuple[int, ...] = tuple(range(1, 84)), **options: object) -> GemNetOCConfig:
+    """The configuration of the paper's GemNet-OC (OC20: 83 elements, 12 Angstrom)."""
+    sizes = {"width": 256, "depth": 4, "radial": 128, "spherical": 7, "rbf": 16, "cbf": 16, "sbf": 32, "cutoff": 12.0,
+             "base_width": 256}
+    return GemNetOCConfig(elements=elements, **{**sizes, **options})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Factors that keep the variance of messages near one at the start; functions of degree and basis only.
+
+    A sum of k terms, each the product of an activation x (mean 0.34, mean square 1) and functions of the geometry with
+    mean square 1, has variance k for the independent parts; the part of the mean adds up coherently where the function
+    has a mean itself (l = 0). Weights before the sum are random, so functions of r alone are partly coherent, too: COHERENT
+    is the share that does so, measured once on organic molecules, and kept for all widths.
+    """
+
+    trip: float
+    e2a: float
+    a2a: float
+    quad: float
+    update: float
+
+    COHERENT = 0.12
+
+    @classmethod
+    def of(cls, c: GemNetOCConfig) -> Scales:
+        k, q, s = c.mean_degree, c.quad_degree, c.spherical
+        together = k * (1.0 + cls.COHERENT * k)  # sum over neighbours of a function of r with the mean of x
+        products = sum((s - j) ** 2 for j in range(s))
+        return cls(trip=1 / math.sqrt(s * k + cls.COHERENT * k * k),
+                   e2a=1 / math.sqrt(together * (s - 1 + together)),
+                   a2a=1 / math.sqrt(together),
+                   quad=1 / math.sqrt(products * k * q),
+                   update=1 / math.sqrt(together))
+
+
+def act(x: Tensor) -> Tensor:
+    """SiLU / 0.6: about unit variance from unit variance."""
+    return nn.functional.silu(x) * (1 / 0.6)
+
+
+class Dense(nn.Module):
+    """(..., fan_in) -> (..., fan_out): a hidden matrix without bias, then :func:`act`."""
+
+    def __init__(self, fan_in: int, fan_out: int, m: float):
+        super().__init__()
+        self.linear = Linear(fan_in, fan_out, "hidden", m, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return act(self.linear(x))
+
+
+class Residual(nn.Module):
+    """(x + Dense(Dense(x))) / sqrt 2."""
+
+    def __init__(self, width: int, m: float):
+        super().__init__()
+        self.first = Dense(width, width, m)
+        self.second = Dense(width, width, m)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.second(self.first(x))) * HALF
+
+
+def residuals(count: int, width: int, m: float) -> nn.Sequential:
+    return nn.Sequential(*(Residual(width, m) for _ in range(count)))
+
+
+def matrix(fan_in: int, fan_out: int, c: GemNetOCConfig) -> Linear:
+    """A hidden matrix without bias or activation."""
+    return Linear(fan_in, fan_out, "hidden", c.m, bias=False)
+
+
+def basis_matrix(fan_in: int, fan_out: int, c: GemNetOCConfig) -> Linear:
+    """A matrix from a fixed number of basis functions."""
+    return Linear(fan_in, fan_out, "input", c.m, bias=False)
+
+
+@dataclass
+class Bases:
+    """Geometry of one batch, projected by the weights that all blocks share. n atoms, K row width, s = S^2, w = 2S - 1,
+    P = sum (p+1)(2p+1), f = cbf, q short edges. All of it is computed once per forward."""
+
+    radial: Tensor  # (e, radial)
+    rbf: tuple[Tensor, ...]  # e2e, quad, a2e, e2a, update, out: each (e, rbf)
+    a2a: Tensor  # (n, rbf, K)
+    moments: Tensor  # (n, s, K) harmonics of the edges into each atom
+    e2e: Tensor  # (n, K f, s)
+    e2e_self: Tensor  # (e, f) weight of the edge on itself, to be left out
+    a2e: Tensor
+    a2e_self: Tensor
+    e2a: Tensor  # (n, f, s)
+    e2a_self: Tensor  # (n, f, K)
+    reverse: Tensor  # (q, s) harmonics of the reverse of each short edge
+    enter: Tensor  # (q, S w, s) rotation into the frame of the short edge
+    leave: Tensor  # (q, P, w) rotation back, per (degree p, order j)
+    cbf: Tensor  # (q, S, f)
+    quad: Tensor  # (n, K sbf, P)
+    quad_self: Tensor  # (q, sbf)
+
+
+class SharedBases(nn.Module):
+    """Radial and angular bases with the down-projections that all blocks share."""
+
+    def __init__(self, c: GemNetOCConfig):
+        super().__init__()
+        self.c = c
+        s = c.spherical
+        self.main = GaussianBasis(c.radial, c.cutoff)
+        self.near = GaussianBasis(c.radial, c.quad_cutoff)
+        self.main_norm, self.near_norm = radial_norm(c.radial, c.cutoff), radial_norm(c.radial, c.quad_cutoff)
+        self.rbf = basis_matrix(c.radial, 7 * c.rbf, c)  # e2e, quad, a2e, e2a, update, out, a2a
+        self.cbf = basis_matrix(c.radial, 3 * c.cbf * s, c)  # e2e, a2e, e2a
+        self.cbf_quad = basis_matrix(c.radial, s * c.cbf, c)  # short edges
+        self.sbf = basis_matrix(c.radial, c.sbf * (s * (s + 1) // 2), c)
+        points, fit = rotation_points(s)
+        enter, enter_mask, leave, leave_mask, pair, harmonic = quad_layout(s)
+        # float64 whatever the default: D is a rotation only to the precision of these
+        for name, value in {"points": points, "fit": fit, "enter_mask": enter_mask, "leave_mask": leave_mask,
+                            "degree": degrees(s), "enter_index": enter, "leave_index": leave, "pair": pair,
+                            "harmonic": harmonic, "central": np.array([p * (p + 1) // 2 for p in range(s)]),
+                            "root": np.sqrt(2.0 * np.arange(s) + 1)}.items():
+            self.register_buffer(name, torch.as_tensor(value), persistent=False)
+
+    def forward(self, vec: Tensor, index: EdgeIndex) -> Bases:
+        """vec (e, 3) in Angstrom, in the order of the index."""
+        c, e = self.c, vec.shape[0]
+        r = safe_norm(vec)
+        y = harmonics(vec / r.unsqueeze(-1), c.spherical)
+        g = self.main(r) * (envelope(r / c.cutoff) * self.main_norm).unsqueeze(-1)
+        *rbf, a2a = self.rbf(g).split(c.rbf, dim=-1)
+        norm = torch.rsqrt(2.0 * self.degree + 1.0).to(y.dtype)
+        circular = self.cbf(g).view(e, 3, c.cbf, c.spherical).index_select(-1, self.degree) * (y * norm).view(e, 1, 1, -1)
+        own = (circular * y.view(e, 1, 1, -1)).sum(-1)  # (e, 3, f)
+        short = index.short
+        sbf = self.sbf(g).view(e, c.sbf, -1)
+        spherical = sbf.index_select(-1, self.pair) * y.index_select(-1, self.harmonic).unsqueeze(1)
+        pole = sbf.index_select(0, short).index_select(-1, self.central)
+        widths = [y.shape[1], c.rbf, c.cbf * y.shape[1], c.cbf * y.shape[1], c.cbf, c.sbf * len(self.pair)]
+        rows = index.rows(torch.cat([y, a2a, circular[:, 0].flatten(1), circular[:, 1].flatten(1), own[:, 2],
+                                     spherical.flatten(1)], dim=-1)).split(widths, dim=-1)
+        n, s = index.atoms, y.shape[1]
+        enter, leave, reverse, cbf = self.quad_frames(vec.index_select(0, short), r.index_select(0, short))
+        return Bases(
+            rbf=tuple(rbf), radial=g, moments=rows[0].transpose(1, 2), a2a=rows[1].transpose(1, 2),
+            e2e=rows[2].reshape(n, -1, s), e2e_self=own[:, 0], a2e=rows[3].reshape(n, -1, s), a2e_self=own[:, 1],
+            e2a=segment_sum(circular[:, 2], index.receiver, n), e2a_self=rows[4].transpose(1, 2),
+            quad=rows[5].reshape(n, -1, len(self.pair)), quad_self=(pole * self.root.to(pole)).sum(-1),
+            enter=enter, leave=leave, reverse=reverse, cbf=cbf)
+
+    def quad_frames(self, vec: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """enter, leave, reverse and cbf of :class:`Bases` from short edges: vec (q, 3), r (q,) in Angstrom."""
+        c, q = self.c, vec.shape[0]
+        s, w = c.spherical * c.spherical, 2 * c.spherical - 1
+        unit = vec / r.unsqueeze(-1)
+        d = rotations(unit, self.points.to(vec.dtype), self.fit.to(vec.dtype), c.spherical).flatten(1)
+        enter = (d.index_select(1, self.enter_index) * self.enter_mask.to(vec.dtype)).view(q, c.spherical * w, s)
+        leave = (d.index_select(1, self.leave_index) * self.leave_mask.to(vec.dtype)).view(q, -1, w)
+        near = self.near(r) * (envelope(r / c.quad_cutoff) * self.near_norm).unsqueeze(-1)
+        return enter, leave, harmonics(-unit, c.spherical), self.cbf_quad(near).view(q, c.spherical, c.cbf)
+
+
+class Interaction(nn.Module):
+    """The messages of one block: (n, A), (e, E) -> additions to edges (e, E) and atoms (n, A), before their merger."""
+
+    def __init__(self, c: GemNetOCConfig):
+        super().__init__()
+        self.c, self.scale = c, Scales.of(c)
+        a, e, t, q = c.width, c.edge, c.trip, c.quad
+        self.from_edges = Dense(e, 4 * e, c.m)  # skip, e2e, quad, e2a: four matrices E x E side by side
+        self.from_atoms = Dense(a, a, c.m)
+        self.rbf_e2e = basis_matrix(c.rbf, e, c)
+        self.rbf_quad = basis_matrix(c.rbf, e, c)
+        self.rbf_e2a = basis_matrix(c.rbf, e, c)
+        self.rbf_a2e = basis_matrix(c.rbf, a, c)
+        self.cbf_quad = basis_matrix(c.cbf, q, c)
+        self.down_e2e = Dense(e, t, c.m)
+        self.down_quad = Dense(e, q, c.m)
+        self.down_e2a = Dense(e, t, c.m)
+        self.down_a2e = Dense(a, t, c.m)
+        self.down_a2a = Dense(a, t, c.m)
+        self.bilinear_e2e = matrix(c.cbf * t, t, c)
+        self.bilinear_quad = matrix(c.sbf * q, q, c)
+        self.bilinear_a2e = matrix(c.cbf * t, t, c)
+        self.bilinear_e2a = matrix(c.cbf * t, t, c)
+        self.bilinear_a2a = matrix(c.rbf * t, t, c)
+        self.up_e2e = Dense(t, 2 * e, c.m)  # to c -> a and to a -> c
+        self.up_quad = Dense(q, 2 * e, c.m)
+        self.up_a2e = Dense(t, 2 * e, c.m)
+        self.up_e2a = Dense(t, a, c.m)
+        self.up_a2a = Dense(t, a, c.m)
+
+    def forward(self, h: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
+        c, scale, n = self.c, self.scale, h.shape[0]
+        t, q = c.trip, c.quad
+        skip, e2e, quad, e2a = self.from_edges(m).chunk(4, dim=-1)
+        e2e = self.down_e2e(e2e * self.rbf_e2e(b.rbf[0]))
+        quad = self.down_quad(quad * self.rbf_quad(b.rbf[1]))
+        a2e = self.down_a2e(self.from_atoms(h).index_select(0, index.sender) * self.rbf_a2e(b.rbf[2]))
+        e2a = self.down_e2a(e2a * self.rbf_e2a(b.rbf[3]))
+        a2a = self.down_a2a(h).index_select(0, index.sender)
+        rows = index.rows(torch.cat([e2e, a2e, e2a, quad, a2a], dim=-1))
+        moments = torch.bmm(b.moments, rows[..., : 3 * t + q])  # (n, s, 3t + q)
+        x_e2e = self.bilinear_e2e(self.triplets(b.e2e, b.e2e_self, moments[..., :t], e2e, index)) * scale.trip
+        x_a2e = self.bilinear_a2e(self.triplets(b.a2e, b.a2e_self, moments[..., t : 2 * t], a2e, index)) * scale.trip
+        x_quad = self.bilinear_quad(self.quadruplets(moments[..., 3 * t :], quad, b, index)) * scale.quad
+        both = self.up_e2e(x_e2e) + self.up_quad(x_quad) + self.up_a2e(x_a2e)
+        ca, ac = both.chunk(2, dim=-1)
+        edges = skip + (ca + ac.index_select(0, index.swap)) * HALF
+        h_e2a = torch.bmm(b.e2a, moments[..., 2 * t : 3 * t]) - torch.bmm(b.e2a_self, rows[..., 2 * t : 3 * t])
+        h_a2a = torch.bmm(b.a2a, rows[..., 3 * t + q :])
+        atoms = self.up_e2a(self.bilinear_e2a(h_e2a.reshape(n, -1)) * scale.e2a)
+        return edges, atoms + self.up_a2a(self.bilinear_a2a(h_a2a.reshape(n, -1)) * scale.a2a)
+
+    @staticmethod
+    def triplets(basis: Tensor, own: Tensor, moments: Tensor, x: Tensor, index: EdgeIndex) -> Tensor:
+        """sum over b != c of R P_l(cos cab) x_ba: basis (n, K f, s), own (e, f), moments (n, s, t), x (e, t) -> (e, f t)."""
+        total = index.edges(torch.bmm(basis, moments).view(index.atoms, index.width, -1))
+        return total - (own.unsqueeze(-1) * x.unsqueeze(1)).flatten(1)
+
+    def quadruplets(self, moments: Tensor, x: Tensor, b: Bases, index: EdgeIndex) -> Tensor:
+        """Sum over b and d: moments (n, s, q) of the edges into each atom, x (e, q) -> (e, sbf q)."""
+        c, short = self.c, index.short
+        w = 2 * c.spherical - 1
+        # at b: all d, less the edge that comes back from a; then turned into the frame of b -> a
+        incoming = moments.index_select(0, index.sender.index_select(0, short))
+        back = x.index_select(0, index.swap.index_select(0, short))
+        turned = torch.bmm(b.enter, incoming - b.reverse.unsqueeze(-1) * back.unsqueeze(1))
+        turned = turned.view(len(short), c.spherical, w, c.quad) * self.cbf_quad(b.cbf).unsqueeze(2)
+        message = turned.sum(1)  # (short edges, w, q)
+        # at a: turned back and summed over b, then read along each edge c -> a, less b = c
+        total = segment_sum(torch.bmm(b.leave, message), index.receiver.index_select(0, short), index.atoms)
+        out = index.edges(torch.bmm(b.quad, total).view(index.atoms, index.width, -1))
+        own = b.quad_self.unsqueeze(-1) * message[:, w // 2].unsqueeze(1)
+        return out.index_add(0, short, -own.flatten(1))
+
+
+class AtomUpdate(nn.Module):
+    """(e, E) -> (n, A): Res^j(Dense(scale sum_c m_ca * V rbf)); without the Dense where A = E, as in the reference."""
+
+    def __init__(self, c: GemNetOCConfig):
+        super().__init__()
+        self.scale = Scales.of(c).update
+        self.rbf = basis_matrix(c.rbf, c.edge, c)
+        self.dense = Dense(c.edge, c.width, c.m) if c.edge != c.width else nn.Identity()
+        self.layers = residuals(c.update_layers, c.width, c.m)
+
+    def forward(self, m: Tensor, rbf: Tensor, index: EdgeIndex) -> Tensor:
+        total = segment_sum(m * self.rbf(rbf), index.receiver, index.atoms) * self.scale
+        return self.layers(self.dense(total))
+
+
+class Join(nn.Module):
+    """Dense[h_c, h_a, x] on edges, with the atoms' part applied before gathering; x has ``fan_in`` columns.
+
+    kind: of the matrix on x: "input" for basis functions, "hidden" for edge embeddings.
+    """
+
+    def __init__(self, fan_in: int, kind: Literal["input", "hidden"], c: GemNetOCConfig):
+        super().__init__()
+        # variance: a quarter from h_c, a quarter from h_a, half from x, as with one matrix on [h_c, h_a, m] and E = 2A;
+        # one matrix on [h_c, h_a, basis] would let the share of the basis fall with width
+        self.atoms = Linear(c.width, 2 * c.edge, "hidden", c.m, bias=False, gain=0.5)
+        self.other = Linear(fan_in, c.edge, kind, c.m, bias=False, gain=math.sqrt(0.5))
+
+    def forward(self, h: Tensor, x: Tensor, index: EdgeIndex) -> Tensor:
+        sender, receiver = self.atoms(h).chunk(2, dim=-1)
+        return act(sender.index_select(0, index.sender) + receiver.index_select(0, index.receiver) + self.other(x))
+
+
+class Block(nn.Module):
+    """One block; see the module's docstring."""
+
+    def __init__(self, c: GemNetOCConfig):
+        super().__init__()
+        self.interaction = Interaction(c)
+        self.before = residuals(c.before_skip, c.edge, c.m)
+        self.after = residuals(c.after_skip, c.edge, c.m)
+        self.atoms = residuals(c.atom_layers, c.width, c.m)
+        self.update = AtomUpdate(c)
+        self.join = Join(c.edge, "hidden", c)
+        self.joined = residuals(c.concat, c.edge, c.m)
+
+    def forward(self, h: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
+        edges, atoms = self.interaction(h, m, b, index)
+        h = self.atoms((h + atoms) * (1 / math.sqrt(3.0)))
+        m = self.after((m + self.before(edges * 0.5)) * HALF)
+        h = (h + self.update(m, b.rbf[4], index)) * HALF
+        return h, (m + self.joined(self.join(h, m, index))) * HALF
+
+
+class Output(nn.Module):
+    """(h, m) -> contributions to the first layer of the last MLPs: atoms (n, A), edges (e, E) (direct forces only)."""
+
+    def __init__(self, c: GemNetOCConfig):
+        super().__init__()
+        share = 1.0 / math.sqrt(c.depth + 1)
+        self.update = AtomUpdate(c)
+        self.after = residuals(c.after_atom, c.width, c.m)
+        self.to_energy = Linear(c.width, c.width, "hidden", c.m, bias=False, gain=share)
+        self.direct = c.forces == "direct"
+        if self.direct:
+            self.force = residuals(c.update_layers, c.edge, c.m)
+            self.rbf = basis_matrix(c.rbf, c.edge, c)
+            self.to_force = Linear(c.edge, c.edge, "hidden", c.m, bias=False, gain=share)
+
+    def forward(self, h: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor | float]:
+        x = self.after((h + self.update(m, b.rbf[5], index)) * HALF)
+        pair = self.to_force(self.force(m) * self.rbf(b.rbf[5])) if self.direct else 0.0
+        return self.to_energy(x), pair
+
+
+class GemNetOC(ForceField):
+    """See the module's docstring. With conservative forces the force branch is left out, as in the reference."""
+
+    config: GemNetOCConfig
+
+    def __init__(self, config: GemNetOCConfig):
+        super().__init__(config)
+        c = config
+        self.embedding = Embedding(len(c.elements), c.width, c.m)
+        self.bases = SharedBases(c)
+        self.join = Join(c.radial, "input", c)
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
+        self.outputs = nn.ModuleList(Output(c) for _ in range(c.depth + 1))
+        self.energy_layers = residuals(c.final_layers, c.width, c.m)
+        self.energy = Linear(c.width, 1, "output", c.m, bias=False)
+        if c.forces == "direct":
+            self.force_layers = residuals(c.final_layers, c.edge, c.m)
+            self.force = Linear(c.edge, 1, "output", c.m, bias=False)
+
+    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
+        index = build_index(graph, vec, self.config.quad_cutoff)
+        vec = vec.index_select(0, index.order)
+        b = self.bases(vec, index)
+        h = self.embedding(graph.species)
+        m = self.join(h, b.radial, index)
+        site, pair = self.outputs[0](h, m, b, index)
+        for block, output in zip(self.blocks, self.outputs[1:]):
+            h, m = block(h, m, b, index)
+            more_site, more_pair = output(h, m, b, index)
+            site, pair = site + more_site, pair + more_pair
+        energies = self.energy(self.energy_layers(act(site))).squeeze(-1)
+        if self.config.forces != "direct":
+            return energies, torch.zeros_like(graph.pos)
+        strength = self.force(self.force_layers(act(pair)))
+        unit = vec / safe_norm(vec).unsqueeze(-1)
+        return energies, segment_sum(strength * unit, index.receiver, index.atoms)
+
+
+ARCHITECTURE = Architecture(name="gemnet_oc", title="GemNet-OC", config=GemNetOCConfig, model=GemNetOC, flops=lambda c: Flops(0.0, 0.0),
+                            symmetry="E(3)", base_width=80, step=4, smallest_width=4)

@@ -1,0 +1,147 @@
+"""Panels as plotly figures (plain JSON objects; plotly.js draws them in the page)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from .spec import Figure, Panel, Series, pretty
+
+
+def _number(value: float | None) -> float | None:
+    """Five digits are more than a screen shows, and keep the page small."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.5g}")
+
+
+def _numbers(values: Sequence[float | None]) -> list[float | None]:
+    return [_number(value) for value in values]
+
+
+def draw(figure: Figure) -> list[dict[str, Any]]:
+    """One {data, layout} object for each panel."""
+    return [{"data": [_trace(s, panel) for s in panel.series], "layout": _layout(panel)} for panel in figure.panels]
+
+
+def _band(series: Series) -> dict[str, Any]:
+    """The area between low and high, as one closed outline."""
+    x, low, high = _numbers(series.x), _numbers(series.low or []), _numbers(series.high or [])
+    return {
+        "type": "scatter",
+        "x": x + x[::-1],
+        "y": high + low[::-1],
+        "mode": "lines",
+        "fill": "toself",
+        "fillcolor": series.colour,
+        "line": {"width": 0, "color": series.colour},
+        "opacity": round(series.opacity, 2),
+        "name": series.name,
+        "meta": series.group,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _trace(series: Series, panel: Panel) -> dict[str, Any]:
+    if series.kind == "band":
+        return _band(series)
+    x, y = _numbers(series.x), _numbers(series.y)
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "x": x,
+        "y": y,
+        "name": series.name,
+        "meta": series.group,
+        "opacity": round(series.opacity, 2),
+        "mode": {"line": "lines", "points": "markers", "both": "lines+markers"}[series.kind],
+        "showlegend": False,
+    }
+    if series.kind != "points":
+        trace["line"] = {"color": series.colour, "width": series.width, "dash": series.dash}
+    if series.kind in ("points", "both"):
+        symbol = series.symbol if not series.hollow or series.symbol.endswith("-open") else f"{series.symbol}-open"
+        thin = symbol.startswith("line-") or symbol.endswith(("-thin", "-open"))
+        trace["marker"] = {
+            "color": series.colour,
+            "symbol": symbol,
+            "size": series.size,
+            "line": {"color": series.colour, "width": 2 if thin else 0},
+        }
+    if series.low is not None and series.high is not None:
+        middle = series.x if series.horizontal else series.y
+        trace["error_x" if series.horizontal else "error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "thickness": 1.6,
+            "width": 3 if not series.horizontal else 0,
+            "array": _numbers([h - m for h, m in zip(series.high, middle, strict=True)]),
+            "arrayminus": _numbers([m - lo for lo, m in zip(series.low, middle, strict=True)]),
+            "color": series.colour,
+        }
+    if panel.categories is not None:
+        trace["hovertemplate"] = "%{hovertext}<extra></extra>"
+    else:
+        trace["hovertemplate"] = (
+            f"%{{hovertext}}<br>{_short(panel.x_title)} %{{x:.3s}}, {_short(panel.y_title)} %{{y:.3~g}}<extra></extra>"
+        )
+    trace["hovertext"] = series.hover if isinstance(series.hover, str) else list(series.hover)
+    if not series.hover:
+        trace["hoverinfo"] = "skip"
+    return trace
+
+
+def _short(title: str) -> str:
+    """The symbol of an axis for hover texts: "training compute C (FLOPs)" -> "C"."""
+    words = title.split(" (")[0].split()
+    last = words[-1] if words else ""
+    return last if len(last) <= 2 else title.split(" (")[0].split(",")[0]
+
+
+def _layout(panel: Panel) -> dict[str, Any]:
+    axes = {}
+    for axis, title, log, wanted in (
+        ("xaxis", panel.x_title, panel.x_log, panel.x_range),
+        ("yaxis", panel.y_title, panel.y_log, panel.y_range),
+    ):
+        entry: dict[str, Any] = {
+            "title": {"text": title, "standoff": 8},
+            "type": "log" if log else "linear",
+            "automargin": True,
+            "zeroline": False,
+        }
+        if wanted is not None:
+            entry["range"] = [round(math.log10(v), 4) for v in wanted] if log else list(wanted)
+        values = [v for s in panel.series for v in (s.x if axis == "xaxis" else s.y) if v is not None and v > 0]
+        if log and values:
+            entry |= _log_ticks(wanted or (min(values), max(values)))
+        axes[axis] = entry
+    if panel.categories is not None:
+        axes["yaxis"] |= {
+            "tickvals": list(range(len(panel.categories))),
+            "ticktext": panel.categories,
+            "showgrid": False,
+        }
+        axes["xaxis"]["title"] = {"text": ""}
+        axes["yaxis"]["title"] = {"text": ""}
+    layout: dict[str, Any] = {**axes, "hovermode": "closest", "margin": {"l": 56, "r": 12, "t": 8, "b": 44}}
+    if panel.empty:
+        layout["annotations"] = [
+            {"text": panel.empty, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+        ]
+        for axis in ("xaxis", "yaxis"):
+            layout[axis] |= {"showticklabels": False, "range": [0, 1], "type": "linear"}
+            layout[axis].pop("dtick", None)
+    return layout
+
+
+def _log_ticks(ends: tuple[float, float]) -> dict[str, Any]:
+    """Powers of ten on a long axis, 1-2-5 on a short one (also beyond its ends, for a reader who zooms out)."""
+    decades = math.log10(ends[1] / ends[0]) if ends[1] > ends[0] > 0 else 0.0
+    if decades > 2.2:
+        return {"dtick": 1 if decades < 8 else 2, "exponentformat": "power"}
+    steps = (1, 2, 5) if decades > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    first, last = math.floor(math.log10(ends[0])) - 1, math.ceil(math.log10(ends[1])) + 1
+    ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    return {"tickvals": [_number(tick) for tick in ticks], "ticktext": [pretty(tick) for tick in ticks]}

@@ -1,0 +1,334 @@
+"""Figures of what is fitted: frontiers, exponents, loss against size and data, the two terms, the optimum."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+
+from .marks import (
+    FLOPS,
+    HOURS,
+    LOSS,
+    frontier_series,
+    loss_at_data,
+    or_empty,
+    refusals,
+    run_series,
+    share_range,
+    surface_line,
+    thin,
+    zoom,
+)
+from .results import Analysis, ArchitectureResult, Estimate
+from .spec import Figure, Panel, Series, pretty
+from .style import GREY, PAPER
+
+NAMES = {"energy": "energy term (eV/atom)", "forces": "force term (eV/Å)"}
+
+
+def frontier(analysis: Analysis) -> Figure:
+    panels = []
+    for x, title, attribute in (("c", FLOPS, "frontier_c"), ("h", HOURS, "frontier_h")):
+        panel = Panel(title, LOSS, title="against counted FLOPs" if x == "c" else "against measured device-hours")
+        for arch in analysis.architectures:
+            panel.series += run_series(arch, x, "loss")
+        for arch in analysis.architectures:
+            panel.series += frontier_series(arch, getattr(arch, attribute))
+        zoom(panel, [getattr(arch, attribute) for arch in analysis.architectures])
+        panels.append(
+            or_empty(panel, "no run has a positive loss yet" if x == "c" else "the table has no device-hours")
+        )
+    return Figure(
+        "frontier",
+        "Loss against compute",
+        "Each thin line is one training as it goes on; the marked points are the lowest loss that anything reached "
+        "for that much compute, and the slope of the dashed line through them says how fast an architecture turns "
+        "compute into accuracy: steeper is better.",
+        panels,
+        "thin: runs · marked: frontier · dashed: fitted law L = E + F·C⁻ᵞ",
+        refusals(analysis, "frontier_c"),
+    )
+
+
+EXPONENTS = (
+    ("gamma", "frontier_c", "γ, compute (FLOPs)", "gamma_c"),
+    ("gamma", "frontier_h", "γ, device-hours", "gamma_h"),
+    ("alpha", "surface", "α, parameters", "alpha"),
+    ("beta", "surface", "β, data", "beta"),
+)
+
+
+def exponent(arch: ArchitectureResult, name: str, source: str) -> Estimate | None:
+    """The estimate of one exponent of one architecture; None where its fit was refused."""
+    fitted = arch.surface if source == "surface" else getattr(arch, source).fitted
+    return fitted.get(name)
+
+
+def exponents(analysis: Analysis) -> Figure:
+    """Forest plot of the exponents beside the paper's."""
+    panels = []
+    labels = [arch.label for arch in analysis.architectures]
+    for name, source, title, paper in EXPONENTS:
+        panel = Panel(title, "", title=title, x_log=False, y_log=False, categories=labels[::-1])
+        known: list[float] = []
+        for arch in analysis.architectures:
+            row = labels[::-1].index(arch.label)
+            value = exponent(arch, name, source)
+            if value is not None:
+                text = f"{arch.label}: {title} = {interval_text(value)}" + (" (a trend)" if arch.trend else "")
+                panel.series.append(
+                    Series(
+                        [value.value],
+                        [row],
+                        "points",
+                        name=text,
+                        group=arch.label,
+                        colour=arch.look.colour,
+                        symbol=arch.look.symbol,
+                        marker=arch.look.marker,
+                        size=9,
+                        hollow=bool(arch.trend),
+                        hover=text,
+                        horizontal=True,
+                        low=[value.low] if value.bounded else None,
+                        high=[value.high] if value.bounded else None,
+                    )
+                )
+                known.append(value.value)
+            if arch.paper is not None:
+                quoted = getattr(arch.paper, paper)
+                panel.series.append(
+                    Series(
+                        [quoted],
+                        [row - 0.28],
+                        "points",
+                        name="paper",
+                        group=arch.label,
+                        colour=PAPER,
+                        symbol="line-ns",
+                        marker="|",
+                        size=11,
+                        hover=f"{arch.paper.name} in the paper: {quoted}",
+                    )
+                )
+                known.append(quoted)
+        if known:  # wide intervals would squash the rest: the axis shows the values, intervals may run off it
+            top = max(known)
+            panel.x_range = (min(0.0, min(known) - 0.1), 1.9 * top if top > 0 else 1.0)
+            panel.y_range = (-0.7, len(labels) - 0.4)
+        panels.append(or_empty(panel, "no fit"))
+    return Figure(
+        "exponents",
+        "Exponents with their intervals",
+        "An exponent is the slope on these double-logarithmic figures; the bar is the range that would cover the "
+        "true value in 19 of 20 repetitions of the study, so two architectures differ for sure only where a direct "
+        "comparison says so.",
+        panels,
+        "filled: holds · hollow: a trend, not an exponent · grey tick: the paper's value",
+    )
+
+
+def interval_text(value: Estimate | None, digits: int = 3) -> str:
+    if value is None:
+        return "-"
+    text = f"{value.value:.{digits}f}"
+    return f"{text} [{value.low:.{digits}f}, {value.high:.{digits}f}]" if value.bounded else text
+
+
+def _levels(low: float, high: float, count: int = 3) -> list[float]:
+    """``count`` values of D from the end backwards, a factor 4 apart, inside the measured range."""
+    return [high / 4**k for k in range(count) if high / 4**k >= low]
+
+
+def loss_against_size(analysis: Analysis) -> Figure:
+    panels = []
+    frames = [arch.frame for arch in analysis.architectures if arch.runs]
+    ends = [float(f.group_by("run").agg(pl.col("d").max())["d"].max()) for f in frames]
+    starts = [
+        float(f.filter((pl.col("step") >= analysis.burn_in_steps).fill_null(True))["d"].min() or math.inf)
+        for f in frames
+    ]
+    levels = _levels(min(starts), min(ends)) if ends and min(starts) < math.inf else []
+    for d in reversed(levels):
+        panel = Panel("parameters N", LOSS, title=f"at D = {pretty(d)} atoms seen")
+        for arch in analysis.architectures:
+            _size_series(panel, arch, d)
+        panels.append(panel)
+    panels = [panel for panel in panels if panel.series] or [Panel("parameters N", LOSS, empty="no finished run")]
+    return Figure(
+        "loss_vs_n",
+        "Loss against model size",
+        "Every model here saw the same number of atoms; where the curve still falls, larger models pay, and where it "
+        "flattens, data or training steps are what is missing.",
+        panels,
+        "points: mean over seeds, bars: smallest and largest · dashed: fitted surface L(N, D)",
+        refusals(analysis, "surface"),
+    )
+
+
+def _size_series(panel: Panel, arch: ArchitectureResult, d: float) -> None:
+    found: dict[int, list[float]] = {}
+    for _, rows in arch.frame.group_by(["run"], maintain_order=True):
+        value = loss_at_data(rows.sort("d"), d)
+        if value is not None:
+            found.setdefault(rows["n"][0], []).append(value)
+    if not found:
+        return
+    ns = sorted(found)
+    means = [math.exp(sum(map(math.log, found[n])) / len(found[n])) for n in ns]
+    look = arch.look
+    predicted = surface_line(arch, ns, [d] * len(ns))
+    if predicted:
+        panel.series.append(
+            Series(
+                ns,
+                predicted,
+                "line",
+                name=f"{arch.label}: surface",
+                group=arch.label,
+                dash="dash",
+                colour=look.colour,
+                width=2.0,
+                hover=f"{arch.label}: fitted surface",
+            )
+        )
+    panel.series.append(
+        Series(
+            ns,
+            means,
+            "points" if predicted else "both",
+            name=arch.label,
+            group=arch.label,
+            colour=look.colour,
+            symbol=look.symbol,
+            marker=look.marker,
+            low=[min(found[n]) for n in ns],
+            high=[max(found[n]) for n in ns],
+            hover=[f"{arch.label}, {len(found[n])} run(s)" for n in ns],
+        )
+    )
+
+
+def loss_against_data(analysis: Analysis) -> Figure:
+    panels = []
+    for arch in analysis.architectures:
+        panel = Panel("atoms seen D", LOSS, title=arch.label)
+        sizes = sorted(set(arch.frame["n"].to_list()) | set(arch.unfinished["n"].to_list()))
+        for series in run_series(arch, "d", "loss", opacity=1.0):
+            panel.series.append(series)
+        for series in panel.series:  # shade by size: the larger the model, the stronger the line
+            rank = [i for i, n in enumerate(sizes) if f"N = {pretty(n)}" in series.name]
+            series.opacity = 0.3 + 0.7 * (rank[0] + 1) / len(sizes) if rank else 1.0
+        if arch.runs:
+            panel.series += _surface_data_lines(arch, analysis.burn_in_steps)
+        if panel.series:
+            panels.append(panel)
+    share_range(panels)
+    return Figure(
+        "loss_vs_d",
+        "Loss against data",
+        "Each line is one training from its first steps to its end, stronger for larger models; straight and "
+        "parallel means a power law in data, and a line that bends off early has run out of parameters.",
+        panels or [Panel("atoms seen D", LOSS, empty="no run has been evaluated")],
+        "lines: runs, strong: large N · dotted: fitted surface L(N, D) after burn-in",
+    )
+
+
+def _surface_data_lines(arch: ArchitectureResult, burn_in_steps: int) -> list[Series]:
+    out = []
+    later = arch.frame.filter((pl.col("step") >= burn_in_steps).fill_null(True))
+    for n in arch.sizes:
+        ds = later.filter(pl.col("n") == n)["d"]
+        if not len(ds):
+            continue
+        low, high = float(ds.min()), float(ds.max())
+        grid = [low * (high / low) ** (k / 11) for k in range(12)]
+        line = surface_line(arch, [n] * 12, grid)
+        if line:
+            out.append(
+                Series(
+                    grid,
+                    line,
+                    "line",
+                    name=f"{arch.label}: surface at N = {pretty(n)}",
+                    group=arch.label,
+                    colour=GREY,
+                    dash="dot",
+                    width=1.4,
+                    hover=f"surface at N = {pretty(n)}",
+                )
+            )
+    return out
+
+
+def terms(analysis: Analysis) -> Figure:
+    panels = []
+    for term, title in NAMES.items():
+        panel = Panel(FLOPS, title, title=f"{term} alone")
+        for arch in analysis.architectures:
+            panel.series += run_series(arch, "c", f"loss_{term}", opacity=0.22)
+        for arch in analysis.architectures:
+            panel.series += frontier_series(arch, arch.terms[term])
+        zoom(panel, [arch.terms[term] for arch in analysis.architectures])
+        panels.append(or_empty(panel, f"the table has no {term} term"))
+    return Figure(
+        "terms",
+        "Energy and forces apart",
+        "The loss is the sum of these two and nearly all of it is the force term, so the energy is shown by itself: "
+        "it may follow another law.",
+        panels,
+        "thin: runs · marked: frontier of the term alone · dashed: its fit",
+    )
+
+
+def optimum(analysis: Analysis) -> Figure:
+    panels = []
+    for key, title in (("n", "compute-optimal parameters N*"), ("d", "compute-optimal atoms D*")):
+        panel = Panel(FLOPS, title)
+        for arch in analysis.architectures:
+            panel.series += _allocation_series(arch, key)
+        for arch in analysis.architectures:
+            look, points = arch.look, arch.frontier_c.points
+            points = [points[i] for i in thin(len(points), 40)]
+            if points:
+                xs, ys = [p["x"] for p in points], [p[key] for p in points]
+                hover = f"{arch.label}: on the frontier"
+                marks = {"symbol": look.symbol, "marker": look.marker, "size": 8}
+                panel.series.append(
+                    Series(xs, ys, "points", group=arch.label, colour=look.colour, hover=hover, name=hover, **marks)
+                )
+        panels.append(or_empty(panel, "no frontier"))
+    return Figure(
+        "compute_optimal",
+        "How to spend a budget: size against data",
+        "For each budget, the marks say how large the best model was and how many atoms it had seen, and the lines what "
+        "the fitted surface recommends; a slope of one half in both (the paper's finding) means that size and data "
+        "should grow together.",
+        panels,
+        "marks: corners of the frontier · dashed: optimum on the fitted surface, with its 95% band",
+        _refusals_optimum(analysis),
+    )
+
+
+def _allocation_series(arch: ArchitectureResult, key: str) -> list[Series]:
+    """N*(C) or D*(C) on the fitted surface, with its band where the laws give one."""
+    lines, out = arch.allocation.lines, []
+    if not arch.allocation.fitted.ok or key not in lines:
+        return out
+    value = arch.allocation.fitted.get("a" if key == "n" else "b")
+    text = f"{arch.label}: {key.upper()}* ~ C^{value.value:.2f}" if value else arch.label
+    low, high = lines.get(f"{key}_low"), lines.get(f"{key}_high")
+    common = {"name": text, "group": arch.label, "colour": arch.look.colour}
+    if low and high:
+        out.append(Series(lines["c"], lines[key], "band", low=low, high=high, opacity=0.12, **common))
+    out.append(Series(lines["c"], lines[key], "line", width=2.0, dash="dash", hover=text, **common))
+    return out
+
+
+def _refusals_optimum(analysis: Analysis) -> list[str]:
+    return [
+        f"{arch.label} cannot carry a fit of the optimum: {arch.allocation.fitted.reason}"
+        for arch in analysis.architectures
+        if not arch.allocation.fitted.ok
+    ]

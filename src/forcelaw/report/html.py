@@ -1,0 +1,244 @@
+"""The page: one self-contained HTML file that opens offline and asks nothing of the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..progress import duration
+from . import draw_plotly, tables, words
+from .paper import CITATION
+from .results import Analysis
+from .spec import Figure, pretty
+from .style import DARK, Look
+
+# Outlines in a 14 x 14 box for the symbols of style.SYMBOLS
+MARKS = {
+    "circle": "M7 2a5 5 0 1 0 .01 0z",
+    "square": "M2.5 2.5h9v9h-9z",
+    "diamond": "M7 .8 13.2 7 7 13.2 .8 7z",
+    "triangle-up": "M7 1.5 13 12.2H1z",
+    "star": "M7 .6l1.9 4.2 4.6.5-3.4 3.1.9 4.5L7 10.6l-4 2.3.9-4.5L.5 5.3l4.6-.5z",
+    "cross": "M5 1h4v4h4v4H9v4H5V9H1V5h4z",
+    "x": "M3.5 1 7 4.5 10.5 1 13 3.5 9.5 7l3.5 3.5-2.5 2.5L7 9.500 3.5 13 1 10.5 4.5 7 1 3.5z",
+    "triangle-down": "M7 12.5 1 1.800h12z",
+    "pentagon": "M7 1l6 4.400-2.300 7.100H3.300L1 5.400z",
+    "hexagon": "M4 1.800h6L13 7l-3 5.200H4L1 7z",
+}
+
+
+def _mark(look: Look) -> Any:
+    from markupsafe import Markup
+
+    outline = MARKS.get(look.symbol, MARKS["circle"])
+    return Markup(
+        f'<svg class="mark" viewBox="0 0 14 14" aria-hidden="true" style="color:{look.colour}" '
+        f'data-light="{look.colour}" data-dark="{look.dark}"><path fill="currentColor" d="{outline}"/></svg>'
+    )
+
+
+def _script(value: Any) -> Any:
+    """JSON that may stand inside a script element: no text in it can end the element."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return Markup(
+        text.replace("&", "\\u0026")
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+    )
+
+
+def render(analysis: Analysis, figures: Sequence[Figure]) -> str:
+    """The whole page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    study = analysis.source.study
+    steps = sorted({row["burn_in_steps"] for row in analysis.burn_in_effect})
+    return environment.get_template("template.html.j2").render(
+        analysis=analysis,
+        title=analysis.name,
+        description=study.get("description", ""),
+        version=__version__,
+        created=str(study.get("created") or "")[:10],
+        headline=words.headline(analysis),
+        tiles=words.tiles(analysis),
+        exponent_words=words.exponent_words(analysis),
+        paper_words=words.paper_words(analysis),
+        scope_words=words.scope_words(analysis),
+        citation=CITATION,
+        pretty=pretty,
+        mark=_mark,
+        chips=analysis.architectures,
+        figures={f.name: _page_figure(f, i) for i, f in enumerate(figures)},
+        equal=_equal(analysis),
+        columns=[{"key": key, "heading": heading} for key, _, _, heading, _ in tables.COLUMNS],
+        exponent_rows=_exponent_rows(analysis),
+        term_rows=_term_rows(analysis),
+        regimes=[(arch.label, arch.regime) for arch in analysis.architectures if arch.regime],
+        regime_notes=words.regime_words(analysis),
+        checks=_checks(analysis),
+        burn_steps=steps,
+        burn_rows=_burn_rows(analysis, steps),
+        provenance=provenance(analysis),
+        command=str(study.get("command") or ""),
+        dark_colours=_script(DARK),
+        figure_data=_script([draw_plotly.draw(figure) for figure in figures]),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def _page_figure(figure: Figure, index: int) -> dict[str, Any]:
+    forest = any(panel.categories is not None for panel in figure.panels)
+    rows = max((len(panel.categories or []) for panel in figure.panels), default=0)
+    count = len(figure.panels)
+    return {
+        "index": index,
+        "name": figure.name,
+        "title": figure.title,
+        "explain": figure.explain,
+        "key": figure.key,
+        "notes": figure.notes,
+        "panels": figure.panels,
+        "forest": forest,
+        "forest_height": 64 + 46 * rows,
+        "columns": count if count < 3 or forest else 3,
+    }
+
+
+def _equal(analysis: Analysis) -> list[dict[str, Any]]:
+    out = []
+    for attribute, unit in (("frontier_c", "FLOPs"), ("frontier_h", "hours")):
+        levels = words.equal_compute(analysis, attribute)
+        for level in levels if len(levels) and len(levels[0]["losses"]) > 1 else []:
+            known = [loss for loss in level["losses"].values() if loss is not None]
+            budget = f"{pretty(level['x'], 2)} FLOPs" if unit == "FLOPs" else duration(3600 * level["x"])
+            out.append({**level, "budget": budget, "best": min(known) if known else None})
+    return out
+
+
+def _exponent_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    rows = []
+    for arch in analysis.architectures:
+        cells = [
+            {
+                "key": key,
+                "value": tables.estimate(arch, source, name),
+                "paper": getattr(arch.paper, paper) if paper and arch.paper else None,
+            }
+            for key, source, name, _, paper in tables.COLUMNS
+        ]
+        rows.append(
+            {
+                "label": arch.label,
+                "look": arch.look,
+                "symmetry": arch.symmetry,
+                "runs": arch.runs,
+                "sizes": len(arch.sizes),
+                "cells": cells,
+                "verdict": arch.verdict,
+                "verdict_text": tables.VERDICTS[arch.verdict],
+                "reasons": tables.reasons(arch),
+            }
+        )
+    return rows
+
+
+def _term_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    rows = []
+    for arch in analysis.architectures:
+        if not arch.runs:
+            continue
+        best = arch.frame.sort("loss").row(0, named=True)
+        rows.append(
+            {
+                "label": arch.label,
+                "look": arch.look,
+                "energy": arch.terms["energy"].fitted.get("gamma"),
+                "forces": arch.terms["forces"].fitted.get("gamma"),
+                "energy_mae": best["energy_mae"],
+                "force_mae": best["force_mae"],
+            }
+        )
+    return rows
+
+
+def _checks(analysis: Analysis) -> list[dict[str, Any]]:
+    answers = {True: ("yes", "passes"), False: ("no", "fails"), None: ("unsure", "cannot say")}
+    return [
+        {
+            "label": arch.label,
+            "name": check.name,
+            "text": check.text,
+            "mark": answers[check.passed][0],
+            "answer": answers[check.passed][1],
+        }
+        for arch in analysis.architectures
+        for check in arch.checks
+    ]
+
+
+def _burn_rows(analysis: Analysis, steps: list[int]) -> list[tuple[str, list[Any]]]:
+    out = []
+    for arch in analysis.architectures:
+        mine = {row["burn_in_steps"]: row["gamma"] for row in analysis.burn_in_effect if row["label"] == arch.label}
+        if mine:
+            out.append((arch.label, [mine.get(step) for step in steps]))
+    return out
+
+
+def provenance(analysis: Analysis) -> list[tuple[str, str]]:
+    """What made the page, as (name, text): data, versions, table."""
+    study = analysis.source.study
+    out: list[tuple[str, str]] = []
+    if study.get("name"):
+        out.append(("study", str(study["name"])))
+    if study.get("created"):
+        out.append(("created", str(study["created"])))
+    data = study.get("data") or {}
+    if isinstance(data, dict):
+        out += [(f"data: {name}", text) for name, text in _flat(data)]
+    versions = study.get("versions") or {}
+    if isinstance(versions, dict) and versions:
+        out.append(("versions", ", ".join(f"{name} {value}" for name, value in versions.items())))
+    devices = [d for d in analysis.source.frame["device"].drop_nulls().unique().sort().to_list() if d]
+    if devices:
+        out.append(("devices", ", ".join(devices)))
+    out.append(("runs", ", ".join(f"{count} {status}" for status, count in analysis.counts.items()) or "none"))
+    out.append(("table", f"{analysis.source.origin.name}, {len(analysis.source.frame)} evaluations"))
+    out.append(("burn-in", f"{analysis.burn_in_steps} steps"))
+    if not study:
+        out.append(("study.json", "not there: this page was made from the table alone"))
+    return out
+
+
+def _flat(value: dict[str, Any], head: str = "") -> list[tuple[str, str]]:
+    """Nested values as "outer inner: text"; lists on one line."""
+    out = []
+    for name, item in value.items():
+        label = f"{head}{str(name).replace('_', ' ')}"
+        if isinstance(item, dict):
+            out += _flat(item, f"{label} ")
+        elif isinstance(item, list):
+            out.append((label, ", ".join(str(entry) for entry in item[:40]) + (" …" if len(item) > 40 else "")))
+        elif isinstance(item, float):
+            out.append((label, f"{item:.6g}"))
+        elif isinstance(item, int) and not isinstance(item, bool):
+            out.append((label, f"{item:,}"))
+        elif item is not None:
+            out.append((label, str(item)))
+    return out

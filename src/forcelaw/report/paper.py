@@ -1,0 +1,68 @@
+"""What the paper reports: arXiv 2510.09768 (Ngo & Ravanbakhsh, Scaling Laws and Symmetry, Evidence from Neural Force
+Fields), as collected in shared/reference/architectures.md, section 0.
+
+gamma_c: frontier exponent in FLOPs. gamma_h: frontier exponent in GPU-hours. beta: data. alpha: parameters. kappa:
+training FLOPs / (3 N D). The paper gives no intervals for alpha and beta and sets the floor to zero; its scale (about
+34 million OMol25 molecules, at most 30 GPU-hours a run) is far above that of a small study.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+CITATION = "Ngo & Ravanbakhsh, Scaling Laws and Symmetry, arXiv 2510.09768"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published numbers of one architecture."""
+
+    name: str
+    gamma_c: float
+    gamma_h: float
+    beta: float
+    alpha: float
+    kappa: float
+
+
+PUBLISHED = {
+    "mpnn": Published("MPNN", gamma_c=0.14, gamma_h=0.21, beta=0.31, alpha=0.28, kappa=2.33),
+    "egnn": Published("MC-EGNN", gamma_c=0.17, gamma_h=0.27, beta=0.39, alpha=0.39, kappa=28.09),
+    "gemnet_oc": Published("GemNet-OC", gamma_c=0.25, gamma_h=0.33, beta=0.50, alpha=0.52, kappa=35.18),
+    "esen": Published("eSEN", gamma_c=0.40, gamma_h=0.45, beta=0.75, alpha=0.82, kappa=74.36),
+}
+
+# Exponent of N* and of D* against compute: "a and b about one half" for every architecture.
+OPTIMUM = 0.5
+
+
+def family(name: str) -> str | None:
+    """The architecture family that a name belongs to: "MC-EGNN" -> "egnn". None where it is none of the known ones."""
+    flat = re.sub(r"[^a-z0-9]", "", name.lower())
+    for key, word in (
+        ("gemnet_oc", "gemnet"),
+        ("egnn", "egnn"),
+        ("esen", "esen"),
+        ("painn", "painn"),
+        ("mpnn", "mpnn"),
+    ):
+        if word in flat:
+            return key
+    return None
+
+
+def published(*names: str) -> Published | None:
+    """The paper's numbers for the plain architecture that one of ``names`` (architecture, label) means.
+
+    Twins that the paper does not have (an edge MLP, an untied convolution ...) get None: comparing them with the plain
+    architecture's numbers would be wrong.
+    """
+    flat = " ".join(names).lower()
+    if re.search(r"edge.?mlp|untied|break|additive|control|dense|conservative|\be3\b|symmetry.?loss|augment", flat):
+        return None
+    for name in names:
+        key = family(name)
+        if key:
+            return PUBLISHED.get(key)
+    return None

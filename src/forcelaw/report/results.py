@@ -1,0 +1,166 @@
+"""Everything a report says, as plain data: figures, tables and the page are drawn from this and from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from .load import Source
+from .paper import Published
+from .style import Look
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval; the ends are None where there is none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def bounded(self) -> bool:
+        return self.low is not None and self.high is not None
+
+
+@dataclass
+class Fitted:
+    """A fit, or why there is none. ``curve``: points (x, loss) of the fitted line. ``trend``: why its numbers describe
+    a trend only; empty when they do not."""
+
+    ok: bool
+    reason: str = ""
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    trend: str = ""
+
+    def get(self, name: str) -> Estimate | None:
+        return self.estimates.get(name) if self.ok else None
+
+
+@dataclass
+class FrontierResult:
+    """The lowest loss at each compute (x in FLOPs, or device-hours): hull points, fit, compute-optimal N and D."""
+
+    fitted: Fitted
+    points: list[dict[str, Any]] = field(default_factory=list)  # x, loss, n, d, run
+    optimum: Fitted = field(default_factory=lambda: Fitted(False, "no frontier"))  # estimates a, b
+    optimum_n: list[tuple[float, float]] = field(default_factory=list)  # fitted line (x, N)
+    optimum_d: list[tuple[float, float]] = field(default_factory=list)
+    envelope: list[tuple[float, float]] = field(default_factory=list)  # (x, loss), lowest of the run-averaged curves
+
+    @property
+    def decades(self) -> float:
+        from math import log10
+
+        xs = [point["x"] for point in self.points]
+        return log10(max(xs) / min(xs)) if len(xs) > 1 else 0.0
+
+
+@dataclass
+class AllocationResult:
+    """The best size and data for a budget, on the fitted surface. lines: c, n, d and their n_low, n_high, d_low, d_high."""
+
+    fitted: Fitted
+    lines: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One diagnostic question with its answer in words. passed is None where it could not be asked."""
+
+    name: str
+    passed: bool | None
+    text: str
+
+
+@dataclass
+class ArchitectureResult:
+    label: str
+    architecture: str
+    symmetry: str
+    look: Look
+    paper: Published | None
+    frame: pl.DataFrame  # evaluations of the finished grid runs, by run and step
+    unfinished: pl.DataFrame  # evaluations of runs that are not finished (still going, failed, diverged)
+    sizes: list[int]
+    runs: int
+    seeds: int
+    surface: Fitted
+    allocation: AllocationResult
+    frontier_c: FrontierResult
+    frontier_h: FrontierResult
+    terms: dict[str, FrontierResult]  # energy, forces: frontiers of the two terms of the loss
+    checks: list[Check]
+    trend: list[str]  # why its numbers are a trend and not an exponent; empty when they hold
+    regime: str
+    kappa: Estimate | None  # median, smallest, largest over sizes
+    throughput: Estimate | None
+    hours: float | None
+
+    @property
+    def verdict(self) -> str:
+        """ "holds", "trend" or "none": whether the frontier's exponent may be quoted."""
+        if not self.frontier_c.fitted.ok and not self.surface.ok:
+            return "none"
+        return "trend" if self.trend or not self.surface.ok or not self.frontier_c.fitted.ok else "holds"
+
+
+@dataclass
+class Comparison:
+    """Two architectures: difference of one exponent (second minus first), and compute at equal loss."""
+
+    first: str
+    second: str
+    quantity: str
+    difference: Estimate | None
+    p: float | None
+    text: str
+
+
+@dataclass
+class SweepResult:
+    label: str
+    points: list[dict[str, Any]]  # lr, loss (None when diverged), diverged
+    best: float | None
+    used: list[float]
+    n: int | None
+
+
+@dataclass
+class SymmetryPoint:
+    label: str
+    n: int
+    d: int
+    rotation: float | None
+    inversion: float | None
+    exact: str  # "rotation and inversion", "rotation", "" (learned)
+
+
+@dataclass
+class Analysis:
+    source: Source
+    burn_in_steps: int
+    architectures: list[ArchitectureResult]
+    comparisons: list[Comparison]
+    multipliers: list[dict[str, Any]]
+    sweeps: list[SweepResult]
+    symmetry: list[SymmetryPoint]
+    problems: list[dict[str, Any]]
+    counts: dict[str, int]  # runs by status
+    burn_in_effect: list[dict[str, Any]]
+    seconds: float = 0.0
+
+    @property
+    def any_finished(self) -> bool:
+        return any(arch.runs for arch in self.architectures)
+
+    @property
+    def name(self) -> str:
+        study = self.source.study.get("name")
+        if study:
+            return str(study)
+        names = [name for name in self.source.frame["study"].unique().to_list() if name]
+        return names[0] if len(names) == 1 else self.source.path.resolve().name

@@ -1,0 +1,232 @@
+"""Tables: CSV files for a paper, the exponent table in Markdown and for the terminal."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from .figures_laws import exponent
+from .results import Analysis, ArchitectureResult, Estimate
+from .words import equal_compute
+
+# (key in exponents.csv, where it comes from, name there, heading, attribute of the paper's numbers)
+COLUMNS: list[tuple[str, str, str, str, str | None]] = [
+    ("gamma_c", "frontier_c", "gamma", "γ FLOPs", "gamma_c"),
+    ("gamma_surface", "surface", "gamma", "αβ/(α+β)", None),
+    ("gamma_h", "frontier_h", "gamma", "γ hours", "gamma_h"),
+    ("alpha", "surface", "alpha", "α params", "alpha"),
+    ("beta", "surface", "beta", "β data", "beta"),
+    ("a", "optimum", "a", "a: N* ~ C^a", None),
+    ("b", "optimum", "b", "b: D* ~ C^b", None),
+    ("floor", "surface", "E", "floor E", None),
+]
+VERDICTS = {"holds": "holds", "trend": "a trend, not an exponent", "none": "cannot carry a fit"}
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def estimate(arch: ArchitectureResult, source: str, name: str) -> Estimate | None:
+    """One number of the exponent table; None where its fit was refused."""
+    if source == "optimum":
+        return arch.allocation.fitted.get(name)
+    return exponent(arch, name, source)
+
+
+def exponent_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    """One row for each architecture: every exponent with its interval, the paper's beside it, and the verdict."""
+    rows = []
+    for arch in analysis.architectures:
+        row: dict[str, Any] = {
+            "architecture": arch.label,
+            "symmetry": arch.symmetry,
+            "runs": arch.runs,
+            "sizes": len(arch.sizes),
+            "seeds": arch.seeds,
+        }
+        for key, source, name, _, paper in COLUMNS:
+            value = estimate(arch, source, name)
+            row |= {
+                key: value.value if value else None,
+                f"{key}_low": value.low if value else None,
+                f"{key}_high": value.high if value else None,
+            }
+            if paper:
+                row[f"{key}_paper"] = getattr(arch.paper, paper) if arch.paper else None
+        row |= {
+            "kappa": arch.kappa.value if arch.kappa else None,
+            "kappa_paper": arch.paper.kappa if arch.paper else None,
+            "decades_c": arch.frontier_c.decades,
+            "verdict": VERDICTS[arch.verdict],
+            "reasons": "; ".join(reasons(arch)),
+        }
+        rows.append(row)
+    return rows
+
+
+def reasons(arch: ArchitectureResult) -> list[str]:
+    """Why the numbers are missing or a trend only."""
+    out = list(arch.trend)
+    for what, fitted in (("surface", arch.surface), ("frontier", arch.frontier_c.fitted)):
+        if not fitted.ok and fitted.reason:
+            out.append(f"{what}: cannot carry a fit: {fitted.reason}")
+    return out
+
+
+def cell(value: Estimate | None, digits: int = 2) -> str:
+    if value is None:
+        return "-"
+    text = f"{value.value:.{digits}f}"
+    return f"{text} [{value.low:.{digits}f}, {value.high:.{digits}f}]" if value.bounded else text
+
+
+def markdown(analysis: Analysis) -> str:
+    """The exponent table in Markdown: value [95% interval], the paper's number in brackets after it."""
+    head = ["architecture", "runs", *[heading for *_, heading, _ in COLUMNS], "verdict"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for arch in analysis.architectures:
+        cells = [arch.label, str(arch.runs)]
+        for _, source, name, _, paper in COLUMNS:
+            text = cell(estimate(arch, source, name), 3)
+            if paper and arch.paper:
+                text += f" (paper {getattr(arch.paper, paper):.2f})"
+            cells.append(text)
+        lines.append("| " + " | ".join([*cells, VERDICTS[arch.verdict]]).replace("\n", " ") + " |")
+    notes = [f"* {arch.label}: {reason}" for arch in analysis.architectures for reason in reasons(arch)]
+    text = "\n".join(lines) + "\n\nValue [95% interval]. "
+    text += f"Burn-in: evaluations before step {analysis.burn_in_steps} are left out.\n"
+    return text + ("\n" + "\n".join(notes) + "\n" if notes else "")
+
+
+def terminal(analysis: Analysis) -> str:
+    """The compact exponent table that `forcelaw report` prints."""
+    columns = [("gamma_c", "gamma (FLOPs)"), ("gamma_h", "gamma (hours)"), ("alpha", "alpha"), ("beta", "beta")]
+    by_key = {key: (source, name, paper) for key, source, name, _, paper in COLUMNS}
+    table = [["architecture", "runs", *[heading for _, heading in columns], "verdict"]]
+    for arch in analysis.architectures:
+        row = [arch.label, str(arch.runs)]
+        for key, _ in columns:
+            source, name, _ = by_key[key]
+            row.append(cell(estimate(arch, source, name)))
+        table.append([*row, VERDICTS[arch.verdict]])
+        if arch.paper:
+            table.append(["  paper", "", *[f"{getattr(arch.paper, by_key[key][2]):.2f}" for key, _ in columns], ""])
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _safe(value: Any) -> Any:
+    """A spreadsheet would run a cell that starts like a formula; numbers are left alone."""
+    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+        return "'" + value
+    return value
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str] | None = None) -> Path:
+    """Rows as CSV; a header even when there is no row."""
+    columns = columns or list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow(["" if row.get(key) is None else _safe(row.get(key)) for key in columns])
+    return path
+
+
+def write_all(analysis: Analysis, folder: Path) -> list[Path]:
+    """Every table of the report under ``folder``; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [write_csv(folder / "exponents.csv", exponent_rows(analysis))]
+    (folder / "exponents.md").write_text(markdown(analysis))
+    paths.append(folder / "exponents.md")
+    points = []
+    for arch in analysis.architectures:
+        for axis, result in (("flops", arch.frontier_c), ("hours", arch.frontier_h)):
+            points += [{"architecture": arch.label, "axis": axis, **point} for point in result.points]
+    paths.append(write_csv(folder / "frontier.csv", points, ["architecture", "axis", "x", "loss", "n", "d", "run"]))
+    equal = [
+        {"axis": axis, "budget": level["x"], "architecture": label, "loss": loss}
+        for axis, attribute in (("flops", "frontier_c"), ("hours", "frontier_h"))
+        for level in equal_compute(analysis, attribute)
+        for label, loss in level["losses"].items()
+    ]
+    paths.append(write_csv(folder / "equal_compute.csv", equal, ["axis", "budget", "architecture", "loss"]))
+    comparisons = [
+        {
+            "first": c.first,
+            "second": c.second,
+            "quantity": c.quantity,
+            "difference": c.difference.value if c.difference else None,
+            "low": c.difference.low if c.difference else None,
+            "high": c.difference.high if c.difference else None,
+            "p": c.p,
+            "text": c.text,
+        }
+        for c in analysis.comparisons
+    ]
+    paths.append(
+        write_csv(
+            folder / "comparisons.csv",
+            comparisons,
+            ["first", "second", "quantity", "difference", "low", "high", "p", "text"],
+        )
+    )
+    checks = [
+        {"architecture": arch.label, "check": c.name, "passed": c.passed, "text": c.text}
+        for arch in analysis.architectures
+        for c in arch.checks
+    ]
+    paths.append(write_csv(folder / "checks.csv", checks, ["architecture", "check", "passed", "text"]))
+    burn = [
+        {
+            "architecture": row["label"],
+            "burn_in_steps": row["burn_in_steps"],
+            "chosen": row["chosen"],
+            "gamma": row["gamma"].value if row["gamma"] else None,
+            "low": row["gamma"].low if row["gamma"] else None,
+            "high": row["gamma"].high if row["gamma"] else None,
+            "reason": row["reason"],
+        }
+        for row in analysis.burn_in_effect
+    ]
+    paths.append(
+        write_csv(
+            folder / "burn_in.csv", burn, ["architecture", "burn_in_steps", "chosen", "gamma", "low", "high", "reason"]
+        )
+    )
+    sweep = [{"architecture": s.label, "chosen": s.best == p["lr"], **p} for s in analysis.sweeps for p in s.points]
+    paths.append(
+        write_csv(
+            folder / "lr_sweep.csv", sweep, ["architecture", "n", "seed", "lr", "loss", "diverged", "chosen", "run"]
+        )
+    )
+    symmetry = [
+        {
+            "architecture": p.label,
+            "n": p.n,
+            "d": p.d,
+            "rotation_error": p.rotation,
+            "inversion_error": p.inversion,
+            "exact": p.exact,
+        }
+        for p in analysis.symmetry
+    ]
+    paths.append(
+        write_csv(
+            folder / "symmetry.csv", symmetry, ["architecture", "n", "d", "rotation_error", "inversion_error", "exact"]
+        )
+    )
+    paths.append(
+        write_csv(
+            folder / "problems.csv",
+            analysis.problems,
+            ["run", "architecture", "kind", "n", "seed", "lr", "status", "step", "last_loss", "message"],
+        )
+    )
+    analysis.source.frame.write_csv(folder / "runs.csv")
+    paths.append(folder / "runs.csv")
+    return paths
+
+
+__all__ = ["COLUMNS", "exponent_rows", "markdown", "terminal", "write_all"]

@@ -1,0 +1,229 @@
+"""The summary in plain language: what the study shows, what its scale can carry, and what it cannot."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+from ..progress import duration
+from .results import Analysis, ArchitectureResult, FrontierResult
+from .spec import pretty
+
+PAPER_DECADES = "about four decades of compute"
+
+
+def loss_at(result: FrontierResult, x: float) -> float | None:
+    """Lowest loss of any run at compute x, log-log along the envelope; None outside of it."""
+    points = result.envelope
+    if not points or x < points[0][0] * (1 - 1e-9) or x > points[-1][0] * (1 + 1e-9):
+        return None
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x <= x1 * (1 + 1e-9):
+            share = math.log(x / x0) / math.log(x1 / x0)
+            return math.exp((1 - share) * math.log(y0) + share * math.log(y1))
+    return points[-1][1]
+
+
+def equal_compute(analysis: Analysis, attribute: str = "frontier_c") -> list[dict[str, Any]]:
+    """Loss of every architecture at budgets that all of them cover: {x, losses: {label: loss}}, small to large."""
+    results = {
+        arch.label: getattr(arch, attribute) for arch in analysis.architectures if getattr(arch, attribute).envelope
+    }
+    if not results:
+        return []
+    low = max(r.envelope[0][0] for r in results.values())
+    high = min(r.envelope[-1][0] for r in results.values())
+    if not high > low:
+        return []
+    count = 2 if math.log10(high / low) < 1 else 3
+    xs = [low * (high / low) ** (k / (count - 1)) for k in range(count)]
+    return [{"x": x, "losses": {label: loss_at(result, x) for label, result in results.items()}} for x in xs]
+
+
+def tiles(analysis: Analysis) -> list[tuple[str, str]]:
+    """(number, what it is) for the top of the page."""
+    fitted = [arch for arch in analysis.architectures if arch.runs]
+    runs = sum(arch.runs for arch in fitted)
+    out = [(str(runs), "finished runs"), (str(len(fitted)), "architecture" + "s" * (len(fitted) != 1))]
+    sizes = sorted({n for arch in fitted for n in arch.sizes})
+    if sizes:
+        out.append((_range(sizes[0], sizes[-1]), "parameters N"))
+        out.append((pretty(max(float(arch.frame["d"].max()) for arch in fitted)), "atoms seen, at most (D)"))
+    compute = [p["x"] for arch in fitted for p in arch.frontier_c.points]
+    if compute:
+        out.append((f"{math.log10(max(compute) / min(compute)):.1f}", "decades of FLOPs on the frontiers"))
+    hours = [arch.hours for arch in fitted if arch.hours]
+    if hours:
+        out.append((duration(3600 * sum(hours)), "of training on " + _devices(analysis)))
+    return out
+
+
+def _devices(analysis: Analysis) -> str:
+    names = [name for name in analysis.source.frame["device"].drop_nulls().unique().sort().to_list() if name]
+    return ", ".join(names[:3]) if names else "the devices"
+
+
+def _range(low: float, high: float) -> str:
+    return pretty(low) if low == high else f"{pretty(low)} – {pretty(high)}"
+
+
+def names(items: list[str]) -> str:
+    """A, B and C."""
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def headline(analysis: Analysis) -> str:
+    """The one sentence that matters most."""
+    fitted = [arch for arch in analysis.architectures if arch.runs]
+    if not fitted:
+        left = sum(count for status, count in analysis.counts.items() if status == "unfinished")
+        bad = len(analysis.problems)
+        text = "No run has finished yet, so there is nothing to fit."
+        if left or bad:
+            text += f" {left} run(s) are under way or waiting and {bad} failed or diverged; they are listed below."
+        return text + " Let `forcelaw run` finish some runs, then make the report again."
+    if len(fitted) == 1:
+        arch = fitted[0]
+        best = min(float(arch.frame["loss"].min()), math.inf)
+        return (
+            f"{arch.label} alone was trained; its best validation loss is {best:.3g}. A comparison needs a "
+            "second architecture."
+        )
+    levels = equal_compute(analysis)
+    if not levels:
+        return "The architectures share no compute budget, so they cannot be ranked at equal compute."
+    top = {label: loss for label, loss in levels[-1]["losses"].items() if loss is not None}
+    order = sorted(top, key=top.get)
+    best, worst = order[0], order[-1]
+    text = (
+        f"At {pretty(levels[-1]['x'])} FLOPs, the largest budget that every architecture reached, {best} has the "
+        f"lowest loss: {top[best]:.3g}, against {top[worst]:.3g} for {worst} ({top[worst] / top[best]:.1f} times as "
+        "high)."
+    )
+    hours = equal_compute(analysis, "frontier_h")
+    if hours:
+        by_hours = {label: loss for label, loss in hours[-1]["losses"].items() if loss is not None}
+        first = min(by_hours, key=by_hours.get)
+        text += f" At equal training time, {'it is also' if first == best else f'{first} is'} the best."
+    return text
+
+
+def exponent_words(analysis: Analysis) -> list[str]:
+    """What may be said about the exponents, architecture by architecture grouped by verdict."""
+    out = []
+    groups: dict[str, list[ArchitectureResult]] = {"holds": [], "trend": [], "none": []}
+    for arch in analysis.architectures:
+        groups[arch.verdict].append(arch)
+    if groups["holds"]:
+        listed = [_gamma_words(arch) for arch in groups["holds"]]
+        out.append(f"Exponents that pass every check: {names(listed)}.")
+    if groups["trend"]:
+        listed = [_gamma_words(arch) for arch in groups["trend"]]
+        out.append(
+            f"A trend, not an exponent: {names(listed)}. The numbers describe this range and should not be "
+            f"extrapolated; {_reasons(groups['trend'])}."
+        )
+    for arch in groups["none"]:
+        out.append(f"{arch.label} cannot carry a fit: {arch.frontier_c.fitted.reason or arch.surface.reason}")
+    return out
+
+
+def _reasons(archs: list[ArchitectureResult]) -> str:
+    reasons: dict[str, list[str]] = {}
+    for arch in archs:
+        for check in arch.checks:
+            if check.passed is False:
+                reasons.setdefault(check.name, []).append(arch.label)
+    if not reasons:
+        return "the reasons are in the table of checks"
+    parts = [
+        f"{name} ({'all' if len(labels) == len(archs) > 1 else ', '.join(labels)})" for name, labels in reasons.items()
+    ]
+    return "what fails: " + "; ".join(parts)
+
+
+def _gamma_words(arch: ArchitectureResult) -> str:
+    gamma = arch.frontier_c.fitted.get("gamma")
+    if gamma is None:
+        return f"{arch.label} (frontier: {arch.frontier_c.fitted.reason})"
+    text = f"{arch.label} γ = {gamma.value:.2f}"
+    return text + (f" [{gamma.low:.2f}, {gamma.high:.2f}]" if gamma.bounded else "")
+
+
+def paper_words(analysis: Analysis) -> str:
+    """Does the order of the exponents follow the paper's?"""
+    pairs = [(arch, arch.frontier_c.fitted.get("gamma")) for arch in analysis.architectures if arch.paper is not None]
+    pairs = [(arch, gamma) for arch, gamma in pairs if gamma is not None]
+    if len(pairs) < 2:
+        return ""
+    ours = [arch.label for arch, gamma in sorted(pairs, key=lambda pair: pair[1].value)]
+    theirs = [arch.label for arch, gamma in sorted(pairs, key=lambda pair: pair[0].paper.gamma_c)]
+    text = f"The paper orders these by rising compute exponent: {', '.join(theirs)}. "
+    if ours == theirs:
+        text += "Here the point estimates come in the same order"
+    else:
+        text += f"Here the point estimates come as {', '.join(ours)}"
+    ranked = sorted((gamma for _, gamma in pairs), key=lambda gamma: gamma.value)
+    overlap = any(a.bounded and b.bounded and a.high > b.low for a, b in pairwise(ranked))
+    return text + (", but neighbouring intervals overlap." if overlap else ".")
+
+
+def regime_words(analysis: Analysis) -> list[str]:
+    """What is known about steps against data (design.md, protocol 10; shared/reference/feasibility.md, 0.4 and 4)."""
+    frames = [arch.frame for arch in analysis.architectures if arch.runs]
+    out = []
+    most = max((float(ratio.max()) for f in frames if len(ratio := (f["d"] / f["u"]).drop_nulls())), default=1.0)
+    if most > 4.5:
+        out.append(
+            f"Atoms are repeated up to {most:.0f} times: distinct data begin to bind, and β is not an "
+            "exponent of fresh data."
+        )
+    elif most > 1.05:
+        out.append(
+            f"Atoms are repeated up to {most:.1f} times; up to 4 repeats cost 0 to 2% of the loss where it "
+            "was measured."
+        )
+    batches = sorted({int(b) for f in frames for b in f["batch_atoms"].drop_nulls().to_list()})
+    if len(batches) == 1:
+        out.append(
+            f"Every run takes {pretty(batches[0])} atoms a step, so steps and atoms seen are one axis: β may "
+            "be an exponent of optimiser steps as much as of data; only runs with another batch size could tell."
+        )
+    return out
+
+
+def scope_words(analysis: Analysis) -> list[str]:
+    """Scale, burn-in, what was left out."""
+    fitted = [arch for arch in analysis.architectures if arch.runs]
+    out = []
+    decades = {arch.label: arch.frontier_c.decades for arch in fitted if arch.frontier_c.points}
+    if decades:
+        low, high = min(decades.values()), max(decades.values())
+        span = f"{low:.1f}" if high - low < 0.05 else f"{low:.1f} to {high:.1f}"
+        text = f"Each frontier covers {span} decades of compute"
+        hours = sum(arch.hours or 0 for arch in fitted)
+        if hours:
+            text += f", {duration(3600 * hours)} of training in all; the paper's runs took up to 30 GPU-hours each"
+        out.append(text + ". Numbers beyond that range are extrapolation.")
+    out.append(
+        f"Evaluations before step {analysis.burn_in_steps} are left out of every fit: models are still in their "
+        "transient there. The effect of that choice is tabulated below."
+    )
+    single = [arch.label for arch in fitted if arch.seeds < 2]
+    if single:
+        out.append(f"One seed only for {names(single)}: run-to-run noise cannot be told from lack of fit.")
+    few = [arch.label for arch in fitted if arch.runs < 8]
+    if few:
+        out.append(f"Fewer than 8 runs for {names(few)}: intervals rest on very few independent trainings.")
+    out += regime_words(analysis)
+    if analysis.problems:
+        out.append(
+            f"{len(analysis.problems)} run(s) diverged or failed; they are listed below and take no part in the fits."
+        )
+    unfinished = analysis.counts.get("unfinished", 0)
+    if unfinished and fitted:
+        out.append(f"{unfinished} run(s) are not finished: drawn as dotted lines, left out of the fits.")
+    return out

@@ -1,0 +1,69 @@
+"""Small configurations of every architecture, and the variants that the contract suite runs on.
+
+A new architecture is picked up from ``forcelaw.models.ARCHITECTURES`` by itself; a line in SMALL gives it smaller options,
+a line in EXTRA adds a variant of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from molecules import CUTOFF, ELEMENTS
+
+from forcelaw.models import ARCHITECTURES, ModelConfig, make_config
+
+SMALL: dict[str, dict[str, Any]] = {
+    "mpnn": {"width": 16, "depth": 2},
+    "painn": {"width": 16, "depth": 2},
+    "egnn": {"width": 16, "depth": 2, "channels": 4},
+    "esen": {"width": 8, "depth": 2},
+    "gemnet_oc": {"width": 8, "depth": 2},
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One case of the contract suite: an architecture with options."""
+
+    id: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def symmetry(self) -> str:
+        """The group for which it must be exact, as the architecture declares it for this configuration."""
+        return ARCHITECTURES[self.name].symmetry_for(small_config(self.name, **self.options))
+
+    @property
+    def conservative(self) -> bool:
+        return self.options.get("forces") == "conservative"
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+EXTRA: list[Variant] = [
+    Variant("mpnn-additive", "mpnn", {"message": "additive"}),
+    Variant("mpnn-no-angular", "mpnn", {"angular": 0}),
+    Variant("egnn-one-layer", "egnn", {"depth": 1, "channels": 3}),
+]
+
+
+def small_config(name: str, **options: Any) -> ModelConfig:
+    """A small configuration of architecture ``name`` for the molecules of ``molecules.py``; options override."""
+    default = {"width": max(8, ARCHITECTURES[name].smallest_width), "depth": 2}
+    spec = {"architecture": name, "elements": ELEMENTS, "cutoff": CUTOFF, "scale": 1.7} | SMALL.get(name, default) | options
+    return make_config(spec)
+
+
+def direct_variants() -> list[Variant]:
+    return [*(Variant(name, name) for name in ARCHITECTURES), *(v for v in EXTRA if v.name in ARCHITECTURES)]
+
+
+def conservative_variants() -> list[Variant]:
+    return [Variant(f"{name}-conservative", name, {"forces": "conservative"}) for name in ARCHITECTURES]
+
+
+def all_variants() -> list[Variant]:
+    return direct_variants() + conservative_variants()

@@ -1,0 +1,129 @@
+"""The muP coordinate check (Tensor Programs V, arXiv 2203.03466, appendix D.1), for any architecture.
+
+Train models of several widths for a few Adam steps on one batch and look at how the size of every layer's output, and of
+its change by training, goes with width: in muP the log-log slopes are about 0, in standard parametrisation they are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from models.configs import small_config
+from models.tools import make_graph
+from molecules import named, random_cluster
+from torch import Tensor, nn
+
+from forcelaw.graph import GraphBatch
+from forcelaw.models import ARCHITECTURES, ForceField, build
+from forcelaw.models.mup import Linear, parameter_groups
+
+WIDTHS: dict[str, tuple[int, ...]] = {"esen": (8, 16, 32, 64), "gemnet_oc": (8, 16, 32, 64)}
+DEFAULT_WIDTHS = (16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """RMS of one output against width. kind: start (before training), change (by training), end (after it)."""
+
+    layer: str
+    kind: str
+    widths: tuple[int, ...]
+    rms: tuple[float, ...]  # geometric means over seeds
+    slope: float  # d log(rms) / d log(width)
+
+
+def fixed_batch() -> tuple[GraphBatch, Tensor, Tensor]:
+    """Four molecules with fixed random labels: energies (4,) of 0.3 eV an atom, forces (n, 3) of 1 eV/Angstrom."""
+    mols = [named("CH3OH"), random_cluster(6, 1), named("C2H2"), random_cluster(9, 2)]
+    generator = torch.Generator().manual_seed(0)
+    graph = make_graph(mols, torch.float32)
+    energy = 0.3 * torch.randn(4, generator=generator) * graph.natoms
+    return graph, energy, torch.randn(len(graph.pos), 3, generator=generator)
+
+
+def layer_outputs(model: ForceField, graph: GraphBatch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Outputs of every block (children of the model, items of its lists) by name, energies and forces."""
+    seen: dict[str, Tensor] = {}
+
+    def watch(name: str) -> object:
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            for k, tensor in enumerate(tensors(output)):
+                seen[name if k == 0 else f"{name}[{k}]"] = tensor
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in blocks(model)]
+    energy, forces = model(graph)
+    for handle in handles:
+        handle.remove()
+    seen["energies"], seen["forces"] = energy / graph.natoms, forces
+    return seen, energy, forces
+
+
+def blocks(model: ForceField) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{name}.{k}", item) for k, item in enumerate(child))
+        elif any(True for _ in child.parameters()):
+            yield name, child
+
+
+def tensors(output: object) -> list[Tensor]:
+    """Floating-point tensors of a module's output, nested in tuples or alone."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, (tuple, list)):
+        return [t for item in output for t in tensors(item)]
+    return []
+
+
+def train(model: ForceField, steps: int, lr: float, standard: bool) -> Iterator[dict[str, Tensor]]:
+    """Layer outputs before and after ``steps`` steps of Adam on the loss of the laboratory."""
+    graph, energy, forces = fixed_batch()
+    if standard:  # one learning rate for all, no output multiplier
+        for module in model.modules():
+            if isinstance(module, Linear):
+                module.multiplier = 1.0
+        groups = [{"params": list(model.parameters()), "lr": lr}]
+    else:
+        groups = [{"params": g["params"], "lr": lr * g["lr_scale"]} for g in parameter_groups(model)]
+    optimizer = torch.optim.Adam(groups, lr=lr, betas=(0.9, 0.95))
+    for step in range(steps + 1):
+        seen, e, f = layer_outputs(model, graph)
+        if step in (0, steps):
+            yield {name: value.detach().clone() for name, value in seen.items()}
+        if step < steps:
+            loss = ((e - energy).abs() / graph.natoms).mean() + (f - forces).norm(dim=-1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def coordinate_check(name: str, *, seeds: int, steps: int = 10, standard: bool = False,
+                     **options: object) -> list[Coordinate]:
+    """Slopes of every layer of architecture ``name``; see the module's docstring."""
+    widths = WIDTHS.get(name, DEFAULT_WIDTHS)
+    lr = ARCHITECTURES[name].learning_rate
+    logs: dict[tuple[str, str], list[list[float]]] = {}
+    for width in widths:
+        row: dict[tuple[str, str], list[float]] = {}
+        for seed in range(seeds):
+            model = build(small_config(name, width=width, base_width=widths[1], **options), seed=seed)
+            start, end = train(model, steps, lr, standard)
+            for layer in start:
+                change = end[layer] - start[layer]
+                for kind, value in (("start", start[layer]), ("change", change), ("end", end[layer])):
+                    rms = float(value.double().square().mean().sqrt())
+                    row.setdefault((layer, kind), []).append(math.log(rms) if rms > 0 else -math.inf)
+        for key, values in row.items():
+            logs.setdefault(key, []).append(values)
+    out = []
+    for (layer, kind), values in logs.items():
+        means = np.array(values).mean(axis=1)
+        if np.isfinite(means).all():  # zero at the start, or constant: nothing to scale
+            slope = float(np.polyfit(np.log(widths), means, 1)[0])
+            out.append(Coordinate(layer, kind, widths, tuple(np.exp(means).tolist()), slope))
+    return out

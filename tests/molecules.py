@@ -1,7 +1,7 @@
 """Test structures: atomic numbers (n,) and positions (n, 3) in Angstrom, with the shapes that break careless models.
 
-Linear (CO2, C2H2), planar (benzene), highly symmetric (CH4, SF6), a single atom, a pair, two fragments beyond any cutoff,
-and random clusters without any symmetry, which are chiral.
+Linear (CO2, C2H2), planar (benzene), highly symmetric (CH4, SF6), a single atom, a pair, two fragments beyond any
+cutoff, and random clusters without any symmetry, which are chiral.
 """
 
 from __future__ import annotations

@@ -42,13 +42,46 @@ def generate(out: Path, *flags: str, **more) -> Pack:
     return Pack(out)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Pack:
-    return generate(tmp_path_factory.mktemp("generate") / "pack", workers=1)
-
-
 def chunks(out: Path) -> list[Path]:
     return sorted(out.with_name(out.name + ".partial-generate").glob("*/chunk-*.npz"))
+
+
+def energies(chunk: Path) -> list[float]:
+    with np.load(chunk, allow_pickle=False) as file:
+        return file["energies"].tolist()
+
+
+def stop_before_assembly(out: Path, **more) -> None:
+    def stop(*_):
+        raise InterruptedError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr("forcelaw.data.generate.assemble._assemble", stop)
+        generate(out, **more)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("stopped") / "pack"
+    stop_before_assembly(out)
+    assert len(chunks(out)) == 3
+    return out
+
+
+@pytest.fixture
+def interrupted(stopped, tmp_path) -> Path:
+    """The path of a pack whose chunks are there, as a call leaves them that is killed just before it assembles."""
+    out = tmp_path / "pack"
+    shutil.copytree(chunks(stopped)[0].parents[1], tmp_path / "pack.partial-generate")
+    return out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stopped, tmp_path_factory) -> Pack:
+    """The pack, assembled from the chunks above; test_workers_do_not_show makes it in one go."""
+    out = tmp_path_factory.mktemp("generate") / "pack"
+    shutil.copytree(chunks(stopped)[0].parents[1], out.with_name("pack.partial-generate"))
+    return generate(out)
 
 
 def test_the_pack_is_what_a_plain_loop_makes(undisturbed):
@@ -70,7 +103,7 @@ def test_workers_do_not_show(undisturbed, tmp_path):
 
 
 def test_another_seed_is_another_pack(undisturbed, tmp_path):
-    assert generate(tmp_path / "pack", seed=SEED + 1, count=3).hash != undisturbed.hash
+    assert generate(tmp_path / "pack", seed=SEED + 1, count=9).hash != undisturbed.hash
 
 
 def test_manifest(undisturbed):
@@ -78,7 +111,8 @@ def test_manifest(undisturbed):
     assert m["command"].startswith("forcelaw data generate --out ")
     assert m["command"].endswith(f"--count {COUNT} --seed {SEED} --workers 1 --conformers 1")
     assert m["rotated"] is True and m["generator"]["seed"] == SEED
-    forces = np.linalg.norm(undisturbed.vectors("forces", slice(None)), axis=1)
+    train = np.repeat(undisturbed.split == 0, np.diff(undisturbed.offsets))  # statistics are of the training side
+    forces = np.linalg.norm(undisturbed.vectors("forces", train), axis=1)
     assert m["statistics"]["force_norm_mean"] == pytest.approx(forces.mean(), abs=1e-3)
     assert m["statistics"]["force_norm_max"] == pytest.approx(forces.max(), abs=2e-3)
     zs, counts = np.unique(undisturbed.numbers, return_counts=True)
@@ -119,20 +153,6 @@ def test_a_killed_worker_is_replaced(undisturbed, tmp_path):
     assert Pack(out).hash == undisturbed.hash
 
 
-def energies(chunk: Path) -> list[float]:
-    with np.load(chunk, allow_pickle=False) as file:
-        return file["energies"].tolist()
-
-
-def stop_before_assembly(out: Path, **more) -> None:
-    def stop(*_):
-        raise InterruptedError
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr("forcelaw.data.generate.assemble._assemble", stop)
-        generate(out, **more)
-
-
 def test_a_worker_that_died_unnoticed():
     """Its task is lost, it says so by giving no answer, and it can be put away."""
     worker = Worker()
@@ -141,22 +161,6 @@ def test_a_worker_that_died_unnoticed():
     worker.send(None, {"chunk": 0})
     assert worker.answer() is None
     worker.stop()
-
-
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("stopped") / "pack"
-    stop_before_assembly(out)
-    assert len(chunks(out)) == 3
-    return out
-
-
-@pytest.fixture
-def interrupted(stopped, tmp_path) -> Path:
-    """The path of a pack whose chunks are there, as a call leaves them that is killed just before it assembles."""
-    out = tmp_path / "pack"
-    shutil.copytree(chunks(stopped)[0].parents[1], tmp_path / "pack.partial-generate")
-    return out
 
 
 def test_damaged_chunks_are_made_again(undisturbed, interrupted):
@@ -169,26 +173,38 @@ def test_damaged_chunks_are_made_again(undisturbed, interrupted):
 def test_chunks_of_other_settings_do_not_mix(interrupted, tmp_path):
     """The chunks of seed 11, put where those of seed 12 belong, are not taken."""
     other = tmp_path / "other"
-    stop_before_assembly(other, seed=12, count=8)
+    stop_before_assembly(other, seed=12, count=8, val_fraction=0)
     kept = energies(chunks(other)[0])
     shutil.copy(chunks(interrupted)[0], chunks(other)[0])
-    assert generate(other, seed=12, count=8).energies.tolist() == kept[:8]
+    assert generate(other, seed=12, count=8, val_fraction=0).energies.tolist() == kept[:8]
 
 
 def test_finished_chunks_serve_other_counts(undisturbed, interrupted, monkeypatch):
     monkeypatch.setattr("forcelaw.data.generate.pipeline.Worker", None)  # nothing may be computed
-    pack = generate(interrupted, count=20)
+    pack = generate(interrupted, count=20, val_fraction=0)
     assert len(pack) == 20 and pack.energies.tolist() == undisturbed.energies[:20].tolist()
 
 
 def test_existing_pack_is_kept_unless_told(undisturbed, tmp_path):
     out = tmp_path / "pack"
-    first = generate(out, count=2).hash
+    first = generate(out, count=2, val_fraction=0).hash
     with pytest.raises(DataError, match="exists already"):
-        generate(out, count=3)
+        generate(out, count=3, val_fraction=0)
     assert Pack(out).hash == first
-    assert len(generate(out, "--overwrite", count=3)) == 3
+    assert len(generate(out, "--overwrite", count=3, val_fraction=0)) == 3
     assert [p.name for p in tmp_path.iterdir()] == ["pack"]
+
+
+def test_help_loads_nothing_heavy():
+    code = ("import argparse, sys; from forcelaw.data.generate import add_arguments; p = argparse.ArgumentParser(); "
+            "add_arguments(p); p.format_help(); print(sorted({'rdkit', 'tblite', 'numpy'} & set(sys.modules)))")
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_pack_too_small_to_split_is_refused(tmp_path):
+    with pytest.raises(DataError, match="raise --count"):
+        generate(tmp_path / "pack", count=1)
+    assert not (tmp_path / "pack").exists()
 
 
 @pytest.mark.parametrize("name, value", [("count", 0), ("workers", 0), ("conformers", 0), ("seed", -1),
@@ -203,12 +219,12 @@ def test_smiles_are_read_counted_and_run_out(tmp_path, capsys):
     path = tmp_path / "list.csv"
     path.write_text("smiles,name\nCCO,ethanol\nOCC,again\nC[C@H](F)Cl,left\nC[C@@H](F)Cl,right\nC1#CC1,impossible\n"
                     "CCI,iodine\nC[O-],charged\nC[CH2],radical\nnonsense,\nO=S=O,\n")
-    pack = generate(tmp_path / "pack", smiles=path, count=50, conformers=2)
+    pack = generate(tmp_path / "pack", smiles=path, count=50, conformers=2, val_fraction=0)
     assert len(pack) == 2 * 4 and len(np.unique(pack.groups)) == 3  # the enantiomers are one molecule
     assert pack.manifest["skipped"] == {
         "charged": 1, "conformer not embedded": 2, "element outside H C N O F P S Cl Br": 1, "listed before": 1,
         "radical": 1, "unreadable SMILES": 1}
-    assert pack.manifest["sources"][0]["path"] == "list.csv"
+    assert pack.manifest["sources"][0]["name"] == "list.csv"
     assert "50 were asked for" in capsys.readouterr().out
 
 

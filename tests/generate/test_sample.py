@@ -53,7 +53,8 @@ def test_energies_follow_the_references(sample):
     sizes = np.diff(sample.offsets)
     residual = sample.energies - per_structure(sample, sample.reference_energies()[sample.numbers])
     train = sample.split == 0
-    assert (residual[train] / sizes[train]).std() == pytest.approx(sample.manifest["references"]["sd_per_atom"], rel=1e-6)
+    spread = sample.manifest["statistics"]["energy_per_atom_sd"]
+    assert (residual[train] / sizes[train]).std() == pytest.approx(spread, rel=1e-6)
     assert (residual / sizes).std() < 0.2
     assert np.abs(residual / sizes).max() < 2.0
 

@@ -1,7 +1,7 @@
 """Small configurations of every architecture, and the variants that the contract suite runs on.
 
-A new architecture is picked up from ``forcelaw.models.ARCHITECTURES`` by itself; a line in SMALL gives it smaller options,
-a line in EXTRA adds a variant of it.
+A new architecture is picked up from ``forcelaw.models.ARCHITECTURES`` by itself; a line in SMALL gives it smaller
+options, a line in EXTRA adds a variant of it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One case of the contract suite: an architecture with options."""
+    """One case of the contract suite: an architecture with options. coordinates: also in the muP coordinate check."""
 
     id: str
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+    coordinates: bool = False
 
     @property
     def symmetry(self) -> str:
@@ -44,7 +45,7 @@ class Variant:
 
 
 EXTRA: list[Variant] = [
-    Variant("mpnn-additive", "mpnn", {"message": "additive"}),
+    Variant("mpnn-additive", "mpnn", {"message": "additive"}, coordinates=True),
     Variant("mpnn-no-angular", "mpnn", {"angular": 0}),
     Variant("egnn-one-layer", "egnn", {"depth": 1, "channels": 3}),
 ]
@@ -53,8 +54,8 @@ EXTRA: list[Variant] = [
 def small_config(name: str, **options: Any) -> ModelConfig:
     """A small configuration of architecture ``name`` for the molecules of ``molecules.py``; options override."""
     default = {"width": max(8, ARCHITECTURES[name].smallest_width), "depth": 2}
-    spec = {"architecture": name, "elements": ELEMENTS, "cutoff": CUTOFF, "scale": 1.7} | SMALL.get(name, default) | options
-    return make_config(spec)
+    common = {"architecture": name, "elements": ELEMENTS, "cutoff": CUTOFF, "scale": 1.7}
+    return make_config(common | SMALL.get(name, default) | options)
 
 
 def direct_variants() -> list[Variant]:

@@ -7,11 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from models.configs import Variant, small_config
 from molecules import CUTOFF, Molecule
 
 from forcelaw.graph import GraphBatch, build_graph
 from forcelaw.models import ForceField, build
+from models.configs import Variant, small_config
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:

@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 
 
-def slow_edges(pos: np.ndarray, cutoff: float, cell: np.ndarray | None = None, pbc: tuple[bool, bool, bool] | None = None,
-               images: int = 6) -> list[tuple[int, int, tuple[int, int, int]]]:
+def slow_edges(pos: np.ndarray, cutoff: float, cell: np.ndarray | None = None,
+               pbc: tuple[bool, bool, bool] | None = None,
+               images: int = 4) -> list[tuple[int, int, tuple[int, int, int]]]:
     """All (receiver i, sender j, image S) with 0 < |x_j + S cell - x_i| < cutoff, sorted.
 
     pos (n, 3) and cell (3, 3) in Angstrom. images: how far to look along each periodic lattice vector.

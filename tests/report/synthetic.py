@@ -175,15 +175,17 @@ def study_json(truths: list[Truth]) -> dict[str, Any]:
     }
 
 
-def write_sweep(runs: Path, truth: Truth, rng: np.random.Generator, *, best: float = 4e-3, n: int = 32_000) -> None:
+def write_sweep(
+    runs: Path, truth: Truth, rng: np.random.Generator, *, best: float = 4e-3, n: int = 32_000, hours: bool = True
+) -> None:
     """A learning-rate sweep at the base width: a parabola in log2(lr), the largest rate diverges."""
     for lr in (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2):
         spec = spec_of(truth, n, 0, kind="sweep", lr=lr, steps=1500)
         if lr > 1e-2 and truth.label == "PaiNN":
-            write_run(runs, spec, metrics_of(truth, spec, rng, stop=200), diverged(212, lr))
+            write_run(runs, spec, metrics_of(truth, spec, rng, stop=200, hours=hours), diverged(212, lr))
             continue
         factor = 1 + 0.06 * float(np.log2(lr / best)) ** 2
-        write_run(runs, spec, metrics_of(truth, spec, rng, factor=factor), finished(truth, spec))
+        write_run(runs, spec, metrics_of(truth, spec, rng, factor=factor, hours=hours), finished(truth, spec))
 
 
 def write_study(
@@ -213,11 +215,11 @@ def write_study(
                 rows = metrics_of(truth, spec, rng, hours=hours, noise=noise)
                 write_run(runs, spec, rows, finished(truth, spec) if finish else None)
         if sweep:
-            write_sweep(runs, truth, rng)
+            write_sweep(runs, truth, rng, hours=hours)
     if diverge:
         first = truths[0]
         spec = spec_of(first, sizes[-1], 77, lr=3.2e-2, steps=steps)
-        write_run(runs, spec, metrics_of(first, spec, rng, stop=300), diverged(341, 3.2e-2))
+        write_run(runs, spec, metrics_of(first, spec, rng, stop=300, hours=hours), diverged(341, 3.2e-2))
         spec = spec_of(first, sizes[0], 78, lr=6.4e-2, steps=steps)
         write_run(runs, spec, [], diverged(3, 6.4e-2))
     return out

@@ -68,7 +68,8 @@ def add_subcommands(subparsers: Any) -> None:
 
 def _parser(subparsers: Any, name: str, help_: str, description: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        name, help=help_, description=description, epilog=SOURCES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        name, help=help_, description=description, epilog=SOURCES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     return parser
 
 
@@ -82,35 +83,60 @@ def _positive(text: str) -> int:
 def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="files, folders of .aselmdb, or packs")
     group = parser.add_argument_group("labels and units, where the format does not say")
-    group.add_argument("--reader", metavar="NAME", help="extxyz, ase, hdf5, npz or pack, where the suffix does not tell")
-    for name, text in (("energy", "total energy"), ("forces", "forces"), ("charge", "total charge"),
-                       ("spin", "multiplicity 2S+1")):
-        group.add_argument(f"--{name}-key", metavar="KEY", help=f"where the {text} is" if name != "forces" else
-                           "where the forces (minus dE/dx) are")
+    group.add_argument(
+        "--reader", metavar="NAME", help="extxyz, ase, hdf5, npz or pack, where the suffix does not tell"
+    )
+    for name, text in (
+        ("energy", "total energy"),
+        ("forces", "forces"),
+        ("charge", "total charge"),
+        ("spin", "multiplicity 2S+1"),
+    ):
+        group.add_argument(
+            f"--{name}-key",
+            metavar="KEY",
+            help=f"where the {text} is" if name != "forces" else "where the forces (minus dE/dx) are",
+        )
     group.add_argument("--gradient-key", metavar="KEY", help="where dE/dx is; forces are minus that")
     group.add_argument("--energy-unit", metavar="UNIT", help="eV, meV, hartree, kcal/mol, kJ/mol, rydberg")
     group.add_argument("--length-unit", metavar="UNIT", help="Angstrom, bohr, nm, pm")
-    group.add_argument("--force-unit", metavar="UNIT", help="energy/length, for example hartree/bohr (default: of the two)")
+    group.add_argument(
+        "--force-unit", metavar="UNIT", help="energy/length, for example hartree/bohr (default: of the two)"
+    )
 
 
 def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="PACK", help="the pack to make (a new folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace PACK if it is there")
     split = parser.add_argument_group("split")
-    split.add_argument("--val-fraction", type=float, default=0.1, metavar="F",
-                       help="share of the molecules held out for validation (default 0.1)")
+    split.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="share of the molecules held out for validation (default 0.1)",
+    )
     split.add_argument("--seed", type=int, default=0, help="of the split and the rotations (default 0)")
-    split.add_argument("--group", default="auto", metavar="RULE",
-                       help="what a molecule is: auto (the source's own label, else the formula), formula, key:NAME, or "
-                            "frame, for sources with a single molecule (default auto)")
+    split.add_argument(
+        "--group",
+        default="auto",
+        metavar="RULE",
+        help="what a molecule is: auto (the source's own label, else the formula), formula, key:NAME, or "
+        "frame, for sources with a single molecule (default auto)",
+    )
     keep = parser.add_argument_group("what to keep")
     keep.add_argument("--limit", type=_positive, metavar="N", help="stop after N kept structures")
     keep.add_argument("--only-neutral", action="store_true", help="leave out charged structures")
-    keep.add_argument("--max-force", type=float, metavar="F", help="leave out structures with a larger force on an atom, "
-                                                                   "eV/Angstrom")
-    keep.add_argument("--elements", metavar="LIST", help="leave out structures with other elements, for example H,C,N,O")
+    keep.add_argument(
+        "--max-force", type=float, metavar="F", help="leave out structures with a larger force on an atom, eV/Angstrom"
+    )
+    keep.add_argument(
+        "--elements", metavar="LIST", help="leave out structures with other elements, for example H,C,N,O"
+    )
     keep.add_argument("--skip-unlabelled", action="store_true", help="leave out frames without energy or forces")
-    keep.add_argument("--skip-bad", action="store_true", help="leave out frames whose labels or positions are not finite")
+    keep.add_argument(
+        "--skip-bad", action="store_true", help="leave out frames whose labels or positions are not finite"
+    )
     keep.add_argument("--keep-isolated-atoms", action="store_true", help="keep single free atoms")
     turn = parser.add_mutually_exclusive_group()
     turn.add_argument("--rotate", dest="rotate", action="store_true", default=None, help="turn periodic structures too")
@@ -120,8 +146,17 @@ def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
 def _source_options(args: argparse.Namespace, group_key: str | None = None) -> Any:
     from .readers import SourceOptions
 
-    names = ("reader", "energy_key", "forces_key", "gradient_key", "charge_key", "spin_key", "energy_unit", "length_unit",
-             "force_unit")
+    names = (
+        "reader",
+        "energy_key",
+        "forces_key",
+        "gradient_key",
+        "charge_key",
+        "spin_key",
+        "energy_unit",
+        "length_unit",
+        "force_unit",
+    )
     return SourceOptions(**{name: getattr(args, name) for name in names}, group_key=group_key)
 
 
@@ -135,12 +170,24 @@ def _prepare(args: argparse.Namespace) -> int:
     from .filters import Filter
     from .prepare import PrepareOptions, prepare
 
-    keep = Filter(only_neutral=args.only_neutral, max_force=args.max_force, elements=_elements(args.elements),
-                  keep_isolated_atoms=args.keep_isolated_atoms)
+    keep = Filter(
+        only_neutral=args.only_neutral,
+        max_force=args.max_force,
+        elements=_elements(args.elements),
+        keep_isolated_atoms=args.keep_isolated_atoms,
+    )
     options = PrepareOptions(
-        val_fraction=args.val_fraction, seed=args.seed, group=args.group, rotate=args.rotate,
-        skip_unlabelled=args.skip_unlabelled, skip_bad=args.skip_bad, limit=args.limit, overwrite=args.overwrite,
-        keep=keep, command=_command())
+        val_fraction=args.val_fraction,
+        seed=args.seed,
+        group=args.group,
+        rotate=args.rotate,
+        skip_unlabelled=args.skip_unlabelled,
+        skip_bad=args.skip_bad,
+        limit=args.limit,
+        overwrite=args.overwrite,
+        keep=keep,
+        command=_command(),
+    )
     prepare(args.sources, args.out, sources=_source_options(args), options=options, say=sys.stdout)
     return 0
 
@@ -158,7 +205,9 @@ def _elements(text: str | None) -> frozenset[int] | None:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in SYMBOLS[1:]]
     if unknown or not names:
-        raise DataError(f"--elements {text}: unknown {', '.join(unknown) or 'list'}", remedy="for example --elements H,C,N,O")
+        raise DataError(
+            f"--elements {text}: unknown {', '.join(unknown) or 'list'}", remedy="for example --elements H,C,N,O"
+        )
     return frozenset(SYMBOLS.index(name) for name in names)
 
 

@@ -4,11 +4,11 @@ For two frames a, b of the same atoms in the same order, the trapezoid rule give
 
     E_b - E_a  =  -(F_a + F_b)/2 . (x_b - x_a)  +  O(|x_b - x_a|^3)
 
-exact for a harmonic surface. Frame b is first moved onto a by the best translation and rotation (Kabsch 1976, Acta Cryst.
-A32, 922), its forces with it: energies do not change, and frames that were turned at random become comparable. The slope
-of left over right is 1 for forces; -1 for gradients stored as forces; something else for wrong units. Pairs are weighted
-by how far the trapezoid can be trusted, which the forces alone tell: the one-sided estimates -F_a.dx and -F_b.dx differ by
-the curvature term, and the error is a small part of that difference.
+exact for a harmonic surface. Frame b is first moved onto a by the best translation and rotation (Kabsch 1976, Acta
+Cryst. A32, 922), its forces with it: energies do not change, and frames that were turned at random become comparable.
+The slope of left over right is 1 for forces; -1 for gradients stored as forces; something else for wrong units. Pairs
+are weighted by how far the trapezoid can be trusted, which the forces alone tell: the one-sided estimates -F_a.dx and
+-F_b.dx differ by the curvature term, and the error is a small part of that difference.
 """
 
 from __future__ import annotations
@@ -78,9 +78,16 @@ class ConsistencyTest:
             if len(frames) >= FRAMES_PER_MOLECULE:
                 continue
             periodic = block.pbc is not None and bool(block.pbc[k].any())
-            frames.append(_Frame(block.numbers[rows].copy(), block.positions[rows].copy(), block.forces[rows].copy(),
-                                 float(block.energies[k]), block.cells[k].copy() if periodic else None,
-                                 block.pbc[k].copy() if periodic else None))
+            frames.append(
+                _Frame(
+                    block.numbers[rows].copy(),
+                    block.positions[rows].copy(),
+                    block.forces[rows].copy(),
+                    float(block.energies[k]),
+                    block.cells[k].copy() if periodic else None,
+                    block.pbc[k].copy() if periodic else None,
+                )
+            )
             self._frames += 1
             self._atoms += count
 
@@ -136,20 +143,33 @@ def _work(a: _Frame, b: _Frame) -> tuple[float, float, float] | None:
     if not 1e-6 < np.linalg.norm(step, axis=1).max() < FAR:
         return None
     one, two = -float((a.forces * step).sum()), -float((forces * step).sum())
-    return b.energy - a.energy, (one + two) / 2, (
-        _ANHARMONIC * abs(one - two) + _NOISE[0] + _NOISE[1] * abs(one + two) / 2)
+    return (
+        b.energy - a.energy,
+        (one + two) / 2,
+        (_ANHARMONIC * abs(one - two) + _NOISE[0] + _NOISE[1] * abs(one + two) / 2),
+    )
 
 
 def judge(pairs: np.ndarray) -> Verdict:
     """Verdict from pairs (p, 3) as :meth:`ConsistencyTest.pairs` gives them."""
     if len(pairs) < LEAST_PAIRS:
-        return Verdict("not testable", len(pairs), None, None,
-                       f"not testable: {len(pairs)} close pairs of frames; trajectories and relaxations have them")
+        return Verdict(
+            "not testable",
+            len(pairs),
+            None,
+            None,
+            f"not testable: {len(pairs)} close pairs of frames; trajectories and relaxations have them",
+        )
     difference, work, error = pairs.T
     expected = 1.25 / np.sqrt(((work / error) ** 2).sum())  # of the slope, if forces and energies do belong together
     if expected > SHARP:
-        return Verdict("not testable", len(pairs), None, None,
-                       f"not testable: {len(pairs)} pairs of frames, none close enough; trajectories and relaxations are")
+        return Verdict(
+            "not testable",
+            len(pairs),
+            None,
+            None,
+            f"not testable: {len(pairs)} pairs of frames, none close enough; trajectories and relaxations are",
+        )
     slope = _slope(difference, work, error)
     draws = np.random.default_rng(0).integers(0, len(pairs), (100, len(pairs)))
     spread = max(float(np.std([_slope(difference[d], work[d], error[d]) for d in draws])), abs(slope) * float(expected))
@@ -158,15 +178,27 @@ def judge(pairs: np.ndarray) -> Verdict:
     if spread < TOLERANCE and abs(abs(slope) - 1) <= max(TOLERANCE, 3 * spread):
         if slope > 0:
             return Verdict("consistent", *size, f"forces are minus the gradient of the energies ({scale})")
-        return Verdict("gradients", *size, f"the forces have the wrong sign: they are gradients ({scale})",
-                       "pass --gradient-key with that key instead of --forces-key")
+        return Verdict(
+            "gradients",
+            *size,
+            f"the forces have the wrong sign: they are gradients ({scale})",
+            "pass --gradient-key with that key instead of --forces-key",
+        )
     left = np.median(np.abs(difference - slope * work) / error) / np.median(np.abs(difference) / error)
     if left < 0.5 and spread < 0.2 * abs(slope) and abs(abs(slope) - 1) > 0.25:
-        return Verdict("units", *size, f"energies and forces are in different units ({scale}){_named(abs(slope))}",
-                       "give --energy-unit, --length-unit and --force-unit as they really are")
+        return Verdict(
+            "units",
+            *size,
+            f"energies and forces are in different units ({scale}){_named(abs(slope), spread)}",
+            "give --energy-unit, --length-unit and --force-unit as they really are",
+        )
     if abs(abs(slope) - 1) > max(3 * spread, TOLERANCE):
-        return Verdict("inconsistent", *size, f"energy differences do not follow the forces ({scale})",
-                       "check that energies and forces come from the same calculation and the same frames")
+        return Verdict(
+            "inconsistent",
+            *size,
+            f"energy differences do not follow the forces ({scale})",
+            "check that energies and forces come from the same calculation and the same frames",
+        )
     return Verdict("not testable", *size, f"not testable: the pairs of frames lie too far apart ({scale})")
 
 
@@ -179,15 +211,25 @@ def _slope(difference: np.ndarray, work: np.ndarray, error: np.ndarray) -> float
     return float(ratio[order][np.searchsorted(share, share[-1] / 2)])
 
 
-def _named(slope: float) -> str:
-    """What the size of the slope points to, if it is a ratio of well-known units."""
-    hartree, kcal, kj, bohr = (units.ENERGY["hartree"], units.ENERGY["kcal/mol"], units.ENERGY["kJ/mol"], units.LENGTH["bohr"])
+def _named(slope: float, spread: float) -> str:
+    """What the size of the slope points to, if it is sharp and a ratio of well-known units."""
+    hartree, kcal, kj = (units.ENERGY[name] for name in ("hartree", "kcal/mol", "kJ/mol"))
+    bohr = units.LENGTH["bohr"]
     known = {
-        hartree: "one hartree in eV", 1 / kcal: "one eV in kcal/mol", 1 / kj: "one eV in kJ/mol",
-        hartree / kcal: "one hartree in kcal/mol", hartree / kj: "one hartree in kJ/mol", kcal / kj: "one kcal in kJ",
-        1 / bohr: "one Angstrom in bohr", hartree / bohr: "one hartree/bohr in eV/Angstrom", 10.0: "one nm in Angstrom",
-        2.0: "one hartree in rydberg", 1000.0: "one eV in meV",
+        hartree: "one hartree in eV",
+        1 / kcal: "one eV in kcal/mol",
+        1 / kj: "one eV in kJ/mol",
+        hartree / kcal: "one hartree in kcal/mol",
+        hartree / kj: "one hartree in kJ/mol",
+        kcal / kj: "one kcal in kJ",
+        1 / bohr: "one Angstrom in bohr",
+        hartree / bohr: "one hartree/bohr in eV/Angstrom",
+        10.0: "one nm in Angstrom",
+        2.0: "one hartree in rydberg",
+        1000.0: "one eV in meV",
     }
-    ratio = max(slope, 1 / slope) if slope > 0 else 0.0
-    best = min(known, key=lambda value: abs(np.log(value / ratio)) if ratio else np.inf)
-    return f"; {ratio:.3g} is {known[best]}" if ratio and abs(best / ratio - 1) < 0.06 else ""
+    ratio = max(slope, 1 / slope)
+    best = min(known, key=lambda value: abs(np.log(value / ratio)))
+    if spread > 0.03 * slope or abs(np.log(best / ratio)) > 0.04:
+        return ""
+    return f"; the factor {ratio:.3g} is near {known[best]} ({best:.4g})"

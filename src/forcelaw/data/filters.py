@@ -11,8 +11,19 @@ from .readers.base import MISSING_ENERGY, MISSING_FORCES, Block
 
 KEEP = 0
 # in the order in which they are asked; the first that applies is the reason
-REASONS = ("", "isolated atom", "no energy", "no forces", "energy not finite", "forces not finite",
-           "positions not finite", "other elements", "charged", "charge not given", "force above the limit")
+REASONS = (
+    "",
+    "isolated atom",
+    "no energy",
+    "no forces",
+    "energy not finite",
+    "forces not finite",
+    "positions not finite",
+    "other elements",
+    "charged",
+    "charge not given",
+    "force above the limit",
+)
 UNLABELLED, BAD = (2, 3), (4, 5, 6)
 
 
@@ -81,7 +92,18 @@ def select(block: Block, keep: np.ndarray) -> Block:
         groups = [groups[k] for k in kept]
     elif isinstance(groups, np.ndarray):
         groups = groups[keep]
-    optional = {name: None if (value := getattr(block, name)) is None else value[keep]
-                for name in ("missing", "charges", "spins", "cells", "pbc")}
-    return Block(block.counts[keep], block.numbers[atoms], block.positions[atoms], block.energies[keep],
-                 block.forces[atoms], block.first, lambda k: place(int(kept[k])), groups, **optional)
+    optional = {
+        name: None if (value := getattr(block, name)) is None else value[keep]
+        for name in ("missing", "charges", "spins", "cells", "pbc")
+    }
+    return Block(
+        block.counts[keep],
+        block.numbers[atoms],
+        block.positions[atoms],
+        block.energies[keep],
+        block.forces[atoms],
+        block.first,
+        lambda k: place(int(kept[k])),
+        groups,
+        **optional,
+    )

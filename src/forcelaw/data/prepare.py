@@ -32,13 +32,13 @@ from .rotation import rotations, turn
 from .splits import TRAIN, VALIDATION, split_of, splitmix64
 from .structure import SYMBOLS, formula
 
-COUNTED_GROUPS = 4_000_000  # distinct groups are counted up to here, so that memory stays bounded
+COUNTED_GROUPS = 1_000_000  # distinct groups are counted up to here, so that memory stays bounded
 _OWNER = "writer-"  # PACK.partial-*/writer-<host>-<pid>: whose it is, while it is being written
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """val_fraction: share of groups in validation. group: auto, formula, frame, or key:NAME (then SourceOptions names it).
+    """val_fraction: share of groups in validation. group: auto, formula, frame, or key:NAME.
 
     rotate: None turns molecules and leaves periodic structures, True turns both (with the cell), False neither.
     limit: stop after so many kept structures. command: written to the manifest.
@@ -69,8 +69,14 @@ class Tally:
     charges: bool = False
 
 
-def prepare(paths: Iterable[str | Path], out: str | Path, *, sources: SourceOptions | None = None,
-            options: PrepareOptions | None = None, say: TextIO | None = None) -> Path:
+def prepare(
+    paths: Iterable[str | Path],
+    out: str | Path,
+    *,
+    sources: SourceOptions | None = None,
+    options: PrepareOptions | None = None,
+    say: TextIO | None = None,
+) -> Path:
     """Write the pack ``out`` from sources of any format; returns its path.
 
     Raises DataError for anything wrong in the sources, and then leaves nothing behind. say: where to print what was
@@ -106,14 +112,23 @@ def prepare(paths: Iterable[str | Path], out: str | Path, *, sources: SourceOpti
 def summary(name: str, manifest: dict[str, Any], structures: np.ndarray, atoms: np.ndarray) -> list[str]:
     """What was written, in a few lines for the user. structures, atoms: int64 (2,), train and validation."""
     fit, stats = manifest["references"], manifest["statistics"]
-    lines = [f"{name}: {structures.sum():,} structures, {atoms.sum():,} atoms of "
-             + " ".join(SYMBOLS[z] for z in manifest["elements"])]
+    lines = [
+        f"{name}: {structures.sum():,} structures, {atoms.sum():,} atoms of "
+        + " ".join(SYMBOLS[z] for z in manifest["elements"])
+    ]
     groups = manifest["split"]["groups"]
-    lines.append(f"  split        {manifest['split']['rule']}" + (f" ({groups:,} groups)" if groups else "")
-                 + f": train {structures[0]:,} ({atoms[0]:,} atoms), validation {structures[1]:,} ({atoms[1]:,} atoms)")
-    lines.append(f"  references   leave {1000 * stats['energy_per_atom_sd']:.1f} meV/atom (sd) on the training molecules")
-    lines.append(f"  forces       rms {stats['force_rms']:.3f} eV/Angstrom per component, norm mean "
-                 f"{stats['force_norm_mean']:.3f}, max {stats['force_norm_max']:.2f}")
+    lines.append(
+        f"  split        {manifest['split']['rule']}"
+        + (f" ({groups:,} groups)" if groups else "")
+        + f": train {structures[0]:,} ({atoms[0]:,} atoms), validation {structures[1]:,} ({atoms[1]:,} atoms)"
+    )
+    lines.append(
+        f"  references   leave {1000 * stats['energy_per_atom_sd']:.1f} meV/atom (sd) on the training molecules"
+    )
+    lines.append(
+        f"  forces       rms {stats['force_rms']:.3f} eV/Angstrom per component, norm mean "
+        f"{stats['force_norm_mean']:.3f}, max {stats['force_norm_max']:.2f}"
+    )
     lines += [f"  skipped      {count:,}: {reason}" for reason, count in manifest["skipped"].items()]
     lines += [f"  warning      {text}" for text in fit["warnings"]]
     return lines
@@ -138,8 +153,11 @@ def _clear_partials(out: Path) -> None:
         for owner in partial.glob(f"{_OWNER}*"):
             host, _, pid = owner.name.removeprefix(_OWNER).rpartition("-")
             if host == socket.gethostname() and int(pid) != os.getpid() and _alive(int(pid)):
-                raise DataError(f"another process ({pid}) is writing {out.name}", where=str(partial),
-                                remedy="wait for it, choose another --out, or remove that folder if it is not so")
+                raise DataError(
+                    f"another process ({pid}) is writing {out.name}",
+                    where=str(partial),
+                    remedy="wait for it, choose another --out, or remove that folder if it is not so",
+                )
         shutil.rmtree(partial)
 
 
@@ -194,10 +212,13 @@ class _Work:
     def add(self, block: Block) -> None:
         """Filter one block and write what is kept."""
         why = filters.reasons(block, self.options.keep)
+        if self.options.limit is not None:  # nothing after the last structure that is kept was seen
+            enough = np.flatnonzero(np.cumsum(why == filters.KEEP) == self.options.limit - self.tally.kept)
+            if len(enough):
+                met = np.arange(len(block)) <= enough[0]
+                block, why = filters.select(block, met), why[met]
         self.count(block, why)
         keep = why == filters.KEEP
-        if self.options.limit is not None:
-            keep &= np.cumsum(keep) <= self.options.limit - self.tally.kept
         block = filters.select(block, keep)
         first, self.tally.kept = self.tally.kept, self.tally.kept + len(block)
         if self.tally.refused or not len(block):
@@ -215,8 +236,9 @@ class _Work:
         else:
             pbc = block.pbc
             self.tally.periodic |= bool(pbc.any())
-        self.writer.append(block.counts, block.numbers, positions, forces, block.energies, groups, side, charges, spins,
-                           cells, pbc)
+        self.writer.append(
+            block.counts, block.numbers, positions, forces, block.energies, groups, side, charges, spins, cells, pbc
+        )
         self.accumulate(block, groups, side)
 
     def count(self, block: Block, why: np.ndarray) -> None:
@@ -224,8 +246,11 @@ class _Work:
         for reason in np.unique(why[why != filters.KEEP]):
             name = filters.REASONS[reason]
             rows = np.flatnonzero(why == reason)
-            fatal = (reason in filters.UNLABELLED and not self.options.skip_unlabelled) or (
-                reason in filters.BAD and not self.options.skip_bad) or name == "charge not given"
+            fatal = (
+                (reason in filters.UNLABELLED and not self.options.skip_unlabelled)
+                or (reason in filters.BAD and not self.options.skip_bad)
+                or name == "charge not given"
+            )
             table = self.tally.refused if fatal else self.tally.skipped
             table[name] = table.get(name, 0) + len(rows)
             if fatal:
@@ -257,8 +282,11 @@ class _Work:
         if rotate is None:
             matrices[periodic] = np.eye(3)
         self.turned |= bool(rotate or not periodic.all())
-        return (turn(positions, matrices, counts), turn(block.forces, matrices, counts),
-                np.matmul(cells, matrices.transpose(0, 2, 1)))
+        return (
+            turn(positions, matrices, counts),
+            turn(block.forces, matrices, counts),
+            np.matmul(cells, matrices.transpose(0, 2, 1)),
+        )
 
     def accumulate(self, block: Block, groups: np.ndarray, side: np.ndarray) -> None:
         """Counts over everything; references and force statistics over the training side only."""
@@ -278,32 +306,46 @@ class _Work:
         self.force_max = max(self.force_max, float(norms.max()))
         self.atoms_max = max(self.atoms_max, int(train.counts.max()))
 
+    def refuse(self) -> None:
+        """One error for everything that was refused: how many by reason, where first, and what to pass."""
+        numbers = ", ".join(f"{name}: {number:,}" for name, number in self.tally.refused.items())
+        indices = {filters.REASONS.index(name) for name in self.tally.refused}
+        remedies = []
+        if indices & {*filters.UNLABELLED}:
+            remedies.append("pass --skip-unlabelled to leave frames without labels out (they are counted)")
+        if indices & {*filters.BAD}:
+            remedies.append("pass --skip-bad to leave frames out whose numbers are not finite (they are counted)")
+        if "charge not given" in self.tally.refused:
+            remedies.append("name --charge-key, or drop --only-neutral: the source does not say what is neutral")
+        raise DataError(
+            f"{numbers} of {self.tally.seen:,} structures",
+            where="first: " + "; ".join(f"{name}: {place}" for name, place in self.tally.first_refused.items()),
+            remedy="; ".join(remedies),
+        )
+
     def check(self) -> None:
         """Refuse what cannot be trained on or split; the writer then removes everything."""
-        for name, number in self.tally.refused.items():
-            index = filters.REASONS.index(name)
-            remedy = "mend the source"
-            if index in filters.UNLABELLED:
-                remedy = "pass --skip-unlabelled to leave such frames out (they are counted), or name another key"
-            elif index in filters.BAD:
-                remedy = "pass --skip-bad to leave such frames out (they are counted), or mend the source"
-            elif name == "charge not given":
-                remedy = "the source does not say what is neutral: name --charge-key, or drop --only-neutral"
-            raise DataError(f"{name}: {number:,} of {self.tally.seen:,} structures", remedy=remedy,
-                            where=f"first: {self.tally.first_refused[name]}")
+        if self.tally.refused:
+            self.refuse()
         if not self.tally.kept:
             reasons = ", ".join(f"{name}: {number:,}" for name, number in self.tally.skipped.items())
-            raise DataError(f"no structure is left of {self.tally.seen:,} (skipped: {reasons or 'none'})",
-                            remedy="loosen the filters, or check that this is the right source")
+            raise DataError(
+                f"no structure is left of {self.tally.seen:,} (skipped: {reasons or 'none'})",
+                remedy="loosen the filters, or check that this is the right source",
+            )
         if self.options.val_fraction > 0 and self.options.group != "frame" and self.groups.number == 1:
-            raise DataError("all structures belong to one molecule, so they cannot be split by molecule",
-                            remedy="pass --group frame to split by frame (frames of one trajectory are alike)")
+            raise DataError(
+                "all structures belong to one molecule, so they cannot be split by molecule",
+                remedy="pass --group frame to split by frame (frames of one trajectory are alike)",
+            )
         for index, name in ((TRAIN, "training"), (VALIDATION, "validation")):
             if self.structures[index] == 0 and (index == TRAIN or self.options.val_fraction > 0):
                 groups = "frames" if self.options.group == "frame" else "molecules"
                 number = self.structures.sum() if self.options.group == "frame" else self.groups.number
-                raise DataError(f"none of the {number} {groups} fell into the {name} set",
-                                remedy="there are few: choose another --seed or --val-fraction, or pass --group frame")
+                raise DataError(
+                    f"none of the {number} {groups} fell into the {name} set",
+                    remedy="there are few: choose another --seed or --val-fraction, or pass --group frame",
+                )
 
     def manifest(self, records: list[dict[str, Any]]) -> dict[str, Any]:
         """Everything the pack says about itself besides its arrays."""
@@ -311,10 +353,16 @@ class _Work:
         elements = [int(z) for z in np.flatnonzero(self.element_counts)]
         unfitted = [SYMBOLS[z] for z in elements if z not in energies]
         if unfitted:
-            raise DataError(f"{', '.join(unfitted)} occurs in validation only, so its reference energy cannot be fitted",
-                            remedy="choose another --seed, leave the element out with --elements, or pass --group frame")
+            raise DataError(
+                f"{', '.join(unfitted)} occurs in validation only, so its reference energy cannot be fitted",
+                remedy="choose another --seed, leave the element out with --elements, or pass --group frame",
+            )
         train_atoms = max(int(self.atoms[TRAIN]), 1)
-        rule = {"auto": "by the group label of the source, else by formula", "formula": "by formula", "frame": "by frame"}
+        rule = {
+            "auto": "by the group label of the source, else by formula",
+            "formula": "by formula",
+            "frame": "by frame",
+        }
         note = "frames of one molecule never straddle the split"
         if self.options.group == "frame":
             note = "frames of one molecule are on both sides: validation says nothing about new molecules"
@@ -325,21 +373,31 @@ class _Work:
             "units": {"energy": "eV", "length": "Angstrom", "forces": "eV/Angstrom"},
             "sources": records,
             "split": {
-                "rule": rule.get(self.options.group, f"by {self.options.group}"), "fraction": self.options.val_fraction,
-                "seed": self.options.seed, "train_structures": int(self.structures[TRAIN]),
-                "val_structures": int(self.structures[VALIDATION]), "train_atoms": int(self.atoms[TRAIN]),
-                "val_atoms": int(self.atoms[VALIDATION]), "groups": number, "groups_note": note,
+                "rule": rule.get(self.options.group, f"by {self.options.group}"),
+                "fraction": self.options.val_fraction,
+                "seed": self.options.seed,
+                "train_structures": int(self.structures[TRAIN]),
+                "val_structures": int(self.structures[VALIDATION]),
+                "train_atoms": int(self.atoms[TRAIN]),
+                "val_atoms": int(self.atoms[VALIDATION]),
+                "groups": number,
+                "groups_note": note,
             },
             "references": {
-                "method": "least squares on total energies, float64", "energies": {str(z): e for z, e in energies.items()},
+                "method": "least squares on total energies, float64",
+                "energies": {str(z): e for z, e in energies.items()},
                 "rms_residual_ev_per_atom": self.references.rms_residual,
-                "fitted_on": f"training split, {self.references.structures} structures", "warnings": self.references.warnings,
+                "fitted_on": f"training split, {self.references.structures} structures",
+                "warnings": self.references.warnings,
             },
             "statistics": {
-                "over": "training split", "force_rms": (self.force_squares / (3 * train_atoms)) ** 0.5,
-                "force_norm_mean": self.force_norms / train_atoms, "force_norm_max": self.force_max,
+                "over": "training split",
+                "force_rms": (self.force_squares / (3 * train_atoms)) ** 0.5,
+                "force_norm_mean": self.force_norms / train_atoms,
+                "force_norm_max": self.force_max,
                 "energy_per_atom_sd": self.references.sd_per_atom,
-                "atoms_mean": train_atoms / max(int(self.structures[TRAIN]), 1), "atoms_max": self.atoms_max,
+                "atoms_mean": train_atoms / max(int(self.structures[TRAIN]), 1),
+                "atoms_max": self.atoms_max,
             },
             "skipped": self.tally.skipped,
             "rotated": self.turned,
@@ -363,7 +421,7 @@ class GroupCounter:
             return
         self._waiting.append(np.unique(groups))
         self._rows += len(self._waiting[-1])
-        if self._rows > 262_144:
+        if self._rows > 131_072:
             self._merge()
 
     def _merge(self) -> None:

@@ -80,9 +80,8 @@ class ReferenceAccumulator:
         if rank < width:
             names = ", ".join(SYMBOLS[z] for z in sorted(self._elements))
             self.warnings.append(
-                f"the compositions do not determine all reference energies (rank {rank}, {width} elements: {names}); "
-                "the minimum-norm solution was taken. Energies of these compositions are centred correctly, the values "
-                "of single elements mean nothing, and other compositions would be off by many eV."
+                f"these compositions do not determine the reference energies of {names} (rank {rank} of {width}): the "
+                "minimum-norm solution was taken; it centres these compositions and says nothing about others"
             )
         residual = self._per_atom[:, width] - self._per_atom[:, :width] @ solution
         square = float(residual @ residual) / self.structures

@@ -20,16 +20,25 @@ def uniform(indices: np.ndarray, seed: int, draws: int) -> np.ndarray:
 
 
 def rotations(indices: np.ndarray, seed: int) -> np.ndarray:
-    """Rotation matrices, float64 (n, 3, 3), uniform on SO(3): a uniform unit quaternion (Shoemake 1992, Graphics Gems III)."""
+    """Rotation matrices, float64 (n, 3, 3), uniform on SO(3) (quaternions: Shoemake 1992, Graphics Gems III)."""
     u, v, w = uniform(indices, seed, 3).T
     a, b = np.sqrt(1 - u), np.sqrt(u)
     x, y = a * np.sin(2 * np.pi * v), a * np.cos(2 * np.pi * v)
     z, t = b * np.sin(2 * np.pi * w), b * np.cos(2 * np.pi * w)
-    return np.stack([
-        1 - 2 * (y * y + z * z), 2 * (x * y - z * t), 2 * (x * z + y * t),
-        2 * (x * y + z * t), 1 - 2 * (x * x + z * z), 2 * (y * z - x * t),
-        2 * (x * z - y * t), 2 * (y * z + x * t), 1 - 2 * (x * x + y * y),
-    ], axis=1).reshape(-1, 3, 3)
+    return np.stack(
+        [
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - z * t),
+            2 * (x * z + y * t),
+            2 * (x * y + z * t),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - x * t),
+            2 * (x * z - y * t),
+            2 * (y * z + x * t),
+            1 - 2 * (x * x + y * y),
+        ],
+        axis=1,
+    ).reshape(-1, 3, 3)
 
 
 def turn(vectors: np.ndarray, matrices: np.ndarray, counts: np.ndarray) -> np.ndarray:

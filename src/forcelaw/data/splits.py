@@ -71,6 +71,8 @@ def prefix(order: np.ndarray, offsets: np.ndarray, atoms: int) -> np.ndarray:
     total = np.cumsum(offsets[order + 1] - offsets[order])
     have = int(total[-1]) if len(total) else 0
     if have < atoms:
-        raise DataError(f"{atoms} atoms asked for, the split holds {have}",
-                        remedy="use a smaller data size, or prepare a larger pack")
+        raise DataError(
+            f"{atoms} atoms asked for, the split holds {have}",
+            remedy="use a smaller data size, or prepare a larger pack",
+        )
     return order[: int(np.searchsorted(total, atoms)) + 1]

@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {"Runs": "table", "fit": "fitting", "FitResult": "result", "Estimate": "result", "LAWS": "forms", "Law": "forms",
           "frontier": "envelope", "Frontier": "envelope", "compute_optimal": "allocation", "Allocation": "allocation",
-          "Cost": "allocation"}
+          "Cost": "allocation", "compare": "comparison", "Comparison": "comparison", "multiplier": "equal_loss",
+          "Multiplier": "equal_loss", "diagnose": "diagnosis", "Diagnosis": "diagnosis", "profile_floor": "profile",
+          "Profile": "profile"}
 __all__ = sorted(_WHERE)
 
 if TYPE_CHECKING:
     from .allocation import Allocation, Cost, compute_optimal
+    from .comparison import Comparison, compare
+    from .diagnosis import Diagnosis, diagnose
     from .envelope import Frontier, frontier
+    from .equal_loss import Multiplier, multiplier
     from .fitting import fit
     from .forms import LAWS, Law
+    from .profile import Profile, profile_floor
     from .result import Estimate, FitResult
     from .table import Runs
 

@@ -84,10 +84,7 @@ class _Envelope(FrontierFlops):
         where, least = touch(lx, gap)
         if not jacobian:
             return -least, None
-        at = super(_Envelope, self)
-        jac = np.stack([at.residuals(theta[b : b + 1], {self.x: where[b]}, np.zeros(1))[1][0]
-                        for b in range(len(theta))])
-        return -least, jac
+        return -least, super().residuals(theta, {self.x: where}, np.zeros(1))[1]
 
 
 def touch(lx: np.ndarray, gap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,8 +130,8 @@ def frontier(runs: Runs, x: str = "c", *, floor: Floor = "free", objective: str 
         fit = _fit_hull(runs, x, floor, level, interval, smooth, points)
         if fit.status == OK:
             fit.status, fit.message = NOT_IDENTIFIED, message
-    optimum = _optimum(runs, points, tangents, all_curves, x, level)
-    return Frontier(x, points, {key: value for key, value in tangents.items() if key != "count"}, fit, optimum, method,
+    optimum = _optimum(points, tangents, all_curves, level, len(runs.run_names))
+    return Frontier(x, points, {key: tangents[key] for key in points}, fit, optimum, method,
                     message)
 
 
@@ -185,7 +182,7 @@ def _pad(found: list[Curve]) -> dict[str, np.ndarray]:
 
 @dataclass
 class _Tangency:
-    """Curves prepared for the solver; ``run_curve`` [runs, R]: which curves a run belongs to."""
+    """Curves prepared for the solver."""
 
     law: _Envelope
     x: dict[str, np.ndarray]
@@ -193,7 +190,7 @@ class _Tangency:
     bounds: tuple[np.ndarray, np.ndarray]
     objective: Objective
     ends: np.ndarray  # [R, 2], first and last ln x
-    notes: list[str] = field(default_factory=list)
+    clock: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # ln x and ln D of each curve
 
     def inside(self, theta: np.ndarray) -> np.ndarray:
         """[B, R]: the curve touches the frontier theta strictly inside its range."""
@@ -217,6 +214,19 @@ class _Tangency:
             used = now
         return theta, used
 
+    def slopes(self, theta: np.ndarray, used: np.ndarray, ln_n: np.ndarray) -> np.ndarray:
+        """[B, 2]: slopes of ln N* and ln D* against ln x through the tangents of each theta (NaN below three)."""
+        value = FrontierFlops.residuals(self.law, theta, {self.law.x: self.x["lx"].ravel()}, np.zeros(1), False)[0]
+        at, _ = touch(self.x["lx"], self.x["ly"][None] - value.reshape(len(theta), *self.x["lx"].shape))
+        out = np.full((len(theta), 2), np.nan)
+        for b in range(len(theta)):
+            on = np.flatnonzero(used[b])
+            if len(on) < 3:
+                continue
+            ln_d = [np.interp(at[b, i] + self.centre, self.clock[i][0], self.clock[i][1]) for i in on]
+            out[b] = np.polyfit(at[b, on], np.stack([ln_n[on], ln_d], axis=1), 1)[0]
+        return out
+
 
 def _tangency(found: list[Curve], x: str, floor: Floor, objective: str) -> _Tangency:
     arrays = _pad(found)
@@ -226,7 +236,8 @@ def _tangency(found: list[Curve], x: str, floor: Floor, objective: str) -> _Tang
     finite = arrays["ly"][np.isfinite(arrays["ly"])]
     bounds = law.all_bounds({}, finite)
     ends = np.stack([np.nanmin(arrays["lx"], axis=1), np.nanmax(arrays["lx"], axis=1)], axis=1)
-    return _Tangency(law, arrays, centre, bounds, Objective(objective), ends)
+    return _Tangency(law, arrays, centre, bounds, Objective(objective), ends,
+                     [(curve.lx, curve.ld) for curve in found])
 
 
 def _first(tangency: _Tangency, found: list[Curve]) -> np.ndarray:
@@ -255,10 +266,16 @@ def _fit_tangents(runs: Runs, found: list[Curve], x: str, floor: Floor, objectiv
     if tangents["count"] < LEAST_TANGENTS or levels(tangents["n"]) < 3:
         return None, tangents
     result = _result(runs, tangency, theta, used, level, x)
+    tangents["slopes"] = tangency.slopes(theta, used, _ln_n(useful))
     if interval != "none" and result.ok:
-        draws = _deleted(runs, found, x, tangency, theta[0], used[0], smooth)
+        draws, slopes = _deleted(runs, found, x, tangency, theta[0], smooth)
         _attach(result, draws)
+        tangents["slope_draws"] = slopes
     return result, tangents
+
+
+def _ln_n(found: list[Curve]) -> np.ndarray:
+    return np.log([curve.n for curve in found])
 
 
 def _tangent_points(runs: Runs, tangency: _Tangency, useful: list[Curve], theta: np.ndarray, used: np.ndarray
@@ -298,19 +315,20 @@ def _result(runs: Runs, tangency: _Tangency, theta: np.ndarray, used: np.ndarray
                      n_runs=len(runs.run_names))
 
 
-def _deleted(runs: Runs, found: list[Curve], x: str, tangency: _Tangency, theta: np.ndarray, used: np.ndarray, smooth: bool
-             ) -> np.ndarray:
-    """Fits [G, P] without each run in turn. A run that is a curve by itself is masked; one that was averaged with its
+def _deleted(runs: Runs, found: list[Curve], x: str, tangency: _Tangency, theta: np.ndarray, smooth: bool
+             ) -> tuple[np.ndarray, np.ndarray]:
+    """Fits [G, P] and slopes of N* and D* [G, 2] without each run in turn. A run that is a curve by itself is masked; one that was averaged with its
     seeds leaves the average of the others."""
     useful = [curve for curve in found if len(curve.lx) >= 3]
     alone = {curve.runs[0]: i for i, curve in enumerate(useful) if len(curve.runs) == 1}
     groups = len(runs.run_names)
-    out = np.tile(theta, (groups, 1))
+    out, slopes = np.tile(theta, (groups, 1)), np.full((groups, 2), np.nan)
     masked = [r for r in range(groups) if r in alone]
     if masked:
         keep = np.ones((len(masked), len(useful)), bool)
         keep[np.arange(len(masked)), [alone[r] for r in masked]] = False
-        out[masked] = tangency.settle(np.tile(theta, (len(masked), 1)), keep)[0]
+        out[masked], used = tangency.settle(np.tile(theta, (len(masked), 1)), keep)
+        slopes[masked] = tangency.slopes(out[masked], used, _ln_n(useful))
     for r in range(groups):
         if r in alone or not any(r in curve.runs for curve in useful):
             continue
@@ -320,10 +338,12 @@ def _deleted(runs: Runs, found: list[Curve], x: str, tangency: _Tangency, theta:
         other = _tangency(rest, x, tangency.law.floor, tangency.objective.kind)
         moved = theta.copy()  # the same law about another centre
         moved[0] += theta[-1] * (tangency.centre - other.centre)
-        fitted = other.settle(moved[None], np.ones((1, len(rest)), bool))[0][0]
+        many, used = other.settle(moved[None], np.ones((1, len(rest)), bool))
+        slopes[r] = other.slopes(many, used, _ln_n(rest))[0]
+        fitted = many[0]
         fitted[0] -= fitted[-1] * (tangency.centre - other.centre)
         out[r] = fitted
-    return out
+    return out, slopes
 
 
 def _attach(result: FitResult, draws: np.ndarray) -> None:
@@ -374,19 +394,17 @@ def _fit_hull(runs: Runs, x: str, floor: Floor, level: float, interval: str, smo
 # -- compute-optimal sizes -----------------------------------------------------------------------------------------
 
 
-def _optimum(runs: Runs, points: dict[str, Any], tangents: dict[str, Any], found: list[Curve], x: str, level: float
-             ) -> Optimum:
+def _optimum(points: dict[str, Any], tangents: dict[str, Any], found: list[Curve], level: float, groups: int) -> Optimum:
     """N*(x), D*(x) by straight lines in log-log through the tangents, or through the middles of the hull's pieces."""
     sizes = np.array([curve.n for curve in found])
     lx = np.log(points["x"])
-    wide = max(float(np.ptp(lx)), 1e-12) if len(lx) else 1e-12
     share = 0.0
-    for edge in (sizes.min(), sizes.max()):
-        on = points["n"] == edge
-        if on.any():
-            share = max(share, float(np.ptp(lx[on])) / wide)
+    for size in (sizes.min(), sizes.max()):
+        on = points["n"] == size
+        if on.any() and np.ptp(lx) > 0:
+            share = max(share, float(np.ptp(lx[on]) / np.ptp(lx)))
     edge = share > 1 / 3
-    if levels(tangents["n"]) >= 3 if len(tangents["n"]) else False:
+    if "slopes" in tangents:
         at, n, d, method = np.log(tangents["x"]), np.log(tangents["n"]), np.log(tangents["d"]), "tangents"
     else:
         inner = np.unique(points["n"])
@@ -395,24 +413,17 @@ def _optimum(runs: Runs, points: dict[str, Any], tangents: dict[str, Any], found
         n = np.log(inner)
         d = np.array([np.log(points["d"][points["n"] == size]).mean() for size in inner])
         method = "hull"
-    if len(at) < 3:
+    if len(at) < 3 or np.ptp(at) <= 0:
         return Optimum(None, None, {"x": np.array([]), "n": np.array([]), "d": np.array([])}, edge, method,
                        "fewer than three sizes lie on the frontier inside the grid: no exponents of N* and D*")
-    a, b = _slope(at, n, level, method), _slope(at, d, level, method)
+    value = tangents["slopes"][0] if "slopes" in tangents else np.polyfit(at, np.stack([n, d], axis=1), 1)[0]
+    made = []
+    for i in range(2):
+        draws = tangents["slope_draws"][:, i] if "slope_draws" in tangents else np.array([np.nan])
+        made.append(intervals.estimate("slope", float(value[i]), draws, method="jackknife", level=level, df=groups - 1,
+                                       floor_name="slope") if np.isfinite(draws).all() else Estimate(float(value[i])))
     grid = np.linspace(at.min(), at.max(), 25)
     table = {"x": np.exp(grid), "n": np.exp(np.polyval(np.polyfit(at, n, 1), grid)),
              "d": np.exp(np.polyval(np.polyfit(at, d, 1), grid))}
     message = "the best size is at the edge of the grid over a third of the range or more" if edge else ""
-    return Optimum(a, b, table, edge, method, message)
-
-
-def _slope(lx: np.ndarray, ly: np.ndarray, level: float, method: str) -> Estimate:
-    """Slope with the delete-one jackknife over sizes."""
-    value = float(np.polyfit(lx, ly, 1)[0])
-    if len(lx) < 4:
-        return Estimate(value, method=method)
-    draws = np.array([np.polyfit(np.delete(lx, i), np.delete(ly, i), 1)[0] for i in range(len(lx))])
-    made = intervals.estimate("slope", value, draws, method="jackknife", level=level, df=len(lx) - 1,
-                              floor_name="slope")
-    made.method = f"{method}, jackknife over {len(lx)} sizes"
-    return made
+    return Optimum(made[0], made[1], table, edge, method, message)

@@ -57,7 +57,7 @@ def fit(runs: Runs | Any, law: str | Law = "surface", objective: str | Objective
     problem, theta, certificate = optimise(problem)
     result = replace(base, theta=theta, delta=problem.objective.delta, objective=certificate["objective"])
     _judge(result, problem, certificate)
-    result.diagnostics |= residual_summary(problem, theta)
+    result.diagnostics |= residual_summary(problem, theta) | {"fixed": sorted(problem.fixed)}
     _point_estimates(result)
     _intervals(result, problem, runs, interval, resamples, seed)
     return result
@@ -76,8 +76,8 @@ def _objective(objective: str | Objective, delta: float | None) -> Objective:
 def optimise(problem: Problem) -> tuple[Problem, np.ndarray, dict[str, Any]]:
     """The best optimum from several starts, with the robust delta settled if none was given, and its certificate."""
     begin = _starts(problem)
-    small = problem
-    if len(problem.y) > THIN:
+    small, thinned = problem, len(problem.y) > THIN
+    if thinned:
         order = np.lexsort((problem.y, next(iter(problem.x.values()))))
         small = problem.subset(np.sort(order[np.linspace(0, len(order) - 1, THIN // 2).astype(int)]))
     if problem.objective.robust and problem.objective.delta is None:
@@ -90,7 +90,7 @@ def optimise(problem: Problem) -> tuple[Problem, np.ndarray, dict[str, Any]]:
         problem, small = problem.with_objective(goal), small.with_objective(goal)
         begin = np.concatenate([best[None], rough.theta])
     solution = small.solve(begin)
-    if small is not problem:
+    if thinned:
         near = np.argsort(solution.value)[:2]
         solution = problem.solve(solution.theta[near])
     best = int(np.nanargmin(np.where(np.isfinite(solution.value), solution.value, np.inf)))
@@ -118,7 +118,6 @@ def _starts(problem: Problem) -> np.ndarray:
                 logged = name in law.coefficients or name == law.floor_name or name in law.logs
                 shift = law.shape_shift(name, problem.centre) if name in law.logs else 0.0
                 begin[:, i] = np.log(value) - shift if logged else value
-        # the grid chose coefficients for other shapes: start them again from the fixed values
     low, high = problem.bounds
     return np.clip(begin, low, high)
 
@@ -151,7 +150,7 @@ def _judge(result: FitResult, problem: Problem, certificate: dict[str, Any]) -> 
     hit = certificate["bounds_hit"]
     result.diagnostics.update({key: value for key, value in certificate.items() if key != "objective"})
     rising = [name for i, name in enumerate(law.names) if name in ("alpha", "beta", "gamma") and theta[i] <= 1e-3]
-    others = [name for name in hit if name != law.floor_name]
+    others = [name for name in hit if name != law.floor_name and name not in law.soft]
     floored = law.floor_name in hit
     if not certificate["converged"] and certificate["gradient"] > 1e-5:
         result.status = NOT_CONVERGED
@@ -160,7 +159,7 @@ def _judge(result: FitResult, problem: Problem, certificate: dict[str, Any]) -> 
         result.status = NOT_IDENTIFIED
         names = ", ".join(dict.fromkeys(others + rising))
         result.message = f"{names} ran to a bound: the table does not determine it (the loss does not fall as the law says)"
-    elif certificate["condition_number"] > SINGULAR and not floored:
+    elif certificate["condition_number"] > SINGULAR and not floored and not set(hit) & set(law.soft):
         result.status = NOT_IDENTIFIED
         result.message = (f"the parameters cannot be told apart (condition number "
                           f"{certificate['condition_number']:.1e})")
@@ -207,22 +206,29 @@ def _intervals(result: FitResult, problem: Problem, runs: Runs, interval: str, r
     else:
         draws, failed = intervals.bootstrap(problem, result.theta, resamples, seed, _enough(problem, runs))
         method = f"bootstrap of {groups} {'runs' if not runs.independent else 'rows'}, {resamples} draws"
-    attach(result, draws, method, groups)
+    attach(result, draws, method, groups,
+           result.law.context(runs, problem.cluster) if interval == "jackknife" else result.context)
     result.diagnostics["refits_not_converged"] = failed
     if groups < 8:
         result.diagnostics["warning"] = f"only {groups} runs: intervals rest on {groups - 1} degrees of freedom"
 
 
-def attach(result: FitResult, draws: np.ndarray, method: str, groups: int) -> None:
-    """Put intervals made from the refits ``draws`` [R, P] into a result."""
+def attach(result: FitResult, draws: np.ndarray, method: str, groups: int, context: dict[str, Any] | None = None
+           ) -> None:
+    """Put intervals made from the refits ``draws`` [R, P] into a result; ``context`` is the law's for each refit."""
     result.replicates, result.method = draws, method
-    values, derived = quantities(result, draws)
+    values = result.law.natural(draws, result.centre)
+    derived = result.law.derived(values, result.context if context is None else context)
     point, point_derived = quantities(result, result.theta)
     kind = "jackknife" if method.startswith("jackknife") else method
-    fixed = set(result.law.names) ^ set(values) if not result.law.free_floor else set()
+    held = set(values) - set(result.law.names) | set(result.diagnostics.get("fixed", []))
     for target, many, one in ((result.parameters, values, point), (result.derived, derived, point_derived)):
         for name in target:
-            if name in fixed:
+            if float(np.ptp(many[name])) == 0 and float(many[name][0]) == float(one[name][0]):
+                target[name].method = "given"  # follows from what was fixed
+                continue
+            if name in held:
+                target[name].method = "given"
                 continue
             made = intervals.estimate(name, float(one[name][0]), many[name], method=kind, level=result.level,
                                       df=groups - 1, floor_name=result.law.floor_name)

@@ -36,13 +36,13 @@ class Problem:
         return int(self.cluster.max()) + 1
 
     def solve(self, theta: np.ndarray, weights: np.ndarray | None = None, tolerance: float = 1e-14,
-              iterations: int = 300) -> Solution:
-        """Fits from theta [B, P]; ``weights`` [B, n] multiply those of the problem."""
+              iterations: int = 300, y: np.ndarray | None = None) -> Solution:
+        """Fits from theta [B, P]; ``weights`` [B, n] multiply those of the problem; ``y`` [B, n] are other losses."""
         w = self.weights
         if weights is not None:
             w = weights if w is None else weights * w
-        return solve(self.law, self.x, self.y, w, self.objective, np.atleast_2d(theta), bounds=self.bounds,
-                     free=self.free, tolerance=tolerance, iterations=iterations)
+        return solve(self.law, self.x, self.y if y is None else y, w, self.objective, np.atleast_2d(theta),
+                     bounds=self.bounds, free=self.free, tolerance=tolerance, iterations=iterations)
 
     def residuals(self, theta: np.ndarray) -> np.ndarray:
         """ln L - ln Lhat [n]: positive where the run is worse than the law."""
@@ -116,19 +116,22 @@ def refusal(runs: Runs, law: Law, cluster: np.ndarray, n_free: int) -> str:
         values = runs[role]
         column = runs.taken.get(role, role)
         found = levels(values)
-        if found == 1:
+        least = law.least_levels(role)
+        if found < least and found == 1:
             return (f"column {column!r} ({role}) is constant ({values[0]:.6g}): an exponent in {role} cannot be seen; "
                     "add runs that vary it")
-        if found < law.levels:
+        if found < least:
             return (f"only {found} distinct levels of {role} (column {column!r}); {law.name} needs at least "
-                    f"{law.levels}, else exponent, coefficient and floor trade for one another: add runs in between "
+                    f"{least}, else exponent, coefficient and floor trade for one another: add runs in between "
                     "or beyond")
     logs = [np.log(runs[role]) for role in law.roles]
     for i, first in enumerate(law.roles):
         for j in range(i):
             second = law.roles[j]
+            if "u" in (first, second) or min(float(np.ptp(logs[i])), float(np.ptp(logs[j]))) == 0:
+                continue
             correlation = float(np.corrcoef(logs[i], logs[j])[0, 1])
-            if abs(correlation) > COLLINEAR and (first, second) != ("u", "d"):
+            if abs(correlation) > COLLINEAR:
                 return (f"{second} and {first} are perfectly correlated (r = {correlation:.5f} of the logarithms): "
                         "their exponents cannot be told apart; add runs that vary one at fixed other")
     if len(runs) <= n_free:

@@ -47,10 +47,10 @@ def solve(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray
           tolerance: float = 1e-14, iterations: int = 300) -> Solution:
     """Minimise sum_i w_i rho(r_i) from each row of ``theta`` [B, P].
 
-    x, y: prepared logs [n] and ln L [n]; weights None, [n] or [B, n]; ``free`` marks the parameters that move;
+    x, y: prepared logs [n] and ln L [n] or [B, n]; weights None, [n] or [B, n]; ``free`` marks the parameters that move;
     ``tolerance``: stop when the decrease still to be had is below this fraction of the objective.
     """
-    batch, n = len(theta), len(y)
+    batch, n = len(theta), y.shape[-1]
     free = np.ones(law.size, bool) if free is None else free
     rows = max(1, CHUNK // max(n, 1))
     out = Solution(np.array(theta, float), np.empty(batch), np.empty(batch), np.zeros(batch, bool),
@@ -58,7 +58,8 @@ def solve(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray
     for start in range(0, batch, rows):
         part = slice(start, min(start + rows, batch))
         w = weights[part] if weights is not None and weights.ndim == 2 else weights
-        _solve_chunk(law, x, y, w, objective, bounds, free, tolerance, iterations, out, part)
+        part_y = y[part] if y.ndim == 2 else y
+        _solve_chunk(law, x, part_y, w, objective, bounds, free, tolerance, iterations, out, part)
     return out
 
 
@@ -97,7 +98,7 @@ def _solve_chunk(law, x, y, weights, objective, bounds, free, tolerance, iterati
     quiet = np.zeros(len(theta), int)
     for iteration in range(iterations + 1):
         step, predicted = _step(now, mu, theta[:, free], low, high)
-        small = predicted <= tolerance * now.value + 1e-28 * len(y)  # the second for data without noise
+        small = predicted <= tolerance * now.value + 1e-28 * y.shape[-1]  # the second for data without noise
         done = (small & (mu < 0.05)) | (mu > 1e12) | (quiet >= 4) | ~np.isfinite(now.value)
         if iteration == iterations:
             ended = np.ones(len(theta), bool)
@@ -117,6 +118,8 @@ def _solve_chunk(law, x, y, weights, objective, bounds, free, tolerance, iterati
             now = _take(now, keep)
             if w is not None and w.ndim == 2:
                 w = w[keep]
+            if y.ndim == 2:
+                y = y[keep]
         trial = theta.copy()
         trial[:, free] = np.clip(theta[:, free] + step, low, high)
         new = evaluate(law, x, y, w, objective, trial, free)

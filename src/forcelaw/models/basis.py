@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,28 @@ class GaussianBasis(nn.Module):
         self.coefficient = -0.5 / (spread * spacing) ** 2
 
     def forward(self, r: Tensor) -> Tensor:
-        return torch.exp(self.coefficient * (r.unsqueeze(-1) - self.centres).square())
+        exponent = self.coefficient * (r.unsqueeze(-1) - self.centres).square()
+        # exp(-50) = 2e-22 is nothing, but below exp(-87) float32 has denormals, which slow a CPU down tenfold
+        return torch.exp(exponent.clamp_min(-50.0))
+
+
+class ExponentialBasis(nn.Module):
+    """Gaussians in exp(-5 r / cutoff), equally spaced there, so that they are dense where bonds are: (...,) -> (..., count).
+
+    The "exponential normal" basis of PhysNet (arXiv 1902.08408, eq. 7) with the scale of TorchMD-NET. With 16 functions and
+    6 Angstrom the spacing is about 0.2 Angstrom at a bond length, half that of equally spaced Gaussians.
+    """
+
+    def __init__(self, count: int, cutoff: float):
+        super().__init__()
+        self.rate = 5.0 / cutoff
+        low = math.exp(-5.0)
+        centres = torch.linspace(low, 1.0, count, dtype=torch.float64)
+        self.register_buffer("centres", centres.to(torch.get_default_dtype()), persistent=False)
+        self.beta = (count / (2.0 * (1.0 - low))) ** 2
+
+    def forward(self, r: Tensor) -> Tensor:
+        return torch.exp(-self.beta * (torch.exp(-self.rate * r).unsqueeze(-1) - self.centres).square())
 
 
 def safe_norm(vec: Tensor) -> Tensor:

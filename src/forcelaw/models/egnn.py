@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import GaussianBasis, envelope, safe_norm
+from .basis import ExponentialBasis, envelope, safe_norm
 from .mpnn import Head
 from .mup import Embedding, LayerNorm, Linear
 
@@ -35,7 +35,7 @@ class EGNNConfig(ModelConfig):
     architecture: Literal["egnn"] = "egnn"
     base_width: int = 176
     channels: int = Field(8, ge=1, description="vector channels M, fixed along a ladder so that muP is clean")
-    radial: int = Field(16, ge=2, description="radial basis functions")
+    radial: int = Field(32, ge=2, description="radial basis functions")
 
 
 class Layer(nn.Module):
@@ -52,8 +52,8 @@ class Layer(nn.Module):
         self.filter = Linear(c.radial, d, "input", m, bias=False)
         self.message = Linear(d, d, "hidden", m, bias=False)
         self.mix1 = Linear(d, d, "hidden", m, bias=False)
-        self.mix2 = Linear(d, ch * ch, "hidden", m, bias=False)
-        self.radiate = Linear(d, ch, "hidden", m, bias=False)
+        self.mix2 = Linear(d, ch * ch, "readout", m, bias=False)
+        self.radiate = Linear(d, ch, "readout", m, bias=False)
         self.node1 = Linear(2 * d, d, "hidden", m)
         self.node2 = Linear(d, d, "hidden", m)
 
@@ -85,7 +85,7 @@ class EGNN(ForceField):
         super().__init__(config)
         c = config
         self.embedding = Embedding(len(c.elements), c.width, c.m)
-        self.radial = GaussianBasis(c.radial, c.cutoff)
+        self.radial = ExponentialBasis(c.radial, c.cutoff)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         # the first layer has no vectors to mix yet: those weights would never receive a gradient
         for name in ("lengths", "mix1", "mix2"):

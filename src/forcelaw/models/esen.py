@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import GaussianBasis, envelope, safe_norm
-from .mup import Embedding, Linear, mark
+from .mup import Embedding, LayerNorm, Linear, mark
 from .so3 import EdgeFrames, SO3Linear, SphericalNorm, n_coefficients
 
 SPREAD = 2.0  # Gaussians overlap: width of two spacings, as in the reference
@@ -77,8 +77,8 @@ class ESENConfig(ModelConfig):
 class Edges:
     """What all layers share about the edges of a batch.
 
-    both (2e,) sender and receiver of each edge, in turn; turn (2e, S_m, S) frames, each twice; back (e, S, S_m) inverse
-    frames times envelope and 1/sqrt(k); receiver (e,).
+    both (2e,) sender and receiver of each edge, in turn; turn (e, S_m, S) frames; back (e, S, S_m) inverse frames times
+    envelope and 1/sqrt(k); receiver (e,).
     """
 
     both: Tensor
@@ -87,88 +87,75 @@ class Edges:
     back: Tensor
 
 
-class RadialNetworks(nn.Module):
-    """Edge networks of the degree embedding and of all layers, side by side: their hidden parts are one product each.
+class RadialNetwork(nn.Module):
+    """Invariant edge network: Linear, LayerNorm, SiLU, Linear, LayerNorm, SiLU, Linear on [RBF(r), Emb_j, Emb_i].
 
-    Each is Linear, LayerNorm, SiLU, Linear, LayerNorm, SiLU, Linear on [RBF(r), Emb_j, Emb_i]; the last Linear belongs
-    to the layer. Emb W is formed once per element (Z rows) and picked by one-hot columns, not multiplied per edge.
+    The first Linear comes in three blocks, since only RBF has a fixed number of columns (muP). Emb W is formed once per
+    element (Z rows) and picked by one-hot columns instead of being multiplied on every edge.
     """
 
-    def __init__(self, c: ESENConfig, networks: int):
+    def __init__(self, c: ESENConfig, outputs: int):
         super().__init__()
         w, m = c.width, c.m
-        self.width, self.networks = w, networks
-        self.source = Embedding(len(c.elements), w, m)
-        self.target = Embedding(len(c.elements), w, m)
-        self.basis = GaussianBasis(c.radial, c.cutoff, SPREAD)
         # the squares of the basis functions sum to sqrt(pi) SPREAD: unit variance after the first product
-        std = 1.0 / math.sqrt(math.sqrt(math.pi) * SPREAD)
-        self.first = mark(nn.Parameter(torch.randn(networks, w, c.radial) * std), "input", m)
-        self.from_source = mark(nn.Parameter(torch.randn(networks, w, w) / math.sqrt(w)), "hidden", m)
-        self.from_target = mark(nn.Parameter(torch.randn(networks, w, w) / math.sqrt(w)), "hidden", m)
-        self.second = mark(nn.Parameter(torch.randn(networks, w, w) / math.sqrt(w)), "hidden", m)
-        for name in ("bias1", "shift1", "bias2", "shift2", "gain1", "gain2"):
-            start = torch.ones if name.startswith("gain") else torch.zeros
-            setattr(self, name, mark(nn.Parameter(start(networks, w)), "vector", m))
-        self.register_buffer("one_hot", torch.eye(len(c.elements), dtype=torch.get_default_dtype()), persistent=False)
+        self.basis = Linear(c.radial, w, "input", m, gain=math.sqrt(c.radial / (math.sqrt(math.pi) * SPREAD)))
+        self.source = Linear(w, w, "hidden", m, bias=False)
+        self.target = Linear(w, w, "hidden", m, bias=False)
+        self.norm1 = LayerNorm(w, m)
+        self.hidden = Linear(w, w, "hidden", m)
+        self.norm2 = LayerNorm(w, m)
+        self.last = Linear(w, outputs, "hidden", m)
 
-    def forward(self, r: Tensor, graph: GraphBatch) -> tuple[Tensor, ...]:
-        """r (e,) Angstrom -> hidden features (e, width) of each network."""
-        labels = self.one_hot.index_select(0, graph.species)
-        ends = [labels.index_select(0, graph.sender), labels.index_select(0, graph.receiver)]
-        g = torch.cat([self.basis(r), *ends], dim=-1)
-        columns = torch.cat([self.first.flatten(0, 1).T, self.source.weight @ self.from_source.flatten(0, 1).T,
-                             self.target.weight @ self.from_target.flatten(0, 1).T])
-        h = torch.addmm(self.bias1.flatten(), g, columns).unflatten(1, (self.networks, self.width))
-        h = nn.functional.silu(nn.functional.layer_norm(h, (self.width,)) * self.gain1 + self.shift1)
-        h = torch.baddbmm(self.bias2.unsqueeze(1), h.transpose(0, 1), self.second.transpose(1, 2))  # (networks, e, w)
-        h = nn.functional.layer_norm(h, (self.width,)) * self.gain2.unsqueeze(1) + self.shift2.unsqueeze(1)
-        return nn.functional.silu(h).unbind(0)
+    def forward(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """features (e, B + 2Z) basis and one-hot columns, source and target (Z, C) embeddings -> (e, outputs)."""
+        columns = torch.cat([self.basis.weight.T, self.source(source), self.target(target)])
+        h = nn.functional.silu(self.norm1(torch.addmm(self.basis.bias, features, columns)))
+        return self.last(nn.functional.silu(self.norm2(self.hidden(h))))
 
 
 class SO2Linear(nn.Module):
     """Linear maps in the edge frame, one per order m, each mixing all degrees that have it.
 
-    Inputs and outputs are lists over m: (e, copies, n_0, C) and (e, copies, 2, n_m, C) flattened after e, the axis of
-    two being +m and -m; copies is 2 where sender and receiver stand side by side; m = 0 has ``extra`` outputs more, in front.
+    Inputs and outputs are lists over m: (e, n_0, C) and (e, 2, n_m, C) flattened after e, the axis of two being +m and
+    -m; input channels count ``copies`` times, 2 where sender and receiver stand side by side. The outputs of m = 0
+    begin with ``extra`` more.
     """
 
     def __init__(self, c: ESENConfig, *, copies: int, extra: int):
         super().__init__()
-        self.copies, self.parity, self.epsilon = copies, c.parity, None
+        self.parity, self.epsilon = c.parity, None
         w, n0 = c.width, c.degrees[0]
         self.zero = Linear(copies * n0 * w, n0 * w + extra, "hidden", c.m)
         self.tied = nn.ParameterList()
         for n in c.degrees[1:]:
             fan_in = copies * n * w * (1 if c.parity else 2)
-            shape = (1 if c.parity else 2, n * w, copies, n * w)
+            shape = (1 if c.parity else 2, n * w, copies * n * w)
             self.tied.append(mark(nn.Parameter(torch.randn(shape) / math.sqrt(fan_in)), "hidden", c.m))
 
     def untie(self, epsilon: float, m: float) -> None:
         """Add the free complement of each tied block."""
         self.epsilon = epsilon
-        std = [1.0 / math.sqrt(2 * w.shape[2] * w.shape[3]) for w in self.tied]
+        std = [1.0 / math.sqrt(2 * w.shape[2]) for w in self.tied]
         self.free = nn.ParameterList(mark(nn.Parameter(torch.randn(w.shape) * s), "hidden", m)
                                      for w, s in zip(self.tied, std))
 
     def block(self, k: int) -> Tensor:
-        """(2 n_m C_out, copies * 2 * n_m C_in) matrix of order m = k + 1."""
+        """(2 n_m C, 2 n_m C copies) matrix of order m = k + 1: [[W1, -W2], [W2, W1]] when tied."""
         a, c = self.tied[k].unbind(0)
         b, d = -c, a
         if self.epsilon is not None:
             p, q = self.free[k].unbind(0)
             eps, norm = self.epsilon, 1.0 / math.sqrt(1.0 + self.epsilon**2)
             a, b, c, d = (a + eps * p) * norm, (b + eps * q) * norm, (c + eps * q) * norm, (d - eps * p) * norm
-        return torch.cat([torch.stack([a, b], dim=2), torch.stack([c, d], dim=2)]).flatten(1)
+        return torch.cat([torch.cat([a, b], dim=1), torch.cat([c, d], dim=1)])
 
     def forward(self, parts: list[Tensor]) -> list[Tensor]:
         out = [self.zero(parts[0])]
         for k, x in enumerate(parts[1:]):
             if self.parity:  # one matrix for +m and -m
-                e, weight = x.shape[0], self.tied[k][0].flatten(1)
-                x = x.view(e, self.copies, 2, weight.shape[1] // self.copies).transpose(1, 2)
-                y = nn.functional.linear(x.reshape(2 * e, weight.shape[1]), weight)
-                out.append(y.view(e, 2 * weight.shape[0]))
+                weight = self.tied[k][0]
+                y = nn.functional.linear(x.view(2 * x.shape[0], weight.shape[1]), weight)
+                out.append(y.view(x.shape[0], 2 * weight.shape[0]))
             else:
                 out.append(nn.functional.linear(x, self.block(k)))
         return out
@@ -182,7 +169,7 @@ class Layer(nn.Module):
         w, m, lmax = c.width, c.m, c.lmax
         self.lmax, self.width, self.degrees = lmax, w, c.degrees
         self.norm1 = SphericalNorm(lmax, w, m)
-        self.radial = Linear(w, 2 * w * sum(c.degrees), "hidden", m)
+        self.radial = RadialNetwork(c, 2 * w * sum(c.degrees))
         self.conv1 = SO2Linear(c, copies=2, extra=lmax * w)
         self.conv2 = SO2Linear(c, copies=1, extra=0)
         self.norm2 = SphericalNorm(lmax, w, m)
@@ -191,44 +178,41 @@ class Layer(nn.Module):
         self.down = SO3Linear(w, w, lmax, "hidden", m)
         self.register_buffer("degree", self.up.degree[1:] - 1, persistent=False)  # gate of each l > 0 coefficient
 
-    def forward(self, x: Tensor, hidden: Tensor, edges: Edges) -> Tensor:
-        """x (n, S, C), hidden (e, C) of this layer's radial network -> x (n, S, C)."""
-        x = x + self.message(self.norm1(x), hidden, edges)
+    def forward(self, x: Tensor, rad: Tensor, edges: Edges) -> Tensor:
+        """x (n, S, C), rad (e, 2 C sum_m n_m) radial factors -> x (n, S, C)."""
+        x = x + self.message(self.norm1(x), rad, edges)
         y = self.norm2(x)
         gates = torch.sigmoid(nn.functional.silu(self.gates(y[:, 0]))).unflatten(1, (self.lmax, self.width))
         y = self.up(y)
         y = torch.cat([nn.functional.silu(y[:, :1]), y[:, 1:] * gates.index_select(1, self.degree)], dim=1)
         return x + self.down(y)
 
-    def message(self, y: Tensor, hidden: Tensor, edges: Edges) -> Tensor:
+    def message(self, y: Tensor, rad: Tensor, edges: Edges) -> Tensor:
         """(n, S, C) -> (n, S, C): gather, turn, convolve, turn back, sum over neighbours."""
         n, s, w = y.shape
-        z = torch.bmm(edges.turn, y.flatten(1).index_select(0, edges.both).unflatten(1, (s, w)))
-        z = z.view(len(edges.receiver), 2, z.shape[1], w)
-        parts, row = [], 0
-        for m, (count, rad) in enumerate(zip(self.degrees, self._filters(hidden))):
-            rows = count * (1 if m == 0 else 2)
-            block = z[:, :, row : row + rows].unflatten(2, (-1, count))  # (e, 2, 1 or 2, n_m, C)
-            parts.append((rad * block).flatten(1))
-            row += rows
+        e = len(edges.receiver)
+        z = y.flatten(1).index_select(0, edges.both).view(e, 2, s, w)
+        # both ends side by side: half as many small products, which cost a CPU more than their arithmetic
+        z = torch.bmm(edges.turn, z.transpose(1, 2).reshape(e, s, 2 * w))  # (e, S_m, 2C)
+        sizes = [2 * w * count for count in self.degrees]
+        factors = rad.split(sizes, dim=1)
+        blocks = z.flatten(1).split([size * (1 if m == 0 else 2) for m, size in enumerate(sizes)], dim=1)
+        parts = [factors[0] * blocks[0]]
+        parts += [(factor.unsqueeze(1) * block.unflatten(1, (2, factor.shape[1]))).flatten(1)
+                  for factor, block in zip(factors[1:], blocks[1:])]
         parts = self.conv2(self._gate(self.conv1(parts)))
-        z = torch.bmm(edges.back, torch.cat(parts, dim=1).unflatten(1, (z.shape[2], w)))
+        z = torch.bmm(edges.back, torch.cat(parts, dim=1).view(e, z.shape[1], w))
         return segment_sum(z.flatten(1), edges.receiver, n).view(n, s, w)
-
-    def _filters(self, hidden: Tensor) -> list[Tensor]:
-        """Radial factors (e, 2, 1, n_m, C) of each order."""
-        parts = self.radial(hidden).split([2 * n * self.width for n in self.degrees], dim=-1)
-        return [part.unflatten(1, (2, 1, n, self.width)) for part, n in zip(parts, self.degrees)]
 
     def _gate(self, parts: list[Tensor]) -> list[Tensor]:
         """SiLU for l = 0, sigmoid gates for l > 0, on the output of conv1 (its first lmax C columns are the gates)."""
-        w, first = self.width, parts[0]
-        gates = torch.sigmoid(first[:, : self.lmax * w])
-        scalars, rest = first[:, self.lmax * w : (self.lmax + 1) * w], first[:, (self.lmax + 1) * w :]
+        w, lmax = self.width, self.lmax
+        gates, scalars, rest = parts[0].split([lmax * w, w, lmax * w], dim=1)
+        gates = torch.sigmoid(gates)
         out = [torch.cat([nn.functional.silu(scalars), rest * gates], dim=1)]
         for m, part in enumerate(parts[1:], start=1):
-            part = part.unflatten(1, (2, self.degrees[m] * w))
-            out.append((part * gates[:, (m - 1) * w :].unsqueeze(1)).flatten(1))
+            gate = gates if m == 1 else gates[:, (m - 1) * w :]  # degrees l >= m
+            out.append((part.unflatten(1, (2, self.degrees[m] * w)) * gate.unsqueeze(1)).flatten(1))
         return out
 
 
@@ -241,8 +225,11 @@ class ESEN(ForceField):
         w, m = c.width, c.m
         self.embedding = Embedding(len(c.elements), w, m)
         self.frames = EdgeFrames(c.lmax, c.mmax)
-        self.radial = RadialNetworks(c, c.depth + 1)
-        self.degree = Linear(w, c.degrees[0] * w, "hidden", m)
+        self.source = Embedding(len(c.elements), w, m)
+        self.target = Embedding(len(c.elements), w, m)
+        self.basis = GaussianBasis(c.radial, c.cutoff, SPREAD)
+        self.register_buffer("one_hot", torch.eye(len(c.elements), dtype=torch.get_default_dtype()), persistent=False)
+        self.degree = RadialNetwork(c, c.degrees[0] * w)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = SphericalNorm(c.lmax, w, m)
         self.energy = nn.Sequential(Linear(w, w, "hidden", m), nn.SiLU(), Linear(w, w, "hidden", m), nn.SiLU(),
@@ -262,21 +249,22 @@ class ESEN(ForceField):
         d = self.turn(unit)
         factor = envelope(r / self.config.cutoff) / math.sqrt(self.config.mean_degree)
         back = d.transpose(1, 2) * factor[:, None, None]
-        turn = d.unsqueeze(1).expand(-1, 2, -1, -1).reshape(-1, *d.shape[1:])
-        return Edges(torch.stack([graph.sender, graph.receiver], dim=1).flatten(), graph.receiver, turn, back)
+        return Edges(torch.stack([graph.sender, graph.receiver], dim=1).flatten(), graph.receiver, d, back)
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
         r = safe_norm(vec)
         edges = self.edges(graph, vec / r.unsqueeze(-1), r)
-        hidden = self.radial(r, graph)
+        species = (graph.species.index_select(0, graph.sender), graph.species.index_select(0, graph.receiver))
+        features = torch.cat([self.basis(r), *(self.one_hot.index_select(0, s) for s in species)], dim=1)
+        embeddings = (self.source.weight, self.target.weight)
         scalars = self.embedding(graph.species)
         n, w = scalars.shape
-        start = self.degree(hidden[0]).unflatten(1, (self.config.degrees[0], w))  # m = 0 rows
+        start = self.degree(features, *embeddings).unflatten(1, (self.config.degrees[0], w))  # m = 0 rows
         first = torch.bmm(edges.back[:, :, : start.shape[1]], start)
         x = segment_sum(first.flatten(1), graph.receiver, n).unflatten(1, (first.shape[1], w))
         x = torch.cat([x[:, :1] + scalars.unsqueeze(1), x[:, 1:]], dim=1)
-        for layer, h in zip(self.layers, hidden[1:]):
-            x = layer(x, h, edges)
+        for layer in self.layers:
+            x = layer(x, layer.radial(features, *embeddings), edges)
         x = self.norm(x)
         if self.config.reference_heads:
             return self.energy(x[:, 0]).squeeze(-1), self.force(x[:, :4])[:, 1:].squeeze(-1)

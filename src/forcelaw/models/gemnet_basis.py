@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NEAREST = 0.9  # Angstrom: no atoms are closer than this where basis functions are normalised
+NEAREST = 0.9  # Angstrom: no atoms are closer than this, where basis functions are normalised
 
 
 def degrees(count: int) -> np.ndarray:
@@ -84,14 +84,20 @@ def frames(unit: Tensor) -> Tensor:
 
 
 def rotations(unit: Tensor, points: Tensor, fit: Tensor, count: int) -> Tensor:
-    """(q, s, s) with s = count^2: Y(F v) = D Y(v), where F is the frame of each unit vector (q, 3)."""
+    """Blocks D of degrees l below ``count``, (q, sum (2l+1)^2), each row-major: Y_l(F v) = D_l Y_l(v) for any v.
+
+    F is the frame of each unit vector (q, 3); points (p, 3) and fit (p, count^2) are those of :func:`rotation_points`.
+    """
     local = torch.einsum("qij,pj->qpi", frames(unit), points)
-    return torch.einsum("qpm,pn->qmn", harmonics(local, count), fit)
+    values = harmonics(local, count).transpose(1, 2)
+    blocks = [slice(l * l, (l + 1) ** 2) for l in range(count)]
+    return torch.cat([(values[:, block] @ fit[:, block]).flatten(1) for block in blocks], dim=-1)
 
 
 @lru_cache(maxsize=16)
 def quad_layout(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """How matrix elements of D are arranged for the quadruplet sums; s = count^2, w = 2 count - 1, P = sum (p+1)(2p+1).
+    """How the columns of :func:`rotations` are arranged for the quadruplet sums; s = count^2, w = 2 count - 1,
+    P = sum (p+1)(2p+1).
 
     enter, enter_mask (count * w * s,): rows (l, j), columns m: the element D[lj, m], zero where |j| > l or degrees differ.
     leave, leave_mask (P * w,): rows (p, |j|, m), columns j: the element D[pj, m], zero unless j = +-|j|; divided by
@@ -100,12 +106,13 @@ def quad_layout(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
     """
     side = count * count
     l_of = degrees(count)
+    start = np.cumsum([0] + [(2 * l + 1) ** 2 for l in range(count)])
     enter, enter_mask = [], []
     for l in range(count):
         for j in range(-(count - 1), count):
             for column in range(side):
                 ok = abs(j) <= l and l_of[column] == l
-                enter.append((l * l + l + j) * side + column if ok else 0)
+                enter.append(start[l] + (l + j) * (2 * l + 1) + column - l * l if ok else 0)
                 enter_mask.append(float(ok))
     leave, leave_mask, pair, harmonic = [], [], [], []
     pairs = [(p, j) for p in range(count) for j in range(p + 1)]
@@ -115,22 +122,29 @@ def quad_layout(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
             harmonic.append(p * p + p + m)
             for j in range(-(count - 1), count):
                 ok = abs(j) == order
-                leave.append((p * p + p + j) * side + p * p + p + m if ok else 0)
+                leave.append(start[p] + (p + j) * (2 * p + 1) + p + m if ok else 0)
                 leave_mask.append((1.0 if order == 0 else math.sqrt(0.5)) if ok else 0.0)
     return tuple(np.array(a) for a in (enter, enter_mask, leave, leave_mask, pair, harmonic))  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=64)
 def radial_norm(count: int, cutoff: float) -> float:
-    """The factor that gives Gaussian basis times envelope a mean square of 1 over edges and functions.
+    """The factor that gives the Gaussian basis, before its envelope, a mean square of 1 over functions and distances.
 
-    Edges count equally per dr between NEAREST and the cutoff (Angstrom), which is what finite molecules have (measured: mean
-    squared envelope 0.47 at 6 Angstrom, 0.45 by this rule). The rule depends on the basis alone, never on data or width.
+    So near neighbours, where the envelope is 1, see functions of size 1 and distant ones see less.
     """
     r = np.linspace(NEAREST, cutoff, 2001)
-    x = r / cutoff
-    u = 1 - 21 * x**5 + 35 * x**6 - 15 * x**7
-    centres = np.linspace(0.0, cutoff, count)
     spacing = cutoff / (count - 1)
-    g = np.exp(-0.5 * ((r[:, None] - centres) / spacing) ** 2) * u[:, None]
+    g = np.exp(-0.5 * ((r[:, None] - np.linspace(0.0, cutoff, count)) / spacing) ** 2)
     return float(1.0 / math.sqrt((g * g).mean()))
+
+
+@lru_cache(maxsize=64)
+def envelope_share(cutoff: float) -> float:
+    """Mean squared envelope over the edges: degree times this is the number of neighbours that count.
+
+    Edges are taken equally per dr between NEAREST and the cutoff (Angstrom), which is what finite molecules have
+    (measured: 0.47 at 6 Angstrom, 0.45 by this rule).
+    """
+    x = np.linspace(NEAREST, cutoff, 2001) / cutoff
+    return float(((1 - 21 * x**5 + 35 * x**6 - 15 * x**7) ** 2).mean())

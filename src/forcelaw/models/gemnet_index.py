@@ -46,9 +46,9 @@ class EdgeIndex:
         return out[:-1].view(self.atoms, self.width, values.shape[1])
 
     def edges(self, rows: Tensor) -> Tensor:
-        """(atoms, width, ...) -> (e, c): the inverse of :meth:`rows`."""
+        """(atoms, width, c) -> (e, c): the inverse of :meth:`rows`."""
         last = self.atoms * self.width
-        return rows.reshape(last, -1).index_select(0, self.flat.clamp_max(last - 1))
+        return rows.flatten(0, 1).index_select(0, self.flat.clamp_max(last - 1))
 
 
 def _sort_by(columns: list[Tensor]) -> Tensor:

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import GaussianBasis, envelope, safe_norm
-from .gemnet_basis import degrees, harmonics, quad_layout, radial_norm, rotation_points, rotations
+from .gemnet_basis import degrees, envelope_share, harmonics, quad_layout, radial_norm, rotation_points, rotations
 from .gemnet_index import EdgeIndex, build_index
 from .mup import Embedding, Linear
 
@@ -48,7 +48,7 @@ class GemNetOCConfig(ModelConfig):
     """width is A, the atom embedding. The defaults of the basis sizes are those of the ladder; see :func:`published`."""
 
     architecture: Literal["gemnet_oc"] = "gemnet_oc"
-    base_width: int = 80
+    base_width: int = 40
     radial: int = Field(16, ge=2, description="radial basis functions")
     spherical: int = Field(4, ge=1, le=10, description="degrees of angular functions, S: l = 0 .. S - 1")
     rbf: int = Field(8, ge=1, description="radial functions after the shared projection")
@@ -76,6 +76,11 @@ class GemNetOCConfig(ModelConfig):
     def trip(self) -> int:
         """Width of triplet and pair messages; at least 4, which only matters below width 16."""
         return max(4, round(self.width / self.triplet_divisor))
+
+    @property
+    def pairs(self) -> int:
+        """Number of (degree p, order j <= p) in the quadruplet basis."""
+        return self.spherical * (self.spherical + 1) // 2
 
     @property
     def quad(self) -> int:
@@ -106,15 +111,16 @@ class Scales:
     quad: float
     update: float
 
-    COHERENT = 0.12
+    COHERENT = 0.2
 
     @classmethod
     def of(cls, c: GemNetOCConfig) -> Scales:
-        k, q, s = c.mean_degree, c.quad_degree, c.spherical
+        k, s = c.mean_degree * envelope_share(c.cutoff), c.spherical
+        q = c.quad_degree * envelope_share(c.quad_cutoff)
         together = k * (1.0 + cls.COHERENT * k)  # sum over neighbours of a function of r with the mean of x
         products = sum((s - j) ** 2 for j in range(s))
         return cls(trip=1 / math.sqrt(s * k + cls.COHERENT * k * k),
-                   e2a=1 / math.sqrt(together * (s - 1 + together)),
+                   e2a=1 / (math.sqrt(s) * together),
                    a2a=1 / math.sqrt(together),
                    quad=1 / math.sqrt(products * k * q),
                    update=1 / math.sqrt(together))
@@ -125,12 +131,24 @@ def act(x: Tensor) -> Tensor:
     return nn.functional.silu(x) * (1 / 0.6)
 
 
+def matrix(fan_in: int, fan_out: int, m: float, gain: float = 1.0) -> Linear:
+    """A hidden matrix without bias, whose rows sum to zero at the start, as in the reference.
+
+    Activations have a positive mean, the same in all channels. Without LayerNorm, rows that see it let the variance grow
+    by up to 1.4 per layer (measured: 1e12 after four blocks); rows that do not keep it at most constant.
+    """
+    linear = Linear(fan_in, fan_out, "hidden", m, bias=False, gain=gain)
+    with torch.no_grad():
+        linear.weight.sub_(linear.weight.mean(dim=1, keepdim=True)).mul_(math.sqrt(fan_in / (fan_in - 1)))
+    return linear
+
+
 class Dense(nn.Module):
     """(..., fan_in) -> (..., fan_out): a hidden matrix without bias, then :func:`act`."""
 
     def __init__(self, fan_in: int, fan_out: int, m: float):
         super().__init__()
-        self.linear = Linear(fan_in, fan_out, "hidden", m, bias=False)
+        self.linear = matrix(fan_in, fan_out, m)
 
     def forward(self, x: Tensor) -> Tensor:
         return act(self.linear(x))
@@ -152,14 +170,9 @@ def residuals(count: int, width: int, m: float) -> nn.Sequential:
     return nn.Sequential(*(Residual(width, m) for _ in range(count)))
 
 
-def matrix(fan_in: int, fan_out: int, c: GemNetOCConfig) -> Linear:
-    """A hidden matrix without bias or activation."""
-    return Linear(fan_in, fan_out, "hidden", c.m, bias=False)
-
-
-def basis_matrix(fan_in: int, fan_out: int, c: GemNetOCConfig) -> Linear:
+def basis_matrix(fan_in: int, fan_out: int, c: GemNetOCConfig, gain: float = 1.0) -> Linear:
     """A matrix from a fixed number of basis functions."""
-    return Linear(fan_in, fan_out, "input", c.m, bias=False)
+    return Linear(fan_in, fan_out, "input", c.m, bias=False, gain=gain)
 
 
 @dataclass
@@ -170,8 +183,8 @@ class Bases:
     radial: Tensor  # (e, radial)
     rbf: tuple[Tensor, ...]  # e2e, quad, a2e, e2a, update, out: each (e, rbf)
     a2a: Tensor  # (n, rbf, K)
-    moments: Tensor  # (n, s, K) harmonics of the edges into each atom
-    e2e: Tensor  # (n, K f, s)
+    harmonics: Tensor  # (n, K, s) of the edges into each atom
+    e2e: Tensor  # (e, f, S) radial weights
     e2e_self: Tensor  # (e, f) weight of the edge on itself, to be left out
     a2e: Tensor
     a2e_self: Tensor
@@ -181,7 +194,7 @@ class Bases:
     enter: Tensor  # (q, S w, s) rotation into the frame of the short edge
     leave: Tensor  # (q, P, w) rotation back, per (degree p, order j)
     cbf: Tensor  # (q, S, f)
-    quad: Tensor  # (n, K sbf, P)
+    quad: Tensor  # (e, sbf, S (S + 1) / 2) radial weights
     quad_self: Tensor  # (q, sbf)
 
 
@@ -198,9 +211,10 @@ class SharedBases(nn.Module):
         self.rbf = basis_matrix(c.radial, 7 * c.rbf, c)  # e2e, quad, a2e, e2a, update, out, a2a
         self.cbf = basis_matrix(c.radial, 3 * c.cbf * s, c)  # e2e, a2e, e2a
         self.cbf_quad = basis_matrix(c.radial, s * c.cbf, c)  # short edges
-        self.sbf = basis_matrix(c.radial, c.sbf * (s * (s + 1) // 2), c)
+        self.sbf = basis_matrix(c.radial, c.sbf * c.pairs, c)
         points, fit = rotation_points(s)
         enter, enter_mask, leave, leave_mask, pair, harmonic = quad_layout(s)
+        self.columns = len(harmonic)  # P
         # float64 whatever the default: D is a rotation only to the precision of these
         for name, value in {"points": points, "fit": fit, "enter_mask": enter_mask, "leave_mask": leave_mask,
                             "degree": degrees(s), "enter_index": enter, "leave_index": leave, "pair": pair,
@@ -215,33 +229,30 @@ class SharedBases(nn.Module):
         y = harmonics(vec / r.unsqueeze(-1), c.spherical)
         g = self.main(r) * (envelope(r / c.cutoff) * self.main_norm).unsqueeze(-1)
         *rbf, a2a = self.rbf(g).split(c.rbf, dim=-1)
-        norm = torch.rsqrt(2.0 * self.degree + 1.0).to(y.dtype)
-        circular = self.cbf(g).view(e, 3, c.cbf, c.spherical).index_select(-1, self.degree) * (y * norm).view(e, 1, 1, -1)
-        own = (circular * y.view(e, 1, 1, -1)).sum(-1)  # (e, 3, f)
+        circular = self.cbf(g).view(e, 3, c.cbf, c.spherical)
+        own = (circular * self.root.to(y)).sum(-1)  # (e, 3, f)
         short = index.short
-        sbf = self.sbf(g).view(e, c.sbf, -1)
-        spherical = sbf.index_select(-1, self.pair) * y.index_select(-1, self.harmonic).unsqueeze(1)
-        pole = sbf.index_select(0, short).index_select(-1, self.central)
-        widths = [y.shape[1], c.rbf, c.cbf * y.shape[1], c.cbf * y.shape[1], c.cbf, c.sbf * len(self.pair)]
-        rows = index.rows(torch.cat([y, a2a, circular[:, 0].flatten(1), circular[:, 1].flatten(1), own[:, 2],
-                                     spherical.flatten(1)], dim=-1)).split(widths, dim=-1)
-        n, s = index.atoms, y.shape[1]
+        spherical = self.sbf(g).view(e, c.sbf, c.pairs)
+        pole = spherical.index_select(0, short).index_select(-1, self.central)
+        norm = torch.rsqrt(2.0 * self.degree + 1.0).to(y)
+        whole = circular[:, 2].index_select(-1, self.degree) * (y * norm).unsqueeze(1)
+        rows = index.rows(torch.cat([y, a2a, own[:, 2]], dim=-1))
+        rows_y, rows_a2a, rows_own = rows.split([y.shape[1], c.rbf, c.cbf], dim=-1)
         enter, leave, reverse, cbf = self.quad_frames(vec.index_select(0, short), r.index_select(0, short))
-        return Bases(
-            rbf=tuple(rbf), radial=g, moments=rows[0].transpose(1, 2), a2a=rows[1].transpose(1, 2),
-            e2e=rows[2].reshape(n, -1, s), e2e_self=own[:, 0], a2e=rows[3].reshape(n, -1, s), a2e_self=own[:, 1],
-            e2a=segment_sum(circular[:, 2], index.receiver, n), e2a_self=rows[4].transpose(1, 2),
-            quad=rows[5].reshape(n, -1, len(self.pair)), quad_self=(pole * self.root.to(pole)).sum(-1),
-            enter=enter, leave=leave, reverse=reverse, cbf=cbf)
+        return Bases(radial=g, rbf=tuple(rbf), harmonics=rows_y, a2a=rows_a2a.transpose(1, 2),
+                     e2e=circular[:, 0], e2e_self=own[:, 0], a2e=circular[:, 1], a2e_self=own[:, 1],
+                     e2a=segment_sum(whole, index.receiver, index.atoms), e2a_self=rows_own.transpose(1, 2),
+                     quad=spherical, quad_self=(pole * self.root.to(y)).sum(-1),
+                     enter=enter, leave=leave, reverse=reverse, cbf=cbf)
 
     def quad_frames(self, vec: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """enter, leave, reverse and cbf of :class:`Bases` from short edges: vec (q, 3), r (q,) in Angstrom."""
         c, q = self.c, vec.shape[0]
         s, w = c.spherical * c.spherical, 2 * c.spherical - 1
         unit = vec / r.unsqueeze(-1)
-        d = rotations(unit, self.points.to(vec.dtype), self.fit.to(vec.dtype), c.spherical).flatten(1)
+        d = rotations(unit, self.points.to(vec.dtype), self.fit.to(vec.dtype), c.spherical)
         enter = (d.index_select(1, self.enter_index) * self.enter_mask.to(vec.dtype)).view(q, c.spherical * w, s)
-        leave = (d.index_select(1, self.leave_index) * self.leave_mask.to(vec.dtype)).view(q, -1, w)
+        leave = (d.index_select(1, self.leave_index) * self.leave_mask.to(vec.dtype)).view(q, self.columns, w)
         near = self.near(r) * (envelope(r / c.quad_cutoff) * self.near_norm).unsqueeze(-1)
         return enter, leave, harmonics(-unit, c.spherical), self.cbf_quad(near).view(q, c.spherical, c.cbf)
 
@@ -265,11 +276,11 @@ class Interaction(nn.Module):
         self.down_e2a = Dense(e, t, c.m)
         self.down_a2e = Dense(a, t, c.m)
         self.down_a2a = Dense(a, t, c.m)
-        self.bilinear_e2e = matrix(c.cbf * t, t, c)
-        self.bilinear_quad = matrix(c.sbf * q, q, c)
-        self.bilinear_a2e = matrix(c.cbf * t, t, c)
-        self.bilinear_e2a = matrix(c.cbf * t, t, c)
-        self.bilinear_a2a = matrix(c.rbf * t, t, c)
+        self.bilinear_e2e = matrix(c.cbf * t, t, c.m)
+        self.bilinear_quad = matrix(c.sbf * q, q, c.m)
+        self.bilinear_a2e = matrix(c.cbf * t, t, c.m)
+        self.bilinear_e2a = matrix(c.cbf * t, t, c.m)
+        self.bilinear_a2a = matrix(c.rbf * t, t, c.m)
         self.up_e2e = Dense(t, 2 * e, c.m)  # to c -> a and to a -> c
         self.up_quad = Dense(q, 2 * e, c.m)
         self.up_a2e = Dense(t, 2 * e, c.m)
@@ -277,8 +288,7 @@ class Interaction(nn.Module):
         self.up_a2a = Dense(t, a, c.m)
 
     def forward(self, h: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
-        c, scale, n = self.c, self.scale, h.shape[0]
-        t, q = c.trip, c.quad
+        c, scale, n, t = self.c, self.scale, h.shape[0], self.c.trip
         skip, e2e, quad, e2a = self.from_edges(m).chunk(4, dim=-1)
         e2e = self.down_e2e(e2e * self.rbf_e2e(b.rbf[0]))
         quad = self.down_quad(quad * self.rbf_quad(b.rbf[1]))
@@ -286,26 +296,29 @@ class Interaction(nn.Module):
         e2a = self.down_e2a(e2a * self.rbf_e2a(b.rbf[3]))
         a2a = self.down_a2a(h).index_select(0, index.sender)
         rows = index.rows(torch.cat([e2e, a2e, e2a, quad, a2a], dim=-1))
-        moments = torch.bmm(b.moments, rows[..., : 3 * t + q])  # (n, s, 3t + q)
-        x_e2e = self.bilinear_e2e(self.triplets(b.e2e, b.e2e_self, moments[..., :t], e2e, index)) * scale.trip
-        x_a2e = self.bilinear_a2e(self.triplets(b.a2e, b.a2e_self, moments[..., t : 2 * t], a2e, index)) * scale.trip
-        x_quad = self.bilinear_quad(self.quadruplets(moments[..., 3 * t :], quad, b, index)) * scale.quad
-        both = self.up_e2e(x_e2e) + self.up_quad(x_quad) + self.up_a2e(x_a2e)
+        moments = torch.bmm(b.harmonics.transpose(1, 2), rows[..., : 3 * t + c.quad])  # (n, s, 3t + q)
+        message, returned = self.through_short_edges(moments[..., 3 * t :], quad, b, index)
+        # what each edge c -> a reads of the moments at a, for every degree
+        e2e_l, a2e_l, quad_pj = self.read(b.harmonics, moments[..., : 2 * t], returned, index)
+        x_e2e = torch.bmm(b.e2e, e2e_l) - b.e2e_self.unsqueeze(-1) * e2e.unsqueeze(1)
+        x_a2e = torch.bmm(b.a2e, a2e_l) - b.a2e_self.unsqueeze(-1) * a2e.unsqueeze(1)
+        own = b.quad_self.unsqueeze(-1) * message.unsqueeze(1)
+        x_quad = torch.bmm(b.quad, quad_pj).index_add(0, index.short, own, alpha=-1)
+        both = self.up_e2e(self.bilinear_e2e(x_e2e.flatten(1)) * scale.trip)
+        both = both + self.up_a2e(self.bilinear_a2e(x_a2e.flatten(1)) * scale.trip)
+        both = both + self.up_quad(self.bilinear_quad(x_quad.flatten(1)) * scale.quad)
         ca, ac = both.chunk(2, dim=-1)
         edges = skip + (ca + ac.index_select(0, index.swap)) * HALF
         h_e2a = torch.bmm(b.e2a, moments[..., 2 * t : 3 * t]) - torch.bmm(b.e2a_self, rows[..., 2 * t : 3 * t])
-        h_a2a = torch.bmm(b.a2a, rows[..., 3 * t + q :])
-        atoms = self.up_e2a(self.bilinear_e2a(h_e2a.reshape(n, -1)) * scale.e2a)
-        return edges, atoms + self.up_a2a(self.bilinear_a2a(h_a2a.reshape(n, -1)) * scale.a2a)
+        h_a2a = torch.bmm(b.a2a, rows[..., 3 * t + c.quad :])
+        atoms = self.up_e2a(self.bilinear_e2a(h_e2a.flatten(1)) * scale.e2a)
+        return edges, atoms + self.up_a2a(self.bilinear_a2a(h_a2a.flatten(1)) * scale.a2a)
 
-    @staticmethod
-    def triplets(basis: Tensor, own: Tensor, moments: Tensor, x: Tensor, index: EdgeIndex) -> Tensor:
-        """sum over b != c of R P_l(cos cab) x_ba: basis (n, K f, s), own (e, f), moments (n, s, t), x (e, t) -> (e, f t)."""
-        total = index.edges(torch.bmm(basis, moments).view(index.atoms, index.width, -1))
-        return total - (own.unsqueeze(-1) * x.unsqueeze(1)).flatten(1)
+    def through_short_edges(self, moments: Tensor, x: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
+        """d -> b -> a, summed over d: moments (n, s, q) of the edges into each atom, x (e, q).
 
-    def quadruplets(self, moments: Tensor, x: Tensor, b: Bases, index: EdgeIndex) -> Tensor:
-        """Sum over b and d: moments (n, s, q) of the edges into each atom, x (e, q) -> (e, sbf q)."""
+        Returns the part of order 0 of each short edge (short, q), and the sum over b at each atom (n, P, q).
+        """
         c, short = self.c, index.short
         w = 2 * c.spherical - 1
         # at b: all d, less the edge that comes back from a; then turned into the frame of b -> a
@@ -313,12 +326,31 @@ class Interaction(nn.Module):
         back = x.index_select(0, index.swap.index_select(0, short))
         turned = torch.bmm(b.enter, incoming - b.reverse.unsqueeze(-1) * back.unsqueeze(1))
         turned = turned.view(len(short), c.spherical, w, c.quad) * self.cbf_quad(b.cbf).unsqueeze(2)
-        message = turned.sum(1)  # (short edges, w, q)
-        # at a: turned back and summed over b, then read along each edge c -> a, less b = c
-        total = segment_sum(torch.bmm(b.leave, message), index.receiver.index_select(0, short), index.atoms)
-        out = index.edges(torch.bmm(b.quad, total).view(index.atoms, index.width, -1))
-        own = b.quad_self.unsqueeze(-1) * message[:, w // 2].unsqueeze(1)
-        return out.index_add(0, short, -own.flatten(1))
+        message = turned.sum(1)  # (short, w, q)
+        returned = segment_sum(torch.bmm(b.leave, message), index.receiver.index_select(0, short), index.atoms)
+        return message[:, w // 2], returned
+
+    def read(self, harmonics: Tensor, trip: Tensor, quad: Tensor, index: EdgeIndex) -> tuple[Tensor, Tensor, Tensor]:
+        """Moments at a, contracted with the harmonics of each edge c -> a degree by degree.
+
+        harmonics (n, K, s), trip (n, s, 2t), quad (n, P, q) -> e2e and a2e (e, S, t), quad (e, S (S + 1) / 2, q).
+        """
+        c, t, n = self.c, self.c.trip, trip.shape[0]
+        first, second, third, place = [], [], [], 0
+        for l in range(c.spherical):
+            size = 2 * l + 1
+            # (p, j, m) -> m rows, (j, q) columns
+            part = quad[:, place : place + (l + 1) * size].view(n, l + 1, size, c.quad).transpose(1, 2).flatten(2)
+            place += (l + 1) * size
+            columns = torch.cat([trip[:, l * l : (l + 1) ** 2] * (1 / math.sqrt(size)), part], dim=-1)
+            values = torch.bmm(harmonics[..., l * l : (l + 1) ** 2], columns)
+            first.append(values[..., :t])
+            second.append(values[..., t : 2 * t])
+            third.append(values[..., 2 * t :])
+        values = index.edges(torch.cat(first + second + third, dim=-1))
+        e2e, a2e, quads = values.split([c.spherical * t, c.spherical * t, c.quad * c.pairs], -1)
+        shape = (c.spherical, t)
+        return e2e.unflatten(1, shape), a2e.unflatten(1, shape), quads.unflatten(1, (c.pairs, c.quad))
 
 
 class AtomUpdate(nn.Module):
@@ -346,8 +378,8 @@ class Join(nn.Module):
         super().__init__()
         # variance: a quarter from h_c, a quarter from h_a, half from x, as with one matrix on [h_c, h_a, m] and E = 2A;
         # one matrix on [h_c, h_a, basis] would let the share of the basis fall with width
-        self.atoms = Linear(c.width, 2 * c.edge, "hidden", c.m, bias=False, gain=0.5)
-        self.other = Linear(fan_in, c.edge, kind, c.m, bias=False, gain=math.sqrt(0.5))
+        self.atoms = matrix(c.width, 2 * c.edge, c.m, 0.5)
+        self.other = basis_matrix(fan_in, c.edge, c, HALF) if kind == "input" else matrix(fan_in, c.edge, c.m, HALF)
 
     def forward(self, h: Tensor, x: Tensor, index: EdgeIndex) -> Tensor:
         sender, receiver = self.atoms(h).chunk(2, dim=-1)
@@ -383,12 +415,12 @@ class Output(nn.Module):
         share = 1.0 / math.sqrt(c.depth + 1)
         self.update = AtomUpdate(c)
         self.after = residuals(c.after_atom, c.width, c.m)
-        self.to_energy = Linear(c.width, c.width, "hidden", c.m, bias=False, gain=share)
+        self.to_energy = matrix(c.width, c.width, c.m, share)
         self.direct = c.forces == "direct"
         if self.direct:
             self.force = residuals(c.update_layers, c.edge, c.m)
             self.rbf = basis_matrix(c.rbf, c.edge, c)
-            self.to_force = Linear(c.edge, c.edge, "hidden", c.m, bias=False, gain=share)
+            self.to_force = matrix(c.edge, c.edge, c.m, share)
 
     def forward(self, h: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor | float]:
         x = self.after((h + self.update(m, b.rbf[5], index)) * HALF)
@@ -434,5 +466,53 @@ class GemNetOC(ForceField):
         return energies, segment_sum(strength * unit, index.receiver, index.atoms)
 
 
-ARCHITECTURE = Architecture(name="gemnet_oc", title="GemNet-OC", config=GemNetOCConfig, model=GemNetOC, flops=lambda c: Flops(0.0, 0.0),
-                            symmetry="E(3)", base_width=80, step=4, smallest_width=4)
+@dataclass(frozen=True)
+class Operations:
+    """Multiply-adds of a forward pass per edge, padded row slot, atom and short edge; exact for the plain torch path."""
+
+    edge: float
+    row: float
+    atom: float
+    short: float
+
+    def flops(self, edges: int, rows: int, atoms: int, short_edges: int) -> float:
+        """Forward FLOPs of one batch; rows: atoms times row width, as the padded products really run."""
+        return 2.0 * (self.edge * edges + self.row * rows + self.atom * atoms + self.short * short_edges)
+
+
+def operations(c: GemNetOCConfig) -> Operations:
+    """Closed form, term by term in the order of the code; A, E, t, q as in the configuration, f = cbf."""
+    a, e, t, q, s = c.width, c.edge, c.trip, c.quad, c.spherical
+    side, wide, pairs = s * s, 2 * s - 1, c.pairs
+    columns = sum((p + 1) * (2 * p + 1) for p in range(s))
+    points = s * wide
+    update = (e * a if e != a else 0) + 2 * a * a * c.update_layers
+    direct = c.forces == "direct"
+    edge = c.radial * (7 * c.rbf + 3 * c.cbf * s + c.sbf * pairs) + c.radial * e
+    atom = 2.0 * a * e
+    short = 9 * points + points * sum((2 * l + 1) ** 2 for l in range(s)) + c.radial * s * c.cbf
+    row = 0.0
+    for _ in range(c.depth):
+        edge += 4 * e * e + c.rbf * (3 * e + a) + t * (2 * e + a) + e * q
+        edge += 2 * c.cbf * s * t + c.sbf * pairs * q + 2 * c.cbf * t * t + c.sbf * q * q + 2 * e * (2 * t + q)
+        edge += 2 * e * e * (c.before_skip + c.after_skip + c.concat) + c.rbf * e + e * e
+        row += side * (3 * t + q) + 2 * t * side + q * columns + (c.cbf + c.rbf) * t
+        atom += a * a + a * t + c.cbf * side * t + (c.cbf + c.rbf) * t * t + 2 * t * a
+        atom += 2 * a * a * c.atom_layers + update + 2 * a * e
+        short += s * wide * side * q + s * c.cbf * q + columns * wide * q
+    for _ in range(c.depth + 1):
+        edge += c.rbf * e + (2 * e * e * c.update_layers + c.rbf * e + e * e if direct else 0)
+        atom += update + 2 * a * a * c.after_atom + a * a
+    edge += 2 * e * e * c.final_layers + e if direct else 0
+    atom += 2 * a * a * c.final_layers + a
+    return Operations(edge, row, atom, short)
+
+
+def flops(c: GemNetOCConfig) -> Flops:
+    """Without padding: a row slot per edge; ``quad_degree`` short edges per atom. The last two are 1 to 5% of the whole."""
+    count = operations(c)
+    return Flops(per_edge=2.0 * (count.edge + count.row), per_atom=2.0 * (count.atom + c.quad_degree * count.short))
+
+
+ARCHITECTURE = Architecture(name="gemnet_oc", title="GemNet-OC", config=GemNetOCConfig, model=GemNetOC, flops=flops,
+                            symmetry="E(3)", base_width=40)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import GaussianBasis, envelope, safe_norm
+from .basis import ExponentialBasis, envelope, safe_norm
 from .mup import Embedding, LayerNorm, Linear
 
 
@@ -31,8 +31,8 @@ class MPNNConfig(ModelConfig):
     architecture: Literal["mpnn"] = "mpnn"
     base_width: int = 144
     message: Literal["gated", "additive"] = "gated"
-    radial: int = Field(16, ge=2, description="radial basis functions")
-    angular: int = Field(8, ge=0, description="radial functions multiplied with the unit vector (gated message only)")
+    radial: int = Field(32, ge=2, description="radial basis functions")
+    angular: int = Field(32, ge=0, description="radial functions multiplied with the unit vector (gated message only)")
 
     @property
     def geometry(self) -> int:
@@ -85,8 +85,8 @@ class MPNN(ForceField):
         super().__init__(config)
         c = config
         self.embedding = Embedding(len(c.elements), c.width, c.m)
-        self.radial = GaussianBasis(c.radial, c.cutoff)
-        self.angular = GaussianBasis(c.angular, c.cutoff) if c.message == "gated" and c.angular > 1 else None
+        self.radial = ExponentialBasis(c.radial, c.cutoff)
+        self.angular = ExponentialBasis(c.angular, c.cutoff) if c.message == "gated" and c.angular > 1 else None
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import GaussianBasis, envelope, safe_norm
+from .basis import ExponentialBasis, envelope, safe_norm
 from .mpnn import Head
 from .mup import Embedding, LayerNorm, Linear
 
@@ -31,7 +31,7 @@ from .mup import Embedding, LayerNorm, Linear
 class PaiNNConfig(ModelConfig):
     architecture: Literal["painn"] = "painn"
     base_width: int = 136
-    radial: int = Field(16, ge=2, description="radial basis functions")
+    radial: int = Field(32, ge=2, description="radial basis functions")
 
 
 class Layer(nn.Module):
@@ -92,7 +92,7 @@ class PaiNN(ForceField):
         super().__init__(config)
         c = config
         self.embedding = Embedding(len(c.elements), c.width, c.m)
-        self.radial = GaussianBasis(c.radial, c.cutoff)
+        self.radial = ExponentialBasis(c.radial, c.cutoff)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)

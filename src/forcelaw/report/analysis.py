@@ -42,17 +42,14 @@ def analyse(
         architectures.append(_architecture(label, architecture, symmetry, look[label], mine, burn_in_steps))
     fitted = [arch for arch in architectures if arch.runs]
     progress("comparing architectures")
-    comparisons, multipliers = (
-        lawcalls.compare_pairs({arch.label: arch.frame for arch in fitted}, burn_in_steps)
-        if len(fitted) > 1
-        else ([], [])
-    )
+    comparisons, notes = lawcalls.compare_pairs(fitted, burn_in_steps) if len(fitted) > 1 else ([], [])
     return Analysis(
         source=source,
         burn_in_steps=burn_in_steps,
         architectures=architectures,
         comparisons=comparisons,
-        multipliers=multipliers,
+        comparison_notes=notes,
+        prospects=lawcalls.prospects(fitted),
         sweeps=_sweeps(labels, frame, grid),
         symmetry=_symmetry(labels, frame),
         problems=_problems(source, frame),
@@ -84,29 +81,35 @@ def _labels(source: Source, frame: pl.DataFrame) -> list[tuple[str, str, str]]:
     return out
 
 
+SYMMETRIES = {
+    "E(3)": "E(3): rotation, inversion",
+    "SE(3)": "SE(3): rotation",
+    "none": "no rotation symmetry",
+}
+
+
 def _symmetry_words(value: Any) -> str:
     """The symmetry entry of study.json: text, or an object such as {"rotation": true, "inversion": false}."""
     if isinstance(value, dict):
         exact = [name for name, has in value.items() if has]
-        return " and ".join(exact) if exact else "none"
-    return "" if value is None else str(value)
+        return ", ".join(exact) if exact else SYMMETRIES["none"]
+    return "" if value is None else SYMMETRIES.get(str(value), str(value))
 
 
 def _architecture(
     label: str, architecture: str, symmetry: str, look: Look, frame: pl.DataFrame, burn_in_steps: int
 ) -> ArchitectureResult:
     usable = frame.filter((pl.col("loss") > 0) & (pl.col("n") > 0) & (pl.col("d") > 0))
-    done = usable.filter(pl.col("status") == "finished")
+    done, repeated = split_repeats(usable.filter(pl.col("status") == "finished"))
     ends = done.filter(pl.col("final"))
-    surface, allocation = lawcalls.surface(done, burn_in_steps)
-    frontier_c = lawcalls.frontier_of(done, burn_in_steps, "c")
+    laws = lawcalls.laws_of(done, burn_in_steps)
     frontier_h = lawcalls.frontier_of(done, burn_in_steps, "h")
-    terms = {}
+    terms, surfaces = {}, {}
     for term in ("energy", "forces"):
         column = f"loss_{term}"
         part = done.drop("loss").rename({column: "loss"}).filter(pl.col("loss") > 0)
-        terms[term] = lawcalls.frontier_of(part, burn_in_steps, "c")
-    checks, trend = lawcalls.diagnose_all(done, burn_in_steps, surface, frontier_c)
+        terms[term] = lawcalls.frontier_of(part, burn_in_steps, "c", quick=True)
+        surfaces[term] = lawcalls.surface(part, burn_in_steps)
     return ArchitectureResult(
         label=label,
         architecture=architecture,
@@ -114,22 +117,40 @@ def _architecture(
         look=look,
         paper=published(architecture, label),
         frame=done,
+        repeated=repeated,
         unfinished=usable.filter(pl.col("status") != "finished"),
         sizes=sorted(done["n"].unique().to_list()),
         runs=done["run"].n_unique(),
         seeds=int(done.group_by("n").agg(pl.col("seed").n_unique())["seed"].max() or 0) if len(done) else 0,
-        surface=surface,
-        allocation=allocation,
-        frontier_c=frontier_c,
+        surface=laws.surface,
+        allocation=laws.allocation,
+        frontier_c=laws.frontier,
         frontier_h=frontier_h,
         terms=terms,
-        checks=checks,
-        trend=trend,
-        regime=regime(done, surface),
+        term_surfaces=surfaces,
+        checks=laws.checks,
+        trend=laws.trend,
+        notes=laws.notes,
+        regime=regime(done, laws.surface),
         kappa=_middle(ends, "kappa"),
         throughput=_middle(ends, "throughput"),
         hours=_hours(usable),
     )
+
+
+def split_repeats(done: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Evaluations for the fits, and those of runs that repeated a clearly smaller training set than others did.
+
+    A study with several training sets (nested prefixes) measures what repeats cost; in one surface with the others
+    they would bend beta.
+    """
+    if not len(done) or not len(done["u"].drop_nulls()):
+        return done, done.head(0)
+    by = done.group_by("run").agg(u=pl.col("u").max(), repeats=(pl.col("d") / pl.col("u")).max())
+    largest = by["u"].max()
+    small = by.filter((pl.col("repeats") > 1.05) & (pl.col("u") < 0.6 * largest))["run"].to_list()
+    mask = pl.col("run").is_in(small)
+    return done.filter(~mask), done.filter(mask)
 
 
 def _middle(ends: pl.DataFrame, column: str) -> Estimate | None:
@@ -197,18 +218,23 @@ def _sweeps(labels: list[tuple[str, str, str]], frame: pl.DataFrame, grid: pl.Da
                     "loss": None if failed else last["loss"],
                 }
             )
-        points.sort(key=lambda point: (point["n"], point["lr"]))
-        good = [point for point in points if point["loss"] is not None and point["status"] == "finished"]
-        best = min(good, key=lambda point: point["loss"])["lr"] if good else None
-        used = (
-            grid.filter((pl.col("architecture") == label) & (pl.col("status") == "finished"))["lr"]
-            .drop_nulls()
-            .unique()
-            .sort()
-            .to_list()
-        )
+        points.sort(key=lambda point: (point["n"] or 0, point["lr"]))
+        best = best_rate(points)
+        ran = grid.filter((pl.col("architecture") == label) & (pl.col("status") == "finished"))
+        used = ran["lr"].drop_nulls().unique().sort().to_list()
         out.append(SweepResult(label, points, best, used, points[0]["n"]))
     return out
+
+
+def best_rate(points: list[dict[str, Any]]) -> float | None:
+    """The learning rate of lowest mean final loss over seeds; a rate at which a seed diverged is out."""
+    losses: dict[float, list[float]] = {}
+    for point in points:
+        good = point["status"] == "finished" and point["loss"] is not None
+        losses.setdefault(point["lr"], []).append(point["loss"] if good else math.inf)
+    means = {lr: sum(values) / len(values) for lr, values in losses.items()}
+    best = min(means, key=means.get, default=None)
+    return None if best is None or math.isinf(means[best]) else best
 
 
 def _symmetry(labels: list[tuple[str, str, str]], frame: pl.DataFrame) -> list[SymmetryPoint]:

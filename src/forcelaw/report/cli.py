@@ -33,7 +33,7 @@ def add_subcommands(subparsers: Any) -> None:
         type=_steps,
         help="leave evaluations before this step out of the fits (default: the study's own, else 400)",
     )
-    parser.set_defaults(func=command)
+    parser.set_defaults(handler=command)
 
 
 def _steps(text: str) -> int:
@@ -48,12 +48,18 @@ def _steps(text: str) -> int:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run `forcelaw report`; returns the exit code."""
-    written = report(arguments.source, arguments.out, burn_in_steps=arguments.burn_in_steps)
+    write_report(arguments.source, arguments.out, burn_in_steps=arguments.burn_in_steps)
+    return 0
+
+
+def write_report(source: str | Path, out: str | Path | None = None, *, burn_in_steps: int | None = None) -> Path:
+    """Make the report of ``source``, print its exponent table and where it lies; returns the path of the page."""
+    written = report(source, out, burn_in_steps=burn_in_steps)
     print(written["table"])
     for line in written["notes"]:
         print(line)
     print(f"\nreport:  {written['page']}\nfigures: {written['figures']}\ntables:  {written['tables']}")
-    return 0
+    return written["page"]
 
 
 def report(source: str | Path, out: str | Path | None = None, *, burn_in_steps: int | None = None) -> dict[str, Any]:
@@ -67,6 +73,7 @@ def report(source: str | Path, out: str | Path | None = None, *, burn_in_steps: 
     from .draw_matplotlib import save
     from .html import render
     from .load import load
+    from .words import names
 
     started = time.monotonic()
 
@@ -88,7 +95,7 @@ def report(source: str | Path, out: str | Path | None = None, *, burn_in_steps: 
     for figure in figures:
         say(f"drawing {figure.name}")
         save(figure, folder / "figures", analysis)
-    notes = [f"{arch.label}: {reason}" for arch in analysis.architectures for reason in tables.reasons(arch)]
+    notes = [f"{names(labels)}: {reason}" for reason, labels in tables.grouped_reasons(analysis).items()]
     if analysis.problems:
         notes.append(f"{len(analysis.problems)} run(s) diverged or failed: see the page")
     return {

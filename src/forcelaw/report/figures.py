@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .figures_laws import exponents, frontier, loss_against_data, loss_against_size, optimum, terms
-from .figures_measured import cost, sweep, symmetry
+from .figures_laws import diagnosis, exponents, frontier, loss_against_data, loss_against_size, optimum, terms
+from .figures_measured import cost, repeats, sweep, symmetry
 from .results import Analysis
 from .spec import Figure
 
@@ -11,5 +11,10 @@ ALL = (frontier, exponents, loss_against_size, loss_against_data, terms, optimum
 
 
 def figures(analysis: Analysis) -> list[Figure]:
-    """All figures, in the order of the page."""
-    return [make(analysis) for make in ALL]
+    """All figures, in the order of the page; checks and repeats only where there are any."""
+    made = [make(analysis) for make in ALL]
+    if any(arch.checks for arch in analysis.architectures):
+        made.append(diagnosis(analysis))
+    if any(len(arch.repeated) for arch in analysis.architectures):
+        made.append(repeats(analysis))
+    return made

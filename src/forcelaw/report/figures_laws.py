@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import polars as pl
 
@@ -68,49 +69,21 @@ def exponent(arch: ArchitectureResult, name: str, source: str) -> Estimate | Non
 def exponents(analysis: Analysis) -> Figure:
     """Forest plot of the exponents beside the paper's."""
     panels = []
-    labels = [arch.label for arch in analysis.architectures]
+    labels = [arch.label for arch in analysis.architectures][::-1]
     for name, source, title, paper in EXPONENTS:
-        panel = Panel(title, "", title=title, x_log=False, y_log=False, categories=labels[::-1])
+        panel = Panel(title, "", title=title, x_log=False, y_log=False, categories=labels)
         known: list[float] = []
-        for arch in analysis.architectures:
-            row = labels[::-1].index(arch.label)
+        for row, arch in enumerate(reversed(analysis.architectures)):
             value = exponent(arch, name, source)
             if value is not None:
-                text = f"{arch.label}: {title} = {interval_text(value)}" + (" (a trend)" if arch.trend else "")
-                panel.series.append(
-                    Series(
-                        [value.value],
-                        [row],
-                        "points",
-                        name=text,
-                        group=arch.label,
-                        colour=arch.look.colour,
-                        symbol=arch.look.symbol,
-                        marker=arch.look.marker,
-                        size=9,
-                        hollow=bool(arch.trend),
-                        hover=text,
-                        horizontal=True,
-                        low=[value.low] if value.bounded else None,
-                        high=[value.high] if value.bounded else None,
-                    )
-                )
+                panel.series.append(_forest_mark(arch, value, row, title, is_trend(arch, source)))
                 known.append(value.value)
             if arch.paper is not None:
                 quoted = getattr(arch.paper, paper)
+                hover = f"{arch.paper.name} in the paper: {quoted}"
+                tick = {"colour": PAPER, "symbol": "line-ns", "marker": "|", "size": 11}
                 panel.series.append(
-                    Series(
-                        [quoted],
-                        [row - 0.28],
-                        "points",
-                        name="paper",
-                        group=arch.label,
-                        colour=PAPER,
-                        symbol="line-ns",
-                        marker="|",
-                        size=11,
-                        hover=f"{arch.paper.name} in the paper: {quoted}",
-                    )
+                    Series([quoted], [row - 0.28], "points", name="paper", group=arch.label, hover=hover, **tick)
                 )
                 known.append(quoted)
         if known:  # wide intervals would squash the rest: the axis shows the values, intervals may run off it
@@ -126,6 +99,30 @@ def exponents(analysis: Analysis) -> Figure:
         "comparison says so.",
         panels,
         "filled: holds · hollow: a trend, not an exponent · grey tick: the paper's value",
+    )
+
+
+def is_trend(arch: ArchitectureResult, source: str) -> bool:
+    """Whether the numbers of this source ("surface", "optimum", "frontier_c", "frontier_h") describe a trend only."""
+    if source in ("surface", "optimum"):
+        return bool(arch.surface.trend)
+    return bool(getattr(arch, source).fitted.trend)
+
+
+def _forest_mark(arch: ArchitectureResult, value: Estimate, row: int, title: str, trend: bool) -> Series:
+    text = f"{arch.label}: {title} = {interval_text(value)}" + (" (a trend)" if trend else "")
+    ends = {"low": [value.low], "high": [value.high]} if value.bounded else {}
+    marks = {"symbol": arch.look.symbol, "marker": arch.look.marker, "size": 9, "hollow": trend, "horizontal": True}
+    return Series(
+        [value.value],
+        [row],
+        "points",
+        name=text,
+        group=arch.label,
+        colour=arch.look.colour,
+        hover=text,
+        **marks,
+        **ends,
     )
 
 
@@ -302,9 +299,9 @@ def optimum(analysis: Analysis) -> Figure:
     return Figure(
         "compute_optimal",
         "How to spend a budget: size against data",
-        "For each budget, the marks say how large the best model was and how many atoms it had seen, and the lines what "
-        "the fitted surface recommends; a slope of one half in both (the paper's finding) means that size and data "
-        "should grow together.",
+        "For each budget, the marks say how large the best model was and how many atoms it had seen, and the lines "
+        "what the fitted surface recommends; a slope of one half in both (the paper's finding) means that size and "
+        "data should grow together.",
         panels,
         "marks: corners of the frontier · dashed: optimum on the fitted surface, with its 95% band",
         _refusals_optimum(analysis),
@@ -332,3 +329,56 @@ def _refusals_optimum(analysis: Analysis) -> list[str]:
         for arch in analysis.architectures
         if not arch.allocation.fitted.ok
     ]
+
+
+def diagnosis(analysis: Analysis) -> Figure:
+    """What two of the checks saw: the slope along the frontier, and large budgets predicted from small ones."""
+    slopes = Panel(FLOPS, "local exponent −d ln L / d ln C", title="slope along the frontier", y_log=False)
+    held = Panel(
+        FLOPS, "measured / predicted loss", title="largest budgets, predicted from a tenth of the compute", y_log=False
+    )
+    for arch in analysis.architectures:
+        look = arch.look
+        common = {"group": arch.label, "colour": look.colour}
+        marks = {"symbol": look.symbol, "marker": look.marker}
+        data = next((c.data for c in arch.checks if c.name == "local exponents" and "exponent" in c.data), None)
+        if data is not None:
+            xs, ys, low, high = ([float(v) for v in data[key]] for key in ("x", "exponent", "low", "high"))
+            slopes.series.append(Series(xs, ys, "band", low=low, high=high, opacity=0.12, name=arch.label, **common))
+            slopes.series.append(
+                Series(xs, ys, "both", name=arch.label, hover=f"{arch.label}: local", **marks, **common)
+            )
+            law = [float(v) for v in data["law"]]
+            hover = f"{arch.label}: slope of the fitted law"
+            slopes.series.append(Series(xs, law, "line", name=hover, dash="dash", hover=hover, **common))
+        row = _held_out(arch)
+        if row is not None:
+            ratio = [float(t) / float(p) for t, p in zip(row["true"], row["predicted"], strict=True)]
+            low = [float(t) / float(h) for t, h in zip(row["true"], row["high"], strict=True)]
+            high = [float(t) / float(lo) for t, lo in zip(row["true"], row["low"], strict=True)]
+            xs, hover = [float(v) for v in row["x"]], f"{arch.label}: a run that the fit had not seen"
+            held.series.append(
+                Series(xs, ratio, "points", low=low, high=high, name=hover, hover=hover, **marks, **common)
+            )
+    known = [v for s in slopes.series if s.kind != "band" for v in s.y if v is not None]
+    if known:  # a band of few points may be very wide
+        slopes.y_range = (min(0.0, min(known)), 1.5 * max(known))
+    return Figure(
+        "diagnosis",
+        "Two of the checks, drawn",
+        "Left, the slope of the frontier piece by piece: an exponent keeps the slope of its law (dashed). "
+        "Right, the law "
+        "is fitted without the largest budgets and predicts them: points at one were predicted exactly.",
+        [or_empty(slopes, "too few sizes on the frontier"), or_empty(held, "too few runs to hold any out")],
+        "bars: 95% prediction interval of a new run",
+    )
+
+
+def _held_out(arch: ArchitectureResult) -> dict[str, Any] | None:
+    """The rows of the hold-out check at a tenth of the compute, or at the nearest cut there is."""
+    data = next((c.data for c in arch.checks if c.name == "held-out budgets"), {})
+    rows = [row for row in data.get("rows", []) if "predicted" in row]
+    if not rows or arch.frame["c"].max() is None:
+        return None
+    tenth = float(arch.frame["c"].max()) / 10
+    return min(rows, key=lambda row: abs(math.log(row["cut"] / tenth)))

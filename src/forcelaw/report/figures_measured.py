@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from .marks import or_empty
+from .marks import loss_at_data, or_empty
 from .paper import PUBLISHED
-from .results import Analysis, SweepResult
+from .results import Analysis, ArchitectureResult, SweepResult
 from .spec import Figure, Panel, Series, pretty
 
 
@@ -114,83 +114,87 @@ def _symmetry_series(panel: Panel, analysis: Analysis, x: str, kind: str) -> Non
         )
 
 
+def repeats(analysis: Analysis) -> Figure:
+    """What seeing the same atoms again costs: loss beside that of the run of equal N and D on the largest set."""
+    panel = Panel("times each atom was seen, D / U", "loss / loss on the largest training set", y_log=False)
+    for arch in analysis.architectures:
+        xs, ys, hover = [], [], []
+        for (run,), rows in arch.repeated.group_by(["run"], maintain_order=True):
+            last = rows.sort("d").row(-1, named=True)
+            same = arch.frame.filter(pl.col("n") == last["n"])
+            fresh = [loss_at_data(other.sort("d"), last["d"]) for _, other in same.group_by(["run"])]
+            fresh = [loss for loss in fresh if loss is not None]
+            if fresh:
+                xs.append(last["d"] / last["u"])
+                ys.append(last["loss"] / (sum(fresh) / len(fresh)))
+                hover.append(f"{arch.label}, N = {pretty(last['n'])}, U = {pretty(last['u'])}, run {run}")
+        if xs:
+            marks = {"symbol": arch.look.symbol, "marker": arch.look.marker, "colour": arch.look.colour}
+            panel.series.append(Series(xs, ys, "points", name=arch.label, group=arch.label, hover=hover, **marks))
+    return Figure(
+        "repeats",
+        "What repeats cost",
+        "Some runs went over a smaller training set several times: a ratio of one means that an atom seen again was as "
+        "good as a new one, and above it that distinct data have run out.",
+        [or_empty(panel, "no pair of runs of equal size and length on two training sets")],
+        "one mark for each run on a smaller training set; these runs take no part in the fits",
+    )
+
+
 def sweep(analysis: Analysis) -> Figure:
-    panel = Panel("learning rate at the base width", "final validation loss", title="sweep before the grid")
+    panel = Panel("learning rate at the base width", "final validation loss")
     notes = []
     for arch in analysis.architectures:
         result = next((s for s in analysis.sweeps if s.label == arch.label), None)
-        if result is None:
-            continue
-        look = arch.look
-        good = [p for p in result.points if p["loss"]]
-        top = max((p["loss"] for p in good), default=1.0)
-        if good:
-            hover = [f"{arch.label}, N = {pretty(p['n'])}, lr = {p['lr']:g}" for p in good]
-            panel.series.append(
-                Series(
-                    [p["lr"] for p in good],
-                    [p["loss"] for p in good],
-                    "both",
-                    name=arch.label,
-                    group=arch.label,
-                    colour=look.colour,
-                    symbol=look.symbol,
-                    marker=look.marker,
-                    hover=hover,
-                )
-            )
-            best = min(good, key=lambda p: p["loss"])
+        if result is not None:
+            panel.series += _sweep_series(arch, result)
             if result.best is not None:
-                panel.series.append(
-                    Series(
-                        [best["lr"]],
-                        [best["loss"]],
-                        "points",
-                        name=f"{arch.label} chosen",
-                        group=arch.label,
-                        colour=look.colour,
-                        symbol="circle-open",
-                        marker="o",
-                        hollow=True,
-                        size=17,
-                        hover=f"{arch.label}: best of the sweep, lr = {best['lr']:g}",
-                    )
-                )
-                notes.append(_sweep_note(arch.label, result, good))
-        bad = [p for p in result.points if p["diverged"]]
-        if bad:
-            panel.series.append(
-                Series(
-                    [p["lr"] for p in bad],
-                    [top * 1.06] * len(bad),
-                    "points",
-                    name=f"{arch.label} diverged",
-                    group=arch.label,
-                    colour=look.colour,
-                    symbol="x-thin",
-                    marker="x",
-                    size=9,
-                    hover=[f"{arch.label}: diverged at lr = {p['lr']:g}" for p in bad],
-                )
-            )
+                notes.append(_sweep_note(result))
     return Figure(
         "lr_sweep",
         "Learning-rate sweep",
-        "A law is only fair when every architecture runs at its own best learning rate: it is found here on one "
-        "small size and carried to the others by muP.",
+        "A law is only fair when every architecture runs at its own best learning rate: it is found here on one small "
+        "size and carried to the others by muP.",
         [or_empty(panel, "this study has no learning-rate sweep")],
-        "ringed: chosen · cross: diverged (its height means nothing)",
+        "line: mean over seeds · ringed: chosen · cross: diverged (its height means nothing)",
         notes,
     )
 
 
-def _sweep_note(label: str, result: SweepResult, good: list[dict]) -> str:
-    rates = sorted({p["lr"] for p in result.points})
-    text = f"{label}: lowest loss at learning rate {result.best:g}"
+def _sweep_series(arch: ArchitectureResult, result: SweepResult) -> list[Series]:
+    look, out = arch.look, []
+    common = {"group": arch.label, "colour": look.colour}
+    losses: dict[float, list[float]] = {}
+    for point in result.points:
+        if point["loss"]:
+            losses.setdefault(point["lr"], []).append(point["loss"])
+    rates = sorted(losses)
+    means = {lr: sum(losses[lr]) / len(losses[lr]) for lr in rates}
+    if rates:
+        hover = [f"{arch.label}, lr = {lr:g}, {len(losses[lr])} run(s)" for lr in rates]
+        marks = {"symbol": look.symbol, "marker": look.marker}
+        ys = [means[lr] for lr in rates]
+        out.append(Series(rates, ys, "both", name=arch.label, hover=hover, **marks, **common))
+    if result.best in means:
+        hover = f"{arch.label}: best of the sweep, lr = {result.best:g}"
+        ring = {"symbol": "circle-open", "marker": "o", "hollow": True, "size": 17}
+        out.append(Series([result.best], [means[result.best]], "points", name=hover, hover=hover, **ring, **common))
+    bad = sorted({point["lr"] for point in result.points if point["diverged"]})
+    if bad:
+        height = [max(means.values(), default=1.0) * 1.06] * len(bad)
+        hover = [f"{arch.label}: diverged at lr = {lr:g}" for lr in bad]
+        cross = {"symbol": "x-thin", "marker": "x", "size": 9}
+        out.append(Series(bad, height, "points", name=f"{arch.label} diverged", hover=hover, **cross, **common))
+    return out
+
+
+def _sweep_note(result: SweepResult) -> str:
+    rates = sorted({point["lr"] for point in result.points})
+    text = f"{result.label}: lowest loss at learning rate {result.best:g}"
     if result.used:
         text += f"; the grid ran at {', '.join(f'{lr:g}' for lr in result.used[:4])}"
     if len(rates) > 1 and result.best == rates[0]:
         text += " (the smallest tried: the true optimum may lie lower)"
-    elif len(rates) > 1 and result.best == max(p["lr"] for p in good) and not any(p["diverged"] for p in result.points):
+    elif len(rates) > 1 and result.best == rates[-1]:
         text += " (the largest tried: the true optimum may lie higher)"
     return text

@@ -10,6 +10,7 @@ from typing import Any
 from .. import __version__
 from ..progress import duration
 from . import draw_plotly, tables, words
+from .figures_laws import is_trend
 from .paper import CITATION
 from .results import Analysis
 from .spec import Figure, pretty
@@ -79,17 +80,22 @@ def render(analysis: Analysis, figures: Sequence[Figure]) -> str:
         tiles=words.tiles(analysis),
         exponent_words=words.exponent_words(analysis),
         paper_words=words.paper_words(analysis),
+        difference_words=words.difference_words(analysis),
         scope_words=words.scope_words(analysis),
         citation=CITATION,
         pretty=pretty,
+        pvalue=lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
         mark=_mark,
         chips=analysis.architectures,
         figures={f.name: _page_figure(f, i) for i, f in enumerate(figures)},
         equal=_equal(analysis),
         columns=[{"key": key, "heading": heading} for key, _, _, heading, _ in tables.COLUMNS],
         exponent_rows=_exponent_rows(analysis),
+        grouped_reasons=tables.grouped_reasons(analysis),
+        names=words.names,
         term_rows=_term_rows(analysis),
         regimes=[(arch.label, arch.regime) for arch in analysis.architectures if arch.regime],
+        prospects=_prospects(analysis),
         regime_notes=words.regime_words(analysis),
         checks=_checks(analysis),
         burn_steps=steps,
@@ -138,6 +144,7 @@ def _exponent_rows(analysis: Analysis) -> list[dict[str, Any]]:
             {
                 "key": key,
                 "value": tables.estimate(arch, source, name),
+                "trend": is_trend(arch, source),
                 "paper": getattr(arch.paper, paper) if paper and arch.paper else None,
             }
             for key, source, name, _, paper in tables.COLUMNS
@@ -152,10 +159,12 @@ def _exponent_rows(analysis: Analysis) -> list[dict[str, Any]]:
                 "cells": cells,
                 "verdict": arch.verdict,
                 "verdict_text": tables.VERDICTS[arch.verdict],
-                "reasons": tables.reasons(arch),
             }
         )
     return rows
+
+
+TERM_COLUMNS = ("alpha", "beta", "gamma")
 
 
 def _term_rows(analysis: Analysis) -> list[dict[str, Any]]:
@@ -168,8 +177,7 @@ def _term_rows(analysis: Analysis) -> list[dict[str, Any]]:
             {
                 "label": arch.label,
                 "look": arch.look,
-                "energy": arch.terms["energy"].fitted.get("gamma"),
-                "forces": arch.terms["forces"].fitted.get("gamma"),
+                "cells": [arch.term_surfaces[term].get(name) for term in arch.term_surfaces for name in TERM_COLUMNS],
                 "energy_mae": best["energy_mae"],
                 "force_mae": best["force_mae"],
             }
@@ -177,19 +185,63 @@ def _term_rows(analysis: Analysis) -> list[dict[str, Any]]:
     return rows
 
 
-def _checks(analysis: Analysis) -> list[dict[str, Any]]:
-    answers = {True: ("yes", "passes"), False: ("no", "fails"), None: ("unsure", "cannot say")}
-    return [
-        {
-            "label": arch.label,
-            "name": check.name,
-            "text": check.text,
-            "mark": answers[check.passed][0],
-            "answer": answers[check.passed][1],
-        }
-        for arch in analysis.architectures
-        for check in arch.checks
+def _prospects(analysis: Analysis) -> dict[str, Any]:
+    """Budgets, and for each architecture what they would buy."""
+    budgets = sorted({one.flops for one in analysis.prospects})
+    rows = []
+    for arch in analysis.architectures:
+        mine = {one.flops: one for one in analysis.prospects if one.label == arch.label}
+        if mine:
+            rows.append(
+                {
+                    "label": arch.label,
+                    "look": arch.look,
+                    "trend": bool(arch.trend),
+                    "cells": [mine.get(flops) for flops in budgets],
+                }
+            )
+    best = [
+        min((one.loss.value for one in analysis.prospects if one.flops == flops), default=None) for flops in budgets
     ]
+    return {"budgets": budgets, "rows": rows, "best": best}
+
+
+# check of the laws -> the question that it asks
+QUESTIONS = {
+    "range": "Is the range of compute wide enough?",
+    "optimum inside grid": "Does the best size lie inside the sizes that were tried?",
+    "local exponents": "Does the slope follow the law all along the frontier?",
+    "two gammas": "Do frontier and surface give the same γ?",
+    "curvature": "Are the residuals free of bends?",
+    "smallest sizes": "Does γ stand still without the smallest sizes?",
+    "early checkpoints": "Does γ stand still without the early part of the runs?",
+    "held-out budgets": "Do small budgets predict the large ones?",
+    "lack of fit": "Do sizes miss the law by no more than seeds differ?",
+}
+ANSWERS = {True: ("yes", "yes"), False: ("no", "no"), None: ("unsure", "cannot say")}
+
+
+def _checks(analysis: Analysis) -> dict[str, Any]:
+    """A matrix of questions and architectures; what failed, with its remedy; everything in words."""
+    asked = [arch for arch in analysis.architectures if arch.checks]
+    order = list(dict.fromkeys(check.name for arch in asked for check in arch.checks))
+    rows = []
+    for name in order:
+        found = [next((c for c in arch.checks if c.name == name), None) for arch in asked]
+        rows.append({"question": QUESTIONS.get(name, name), "cells": [c and ANSWERS[c.passed] for c in found]})
+    words_ = [
+        (arch.label, QUESTIONS.get(c.name, c.name), ANSWERS[c.passed], c.text, c.remedy)
+        for arch in asked
+        for c in arch.checks
+    ]
+    notes = [(arch.label, note) for arch in asked for note in arch.notes]
+    return {
+        "labels": [arch.label for arch in asked],
+        "rows": rows,
+        "words": words_,
+        "notes": notes,
+        "failed": [entry for entry in words_ if entry[2][0] == "no"],
+    }
 
 
 def _burn_rows(analysis: Analysis, steps: list[int]) -> list[tuple[str, list[Any]]]:

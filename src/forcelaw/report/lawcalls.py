@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from ..errors import FitError
-from .results import AllocationResult, Check, Comparison, Estimate, Fitted, FrontierResult
+from .results import (
+    AllocationResult,
+    ArchitectureResult,
+    Check,
+    Comparison,
+    Estimate,
+    Fitted,
+    FrontierResult,
+    Laws,
+    Prospect,
+    Test,
+)
 
 COLUMNS = ("run", "architecture", "seed", "step", "n", "d", "u", "c", "h", "loss")
 CURVE_POINTS = 32
 ENVELOPE_POINTS = 48
-DIGITS = 60  # a refusal longer than this many words would not fit a table; none of the laws' is
+HULL = (
+    "too few sizes touch the frontier inside their range, so γ is read off its corners, which biases it; "
+    "add sizes between, or train the middle sizes longer"
+)
 
 
 def runs_of(frame: pl.DataFrame, burn_in_steps: int) -> Any:
@@ -58,16 +71,65 @@ def _words(message: str) -> str:
     return " ".join(str(message).split()) or "the laws gave no reason"
 
 
-def surface(frame: pl.DataFrame, burn_in_steps: int) -> tuple[Fitted, AllocationResult]:
-    """L(N, D) of one architecture: A, B, E, alpha, beta and a, b, gamma = alpha beta/(alpha + beta); and the best size
-    and data on it for the measured cost C = k N^p D^q."""
+def surface(frame: pl.DataFrame, burn_in_steps: int) -> Fitted:
+    """L(N, D) of one architecture: A, B, E, alpha, beta and a, b, gamma = alpha beta/(alpha + beta)."""
     from ..laws import fit
 
     try:
-        runs = runs_of(frame, burn_in_steps)
-        result = fit(runs, law="surface")
+        result = fit(runs_of(frame, burn_in_steps), law="surface")
     except FitError as error:
-        return Fitted(False, _words(error.what)), AllocationResult(Fitted(False, _words(error.what)))
+        return Fitted(False, _words(error.what))
+    if not result.ok:
+        return Fitted(False, _words(result.message or result.status))
+    return Fitted(True, _words(result.message) if result.message else "", _estimates(result))
+
+
+FRONTIER_CHECKS = ("optimum inside grid", "local exponents", "two gammas")  # the others judge the surface as well
+
+
+def laws_of(frame: pl.DataFrame, burn_in_steps: int) -> Laws:
+    """Surface, frontier in FLOPs and every check of one architecture. Where the surface is refused, the frontier is
+    tried by itself: it needs less."""
+    from ..laws import diagnose
+
+    try:
+        runs = runs_of(frame, burn_in_steps)
+        found = diagnose(runs, x="c")
+    except FitError as error:
+        reason = _words(error.what)
+        frontier = frontier_of(frame, burn_in_steps, "c")
+        return Laws(Fitted(False, reason), AllocationResult(Fitted(False, reason)), frontier, [], [], [])
+    surface, allocation = _surface(runs, found.surface)
+    if found.frontier is None:
+        frontier = frontier_of(frame, burn_in_steps, "c")
+    else:
+        frontier = _frontier_result(runs, found.frontier)
+    checks = [_check(c, found.frontier) for c in found.checks] if surface.ok else []
+    trend = [f"{check.name}: {check.text}" for check in checks if check.passed is False]
+    surface.trend = "; ".join(
+        f"{c.name}: {c.text}" for c in checks if c.passed is False and c.name not in FRONTIER_CHECKS
+    )
+    if trend and frontier.fitted.ok:
+        frontier.fitted.trend = frontier.fitted.trend or "; ".join(trend)
+    if not trend and frontier.fitted.trend:
+        trend = [frontier.fitted.trend]
+    return Laws(surface, allocation, frontier, checks, trend, [_words(note) for note in found.notes])
+
+
+def _check(check: Any, frontier: Any) -> Check:
+    """A check of the laws. Where the frontier was read off its corners, three checks repeat the same long reason: the
+    first keeps it in the words that every architecture shares."""
+    text = _words(check.detail)
+    if frontier is not None and frontier.method == "hull" and frontier.message:
+        if check.name == "optimum inside grid":
+            text = HULL
+        elif check.name in FRONTIER_CHECKS:
+            text = "the frontier has too few sizes to tell"
+    remedy = _words(check.remedy) if check.remedy else ""
+    return Check(check.name, check.passed, text, remedy, dict(check.data or {}))
+
+
+def _surface(runs: Any, result: Any) -> tuple[Fitted, AllocationResult]:
     if not result.ok:
         reason = _words(result.message or result.status)
         return Fitted(False, reason), AllocationResult(Fitted(False, f"no surface: {reason}"))
@@ -89,11 +151,11 @@ def _allocation(runs: Any, result: Any) -> AllocationResult:
         return AllocationResult(Fitted(False, _words(error.what)))
     made = {name: value for name in ("a", "b", "gamma") if (value := _estimate(getattr(best, name))) is not None}
     lines = {name: [float(v) for v in values] for name, values in table.items()}
-    return AllocationResult(Fitted(True, "", made), lines)
+    return AllocationResult(Fitted(True, "", made), lines, best)
 
 
 def frontier_of(frame: pl.DataFrame, burn_in_steps: int, x: str, *, quick: bool = False) -> FrontierResult:
-    """Frontier of one architecture against FLOPs ("c") or device-hours ("h"). ``quick``: no optimum, no curve."""
+    """Frontier of one architecture against FLOPs ("c") or device-hours ("h"). ``quick``: no intervals."""
     from ..laws import frontier
 
     if x not in frame.columns or not len(frame.filter(pl.col(x) > 0)):
@@ -102,16 +164,21 @@ def frontier_of(frame: pl.DataFrame, burn_in_steps: int, x: str, *, quick: bool 
         return FrontierResult(Fitted(False, f"the table has no {'FLOPs' if x == 'c' else 'device-hours'}"))
     try:
         runs = runs_of(frame.filter(pl.col(x) > 0), burn_in_steps)
-        found = frontier(runs, x)
+        found = frontier(runs, x, interval="none" if quick else "jackknife")
     except FitError as error:
         return FrontierResult(Fitted(False, _words(error.what)))
-    return FrontierResult(_frontier_fit(found), _points(found), *_optimum(found), _envelope(runs, x))
+    return _frontier_result(runs, found)
+
+
+def _frontier_result(runs: Any, found: Any) -> FrontierResult:
+    envelope = _envelope(runs, found.x)
+    return FrontierResult(_frontier_fit(found), _points(found), *_optimum(found), envelope, found)
 
 
 def _frontier_fit(found: Any) -> Fitted:
     result = found.fit
     # too few tangents: the laws fit the hull and say that it describes a trend; the number is shown as one
-    trend = _words(found.message) if found.method == "hull" and result.parameters else ""
+    trend = HULL if found.method == "hull" and result.parameters else ""
     if not (result.ok or trend):
         return Fitted(False, _words(result.message or result.status))
     xs = np.asarray(found.points["x"], float)
@@ -131,8 +198,8 @@ def _points(found: Any) -> list[dict[str, Any]]:
         {
             "x": float(points["x"][i]),
             "loss": float(points["loss"][i]),
-            "n": int(round(float(points["n"][i]))),
-            "d": int(round(float(points["d"][i]))),
+            "n": round(float(points["n"][i])),
+            "d": round(float(points["d"][i])),
             "run": str(points["run"][i]),
         }
         for i in range(len(points["x"]))
@@ -152,21 +219,104 @@ def _optimum(found: Any) -> tuple[Fitted, list[tuple[float, float]], list[tuple[
 
 
 def _envelope(runs: Any, x: str) -> list[tuple[float, float]]:
-    """(x, loss): the lowest of the run-averaged curves at each x; where a loss at equal compute is read off."""
+    """(x, loss): the lowest of the run-averaged curves up to each x; where a loss at equal compute is read off."""
     from ..laws.curves import curves
 
     found = [curve for curve in curves(runs, x) if len(curve.lx) > 1]
     if not found:
         return []
     low, high = min(curve.lx[0] for curve in found), max(curve.lx[-1] for curve in found)
-    grid = np.linspace(low, high, ENVELOPE_POINTS)
+    ends = [end for curve in found for end in (curve.lx[0], curve.lx[-1])]  # where the envelope may jump
+    grid = np.unique(np.concatenate([np.linspace(low, high, ENVELOPE_POINTS), ends]))
     inside = np.stack([np.interp(grid, c.lx, c.ly, left=np.inf, right=np.inf) for c in found]).min(axis=0)
+    inside = np.minimum.accumulate(inside)  # where a curve ends: whoever has more compute may stop early
     return [(float(a), float(b)) for a, b in zip(np.exp(grid), np.exp(inside), strict=True) if math.isfinite(b)]
 
 
-def diagnose_all(frame, burn_in_steps, surface, frontier):
-    return [], [text for text in (frontier.fitted.trend,) if text]
+TESTED = ("gamma", "alpha", "beta")
 
 
-def compare_pairs(frames, burn_in_steps):
-    return [], []
+def compare_pairs(architectures: list[ArchitectureResult], burn_in_steps: int) -> tuple[list[Comparison], list[str]]:
+    """Tests of the exponents of every pair that has a surface, with compute at equal loss off the frontiers; and notes
+    where there is none."""
+    from ..laws import compare
+
+    usable = [arch for arch in architectures if arch.surface.ok]
+    if len(usable) < 2:
+        return [], ["fewer than two architectures have a fitted surface, so no exponents can be compared"]
+    try:
+        runs = runs_of(pl.concat([arch.frame for arch in usable]), burn_in_steps)
+        found = compare(runs, law="surface", x=None)
+    except FitError as error:
+        return [], [_words(error.what)]
+    frontiers = {arch.label: arch.frontier_c for arch in usable}
+    order = {arch.label: position for position, arch in enumerate(usable)}
+    out = [_pair(one, runs, frontiers, order) for one in found.pairs]
+    out.sort(key=lambda one: (order[one.first], order[one.second]))
+    return out, [_words(note) for note in found.notes]
+
+
+def _pair(one: Any, runs: Any, frontiers: dict[str, FrontierResult], order: dict[str, int]) -> Comparison:
+    """One pair in the study's order: the laws sort by name, so that a difference may have to change its sign."""
+    flip = order[one.first] > order[one.second]
+    first, second = (one.second, one.first) if flip else (one.first, one.second)
+    tests = {}
+    for name in TESTED:
+        if name in one.tests:
+            test = one.tests[name]
+            ends = (-test.high, -test.low) if flip else (test.low, test.high)
+            value = -test.difference if flip else test.difference
+            tests[name] = Test(Estimate(float(value), float(ends[0]), float(ends[1])), float(test.p_holm))
+    made = Comparison(first, second, one.n_pairs if one.paired else 0, tests, notes=[_words(n) for n in one.notes])
+    _add_multiplier(made, runs, frontiers)
+    return made
+
+
+def _add_multiplier(made: Comparison, runs: Any, frontiers: dict[str, FrontierResult]) -> None:
+    from ..laws import multiplier
+
+    pair = (frontiers[made.first], frontiers[made.second])
+    if any(one.raw is None or not one.fitted.ok for one in pair):
+        made.notes.append("no compute multiplier: a frontier is missing")
+        return
+    parts = [runs.select(group=name) for name in (made.first, made.second)]
+    try:
+        found = multiplier(*parts, "c", names=(made.first, made.second), frontiers=tuple(one.raw for one in pair))
+    except FitError as error:
+        made.notes.append(_words(error.what))
+        return
+    made.trend = any(one.fitted.trend for one in pair)
+    if len(found.loss):
+        i = len(found.loss) // 2
+        made.at_loss = float(found.loss[i])
+        made.multiplier = _interval(found.multiplier[i], found.multiplier_low[i], found.multiplier_high[i])
+    made.crossing = float(found.crossing) if found.crossing else None
+
+
+def _interval(value: float, low: float, high: float) -> Estimate | None:
+    if not math.isfinite(value):
+        return None
+    ends = (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else (None, None)
+    return Estimate(float(value), *ends)
+
+
+def prospects(architectures: list[ArchitectureResult]) -> list[Prospect]:
+    """Best size, data and loss at the largest compute of the study, at 10 and at 100 times as much."""
+    reached = {arch.label: arch.frame["c"].max() for arch in architectures if arch.allocation.raw is not None}
+    if not reached:
+        return []
+    largest = float(max(reached.values()))
+    budgets = np.array([largest, 10 * largest, 100 * largest])
+    out = []
+    for arch in architectures:
+        if arch.label not in reached:
+            continue
+        table = arch.allocation.raw.table(budgets)
+        nothing = np.full(len(budgets), np.nan)
+        for i, flops in enumerate(budgets):
+            ends = [float(table.get(f"loss_{end}", nothing)[i]) for end in ("low", "high")]
+            loss = _interval(float(table["loss"][i]), *ends)
+            if loss is not None:
+                beyond = math.log10(flops / float(reached[arch.label]))
+                out.append(Prospect(arch.label, float(flops), float(table["n"][i]), float(table["d"][i]), loss, beyond))
+    return out

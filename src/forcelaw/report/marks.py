@@ -35,14 +35,14 @@ def run_curves(frame: pl.DataFrame, x: str, y: str) -> list[tuple[dict[str, floa
 def run_series(arch: ArchitectureResult, x: str, y: str, *, opacity: float = 0.3) -> list[Series]:
     """Thin lines, all runs of one size in one series with gaps, so that a large study stays light."""
     out = []
-    for frame, dash in ((arch.frame, "solid"), (arch.unfinished, "dot")):
+    kinds = ((arch.frame, "solid", ""), (arch.repeated, "dash", " (smaller training set)"))
+    for frame, dash, ending in (*kinds, (arch.unfinished, "dot", " (not finished)")):
         by_size: dict[int, tuple[list, list]] = {}
         for head, xs, ys in run_curves(frame, x, y):
             line = by_size.setdefault(head["n"], ([], []))
             line[0].extend([*xs, None])
             line[1].extend([*ys, None])
         for n, (xs, ys) in sorted(by_size.items()):
-            ending = " (not finished)" if dash == "dot" else ""
             out.append(
                 Series(
                     xs[:-1],

@@ -50,6 +50,7 @@ class FrontierResult:
     optimum_n: list[tuple[float, float]] = field(default_factory=list)  # fitted line (x, N)
     optimum_d: list[tuple[float, float]] = field(default_factory=list)
     envelope: list[tuple[float, float]] = field(default_factory=list)  # (x, loss), lowest of the run-averaged curves
+    raw: Any = None  # the laws' own result, for comparisons
 
     @property
     def decades(self) -> float:
@@ -61,19 +62,35 @@ class FrontierResult:
 
 @dataclass
 class AllocationResult:
-    """The best size and data for a budget, on the fitted surface. lines: c, n, d and their n_low, n_high, d_low, d_high."""
+    """The best size and data for a budget, on the fitted surface. lines: c, n, d, n_low, n_high, d_low, d_high."""
 
     fitted: Fitted
     lines: dict[str, list[float]] = field(default_factory=dict)
+    raw: Any = None  # the laws' own result, for budgets
 
 
 @dataclass(frozen=True)
 class Check:
-    """One diagnostic question with its answer in words. passed is None where it could not be asked."""
+    """One diagnostic question with its answer in words. passed is None where it could not be answered; remedy: the runs
+    that would mend it; data: what a figure of it needs."""
 
     name: str
     passed: bool | None
     text: str
+    remedy: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Laws:
+    """What the laws say of one architecture. trend: why the numbers are a trend and not an exponent."""
+
+    surface: Fitted
+    allocation: AllocationResult
+    frontier: FrontierResult
+    checks: list[Check]
+    trend: list[str]
+    notes: list[str]
 
 
 @dataclass
@@ -84,6 +101,7 @@ class ArchitectureResult:
     look: Look
     paper: Published | None
     frame: pl.DataFrame  # evaluations of the finished grid runs, by run and step
+    repeated: pl.DataFrame  # evaluations of finished runs on clearly smaller training sets; not in the fits
     unfinished: pl.DataFrame  # evaluations of runs that are not finished (still going, failed, diverged)
     sizes: list[int]
     runs: int
@@ -92,9 +110,11 @@ class ArchitectureResult:
     allocation: AllocationResult
     frontier_c: FrontierResult
     frontier_h: FrontierResult
-    terms: dict[str, FrontierResult]  # energy, forces: frontiers of the two terms of the loss
+    terms: dict[str, FrontierResult]  # energy, forces: frontiers of the two terms of the loss, without intervals
+    term_surfaces: dict[str, Fitted]  # energy, forces: surfaces of the two terms
     checks: list[Check]
     trend: list[str]  # why its numbers are a trend and not an exponent; empty when they hold
+    notes: list[str]  # what else the laws say, for instance that the floor is not told from zero
     regime: str
     kappa: Estimate | None  # median, smallest, largest over sizes
     throughput: Estimate | None
@@ -108,16 +128,44 @@ class ArchitectureResult:
         return "trend" if self.trend or not self.surface.ok or not self.frontier_c.fitted.ok else "holds"
 
 
+@dataclass(frozen=True)
+class Test:
+    """A difference (second minus first) and its p, corrected by Holm over all pairs."""
+
+    difference: Estimate
+    p: float
+
+    @property
+    def sure(self) -> bool:
+        return self.p < 0.05
+
+
 @dataclass
 class Comparison:
-    """Two architectures: difference of one exponent (second minus first), and compute at equal loss."""
+    """Two architectures. multiplier: compute that the second needs for the loss ``at_loss``, in units of the first's.
+    trend: a frontier that it is read off describes a trend only."""
 
     first: str
     second: str
-    quantity: str
-    difference: Estimate | None
-    p: float | None
-    text: str
+    pairs: int  # runs paired by size, seed and data; 0 where they are not
+    tests: dict[str, Test]
+    multiplier: Estimate | None = None
+    at_loss: float | None = None
+    crossing: float | None = None
+    trend: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Prospect:
+    """What the fitted surface of one architecture expects of a budget of ``flops``, spent at its best size and data."""
+
+    label: str
+    flops: float
+    n: float
+    d: float
+    loss: Estimate  # with the interval of the law itself, not of one more run
+    decades: float  # how far beyond this architecture's largest run
 
 
 @dataclass
@@ -145,7 +193,8 @@ class Analysis:
     burn_in_steps: int
     architectures: list[ArchitectureResult]
     comparisons: list[Comparison]
-    multipliers: list[dict[str, Any]]
+    comparison_notes: list[str]
+    prospects: list[Prospect]
     sweeps: list[SweepResult]
     symmetry: list[SymmetryPoint]
     problems: list[dict[str, Any]]

@@ -72,6 +72,15 @@ def reasons(arch: ArchitectureResult) -> list[str]:
     return out
 
 
+def grouped_reasons(analysis: Analysis) -> dict[str, list[str]]:
+    """Reason -> the architectures that it holds for, so that one reason is said once."""
+    out: dict[str, list[str]] = {}
+    for arch in analysis.architectures:
+        for reason in reasons(arch):
+            out.setdefault(reason, []).append(arch.label)
+    return out
+
+
 def cell(value: Estimate | None, digits: int = 2) -> str:
     if value is None:
         return "-"
@@ -134,6 +143,34 @@ def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str] | None 
     return path
 
 
+COMPARED = ["first", "second", "quantity", "value", "low", "high", "p_holm", "at_loss", "paired_runs"]
+
+
+def comparison_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    """Differences of exponents (second minus first) and compute multipliers (second / first), one a row."""
+    rows = []
+    for one in analysis.comparisons:
+        head = {"first": one.first, "second": one.second, "paired_runs": one.pairs}
+        for name, test in one.tests.items():
+            value = test.difference
+            rows.append(
+                {**head, "quantity": name, "value": value.value, "low": value.low, "high": value.high, "p_holm": test.p}
+            )
+        if one.multiplier is not None:
+            value = one.multiplier
+            rows.append(
+                {
+                    **head,
+                    "quantity": "compute at equal loss",
+                    "value": value.value,
+                    "low": value.low,
+                    "high": value.high,
+                    "at_loss": one.at_loss,
+                }
+            )
+    return rows
+
+
 def write_all(analysis: Analysis, folder: Path) -> list[Path]:
     """Every table of the report under ``folder``; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,32 +189,13 @@ def write_all(analysis: Analysis, folder: Path) -> list[Path]:
         for label, loss in level["losses"].items()
     ]
     paths.append(write_csv(folder / "equal_compute.csv", equal, ["axis", "budget", "architecture", "loss"]))
-    comparisons = [
-        {
-            "first": c.first,
-            "second": c.second,
-            "quantity": c.quantity,
-            "difference": c.difference.value if c.difference else None,
-            "low": c.difference.low if c.difference else None,
-            "high": c.difference.high if c.difference else None,
-            "p": c.p,
-            "text": c.text,
-        }
-        for c in analysis.comparisons
-    ]
-    paths.append(
-        write_csv(
-            folder / "comparisons.csv",
-            comparisons,
-            ["first", "second", "quantity", "difference", "low", "high", "p", "text"],
-        )
-    )
+    paths.append(write_csv(folder / "comparisons.csv", comparison_rows(analysis), COMPARED))
     checks = [
-        {"architecture": arch.label, "check": c.name, "passed": c.passed, "text": c.text}
+        {"architecture": arch.label, "check": c.name, "passed": c.passed, "text": c.text, "remedy": c.remedy}
         for arch in analysis.architectures
         for c in arch.checks
     ]
-    paths.append(write_csv(folder / "checks.csv", checks, ["architecture", "check", "passed", "text"]))
+    paths.append(write_csv(folder / "checks.csv", checks, ["architecture", "check", "passed", "text", "remedy"]))
     burn = [
         {
             "architecture": row["label"],

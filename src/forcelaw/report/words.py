@@ -112,43 +112,55 @@ def headline(analysis: Analysis) -> str:
 
 
 def exponent_words(analysis: Analysis) -> list[str]:
-    """What may be said about the exponents, architecture by architecture grouped by verdict."""
+    """What may be said about the exponents, the architectures grouped by verdict."""
     out = []
     groups: dict[str, list[ArchitectureResult]] = {"holds": [], "trend": [], "none": []}
     for arch in analysis.architectures:
         groups[arch.verdict].append(arch)
     if groups["holds"]:
         listed = [_gamma_words(arch) for arch in groups["holds"]]
-        out.append(f"Exponents that pass every check: {names(listed)}.")
+        out.append(f"Exponents of compute that pass every check: {names(listed)}.")
     if groups["trend"]:
         listed = [_gamma_words(arch) for arch in groups["trend"]]
         out.append(
-            f"A trend, not an exponent: {names(listed)}. The numbers describe this range and should not be "
-            f"extrapolated; {_reasons(groups['trend'])}."
+            f"A trend, not an exponent: {names(listed)}. These numbers describe the range that was measured and should "
+            f"not be carried beyond it{_reasons(groups['trend'])}."
         )
+    sound = [arch for arch in groups["trend"] if arch.surface.ok and not arch.surface.trend]
+    if sound:
+        listed = [_surface_words(arch) for arch in sound]
+        out.append(f"Only the frontier fails; the surface L(N, D) passes its checks: {names(listed)}.")
+    refused: dict[str, list[str]] = {}
     for arch in groups["none"]:
-        out.append(f"{arch.label} cannot carry a fit: {arch.frontier_c.fitted.reason or arch.surface.reason}")
+        refused.setdefault(arch.surface.reason or arch.frontier_c.fitted.reason, []).append(arch.label)
+    out += [f"{names(labels)} cannot carry a fit: {reason}" for reason, labels in refused.items()]
     return out
 
 
 def _reasons(archs: list[ArchitectureResult]) -> str:
-    reasons: dict[str, list[str]] = {}
+    """Names of the checks that fail, each with its architectures."""
+    failed: dict[str, list[str]] = {}
     for arch in archs:
         for check in arch.checks:
             if check.passed is False:
-                reasons.setdefault(check.name, []).append(arch.label)
-    if not reasons:
-        return "the reasons are in the table of checks"
-    parts = [
-        f"{name} ({'all' if len(labels) == len(archs) > 1 else ', '.join(labels)})" for name, labels in reasons.items()
-    ]
-    return "what fails: " + "; ".join(parts)
+                failed.setdefault(check.name, []).append(arch.label)
+    if not failed:
+        return ""
+    whose = {name: "all" if len(labels) == len(archs) > 1 else ", ".join(labels) for name, labels in failed.items()}
+    return "; checks that fail: " + "; ".join(f"{name} ({who})" for name, who in whose.items())
+
+
+def _surface_words(arch: ArchitectureResult) -> str:
+    alpha, beta = arch.surface.get("alpha"), arch.surface.get("beta")
+    if alpha is None or beta is None:
+        return arch.label
+    return f"{arch.label} α = {alpha.value:.2f}, β = {beta.value:.2f}"
 
 
 def _gamma_words(arch: ArchitectureResult) -> str:
     gamma = arch.frontier_c.fitted.get("gamma")
     if gamma is None:
-        return f"{arch.label} (frontier: {arch.frontier_c.fitted.reason})"
+        return f"{arch.label} (no frontier: {arch.frontier_c.fitted.reason})"
     text = f"{arch.label} γ = {gamma.value:.2f}"
     return text + (f" [{gamma.low:.2f}, {gamma.high:.2f}]" if gamma.bounded else "")
 
@@ -171,6 +183,21 @@ def paper_words(analysis: Analysis) -> str:
     return text + (", but neighbouring intervals overlap." if overlap else ".")
 
 
+def difference_words(analysis: Analysis) -> str:
+    """Which exponents surely differ, in one sentence."""
+    tested = [one for one in analysis.comparisons if "gamma" in one.tests]
+    if not tested:
+        return ""
+    sure = [one for one in tested if one.tests["gamma"].sure]
+    text = (
+        f"Tested pair by pair, the compute exponents (from the surfaces) differ in {len(sure)} of {len(tested)} pairs"
+    )
+    unsure = [f"{one.second} and {one.first}" for one in tested if not one.tests["gamma"].sure]
+    if sure and unsure:
+        text += f"; not told apart: {'; '.join(unsure[:4])}" + (" ..." if len(unsure) > 4 else "")
+    return text + "."
+
+
 def regime_words(analysis: Analysis) -> list[str]:
     """What is known about steps against data (design.md, protocol 10; shared/reference/feasibility.md, 0.4 and 4)."""
     frames = [arch.frame for arch in analysis.architectures if arch.runs]
@@ -185,6 +212,11 @@ def regime_words(analysis: Analysis) -> list[str]:
         out.append(
             f"Atoms are repeated up to {most:.1f} times; up to 4 repeats cost 0 to 2% of the loss where it "
             "was measured."
+        )
+    left_out = sum(arch.repeated["run"].n_unique() for arch in analysis.architectures)
+    if left_out:
+        out.append(
+            f"{left_out} run(s) repeated a smaller training set; they measure repeats and take no part in the fits."
         )
     batches = sorted({int(b) for f in frames for b in f["batch_atoms"].drop_nulls().to_list()})
     if len(batches) == 1:

@@ -33,7 +33,7 @@ class Step:
     def __init__(self, model: ForceField, optimizer: ScheduleFreeAdamW, options: TrainOptions, seed: int, stats: Tensor,
                  forward: Any = None):
         self.model, self.optimizer, self.options, self.seed, self.stats = model, optimizer, options, seed, stats
-        self.forward = forward or model
+        self.forward = model if forward is None else forward
 
     def _autocast(self, device: torch.device) -> Any:
         if self.options.precision == "bf16":

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 import shutil
 import time
 from collections import Counter
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ...progress import count as short
 from ...progress import duration
-from ..pack import TRAIN, PackWriter, file_sha256
-from ..reference import ReferenceAccumulator
-from ..splits import split_of
+from ..pack import PackWriter, file_sha256
+from ..prepare import PrepareOptions, _Work, summary
+from ..readers import Block
+from ..splits import TRAIN, VALIDATION, split_of
+from ..structure import SYMBOLS
 from .conformers import POSITION_QUANTUM, Distribution
 from .fragments import CHAINS, LINKERS, RINGS, SMALL, SUBSTITUENTS
 from .label import ACCURACY, METHOD
@@ -34,11 +33,14 @@ SPLIT_SEED = 0
 
 def command(out: Path, *, count: int, seed: int, workers: int, smiles: Path | None, conformers: int,
             val_fraction: float) -> str:
-    """The command line that makes this pack."""
-    words = ["forcelaw", "data", "generate", "--out", str(out), "--count", str(count), "--seed", str(seed),
+    """The command line that makes this pack, without the folders of absolute paths: those belong to one machine."""
+    def place(path: Path) -> str:
+        return path.name if path.is_absolute() else str(path)
+
+    words = ["forcelaw", "data", "generate", "--out", place(out), "--count", str(count), "--seed", str(seed),
              "--workers", str(workers)]
     if smiles:
-        words += ["--smiles", str(smiles)]
+        words += ["--smiles", place(smiles)]
     if conformers != 3:
         words += ["--conformers", str(conformers)]
     if val_fraction != 0.1:
@@ -85,56 +87,47 @@ def generate(out: Path, *, count: int = 20000, seed: int = 0, workers: int = 1, 
     manifest = {
         "command": command(out, count=count, seed=seed, workers=workers, smiles=smiles, conformers=conformers,
                            val_fraction=val_fraction),
-        "sources": [{"path": smiles.name, "sha256": what["smiles_sha256"], "molecules": len(column)}] if smiles else [],
+        "sources": [{"name": smiles.name, "reader": "SMILES", "sha256": what["smiles_sha256"],
+                     "molecules": len(column)}] if smiles else [],
     }
-    summary = _assemble(job, folder, out, manifest, what, val_fraction, overwrite)
+    written = _assemble(job, folder, out, manifest, what, val_fraction, overwrite)
     shutil.rmtree(root, ignore_errors=True)
-    seconds = time.monotonic() - started
-    if job.exhausted and summary["structures"] < count:
-        print(f"the SMILES file gave {summary['structures']} structures, {count} were asked for")
-    _report(out, summary, seconds, job.busy_seconds)
+    if written.structures < count:
+        print(f"  short        the SMILES file gave {written.structures:,} structures, {count:,} were asked for")
+    print(f"  time         {duration(time.monotonic() - started)}, of worker time {duration(job.busy_seconds)}")
     return out
 
 
 def _assemble(job: Run, folder: Path, out: Path, manifest: dict[str, Any], what: dict[str, Any], val_fraction: float,
-              overwrite: bool) -> dict[str, Any]:
-    """Concatenate chunks in order into a pack beside them, then rename it into place; the manifest as written."""
+              overwrite: bool) -> PackWriter:
+    """Concatenate chunks in order into a pack beside them, then rename it into place."""
     for stale in folder.glob("pack*"):  # of an assembly that was killed
         shutil.rmtree(stale)
-    references, statistics = ReferenceAccumulator(), Statistics()
     failures: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
-    taken = 0
     with PackWriter(folder / "pack", quantum=(POSITION_QUANTUM, FORCE_QUANTUM), charges=True) as writer:
+        # prepare's own sums, so that both commands write the same manifest
+        work = _Work(writer, PrepareOptions(val_fraction=val_fraction, seed=SPLIT_SEED, command=manifest["command"]))
         for chunk, arrays in job.chunks():
             failures.update(arrays["failures"])
             skipped = chunk.skipped
-            s = min(len(arrays["counts"]), job.count - taken)
-            if not s:
+            block = _block(arrays, min(len(arrays["counts"]), job.count - writer.structures))
+            if not len(block):
                 continue
-            atoms = int(arrays["counts"][:s].sum())
-            counts, groups, energies = (arrays[name][:s] for name in ("counts", "groups", "energies"))
-            numbers, positions, forces = (arrays[name][:atoms] for name in ("numbers", "positions", "forces"))
-            split = split_of(groups, fraction=val_fraction, seed=SPLIT_SEED)
-            train = split == TRAIN
-            references.add(counts[train], numbers[np.repeat(train, counts)], energies[train])
-            statistics.add(counts, numbers, forces, groups, split)
-            writer.append(counts, numbers, positions, forces, energies, groups, split,
-                          charges=np.zeros(s, np.int8), spins=np.ones(s, np.int8))
-            taken += s
-        full = manifest | statistics.manifest() | {
-            "units": {"positions": "Angstrom", "energies": "eV", "forces": "eV/Angstrom"},
-            "split": statistics.split() | {"by": "molecule", "fraction": val_fraction, "seed": SPLIT_SEED},
-            "references": _references(references),
+            split = split_of(block.groups, fraction=val_fraction, seed=SPLIT_SEED)
+            writer.append(block.counts, block.numbers, block.positions, block.forces, block.energies, block.groups,
+                          split, block.charges, block.spins)
+            work.accumulate(block, block.groups, split)
+        _check_split(work, val_fraction)
+        full = work.manifest(manifest["sources"])
+        full["split"]["rule"] = "by molecule (SMILES without stereochemistry)"
+        full["versions"] |= {name: version(name) for name in ("rdkit", "tblite")}
+        full |= {
             "skipped": dict(sorted((skipped + failures).items())),
             "rotated": True,
             "generator": _describe(what, job.count, failures, skipped),
-            "versions": {name: version(name) for name in ("forcelaw", "numpy", "rdkit", "tblite")}
-            | {"python": platform.python_version()},
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         made = writer.finish(full)
-        full |= {"structures": writer.structures, "atoms": writer.atoms}
     if out.exists():
         if not overwrite:
             raise DataError(f"{out} exists already", remedy="choose another --out, or pass --overwrite")
@@ -142,7 +135,29 @@ def _assemble(job: Run, folder: Path, out: Path, manifest: dict[str, Any], what:
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
     made.rename(out)
-    return full
+    print("\n".join(summary(out.name, full, work.structures, work.atoms)))
+    return writer
+
+
+def _block(arrays: dict[str, Any], s: int) -> Block:
+    """The first ``s`` structures of a chunk."""
+    atoms = int(arrays["counts"][:s].sum())
+    per_structure = {name: arrays[name][:s] for name in ("counts", "energies", "groups")}
+    per_atom = {name: arrays[name][:atoms] for name in ("numbers", "positions", "forces")}
+    state = {"charges": np.zeros(s, np.int8), "spins": np.ones(s, np.int8)}  # neutral singlets
+    return Block(**per_structure, **per_atom, **state, first=0, place=str)
+
+
+def _check_split(work: _Work, val_fraction: float) -> None:
+    """A tiny pack may lack a side of the split, or have an element in validation alone, without reference energy."""
+    remedy = "raise --count (what is labelled is kept), or pass --val-fraction 0"
+    if not work.structures[TRAIN] or (val_fraction > 0 and not work.structures[VALIDATION]):
+        side = "validation" if work.structures[TRAIN] else "training"
+        raise DataError(f"all of the few molecules fell on one side: the {side} set is empty", remedy=remedy)
+    alone = np.flatnonzero((work.element_counts > 0) & (work.references.element_counts == 0))
+    if len(alone):
+        raise DataError(f"{', '.join(SYMBOLS[z] for z in alone)} occurs in validation only, so its reference energy "
+                        "cannot be fitted", remedy=remedy)
 
 
 def _describe(what: dict[str, Any], count: int, failures: Counter[str], skipped: Counter[str]) -> dict[str, Any]:
@@ -153,17 +168,3 @@ def _describe(what: dict[str, Any], count: int, failures: Counter[str], skipped:
             "linkers": len(LINKERS[0])}}
     return what | {"count": count, "molecules": molecules, "failures": dict(sorted(failures.items())),
                    "molecules_skipped": dict(sorted(skipped.items()))}
-
-
-def _report(out: Path, manifest: dict[str, Any], seconds: float, busy: float) -> None:
-    s = manifest["statistics"]
-    size = sum(path.stat().st_size for path in out.iterdir())
-    molecules = sum(manifest["split"][side]["molecules"] for side in ("train", "validation"))
-    print(f"{out}: {manifest['structures']} structures of {molecules} molecules, {manifest['atoms']} atoms "
-          f"({s['atoms_min']} to {s['atoms_max']}, mean {s['atoms_mean']:.1f}), {size / 1e6:.2f} MB")
-    held = manifest["split"]["validation"]
-    print(f"force norm: mean {s['force_norm_mean']:.2f}, largest {s['force_norm_max']:.1f} eV/Angstrom; validation: "
-          f"{held['structures']} structures of {held['molecules']} molecules")
-    for reason, number in manifest["skipped"].items():
-        print(f"  skipped: {number} {reason}")
-    print(f"{duration(seconds)}, {short(busy)} s of worker time in this call")

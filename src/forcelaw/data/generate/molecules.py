@@ -43,12 +43,13 @@ REJECT = [
     "[C;r3]=[*;r3]",  # cyclopropenes beyond the curated ones
     "[CX4]([OX2H])([OX2H])",  # gem-diols
     "[CX4]([NX3])([OX2H])",  # hemiaminals
-    "[CX4]([SX2H])([OX2H,NX3])",
+    "[CX4]([SX2H])[OX2H,NX3,Cl,Br]",
     "[CX4]([OX2H])[Cl,Br]",  # lose HX
     "[CX4]([NX3])[F,Cl,Br]",
     "[CX4;!$(C(F)(F)F)]([O,N,S,P,F,Cl,Br])([O,N,S,P,F,Cl,Br])[O,N,S,P]",  # crowded carbons
     "[CX3](=[CX3])([OX2H])[OX2H,NX3]",
     "C#C[O,N,S,P]",
+    "[NX2]=C=C",  # ketenimines
     "C(=O)([OX2H])[OX2H]",  # carbonic acid
     "[NX3][CX3](=O)[OX2H]",  # carbamic acid
     "[CX3](=[NX2])[OX2H]",

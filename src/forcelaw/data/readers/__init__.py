@@ -50,9 +50,14 @@ READERS: dict[str, Callable[[Path, SourceOptions], Source]] = {
     "pack": _pack,
 }
 SUFFIXES = {
-    ".extxyz": "extxyz", ".xyz": "extxyz", ".extxyz.gz": "extxyz", ".xyz.gz": "extxyz",
-    ".db": "ase", ".aselmdb": "ase",
-    ".hdf5": "hdf5", ".h5": "hdf5",
+    ".extxyz": "extxyz",
+    ".xyz": "extxyz",
+    ".extxyz.gz": "extxyz",
+    ".xyz.gz": "extxyz",
+    ".db": "ase",
+    ".aselmdb": "ase",
+    ".hdf5": "hdf5",
+    ".h5": "hdf5",
     ".npz": "npz",
 }
 
@@ -64,14 +69,20 @@ def reader_of(path: Path) -> str:
             return "pack"
         if any(path.glob("*.aselmdb")):
             return "ase"
-        raise DataError("a folder that is neither a pack (manifest.json) nor holds .aselmdb files", where=str(path),
-                        remedy="name the files themselves")
+        raise DataError(
+            "a folder that is neither a pack (manifest.json) nor holds .aselmdb files",
+            where=str(path),
+            remedy="name the files themselves",
+        )
     for suffix, reader in SUFFIXES.items():
         if path.name.lower().endswith(suffix):
             return reader
     known = ", ".join(SUFFIXES)
-    raise DataError(f"no reader for {path.name!r}", where=str(path),
-                    remedy=f"known suffixes are {known}; or name the reader: --reader {'|'.join(READERS)}")
+    raise DataError(
+        f"no reader for {path.name!r}",
+        where=str(path),
+        remedy=f"known suffixes are {known}; or name the reader: --reader {'|'.join(READERS)}",
+    )
 
 
 def open_source(path: str | Path, options: SourceOptions | None = None) -> Source:

@@ -10,6 +10,7 @@ Rows are stored as JSON; nothing is unpickled.
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def _connect(path: Path) -> Any:
         need("ase-db-backends", "ase_db_backends", "aselmdb", path)
         from ase_db_backends.aselmdb import LMDBDatabase
 
+        _check_length(path)
         try:
             return LMDBDatabase(path, readonly=True, use_lock_file=False)
         except Exception as error:  # lmdb raises its own many kinds
@@ -63,6 +65,26 @@ def _connect(path: Path) -> Any:
         return ase.db.connect(path, type="db", use_lock_file=False)
     except sqlite3.DatabaseError as error:
         raise _unreadable(path, error) from error
+
+
+def _check_length(path: Path) -> None:
+    """Refuse a truncated LMDB file: it is memory-mapped, and reading past its end would kill the process (SIGBUS).
+
+    A file begins with two meta pages (lmdb.h, MDB_meta): 16 bytes of page header, magic, version, address, map size,
+    two table records of 48 bytes (the first begins with the page size), the last page used, and the transaction.
+    """
+    with path.open("rb") as file:
+        head = file.read(65536 + 152)
+    size, last = 0, -1
+    if len(head) >= 152 and int.from_bytes(head[16:20], sys.byteorder) == 0xBEEFC0DE:
+        size = int.from_bytes(head[40:44], sys.byteorder)
+        metas = [head[start : start + 152] for start in (0, size) if len(head) >= start + 152]
+        newest = max(metas, key=lambda meta: int.from_bytes(meta[144:152], sys.byteorder))
+        last = int.from_bytes(newest[136:144], sys.byteorder)
+    if size == 0:
+        raise _unreadable(path, "it is not an LMDB file")
+    if path.stat().st_size < (last + 1) * size:
+        raise _unreadable(path, f"it is truncated: {path.stat().st_size} of {(last + 1) * size} bytes")
 
 
 def _unreadable(path: Path, why: object) -> DataError:
@@ -134,32 +156,49 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
     kind = "aselmdb" if files[0].suffix == ".aselmdb" else "ase db (SchNetPack)" if schnetpack else "ase db"
     if len(files) > 1 or path.is_dir():
         kind += f", folder of {len(files)} files"
-    return Source(path, kind, named, keys, units, structures=structures, hashed=files,
-                  group_note="{} ({})".format(*roles["group"]) if "group" in roles else "formula",
-                  stream=lambda: gather(_blocks(files, roles, options.sign, units)))
+    return Source(
+        path,
+        kind,
+        named,
+        keys,
+        units,
+        structures=structures,
+        hashed=files,
+        group_note="{} ({})".format(*roles["group"]) if "group" in roles else "formula",
+        stream=lambda: gather(_blocks(files, roles, options.sign, units)),
+    )
 
 
-def _labels(options: SourceOptions, seen: dict[tuple[str, str], None], named: list[str], path: Path,
-            schnetpack: bool) -> dict[str, tuple[str, str]]:
+def _labels(
+    options: SourceOptions, seen: dict[tuple[str, str], None], named: list[str], path: Path, schnetpack: bool
+) -> dict[str, tuple[str, str]]:
     """(key, place) of energy and forces. A SchNetPack database defines row.data, a plain one the calculator."""
     roles, wanted = {}, {"energy": options.energy_key, "forces": options.force_like}
     for kind, given in wanted.items():
         places = ("data", "calculator", "key-value pair") if schnetpack or given else ("calculator",)
         roles[kind] = next(((given or kind, place) for place in places if (given or kind, place) in seen), None)
-    require_labels({kind: (given or kind, given, [given or kind] if roles[kind] else [])
-                    for kind, given in wanted.items()}, named, path, f" in the first {PEEK} rows")
+    require_labels(
+        {kind: (given or kind, given, [given or kind] if roles[kind] else []) for kind, given in wanted.items()},
+        named,
+        path,
+        f" in the first {PEEK} rows",
+    )
     return roles
 
 
-def _declared(metadata: dict[str, Any], roles: dict[str, tuple[str, str]],
-              schnetpack: bool) -> tuple[dict[str, str], str]:
+def _declared(
+    metadata: dict[str, Any], roles: dict[str, tuple[str, str]], schnetpack: bool
+) -> tuple[dict[str, str], str]:
     if not schnetpack:
         if any(place != "calculator" for place in (roles["energy"][1], roles["forces"][1])):
             return {"length": "Angstrom"}, "ASE's convention for positions"
         return {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}, "ASE's convention for its databases"
     table = metadata["_property_unit_dict"]
-    declared = {name: str(table[roles[kind][0]]) for name, kind in (("energy", "energy"), ("force", "forces"))
-                if roles[kind][0] in table}
+    declared = {
+        name: str(table[roles[kind][0]])
+        for name, kind in (("energy", "energy"), ("force", "forces"))
+        if roles[kind][0] in table
+    }
     if metadata.get("_distance_unit"):
         declared["length"] = str(metadata["_distance_unit"])
     return declared, "declared in the database's metadata"
@@ -179,8 +218,9 @@ def _blocks(files: list[Path], roles: dict[str, tuple[str, str]], sign: float, u
             index += len(page)
 
 
-def _parse(path: Path, page: list[Any], first: int, roles: dict[str, tuple[str, str]], sign: float,
-           units: Units) -> Block:
+def _parse(
+    path: Path, page: list[Any], first: int, roles: dict[str, tuple[str, str]], sign: float, units: Units
+) -> Block:
     return join([_one(row, f"{path}, row id {row.id}", first + k, roles, sign, units) for k, row in enumerate(page)])
 
 
@@ -203,8 +243,11 @@ def _one(row: Any, where: str, first: int, roles: dict[str, tuple[str, str]], si
         small[kind] = None
         if kind in roles:
             value = _lookup(row, *roles[kind])
-            small[kind] = np.full(1, absent, np.int8) if value is None else small_ints(
-                np.array([_single(value, kind, where)]), kind, place)
+            small[kind] = (
+                np.full(1, absent, np.int8)
+                if value is None
+                else small_ints(np.array([_single(value, kind, where)]), kind, place)
+            )
     groups = None
     if "group" in roles:
         value = _lookup(row, *roles["group"])
@@ -213,10 +256,21 @@ def _one(row: Any, where: str, first: int, roles: dict[str, tuple[str, str]], si
         groups = [str(value)]
     pbc = np.asarray(row.pbc, bool).reshape(1, 3)
     cell = np.asarray(row.cell, np.float64).reshape(1, 3, 3) * units.to_angstrom * float(pbc.any())
-    return Block(counts, check_numbers(numbers, place, counts),
-                 np.asarray(row.positions, np.float64) * units.to_angstrom,
-                 np.array([energy * units.to_ev]), forces * (sign * units.to_ev_per_angstrom), first, place, groups,
-                 np.array([missing], np.uint8), small["charge"], small["spin"], cell, pbc)
+    return Block(
+        counts,
+        check_numbers(numbers, place, counts),
+        np.asarray(row.positions, np.float64) * units.to_angstrom,
+        np.array([energy * units.to_ev]),
+        forces * (sign * units.to_ev_per_angstrom),
+        first,
+        place,
+        groups,
+        np.array([missing], np.uint8),
+        small["charge"],
+        small["spin"],
+        cell,
+        pbc,
+    )
 
 
 def _single(value: Any, key: str, where: str) -> float:

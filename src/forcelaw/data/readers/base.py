@@ -13,7 +13,7 @@ import numpy as np
 
 from ... import units
 from ...errors import DataError
-from ..pack import file_sha256
+from ..pack import NO_CHARGE, NO_SPIN, file_sha256
 from ..structure import MAX_Z, SYMBOLS
 
 BLOCK_STRUCTURES, BLOCK_ATOMS = 4096, 131_072
@@ -38,8 +38,10 @@ class SourceOptions:
 
     def __post_init__(self) -> None:
         if self.forces_key and self.gradient_key:
-            raise DataError("both --forces-key and --gradient-key were given",
-                            remedy="pass --forces-key if the file holds forces, --gradient-key if it holds dE/dx")
+            raise DataError(
+                "both --forces-key and --gradient-key were given",
+                remedy="pass --forces-key if the file holds forces, --gradient-key if it holds dE/dx",
+            )
 
     @property
     def force_like(self) -> str | None:
@@ -139,8 +141,10 @@ class Source:
 
     def describe(self) -> list[str]:
         """Lines for the user: reader, keys seen, keys and units chosen and why."""
-        lines = [f"{self.path.name}: read as {self.reader}"
-                 + (f", {self.structures:,} structures" if self.structures is not None else "")]
+        lines = [
+            f"{self.path.name}: read as {self.reader}"
+            + (f", {self.structures:,} structures" if self.structures is not None else "")
+        ]
         lines.append(f"  {'keys seen':<12} {listed(self.keys_seen)}")
         lines += [f"  {name:<12} {text}" for name, text in self.keys.items()]
         unit = self.units
@@ -152,9 +156,18 @@ class Source:
 
     def record(self) -> dict[str, Any]:
         """The source's entry in a manifest (file name only, no path)."""
-        return {"name": self.path.name, "sha256": self.sha256(), "reader": self.reader, "keys": self.keys,
-                "units": {"energy": self.units.energy, "length": self.units.length, "forces": self.units.force,
-                          "origin": self.units.origin}}
+        return {
+            "name": self.path.name,
+            "sha256": self.sha256(),
+            "reader": self.reader,
+            "keys": self.keys,
+            "units": {
+                "energy": self.units.energy,
+                "length": self.units.length,
+                "forces": self.units.force,
+                "origin": self.units.origin,
+            },
+        }
 
 
 def choose_units(options: SourceOptions, declared: dict[str, str], origin: str, path: Path) -> Units:
@@ -167,8 +180,11 @@ def choose_units(options: SourceOptions, declared: dict[str, str], origin: str, 
     absent = [name for name in ("energy", "length") if name not in given and name not in declared]
     if absent:
         flags = " ".join(f"--{name}-unit UNIT" for name in absent)
-        raise DataError(f"neither the file nor its format says in which unit {' and '.join(absent)} are",
-                        where=str(path), remedy=f"pass {flags}; for example --energy-unit eV --length-unit Angstrom")
+        raise DataError(
+            f"neither the file nor its format says in which unit {' and '.join(absent)} are",
+            where=str(path),
+            remedy=f"pass {flags}; for example --energy-unit eV --length-unit Angstrom",
+        )
     merged = {**declared, **given}
     names = {name: units.canonical(merged[name]) for name in ("energy", "length")}
     # a declared force unit no longer holds once the user corrects the energy or length it is made of
@@ -183,12 +199,16 @@ def choose_units(options: SourceOptions, declared: dict[str, str], origin: str, 
         overruled = [f"{name} {declared[name]}" for name in given if name in declared]
         if overruled:
             said.append("overruling " + ", ".join(overruled))
-    return Units(names["energy"], names["length"], f"{units.canonical(energy)}/{units.canonical(length)}",
-                 ", ".join(said) or origin)
+    return Units(
+        names["energy"],
+        names["length"],
+        f"{units.canonical(energy)}/{units.canonical(length)}",
+        ", ".join(said) or origin,
+    )
 
 
 def bare(key: str) -> str:
-    """"energy (comment line)" -> "energy"."""
+    """ "energy (comment line)" -> "energy"."""
     return key[: -len(key[key.rindex(" (") :])] if key.endswith(")") and " (" in key else key
 
 
@@ -206,16 +226,20 @@ def suggest(kind: str, keys: list[str]) -> str:
     if kind == "energy":
         flags = [f"--energy-key {k}" for k in names if "energ" in k.lower() or k in ("E", "U0", "U")]
     else:
-        flags = [f"--{'gradient' if 'grad' in k.lower() else 'forces'}-key {k}" for k in names
-                 if "forc" in k.lower() or "grad" in k.lower() or k == "F"]
+        flags = [
+            f"--{'gradient' if 'grad' in k.lower() else 'forces'}-key {k}"
+            for k in names
+            if "forc" in k.lower() or "grad" in k.lower() or k == "F"
+        ]
     if flags:
         return f"pass {' or '.join(flags)} if that is the {kind}"
     options = "--energy-key NAME" if kind == "energy" else "--forces-key NAME (or --gradient-key NAME for dE/dx)"
     return f"no key looks like {'an energy' if kind == 'energy' else 'forces'}; if there is one, name it with {options}"
 
 
-def require_labels(labels: dict[str, tuple[str, str | None, list[str]]], seen: list[str], path: Path,
-                   extra: str = "") -> None:
+def require_labels(
+    labels: dict[str, tuple[str, str | None, list[str]]], seen: list[str], path: Path, extra: str = ""
+) -> None:
     """Fail unless the energy and the forces are there; the error names every key seen and the options to pass.
 
     labels: {"energy" or "forces": (key that would be read, key that the user gave, keys among which it must be)}.
@@ -223,10 +247,15 @@ def require_labels(labels: dict[str, tuple[str, str | None, list[str]]], seen: l
     absent = {kind: wanted for kind, (key, wanted, among) in labels.items() if key not in among}
     if not absent:
         return
-    found = " and ".join(f"no key {wanted!r} for the {kind}" if wanted else f"no {kind} under the name that the format "
-                         "defines" for kind, wanted in absent.items())
-    raise DataError(f"{found}{extra}; keys seen: {listed(seen) or 'none'}", where=str(path),
-                    remedy="; ".join(suggest(kind, seen) for kind in absent))
+    found = " and ".join(
+        f"no key {wanted!r} for the {kind}" if wanted else f"no {kind} under the name that the format defines"
+        for kind, wanted in absent.items()
+    )
+    raise DataError(
+        f"{found}{extra}; keys seen: {listed(seen) or 'none'}",
+        where=str(path),
+        remedy="; ".join(suggest(kind, seen) for kind in absent),
+    )
 
 
 def check_numbers(numbers: np.ndarray, place: Callable[[int], str], counts: np.ndarray) -> np.ndarray:
@@ -235,8 +264,11 @@ def check_numbers(numbers: np.ndarray, place: Callable[[int], str], counts: np.n
     bad = np.flatnonzero((numbers < 1) | (numbers > MAX_Z))
     if len(bad):
         owner = int(np.searchsorted(np.cumsum(counts), bad[0], side="right"))
-        raise DataError(f"unknown element: atomic number {numbers[bad[0]]}", where=place(owner),
-                        remedy=f"atomic numbers run from 1 to {MAX_Z}; mend or remove the frame")
+        raise DataError(
+            f"unknown element: atomic number {numbers[bad[0]]}",
+            where=place(owner),
+            remedy=f"atomic numbers run from 1 to {MAX_Z}; mend or remove the frame",
+        )
     return numbers.astype(np.uint8)
 
 
@@ -245,8 +277,11 @@ def small_ints(values: np.ndarray, name: str, place: Callable[[int], str]) -> np
     values = np.asarray(values, np.float64).reshape(-1)
     bad = np.flatnonzero(~(np.abs(values) < 127) | (values != np.rint(values)))
     if len(bad):
-        raise DataError(f"{name} {values[bad[0]]} is not a whole number within +-126", where=place(int(bad[0])),
-                        remedy=f"mend the frame, or choose another key with --{name}-key")
+        raise DataError(
+            f"{name} {values[bad[0]]} is not a whole number within +-126",
+            where=place(int(bad[0])),
+            remedy=f"mend the frame, or choose another key with --{name}-key",
+        )
     return values.astype(np.int8)
 
 
@@ -255,8 +290,22 @@ def rows_per_block(atoms: int) -> int:
     return max(1, min(BLOCK_STRUCTURES, BLOCK_ATOMS // max(1, atoms)))
 
 
+# value, shape of a row, and type of an optional array where a structure says nothing
+_ABSENT: dict[str, tuple[Any, tuple[int, ...], Any]] = {
+    "missing": (0, (), np.uint8),
+    "charges": (NO_CHARGE, (), np.int8),
+    "spins": (NO_SPIN, (), np.int8),
+    "cells": (0.0, (3, 3), np.float64),
+    "pbc": (False, (3,), bool),
+}
+
+
+def _filled(rows: int, value: Any, row: tuple[int, ...], dtype: Any) -> np.ndarray:
+    return np.full((rows, *row), value, dtype)
+
+
 def join(blocks: list[Block]) -> Block:
-    """Consecutive blocks of one source as one; optional arrays must be present in all or none."""
+    """Consecutive blocks of one source as one. Where only some have an optional array, the others say "not given"."""
     if len(blocks) == 1:
         return blocks[0]
     starts = np.cumsum([0, *(len(b) for b in blocks)])
@@ -265,9 +314,11 @@ def join(blocks: list[Block]) -> Block:
         which = int(np.searchsorted(starts, k, side="right")) - 1
         return blocks[which].place(k - int(starts[which]))
 
-    def together(name: str) -> Any:
+    def together(name: str, absent: Any = None) -> Any:
         parts = [getattr(b, name) for b in blocks]
-        return None if parts[0] is None else np.concatenate(parts)
+        if all(part is None for part in parts):
+            return None
+        return np.concatenate([_filled(len(b), *absent) if p is None else p for b, p in zip(blocks, parts)])
 
     groups: Any = None
     if blocks[0].groups is not None:
@@ -275,9 +326,13 @@ def join(blocks: list[Block]) -> Block:
             groups = np.concatenate([b.groups for b in blocks])
         else:
             groups = [g for b in blocks for g in ([b.groups] * len(b) if isinstance(b.groups, str) else b.groups)]
-    return Block(*(together(n) for n in ("counts", "numbers", "positions", "energies", "forces")),
-                 first=blocks[0].first, place=place, groups=groups,
-                 **{n: together(n) for n in ("missing", "charges", "spins", "cells", "pbc")})
+    return Block(
+        *(together(n) for n in ("counts", "numbers", "positions", "energies", "forces")),
+        first=blocks[0].first,
+        place=place,
+        groups=groups,
+        **{name: together(name, absent) for name, absent in _ABSENT.items()},
+    )
 
 
 def gather(parts: Iterator[Block]) -> Iterator[Block]:
@@ -298,5 +353,8 @@ def gather(parts: Iterator[Block]) -> Iterator[Block]:
 def need(package: str, module: str, extra: str, path: Path) -> None:
     """Say which optional package a format needs, before an ImportError does."""
     if importlib.util.find_spec(module) is None:
-        raise DataError(f"reading this needs the package {package}, which is not installed", where=str(path),
-                        remedy=f"pip install 'forcelaw[{extra}]'")
+        raise DataError(
+            f"reading this needs the package {package}, which is not installed",
+            where=str(path),
+            remedy=f"pip install 'forcelaw[{extra}]'",
+        )

@@ -78,33 +78,42 @@ def frames(path: Path) -> Iterator[Frame]:
                 count = file.readline()
                 if not count.strip():
                     if rest := file.read(1 << 16).strip():
-                        raise DataError(f"text after an empty line: {rest[:40]!r}",
-                                        where=f"{path}, frame {index}, line {line_number + 1}",
-                                        remedy="frames follow each other without empty lines")
+                        raise DataError(
+                            f"text after an empty line: {rest[:40]!r}",
+                            where=f"{path}, frame {index}, line {line_number + 1}",
+                            remedy="frames follow each other without empty lines",
+                        )
                     return
                 where = f"{path}, frame {index}, line {line_number + 1}"
                 try:
                     atoms = int(count)
                 except ValueError:
-                    raise DataError(f"expected a number of atoms, found {count.strip()[:60]!r}", where=where,
-                                    remedy="the file is damaged, or it is not extended XYZ") from None
+                    raise DataError(
+                        f"expected a number of atoms, found {count.strip()[:60]!r}",
+                        where=where,
+                        remedy="the file is damaged, or it is not extended XYZ",
+                    ) from None
                 header = file.readline()
                 lines = list(islice(file, atoms))
                 if len(lines) < atoms or atoms < 1 or not (lines[-1].endswith("\n") or len(lines[-1].split()) > 3):
-                    raise DataError(f"truncated: the frame announces {atoms} atoms, {len(lines)} lines follow",
-                                    where=where, remedy="fetch the file again, or cut it before this frame")
+                    raise DataError(
+                        f"truncated: the frame announces {atoms} atoms, {len(lines)} lines follow",
+                        where=where,
+                        remedy="fetch the file again, or cut it before this frame",
+                    )
                 info = key_val_str_to_dict(header) if "=" in header else {}
                 columns = str(info.pop("Properties", _DEFAULT_COLUMNS))
                 yield Frame(index, line_number + 1, atoms, info, columns, lines)
                 line_number += atoms + 2
                 index += 1
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise DataError(f"the file is damaged or truncated: {error}", where=f"{path}, frame {index}",
-                        remedy="fetch the file again") from error
+        raise DataError(
+            f"the file is damaged or truncated: {error}", where=f"{path}, frame {index}", remedy="fetch the file again"
+        ) from error
 
 
 def layout(columns: str, where: str) -> dict[str, tuple[int, int, str]]:
-    """"species:S:1:pos:R:3" -> {name: (first column, width, type)}."""
+    """ "species:S:1:pos:R:3" -> {name: (first column, width, type)}."""
     fields = columns.split(":")
     if len(fields) % 3 or not all(width.isdigit() for width in fields[2::3]):
         raise DataError(f"unreadable Properties={columns}", where=where)
@@ -124,38 +133,59 @@ def open_extxyz(path: Path, options: SourceOptions) -> Source:
     arrays: dict[str, None] = {}
     for frame in head:
         info |= dict.fromkeys(k for k in frame.info if k not in ("Lattice", "pbc"))
-        arrays |= dict.fromkeys(k for k in layout(frame.columns, f"{path}, frame {frame.index}")
-                                if k not in ("species", "Z", "pos"))
+        arrays |= dict.fromkeys(
+            k for k in layout(frame.columns, f"{path}, frame {frame.index}") if k not in ("species", "Z", "pos")
+        )
     seen = [f"{k} (comment line)" for k in info] + [f"{k} (column)" for k in arrays]
     chosen = _choose(path, options, list(info), list(arrays), seen, len(head))
     keys = {"energy": f"{chosen.energy} (comment line)", "forces": f"{chosen.forces} (column)"}
     if options.gradient_key:
         keys["forces"] = f"minus {chosen.forces} (column, a gradient)"
     keys |= {n: f"{k} (comment line)" for n, k in (("charge", chosen.charge), ("spin", chosen.spin)) if k}
-    units = choose_units(options, {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"},
-                         "ASE's convention for extxyz", path)
-    return Source(path, "extxyz", seen, keys, units,
-                  group_note=f"{chosen.group} (comment line)" if chosen.group else "formula",
-                  stream=lambda: gather(_batches(path, chosen, options.sign, units)))
+    units = choose_units(
+        options, {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}, "ASE's convention for extxyz", path
+    )
+    return Source(
+        path,
+        "extxyz",
+        seen,
+        keys,
+        units,
+        group_note=f"{chosen.group} (comment line)" if chosen.group else "formula",
+        stream=lambda: gather(_batches(path, chosen, options.sign, units)),
+    )
 
 
-def _choose(path: Path, options: SourceOptions, info: list[str], arrays: list[str], seen: list[str],
-            looked: int) -> Keys:
+def _choose(
+    path: Path, options: SourceOptions, info: list[str], arrays: list[str], seen: list[str], looked: int
+) -> Keys:
     complete = [pair for pair in PAIRS if pair[0] in info and pair[1] in arrays]
     energy, forces = options.energy_key, options.force_like
     if len(complete) > 1 and not (energy and forces):
-        raise DataError("two complete sets of labels: energy with forces, and REF_energy with REF_forces",
-                        where=str(path), remedy="pass --energy-key and --forces-key to say which")
+        raise DataError(
+            "two complete sets of labels: energy with forces, and REF_energy with REF_forces",
+            where=str(path),
+            remedy="pass --energy-key and --forces-key to say which",
+        )
     default = complete[0] if complete else PAIRS[0]
-    require_labels({"energy": (energy or default[0], energy, info), "forces": (forces or default[1], forces, arrays)},
-                   seen, path, f" in the first {looked} frames")
+    require_labels(
+        {"energy": (energy or default[0], energy, info), "forces": (forces or default[1], forces, arrays)},
+        seen,
+        path,
+        f" in the first {looked} frames",
+    )
     for kind, key in (("charge", options.charge_key), ("spin", options.spin_key), ("group", options.group_key)):
         if key and key not in info:
-            raise DataError(f"no key {key!r} for the {kind}; keys seen: {listed(seen)}", where=str(path),
-                            remedy=f"pass --{kind}-key with one of the keys in the comment line")
+            raise DataError(
+                f"no key {key!r} for the {kind}; keys seen: {listed(seen)}",
+                where=str(path),
+                remedy=f"pass --{kind}-key with one of the keys in the comment line",
+            )
     # charge and spin in the comment line are what ASE-based trainers (fairchem) read and write
-    charge, spin = (given or (name if name in info else None)
-                    for name, given in (("charge", options.charge_key), ("spin", options.spin_key)))
+    charge, spin = (
+        given or (name if name in info else None)
+        for name, given in (("charge", options.charge_key), ("spin", options.spin_key))
+    )
     return Keys(energy or default[0], forces or default[1], charge, spin, options.group_key)
 
 
@@ -179,9 +209,11 @@ def _table(path: Path, batch: list[Frame], columns: dict[str, tuple[int, int, st
         for frame in batch:
             for k, line in enumerate(frame.lines):
                 if len(line.split()) != width:
-                    raise DataError(f"{len(line.split())} columns, Properties announce {width}: {line.strip()[:60]!r}",
-                                    where=f"{path}, frame {frame.index}, line {frame.line + 2 + k}",
-                                    remedy="the frame is damaged or truncated")
+                    raise DataError(
+                        f"{len(line.split())} columns, Properties announce {width}: {line.strip()[:60]!r}",
+                        where=f"{path}, frame {frame.index}, line {frame.line + 2 + k}",
+                        remedy="the frame is damaged or truncated",
+                    )
     return np.array(rows, dtype=np.str_)
 
 
@@ -198,8 +230,10 @@ def _floats(path: Path, batch: list[Frame], text: np.ndarray, name: str) -> np.n
                 try:
                     text[row].astype(np.float64)
                 except ValueError:
-                    raise DataError(f"{name} is not numeric: {error}",
-                                    where=f"{path}, frame {frame.index}, line {frame.line + 2 + k}") from None
+                    raise DataError(
+                        f"{name} is not numeric: {error}",
+                        where=f"{path}, frame {frame.index}, line {frame.line + 2 + k}",
+                    ) from None
                 row += 1
         raise
 
@@ -230,10 +264,20 @@ def _parse(path: Path, batch: list[Frame], keys: Keys, sign: float, units: Units
     positions = _floats(path, batch, column("pos"), "pos") * units.to_angstrom
     groups = None if keys.group is None else [_group(frame, keys.group, place(k)) for k, frame in enumerate(batch)]
     return Block(
-        counts, _numbers(column, columns, counts, place), positions, energies * units.to_ev, forces, batch[0].index,
-        place, groups, missing if missing.any() else None,
+        counts,
+        _numbers(column, columns, counts, place),
+        positions,
+        energies * units.to_ev,
+        forces,
+        batch[0].index,
+        place,
+        groups,
+        missing if missing.any() else None,
         charges=_whole(batch, keys.charge, "charge", NO_CHARGE, place) if keys.charge else None,
-        spins=_whole(batch, keys.spin, "spin", NO_SPIN, place) if keys.spin else None, cells=cells, pbc=pbc)
+        spins=_whole(batch, keys.spin, "spin", NO_SPIN, place) if keys.spin else None,
+        cells=cells,
+        pbc=pbc,
+    )
 
 
 def _numbers(column: Any, columns: dict[str, Any], counts: np.ndarray, place: Any) -> np.ndarray:
@@ -244,8 +288,11 @@ def _numbers(column: Any, columns: dict[str, Any], counts: np.ndarray, place: An
     if (table == 0).any():
         row = int(np.flatnonzero(table[inverse] == 0)[0])
         owner = int(np.searchsorted(np.cumsum(counts), row, side="right"))
-        raise DataError(f"unknown element {str(symbols[inverse[row]])!r}", where=place(owner),
-                        remedy="species must be chemical symbols or atomic numbers 1 to 118")
+        raise DataError(
+            f"unknown element {str(symbols[inverse[row]])!r}",
+            where=place(owner),
+            remedy="species must be chemical symbols or atomic numbers 1 to 118",
+        )
     return check_numbers(table[inverse], place, counts)
 
 

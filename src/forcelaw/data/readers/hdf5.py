@@ -1,20 +1,22 @@
 """HDF5 layouts: SPICE, ANI-1x, ANI-2x, and the flat one of ``xtb_molecules``; which one is seen from the names inside.
 
-    SPICE   /<name>/atomic_numbers (n,), conformations (k, n, 3), dft_total_energy (k,), dft_total_gradient (k, n, 3),
-            smiles; units in the ``units`` attributes (bohr, hartree, hartree/bohr); the gradient is minus the force
-            (Eastman et al. 2023, Sci. Data 10, 11)
-    ANI-1x  /<formula>/atomic_numbers (n,), coordinates (k, n, 3), <level>.energy (k,), <level>.forces (k, n, 3);
-            Angstrom, hartree, hartree/Angstrom by definition; NaN: not computed (Smith et al. 2020, Sci. Data 7, 134)
-    ANI-2x  /<atoms>/species (k, n), coordinates (k, n, 3), energies (k,), forces (k, n, 3)
-            Angstrom, hartree, hartree/Angstrom by definition (Devereux et al. 2020, JCTC 16, 4192)
-    flat    natoms (s,), atomic_numbers (a,), positions (a, 3), forces (a, 3), energy (s,), molecule (s,) -> smiles (m,)
-            units in the ``units`` attributes, with a number in front where integers are stored ("1e-4 Angstrom")
+SPICE   /<name>/atomic_numbers (n,), conformations (k, n, 3), dft_total_energy (k,), dft_total_gradient (k, n, 3),
+        smiles; units in the ``units`` attributes (bohr, hartree, hartree/bohr); the gradient is minus the force
+        (Eastman et al. 2023, Sci. Data 10, 11)
+ANI-1x  /<formula>/atomic_numbers (n,), coordinates (k, n, 3), <level>.energy (k,), <level>.forces (k, n, 3);
+        Angstrom, hartree, hartree/Angstrom by definition; NaN: not computed (Smith et al. 2020, Sci. Data 7, 134)
+ANI-2x  /<atoms>/species (k, n), coordinates (k, n, 3), energies (k,), forces (k, n, 3)
+        Angstrom, hartree, hartree/Angstrom by definition (Devereux et al. 2020, JCTC 16, 4192)
+flat    natoms (s,), atomic_numbers (a,), positions (a, 3), forces (a, 3), energy (s,), molecule (s,) -> smiles (m,)
+        units in the ``units`` attributes, with a number in front where integers are stored ("1e-4 Angstrom")
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import h5py
 import numpy as np
 
 from ...errors import DataError
-from ..pack import group_hash
+from ..pack import NO_CHARGE, group_hash
 from ..structure import formula
 from .base import (
     BLOCK_STRUCTURES,
@@ -66,8 +68,11 @@ def open_hdf5(path: Path, options: SourceOptions) -> Source:
                 return _open_flat(file, path, options)
             return _open_grouped(file, path, options)
     except OSError as error:
-        raise DataError(f"not a readable HDF5 file: {error}", where=str(path),
-                        remedy="the file is damaged, truncated or of another format; fetch it again") from error
+        raise DataError(
+            f"not a readable HDF5 file: {error}",
+            where=str(path),
+            remedy="the file is damaged, truncated or of another format; fetch it again",
+        ) from error
 
 
 def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source:
@@ -78,16 +83,22 @@ def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source
     grouped = isinstance(file[first], h5py.Group)
     layout = next((name for name, keys in GROUPED.items() if grouped and {*keys[:2]} <= {*seen}), None)
     if layout is None:
-        raise DataError(f"unknown HDF5 layout; names seen: {', '.join(seen)}", where=str(path),
-                        remedy=f"known are {', '.join([*GROUPED, 'flat'])}; see forcelaw data prepare --help")
+        raise DataError(
+            f"unknown HDF5 layout; names seen: {', '.join(seen)}",
+            where=str(path),
+            remedy=f"known are {', '.join([*GROUPED, 'flat'])}; see forcelaw data prepare --help",
+        )
     numbers, positions, energy, force_like = GROUPED[layout]
     wanted = {"energy": options.energy_key or energy, "forces": options.force_like or force_like}
     labels = [k for k in seen if k not in (numbers, positions)]
     if None in wanted.values():
         levels = sorted(k.removesuffix(".forces") for k in labels if k.endswith(".forces"))
         flags = " or ".join(f"--energy-key {k}.energy --forces-key {k}.forces" for k in levels)
-        raise DataError(f"ANI-1x holds several levels of theory; keys seen: {', '.join(labels)}", where=str(path),
-                        remedy=f"say which: {flags}")
+        raise DataError(
+            f"ANI-1x holds several levels of theory; keys seen: {', '.join(labels)}",
+            where=str(path),
+            remedy=f"say which: {flags}",
+        )
     given = {"energy": options.energy_key, "forces": options.force_like}
     require_labels({kind: (key, given[kind], labels) for kind, key in wanted.items()}, labels, path)
     for kind, key in (("charge", options.charge_key), ("spin", options.spin_key), ("group", options.group_key)):
@@ -105,12 +116,26 @@ def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source
         keys["charge"] = "formal charges in smiles"
     if options.spin_key:
         keys["spin"] = options.spin_key
-    note = f"dataset {options.group_key}" if options.group_key else {
-        "SPICE": "smiles" if "smiles" in seen else "name of the HDF5 group"}.get(layout, "formula")
+    note = (
+        f"dataset {options.group_key}"
+        if options.group_key
+        else {"SPICE": "smiles" if "smiles" in seen else "name of the HDF5 group"}.get(layout, "formula")
+    )
     roles = {"numbers": numbers, "positions": positions, **wanted}
-    return Source(path, f"hdf5 ({layout})", seen, keys, units,
-                  stream=lambda: gather(_grouped(path, layout, roles, options, units, -1.0 if gradient else 1.0)),
-                  group_note=note)
+    optional = {"charge": options.charge_key, "spin": options.spin_key, "group": options.group_key}
+    if layout == "SPICE" and "smiles" in seen:
+        optional["smiles"] = "smiles"
+    roles |= {kind: key for kind, key in optional.items() if key}
+    whole = _Grouped(path, layout, roles, units, -1.0 if gradient else 1.0)
+    return Source(
+        path,
+        f"hdf5 ({layout})",
+        seen,
+        keys,
+        units,
+        stream=lambda: gather(whole.blocks()),
+        group_note=note,
+    )
 
 
 def _declared(group: h5py.Group, positions: str, wanted: dict[str, Any], layout: str) -> tuple[dict[str, str], str]:
@@ -124,78 +149,115 @@ def _declared(group: h5py.Group, positions: str, wanted: dict[str, Any], layout:
     return declared, "declared in the file's units attributes"
 
 
-def _grouped(path: Path, layout: str, roles: dict[str, str], options: SourceOptions, units: Units,
-             sign: float) -> Iterator[Block]:
-    first = 0
-    try:
-        with h5py.File(path, "r") as file:
-            for name, group in file.items():
-                for block in _conformers(path, layout, name, group, roles, options, units, sign):
-                    block.first = first
-                    first += len(block)
-                    yield block
-    except OSError as error:
-        raise DataError(f"the HDF5 file is damaged: {error}", where=str(path), remedy="fetch it again") from error
+class _Set:
+    """A data set, opened without h5py's high-level objects: SPICE has 100,000 small ones, and those objects cost more
+    than the reading."""
+
+    def __init__(self, group: h5py.h5g.GroupID, name: str):
+        self.id = h5py.h5d.open(group, name.encode())
+        self.shape: tuple[int, ...] = self.id.shape
+
+    def read(self, rows: slice | None = None) -> np.ndarray:
+        """Rows of the data set, all of them by default."""
+        if rows is not None and (rows.start > 0 or rows.stop < self.shape[0]):
+            return np.asarray(h5py.Dataset(self.id)[rows])
+        out = np.empty(self.shape, self.id.dtype)
+        if out.size:
+            self.id.read(h5py.h5s.ALL, h5py.h5s.ALL, out)
+        return out
+
+    def text(self) -> str:
+        value = self.read().reshape(-1)[0]
+        return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _text(value: Any) -> str:
-    value = np.asarray(value).reshape(-1)[0]
-    return value.decode() if isinstance(value, bytes) else str(value)
+@dataclass(frozen=True)
+class _Grouped:
+    """A file whose groups are molecules. roles: names of numbers, positions, energy, forces (charge, spin, group)."""
 
+    path: Path
+    layout: str
+    roles: dict[str, str]
+    units: Units
+    sign: float
 
-def _conformers(path: Path, layout: str, name: str, group: h5py.Group, roles: dict[str, str], options: SourceOptions,
-                units: Units, sign: float) -> Iterator[Block]:
-    """The conformers of one molecule (ANI-2x: of all molecules with one number of atoms), in blocks."""
-    where = f"{path}, group {name}"
-    absent = [roles[kind] for kind in ("numbers", "positions") if roles[kind] not in group]
-    if absent:
-        raise DataError(f"no {' and no '.join(absent)}; names seen: {', '.join(group)}", where=where)
-    sets = {kind: group.get(roles[kind]) for kind in ("numbers", "positions", "energy", "forces")}
-    frames, atoms = _group_shape(sets, roles, where)
-    per_frame = {kind: group[key] for kind, key in (("charge", options.charge_key), ("spin", options.spin_key)) if key}
-    smiles = _text(group["smiles"][()]) if layout == "SPICE" and "smiles" in group else None
-    shared = sets["numbers"][()] if sets["numbers"].ndim == 1 else None
-    label: Any = _text(group[options.group_key][()]) if options.group_key else None
-    if label is None and layout == "SPICE":
-        label = smiles or name
-    elif label is None and shared is not None:
-        label = formula(check_numbers(shared, lambda _: where, np.array([atoms])))
+    def blocks(self) -> Iterator[Block]:
+        """The conformers of all molecules, molecule by molecule."""
+        first = 0
+        try:
+            with h5py.File(self.path, "r") as file:
+                for name in file:
+                    for block in self.molecule(name, h5py.h5g.open(file.id, name.encode())):
+                        block.first = first
+                        first += len(block)
+                        yield block
+        except (OSError, RuntimeError) as error:  # the low-level interface raises both
+            raise DataError(
+                f"the HDF5 file is damaged: {error}", where=str(self.path), remedy="fetch it again"
+            ) from error
 
-    for start in range(0, frames, rows_per_block(atoms)):
-        rows = slice(start, min(start + rows_per_block(atoms), frames))
+    def molecule(self, name: str, group: h5py.h5g.GroupID) -> Iterator[Block]:
+        """The conformers of one molecule (ANI-2x: of all molecules with one number of atoms), in blocks."""
+        where = f"{self.path}, group {name}"
+        sets = {kind: _Set(group, key) for kind, key in self.roles.items() if key.encode() in group}
+        absent = [
+            key for kind, key in self.roles.items() if kind not in sets and kind not in ("energy", "forces", "smiles")
+        ]
+        if absent:
+            raise DataError(f"no {' and no '.join(absent)} in this group", where=where)
+        frames, atoms = _group_shape(sets, self.roles, where)
+        shared = sets["numbers"].read() if len(sets["numbers"].shape) == 1 else None
+        smiles = sets["smiles"].text() if "smiles" in sets else None
+        label: str | None = smiles or name if self.layout == "SPICE" else None
+        if "group" in sets:
+            label = sets["group"].text()
+        elif label is None and shared is not None:
+            label = formula(check_numbers(shared, lambda _: where, np.array([atoms])))
+        for start in range(0, frames, rows_per_block(atoms)):
+            rows = slice(start, min(start + rows_per_block(atoms), frames))
+            yield self.conformers(sets, rows, atoms, shared, smiles, label, where)
+
+    def conformers(
+        self, sets: dict[str, _Set], rows: slice, atoms: int, shared: np.ndarray | None, smiles: str | None,
+        label: str | None, where: str,
+    ) -> Block:  # fmt: skip
+        """One block of conformers of one molecule."""
         size = rows.stop - rows.start
 
-        def place(k: int, start: int = start) -> str:
-            return f"{where}, conformer {start + k}"
+        def place(k: int) -> str:
+            return f"{where}, conformer {rows.start + k}"
 
         counts = np.full(size, atoms, np.int64)
-        numbers = np.tile(shared, size) if shared is not None else sets["numbers"][rows].reshape(-1)
-        numbers = check_numbers(numbers, place, counts)
+        if shared is not None:
+            numbers = np.tile(check_numbers(shared, place, counts), size)
+        else:
+            numbers = check_numbers(sets["numbers"].read(rows).reshape(-1), place, counts)
         missing = np.zeros(size, np.uint8)
-        energies, forces = np.full(size, np.nan), np.full((size * atoms, 3), np.nan)
-        if sets["energy"] is None:
-            missing |= MISSING_ENERGY
+        if "energy" in sets:
+            energies = sets["energy"].read(rows).reshape(-1) * np.float64(self.units.to_ev)
         else:
-            energies = sets["energy"][rows].reshape(-1) * np.float64(units.to_ev)
-        if sets["forces"] is None:
-            missing |= MISSING_FORCES
+            energies, missing = np.full(size, np.nan), missing | MISSING_ENERGY
+        if "forces" in sets:
+            forces = sets["forces"].read(rows).reshape(-1, 3) * np.float64(self.sign * self.units.to_ev_per_angstrom)
         else:
-            forces = sets["forces"][rows].reshape(-1, 3) * np.float64(sign * units.to_ev_per_angstrom)
-        if layout == "ANI-1x":  # NaN is how ANI-1x says that a level was not computed for a conformer
+            forces, missing = np.full((size * atoms, 3), np.nan), missing | MISSING_FORCES
+        if self.layout == "ANI-1x":  # NaN is how ANI-1x says that a level was not computed for a conformer
             missing[np.isnan(energies)] |= MISSING_ENERGY
             missing[np.isnan(forces).reshape(size, -1).all(axis=1)] |= MISSING_FORCES
         charges = None
-        if "charge" in per_frame:
-            charges = _whole(per_frame["charge"], rows, size, "charge", place)
-        elif smiles is not None:
-            charges = np.full(size, formal_charge(smiles), np.int8)
-        yield Block(counts, numbers, sets["positions"][rows].reshape(-1, 3) * np.float64(units.to_angstrom), energies,
-                    forces, 0, place, None if label is None else [label] * size, missing if missing.any() else None,
-                    charges=charges,
-                    spins=_whole(per_frame["spin"], rows, size, "spin", place) if "spin" in per_frame else None)
+        if "charge" in sets:
+            charges = _whole(sets["charge"], rows, size, "charge", place)
+        elif "smiles" in self.roles:
+            charges = np.full(size, NO_CHARGE if smiles is None else formal_charge(smiles), np.int8)
+        positions = sets["positions"].read(rows).reshape(-1, 3) * np.float64(self.units.to_angstrom)
+        return Block(
+            counts, numbers, positions, energies, forces, 0, place,
+            groups=None if label is None else [label] * size, missing=missing, charges=charges,
+            spins=_whole(sets["spin"], rows, size, "spin", place) if "spin" in sets else None,
+        )  # fmt: skip
 
 
-def _group_shape(sets: dict[str, Any], roles: dict[str, str], where: str) -> tuple[int, int]:
+def _group_shape(sets: dict[str, _Set], roles: dict[str, str], where: str) -> tuple[int, int]:
     """(conformers, atoms) of a group, after checking that its arrays agree."""
     shape = sets["positions"].shape
     if len(shape) != 3 or shape[2] != 3:
@@ -203,14 +265,18 @@ def _group_shape(sets: dict[str, Any], roles: dict[str, str], where: str) -> tup
     frames, atoms, _ = shape
     allowed = {"numbers": [(atoms,), (frames, atoms)], "energy": [(frames,), (frames, 1)], "forces": [shape]}
     for kind, shapes in allowed.items():
-        if sets[kind] is not None and sets[kind].shape not in shapes:
-            raise DataError(f"{roles[kind]} has shape {sets[kind].shape}; {roles['positions']} has {shape}, so "
-                            f"{' or '.join(map(str, shapes))} was expected", where=where)
+        if kind in sets and sets[kind].shape not in shapes:
+            raise DataError(
+                f"{roles[kind]} has shape {sets[kind].shape}; {roles['positions']} has {shape}, so "
+                f"{' or '.join(map(str, shapes))} was expected",
+                where=where,
+            )
     return frames, atoms
 
 
-def _whole(data: h5py.Dataset, rows: slice, size: int, name: str, place: Any) -> np.ndarray:
-    values = np.asarray(data[()] if data.size == 1 else data[rows]).reshape(-1)
+def _whole(data: _Set, rows: slice, size: int, name: str, place: Any) -> np.ndarray:
+    """Charges or spins of conformers, one for all or one for each: int8 (size,)."""
+    values = data.read() if math.prod(data.shape) == 1 else data.read(rows)
     return np.broadcast_to(small_ints(values, name, place), (size,))
 
 
@@ -229,8 +295,12 @@ def _scaled_unit(data: h5py.Dataset) -> tuple[float, str] | None:
 
 def _open_flat(file: h5py.File, path: Path, options: SourceOptions) -> Source:
     seen = list(file)
-    roles = {"numbers": "atomic_numbers", "positions": "positions", "energy": options.energy_key or "energy",
-             "forces": options.force_like or "forces"}
+    roles = {
+        "numbers": "atomic_numbers",
+        "positions": "positions",
+        "energy": options.energy_key or "energy",
+        "forces": options.force_like or "forces",
+    }
     if "positions" not in seen:
         raise DataError(f"flat HDF5 layout without positions; names seen: {', '.join(seen)}", where=str(path))
     given = {"energy": options.energy_key, "forces": options.force_like}
@@ -252,8 +322,11 @@ def _open_flat(file: h5py.File, path: Path, options: SourceOptions) -> Source:
     shapes = {"positions": (atoms, 3), "forces": (atoms, 3), "energy": (structures,)}
     for kind, shape in shapes.items():
         if file[roles[kind]].shape != shape:
-            raise DataError(f"{roles[kind]} has shape {file[roles[kind]].shape}, expected {shape}", where=str(path),
-                            remedy="the arrays of one file must describe the same structures")
+            raise DataError(
+                f"{roles[kind]} has shape {file[roles[kind]].shape}, expected {shape}",
+                where=str(path),
+                remedy="the arrays of one file must describe the same structures",
+            )
     if structures == 0:
         raise DataError("the HDF5 file holds no structures", where=str(path))
     keys = {"energy": roles["energy"], "forces": roles["forces"]}
@@ -262,22 +335,43 @@ def _open_flat(file: h5py.File, path: Path, options: SourceOptions) -> Source:
     keys |= {kind: roles[kind] for kind in ("charge", "spin") if kind in roles}
     by_smiles = "group" not in roles and "molecule" in seen and "smiles" in seen
     note = f"dataset {roles['group']}" if "group" in roles else "smiles of the molecule" if by_smiles else "formula"
-    return Source(path, "hdf5 (flat)", seen, keys, units, structures=structures, group_note=note,
-                  stream=lambda: _flat(path, roles, scale, options.sign, units, by_smiles))
+    return Source(
+        path,
+        "hdf5 (flat)",
+        seen,
+        keys,
+        units,
+        structures=structures,
+        group_note=note,
+        stream=lambda: _flat(path, roles, scale, options.sign, units, by_smiles),
+    )
 
 
-def _flat(path: Path, roles: dict[str, str], scale: dict[str, float], sign: float, units: Units,
-          by_smiles: bool) -> Iterator[Block]:
-    factor = {"positions": scale["positions"] * units.to_angstrom, "energy": scale["energy"] * units.to_ev,
-              "forces": scale["forces"] * sign * units.to_ev_per_angstrom}
+def _flat(
+    path: Path, roles: dict[str, str], scale: dict[str, float], sign: float, units: Units, by_smiles: bool
+) -> Iterator[Block]:
+    factor = {
+        "positions": scale["positions"] * units.to_angstrom,
+        "energy": scale["energy"] * units.to_ev,
+        "forces": scale["forces"] * sign * units.to_ev_per_angstrom,
+    }
     try:
         with h5py.File(path, "r") as file:
             names = None
             if by_smiles:  # eight bytes a molecule, whatever the length of its SMILES
-                names = np.concatenate([
-                    np.array([group_hash(s.decode() if isinstance(s, bytes) else s)
-                              for s in file["smiles"][i : i + 65536].tolist()], np.uint64)
-                    for i in range(0, len(file["smiles"]), 65536)] or [np.zeros(0, np.uint64)])
+                names = np.concatenate(
+                    [
+                        np.array(
+                            [
+                                group_hash(s.decode() if isinstance(s, bytes) else s)
+                                for s in file["smiles"][i : i + 8192].tolist()
+                            ],
+                            np.uint64,
+                        )
+                        for i in range(0, len(file["smiles"]), 8192)
+                    ]
+                    or [np.zeros(0, np.uint64)]
+                )
             start, structures = 0, len(file["natoms"])
             for first in range(0, structures, BLOCK_STRUCTURES):
                 rows = slice(first, min(first + BLOCK_STRUCTURES, structures))
@@ -294,12 +388,18 @@ def _flat(path: Path, roles: dict[str, str], scale: dict[str, float], sign: floa
                 if start > have or (rows.stop == structures and start != have):
                     raise DataError(f"natoms adds up to {start} or more, atomic_numbers holds {have}", where=str(path))
                 yield Block(
-                    counts, check_numbers(file["atomic_numbers"][atoms], place, counts),
-                    *(file[roles[kind]][rows if kind == "energy" else atoms] * factor[kind]
-                      for kind in ("positions", "energy", "forces")),
-                    first, place, _flat_groups(file, roles, rows, names, path),
+                    counts,
+                    check_numbers(file["atomic_numbers"][atoms], place, counts),
+                    *(
+                        file[roles[kind]][rows if kind == "energy" else atoms] * factor[kind]
+                        for kind in ("positions", "energy", "forces")
+                    ),
+                    first,
+                    place,
+                    _flat_groups(file, roles, rows, names, path),
                     charges=small_ints(file[roles["charge"]][rows], "charge", place) if "charge" in roles else None,
-                    spins=small_ints(file[roles["spin"]][rows], "spin", place) if "spin" in roles else None)
+                    spins=small_ints(file[roles["spin"]][rows], "spin", place) if "spin" in roles else None,
+                )
     except OSError as error:
         raise DataError(f"the HDF5 file is damaged: {error}", where=str(path), remedy="fetch it again") from error
 

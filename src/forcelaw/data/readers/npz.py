@@ -10,6 +10,7 @@ arXiv:2007.09593); official sGDML files carry ``e_unit`` and ``r_unit`` (sgdml.o
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zipfile
 import zlib
@@ -27,8 +28,9 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
 
 
 def _damaged(path: Path, what: object) -> DataError:
-    return DataError(f"the archive is damaged or truncated: {what}", where=str(path),
-                     remedy="fetch or write the file again")
+    return DataError(
+        f"the archive is damaged or truncated: {what}", where=str(path), remedy="fetch or write the file again"
+    )
 
 
 class Member:
@@ -38,19 +40,36 @@ class Member:
         self.name, self.path = name, path
         try:
             self._file: IO[bytes] = archive.open(name + ".npy")
+        except (*_DAMAGED, KeyError) as error:
+            raise _damaged(path, f"array {name}: {error}") from error
+        try:
+            self._read_header()
+        except DataError:
+            self.close()
+            raise
+
+    def _read_header(self) -> None:
+        name, path = self.name, self.path
+        try:
             version = np.lib.format.read_magic(self._file)
             header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
             shape, fortran, self.dtype = header(self._file)
         except (*_DAMAGED, KeyError) as error:
             raise _damaged(path, f"array {name}: {error}") from error
         if self.dtype.hasobject:
-            raise DataError(f"array {name} holds pickled Python objects, which are never read", where=str(path),
-                            remedy="save it as a plain numeric array")
+            raise DataError(
+                f"array {name} holds pickled Python objects, which are never read",
+                where=str(path),
+                remedy="save it as a plain numeric array",
+            )
         self.shape = shape
         self.rows, self.row = (shape[0] if shape else 1), tuple(shape[1:])
         if fortran and len(shape) > 1:
-            raise DataError(f"array {name} is in Fortran order, which cannot be streamed by frame", where=str(path),
-                            remedy="save it again after np.ascontiguousarray")
+            raise DataError(
+                f"array {name} is in Fortran order, which cannot be streamed by frame",
+                where=str(path),
+                remedy="save it again after np.ascontiguousarray",
+            )
         self._row_bytes = self.dtype.itemsize * math.prod(self.row)
 
     def read(self, rows: int) -> np.ndarray:
@@ -71,6 +90,17 @@ class Member:
     def all(self) -> np.ndarray:
         return self.read(self.rows).reshape(self.shape)
 
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextlib.contextmanager
+def _members(path: Path, roles: dict[str, str]) -> Iterator[dict[str, Member]]:
+    """The arrays of an archive by role, open for reading."""
+    with contextlib.ExitStack() as stack:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+        yield {kind: stack.enter_context(contextlib.closing(Member(archive, key, path))) for kind, key in roles.items()}
+
 
 def _names(path: Path) -> list[str]:
     try:
@@ -82,12 +112,15 @@ def _names(path: Path) -> list[str]:
 
 def _declared(archive: zipfile.ZipFile, layout: str, seen: list[str], path: Path) -> tuple[dict[str, str], str]:
     if layout == "rmd17" and "old_indices" in seen:
-        return ({"energy": "kcal/mol", "length": "Angstrom", "force": "kcal/mol/Angstrom"},
-                "defined by rMD17, recognised by old_indices")
+        return (
+            {"energy": "kcal/mol", "length": "Angstrom", "force": "kcal/mol/Angstrom"},
+            "defined by rMD17, recognised by old_indices",
+        )
     declared = {}
     for name, key in (("energy", "e_unit"), ("length", "r_unit")):
         if key in seen:
-            value: Any = Member(archive, key, path).all().reshape(-1)[0]
+            with contextlib.closing(Member(archive, key, path)) as member:
+                value: Any = member.all().reshape(-1)[0]
             declared[name] = value.decode() if isinstance(value, bytes) else str(value)
     return declared, "declared in the file by e_unit and r_unit"
 
@@ -96,8 +129,11 @@ def _keys(seen: list[str], options: SourceOptions, path: Path) -> tuple[str, dic
     """The layout, and the array of each role: numbers, positions, energy, forces; charge, spin, group if asked for."""
     layout = next((name for name, keys in LAYOUTS.items() if {*keys[:2]} <= {*seen}), None)
     if layout is None:
-        raise DataError(f"not an sGDML or rMD17 archive; arrays seen: {', '.join(seen) or 'none'}", where=str(path),
-                        remedy="it needs z and R, or nuclear_charges and coords, beside energies and forces")
+        raise DataError(
+            f"not an sGDML or rMD17 archive; arrays seen: {', '.join(seen) or 'none'}",
+            where=str(path),
+            remedy="it needs z and R, or nuclear_charges and coords, beside energies and forces",
+        )
     numbers, positions, energy, forces = LAYOUTS[layout]
     roles = {"numbers": numbers, "positions": positions}
     roles |= {"energy": options.energy_key or energy, "forces": options.force_like or forces}
@@ -116,47 +152,59 @@ def open_npz(path: Path, options: SourceOptions) -> Source:
     seen = _names(path)
     layout, roles = _keys(seen, options, path)
     if "lattice" in seen:
-        raise DataError("this sGDML archive is periodic (it has a lattice)", where=str(path),
-                        remedy="convert it to extxyz, where cell and periodicity are well defined")
+        raise DataError(
+            "this sGDML archive is periodic (it has a lattice)",
+            where=str(path),
+            remedy="convert it to extxyz, where cell and periodicity are well defined",
+        )
     with zipfile.ZipFile(path) as archive:
         declared, origin = _declared(archive, layout, seen, path)
-        members = {kind: Member(archive, key, path) for kind, key in roles.items()}
+    with _members(path, roles) as members:
         _check_shapes(members, roles, path)
         frames = members["positions"].rows
+        padded = len(members["numbers"].shape) == 2
     keys = {kind: roles[kind] for kind in ("energy", "forces")}
     if options.gradient_key:
         keys["forces"] = f"minus {options.gradient_key} (a gradient)"
     keys |= {kind: roles[kind] for kind in ("charge", "spin", "group") if kind in roles}
     if frames == 0:
         raise DataError("the archive holds no frames", where=str(path))
-    padded = len(members["numbers"].shape) == 2
-    return Source(path, f"npz ({'rMD17' if layout == 'rmd17' else 'sGDML'}{', padded' if padded else ''})", seen, keys,
-                  choose_units(options, declared, origin, path),
-                  stream=lambda: _blocks(path, roles, options, choose_units(options, declared, origin, path)),
-                  structures=frames, group_note=f"array {roles['group']}" if "group" in roles else "")
+    return Source(
+        path,
+        f"npz ({'rMD17' if layout == 'rmd17' else 'sGDML'}{', padded' if padded else ''})",
+        seen,
+        keys,
+        choose_units(options, declared, origin, path),
+        stream=lambda: _blocks(path, roles, options, choose_units(options, declared, origin, path)),
+        structures=frames,
+        group_note=f"array {roles['group']}" if "group" in roles else "",
+    )
 
 
 def _check_shapes(members: dict[str, Member], roles: dict[str, str], path: Path) -> None:
     positions, numbers = members["positions"], members["numbers"]
     if len(positions.shape) != 3 or positions.shape[2] != 3:
-        raise DataError(f"{roles['positions']} has shape {positions.shape}, expected (frames, atoms, 3)",
-                        where=str(path))
+        raise DataError(
+            f"{roles['positions']} has shape {positions.shape}, expected (frames, atoms, 3)", where=str(path)
+        )
     frames, atoms, _ = positions.shape
     allowed = {"numbers": [(atoms,), (frames, atoms)], "energy": [(frames,), (frames, 1)], "forces": [positions.shape]}
     one = [(frames,), (frames, 1)]
     for kind, member in members.items():
         shapes = allowed.get(kind, one)
         if kind != "positions" and member.shape not in shapes:
-            raise DataError(f"{roles[kind]} has shape {member.shape}; {roles['positions']} has {positions.shape}, so "
-                            f"{' or '.join(map(str, shapes))} was expected", where=str(path),
-                            remedy="the arrays of one file must describe the same frames")
+            raise DataError(
+                f"{roles[kind]} has shape {member.shape}; {roles['positions']} has {positions.shape}, so "
+                f"{' or '.join(map(str, shapes))} was expected",
+                where=str(path),
+                remedy="the arrays of one file must describe the same frames",
+            )
     if numbers.dtype.kind not in "iu":
         raise DataError(f"{roles['numbers']} holds {numbers.dtype}, expected whole numbers", where=str(path))
 
 
 def _blocks(path: Path, roles: dict[str, str], options: SourceOptions, units: Any) -> Iterator[Block]:
-    with zipfile.ZipFile(path) as archive:
-        members = {kind: Member(archive, key, path) for kind, key in roles.items()}
+    with _members(path, roles) as members:
         frames, atoms, _ = members["positions"].shape
         shared = members["numbers"].all() if len(members["numbers"].shape) == 1 else None
         for first in range(0, frames, rows_per_block(atoms)):
@@ -180,9 +228,14 @@ def _blocks(path: Path, roles: dict[str, str], options: SourceOptions, units: An
             if "group" in raw:
                 groups = [v.decode() if isinstance(v, bytes) else str(v) for v in raw["group"].reshape(rows).tolist()]
             yield Block(
-                counts, check_numbers(numbers.reshape(-1) if full else numbers[real], place, counts),
-                vectors["positions"], raw["energy"].reshape(rows) * np.float64(units.to_ev), vectors["forces"], first,
-                place, groups,
+                counts,
+                check_numbers(numbers.reshape(-1) if full else numbers[real], place, counts),
+                vectors["positions"],
+                raw["energy"].reshape(rows) * np.float64(units.to_ev),
+                vectors["forces"],
+                first,
+                place,
+                groups,
                 charges=small_ints(raw["charge"], "charge", place) if "charge" in raw else None,
                 spins=small_ints(raw["spin"], "spin", place) if "spin" in raw else None,
             )

@@ -14,20 +14,43 @@ from .base import BLOCK_ATOMS, BLOCK_STRUCTURES, Block, Source, SourceOptions, U
 
 def open_pack(path: Path, options: SourceOptions) -> Source:
     """Open a pack. Its labels are in eV and Angstrom by definition, so no key or unit can be given."""
-    given = [f"--{name.replace('_', '-')}" for name in
-             ("energy_key", "forces_key", "gradient_key", "charge_key", "spin_key", "group_key", "energy_unit",
-              "length_unit", "force_unit") if getattr(options, name)]
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in (
+            "energy_key",
+            "forces_key",
+            "gradient_key",
+            "charge_key",
+            "spin_key",
+            "group_key",
+            "energy_unit",
+            "length_unit",
+            "force_unit",
+        )
+        if getattr(options, name)
+    ]
     if given:
-        raise DataError(f"a pack defines its keys and units; {', '.join(given)} cannot apply", where=str(path),
-                        remedy="leave these options away, or prepare other sources in a call of their own")
+        raise DataError(
+            f"a pack defines its keys and units; {', '.join(given)} cannot apply",
+            where=str(path),
+            remedy="leave these options away, or prepare other sources in a call of their own",
+        )
     pack = Pack(path)
     arrays = list(pack.manifest["arrays"])
     keys = {"energy": "energies", "forces": "forces"}
     if "charges" in arrays:
         keys |= {"charge": "charges", "spin": "spins"}
-    return Source(path, "pack", arrays, keys, Units("eV", "Angstrom", "eV/Angstrom", "defined by the pack"),
-                  stream=lambda: _blocks(pack), structures=len(pack), group_note="groups of the pack",
-                  hashed=[path / f"{name}.npy" for name in arrays])
+    return Source(
+        path,
+        "pack",
+        arrays,
+        keys,
+        Units("eV", "Angstrom", "eV/Angstrom", "defined by the pack"),
+        stream=lambda: _blocks(pack),
+        structures=len(pack),
+        group_note="groups of the pack",
+        hashed=[path / f"{name}.npy" for name in arrays],
+    )
 
 
 def _blocks(pack: Pack) -> Iterator[Block]:
@@ -41,11 +64,21 @@ def _blocks(pack: Pack) -> Iterator[Block]:
         def place(k: int, first: int = first) -> str:
             return f"{pack.path}, structure {first + k}"
 
-        optional = {name: np.array(getattr(pack, name)[rows]) if hasattr(pack, name) else None
-                    for name in ("charges", "spins", "cells", "pbc")}
+        optional = {
+            name: np.array(getattr(pack, name)[rows]) if hasattr(pack, name) else None
+            for name in ("charges", "spins", "cells", "pbc")
+        }
         if optional["pbc"] is not None:
             optional["pbc"] = optional["pbc"].astype(bool)
-        yield Block(np.diff(pack.offsets[first : last + 1]), np.array(pack.numbers[atoms]),
-                    pack.vectors("positions", atoms), np.array(pack.energies[rows]), pack.vectors("forces", atoms),
-                    first, place, np.array(pack.groups[rows]), **optional)
+        yield Block(
+            np.diff(pack.offsets[first : last + 1]),
+            np.array(pack.numbers[atoms]),
+            pack.vectors("positions", atoms),
+            np.array(pack.energies[rows]),
+            pack.vectors("forces", atoms),
+            first,
+            place,
+            np.array(pack.groups[rows]),
+            **optional,
+        )
         first = last

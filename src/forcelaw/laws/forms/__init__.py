@@ -6,9 +6,13 @@ from typing import Any
 
 from ...errors import FitError
 from .base import Floor, Law
+from .broken import Broken
+from .data_constrained import DataConstrained
 from .frontier import FrontierFlops, FrontierHours
 from .power import Power, PowerFloor
+from .shifted import Shifted
 from .surface import Surface
+from .surface_cost import SurfaceCost
 
 LAWS: dict[str, type[Law]] = {
     "power": Power,
@@ -16,6 +20,10 @@ LAWS: dict[str, type[Law]] = {
     "surface": Surface,
     "frontier": FrontierFlops,
     "frontier_hours": FrontierHours,
+    "surface_cost": SurfaceCost,
+    "data_constrained": DataConstrained,
+    "broken": Broken,
+    "shifted": Shifted,
 }
 
 

@@ -39,6 +39,7 @@ class Law:
     logs: ClassVar[tuple[str, ...]] = ()  # shapes whose internal form is the logarithm
     floor_name: ClassVar[str] = "E"
     default_floor: ClassVar[Floor] = "free"
+    soft: ClassVar[tuple[str, ...]] = ()  # shapes that may end at a bound without spoiling the rest
     levels: ClassVar[int] = 3  # least number of distinct values of each role
 
     def __init__(self, floor: Floor | None = None, **options: Any):
@@ -95,9 +96,14 @@ class Law:
         """Quantities that follow from the parameters (arrays over a batch), e.g. a, b, gamma."""
         return {}
 
-    def context(self, runs: Any) -> dict[str, Any]:
-        """What ``derived`` needs from the table beside the parameters."""
+    def context(self, runs: Any, cluster: np.ndarray | None = None) -> dict[str, Any]:
+        """What ``derived`` needs from the table beside the parameters; with ``cluster`` labels [n], the same without
+        each cluster in turn (arrays [G])."""
         return {}
+
+    def least_levels(self, role: str) -> int:
+        """Least number of distinct values of a role that the law can be fitted to."""
+        return self.levels
 
     def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds [Q] of psi: wide, there to stop a run-away, and reported when hit."""

@@ -1,0 +1,36 @@
+# make demo: train a small study on the shipped sample and open its report.  make test: all tests.
+# Both do all the set-up themselves, on a machine with python3 (3.11 or newer) and pip.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/forcelaw run studies/quickstart.yaml --device cpu
+
+test: $(VENV)/.tested
+	$(THREADS) $(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check src tests benchmarks
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "forcelaw needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@# Debian keeps ensurepip in python3-venv; virtualenv does without it
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m pip install --quiet --target $(VENV)-bootstrap virtualenv && PYTHONPATH=$(VENV)-bootstrap $(PYTHON) -m virtualenv --quiet $(VENV) && rm -rf $(VENV)-bootstrap; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "setting up: installing what forcelaw needs into $(VENV)"
+	@$(PIP) torch
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	@$(PIP) --editable '.[test,generate,aselmdb]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out build .pytest_cache .ruff_cache

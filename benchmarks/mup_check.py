@@ -1,0 +1,67 @@
+"""muP coordinate check of every architecture, with all slopes: python benchmarks/mup_check.py [--seeds 3] [NAME ...]
+
+For each layer: RMS of its output before training and of its change by ten Adam steps, at four widths, and the slope of
+log RMS against log width. Changes must be flat within +-0.15, and so must starts (tensors beside the main stream may
+vanish like 1/sqrt(width)). The same in standard parametrisation, which must not be flat, closes each table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from models.configs import EXTRA, Variant
+from models.coordinates import coordinate_check, failures
+
+from forcelaw.models import ARCHITECTURES
+
+LIMIT = 0.15
+
+
+def check(variant: Variant, seeds: int, steps: int) -> bool:
+    """Print the table of one variant; True if it passes."""
+    begin = time.perf_counter()
+    found = coordinate_check(variant.name, seeds=seeds, steps=steps, **variant.options)
+    standard = coordinate_check(variant.name, seeds=seeds, steps=steps, standard=True, **variant.options)
+    growth = {(c.layer, c.kind): c.slope for c in standard}
+    print(f"\n{variant.id}: widths {', '.join(map(str, found[0].widths))}, {seeds} seeds, {steps} steps "
+          f"({time.perf_counter() - begin:.0f} s)")
+    print(f"  {'output':18s} {'of':7s} {'slope':>7s} {'standard':>9s}   RMS at each width")
+    for c in found:
+        if c.kind != "end":
+            rms = "  ".join(f"{x:8.4f}" for x in c.rms)
+            other = growth.get((c.layer, c.kind), float("nan"))
+            print(f"  {c.layer:18s} {c.kind:7s} {c.slope:+7.3f} {other:+9.3f}   {rms}")
+    bad = failures(found, LIMIT)
+    worst = max(abs(c.slope) for c in found if c.kind == "change")
+    steepest = max(c.slope for c in standard if c.kind == "change")
+    verdict = "FAILS" if bad else "passes"
+    print(f"  {verdict}: steepest change {worst:.3f} in muP, {steepest:.3f} in standard parametrisation")
+    for line in bad:
+        print(f"    {line}")
+    return not bad
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ARCHITECTURES)} (default: all)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=10)
+    args = parser.parse_args()
+    unknown = set(args.names) - set(ARCHITECTURES)
+    if unknown:
+        parser.error(f"unknown architecture {', '.join(sorted(unknown))}; there are: {', '.join(ARCHITECTURES)}")
+    torch.set_num_threads(1)
+    chosen = args.names or list(ARCHITECTURES)
+    variants = [Variant(name, name) for name in chosen] + [v for v in EXTRA if v.coordinates and v.name in chosen]
+    return 0 if all([check(variant, args.seeds, args.steps) for variant in variants]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,333 @@
+"""Does the exponent differ between architectures? A test of the right size, not overlap of intervals.
+
+For every pair of architectures and every quantity: the difference, its standard error by deleting whole runs, Student's
+t (Welch's degrees of freedom; where runs are paired by size, seed and data, pairs are deleted together and what they
+share cancels), and Holm's correction over the pairs. Beside it the shared-exponent fit, and in paired designs a
+permutation test that swaps the labels within pairs. Treating checkpoints as independent would call 41 to 48% of
+equal exponents different (reference/fitting.md, section 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ..errors import FitError
+from . import intervals, problem as problems
+from .fitting import _objective, fit, quantities
+from .forms import make
+from .forms.base import Law
+from .forms.joint import Joint
+from .equal_loss import Multiplier, multiplier
+from .pairing import Pairing, pair
+from .problem import Problem
+from .result import Estimate, FitResult, clean, spread
+from .table import Runs
+
+SCALE_FREE = ("alpha", "beta", "gamma", "a", "b", "E")
+
+
+@dataclass
+class Test:
+    """One quantity in two architectures: difference = second - first, with its interval; p two-sided; p_holm corrected
+    over the pairs of architectures; p_sign the probability (flat prior) that the second is larger."""
+
+    quantity: str
+    difference: float
+    se: float
+    low: float
+    high: float
+    df: float
+    t: float
+    p: float
+    p_sign: float
+    p_holm: float = float("nan")
+    p_permutation: float | None = None
+
+
+@dataclass
+class PairComparison:
+    """Two architectures. shared: estimates under exponents in common, and what sharing costs in the objective."""
+
+    first: str
+    second: str
+    paired: bool
+    n_pairs: int
+    tests: dict[str, Test]
+    shared: dict[str, Estimate] = field(default_factory=dict)
+    objective_separate: float = float("nan")
+    objective_shared: float = float("nan")
+    multiplier: Multiplier | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Comparison:
+    """fits: one :class:`FitResult` per architecture; pairs: every two of those that could be fitted."""
+
+    law: str
+    fits: dict[str, FitResult]
+    pairs: list[PairComparison]
+    level: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> str:
+        return "ok" if self.pairs else "refused"
+
+    def to_dict(self) -> dict[str, Any]:
+        return clean({
+            "status": self.status, "law": self.law, "level": self.level, "notes": self.notes,
+            "fits": {name: result.to_dict() for name, result in self.fits.items()},
+            "pairs": [{"first": one.first, "second": one.second, "paired": one.paired, "n_pairs": one.n_pairs,
+                       "tests": {name: vars(test) for name, test in one.tests.items()},
+                       "shared": {name: vars(value) for name, value in one.shared.items()},
+                       "objective_separate": one.objective_separate, "objective_shared": one.objective_shared,
+                       "multiplier": one.multiplier.to_dict() if one.multiplier else None, "notes": one.notes}
+                      for one in self.pairs]})
+
+    def summary(self) -> str:
+        """For a terminal: the exponents, then the tests of every pair."""
+        lines = []
+        for name, result in self.fits.items():
+            shown = ", ".join(f"{key} {value}" for key, value in {**result.parameters, **result.derived}.items()
+                              if key in SCALE_FREE) if result.parameters else result.message
+            lines.append(f"{name or 'all':16} {result.status:14} {shown}")
+        for one in self.pairs:
+            lines.append(f"\n{one.second} against {one.first}" + (f" ({one.n_pairs} pairs)" if one.paired else ""))
+            for name, test in one.tests.items():
+                extra = "" if test.p_permutation is None else f", permutation p {test.p_permutation:.3f}"
+                lines.append(f"  {name:6} {test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}]  p {test.p:.3f}, "
+                             f"Holm {test.p_holm:.3f}{extra}, P(larger) {test.p_sign:.3f}")
+            if one.multiplier:
+                lines += ["  " + line for line in one.multiplier.summary().splitlines()]
+            lines += [f"  note: {note}" for note in one.notes]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def compare(runs: Runs, law: str | Law = "surface", *, quantities_tested: tuple[str, ...] | None = None,
+            paired: str | bool = "auto", permutations: int = 0, x: str | None = "c", level: float = 0.95,
+            objective: str = "huber", delta: float | None = None, cluster: str | None = "run", floor: Any = None,
+            weights: Any = None, seed: int = 0, **options: Any) -> Comparison:
+    """Compare all architectures of a table.
+
+    quantities_tested: parameters or derived quantities (default: exponents, a, gamma and the floor of the law).
+    paired: "auto" pairs runs by size, seed and data where every run has a partner; False never; True insists.
+    permutations: draws of the permutation test in paired designs (0: none; 999 takes seconds). x: the cost for the
+    compute multiplier ("c" FLOPs, "h" hours, None: leave it out).
+    """
+    if len(runs.group_names) < 2:
+        raise FitError(f"there is one architecture only ({runs.group_names[0] or 'no architecture column'})",
+                       where="compare", remedy="name the column of architectures: --columns architecture=...")
+    form = make(law, floor, **options)
+    settings = {"objective": objective, "delta": delta, "cluster": cluster, "weights": weights, "level": level}
+    parts = runs.groups()
+    fits = {name: fit(part, make(law, floor, **options) if not isinstance(law, Law) else law, interval="jackknife",
+                      **settings) for name, part in parts.items()}
+    notes = [f"{name}: {result.status.replace('_', ' ')}, {result.message}" for name, result in fits.items()
+             if not result.ok]
+    usable = [name for name, result in fits.items() if result.ok]
+    pairs = []
+    for first, second in combinations(usable, 2):
+        pairs.append(_compare(first, second, parts, fits, form, quantities_tested, paired, permutations, settings, seed))
+        if x is not None:
+            _add_multiplier(pairs[-1], parts, x, level)
+    _holm(pairs)
+    return Comparison(form.name, fits, pairs, level, notes)
+
+
+def _add_multiplier(one: PairComparison, parts: dict[str, Runs], x: str, level: float) -> None:
+    if any(x not in parts[name] or "n" not in parts[name] for name in (one.first, one.second)):
+        one.notes.append(f"no compute multiplier: the table has no {x}")
+        return
+    try:
+        one.multiplier = multiplier(parts[one.first], parts[one.second], x, names=(one.first, one.second), level=level)
+    except FitError as error:
+        one.notes.append(f"no compute multiplier: {error.what}")
+
+
+def _tested(form: Law, result: FitResult, asked: tuple[str, ...] | None) -> list[str]:
+    there = [*result.parameters, *result.derived]
+    if asked:
+        for name in asked:
+            if name not in there:
+                raise FitError(f"{name!r} is no quantity of {form.name}", where="compare",
+                               remedy=f"there are {', '.join(there)}")
+        return list(asked)
+    names = [name for name in form.shapes if name not in form.logs]
+    names += [name for name in ("a", "gamma") if name in result.derived and name not in names]
+    return names + ([form.floor_name] if form.free_floor else [])
+
+
+def _compare(first: str, second: str, parts: dict[str, Runs], fits: dict[str, FitResult], form: Law,
+             asked: tuple[str, ...] | None, paired: str | bool, permutations: int, settings: dict[str, Any], seed: int
+             ) -> PairComparison:
+    left, right = fits[first], fits[second]
+    pairing, why = pair(parts[first], parts[second]) if paired is not False and settings["cluster"] == "run" else (None, "")
+    if paired is True and pairing is None:
+        raise FitError(f"{first} and {second} are not paired: {why}", where="compare", remedy="use paired=False")
+    one = PairComparison(first, second, pairing is not None, len(pairing.first) if pairing else 0, {})
+    names = _tested(form, left, asked)
+    for name in names:
+        one.tests[name] = _test(name, left, right, pairing, settings["level"])
+    goal = _objective(settings["objective"], settings["delta"])
+    shared = tuple(name for name in ("alpha", "beta", "gamma") if name in form.shapes)
+    if shared:
+        _shared_fit(one, parts, fits, shared, goal, settings, pairing, permutations, seed)
+    return one
+
+
+def _test(name: str, left: FitResult, right: FitResult, pairing: Pairing | None, level: float) -> Test:
+    """Difference of one quantity with its standard error by the jackknife."""
+    point = [_value(result, name, result.theta[None])[0] for result in (left, right)]
+    draws = [_value(result, name, result.replicates) for result in (left, right)]
+    difference = float(point[1] - point[0])
+    if pairing is not None:
+        together = draws[1][pairing.second] - draws[0][pairing.first]
+        se = float(spread(together, np.asarray(difference), "jackknife"))
+        df = float(len(together) - 1)
+    else:
+        variances = [float(spread(d, p, "jackknife")) ** 2 for d, p in zip(draws, point)]
+        se = float(np.sqrt(sum(variances)))
+        df = sum(variances) ** 2 / sum(v**2 / (len(d) - 1) for v, d in zip(variances, draws)) if se > 0 else 1.0
+    t = difference / se if se > 0 else np.inf * np.sign(difference)
+    half = stats.t.ppf(0.5 + level / 2, df) * se
+    return Test(name, difference, se, difference - half, difference + half, df, t, float(2 * stats.t.sf(abs(t), df)),
+                float(stats.t.cdf(t, df)))
+
+
+def _value(result: FitResult, name: str, theta: np.ndarray) -> np.ndarray:
+    values, derived = quantities(result, theta)
+    return values[name] if name in values else derived[name]
+
+
+def _holm(pairs: list[PairComparison]) -> None:
+    """Holm's step-down correction of each quantity over the pairs of architectures."""
+    for name in {name for one in pairs for name in one.tests}:
+        tests = sorted((one.tests[name] for one in pairs if name in one.tests), key=lambda test: test.p)
+        worst = 0.0
+        for rank, test in enumerate(tests):
+            worst = max(worst, min(1.0, (len(tests) - rank) * test.p))
+            test.p_holm = worst
+
+
+# -- shared exponents ------------------------------------------------------------------------------------------------
+
+
+def _shared_fit(one: PairComparison, parts, fits, shared, goal, settings, pairing, permutations, seed) -> None:
+    """The joint fit with exponents in common: their estimates, what sharing costs, and the permutation test."""
+    problem, theta_separate = joint_problem([parts[one.first], parts[one.second]], [fits[one.first], fits[one.second]],
+                                            shared, settings, pairing)
+    joint = problem.law
+    assert isinstance(joint, Joint)
+    solution = problem.solve(joint.gather(theta_separate)[None])
+    theta = solution.theta[0]
+    one.objective_shared = float(solution.value[0])
+    separate = Joint(joint.law, joint.sizes, ())
+    free = Problem(separate, problem.x, {}, problem.y, problem.weights, problem.objective, problem.cluster,
+                   _joint_bounds(separate, problem, joint.law), np.ones(separate.size, bool))
+    one.objective_separate = float(free.solve(separate.gather(theta_separate)[None]).value[0])
+    draws, _, _ = intervals.jackknife(problem, theta)
+    offset = joint.size - len(shared)
+    order = [name for name in joint.law.names if name in shared]
+    for i, name in enumerate(order):
+        one.shared[name] = intervals.estimate(name, float(theta[offset + i]), draws[:, offset + i], method="jackknife",
+                                              level=settings["level"], df=problem.n_clusters - 1, floor_name="E")
+    if permutations and pairing is not None:
+        for name in order:
+            if name in one.tests:
+                one.tests[name].p_permutation = permutation_test(parts[one.first], parts[one.second], fits[one.first],
+                                                                 fits[one.second], name, settings, pairing, permutations,
+                                                                 seed)
+    elif permutations:
+        one.notes.append("no permutation test: runs are not paired by size, seed and data")
+
+
+def joint_problem(parts: list[Runs], fits: list[FitResult], shared: tuple[str, ...], settings: dict[str, Any],
+                  pairing: Pairing | None) -> tuple[Problem, list[np.ndarray]]:
+    """Two tables as one problem with shared shapes; pairs of runs are one cluster. A common centre makes the shared
+    exponents comparable, so the fits' internal parameters are moved to it."""
+    law = fits[0].law
+    centre = {role: float(np.mean([np.log(part[role]).mean() for part in parts])) for role in fits[0].centre}
+    thetas = [law.internal({name: float(value[0]) for name, value in law.natural(f.theta, f.centre).items()}, centre)
+              for f in fits]
+    x = {f"group{g}": law.prepare({role: part[role] for role in law.roles}, centre)[0] for g, part in enumerate(parts)}
+    y = np.concatenate([np.log(part["loss"]) for part in parts])
+    labels = [part.clusters(settings["cluster"]) for part in parts]
+    if pairing is not None:
+        renamed = np.empty(len(pairing.first), int)
+        renamed[pairing.second] = pairing.first
+        cluster = np.concatenate([labels[0], renamed[labels[1]]])
+    else:
+        cluster = np.concatenate([labels[0], labels[1] + labels[0].max() + 1])
+    goal = _objective(settings["objective"], settings["delta"])
+    if goal.robust and goal.delta is None:
+        goal = type(goal)("huber", float(np.mean([f.delta for f in fits])))
+    loss = np.concatenate([part["loss"] for part in parts])
+    split = [problems._weights(part, settings["weights"], label) for part, label in zip(parts, labels)]
+    w = None if split[0] is None or split[1] is None else np.concatenate([split[0], split[1]])
+    joint = Joint(law, [len(part) for part in parts], shared)
+    problem = Problem(joint, x, centre, y, goal.point_weights(loss, w), goal, cluster, (np.empty(0), np.empty(0)),
+                      np.ones(joint.size, bool))
+    problem.bounds = _joint_bounds(joint, problem, law)
+    low, high = law.all_bounds(x["group0"], y)
+    return problem, [np.clip(theta, low, high) for theta in thetas]
+
+
+def _joint_bounds(joint: Joint, problem: Problem, law: Law) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.full(joint.size, np.inf), np.full(joint.size, -np.inf)
+    for g, index in enumerate(joint.index):
+        one = law.all_bounds(problem.x[f"group{g}"], problem.y)
+        low[index] = np.minimum(low[index], one[0])
+        high[index] = np.maximum(high[index], one[1])
+    return low, high
+
+
+def permutation_test(first: Runs, second: Runs, left: FitResult, right: FitResult, name: str, settings: dict[str, Any],
+                     pairing: Pairing, draws: int, seed: int) -> float:
+    """p of the difference in ``name``: the labels of the two architectures are swapped within random pairs.
+
+    Under the null the two have the same exponent but each its own coefficients, so what is swapped are the residuals
+    about the fit with the exponent in common; each swapped table is refitted. All pairs' swaps are equally likely under
+    the null whatever the errors look like; residuals are widened for the parameters that were fitted.
+    """
+    problem, thetas = joint_problem([first, second], [left, right], (name,), settings, pairing)
+    joint = problem.law
+    theta = problem.solve(joint.gather(thetas)[None]).theta
+    fitted = joint.residuals(theta, problem.x, np.zeros(len(problem.y)), jacobian=False)[0][0]
+    residual = problem.y - fitted
+    n_first = len(first)
+    partner = _partner_rows(first, second, pairing)
+    count = len(pairing.first)
+    widen = np.sqrt(count / max(count - len(joint.law.roles) - 1, 1))
+    rng = np.random.default_rng(seed)
+    swap = rng.random((draws, count)) < 0.5
+    position = np.empty(count, int)
+    position[pairing.first] = np.arange(count)
+    flip = swap[:, position[first.clusters("run")]]  # [draws, rows of the first]
+    a, b = residual[:n_first] * widen, residual[n_first:][partner] * widen
+    y_first = fitted[:n_first] + np.where(flip, b, a)
+    y_second = np.empty((draws, len(second)))
+    y_second[:, partner] = fitted[n_first:][partner] + np.where(flip, a, b)
+    values = []
+    for part, result, y in ((first, left, y_first), (second, right, y_second)):
+        own = problems.build(part, result.law, problem.objective, settings["cluster"], settings["weights"])
+        values.append(own.solve(np.tile(result.theta, (draws, 1)), tolerance=1e-9, y=y).theta)
+    index = left.law.names.index(name)
+    null = values[1][:, index] - values[0][:, index]
+    observed = right.theta[index] - left.theta[index]
+    return float((1 + (np.abs(null) >= abs(observed) * (1 - 1e-9)).sum()) / (1 + draws))
+
+
+def _partner_rows(first: Runs, second: Runs, pairing: Pairing) -> np.ndarray:
+    """For each row of ``first`` the row of ``second`` of the same pair and checkpoint."""
+    out = np.empty(len(first), int)
+    for i, j in zip(pairing.first, pairing.second):
+        rows_a, rows_b = np.flatnonzero(first.run == i), np.flatnonzero(second.run == j)
+        rows_a, rows_b = rows_a[np.argsort(first["d"][rows_a])], rows_b[np.argsort(second["d"][rows_b])]
+        out[rows_a] = rows_b
+    return out

@@ -1,0 +1,57 @@
+"""A power law with one smooth break (Caballero et al. 2023, eq. 1 with n = 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .base import Floor, Law, Terms
+
+
+class Broken(Law):
+    """L(x) = A x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1) + E: slope c0 below the break at d1, c0 + c1 above it; f1 is how wide
+    the break is. ``x``: n, d, c or h. Derived gamma = c0 + c1, the slope after the break."""
+
+    name = "broken"
+    formula = "L = A x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1) + E"
+    coefficients = ("A",)
+    shapes = ("c0", "c1", "d1", "f1")
+    logs = ("d1", "f1")
+    soft = ("f1",)
+    levels = 6
+
+    def __init__(self, floor: Floor | None = None, x: str = "c", **options: Any):
+        super().__init__(floor, **options)
+        self.x = x
+        self.roles = (x,)  # type: ignore[misc]
+
+    def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
+        u = x[self.x]
+        c0, c1, ln_d, f = psi[:, :1], psi[:, 1:2], psi[:, 2:3], np.exp(psi[:, 3:4])
+        z = (u - ln_d) / f
+        soft = np.logaddexp(0.0, z)
+        gate = 1.0 / (1.0 + np.exp(-np.clip(z, -500, 500)))
+        return [-c0 * u - c1 * f * soft], [(0, 0, -u), (0, 1, -f * soft), (0, 2, c1 * gate),
+                                           (0, 3, -c1 * f * (soft - z * gate))]
+
+    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+        u = x[self.x]
+        breaks = np.linspace(u.min(), u.max(), 12)[1:-1]
+        axes = (np.geomspace(0.03, 1.5, 9), np.array([-0.6, -0.3, -0.1, 0.1, 0.2, 0.4, 0.8, 1.6]), breaks,
+                np.log([0.1, 0.4, 1.2]))
+        return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 4)
+
+    def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        u = x[self.x]
+        return (np.array([-20.0, -20.0, u.min() - 0.5, np.log(0.02)]),
+                np.array([20.0, 20.0, u.max() + 0.5, np.log(5.0)]))
+
+    def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
+        return psi[:, :1] * centre[self.x]
+
+    def shape_shift(self, name: str, centre: dict[str, float]) -> float:
+        return centre[self.x] if name == "d1" else 0.0
+
+    def derived(self, values: dict[str, np.ndarray], context: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {"gamma": values["c0"] + values["c1"]}

@@ -1,0 +1,50 @@
+"""A power law that is not asymptotic yet: L = A (x + s)^-gamma + E bends at x of the order of s."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .base import Floor, Law, Terms
+
+
+class Shifted(Law):
+    """L(x) = A (x + s)^-gamma + E in one variable ``x``; far above s the exponent is gamma. A shift that runs to zero
+    (its lower bound) means that the points show no bend."""
+
+    name = "shifted"
+    formula = "L = A (x + s)^-gamma + E"
+    coefficients = ("A",)
+    shapes = ("gamma", "s")
+    logs = ("s",)
+    soft = ("s",)
+    levels = 4
+
+    def __init__(self, floor: Floor | None = None, x: str = "n", **options: Any):
+        super().__init__(floor, **options)
+        self.x = x
+        self.roles = (x,)  # type: ignore[misc]
+
+    def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
+        u, gamma, ln_s = x[self.x], psi[:, :1], psi[:, 1:2]
+        moved = np.logaddexp(u, ln_s)
+        return [-gamma * moved], [(0, 0, -moved), (0, 1, -gamma * np.exp(ln_s - moved))]
+
+    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+        u = x[self.x]
+        axes = (np.geomspace(0.02, 4.0, 40), np.linspace(u.min() - 3.0, u.max() + 1.0, 16))
+        return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+
+    def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        u = x[self.x]
+        return np.array([-20.0, u.min() - 12.0]), np.array([20.0, u.max() + 3.0])
+
+    def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
+        return psi[:, :1] * centre[self.x]
+
+    def shape_shift(self, name: str, centre: dict[str, float]) -> float:
+        return centre[self.x]
+
+    def derived(self, values: dict[str, np.ndarray], context: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {"gamma": values["gamma"]}

@@ -1,0 +1,126 @@
+"""The floor by profile likelihood: its interval may be one-sided, and its upper end is the informative one.
+
+For each value of the floor everything else is refitted. The rise of the objective is scaled so that its curvature agrees
+with the standard error from deleting runs (checkpoints are not independent; cf. Kent 1982 for robust likelihood ratios),
+and compared with t(G-1) squared; at zero, a boundary, the null is half a point mass and half that distribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ..errors import FitError
+from .problem import build
+from .objective import Objective
+from .result import FitResult, clean, spread
+from .solve import evaluate
+from .table import Runs
+
+POINTS = 61
+
+
+@dataclass
+class Profile:
+    """floor [P] and statistic [P] (in units of t squared); low (0 if zero is not excluded) and high; p_zero, of a floor of
+    zero; gamma (or the law's exponent) with floor 0, free, and at the upper end."""
+
+    floor: np.ndarray
+    statistic: np.ndarray
+    low: float
+    high: float
+    p_zero: float
+    gamma_zero: float
+    gamma_free: float
+    gamma_high: float
+    level: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        return clean(vars(self) | {"excludes_zero": self.excludes_zero})
+
+
+def profile_floor(runs: Runs, result: FitResult, *, level: float | None = None, cluster: str | None = "run") -> Profile:
+    """Profile of the floor of a fitted law. FitError if its floor was not free."""
+    law = result.law
+    if not law.free_floor or result.theta is None:
+        raise FitError("the floor was not free in this fit", where=f"law {law.name}", remedy="fit with floor=\"free\"")
+    level = result.level if level is None else level
+    problem = build(runs, law, Objective(result.objective_kind, result.delta), cluster, None)
+    k = law.n_coefficients
+    best = float(np.exp(result.theta[k]))
+    lowest = float(runs["loss"].min())
+    scale = _scale(problem, result)
+    grid = np.unique(np.concatenate([np.linspace(0.0, min(best, lowest), POINTS // 2),
+                                     np.linspace(min(best, lowest), lowest * 0.999, POINTS // 2 + 1)]))
+    free = problem.free.copy()
+    free[k] = False
+    theta = np.tile(result.theta, (len(grid), 1))
+    low, high = problem.bounds
+    with np.errstate(divide="ignore"):
+        theta[:, k] = np.maximum(np.log(grid), low[k])
+    problem.free = free
+    # neighbours start each other: outward from the best, each value begins where the last one ended
+    order = np.argsort(np.abs(grid - best))
+    fitted, value = theta.copy(), np.full(len(grid), np.inf)
+    done: list[int] = []
+    for i in order:
+        start = theta[i].copy()
+        if done:
+            near = min(done, key=lambda j: abs(grid[j] - grid[i]))
+            start = fitted[near].copy()
+            start[k] = theta[i, k]
+        solution = problem.solve(start[None], tolerance=1e-10, iterations=100)
+        fitted[i], value[i] = solution.theta[0], solution.value[0]
+        done.append(int(i))
+    statistic = np.maximum(2 * (value - min(value.min(), result.objective)) / scale, 0.0)
+    df = max(result.n_runs - 1, 1)
+    limit = stats.t.ppf(0.5 + level / 2, df) ** 2
+    at_low, at_high = _ends(grid, statistic, limit, best)
+    p_zero = 0.5 * float(stats.f.sf(statistic[0], 1, df)) if statistic[0] > 0 else 1.0
+    gammas = [_exponent(result, fitted[int(np.argmin(np.abs(grid - at)))]) for at in (0.0, at_high)]
+    return Profile(grid, statistic, at_low, at_high, p_zero, gammas[0], _exponent(result, result.theta), gammas[1], level)
+
+
+def _scale(problem, result: FitResult) -> float:
+    """What twice the rise of the objective is divided by: var by deleted runs over var by the curvature alone."""
+    local = evaluate(problem.law, problem.x, problem.y, problem.weights, problem.objective, result.theta[None], problem.free)
+    h = 0.5 * (local.safe + local.newton)[0]
+    naive = np.diag(np.linalg.pinv(h))
+    if result.replicates is None:
+        return float(2 * result.objective / max(result.n_rows - len(naive), 1))
+    real = spread(result.replicates, result.theta, result.method) ** 2
+    k = problem.law.n_coefficients
+    if "E" in result.diagnostics.get("bounds_hit", []) or problem.law.floor_name in result.diagnostics.get("bounds_hit", []):
+        index = [i for i in range(len(naive)) if i != k]  # the floor itself is at its bound: take the others' ratio
+        return float(np.median(real[index] / np.maximum(naive[index], 1e-300)))
+    return float(real[k] / max(naive[k], 1e-300))
+
+
+def _ends(grid: np.ndarray, statistic: np.ndarray, limit: float, best: float) -> tuple[float, float]:
+    below = np.flatnonzero(statistic <= limit)
+    if not len(below):
+        return best, best
+    first, last = int(below[0]), int(below[-1])
+
+    def cross(i: int, j: int) -> float:
+        t = (limit - statistic[i]) / (statistic[j] - statistic[i])
+        return float(grid[i] + t * (grid[j] - grid[i]))
+
+    low = 0.0 if first == 0 else cross(first - 1, first)
+    high = float(grid[-1]) if last == len(grid) - 1 else cross(last, last + 1)
+    return low, high
+
+
+def _exponent(result: FitResult, theta: np.ndarray) -> float:
+    values = result.law.natural(theta, result.centre)
+    derived = result.law.derived(values, result.context)
+    name = "gamma" if "gamma" in derived else result.law.shapes[0]
+    return float({**values, **derived}[name][0])

@@ -1,0 +1,142 @@
+"""The size dial: architecture and target give a configuration, whose exact N is that of the model that is built."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from molecules import ELEMENTS
+
+from forcelaw.errors import StudyError
+from forcelaw.models import ARCHITECTURES, build
+from forcelaw.models.sizing import count_parameters, depth_for, size
+from models.configs import Variant, direct_variants, small_config
+
+TOLERANCE = 1.35  # a target is reached within this factor, or it is an error
+DENSE = 1.12  # where widths are dense: from 100,000 parameters on
+TARGETS = (3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7)
+FROM_3K = ("mpnn", "painn", "egnn")  # architectures without a floor that must reach every target
+names = pytest.mark.parametrize("name", ARCHITECTURES)
+
+
+def mpnn_parameters(d: int, depth: int, columns: int, elements: int) -> int:
+    layer = (2 * d * d + 2 * d) + columns * d + (d * d + d) + (8 * d * d + 5 * d) + 4 * d
+    return depth * layer + elements * d + 2 * d + (d * d + d) + (d + 1) + (d * d + d) + (3 * d + 3)
+
+
+def painn_parameters(d: int, depth: int, radial: int, elements: int) -> int:
+    message = (d * d + d) + (3 * d * d + 3 * d) + 3 * radial * d
+    update = 2 * d * d + (2 * d * d + d) + (3 * d * d + 3 * d)
+    heads = (d * d + d) + (d + 1) + 2 * (d * d + d) + d
+    return depth * (message + update + 4 * d) + elements * d + 2 * d + heads
+
+
+def egnn_parameters(d: int, depth: int, radial: int, m: int, elements: int) -> int:
+    every = (2 * d * d + 2 * d) + radial * d + d * d + m * d + (2 * d * d + d) + (d * d + d) + 2 * d
+    later = m * d + d * d + m * m * d
+    heads = (d * d + d) + (d + 1) + (d * d + d) + (m * d + m)
+    return depth * every + (depth - 1) * later + elements * d + 2 * d + heads
+
+
+@pytest.mark.parametrize("width,depth", [(4, 1), (16, 2), (72, 3)])
+def test_parameters_against_closed_forms(width: int, depth: int) -> None:
+    z = len(ELEMENTS)
+    options = {"width": width, "depth": depth}
+    cases = [
+        (small_config("mpnn", radial=8, angular=5, **options), mpnn_parameters(width, depth, 3 + 8 + 15, z)),
+        (small_config("mpnn", message="additive", radial=8, **options), mpnn_parameters(width, depth, 11, z)),
+        (small_config("painn", radial=20, **options), painn_parameters(width, depth, 20, z)),
+        (small_config("egnn", radial=10, channels=3, **options), egnn_parameters(width, depth, 10, 3, z)),
+    ]
+    for config, expected in cases:
+        assert count_parameters(config) == (expected, expected - z * width), config
+        model = build(config, seed=0)
+        assert sum(p.numel() for p in model.parameters()) == model.n_parameters() == expected
+
+
+@pytest.mark.parametrize("variant", direct_variants(), ids=lambda v: v.id)
+def test_counting_without_weights_is_exact(variant: Variant) -> None:
+    for options in ({}, {"width": 24, "depth": 3}):
+        config = small_config(variant.name, **variant.options | options)
+        model = build(config, seed=0)
+        assert count_parameters(config) == (model.n_parameters(), model.n_nonembedding())
+        assert model.n_parameters() == sum(v.numel() for v in dict(model.named_parameters()).values())
+
+
+@names
+def test_targets_are_reached(name: str) -> None:
+    reached = []
+    for target in TARGETS:
+        try:
+            config = size(name, target, elements=ELEMENTS)
+        except StudyError as error:
+            assert name not in FROM_3K and target < 3e5, target
+            assert f"{target:,.0f}" in str(error)
+            continue
+        n, _ = count_parameters(config)
+        tolerance = TOLERANCE if target < 1e5 else DENSE
+        assert 1.0 / tolerance < n / target < tolerance, (target, n)
+        assert config.depth == depth_for(ARCHITECTURES[name], target)
+        assert config.elements == ELEMENTS and config.architecture == name
+        reached.append(n)
+    assert reached == sorted(set(reached)) and len(reached) >= 5
+
+
+@names
+def test_no_neighbouring_width_is_nearer(name: str) -> None:
+    entry = ARCHITECTURES[name]
+    for target in (3e5, 2e6):
+        config = size(name, target, elements=ELEMENTS)
+        best = abs(math.log(count_parameters(config)[0] / target))
+        step = max(entry.step, 8) if config.width > 64 else entry.step
+        assert config.width % step == 0
+        for width in (config.width - step, config.width + step):
+            other = entry.config(architecture=name, width=width, depth=config.depth, elements=ELEMENTS)
+            assert best <= abs(math.log(count_parameters(other)[0] / target))
+
+
+@names
+def test_the_model_that_is_built_has_that_size(name: str) -> None:
+    config = size(name, 3e5, elements=(1, 6, 8), cutoff=5.0)
+    assert config.cutoff == 5.0 and config.elements == (1, 6, 8)
+    assert sum(p.numel() for p in build(config, seed=0).parameters()) == count_parameters(config)[0]
+
+
+@names
+def test_options_and_depth_are_passed_through(name: str) -> None:
+    few = size(name, 3e5, depth=2, elements=[1, 6], scale=2.5, mean_degree=11.0)
+    assert (few.depth, few.elements, few.scale, few.mean_degree) == (2, (1, 6), 2.5, 11.0)
+    many = size(name, 3e5, depth=2, elements=tuple(range(1, 90)))
+    assert many.width <= few.width  # the embedding takes its share
+
+
+def test_variants_are_sized_with_their_own_options() -> None:
+    gated, additive = (size("mpnn", 3e4, elements=ELEMENTS, message=m) for m in ("gated", "additive"))
+    assert additive.message == "additive" and gated.message == "gated"
+    for config in (gated, additive):
+        assert 1 / 1.2 < count_parameters(config)[0] / 3e4 < 1.2
+    assert count_parameters(gated)[0] != count_parameters(additive)[0]
+
+
+@names
+@pytest.mark.parametrize("target", [10.0, 1e13])
+def test_impossible_targets_are_clear_errors(name: str, target: float) -> None:
+    message = f"{name} with .* cannot have about {target:,.0f} parameters; nearest is"
+    with pytest.raises(StudyError, match=message) as caught:
+        size(name, target, elements=ELEMENTS)
+    assert "choose another size or depth" in caught.value.remedy
+
+
+def test_unknown_names_and_options_are_errors() -> None:
+    from pydantic import ValidationError
+
+    with pytest.raises(StudyError, match="unknown architecture"):
+        size("transformer", 1e5, elements=ELEMENTS)
+    with pytest.raises(ValidationError, match="heads"):
+        size("mpnn", 1e5, elements=ELEMENTS, heads=8)
+
+
+@names
+def test_depth_grows_with_the_target(name: str) -> None:
+    depths = [depth_for(ARCHITECTURES[name], target) for target in (*TARGETS, 1e12)]
+    assert depths == sorted(depths) and depths[0] >= 1

@@ -1,0 +1,195 @@
+"""Studies that are small, broken, or not yet done: the page says so and stays whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from forcelaw.errors import StoreError
+from forcelaw.report.analysis import analyse
+from forcelaw.report.cli import report
+from forcelaw.report.figures import figures
+from forcelaw.report.html import render
+from forcelaw.report.load import load
+from forcelaw.report.results import Analysis
+from forcelaw.report.tables import terminal
+from forcelaw.store import table
+
+from . import synthetic
+from .pages import Page
+
+SMALL = (2_000, 8_000, 32_000, 128_000)
+PAIR = [synthetic.LADDER[0], synthetic.LADDER[4]]
+
+
+def made(folder: Path, burn_in_steps: int | None = None) -> tuple[Analysis, Page]:
+    analysis = analyse(load(folder), burn_in_steps)
+    return analysis, Page(render(analysis, figures(analysis)))
+
+
+def test_one_architecture_only(tmp_path: Path) -> None:
+    analysis, page = made(synthetic.write_study(tmp_path, PAIR[:1], sizes=SMALL))
+    assert "A comparison needs a second architecture" in page.words
+    assert analysis.architectures[0].surface.ok and not analysis.comparisons
+
+
+def test_one_size_only_is_refused_in_words(tmp_path: Path) -> None:
+    analysis, page = made(synthetic.write_study(tmp_path, PAIR, sizes=(8_000,)))
+    for arch in analysis.architectures:
+        assert not arch.surface.ok and not arch.frontier_c.optimum.ok and arch.verdict != "holds"
+        assert f"{arch.label} cannot carry a fit" in page.words
+    assert "cannot carry a fit" in terminal(analysis) or "trend" in terminal(analysis)
+
+
+def test_no_run_has_finished(tmp_path: Path) -> None:
+    _, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL, finish=False, sweep=False, diverge=False))
+    assert "No run has finished yet" in page.words and "8 run" not in page.words.split("finished runs")[0][:0]
+    assert "16 run(s) are under way or waiting" in page.words
+    assert page.figures[0][0]["data"]  # what there is of the curves is drawn
+
+
+def test_a_study_that_was_only_planned(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "study.json").write_text(json.dumps(synthetic.study_json(PAIR)))
+    analysis, page = made(tmp_path)
+    assert "No run has finished yet" in page.words and "MPNN" in page.words
+    assert analysis.counts == {}
+
+
+def test_missing_hours(tmp_path: Path) -> None:
+    analysis, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL, hours=False))
+    assert analysis.architectures[0].frontier_c.points and not analysis.architectures[0].frontier_h.points
+    assert "the table has no device-hours" in page.figures[0][1]["layout"]["annotations"][0]["text"]
+
+
+def test_hours_missing_in_one_run_do_not_cost_the_flops(tmp_path: Path) -> None:
+    folder = synthetic.write_study(tmp_path, PAIR, sizes=SMALL)
+    frame = table(folder / "runs")
+    first = frame["run"][0]
+    frame = frame.with_columns(h=pl.when(pl.col("run") == first).then(None).otherwise(pl.col("h")))
+    frame.write_csv(tmp_path / "holes.csv")
+    analysis = analyse(load(tmp_path / "holes.csv"))
+    for arch in analysis.architectures:
+        assert arch.frontier_c.points and arch.frontier_h.points
+    assert sum(arch.runs for arch in analysis.architectures) == 16
+
+
+def test_every_run_diverged(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for seed in range(3):
+        spec = synthetic.spec_of(PAIR[0], 8000, seed)
+        synthetic.write_run(runs, spec, [], synthetic.diverged(3, 0.1))
+    analysis, page = made(tmp_path)
+    assert len(analysis.problems) == 3 and "No run has finished yet" in page.words
+    assert "no evaluation was reached" not in page.words and "NaN at step 3" in page.words
+
+
+def test_without_failed_runs_the_page_says_none(tmp_path: Path) -> None:
+    _, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL, sweep=False, diverge=False))
+    assert "None: no run failed or diverged." in page.words
+
+
+def test_without_a_sweep(tmp_path: Path) -> None:
+    _, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL, sweep=False))
+    assert any(
+        "this study has no learning-rate sweep" in json.dumps(panel["layout"]) for f in page.figures for panel in f
+    )
+
+
+def test_burn_in_that_leaves_nothing(tmp_path: Path) -> None:
+    analysis, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL), burn_in_steps=10**6)
+    assert "no evaluation is left after the burn-in of 1000000 steps" in page.words
+    assert all(arch.verdict == "none" for arch in analysis.architectures)
+
+
+def test_no_study_json(tmp_path: Path) -> None:
+    analysis, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL, study=False))
+    assert {arch.label for arch in analysis.architectures} == {"MPNN", "eSEN"}
+    assert "made from the table alone" in page.words and analysis.name == "synthetic ladder"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_committed_table_gives_the_same_numbers_as_the_runs(tmp_path: Path, suffix: str) -> None:
+    folder = synthetic.write_study(tmp_path / "full", PAIR, sizes=SMALL)
+    synthetic.write_table(tmp_path / "committed", folder, suffix)
+    one, other = analyse(load(folder)), analyse(load(tmp_path / "committed"))
+    for left, right in zip(one.architectures, other.architectures, strict=True):
+        assert left.surface.estimates.keys() == right.surface.estimates.keys()
+        for name, value in left.surface.estimates.items():
+            assert right.surface.estimates[name].value == pytest.approx(value.value, rel=1e-9)
+        assert right.frontier_c.fitted.estimates == pytest.approx(left.frontier_c.fitted.estimates)
+    assert len(one.problems) == len(other.problems)
+
+
+def test_tables_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no such study"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="no runs here"):
+        load(tmp_path)
+    (tmp_path / "runs.csv").write_text("run,architecture,n,d\na,b,1,2\n")
+    with pytest.raises(StoreError, match=r"lacks the column\(s\) loss"):
+        load(tmp_path)
+    (tmp_path / "runs.csv").write_text("run,architecture,n,d,loss\na,b,1,2,three\n")
+    with pytest.raises(StoreError, match="column 'loss'"):
+        load(tmp_path)
+    (tmp_path / "runs.json").write_text("{}")
+    with pytest.raises(StoreError, match="unknown kind of table"):
+        load(tmp_path / "runs.json")
+
+
+def test_a_bare_table_with_five_columns(tmp_path: Path) -> None:
+    lines = ["run,architecture,n,d,loss"]
+    for n in (1e3, 4e3, 16e3, 64e3):
+        lines += [f"r{n:g},toy,{n:g},{d:g},{PAIR[0].loss(n, d):.9g}" for d in (1e5, 2e5, 4e5, 8e5, 16e5)]
+    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
+    analysis, page = made(tmp_path)
+    arch = analysis.architectures[0]
+    assert arch.surface.estimates["alpha"].value == pytest.approx(0.28, abs=1e-3)
+    assert arch.surface.estimates["beta"].value == pytest.approx(0.31, abs=1e-3)
+    assert "the table has no FLOPs" in page.words
+
+
+def test_nan_and_infinite_losses_are_left_out_and_the_rest_is_fitted(tmp_path: Path) -> None:
+    folder = synthetic.write_study(tmp_path / "full", PAIR[:1], sizes=SMALL, sweep=False, diverge=False)
+    frame = table(folder / "runs")
+    broken = frame.with_row_index("i").with_columns(
+        loss=pl.when(pl.col("i") == 15).then(float("nan")).when(pl.col("i") == 40).then(float("inf")).otherwise("loss")
+    )
+    broken.drop("i").write_parquet(tmp_path / "runs.parquet")
+    arch = analyse(load(tmp_path / "runs.parquet")).architectures[0]
+    assert arch.surface.ok and len(arch.frame) == len(frame) - 2
+
+
+def test_report_of_an_empty_study_writes_everything(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text(json.dumps(synthetic.study_json(PAIR)))
+    written = report(tmp_path)
+    assert written["page"] == tmp_path / "report" / "report.html"
+    assert len(list(written["figures"].glob("*.png"))) == len(list(written["figures"].glob("*.pdf"))) == 9
+    assert "cannot carry a fit" in written["table"]
+
+
+def test_runs_on_smaller_training_sets_are_kept_out_of_the_fits_and_shown_apart(tmp_path: Path) -> None:
+    truth = PAIR[0]
+    folder = synthetic.write_study(tmp_path, [truth], sizes=SMALL, seeds=1, sweep=False, diverge=False)
+    alone = analyse(load(folder)).architectures[0]
+    rng = synthetic.np.random.default_rng(5)
+    for n in SMALL:  # 8 epochs over an eighth of the data, 10% worse at equal D
+        spec = synthetic.spec_of(truth, n, 0, epochs=8.0)
+        synthetic.write_run(
+            folder / "runs",
+            spec,
+            synthetic.metrics_of(truth, spec, rng, factor=1.1, noise=0.001),
+            synthetic.finished(truth, spec),
+        )
+    analysis, page = made(folder)
+    arch = analysis.architectures[0]
+    assert arch.repeated["run"].n_unique() == arch.runs == 4
+    assert arch.surface.estimates == alone.surface.estimates
+    figure = next(f for f in figures(analysis) if f.name == "repeats")
+    assert len(figure.panels[0].series[0].y) == 4
+    for x, ratio in zip(figure.panels[0].series[0].x, figure.panels[0].series[0].y, strict=True):
+        assert x == pytest.approx(8, rel=1e-3) and ratio == pytest.approx(1.1, abs=0.04)
+    assert "What repeats cost" in page.words and "4 run(s) repeated a smaller training set" in page.words

@@ -1,0 +1,110 @@
+"""Small parts: numbers in words, colours, the paper's numbers, interpolation, the words of the summary."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+import pytest
+
+from forcelaw.report.analysis import best_rate, regime
+from forcelaw.report.draw_matplotlib import log_ticks
+from forcelaw.report.marks import loss_at_data
+from forcelaw.report.paper import published
+from forcelaw.report.results import Estimate, Fitted, FrontierResult
+from forcelaw.report.spec import pretty
+from forcelaw.report.style import DARK, looks
+from forcelaw.report.words import loss_at, names
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (0, "0"), (0.5, "0.5"), (12.34, "12.3"), (999, "999"), (1000, "1k"), (12_345, "12.3k"), (2.5e6, "2.5M"),
+    (999_999, "1M"), (1.2e12, "1.2e12"), (3e-7, "3e-7"), (None, "-"), (math.nan, "-"), (-0.25, "-0.25"), (1e13, "1e13"),
+])  # fmt: skip
+def test_numbers_for_people(value: float | None, text: str) -> None:
+    assert pretty(value) == text
+
+
+def test_colours_are_distinct_and_stay_with_their_family() -> None:
+    ladder = [("MPNN", "mpnn"), ("PaiNN", "painn"), ("eSEN L2", "esen"), ("eSEN L4", "esen"), ("MC-EGNN", "egnn")]
+    all_looks = looks(ladder)
+    assert len({look.colour for look in all_looks.values()}) == len({look.symbol for look in all_looks.values()}) == 5
+    alone = looks([("anything", "egnn")])
+    assert alone["anything"].colour == all_looks["MC-EGNN"].colour
+    many = looks([(f"a{i}", "new") for i in range(15)])
+    assert len({look.colour for look in many.values()}) >= len(DARK)
+
+
+def _contrast(colour: str, ground: str) -> float:
+    """WCAG 2 contrast ratio."""
+
+    def luminance(text: str) -> float:
+        parts = [int(text[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    high, low = sorted((luminance(colour), luminance(ground)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_stand_out_on_both_pages() -> None:
+    for light, dark in DARK.items():
+        assert _contrast(light, "#ffffff") >= 3 and _contrast(dark, "#14171c") >= 3  # WCAG 1.4.11, graphical objects
+
+
+@pytest.mark.parametrize(("names_", "gamma"), [
+    (("mpnn", "MPNN"), 0.14), (("egnn", "MC-EGNN"), 0.17), (("gemnet_oc", "GemNet-OC"), 0.25),
+    (("esen", "eSEN L4"), 0.40),
+    (("painn", "PaiNN"), None), (("mpnn", "MPNN edge MLP"), None), (("esen", "eSEN untied"), None), (("x", "y"), None),
+])  # fmt: skip
+def test_the_paper_is_quoted_for_its_own_architectures_only(names_: tuple[str, str], gamma: float | None) -> None:
+    found = published(*names_)
+    assert (found.gamma_c if found else None) == gamma
+
+
+def test_loss_between_two_evaluations_is_exact_for_a_power_law() -> None:
+    ds = [1e4, 3e4, 1e5, 7e5]
+    rows = pl.DataFrame({"d": ds, "loss": [2 * d**-0.3 for d in ds]})
+    for d in (1e4, 2e4, 9.9e4, 5e5, 7e5):
+        assert loss_at_data(rows, d) == pytest.approx(2 * d**-0.3, rel=1e-9)
+    assert loss_at_data(rows, 8e5) is None and loss_at_data(rows, 9e3) is None
+
+
+def test_loss_at_compute_is_not_extrapolated() -> None:
+    result = FrontierResult(Fitted(True), envelope=[(x, x**-0.2) for x in (1e9, 1e10, 1e12)])
+    assert loss_at(result, 3e11) == pytest.approx(3e11**-0.2, rel=1e-9)
+    assert loss_at(result, 9e8) is None and loss_at(result, 1.1e12) is None
+
+
+def test_regime_names_what_limits() -> None:
+    frame = pl.DataFrame({"d": [1e6, 1e6], "n": [1_000, 1_000_000], "u": [1e6, 1e6]})
+
+    def fitted(a: float, b: float) -> Fitted:
+        values = {"alpha": 0.5, "beta": 0.5, "A": a, "B": b}
+        return Fitted(True, estimates={name: Estimate(value) for name, value in values.items()})
+
+    # at D = 1e6 the data term is B/1000, the size term A/31.6 for the small and A/1000 for the large model
+    assert "size limits the whole ladder" in regime(frame, fitted(10, 1))
+    assert "the small ones are limited by size, the large ones by steps or data" in regime(frame, fitted(1, 10))
+    assert "steps or data limit the whole ladder" in regime(frame, fitted(1, 100))
+    assert regime(frame, Fitted(False, "no")) == ""
+
+
+def test_the_chosen_rate_is_the_best_mean_without_divergence() -> None:
+    def point(lr: float, loss: float | None, status: str = "finished") -> dict:
+        return {"lr": lr, "loss": loss, "status": status}
+
+    points = [point(1e-3, 0.9), point(1e-3, 0.5), point(2e-3, 0.65), point(2e-3, 0.65), point(4e-3, 0.1),
+              point(4e-3, None, "diverged")]  # fmt: skip
+    assert best_rate(points) == 2e-3
+    assert best_rate([point(1e-3, None, "diverged")]) is None and best_rate([]) is None
+
+
+def test_ticks_lie_inside_and_read_well() -> None:
+    values, labels = log_ticks(2e9, 3e14)
+    assert labels == ["10¹⁰", "10¹¹", "10¹²", "10¹³", "10¹⁴"] and values == [1e10, 1e11, 1e12, 1e13, 1e14]
+    assert log_ticks(0.15, 1.3)[1] == ["0.2", "0.5", "1"]
+
+
+def test_lists_in_words() -> None:
+    assert names([]) == "" and names(["A"]) == "A" and names(["A", "B", "C"]) == "A, B and C"

@@ -1,8 +1,9 @@
 """muP coordinate check of every architecture, with all slopes: python benchmarks/mup_check.py [--seeds 3] [NAME ...]
 
 For each layer: RMS of its output before training and of its change by ten Adam steps, at four widths, and the slope of
-log RMS against log width. Changes must be flat within +-0.15, and so must starts (tensors beside the main stream may
-vanish like 1/sqrt(width)). The same in standard parametrisation, which must not be flat, closes each table.
+log RMS against log width. Nothing may grow by more than +0.15 and the main stream may not shrink by more; forces, and
+vectors read out of scalars, may shrink like 1/sqrt(width), which is their random start. The column "standard" is the
+same in standard parametrisation, which must grow.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def check(variant: Variant, seeds: int, steps: int) -> bool:
     worst = max(abs(c.slope) for c in found if c.kind == "change")
     steepest = max(c.slope for c in standard if c.kind == "change")
     verdict = "FAILS" if bad else "passes"
-    print(f"  {verdict}: steepest change {worst:.3f} in muP, {steepest:.3f} in standard parametrisation")
+    print(f"  {verdict}: steepest slope of a change {worst:.3f} in muP, {steepest:.3f} in standard parametrisation")
     for line in bad:
         print(f"    {line}")
     return not bad

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 ATOMS, CHUNK = 22, 5000
-_RUN = """
+RUN = """
 import argparse, sys
 from forcelaw.data.cli import add_subcommands
 parser = argparse.ArgumentParser()
@@ -145,7 +145,7 @@ def main() -> None:
                 source, pack = Path(name) / f"{layout}.{suffix}", Path(name) / "pack"
                 write(source, n)
                 words = ["prepare", str(source), "--out", str(pack), "--overwrite", *options]
-                command = [sys.executable, "-c", _RUN, *words]
+                command = [sys.executable, "-c", RUN, *words]
                 seconds, processor, memory = timed(command)
                 row = f"{layout:<8}{n:>12,}{source.stat().st_size / 1e6:>11.0f}{seconds:>9.1f}{processor:>8.1f}"
                 print(f"{row}{n / seconds:>14,.0f}{memory:>9.0f}", flush=True)

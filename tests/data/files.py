@@ -10,7 +10,7 @@ SPRING = 30.0  # eV/Angstrom^2 between all pairs, rest lengths from a reference 
 
 
 def molecules(structures: int = 40, seed: int = 0, step: float = 0.02) -> list[dict]:
-    """CH4, H2O, NH3, C2H6O in turn, displaced: numbers, positions, energy, forces of a pair-spring model (exact forces)."""
+    """CH4, H2O, NH3, C2H6O in turn, displaced; energies and forces (exact) of springs between all pairs."""
     from ase.build import molecule
 
     rng = np.random.default_rng(seed)
@@ -44,7 +44,7 @@ SYMBOL = {1: "H", 6: "C", 7: "N", 8: "O"}
 def extxyz(
     path: Path, frames: list[dict], energy: str | None = "energy", forces: str | None = "forces", header: str = ""
 ) -> Path:
-    """Write frames by hand. "header" of a frame is more text for its comment line, "without" names labels to leave out."""
+    """Write frames by hand. "header" of a frame adds to its comment line, "without" names labels to leave out."""
     lines = []
     for frame in frames:
         without = frame.get("without", "")

@@ -122,7 +122,9 @@ def test_wrong_units_and_signs_of_real_files(name, options, problem, capsys):
 
 
 @pytest.mark.parametrize(("name", "options"), [
-    *CLOSE[:3], (XTB, {}), ("asedb_samples/oxides.db", {}), ("asedb_samples/test_database.db", {}), (ETHANOL, KCAL), ("botnet_3bpa/train_300K.xyz", {})])  # fmt: skip
+    *CLOSE[:3], (XTB, {}), ("asedb_samples/oxides.db", {}), ("asedb_samples/test_database.db", {}), (ETHANOL, KCAL),
+    ("botnet_3bpa/train_300K.xyz", {}),
+])  # fmt: skip
 def test_right_units_pass(name, options, capsys):
     assert check([shared(name)], SourceOptions(**options), limit=3000) == 0
     assert "These structures can be trained on." in capsys.readouterr().out

@@ -41,9 +41,10 @@ def test_rmd17(small_blocks):
     assert (source.units.energy, source.units.force) == ("kcal/mol", "kcal/mol/Angstrom")
 
 
-@pytest.mark.parametrize("name", [
-    "aspirin", "azobenzene", "benzene", "ethanol", "malonaldehyde", "naphthalene", "paracetamol", "salicylic", "toluene",
-    "uracil"])  # fmt: skip
+RMD17 = "aspirin azobenzene benzene ethanol malonaldehyde naphthalene paracetamol salicylic toluene uracil"
+
+
+@pytest.mark.parametrize("name", RMD17.split())
 def test_rmd17_energies_are_sensible_in_ev(name):
     energies = np.concatenate([b.energies for b in open_source(shared(f"rmd17_unique/rmd17_{name}.npz")).blocks()])
     block = next(iter(open_source(shared(f"rmd17_unique/rmd17_{name}.npz")).blocks()))

@@ -128,17 +128,20 @@ def coordinate_check(name: str, *, seeds: int, steps: int = 10, standard: bool =
     return out
 
 
-def is_stream(layer: str) -> bool:
-    """Scalars h and single-tensor states; "[k]" are further tensors of a block's output, such as vectors."""
-    return not layer.endswith("]")
+def may_vanish(layer: str) -> bool:
+    """Forces, and the further tensors "[k]" of a block beside its main stream, such as vectors read out of scalars."""
+    return layer == "forces" or layer.endswith("]")
 
 
 def failures(coordinates: list[Coordinate], limit: float) -> list[str]:
-    """Slopes out of bounds. Changes must be flat. Starts must be flat too, but those of secondary tensors may vanish
-    with width like 1/sqrt(width), as outputs may."""
+    """Slopes of starts and changes that are out of bounds, a line each.
+
+    Nothing may grow with width and the main stream may not shrink. Outputs, and what is made of readouts, may shrink like
+    1/sqrt(width): that is their random start, which training outgrows.
+    """
     bad = []
     for c in coordinates:
-        low = -limit if c.kind == "change" or is_stream(c.layer) else -0.5 - limit
+        low = -limit - (0.5 if may_vanish(c.layer) else 0.0)
         if c.kind in ("start", "change") and not low <= c.slope <= limit:
             bad.append(f"{c.layer} {c.kind}: slope {c.slope:+.2f}, RMS {', '.join(f'{x:.3g}' for x in c.rms)}")
     return bad

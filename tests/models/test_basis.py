@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from forcelaw.models.basis import GaussianBasis, envelope, safe_norm
+from forcelaw.models.basis import ExponentialBasis, GaussianBasis, envelope, safe_norm
 
 
 def general_envelope(x: float, p: int) -> float:
@@ -58,9 +58,23 @@ def test_gaussian_basis_is_its_formula(count: int, cutoff: float, spread: float)
     assert found.shape == (5, count)
 
 
-def test_gaussian_basis_has_no_parameters_and_no_state() -> None:
-    basis = GaussianBasis(8, 6.0)
+@pytest.mark.parametrize("count,cutoff", [(2, 3.0), (16, 6.0)])
+def test_exponential_basis_is_its_formula(count: int, cutoff: float) -> None:
+    """PhysNet (arXiv 1902.08408), eq. 7: exp(-beta (exp(-r') - mu_k)^2), mu_k from exp(-5) to 1, here r' = 5 r / cutoff."""
+    r, low = [0.0, 0.7, 2.9, cutoff, 7.5], math.exp(-5.0)
+    beta = (2.0 / count * (1.0 - low)) ** -2
+    centres = [low + (1.0 - low) * k / (count - 1) for k in range(count)]
+    expected = [[math.exp(-beta * (math.exp(-5.0 * x / cutoff) - mu) ** 2) for mu in centres] for x in r]
+    found = ExponentialBasis(count, cutoff).double()(torch.tensor(r, dtype=torch.float64))
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)  # centres are stored in float32
+
+
+@pytest.mark.parametrize("basis", [GaussianBasis(8, 6.0), ExponentialBasis(8, 6.0)], ids=["Gaussian", "exponential"])
+def test_bases_have_no_parameters_and_no_state(basis: torch.nn.Module) -> None:
     assert not list(basis.parameters()) and not basis.state_dict()
+    r = torch.linspace(0.0, 2e3, 99, requires_grad=True)
+    basis(r).sum().backward()
+    assert bool(r.grad.isfinite().all())
 
 
 def test_safe_norm_is_the_length_and_is_differentiable_at_zero() -> None:

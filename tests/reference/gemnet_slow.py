@@ -53,6 +53,16 @@ def quad_function(p, l, j, theta_c, theta_d, dihedral):
     return legendre(p, j, theta_c) * legendre(l, j, theta_d) * math.cos(j * dihedral) * (1.0 if j == 0 else math.sqrt(0.5))
 
 
+def cut(x):
+    """The envelope."""
+    return 1 - 21 * x**5 + 35 * x**6 - 15 * x**7 if x < 1 else 0.0
+
+
+def share(cutoff):
+    """Mean squared envelope."""
+    return np.mean([cut(d / cutoff) ** 2 for d in np.linspace(NEAREST, cutoff, 2001)])
+
+
 class Slow:
     """Energies per atom and direct forces of a model's weights on one molecule."""
 
@@ -60,18 +70,17 @@ class Slow:
         self.c = model.config
         self.w = {k: v.detach().double().numpy() for k, v in model.named_parameters()}
         self.out_scale = 1.0 / self.c.m
+        self.scale = self.constants()
 
     def radial(self, r, cutoff):
-        c = self.c
-        centres = np.linspace(0, cutoff, c.radial)
-        grid = np.linspace(NEAREST, cutoff, 2001)
+        """(radial,) Gaussians times envelope, scaled so that the Gaussians alone have mean square 1."""
+        centres = np.linspace(0, cutoff, self.c.radial)
 
-        def raw(d):
-            x = d / cutoff
-            return math.exp(0) * np.exp(-0.5 * ((d - centres) / (centres[1] - centres[0])) ** 2) * (
-                1 - 21 * x**5 + 35 * x**6 - 15 * x**7 if x < 1 else 0.0)
+        def gaussians(d):
+            return np.exp(-0.5 * ((d - centres) / (centres[1] - centres[0])) ** 2)
 
-        return raw(r) / math.sqrt(np.mean([raw(d) ** 2 for d in grid]))
+        norm = math.sqrt(np.mean([gaussians(d) ** 2 for d in np.linspace(NEAREST, cutoff, 2001)]))
+        return gaussians(r) * cut(r / cutoff) / norm
 
     def dense(self, name, x):
         return silu(self.w[f"{name}.linear.weight"] @ x)
@@ -120,8 +129,7 @@ class Slow:
             for e in self.edges:
                 if e[1] == i:
                     total = total + m[e] * (self.w[f"{name}.rbf.weight"] @ self.rbf[e][which])
-            k = self.c.mean_degree
-            out[i] = self.residuals(f"{name}.layers", self.dense(f"{name}.dense", total * self.scale_update(k)))
+            out[i] = self.residuals(f"{name}.layers", self.dense(f"{name}.dense", total * self.scale["update"]))
         return out
 
     def output(self, k, h, m):
@@ -133,14 +141,12 @@ class Slow:
         return site, pair
 
     def block(self, name, h, m):
-        c = self.c
         x, y = self.interaction(f"{name}.interaction", h, m)
         h = {i: self.residuals(f"{name}.atoms", (h[i] + y[i]) / math.sqrt(3)) for i in h}
         m = {e: self.residuals(f"{name}.after", (m[e] + self.residuals(f"{name}.before", x[e] / 2)) / math.sqrt(2)) for e in m}
         u = self.update(f"{name}.update", m, 4)
         h = {i: (h[i] + u[i]) / math.sqrt(2) for i in h}
         joined = self.join(f"{name}.join", h, m)
-        del c
         return h, {e: (m[e] + self.residuals(f"{name}.joined", joined[e])) / math.sqrt(2) for e in m}
 
     def interaction(self, name, h, m):
@@ -162,10 +168,10 @@ class Slow:
             for ba, ca in self.trip:
                 total[ca] += np.outer(self.circular(ca, ba, ca, which), x[ba])
             for e in edges:
-                up[e] += self.dense(f"{name}.up_{kind}", w[f"{name}.bilinear_{kind}.weight"] @ total[e].ravel() * self.scale_trip())
+                up[e] += self.dense(f"{name}.up_{kind}", w[f"{name}.bilinear_{kind}.weight"] @ total[e].ravel() * self.scale["trip"])
         total = self.all_quadruplets(name, quad)
         for e in edges:
-            up[e] += self.dense(f"{name}.up_quad", w[f"{name}.bilinear_quad.weight"] @ total[e].ravel() * self.scale_quad())
+            up[e] += self.dense(f"{name}.up_quad", w[f"{name}.bilinear_quad.weight"] @ total[e].ravel() * self.scale["quad"])
         x = {e: four[e][0] + (up[e][: c.edge] + up[e[::-1]][c.edge :]) / math.sqrt(2) for e in edges}
         to_atom = {i: np.zeros((c.cbf, c.trip)) for i in h}
         for ca, ba in self.trip:  # the message comes along ca, the radial weight from ba
@@ -173,9 +179,8 @@ class Slow:
         pairs = {i: np.zeros((c.rbf, c.trip)) for i in h}
         for e in edges:
             pairs[e[1]] += np.outer(self.rbf[e][6], a2a[e[0]])
-        scale_e2a, scale_a2a = self.scales_atoms()
-        y = {i: self.dense(f"{name}.up_e2a", w[f"{name}.bilinear_e2a.weight"] @ to_atom[i].ravel() * scale_e2a)
-             + self.dense(f"{name}.up_a2a", w[f"{name}.bilinear_a2a.weight"] @ pairs[i].ravel() * scale_a2a) for i in h}
+        y = {i: self.dense(f"{name}.up_e2a", w[f"{name}.bilinear_e2a.weight"] @ to_atom[i].ravel() * self.scale["e2a"])
+             + self.dense(f"{name}.up_a2a", w[f"{name}.bilinear_a2a.weight"] @ pairs[i].ravel() * self.scale["a2a"]) for i in h}
         return x, y
 
     def circular(self, first, second, radial, which):
@@ -186,9 +191,10 @@ class Slow:
     def all_quadruplets(self, name, x):
         c, w = self.c, self.w
         out = {e: np.zeros((c.sbf, c.quad)) for e in self.edges}
+        near = {e: (w["bases.cbf_quad.weight"] @ self.radial(self.length[e], c.quad_cutoff)).reshape(c.spherical, c.cbf)
+                for e in {ba for _, ba, _ in self.quads}}
         for db, ba, ca in self.quads:
-            near = (w["bases.cbf_quad.weight"] @ self.radial(self.length[ba], c.quad_cutoff)).reshape(c.spherical, c.cbf)
-            middle = near @ w[f"{name}.cbf_quad.weight"].T  # (S, quad)
+            middle = near[ba] @ w[f"{name}.cbf_quad.weight"].T  # (S, quad)
             theta_c, theta_d = angle(self.vec[ca], self.vec[ba]), angle(self.vec[db], self.vec[ba])
             normal_c, normal_d = np.cross(self.vec[ca], self.vec[ba]), np.cross(self.vec[db], self.vec[ba])
             dihedral = angle(normal_c, normal_d)
@@ -199,21 +205,11 @@ class Slow:
                         out[ca] += np.outer(weight, x[db] * middle[l]) * quad_function(p, l, j, theta_c, theta_d, dihedral)
         return out
 
-    # the constants of the model, written out again
-    def together(self):
-        k = self.c.mean_degree
-        return k * (1 + 0.2 * k)
-
-    def scale_update(self, k):
-        return 1 / math.sqrt(k * (1 + 0.2 * k))
-
-    def scale_trip(self):
-        k = self.c.mean_degree
-        return 1 / math.sqrt(self.c.spherical * k + 0.2 * k * k)
-
-    def scale_quad(self):
-        return 1 / math.sqrt(sum((self.c.spherical - j) ** 2 for j in range(self.c.spherical)) * self.c.mean_degree * self.c.quad_degree)
-
-    def scales_atoms(self):
-        t = self.together()
-        return 1 / math.sqrt(t * (self.c.spherical - 1 + t)), 1 / math.sqrt(t)
+    def constants(self):
+        """Scale factors of the model, written out again: trip, e2a, a2a, quad, update."""
+        c = self.c
+        k, q, s = c.mean_degree * share(c.cutoff), c.quad_degree * share(c.quad_cutoff), c.spherical
+        together = k * (1 + 0.2 * k)
+        products = sum((s - j) ** 2 for j in range(s))
+        return {"trip": (s * k + 0.2 * k * k) ** -0.5, "e2a": s**-0.5 / together, "a2a": together**-0.5,
+                "quad": (products * k * q) ** -0.5, "update": together**-0.5}

@@ -1,7 +1,7 @@
 """Slow obvious readers, one structure at a time, as oracles for forcelaw.data.readers.
 
-They share no code with it: extxyz goes through ase.io.read, npz through np.load, HDF5 through plain h5py loops, databases
-through ase.db rows; conversion factors are written out here.
+They share no code with it: extxyz goes through ase.io.read, npz through np.load, HDF5 through plain h5py loops,
+databases through ase.db rows; conversion factors are written out here.
 """
 
 from __future__ import annotations

@@ -8,21 +8,23 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import lpmv
+from numpy.polynomial.legendre import Legendre
 
 
 def harmonics(unit: np.ndarray, lmax: int) -> np.ndarray:
-    """(p, 3) unit vectors -> (p, (lmax + 1)^2): P_l^m(y) cos(m phi) and P_l^m(y) sin(m phi), phi from z towards x."""
-    x, y, z = np.clip(unit, -1.0, 1.0).T
-    phi = np.arctan2(x, z)
+    """(p, 3) unit vectors -> (p, (lmax + 1)^2): d^m P_l(y)/dy^m times the real (m >= 0) or imaginary (z + ix)^m.
+
+    With sin(theta)^m inside the power nothing is lost near the poles, unlike sqrt(1 - y^2) and the azimuth.
+    """
+    x, y, z = unit.T
     columns = []
     for l in range(lmax + 1):
         for m in range(-l, l + 1):
             k = abs(m)
             norm = math.sqrt((2 * l + 1) / (4 * math.pi) * math.factorial(l - k) / math.factorial(l + k))
-            legendre = (-1) ** k * lpmv(k, l, y)  # lpmv has the Condon-Shortley sign: take it out
-            angular = 1.0 if m == 0 else math.sqrt(2.0) * (np.cos(k * phi) if m > 0 else np.sin(k * phi))
-            columns.append(norm * legendre * angular)
+            power = (z + 1j * x) ** k
+            angular = 1.0 if m == 0 else math.sqrt(2.0) * (power.real if m > 0 else power.imag)
+            columns.append(norm * Legendre.basis(l).deriv(k)(y) * angular)
     return np.stack(columns, axis=1)
 
 

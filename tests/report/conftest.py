@@ -12,7 +12,7 @@ from . import synthetic
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.write_study(tmp_path_factory.mktemp("study") / "ladder")
+    return synthetic.write_study(tmp_path_factory.mktemp("study") / "ladder", synthetic.TRIO)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -21,8 +22,13 @@ from forcelaw.store import table
 from . import synthetic
 from .pages import Page
 
-SMALL = (2_000, 8_000, 32_000, 128_000)
+SMALL = (2_000, 8_000, 32_000)
 PAIR = [synthetic.LADDER[0], synthetic.LADDER[4]]
+
+
+def small(folder: Path, truths: list[synthetic.Truth] = PAIR, **options: Any) -> Path:
+    """A study with what the laws need at the least: three sizes, one seed."""
+    return synthetic.write_study(folder, truths, **{"sizes": SMALL, "seeds": 1, "points": 14, **options})
 
 
 def made(folder: Path, burn_in_steps: int | None = None) -> tuple[Analysis, Page]:
@@ -31,13 +37,13 @@ def made(folder: Path, burn_in_steps: int | None = None) -> tuple[Analysis, Page
 
 
 def test_one_architecture_only(tmp_path: Path) -> None:
-    analysis, page = made(synthetic.write_study(tmp_path, PAIR[:1], sizes=SMALL))
+    analysis, page = made(small(tmp_path, PAIR[:1]))
     assert "A comparison needs a second architecture" in page.words
     assert analysis.architectures[0].surface.ok and not analysis.comparisons
 
 
 def test_one_size_only_is_refused_in_words(tmp_path: Path) -> None:
-    analysis, page = made(synthetic.write_study(tmp_path, PAIR, sizes=(8_000,)))
+    analysis, page = made(small(tmp_path, sizes=(8_000,), seeds=3))
     for arch in analysis.architectures:
         assert not arch.surface.ok and not arch.frontier_c.optimum.ok and arch.verdict != "holds"
         assert f"{arch.label} cannot carry a fit" in page.words
@@ -45,9 +51,9 @@ def test_one_size_only_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_no_run_has_finished(tmp_path: Path) -> None:
-    _, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL, finish=False, sweep=False, diverge=False))
-    assert "No run has finished yet" in page.words and "8 run" not in page.words.split("finished runs")[0][:0]
-    assert "16 run(s) are under way or waiting" in page.words
+    _, page = made(small(tmp_path, finish=False, sweep=False, diverge=False))
+    assert "No run has finished yet" in page.words
+    assert "6 run(s) are under way or waiting" in page.words
     assert page.figures[0][0]["data"]  # what there is of the curves is drawn
 
 
@@ -60,13 +66,13 @@ def test_a_study_that_was_only_planned(tmp_path: Path) -> None:
 
 
 def test_missing_hours(tmp_path: Path) -> None:
-    analysis, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL, hours=False))
+    analysis, page = made(small(tmp_path, hours=False))
     assert analysis.architectures[0].frontier_c.points and not analysis.architectures[0].frontier_h.points
     assert "the table has no device-hours" in page.figures[0][1]["layout"]["annotations"][0]["text"]
 
 
 def test_hours_missing_in_one_run_do_not_cost_the_flops(tmp_path: Path) -> None:
-    folder = synthetic.write_study(tmp_path, PAIR, sizes=SMALL)
+    folder = small(tmp_path)
     frame = table(folder / "runs")
     first = frame["run"][0]
     frame = frame.with_columns(h=pl.when(pl.col("run") == first).then(None).otherwise(pl.col("h")))
@@ -74,7 +80,7 @@ def test_hours_missing_in_one_run_do_not_cost_the_flops(tmp_path: Path) -> None:
     analysis = analyse(load(tmp_path / "holes.csv"))
     for arch in analysis.architectures:
         assert arch.frontier_c.points and arch.frontier_h.points
-    assert sum(arch.runs for arch in analysis.architectures) == 16
+    assert sum(arch.runs for arch in analysis.architectures) == 6
 
 
 def test_every_run_diverged(tmp_path: Path) -> None:
@@ -88,32 +94,32 @@ def test_every_run_diverged(tmp_path: Path) -> None:
 
 
 def test_without_failed_runs_the_page_says_none(tmp_path: Path) -> None:
-    _, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL, sweep=False, diverge=False))
+    _, page = made(small(tmp_path, sweep=False, diverge=False))
     assert "None: no run failed or diverged." in page.words
 
 
 def test_without_a_sweep(tmp_path: Path) -> None:
-    _, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL, sweep=False))
+    _, page = made(small(tmp_path, sweep=False))
     assert any(
         "this study has no learning-rate sweep" in json.dumps(panel["layout"]) for f in page.figures for panel in f
     )
 
 
 def test_burn_in_that_leaves_nothing(tmp_path: Path) -> None:
-    analysis, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL), burn_in_steps=10**6)
+    analysis, page = made(small(tmp_path), burn_in_steps=10**6)
     assert "no evaluation is left after the burn-in of 1000000 steps" in page.words
     assert all(arch.verdict == "none" for arch in analysis.architectures)
 
 
 def test_no_study_json(tmp_path: Path) -> None:
-    analysis, page = made(synthetic.write_study(tmp_path, PAIR, sizes=SMALL, study=False))
+    analysis, page = made(small(tmp_path, study=False))
     assert {arch.label for arch in analysis.architectures} == {"MPNN", "eSEN"}
     assert "made from the table alone" in page.words and analysis.name == "synthetic ladder"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_committed_table_gives_the_same_numbers_as_the_runs(tmp_path: Path, suffix: str) -> None:
-    folder = synthetic.write_study(tmp_path / "full", PAIR, sizes=SMALL)
+    folder = small(tmp_path / "full")
     synthetic.write_table(tmp_path / "committed", folder, suffix)
     one, other = analyse(load(folder)), analyse(load(tmp_path / "committed"))
     for left, right in zip(one.architectures, other.architectures, strict=True):
@@ -153,7 +159,7 @@ def test_a_bare_table_with_five_columns(tmp_path: Path) -> None:
 
 
 def test_nan_and_infinite_losses_are_left_out_and_the_rest_is_fitted(tmp_path: Path) -> None:
-    folder = synthetic.write_study(tmp_path / "full", PAIR[:1], sizes=SMALL, sweep=False, diverge=False)
+    folder = small(tmp_path / "full", PAIR[:1], sweep=False, diverge=False)
     frame = table(folder / "runs")
     broken = frame.with_row_index("i").with_columns(
         loss=pl.when(pl.col("i") == 15).then(float("nan")).when(pl.col("i") == 40).then(float("inf")).otherwise("loss")
@@ -173,7 +179,7 @@ def test_report_of_an_empty_study_writes_everything(tmp_path: Path) -> None:
 
 def test_runs_on_smaller_training_sets_are_kept_out_of_the_fits_and_shown_apart(tmp_path: Path) -> None:
     truth = PAIR[0]
-    folder = synthetic.write_study(tmp_path, [truth], sizes=SMALL, seeds=1, sweep=False, diverge=False)
+    folder = small(tmp_path, [truth], sweep=False, diverge=False)
     alone = analyse(load(folder)).architectures[0]
     rng = synthetic.np.random.default_rng(5)
     for n in SMALL:  # 8 epochs over an eighth of the data, 10% worse at equal D
@@ -186,10 +192,10 @@ def test_runs_on_smaller_training_sets_are_kept_out_of_the_fits_and_shown_apart(
         )
     analysis, page = made(folder)
     arch = analysis.architectures[0]
-    assert arch.repeated["run"].n_unique() == arch.runs == 4
+    assert arch.repeated["run"].n_unique() == arch.runs == 3
     assert arch.surface.estimates == alone.surface.estimates
     figure = next(f for f in figures(analysis) if f.name == "repeats")
-    assert len(figure.panels[0].series[0].y) == 4
+    assert len(figure.panels[0].series[0].y) == 3
     for x, ratio in zip(figure.panels[0].series[0].x, figure.panels[0].series[0].y, strict=True):
         assert x == pytest.approx(8, rel=1e-3) and ratio == pytest.approx(1.1, abs=0.04)
-    assert "What repeats cost" in page.words and "4 run(s) repeated a smaller training set" in page.words
+    assert "What repeats cost" in page.words and "3 run(s) repeated a smaller training set" in page.words

@@ -18,8 +18,10 @@ from forcelaw.store import table
 from . import synthetic
 from .pages import Page
 
-SECTIONS = ("frontier", "exponent-table", "loss_vs_n", "loss_vs_d", "terms", "compute_optimal", "cost", "symmetry",
-            "lr_sweep", "problems", "provenance")  # fmt: skip
+SECTIONS = (
+    "frontier", "exponent-table", "loss_vs_n", "loss_vs_d", "terms", "compute_optimal", "cost", "symmetry", "lr_sweep",
+    "checks", "burn-in", "problems", "provenance",
+)  # fmt: skip
 
 
 def test_nothing_is_loaded_from_anywhere(page: str) -> None:
@@ -45,7 +47,8 @@ def test_every_section_is_there_and_every_panel_has_data(page: str) -> None:
     panels = [(int(a["data-figure"]), int(a["data-panel"])) for t, a in parsed.tags if "data-figure" in a]
     assert sorted(panels) == [(i, j) for i, figure in enumerate(parsed.figures) for j in range(len(figure))]
     for figure in parsed.figures:
-        assert all(panel["data"] for panel in figure)
+        assert all(panel["data"] or panel["layout"]["annotations"] for panel in figure)
+    assert all(panel["data"] for figure in parsed.figures[:9] for panel in figure)  # the checks may have too few sizes
 
 
 def test_plotly_accepts_every_trace_and_layout(page: str) -> None:
@@ -59,8 +62,8 @@ def test_plotly_accepts_every_trace_and_layout(page: str) -> None:
 def test_exponent_table_holds_the_numbers_of_the_laws(page: str, study: Path) -> None:
     frame = table(study / "runs").filter((pl.col("kind") == "grid") & (pl.col("status") == "finished"))
     rows = Page(page).table("exponents-data")[1:]
-    assert len(rows) == len(synthetic.LADDER)
-    for truth, row in zip(synthetic.LADDER, rows, strict=True):
+    assert len(rows) == len(synthetic.TRIO)
+    for truth, row in zip(synthetic.TRIO, rows, strict=True):
         part = frame.filter((pl.col("architecture") == truth.label) & (pl.col("step") >= 400))
         names = ["run", "architecture", "seed", "step", "n", "d", "u", "c", "h", "loss"]
         result = fit(Runs.from_frame(part.select(names)), law="surface")
@@ -74,12 +77,12 @@ def test_exponent_table_holds_the_numbers_of_the_laws(page: str, study: Path) ->
 
 def test_known_exponents_lie_in_their_intervals(written: dict[str, Any]) -> None:
     inside = []
-    for truth, arch in zip(synthetic.LADDER, written["analysis"].architectures, strict=True):
+    for truth, arch in zip(synthetic.TRIO, written["analysis"].architectures, strict=True):
         for name in ("alpha", "beta"):
             found = arch.surface.estimates[name]
             inside.append(found.low <= getattr(truth, name) <= found.high)
             assert abs(found.value - getattr(truth, name)) < 0.06
-    assert sum(inside) >= 8  # of ten 95% intervals; fewer than 8 happens once in 90 studies
+    assert sum(inside) >= 5  # of six 95% intervals; fewer happens once in 30 studies
 
 
 def test_the_papers_numbers_stand_beside(page: str) -> None:

@@ -19,10 +19,16 @@ from forcelaw.report.words import loss_at, names
 
 @pytest.mark.parametrize(("value", "text"), [
     (0, "0"), (0.5, "0.5"), (12.34, "12.3"), (999, "999"), (1000, "1k"), (12_345, "12.3k"), (2.5e6, "2.5M"),
-    (999_999, "1M"), (1.2e12, "1.2e12"), (3e-7, "3e-7"), (None, "-"), (math.nan, "-"), (-0.25, "-0.25"), (1e13, "1e13"),
+    (999_999, "1M"), (130e6, "130M"),
+    (1.2e12, "1.2e12"), (3e-7, "3e-7"), (None, "-"), (math.nan, "-"), (-0.25, "-0.25"), (1e13, "1e13"),
 ])  # fmt: skip
 def test_numbers_for_people(value: float | None, text: str) -> None:
     assert pretty(value) == text
+
+
+def test_fewer_digits_never_give_an_exponent_before_a_unit() -> None:
+    assert pretty(134e6, 2) == "130M" and pretty(999_600, 2) == "1M" and pretty(3.7e5, 2) == "370k"
+    assert pretty(0.03243, 2) == "0.032" and pretty(13.4, 2) == "13"
 
 
 def test_colours_are_distinct_and_stay_with_their_family() -> None:

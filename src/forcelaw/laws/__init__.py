@@ -9,17 +9,21 @@ _WHERE = {"Runs": "table", "fit": "fitting", "FitResult": "result", "Estimate": 
           "frontier": "envelope", "Frontier": "envelope", "compute_optimal": "allocation", "Allocation": "allocation",
           "Cost": "allocation", "compare": "comparison", "Comparison": "comparison", "multiplier": "equal_loss",
           "Multiplier": "equal_loss", "diagnose": "diagnosis", "Diagnosis": "diagnosis", "profile_floor": "profile",
-          "Profile": "profile"}
+          "Profile": "profile", "isoflop": "isoflops", "side_by_side": "isoflops", "budget": "budgeting",
+          "Budget": "budgeting", "design": "planning", "Design": "planning"}
 __all__ = sorted(_WHERE)
 
 if TYPE_CHECKING:
     from .allocation import Allocation, Cost, compute_optimal
+    from .budgeting import Budget, budget
     from .comparison import Comparison, compare
     from .diagnosis import Diagnosis, diagnose
     from .envelope import Frontier, frontier
     from .equal_loss import Multiplier, multiplier
     from .fitting import fit
     from .forms import LAWS, Law
+    from .isoflops import isoflop, side_by_side
+    from .planning import Design, design
     from .profile import Profile, profile_floor
     from .result import Estimate, FitResult
     from .table import Runs

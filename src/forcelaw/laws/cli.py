@@ -17,6 +17,10 @@ TABLE_HELP = "a .csv, .tsv, .parquet, .json or .jsonl table of runs (one row a c
 def add_subcommands(subparsers: Any) -> None:
     """Add the commands of the laws to the subparsers of the main command. Nothing heavy is imported here."""
     _add_fit(subparsers)
+    _add_compare(subparsers)
+    _add_diagnose(subparsers)
+    _add_budget(subparsers)
+    _add_design(subparsers)
 
 
 def _common(parser: argparse.ArgumentParser, *, law: bool = True) -> None:
@@ -71,12 +75,78 @@ def _add_fit(subparsers: Any) -> None:
     parser.set_defaults(handler=lambda args: _guarded(args, _fit))
 
 
+def _add_compare(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "compare", help="do exponents differ between architectures, and who needs how much more compute?",
+        description="For every two architectures of the table: tests of the differences between exponents (whole runs "
+                    "deleted, pairs of runs where the study has them, Holm over the pairs), the compute multiplier at equal "
+                    "loss, the loss ratio at equal compute, and where the frontiers cross.",
+        epilog="example:\n  forcelaw compare runs.parquet --burn-in-steps 400 --permutations 999 --figure compare.svg",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    _common(parser)
+    parser.add_argument("--quantities", metavar="NAME,...", help="what to test (default: exponents, a, gamma, floor)")
+    parser.add_argument("--unpaired", action="store_true", help="do not use pairs of runs of one size, seed and data")
+    parser.add_argument("--permutations", type=int, default=0, metavar="N", help="draws of the permutation test (paired)")
+    parser.add_argument("--x", default="c", metavar="ROLE", help="cost of the frontier: c or h (default: c)")
+    parser.set_defaults(handler=lambda args: _guarded(args, _compare))
+
+
+def _add_diagnose(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "diagnose", help="is it an exponent, or only a trend? and which runs would mend it",
+        description="Checks of every architecture: local exponents, curvature, stability under dropping sizes and early "
+                    "checkpoints, the optimum inside the grid, held-out budgets, seeds, gamma two ways, and the floor.",
+        epilog="example:\n  forcelaw diagnose runs.parquet --group painn --figure diagnose.png",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    _common(parser)
+    parser.add_argument("--x", default="c", metavar="ROLE", help="cost of the frontier: c or h (default: c)")
+    parser.set_defaults(handler=lambda args: _guarded(args, _diagnose))
+
+
+def _add_budget(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "budget", help="which architecture, how large, on how much data, for a budget",
+        description="The best architecture, N and D within a budget, the loss to expect with the interval of a new run, and how "
+                    "far that extrapolates beyond the runs of the table.",
+        epilog="examples:\n  forcelaw budget runs.parquet --flops 1e21\n"
+               "  forcelaw budget runs.parquet --hours 100 --device H200 --unique 1e9",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    _common(parser, law=False)
+    parser.add_argument("--flops", type=float, metavar="C", help="budget in training FLOPs")
+    parser.add_argument("--hours", type=float, metavar="H", help="budget in device-hours")
+    parser.add_argument("--device", metavar="NAME", help="use only runs made on this device")
+    parser.add_argument("--unique", type=float, metavar="U", help="distinct data there are; more of D means epochs")
+    parser.add_argument("--max-epochs", type=float, default=4.0, metavar="E",
+                        help="passes planned at most where the table has no repeats (default: 4)")
+    parser.set_defaults(handler=lambda args: _guarded(args, _budget))
+
+
+def _add_design(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "design", help="which runs to add to a study for the shortest interval",
+        description="Simulates the study with candidate runs added (other sizes, seeds, lengths) and names those that shorten "
+                    "the interval of a quantity most for their cost.",
+        epilog="example:\n  forcelaw design runs.parquet --group painn --quantity gamma --add 4",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    _common(parser, law=False)
+    parser.add_argument("--quantity", default="gamma", metavar="NAME", help="alpha, beta, gamma, a, E ... (default: gamma)")
+    parser.add_argument("--add", type=int, default=3, metavar="N", help="runs to add (default: 3)")
+    parser.add_argument("--cost", choices=("c", "h"), help="count FLOPs or hours (default: hours if there are any)")
+    parser.add_argument("--max-cost", type=float, metavar="X", help="leave out dearer candidates")
+    parser.add_argument("--copies", type=int, default=200, metavar="N", help="simulated copies (default: 200)")
+    parser.set_defaults(handler=lambda args: _guarded(args, _design))
+
+
 # -- shared ---------------------------------------------------------------------------------------------------------
 
 
 def _guarded(args: argparse.Namespace, command: Callable[[argparse.Namespace], int]) -> int:
     """Run a command; where it cannot be done, the JSON says so too, so that scripts see a status either way."""
     try:
+        if args.figure:
+            from .figures import check_path
+
+            check_path(args.figure)
         return command(args)
     except FitError as error:
         _write(args, {"status": "refused", "ok": False, "message": error.what, "where": error.where, "remedy": error.remedy,
@@ -175,3 +245,80 @@ def _fit(args: argparse.Namespace) -> int:
 
         draw_fit(runs, result, args.figure)
     return 0 if result.ok else 3
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from .comparison import compare
+
+    runs = _runs(args)
+    settings = {key: value for key, value in _settings(args).items() if key not in ("interval", "resamples")}
+    asked = tuple(filter(None, (name.strip() for name in (args.quantities or "").split(",")))) or None
+    result = compare(runs, args.law, quantities_tested=asked, paired=False if args.unpaired else "auto",
+                     permutations=args.permutations, x=args.x, **settings)
+    _say(args, "\n" + result.summary())
+    _write(args, result.to_dict())
+    if args.figure:
+        from .figures import draw_compare
+
+        draw_compare(result, args.figure)
+    return 0 if result.status == "ok" else 3
+
+
+def _diagnose(args: argparse.Namespace) -> int:
+    from .diagnosis import REFUSED, diagnose
+
+    runs = _runs(args)
+    settings = {key: value for key, value in _settings(args).items() if key not in ("interval", "resamples", "seed")}
+    found = {}
+    for name, part in runs.groups().items():
+        found[name] = diagnose(part, args.law, x=args.x, **settings)
+        _say(args, "\n" + found[name].summary())
+        if args.figure:
+            from .figures import check_path, draw_diagnose
+
+            path = check_path(args.figure)
+            draw_diagnose(found[name], path if len(runs.group_names) == 1 else
+                          path.with_name(f"{path.stem}_{_safe(name)}{path.suffix}"))
+    refused = all(one.verdict == REFUSED for one in found.values())
+    only = next(iter(found.values())).to_dict() if len(found) == 1 else {
+        "status": "refused" if refused else "ok", "groups": {name: one.to_dict() for name, one in found.items()}}
+    _write(args, only)
+    return 3 if refused else 0
+
+
+def _safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name) or "all"
+
+
+def _budget(args: argparse.Namespace) -> int:
+    from .budgeting import budget
+
+    if (args.flops is None) == (args.hours is None):
+        raise FitError("give a budget in FLOPs or in hours", where="budget", remedy="one of --flops and --hours")
+    runs = _runs(args)
+    settings = {key: value for key, value in _settings(args).items() if key not in ("interval", "resamples")}
+    result = budget(runs, flops=args.flops, hours=args.hours, unique=args.unique, max_epochs=args.max_epochs,
+                    device=args.device, **settings)
+    _say(args, "\n" + result.summary())
+    _write(args, result.to_dict())
+    if args.figure and result.best:
+        from .figures import draw_budget
+
+        draw_budget(result, args.figure)
+    return 0 if result.status == "ok" else 3
+
+
+def _design(args: argparse.Namespace) -> int:
+    from .planning import design
+
+    runs = _runs(args)
+    settings = {key: value for key, value in _settings(args).items() if key not in ("interval", "resamples")}
+    result = design(runs, args.quantity, add=args.add, cost=args.cost, max_cost=args.max_cost, copies=args.copies,
+                    progress=True, **settings)
+    _say(args, "\n" + result.summary())
+    _write(args, result.to_dict())
+    if args.figure:
+        from .figures import draw_design
+
+        draw_design(result, args.figure)
+    return 0

@@ -152,13 +152,16 @@ def _judge(result: FitResult, problem: Problem, certificate: dict[str, Any]) -> 
     rising = [name for i, name in enumerate(law.names) if name in ("alpha", "beta", "gamma") and theta[i] <= 1e-3]
     others = [name for name in hit if name != law.floor_name and name not in law.soft]
     floored = law.floor_name in hit
-    if not certificate["converged"] and certificate["gradient"] > 1e-5:
+    if rising:
+        result.status = NOT_IDENTIFIED
+        result.message = f"{', '.join(rising)} is not positive: the loss does not fall as the law says"
+    elif not certificate["converged"] and certificate["gradient"] > 1e-5:
         result.status = NOT_CONVERGED
         result.message = f"no optimum was reached (scaled gradient {certificate['gradient']:.2g})"
-    elif others or rising:
+    elif others:
         result.status = NOT_IDENTIFIED
-        names = ", ".join(dict.fromkeys(others + rising))
-        result.message = f"{names} ran to a bound: the table does not determine it (the loss does not fall as the law says)"
+        names = ", ".join(dict.fromkeys(others))
+        result.message = f"{names} ran to a bound: the table does not determine it"
     elif certificate["condition_number"] > SINGULAR and not floored and not set(hit) & set(law.soft):
         result.status = NOT_IDENTIFIED
         result.message = (f"the parameters cannot be told apart (condition number "
@@ -270,10 +273,26 @@ def residual_summary(problem: Problem, theta: np.ndarray) -> dict[str, Any]:
         "share_inside_delta": float((np.abs(r) <= delta).mean()) if delta else 1.0,
     }
     if groups == n:
-        return out | {"sd_between_runs": 0.0, "sd_within_runs": out["residual_sd"], "residual_correlation": 0.0}
+        return out | {"sd_between_runs": 0.0, "sd_within_runs": out["residual_sd"], "residual_correlation": 0.0,
+                      "autocorrelation": 0.0}
     within = float(((r - mean[problem.cluster]) ** 2).sum()) / max(n - groups, 1)
     between = float((size * mean**2).sum()) / max(groups - free, 1)
     typical = (n - float((size**2).sum()) / n) / max(groups - 1, 1)
     var_run = max((between - within) / max(typical, 1e-12), 0.0)
     return out | {"sd_between_runs": float(np.sqrt(var_run)), "sd_within_runs": float(np.sqrt(within)),
-                  "residual_correlation": float(var_run / max(var_run + within, 1e-300))}
+                  "residual_correlation": float(var_run / max(var_run + within, 1e-300)),
+                  "autocorrelation": _autocorrelation(r - mean[problem.cluster], problem.cluster, size)}
+
+
+def _autocorrelation(r: np.ndarray, cluster: np.ndarray, size: np.ndarray) -> float:
+    """Lag-one autocorrelation within runs, in the order of the rows, with the bias of a short series about its own mean
+    taken off to first order (a white series of m points shows -1/m)."""
+    order = np.argsort(cluster, kind="stable")
+    r, cluster = r[order], cluster[order]
+    next_to = cluster[1:] == cluster[:-1]
+    total = float((r**2).sum())
+    if next_to.sum() < 3 or total <= 0:
+        return 0.0
+    rho = float((r[1:] * r[:-1])[next_to].sum()) / total
+    m = float(np.mean(size[size > 1]))
+    return float(np.clip((rho + 1 / m) / max(1 - 3 / m, 0.3), 0.0, 0.95))

@@ -101,10 +101,14 @@ def _weights(runs: Runs, weights: str | np.ndarray | None, labels: np.ndarray) -
     return w
 
 
-def levels(values: np.ndarray) -> int:
-    """Distinct values, those within 2% of each other being one."""
+def levels(values: np.ndarray, most: int = 1000) -> int:
+    """Distinct values, those within 2% of the lowest of their level being one; counted up to ``most``."""
     logs = np.unique(np.log(values))
-    return 1 + int((np.diff(logs) > SAME_LEVEL).sum()) if len(logs) else 0
+    count, i = 0, 0
+    while i < len(logs) and count < most:
+        i = int(np.searchsorted(logs, logs[i] + SAME_LEVEL, side="right"))
+        count += 1
+    return count
 
 
 def refusal(runs: Runs, law: Law, cluster: np.ndarray, n_free: int) -> str:

@@ -57,8 +57,8 @@ class GemNetOCConfig(ModelConfig):
     quad_cutoff: float = Field(3.5, gt=0, description="Angstrom; middle edges of quadruplets are shorter")
     quad_degree: float = Field(10.0, gt=0, description="mean number of neighbours within quad_cutoff")
     edge_ratio: int = Field(2, ge=1, description="E / A")
-    triplet_divisor: int = Field(4, ge=1, description="A / width of triplet messages")
-    quad_divisor: int = Field(8, ge=1, description="A / width of quadruplet messages")
+    triplet_divisor: int = Field(2, ge=1, description="A / width of triplet and pair messages (published: 4)")
+    quad_divisor: int = Field(4, ge=1, description="A / width of quadruplet messages (published: 8)")
     before_skip: int = Field(2, ge=0, description="residual layers of a block on edges, before its skip connection")
     after_skip: int = Field(2, ge=0)
     concat: int = Field(1, ge=0, description="residual layers after joining atoms and edges")
@@ -74,8 +74,8 @@ class GemNetOCConfig(ModelConfig):
 
     @property
     def trip(self) -> int:
-        """Width of triplet and pair messages; at least 4, which only matters below width 16."""
-        return max(4, round(self.width / self.triplet_divisor))
+        """Width of triplet and pair messages."""
+        return max(2, round(self.width / self.triplet_divisor))
 
     @property
     def pairs(self) -> int:
@@ -84,14 +84,14 @@ class GemNetOCConfig(ModelConfig):
 
     @property
     def quad(self) -> int:
-        """Width of quadruplet messages; at least 4, which only matters below width 32."""
-        return max(4, round(self.width / self.quad_divisor))
+        """Width of quadruplet messages; at least 2, which only matters below width 8."""
+        return max(2, round(self.width / self.quad_divisor))
 
 
 def published(elements: tuple[int, ...] = tuple(range(1, 84)), **options: object) -> GemNetOCConfig:
     """The configuration of the paper's GemNet-OC (OC20: 83 elements, 12 Angstrom)."""
     sizes = {"width": 256, "depth": 4, "radial": 128, "spherical": 7, "rbf": 16, "cbf": 16, "sbf": 32, "cutoff": 12.0,
-             "base_width": 256}
+             "base_width": 256, "triplet_divisor": 4, "quad_divisor": 8}
     return GemNetOCConfig(elements=elements, **{**sizes, **options})  # type: ignore[arg-type]
 
 

@@ -74,18 +74,19 @@ def finite(values: Sequence[float | None]) -> list[float]:
 
 
 def pretty(value: float | None, digits: int = 3) -> str:
-    """A number for people: 0.123, 45.6, 12.3k, 4.56M, 7.8e12; "-" for none."""
+    """A number for people, to ``digits`` significant digits: 0.123, 45.6, 12.3k, 4.56M, 7.8e12; "-" for none."""
     if value is None or not math.isfinite(value):
         return "-"
-    size = abs(value)
-    if size == 0:
+    if value == 0:
         return "0"
-    if 1e3 <= size < 1e9:
-        for limit, unit in ((1e6, "M"), (1e3, "k")):
-            if size >= limit * (1 - 0.5 * 10**-digits):
-                return f"{value / limit:.{digits}g}{unit}" if size / limit < 999.5 else f"{value / limit:.0f}{unit}"
+    value = float(f"{value:.{digits - 1}e}")  # rounded first, so that 999,999 is 1M and not 1000k
+    size = abs(value)
     if size >= 1e9 or size < 1e-3:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         return f"{mantissa}e{int(exponent)}"
-    return f"{value:.{digits}g}"
+    scale, unit = (1e6, "M") if size >= 1e6 else (1e3, "k") if size >= 1e3 else (1.0, "")
+    shown = value / scale
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(shown))))
+    text = f"{shown:.{decimals}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + unit

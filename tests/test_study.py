@@ -1,0 +1,96 @@
+"""Study files: what is wrong is named by file, key and remedy; the plan is what the file says."""
+
+import pytest
+
+from forcelaw.errors import StudyError
+from forcelaw.store import RunDirectory, content_id
+from forcelaw.study import Planner, best_rate, load, write_study
+from tests.packs import write_pack
+
+GOOD = """
+name: t
+data: pack
+cutoff: 3.0
+architectures: [mpnn, {name: mpnn, label: additive, options: {message: additive}, sizes: [4e3], seeds: [7]}, painn]
+sizes: [3e3, 6e3]
+depth: 1
+seeds: [0, 1]
+epochs: 2
+train: {batch_molecules: 4, evaluations: 3, first_evaluation: 2, validation_structures: 6}
+learning_rate:
+  sweep: {size: 3e3, factors: [0.5, 1, 2], epochs: 1}
+"""
+
+
+def study(tmp_path, text=GOOD):
+    path = tmp_path / "t.yaml"
+    path.write_text(text)
+    return load(path)
+
+
+def test_the_plan_is_what_the_file_says(tmp_path) -> None:
+    planner = Planner(study(tmp_path), write_pack(tmp_path / "pack"))
+    mpnn, additive, painn = planner.study.architectures
+    assert [s["lr"] for s in planner.sweep(mpnn)] == [2e-3, 4e-3, 8e-3]
+    assert all(s["kind"] == "sweep" and s["label"] == "MPNN" for s in planner.sweep(mpnn))
+    grid = planner.grid(painn, 1e-3)
+    assert len(grid) == 4 and {s["seed"] for s in grid} == {0, 1} and len({s["n"] for s in grid}) == 2
+    assert all(abs(s["n"] / t - 1) < 0.35 for s, t in zip(grid[::2], (3e3, 6e3)))
+    assert all(s["symmetry"] == "E(3)" and s["epochs"] >= 2 for s in grid)
+    only = planner.grid(additive, 1e-3)
+    assert len(only) == 1 and only[0]["model"]["message"] == "additive" and only[0]["seed"] == 7
+    # equal seeds see equal data in equal order, whatever the architecture
+    assert planner.grid(mpnn, 1e-3)[0]["steps"] == grid[0]["steps"]
+
+
+@pytest.mark.parametrize("old,new,message", [
+    ("epochs: 2", "epoch: 2", "epoch: unknown key"),
+    ("name: t\n", "", "name: required key is missing"),
+    ("epochs: 2\n", "epochs: 2\natoms: 1e5\n", "epochs or as atoms"),
+    ("[mpnn, ", "[mpnnn, ", "unknown architecture 'mpnnn'"),
+    ("{message: additive}", "{mesage: additive}", "no option 'mesage'"),
+    ("batch_molecules: 4", "batch_molecules: 0", "batch_molecules"),
+    ("batch_molecules: 4", "batch: 4", "batch: unknown key"),
+    ("label: additive", "label: mpnn", "share a label"),
+    ("depth: 1", "depth: one", "depth"),
+    ("factors: [0.5, 1, 2]", "factors: [1]", "factors"),
+    ("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]", "'seeds' is given twice"),
+    ("name: t", "name: [", "not valid YAML"),
+    ("name: t", "name: !!python/object/apply:os.system ['true']", "not valid YAML"),
+])
+def test_a_wrong_file_is_named_by_key(tmp_path, old, new, message) -> None:
+    assert old in GOOD
+    with pytest.raises(StudyError) as caught:
+        study(tmp_path, GOOD.replace(old, new, 1))
+    assert message in str(caught.value) and "t.yaml" in str(caught.value)
+
+
+def test_a_wrong_value_of_an_option_is_named(tmp_path) -> None:
+    planner = Planner(study(tmp_path, GOOD.replace("message: additive", "message: addditive")), write_pack(tmp_path / "pack"))
+    with pytest.raises(StudyError, match="message"):
+        planner.grid(planner.study.architectures[1], 1e-3)
+
+
+def test_the_best_rate_is_the_lowest_mean_loss_and_diverged_rates_are_out(tmp_path) -> None:
+    planner = Planner(study(tmp_path), write_pack(tmp_path / "pack"))
+    specs = planner.sweep(planner.study.architectures[0])
+    assert best_rate(specs, tmp_path / "runs") is None
+    for spec, loss in zip(specs, (0.5, 0.4, None)):
+        run = RunDirectory.create(tmp_path / "runs", spec)
+        if loss:
+            run.append_metric({"step": 1, "loss": loss})
+        assert best_rate(specs, tmp_path / "runs") is None
+        run.finish({"status": "finished" if loss else "diverged"})
+    assert best_rate(specs, tmp_path / "runs") == 4e-3
+    for spec in specs:
+        (tmp_path / "runs" / content_id(spec) / "result.json").write_text('{"status": "diverged"}')
+    with pytest.raises(StudyError, match="every learning rate"):
+        best_rate(specs, tmp_path / "runs")
+
+
+def test_another_study_in_the_same_directory_is_refused(tmp_path) -> None:
+    pack = write_pack(tmp_path / "pack")
+    write_study(Planner(study(tmp_path), pack), tmp_path / "out", "command")
+    write_study(Planner(study(tmp_path), pack), tmp_path / "out", "again")
+    with pytest.raises(StudyError, match="different: seeds"):
+        write_study(Planner(study(tmp_path, GOOD.replace("[0, 1]", "[0, 2]")), pack), tmp_path / "out", "command")

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from models.configs import EXTRA, Variant
-from models.coordinates import coordinate_check, failures
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from forcelaw.models import ARCHITECTURES
+from tests.models.configs import EXTRA, Variant
+from tests.models.coordinates import coordinate_check, failures
 
 LIMIT = 0.15
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,10 @@ from forcelaw.data.cli import add_subcommands
 parser = argparse.ArgumentParser()
 add_subcommands(parser.add_subparsers())
 args = parser.parse_args()
-sys.exit(args.handler(args))
+code = args.handler(args)
+with open("/proc/self/status") as file:  # ru_maxrss would count the parent's memory, inherited until exec
+    print("peak kB", next(line.split()[1] for line in file if line.startswith("VmHWM")))
+sys.exit(code)
 """
 _COMPOSITIONS = [np.array([1] * (ATOMS - heavy) + [6] * (heavy - 3) + [7, 8, 8], np.uint8) for heavy in range(6, 16)]
 
@@ -121,13 +125,12 @@ LAYOUTS: dict[str, tuple[Callable[[Path, int], None], str, list[str]]] = {
 
 def timed(command: list[str]) -> tuple[float, float, float]:
     """Wall seconds, processor seconds and peak resident memory (MB) of a command."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"failed: {' '.join(command)}")
-    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, processor, int(done.stdout.rsplit("peak kB", 1)[1]) / 1024
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ def random_cluster(atoms: int, seed: int, *, spacing: float = 1.05, density: flo
     return Molecule(f"cluster of {atoms}, seed {seed}", numbers, np.array(points))
 
 
-def far_fragments(distance: float = 60.0) -> tuple[Molecule, Molecule, Molecule]:
+def far_fragments(distance: float = 25.0) -> tuple[Molecule, Molecule, Molecule]:
     """Two fragments and their union, with ``distance`` Angstrom between them: no edge joins them."""
     a, b = random_cluster(7, 11), named("CH3OH")
     moved = b.pos + np.array([0.0, distance, 0.0])

@@ -8,11 +8,11 @@ import pytest
 import torch
 from ase.build import bulk, fcc111
 from ase.neighborlist import neighbor_list
-from molecules import CUTOFF, all_molecules, far_fragments, random_cluster, single_atom
-from reference.graph_slow import slow_edges
 
 from forcelaw import graph as graph_module
 from forcelaw.graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, build_graph, cell_list_edges, molecule_edges, segment_sum
+from tests.molecules import CUTOFF, all_molecules, far_fragments, random_cluster, single_atom
+from tests.reference.graph_slow import slow_edges
 
 RATTLE = 0.05  # Angstrom: keeps shells of perfect crystals away from the cutoff, where rounding would decide
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from molecules import CUTOFF, ELEMENTS
-
 from forcelaw.models import ARCHITECTURES, ModelConfig, make_config
+from tests.molecules import CUTOFF, ELEMENTS
 
 SMALL: dict[str, dict[str, Any]] = {
     "mpnn": {"width": 16, "depth": 2},
@@ -48,6 +47,9 @@ EXTRA: list[Variant] = [
     Variant("mpnn-additive", "mpnn", {"message": "additive"}, coordinates=True),
     Variant("mpnn-no-angular", "mpnn", {"angular": 0}),
     Variant("egnn-one-layer", "egnn", {"depth": 1, "channels": 3}),
+    Variant("esen-lmax3", "esen", {"lmax": 3}),
+    Variant("esen-parity", "esen", {"parity": True}),
+    Variant("esen-untied", "esen", {"untied": True, "epsilon": 0.5}),
 ]
 
 

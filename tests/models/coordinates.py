@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from molecules import named, random_cluster
 from torch import Tensor, nn
 
 from forcelaw.graph import GraphBatch
 from forcelaw.models import ARCHITECTURES, ForceField, build
 from forcelaw.models.mup import Linear, parameter_groups
-from models.configs import small_config
-from models.tools import make_graph
+from tests.models.configs import small_config
+from tests.models.tools import make_graph
+from tests.molecules import named, random_cluster
 
 WIDTHS = (16, 32, 64, 128)  # eight channels are too few for the law of large numbers that muP rests on
 
@@ -136,8 +136,8 @@ def may_vanish(layer: str) -> bool:
 def failures(coordinates: list[Coordinate], limit: float) -> list[str]:
     """Slopes of starts and changes that are out of bounds, a line each.
 
-    Nothing may grow with width and the main stream may not shrink. Outputs, and what is made of readouts, may shrink like
-    1/sqrt(width): that is their random start, which training outgrows.
+    Nothing may grow with width and the main stream may not shrink. Outputs, and what is made of readouts, may shrink
+    like 1/sqrt(width): that is their random start, which training outgrows.
     """
     bad = []
     for c in coordinates:

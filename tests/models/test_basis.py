@@ -60,7 +60,7 @@ def test_gaussian_basis_is_its_formula(count: int, cutoff: float, spread: float)
 
 @pytest.mark.parametrize("count,cutoff", [(2, 3.0), (16, 6.0)])
 def test_exponential_basis_is_its_formula(count: int, cutoff: float) -> None:
-    """PhysNet (arXiv 1902.08408), eq. 7: exp(-beta (exp(-r') - mu_k)^2), mu_k from exp(-5) to 1, here r' = 5 r / cutoff."""
+    """PhysNet (arXiv 1902.08408), eq. 7: exp(-beta (exp(-r') - mu_k)^2), mu_k from exp(-5) to 1; r' = 5 r / cutoff."""
     r, low = [0.0, 0.7, 2.9, cutoff, 7.5], math.exp(-5.0)
     beta = (2.0 / count * (1.0 - low)) ** -2
     centres = [low + (1.0 - low) * k / (count - 1) for k in range(count)]

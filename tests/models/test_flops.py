@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from molecules import all_molecules, random_cluster
 from torch.utils.flop_counter import FlopCounterMode
 
 from forcelaw.graph import GraphBatch
 from forcelaw.models import ARCHITECTURES, Flops, ModelConfig, build
-from models.configs import Variant, direct_variants, small_config
-from models.tools import make_graph
+from tests.models.configs import Variant, direct_variants, small_config
+from tests.models.tools import make_graph
+from tests.molecules import all_molecules, random_cluster
 
 GRAPH = make_graph(all_molecules(), torch.float32)
 SMALL_GRAPH = make_graph([random_cluster(20, 3), random_cluster(17, 4)], torch.float32)
@@ -107,7 +107,7 @@ def test_additive_mpnn_at_the_ladder_of_the_reference() -> None:
 
 def test_padding_is_computed_and_the_closed_form_says_so() -> None:
     """The closed form takes what is on the device: with padding, edges and atoms are those of the padded batch."""
-    from models.tools import padded
+    from tests.models.tools import padded
 
     for name in ("mpnn", "painn", "egnn"):
         config = small_config(name)

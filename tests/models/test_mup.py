@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from molecules import ELEMENTS
 
 from forcelaw.models import ARCHITECTURES, build
 from forcelaw.models.mup import Linear, parameter_groups
-from models.configs import EXTRA, Variant, all_variants, small_config
-from models.coordinates import coordinate_check, failures
+from tests.models.configs import EXTRA, Variant, all_variants, small_config
+from tests.models.coordinates import coordinate_check, failures
+from tests.molecules import ELEMENTS
 
 variants = pytest.mark.parametrize("variant", all_variants(), ids=lambda v: v.id)
 names = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -96,7 +96,7 @@ def test_linear_layers_start_and_scale_by_kind() -> None:
     with torch.no_grad():
         assert float(hidden(x).std()) == pytest.approx(1.0, rel=0.05) == float(entry(x).std())
         assert float(output(x).abs().max()) == 0.0
-        assert float(readout(x).std()) == pytest.approx(4.0**-0.5, rel=0.05)  # as 1 at the base width, then 1/sqrt(width)
+        assert float(readout(x).std()) == pytest.approx(4.0**-0.5, rel=0.05)  # 1 at the base width
         output.weight.normal_()
         torch.testing.assert_close(output(x), x @ output.weight.T / 4.0, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(hidden(x), x @ hidden.weight.T, rtol=1e-4, atol=1e-4)

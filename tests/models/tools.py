@@ -7,11 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from molecules import CUTOFF, Molecule
 
 from forcelaw.graph import GraphBatch, build_graph
 from forcelaw.models import ForceField, build
-from models.configs import Variant, small_config
+from tests.models.configs import Variant, small_config
+from tests.molecules import CUTOFF, Molecule
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:

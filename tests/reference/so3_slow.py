@@ -110,7 +110,7 @@ class SlowESEN:
             plus, minus = z[m], z[-m]
             out[m] = w1 @ plus - w2 @ minus
             out[-m] = w2 @ plus + w1 @ minus
-            if self.c.untied:
+            if self.c.broken:
                 p, q = self.p[f"{name}.free.{m - 1}"]
                 eps = self.c.epsilon
                 out[m] = (out[m] + eps * (p @ plus + q @ minus)) / math.sqrt(1 + eps**2)

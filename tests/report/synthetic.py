@@ -103,7 +103,7 @@ def metrics_of(
     for step in steps:
         d = int(step) * spec["batch_atoms"]
         log_loss = np.log(truth.loss(n, d)) + run_effect + rng.normal(0, 0.3 * noise)
-        loss = factor * float(np.exp(log_loss)) * (1 + 1.5 * np.exp(-step / 70))
+        loss = factor * float(np.exp(log_loss)) * (1 + 1.5 * np.exp(-step / 45))
         energy = 0.05 * loss * (d / 1e6) ** -0.05
         rows.append(
             {

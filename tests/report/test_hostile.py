@@ -22,12 +22,12 @@ from forcelaw.store import table
 from . import synthetic
 from .pages import Page
 
-SMALL = (2_000, 8_000, 32_000)
+SMALL = (2_000, 8_000, 32_000, 128_000)
 PAIR = [synthetic.LADDER[0], synthetic.LADDER[4]]
 
 
 def small(folder: Path, truths: list[synthetic.Truth] = PAIR, **options: Any) -> Path:
-    """A study with what the laws need at the least: three sizes, one seed."""
+    """A study with what the laws need at the least: four sizes, one seed."""
     return synthetic.write_study(folder, truths, **{"sizes": SMALL, "seeds": 1, "points": 14, **options})
 
 
@@ -53,7 +53,7 @@ def test_one_size_only_is_refused_in_words(tmp_path: Path) -> None:
 def test_no_run_has_finished(tmp_path: Path) -> None:
     _, page = made(small(tmp_path, finish=False, sweep=False, diverge=False))
     assert "No run has finished yet" in page.words
-    assert "6 run(s) are under way or waiting" in page.words
+    assert "8 run(s) are under way or waiting" in page.words
     assert page.figures[0][0]["data"]  # what there is of the curves is drawn
 
 
@@ -65,12 +65,6 @@ def test_a_study_that_was_only_planned(tmp_path: Path) -> None:
     assert analysis.counts == {}
 
 
-def test_missing_hours(tmp_path: Path) -> None:
-    analysis, page = made(small(tmp_path, hours=False))
-    assert analysis.architectures[0].frontier_c.points and not analysis.architectures[0].frontier_h.points
-    assert "the table has no device-hours" in page.figures[0][1]["layout"]["annotations"][0]["text"]
-
-
 def test_hours_missing_in_one_run_do_not_cost_the_flops(tmp_path: Path) -> None:
     folder = small(tmp_path)
     frame = table(folder / "runs")
@@ -80,7 +74,7 @@ def test_hours_missing_in_one_run_do_not_cost_the_flops(tmp_path: Path) -> None:
     analysis = analyse(load(tmp_path / "holes.csv"))
     for arch in analysis.architectures:
         assert arch.frontier_c.points and arch.frontier_h.points
-    assert sum(arch.runs for arch in analysis.architectures) == 6
+    assert sum(arch.runs for arch in analysis.architectures) == 8
 
 
 def test_every_run_diverged(tmp_path: Path) -> None:
@@ -93,41 +87,10 @@ def test_every_run_diverged(tmp_path: Path) -> None:
     assert "no evaluation was reached" not in page.words and "NaN at step 3" in page.words
 
 
-def test_without_failed_runs_the_page_says_none(tmp_path: Path) -> None:
-    _, page = made(small(tmp_path, sweep=False, diverge=False))
-    assert "None: no run failed or diverged." in page.words
-
-
-def test_without_a_sweep(tmp_path: Path) -> None:
-    _, page = made(small(tmp_path, sweep=False))
-    assert any(
-        "this study has no learning-rate sweep" in json.dumps(panel["layout"]) for f in page.figures for panel in f
-    )
-
-
 def test_burn_in_that_leaves_nothing(tmp_path: Path) -> None:
     analysis, page = made(small(tmp_path), burn_in_steps=10**6)
     assert "no evaluation is left after the burn-in of 1000000 steps" in page.words
     assert all(arch.verdict == "none" for arch in analysis.architectures)
-
-
-def test_no_study_json(tmp_path: Path) -> None:
-    analysis, page = made(small(tmp_path, study=False))
-    assert {arch.label for arch in analysis.architectures} == {"MPNN", "eSEN"}
-    assert "made from the table alone" in page.words and analysis.name == "synthetic ladder"
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_committed_table_gives_the_same_numbers_as_the_runs(tmp_path: Path, suffix: str) -> None:
-    folder = small(tmp_path / "full")
-    synthetic.write_table(tmp_path / "committed", folder, suffix)
-    one, other = analyse(load(folder)), analyse(load(tmp_path / "committed"))
-    for left, right in zip(one.architectures, other.architectures, strict=True):
-        assert left.surface.estimates.keys() == right.surface.estimates.keys()
-        for name, value in left.surface.estimates.items():
-            assert right.surface.estimates[name].value == pytest.approx(value.value, rel=1e-9)
-        assert right.frontier_c.fitted.estimates == pytest.approx(left.frontier_c.fitted.estimates)
-    assert len(one.problems) == len(other.problems)
 
 
 def test_tables_that_are_none(tmp_path: Path) -> None:
@@ -192,10 +155,60 @@ def test_runs_on_smaller_training_sets_are_kept_out_of_the_fits_and_shown_apart(
         )
     analysis, page = made(folder)
     arch = analysis.architectures[0]
-    assert arch.repeated["run"].n_unique() == arch.runs == 3
+    assert arch.repeated["run"].n_unique() == arch.runs == 4
     assert arch.surface.estimates == alone.surface.estimates
     figure = next(f for f in figures(analysis) if f.name == "repeats")
-    assert len(figure.panels[0].series[0].y) == 3
+    assert len(figure.panels[0].series[0].y) == 4
     for x, ratio in zip(figure.panels[0].series[0].x, figure.panels[0].series[0].y, strict=True):
         assert x == pytest.approx(8, rel=1e-3) and ratio == pytest.approx(1.1, abs=0.04)
-    assert "What repeats cost" in page.words and "3 run(s) repeated a smaller training set" in page.words
+    assert "What repeats cost" in page.words and "4 run(s) repeated a smaller training set" in page.words
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Analysis, Page]:
+    """Neither hours nor a sweep nor a failed run nor study.json."""
+    folder = tmp_path_factory.mktemp("plain")
+    return made(small(folder, hours=False, sweep=False, diverge=False, study=False))
+
+
+def test_missing_hours(plain: tuple[Analysis, Page]) -> None:
+    analysis, page = plain
+    assert analysis.architectures[0].frontier_c.points and not analysis.architectures[0].frontier_h.points
+    assert "the table has no device-hours" in page.figures[0][1]["layout"]["annotations"][0]["text"]
+
+
+def test_without_failed_runs_the_page_says_none(plain: tuple[Analysis, Page]) -> None:
+    assert "None: no run failed or diverged." in plain[1].words
+
+
+def test_without_a_sweep(plain: tuple[Analysis, Page]) -> None:
+    panels = [panel for figure in plain[1].figures for panel in figure]
+    assert any("this study has no learning-rate sweep" in json.dumps(panel["layout"]) for panel in panels)
+
+
+def test_without_study_json(plain: tuple[Analysis, Page]) -> None:
+    analysis, page = plain
+    assert {arch.label for arch in analysis.architectures} == {"MPNN", "eSEN"}
+    assert "made from the table alone" in page.words and analysis.name == "synthetic ladder"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Analysis]:
+    folder = small(tmp_path_factory.mktemp("whole"))
+    return folder, analyse(load(folder))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_committed_table_gives_the_same_numbers_as_the_runs(
+    whole: tuple[Path, Analysis], tmp_path: Path, suffix: str
+) -> None:
+    folder, one = whole
+    synthetic.write_table(tmp_path, folder, suffix)
+    other = analyse(load(tmp_path))
+    for left, right in zip(one.architectures, other.architectures, strict=True):
+        assert left.surface.estimates.keys() == right.surface.estimates.keys()
+        for name, value in left.surface.estimates.items():
+            assert right.surface.estimates[name].value == pytest.approx(value.value, rel=1e-9)
+        for name, value in left.frontier_c.fitted.estimates.items():
+            assert right.frontier_c.fitted.estimates[name].value == pytest.approx(value.value, rel=1e-9)
+    assert len(one.problems) == len(other.problems)

@@ -82,7 +82,7 @@ def _positive(text: str) -> int:
 
 def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="files, folders of .aselmdb, or packs")
-    group = parser.add_argument_group("labels and units, where the format does not say")
+    group = parser.add_argument_group("labels and units, where the format does not say (for every SOURCE)")
     group.add_argument(
         "--reader", metavar="NAME", help="extxyz, ase, hdf5, npz or pack, where the suffix does not tell"
     )

@@ -200,18 +200,21 @@ class _Tangency:
         span = 0.02 * (self.ends[:, 1] - self.ends[:, 0])
         return (at > self.ends[:, 0] + span) & (at < self.ends[:, 1] - span)
 
-    def settle(self, theta: np.ndarray, keep: np.ndarray, rounds: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    def settle(self, theta: np.ndarray, keep: np.ndarray, rounds: int = 12, damping: float = 0.1
+               ) -> tuple[np.ndarray, np.ndarray]:
         """theta [B, P] fitted to the curves that touch it, until their set stands still; and that set [B, R]."""
         used = self.inside(theta) & keep
         zero = np.zeros(self.x["lx"].shape[0])
+        theta, moving = theta.copy(), np.arange(len(theta))
         for _ in range(rounds):
-            weights = used.astype(float)
-            theta = solve(self.law, self.x, zero, weights, self.objective, theta, bounds=self.bounds,
-                          tolerance=1e-10, iterations=60).theta
-            now = self.inside(theta) & keep
-            if (now == used).all():
+            theta[moving] = solve(self.law, self.x, zero, used[moving].astype(float), self.objective, theta[moving],
+                                  bounds=self.bounds, tolerance=1e-9, iterations=40, damping=damping).theta
+            now = self.inside(theta[moving]) & keep[moving]
+            changed = (now != used[moving]).any(axis=1)
+            used[moving] = now
+            moving = moving[changed]
+            if not len(moving):
                 break
-            used = now
         return theta, used
 
     def slopes(self, theta: np.ndarray, used: np.ndarray, ln_n: np.ndarray) -> np.ndarray:
@@ -327,7 +330,7 @@ def _deleted(runs: Runs, found: list[Curve], x: str, tangency: _Tangency, theta:
     if masked:
         keep = np.ones((len(masked), len(useful)), bool)
         keep[np.arange(len(masked)), [alone[r] for r in masked]] = False
-        out[masked], used = tangency.settle(np.tile(theta, (len(masked), 1)), keep)
+        out[masked], used = tangency.settle(np.tile(theta, (len(masked), 1)), keep, damping=1e-3)
         slopes[masked] = tangency.slopes(out[masked], used, _ln_n(useful))
     for r in range(groups):
         if r in alone or not any(r in curve.runs for curve in useful):

@@ -34,7 +34,7 @@ def jackknife(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, int, str
     for first in range(0, groups, rows):
         index = np.arange(first, min(first + rows, groups))
         weights = (problem.cluster[None, :] != index[:, None]).astype(float)
-        solution = problem.solve(start[index], weights, tolerance=1e-11)
+        solution = problem.solve(start[index], weights, tolerance=1e-11, damping=1e-3)
         out[index] = solution.theta
         failed += int((~solution.converged).sum())
     return out, failed, "jackknife"
@@ -84,7 +84,8 @@ def bootstrap(problem: Problem, theta: np.ndarray, draws: int = DRAWS, seed: int
                     if enough(counts[i]):
                         break
                     counts[i] = rng.multinomial(groups, np.full(groups, 1.0 / groups))
-        solution = problem.solve(np.tile(theta, (size, 1)), counts[:, problem.cluster].astype(float), tolerance=1e-9)
+        solution = problem.solve(np.tile(theta, (size, 1)), counts[:, problem.cluster].astype(float), tolerance=1e-9,
+                                 damping=0.03)
         out[first : first + size] = solution.theta
         failed += int((~solution.converged).sum())
     return out, failed

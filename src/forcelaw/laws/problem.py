@@ -36,13 +36,13 @@ class Problem:
         return int(self.cluster.max()) + 1
 
     def solve(self, theta: np.ndarray, weights: np.ndarray | None = None, tolerance: float = 1e-14,
-              iterations: int = 300, y: np.ndarray | None = None) -> Solution:
+              iterations: int = 300, y: np.ndarray | None = None, damping: float = 0.1) -> Solution:
         """Fits from theta [B, P]; ``weights`` [B, n] multiply those of the problem; ``y`` [B, n] are other losses."""
         w = self.weights
         if weights is not None:
             w = weights if w is None else weights * w
         return solve(self.law, self.x, self.y if y is None else y, w, self.objective, np.atleast_2d(theta),
-                     bounds=self.bounds, free=self.free, tolerance=tolerance, iterations=iterations)
+                     bounds=self.bounds, free=self.free, tolerance=tolerance, iterations=iterations, damping=damping)
 
     def residuals(self, theta: np.ndarray) -> np.ndarray:
         """ln L - ln Lhat [n]: positive where the run is worse than the law."""

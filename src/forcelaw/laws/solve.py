@@ -44,11 +44,13 @@ class _Local:
 
 def solve(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray | None, objective: Objective,
           theta: np.ndarray, *, bounds: tuple[np.ndarray, np.ndarray], free: np.ndarray | None = None,
-          tolerance: float = 1e-14, iterations: int = 300) -> Solution:
+          tolerance: float = 1e-14, iterations: int = 300, damping: float = 0.1
+          ) -> Solution:
     """Minimise sum_i w_i rho(r_i) from each row of ``theta`` [B, P].
 
     x, y: prepared logs [n] and ln L [n] or [B, n]; weights None, [n] or [B, n]; ``free`` marks the parameters that move;
-    ``tolerance``: stop when the decrease still to be had is below this fraction of the objective.
+    ``tolerance``: stop when the decrease still to be had is below this fraction of the objective. ``damping``: of the
+    first step; small where the start is close.
     """
     batch, n = len(theta), y.shape[-1]
     free = np.ones(law.size, bool) if free is None else free
@@ -59,7 +61,7 @@ def solve(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray
         part = slice(start, min(start + rows, batch))
         w = weights[part] if weights is not None and weights.ndim == 2 else weights
         part_y = y[part] if y.ndim == 2 else y
-        _solve_chunk(law, x, part_y, w, objective, bounds, free, tolerance, iterations, out, part)
+        _solve_chunk(law, x, part_y, w, objective, bounds, free, tolerance, iterations, damping, out, part)
     return out
 
 
@@ -88,13 +90,14 @@ def evaluate(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndar
     return _Local(value, slope, h_safe, h_newton, cosine.max(axis=1, initial=0.0))
 
 
-def _solve_chunk(law, x, y, weights, objective, bounds, free, tolerance, iterations, out: Solution, part) -> None:
+def _solve_chunk(law, x, y, weights, objective, bounds, free, tolerance, iterations, damping, out: Solution, part
+                 ) -> None:
     index = np.arange(part.start, part.stop)
     low, high = bounds[0][free], bounds[1][free]
     theta = np.array(out.theta[part])
     w = weights
     now = evaluate(law, x, y, w, objective, theta, free)
-    mu = np.full(len(theta), 0.1)
+    mu = np.full(len(theta), damping)
     quiet = np.zeros(len(theta), int)
     for iteration in range(iterations + 1):
         step, predicted = _step(now, mu, theta[:, free], low, high)

@@ -69,8 +69,9 @@ class ForceField(nn.Module, ABC):
         self.config = config
 
     @abstractmethod
-    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
-        """Unscaled per-atom energies (n,) and direct forces (n, 3) from edge vectors (e, 3)."""
+    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Unscaled per-atom energies (n,) and direct forces (n, 3) from edge vectors (e, 3); no forces, and no weights for
+        them, in a conservative model."""
 
     def forward(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
         """Energies (g,) eV, relative to the reference energies, and forces (n, 3) eV/Angstrom."""

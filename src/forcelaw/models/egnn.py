@@ -57,7 +57,7 @@ class Layer(nn.Module):
         self.node1 = Linear(2 * d, d, "hidden", m)
         self.node2 = Linear(d, d, "hidden", m)
 
-    def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch) -> tuple[Tensor, Tensor | None]:
         """h (n, d), v (n, 3, M) or None while it is zero, g (e, radial), unit (e, 3)."""
         n = h.shape[0]
         a = self.norm(h)
@@ -68,13 +68,15 @@ class Layer(nn.Module):
             q = dv.square().sum(1)
             x = x + self.lengths(q / (1.0 + q))
         message = nn.functional.silu(self.message(nn.functional.silu(x) * self.filter(g)))
+        total = segment_sum(message, graph.receiver, n) * self.sum_scale
+        h = h + self.node2(nn.functional.silu(self.node1(torch.cat([a, total], dim=-1))))
+        if self.radiate is None:
+            return h, v
         change = unit.unsqueeze(-1) * self.radiate(message).unsqueeze(1)
         if v is not None:
             phi = self.mix2(nn.functional.silu(self.mix1(message))).view(-1, self.channels, self.channels)
             change = change + torch.bmm(dv * torch.rsqrt(1.0 + q).unsqueeze(1), phi)
         change = segment_sum(change, graph.receiver, n) * self.sum_scale
-        total = segment_sum(message, graph.receiver, n) * self.sum_scale
-        h = h + self.node2(nn.functional.silu(self.node1(torch.cat([a, total], dim=-1))))
         return h, change if v is None else v + change
 
 
@@ -87,14 +89,18 @@ class EGNN(ForceField):
         self.embedding = Embedding(len(c.elements), c.width, c.m)
         self.radial = ExponentialBasis(c.radial, c.cutoff)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
-        # the first layer has no vectors to mix yet: those weights would never receive a gradient
+        # weights that could never receive a gradient are left out: the first layer has no vectors to mix yet, and without a
+        # direct head nobody reads the vectors of the last
         for name in ("lengths", "mix1", "mix2"):
             delattr(self.layers[0], name)
+        if c.forces == "conservative":
+            for name in ("mix1", "mix2", "radiate"):
+                setattr(self.layers[-1], name, None)
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)
-        self.force = Head(c.width, c.channels, c.m)
+        self.force = Head(c.width, c.channels, c.m) if c.forces == "direct" else None
 
-    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
+    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
         g = self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
@@ -102,17 +108,20 @@ class EGNN(ForceField):
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph)
         h = self.norm(h)
-        return self.energy(h).squeeze(-1), (v * self.force(h).unsqueeze(1)).sum(-1)
+        forces = (v * self.force(h).unsqueeze(1)).sum(-1) if self.force is not None else None
+        return self.energy(h).squeeze(-1), forces
 
 
 def flops(c: EGNNConfig) -> Flops:
     """Per edge and layer: filter, message, radiate; from the second layer on also lengths, mix1, mix2 and the product
     Phi dV. Per atom: K (2 + 2 + 1) d^2 and heads."""
     d, m = c.width, c.channels
-    every = c.radial * d + d * d + d * m
-    later = m * d + d * d + d * m * m + 3 * m * m
-    return Flops(per_edge=2.0 * (c.depth * every + (c.depth - 1) * later),
-                 per_atom=2.0 * (c.depth * 5 * d * d + 2 * d * d + d + d * m))
+    every, lengths = c.radial * d + d * d, m * d
+    radiate, mix = d * m, d * d + d * m * m + 3 * m * m
+    moving = c.depth if c.forces == "direct" else c.depth - 1  # layers that change V
+    edge = c.depth * every + (c.depth - 1) * lengths + moving * radiate + max(0, moving - 1) * mix
+    heads = (d * d + d) + (d * d + d * m if c.forces == "direct" else 0)
+    return Flops(per_edge=2.0 * edge, per_atom=2.0 * (c.depth * 5 * d * d + heads))
 
 
 ARCHITECTURE = Architecture(name="egnn", title="MC-EGNN", config=EGNNConfig, model=EGNN, flops=flops, symmetry="E(3)",

@@ -48,7 +48,7 @@ class ESENConfig(ModelConfig):
     radial: int = Field(64, ge=2, description="radial basis functions")
     parity: bool = Field(False, description="W2 = 0 in every SO(2) block: exact E(3) instead of SE(3)")
     untied: bool = Field(False, description="free the m > 0 blocks from SO(2): breaks rotations when epsilon > 0")
-    epsilon: float = Field(1.0, ge=0.0, description="size of the free part of untied blocks; 0 is eSEN")
+    epsilon: float = Field(1.0, ge=0.0, description="size of the free part of untied blocks; 0 is eSEN, without one")
     reference_heads: bool = Field(False, description="carry the l = 0 row and the bias of fairchem's force head, which "
                                                      "reach no output, so that N is the published one")
 
@@ -71,6 +71,11 @@ class ESENConfig(ModelConfig):
     def degrees(self) -> list[int]:
         """n_m for m = 0..mmax: how many degrees have that order."""
         return [self.lmax - m + 1 for m in range(self.mmax + 1)]
+
+    @property
+    def broken(self) -> bool:
+        """Whether blocks have a free part, which breaks rotations."""
+        return self.untied and self.epsilon > 0
 
 
 @dataclass
@@ -108,8 +113,10 @@ class RadialNetwork(nn.Module):
 
     def forward(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """features (e, B + 2Z) basis and one-hot columns, source and target (Z, C) embeddings -> (e, outputs)."""
-        columns = torch.cat([self.basis.weight.T, self.source(source), self.target(target)])
-        h = nn.functional.silu(self.norm1(torch.addmm(self.basis.bias, features, columns)))
+        with torch.autocast(features.device.type, enabled=False):  # distances keep their precision under bf16
+            columns = torch.cat([self.basis.weight.T, self.source(source), self.target(target)])
+            h = torch.addmm(self.basis.bias, features, columns)
+        h = nn.functional.silu(self.norm1(h))
         return self.last(nn.functional.silu(self.norm2(self.hidden(h))))
 
 
@@ -202,7 +209,7 @@ class Layer(nn.Module):
                   for factor, block in zip(factors[1:], blocks[1:])]
         parts = self.conv2(self._gate(self.conv1(parts)))
         z = torch.bmm(edges.back, torch.cat(parts, dim=1).view(e, z.shape[1], w))
-        return segment_sum(z.flatten(1), edges.receiver, n).view(n, s, w)
+        return segment_sum(z.flatten(1).to(y.dtype), edges.receiver, n).view(n, s, w)  # never summed in bf16
 
     def _gate(self, parts: list[Tensor]) -> list[Tensor]:
         """SiLU for l = 0, sigmoid gates for l > 0, on the output of conv1 (its first lmax C columns are the gates)."""
@@ -234,15 +241,17 @@ class ESEN(ForceField):
         self.norm = SphericalNorm(c.lmax, w, m)
         self.energy = nn.Sequential(Linear(w, w, "hidden", m), nn.SiLU(), Linear(w, w, "hidden", m), nn.SiLU(),
                                     Linear(w, 1, "output", m))
-        self.force = SO3Linear(w, 1, 1, "output", m) if c.reference_heads else Linear(w, 1, "output", m, bias=False)
-        if c.untied:  # last, so that the other weights of a seed are those of eSEN
+        self.force = None
+        if c.forces == "direct":
+            self.force = SO3Linear(w, 1, 1, "output", m) if c.reference_heads else Linear(w, 1, "output", m, bias=False)
+        if c.broken:  # last, so that the other weights of a seed are those of eSEN
             for module in self.modules():
                 if isinstance(module, SO2Linear):
                     module.untie(c.epsilon, m)
 
     def turn(self, unit: Tensor) -> Tensor:
         """Frames (e, S_m, S) of unit vectors (e, 3). Autograd records nothing unless ``unit`` asks for a gradient."""
-        return self.frames(unit, smooth=unit.requires_grad and not self.config.untied)
+        return self.frames(unit, smooth=unit.requires_grad and not self.config.broken)
 
     def edges(self, graph: GraphBatch, unit: Tensor, r: Tensor) -> Edges:
         """Frames and indices of a batch, once per forward."""
@@ -251,7 +260,7 @@ class ESEN(ForceField):
         back = d.transpose(1, 2) * factor[:, None, None]
         return Edges(torch.stack([graph.sender, graph.receiver], dim=1).flatten(), graph.receiver, d, back)
 
-    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
+    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         edges = self.edges(graph, vec / r.unsqueeze(-1), r)
         species = (graph.species.index_select(0, graph.sender), graph.species.index_select(0, graph.receiver))
@@ -261,14 +270,18 @@ class ESEN(ForceField):
         n, w = scalars.shape
         start = self.degree(features, *embeddings).unflatten(1, (self.config.degrees[0], w))  # m = 0 rows
         first = torch.bmm(edges.back[:, :, : start.shape[1]], start)
-        x = segment_sum(first.flatten(1), graph.receiver, n).unflatten(1, (first.shape[1], w))
+        x = segment_sum(first.flatten(1).to(scalars.dtype), graph.receiver, n).unflatten(1, (first.shape[1], w))
         x = torch.cat([x[:, :1] + scalars.unsqueeze(1), x[:, 1:]], dim=1)
         for layer in self.layers:
             x = layer(x, layer.radial(features, *embeddings), edges)
-        x = self.norm(x)
-        if self.config.reference_heads:
-            return self.energy(x[:, 0]).squeeze(-1), self.force(x[:, :4])[:, 1:].squeeze(-1)
-        return self.energy(x[:, 0]).squeeze(-1), self.force(x[:, 1:4]).squeeze(-1)
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.norm(x)
+            energy = self.energy(x[:, 0]).squeeze(-1)
+            if self.force is None:
+                return energy, None
+            if self.config.reference_heads:
+                return energy, self.force(x[:, :4])[:, 1:].squeeze(-1)
+            return energy, self.force(x[:, 1:4]).squeeze(-1)
 
 
 def flops(c: ESENConfig) -> Flops:
@@ -284,13 +297,15 @@ def flops(c: ESENConfig) -> Flops:
     layer = radial + 2 * sum(n) * w * w + conv + 3 * sm * s * w
     degree = radial + n0 * w * w + s * n0 * w
     atom = c.lmax * w * w + 2 * s * w * w
-    heads = 2 * w * w + w + (4 * w if c.reference_heads else 3 * w)
+    heads = 2 * w * w + w
+    if c.forces == "direct":
+        heads += 4 * w if c.reference_heads else 3 * w
     return Flops(per_edge=2.0 * (frames + degree + c.depth * layer), per_atom=2.0 * (c.depth * atom + heads))
 
 
 def symmetry_of(c: ESENConfig) -> Literal["E(3)", "SE(3)", "none"]:
     """The group for which this configuration is exactly equivariant."""
-    if c.untied and c.epsilon > 0:
+    if c.broken:
         return "none"
     return "E(3)" if c.parity else "SE(3)"
 

@@ -90,7 +90,7 @@ class MPNN(ForceField):
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)
-        self.force = Head(c.width, 3, c.m)
+        self.force = Head(c.width, 3, c.m) if c.forces == "direct" else None
 
     def geometry(self, vec: Tensor) -> tuple[Tensor, Tensor]:
         """Edge features (e, geometry) and envelope (e, 1) from vectors (e, 3) in Angstrom."""
@@ -104,19 +104,20 @@ class MPNN(ForceField):
         # the envelope kills each message at the cutoff: inside g when g multiplies, outside when g is added
         return (g * u if self.config.message == "gated" else g), u
 
-    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
+    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         g, u = self.geometry(vec)
         h = self.embedding(graph.species)
         for layer in self.layers:
             h = layer(h, g, u, graph)
         h = self.norm(h)
-        return self.energy(h).squeeze(-1), self.force(h)
+        return self.energy(h).squeeze(-1), self.force(h) if self.force is not None else None
 
 
 def flops(c: MPNNConfig) -> Flops:
     """Forward FLOPs: per edge 2 K geometry d; per atom K (2 + 1 + 8) matrices d x d, and the two heads."""
     d = c.width
-    return Flops(per_edge=2.0 * c.depth * c.geometry * d, per_atom=2.0 * (c.depth * 11 * d * d + 2 * d * d + 4 * d))
+    heads = (d * d + d) + (d * d + 3 * d if c.forces == "direct" else 0)
+    return Flops(per_edge=2.0 * c.depth * c.geometry * d, per_atom=2.0 * (c.depth * 11 * d * d + heads))
 
 
 ARCHITECTURE = Architecture(name="mpnn", title="MPNN", config=MPNNConfig, model=MPNN, flops=flops, symmetry="none",

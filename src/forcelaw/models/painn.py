@@ -96,9 +96,9 @@ class PaiNN(ForceField):
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)
-        self.force = VectorHead(c.width, c.m)
+        self.force = VectorHead(c.width, c.m) if c.forces == "direct" else None
 
-    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
+    def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
         g = self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
@@ -106,13 +106,14 @@ class PaiNN(ForceField):
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph)
         h = self.norm(h)
-        return self.energy(h).squeeze(-1), self.force(h, v)
+        return self.energy(h).squeeze(-1), self.force(h, v) if self.force is not None else None
 
 
 def flops(c: PaiNNConfig) -> Flops:
     """Per edge 2 K 3 B d; per atom K (4 + 6 + 5) d^2 (vectors count three times), heads 3 d^2 + d + 3 d."""
     d = c.width
-    return Flops(per_edge=6.0 * c.depth * c.radial * d, per_atom=2.0 * (c.depth * 15 * d * d + 3 * d * d + 4 * d))
+    heads = (d * d + d) + (2 * d * d + 3 * d if c.forces == "direct" else 0)
+    return Flops(per_edge=6.0 * c.depth * c.radial * d, per_atom=2.0 * (c.depth * 15 * d * d + heads))
 
 
 ARCHITECTURE = Architecture(name="painn", title="PaiNN", config=PaiNNConfig, model=PaiNN, flops=flops, symmetry="E(3)",

@@ -52,7 +52,10 @@ class Step:
             energy, forces = self.forward(graph)
         term_e, term_f = loss_terms(energy.to(target.energy), forces.to(target.forces), target)
         loss = term_e + term_f
-        gradients = torch.autograd.grad(loss, self.optimizer.params)
+        # without a direct head some weights of a last layer reach no output (eSEN's l > 0 channels there, as in fairchem)
+        conservative = self.model.config.forces == "conservative"
+        gradients = torch.autograd.grad(loss, self.optimizer.params, allow_unused=conservative,
+                                        materialize_grads=conservative)
         norm, clipped = self.optimizer.update(list(gradients), scalars)
         with torch.no_grad():
             value = loss.detach().double()

@@ -130,7 +130,7 @@ class Law:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             parts = [np.exp(np.add(g, theta[:, i, None] - y)) for i, g in enumerate(gs)]
             if self.free_floor:
-                parts.append(np.exp(theta[:, k, None] - y))
+                parts.append(np.exp(theta[:, k, None]) * np.exp(-y))  # the second does not depend on the batch
             total = sum(parts[1:], parts[0])
             if self.log_floor is not None:
                 total = total + np.exp(self.log_floor - y)

@@ -141,8 +141,7 @@ def test_batching(variant: Variant, dtype: torch.dtype) -> None:
         alone_energy, alone_forces = evaluate(model, [batch[k]])
         together = forces[starts[k] : starts[k + 1]]
         assert energy_error(energy[k : k + 1], alone_energy) < tolerance
-        floor = 0.1 * np.sqrt(np.mean(forces**2))
-        assert np.linalg.norm(together - alone_forces) < tolerance * max(np.linalg.norm(alone_forces), floor)
+        assert np.linalg.norm(together - alone_forces) < tolerance * np.sqrt(np.mean(forces**2) * alone_forces.size)
 
 
 @precisions
@@ -353,10 +352,11 @@ def test_padding_changes_nothing(variant: Variant, dtype: torch.dtype) -> None:
         assert float(energy[len(mols) :].abs().sum()) == 0.0
         gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
         results.append((energy[: len(mols)], forces[: len(graph.pos)], *gradients))
-    tolerance = {"rtol": 1e-11, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-3}
+    tolerance = 1e-11 if dtype == torch.float64 else 1e-3
     for other in results[1:]:
         for found, expected in zip(other, results[0], strict=True):
-            torch.testing.assert_close(found, expected, **tolerance)
+            assert found.shape == expected.shape
+            assert float((found - expected).abs().max()) < tolerance * (1.0 + float(expected.abs().max()))
 
 
 @direct

@@ -130,7 +130,7 @@ def test_derivatives_of_frames_are_finite_and_exact_at_the_poles(lmax: int) -> N
     (3, 3, {"untied": True, "epsilon": 0.7}), (2, 2, {"width": 12, "base_width": 4, "radial": 20})])
 def test_model_against_a_slow_one(lmax: int, mmax: int, options: dict) -> None:
     """One edge at a time, degree-major, least-squares Wigner matrices; its frames roll at random where that is free."""
-    config = {"width": 4, "radial": 16} | options
+    config = {"width": 4, "radial": 16, "basis": "gaussian"} | options
     model = model_of(lmax=lmax, mmax=mmax, **config)
     graph = make_graph([random_cluster(5, 3), named("H2O")])
     vec = graph.vectors()
@@ -307,7 +307,7 @@ def test_flops_of_the_variants(options: dict) -> None:
 
 def test_flops_against_the_reference_formula() -> None:
     """Section 2.4 at K4L2, MFLOP per edge and layer: conv1 2.29, conv2 0.95, radial 0.51 less tables, rotation 0.06."""
-    config = ESENConfig(width=128, depth=4, elements=tuple(range(90)))
+    config = ESENConfig(width=128, depth=4, radial=64, elements=tuple(range(90)))
     deeper = config.model_copy(update={"depth": 5})
     layer = (flops(deeper).per_edge - flops(config).per_edge) / 1e6
     tables = 2 * (2 * 128 - 2 * 90) * 128 / 1e6  # their 2 Ce columns are our 2 Z

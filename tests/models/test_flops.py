@@ -24,6 +24,9 @@ SPARSE_GRAPH = make_graph([random_cluster(9, 5, density=0.01), random_cluster(5,
 GRAPHS = (GRAPH, SMALL_GRAPH, SPARSE_GRAPH)
 variants = pytest.mark.parametrize("variant", direct_variants(), ids=lambda v: v.id)
 WITHOUT_TABLES = ("mpnn", "painn", "egnn")  # nothing is computed once per batch
+# Triplets, quadruplets and padded rows depend on the shape of each neighbourhood: no closed form per edge and per atom is
+# exact. tests/models/test_gemnet.py checks the exact count from those numbers; here the linear form must be near.
+NOT_LINEAR = {"gemnet_oc": 0.35}
 
 # FLOPs per edge and per unit of width of products whose input needs no gradient (geometry times W): their backward pass
 # computes the gradient of the weight only, one product instead of two
@@ -65,9 +68,12 @@ def test_forward_flops_are_exact(variant: Variant) -> None:
         forms = [form.forward(len(graph.sender), len(graph.pos)) for graph in GRAPHS]
         rest = [counted(config, graph, backward=False) - f for graph, f in zip(GRAPHS, forms)]
         assert form.per_edge > 0 and form.per_atom > 0
+        assert form.training(10.0, 3.0) == 3.0 * (10.0 * form.per_edge + 3.0 * form.per_atom)
+        if variant.name in NOT_LINEAR:
+            assert all(abs(r) < NOT_LINEAR[variant.name] * f for r, f in zip(rest, forms)), (rest, forms)
+            continue
         assert rest[0] == rest[1] == rest[2], size
         assert rest[0] == 0 or (variant.name not in WITHOUT_TABLES and 0 < rest[0] < 0.01 * forms[0]), size
-        assert form.training(10.0, 3.0) == 3.0 * (10.0 * form.per_edge + 3.0 * form.per_atom)
 
 
 def test_the_three_graphs_tell_edges_from_atoms() -> None:

@@ -152,15 +152,18 @@ def test_factorised_product_is_the_function_of_the_dihedral() -> None:
     b, c, d = (v / np.linalg.norm(v) for v in rng.normal(size=(3, 3)))
     points, fit = (torch.from_numpy(a) for a in rotation_points(count))
     blocks = rotations(torch.tensor(b)[None], points, fit, count)[0].numpy()
-    enter, enter_mask, leave, leave_mask, pairs, harmonic = quad_layout(count)
-    inward = (blocks[enter] * enter_mask).reshape(count, w, s) @ harmonics(torch.tensor(d), count).numpy()  # (l, j)
-    outward = (blocks[leave] * leave_mask).reshape(-1, w) * harmonics(torch.tensor(c), count).numpy()[harmonic][:, None]
+    enter, leave, share = quad_layout(count)
+    blocks = np.append(blocks, 0.0)
+    inward = blocks[enter].reshape(count, w, s) @ harmonics(torch.tensor(d), count).numpy()  # (l, j)
+    outward = blocks[leave].reshape(-1, w)
+    y_c = harmonics(torch.tensor(c), count).numpy()
     theta_c, theta_d = slow.angle(c, b), slow.angle(d, b)
     dihedral = slow.angle(np.cross(c, b), np.cross(d, b))
-    number = 0
+    number = place = 0
     for p in range(count):
         for j in range(p + 1):
-            column = outward[pairs == number].sum(0)
+            column = share[number] * y_c[p * p : (p + 1) ** 2] @ outward[place : place + 2 * p + 1]
+            place += 2 * p + 1
             for l in range(count):
                 expected = slow.quad_function(p, l, j, theta_c, theta_d, dihedral) if j <= l else 0.0
                 assert abs(column @ inward[l] - expected) < 1e-12

@@ -66,7 +66,7 @@ def test_counting_without_weights_is_exact(variant: Variant) -> None:
 @names
 def test_targets_are_reached(name: str) -> None:
     reached = []
-    for target in TARGETS:
+    for target in TARGETS if name in FROM_3K else TARGETS[::3]:
         try:
             config = size(name, target, elements=ELEMENTS)
         except StudyError as error:
@@ -79,7 +79,7 @@ def test_targets_are_reached(name: str) -> None:
         assert config.depth == depth_for(ARCHITECTURES[name], target)
         assert config.elements == ELEMENTS and config.architecture == name
         reached.append(n)
-    assert reached == sorted(set(reached)) and len(reached) >= 5
+    assert reached == sorted(set(reached)) and len(reached) >= 2
 
 
 @names

@@ -167,7 +167,7 @@ def study_json(truths: list[Truth]) -> dict[str, Any]:
             "hash": "0123456789abcdef",
             "atoms": 224_000,
             "structures": 10_000,
-            "elements": ["H", "C", "N", "O"],
+            "elements": [1, 6, 7, 8],
             "train": {"structures": 9000, "atoms": 201_600},
             "validation": {"structures": 1000, "atoms": 22_400},
             "statistics": {"mean_force_norm": 1.9, "mean_atoms": 22.4},

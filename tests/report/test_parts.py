@@ -12,9 +12,9 @@ from forcelaw.report.draw_matplotlib import log_ticks
 from forcelaw.report.marks import loss_at_data
 from forcelaw.report.paper import published
 from forcelaw.report.results import Estimate, Fitted, FrontierResult
-from forcelaw.report.spec import pretty
+from forcelaw.report.spec import names, pretty
 from forcelaw.report.style import DARK, looks
-from forcelaw.report.words import loss_at, names
+from forcelaw.report.words import loss_at
 
 
 @pytest.mark.parametrize(("value", "text"), [

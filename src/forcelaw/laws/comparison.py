@@ -110,7 +110,7 @@ class Comparison:
 
 
 def compare(runs: Runs, law: str | Law = "surface", *, quantities_tested: tuple[str, ...] | None = None,
-            paired: str | bool = "auto", permutations: int = 0, x: str | None = "c", level: float = 0.95,
+            paired: str | bool = "auto", permutations: int = 0, x: str | None = "c", joint: bool = True, level: float = 0.95,
             objective: str = "huber", delta: float | None = None, cluster: str | None = "run", floor: Any = None,
             weights: Any = None, seed: int = 0, **options: Any) -> Comparison:
     """Compare all architectures of a table.
@@ -118,7 +118,7 @@ def compare(runs: Runs, law: str | Law = "surface", *, quantities_tested: tuple[
     quantities_tested: parameters or derived quantities (default: exponents, a, gamma and the floor of the law).
     paired: "auto" pairs runs by size, seed and data where every run has a partner; False never; True insists.
     permutations: draws of the permutation test in paired designs (0: none; 999 takes seconds). x: the cost for the
-    compute multiplier ("c" FLOPs, "h" hours, None: leave it out).
+    compute multiplier ("c" FLOPs, "h" hours, None: leave it out). joint: fit with exponents in common as well.
     """
     if len(runs.group_names) < 2:
         raise FitError(f"there is one architecture only ({runs.group_names[0] or 'no architecture column'})",
@@ -133,7 +133,7 @@ def compare(runs: Runs, law: str | Law = "surface", *, quantities_tested: tuple[
     usable = [name for name, result in fits.items() if result.ok]
     pairs = []
     for first, second in combinations(usable, 2):
-        pairs.append(_compare(first, second, parts, fits, form, quantities_tested, paired, permutations, settings, seed))
+        pairs.append(_compare(first, second, parts, fits, form, quantities_tested, paired, permutations, settings, seed, joint))
         if x is not None:
             _add_multiplier(pairs[-1], parts, x, level)
     _holm(pairs)
@@ -164,8 +164,8 @@ def _tested(form: Law, result: FitResult, asked: tuple[str, ...] | None) -> list
 
 
 def _compare(first: str, second: str, parts: dict[str, Runs], fits: dict[str, FitResult], form: Law,
-             asked: tuple[str, ...] | None, paired: str | bool, permutations: int, settings: dict[str, Any], seed: int
-             ) -> PairComparison:
+             asked: tuple[str, ...] | None, paired: str | bool, permutations: int, settings: dict[str, Any], seed: int,
+             joint: bool) -> PairComparison:
     left, right = fits[first], fits[second]
     pairing, why = pair(parts[first], parts[second]) if paired is not False and settings["cluster"] == "run" else (None, "")
     if paired is True and pairing is None:
@@ -176,7 +176,7 @@ def _compare(first: str, second: str, parts: dict[str, Runs], fits: dict[str, Fi
         one.tests[name] = _test(name, left, right, pairing, settings["level"])
     goal = _objective(settings["objective"], settings["delta"])
     shared = tuple(name for name in ("alpha", "beta", "gamma") if name in form.shapes)
-    if shared:
+    if shared and (joint or permutations):
         _shared_fit(one, parts, fits, shared, goal, settings, pairing, permutations, seed)
     return one
 

@@ -158,7 +158,7 @@ class FitResult:
 
 def spread(draws: np.ndarray, centre: np.ndarray, method: str) -> np.ndarray:
     """Standard error from replicates [R, ...]: jackknife about the estimate (CR3), else their standard deviation."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         if method.startswith("jackknife"):
             count = len(draws)
             return np.sqrt((count - 1) / count * ((draws - centre) ** 2).sum(axis=0))

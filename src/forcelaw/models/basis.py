@@ -53,7 +53,8 @@ class ExponentialBasis(nn.Module):
         self.beta = (count / (2.0 * (1.0 - low))) ** 2
 
     def forward(self, r: Tensor) -> Tensor:
-        return torch.exp(-self.beta * (torch.exp(-self.rate * r).unsqueeze(-1) - self.centres).square())
+        exponent = -self.beta * (torch.exp(-self.rate * r).unsqueeze(-1) - self.centres).square()
+        return torch.exp(exponent.clamp_min(-50.0))  # no denormals, as above
 
 
 def safe_norm(vec: Tensor) -> Tensor:

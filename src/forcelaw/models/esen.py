@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import GaussianBasis, envelope, safe_norm
+from .basis import ExponentialBasis, GaussianBasis, envelope, safe_norm
 from .mup import Embedding, LayerNorm, Linear, mark
 from .so3 import EdgeFrames, SO3Linear, SphericalNorm, n_coefficients
 
@@ -45,7 +45,8 @@ class ESENConfig(ModelConfig):
     base_width: int = 52
     lmax: int = Field(2, ge=1, le=8, description="highest degree of the spherical features")
     mmax: int = Field(2, ge=1, description="highest order in the edge frames; min(2, lmax) when left out")
-    radial: int = Field(64, ge=2, description="radial basis functions")
+    radial: int = Field(32, ge=2, description="radial basis functions")
+    basis: Literal["exponential", "gaussian"] = Field("exponential", description="gaussian: equally spaced, as fairchem's")
     parity: bool = Field(False, description="W2 = 0 in every SO(2) block: exact E(3) instead of SE(3)")
     untied: bool = Field(False, description="free the m > 0 blocks from SO(2): breaks rotations when epsilon > 0")
     epsilon: float = Field(1.0, ge=0.0, description="size of the free part of untied blocks; 0 is eSEN, without one")
@@ -234,7 +235,8 @@ class ESEN(ForceField):
         self.frames = EdgeFrames(c.lmax, c.mmax)
         self.source = Embedding(len(c.elements), w, m)
         self.target = Embedding(len(c.elements), w, m)
-        self.basis = GaussianBasis(c.radial, c.cutoff, SPREAD)
+        self.basis = (ExponentialBasis(c.radial, c.cutoff) if c.basis == "exponential"
+                      else GaussianBasis(c.radial, c.cutoff, SPREAD))
         self.register_buffer("one_hot", torch.eye(len(c.elements), dtype=torch.get_default_dtype()), persistent=False)
         self.degree = RadialNetwork(c, c.degrees[0] * w)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))

@@ -37,11 +37,12 @@ from torch import Tensor, nn
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import GaussianBasis, envelope, safe_norm
-from .gemnet_basis import degrees, envelope_share, harmonics, quad_layout, radial_norm, rotation_points, rotations
+from .gemnet_basis import envelope_share, harmonics, quad_layout, radial_norm, rotation_points, rotations
 from .gemnet_index import EdgeIndex, build_index
 from .mup import Embedding, Linear
 
 HALF = math.sqrt(0.5)
+GAIN = 1 / 0.6  # ScaledSiLU
 
 
 class GemNetOCConfig(ModelConfig):
@@ -128,7 +129,7 @@ class Scales:
 
 def act(x: Tensor) -> Tensor:
     """SiLU / 0.6: about unit variance from unit variance."""
-    return nn.functional.silu(x) * (1 / 0.6)
+    return nn.functional.silu(x) * GAIN
 
 
 def matrix(fan_in: int, fan_out: int, m: float, gain: float = 1.0) -> Linear:
@@ -163,7 +164,10 @@ class Residual(nn.Module):
         self.second = Dense(width, width, m)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x + self.second(self.first(x))) * HALF
+        # the two factors 1 / 0.6 go into a matrix and into the sum: two passes less over the edges
+        y = nn.functional.silu(self.first.linear(x))
+        y = nn.functional.silu(nn.functional.linear(y, self.second.linear.weight * GAIN))
+        return torch.add(x, y, alpha=GAIN) * HALF
 
 
 def residuals(count: int, width: int, m: float) -> nn.Sequential:
@@ -184,10 +188,8 @@ class Bases:
     rbf: tuple[Tensor, ...]  # e2e, quad, a2e, e2a, update, out: each (e, rbf)
     a2a: Tensor  # (n, rbf, K)
     harmonics: Tensor  # (n, K, s) of the edges into each atom
-    e2e: Tensor  # (e, f, S) radial weights
-    e2e_self: Tensor  # (e, f) weight of the edge on itself, to be left out
-    a2e: Tensor
-    a2e_self: Tensor
+    e2e: Tensor  # (e, f, S + 1) radial weights, and minus the weight of the edge on itself, which is left out
+    a2e: Tensor  # the same
     e2a: Tensor  # (n, f, s)
     e2a_self: Tensor  # (n, f, K)
     reverse: Tensor  # (q, s) harmonics of the reverse of each short edge
@@ -213,37 +215,37 @@ class SharedBases(nn.Module):
         self.cbf_quad = basis_matrix(c.radial, s * c.cbf, c)  # short edges
         self.sbf = basis_matrix(c.radial, c.sbf * c.pairs, c)
         points, fit = rotation_points(s)
-        enter, enter_mask, leave, leave_mask, pair, harmonic = quad_layout(s)
-        self.columns = len(harmonic)  # P
+        enter, leave, share = quad_layout(s)
+        self.columns = len(leave) // (2 * s - 1)  # P
         # float64 whatever the default: D is a rotation only to the precision of these
-        for name, value in {"points": points, "fit": fit, "enter_mask": enter_mask, "leave_mask": leave_mask,
-                            "degree": degrees(s), "enter_index": enter, "leave_index": leave, "pair": pair,
-                            "harmonic": harmonic, "central": np.array([p * (p + 1) // 2 for p in range(s)]),
-                            "root": np.sqrt(2.0 * np.arange(s) + 1)}.items():
+        for name, value in {"points": points, "fit": fit, "enter": enter, "leave": leave, "share": share,
+                            "root": np.sqrt(2.0 * np.arange(s) + 1),
+                            "pole": np.array([p * (p + 1) // 2 for p in range(s)])}.items():
             self.register_buffer(name, torch.as_tensor(value), persistent=False)
 
     def forward(self, vec: Tensor, index: EdgeIndex) -> Bases:
         """vec (e, 3) in Angstrom, in the order of the index."""
-        c, e = self.c, vec.shape[0]
+        c, e, n, short = self.c, vec.shape[0], index.atoms, index.short
         r = safe_norm(vec)
         y = harmonics(vec / r.unsqueeze(-1), c.spherical)
         g = self.main(r) * (envelope(r / c.cutoff) * self.main_norm).unsqueeze(-1)
         *rbf, a2a = self.rbf(g).split(c.rbf, dim=-1)
+        root = self.root.to(y)
         circular = self.cbf(g).view(e, 3, c.cbf, c.spherical)
-        own = (circular * self.root.to(y)).sum(-1)  # (e, 3, f)
-        short = index.short
-        spherical = self.sbf(g).view(e, c.sbf, c.pairs)
-        pole = spherical.index_select(0, short).index_select(-1, self.central)
-        norm = torch.rsqrt(2.0 * self.degree + 1.0).to(y)
-        whole = circular[:, 2].index_select(-1, self.degree) * (y * norm).unsqueeze(1)
-        rows = index.rows(torch.cat([y, a2a, own[:, 2]], dim=-1))
-        rows_y, rows_a2a, rows_own = rows.split([y.shape[1], c.rbf, c.cbf], dim=-1)
+        own = (circular * root).sum(-1)  # (e, 3, f)
+        weight = self.sbf.weight.view(c.sbf, c.pairs, c.radial) * self.share.to(y).unsqueeze(-1)
+        spherical = nn.functional.linear(g, weight.flatten(0, 1)).view(e, c.sbf, c.pairs)
+        pole = spherical.index_select(0, short).index_select(-1, self.pole)
+        rows = index.rows(torch.cat([y, a2a, own[:, 2], circular[:, 2].flatten(1)], dim=-1))
+        rows_y, rows_a2a, rows_own, rows_e2a = rows.split([y.shape[1], c.rbf, c.cbf, c.cbf * c.spherical], dim=-1)
+        rows_e2a = rows_e2a.unflatten(-1, (c.cbf, c.spherical)).permute(3, 0, 2, 1).contiguous()  # (S, n, f, K)
+        e2a = [torch.bmm(rows_e2a[l], rows_y[..., l * l : (l + 1) ** 2]) / math.sqrt(2 * l + 1) for l in range(c.spherical)]
         enter, leave, reverse, cbf = self.quad_frames(vec.index_select(0, short), r.index_select(0, short))
         return Bases(radial=g, rbf=tuple(rbf), harmonics=rows_y, a2a=rows_a2a.transpose(1, 2),
-                     e2e=circular[:, 0], e2e_self=own[:, 0], a2e=circular[:, 1], a2e_self=own[:, 1],
-                     e2a=segment_sum(whole, index.receiver, index.atoms), e2a_self=rows_own.transpose(1, 2),
-                     quad=spherical, quad_self=(pole * self.root.to(y)).sum(-1),
-                     enter=enter, leave=leave, reverse=reverse, cbf=cbf)
+                     e2e=torch.cat([circular[:, 0], -own[:, 0].unsqueeze(-1)], dim=-1),
+                     a2e=torch.cat([circular[:, 1], -own[:, 1].unsqueeze(-1)], dim=-1),
+                     e2a=torch.cat(e2a, dim=-1), e2a_self=rows_own.transpose(1, 2),
+                     quad=spherical, quad_self=(pole * root).sum(-1), enter=enter, leave=leave, reverse=reverse, cbf=cbf)
 
     def quad_frames(self, vec: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """enter, leave, reverse and cbf of :class:`Bases` from short edges: vec (q, 3), r (q,) in Angstrom."""
@@ -251,8 +253,9 @@ class SharedBases(nn.Module):
         s, w = c.spherical * c.spherical, 2 * c.spherical - 1
         unit = vec / r.unsqueeze(-1)
         d = rotations(unit, self.points.to(vec.dtype), self.fit.to(vec.dtype), c.spherical)
-        enter = (d.index_select(1, self.enter_index) * self.enter_mask.to(vec.dtype)).view(q, c.spherical * w, s)
-        leave = (d.index_select(1, self.leave_index) * self.leave_mask.to(vec.dtype)).view(q, self.columns, w)
+        d = torch.cat([d, d.new_zeros(q, 1)], dim=-1)
+        enter = d.index_select(1, self.enter).view(q, c.spherical * w, s)
+        leave = d.index_select(1, self.leave).view(q, self.columns, w)
         near = self.near(r) * (envelope(r / c.quad_cutoff) * self.near_norm).unsqueeze(-1)
         return enter, leave, harmonics(-unit, c.spherical), self.cbf_quad(near).view(q, c.spherical, c.cbf)
 
@@ -299,9 +302,8 @@ class Interaction(nn.Module):
         moments = torch.bmm(b.harmonics.transpose(1, 2), rows[..., : 3 * t + c.quad])  # (n, s, 3t + q)
         message, returned = self.through_short_edges(moments[..., 3 * t :], quad, b, index)
         # what each edge c -> a reads of the moments at a, for every degree
-        e2e_l, a2e_l, quad_pj = self.read(b.harmonics, moments[..., : 2 * t], returned, index)
-        x_e2e = torch.bmm(b.e2e, e2e_l) - b.e2e_self.unsqueeze(-1) * e2e.unsqueeze(1)
-        x_a2e = torch.bmm(b.a2e, a2e_l) - b.a2e_self.unsqueeze(-1) * a2e.unsqueeze(1)
+        e2e_l, a2e_l, quad_pj = self.read(b.harmonics, moments[..., : 2 * t], returned, rows[..., : 2 * t], index)
+        x_e2e, x_a2e = torch.bmm(b.e2e, e2e_l), torch.bmm(b.a2e, a2e_l)
         own = b.quad_self.unsqueeze(-1) * message.unsqueeze(1)
         x_quad = torch.bmm(b.quad, quad_pj).index_add(0, index.short, own, alpha=-1)
         both = self.up_e2e(self.bilinear_e2e(x_e2e.flatten(1)) * scale.trip)
@@ -330,10 +332,12 @@ class Interaction(nn.Module):
         returned = segment_sum(torch.bmm(b.leave, message), index.receiver.index_select(0, short), index.atoms)
         return message[:, w // 2], returned
 
-    def read(self, harmonics: Tensor, trip: Tensor, quad: Tensor, index: EdgeIndex) -> tuple[Tensor, Tensor, Tensor]:
+    def read(self, harmonics: Tensor, trip: Tensor, quad: Tensor, own: Tensor,
+             index: EdgeIndex) -> tuple[Tensor, Tensor, Tensor]:
         """Moments at a, contracted with the harmonics of each edge c -> a degree by degree.
 
-        harmonics (n, K, s), trip (n, s, 2t), quad (n, P, q) -> e2e and a2e (e, S, t), quad (e, S (S + 1) / 2, q).
+        harmonics (n, K, s), trip (n, s, 2t), quad (n, P, q), own (n, K, 2t) -> e2e and a2e (e, S + 1, t), the last entry
+        the edge's own message, and quad (e, S (S + 1) / 2, q).
         """
         c, t, n = self.c, self.c.trip, trip.shape[0]
         first, second, third, place = [], [], [], 0
@@ -347,9 +351,9 @@ class Interaction(nn.Module):
             first.append(values[..., :t])
             second.append(values[..., t : 2 * t])
             third.append(values[..., 2 * t :])
-        values = index.edges(torch.cat(first + second + third, dim=-1))
-        e2e, a2e, quads = values.split([c.spherical * t, c.spherical * t, c.quad * c.pairs], -1)
-        shape = (c.spherical, t)
+        values = index.edges(torch.cat([*first, own[..., :t], *second, own[..., t:], *third], dim=-1))
+        shape = (c.spherical + 1, t)
+        e2e, a2e, quads = values.split([shape[0] * t, shape[0] * t, c.quad * c.pairs], -1)
         return e2e.unflatten(1, shape), a2e.unflatten(1, shape), quads.unflatten(1, (c.pairs, c.quad))
 
 
@@ -485,16 +489,16 @@ def operations(c: GemNetOCConfig) -> Operations:
     a, e, t, q, s = c.width, c.edge, c.trip, c.quad, c.spherical
     side, wide, pairs = s * s, 2 * s - 1, c.pairs
     columns = sum((p + 1) * (2 * p + 1) for p in range(s))
-    points = s * wide
+    points = 2 * s + 3
     update = (e * a if e != a else 0) + 2 * a * a * c.update_layers
     direct = c.forces == "direct"
     edge = c.radial * (7 * c.rbf + 3 * c.cbf * s + c.sbf * pairs) + c.radial * e
     atom = 2.0 * a * e
     short = 9 * points + points * sum((2 * l + 1) ** 2 for l in range(s)) + c.radial * s * c.cbf
-    row = 0.0
+    row = float(c.cbf * side)
     for _ in range(c.depth):
         edge += 4 * e * e + c.rbf * (3 * e + a) + t * (2 * e + a) + e * q
-        edge += 2 * c.cbf * s * t + c.sbf * pairs * q + 2 * c.cbf * t * t + c.sbf * q * q + 2 * e * (2 * t + q)
+        edge += 2 * c.cbf * (s + 1) * t + c.sbf * pairs * q + 2 * c.cbf * t * t + c.sbf * q * q + 2 * e * (2 * t + q)
         edge += 2 * e * e * (c.before_skip + c.after_skip + c.concat) + c.rbf * e + e * e
         row += side * (3 * t + q) + 2 * t * side + q * columns + (c.cbf + c.rbf) * t
         atom += a * a + a * t + c.cbf * side * t + (c.cbf + c.rbf) * t * t + 2 * t * a

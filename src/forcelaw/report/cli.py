@@ -73,7 +73,7 @@ def report(source: str | Path, out: str | Path | None = None, *, burn_in_steps: 
     from .draw_matplotlib import save
     from .html import render
     from .load import load
-    from .words import names
+    from .spec import names
 
     started = time.monotonic()
 

@@ -131,7 +131,7 @@ def _layout(panel: Panel) -> dict[str, Any]:
             {"text": panel.empty, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
         ]
         for axis in ("xaxis", "yaxis"):
-            layout[axis] |= {"showticklabels": False, "range": [0, 1], "type": "linear"}
+            layout[axis] |= {"showticklabels": False, "showgrid": False, "ticks": "", "range": [0, 1], "type": "linear"}
             layout[axis].pop("dtick", None)
     return layout
 

@@ -15,6 +15,7 @@ from .marks import (
     loss_at_data,
     or_empty,
     refusals,
+    refused,
     run_series,
     share_range,
     surface_line,
@@ -133,6 +134,12 @@ def interval_text(value: Estimate | None, digits: int = 3) -> str:
     return f"{text} [{value.low:.{digits}f}, {value.high:.{digits}f}]" if value.bounded else text
 
 
+def _settled(frame: pl.DataFrame, burn_in_steps: int) -> pl.DataFrame:
+    """Evaluations after the burn-in; all of them where none would be left."""
+    later = frame.filter((pl.col("step") >= burn_in_steps).fill_null(True))
+    return later if len(later) else frame
+
+
 def _levels(low: float, high: float, count: int = 3) -> list[float]:
     """``count`` values of D from the end backwards, a factor 4 apart, inside the measured range."""
     return [high / 4**k for k in range(count) if high / 4**k >= low]
@@ -143,10 +150,9 @@ def loss_against_size(analysis: Analysis) -> Figure:
     frames = [arch.frame for arch in analysis.architectures if arch.runs]
     ends = [float(f.group_by("run").agg(pl.col("d").max())["d"].max()) for f in frames]
     starts = [
-        float(f.filter((pl.col("step") >= analysis.burn_in_steps).fill_null(True))["d"].min() or math.inf)
-        for f in frames
+        float(_settled(arch.frame, analysis.burn_in_steps)["d"].min()) for arch in analysis.architectures if arch.runs
     ]
-    levels = _levels(min(starts), min(ends)) if ends and min(starts) < math.inf else []
+    levels = _levels(max(starts), min(ends)) or [min(ends)] if ends else []
     for d in reversed(levels):
         panel = Panel("parameters N", LOSS, title=f"at D = {pretty(d)} atoms seen")
         for arch in analysis.architectures:
@@ -324,11 +330,8 @@ def _allocation_series(arch: ArchitectureResult, key: str) -> list[Series]:
 
 
 def _refusals_optimum(analysis: Analysis) -> list[str]:
-    return [
-        f"{arch.label} cannot carry a fit of the optimum: {arch.allocation.fitted.reason}"
-        for arch in analysis.architectures
-        if not arch.allocation.fitted.ok
-    ]
+    failed = [(arch.label, arch.allocation.fitted) for arch in analysis.architectures]
+    return refused(failed, "cannot carry a fit of the optimum")
 
 
 def diagnosis(analysis: Analysis) -> Figure:

@@ -9,6 +9,8 @@ from .paper import PUBLISHED
 from .results import Analysis, ArchitectureResult, SweepResult
 from .spec import Figure, Panel, Series, pretty
 
+ZERO = 1e-8
+
 
 def cost(analysis: Analysis) -> Figure:
     panels = []
@@ -85,7 +87,7 @@ def symmetry(analysis: Analysis) -> Figure:
         "Turn a molecule and the forces should turn with it: architectures that have the symmetry built in are "
         "wrong by rounding alone (about 1e-6), the others must learn it, and the figure shows how far they came.",
         panels,
-        "one mark for each trained model, log scale",
+        "one mark for each trained model; an error of exactly zero is drawn at 1e-8",
     )
 
 
@@ -96,7 +98,7 @@ def _symmetry_series(panel: Panel, analysis: Analysis, x: str, kind: str) -> Non
         ]
         if not points:
             continue
-        values = [max(getattr(p, kind), 1e-9) for p in points]  # an error of exactly zero still shows on a log axis
+        values = [max(getattr(p, kind), ZERO) for p in points]  # a log axis has no zero
         hover = [f"{arch.label}, N = {pretty(p.n)}, D = {pretty(p.d)}" for p in points]
         panel.series.append(
             Series(

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..data.structure import MAX_Z, SYMBOLS
 from ..progress import duration
 from . import draw_plotly, tables, words
 from .figures_laws import is_trend
 from .paper import CITATION
 from .results import Analysis
-from .spec import Figure, pretty
+from .spec import Figure, names, pretty
 from .style import DARK, Look
 
 # Outlines in a 14 x 14 box for the symbols of style.SYMBOLS
@@ -92,7 +93,7 @@ def render(analysis: Analysis, figures: Sequence[Figure]) -> str:
         columns=[{"key": key, "heading": heading} for key, _, _, heading, _ in tables.COLUMNS],
         exponent_rows=_exponent_rows(analysis),
         grouped_reasons=tables.grouped_reasons(analysis),
-        names=words.names,
+        names=names,
         term_rows=_term_rows(analysis),
         regimes=[(arch.label, arch.regime) for arch in analysis.architectures if arch.regime],
         prospects=_prospects(analysis),
@@ -235,12 +236,16 @@ def _checks(analysis: Analysis) -> dict[str, Any]:
         for c in arch.checks
     ]
     notes = [(arch.label, note) for arch in asked for note in arch.notes]
+    failed: dict[tuple[str, str], list[str]] = {}
+    for label, _, answer, text, remedy in words_:
+        if answer[0] == "no":
+            failed.setdefault((text, remedy), []).append(label)
     return {
         "labels": [arch.label for arch in asked],
         "rows": rows,
         "words": words_,
         "notes": notes,
-        "failed": [entry for entry in words_ if entry[2][0] == "no"],
+        "failed": [(names(labels), text, remedy) for (text, remedy), labels in failed.items()],
     }
 
 
@@ -285,6 +290,8 @@ def _flat(value: dict[str, Any], head: str = "") -> list[tuple[str, str]]:
         label = f"{head}{str(name).replace('_', ' ')}"
         if isinstance(item, dict):
             out += _flat(item, f"{label} ")
+        elif isinstance(item, list) and name == "elements" and all(isinstance(z, int) and 0 < z <= MAX_Z for z in item):
+            out.append((label, ", ".join(SYMBOLS[z] for z in item)))
         elif isinstance(item, list):
             out.append((label, ", ".join(str(entry) for entry in item[:40]) + (" …" if len(item) > 40 else "")))
         elif isinstance(item, float):

@@ -25,10 +25,8 @@ from .results import (
 COLUMNS = ("run", "architecture", "seed", "step", "n", "d", "u", "c", "h", "loss")
 CURVE_POINTS = 32
 ENVELOPE_POINTS = 48
-HULL = (
-    "too few sizes touch the frontier inside their range, so γ is read off its corners, which biases it; "
-    "add sizes between, or train the middle sizes longer"
-)
+HULL = "too few sizes touch the frontier inside their range, so γ is read off its corners, which biases it"
+HULL_REMEDY = "add sizes in between, so that at least five touch the frontier, or train the middle sizes longer"
 
 
 def runs_of(frame: pl.DataFrame, burn_in_steps: int) -> Any:
@@ -119,13 +117,12 @@ def laws_of(frame: pl.DataFrame, burn_in_steps: int) -> Laws:
 def _check(check: Any, frontier: Any) -> Check:
     """A check of the laws. Where the frontier was read off its corners, three checks repeat the same long reason: the
     first keeps it in the words that every architecture shares."""
-    text = _words(check.detail)
+    text, remedy = _words(check.detail), _words(check.remedy) if check.remedy else ""
     if frontier is not None and frontier.method == "hull" and frontier.message:
         if check.name == "optimum inside grid":
-            text = HULL
+            text, remedy = HULL, HULL_REMEDY
         elif check.name in FRONTIER_CHECKS:
             text = "the frontier has too few sizes to tell"
-    remedy = _words(check.remedy) if check.remedy else ""
     return Check(check.name, check.passed, text, remedy, dict(check.data or {}))
 
 
@@ -166,7 +163,7 @@ def frontier_of(frame: pl.DataFrame, burn_in_steps: int, x: str, *, quick: bool 
         runs = runs_of(frame.filter(pl.col(x) > 0), burn_in_steps)
         found = frontier(runs, x, interval="none" if quick else "jackknife")
     except FitError as error:
-        return FrontierResult(Fitted(False, _words(error.what)))
+        return FrontierResult(Fitted(False, _words(error.what)), envelope=_whole_envelope(frame, x))
     return _frontier_result(runs, found)
 
 
@@ -216,6 +213,14 @@ def _optimum(found: Any) -> tuple[Fitted, list[tuple[float, float]], list[tuple[
     lines = [[(float(x), float(y)) for x, y in zip(table["x"], table[key], strict=True)] for key in ("n", "d")]
     trend = _words(best.message) if best.edge else ""
     return Fitted(True, "", made, trend=trend), lines[0], lines[1]
+
+
+def _whole_envelope(frame: pl.DataFrame, x: str) -> list[tuple[float, float]]:
+    """Lowest measured loss without any burn-in: what can be said where nothing can be fitted."""
+    try:
+        return _envelope(runs_of(frame.filter(pl.col(x) > 0), 0), x)
+    except FitError:
+        return []
 
 
 def _envelope(runs: Any, x: str) -> list[tuple[float, float]]:

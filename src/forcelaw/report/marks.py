@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from .results import Analysis, ArchitectureResult, FrontierResult
-from .spec import Panel, Series, pretty
+from .results import Analysis, ArchitectureResult, Fitted, FrontierResult
+from .spec import Panel, Series, names, pretty
 
 LONG_RUN = 28  # points of one run drawn in a figure; a longer curve is thinned evenly in log D, its ends kept
 FLOPS, HOURS, LOSS = "training compute C (FLOPs)", "device-hours H", "validation loss"
@@ -101,13 +101,18 @@ def or_empty(panel: Panel, why: str) -> Panel:
 
 
 def refusals(analysis: Analysis, attribute: str) -> list[str]:
-    out = []
-    for arch in analysis.architectures:
-        result = getattr(arch, attribute)
-        fitted = result.fitted if isinstance(result, FrontierResult) else result
+    """Why there is no fit, for the architectures that have none."""
+    results = [(arch.label, getattr(arch, attribute)) for arch in analysis.architectures]
+    return refused([(label, r.fitted if isinstance(r, FrontierResult) else r) for label, r in results])
+
+
+def refused(fits: list[tuple[str, Fitted]], what: str = "cannot carry a fit") -> list[str]:
+    """One line for each reason, with the architectures that it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for label, fitted in fits:
         if not fitted.ok:
-            out.append(f"{arch.label} cannot carry a fit: {fitted.reason}")
-    return out
+            reasons.setdefault(fitted.reason, []).append(label)
+    return [f"{names(labels)} {what}: {reason}" for reason, labels in reasons.items()]
 
 
 def loss_at_data(rows: pl.DataFrame, d: float) -> float | None:

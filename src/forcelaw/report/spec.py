@@ -90,3 +90,10 @@ def pretty(value: float | None, digits: int = 3) -> str:
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(shown))))
     text = f"{shown:.{decimals}f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text) + unit
+
+
+def names(items: list[str]) -> str:
+    """A, B and C."""
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"

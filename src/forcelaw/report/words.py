@@ -8,7 +8,7 @@ from typing import Any
 
 from ..progress import duration
 from .results import Analysis, ArchitectureResult, FrontierResult
-from .spec import pretty
+from .spec import names, pretty
 
 PAPER_DECADES = "about four decades of compute"
 
@@ -66,13 +66,6 @@ def _devices(analysis: Analysis) -> str:
 
 def _range(low: float, high: float) -> str:
     return pretty(low) if low == high else f"{pretty(low)} – {pretty(high)}"
-
-
-def names(items: list[str]) -> str:
-    """A, B and C."""
-    if len(items) < 2:
-        return "".join(items)
-    return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def headline(analysis: Analysis) -> str:
@@ -219,9 +212,9 @@ def regime_words(analysis: Analysis) -> list[str]:
             f"{left_out} run(s) repeated a smaller training set; they measure repeats and take no part in the fits."
         )
     batches = sorted({int(b) for f in frames for b in f["batch_atoms"].drop_nulls().to_list()})
-    if len(batches) == 1:
+    if batches and batches[-1] < 1.1 * batches[0]:  # batches of whole molecules differ by some atoms
         out.append(
-            f"Every run takes {pretty(batches[0])} atoms a step, so steps and atoms seen are one axis: β may "
+            f"Every run takes about {pretty(batches[0])} atoms a step, so steps and atoms seen are one axis: β may "
             "be an exponent of optimiser steps as much as of data; only runs with another batch size could tell."
         )
     return out

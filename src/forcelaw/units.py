@@ -1,6 +1,6 @@
 """Units: eV, Angstrom and eV/Angstrom inside; this module is the only place that converts.
 
-Constants are CODATA 2018 (the values ASE uses by default).
+Constants are CODATA 2018.
 """
 
 from __future__ import annotations

@@ -102,10 +102,14 @@ def train(model: ForceField, steps: int, lr: float, standard: bool) -> Iterator[
 
 
 def coordinate_check(name: str, *, seeds: int, steps: int = 10, standard: bool = False,
-                     widths: tuple[int, ...] = WIDTHS, **options: object) -> list[Coordinate]:
-    """Slopes of every layer of architecture ``name``; see the module's docstring."""
-    # a quarter of the architecture's rate: ten steps at the full one come near the labels, which hides the scaling
-    lr = 0.25 * ARCHITECTURES[name].learning_rate
+                     widths: tuple[int, ...] = WIDTHS, lr: float | None = None,
+                     **options: object) -> list[Coordinate]:
+    """Slopes of every layer of architecture ``name``; see the module's docstring.
+
+    lr: a quarter of the architecture's when left out; ten steps at the full one come near the labels, which hides the
+    scaling.
+    """
+    lr = 0.25 * ARCHITECTURES[name].learning_rate if lr is None else lr
     logs: dict[tuple[str, str], list[list[float]]] = {}
     for width in widths:
         row: dict[tuple[str, str], list[float]] = {}

@@ -96,7 +96,7 @@ def prepare(
     with PackWriter(out, periodic=True, charges=True, overwrite=options.overwrite) as writer:
         owner = writer.partial / f"{_OWNER}{socket.gethostname()}-{os.getpid()}"
         owner.touch()
-        work = _Work(writer, options)
+        work = PackBuild(writer, options)
         records = work.run(opened, say)
         if not work.tally.periodic:
             writer.drop("cells", "pbc")
@@ -171,7 +171,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-class _Work:
+class PackBuild:
     """The state of one call: the writer and everything that accumulates over blocks."""
 
     def __init__(self, writer: PackWriter, options: PrepareOptions):

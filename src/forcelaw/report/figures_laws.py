@@ -30,6 +30,7 @@ NAMES = {"energy": "energy term (eV/atom)", "forces": "force term (eV/Å)"}
 
 
 def frontier(analysis: Analysis) -> Figure:
+    """Loss against FLOPs and against hours, with frontiers and fits."""
     panels = []
     for x, title, attribute in (("c", FLOPS, "frontier_c"), ("h", HOURS, "frontier_h")):
         panel = Panel(title, LOSS, title="against counted FLOPs" if x == "c" else "against measured device-hours")
@@ -128,6 +129,7 @@ def _forest_mark(arch: ArchitectureResult, value: Estimate, row: int, title: str
 
 
 def interval_text(value: Estimate | None, digits: int = 3) -> str:
+    """ "value [low, high]"; "-" for none."""
     if value is None:
         return "-"
     text = f"{value.value:.{digits}f}"
@@ -146,6 +148,7 @@ def _levels(low: float, high: float, count: int = 3) -> list[float]:
 
 
 def loss_against_size(analysis: Analysis) -> Figure:
+    """Loss against N at several D, read off between evaluations, with the fitted surface."""
     panels = []
     frames = [arch.frame for arch in analysis.architectures if arch.runs]
     ends = [float(f.group_by("run").agg(pl.col("d").max())["d"].max()) for f in frames]
@@ -214,6 +217,7 @@ def _size_series(panel: Panel, arch: ArchitectureResult, d: float) -> None:
 
 
 def loss_against_data(analysis: Analysis) -> Figure:
+    """Loss against D, one panel for each architecture, one line for each run."""
     panels = []
     for arch in analysis.architectures:
         panel = Panel("atoms seen D", LOSS, title=arch.label)
@@ -266,6 +270,7 @@ def _surface_data_lines(arch: ArchitectureResult, burn_in_steps: int) -> list[Se
 
 
 def terms(analysis: Analysis) -> Figure:
+    """Energy and force terms apart, against FLOPs."""
     panels = []
     for term, title in NAMES.items():
         panel = Panel(FLOPS, title, title=f"{term} alone")
@@ -286,6 +291,7 @@ def terms(analysis: Analysis) -> Figure:
 
 
 def optimum(analysis: Analysis) -> Figure:
+    """Compute-optimal N and D: corners of the frontier, and the optimum on the surface."""
     panels = []
     for key, title in (("n", "compute-optimal parameters N*"), ("d", "compute-optimal atoms D*")):
         panel = Panel(FLOPS, title)

@@ -13,6 +13,7 @@ ZERO = 1e-8
 
 
 def cost(analysis: Analysis) -> Figure:
+    """kappa and training speed against N."""
     panels = []
     for column, title, y in (
         ("kappa", "κ = C / (3 N D)", "κ (FLOPs per parameter and atom)"),
@@ -73,6 +74,7 @@ PUBLISHED_KAPPA = {entry.name: entry.kappa for entry in PUBLISHED.values()}
 
 
 def symmetry(analysis: Analysis) -> Figure:
+    """Relative force error under rotation and inversion of every trained model."""
     panels = []
     for x, title in (("n", "parameters N"), ("d", "atoms seen D")):
         panel = Panel(title, "relative force error", title=f"rotation, against {x.upper()}")
@@ -144,6 +146,7 @@ def repeats(analysis: Analysis) -> Figure:
 
 
 def sweep(analysis: Analysis) -> Figure:
+    """Final loss against the learning rate, the chosen one ringed."""
     panel = Panel("learning rate at the base width", "final validation loss")
     notes = []
     for arch in analysis.architectures:

@@ -15,6 +15,7 @@ FLOPS, HOURS, LOSS = "training compute C (FLOPs)", "device-hours H", "validation
 
 
 def thin(count: int, room: int = LONG_RUN) -> list[int]:
+    """Indices of at most ``room`` of ``count`` points, evenly spread, both ends kept."""
     if count <= room:
         return list(range(count))
     return sorted({round(i * (count - 1) / (room - 1)) for i in range(room)})
@@ -95,6 +96,7 @@ def zoom(panel: Panel, results: list[FrontierResult]) -> None:
 
 
 def or_empty(panel: Panel, why: str) -> Panel:
+    """The panel; one without marks says why."""
     if not panel.series:
         panel.empty = why
     return panel

@@ -22,6 +22,7 @@ class Estimate:
 
     @property
     def bounded(self) -> bool:
+        """Whether there is an interval."""
         return self.low is not None and self.high is not None
 
 
@@ -37,6 +38,7 @@ class Fitted:
     trend: str = ""
 
     def get(self, name: str) -> Estimate | None:
+        """An estimate by name; None where the fit was refused or has no such number."""
         return self.estimates.get(name) if self.ok else None
 
 
@@ -54,6 +56,7 @@ class FrontierResult:
 
     @property
     def decades(self) -> float:
+        """Decades of x that the frontier spans."""
         from math import log10
 
         xs = [point["x"] for point in self.points]
@@ -137,6 +140,7 @@ class Test:
 
     @property
     def sure(self) -> bool:
+        """Whether the difference is significant at 5% after correction."""
         return self.p < 0.05
 
 
@@ -204,10 +208,12 @@ class Analysis:
 
     @property
     def any_finished(self) -> bool:
+        """Whether any run of the grid has finished."""
         return any(arch.runs for arch in self.architectures)
 
     @property
     def name(self) -> str:
+        """The study's name, or that of its directory."""
         study = self.source.study.get("name")
         if study:
             return str(study)

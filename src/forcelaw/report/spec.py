@@ -65,6 +65,7 @@ class Figure:
 
     @property
     def drawable(self) -> bool:
+        """Whether any panel has anything to show."""
         return any(panel.series for panel in self.panels)
 
 

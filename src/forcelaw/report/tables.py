@@ -82,6 +82,7 @@ def grouped_reasons(analysis: Analysis) -> dict[str, list[str]]:
 
 
 def cell(value: Estimate | None, digits: int = 2) -> str:
+    """ "value [low, high]"; "-" for none."""
     if value is None:
         return "-"
     text = f"{value.value:.{digits}f}"

@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import DataError
 from ...progress import duration
 from ..pack import PackWriter, file_sha256
-from ..prepare import PrepareOptions, _Work, summary
+from ..prepare import PrepareOptions, PackBuild, summary
 from ..readers import Block
 from ..splits import TRAIN, VALIDATION, split_of
 from ..structure import SYMBOLS
@@ -107,7 +107,7 @@ def _assemble(job: Run, folder: Path, out: Path, manifest: dict[str, Any], what:
     skipped: Counter[str] = Counter()
     with PackWriter(folder / "pack", quantum=(POSITION_QUANTUM, FORCE_QUANTUM), charges=True) as writer:
         # prepare's own sums, so that both commands write the same manifest
-        work = _Work(writer, PrepareOptions(val_fraction=val_fraction, seed=SPLIT_SEED, command=manifest["command"]))
+        work = PackBuild(writer, PrepareOptions(val_fraction=val_fraction, seed=SPLIT_SEED, command=manifest["command"]))
         for chunk, arrays in job.chunks():
             failures.update(arrays["failures"])
             skipped = chunk.skipped
@@ -148,7 +148,7 @@ def _block(arrays: dict[str, Any], s: int) -> Block:
     return Block(**per_structure, **per_atom, **state, first=0, place=str)
 
 
-def _check_split(work: _Work, val_fraction: float) -> None:
+def _check_split(work: PackBuild, val_fraction: float) -> None:
     """A tiny pack may lack a side of the split, or have an element in validation alone, without reference energy."""
     remedy = "raise --count (what is labelled is kept), or pass --val-fraction 0"
     if not work.structures[TRAIN] or (val_fraction > 0 and not work.structures[VALIDATION]):

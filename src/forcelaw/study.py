@@ -195,6 +195,7 @@ class Planner:
         self.options = TrainOptions(**study.train)
         self.data = data_options(pack, cutoff=study.cutoff)
         self._configs: dict[tuple[str, float], Any] = {}
+        self._specs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}  # planning is pure, and asked for at every poll
 
     def config(self, a: ArchitectureSpec, size: float) -> Any:
         from .models.sizing import size as size_model
@@ -216,6 +217,12 @@ class Planner:
 
     def sweep(self, a: ArchitectureSpec) -> list[dict[str, Any]]:
         """Specifications of the learning-rate sweep of one architecture, empty when its rate is given."""
+        key = ("sweep", self.label(a))
+        if key not in self._specs:
+            self._specs[key] = self._plan_sweep(a)
+        return self._specs[key]
+
+    def _plan_sweep(self, a: ArchitectureSpec) -> list[dict[str, Any]]:
         from .models import ARCHITECTURES
         from .train.spec import resolve
 
@@ -232,6 +239,12 @@ class Planner:
 
     def grid(self, a: ArchitectureSpec, lr: float) -> list[dict[str, Any]]:
         """Specifications of the grid of one architecture at its learning rate."""
+        key = ("grid", self.label(a), lr)
+        if key not in self._specs:
+            self._specs[key] = self._plan_grid(a, lr)
+        return self._specs[key]
+
+    def _plan_grid(self, a: ArchitectureSpec, lr: float) -> list[dict[str, Any]]:
         from .train.spec import resolve
 
         out = []

@@ -137,15 +137,15 @@ def may_vanish(layer: str) -> bool:
     return layer == "forces" or layer.endswith("]")
 
 
-def failures(coordinates: list[Coordinate], limit: float) -> list[str]:
+def failures(coordinates: list[Coordinate], limit: float, shrink: float | None = None) -> list[str]:
     """Slopes of starts and changes that are out of bounds, a line each.
 
     Nothing may grow with width and the main stream may not shrink. Outputs, and what is made of readouts, may shrink
-    like 1/sqrt(width): that is their random start, which training outgrows.
+    like 1/sqrt(width): that is their random start, which training outgrows. shrink: another bound for the main stream.
     """
     bad = []
     for c in coordinates:
-        low = -limit - (0.5 if may_vanish(c.layer) else 0.0)
+        low = -(limit if shrink is None else shrink) - (0.5 if may_vanish(c.layer) else 0.0)
         if c.kind in ("start", "change") and not low <= c.slope <= limit:
             bad.append(f"{c.layer} {c.kind}: slope {c.slope:+.2f}, RMS {', '.join(f'{x:.3g}' for x in c.rms)}")
     return bad

@@ -24,8 +24,8 @@ SPARSE_GRAPH = make_graph([random_cluster(9, 5, density=0.01), random_cluster(5,
 GRAPHS = (GRAPH, SMALL_GRAPH, SPARSE_GRAPH)
 variants = pytest.mark.parametrize("variant", direct_variants(), ids=lambda v: v.id)
 WITHOUT_TABLES = ("mpnn", "painn", "egnn")  # nothing is computed once per batch
-# Triplets, quadruplets and padded rows depend on the shape of each neighbourhood: no closed form per edge and per atom is
-# exact. tests/models/test_gemnet.py checks the exact count from those numbers; here the linear form must be near.
+# Triplets, quadruplets and padded rows depend on the shape of each neighbourhood: no closed form per edge and per atom
+# is exact. tests/models/test_gemnet.py checks the exact count from those numbers; here the linear form must be near.
 NOT_LINEAR = {"gemnet_oc": 0.35}
 
 # FLOPs per edge and per unit of width of products whose input needs no gradient (geometry times W): their backward pass

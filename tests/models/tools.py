@@ -75,7 +75,7 @@ def energy_error(found: np.ndarray, expected: np.ndarray) -> float:
 def force_error(found: np.ndarray, expected: np.ndarray, mols: list[Molecule]) -> float:
     """Largest norm(f' - f) / norm(f) over molecules.
 
-    A molecule whose forces cancel by symmetry (a single atom, CO2) is measured against forces of the batch's RMS instead.
+    A molecule whose forces cancel by symmetry (a single atom, CO2) is measured against the RMS of the batch instead.
     """
     rms = float(np.sqrt(np.mean(expected**2)))
     ends = np.cumsum([len(m) for m in mols])

@@ -96,7 +96,7 @@ def diagnose(runs: Runs, law: str = "surface", *, x: str = "c", level: float = 0
     checks.append(curvature(runs, result))
     checks += stability(runs, result, quantity, settings)
     checks += [holdout(runs, result, x, settings), lack_of_fit(runs, result)]
-    profile = profile_floor(runs, result) if result.law.free_floor else None
+    profile = profile_floor(runs, result, cluster=cluster, weights=weights) if result.law.free_floor else None
     if profile is not None and not profile.excludes_zero:
         notes.append(f"the floor is not told from zero (p = {profile.p_zero:.2f}): gamma is {profile.gamma_zero:.3f} with "
                      f"floor 0 and {profile.gamma_high:.3f} with the largest floor the data allow")

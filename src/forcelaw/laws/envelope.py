@@ -302,7 +302,7 @@ def _result(runs: Runs, tangency: _Tangency, theta: np.ndarray, used: np.ndarray
     free = law.size
     sd = float(np.sqrt((gap**2).sum() / max(len(gap) - free, 1)))
     status, message, hit = OK, "", []
-    if law.free_floor and np.exp(theta[0, 1]) < 1e-6 * np.exp(np.nanmin(tangency.x["ly"])):
+    if law.free_floor and theta[0, 1] < 1e-6 * np.exp(np.nanmin(tangency.x["ly"])):
         status, message, hit = AT_BOUND, "the floor is at its bound of zero: the frontier shows no floor yet", ["E"]
     if theta[0, -1] <= 1e-3 or theta[0, -1] >= tangency.bounds[1][-1] - 1e-6:
         status, message = NOT_IDENTIFIED, "the exponent of the frontier ran to a bound"

@@ -14,6 +14,7 @@ from .forms import make
 from .forms.base import Floor, Law
 from .objective import ALIASES, Objective, robust_delta
 from .problem import Problem
+from .profile import widen_at_bound
 from .result import AT_BOUND, NOT_CONVERGED, NOT_IDENTIFIED, OK, REFUSED, Estimate, FitResult
 from .solve import evaluate
 from .start import starts
@@ -115,7 +116,7 @@ def _starts(problem: Problem) -> np.ndarray:
         for i, name in enumerate(law.names):
             if name in problem.fixed:
                 value = problem.fixed[name]
-                logged = name in law.coefficients or name == law.floor_name or name in law.logs
+                logged = name in law.coefficients or name in law.logs
                 shift = law.shape_shift(name, problem.centre) if name in law.logs else 0.0
                 begin[:, i] = np.log(value) - shift if logged else value
     low, high = problem.bounds
@@ -123,9 +124,14 @@ def _starts(problem: Problem) -> np.ndarray:
 
 
 def _condition(problem: Problem, theta: np.ndarray) -> float:
-    """Condition number of J'WJ with its diagonal scaled to one (safe weights)."""
+    """Condition number of J'WJ with its diagonal scaled to one (safe weights), over the parameters not at a bound."""
     h = evaluate(problem.law, problem.x, problem.y, problem.weights, problem.objective, theta[None], problem.free).safe[0]
-    d = np.sqrt(np.maximum(np.diag(h), 1e-300))
+    low, high = (bound[problem.free] for bound in problem.bounds)
+    inside = (theta[problem.free] > low) & (theta[problem.free] < high) & (np.diag(h) > 0)
+    if not inside.any():
+        return float("inf")
+    h = h[np.ix_(inside, inside)]
+    d = np.sqrt(np.diag(h))
     values = np.linalg.eigvalsh(h / d[:, None] / d[None, :])
     return float(values[-1] / max(values[0], 1e-300))
 
@@ -139,7 +145,8 @@ def _bounds_hit(problem: Problem, theta: np.ndarray) -> list[str]:
     jac = law.residuals(theta[None], problem.x, problem.y)[1]
     assert jac is not None
     for i, name in enumerate(law.names[: law.n_columns]):
-        if problem.free[i] and name not in hit and float(jac[0, i].max()) < 1e-6:
+        share = jac[0, i] * (theta[i] if name == law.floor_name else 1.0)
+        if problem.free[i] and name not in hit and float(share.max()) < 1e-6:
             hit.append(name)
     return hit
 
@@ -212,6 +219,8 @@ def _intervals(result: FitResult, problem: Problem, runs: Runs, interval: str, r
     attach(result, draws, method, groups,
            result.law.context(runs, problem.cluster) if interval == "jackknife" else result.context)
     result.diagnostics["refits_not_converged"] = failed
+    if result.law.free_floor and result.law.floor_name in result.diagnostics["bounds_hit"] and result.ok:
+        widen_at_bound(problem, result)
     if groups < 8:
         result.diagnostics["warning"] = f"only {groups} runs: intervals rest on {groups - 1} degrees of freedom"
 

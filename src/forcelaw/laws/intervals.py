@@ -61,7 +61,10 @@ def one_step(problem: Problem, theta: np.ndarray) -> np.ndarray:
     scale = 1.0 / np.sqrt(np.maximum(np.einsum("gii->gi", rest), 1e-300))
     scaled = rest * scale[:, :, None] * scale[:, None, :] + 1e-9 * np.eye(len(free))
     step = scale * np.linalg.solve(scaled, (scale * slope)[..., None])[..., 0]
-    step = np.clip(step, -0.5, 0.5)
+    floor = [i for i, name in enumerate(free) if problem.law.names[name] == problem.law.floor_name]
+    limit = np.full(len(free), 0.5)
+    limit[floor] = np.inf  # the floor is in units of the loss, and has its bounds
+    step = np.clip(step, -limit, limit)
     out = np.tile(theta, (groups, 1))
     out[:, free] = np.clip(theta[free] + step, problem.bounds[0][free], problem.bounds[1][free])
     return out

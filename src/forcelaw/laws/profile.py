@@ -7,15 +7,16 @@ and compared with t(G-1) squared; at zero, a boundary, the null is half a point 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from ..errors import FitError
-from .problem import build
+from .intervals import LINEAR, LOG, scale_of
 from .objective import Objective
+from .problem import Problem, build
 from .result import FitResult, clean, spread
 from .solve import evaluate
 from .table import Runs
@@ -47,46 +48,82 @@ class Profile:
         return clean(vars(self) | {"excludes_zero": self.excludes_zero})
 
 
-def profile_floor(runs: Runs, result: FitResult, *, level: float | None = None, cluster: str | None = "run") -> Profile:
+def profile_floor(runs: Runs, result: FitResult, *, level: float | None = None, cluster: str | None = "run",
+                  weights: Any = None) -> Profile:
     """Profile of the floor of a fitted law. FitError if its floor was not free."""
     law = result.law
     if not law.free_floor or result.theta is None:
         raise FitError("the floor was not free in this fit", where=f"law {law.name}", remedy="fit with floor=\"free\"")
-    level = result.level if level is None else level
-    problem = build(runs, law, Objective(result.objective_kind, result.delta), cluster, None)
-    k = law.n_coefficients
-    best = float(np.exp(result.theta[k]))
-    lowest = float(runs["loss"].min())
+    problem = build(runs, law, Objective(result.objective_kind, result.delta), cluster, weights)
+    return _profile(problem, result, result.level if level is None else level)[0]
+
+
+def _profile(problem: Problem, result: FitResult, level: float) -> tuple[Profile, np.ndarray]:
+    """The profile, and theta with the floor at its upper end."""
+    law, k = problem.law, problem.law.n_coefficients
+    best = float(result.theta[k])
+    lowest = float(np.exp(problem.y.min()))
     scale = _scale(problem, result)
-    grid = np.unique(np.concatenate([np.linspace(0.0, min(best, lowest), POINTS // 2),
-                                     np.linspace(min(best, lowest), lowest * 0.999, POINTS // 2 + 1)]))
+    middle = min(best, lowest)
+    parts = [np.linspace(middle, lowest * 0.999, POINTS // 2 + 1)]
+    if middle > 0:
+        parts.append(np.linspace(0.0, middle, POINTS // 2))
+    else:  # the best floor is zero: the interval's upper end may be far below the lowest loss
+        parts.append(np.geomspace(lowest * 1e-3, lowest * 0.999, POINTS // 2))
+    grid = np.unique(np.concatenate(parts))
     free = problem.free.copy()
     free[k] = False
-    theta = np.tile(result.theta, (len(grid), 1))
-    low, high = problem.bounds
-    with np.errstate(divide="ignore"):
-        theta[:, k] = np.maximum(np.log(grid), low[k])
-    problem.free = free
+    problem = replace(problem, free=free)
+
+    def refit(start: np.ndarray, floor: float) -> tuple[np.ndarray, float]:
+        theta = start.copy()
+        theta[k] = floor
+        solution = problem.solve(theta[None], tolerance=1e-10, iterations=100)
+        return solution.theta[0], float(solution.value[0])
+
     # neighbours start each other: outward from the best, each value begins where the last one ended
     order = np.argsort(np.abs(grid - best))
-    fitted, value = theta.copy(), np.full(len(grid), np.inf)
+    fitted, value = np.tile(result.theta, (len(grid), 1)), np.full(len(grid), np.inf)
     done: list[int] = []
     for i in order:
-        start = theta[i].copy()
-        if done:
-            near = min(done, key=lambda j: abs(grid[j] - grid[i]))
-            start = fitted[near].copy()
-            start[k] = theta[i, k]
-        solution = problem.solve(start[None], tolerance=1e-10, iterations=100)
-        fitted[i], value[i] = solution.theta[0], solution.value[0]
+        near = min(done, key=lambda j: abs(grid[j] - grid[i])) if done else None
+        fitted[i], value[i] = refit(result.theta if near is None else fitted[near], grid[i])
         done.append(int(i))
     statistic = np.maximum(2 * (value - min(value.min(), result.objective)) / scale, 0.0)
     df = max(result.n_runs - 1, 1)
     limit = stats.t.ppf(0.5 + level / 2, df) ** 2
     at_low, at_high = _ends(grid, statistic, limit, best)
     p_zero = 0.5 * float(stats.f.sf(statistic[0], 1, df)) if statistic[0] > 0 else 1.0
-    gammas = [_exponent(result, fitted[int(np.argmin(np.abs(grid - at)))]) for at in (0.0, at_high)]
-    return Profile(grid, statistic, at_low, at_high, p_zero, gammas[0], _exponent(result, result.theta), gammas[1], level)
+    upper = refit(fitted[int(np.argmin(np.abs(grid - at_high)))], at_high)[0]
+    return Profile(grid, statistic, at_low, at_high, p_zero, _exponent(result, fitted[0]), _exponent(result, result.theta),
+                   _exponent(result, upper), level), upper
+
+
+def widen_at_bound(problem: Problem, result: FitResult) -> None:
+    """Where the best floor is zero, deleting runs leaves it there and says nothing about how large it might be, while the
+    exponents hang on it. So the floor gets its profile interval, and every other interval is stretched, on its side, by
+    the move of that quantity when the floor goes to its upper end (added in quadrature on the interval's scale)."""
+    profile, upper = _profile(problem, result, result.level)
+    law = result.law
+    result.parameters[law.floor_name].low = 0.0
+    result.parameters[law.floor_name].high = profile.high
+    result.parameters[law.floor_name].method = "profile"
+    values = law.natural(upper, result.centre)
+    moved = {**values, **law.derived(values, result.context)}
+    for name, one in {**result.parameters, **result.derived}.items():
+        if name == law.floor_name or one.low is None or one.high is None:
+            continue
+        there, back = scale_of(name, law.floor_name)
+        ends = np.array([one.value, one.low, one.high, float(moved[name][0])])
+        if there is LOG[0] and (ends <= 0).any():
+            there, back = LINEAR
+        centre, low, high, far = there(ends)
+        move = far - centre
+        if move > 0:
+            one.high = float(back(centre + np.hypot(high - centre, move)))
+        else:
+            one.low = float(back(centre - np.hypot(centre - low, move)))
+        one.method += ", floor up to its upper end"
 
 
 def _scale(problem, result: FitResult) -> float:
@@ -98,7 +135,7 @@ def _scale(problem, result: FitResult) -> float:
         return float(2 * result.objective / max(result.n_rows - len(naive), 1))
     real = spread(result.replicates, result.theta, result.method) ** 2
     k = problem.law.n_coefficients
-    if "E" in result.diagnostics.get("bounds_hit", []) or problem.law.floor_name in result.diagnostics.get("bounds_hit", []):
+    if problem.law.floor_name in result.diagnostics.get("bounds_hit", []):
         index = [i for i in range(len(naive)) if i != k]  # the floor itself is at its bound: take the others' ratio
         return float(np.median(real[index] / np.maximum(naive[index], 1e-300)))
     return float(real[k] / max(naive[k], 1e-300))

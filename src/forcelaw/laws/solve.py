@@ -39,7 +39,7 @@ class _Local:
     slope: np.ndarray  # [B, P]
     safe: np.ndarray  # [B, P, P]
     newton: np.ndarray  # [B, P, P], the same object as safe where they do not differ
-    cosine: np.ndarray  # [B]
+    cosine: np.ndarray  # [B, P], of each column of the Jacobian with the slopes
 
 
 def solve(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray | None, objective: Objective,
@@ -87,7 +87,7 @@ def evaluate(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndar
         cosine = np.abs(slope) / np.sqrt(np.maximum(diagonal, 1e-300) * np.maximum(value, 1e-300)[:, None])
     bad = ~(np.isfinite(value) & np.isfinite(slope).all(axis=1) & np.isfinite(h_safe).all(axis=(1, 2)))
     value[bad] = np.inf
-    return _Local(value, slope, h_safe, h_newton, cosine.max(axis=1, initial=0.0))
+    return _Local(value, slope, h_safe, h_newton, cosine)
 
 
 def _solve_chunk(law, x, y, weights, objective, bounds, free, tolerance, iterations, damping, out: Solution, part
@@ -108,11 +108,12 @@ def _solve_chunk(law, x, y, weights, objective, bounds, free, tolerance, iterati
         else:
             ended = done
         if ended.any():
+            cosine = np.where(_pressed(now, theta[:, free], low, high), 0.0, now.cosine).max(axis=1, initial=0.0)
             out.theta[index[ended]] = theta[ended]
             out.value[index[ended]] = now.value[ended]
-            out.gradient[index[ended]] = now.cosine[ended]
+            out.gradient[index[ended]] = cosine[ended]
             out.converged[index[ended]] = done[ended] & np.isfinite(now.value[ended]) & (
-                small[ended] | (now.cosine[ended] < 1e-6))
+                small[ended] | (cosine[ended] < 1e-6))
             out.iterations[index[ended]] = iteration
             if ended.all():
                 return
@@ -141,11 +142,10 @@ def _step(now: _Local, mu: np.ndarray, theta: np.ndarray, low: np.ndarray, high:
           ) -> tuple[np.ndarray, np.ndarray]:
     """Step [B, P] and the decrease it promises; parameters that press against a bound stay there."""
     diagonal = np.einsum("bii->bi", now.safe)
-    floor = 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300
     h = now.newton + mu[:, None, None] * now.safe
-    ridge = mu[:, None] * diagonal + floor
+    ridge = (mu[:, None] + 1e-12) * np.where(diagonal > 0, diagonal, 1.0)  # a column of zeros must not be singular
     np.einsum("bii->bi", h)[...] += ridge
-    stuck = ((theta <= low) & (now.slope > 0)) | ((theta >= high) & (now.slope < 0))
+    stuck = _pressed(now, theta, low, high)
     slope = np.where(stuck, 0.0, now.slope)
     if stuck.any():
         h = np.where(stuck[:, :, None] | stuck[:, None, :], 0.0, h)
@@ -158,6 +158,11 @@ def _step(now: _Local, mu: np.ndarray, theta: np.ndarray, low: np.ndarray, high:
     step = -scale * np.linalg.solve(scaled, (scale * slope)[..., None])[..., 0]
     predicted = -(slope * step).sum(axis=1) - 0.5 * np.einsum("bi,bij,bj->b", step, now.newton, step)
     return step, predicted
+
+
+def _pressed(now: _Local, theta: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """[B, P]: at a bound, with the objective falling beyond it."""
+    return ((theta <= low) & (now.slope > 0)) | ((theta >= high) & (now.slope < 0))
 
 
 def _take(now: _Local, keep: np.ndarray) -> _Local:
@@ -173,4 +178,4 @@ def _merge(old: _Local, new: _Local, better: np.ndarray) -> _Local:
     safe = np.where(b3, new.safe, old.safe)
     newton = safe if old.newton is old.safe else np.where(b3, new.newton, old.newton)
     return _Local(np.where(b1, new.value, old.value), np.where(b2, new.slope, old.slope), safe, newton,
-                  np.where(b1, new.cosine, old.cosine))
+                  np.where(b2, new.cosine, old.cosine))

@@ -34,6 +34,8 @@ def starts(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarra
     c, f = np.concatenate(coefficients), np.concatenate(misfit)
     smallest = np.exp(-6.0) * np.exp(np.median(y))  # a coefficient at zero starts as a small share of the loss
     head = np.log(np.maximum(c, smallest))
+    if law.free_floor:
+        head[:, -1] = c[:, -1]
     theta = np.concatenate([head, psi], axis=1)
     return theta[_apart(psi, f, count)]
 

@@ -27,8 +27,9 @@ Terms = tuple[list[np.ndarray], list[tuple[int, int, np.ndarray]]]
 class Law:
     """A law with named parameters.
 
-    theta [P] (or [B, P]) is the internal vector: K log-coefficients (at the centre of the data), ln E if the floor is
-    free, then Q shape parameters psi. ``natural`` turns it into the values that people quote.
+    theta [P] (or [B, P]) is the internal vector: K log-coefficients (at the centre of the data), the floor E itself if it
+    is free (its bound at zero is then a bound like any other, not a run to minus infinity), then Q shape parameters psi.
+    ``natural`` turns it into the values that people quote.
     """
 
     name: ClassVar[str]
@@ -130,7 +131,7 @@ class Law:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             parts = [np.exp(np.add(g, theta[:, i, None] - y)) for i, g in enumerate(gs)]
             if self.free_floor:
-                parts.append(np.exp(theta[:, k, None]) * np.exp(-y))  # the second does not depend on the batch
+                parts.append(theta[:, k, None] * np.exp(-y))
             total = sum(parts[1:], parts[0])
             if self.log_floor is not None:
                 total = total + np.exp(self.log_floor - y)
@@ -139,8 +140,10 @@ class Law:
                 return r, None
             jac = np.zeros((theta.shape[0], self.size, r.shape[1]))
             inverse = 1.0 / total
-            for i, part in enumerate(parts):
+            for i, part in enumerate(parts[:k]):
                 np.multiply(part, inverse, out=jac[:, i])
+            if self.free_floor:
+                np.multiply(np.exp(-y), inverse, out=jac[:, k])
             for i, q, dg in dgs:
                 jac[:, c + q] += jac[:, i] * dg
         return r, jac
@@ -153,7 +156,7 @@ class Law:
             coefficients = np.exp(theta[:, : self.n_coefficients] + self.centre_shift(psi, centre))
             out = {name: coefficients[:, i] for i, name in enumerate(self.coefficients)}
             if self.free_floor:
-                out[self.floor_name] = np.exp(theta[:, self.n_coefficients])
+                out[self.floor_name] = theta[:, self.n_coefficients]
             else:
                 out[self.floor_name] = np.full(len(theta), 0.0 if self.floor == "zero" else float(self.floor))
             for i, name in enumerate(self.shapes):
@@ -172,14 +175,16 @@ class Law:
         with np.errstate(divide="ignore"):
             head = [np.log(values[name]) - shift[i] for i, name in enumerate(self.coefficients)]
             if self.free_floor:
-                head.append(np.log(values[self.floor_name]))
+                head.append(values[self.floor_name])
         return np.array([*head, *psi], float)
 
     def all_bounds(self, x: dict[str, np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds [P] of theta, relative to the losses."""
         low, high = self.bounds(x)
         lowest, highest = float(y.min()) - BELOW, float(y.max()) + BELOW
-        head_low, head_high = [lowest] * self.n_columns, [highest + BELOW] * self.n_columns
+        head_low, head_high = [lowest] * self.n_coefficients, [highest + BELOW] * self.n_coefficients
+        if self.free_floor:
+            head_low, head_high = [*head_low, 0.0], [*head_high, float(np.exp(y.max()))]
         return np.array([*head_low, *low]), np.array([*head_high, *high])
 
     def predict_log(self, theta: np.ndarray, values: dict[str, Any], centre: dict[str, float]) -> np.ndarray:

@@ -56,7 +56,7 @@ class DataConstrained(Law):
             n_best = np.where(active, n_best, 0.0)
             parts = [np.exp(a - alpha * n - y), np.exp(b - beta * d - y)]
             if self.free_floor:
-                parts.append(np.broadcast_to(np.exp(theta[:, k, None] - y), n.shape))
+                parts.append(np.broadcast_to(theta[:, k, None] * np.exp(-y), n.shape))
             total = sum(parts[1:], parts[0])
             if self.log_floor is not None:
                 total = total + np.exp(self.log_floor - y)
@@ -64,12 +64,12 @@ class DataConstrained(Law):
             if not jacobian:
                 return r, None
             jac = np.zeros((theta.shape[0], self.size, r.shape[1]))
-            share = [part / total for part in parts]
+            share = [part / total for part in parts[:2]]
             pull = -alpha * n_best * share[0]  # d r / d ln N*(U)
             jac[:, 0] = share[0] + pull / alpha
             jac[:, 1] = share[1] - pull / alpha
             if self.free_floor:
-                jac[:, k] = share[2]
+                jac[:, k] = np.exp(-y) / total
             full = best + n0
             jac[:, c] = -share[0] * n + pull * (1 / alpha**2 - full / alpha + n0 / alpha)
             jac[:, c + 1] = -share[1] * d + pull * (x["u"] - 1 / beta) / alpha

@@ -160,8 +160,8 @@ def compare(reference: types.ModuleType, width: int, depth: int, lmax: int, mmax
         for part in parts:
             for parameter in part.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    config = ESENConfig(width=width, depth=depth, lmax=lmax, mmax=mmax, radial=basis, basis="gaussian", elements=ELEMENTS, cutoff=6.0,
-                        mean_degree=25.0, base_width=width, reference_heads=True)
+    config = ESENConfig(width=width, depth=depth, lmax=lmax, mmax=mmax, radial=basis, basis="gaussian", elements=ELEMENTS,
+                        cutoff=6.0, mean_degree=25.0, base_width=width, reference_heads=True)
     ours = ESEN(config)
     copy_weights(ours, *parts)
     graph = make_graph(dtype)

@@ -104,9 +104,9 @@ def two(name: str, groups: int, seed: int, shared: float, difference: float, sd_
 def comparison(trials: int, say) -> None:
     """Size and power of the tests of a difference between two architectures."""
     sd_run = 0.02
-    say(f"\nTests between two architectures at 5% (force-field study, sd between runs {sd_run:.0%}, in paired studies 70% of that "
-        f"variance in common); size over {trials} studies (standard error {100 * np.sqrt(0.05 * 0.95 / trials):.1f} points), "
-        f"power over {trials // 4}")
+    say(f"\nTests between two architectures at 5% (force-field study, sd between runs {sd_run:.0%}, in paired studies 70% of "
+        f"that variance in common); size over {trials} studies (standard error {100 * np.sqrt(0.05 * 0.95 / trials):.1f} "
+        f"points), power over {trials // 4}")
     names = ("alpha", "beta", "a", "gamma", "E")
     say(f"{'runs each':>9} {'design':9} {'true d-alpha':>12} | rejected: " + " ".join(f"{name:>6}" for name in names)
         + " | permutation alpha")

@@ -32,6 +32,7 @@ class ArchitectureSpec(BaseModel):
     sizes: list[float] | None = Field(None, description="overrides the study's sizes")
     seeds: list[int] | None = Field(None, description="overrides the study's seeds")
     depth: int | None = Field(None, ge=1, description="overrides the study's depth")
+    atoms: float | None = Field(None, gt=0, description="overrides the length of the runs: D, atoms seen in training")
     learning_rate: float | None = Field(None, gt=0, description="fixed: no sweep for this one")
     sweep_around: float | None = Field(None, gt=0, description="centre of its sweep; the architecture's default otherwise")
 
@@ -252,8 +253,9 @@ class Planner:
             for distinct in self.study.distinct_atoms or [None]:
                 for seed in a.seeds or self.study.seeds:
                     out.append(resolve(self.pack, self.config(a, size), self.options, lr=lr, seed=seed,
-                                       study=self.study.name, kind="grid", label=self.label(a), atoms=self.study.atoms,
-                                       epochs=self.study.epochs, distinct_atoms=distinct).as_json())
+                                       study=self.study.name, kind="grid", label=self.label(a),
+                                       atoms=a.atoms or self.study.atoms, epochs=None if a.atoms else self.study.epochs,
+                                       distinct_atoms=distinct).as_json())
         return out
 
     def learning_rate(self, a: ArchitectureSpec, runs: Path) -> float | None:

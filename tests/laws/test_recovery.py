@@ -60,7 +60,7 @@ def test_the_optimum_is_that_of_scipy_from_many_starts() -> None:
     runs = study([1e4, 3e4, 1e5, 3e5, 1e6], 2, seed=5)
     delta = 2e-3
     r = fit(runs, law="surface", objective="huber", delta=delta)
-    n, d, loss = (np.asarray(getattr(runs, k), float) for k in ("n", "d", "loss"))
+    n, d, loss = (np.asarray(runs[k], float) for k in ("n", "d", "loss"))
 
     def objective(theta):
         a, b, e, alpha, beta = theta

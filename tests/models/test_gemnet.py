@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -10,6 +11,11 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 from scipy.special import sph_harm_y
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
 from forcelaw.graph import GraphBatch, build_graph
@@ -82,8 +88,9 @@ def test_reverse_edges_of_a_small_periodic_cell() -> None:
     """Several edges between the same two atoms, and from an atom to its own image."""
     cell = np.array([[2.9, 0.0, 0.0], [0.4, 3.1, 0.0], [-0.3, 0.5, 3.4]])
     pos = torch.tensor([[0.1, 0.2, 0.3], [1.3, 0.9, 0.2], [0.4, 1.9, 1.7]])
-    graph = build_graph(pos.double(), torch.tensor([0, 1, 2]), torch.tensor([3]), 5.0, cells=cell[None],
-                        pbc=np.ones((1, 3), bool))
+    graph = build_graph(
+        pos.double(), torch.tensor([0, 1, 2]), torch.tensor([3]), 5.0, cells=cell[None], pbc=np.ones((1, 3), bool)
+    )
     assert int((graph.sender == graph.receiver).sum()) > 6
     shuffle = torch.randperm(len(graph.sender), generator=torch.Generator().manual_seed(0))
     graph = replace(graph, sender=graph.sender[shuffle], receiver=graph.receiver[shuffle], shift=graph.shift[shuffle])
@@ -106,7 +113,9 @@ def test_triplets_and_quadruplets_are_those_of_the_loops(cutoff: float) -> None:
         found = [(name[b], name[c]) for b, c in zip(inner.tolist(), outer.tolist())]
         assert len(found) == len(set(found)) and set(found) == slow.triplets(expected)
         inner, middle, outer = quadruplets(index)
-        found3 = [(name[d], name[index.short[b]], name[c]) for d, b, c in zip(inner.tolist(), middle.tolist(), outer.tolist())]
+        found3 = [
+            (name[d], name[index.short[b]], name[c]) for d, b, c in zip(inner.tolist(), middle.tolist(), outer.tolist())
+        ]
         assert len(found3) == len(set(found3)) and set(found3) == slow.quadruplets(expected, molecule.pos, 1.8)
         number = counts(index)
         assert (number["triplets"], number["quadruplets"]) == (len(found), len(found3))
@@ -116,8 +125,9 @@ def test_triplets_and_quadruplets_are_those_of_the_loops(cutoff: float) -> None:
 
 
 def random_units(count: int, seed: int = 0) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.randn(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)),
-                                         dim=1)
+    return torch.nn.functional.normalize(
+        torch.randn(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), dim=1
+    )
 
 
 def test_harmonics_are_scipys() -> None:
@@ -179,17 +189,25 @@ def test_factorised_product_is_the_function_of_the_dihedral() -> None:
 
 
 def test_radial_functions_and_envelope_have_the_stated_size() -> None:
-    r = np.linspace(0.9, 5.0, 20001)
-    g = np.exp(-0.5 * ((r[:, None] - np.linspace(0, 5, 12)) / (5 / 11)) ** 2) * radial_norm(12, 5.0)
-    assert abs(np.mean(g**2) - 1) < 1e-3
+    r = np.linspace(0.9, 5.0, 4001)
+    for basis in ("gaussian", "exponential"):
+        slowly = slow.Slow(model_of(small(basis=basis, radial=12)))
+        values = np.array([slowly.functions(d, 5.0) for d in r]) * radial_norm(basis, 12, 5.0)
+        assert abs(np.mean(values**2) - 1) < 1e-3
     assert abs(envelope_share(5.0) - np.mean([slow.cut(x / 5.0) ** 2 for x in r])) < 1e-3
 
 
 # ---- the whole model against loops
 
 
-@pytest.mark.parametrize("options", [{}, {"spherical": 3, "rbf": 5, "cbf": 6, "sbf": 7, "radial": 9, "depth": 1},
-                                     {"spherical": 2, "before_skip": 1, "concat": 0, "update_layers": 1, "after_atom": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"spherical": 3, "rbf": 5, "cbf": 6, "sbf": 7, "radial": 9, "depth": 1, "basis": "gaussian"},
+        {"spherical": 2, "before_skip": 1, "concat": 0, "update_layers": 1, "after_atom": 1},
+    ],
+)
 def test_whole_model_is_the_loops(options: dict) -> None:
     config = small(**({"width": 4, "depth": 2, "cutoff": 3.5, "quad_cutoff": 2.4, "mean_degree": 6.0} | options))
     model = model_of(config)
@@ -199,7 +217,9 @@ def test_whole_model_is_the_loops(options: dict) -> None:
     site, forces = model.atomwise(graph, graph.vectors())
     expected_site, expected_forces = slow.Slow(model).run(molecule.species, molecule.pos)
     np.testing.assert_allclose(site.detach().numpy(), expected_site, rtol=1e-9, atol=1e-9 * np.abs(expected_site).max())
-    np.testing.assert_allclose(forces.detach().numpy(), expected_forces, rtol=1e-9, atol=1e-9 * np.abs(expected_forces).max())
+    np.testing.assert_allclose(
+        forces.detach().numpy(), expected_forces, rtol=1e-9, atol=1e-9 * np.abs(expected_forces).max()
+    )
     assert np.abs(expected_forces).max() > 1e-3
 
 
@@ -217,9 +237,10 @@ def test_every_interaction_matters(interaction: str) -> None:
 def test_dihedral_is_seen() -> None:
     """A chain of four atoms where the cutoff leaves the three bonds alone: turned about the middle one, only a dihedral
     changes, and only quadruplets can tell."""
+
     def chain(turn: float) -> np.ndarray:
         ends = np.array([[-0.6, 1.2, 0.0], [0.0, 0.0, 0.0], [1.5, 0.0, 0.0]])
-        return np.vstack([ends, [1.5, 0, 0] + Rotation.from_rotvec([turn, 0, 0]).apply([0.6, 1.2, 0.0])])
+        return np.vstack([ends, np.array([1.5, 0, 0]) + Rotation.from_rotvec([turn, 0, 0]).apply([0.6, 1.2, 0.0])])
 
     def energies(config: GemNetOCConfig) -> tuple[float, float]:
         model, out = model_of(config), []
@@ -262,16 +283,37 @@ def test_conservative_forces_are_smooth_where_three_atoms_are_in_line() -> None:
 
 def test_fixed_shapes_give_the_same_numbers() -> None:
     """Row width and number of short edges given as attributes: nothing depends on the data, the result is the same."""
-    model = model_of(small())
+    model = model_of(small(quad_cutoff=2.5))
     graph = make_graph([named("CH3OH"), random_cluster(7, 6)])
     site, forces = model.atomwise(graph, graph.vectors())
-    for batch in (graph, padded(graph, atoms=3, edges=40, graphs=1)):
-        batch.max_degree, batch.max_short_edges = 11, len(graph.sender) + 5
-        index = build_index(batch, batch.vectors(), 3.5)
-        assert index.width == 11 and len(index.short) == min(len(graph.sender) + 5, len(batch.sender))
+    measured = len(index_of(graph).short)
+    for batch, capacity in itertools.product((graph, padded(graph, atoms=3, edges=40, graphs=1)), (None, 50)):
+        batch.max_degree, batch.max_short_edges = 11, capacity
+        index = index_of(batch)
+        assert index.width == 11 and len(index.short) == (capacity or len(batch.sender))
+        assert measured < len(index.short)
         site2, forces2 = model.atomwise(batch, batch.vectors())
         torch.testing.assert_close(site2[: len(site)], site, rtol=1e-11, atol=1e-11)
         torch.testing.assert_close(forces2[: len(site)], forces, rtol=1e-11, atol=1e-11)
+
+
+def test_fixed_shapes_need_nothing_from_the_device() -> None:
+    """With fake tensors, which have shapes but no values, a step goes through: so does CUDA graph capture."""
+    graph = make_graph([named("CH3OH")], torch.float32)
+    for given in (9, None):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            fake = {f: torch.empty_strided(v.shape, v.stride(), dtype=v.dtype)
+                    for f in ("species", "batch", "pos", "sender", "receiver", "natoms") for v in [getattr(graph, f)]}
+            batch = GraphBatch(**fake)
+            batch.max_degree = given
+            model = GemNetOC(small())
+            if given is None:
+                with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+                    model(batch)
+                continue
+            energy, forces = model(batch)
+            (energy.sum() + forces.sum()).backward()
+            assert forces.shape == graph.pos.shape
 
 
 def test_the_roll_of_the_frames_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,8 +350,15 @@ def test_small_models_are_possible() -> None:
     assert 0.85e6 < count_parameters(small(width=40, depth=4))[0] < 1.1e6
 
 
-@pytest.mark.parametrize("options", [{}, {"width": 16, "spherical": 5, "sbf": 6, "rbf": 7, "cbf": 9, "radial": 11},
-                                     {"edge_ratio": 1, "depth": 1}, {"forces": "conservative"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"width": 16, "spherical": 5, "sbf": 6, "rbf": 7, "cbf": 9, "radial": 11},
+        {"edge_ratio": 1, "depth": 1},
+        {"forces": "conservative"},
+    ],
+)
 def test_operations_against_the_counter(options: dict) -> None:
     config = small(**options)
     torch.manual_seed(0)
@@ -343,6 +392,7 @@ def test_variance_of_messages_is_flat_in_width_and_near_one() -> None:
                 def hook(_: object, __: object, value: object) -> None:
                     for k, tensor in enumerate(value if isinstance(value, tuple) else (value,)):
                         out.setdefault(f"{name}[{k}]", []).append(math.log(float(tensor.square().mean())))
+
                 return hook
 
             for k, block in enumerate(model.blocks):

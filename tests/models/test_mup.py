@@ -21,7 +21,7 @@ QUICK: dict[str, dict] = {  # costly architectures: fewer widths and seeds here,
     "esen": {"widths": (16, 32, 64), "seeds": 2},
     "gemnet_oc": {"widths": (32, 64, 128), "seeds": 2, "lr": 2.5e-4},
 }
-# without normalisation layers seeds scatter by factors, which a few of them read as slopes: growth alone is bounded well
+# without normalisation layers seeds scatter by factors, which a few of them read as slopes: only growth is bounded
 SCATTER = {"gemnet_oc": {"limit": 0.35, "shrink": 1.2}}
 BROKEN = 0.5  # what standard parametrisation shows, at least in two outputs
 CHECKED = [Variant(name, name) for name in ARCHITECTURES] + [v for v in EXTRA if v.coordinates]

@@ -20,8 +20,9 @@ def silu(x):
 def edges_of(positions, cutoff):
     """[(sender, receiver)] of every pair closer than the cutoff."""
     n = len(positions)
-    return [(j, i) for i in range(n) for j in range(n)
-            if i != j and np.linalg.norm(positions[j] - positions[i]) < cutoff]
+    return [
+        (j, i) for i in range(n) for j in range(n) if i != j and np.linalg.norm(positions[j] - positions[i]) < cutoff
+    ]
 
 
 def triplets(edges):
@@ -32,8 +33,13 @@ def triplets(edges):
 def quadruplets(edges, positions, quad_cutoff):
     """{(d -> b, b -> a, c -> a)} with d != a and b != c."""
     short = [e for e in edges if np.linalg.norm(positions[e[0]] - positions[e[1]]) < quad_cutoff]
-    return {(db, ba, ca) for ca in edges for ba in short for db in edges
-            if ba[1] == ca[1] and ba != ca and db[1] == ba[0] and db[0] != ba[1]}
+    return {
+        (db, ba, ca)
+        for ca in edges
+        for ba in short
+        for db in edges
+        if ba[1] == ca[1] and ba != ca and db[1] == ba[0] and db[0] != ba[1]
+    }
 
 
 def angle(u, v):
@@ -50,7 +56,9 @@ def legendre(degree, order, theta):
 
 def quad_function(p, l, j, theta_c, theta_d, dihedral):
     """Mean square 1 over both directions: P_p^j P_l^j cos(j dihedral), by 1 / sqrt 2 for j > 0."""
-    return legendre(p, j, theta_c) * legendre(l, j, theta_d) * math.cos(j * dihedral) * (1.0 if j == 0 else math.sqrt(0.5))
+    return (
+        legendre(p, j, theta_c) * legendre(l, j, theta_d) * math.cos(j * dihedral) * (1.0 if j == 0 else math.sqrt(0.5))
+    )
 
 
 def cut(x):
@@ -69,18 +77,26 @@ class Slow:
     def __init__(self, model):
         self.c = model.config
         self.w = {k: v.detach().double().numpy() for k, v in model.named_parameters()}
-        self.out_scale = 1.0 / self.c.m
+        self.out_scale, self.norms = 1.0 / self.c.m, {}
         self.scale = self.constants()
 
     def radial(self, r, cutoff):
-        """(radial,) Gaussians times envelope, scaled so that the Gaussians alone have mean square 1."""
-        centres = np.linspace(0, cutoff, self.c.radial)
+        """(radial,) radial functions times envelope, scaled so that the functions alone have mean square 1."""
+        if cutoff not in self.norms:
+            values = [self.functions(d, cutoff) ** 2 for d in np.linspace(NEAREST, cutoff, 2001)]
+            self.norms[cutoff] = math.sqrt(np.mean(values))
+        return self.functions(r, cutoff) * cut(r / cutoff) / self.norms[cutoff]
 
-        def gaussians(d):
-            return np.exp(-0.5 * ((d - centres) / (centres[1] - centres[0])) ** 2)
-
-        norm = math.sqrt(np.mean([gaussians(d) ** 2 for d in np.linspace(NEAREST, cutoff, 2001)]))
-        return gaussians(r) * cut(r / cutoff) / norm
+    def functions(self, r, cutoff):
+        """(radial,) Gaussians in r, or in exp(-5 r / cutoff); smaller than exp(-50) is exp(-50)."""
+        count = self.c.radial
+        if self.c.basis == "gaussian":
+            centres = np.linspace(0, cutoff, count)
+            exponent = 0.5 * ((r - centres) / (centres[1] - centres[0])) ** 2
+        else:
+            centres = np.linspace(math.exp(-5), 1, count)
+            exponent = ((math.exp(-5 * r / cutoff) - centres) * count / (2 * (1 - math.exp(-5)))) ** 2
+        return np.exp(-np.minimum(exponent, 50.0))
 
     def dense(self, name, x):
         return silu(self.w[f"{name}.linear.weight"] @ x)
@@ -110,8 +126,10 @@ class Slow:
             more_site, more_pair = self.output(k + 1, h, m)
             site = {i: site[i] + more_site[i] for i in site}
             pair = {e: pair[e] + more_pair[e] for e in pair}
-        energies = [float((w["energy.weight"] @ self.residuals("energy_layers", silu(site[i])))[0]) * self.out_scale
-                    for i in range(len(species))]
+        energies = [
+            float((w["energy.weight"] @ self.residuals("energy_layers", silu(site[i])))[0]) * self.out_scale
+            for i in range(len(species))
+        ]
         forces = np.zeros_like(positions)
         for e in self.edges:
             strength = (w["force.weight"] @ self.residuals("force_layers", silu(pair[e])))[0] * self.out_scale
@@ -120,7 +138,9 @@ class Slow:
 
     def join(self, name, h, x):
         sender, receiver = np.split(self.w[f"{name}.atoms.weight"], 2)
-        return {e: silu(sender @ h[e[0]] + receiver @ h[e[1]] + self.w[f"{name}.other.weight"] @ x[e]) for e in self.edges}
+        return {
+            e: silu(sender @ h[e[0]] + receiver @ h[e[1]] + self.w[f"{name}.other.weight"] @ x[e]) for e in self.edges
+        }
 
     def update(self, name, m, which):
         out = {}
@@ -135,15 +155,24 @@ class Slow:
     def output(self, k, h, m):
         name = f"outputs.{k}"
         u = self.update(f"{name}.update", m, 5)
-        site = {i: self.w[f"{name}.to_energy.weight"] @ self.residuals(f"{name}.after", (h[i] + u[i]) / math.sqrt(2)) for i in h}
-        pair = {e: self.w[f"{name}.to_force.weight"] @ (self.residuals(f"{name}.force", m[e])
-                                                       * (self.w[f"{name}.rbf.weight"] @ self.rbf[e][5])) for e in m}
+        site = {
+            i: self.w[f"{name}.to_energy.weight"] @ self.residuals(f"{name}.after", (h[i] + u[i]) / math.sqrt(2))
+            for i in h
+        }
+        pair = {
+            e: self.w[f"{name}.to_force.weight"]
+            @ (self.residuals(f"{name}.force", m[e]) * (self.w[f"{name}.rbf.weight"] @ self.rbf[e][5]))
+            for e in m
+        }
         return site, pair
 
     def block(self, name, h, m):
         x, y = self.interaction(f"{name}.interaction", h, m)
         h = {i: self.residuals(f"{name}.atoms", (h[i] + y[i]) / math.sqrt(3)) for i in h}
-        m = {e: self.residuals(f"{name}.after", (m[e] + self.residuals(f"{name}.before", x[e] / 2)) / math.sqrt(2)) for e in m}
+        m = {
+            e: self.residuals(f"{name}.after", (m[e] + self.residuals(f"{name}.before", x[e] / 2)) / math.sqrt(2))
+            for e in m
+        }
         u = self.update(f"{name}.update", m, 4)
         h = {i: (h[i] + u[i]) / math.sqrt(2) for i in h}
         joined = self.join(f"{name}.join", h, m)
@@ -155,7 +184,10 @@ class Slow:
         atom = {i: self.dense(f"{name}.from_atoms", h[i]) for i in h}
 
         def filtered(kind, x, which):
-            return {e: self.dense(f"{name}.down_{kind}", x[e] * (w[f"{name}.rbf_{kind}.weight"] @ self.rbf[e][which])) for e in edges}
+            return {
+                e: self.dense(f"{name}.down_{kind}", x[e] * (w[f"{name}.rbf_{kind}.weight"] @ self.rbf[e][which]))
+                for e in edges
+            }
 
         e2e = filtered("e2e", {e: four[e][1] for e in edges}, 0)
         quad = filtered("quad", {e: four[e][2] for e in edges}, 1)
@@ -168,10 +200,14 @@ class Slow:
             for ba, ca in self.trip:
                 total[ca] += np.outer(self.circular(ca, ba, ca, which), x[ba])
             for e in edges:
-                up[e] += self.dense(f"{name}.up_{kind}", w[f"{name}.bilinear_{kind}.weight"] @ total[e].ravel() * self.scale["trip"])
+                up[e] += self.dense(
+                    f"{name}.up_{kind}", w[f"{name}.bilinear_{kind}.weight"] @ total[e].ravel() * self.scale["trip"]
+                )
         total = self.all_quadruplets(name, quad)
         for e in edges:
-            up[e] += self.dense(f"{name}.up_quad", w[f"{name}.bilinear_quad.weight"] @ total[e].ravel() * self.scale["quad"])
+            up[e] += self.dense(
+                f"{name}.up_quad", w[f"{name}.bilinear_quad.weight"] @ total[e].ravel() * self.scale["quad"]
+            )
         x = {e: four[e][0] + (up[e][: c.edge] + up[e[::-1]][c.edge :]) / math.sqrt(2) for e in edges}
         to_atom = {i: np.zeros((c.cbf, c.trip)) for i in h}
         for ca, ba in self.trip:  # the message comes along ca, the radial weight from ba
@@ -179,8 +215,11 @@ class Slow:
         pairs = {i: np.zeros((c.rbf, c.trip)) for i in h}
         for e in edges:
             pairs[e[1]] += np.outer(self.rbf[e][6], a2a[e[0]])
-        y = {i: self.dense(f"{name}.up_e2a", w[f"{name}.bilinear_e2a.weight"] @ to_atom[i].ravel() * self.scale["e2a"])
-             + self.dense(f"{name}.up_a2a", w[f"{name}.bilinear_a2a.weight"] @ pairs[i].ravel() * self.scale["a2a"]) for i in h}
+        y = {
+            i: self.dense(f"{name}.up_e2a", w[f"{name}.bilinear_e2a.weight"] @ to_atom[i].ravel() * self.scale["e2a"])
+            + self.dense(f"{name}.up_a2a", w[f"{name}.bilinear_a2a.weight"] @ pairs[i].ravel() * self.scale["a2a"])
+            for i in h
+        }
         return x, y
 
     def circular(self, first, second, radial, which):
@@ -191,8 +230,10 @@ class Slow:
     def all_quadruplets(self, name, x):
         c, w = self.c, self.w
         out = {e: np.zeros((c.sbf, c.quad)) for e in self.edges}
-        near = {e: (w["bases.cbf_quad.weight"] @ self.radial(self.length[e], c.quad_cutoff)).reshape(c.spherical, c.cbf)
-                for e in {ba for _, ba, _ in self.quads}}
+        near = {
+            e: (w["bases.cbf_quad.weight"] @ self.radial(self.length[e], c.quad_cutoff)).reshape(c.spherical, c.cbf)
+            for e in {ba for _, ba, _ in self.quads}
+        }
         for db, ba, ca in self.quads:
             middle = near[ba] @ w[f"{name}.cbf_quad.weight"].T  # (S, quad)
             theta_c, theta_d = angle(self.vec[ca], self.vec[ba]), angle(self.vec[db], self.vec[ba])
@@ -202,7 +243,9 @@ class Slow:
                 for j in range(p + 1):
                     weight = self.sbf[ca][:, p * (p + 1) // 2 + j]
                     for l in range(j, c.spherical):
-                        out[ca] += np.outer(weight, x[db] * middle[l]) * quad_function(p, l, j, theta_c, theta_d, dihedral)
+                        out[ca] += np.outer(weight, x[db] * middle[l]) * quad_function(
+                            p, l, j, theta_c, theta_d, dihedral
+                        )
         return out
 
     def constants(self):
@@ -211,5 +254,10 @@ class Slow:
         k, q, s = c.mean_degree * share(c.cutoff), c.quad_degree * share(c.quad_cutoff), c.spherical
         together = k * (1 + 0.2 * k)
         products = sum((s - j) ** 2 for j in range(s))
-        return {"trip": (s * k + 0.2 * k * k) ** -0.5, "e2a": s**-0.5 / together, "a2a": together**-0.5,
-                "quad": (products * k * q) ** -0.5, "update": together**-0.5}
+        return {
+            "trip": (s * k + 0.2 * k * k) ** -0.5,
+            "e2a": s**-0.5 / together,
+            "a2a": together**-0.5,
+            "quad": (products * k * q) ** -0.5,
+            "update": together**-0.5,
+        }

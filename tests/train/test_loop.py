@@ -1,5 +1,6 @@
 """The loop: exact resume, books that balance, divergence in the record, real learning on the shipped sample."""
 
+import itertools
 import json
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_the_books_balance(tmp_path) -> None:
     assert last["c"] == pytest.approx(3 * (edges * spec.flops_per_edge + last["d"] * spec.flops_per_atom), rel=1e-9)
     assert last["kappa"] == pytest.approx(last["c"] / (3 * spec.n * last["d"]))
     assert last["u"] == min(last["d"], spec.train_atoms)
-    assert all(a["d"] < b["d"] and a["c"] < b["c"] and a["h"] < b["h"] for a, b in zip(rows, rows[1:]))
+    assert all(a["d"] < b["d"] and a["c"] < b["c"] and a["h"] < b["h"] for a, b in itertools.pairwise(rows))
     assert last["loss"] == pytest.approx(last["loss_energy"] + last["loss_forces"])
     assert last["energy_mae"] == pytest.approx(1e3 * last["loss_energy"])
     assert result["symmetry"]["rotation"] > 1e-3  # the MPNN is not equivariant

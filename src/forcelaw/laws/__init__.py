@@ -11,7 +11,12 @@ _WHERE = {"Runs": "table", "fit": "fitting", "FitResult": "result", "Estimate": 
           "Multiplier": "equal_loss", "diagnose": "diagnosis", "Diagnosis": "diagnosis", "profile_floor": "profile",
           "Profile": "profile", "isoflop": "isoflops", "side_by_side": "isoflops", "budget": "budgeting",
           "Budget": "budgeting", "design": "planning", "Design": "planning"}
-__all__ = sorted(_WHERE)
+__all__ = [  # noqa: RUF022  (ruff sorts by case)
+    "Allocation", "Budget", "Comparison", "Cost", "Design", "Diagnosis", "Estimate", "FitResult",
+    "Frontier", "LAWS", "Law", "Multiplier", "Profile", "Runs", "budget", "compare",
+    "compute_optimal", "design", "diagnose", "fit", "frontier", "isoflop", "multiplier", "profile_floor",
+    "side_by_side",
+]
 
 if TYPE_CHECKING:
     from .allocation import Allocation, Cost, compute_optimal

@@ -95,14 +95,21 @@ class Allocation:
         c = np.atleast_1d(np.asarray(c, float))
         out: dict[str, np.ndarray] = {"c": c}
         points = self._at(c, self.surface.theta)
-        draws = self._at(c, self.surface.replicates) if self.surface.replicates is not None else None
+        theta, many = self.surface.sample()
+        about = self._at(c, theta)
+        if many is not None:  # sizes follow from the exponents, losses from refits whose floor is no less than zero
+            draws = (*self._at(c, many)[:2], self._at(c, self.surface.replicates)[2])
+            about = (*about[:2], points[2])
+        else:
+            draws = None
         kind = "jackknife" if self.surface.method.startswith("jackknife") else self.surface.method
         for i, name in enumerate(("n", "d", "loss")):
             out[name] = points[i][0]
             if draws is None:
                 continue
             made = [intervals.estimate(name, float(points[i][0, j]), draws[i][:, j], method=kind, level=self.level,
-                                       df=self.surface.n_runs - 1, floor_name="E") for j in range(len(c))]
+                                       df=self.surface.n_runs - 1, floor_name="E", about=float(about[i][0, j]))
+                    for j in range(len(c))]
             out[f"{name}_low"] = np.array([np.nan if one.low is None else one.low for one in made])
             out[f"{name}_high"] = np.array([np.nan if one.high is None else one.high for one in made])
         return out
@@ -142,8 +149,10 @@ def compute_optimal(surface: FitResult, cost: Any = "6nd", *, level: float | Non
     if surface.replicates is None:
         made = {name: Estimate(float(value[0])) for name, value in point.items()}
     else:
-        draws = exponents(surface.replicates)
+        theta, many = surface.sample()
+        about, draws = exponents(theta), exponents(many)
         kind = "jackknife" if surface.method.startswith("jackknife") else surface.method
         made = {name: intervals.estimate(name, float(point[name][0]), draws[name], method=kind, level=level,
-                                         df=surface.n_runs - 1, floor_name="E") for name in point}
+                                         df=surface.n_runs - 1, floor_name="E", about=float(about[name][0]))
+                for name in point}
     return Allocation(made["a"], made["b"], made["gamma"], cost, surface, level)

@@ -17,12 +17,13 @@ import numpy as np
 from scipy import stats
 
 from ..errors import FitError
-from . import intervals, problem as problems
+from . import intervals
+from . import problem as problems
+from .equal_loss import Multiplier, multiplier
 from .fitting import _objective, fit, quantities
 from .forms import make
 from .forms.base import Law
 from .forms.joint import Joint
-from .equal_loss import Multiplier, multiplier
 from .pairing import Pairing, pair
 from .problem import Problem
 from .result import Estimate, FitResult, clean, spread
@@ -183,8 +184,9 @@ def _compare(first: str, second: str, parts: dict[str, Runs], fits: dict[str, Fi
 
 def _test(name: str, left: FitResult, right: FitResult, pairing: Pairing | None, level: float) -> Test:
     """Difference of one quantity with its standard error by the jackknife."""
-    point = [_value(result, name, result.theta[None])[0] for result in (left, right)]
-    draws = [_value(result, name, result.replicates) for result in (left, right)]
+    samples = [result.sample() for result in (left, right)]
+    point = [_value(result, name, theta[None])[0] for result, (theta, _) in zip((left, right), samples)]
+    draws = [_value(result, name, many) for result, (_, many) in zip((left, right), samples)]
     difference = float(point[1] - point[0])
     if pairing is not None:
         together = draws[1][pairing.second] - draws[0][pairing.first]

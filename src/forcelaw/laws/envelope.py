@@ -10,7 +10,7 @@ range (size at the edge of the grid, stopped too early) does not take part. Inte
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,7 @@ def frontier(runs: Runs, x: str = "c", *, floor: Floor = "free", objective: str 
     if len(runs.group_names) > 1:
         raise FitError(f"a frontier is of one architecture; the table has {', '.join(runs.group_names)}",
                        where="frontier", remedy="select one: runs.select(group=...)")
-    runs[x], runs["n"]  # noqa: B018  (an error that names the missing column)
+    runs[x], runs["n"]
     all_curves = _pooled(runs, curves(runs, x, smooth))
     points = _hull_points(runs, all_curves)
     fit, tangents = _fit_tangents(runs, all_curves, x, floor, objective, level, interval, smooth)
@@ -243,6 +243,14 @@ def _tangency(found: list[Curve], x: str, floor: Floor, objective: str) -> _Tang
                      [(curve.lx, curve.ld) for curve in found])
 
 
+def _below_zero(tangency: _Tangency) -> tuple[np.ndarray, np.ndarray]:
+    """The bounds with a floor that may be negative, for intervals."""
+    low = tangency.bounds[0].copy()
+    low[1] = -2.0 * float(np.exp(np.nanmin(tangency.x["ly"])))
+    low[-1] = 1e-3
+    return low, tangency.bounds[1]
+
+
 def _first(tangency: _Tangency, found: list[Curve]) -> np.ndarray:
     """A start: the law through the hull's vertices."""
     lx = np.concatenate([curve.lx for curve in found]) - tangency.centre
@@ -272,6 +280,11 @@ def _fit_tangents(runs: Runs, found: list[Curve], x: str, floor: Floor, objectiv
     tangents["slopes"] = tangency.slopes(theta, used, _ln_n(useful))
     if interval != "none" and result.ok:
         draws, slopes = _deleted(runs, found, x, tangency, theta[0], smooth)
+        if tangency.law.free_floor and (draws[:, 1] <= 0).any():  # as for any law: see intervals.below_zero
+            free = replace(tangency, bounds=_below_zero(tangency))
+            about, _ = free.settle(theta, everyone)
+            result.free_theta = about[0]
+            result.free_replicates, slopes = _deleted(runs, found, x, free, about[0], smooth)
         _attach(result, draws)
         tangents["slope_draws"] = slopes
     return result, tangents
@@ -320,8 +333,8 @@ def _result(runs: Runs, tangency: _Tangency, theta: np.ndarray, used: np.ndarray
 
 def _deleted(runs: Runs, found: list[Curve], x: str, tangency: _Tangency, theta: np.ndarray, smooth: bool
              ) -> tuple[np.ndarray, np.ndarray]:
-    """Fits [G, P] and slopes of N* and D* [G, 2] without each run in turn. A run that is a curve by itself is masked; one that was averaged with its
-    seeds leaves the average of the others."""
+    """Fits [G, P] and slopes of N* and D* [G, 2] without each run in turn. A run that is a curve by itself is masked; one
+    that was averaged with its seeds leaves the average of the others."""
     useful = [curve for curve in found if len(curve.lx) >= 3]
     alone = {curve.runs[0]: i for i, curve in enumerate(useful) if len(curve.runs) == 1}
     groups = len(runs.run_names)
@@ -338,7 +351,7 @@ def _deleted(runs: Runs, found: list[Curve], x: str, tangency: _Tangency, theta:
         mask = np.ones(groups, bool)
         mask[r] = False
         rest = [curve for curve in _pooled(runs, curves(runs, x, smooth, keep=mask)) if len(curve.lx) >= 3]
-        other = _tangency(rest, x, tangency.law.floor, tangency.objective.kind)
+        other = replace(_tangency(rest, x, tangency.law.floor, tangency.objective.kind), bounds=tangency.bounds)
         moved = theta.copy()  # the same law about another centre
         moved[0] += theta[-1] * (tangency.centre - other.centre)
         many, used = other.settle(moved[None], np.ones((1, len(rest)), bool))

@@ -192,10 +192,10 @@ def draw_diagnose(diagnosis: Diagnosis, path: str | Path) -> Path:
     _held(axes[2], checks.get("held-out budgets"))
     _profile(axes[3], diagnosis)
     figure.suptitle(f"{diagnosis.group + ': ' if diagnosis.group else ''}{diagnosis.verdict}", fontsize=11)
-    return _save(figure, path, "From left: the slope of the frontier in windows should follow the dashed law; the exponent should "
-                               "stand still when small sizes or early checkpoints are dropped; losses of held-out large budgets "
-                               "should lie on the diagonal; and the floor is known as well as its profile is narrow (below the "
-                               "dotted line is its interval).")
+    return _save(figure, path, "From left: the slope of the frontier in windows should follow the dashed law; the exponent "
+                 "should stand still when small sizes or early checkpoints are dropped; losses of held-out large budgets should "
+                 "lie on the diagonal; and the floor is known as well as its profile is narrow (below the dotted line is its "
+                 "interval).")
 
 
 def _nothing(ax: Axes, text: str) -> None:
@@ -282,8 +282,8 @@ def draw_budget(budget: Budget, path: str | Path) -> Path:
     axes[1].margins(0.2)
     axes[1].legend(fontsize=8, frameon=False)
     figure.suptitle(f"{budget.amount:.3g} {budget.unit}", fontsize=10)
-    return _save(figure, path, "Left: the loss each architecture should reach with this budget; thick is how well the law is known, "
-                               "thin is where one new run should fall. Right: the size and the data that reach it.")
+    return _save(figure, path, "Left: the loss each architecture should reach with this budget; thick is how well the law is "
+                 "known, thin is where one new run should fall. Right: the size and the data that reach it.")
 
 
 def draw_design(design: Design, path: str | Path) -> Path:
@@ -300,5 +300,5 @@ def draw_design(design: Design, path: str | Path) -> Path:
     axes[1].plot(range(len(widths)), widths, "o-", color=COLOURS[1])
     axes[1].set(xlabel="runs added", ylabel=f"half-width of the interval of {design.quantity}", ylim=(0, None))
     axes[1].set_xticks(range(len(widths)))
-    return _save(figure, path, "Left: each point is a run that could be added; the ring is the one that shortens the interval most for "
-                               "its cost. Right: what is left of the interval as the chosen runs are added one by one.")
+    return _save(figure, path, "Left: each point is a run that could be added; the ring is the one that shortens the interval "
+                 "most for its cost. Right: what is left of the interval as the chosen runs are added one by one.")

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import FitError
-from . import intervals, problem as problems
+from . import intervals
+from . import problem as problems
 from .forms import make
 from .forms.base import Floor, Law
 from .objective import ALIASES, Objective, robust_delta
 from .problem import Problem
-from .profile import widen_at_bound
+from .profile import profile_of
 from .result import AT_BOUND, NOT_CONVERGED, NOT_IDENTIFIED, OK, REFUSED, Estimate, FitResult
 from .solve import evaluate
 from .start import starts
@@ -216,11 +217,15 @@ def _intervals(result: FitResult, problem: Problem, runs: Runs, interval: str, r
     else:
         draws, failed = intervals.bootstrap(problem, result.theta, resamples, seed, _enough(problem, runs))
         method = f"bootstrap of {groups} {'runs' if not runs.independent else 'rows'}, {resamples} draws"
-    attach(result, draws, method, groups,
-           result.law.context(runs, problem.cluster) if interval == "jackknife" else result.context)
+    context = result.law.context(runs, problem.cluster) if interval == "jackknife" else result.context
+    k, floored = result.law.n_coefficients, result.law.floor_name in result.diagnostics["bounds_hit"]
+    if interval == "jackknife" and result.law.free_floor and problem.free[k] and (floored or (draws[:, k] <= 0).any()):
+        result.free_theta, result.free_replicates, _ = intervals.below_zero(problem, result.theta)
+    attach(result, draws, method, groups, context)
     result.diagnostics["refits_not_converged"] = failed
-    if result.law.free_floor and result.law.floor_name in result.diagnostics["bounds_hit"] and result.ok:
-        widen_at_bound(problem, result)
+    floor = result.parameters[result.law.floor_name]
+    if floored and result.ok and floor.high is not None and floor.high <= 0:
+        floor.high, floor.method = profile_of(problem, result, result.level).high, "profile"
     if groups < 8:
         result.diagnostics["warning"] = f"only {groups} runs: intervals rest on {groups - 1} degrees of freedom"
 
@@ -229,9 +234,10 @@ def attach(result: FitResult, draws: np.ndarray, method: str, groups: int, conte
            ) -> None:
     """Put intervals made from the refits ``draws`` [R, P] into a result; ``context`` is the law's for each refit."""
     result.replicates, result.method = draws, method
+    theta, draws = result.sample()
     values = result.law.natural(draws, result.centre)
     derived = result.law.derived(values, result.context if context is None else context)
-    point, point_derived = quantities(result, result.theta)
+    point, point_derived = quantities(result, theta)
     kind = "jackknife" if method.startswith("jackknife") else method
     held = set(values) - set(result.law.names) | set(result.diagnostics.get("fixed", []))
     for target, many, one in ((result.parameters, values, point), (result.derived, derived, point_derived)):
@@ -242,10 +248,9 @@ def attach(result: FitResult, draws: np.ndarray, method: str, groups: int, conte
             if name in held:
                 target[name].method = "given"
                 continue
-            made = intervals.estimate(name, float(one[name][0]), many[name], method=kind, level=result.level,
-                                      df=groups - 1, floor_name=result.law.floor_name)
-            made.value = target[name].value
-            target[name] = made
+            target[name] = intervals.estimate(name, target[name].value, many[name], method=kind, level=result.level,
+                                              df=groups - 1, floor_name=result.law.floor_name,
+                                              about=float(one[name][0]))
 
 
 def _enough(problem: Problem, runs: Runs):

@@ -10,6 +10,7 @@ too little), and asymmetric quantities.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
@@ -17,7 +18,6 @@ from scipy.special import expit, logit
 
 from .problem import Problem
 from .result import Estimate, spread
-from .solve import evaluate
 
 EXACT_LIMIT = 4e8  # residuals (runs times rows) up to which every deletion is refitted; beyond, one Newton step each
 DRAWS = 1000
@@ -38,6 +38,21 @@ def jackknife(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, int, str
         out[index] = solution.theta
         failed += int((~solution.converged).sum())
     return out, failed, "jackknife"
+
+
+def below_zero(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """The fit [P] and the delete-one refits [G, P] with a floor that may be negative: the usual way to an interval near a
+    boundary is the unconstrained estimate and its error, cut at the boundary afterwards."""
+    law, k = problem.law, problem.law.n_coefficients
+    low, high = (bound.copy() for bound in problem.bounds)
+    low[k] = -2.0 * float(np.exp(problem.y.min()))
+    for i, name in enumerate(law.names):
+        if name in ("alpha", "beta", "gamma"):
+            low[i] = 1e-3  # L = E - A ln x is the limit; beyond it the law turns round
+    free = replace(problem, bounds=(low, high))
+    solution = free.solve(np.clip(theta, low, high)[None], tolerance=1e-12)
+    draws, failed, _ = jackknife(free, solution.theta[0])
+    return solution.theta[0], draws, failed
 
 
 def one_step(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -61,7 +76,9 @@ def one_step(problem: Problem, theta: np.ndarray) -> np.ndarray:
     scale = 1.0 / np.sqrt(np.maximum(np.einsum("gii->gi", rest), 1e-300))
     scaled = rest * scale[:, :, None] * scale[:, None, :] + 1e-9 * np.eye(len(free))
     step = scale * np.linalg.solve(scaled, (scale * slope)[..., None])[..., 0]
-    floor = [i for i, name in enumerate(free) if problem.law.names[name] == problem.law.floor_name]
+    names = getattr(problem.law, "names", ())
+    # a joint law of several tables has more parameters than names; this is a start only, so its floors may be clipped too
+    floor = [i for i, k in enumerate(free) if len(names) == len(theta) and names[k] == problem.law.floor_name]
     limit = np.full(len(free), 0.5)
     limit[floor] = np.inf  # the floor is in units of the loss, and has its bounds
     step = np.clip(step, -limit, limit)
@@ -110,23 +127,26 @@ def scale_of(name: str, floor_name: str) -> tuple[Callable, Callable]:
     return LOG
 
 
-def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: float, df: int, floor_name: str
-             ) -> Estimate:
-    """Interval of one quantity from its replicates [R]."""
+def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: float, df: int, floor_name: str,
+             about: float | None = None) -> Estimate:
+    """Interval of one quantity from its replicates [R]; ``about``: the estimate they belong to, where it is not the value
+    (an unconstrained floor); the interval then holds both."""
     draws = np.asarray(draws, float)
-    se = float(spread(draws, np.asarray(value), method))
+    about = value if about is None else about
+    se = float(spread(draws, np.asarray(about), method))
     if not np.isfinite(draws).all():
         return Estimate(value, None, None, None, f"{method}: a refit failed")
     if not method.startswith("jackknife"):
         low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
         return Estimate(value, se, float(low), float(high), method)
     there, back = scale_of(name, floor_name)
-    if there is LOG[0] and (value <= 0 or (draws <= 0).any()):
+    if there is LOG[0] and (about <= 0 or (draws <= 0).any()):
         there, back = LINEAR
-    centre = there(value)
+    centre = there(about)
     half = stats.t.ppf(0.5 + level / 2, df) * float(spread(there(draws), centre, method))
     with np.errstate(over="ignore"):
         low, high = float(back(centre - half)), float(back(centre + half))
     if name == floor_name:
         low = max(low, 0.0)
+    low, high = min(low, value), max(high, value)
     return Estimate(value, se, low, high, f"{method}, t({df})")

@@ -14,7 +14,6 @@ import numpy as np
 from scipy import stats
 
 from ..errors import FitError
-from .intervals import LINEAR, LOG, scale_of
 from .objective import Objective
 from .problem import Problem, build
 from .result import FitResult, clean, spread
@@ -55,12 +54,12 @@ def profile_floor(runs: Runs, result: FitResult, *, level: float | None = None, 
     if not law.free_floor or result.theta is None:
         raise FitError("the floor was not free in this fit", where=f"law {law.name}", remedy="fit with floor=\"free\"")
     problem = build(runs, law, Objective(result.objective_kind, result.delta), cluster, weights)
-    return _profile(problem, result, result.level if level is None else level)[0]
+    return profile_of(problem, result, result.level if level is None else level)
 
 
-def _profile(problem: Problem, result: FitResult, level: float) -> tuple[Profile, np.ndarray]:
-    """The profile, and theta with the floor at its upper end."""
-    law, k = problem.law, problem.law.n_coefficients
+def profile_of(problem: Problem, result: FitResult, level: float) -> Profile:
+    """The profile where the problem is at hand."""
+    k = problem.law.n_coefficients
     best = float(result.theta[k])
     lowest = float(np.exp(problem.y.min()))
     scale = _scale(problem, result)
@@ -96,34 +95,7 @@ def _profile(problem: Problem, result: FitResult, level: float) -> tuple[Profile
     p_zero = 0.5 * float(stats.f.sf(statistic[0], 1, df)) if statistic[0] > 0 else 1.0
     upper = refit(fitted[int(np.argmin(np.abs(grid - at_high)))], at_high)[0]
     return Profile(grid, statistic, at_low, at_high, p_zero, _exponent(result, fitted[0]), _exponent(result, result.theta),
-                   _exponent(result, upper), level), upper
-
-
-def widen_at_bound(problem: Problem, result: FitResult) -> None:
-    """Where the best floor is zero, deleting runs leaves it there and says nothing about how large it might be, while the
-    exponents hang on it. So the floor gets its profile interval, and every other interval is stretched, on its side, by
-    the move of that quantity when the floor goes to its upper end (added in quadrature on the interval's scale)."""
-    profile, upper = _profile(problem, result, result.level)
-    law = result.law
-    result.parameters[law.floor_name].low = 0.0
-    result.parameters[law.floor_name].high = profile.high
-    result.parameters[law.floor_name].method = "profile"
-    values = law.natural(upper, result.centre)
-    moved = {**values, **law.derived(values, result.context)}
-    for name, one in {**result.parameters, **result.derived}.items():
-        if name == law.floor_name or one.low is None or one.high is None:
-            continue
-        there, back = scale_of(name, law.floor_name)
-        ends = np.array([one.value, one.low, one.high, float(moved[name][0])])
-        if there is LOG[0] and (ends <= 0).any():
-            there, back = LINEAR
-        centre, low, high, far = there(ends)
-        move = far - centre
-        if move > 0:
-            one.high = float(back(centre + np.hypot(high - centre, move)))
-        else:
-            one.low = float(back(centre - np.hypot(centre - low, move)))
-        one.method += ", floor up to its upper end"
+                   _exponent(result, upper), level)
 
 
 def _scale(problem, result: FitResult) -> float:

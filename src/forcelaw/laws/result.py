@@ -50,7 +50,9 @@ class FitResult:
     but should not be used); refused (the design cannot carry the fit: no numbers).
 
     objective is the sum over points of w rho(r). parameters and derived hold :class:`Estimate`. replicates [R, P] are
-    the refits behind the intervals (internal parameters).
+    the refits behind the bands of predictions (internal parameters). free_theta and free_replicates, where they are
+    there, are the same with a floor that may go below zero: where some refit's floor stops at zero, the constrained
+    ones move too little to say how uncertain the exponents are (see :meth:`sample`).
     """
 
     law: Law
@@ -67,6 +69,8 @@ class FitResult:
     theta: np.ndarray | None = None
     centre: dict[str, float] = field(default_factory=dict)
     replicates: np.ndarray | None = None
+    free_theta: np.ndarray | None = None
+    free_replicates: np.ndarray | None = None
     n_rows: int = 0
     n_runs: int = 0
     table: dict[str, Any] = field(default_factory=dict)
@@ -89,6 +93,12 @@ class FitResult:
         if name in self.derived:
             return self.derived[name]
         raise KeyError(f"{name}: there are {', '.join([*self.parameters, *self.derived])}")
+
+    def sample(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """theta [P] and refits [R, P] for the uncertainty of parameters and what is derived from them (not of losses)."""
+        if self.free_replicates is not None:
+            return self.free_theta, self.free_replicates
+        return self._theta(), self.replicates
 
     def _theta(self) -> np.ndarray:
         if self.theta is None:

@@ -1,12 +1,12 @@
 """Bases of GemNet: real spherical harmonics, their rotation into the frame of an edge, and normalised radial functions.
 
-Sums over triplets and quadruplets factorise, exactly, into sums over edges (Y: harmonics with mean square 1 on the sphere):
+Sums over triplets and quadruplets factorise, exactly, into sums over edges (Y: harmonics of mean square 1 on the sphere):
 
     sqrt(2l+1) P_l(cos cab) = sum_m Y_lm(ca) Y_lm(ba) / sqrt(2l+1)                            addition theorem
     Y_pj(ca in the frame of ba) . Y_lj(db in the frame of ba)  ~  P_p^j P_l^j cos(j dihedral)    j = 0 .. min(l, p)
 
 so that sum_b needs one moment sum_b Y_lm(ba) x_ba per atom, and sum_{b,d} needs one moment per atom b, rotated into the
-frame of each short edge ba, weighted, and rotated back. The cost is linear in the number of edges. The roll of the frame
+frame of each short edge ba, weighted, and rotated back. The cost is linear in the number of edges. The roll of a frame
 about its edge is arbitrary: it cancels, because cosine and sine parts of order j always enter as a scalar product.
 """
 
@@ -18,6 +18,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+
+from .basis import ExponentialBasis, GaussianBasis
 
 NEAREST = 0.9  # Angstrom: no atoms are closer than this, where basis functions are normalised
 
@@ -59,7 +61,7 @@ def rotation_points(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Points (p, 3) on the sphere and the matrix (p, count^2) that fits the harmonics of each degree below ``count`` to
     values at them.
 
-    A Fibonacci spiral on one half (harmonics are even or odd) of 2 count + 3 points: condition 2 for count 4, at most 10
+    A Fibonacci spiral of 2 count + 3 points on a half (harmonics are even or odd): condition 2 for count 4, at most 10
     up to count 7 (measured).
     """
     number = 2 * count + 3
@@ -109,24 +111,35 @@ def quad_layout(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     degree_of = degrees(count)
     start = np.cumsum([0] + [(2 * l + 1) ** 2 for l in range(count)])
     zero, orders = start[-1], range(-(count - 1), count)
-    enter = [start[l] + (l + j) * (2 * l + 1) + column - l * l if abs(j) <= l and degree_of[column] == l else zero
-             for l in range(count) for j in orders for column in range(count * count)]
-    leave = [start[p] + (p + j) * (2 * p + 1) + p + m if abs(j) == order else zero
-             for p in range(count) for order in range(p + 1) for m in range(-p, p + 1) for j in orders]
+    enter = [
+        start[l] + (l + j) * (2 * l + 1) + column - l * l if abs(j) <= l and degree_of[column] == l else zero
+        for l in range(count)
+        for j in orders
+        for column in range(count * count)
+    ]
+    leave = [
+        start[p] + (p + j) * (2 * p + 1) + p + m if abs(j) == order else zero
+        for p in range(count)
+        for order in range(p + 1)
+        for m in range(-p, p + 1)
+        for j in orders
+    ]
     share = [1.0 if j == 0 else math.sqrt(0.5) for p in range(count) for j in range(p + 1)]
     return np.array(enter), np.array(leave), np.array(share)
 
 
+BASES = {"exponential": ExponentialBasis, "gaussian": GaussianBasis}
+
+
 @lru_cache(maxsize=64)
-def radial_norm(count: int, cutoff: float) -> float:
-    """The factor that gives the Gaussian basis, before its envelope, a mean square of 1 over functions and distances.
+def radial_norm(kind: str, count: int, cutoff: float) -> float:
+    """The factor that gives a radial basis, before its envelope, a mean square of 1 over functions and distances.
 
     So near neighbours, where the envelope is 1, see functions of size 1 and distant ones see less.
     """
-    r = np.linspace(NEAREST, cutoff, 2001)
-    spacing = cutoff / (count - 1)
-    g = np.exp(-0.5 * ((r[:, None] - np.linspace(0.0, cutoff, count)) / spacing) ** 2)
-    return float(1.0 / math.sqrt((g * g).mean()))
+    with torch.device("cpu"):  # sizes are counted on the meta device
+        values = BASES[kind](count, cutoff).double()(torch.linspace(NEAREST, cutoff, 2001, dtype=torch.float64))
+    return float(values.square().mean().rsqrt())
 
 
 @lru_cache(maxsize=64)

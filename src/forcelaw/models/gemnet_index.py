@@ -1,4 +1,4 @@
-"""Indices of GemNet: reverse edges, padded rows of edges per receiver, short edges; and lists of triplets and quadruplets.
+"""Indices of GemNet: reverse edges, padded rows of edges per receiver, short edges; lists of triplets and quadruplets.
 
 Names, as in the paper (arXiv 2204.02782): an edge c -> a has sender c and receiver a.
 
@@ -27,7 +27,7 @@ class EdgeIndex:
     sender, receiver (e,) int64, receiver ascending
     swap      (e,) int64  the reverse edge; an involution
     flat      (e,) int64  receiver * width + position among the edges of the receiver
-    short     (q,) int64  edges shorter than the quadruplet cutoff, ascending; may be filled up with others, whose basis is 0
+    short     (q,) int64  edges shorter than the quadruplet cutoff, ascending; others that fill it up have a basis of 0
     """
 
     order: Tensor
@@ -62,10 +62,10 @@ def _sort_by(columns: list[Tensor]) -> Tensor:
 def build_index(graph: GraphBatch, vec: Tensor, quad_cutoff: float) -> EdgeIndex:
     """Indices of one batch; vec (e, 3) in Angstrom, quad_cutoff in Angstrom.
 
-    Every edge needs its reverse, which a cutoff without a neighbour cap guarantees. ``graph.max_degree`` and
-    ``graph.max_short_edges``, where they exist and are not None, give the row width and the number of short edges as
-    plain integers: then all shapes are fixed and nothing is read back from the device (CUDA graphs). Otherwise both are
-    measured on this batch.
+    Every edge needs its reverse, which a cutoff without a neighbour cap guarantees. ``graph.max_degree``, where it exists
+    and is not None, gives the row width as a plain integer: then all shapes are fixed and nothing is read back from the
+    device (CUDA graphs). The short edges are then the first ``graph.max_short_edges`` after sorting short ones to the
+    front, or all edges if that is not given either. Without ``max_degree`` both are measured on this batch.
     """
     n, e = graph.species.shape[0], graph.sender.shape[0]
     shifts = [] if graph.shift is None else [graph.shift[:, axis] for axis in range(3)]
@@ -75,14 +75,17 @@ def build_index(graph: GraphBatch, vec: Tensor, quad_cutoff: float) -> EdgeIndex
     swap = _sort_by([*(-s.index_select(0, order) for s in shifts), sender * n + receiver])
     slot = torch.arange(e, device=order.device) - torch.searchsorted(receiver, receiver)
     width = getattr(graph, "max_degree", None)
+    fixed = width is not None
     if width is None:
         width = int(slot.max()) + 1 if e else 1
     overflow = torch.full_like(slot, n * width)
     flat = torch.where(slot < width, receiver * width + slot, overflow)
     near = (vec.detach().square().sum(-1) < quad_cutoff * quad_cutoff).index_select(0, order)
     capacity = getattr(graph, "max_short_edges", None)
-    if capacity is None:
+    if capacity is None and not fixed:
         short = near.nonzero().squeeze(-1)
+    elif capacity is None or capacity >= e:
+        short = torch.arange(e, device=order.device)
     else:
         short = torch.argsort(near.logical_not().to(torch.int8), stable=True)[:capacity]
     return EdgeIndex(order, sender, receiver, swap, flat, short, n, width)
@@ -114,8 +117,8 @@ def triplets(index: EdgeIndex) -> tuple[Tensor, Tensor]:
 def quadruplets(index: EdgeIndex) -> tuple[Tensor, Tensor, Tensor]:
     """(input edge d -> b, place of b -> a in ``index.short``, output edge c -> a), each (p,) int64.
 
-    d != a (as edges: the input edge is not the reverse of the short one) and b != c. The case d = c, a triangle, is kept:
-    it carries three-body information and is smooth (the reference implementation drops it).
+    d != a (as edges: the input edge is not the reverse of the short one) and b != c. The case d = c, a triangle, is
+    kept: it carries three-body information and is smooth (the reference implementation drops it).
     """
     count, first = _csr(index.receiver, index.atoms)
     short_count, short_first = _csr(index.receiver[index.short], index.atoms)
@@ -135,7 +138,12 @@ def counts(index: EdgeIndex) -> dict[str, int]:
     near, _ = _csr(index.receiver[index.short], index.atoms)
     b = index.sender[index.short]
     a = index.receiver[index.short]
-    return {"edges": len(index.sender), "short_edges": len(index.short),
-            "triplets": int((degree * (degree - 1)).sum()),
-            "quadruplets": int(((degree[b] - 1) * (degree[a] - 1)).sum()),
-            "atoms": index.atoms, "rows": index.atoms * index.width, "max_short": int(near.max()) if index.atoms else 0}
+    return {
+        "edges": len(index.sender),
+        "short_edges": len(index.short),
+        "triplets": int((degree * (degree - 1)).sum()),
+        "quadruplets": int(((degree[b] - 1) * (degree[a] - 1)).sum()),
+        "atoms": index.atoms,
+        "rows": index.atoms * index.width,
+        "max_short": int(near.max()) if index.atoms else 0,
+    }

@@ -222,7 +222,8 @@ def handle_models(args: argparse.Namespace) -> int:
                 cells.append(f"{type(error).__name__:>30}")
                 continue
             n, _ = count_parameters(config)
-            cells.append(f"{f'{n:,} / {config.width}x{config.depth} / {entry.flops(config).forward(args.degree, 1) / n:.1f}':>30}")
+            kappa = entry.flops(config).forward(args.degree, 1) / n
+            cells.append(f"{f'{n:,} / {config.width}x{config.depth} / {kappa:.1f}':>30}")
         print(f"{name:<12}{entry.title:<12}{entry.symmetry:<10}" + "".join(cells))
     print(f"kappa: forward FLOPs per atom and parameter at {args.degree:g} neighbours")
     return 0

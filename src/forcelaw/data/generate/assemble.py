@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import DataError
 from ...progress import duration
 from ..pack import PackWriter, file_sha256
-from ..prepare import PrepareOptions, PackBuild, summary
+from ..prepare import PackBuild, PrepareOptions, summary
 from ..readers import Block
 from ..splits import TRAIN, VALIDATION, split_of
 from ..structure import SYMBOLS

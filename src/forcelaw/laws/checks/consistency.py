@@ -19,12 +19,14 @@ def consistency(found: Frontier, allocation: Allocation) -> Check:
     if found.method != "tangents" or not one.ok or one.replicates is None or surface.replicates is None:
         return Check(name, None, f"no gamma from the frontier to compare with {two.value:.3f} from the surface: "
                                  f"{found.message or one.message}", "add sizes that touch the frontier")
-    values = surface.law.natural(surface.replicates, surface.centre)
+    theta, many = surface.sample()
+    values = surface.law.natural(np.concatenate([theta[None], many]), surface.centre)
     alpha, beta = values["alpha"], values["beta"]
-    draws = alpha * beta / (beta * allocation.cost.p + alpha * allocation.cost.q)
-    gamma = one.parameters["gamma"].value
-    other = one.law.natural(one.replicates, one.centre)["gamma"]
-    difference = gamma - two.value
+    below = alpha * beta / (beta * allocation.cost.p + alpha * allocation.cost.q)
+    theta, many = one.sample()
+    above = one.law.natural(np.concatenate([theta[None], many]), one.centre)["gamma"]
+    gamma, draws, other = one.parameters["gamma"].value, below[1:], above[1:]
+    difference = float(above[0] - below[0])
     if len(draws) == len(other):
         se = float(spread(other - draws, np.asarray(difference), "jackknife"))
     else:

@@ -43,19 +43,21 @@ def stability(runs: Runs, result: FitResult, quantity: str = "gamma", settings: 
 
 def _judge(name: str, parts: list[tuple[str, Runs]], runs: Runs, result: FitResult, quantity: str, settings: dict[str, Any],
            remedy: str) -> Check:
-    point = _value(result, quantity, result.theta[None])[0]
+    theta, many = result.sample()
+    point = _value(result, quantity, theta[None])[0]
     rows = [{"what": "everything", "value": float(point), "p": None, "status": result.status}]
-    draws = _value(result, quantity, result.replicates)
+    draws = _value(result, quantity, many)
     failed, smallest = "", 1.0
     for what, part in parts:
         other = fit(part, result.law, interval="jackknife", **settings)
         if not other.ok or other.replicates is None:
             rows.append({"what": what, "value": None, "p": None, "status": other.status})
             continue
-        value = _value(other, quantity, other.theta[None])[0]
+        at, deleted = other.sample()
+        value = _value(other, quantity, at[None])[0]
         mine = np.full(result.n_runs, value)  # a run that the part lacks changes nothing in it when it is deleted
         position = {run: i for i, run in enumerate(runs.run_names)}
-        mine[[position[run] for run in part.run_names]] = _value(other, quantity, other.replicates)
+        mine[[position[run] for run in part.run_names]] = _value(other, quantity, deleted)
         se = float(spread(mine - draws, np.asarray(value - point), "jackknife"))
         p = float(2 * stats.t.sf(abs(value - point) / max(se, 1e-300), result.n_runs - 1))
         rows.append({"what": what, "value": float(value), "p": p, "status": other.status})

@@ -1,0 +1,228 @@
+"""Fits against SciPy, published numbers and closed forms; statuses and certificates."""
+
+import numpy as np
+import pytest
+from laws.studies import FIELD, LANGUAGE, clean, exponents, study
+from reference import laws_slow
+from scipy.optimize import nnls
+from shared_data import shared
+
+from forcelaw.errors import FitError
+from forcelaw.laws import Runs, fit, simulate
+from forcelaw.laws.objective import Objective
+from forcelaw.laws.start import nonnegative
+
+
+@pytest.fixture(scope="module")
+def chinchilla():
+    return Runs.from_frame(shared("chinchilla_epoch245.csv"), where="epoch_fit_included == 1")
+
+
+def test_chinchilla_optimum(chinchilla):
+    """Besiroglu et al. 2024, 240 points: the optimum of the sum of Huber(1e-3) of log residuals."""
+    result = fit(chinchilla, delta=1e-3, interval="none")
+    assert len(chinchilla) == 240 and result.status == "ok"
+    assert result.objective == pytest.approx(1.018274e-3, abs=1e-8)
+    assert result["alpha"].value == pytest.approx(0.3473, abs=5e-4)
+    assert result["beta"].value == pytest.approx(0.3672, abs=5e-4)
+    assert result["E"].value == pytest.approx(1.8172, abs=1e-3)
+    assert result.diagnostics["gradient"] < 1e-6 and result.diagnostics["starts_agreeing"] >= 3
+    direct = laws_slow.predict("surface", {name: one.value for name, one in result.parameters.items()},
+                               {"n": chinchilla["n"], "d": chinchilla["d"]})
+    assert result.objective == pytest.approx(laws_slow.rho("huber", direct, chinchilla["loss"], 1e-3).sum(), rel=1e-10)
+
+
+def test_chinchilla_bootstrap_errors(chinchilla):
+    for cluster in ("run", None):
+        result = fit(chinchilla, delta=1e-3, cluster=cluster)
+        assert result.method.startswith("bootstrap")
+        assert result["alpha"].se == pytest.approx(0.0149, rel=0.1)
+        assert result["beta"].se == pytest.approx(0.0206, rel=0.1)
+        assert result["a"].se == pytest.approx(0.020, rel=0.1)
+
+
+def test_objective_matters(chinchilla):
+    """Reference values of reference/fitting.md, point 0.1."""
+    assert fit(chinchilla, objective="log", interval="none")["beta"].value == pytest.approx(0.406, abs=1e-3)
+    assert fit(chinchilla, objective="linear", interval="none")["beta"].value == pytest.approx(0.428, abs=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "delta"), [("huber", 2e-3), ("huber", 0.02), ("log", None), ("relative", None),
+                                             ("linear", None)])
+def test_every_objective_finds_scipys_optimum_or_a_better_one(kind, delta):
+    runs = study(6, seed=3, truth=LANGUAGE)
+    result = fit(runs, objective=kind, delta=delta, interval="none")
+    values, least = laws_slow.surface_fit(runs["n"], runs["d"], runs["loss"], kind, delta, starts=4)
+    mine = laws_slow.rho(kind, result.predict(n=runs["n"], d=runs["d"]), runs["loss"], delta).sum()
+    assert result.objective == pytest.approx(mine, rel=1e-9)
+    assert mine <= least * (1 + 1e-7)
+    if mine >= least * (1 - 1e-6):  # SciPy got there too
+        assert result["alpha"].value == pytest.approx(values["alpha"], rel=2e-2)
+
+
+def test_start_is_nonnegative_least_squares():
+    rng = np.random.default_rng(0)
+    phi = np.abs(rng.normal(size=(40, 3, 25)))
+    target = phi[:, 0] * 0.5 - 0.3 * phi[:, 1] + rng.normal(size=(40, 25)) * 0.2
+    for i in range(40):
+        c, misfit = nonnegative((phi[i] @ phi[i].T)[None], (phi[i] @ target[i])[None], float(target[i] @ target[i]))
+        expected, norm = nnls(phi[i].T, target[i])
+        np.testing.assert_allclose(c[0], expected, atol=1e-9)
+        assert misfit[0] == pytest.approx(norm**2, rel=1e-9)
+
+
+@pytest.mark.parametrize("truth", [LANGUAGE, FIELD])
+def test_exact_losses_give_the_exact_law(truth):
+    result = fit(clean(8, truth), interval="none")
+    for name, value in {**truth, **exponents(truth)}.items():
+        assert result[name].value == pytest.approx(value, rel=1e-5), name
+
+
+def test_every_one_variable_law_is_recovered():
+    x = np.geomspace(1.0, 1e6, 40)
+    rng = np.random.default_rng(0)
+    for law, role, values in (("power", "n", {"A": 3.0, "gamma": 0.4}), ("power_floor", "n", {"A": 3.0, "gamma": 0.4, "E": 0.1}),
+                              ("frontier", "c", {"F": 3.0, "gamma": 0.4, "E": 0.1}),
+                              ("frontier_hours", "h", {"F": 3.0, "gamma": 0.4, "E": 0.1}),
+                              ("shifted", "n", {"A": 3.0, "gamma": 0.4, "E": 0.1, "s": 100.0}),
+                              ("broken", "c", {"A": 3.0, "c0": 0.1, "c1": 0.4, "d1": 1e3, "f1": 0.5, "E": 0.1})):
+        loss = laws_slow.predict(law, {"E": 0.0} | values, {role: x}) * np.exp(rng.normal(size=40) * 0.002)
+        result = fit(Runs.from_frame({role: x, "loss": loss}), law)
+        assert result.ok, (law, result.message)
+        for name, value in values.items():
+            assert abs(result[name].value - value) < 4 * result[name].se + 1e-12, (law, name)
+            assert result[name].value == pytest.approx(value, rel=0.1), (law, name)
+
+
+def test_data_constrained_law_recovers_the_worth_of_repeats():
+    rng = np.random.default_rng(0)
+    u = np.repeat([1e8, 4e8, 1.5e9, 1e10], 30)
+    n = np.tile(np.repeat(np.geomspace(7e6, 8e9, 6), 5), 4)
+    d = u * np.tile([1, 3, 8, 30, 100], 24)
+    values = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.4, "R_N": 5.3}
+    loss = laws_slow.predict("data_constrained", values, {"n": n, "d": d, "u": u}) * np.exp(rng.normal(size=120) * 0.003)
+    runs = Runs.from_frame({"params": n, "tokens": d, "unique_tokens": u, "loss": loss})
+    free = fit(runs, "data_constrained")
+    for name, value in values.items():
+        assert free[name].low < value < free[name].high, name
+    held = fit(runs, "data_constrained", fixed={name: values[name] for name in ("E", "A", "B", "alpha", "beta")})
+    assert held["R_D"].value == pytest.approx(15.4, rel=0.05) and held["R_N"].value == pytest.approx(5.3, rel=0.05)
+    assert held["alpha"].value == 0.353 and held["alpha"].se is None and held["A"].value == pytest.approx(521.0)
+
+
+def test_measured_cost_changes_the_allocation():
+    runs = clean(8)
+    cost = 3.0 * runs["n"] ** 0.9 * runs["d"] ** 1.1
+    table = simulate.table(n=runs["n"], d=runs["d"], loss=runs["loss"], run=runs.run, c=cost)
+    result = fit(table, "surface_cost")
+    assert result["p"].value == pytest.approx(0.9) and result["q"].value == pytest.approx(1.1)
+    assert result["k"].value == pytest.approx(3.0, rel=1e-6)
+    alpha, beta = FIELD["alpha"], FIELD["beta"]
+    assert result["a"].value == pytest.approx(beta / (beta * 0.9 + alpha * 1.1), rel=1e-4)
+    assert result["gamma"].value == pytest.approx(alpha * beta / (beta * 0.9 + alpha * 1.1), rel=1e-4)
+
+
+def test_units_do_not_matter():
+    runs = study(8, seed=1)
+    one = fit(runs)
+    other = fit(simulate.table(n=runs["n"] * 1e30, d=runs["d"] / 1e6, loss=runs["loss"] * 1e-9, run=runs.run))
+    for name in ("alpha", "beta", "gamma"):
+        assert other[name].value == pytest.approx(one[name].value, rel=1e-6)
+        assert other[name].low == pytest.approx(one[name].low, rel=1e-4)
+    assert other["E"].value == pytest.approx(one["E"].value * 1e-9, rel=1e-4)
+
+
+def test_floor_options():
+    runs = study(8, truth=LANGUAGE)
+    free, zero, given = (fit(runs, floor=floor, interval="none", objective="log") for floor in ("free", "zero", 1.82))
+    assert free.objective <= given.objective <= zero.objective
+    assert zero["E"].value == 0 and given["E"].value == 1.82 and "E" not in given.law.names
+    assert zero["alpha"].value < given["alpha"].value
+
+
+def test_weights_are_repetitions():
+    runs = study(6)
+    weights = np.where(runs.run == 2, 3.0, 1.0)
+    again = np.concatenate([np.arange(len(runs)), *[np.flatnonzero(runs.run == 2)] * 2])
+    weighted = fit(runs, weights=weights, objective="log", interval="none")
+    repeated = fit(runs.take(again), objective="log", interval="none")
+    assert weighted.objective == pytest.approx(repeated.objective, rel=1e-8)
+    assert weighted["alpha"].value == pytest.approx(repeated["alpha"].value, rel=1e-5)
+    equal = fit(runs, weights="run", objective="log", interval="none")  # as many checkpoints each: the same fit
+    assert equal["alpha"].value == pytest.approx(fit(runs, objective="log", interval="none")["alpha"].value, rel=1e-6)
+
+
+def test_robust_delta_follows_the_scatter_and_ignores_outliers():
+    runs = study(10, seed=2)
+    plain = fit(runs, interval="none")
+    loss = runs["loss"].copy()
+    loss[::13] *= 4.0
+    spoiled = simulate.table(n=runs["n"], d=runs["d"], loss=loss, run=runs.run)
+    robust, squared = fit(spoiled, interval="none"), fit(spoiled, objective="log", interval="none")
+    assert plain.delta == pytest.approx(1.345 * plain.diagnostics["residual_mad_sd"], rel=0.05)
+    assert abs(robust["beta"].value - 0.40) < 0.03 < abs(squared["beta"].value - 0.40)
+
+
+# -- refusals and statuses -------------------------------------------------------------------------------------------
+
+
+def tables():
+    base = study(8)
+    d = {"n": base["n"], "d": base["d"], "loss": base["loss"], "run": base.run}
+    two, three = (np.unique(base["n"])[:k] for k in (2, 3))
+    yield "2 distinct levels of n", {k: v[np.isin(base["n"], two)] for k, v in d.items()}
+    yield "is constant", {k: v[base.run == 0] for k, v in d.items()}
+    yield "independent runs", {k: v[np.isin(base["n"], three)] for k, v in d.items()}
+    yield "perfectly correlated", d | {"d": 20 * d["n"]}
+    yield "perfectly correlated", d | {"d": 20 * d["n"] * np.exp(np.random.default_rng(0).normal(size=80) * 0.01)}
+    yield "loss is constant", d | {"loss": np.full(80, 2.5)}
+    yield "1 independent runs", d | {"run": np.zeros(80)}
+    yield "rows cannot determine", {k: v[[0, 22, 44, 66, 79]] for k, v in d.items()}
+
+
+@pytest.mark.parametrize(("words", "table"), list(tables()), ids=lambda v: v if isinstance(v, str) else "")
+def test_designs_that_cannot_carry_the_fit_are_refused(words, table):
+    result = fit(Runs.from_frame(table))
+    assert result.status == "refused" and not result.ok and not result.parameters
+    assert words in result.message
+    with pytest.raises(FitError, match="refused"):
+        result.require()
+    with pytest.raises(FitError):
+        result.predict(n=1.0, d=1.0)
+
+
+def test_losses_that_do_not_follow_the_law_are_not_ok():
+    runs = study(8)
+    rising = simulate.table(n=runs["n"], d=runs["d"], loss=1 / runs["loss"], run=runs.run)
+    rng = np.random.default_rng(0)
+    random = simulate.table(n=runs["n"], d=runs["d"], loss=np.exp(rng.normal(size=80)), run=runs.run)
+    flat_in_n = simulate.table(n=runs["n"], d=runs["d"], loss=(1.8 + 50 * runs["d"] ** -0.4) * np.exp(rng.normal(size=80) * 0.01),
+                               run=runs.run)
+    for table in (rising, random, flat_in_n):
+        result = fit(table, interval="none")
+        assert not result.ok and result.status in ("not_identified", "not_converged") and result.message
+
+
+def test_a_floor_of_zero_is_at_its_bound_and_its_interval_says_how_large_it_may_be():
+    truth = FIELD | {"E": 0.0}
+    seen = 0
+    for seed in range(6):
+        result = fit(study(8, seed=seed, truth=truth))
+        if result.status != "at_bound":
+            continue
+        seen += 1
+        assert result.ok and result["E"].value == 0 and result["E"].low == 0 and result["E"].high > 0
+        assert result["alpha"].low < 0.35 < result["alpha"].high
+    assert seen >= 1
+
+
+def test_unknown_options_raise():
+    runs = study(5)
+    for options in ({"objective": "mean"}, {"delta": -1.0}, {"interval": "magic"}, {"cluster": "colour"}, {"level": 1.5},
+                    {"law": "nothing"}, {"fixed": {"zeta": 1.0}}, {"weights": "heavy"}):
+        with pytest.raises(FitError):
+            fit(runs, **options)
+
+
+def test_nonfinite_objective_never_comes_back():
+    assert Objective("huber", 0.1).rho(np.array([0.05, -0.2])) == pytest.approx([0.00125, 0.015])

@@ -141,8 +141,9 @@ def _bounds_hit(problem: Problem, theta: np.ndarray) -> list[str]:
     """Parameters at a bound, and terms that are nothing beside the losses (below 1e-6 of every one)."""
     low, high = problem.bounds
     law = problem.law
+    near = 1e-12 * (high - low)
     hit = [name for i, name in enumerate(law.names)
-           if problem.free[i] and (theta[i] <= low[i] + 1e-9 or theta[i] >= high[i] - 1e-9)]
+           if problem.free[i] and (theta[i] <= low[i] + near[i] or theta[i] >= high[i] - near[i])]
     jac = law.residuals(theta[None], problem.x, problem.y)[1]
     assert jac is not None
     for i, name in enumerate(law.names[: law.n_columns]):

@@ -52,7 +52,7 @@ def holdout(runs: Runs, result: FitResult, x: str = "c", settings: dict[str, Any
         rows.append({"cut": float(limit), "status": other.status, "held_out_runs": int(above.sum()),
                      "mean_log_error": float(error.mean()), "se": se, "p": p, "inside_interval": inside,
                      "predicted": band.value, "low": band.low, "high": band.high, "true": held["loss"],
-                     "x": clock[above], "n": held.get("n")})
+                     "x": clock[above], "n": held["n"] if "n" in held else None})  # noqa: SIM401  Runs is no dict
         if p < SIGNIFICANT / len(CUTS):
             way = "higher" if error.mean() > 0 else "lower"
             failed = failed or (f"budgets above {limit:.3g} are {abs(np.expm1(error.mean())):.1%} {way} than predicted from "

@@ -1,0 +1,82 @@
+"""Sound studies pass, and each kind of unsound one fails the check that is there for it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from laws.studies import FIELD, join, scaled, study
+
+from forcelaw.errors import FitError
+from forcelaw.laws import diagnose, simulate
+from forcelaw.laws.diagnosis import EXPONENT, REFUSED, TREND
+
+
+def failed(runs):
+    found = diagnose(runs)
+    return found.verdict, {check.name for check in found.failed}, found
+
+
+def test_sound_studies_are_seldom_called_a_trend():
+    verdicts = [diagnose(study(12, seed=seed)).verdict for seed in range(6)]
+    assert verdicts.count(EXPONENT) >= 5
+
+
+def test_a_transient_is_seen_and_the_remedy_is_a_burn_in():
+    runs = study(12)
+    verdict, names, found = failed(scaled(runs, 1 + 0.6 * np.exp(-(runs["d"] / 1e6 - 1) / 6)))
+    assert verdict == TREND and "early checkpoints" in names
+    assert any("burn-in" in remedy for remedy in found.remedies) and found.reasons
+
+
+def test_failing_small_models_are_seen():
+    runs = study(12)
+    verdict, names, _ = failed(scaled(runs, np.where(runs["n"] < 3e4, 1.3, 1.0)))
+    assert verdict == TREND and names & {"curvature", "smallest sizes", "two gammas", "held-out budgets"}
+
+
+def test_budgets_that_stop_gaining_are_seen():
+    runs = study(12)
+    verdict, names, found = failed(scaled(runs, np.where(runs["c"] > 1e14, (runs["c"] / 1e14) ** 0.1, 1.0)))
+    assert verdict == TREND and "held-out budgets" in names
+    rows = next(check for check in found.checks if check.name == "held-out budgets").data["rows"]
+    assert any(np.mean(row["true"] > row["predicted"]) > 0.8 for row in rows if "true" in row)
+
+
+def test_the_edge_of_the_grid_and_a_short_range():
+    small = simulate.trajectories(FIELD, np.geomspace(1e3, 3e4, 10), np.geomspace(1e6, 1e10, 12), np.random.default_rng(0))
+    verdict, names, found = failed(small)
+    assert verdict == TREND and "optimum inside grid" in names and any("sizes" in remedy for remedy in found.remedies)
+    short = simulate.trajectories(FIELD, np.geomspace(1e5, 3e5, 8), np.geomspace(1e7, 6e7, 8), np.random.default_rng(0),
+                                  sd_run=0.002, sd_within=0.001)
+    verdict, names, _ = failed(short)
+    assert verdict == TREND and "range" in names
+
+
+def test_lack_of_fit_needs_seeds_and_sees_sizes_off_the_law():
+    rng = np.random.default_rng(0)
+    runs = study(10, seeds=2, sd_run=0.003)
+    check = next(check for check in diagnose(runs).checks if check.name == "lack of fit")
+    assert check.passed is True
+    off = rng.normal(size=10) * 0.04  # each size is off by its own constant, whatever the seed
+    sizes = np.unique(runs["n"], return_inverse=True)[1].ravel()
+    check = next(check for check in diagnose(scaled(runs, np.exp(off[sizes]))).checks if check.name == "lack of fit")
+    assert check.passed is False and check.p < 0.01
+    check = next(check for check in diagnose(study(8)).checks if check.name == "lack of fit")
+    assert check.passed is None and "seeds" in check.remedy
+
+
+def test_the_two_gammas_are_compared_under_the_measured_cost():
+    runs = study(12)
+    dear = replace(runs, values=runs.values | {"c": 5 * runs["n"] ** 0.8 * runs["d"] ** 1.1})
+    check = next(check for check in diagnose(dear).checks if check.name == "two gammas")
+    total = FIELD["beta"] * 0.8 + FIELD["alpha"] * 1.1
+    assert check.data["surface"] == pytest.approx(FIELD["alpha"] * FIELD["beta"] / total, rel=0.1)
+    assert check.passed is True
+
+
+def test_refusals():
+    found = diagnose(study(2))
+    assert found.verdict == REFUSED and "levels of n" in found.reasons[0]
+    assert found.to_dict()["status"] == "refused"
+    with pytest.raises(FitError, match="one architecture"):
+        diagnose(join(study(6), study(6, seed=1)))

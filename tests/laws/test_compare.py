@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from laws.studies import FIELD, clean, exponents, join, study
-from reference import laws_slow
 from scipy import stats
 
 from forcelaw.errors import FitError
 from forcelaw.laws import compare, fit, multiplier, simulate
 from forcelaw.laws.comparison import PairComparison, Test, _holm
 from forcelaw.laws.pairing import pair
+from tests.laws.studies import FIELD, clean, exponents, join, study
+from tests.reference import laws_slow
 
 
 def two(seed=0, groups=10, shared=0.0, difference=0.0, kappa=6.0):

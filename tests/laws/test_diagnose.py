@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from laws.studies import FIELD, join, scaled, study
 
 from forcelaw.errors import FitError
 from forcelaw.laws import diagnose, simulate
 from forcelaw.laws.diagnosis import EXPONENT, REFUSED, TREND
+from tests.laws.studies import FIELD, join, scaled, study
 
 
 def failed(runs):

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from laws.studies import FIELD, LANGUAGE, clean, exponents, study
-from reference import laws_slow
 from scipy.optimize import nnls
-from shared_data import shared
 
 from forcelaw.errors import FitError
 from forcelaw.laws import Runs, fit, simulate
 from forcelaw.laws.objective import Objective
 from forcelaw.laws.start import nonnegative
+from tests.laws.studies import FIELD, LANGUAGE, clean, exponents, study
+from tests.reference import laws_slow
+from tests.shared_data import shared
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from reference import laws_slow
 
 from forcelaw.errors import FitError
 from forcelaw.laws import LAWS
 from forcelaw.laws.forms import make
 from forcelaw.laws.forms.joint import Joint
+from tests.reference import laws_slow
 
 N = np.geomspace(1e6, 1e9, 7).repeat(5)
 D = np.tile(np.geomspace(1e8, 1e11, 5), 7)

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from laws.studies import FIELD, LANGUAGE, clean, exponents, scaled, study
-from reference import laws_slow
 
 from forcelaw.errors import FitError
 from forcelaw.laws import Cost, compute_optimal, fit, frontier, isoflop, side_by_side, simulate
 from forcelaw.laws.curves import curves, lower_hull, smoothed
+from tests.laws.studies import FIELD, LANGUAGE, clean, exponents, scaled, study
+from tests.reference import laws_slow
 
 
 def test_lower_hull_is_that_of_brute_force():

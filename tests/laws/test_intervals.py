@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from laws.studies import FIELD, LANGUAGE, exponents, study
-from reference import laws_slow
 from scipy import stats
 
 from forcelaw.laws import fit, profile_floor, simulate
 from forcelaw.laws.intervals import estimate, one_step
 from forcelaw.laws.objective import Objective
 from forcelaw.laws.problem import build
+from tests.laws.studies import FIELD, LANGUAGE, exponents, study
+from tests.reference import laws_slow
 
 
 def test_jackknife_is_scipys_refits_without_each_run():

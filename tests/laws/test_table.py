@@ -7,12 +7,12 @@ import operator
 import numpy as np
 import polars as pl
 import pytest
-from laws.studies import columns, study
 
 from forcelaw import store
 from forcelaw.errors import FitError
 from forcelaw.laws import Runs
 from forcelaw.laws.where import where
+from tests.laws.studies import columns, study
 
 
 @pytest.mark.parametrize("names", [

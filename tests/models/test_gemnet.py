@@ -316,6 +316,19 @@ def test_fixed_shapes_need_nothing_from_the_device() -> None:
             assert forces.shape == graph.pos.shape
 
 
+def test_middle_edges_never_reach_beyond_the_cutoff() -> None:
+    """Whatever quad_cutoff says: an edge just inside the cutoff carries nothing."""
+    model = model_of(small(cutoff=2.5, quad_cutoff=4.0))
+    pos = torch.tensor([[0.0, 0.0, 0.0], [1.2, 0.4, 0.1], [1.9, 1.4, -0.3], [-0.5, 1.0, 0.6], [-0.2, -2.4919, 0.0]]).double()
+    pos[4] *= (2.5 - 1e-5) / pos[4].norm()
+    graph = build_graph(pos, torch.tensor([1, 2, 3, 0, 0]), torch.tensor([5]), 2.5)
+    keep = graph.vectors().norm(dim=-1) < 2.499
+    assert int(keep.sum()) == len(keep) - 2
+    without = replace(graph, sender=graph.sender[keep], receiver=graph.receiver[keep])
+    for found, expected in zip(model(graph), model(without)):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
 def test_the_roll_of_the_frames_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(small())
     graph = make_graph([random_cluster(9, 7)])

@@ -75,6 +75,11 @@ class GemNetOCConfig(ModelConfig):
     final_layers: int = Field(2, ge=0, description="residual layers of the last MLPs")
 
     @property
+    def near(self) -> float:
+        """Cutoff of the middle edges of quadruplets, Angstrom: an edge must have vanished where it ends."""
+        return min(self.quad_cutoff, self.cutoff)
+
+    @property
     def edge(self) -> int:
         """E."""
         return self.edge_ratio * self.width
@@ -136,7 +141,7 @@ class Scales:
     @classmethod
     def of(cls, c: GemNetOCConfig) -> Scales:
         k, s = c.mean_degree * envelope_share(c.cutoff), c.spherical
-        q = c.quad_degree * envelope_share(c.quad_cutoff)
+        q = c.quad_degree * envelope_share(c.near)
         together = k * (1.0 + cls.COHERENT * k)  # sum over neighbours of a function of r with the mean of x
         products = sum((s - j) ** 2 for j in range(s))
         return cls(
@@ -228,8 +233,8 @@ class SharedBases(nn.Module):
         super().__init__()
         self.c = c
         s = c.spherical
-        self.main, self.near = (BASES[c.basis](c.radial, cutoff) for cutoff in (c.cutoff, c.quad_cutoff))
-        self.main_norm, self.near_norm = (radial_norm(c.basis, c.radial, r) for r in (c.cutoff, c.quad_cutoff))
+        self.main, self.near = (BASES[c.basis](c.radial, cutoff) for cutoff in (c.cutoff, c.near))
+        self.main_norm, self.near_norm = (radial_norm(c.basis, c.radial, r) for r in (c.cutoff, c.near))
         self.rbf = basis_matrix(c.radial, 7 * c.rbf, c)  # e2e, quad, a2e, e2a, update, out, a2a
         self.cbf = basis_matrix(c.radial, 3 * c.cbf * s, c)  # e2e, a2e, e2a
         self.cbf_quad = basis_matrix(c.radial, s * c.cbf, c)  # short edges
@@ -295,7 +300,7 @@ class SharedBases(nn.Module):
         d = torch.cat([d, d.new_zeros(q, 1)], dim=-1)
         enter = d.index_select(1, self.enter).view(q, c.spherical * w, s)
         leave = d.index_select(1, self.leave).view(q, self.columns, w)
-        near = self.near(r) * (envelope(r / c.quad_cutoff) * self.near_norm).unsqueeze(-1)
+        near = self.near(r) * (envelope(r / c.near) * self.near_norm).unsqueeze(-1)
         return enter, leave, harmonics(-unit, c.spherical), self.cbf_quad(near).view(q, c.spherical, c.cbf)
 
 
@@ -493,7 +498,7 @@ class GemNetOC(ForceField):
             self.force = Linear(c.edge, 1, "output", c.m, bias=False)
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
-        index = build_index(graph, vec, self.config.quad_cutoff)
+        index = build_index(graph, vec, self.config.near)
         vec = vec.index_select(0, index.order)
         with torch.autocast(vec.device.type, enabled=False):  # geometry in full precision whatever the matrices have
             b = self.bases(vec, index)

@@ -46,13 +46,13 @@ def intervals(trials: int, say) -> None:
         f"{100 * np.sqrt(0.05 * 0.95 / trials):.1f} points), Huber's loss with a robust delta, delete-one-run jackknife with t")
     names = ("alpha", "beta", "a", "E", "gamma")
     say(f"{'study':12} {'runs':>4} | " + " ".join(f"{name:>6}" for name in names) + " | profile E | frontier gamma: cover  bias"
-        "   used | median widths: " + " ".join(f"{name:>6}" for name in names))
+        "   used  hull's bias | median widths: " + " ".join(f"{name:>6}" for name in names))
     for name in STUDIES:
         truth = truth_of(name)
         for groups in SIZES:
             hits: dict[str, list[bool]] = {key: [] for key in (*names, "profile", "frontier")}
             widths: dict[str, list[float]] = {key: [] for key in names}
-            gammas, unusable = [], 0
+            gammas, hulls, unusable = [], [], 0
             bar = Progress(f"{name}, {groups} runs", trials, unit="studies")
             for seed in range(trials):
                 runs = study(name, groups, seed)
@@ -67,6 +67,12 @@ def intervals(trials: int, say) -> None:
                     profile = profile_floor(runs, result)
                     hits["profile"].append(profile.low <= truth["E"] <= profile.high)
                     found = frontier(runs)
+                    points = found.points
+                    vertices = simulate.table(n=points["n"], d=points["d"], c=points["x"], loss=points["loss"],
+                                              run=np.arange(len(points["x"])))
+                    hull = fit(vertices, "frontier", objective="log", interval="none")
+                    if hull.ok:
+                        hulls.append(hull["gamma"].value)
                     if found.fit.ok:
                         gamma = found.fit.derived["gamma"]
                         gammas.append(gamma.value)
@@ -75,8 +81,10 @@ def intervals(trials: int, say) -> None:
             bar.close()
             cover = " ".join(f"{np.mean(hits[key]):6.3f}" for key in names)
             bias = f"{np.mean(gammas) / truth['gamma'] - 1:+5.1%}" if gammas else "-"
+            hull_bias = f"{np.mean(hulls) / truth['gamma'] - 1:+5.1%}" if hulls else "-"
             say(f"{name:12} {groups:4} | {cover} | {np.mean(hits['profile']):9.3f} | "
-                f"{np.mean(hits['frontier']) if gammas else float('nan'):21.3f} {bias:>6} {len(gammas) / (trials // 4):5.0%} | "
+                f"{np.mean(hits['frontier']) if gammas else float('nan'):21.3f} {bias:>6} "
+                f"{len(gammas) / (trials // 4):5.0%} {hull_bias:>12} | "
                 f"               " + " ".join(f"{np.median(widths[key]):6.3f}" for key in names)
                 + (f"  ({unusable} unusable)" if unusable else ""))
 

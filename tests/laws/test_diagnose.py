@@ -17,8 +17,8 @@ def failed(runs):
 
 
 def test_sound_studies_are_seldom_called_a_trend():
-    verdicts = [diagnose(study(12, seed=seed)).verdict for seed in range(6)]
-    assert verdicts.count(EXPONENT) >= 5
+    verdicts = [diagnose(study(12, seed=seed)).verdict for seed in range(4)]
+    assert verdicts.count(EXPONENT) >= 3
 
 
 def test_a_transient_is_seen_and_the_remedy_is_a_burn_in():

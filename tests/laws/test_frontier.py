@@ -45,25 +45,25 @@ def test_hull_points_are_points_of_the_curves():
 
 
 def test_minima_of_noise_do_not_bias_gamma():
-    """Over studies of 20 noisy runs the mean of gamma is within 2% of the truth; the hull's own exponent is not."""
-    truth = exponents(LANGUAGE)["gamma"]
+    """20 noisy runs of which only the larger sizes are ever best: the hull's vertices give a gamma that is far too large."""
+    truth = FIELD | {"B": 30.0}
     tangents, hulls = [], []
-    for seed in range(8):
-        found = frontier(study(20, seed=seed, truth=LANGUAGE), interval="none")
+    for seed in range(5):
+        found = frontier(study(20, seed=seed, truth=truth), interval="none")
         tangents.append(found.fit["gamma"].value)
         points = simulate.table(n=found.points["n"], d=found.points["d"], c=found.points["x"], loss=found.points["loss"],
                                 run=np.arange(len(found.points["x"])))
         hulls.append(fit(points, "frontier", objective="log", interval="none")["gamma"].value)
-    assert abs(np.mean(tangents) / truth - 1) < 0.04
-    assert np.mean(hulls) / truth - 1 > 0.05
+    right = exponents(truth)["gamma"]
+    assert abs(np.mean(tangents) / right - 1) < 0.1 < 0.2 < np.mean(hulls) / right - 1
 
 
 def test_intervals_of_the_frontier_hold_the_truth():
     hits = 0
-    for seed in range(20):
+    for seed in range(12):
         gamma = frontier(study(10, seed=seed)).fit.derived["gamma"]
         hits += gamma.low <= exponents(FIELD)["gamma"] <= gamma.high
-    assert hits >= 16
+    assert hits >= 10
 
 
 def test_seeds_are_averaged_and_deleted_one_by_one():

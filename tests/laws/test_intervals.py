@@ -74,19 +74,19 @@ def test_checkpoints_are_not_taken_as_independent():
 
 @pytest.mark.parametrize("groups", [6, 12])
 def test_coverage(groups):
-    """Nominal 95% intervals over 60 simulated studies: 60 trials of .95 fall below 51 once in a thousand times."""
+    """Nominal 95% intervals over 40 simulated studies: 40 trials of .95 fall below 33 once in a thousand times."""
     truth = FIELD | exponents(FIELD)
     hits = {name: 0 for name in ("alpha", "beta", "a", "E", "gamma")}
-    for seed in range(60):
+    for seed in range(40):
         result = fit(study(groups, seed=seed))
         for name in hits:
             hits[name] += result[name].low <= truth[name] <= result[name].high
-    assert min(hits.values()) >= 51, hits
+    assert min(hits.values()) >= 33, hits
 
 
 def test_a_new_run_falls_inside_its_interval_and_the_mean_interval_is_narrower():
     inside, total = 0, 0
-    for seed in range(40):
+    for seed in range(20):
         result = fit(study(10, seed=seed, sd_run=0.03))
         here = {"n": np.array([2e5, 1e6]), "d": np.array([3e7, 5e8])}
         rng = np.random.default_rng([seed, 99])
@@ -95,7 +95,7 @@ def test_a_new_run_falls_inside_its_interval_and_the_mean_interval_is_narrower()
         assert (mean.high - mean.low < band.high - band.low).all()
         inside += int(((new >= band.low) & (new <= band.high)).sum())
         total += 2
-    assert inside / total >= 0.85
+    assert inside / total >= 0.8
 
 
 def test_profile_agrees_with_the_jackknife_where_the_floor_is_well_known():
@@ -112,9 +112,9 @@ def test_profile_agrees_with_the_jackknife_where_the_floor_is_well_known():
 
 def test_the_profile_of_no_floor_does_not_exclude_zero():
     excluded = 0
-    for seed in range(12):
+    for seed in range(6):
         runs = study(10, seed=seed, truth=FIELD | {"E": 0.0})
         profile = profile_floor(runs, fit(runs))
         assert profile.low == 0 or profile.p_zero < 0.05
         excluded += profile.excludes_zero
-    assert excluded <= 3
+    assert excluded <= 2

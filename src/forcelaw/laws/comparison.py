@@ -33,7 +33,7 @@ SCALE_FREE = ("alpha", "beta", "gamma", "a", "b", "E")
 
 
 @dataclass
-class Test:
+class Difference:
     """One quantity in two architectures: difference = second - first, with its interval; p two-sided; p_holm corrected
     over the pairs of architectures; p_sign the probability (flat prior) that the second is larger."""
 
@@ -58,7 +58,7 @@ class PairComparison:
     second: str
     paired: bool
     n_pairs: int
-    tests: dict[str, Test]
+    tests: dict[str, Difference]
     shared: dict[str, Estimate] = field(default_factory=dict)
     objective_separate: float = float("nan")
     objective_shared: float = float("nan")
@@ -182,7 +182,7 @@ def _compare(first: str, second: str, parts: dict[str, Runs], fits: dict[str, Fi
     return one
 
 
-def _test(name: str, left: FitResult, right: FitResult, pairing: Pairing | None, level: float) -> Test:
+def _test(name: str, left: FitResult, right: FitResult, pairing: Pairing | None, level: float) -> Difference:
     """Difference of one quantity with its standard error by the jackknife."""
     samples = [result.sample() for result in (left, right)]
     point = [_value(result, name, theta[None])[0] for result, (theta, _) in zip((left, right), samples)]
@@ -198,7 +198,7 @@ def _test(name: str, left: FitResult, right: FitResult, pairing: Pairing | None,
         df = sum(variances) ** 2 / sum(v**2 / (len(d) - 1) for v, d in zip(variances, draws)) if se > 0 else 1.0
     t = difference / se if se > 0 else np.inf * np.sign(difference)
     half = stats.t.ppf(0.5 + level / 2, df) * se
-    return Test(name, difference, se, difference - half, difference + half, df, t, float(2 * stats.t.sf(abs(t), df)),
+    return Difference(name, difference, se, difference - half, difference + half, df, t, float(2 * stats.t.sf(abs(t), df)),
                 float(stats.t.cdf(t, df)))
 
 
@@ -293,15 +293,18 @@ def permutation_test(first: Runs, second: Runs, left: FitResult, right: FitResul
                      pairing: Pairing, draws: int, seed: int) -> float:
     """p of the difference in ``name``: the labels of the two architectures are swapped within random pairs.
 
-    Under the null the two have the same exponent but each its own coefficients, so what is swapped are the residuals
-    about the fit with the exponent in common; each swapped table is refitted. All pairs' swaps are equally likely under
-    the null whatever the errors look like; residuals are widened for the parameters that were fitted.
+    Under the null the two have the same exponent but each its own coefficients. So the residuals of the two own fits
+    (those of the full model keep their power where the null is false: ter Braak 1992) are swapped within pairs, put on
+    the fit with the exponent in common, and both are refitted. All swaps are equally likely under the null whatever
+    the errors look like; residuals are widened for the parameters that were fitted.
     """
     problem, thetas = joint_problem([first, second], [left, right], (name,), settings, pairing)
     joint = problem.law
     theta = problem.solve(joint.gather(thetas)[None]).theta
     fitted = joint.residuals(theta, problem.x, np.zeros(len(problem.y)), jacobian=False)[0][0]
-    residual = problem.y - fitted
+    own = [result.law.predict_log(result.theta, {role: part[role] for role in result.law.roles}, result.centre)[0]
+           for part, result in ((first, left), (second, right))]
+    residual = problem.y - np.concatenate(own)
     n_first = len(first)
     partner = _partner_rows(first, second, pairing)
     count = len(pairing.first)
@@ -317,8 +320,8 @@ def permutation_test(first: Runs, second: Runs, left: FitResult, right: FitResul
     y_second[:, partner] = fitted[n_first:][partner] + np.where(flip, a, b)
     values = []
     for part, result, y in ((first, left, y_first), (second, right, y_second)):
-        own = problems.build(part, result.law, problem.objective, settings["cluster"], settings["weights"])
-        values.append(own.solve(np.tile(result.theta, (draws, 1)), tolerance=1e-9, y=y).theta)
+        alone = problems.build(part, result.law, problem.objective, settings["cluster"], settings["weights"])
+        values.append(alone.solve(np.tile(result.theta, (draws, 1)), tolerance=1e-9, y=y).theta)
     index = left.law.names.index(name)
     null = values[1][:, index] - values[0][:, index]
     observed = right.theta[index] - left.theta[index]

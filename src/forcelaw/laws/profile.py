@@ -21,6 +21,7 @@ from .solve import evaluate
 from .table import Runs
 
 POINTS = 61
+FAR = 6.0  # the profile is followed until the statistic is this many times what bounds the interval
 
 
 @dataclass
@@ -80,21 +81,26 @@ def profile_of(problem: Problem, result: FitResult, level: float) -> Profile:
         solution = problem.solve(theta[None], tolerance=1e-10, iterations=100)
         return solution.theta[0], float(solution.value[0])
 
-    # neighbours start each other: outward from the best, each value begins where the last one ended
-    order = np.argsort(np.abs(grid - best))
-    fitted, value = np.tile(result.theta, (len(grid), 1)), np.full(len(grid), np.inf)
-    done: list[int] = []
-    for i in order:
-        near = min(done, key=lambda j: abs(grid[j] - grid[i])) if done else None
-        fitted[i], value[i] = refit(result.theta if near is None else fitted[near], grid[i])
-        done.append(int(i))
-    statistic = np.maximum(2 * (value - min(value.min(), result.objective)) / scale, 0.0)
     df = max(result.n_runs - 1, 1)
     limit = stats.t.ppf(0.5 + level / 2, df) ** 2
+    # outward from the best on either side, each value starting where its neighbour ended, until far outside the interval
+    fitted, value = {}, {}
+    for side in (grid[grid >= best], grid[grid < best][::-1]):
+        start = result.theta
+        for floor in side:
+            start, value[floor] = refit(start, floor)
+            fitted[floor] = start
+            if 2 * (value[floor] - result.objective) / scale > FAR * limit:
+                break
+    grid = np.array(sorted(fitted))
+    values = np.array([value[floor] for floor in grid])
+    statistic = np.maximum(2 * (values - min(values.min(), result.objective)) / scale, 0.0)
     at_low, at_high = _ends(grid, statistic, limit, best)
-    p_zero = 0.5 * float(stats.f.sf(statistic[0], 1, df)) if statistic[0] > 0 else 1.0
-    upper = refit(fitted[int(np.argmin(np.abs(grid - at_high)))], at_high)[0]
-    return Profile(grid, statistic, at_low, at_high, p_zero, _exponent(result, fitted[0]), _exponent(result, result.theta),
+    at_zero, value_zero = refit(fitted[grid[0]], 0.0)
+    drop = max(2 * (value_zero - min(values.min(), result.objective)) / scale, 0.0)
+    p_zero = 0.5 * float(stats.f.sf(drop, 1, df)) if drop > 0 else 1.0
+    upper = refit(fitted[grid[int(np.argmin(np.abs(grid - at_high)))]], at_high)[0]
+    return Profile(grid, statistic, at_low, at_high, p_zero, _exponent(result, at_zero), _exponent(result, result.theta),
                    _exponent(result, upper), level)
 
 
@@ -123,7 +129,7 @@ def _ends(grid: np.ndarray, statistic: np.ndarray, limit: float, best: float) ->
         t = (limit - statistic[i]) / (statistic[j] - statistic[i])
         return float(grid[i] + t * (grid[j] - grid[i]))
 
-    low = 0.0 if first == 0 else cross(first - 1, first)
+    low = float(grid[0]) if first == 0 else cross(first - 1, first)
     high = float(grid[-1]) if last == len(grid) - 1 else cross(last, last + 1)
     return low, high
 

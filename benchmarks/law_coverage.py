@@ -111,36 +111,38 @@ def two(name: str, groups: int, seed: int, shared: float, difference: float, sd_
 
 def comparison(trials: int, say) -> None:
     """Size and power of the tests of a difference between two architectures."""
-    sd_run = 0.02
-    say(f"\nTests between two architectures at 5% (force-field study, sd between runs {sd_run:.0%}, in paired studies 70% of "
-        f"that variance in common); size over {trials} studies (standard error {100 * np.sqrt(0.05 * 0.95 / trials):.1f} "
-        f"points), power over {trials // 4}")
+    sd_run = 0.01
+    say(f"\nTests between two architectures at 5%: sd between runs {sd_run:.0%}, prefactors 20% apart, in paired studies 70% of "
+        f"the variance between runs in common.\nSize (true difference 0) over {trials} studies (standard error "
+        f"{100 * np.sqrt(0.05 * 0.95 / trials):.1f} points), power (alpha larger by 0.05 or 0.1) over {trials // 4}; "
+        "beta and E stay equal")
     names = ("alpha", "beta", "a", "gamma", "E")
-    say(f"{'runs each':>9} {'design':9} {'true d-alpha':>12} | rejected: " + " ".join(f"{name:>6}" for name in names)
-        + " | permutation alpha")
-    for groups in (8, 12, 20):
-        for shared, paired in ((0.0, False), (0.7, True)):
-            for difference in (0.0, 0.05, 0.1):
-                count = trials if difference == 0 else trials // 4
-                rejected: dict[str, list[bool]] = {name: [] for name in names}
-                permuted: list[bool] = []
-                bar = Progress(f"{groups} runs, {'paired' if paired else 'unpaired'}, {difference}", count, unit="studies")
-                for seed in range(count):
-                    runs = two("force field", groups, seed, shared, difference, sd_run)
-                    draws = 199 if paired and seed < trials // 4 else 0
-                    found = compare(runs, paired=paired, x=None, joint=False, permutations=draws, seed=seed)
-                    if not found.pairs:
-                        continue
-                    tests = found.pairs[0].tests
-                    for name in names:
-                        rejected[name].append(tests[name].p < 0.05)
-                    if tests["alpha"].p_permutation is not None:
-                        permuted.append(tests["alpha"].p_permutation <= 0.05)
-                    bar.update(seed + 1)
-                bar.close()
-                say(f"{groups:9} {'paired' if paired else 'unpaired':9} {difference:12.2f} |           "
-                    + " ".join(f"{np.mean(rejected[name]):6.3f}" for name in names)
-                    + (f" | {np.mean(permuted):.3f}" if permuted else " | -"))
+    say(f"{'study':12} {'runs each':>9} {'design':9} {'true d-alpha':>12} | rejected: "
+        + " ".join(f"{name:>6}" for name in names) + " | labels permuted:  alpha   beta")
+    for study_name in STUDIES:
+        for groups in SIZES:
+            for shared, paired in ((0.0, False), (0.7, True)):
+                for difference in (0.0, 0.05, 0.1):
+                    count = trials if difference == 0 else trials // 4
+                    rejected: dict[str, list[bool]] = {name: [] for name in names}
+                    permuted: dict[str, list[bool]] = {"alpha": [], "beta": []}
+                    bar = Progress(f"{groups} runs, {'paired' if paired else 'unpaired'}, {difference}", count, unit="studies")
+                    for seed in range(count):
+                        runs = two(study_name, groups, seed, shared, difference, sd_run)
+                        found = compare(runs, paired=paired, x=None, joint=False, permutations=999, seed=seed)
+                        if not found.pairs:
+                            continue
+                        tests = found.pairs[0].tests
+                        for name in names:
+                            rejected[name].append(tests[name].p < 0.05)
+                        for name, values in permuted.items():
+                            if tests[name].p_permutation is not None:
+                                values.append(tests[name].p_permutation <= 0.05)
+                        bar.update(seed + 1)
+                    bar.close()
+                    say(f"{study_name:12} {groups:9} {'paired' if paired else 'unpaired':9} {difference:12.2f} |           "
+                        + " ".join(f"{np.mean(rejected[name]):6.3f}" for name in names) + " |                 "
+                        + " ".join(f"{np.mean(values):6.3f}" if values else f"{'-':>6}" for values in permuted.values()))
 
 
 def bent(kind: str, seed: int) -> Runs:
@@ -183,7 +185,7 @@ PARTS = {"intervals": intervals, "comparison": comparison, "diagnosis": diagnosi
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, help="simulated studies (default: 1000; the diagnosis takes a 20th)")
-    parser.add_argument("--only", choices=tuple(PARTS), help="one part alone")
+    parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS), help="parts of the table (default: all)")
     parser.add_argument("--out", help="write the table here as well")
     args = parser.parse_args()
     lines: list[str] = []
@@ -194,9 +196,9 @@ def main() -> None:
 
     started = time.time()
     say(f"command: python benchmarks/law_coverage.py {' '.join(sys.argv[1:])}\ndate: {time.strftime('%Y-%m-%d')}\n"
-        f"machine: 2-core Xeon 2.5 GHz\nnumpy {np.__version__}")
+        f"machine: 2-core CPU, one core used, shared with other work\nnumpy {np.__version__}")
     for name, part in PARTS.items():
-        if args.only in (None, name):
+        if name in args.only:
             part(max(20, args.trials // 20) if name == "diagnosis" else args.trials, say)
     say(f"\n{time.time() - started:.0f} s")
     if args.out:

@@ -74,7 +74,7 @@ def main() -> None:
         lines.append(text)
 
     say(f"command: python benchmarks/law_speed.py {' '.join(sys.argv[1:])}\ndate: {time.strftime('%Y-%m-%d')}\n"
-        f"machine: 2-core Xeon 2.5 GHz, one thread, shared with other work\nnumpy {np.__version__}\n")
+        f"machine: 2-core CPU, one thread, shared with other work (read the processor time)\nnumpy {np.__version__}\n")
     if args.chinchilla:
         runs = Runs.from_frame(args.chinchilla, where="epoch_fit_included == 1")
     else:

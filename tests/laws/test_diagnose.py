@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from forcelaw.errors import FitError
-from forcelaw.laws import diagnose, simulate
+from forcelaw.laws import diagnose, fit, simulate
+from forcelaw.laws.checks import stability as checks
 from forcelaw.laws.diagnosis import EXPONENT, REFUSED, TREND
 from tests.laws.studies import FIELD, join, scaled, study
 
@@ -26,6 +27,17 @@ def test_a_transient_is_seen_and_the_remedy_is_a_burn_in():
     verdict, names, found = failed(scaled(runs, 1 + 0.6 * np.exp(-(runs["d"] / 1e6 - 1) / 6)))
     assert verdict == TREND and "early checkpoints" in names
     assert any("burn-in" in remedy for remedy in found.remedies) and found.reasons
+
+
+def test_a_floor_that_goes_to_zero_in_a_refit_is_no_alarm(monkeypatch):
+    runs = study(12)
+    runs = scaled(runs, 1 + 0.6 * np.exp(-(runs["d"] / 1e6 - 1) / 6))
+    whole = fit(runs, interval="jackknife")
+    early = checks.stability(runs, whole)[1]
+    assert whole.status == "ok" and early.passed is False
+    monkeypatch.setattr(checks, "fit", lambda *args, **options: replace(fit(*args, **options), status="at_bound"))
+    early = checks.stability(runs, whole)[1]
+    assert early.passed is True and early.data["rows"][1]["status"] == "at_bound"
 
 
 def test_failing_small_models_are_seen():

@@ -75,6 +75,18 @@ def test_seeds_are_averaged_and_deleted_one_by_one():
     assert same.fit["gamma"].value == pytest.approx(found.fit["gamma"].value, rel=1e-4)
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_deleting_a_run_is_a_frontier_without_it(seeds):
+    """The batch of all deletions against one frontier for each table without a run; floor at zero, so that it is unique."""
+    runs = study(10, seeds=seeds, seed=3, sd_run=0.003, sd_within=0.001)
+    found = frontier(runs, floor="zero")
+    quick = found.fit.law.natural(found.fit.replicates, found.fit.centre)["gamma"]
+    for r in range(0, len(runs.run_names), 3):
+        slow = frontier(runs.take(runs.run != r), floor="zero", interval="none").fit
+        assert quick[r] == pytest.approx(slow["gamma"].value, rel=2e-3)
+    assert np.ptp(quick) > 1e-4
+
+
 def test_a_smoothed_curve_is_the_curve_without_its_noise():
     x = np.linspace(0, 8, 20)
     exact = np.log(0.1 + np.exp(-0.4 * x))

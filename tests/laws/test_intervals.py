@@ -8,6 +8,7 @@ from forcelaw.laws import fit, profile_floor, simulate
 from forcelaw.laws.intervals import estimate, one_step
 from forcelaw.laws.objective import Objective
 from forcelaw.laws.problem import build
+from forcelaw.laws.small_sample import Student
 from tests.laws.studies import FIELD, LANGUAGE, exponents, study
 from tests.reference import laws_slow
 
@@ -23,9 +24,11 @@ def test_jackknife_is_scipys_refits_without_each_run():
         np.testing.assert_allclose(values[name], expected, rtol=2e-4)
         se = np.sqrt(6 / 7 * ((expected - start[name]) ** 2).sum())
         assert result[name].se == pytest.approx(se, rel=2e-3)
-    for name, inverse in (("alpha", np.log), ("beta", np.log)):  # made on a log scale with t(6)
+    for name, inverse in (("alpha", np.log), ("beta", np.log)):  # made on a log scale; see test_small_sample.py
         expected = np.array([one[name] for one in slow])
-        half = stats.t.ppf(0.975, 6) * np.sqrt(6 / 7 * ((inverse(expected) - inverse(start[name])) ** 2).sum())
+        reach = float(result[name].method.split()[1])
+        assert 1.5 < reach < 4
+        half = reach * np.sqrt(6 / 7 * ((inverse(expected) - inverse(start[name])) ** 2).sum())
         assert result[name].high == pytest.approx(start[name] * np.exp(half), rel=2e-3)
 
 
@@ -33,10 +36,17 @@ def test_jackknife_of_a_mean_is_the_textbook_interval():
     rng = np.random.default_rng(0)
     sample = rng.normal(size=12) + 5
     deleted = np.array([np.delete(sample, i).mean() for i in range(12)])
-    made = estimate("E", sample.mean(), deleted, method="jackknife", level=0.95, df=11, floor_name="E")
+    made = estimate("E", sample.mean(), deleted, method="jackknife", level=0.95, floor_name="E",
+                    reference=Student(11))
     half = stats.t.ppf(0.975, 11) * sample.std(ddof=1) / np.sqrt(12)
     assert made.se == pytest.approx(sample.std(ddof=1) / np.sqrt(12), rel=1e-12)
     assert (made.low, made.high) == (pytest.approx(sample.mean() - half), pytest.approx(sample.mean() + half))
+
+
+def test_a_floor_reaches_further_down_than_up_and_stays_below_the_lowest_loss():
+    draws = 1.0 + 0.2 * np.array([-1, 1, 0.5, -0.5, 1.2, -1.2])
+    made = estimate("E", 1.0, draws, method="jackknife", level=0.95, floor_name="E", reference=Student(5), ceiling=1.5)
+    assert 1.0 < made.high < 1.5 and 1.0 - made.low > made.high - 1.0
 
 
 def test_one_step_is_close_to_the_refit_where_runs_are_many():

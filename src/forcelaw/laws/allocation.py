@@ -107,8 +107,9 @@ class Allocation:
             out[name] = points[i][0]
             if draws is None:
                 continue
+            reference = intervals.references(self.surface, lambda many, i=i: dict(enumerate(self._at(c, many)[i].T)))
             made = [intervals.estimate(name, float(points[i][0, j]), draws[i][:, j], method=kind, level=self.level,
-                                       df=self.surface.n_runs - 1, floor_name="E", about=float(about[i][0, j]))
+                                       floor_name="E", reference=reference[j], about=float(about[i][0, j]))
                     for j in range(len(c))]
             out[f"{name}_low"] = np.array([np.nan if one.low is None else one.low for one in made])
             out[f"{name}_high"] = np.array([np.nan if one.high is None else one.high for one in made])
@@ -152,7 +153,8 @@ def compute_optimal(surface: FitResult, cost: Any = "6nd", *, level: float | Non
         theta, many = surface.sample()
         about, draws = exponents(theta), exponents(many)
         kind = "jackknife" if surface.method.startswith("jackknife") else surface.method
+        reference = intervals.references(surface, exponents)
         made = {name: intervals.estimate(name, float(point[name][0]), draws[name], method=kind, level=level,
-                                         df=surface.n_runs - 1, floor_name="E", about=float(about[name][0]))
+                                         floor_name="E", reference=reference[name], about=float(about[name][0]))
                 for name in point}
     return Allocation(made["a"], made["b"], made["gamma"], cost, surface, level)

@@ -81,12 +81,13 @@ def _add_compare(subparsers: Any) -> None:
         description="For every two architectures of the table: tests of the differences between exponents (whole runs "
                     "deleted, pairs of runs where the study has them, Holm over the pairs), the compute multiplier at equal "
                     "loss, the loss ratio at equal compute, and where the frontiers cross.",
-        epilog="example:\n  forcelaw compare runs.parquet --burn-in-steps 400 --permutations 999 --figure compare.svg",
+        epilog="example:\n  forcelaw compare runs.parquet --burn-in-steps 400 --figure compare.svg",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     _common(parser)
     parser.add_argument("--quantities", metavar="NAME,...", help="what to test (default: exponents, a, gamma, floor)")
     parser.add_argument("--unpaired", action="store_true", help="do not use pairs of runs of one size, seed and data")
-    parser.add_argument("--permutations", type=int, default=0, metavar="N", help="draws of the permutation test (paired)")
+    parser.add_argument("--permutations", type=int, default=1999, metavar="N",
+                        help="draws of the permutation test in paired studies (default: 1999; 0: none)")
     parser.add_argument("--x", default="c", metavar="ROLE", help="cost of the frontier: c or h (default: c)")
     parser.set_defaults(handler=lambda args: _guarded(args, _compare))
 

@@ -1,10 +1,11 @@
 """Does the exponent differ between architectures? A test of the right size, not overlap of intervals.
 
-For every pair of architectures and every quantity: the difference, its standard error by deleting whole runs, Student's
-t (Welch's degrees of freedom; where runs are paired by size, seed and data, pairs are deleted together and what they
-share cancels), and Holm's correction over the pairs. Beside it the shared-exponent fit, and in paired designs a
-permutation test that swaps the labels within pairs. Treating checkpoints as independent would call 41 to 48% of
-equal exponents different (reference/fitting.md, section 4).
+For every pair of architectures and every quantity: the difference, its standard error by deleting whole runs, the
+distribution of their ratio that few runs have (:mod:`.small_sample`; where runs are paired by size, seed and data, pairs are
+deleted together and what they share cancels), and Holm's correction over the pairs. Beside it the shared-exponent fit, and
+in paired designs a permutation test that swaps the labels within pairs (:mod:`.signflip`). Treating checkpoints as
+independent would call 41 to 48% of equal exponents different (reference/fitting.md, section 4); size and power of these
+tests are measured in benchmarks/law_coverage.py.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from ..errors import FitError
 from . import intervals
@@ -27,6 +27,8 @@ from .forms.joint import Joint
 from .pairing import Pairing, pair
 from .problem import Problem
 from .result import Estimate, FitResult, clean, spread
+from .signflip import contributions, sign_flip
+from .small_sample import Reference, Student, apart
 from .table import Runs
 
 SCALE_FREE = ("alpha", "beta", "gamma", "a", "b", "E")
@@ -111,14 +113,14 @@ class Comparison:
 
 
 def compare(runs: Runs, law: str | Law = "surface", *, quantities_tested: tuple[str, ...] | None = None,
-            paired: str | bool = "auto", permutations: int = 0, x: str | None = "c", joint: bool = True, level: float = 0.95,
+            paired: str | bool = "auto", permutations: int = 1999, x: str | None = "c", joint: bool = True, level: float = 0.95,
             objective: str = "huber", delta: float | None = None, cluster: str | None = "run", floor: Any = None,
             weights: Any = None, seed: int = 0, **options: Any) -> Comparison:
     """Compare all architectures of a table.
 
     quantities_tested: parameters or derived quantities (default: exponents, a, gamma and the floor of the law).
     paired: "auto" pairs runs by size, seed and data where every run has a partner; False never; True insists.
-    permutations: draws of the permutation test in paired designs (0: none; 999 takes seconds). x: the cost for the
+    permutations: draws of the permutation test in paired designs (0: none). x: the cost for the
     compute multiplier ("c" FLOPs, "h" hours, None: leave it out). joint: fit with exponents in common as well.
     """
     if len(runs.group_names) < 2:
@@ -189,17 +191,30 @@ def _test(name: str, left: FitResult, right: FitResult, pairing: Pairing | None,
     draws = [_value(result, name, many) for result, (_, many) in zip((left, right), samples)]
     difference = float(point[1] - point[0])
     if pairing is not None:
-        together = draws[1][pairing.second] - draws[0][pairing.first]
-        se = float(spread(together, np.asarray(difference), "jackknife"))
-        df = float(len(together) - 1)
+        jumps = draws[1][pairing.second] - draws[0][pairing.first]
+        se = float(spread(jumps, np.asarray(difference), "jackknife"))
     else:
-        variances = [float(spread(d, p, "jackknife")) ** 2 for d, p in zip(draws, point)]
-        se = float(np.sqrt(sum(variances)))
-        df = sum(variances) ** 2 / sum(v**2 / (len(d) - 1) for v, d in zip(variances, draws)) if se > 0 else 1.0
+        se = float(np.sqrt(sum(spread(d, p, "jackknife") ** 2 for d, p in zip(draws, point))))
+    reference = _reference(name, left, right, pairing)
     t = difference / se if se > 0 else np.inf * np.sign(difference)
-    half = stats.t.ppf(0.5 + level / 2, df) * se
-    return Difference(name, difference, se, difference - half, difference + half, df, t, float(2 * stats.t.sf(abs(t), df)),
-                float(stats.t.cdf(t, df)))
+    half = reference.critical(level) * se
+    p = reference.p(t)
+    return Difference(name, difference, se, difference - half, difference + half, reference.df, t, p,
+                      1 - p / 2 if difference > 0 else p / 2)
+
+
+def _reference(name: str, left: FitResult, right: FitResult, pairing: Pairing | None) -> Student:
+    """Distribution of the difference over its standard error where there is none."""
+    if left.small is None or right.small is None:
+        return Student(min(left.n_runs, right.n_runs) - 1)
+    first, second = (
+        result.small.forms(intervals.slopes(lambda theta, result=result: {name: _value(result, name, theta)},
+                                            result.sample()[0])[name])
+        for result in (left, right))
+    if pairing is None:
+        return Reference(apart(first, second), exact=True)
+    a, b = (np.concatenate([[0], index + 1]) for index in (pairing.first, pairing.second))
+    return Reference(first[np.ix_(a, a)] + second[np.ix_(b, b)], exact=True)
 
 
 def _value(result: FitResult, name: str, theta: np.ndarray) -> np.ndarray:
@@ -238,13 +253,14 @@ def _shared_fit(one: PairComparison, parts, fits, shared, goal, settings, pairin
     order = [name for name in joint.law.names if name in shared]
     for i, name in enumerate(order):
         one.shared[name] = intervals.estimate(name, float(theta[offset + i]), draws[:, offset + i], method="jackknife",
-                                              level=settings["level"], df=problem.n_clusters - 1, floor_name="E")
+                                              level=settings["level"], floor_name="E",
+                                              reference=Student(problem.n_clusters - 1))
     if permutations and pairing is not None:
         for name in order:
             if name in one.tests:
-                one.tests[name].p_permutation = permutation_test(parts[one.first], parts[one.second], fits[one.first],
-                                                                 fits[one.second], name, settings, pairing, permutations,
-                                                                 seed)
+                one.tests[name].p_permutation = permutation_test(
+                    [parts[one.first], parts[one.second]], [fits[one.first], fits[one.second]], name, settings, pairing,
+                    permutations, seed)
     elif permutations:
         one.notes.append("no permutation test: runs are not paired by size, seed and data")
 
@@ -289,50 +305,18 @@ def _joint_bounds(joint: Joint, problem: Problem, law: Law) -> tuple[np.ndarray,
     return low, high
 
 
-def permutation_test(first: Runs, second: Runs, left: FitResult, right: FitResult, name: str, settings: dict[str, Any],
-                     pairing: Pairing, draws: int, seed: int) -> float:
-    """p of the difference in ``name``: the labels of the two architectures are swapped within random pairs.
-
-    Under the null the two have the same exponent but each its own coefficients. So the residuals of the two own fits
-    (those of the full model keep their power where the null is false: ter Braak 1992) are swapped within pairs, put on
-    the fit with the exponent in common, and both are refitted. All swaps are equally likely under the null whatever
-    the errors look like; residuals are widened for the parameters that were fitted.
-    """
-    problem, thetas = joint_problem([first, second], [left, right], (name,), settings, pairing)
+def permutation_test(parts: list[Runs], fits: list[FitResult], name: str, settings: dict[str, Any], pairing: Pairing,
+                     draws: int, seed: int) -> float:
+    """p of the difference in ``name`` by swapping the labels of the two architectures within pairs (:mod:`.signflip`)."""
+    problem, thetas = joint_problem(parts, fits, (name,), settings, pairing)
     joint = problem.law
-    theta = problem.solve(joint.gather(thetas)[None]).theta
-    fitted = joint.residuals(theta, problem.x, np.zeros(len(problem.y)), jacobian=False)[0][0]
-    own = [result.law.predict_log(result.theta, {role: part[role] for role in result.law.roles}, result.centre)[0]
-           for part, result in ((first, left), (second, right))]
-    residual = problem.y - np.concatenate(own)
-    n_first = len(first)
-    partner = _partner_rows(first, second, pairing)
-    count = len(pairing.first)
-    widen = np.sqrt(count / max(count - len(joint.law.roles) - 1, 1))
-    rng = np.random.default_rng(seed)
-    swap = rng.random((draws, count)) < 0.5
-    position = np.empty(count, int)
-    position[pairing.first] = np.arange(count)
-    flip = swap[:, position[first.clusters("run")]]  # [draws, rows of the first]
-    a, b = residual[:n_first] * widen, residual[n_first:][partner] * widen
-    y_first = fitted[:n_first] + np.where(flip, b, a)
-    y_second = np.empty((draws, len(second)))
-    y_second[:, partner] = fitted[n_first:][partner] + np.where(flip, a, b)
-    values = []
-    for part, result, y in ((first, left, y_first), (second, right, y_second)):
-        alone = problems.build(part, result.law, problem.objective, settings["cluster"], settings["weights"])
-        values.append(alone.solve(np.tile(result.theta, (draws, 1)), tolerance=1e-9, y=y).theta)
-    index = left.law.names.index(name)
-    null = values[1][:, index] - values[0][:, index]
-    observed = right.theta[index] - left.theta[index]
-    return float((1 + (np.abs(null) >= abs(observed) * (1 - 1e-9)).sum()) / (1 + draws))
-
-
-def _partner_rows(first: Runs, second: Runs, pairing: Pairing) -> np.ndarray:
-    """For each row of ``first`` the row of ``second`` of the same pair and checkpoint."""
-    out = np.empty(len(first), int)
-    for i, j in zip(pairing.first, pairing.second):
-        rows_a, rows_b = np.flatnonzero(first.run == i), np.flatnonzero(second.run == j)
-        rows_a, rows_b = rows_a[np.argsort(first["d"][rows_a])], rows_b[np.argsort(second["d"][rows_b])]
-        out[rows_a] = rows_b
-    return out
+    assert isinstance(joint, Joint)
+    theta = problem.solve(joint.gather(thetas)[None]).theta[0]
+    jac = joint.residuals(theta[None], problem.x, problem.y)[1]
+    assert jac is not None
+    of_first = np.arange(len(problem.y)) < len(parts[0])
+    common = joint.index[0][joint.law.names.index(name)]
+    extra = np.where(of_first, 0.0, jac[0, common])  # moves the exponent of the second alone
+    labels = [part.clusters(settings["cluster"]) for part in parts]
+    run = np.concatenate([labels[0], labels[1] + labels[0].max() + 1])
+    return sign_flip(*contributions(problem, theta, extra, run), draws, seed)

@@ -23,6 +23,7 @@ from .forms.frontier import FrontierFlops
 from .objective import Objective
 from .problem import levels
 from .result import AT_BOUND, NOT_IDENTIFIED, OK, REFUSED, Estimate, FitResult, clean
+from .small_sample import Student
 from .solve import solve
 from .start import starts
 from .table import Runs
@@ -127,7 +128,7 @@ def frontier(runs: Runs, x: str = "c", *, floor: Floor = "free", objective: str 
         message = (f"only {tangents['count']} sizes touch the frontier inside their range ({LEAST_TANGENTS} are needed): the "
                    "law is fitted to the hull, which is biased: a trend, not an exponent; add sizes between, or train the "
                    "middle sizes longer and shorter")
-        fit = _fit_hull(runs, x, floor, level, interval, smooth, points)
+        fit = _fit_hull(runs, all_curves, x, floor, level, interval, smooth, points)
         if fit.status == OK:
             fit.status, fit.message = NOT_IDENTIFIED, message
     optimum = _optimum(points, tangents, all_curves, level, len(runs.run_names))
@@ -231,9 +232,9 @@ class _Tangency:
         return out
 
 
-def _tangency(found: list[Curve], x: str, floor: Floor, objective: str) -> _Tangency:
+def _tangency(found: list[Curve], x: str, floor: Floor, objective: str, centre: float | None = None) -> _Tangency:
     arrays = _pad(found)
-    centre = float(np.nanmean(arrays["lx"]))
+    centre = float(np.nanmean(arrays["lx"])) if centre is None else centre
     arrays["lx"] = arrays["lx"] - centre
     law = _Envelope(floor, x=x)
     finite = arrays["ly"][np.isfinite(arrays["ly"])]
@@ -279,12 +280,14 @@ def _fit_tangents(runs: Runs, found: list[Curve], x: str, floor: Floor, objectiv
     result = _result(runs, tangency, theta, used, level, x)
     tangents["slopes"] = tangency.slopes(theta, used, _ln_n(useful))
     if interval != "none" and result.ok:
-        draws, slopes = _deleted(runs, found, x, tangency, theta[0], smooth)
+        more, there = _without_each(runs, useful, x, smooth)
+        many = replace(_tangency(more, x, floor, objective, tangency.centre), bounds=tangency.bounds)
+        draws, slopes = _deleted(many, there, theta[0], _ln_n(more))
         if tangency.law.free_floor and (draws[:, 1] <= 0).any():  # as for any law: see intervals.below_zero
-            free = replace(tangency, bounds=_below_zero(tangency))
-            about, _ = free.settle(theta, everyone)
+            lower = _below_zero(tangency)
+            about, _ = replace(tangency, bounds=lower).settle(theta, everyone)
             result.free_theta = about[0]
-            result.free_replicates, slopes = _deleted(runs, found, x, free, about[0], smooth)
+            result.free_replicates, slopes = _deleted(replace(many, bounds=lower), there, about[0], _ln_n(more))
         _attach(result, draws)
         tangents["slope_draws"] = slopes
     return result, tangents
@@ -331,45 +334,40 @@ def _result(runs: Runs, tangency: _Tangency, theta: np.ndarray, used: np.ndarray
                      n_runs=len(runs.run_names))
 
 
-def _deleted(runs: Runs, found: list[Curve], x: str, tangency: _Tangency, theta: np.ndarray, smooth: bool
-             ) -> tuple[np.ndarray, np.ndarray]:
-    """Fits [G, P] and slopes of N* and D* [G, 2] without each run in turn. A run that is a curve by itself is masked; one
-    that was averaged with its seeds leaves the average of the others."""
-    useful = [curve for curve in found if len(curve.lx) >= 3]
-    alone = {curve.runs[0]: i for i, curve in enumerate(useful) if len(curve.runs) == 1}
+def _without_each(runs: Runs, useful: list[Curve], x: str, smooth: bool, least: int = 3
+                  ) -> tuple[list[Curve], np.ndarray]:
+    """The curves, and after them what is left of a curve when one of its runs is deleted (if that has ``least`` points or
+    more); and which of them are there without each run in turn [G, curves]. A run that is a curve by itself leaves nothing
+    of it, one that was averaged with its seeds leaves the average of the others."""
     groups = len(runs.run_names)
-    out, slopes = np.tile(theta, (groups, 1)), np.full((groups, 2), np.nan)
-    masked = [r for r in range(groups) if r in alone]
-    if masked:
-        keep = np.ones((len(masked), len(useful)), bool)
-        keep[np.arange(len(masked)), [alone[r] for r in masked]] = False
-        out[masked], used = tangency.settle(np.tile(theta, (len(masked), 1)), keep, damping=1e-3)
-        slopes[masked] = tangency.slopes(out[masked], used, _ln_n(useful))
-    for r in range(groups):
-        if r in alone or not any(r in curve.runs for curve in useful):
-            continue
-        mask = np.ones(groups, bool)
-        mask[r] = False
-        rest = [curve for curve in _pooled(runs, curves(runs, x, smooth, keep=mask)) if len(curve.lx) >= 3]
-        other = replace(_tangency(rest, x, tangency.law.floor, tangency.objective.kind), bounds=tangency.bounds)
-        moved = theta.copy()  # the same law about another centre
-        moved[0] += theta[-1] * (tangency.centre - other.centre)
-        many, used = other.settle(moved[None], np.ones((1, len(rest)), bool))
-        slopes[r] = other.slopes(many, used, _ln_n(rest))[0]
-        fitted = many[0]
-        fitted[0] -= fitted[-1] * (tangency.centre - other.centre)
-        out[r] = fitted
-    return out, slopes
+    everything, there = list(useful), np.ones((groups, len(useful)), bool)
+    added: list[int] = []  # the deleted run of each curve after the first ones
+    for i, curve in enumerate(useful):
+        for r in curve.runs:
+            there[r, i] = False
+            rest = np.isin(np.arange(groups), curve.runs)
+            rest[r] = False
+            if rest.any():
+                left = [one for one in _pooled(runs, curves(runs, x, smooth, keep=rest)) if len(one.lx) >= least]
+                everything += left
+                added += [r] * len(left)
+    return everything, np.concatenate([there, np.array(added, int)[None] == np.arange(groups)[:, None]], axis=1)
+
+
+def _deleted(tangency: _Tangency, there: np.ndarray, theta: np.ndarray, ln_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fits [G, P] and slopes of N* and D* [G, 2] to the curves that are there without each run in turn."""
+    out, used = tangency.settle(np.tile(theta, (len(there), 1)), there, damping=1e-3)
+    return out, tangency.slopes(out, used, ln_n)
 
 
 def _attach(result: FitResult, draws: np.ndarray) -> None:
     from .fitting import attach
 
-    attach(result, draws, "jackknife", result.n_runs)
+    attach(result, draws, "jackknife")
 
 
-def _fit_hull(runs: Runs, x: str, floor: Floor, level: float, interval: str, smooth: bool, points: dict[str, Any]
-              ) -> FitResult:
+def _fit_hull(runs: Runs, found: list[Curve], x: str, floor: Floor, level: float, interval: str, smooth: bool,
+              points: dict[str, Any]) -> FitResult:
     """The law through the hull's vertices: descriptive, used where there are too few tangents."""
     law = FrontierFlops(floor, x=x)
     base = FitResult(law, REFUSED, level=level, n_rows=len(points["x"]), n_runs=len(runs.run_names))
@@ -395,10 +393,9 @@ def _fit_hull(runs: Runs, x: str, floor: Floor, level: float, interval: str, smo
     result.n_rows = len(lx)
     if interval != "none" and len(runs.run_names) <= 400:
         draws = np.tile(theta, (len(runs.run_names), 1))
+        everything, there = _without_each(runs, found, x, smooth, least=1)
         for r in range(len(runs.run_names)):
-            mask = np.ones(len(runs.run_names), bool)
-            mask[r] = False
-            rest = _pooled(runs, curves(runs, x, smooth, keep=mask))
+            rest = [everything[i] for i in np.flatnonzero(there[r])]
             vx, vy = (np.concatenate([getattr(curve, name) for curve in rest]) for name in ("lx", "ly"))
             vertices = lower_hull(vx, vy)
             if len(vertices) > law.size:
@@ -436,8 +433,11 @@ def _optimum(points: dict[str, Any], tangents: dict[str, Any], found: list[Curve
     made = []
     for i in range(2):
         draws = tangents["slope_draws"][:, i] if "slope_draws" in tangents else np.array([np.nan])
-        made.append(intervals.estimate("slope", float(value[i]), draws, method="jackknife", level=level, df=groups - 1,
-                                       floor_name="slope") if np.isfinite(draws).all() else Estimate(float(value[i])))
+        if np.isfinite(draws).all():
+            made.append(intervals.estimate("slope", float(value[i]), draws, method="jackknife", level=level,
+                                           floor_name="slope", reference=Student(groups - 1)))
+        else:
+            made.append(Estimate(float(value[i])))
     grid = np.linspace(at.min(), at.max(), 25)
     table = {"x": np.exp(grid), "n": np.exp(np.polyval(np.polyfit(at, n, 1), grid)),
              "d": np.exp(np.polyval(np.polyfit(at, d, 1), grid))}

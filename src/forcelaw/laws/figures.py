@@ -66,9 +66,8 @@ def _log(ax: Axes, which: str = "xy") -> None:
         (ax.set_xscale if name == "x" else ax.set_yscale)("log")
         low, high = sorted(ax.get_xlim() if name == "x" else ax.get_ylim())
         if high / low < 100:
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 4 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}" if 1e-3 < value < 1e4
-                                                   else f"{value:.0e}".replace("e+", "e")))
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 5, 7)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}".replace("e+", "e")))
             axis.set_minor_formatter(NullFormatter())
 
 
@@ -273,14 +272,16 @@ def draw_budget(budget: Budget, path: str | Path) -> Path:
         axes[0].plot([one.loss_low, one.loss_high], [k, k], color=COLOURS[k % 7], lw=1)
         axes[0].plot([one.loss_mean_low, one.loss_mean_high], [k, k], color=COLOURS[k % 7], lw=4, alpha=0.5)
         axes[0].plot(one.loss, k, "o", color=COLOURS[k % 7])
-        axes[1].plot(one.n, one.d, "o", color=COLOURS[k % 7], label=one.group or "all")
+        axes[1].plot(one.n, one.d, "o", color=COLOURS[k % 7])
+        axes[1].annotate(one.group or "all", (one.n, one.d), xytext=(6, 4), textcoords="offset points", fontsize=8)
     axes[0].set_yticks(range(len(usable)), [f"{one.group or 'all'} (P best {one.p_best:.2f})" for one in usable], fontsize=8)
     axes[0].invert_yaxis()
+    axes[0].margins(y=0.3)
+    axes[0].locator_params(axis="x", nbins=5)
     axes[0].set_xlabel("predicted loss")
+    axes[1].set(xscale="log", yscale="log", xlabel=LABELS["n"], ylabel=LABELS["d"])
+    axes[1].margins(0.3)
     _log(axes[1])
-    axes[1].set(xlabel=LABELS["n"], ylabel=LABELS["d"])
-    axes[1].margins(0.2)
-    axes[1].legend(fontsize=8, frameon=False)
     figure.suptitle(f"{budget.amount:.3g} {budget.unit}", fontsize=10)
     return _save(figure, path, "Left: the loss each architecture should reach with this budget; thick is how well the law is "
                  "known, thin is where one new run should fall. Right: the size and the data that reach it.")

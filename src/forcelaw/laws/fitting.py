@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from .objective import ALIASES, Objective, robust_delta
 from .problem import Problem
 from .profile import profile_of
 from .result import AT_BOUND, NOT_CONVERGED, NOT_IDENTIFIED, OK, REFUSED, Estimate, FitResult
+from .small_sample import MOST_RUNS, SmallSample
 from .solve import evaluate
 from .start import starts
 from .table import Runs
@@ -221,25 +223,32 @@ def _intervals(result: FitResult, problem: Problem, runs: Runs, interval: str, r
     context = result.law.context(runs, problem.cluster) if interval == "jackknife" else result.context
     k, floored = result.law.n_coefficients, result.law.floor_name in result.diagnostics["bounds_hit"]
     if interval == "jackknife" and result.law.free_floor and problem.free[k] and (floored or (draws[:, k] <= 0).any()):
-        result.free_theta, result.free_replicates, _ = intervals.below_zero(problem, result.theta)
-    attach(result, draws, method, groups, context)
+        below, draws_below, _ = intervals.below_zero(problem, result.theta)
+        if below is not None:
+            result.free_theta, result.free_replicates = below, draws_below
+    centre = result.theta if result.free_theta is None else result.free_theta
+    if interval == "jackknife" and groups <= MOST_RUNS:
+        result.small = SmallSample(problem, centre)
+    attach(result, draws, method, context, float(np.exp((problem.y - problem.residuals(centre)).min())))
     result.diagnostics["refits_not_converged"] = failed
     floor = result.parameters[result.law.floor_name]
-    if floored and result.ok and floor.high is not None and floor.high <= 0:
-        floor.high, floor.method = profile_of(problem, result, result.level).high, "profile"
+    if floored and result.ok and (floor.high is None or floor.high <= 0):
+        floor.low, floor.high, floor.method = 0.0, profile_of(problem, result, result.level).high, "profile"
     if groups < 8:
-        result.diagnostics["warning"] = f"only {groups} runs: intervals rest on {groups - 1} degrees of freedom"
+        result.diagnostics["warning"] = f"only {groups} runs: intervals rest on {groups - 1} degrees of freedom or fewer"
 
 
-def attach(result: FitResult, draws: np.ndarray, method: str, groups: int, context: dict[str, Any] | None = None
-           ) -> None:
-    """Put intervals made from the refits ``draws`` [R, P] into a result; ``context`` is the law's for each refit."""
+def attach(result: FitResult, draws: np.ndarray, method: str, context: dict[str, Any] | None = None,
+           ceiling: float | None = None) -> None:
+    """Put intervals made from the refits ``draws`` [R, P] into a result; ``context`` is the law's for each refit,
+    ``ceiling`` the lowest fitted loss."""
     result.replicates, result.method = draws, method
     theta, draws = result.sample()
     values = result.law.natural(draws, result.centre)
     derived = result.law.derived(values, result.context if context is None else context)
     point, point_derived = quantities(result, theta)
     kind = "jackknife" if method.startswith("jackknife") else method
+    reference = intervals.references(result, lambda many: dict(ChainMap(*quantities(result, many))))
     held = set(values) - set(result.law.names) | set(result.diagnostics.get("fixed", []))
     for target, many, one in ((result.parameters, values, point), (result.derived, derived, point_derived)):
         for name in target:
@@ -250,8 +259,8 @@ def attach(result: FitResult, draws: np.ndarray, method: str, groups: int, conte
                 target[name].method = "given"
                 continue
             target[name] = intervals.estimate(name, target[name].value, many[name], method=kind, level=result.level,
-                                              df=groups - 1, floor_name=result.law.floor_name,
-                                              about=float(one[name][0]))
+                                              floor_name=result.law.floor_name, reference=reference[name],
+                                              about=float(one[name][0]), ceiling=ceiling)
 
 
 def _enough(problem: Problem, runs: Runs):

@@ -1,8 +1,9 @@
 """Intervals that hold when the checkpoints of a run are not independent: whole runs are deleted or resampled.
 
-The default is the delete-one-run jackknife with Student's t on G - 1 degrees of freedom (G runs): of the methods
-compared in reference/fitting.md, section 4, the only one that keeps its coverage down to six runs. Exponents and
-coefficients are taken on a logarithmic scale, a and b on a logit scale, where their distribution is close to symmetric.
+The default is the delete-one-run jackknife with Student's t: of the methods compared in reference/fitting.md, section 4,
+the only one that keeps its coverage down to six runs. Degrees of freedom and bias of its variance follow from the design
+(:mod:`.small_sample`). Exponents and coefficients are taken on a logarithmic scale, a and b on a logit scale, the floor
+by the logarithm of its distance below the lowest fitted loss: there their distribution is close to symmetric.
 The run-cluster bootstrap serves large, independent tables under a nearly absolute loss (where deleting one point says
 too little), and asymmetric quantities.
 """
@@ -13,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
 from scipy.special import expit, logit
 
 from .problem import Problem
-from .result import Estimate, spread
+from .result import Estimate, FitResult, spread
+from .small_sample import Reference, Student
 
-EXACT_LIMIT = 4e8  # residuals (runs times rows) up to which every deletion is refitted; beyond, one Newton step each
+EXACT_LIMIT = 4e7  # residuals (runs times rows) up to which every deletion is refitted; beyond, one Newton step each
 DRAWS = 1000
 
 
@@ -40,9 +41,10 @@ def jackknife(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, int, str
     return out, failed, "jackknife"
 
 
-def below_zero(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def below_zero(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray | None, np.ndarray, int]:
     """The fit [P] and the delete-one refits [G, P] with a floor that may be negative: the usual way to an interval near a
-    boundary is the unconstrained estimate and its error, cut at the boundary afterwards."""
+    boundary is the unconstrained estimate and its error, cut at the boundary afterwards. No fit (None) where the floor
+    runs away to its bound even then."""
     law, k = problem.law, problem.law.n_coefficients
     low, high = (bound.copy() for bound in problem.bounds)
     low[k] = -2.0 * float(np.exp(problem.y.min()))
@@ -51,6 +53,8 @@ def below_zero(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, np.ndar
             low[i] = 1e-3  # L = E - A ln x is the limit; beyond it the law turns round
     free = replace(problem, bounds=(low, high))
     solution = free.solve(np.clip(theta, low, high)[None], tolerance=1e-12)
+    if solution.theta[0, k] <= low[k]:
+        return None, np.empty((0, len(theta))), 0
     draws, failed, _ = jackknife(free, solution.theta[0])
     return solution.theta[0], draws, failed
 
@@ -118,19 +122,26 @@ LOG: tuple[Callable, Callable] = (lambda v: np.log(np.maximum(v, 1e-300)), np.ex
 LOGIT: tuple[Callable, Callable] = (lambda v: logit(np.clip(v, 1e-12, 1 - 1e-12)), expit)
 
 
-def scale_of(name: str, floor_name: str) -> tuple[Callable, Callable]:
+def below(ceiling: float) -> tuple[Callable, Callable]:
+    """The logarithm of the distance below ``ceiling``: the scale of a floor, which the lowest loss bounds from above while
+    it is known poorly from below."""
+    return (lambda v: -np.log(np.maximum(ceiling - v, 1e-300)), lambda z: ceiling - np.exp(-z))
+
+
+def scale_of(name: str, floor_name: str, ceiling: float | None = None) -> tuple[Callable, Callable]:
     """The scale on which the interval of a quantity is made."""
     if name in ("a", "b"):
         return LOGIT
     if name == floor_name:
-        return LINEAR
+        return LINEAR if ceiling is None else below(ceiling)
     return LOG
 
 
-def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: float, df: int, floor_name: str,
-             about: float | None = None) -> Estimate:
-    """Interval of one quantity from its replicates [R]; ``about``: the estimate they belong to, where it is not the value
-    (an unconstrained floor); the interval then holds both."""
+def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: float, floor_name: str,
+             reference: Student, about: float | None = None, ceiling: float | None = None) -> Estimate:
+    """Interval of one quantity from its replicates [R]. ``about``: the estimate they belong to, where it is not the value
+    (an unconstrained floor); the interval then holds both. ``reference``: distribution of error / standard error of a
+    jackknife. ``ceiling``: the lowest fitted loss, for a floor."""
     draws = np.asarray(draws, float)
     about = value if about is None else about
     se = float(spread(draws, np.asarray(about), method))
@@ -139,14 +150,32 @@ def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: 
     if not method.startswith("jackknife"):
         low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
         return Estimate(value, se, float(low), float(high), method)
-    there, back = scale_of(name, floor_name)
-    if there is LOG[0] and (about <= 0 or (draws <= 0).any()):
+    highest, lowest = max(about, float(draws.max())), min(about, float(draws.min()))
+    there, back = scale_of(name, floor_name, ceiling if ceiling is not None and highest < ceiling else None)
+    if there is LOG[0] and lowest <= 0:
         there, back = LINEAR
     centre = there(about)
-    half = stats.t.ppf(0.5 + level / 2, df) * float(spread(there(draws), centre, method))
+    reach = reference.critical(level)
+    half = reach * float(spread(there(draws), centre, method))
     with np.errstate(over="ignore"):
         low, high = float(back(centre - half)), float(back(centre + half))
     if name == floor_name:
         low = max(low, 0.0)
     low, high = min(low, value), max(high, value)
-    return Estimate(value, se, low, high, f"{method}, t({df})")
+    return Estimate(value, se, low, high, f"{method}, {reach:.3g} standard errors")
+
+
+def references(result: FitResult, function: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, Student]:
+    """Distribution of error / standard error of each quantity that ``function`` gives (name -> [B]) for theta [B, P]."""
+    theta = result.sample()[0]
+    if result.small is None:
+        return dict.fromkeys(function(theta[None]), Student(result.n_runs - 1))
+    return {name: Reference(result.small.forms(slope)) for name, slope in slopes(function, theta).items()}
+
+
+def slopes(function: Callable[[np.ndarray], dict[str, np.ndarray]], theta: np.ndarray) -> dict[str, np.ndarray]:
+    """Gradients [P] at theta of the quantities of ``function``, by central differences."""
+    count = len(theta)
+    step = 1e-5 * np.maximum(np.abs(theta), 0.01)
+    moved = np.concatenate([theta + np.diag(step), theta - np.diag(step)])
+    return {name: (value[:count] - value[count:]) / (2 * step) for name, value in function(moved).items()}

@@ -19,6 +19,7 @@ from .curves import Curve, curves
 from .envelope import Frontier, frontier
 from .fitting import fit
 from .result import Estimate, FitResult, clean
+from .small_sample import Student
 from .table import Runs
 
 LEAST_SIZES = 4
@@ -67,7 +68,7 @@ def isoflop(runs: Runs, x: str = "c", *, budgets: int | np.ndarray = 8, level: f
             draws = np.array([_slopes(grid, _minima([found[i] for i in used if r not in found[i].runs], grid, single)[1])
                               for r in range(groups)])
             estimates = [intervals.estimate("slope", float(value), draws[:, i], method="jackknife", level=level,
-                                            df=groups - 1, floor_name="slope") if np.isfinite(draws[:, i]).all()
+                                            floor_name="slope", reference=Student(groups - 1)) if np.isfinite(draws[:, i]).all()
                          else Estimate(float(value), method="no interval: a minimum is lost when a run is deleted")
                          for i, value in enumerate((a, b))]
         else:

@@ -12,6 +12,7 @@ from .objective import Objective
 from .solve import Solution, solve
 from .table import Runs
 
+EXTREME = 230.0  # |ln L| beyond which squares of 1/L overflow
 SAME_LEVEL = 0.02  # two values closer than this in ln are one level
 COLLINEAR = 0.999  # |correlation| of two logs above which their exponents cannot be told apart
 
@@ -116,6 +117,9 @@ def refusal(runs: Runs, law: Law, cluster: np.ndarray, n_free: int) -> str:
     n_runs = int(cluster.max()) + 1 if len(cluster) else 0
     if len(runs) == 0:
         return "no rows are left"
+    if float(np.abs(np.log(runs["loss"])).max()) > EXTREME:
+        return (f"losses from {runs['loss'].min():.3g} to {runs['loss'].max():.3g} are beyond what a fit can carry (1e-100 to "
+                "1e100): give them in another unit, and drop runs that blew up")
     for role in law.roles:
         values = runs[role]
         column = runs.taken.get(role, role)

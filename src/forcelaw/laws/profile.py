@@ -65,9 +65,10 @@ def profile_of(problem: Problem, result: FitResult, level: float) -> Profile:
     lowest = float(np.exp(problem.y.min()))
     scale = _scale(problem, result)
     middle = min(best, lowest)
-    parts = [np.linspace(middle, lowest * 0.999, POINTS // 2 + 1)]
+    near = np.linspace(0.0, 1.0, POINTS // 2) ** 2  # closest together at the best floor, which may be known very well
+    parts = [middle + near * (lowest * 0.999 - middle)]
     if middle > 0:
-        parts.append(np.linspace(0.0, middle, POINTS // 2))
+        parts.append(middle * (1.0 - near))
     else:  # the best floor is zero: the interval's upper end may be far below the lowest loss
         parts.append(np.geomspace(lowest * 1e-3, lowest * 0.999, POINTS // 2))
     grid = np.unique(np.concatenate(parts))

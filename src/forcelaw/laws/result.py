@@ -6,13 +6,16 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from ..errors import FitError
 from .forms.base import Law
+
+if TYPE_CHECKING:
+    from .small_sample import SmallSample
 
 OK, AT_BOUND, NOT_IDENTIFIED, NOT_CONVERGED, REFUSED = ("ok", "at_bound", "not_identified", "not_converged", "refused")
 
@@ -52,7 +55,8 @@ class FitResult:
     objective is the sum over points of w rho(r). parameters and derived hold :class:`Estimate`. replicates [R, P] are
     the refits behind the bands of predictions (internal parameters). free_theta and free_replicates, where they are
     there, are the same with a floor that may go below zero: where some refit's floor stops at zero, the constrained
-    ones move too little to say how uncertain the exponents are (see :meth:`sample`).
+    ones move too little to say how uncertain the exponents are (see :meth:`sample`). small: the degrees of freedom of a
+    jackknife.
     """
 
     law: Law
@@ -71,6 +75,7 @@ class FitResult:
     replicates: np.ndarray | None = None
     free_theta: np.ndarray | None = None
     free_replicates: np.ndarray | None = None
+    small: SmallSample | None = None
     n_rows: int = 0
     n_runs: int = 0
     table: dict[str, Any] = field(default_factory=dict)

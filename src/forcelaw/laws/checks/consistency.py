@@ -35,7 +35,7 @@ def consistency(found: Frontier, allocation: Allocation) -> Check:
     data = {"frontier": gamma, "surface": two.value, "difference": difference, "se": se}
     text = f"gamma is {gamma:.3f} on the frontier and {two.value:.3f} = alpha beta/(alpha + beta) on the surface"
     if p < SIGNIFICANT:
-        return Check(name, False, f"{text}; they differ (p = {p:.4f})",
+        return Check(name, False, f"{text}; they differ (p = {p:.2g})",
                      "one of the two laws does not describe the study: see the other checks; fit energy and force terms "
                      "apart, or a narrower range", p, data)
     return Check(name, True, f"{text} (p = {p:.2f})", "", p, data)

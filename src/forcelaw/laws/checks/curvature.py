@@ -32,7 +32,7 @@ def curvature(runs: Runs, result: FitResult) -> Check:
         extra = np.stack([u**2, u**3], axis=1)
         extra = extra - jac.T @ np.linalg.lstsq(jac.T, extra, rcond=None)[0]
         length = np.sqrt((extra**2).sum(axis=0))
-        for k, shape in ((0, "bend"), (1, "S")):
+        for k, shape in ((0, "a bend"), (1, "an S shape")):
             if length[k] < 1e-3 * np.sqrt(len(u)):
                 continue
             e = extra[:, k]
@@ -49,6 +49,6 @@ def curvature(runs: Runs, result: FitResult) -> Check:
         return Check(name, None, "the design leaves no curvature to be seen")
     p = min(1.0, worst[0] * len(lines))  # Bonferroni over the shapes
     if p < SIGNIFICANT:
-        return Check(name, False, f"the residuals have a {worst[1]} that the law does not (p = {p:.4f})",
+        return Check(name, False, f"the residuals have {worst[1]} that the law has not (p = {p:.2g})",
                      "drop the burn-in or the smallest runs, or fit a law with a break or a shift", p, data)
     return Check(name, True, f"no curvature beyond the law (smallest corrected p = {p:.2f})", "", p, data)

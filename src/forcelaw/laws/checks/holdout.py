@@ -56,7 +56,7 @@ def holdout(runs: Runs, result: FitResult, x: str = "c", settings: dict[str, Any
         if p < SIGNIFICANT / len(CUTS):
             way = "higher" if error.mean() > 0 else "lower"
             failed = failed or (f"budgets above {limit:.3g} are {abs(np.expm1(error.mean())):.1%} {way} than predicted from "
-                                f"below (p = {p:.4f})")
+                                f"below (p = {p:.2g})")
     data = {"rows": rows}
     if not used:
         return Check(name, None, "the budgets span too little to hold out the largest", "train over a wider range of budgets",

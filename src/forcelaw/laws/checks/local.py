@@ -47,7 +47,7 @@ def local_exponents(found: Frontier, level: float = 0.95) -> Check:
             "high": everything[:, 1] + half, "law": everything[:, 2], "drift_per_e_fold": drift}
     if p < SIGNIFICANT:
         way = "falls faster" if drift < 0 else "falls more slowly"
-        return Check(name, False, f"the local exponent {way} along the frontier than the law says (p = {p:.3f})",
+        return Check(name, False, f"the local exponent {way} along the frontier than the law says (p = {p:.2g})",
                      "extend the frontier: larger sizes trained longer, until the local exponents settle on the law", p, data)
     return Check(name, True, f"local exponents go from {everything[0, 1]:.3f} to {everything[-1, 1]:.3f}, as the law bends "
                              f"(p = {p:.2f})", "", p, data)

@@ -36,6 +36,6 @@ def lack_of_fit(runs: Runs, result: FitResult) -> Check:
     data = {"F": f, "df_lack": df_lack, "df_pure": df_pure, "sd_seeds": float(np.sqrt(pure))}
     if p < SIGNIFICANT:
         return Check(name, False, f"sizes miss the law by more than seeds differ: F({df_lack}, {df_pure}) = {f:.1f}, "
-                                  f"p = {p:.4f}", "the sizes do not follow one law: check the learning rate and the "
+                                  f"p = {p:.2g}", "the sizes do not follow one law: check the learning rate and the "
                                                   "shape (depth against width) of each", p, data)
     return Check(name, True, f"sizes miss the law no more than seeds differ (F = {f:.1f}, p = {p:.2f})", "", p, data)

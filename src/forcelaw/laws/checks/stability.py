@@ -14,16 +14,23 @@ from ..table import Runs
 from . import SIGNIFICANT, Check
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.4)
+MANY = 20  # sizes beyond which the smallest are dropped by fractions
 MATTERS = 0.1  # a change of the exponent by less than this fraction is not held against it
 
 
 def stability(runs: Runs, result: FitResult, quantity: str = "gamma", settings: dict[str, Any] | None = None) -> list[Check]:
-    """Two checks: dropping the smallest 1, 2, ... sizes (while three are left), and dropping the first 5 to 40% of every
-    run. A change counts if it is over 10% and more than deleting runs explains (each run deleted from both fits)."""
+    """Two checks: dropping the smallest 1, 2, ... sizes (while three are left; 5 to 40% of many), and dropping the first
+    5 to 40% of every run. A change counts if it is over 10% and more than deleting runs explains (each run deleted from
+    both fits). A refit whose floor stops at zero where that of the whole did not (or the other way round) is shown but
+    does not count."""
     settings = settings or {}
     sizes = np.unique(runs["n"])
     steps = []
-    for size in sizes[1 : max(1, min(len(sizes) - 3, 4))]:
+    if len(sizes) > MANY:  # one size of many says nothing
+        lowest = sizes[[int(fraction * len(sizes)) for fraction in FRACTIONS]]
+    else:
+        lowest = sizes[1 : max(1, min(len(sizes) - 3, 4))]
+    for size in lowest:
         part = runs.take(runs["n"] >= size)
         if levels(part["n"]) >= 4:
             steps.append((f"N from {size:.3g}", part))
@@ -61,9 +68,11 @@ def _judge(name: str, parts: list[tuple[str, Runs]], runs: Runs, result: FitResu
         se = float(spread(mine - draws, np.asarray(value - point), "jackknife"))
         p = float(2 * stats.t.sf(abs(value - point) / max(se, 1e-300), result.n_runs - 1))
         rows.append({"what": what, "value": float(value), "p": p, "status": other.status})
+        if other.status != result.status:
+            continue  # the floor went to zero, or left it: the exponent moved with it, whatever the dropped part was like
         smallest = min(smallest, p)
         if p < SIGNIFICANT / len(parts) and abs(value / point - 1) > MATTERS:
-            failed = failed or f"{quantity} moves from {point:.3f} to {value:.3f} with {what} (p = {p:.4f})"
+            failed = failed or f"{quantity} moves from {point:.3f} to {value:.3f} with {what} (p = {p:.2g})"
     data = {"rows": rows, "quantity": quantity}
     if len(rows) == 1:
         return Check(name, None, "too few to drop any", "add sizes" if "sizes" in name else "", None, data)

@@ -405,7 +405,7 @@ def main() -> None:
     print(
         "energies and forces, all weights and scale factors copied; A 24 with 3 blocks, then the published sizes (6 elements)"
     )
-    base = {"elements": ELEMENTS, "cutoff": 5.0, "quad_cutoff": 3.0, "mean_degree": 10.0, "basis": "gaussian"}
+    base = {"elements": ELEMENTS, "cutoff": 5.0, "quad_cutoff": 3.0, "mean_degree": 10.0, "basis": "gaussian", "norm": False}
     small = GemNetOCConfig(**base, width=24, base_width=24, depth=3)
     large = published(ELEMENTS, **{k: v for k, v in base.items() if k != "elements"})
     for config in (small, large):

@@ -30,6 +30,8 @@ class GraphBatch:
     shift    (e, 3) float    lattice shift of the sender, Angstrom; None for molecules
     natoms   (g,)   int64    atoms of each structure (0 in padding slots)
     pad      bool            True when the last atom is a dummy that takes all padding (see data/batches.py)
+    transposed (e,) int64    edges sorted by sender; None: found by sorting when it is asked for
+    max_degree int           no atom but the dummy has more neighbours; None: not known without asking the device
     """
 
     species: Tensor
@@ -40,6 +42,8 @@ class GraphBatch:
     natoms: Tensor
     shift: Tensor | None = None
     pad: bool = False
+    transposed: Tensor | None = None
+    max_degree: int | None = None
 
     @property
     def n_graphs(self) -> int:
@@ -55,6 +59,19 @@ class GraphBatch:
             dummy = (self.receiver == pos.shape[0] - 1).unsqueeze(-1)
             vec = torch.where(dummy, vec.new_full((), 1e3), vec)
         return vec
+
+    def segments(self) -> tuple[Tensor, Tensor]:
+        """ptr (n + 1,) int32 and order (e,) int32 for sums without atomics.
+
+        Edges ptr[i]:ptr[i + 1] are those into atom i, and order[ptr[i]:ptr[i + 1]] those out of it: a neighbour is one both
+        ways, so one ptr serves both. Padding edges, all of the dummy atom, belong to nobody.
+        """
+        n = self.pos.shape[0]
+        ptr = torch.searchsorted(self.receiver, torch.arange(n + 1, device=self.receiver.device), out_int32=True)
+        if self.pad:
+            ptr = torch.minimum(ptr, ptr[-2])
+        order = torch.sort(self.sender, stable=True).indices if self.transposed is None else self.transposed
+        return ptr, order.to(torch.int32)
 
     def to(self, dtype: torch.dtype) -> GraphBatch:
         """The same graph with floating-point arrays in ``dtype``."""

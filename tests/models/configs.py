@@ -45,11 +45,15 @@ class Variant:
 
 EXTRA: list[Variant] = [
     Variant("mpnn-additive", "mpnn", {"message": "additive"}, coordinates=True),
+    Variant("mpnn-edges", "mpnn", {"feed_forward": "edges"}, coordinates=True),
+    Variant("mpnn-additive-edges", "mpnn", {"message": "additive", "feed_forward": "edges"}),
     Variant("mpnn-no-angular", "mpnn", {"angular": 0}),
     Variant("egnn-one-layer", "egnn", {"depth": 1, "channels": 3}),
-    Variant("esen-lmax3", "esen", {"lmax": 3}),
-    Variant("esen-parity", "esen", {"parity": True}),
-    Variant("esen-untied", "esen", {"untied": True, "epsilon": 0.5}),
+    Variant("esen-lmax1", "esen", {"lmax": 1}, coordinates=True),
+    Variant("esen-lmax3", "esen", {"lmax": 3}, coordinates=True),
+    Variant("esen-lmax4", "esen", {"lmax": 4}, coordinates=True),
+    Variant("esen-parity", "esen", {"parity": True}, coordinates=True),
+    Variant("esen-untied", "esen", {"untied": True, "epsilon": 0.5}, coordinates=True),
 ]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
+from forcelaw.data.batches import Shard
 from forcelaw.graph import GraphBatch, build_graph
 from forcelaw.models import gemnet_oc
 from forcelaw.models.gemnet_basis import (
@@ -34,6 +35,7 @@ from forcelaw.models.gemnet_index import EdgeIndex, build_index, counts, quadrup
 from forcelaw.models.gemnet_oc import GemNetOC, GemNetOCConfig, flops, operations, published
 from tests.models.tools import make_graph, padded
 from tests.molecules import named, pair, random_cluster, single_atom
+from tests.packs import write_pack
 from tests.reference import gemnet_slow as slow
 
 ELEMENTS = (1, 6, 7, 8, 9, 16)
@@ -187,6 +189,17 @@ def test_factorised_product_is_the_function_of_the_dihedral() -> None:
             number += 1
 
 
+def test_norm_of_radial_functions_does_not_depend_on_the_default_precision() -> None:
+    """It is kept for all models of a process, whatever the first of them was."""
+    found = []
+    for precision in (torch.float32, torch.float64):
+        radial_norm.cache_clear()
+        torch.set_default_dtype(precision)
+        found.append(radial_norm("exponential", 12, 5.0))
+        torch.set_default_dtype(torch.float32)
+    assert found[0] == found[1]
+
+
 def test_radial_functions_and_envelope_have_the_stated_size() -> None:
     r = np.linspace(0.9, 5.0, 4001)
     for basis in ("gaussian", "exponential"):
@@ -204,7 +217,7 @@ def test_radial_functions_and_envelope_have_the_stated_size() -> None:
     [
         {},
         {"spherical": 3, "rbf": 5, "cbf": 6, "sbf": 7, "radial": 9, "depth": 1, "basis": "gaussian"},
-        {"spherical": 2, "before_skip": 1, "concat": 0, "update_layers": 1, "after_atom": 1},
+        {"spherical": 2, "before_skip": 1, "concat": 0, "update_layers": 1, "after_atom": 1, "norm": False},
     ],
 )
 def test_whole_model_is_the_loops(options: dict) -> None:
@@ -280,20 +293,54 @@ def test_conservative_forces_are_smooth_where_three_atoms_are_in_line() -> None:
 # ---- fixed shapes, padding
 
 
-def test_fixed_shapes_give_the_same_numbers() -> None:
-    """Row width and number of short edges given as attributes: nothing depends on the data, the result is the same."""
+@pytest.mark.parametrize("wider", [0, 1, 7])
+@pytest.mark.parametrize("padding", [0, 1, 40])
+def test_fixed_shapes_give_the_same_numbers(wider: int, padding: int) -> None:
+    """A given row width, all edges taken as short and any padding change energies, forces and gradients by rounding only."""
     model = model_of(small(quad_cutoff=2.5))
     graph = make_graph([named("CH3OH"), random_cluster(7, 6)])
-    site, forces = model.atomwise(graph, graph.vectors())
-    measured = len(index_of(graph).short)
-    for batch, capacity in itertools.product((graph, padded(graph, atoms=3, edges=40, graphs=1)), (None, 50)):
-        batch.max_degree, batch.max_short_edges = 11, capacity
-        index = index_of(batch)
-        assert index.width == 11 and len(index.short) == (capacity or len(batch.sender))
-        assert measured < len(index.short)
-        site2, forces2 = model.atomwise(batch, batch.vectors())
-        torch.testing.assert_close(site2[: len(site)], site, rtol=1e-11, atol=1e-11)
-        torch.testing.assert_close(forces2[: len(site)], forces, rtol=1e-11, atol=1e-11)
+    width = int(torch.bincount(graph.receiver).max())
+    batch = padded(graph, atoms=3, edges=padding, graphs=1) if padding else replace(graph)
+    batch.max_degree = width + wider
+    index = index_of(batch)
+    assert index.width == width + wider and index.short is None and index_of(graph).short is not None
+    results = []
+    for g in (graph, batch):
+        energy, forces = model(g)
+        loss = energy[:2].square().sum() + forces[: len(graph.pos)].square().sum()
+        results.append((energy[:2], forces[: len(graph.pos)], *torch.autograd.grad(loss, list(model.parameters()))))
+    for found, expected in zip(results[1], results[0]):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * max(1.0, float(expected.detach().abs().max())))
+
+
+def test_too_small_a_row_width_is_an_error_and_not_a_wrong_result() -> None:
+    model = model_of(small())
+    graph = make_graph([named("CH3OH"), random_cluster(7, 6)])
+    width = int(torch.bincount(graph.receiver).max())
+    for batch in (replace(graph), padded(graph, atoms=3, edges=40, graphs=1)):
+        batch.max_degree = width - 1
+        with pytest.raises(RuntimeError, match="more neighbours than the rows"):
+            model(batch)
+
+
+def test_batches_of_a_shard_need_no_sorting_and_carry_their_row_width(tmp_path: Path) -> None:
+    """What training on a GPU sees: padded batches of a shard give the numbers of each molecule alone."""
+    pack = write_pack(tmp_path / "pack")
+    model = model_of(small(elements=tuple(pack.elements), cutoff=3.0, quad_cutoff=2.0))
+    shard = Shard(pack, np.arange(len(pack)), cutoff=3.0, elements=tuple(pack.elements), dtype=torch.float64)
+    rows = torch.tensor([2, 0, 5])
+    atoms, edges = int(shard.host_natoms[rows].sum()), int(shard.host_nedges[rows].sum())
+    exact, _ = shard.batch(rows, atoms, edges)
+    fixed, _ = shard.batch(torch.cat([rows, torch.tensor([-1])]), atoms + 5, edges + 33, pad=True)
+    assert exact.max_degree is None and fixed.max_degree == shard.max_degree
+    assert shard.max_degree >= int(torch.bincount(exact.receiver).max())
+    for graph in (exact, fixed):
+        sorting = replace(graph, transposed=None)
+        for name in ("order", "swap", "flat"):
+            assert torch.equal(getattr(index_of(graph, 2.0), name), getattr(index_of(sorting, 2.0), name))
+    (energy, forces), (energy2, forces2) = model(exact), model(fixed)
+    torch.testing.assert_close(energy2[:3], energy, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(forces2[:atoms], forces, rtol=1e-12, atol=1e-12)
 
 
 def test_fixed_shapes_need_nothing_from_the_device() -> None:
@@ -303,8 +350,7 @@ def test_fixed_shapes_need_nothing_from_the_device() -> None:
         with FakeTensorMode(allow_non_fake_inputs=True):
             fake = {f: torch.empty_strided(v.shape, v.stride(), dtype=v.dtype)
                     for f in ("species", "batch", "pos", "sender", "receiver", "natoms") for v in [getattr(graph, f)]}
-            batch = GraphBatch(**fake)
-            batch.max_degree = given
+            batch = GraphBatch(**fake, max_degree=given)
             model = GemNetOC(small())
             if given is None:
                 with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):

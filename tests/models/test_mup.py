@@ -18,11 +18,9 @@ variants = pytest.mark.parametrize("variant", all_variants(), ids=lambda v: v.id
 names = pytest.mark.parametrize("name", ARCHITECTURES)
 FLAT = 0.2  # largest abs(slope) with the few seeds of a test
 QUICK: dict[str, dict] = {  # costly architectures: fewer widths and seeds here, all of them in benchmarks/mup_check.py
-    "esen": {"widths": (16, 32, 64), "seeds": 2},
-    "gemnet_oc": {"widths": (32, 64, 128), "seeds": 2, "lr": 2.5e-4},
+    "gemnet_oc": {"widths": (32, 64, 128), "seeds": 4},
+    "esen": {"widths": (32, 64, 128), "seeds": 4},  # below width 32 the scatter between seeds exceeds the bound
 }
-# without normalisation layers seeds scatter by factors, which a few of them read as slopes: only growth is bounded
-SCATTER = {"gemnet_oc": {"limit": 0.35, "shrink": 1.2}}
 BROKEN = 0.5  # what standard parametrisation shows, at least in two outputs
 CHECKED = [Variant(name, name) for name in ARCHITECTURES] + [v for v in EXTRA if v.coordinates]
 
@@ -113,7 +111,7 @@ def test_unmarked_parameters_are_refused() -> None:
 def test_coordinate_check(variant: Variant) -> None:
     found = coordinate_check(variant.name, **{"seeds": 3} | QUICK.get(variant.name, {}) | variant.options)
     assert {c.kind for c in found} == {"start", "change", "end"} and len(found) > 9
-    assert not failures(found, **{"limit": FLAT} | SCATTER.get(variant.name, {}))
+    assert not failures(found, FLAT)
 
 
 @names

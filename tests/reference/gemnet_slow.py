@@ -154,9 +154,9 @@ class Slow:
 
     def output(self, k, h, m):
         name = f"outputs.{k}"
-        u = self.update(f"{name}.update", m, 5)
+        u, atoms = self.update(f"{name}.update", self.read(m), 5), self.read(h)
         site = {
-            i: self.w[f"{name}.to_energy.weight"] @ self.residuals(f"{name}.after", (h[i] + u[i]) / math.sqrt(2))
+            i: self.w[f"{name}.to_energy.weight"] @ self.residuals(f"{name}.after", (atoms[i] + u[i]) / math.sqrt(2))
             for i in h
         }
         pair = {
@@ -166,16 +166,20 @@ class Slow:
         }
         return site, pair
 
+    def read(self, states):
+        """States as a block or an output reads them: divided by their RMS over channels."""
+        return {k: x / math.sqrt(np.mean(x**2) + 1e-6) if self.c.norm else x for k, x in states.items()}
+
     def block(self, name, h, m):
-        x, y = self.interaction(f"{name}.interaction", h, m)
+        x, y = self.interaction(f"{name}.interaction", self.read(h), self.read(m))
         h = {i: self.residuals(f"{name}.atoms", (h[i] + y[i]) / math.sqrt(3)) for i in h}
         m = {
             e: self.residuals(f"{name}.after", (m[e] + self.residuals(f"{name}.before", x[e] / 2)) / math.sqrt(2))
             for e in m
         }
-        u = self.update(f"{name}.update", m, 4)
+        u = self.update(f"{name}.update", self.read(m), 4)
         h = {i: (h[i] + u[i]) / math.sqrt(2) for i in h}
-        joined = self.join(f"{name}.join", h, m)
+        joined = self.join(f"{name}.join", self.read(h), self.read(m))
         return h, {e: (m[e] + self.residuals(f"{name}.joined", joined[e])) / math.sqrt(2) for e in m}
 
     def interaction(self, name, h, m):

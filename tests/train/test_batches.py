@@ -128,3 +128,39 @@ def test_windows_hold_the_same_batches_as_the_resident_shard(pack) -> None:
 def test_an_unknown_element_is_named(pack) -> None:
     with pytest.raises(DataError, match=r"elements \[8\]"):
         Shard(pack, np.arange(len(pack)), cutoff=3.0, elements=(1, 6))
+
+
+def test_nested_training_sets_share_one_shard(tmp_path) -> None:
+    from forcelaw.data.feed import Shards
+
+    pack = write_pack(tmp_path / "pack")
+    options = {"cutoff": 3.0, "elements": tuple(pack.elements), "device": torch.device("cpu"), "dtype": torch.float64}
+    order = np.random.default_rng(0).permutation(len(pack))
+    shards = Shards()
+    small = shards.get(pack, order[:5], **options)
+    large = shards.get(pack, order, **options)
+    assert len(small) == 5 and len(large) == len(pack)
+    assert shards.get(pack, order[:5], **options) is large and shards.get(pack, order[:7], **options) is large
+    assert shards.get(pack, order[1:4], **options) is not large  # other rows
+    assert shards.get(pack, order[:5], **{**options, "dtype": torch.float32}) is not large
+    rows = torch.tensor([3, 0, 4])
+    sizes = int(small.host_natoms[rows].sum()), int(small.host_nedges[rows].sum())
+    (a, ta), (b, tb) = small.batch(rows, *sizes), large.batch(rows, *sizes)
+    for x, y in ((a.pos, b.pos), (a.sender, b.sender), (a.receiver, b.receiver), (ta.energy, tb.energy), (ta.forces, tb.forces)):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 50, 997])
+def test_size_classes_hold_their_steps_with_little_room_to_spare(steps) -> None:
+    from forcelaw.train.step import CLASSES, size_classes
+
+    rng = np.random.default_rng(steps)
+    atoms = rng.integers(200, 500, steps)
+    edges = atoms * rng.integers(10, 25, steps)
+    sizes, member = size_classes(atoms, edges, CLASSES)
+    held = np.array(sizes)[member]
+    assert (held[:, 0] > atoms).all() and (held[:, 1] >= edges).all()  # one atom is the dummy
+    assert set(member) == set(range(len(sizes))) and len(sizes) <= len(CLASSES)
+    assert (np.array(sizes) % [16, 64] == 0).all()
+    one, _ = size_classes(atoms, edges, (1.0,))
+    assert len(one) == 1 and held[:, 1].sum() <= steps * one[0][1]

@@ -35,19 +35,21 @@ class Targets:
 class Shard:
     """Structures of a pack on one device, with their edges.
 
-    natoms, nedges (s,) int64; species (a,); pos, forces (a, 3); energy (s,); sender, receiver (e,) local to the structure.
+    natoms, nedges (s,) int64; species (a,); pos, forces (a, 3); energy (s,); sender, receiver, transposed (e,) local to the
+    structure, the last one being its edges in the order of their senders.
     """
 
     def __init__(self, pack: Pack, indices: np.ndarray, *, cutoff: float, elements: tuple[int, ...],
                  device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32):
         self.device, self.dtype, self.cutoff = torch.device(device), dtype, cutoff
         self.indices = np.asarray(indices, np.int64)
+        self.max_degree = 1  # neighbours of an atom, at most
         lookup = np.full(256, -1, np.int64)
         lookup[list(elements)] = np.arange(len(elements))
         references = pack.reference_energies()
         counts = np.diff(pack.offsets)[self.indices] if len(self.indices) else np.zeros(0, np.int64)
         parts: dict[str, list[Tensor]] = {k: [] for k in ("species", "pos", "forces", "energy", "nedges", "sender",
-                                                          "receiver", "shift")}
+                                                          "receiver", "transposed", "shift")}
         ends = np.cumsum(counts)
         low = 0
         while low < len(self.indices):
@@ -55,7 +57,7 @@ class Shard:
             self._load(pack, self.indices[low:high], counts[low:high], lookup, references, parts)
             low = high
         empty = {"species": (0,), "pos": (0, 3), "forces": (0, 3), "energy": (0,), "nedges": (0,), "sender": (0,),
-                 "receiver": (0,)}
+                 "receiver": (0,), "transposed": (0,)}
         for name, shape in empty.items():
             setattr(self, name, torch.cat(parts[name]) if parts[name] else torch.zeros(shape, device=self.device))
         self.shift = torch.cat(parts["shift"]) if parts["shift"] else None
@@ -73,6 +75,7 @@ class Shard:
     nedges: Tensor
     sender: Tensor
     receiver: Tensor
+    transposed: Tensor
 
     def _load(self, pack: Pack, indices: np.ndarray, counts: np.ndarray, lookup: np.ndarray, references: np.ndarray,
               parts: dict[str, list[Tensor]]) -> None:
@@ -103,11 +106,19 @@ class Shard:
         start = torch.cumsum(natoms, 0) - natoms
         edge_owner = owner[receiver]
         small = torch.int16 if counts.max(initial=0) < 32768 else torch.int32
+        nedges = torch.bincount(edge_owner, minlength=len(indices))
+        if len(receiver):
+            self.max_degree = max(self.max_degree, int(torch.bincount(receiver).max()))
+        first_edge = torch.cumsum(nedges, 0) - nedges
+        by_sender = torch.sort(sender, stable=True).indices
+        most = int(nedges.max()) if len(nedges) else 0
         parts["species"].append(torch.from_numpy(species).to(self.device))
         parts["pos"].append(pos)
         parts["forces"].append(torch.from_numpy(pack.vectors("forces", atoms)).to(**to))
         parts["energy"].append(torch.from_numpy(energy).to(**to))
-        parts["nedges"].append(torch.bincount(edge_owner, minlength=len(indices)))
+        parts["nedges"].append(nedges)
+        parts["transposed"].append((by_sender - first_edge[owner[sender[by_sender]]]).to(
+            torch.int16 if most < 32768 else torch.int32))
         parts["sender"].append((sender - start[edge_owner]).to(small))
         parts["receiver"].append((receiver - start[edge_owner]).to(small))
         if shift is not None:
@@ -153,18 +164,21 @@ class Shard:
         base = (atom_end - natoms).index_select(0, edge_held)
         sender = self.sender.index_select(0, edge) + base
         receiver = self.receiver.index_select(0, edge) + base
+        transposed = self.transposed.index_select(0, edge) + (edge_end - nedges).index_select(0, edge_held)
         pos, forces = self.pos.index_select(0, atom), self.forces.index_select(0, atom)
         shift = self.shift.index_select(0, edge) if self.shift is not None else None
         if pad:
             ghost = edge_owner >= slots
             sender, receiver = torch.where(ghost, n_atoms - 1, sender), torch.where(ghost, n_atoms - 1, receiver)
+            transposed = torch.where(ghost, edge_slot, transposed)
             real = real.to(self.dtype)
         if rotation is not None:
             turn = rotation.index_select(0, held)
             pos, forces = _turn(turn, pos), _turn(turn, forces)
             if shift is not None:
                 shift = _turn(rotation.index_select(0, edge_held), shift)
-        graph = GraphBatch(self.species.index_select(0, atom), owner, pos, sender, receiver, natoms, shift, pad)
+        graph = GraphBatch(self.species.index_select(0, atom), owner, pos, sender, receiver, natoms, shift, pad, transposed,
+                           self.max_degree if pad else None)
         energy = self.energy.index_select(0, chosen)
         return graph, Targets(energy, forces, natoms, real)
 

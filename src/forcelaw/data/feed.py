@@ -6,9 +6,11 @@ batches, the next one read ahead by a thread; the batches are the same ones, so 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,12 +78,46 @@ class Window:
         return self.local[plan.ptr[step] - self.first : plan.ptr[step + 1] - self.first]
 
 
+def load_shard(pack: Pack, indices: np.ndarray, **options: Any) -> Shard:
+    """A shard that any stream may read: its arrays are complete when this returns."""
+    shard = Shard(pack, indices, **options)
+    if shard.device.type == "cuda":
+        torch.cuda.current_stream(shard.device).synchronize()
+    return shard
+
+
+class Shards:
+    """Shards that the runs of one process share. Training sets are nested prefixes of one order, so a shard serves every set
+    that it begins with: rows keep their numbers."""
+
+    def __init__(self) -> None:
+        self._held: dict[Any, list[Shard]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, pack: Pack, indices: np.ndarray, **options: Any) -> Shard:
+        """A shard whose first rows are ``indices``; loaded when there is none yet. Options as for :class:`Shard`."""
+        key = (pack.hash, *(str(options[name]) for name in sorted(options)))
+        with self._lock:
+            held = self._held.setdefault(key, [])
+            found = next((s for s in held if _begins_with(s.indices, indices)), None)
+            if found is None:
+                held[:] = [s for s in held if not _begins_with(indices, s.indices)]
+                found = load_shard(pack, indices, **options)
+                held.append(found)
+            return found
+
+
+def _begins_with(longer: np.ndarray, shorter: np.ndarray) -> bool:
+    return len(longer) >= len(shorter) and np.array_equal(longer[: len(shorter)], shorter)
+
+
 class Feed:
     """Windows over a plan. ``capacity`` is the number of atoms that may live on the device at once."""
 
     def __init__(self, pack: Pack, indices: np.ndarray, schedule: Plan, *, cutoff: float, elements: tuple[int, ...],
-                 device: torch.device, dtype: torch.dtype, capacity: float):
+                 device: torch.device, dtype: torch.dtype, capacity: float, shards: Shards | None = None):
         self.pack, self.indices, self.plan, self.capacity = pack, indices, schedule, capacity
+        self.shards = shards or Shards()
         self.options = {"cutoff": cutoff, "elements": elements, "device": device, "dtype": dtype}
         natoms = np.diff(pack.offsets)[indices]
         self.resident = natoms.sum() <= capacity
@@ -91,7 +127,7 @@ class Feed:
         plan = self.plan
         if self.resident:
             if start < plan.steps:
-                yield Window(start, plan.steps, Shard(self.pack, self.indices, **self.options), plan.order, 0)
+                yield Window(start, plan.steps, self.shards.get(self.pack, self.indices, **self.options), plan.order, 0)
             return
         bounds = self._bounds(start)
         with ThreadPoolExecutor(1) as reader:
@@ -116,7 +152,7 @@ class Feed:
         first, last = int(self.plan.ptr[low]), int(self.plan.ptr[high])
         wanted = self.plan.order[first:last]
         unique, local = np.unique(wanted, return_inverse=True)
-        return Window(low, high, Shard(self.pack, self.indices[unique], **self.options), local, first)
+        return Window(low, high, load_shard(self.pack, self.indices[unique], **self.options), local, first)
 
 
 def device_capacity(device: torch.device) -> float:

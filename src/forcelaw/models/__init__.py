@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from . import egnn, esen, mpnn, painn
+from . import egnn, esen, gemnet_oc, mpnn, painn
 from .base import Architecture, Flops, ForceField, ModelConfig
 
 ARCHITECTURES: dict[str, Architecture] = {
     "mpnn": mpnn.ARCHITECTURE,
     "painn": painn.ARCHITECTURE,
     "egnn": egnn.ARCHITECTURE,
+    "gemnet_oc": gemnet_oc.ARCHITECTURE,
     "esen": esen.ARCHITECTURE,
 }
 

@@ -31,6 +31,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from .. import kernels
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, GaussianBasis, envelope, safe_norm
@@ -93,6 +94,26 @@ class Edges:
     back: Tensor
 
 
+@dataclass
+class FusedEdges:
+    """The same for the kernels: the blocks of the frames (e, P), envelope times 1/sqrt(k) (e,), and the graph's segments."""
+
+    frames: Tensor
+    scale: Tensor
+    sender: Tensor
+    receiver: Tensor
+    ptr: Tensor
+    order: Tensor
+
+
+def _activation(norm: LayerNorm, x: Tensor) -> Tensor:
+    return nn.functional.silu(norm(x))
+
+
+def _fused_activation(norm: LayerNorm, x: Tensor) -> Tensor:
+    return kernels.norm_silu(x, norm.weight, norm.bias)
+
+
 class RadialNetwork(nn.Module):
     """Invariant edge network: Linear, LayerNorm, SiLU, Linear, LayerNorm, SiLU, Linear on [RBF(r), Emb_j, Emb_i].
 
@@ -117,8 +138,8 @@ class RadialNetwork(nn.Module):
         with torch.autocast(features.device.type, enabled=False):  # distances keep their precision under bf16
             columns = torch.cat([self.basis.weight.T, self.source(source), self.target(target)])
             h = torch.addmm(self.basis.bias, features, columns)
-        h = nn.functional.silu(self.norm1(h))
-        return self.last(nn.functional.silu(self.norm2(self.hidden(h))))
+        activate = _fused_activation if kernels.fused(features) else _activation
+        return self.last(activate(self.norm2, self.hidden(activate(self.norm1, h))))
 
 
 class SO2Linear(nn.Module):
@@ -157,6 +178,12 @@ class SO2Linear(nn.Module):
             a, b, c, d = (a + eps * p) * norm, (b + eps * q) * norm, (c + eps * q) * norm, (d - eps * p) * norm
         return torch.cat([torch.cat([a, b], dim=1), torch.cat([c, d], dim=1)])
 
+    def matrices(self) -> list[Tensor]:
+        """One matrix (out, in) per order, +m and -m together."""
+        if self.parity:
+            return [self.zero.weight, *(torch.block_diag(w[0], w[0]) for w in self.tied)]
+        return [self.zero.weight, *(self.block(k) for k in range(len(self.tied)))]
+
     def forward(self, parts: list[Tensor]) -> list[Tensor]:
         out = [self.zero(parts[0])]
         for k, x in enumerate(parts[1:]):
@@ -175,7 +202,7 @@ class Layer(nn.Module):
     def __init__(self, c: ESENConfig):
         super().__init__()
         w, m, lmax = c.width, c.m, c.lmax
-        self.lmax, self.width, self.degrees = lmax, w, c.degrees
+        self.lmax, self.mmax, self.width, self.degrees = lmax, c.mmax, w, c.degrees
         self.norm1 = SphericalNorm(lmax, w, m)
         self.radial = RadialNetwork(c, 2 * w * sum(c.degrees))
         self.conv1 = SO2Linear(c, copies=2, extra=lmax * w)
@@ -186,9 +213,10 @@ class Layer(nn.Module):
         self.down = SO3Linear(w, w, lmax, "hidden", m)
         self.register_buffer("degree", self.up.degree[1:] - 1, persistent=False)  # gate of each l > 0 coefficient
 
-    def forward(self, x: Tensor, rad: Tensor, edges: Edges) -> Tensor:
+    def forward(self, x: Tensor, rad: Tensor, edges: Edges | FusedEdges) -> Tensor:
         """x (n, S, C), rad (e, 2 C sum_m n_m) radial factors -> x (n, S, C)."""
-        x = x + self.message(self.norm1(x), rad, edges)
+        message = self.fused_message if isinstance(edges, FusedEdges) else self.message
+        x = x + message(self.norm1(x), rad, edges)
         y = self.norm2(x)
         gates = torch.sigmoid(nn.functional.silu(self.gates(y[:, 0]))).unflatten(1, (self.lmax, self.width))
         y = self.up(y)
@@ -211,6 +239,12 @@ class Layer(nn.Module):
         parts = self.conv2(self._gate(self.conv1(parts)))
         z = torch.bmm(edges.back, torch.cat(parts, dim=1).view(e, z.shape[1], w))
         return segment_sum(z.flatten(1).to(y.dtype), edges.receiver, n).view(n, s, w)  # never summed in bf16
+
+    def fused_message(self, y: Tensor, rad: Tensor, edges: FusedEdges) -> Tensor:
+        """The same through the kernels."""
+        return kernels.so2_message(y, edges.frames, edges.scale, rad, edges.sender, edges.receiver, edges.ptr, edges.order,
+                                   self.lmax, self.mmax, self.conv1.matrices(), self.conv1.zero.bias, self.conv2.matrices(),
+                                   self.conv2.zero.bias)
 
     def _gate(self, parts: list[Tensor]) -> list[Tensor]:
         """SiLU for l = 0, sigmoid gates for l > 0, on the output of conv1 (its first lmax C columns are the gates)."""
@@ -255,10 +289,12 @@ class ESEN(ForceField):
         """Frames (e, S_m, S) of unit vectors (e, 3). Autograd records nothing unless ``unit`` asks for a gradient."""
         return self.frames(unit, smooth=unit.requires_grad and not self.config.broken)
 
-    def edges(self, graph: GraphBatch, unit: Tensor, r: Tensor) -> Edges:
+    def edges(self, graph: GraphBatch, unit: Tensor, r: Tensor) -> Edges | FusedEdges:
         """Frames and indices of a batch, once per forward."""
-        d = self.turn(unit)
         factor = envelope(r / self.config.cutoff) / math.sqrt(self.config.mean_degree)
+        if kernels.fused(unit):
+            return FusedEdges(self.frames.packed(unit), factor, graph.sender, graph.receiver, *graph.segments())
+        d = self.turn(unit)
         back = d.transpose(1, 2) * factor[:, None, None]
         return Edges(torch.stack([graph.sender, graph.receiver], dim=1).flatten(), graph.receiver, d, back)
 
@@ -270,9 +306,12 @@ class ESEN(ForceField):
         embeddings = (self.source.weight, self.target.weight)
         scalars = self.embedding(graph.species)
         n, w = scalars.shape
-        start = self.degree(features, *embeddings).unflatten(1, (self.config.degrees[0], w))  # m = 0 rows
-        first = torch.bmm(edges.back[:, :, : start.shape[1]], start)
-        x = segment_sum(first.flatten(1).to(scalars.dtype), graph.receiver, n).unflatten(1, (first.shape[1], w))
+        start = self.degree(features, *embeddings)  # m = 0 rows
+        if isinstance(edges, FusedEdges):
+            x = kernels.spread(start, edges.frames, edges.scale, graph.receiver, edges.ptr, self.config.lmax, 0, self.config.mmax)
+        else:
+            first = torch.bmm(edges.back[:, :, : self.config.degrees[0]], start.unflatten(1, (self.config.degrees[0], w)))
+            x = segment_sum(first.flatten(1).to(scalars.dtype), graph.receiver, n).unflatten(1, (first.shape[1], w))
         x = torch.cat([x[:, :1] + scalars.unsqueeze(1), x[:, 1:]], dim=1)
         for layer in self.layers:
             x = layer(x, layer.radial(features, *embeddings), edges)

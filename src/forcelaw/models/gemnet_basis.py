@@ -137,8 +137,13 @@ def radial_norm(kind: str, count: int, cutoff: float) -> float:
 
     So near neighbours, where the envelope is 1, see functions of size 1 and distant ones see less.
     """
-    with torch.device("cpu"):  # sizes are counted on the meta device
-        values = BASES[kind](count, cutoff).double()(torch.linspace(NEAREST, cutoff, 2001, dtype=torch.float64))
+    precision = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # the basis rounds its centres to the default: who asks first must not matter
+    try:
+        with torch.device("cpu"):  # sizes are counted on the meta device
+            values = BASES[kind](count, cutoff)(torch.linspace(NEAREST, cutoff, 2001))
+    finally:
+        torch.set_default_dtype(precision)
     return float(values.square().mean().rsqrt())
 
 

@@ -26,8 +26,10 @@ class EdgeIndex:
     order     (e,) int64  canonical edge -> edge of the graph
     sender, receiver (e,) int64, receiver ascending
     swap      (e,) int64  the reverse edge; an involution
-    flat      (e,) int64  receiver * width + position among the edges of the receiver
-    short     (q,) int64  edges shorter than the quadruplet cutoff, ascending; others that fill it up have a basis of 0
+    flat      (e,) int64  receiver * width + position among the edges of the receiver; atoms * width for edges that have no
+                          slot (of the dummy atom)
+    short     (q,) int64  edges shorter than the quadruplet cutoff, ascending; None: all edges, of which the long ones have
+                          a basis of 0 (fixed shapes)
     """
 
     order: Tensor
@@ -35,20 +37,23 @@ class EdgeIndex:
     receiver: Tensor
     swap: Tensor
     flat: Tensor
-    short: Tensor
+    short: Tensor | None
     atoms: int
     width: int
 
     def rows(self, values: Tensor) -> Tensor:
-        """(e, c) -> (atoms, width, c), zero in empty slots. Edges beyond the width (of a padding atom) are dropped."""
+        """(e, c) -> (atoms, width, c), zero in empty slots. Edges without a slot are dropped."""
         out = values.new_zeros(self.atoms * self.width + 1, values.shape[1])
-        out = out.index_copy(0, self.flat.clamp_max(self.atoms * self.width), values)
-        return out[:-1].view(self.atoms, self.width, values.shape[1])
+        return out.index_copy(0, self.flat, values)[:-1].view(self.atoms, self.width, values.shape[1])
 
     def edges(self, rows: Tensor) -> Tensor:
-        """(atoms, width, c) -> (e, c): the inverse of :meth:`rows`."""
-        last = self.atoms * self.width
-        return rows.flatten(0, 1).index_select(0, self.flat.clamp_max(last - 1))
+        """(atoms, width, c) -> (e, c): the inverse of :meth:`rows`; anything for edges without a slot."""
+        last = self.atoms * self.width - 1
+        return rows.flatten(0, 1).index_select(0, self.flat.clamp_max(last))
+
+    def shorter(self, values: Tensor) -> Tensor:
+        """(e, ...) -> (q, ...)."""
+        return values if self.short is None else values.index_select(0, self.short)
 
 
 def _sort_by(columns: list[Tensor]) -> Tensor:
@@ -59,36 +64,39 @@ def _sort_by(columns: list[Tensor]) -> Tensor:
     return order
 
 
-def build_index(graph: GraphBatch, vec: Tensor, quad_cutoff: float) -> EdgeIndex:
-    """Indices of one batch; vec (e, 3) in Angstrom, quad_cutoff in Angstrom.
-
-    Every edge needs its reverse, which a cutoff without a neighbour cap guarantees. ``graph.max_degree``, where it exists
-    and is not None, gives the row width as a plain integer: then all shapes are fixed and nothing is read back from the
-    device (CUDA graphs). The short edges are then the first ``graph.max_short_edges`` after sorting short ones to the
-    front, or all edges if that is not given either. Without ``max_degree`` both are measured on this batch.
-    """
+def _canonical(graph: GraphBatch) -> tuple[Tensor, Tensor]:
+    """(order, swap) of :class:`EdgeIndex`. Every edge needs its reverse: a cutoff without a neighbour cap gives it."""
     n, e = graph.species.shape[0], graph.sender.shape[0]
+    if graph.transposed is not None and graph.shift is None:
+        # a batch of a shard: sorted already, and the k-th edge by sender is the reverse of the k-th by receiver
+        return torch.arange(e, device=graph.sender.device), graph.transposed
     shifts = [] if graph.shift is None else [graph.shift[:, axis] for axis in range(3)]
     order = _sort_by([*shifts, graph.receiver * n + graph.sender])
     sender, receiver = graph.sender.index_select(0, order), graph.receiver.index_select(0, order)
     # the reverse of edge k has the k-th smallest reverse key
-    swap = _sort_by([*(-s.index_select(0, order) for s in shifts), sender * n + receiver])
-    slot = torch.arange(e, device=order.device) - torch.searchsorted(receiver, receiver)
-    width = getattr(graph, "max_degree", None)
-    fixed = width is not None
-    if width is None:
-        width = int(slot.max()) + 1 if e else 1
-    overflow = torch.full_like(slot, n * width)
-    flat = torch.where(slot < width, receiver * width + slot, overflow)
-    near = (vec.detach().square().sum(-1) < quad_cutoff * quad_cutoff).index_select(0, order)
-    capacity = getattr(graph, "max_short_edges", None)
-    if capacity is None and not fixed:
-        short = near.nonzero().squeeze(-1)
-    elif capacity is None or capacity >= e:
-        short = torch.arange(e, device=order.device)
-    else:
-        short = torch.argsort(near.logical_not().to(torch.int8), stable=True)[:capacity]
-    return EdgeIndex(order, sender, receiver, swap, flat, short, n, width)
+    return order, _sort_by([*(-s.index_select(0, order) for s in shifts), sender * n + receiver])
+
+
+def build_index(graph: GraphBatch, vec: Tensor, quad_cutoff: float) -> EdgeIndex:
+    """Indices of one batch; vec (e, 3) in Angstrom, quad_cutoff in Angstrom.
+
+    ``graph.max_degree`` gives the row width as a plain integer: then all shapes are fixed and nothing is read back from the
+    device (CUDA graphs), all edges count as short, and an atom with more neighbours is an error that the device raises.
+    Without it rows are as wide as this batch needs.
+    """
+    n = graph.species.shape[0]
+    order, swap = _canonical(graph)
+    sender, receiver = graph.sender.index_select(0, order), graph.receiver.index_select(0, order)
+    slot = torch.arange(len(receiver), device=receiver.device) - torch.searchsorted(receiver, receiver)
+    if graph.max_degree is None:
+        width = int(slot.max()) + 1 if len(slot) else 1
+        near = vec.detach().square().sum(-1) < quad_cutoff * quad_cutoff
+        short = near.index_select(0, order).nonzero().squeeze(-1)
+        return EdgeIndex(order, sender, receiver, swap, receiver * width + slot, short, n, width)
+    width, fits = graph.max_degree, slot < graph.max_degree
+    allowed = fits | (receiver == n - 1) if graph.pad else fits
+    torch._assert_async(allowed.all(), "an atom has more neighbours than the rows of fixed shapes (graph.max_degree)")
+    return EdgeIndex(order, sender, receiver, swap, torch.where(fits, receiver * width + slot, n * width), None, n, width)
 
 
 def _expand(count: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,6 +129,7 @@ def quadruplets(index: EdgeIndex) -> tuple[Tensor, Tensor, Tensor]:
     kept: it carries three-body information and is smooth (the reference implementation drops it).
     """
     count, first = _csr(index.receiver, index.atoms)
+    assert index.short is not None  # lists are made without fixed shapes
     short_count, short_first = _csr(index.receiver[index.short], index.atoms)
     out, middle = _expand(short_count[index.receiver], short_first[index.receiver])
     keep = index.short[middle] != out
@@ -135,12 +144,11 @@ def quadruplets(index: EdgeIndex) -> tuple[Tensor, Tensor, Tensor]:
 def counts(index: EdgeIndex) -> dict[str, int]:
     """Edges, short edges, triplets and quadruplets of a batch, without listing them."""
     degree, _ = _csr(index.receiver, index.atoms)
-    near, _ = _csr(index.receiver[index.short], index.atoms)
-    b = index.sender[index.short]
-    a = index.receiver[index.short]
+    b, a = index.shorter(index.sender), index.shorter(index.receiver)
+    near, _ = _csr(a, index.atoms)
     return {
         "edges": len(index.sender),
-        "short_edges": len(index.short),
+        "short_edges": len(a),
         "triplets": int((degree * (degree - 1)).sum()),
         "quadruplets": int(((degree[b] - 1) * (degree[a] - 1)).sum()),
         "atoms": index.atoms,

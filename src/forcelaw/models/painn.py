@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from .. import kernels
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, envelope, safe_norm
@@ -50,17 +51,25 @@ class Layer(nn.Module):
         self.update1 = Linear(2 * d, d, "hidden", m)
         self.update2 = Linear(d, 3 * d, "hidden", m)
 
-    def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch) -> tuple[Tensor, Tensor]:
-        """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3)."""
-        n = h.shape[0]
-        x = self.node2(nn.functional.silu(self.node1(self.norm1(h))))
-        w = self.filter(g)
+    def message(self, x: Tensor, v: Tensor | None, w: Tensor, unit: Tensor, graph: GraphBatch) -> tuple[Tensor, Tensor]:
+        """Sums over neighbours from x (n, 3d), v, w (e, 3d), unit: (n, d) and (n, 3, d)."""
+        n = x.shape[0]
         a, b, c = (x.index_select(0, graph.sender) * w).chunk(3, dim=-1)
-        h = h + segment_sum(a, graph.receiver, n) * self.sum_scale
         dv = unit.unsqueeze(-1) * c.unsqueeze(1)
         if v is not None:
             dv = dv + v.index_select(0, graph.sender) * b.unsqueeze(1)
-        dv = segment_sum(dv, graph.receiver, n) * self.sum_scale
+        return segment_sum(a, graph.receiver, n) * self.sum_scale, segment_sum(dv, graph.receiver, n) * self.sum_scale
+
+    def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch,
+                segments: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3), segments if kernels may be used."""
+        x = self.node2(nn.functional.silu(self.node1(self.norm1(h))))
+        w = self.filter(g)
+        if segments is not None:
+            dh, dv = kernels.vector_sum(x, v, w, unit, graph.sender, graph.receiver, *segments, self.sum_scale)
+        else:
+            dh, dv = self.message(x, v, w, unit, graph)
+        h = h + dh
         v = dv if v is None else v + dv
         uv, vv = self.vectors(v).chunk(2, dim=-1)
         # 1e-4, not the 1e-8 of the source: vectors vanish on sites of high symmetry (the carbon of CH4), where a root with
@@ -102,9 +111,10 @@ class PaiNN(ForceField):
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
         g = self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
+        segments = graph.segments() if kernels.fused(vec) else None
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
-            h, v = layer(h, v, g, unit, graph)
+            h, v = layer(h, v, g, unit, graph, segments)
         h = self.norm(h)
         return self.energy(h).squeeze(-1), self.force(h, v) if self.force is not None else None
 

@@ -142,6 +142,13 @@ class EdgeFrames(nn.Module):
         # float64 bits kept as integers: model.to(float32) must not round them
         self.register_buffer("bits", torch.from_numpy(table.reshape(len(powers), -1).copy()).view(torch.int64),
                              persistent=False)
+        # the entries of a frame that are not zero by construction: its blocks, one per degree, one after the other
+        where, row_of = [], {p: k for k, p in enumerate(order_major(lmax, mmax))}
+        for l in range(lmax + 1):
+            for m in [0] + [s * m for m in range(1, min(l, mmax) + 1) for s in (1, -1)]:
+                where += [row_of[l * l + l + m] * self.shape[1] + l * l + j for j in range(2 * l + 1)]
+        self.register_buffer("packed_bits", torch.from_numpy(np.ascontiguousarray(
+            table.reshape(len(powers), -1)[:, where])).view(torch.int64), persistent=False)
         self.register_buffer("sign_bits", torch.from_numpy(_half_turn_signs(lmax)).view(torch.int64), persistent=False)
         for name, column in zip(("power_w", "power_a", "power_c"), powers.T):
             self.register_buffer(name, torch.from_numpy(column.copy()), persistent=False)
@@ -151,15 +158,19 @@ class EdgeFrames(nn.Module):
         x, y, z = unit.double().unbind(-1)
         if smooth:
             side = torch.where(y < 0, -1.0, 1.0).to(y)
-            d = self._polynomial(*_arc_upper(x, y * side, z * side))
+            d = self._polynomial(*_arc_upper(x, y * side, z * side)).view(-1, *self.shape)
             signs = self.sign_bits.view(torch.float64)
             d = d * torch.where((y < 0).unsqueeze(-1), signs, torch.ones_like(signs)).unsqueeze(1)
         else:
-            d = self._polynomial(*_arc(x, y, z))
+            d = self._polynomial(*_arc(x, y, z)).view(-1, *self.shape)
         return d.to(unit.dtype)
 
-    def _polynomial(self, w: Tensor, a: Tensor, c: Tensor) -> Tensor:
-        """(e,) x 3 -> (e, S_m, S), float64."""
+    def packed(self, unit: Tensor) -> Tensor:
+        """unit (e, 3) -> (e, P): the blocks of D alone, degree by degree; rows m = 0, +1, -1, +2, ..., columns of the degree."""
+        return self._polynomial(*_arc(*unit.double().unbind(-1)), packed=True).to(unit.dtype)
+
+    def _polynomial(self, w: Tensor, a: Tensor, c: Tensor, *, packed: bool = False) -> Tensor:
+        """(e,) x 3 -> (e, S_m S), or the packed entries (e, P), float64."""
         def powers(v: Tensor) -> Tensor:
             out = [torch.ones_like(v)]
             for _ in range(2 * self.lmax):
@@ -168,7 +179,7 @@ class EdgeFrames(nn.Module):
 
         mono = (powers(w).index_select(1, self.power_w) * powers(a).index_select(1, self.power_a)
                 * powers(c).index_select(1, self.power_c))
-        return (mono @ self.bits.view(torch.float64)).view(-1, *self.shape)
+        return mono @ (self.packed_bits if packed else self.bits).view(torch.float64)
 
 
 def _arc_upper(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,181 @@
+"""The Triton kernels, interpreted on a CPU in float64, against plain autograd over obvious torch code."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton")  # conftest.py asks for its interpreter
+
+from forcelaw import kernels
+from forcelaw.graph import GraphBatch, build_graph, molecule_edges
+from forcelaw.kernels.gated import gated_sum
+from forcelaw.kernels.norm import norm_silu
+from forcelaw.kernels.turn import Shape, so2_message, spread
+from forcelaw.kernels.vectors import vector_sum
+from forcelaw.models import ARCHITECTURES, build
+from forcelaw.models.so3 import EdgeFrames, order_major
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PADDING = 5
+
+
+@pytest.fixture(params=[False, True], ids=["exact", "padded"])
+def graph(request) -> GraphBatch:
+    """Three molecules, one of them a single atom; padded: two dummy atoms and some edges more."""
+    torch.manual_seed(0)
+    natoms = torch.tensor([4, 1, 6])
+    pos = torch.randn(11, 3, dtype=torch.float64) * 1.5
+    sender, receiver = molecule_edges(pos, natoms, 3.0)
+    batch = torch.repeat_interleave(torch.arange(3), natoms)
+    if request.param:
+        pos, batch = torch.cat([pos, torch.zeros(2, 3, dtype=torch.float64)]), torch.cat([batch, torch.tensor([3, 3])])
+        ghost = torch.full((PADDING,), 12)
+        sender, receiver = torch.cat([sender, ghost]), torch.cat([receiver, ghost])
+    out = GraphBatch(torch.zeros_like(batch), batch, pos, sender, receiver, natoms, pad=request.param)
+    return GraphBatch(**{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in vars(out).items()})
+
+
+def leaf(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, device=DEVICE).requires_grad_(True)
+
+
+def same(fast: tuple[torch.Tensor, ...], slow: tuple[torch.Tensor, ...], leaves: list[torch.Tensor], real: int) -> None:
+    """Outputs agree on real atoms, and gradients of a random projection of them agree."""
+    weights = [torch.randn_like(s[:real]) for s in slow]
+    gradients = []
+    for outputs in (fast, slow):
+        loss = sum((w * o[:real]).sum() for w, o in zip(weights, outputs))
+        gradients.append(torch.autograd.grad(loss, leaves))
+    for f, s in zip(fast, slow):
+        torch.testing.assert_close(f[:real], s[:real], rtol=1e-12, atol=1e-12)
+    for f, s in zip(*gradients):
+        torch.testing.assert_close(f, s, rtol=1e-12, atol=1e-12)
+
+
+def sums(values: torch.Tensor, graph: GraphBatch) -> torch.Tensor:
+    return values.new_zeros(len(graph.pos), *values.shape[1:]).index_add(0, graph.receiver, values)
+
+
+@pytest.mark.parametrize("d", [6, 40])
+def test_gated(graph: GraphBatch, d: int) -> None:
+    n, e = len(graph.pos), len(graph.sender)
+    pair, w = leaf(n, 2 * d), leaf(e, d)
+    mask = (graph.receiver != n - 1 if graph.pad else torch.ones(e, dtype=torch.bool, device=DEVICE)).unsqueeze(1)
+    s, t = pair.chunk(2, dim=1)
+    slow = sums(torch.nn.functional.silu(s[graph.sender] + t[graph.receiver]) * w * mask, graph)
+    fast = gated_sum(pair, w, graph.sender, graph.receiver, *graph.segments())
+    same((fast,), (slow,), [pair, w], n - 1 if graph.pad else n)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_vectors(graph: GraphBatch, moving: bool) -> None:
+    d, n, e = 6, len(graph.pos), len(graph.sender)
+    x, w, v = leaf(n, 3 * d), leaf(e, 3 * d), leaf(n, 3, d)
+    unit = torch.randn(e, 3, dtype=torch.float64, device=DEVICE)
+    mask = (graph.receiver != n - 1 if graph.pad else torch.ones(e, dtype=torch.bool, device=DEVICE)).unsqueeze(1)
+    a, b, c = (x[graph.sender] * w * mask).chunk(3, dim=1)
+    change = unit.unsqueeze(2) * c.unsqueeze(1)
+    if moving:
+        change = change + v[graph.sender] * b.unsqueeze(1)
+    slow = 0.3 * sums(a, graph), 0.3 * sums(change, graph)
+    fast = vector_sum(x, v if moving else None, w, unit, graph.sender, graph.receiver, *graph.segments(), 0.3)
+    same(fast, slow, [x, w, v] if moving else [x, w], n - 1 if graph.pad else n)
+
+
+@pytest.mark.parametrize("lmax, mmax, width", [(1, 1, 4), (2, 2, 6), (3, 2, 4), (4, 2, 4)])
+def test_so2_message(graph: GraphBatch, lmax: int, mmax: int, width: int) -> None:
+    """Against dense frames, split orders and index_add."""
+    shape, n, e = Shape(lmax, mmax), len(graph.pos), len(graph.sender)
+    frames = EdgeFrames(lmax, mmax).to(DEVICE)
+    vec = graph.vectors()
+    unit = vec / vec.norm(dim=1, keepdim=True)
+    dense, packed = frames(unit), frames.packed(unit)
+    scale = torch.rand(e, dtype=torch.float64, device=DEVICE)
+    if graph.pad:
+        scale = scale * (graph.receiver != n - 1)
+    y, rad = leaf(n, shape.s, width), leaf(e, shape.r * 2 * width)
+    counts = [c * (1 if m == 0 else 2) for m, c in enumerate(shape.degrees)]
+    weights1 = [leaf(c * width + (lmax * width if m == 0 else 0), c * 2 * width) for m, c in enumerate(counts)]
+    weights2 = [leaf(c * width, c * width) for c in counts]
+    bias1, bias2 = leaf(len(weights1[0])), leaf(len(weights2[0]))
+
+    z = torch.cat([dense @ y[graph.sender], dense @ y[graph.receiver]], dim=2)  # (e, S_m, 2C)
+    split = [part.flatten(1) for part in rad.split([2 * width * c for c in shape.degrees], dim=1)]
+    parts = []
+    for m, block in enumerate(z.split(counts, dim=1)):
+        factor = split[m].view(e, shape.degrees[m], 2 * width)
+        parts.append((block * (factor if m == 0 else torch.cat([factor, factor], dim=1))).flatten(1) @ weights1[m].T)
+    parts[0] = parts[0] + bias1
+    gates, parts[0] = torch.sigmoid(parts[0][:, : lmax * width]), parts[0][:, lmax * width :]
+    gates = torch.cat([torch.ones(e, 1, width, dtype=y.dtype, device=DEVICE), gates.view(e, lmax, width)], dim=1)
+    degree = [math_degree for math_degree in (p**0.5 // 1 for p in order_major(lmax, mmax))]
+    a = torch.cat(parts, dim=1).view(e, shape.sm, width)
+    g = a * gates[:, [int(l) for l in degree]]
+    g = torch.cat([torch.nn.functional.silu(a[:, :1]), g[:, 1:]], dim=1)
+    q = [block.flatten(1) @ weights2[m].T for m, block in enumerate(g.split(counts, dim=1))]
+    q[0] = q[0] + bias2
+    q = torch.cat(q, dim=1).view(e, shape.sm, width)
+    slow = sums(dense.transpose(1, 2) @ q * scale[:, None, None], graph)
+
+    fast = so2_message(y, packed, scale, rad, graph.sender, graph.receiver, *graph.segments(), lmax, mmax, weights1, bias1,
+                       weights2, bias2)
+    same((fast,), (slow,), [y, rad, bias1, bias2, *weights1, *weights2], n - 1 if graph.pad else n)
+
+
+@pytest.mark.parametrize("lmax, mmax", [(2, 2), (4, 2)])
+def test_spread(graph: GraphBatch, lmax: int, mmax: int) -> None:
+    """m = 0 rows alone, turned back and summed."""
+    n, e, width = len(graph.pos), len(graph.sender), 6
+    frames = EdgeFrames(lmax, mmax).to(DEVICE)
+    unit = torch.nn.functional.normalize(torch.randn(e, 3, dtype=torch.float64, device=DEVICE), dim=1)
+    scale = torch.rand(e, dtype=torch.float64, device=DEVICE)
+    if graph.pad:
+        scale = scale * (graph.receiver != n - 1)
+    z = leaf(e, (lmax + 1) * width)
+    slow = sums(frames(unit)[:, : lmax + 1].transpose(1, 2) @ z.view(e, lmax + 1, width) * scale[:, None, None], graph)
+    fast = spread(z, frames.packed(unit), scale, graph.receiver, graph.segments()[0], lmax, 0, mmax)
+    same((fast,), (slow,), [z], n - 1 if graph.pad else n)
+
+
+@pytest.mark.parametrize("rows, width", [(7, 12), (300, 52)])
+def test_norm_silu(rows: int, width: int) -> None:
+    x, gain, bias = leaf(rows, width), leaf(width), leaf(width)
+    slow = torch.nn.functional.silu(torch.nn.functional.layer_norm(x, (width,), gain, bias))
+    same((norm_silu(x, gain, bias),), (slow,), [x, gain, bias], rows)
+
+
+@pytest.mark.parametrize("name, options", [("mpnn", {}), ("painn", {}), ("esen", {}), ("esen", {"lmax": 3}),
+                                           ("esen", {"parity": True}), ("esen", {"untied": True})])
+def test_models(name: str, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and all gradients of a model are those of its plain path."""
+    config = ARCHITECTURES[name].config(width=8, depth=2, elements=(1, 6, 8), mean_degree=4.0, **options)
+    model = build(config, seed=0).double().to(DEVICE)
+    torch.manual_seed(0)
+    for parameter in model.parameters():  # the heads start at zero
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    graph = build_graph(torch.randn(7, 3, dtype=torch.float64, device=DEVICE) * 1.5, torch.randint(0, 3, (7,), device=DEVICE),
+                        torch.tensor([4, 3], device=DEVICE), 6.0)
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr(kernels, "fused", lambda vec, fused=fused: fused)
+        energy, forces = model(graph)
+        gradients = torch.autograd.grad(energy.square().sum() + forces.square().sum(), list(model.parameters()))
+        found.append((energy, forces, *gradients))
+    for a, b in zip(*found):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_same_bits_twice() -> None:
+    """No atomics: a backward pass repeated gives the same bits."""
+    torch.manual_seed(1)
+    pos = torch.randn(20, 3, dtype=torch.float64, device=DEVICE)
+    natoms = torch.tensor([20], device=DEVICE)
+    sender, receiver = molecule_edges(pos, natoms, 3.0)
+    graph = GraphBatch(natoms, natoms, pos, sender, receiver, natoms)
+    pair, w = leaf(20, 80).detach().float().requires_grad_(), leaf(len(sender), 40).detach().float().requires_grad_()
+    runs = []
+    for _ in range(2):
+        out = gated_sum(pair, w, sender, receiver, *graph.segments())
+        runs.append([out.detach(), *torch.autograd.grad(out.square().sum(), [pair, w])])
+    assert all(torch.equal(a, b) for a, b in zip(*runs))

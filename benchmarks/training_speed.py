@@ -1,9 +1,9 @@
 """Training throughput of every architecture, direct forces, real molecules, graph building and optimiser included.
 
-    python benchmarks/training_speed.py --pack PACK --device cuda --atoms 1400 8192 32768 --sizes 1e6 --compile both
+    python benchmarks/training_speed.py --pack PACK --device cuda --atoms 1400 8192 32768 --sizes 1e6 --compile no yes
 
-Prints a table as it goes: atoms/s, edges/s, achieved TFLOP/s (closed forms), peak memory, and the share of a step that is
-spent outside the model (batch assembly, loss, optimiser). The step is the one training uses (forcelaw.train.step): on a
+Prints a table as it goes: atoms/s, edges/s, achieved TFLOP/s (closed forms), peak memory, and the share of a step that batch
+assembly, loss and optimiser would take alone ("outside"). The step is the one training uses (forcelaw.train.step): on a
 GPU one CUDA graph of the whole step, on a CPU eager. Timing: median over repeats of a block of steps, after warm-up.
 """
 
@@ -23,15 +23,58 @@ from forcelaw.data.pack import Pack
 from forcelaw.errors import ForcelawError
 from forcelaw.models import ARCHITECTURES, architecture, build
 from forcelaw.models.sizing import size
+from forcelaw.train import loop
+from forcelaw.train import step as step_module
+from forcelaw.train.loss import loss_terms
 from forcelaw.train.optimizer import ScheduleFreeAdamW
 from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set
-from forcelaw.train.step import EagerStep, GraphStep, new_stats
+from forcelaw.train.step import CLASSES, EagerStep, GraphStep, new_stats
 
 
-def measure(pack: Pack, name: str, target: float, atoms: int, device: torch.device, precision: str, compiled: bool,
+def parse(model: str) -> tuple[str, dict[str, int]]:
+    """"esen:lmax=4" -> the architecture and its options."""
+    name, _, rest = model.partition(":")
+    return name, {key: int(value) for key, value in (item.split("=") for item in rest.split(",") if item)}
+
+
+def outside(window, schedule, optimizer, options: TrainOptions, steps: int) -> float:
+    """Seconds of a step without the model: batch assembly, loss and optimiser alone, as one CUDA graph."""
+    rows = [torch.from_numpy(window.rows(schedule, k)).to(window.shard.device) for k in range(min(steps, 4))]
+    sizes = [(int(window.shard.host_natoms[r.cpu().numpy()].sum()) + 1, int(window.shard.host_nedges[r.cpu().numpy()].sum()))
+             for r in rows]
+    gradients = [torch.randn_like(p) for p in optimizer.params]
+
+    def body() -> None:
+        for r, (n, e) in zip(rows, sizes):
+            _, target = window.shard.batch(r, n, e, pad=True)
+            energy, forces = torch.zeros_like(target.energy), torch.zeros_like(target.forces)
+            sum(loss_terms(energy.requires_grad_(), forces.requires_grad_(), target)).backward()
+            optimizer.update(gradients, optimizer.table[0])
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        body()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        body()
+    times = []
+    for _ in range(5):
+        torch.cuda.synchronize()
+        t = time.perf_counter()
+        for _ in range(5):
+            graph.replay()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - t) / 5 / len(rows))
+    return statistics.median(times)
+
+
+def measure(pack: Pack, model_name: str, target: float, atoms: int, device: torch.device, precision: str, compile_mode: str,
             seconds: float) -> dict[str, float]:
     """One row of the table."""
-    config = size(name, target, **data_options(pack))
+    name, extra = parse(model_name)
+    config = size(name, target, **data_options(pack), **extra)
     options = TrainOptions(batch_atoms=atoms, precision=precision)
     indices = training_set(pack)
     natoms = np.diff(pack.offsets)[indices]
@@ -45,7 +88,8 @@ def measure(pack: Pack, name: str, target: float, atoms: int, device: torch.devi
     feed = Feed(pack, indices, schedule, cutoff=config.cutoff, elements=config.elements, device=device,
                 dtype=torch.float32, capacity=1e12)
     window = next(iter(feed.windows()))
-    forward = torch.compile(model) if compiled else model
+    forward = {"no": lambda m: m, "yes": loop.compiled, "static": torch.compile}[compile_mode](model)
+    step_module.CLASSES = (1.0,) if compile_mode == "static" else CLASSES
     began = time.perf_counter()
     step = (GraphStep if device.type == "cuda" else EagerStep)(model, optimizer, options, 0, new_stats(device), forward)
     step.begin(schedule, window)
@@ -73,8 +117,9 @@ def measure(pack: Pack, name: str, target: float, atoms: int, device: torch.devi
     seen = int(schedule.atoms.sum())
     flops = architecture(name).flops(config).training(total_edges, seen)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
-    return {"N": model.n_parameters(), "atoms_step": seen / count, "ms": 1e3 * t / count, "atoms_s": seen / t,
-            "edges_s": total_edges / t, "tflops": flops / t / 1e12, "gb": memory, "start": start_up,
+    alone = outside(window, schedule, optimizer, options, count) if device.type == "cuda" else float("nan")
+    return {"outside": 100 * alone / (t / count), "N": model.n_parameters(), "atoms_step": seen / count, "ms": 1e3 * t / count,
+            "atoms_s": seen / t, "edges_s": total_edges / t, "tflops": flops / t / 1e12, "gb": memory, "start": start_up,
             "loss_ok": float(torch.isfinite(step.stats[0]))}
 
 
@@ -82,31 +127,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES))
+    parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES), help="with options: esen:lmax=4")
     parser.add_argument("--sizes", type=float, nargs="*", default=[1e6])
     parser.add_argument("--atoms", type=int, nargs="*", default=[8192])
     parser.add_argument("--precision", nargs="*", default=["tf32"])
-    parser.add_argument("--compile", choices=["no", "yes", "both"], default="no")
+    parser.add_argument("--compile", nargs="*", choices=["no", "yes", "static"], default=["no"],
+                        help="yes: as in training, one program for all sizes; static: one size of step alone")
     parser.add_argument("--seconds", type=float, default=1.0, help="timing of each row")
     args = parser.parse_args()
     device, pack = torch.device(args.device), Pack(args.pack)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"# {' '.join(sys.argv)}\n# {name}, torch {torch.__version__}, pack {pack.atoms:,} atoms", flush=True)
-    print(f"{'model':<10}{'N':>10}{'precision':>10}{'compile':>8}{'atoms/step':>11}{'ms/step':>9}{'atoms/s':>10}{'edges/s':>10}"
-          f"{'TFLOP/s':>9}{'peak GiB':>9}{'start s':>8}", flush=True)
+    print(f"{'model':<12}{'N':>10}{'precision':>10}{'compile':>8}{'atoms/step':>11}{'ms/step':>9}{'atoms/s':>10}{'edges/s':>10}"
+          f"{'TFLOP/s':>9}{'peak GiB':>9}{'outside':>9}{'start s':>8}", flush=True)
     for target in args.sizes:
         for arch in args.architectures:
             for precision in args.precision:
                 for atoms in args.atoms:
-                    for compiled in {"no": [False], "yes": [True], "both": [False, True]}[args.compile]:
+                    for compile_mode in args.compile:
                         try:
-                            r = measure(pack, arch, target, atoms, device, precision, compiled, args.seconds)
+                            r = measure(pack, arch, target, atoms, device, precision, compile_mode, args.seconds)
                         except (ForcelawError, RuntimeError) as error:
                             print(f"{arch:<10}{target:>10.0f} {precision} {atoms}: {str(error)[:300]}", flush=True)
                             continue
-                        print(f"{arch:<10}{r['N']:>10,}{precision:>10}{'yes' if compiled else 'no':>8}{r['atoms_step']:>11.0f}"
+                        print(f"{arch:<12}{r['N']:>10,}{precision:>10}{compile_mode:>8}{r['atoms_step']:>11.0f}"
                               f"{r['ms']:>9.3f}{r['atoms_s'] / 1e3:>9.1f}k{r['edges_s'] / 1e6:>9.2f}M{r['tflops']:>9.2f}"
-                              f"{r['gb']:>9.2f}{r['start']:>8.1f}{'' if r['loss_ok'] else '  NON-FINITE'}", flush=True)
+                              f"{r['gb']:>9.2f}{r['outside']:>8.1f}%{r['start']:>8.1f}"
+                              f"{'' if r['loss_ok'] else '  NON-FINITE'}", flush=True)
                         if device.type == "cuda":
                             torch.cuda.empty_cache()
                             torch._dynamo.reset()

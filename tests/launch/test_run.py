@@ -56,22 +56,23 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_table(tmp_path, capsys) -
     assert "PaiNN (sweep)" in capsys.readouterr().out
 
 
-def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(tmp_path, monkeypatch, capsys) -> None:
-    from forcelaw.launch import worker
+@pytest.mark.parametrize("pack", [1, 2])
+def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(tmp_path, monkeypatch, capsys, pack) -> None:
+    from forcelaw.launch import lanes, worker
     from forcelaw.study import load
-    from forcelaw.train import loop
 
     write_pack(tmp_path / "pack")
     (tmp_path / "t.yaml").write_text(STUDY.replace("{sweep: {size: 3e3, factors: [0.5, 1], epochs: 1}}", "{value: 1e-3}"))
-    original = loop.train
+    original = lanes.training
 
-    def train(run, *rest, **options):
+    def training(run, *rest, **options):
         if run.spec()["label"] == "PaiNN":
+            yield
             raise RuntimeError("out of memory")
-        return original(run, *rest, **options)
+        return (yield from original(run, *rest, **options))
 
-    monkeypatch.setattr(loop, "train", train)
-    worker.work(load(tmp_path / "t.yaml"), tmp_path / "out", tmp_path, device="cpu", show=False)
+    monkeypatch.setattr(lanes, "training", training)
+    worker.work(load(tmp_path / "t.yaml"), tmp_path / "out", tmp_path, device="cpu", pack=pack, show=False)
     frame = table(tmp_path / "out" / "runs").filter(pl.col("final"))
     assert sorted(frame["status"]) == ["failed", "finished"]
     assert main(["status", str(tmp_path / "out")]) == 0
@@ -85,6 +86,7 @@ def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(tmp_path, 
     (["train", "mpnn", "--size", "10", "--epochs", "1"], "cannot have about 10 parameters"),
     (["train", "mpnn", "--size", "1e4", "--epochs", "1", "--option", "message=odd"], "message"),
     (["status", "nothing"], "no study here"),
+    (["run", "studies/quickstart.yaml", "--pack", "0"], "neither auto nor a number"),
 ])
 def test_a_mistake_on_the_command_line_prints_what_and_what_to_do(arguments, message, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -137,11 +137,12 @@ def describe(planner: Planner, rates: dict[str, tuple[float, float]], workers: i
 
 
 def run_local(study: Study, study_file: Path, planner: Planner, out: Path, *, workers: int, device: str,
-              compile_model: bool = False, rates: dict[str, tuple[float, float]]) -> Standing:
-    """Start workers and show progress until the study is done; Ctrl-C stops cleanly, a second call goes on."""
+              compile_model: bool = False, pack: str = "auto", rates: dict[str, tuple[float, float]]) -> Standing:
+    """Start workers, each with ``pack`` runs side by side, and show progress until the study is done; Ctrl-C stops cleanly, a
+    second call goes on."""
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    processes = [_start(study_file, out, k, workers, device, compile_model, logs) for k in range(workers)]
+    processes = [_start(study_file, out, k, workers, device, compile_model, pack, logs) for k in range(workers)]
     runs = out / "runs"
     s = standing(planner, runs, rates)
     try:
@@ -178,7 +179,7 @@ def _show(bar: Progress, text: str) -> None:
         bar._show(text)
 
 
-def _start(study_file: Path, out: Path, k: int, workers: int, device: str, compile_model: bool,
+def _start(study_file: Path, out: Path, k: int, workers: int, device: str, compile_model: bool, pack: str,
            logs: Path) -> subprocess.Popen[bytes]:
     threads = max(1, (os.cpu_count() or 1) // workers)
     # oversubscribed threads make torch 3 to 40 times slower (measured); they must be set before torch is imported
@@ -191,8 +192,9 @@ def _start(study_file: Path, out: Path, k: int, workers: int, device: str, compi
 
             visible = [str(i) for i in range(torch.cuda.device_count())]
         environment["CUDA_VISIBLE_DEVICES"] = visible[k % len(visible)]
+        environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # with the usual 8, more streams wait for each other
     command = [sys.executable, "-m", "forcelaw.launch.worker", str(study_file), "--out", str(out), "--device", device,
-               "--parent", str(os.getpid()), "--quiet"]
+               "--pack", pack, "--parent", str(os.getpid()), "--quiet"]
     if compile_model:
         command.append("--compile")
     log = (logs / f"worker-{k}.log").open("ab")

@@ -1,4 +1,4 @@
-"""A worker: claim a run, train it, finish it, until nothing is left. The same code on a laptop, a GPU box and a cluster.
+"""A worker: claim runs, train them, finish them, until nothing is left. The same code on a laptop, a GPU box and a cluster.
 
 Workers share nothing but the study directory. Sweeps come first; the grid of an architecture is planned by whichever
 worker first finds its sweep complete (planning is deterministic, so several may do it at once).
@@ -10,18 +10,17 @@ import argparse
 import os
 import signal
 import sys
-import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import ForcelawError, StoreError
-from ..progress import Progress
+from ..errors import ForcelawError
 from ..store import RunDirectory
 from ..study import Planner, Study, find_pack, load
 
-POLL_SECONDS = 1.0
+# a GPU is filled by several small batches at once (benchmarks/packing.py)
+AUTOMATIC_ATOMS = 16_384
+AUTOMATIC_RUNS = 16
 
 
 def known_runs(planner: Planner, runs: Path) -> tuple[list[tuple[RunDirectory, float]], bool]:
@@ -55,40 +54,30 @@ def spec_flops(spec: dict[str, Any]) -> float:
     return 3.0 * atoms * (degree * spec["flops_per_edge"] + spec["flops_per_atom"])
 
 
-def work(study: Study, out: Path, study_directory: Path, *, device: str, compile_model: bool = False,
+def work(study: Study, out: Path, study_directory: Path, *, device: str, compile_model: bool = False, pack: int | None = 1,
          stop: Callable[[], bool] = lambda: False, show: bool = True) -> None:
-    """Train runs of the study until none is left that this worker could take."""
-    from ..train.loop import train
+    """Train runs of the study, ``pack`` of them side by side, until none is left that this worker could take. With None
+    their number follows from the batch (:func:`automatic`)."""
+    from .lanes import Lanes
 
-    pack = find_pack(study, study_directory)
-    planner = Planner(study, pack)
-    runs = out / "runs"
-    while not stop():
-        todo, complete = known_runs(planner, runs)
-        open_runs = [run for run, _ in todo if not run.done]
-        if complete and not open_runs:
-            return
-        run = next((run for run in open_runs if run.claim()), None)
-        if run is None:
-            time.sleep(POLL_SECONDS)  # others hold all that is open
-            continue
-        try:
-            if run.done:  # finished by another between the listing and the claim
-                continue
-            spec = run.spec()
-            progress = Progress(f"{spec['label']} N={spec['n']:,} seed {spec['seed']} lr {spec['lr']:g}", spec["steps"],
-                                unit="steps") if show else None
-            train(run, pack, device=device, compile_model=compile_model, stop=stop, progress=progress)
-            if progress:
-                progress.close()
-        except StoreError as error:
-            print(f"run {run.id}: {error}", file=sys.stderr)  # lost the claim or damaged: leave it alone
-        except Exception as error:  # one bad run must not end the study; it stays in the table
-            print(f"run {run.id} failed: {error}", file=sys.stderr)
-            run.finish({"status": "failed", "message": f"{type(error).__name__}: {error}"[:2000], "device": device,
-                        "traceback": traceback.format_exc()[-4000:]})
-        finally:
-            run.release()
+    planner = Planner(study, find_pack(study, study_directory))
+    if pack is None:
+        pack = automatic(planner, device)
+    Lanes(planner, out / "runs", device=device, pack=pack, compile_model=compile_model, stop=stop, show=show).work()
+
+
+def automatic(planner: Planner, device: str) -> int:
+    """Runs side by side that fill a GPU: as many batches as make up AUTOMATIC_ATOMS atoms, at most AUTOMATIC_RUNS; 1 on a
+    CPU. The memory of the device may allow fewer, which shows while they run (lanes.py)."""
+    import numpy as np
+
+    from ..train.spec import training_set
+
+    if device != "cuda":
+        return 1
+    o, pack = planner.options, planner.pack
+    atoms = o.batch_atoms or o.batch_molecules * float(np.diff(pack.offsets)[training_set(pack)].mean())
+    return max(1, min(AUTOMATIC_RUNS, round(AUTOMATIC_ATOMS / atoms)))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -98,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--pack", default="1", help="runs side by side in this process: a number, or auto")
     parser.add_argument("--parent", type=int, default=0, help="leave when this process is gone")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
@@ -112,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         return asked["stop"] or (args.parent > 0 and os.getppid() != args.parent)
 
     work(load(args.study), Path(args.out), Path(args.study).parent, device=args.device, compile_model=args.compile,
-         stop=stop, show=not args.quiet)
+         pack=None if args.pack == "auto" else int(args.pack), stop=stop, show=not args.quiet)
     return 0
 
 

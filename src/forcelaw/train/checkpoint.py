@@ -25,9 +25,11 @@ from .optimizer import ScheduleFreeAdamW
 
 def save(path: Path, model: ForceField, optimizer: ScheduleFreeAdamW, state: dict[str, Any]) -> None:
     """Write the checkpoint of a run directory. state: JSON-able, with at least "step"."""
-    kept = optimizer.swap_in(optimizer.averaged())
-    tensors = {f"model.{name}": p.detach().cpu().contiguous().clone() for name, p in model.named_parameters()}
-    optimizer.y.copy_(kept)
+    # a few large copies instead of one for each parameter: the host must not be kept from the runs beside this one
+    averaged = optimizer.averaged().cpu()
+    offsets = dict(zip(map(id, optimizer.params), optimizer.offsets))
+    tensors = {f"model.{name}": averaged[offsets[id(p)] :][: p.numel()].view(p.shape).clone()
+               for name, p in model.named_parameters()}
     tensors |= {name: getattr(optimizer, name).detach().cpu().clone() for name in ("y", "z", "v")}
     temporary = path / f".last.{secrets.token_hex(4)}"
     save_file(tensors, temporary, metadata={"state": json.dumps(state, allow_nan=False)})

@@ -16,6 +16,9 @@ def add_subcommands(commands: Any) -> None:
     run.add_argument("--out", type=Path, help="output directory (default: out/NAME)")
     run.add_argument("--workers", type=int, help="worker processes (default: cores on a CPU, GPUs on a GPU)")
     run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    run.add_argument("--pack", default="auto", metavar="K|auto",
+                     help="runs side by side in each worker (default auto: 1 on a CPU; on a GPU as many as make up 16k atoms a "
+                          "step, at most 16, fewer when its memory is short). Device-hours are measured alone all the same")
     run.add_argument("--compile", action="store_true", help="torch.compile the models (needs a C++ compiler)")
     run.add_argument("--plan", action="store_true", help="show the plan and its cost, and stop")
     run.add_argument("--retry-failed", action="store_true", help="train failed runs again")
@@ -97,6 +100,8 @@ def handle_run(args: argparse.Namespace) -> int:
         return 0
     if args.study is None:
         raise StudyError("no study file given", remedy="forcelaw run studies/quickstart.yaml")
+    if args.pack != "auto" and not (args.pack.isdigit() and 1 <= int(args.pack) <= 24):
+        raise StudyError(f"--pack {args.pack!r} is neither auto nor a number from 1 to 24")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     study = studies.load(args.study)
     device = pick_device(args.device)
@@ -112,7 +117,7 @@ def handle_run(args: argparse.Namespace) -> int:
     if args.retry_failed:
         forget_failed(out)
     stands = local.run_local(study, args.study, planner, out, workers=workers, device=device, compile_model=args.compile,
-                             rates=rates)
+                             pack=args.pack, rates=rates)
     print(f"{stands.finished} runs finished, {stands.diverged} diverged, {stands.failed} failed: {out}")
     if args.no_report:
         return 0

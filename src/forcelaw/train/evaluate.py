@@ -11,14 +11,15 @@ from ..data.batches import Shard
 from ..data.feed import random_rotations
 from ..models import ForceField
 from .loss import error_sums
+from .step import capture
 
 EVAL_ATOMS = 4_000  # atoms of one evaluation batch
 
 
-def _chunks(shard: Shard) -> list[tuple[np.ndarray, int, int]]:
-    ends = np.cumsum(shard.host_natoms)
+def _chunks(shard: Shard, structures: int) -> list[tuple[np.ndarray, int, int]]:
+    ends = np.cumsum(shard.host_natoms[:structures])
     out, low = [], 0
-    while low < len(shard):
+    while low < structures:
         before = ends[low - 1] if low else 0
         high = max(low + 1, int(np.searchsorted(ends, before + EVAL_ATOMS, side="right")))
         rows = np.arange(low, high)
@@ -27,20 +28,60 @@ def _chunks(shard: Shard) -> list[tuple[np.ndarray, int, int]]:
     return out
 
 
+class Evaluation:
+    """Losses and errors of a model over the first ``structures`` of a shard (all by default), evaluated again and again.
+
+    On a GPU all of it is one CUDA graph: launched eagerly, an evaluation costs the host as much as hundreds of training
+    steps, and the runs beside this one would wait.
+    """
+
+    def __init__(self, model: ForceField, shard: Shard, structures: int | None = None):
+        self.model, self.shard = model, shard
+        self.sums = torch.zeros(5, dtype=torch.float64, device=shard.device)
+        self.batches = [(torch.from_numpy(rows).to(shard.device), atoms, edges)
+                        for rows, atoms, edges in _chunks(shard, len(shard) if structures is None else structures)]
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def capture(self, pool: Any = None) -> None:
+        """Make the graph, on the current stream."""
+        self._run()
+        self.graph = capture(self._run, pool)
+
+    def launch(self) -> None:
+        """Evaluate at the present weights; on a GPU this returns before it is done."""
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            self._run()
+
+    def _run(self) -> None:
+        was = self.model.training
+        self.model.eval()
+        self.sums.zero_()
+        with torch.no_grad():
+            for rows, atoms, edges in self.batches:
+                graph, target = self.shard.batch(rows, atoms, edges)
+                self.sums += error_sums(*self.model(graph), target)
+        self.model.train(was)
+
+    def losses(self) -> dict[str, float]:
+        """loss, loss_energy (eV/atom), loss_forces (eV/Angstrom), energy_mae (meV/atom), force_mae (meV/Angstrom, mean over
+        components) of the last launch."""
+        de, norm, components, molecules, atoms = self.sums.tolist()
+        return {"loss": de / molecules + norm / atoms, "loss_energy": de / molecules, "loss_forces": norm / atoms,
+                "energy_mae": 1e3 * de / molecules, "force_mae": 1e3 * components / (3 * atoms)}
+
+    def release(self) -> None:
+        if self.graph is not None:
+            self.graph.reset()
+            self.graph = None
+
+
 def evaluate(model: ForceField, shard: Shard) -> dict[str, float]:
-    """Losses and errors over all structures of ``shard``: loss, loss_energy (eV/atom), loss_forces (eV/Angstrom),
-    energy_mae (meV/atom), force_mae (meV/Angstrom, mean over components)."""
-    sums = torch.zeros(5, dtype=torch.float64, device=shard.device)
-    was = model.training
-    model.eval()
-    with torch.no_grad():
-        for rows, atoms, edges in _chunks(shard):
-            graph, target = shard.batch(torch.from_numpy(rows).to(shard.device), atoms, edges)
-            sums += error_sums(*model(graph), target)
-    model.train(was)
-    de, norm, components, molecules, atoms = sums.tolist()
-    return {"loss": de / molecules + norm / atoms, "loss_energy": de / molecules, "loss_forces": norm / atoms,
-            "energy_mae": 1e3 * de / molecules, "force_mae": 1e3 * components / (3 * atoms)}
+    """Losses and errors over all structures of ``shard``, once; see :meth:`Evaluation.losses`."""
+    evaluation = Evaluation(model, shard)
+    evaluation.launch()
+    return evaluation.losses()
 
 
 def symmetry_error(model: ForceField, shard: Shard, structures: int = 64) -> dict[str, float]:

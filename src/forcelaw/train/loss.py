@@ -29,4 +29,4 @@ def error_sums(energy: Tensor, forces: Tensor, target: Targets) -> Tensor:
     de = (energy.double() - target.energy.double()).abs() / target.natoms
     df = forces.double() - target.forces.double()
     return torch.stack([de.sum(), df.square().sum(-1).sqrt().sum(), df.abs().sum(),
-                        de.new_tensor(float(len(de))), de.new_tensor(float(len(df)))])
+                        de.new_full((), len(de)), de.new_full((), len(df))])

@@ -36,10 +36,9 @@ class ScheduleFreeAdamW:
         self.y = flat
         self.z = flat.clone()
         self.v = torch.zeros_like(flat)
-        offset = 0
-        for p in self.params:  # from here on the parameters are views into y
+        self.offsets = np.concatenate([[0], np.cumsum([p.numel() for p in self.params])]).tolist()
+        for p, offset in zip(self.params, self.offsets):  # from here on the parameters are views into y
             p.data = self.y[offset : offset + p.numel()].view_as(p)
-            offset += p.numel()
         self.table = torch.from_numpy(step_table(lr, steps, warmup, betas)).to(flat)
 
     def update(self, gradients: list[Tensor], scalars: Tensor) -> tuple[Tensor, Tensor]:

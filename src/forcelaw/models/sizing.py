@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -24,9 +25,7 @@ def depth_for(entry: Architecture, target: float) -> int:
     return next(depth for limit, depth in entry.depths if target <= limit)
 
 
-def _round_width(width: float, entry: Architecture) -> int:
-    step = 8 if width > 64 and entry.step <= 8 else entry.step
-    return max(entry.smallest_width, round(width / step) * step)
+LARGEST_WIDTH = 8192
 
 
 def size(name: str, target: float, *, depth: int | None = None, **options: Any) -> ModelConfig:
@@ -38,26 +37,37 @@ def size(name: str, target: float, *, depth: int | None = None, **options: Any) 
     entry = architecture(name)
     layers = depth or depth_for(entry, target)
     frozen = tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in options.items()))
-    low, high = 1, 8192
-    while high - low > 1:  # N grows with width: bisect on the unrounded width, then look at its neighbours
-        middle = (low + high) // 2
-        if _parameters(name, middle, layers, frozen) <= target:
-            low = middle
-        else:
-            high = middle
-    candidates = {_round_width(low + shift, entry) for shift in (-8, -4, -2, 0, 1, 2, 4, 8)}
-    best = min(candidates, key=lambda w: (abs(_log_ratio(_parameters(name, w, layers, frozen), target)), w))
-    got = _parameters(name, best, layers, frozen)
-    if abs(_log_ratio(got, target)) > 0.3:
+
+    def miss(width: int) -> float:
+        return math.log(_parameters(name, width, layers, frozen) / target)
+
+    # N is about quadratic in the width, so a few steps in the square root come close; each costs a model without weights
+    width, visited = _grid(entry.base_width, entry), set()
+    while width not in visited:
+        visited.add(width)
+        width = _grid(min(LARGEST_WIDTH, width * math.exp(-0.5 * miss(width))), entry)
+    while miss(width) > 0 and _next(width, -1, entry) < width:
+        width = _next(width, -1, entry)
+    while miss(width) < 0 and width < LARGEST_WIDTH:
+        width = _next(width, +1, entry)
+    best = min((_next(width, -1, entry), width), key=lambda w: abs(miss(w)))  # N grows with width: the two around the target
+    if abs(miss(best)) > 0.3:
+        got = _parameters(name, best, layers, frozen)
         raise StudyError(f"{name} with {layers} layers cannot have about {target:,.0f} parameters; nearest is {got:,}",
                          remedy="choose another size or depth")
     return entry.config(architecture=name, width=best, depth=layers, **options)
 
 
-def _log_ratio(a: float, b: float) -> float:
-    import math
+def _grid(width: float, entry: Architecture) -> int:
+    """The nearest width that is used: multiples of the architecture's step, above 64 of 8."""
+    step = max(8, entry.step) if width > 64 else entry.step
+    return max(entry.smallest_width, round(width / step) * step)
 
-    return math.log(a / b)
+
+def _next(width: int, direction: int, entry: Architecture) -> int:
+    """The width that is used above (+1) or below (-1) one that is; the smallest has none below."""
+    step = max(8, entry.step) if width > 64 or (width == 64 and direction > 0) else entry.step
+    return max(entry.smallest_width, width + direction * step)
 
 
 @lru_cache(maxsize=4096)

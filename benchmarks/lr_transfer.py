@@ -1,6 +1,7 @@
 """Does the best learning rate stay put when the width grows? Short trainings on a pack at several widths.
 
     python benchmarks/lr_transfer.py gemnet_oc --widths 8 16 32 --rates 1e-3 2e-3 4e-3 8e-3
+    python benchmarks/lr_transfer.py esen:lmax=4 --widths 8 16 32 --rates 2e-3 4e-3 8e-3 1.6e-2
 
 For each width and learning rate: the validation loss at the averaged weights after the same steps, mean over seeds. muP
 holds if the best rates of all widths are within one step of the grid. CPU, eager, one thread.
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from training_speed import parse  # beside this file
 
 from forcelaw.data.batches import Shard
 from forcelaw.data.feed import Feed, Window
@@ -65,7 +67,7 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=list(ARCHITECTURES))
+    parser.add_argument("model", help="an architecture, with options: esen:lmax=4,untied=true")
     parser.add_argument("--pack", type=Path, default=SAMPLE)
     parser.add_argument("--widths", type=int, nargs="+", required=True)
     parser.add_argument("--rates", type=float, nargs="+", required=True, help="ascending, at the base width")
@@ -74,16 +76,17 @@ def main() -> int:
     parser.add_argument("--molecules", type=int, default=4, help="a step")
     parser.add_argument("--seeds", type=int, default=2)
     args = parser.parse_args()
+    name, extra = parse(args.model)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     bench = Bench(Pack(args.pack), 4000, args.steps, args.molecules)
     print(f"command: python {' '.join(sys.argv)}\ntorch {torch.__version__}, CPU, one thread; learning rates at base width "
-          f"{ARCHITECTURES[args.name].base_width}\n{args.name}: validation loss after {args.steps} steps of "
+          f"{ARCHITECTURES[name].base_width}\n{args.model}: validation loss after {args.steps} steps of "
           f"{args.molecules} molecules, depth {args.depth}, mean of {args.seeds} seeds (half of their range)", flush=True)
     print(f"{'width':>6}{'N':>10}" + "".join(f"{rate:>16.1e}" for rate in args.rates) + f"{'best':>10}{'s/step':>8}")
     best = []
     for width in args.widths:
-        config = make_config({"architecture": args.name, "width": width, "depth": args.depth, **bench.data})
+        config = make_config({"architecture": name, "width": width, "depth": args.depth, **bench.data, **extra})
         began, row = time.perf_counter(), []
         for rate in args.rates:
             losses = [bench.loss(config, rate, seed) for seed in range(args.seeds)]

@@ -14,9 +14,11 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from forcelaw.data.feed import Feed
 from forcelaw.data.pack import Pack
@@ -31,10 +33,10 @@ from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_s
 from forcelaw.train.step import CLASSES, EagerStep, GraphStep, new_stats
 
 
-def parse(model: str) -> tuple[str, dict[str, int]]:
-    """"esen:lmax=4" -> the architecture and its options."""
+def parse(model: str) -> tuple[str, dict[str, Any]]:
+    """"esen:lmax=4,untied=true" -> the architecture and its options."""
     name, _, rest = model.partition(":")
-    return name, {key: int(value) for key, value in (item.split("=") for item in rest.split(",") if item)}
+    return name, {key: yaml.safe_load(value) for key, value in (item.split("=") for item in rest.split(",") if item)}
 
 
 def outside(window, schedule, optimizer, options: TrainOptions, steps: int) -> float:

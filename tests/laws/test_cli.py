@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from forcelaw.cli import main
-from tests.laws.studies import columns, join, study
+from tests.laws.studies import FIELD, columns, exponents, join, study
 
 
 @pytest.fixture
@@ -52,6 +52,71 @@ def test_fit_as_the_issue_writes_it(table, tmp_path, capsys):
 def test_json_to_the_terminal_is_json_alone(table, capsys):
     assert call("fit", table, "--where", "flag == 1", "--json", "-", "--interval", "none") == 0
     assert json.loads(capsys.readouterr().out)["status"] == "ok"
+
+
+def test_the_proof_is_printed(table, capsys):
+    assert call("fit", table, "--where", "flag == 1", "--interval", "none") == 0
+    said = capsys.readouterr().out
+    assert "starts agree" in said and "gradient" in said and "condition number" in said
+
+
+def test_several_architectures_are_not_fitted_silently(pair, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    call("fit", pair, "--interval", "none", "--json", out)
+    assert "WARNING: one law is fitted through 2 architectures (A, B)" in capsys.readouterr().out
+    assert any("2 architectures" in note for note in json.loads(out.read_text())["table"]["notes"])
+    call("fit", pair, "--group", "A", "--interval", "none")
+    assert "WARNING" not in capsys.readouterr().out
+
+
+def test_a_frontier_law_comes_with_the_frontier_itself(pair, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    assert call("fit", pair, "--group", "A", "--law", "frontier", "--json", out) == 0
+    result = json.loads(out.read_text())
+    truth = exponents(FIELD)["gamma"]
+    through = abs(result["parameters"]["gamma"]["value"] - truth)
+    lowest = abs(result["frontier"]["fit"]["parameters"]["gamma"]["value"] - truth)
+    assert lowest < 0.006 and lowest < through and "lowest loss at each compute" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["fit", "diagnose", "budget", "design"])
+def test_a_table_that_cannot_carry_it_is_told_from_a_mistake(table, tmp_path, command):
+    out = tmp_path / "out.json"
+    more = ["--flops", "1e18"] if command == "budget" else []
+    assert call(command, table, "--where", "params < 3e4 and flag == 1", *more, "--json", out, "--figure", tmp_path / "x.svg"
+                ) == 3
+    result = json.loads(out.read_text())
+    assert result["status"] == "refused" and "2 distinct levels of n" in result["message"]
+    assert call(command, table, "--where", "nothing == 1", *more, "--json", out) == 2
+    assert json.loads(out.read_text())["status"] == "refused"
+
+
+def test_output_is_whole_or_absent(table, tmp_path, capsys):
+    out, figure = tmp_path / "a.json", tmp_path / "a.png"
+    out.write_text("old")
+    assert call("fit", table, "--where", "flag == 1", "--interval", "none", "--json", out, "--figure", figure) == 0
+    assert json.loads(out.read_text())["status"] == "ok"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png", "runs.csv"]
+    for words in (("--json", tmp_path), ("--figure", table / "b.png"), ("--json", table / "b.json")):
+        assert call("fit", table, *words) == 2
+        assert "remedy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--level", "95"), ("--level", "nan"), ("--resamples", "-3"), ("--burn-in-fraction", "1.5"),
+                                   ("--delta", "0"), ("--delta", "inf"), ("--burn-in-steps", "-1")])
+def test_numbers_out_of_range_are_refused_at_once(table, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        call("fit", table, *words)
+    assert caught.value.code == 2 and f"argument {words[0]}: {words[1]!r} is not a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit", "compare", "diagnose", "budget", "design"])
+def test_help_teaches(command, capsys):
+    with pytest.raises(SystemExit):
+        call(command, "--help")
+    said = capsys.readouterr().out
+    assert "example" in said and "exit codes" in said and "backticks" in said and "--columns" in said
+    assert max(map(len, said.split("examples:")[0].split("example:")[0].splitlines())) <= 130
 
 
 def test_refusals_have_exit_codes_and_json(table, tmp_path, capsys):

@@ -1,10 +1,15 @@
 """Tables that break things: each ends in a right answer or a clear refusal."""
 
+import bz2
+import gzip
+import lzma
 import time
 
 import numpy as np
+import polars as pl
 import pytest
 
+from forcelaw.cli import main
 from forcelaw.errors import FitError
 from forcelaw.laws import Runs, compare, diagnose, fit, frontier, simulate
 from tests.laws.studies import FIELD, LANGUAGE, columns, study
@@ -108,3 +113,113 @@ def test_one_wild_point_or_run_does_not_decide():
     loss[57] *= 1e6
     result = fit(simulate.table(n=runs["n"], d=runs["d"], loss=loss, run=runs.run))
     assert result.ok and result["beta"].value == pytest.approx(0.40, abs=0.02)
+
+
+# -- files as people have them --------------------------------------------------------------------------------------
+
+TEXT = pl.DataFrame(columns(study(5))).write_csv()
+READ = {  # name of the file: its bytes, and what is said about it
+    "bom.csv": (b"\xef\xbb\xbf" + TEXT.encode(), ""),
+    "windows.csv": (TEXT.replace("\n", "\r\n").encode(), ""),
+    "mac.csv": (TEXT.replace("\n", "\r").encode(), ""),
+    "utf16.csv": (TEXT.encode("utf-16"), "UTF-16"),
+    "latin.csv": (TEXT.replace("run 1,", "Gr\u00f6\u00dfe 1,").encode("latin-1"), "Windows-1252"),
+    "semicolons.csv": (TEXT.replace(",", ";").encode(), "semicolons"),
+    "tabs.csv": (TEXT.replace(",", "\t").encode(), "tabs"),
+    "bars.txt": (TEXT.replace(",", "|").encode(), "bars"),
+    "commas.tsv": (TEXT.encode(), "commas"),
+    "spaces.csv": ("\n".join(", ".join(line.split(",")) for line in TEXT.splitlines()).encode(), ""),
+    "comment.csv": (b"# exported by a tracker\n\n" + TEXT.encode(), "comment line"),
+    "newlines.csv": (TEXT.replace("run 1,", "\"run\n1\",").encode(), ""),
+    "plain.csv.gz": (TEXT.encode(), ""),  # the name lies
+    "gzip.csv.gz": (gzip.compress(TEXT.encode()), ""),
+    "bzip.csv.bz2": (bz2.compress(TEXT.encode()), ""),
+    "xz.csv.xz": (lzma.compress(TEXT.encode()), ""),
+    "gzip.csv": (gzip.compress(TEXT.encode()), ""),  # so does this one
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_files_as_people_have_them_are_read(tmp_path, name):
+    content, said = READ[name]
+    (tmp_path / name).write_bytes(content)
+    read, expected = Runs.from_frame(tmp_path / name), study(5)
+    for role in ("n", "d", "loss", "c"):
+        np.testing.assert_allclose(read[role], expected[role], rtol=1e-14)
+    assert read.n_runs == 5 and said in " ".join(read.notes)
+
+
+ROWS = TEXT.splitlines()
+REFUSED = {  # name of the file: its bytes, and words of the refusal
+    "empty.csv": (b"", ["the table is empty"]),
+    "blank.csv": (b"\n\n", ["the table is empty"]),
+    "header.csv": (ROWS[0].encode(), ["no rows"]),
+    "headless.csv": ("\n".join(ROWS[1:]).encode(), ["first line holds numbers", "put a header"]),
+    "title.csv": (b"My runs,,\n" + TEXT.encode(), ["line 2 has 6 fields where the header has 3", "title"]),
+    "ragged.csv": ("\n".join([*ROWS[:4], ROWS[4] + ",9,9", *ROWS[5:]]).encode(), ["line 5 has 8 fields"]),
+    "decimal.csv": (TEXT.replace(",", ";").replace(".", ",").encode(), ["decimal commas are not read", "10000.0"]),
+    "thousands.csv": (TEXT.replace("\n10000.0,", "\n\"10,000\",").encode(), ["'10,000'", "without separators", ": 10000"]),
+    "millions.csv": (TEXT.replace("\n10000.0,", "\n0.01M,").encode(), ["'0.01M'", "millions"]),
+    "alike.csv": (TEXT.replace("tokens", "Params ", 1).encode(), ["'params' and 'Params'", "--columns n=params"]),
+    "sheet.csv": (b"PK\x03\x04" + bytes(40), ["spreadsheet", "save the sheet as CSV"]),
+    "sheet.xlsx": (b"PK\x03\x04" + bytes(40), ["spreadsheet", "save the sheet as CSV"]),
+    "old.csv": (b"\xd0\xcf\x11\xe0" + bytes(40), ["Excel"]),
+    "zeros.csv": (b"n,d,loss\n1,\x00,3\n", ["zero bytes"]),
+    "code.pkl": (b"\x80\x04.", ["are not read", "run code"]),
+    "noend": (TEXT.encode(), ["without suffix", ".csv"]),
+    "torn.csv.gz": (gzip.compress(TEXT.encode())[:-20], ["cannot be read"]),
+    "bad.json": (b"{\"a\":", ["not JSON", "line 1"]),
+    "list.json": (b"[1, 2]", ["no table", "array of objects"]),
+    "torn.jsonl": (b'{"params": 1, "tokens": 2, "loss": 3}\n{"params"', ["line 2 is not JSON"]),
+    "mixed.jsonl": (b'{"params": 1, "tokens": 2, "loss": 3}\n{"params": "big", "tokens": 2, "loss": 3}', ["row 2", "'big'"]),
+    "none.parquet": (b"nothing", ["cannot be read"]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("command", ["fit", "budget"])
+def test_what_cannot_be_read_is_refused_with_a_way_out(tmp_path, capsys, name, command):
+    content, words = REFUSED[name]
+    (tmp_path / name).write_bytes(content)
+    more = ["--flops", "1e20"] if command == "budget" else []
+    assert main([command, str(tmp_path / name), *more]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+    assert "remedy:" in said and "Traceback" not in said
+
+
+def test_faults_name_column_count_example_and_remedy():
+    table = columns(study(4)) | {"status": ["diverged"] * 3 + ["finished"] * 37}
+    loss = table["val_loss"].copy()
+    loss[10:15] = -2.5
+    with pytest.raises(FitError) as caught:
+        Runs.from_frame(table | {"val_loss": loss})
+    error = caught.value  # rows are those of the table, not what is left of it without the three that diverged
+    assert error.what == "5 of 37 values are zero or negative, the first in row 11 (-2.5)"
+    assert "'val_loss'" in error.where and "--where \"val_loss > 0\"" in error.remedy
+    loss[10:15] = np.nan
+    frame = pl.DataFrame(table | {"my loss": loss}).drop("val_loss")
+    with pytest.raises(FitError) as caught:
+        Runs.from_frame(frame, {"loss": "my loss"})
+    assert "`my loss` > 0" in caught.value.remedy  # and that filter works
+    assert len(Runs.from_frame(frame, {"loss": "my loss"}, "`my loss` > 0")) == 32
+
+
+def test_names_with_anything_in_them(tmp_path):
+    frame = pl.DataFrame(columns(study(5))).rename({"params": "it's n", "tokens": "d, in \"tokens\"", "val_loss": "\u03bb.x"})
+    given = {"n": "it's n", "d": "d, in \"tokens\"", "loss": "\u03bb.x"}
+    frame.write_csv(tmp_path / "odd.csv")
+    for source in (frame, tmp_path / "odd.csv"):
+        assert fit(Runs.from_frame(source, given, "`it's n` > 0 and `\u03bb.x` < 9"), interval="none").ok
+
+
+def test_no_text_runs_as_code(tmp_path):
+    marker = tmp_path / "ran"
+    attack = f"__import__('os').system('touch {marker}')"
+    path = tmp_path / "a.csv"
+    frame = pl.DataFrame(columns(study(4)))
+    frame.with_columns(val_loss=pl.lit(attack), run_name=pl.lit("=cmd|' /C calc'!A0")).write_csv(path)
+    for words in ([], ["--where", attack], ["--columns", f"loss={attack}"], ["--fix", f"alpha={attack}"], ["--floor", attack],
+                  ["--x", attack], ["--group", attack], ["--objective", attack], ["--law", attack]):
+        assert main(["fit", str(path), *words]) == 2
+    assert not marker.exists()

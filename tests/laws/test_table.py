@@ -179,3 +179,40 @@ def test_filters_agree_with_numpy_on_random_comparisons():
 def test_what_is_no_filter_is_refused(text):
     with pytest.raises(FitError):
         where(text, FRAME)
+
+
+@pytest.mark.parametrize("cells", [[1, 0, 1, None], [True, False, True, None], ["True", "False", "TRUE", None],
+                                   ["true", "false", " true ", None], ["1", "0", "1.0", None]])
+def test_flags_are_plain(cells):
+    frame = pl.DataFrame({"flag": cells}, strict=False)
+    for text in ("flag == 1", "flag == true", "1 == flag", "flag > 0", "flag in (1, 7)", "not (flag == 0 or flag is null)"):
+        assert where(text, frame).tolist() == [True, False, True, False], text
+
+
+def test_words_and_numbers_are_not_mixed():
+    frame = pl.DataFrame({"flag": ["yes", "no"], "x": [1, 2]})
+    with pytest.raises(FitError, match=r"column 'flag', which holds text such as 'yes', is compared with 1.*flag == 'yes'"):
+        where("flag == 1", frame)
+    with pytest.raises(FitError, match="the text 'yes' is compared with x"):
+        where("x == 'yes'", frame)
+    with pytest.raises(FitError, match="write x == 1"):
+        where("x", frame)
+    assert where("flag == 'yes'", frame).tolist() == [True, False]
+
+
+def test_a_column_called_model_is_an_architecture_or_a_size():
+    table = columns(study(4))
+    sizes = [f"{n:.0f}" for n in table["params"]]
+    named = Runs.from_frame(table | {"model": np.tile(["a", "b"], 20)})
+    assert named.group_names == ["a", "b"] and named.taken["group"] == "model"
+    sized = Runs.from_frame(table | {"model": sizes})
+    assert sized.group_names == [""] and any("'model' is not taken" in note for note in sized.notes)
+    del table["run_name"]
+    assert Runs.from_frame(table | {"name": sizes}).n_runs == 4
+
+
+def test_a_choice_between_columns_is_said():
+    table = {"n": [1.0, 2], "d": [5.0, 6], "train_loss": [7.0, 8]}
+    assert any("training loss" in note for note in Runs.from_frame(table).notes)
+    both = Runs.from_frame(table | {"val_loss": [1.0, 2]})
+    assert both.taken["loss"] == "val_loss" and any("'train_loss' would have fitted" in note for note in both.notes)

@@ -20,6 +20,8 @@ from . import synthetic
 FIGURES = {
     "frontier",
     "exponents",
+    "equal_terms",
+    "floors",
     "loss_vs_n",
     "loss_vs_d",
     "terms",

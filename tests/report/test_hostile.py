@@ -136,7 +136,7 @@ def test_report_of_an_empty_study_writes_everything(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(json.dumps(synthetic.study_json(PAIR)))
     written = report(tmp_path)
     assert written["page"] == tmp_path / "report" / "report.html"
-    assert len(list(written["figures"].glob("*.png"))) == len(list(written["figures"].glob("*.pdf"))) == 9
+    assert len(list(written["figures"].glob("*.png"))) == len(list(written["figures"].glob("*.pdf"))) == 11
     assert "cannot carry a fit" in written["table"]
 
 

@@ -42,18 +42,28 @@ ALIASES = {
              "losseval", "losstest", "finalvalloss", "finalloss", "lossnats", "nll", "crossentropy", "ce", "celoss",
              "vallosses", "smoothedloss", "trainloss", "trainingloss", "losstrain", "finaltrainloss"),
     "run": ("run", "runid", "runname", "runkey", "runs", "trial", "trialid", "experiment", "experimentid", "expname",
-            "trajectory"),
+            "trajectory", "runuuid"),
     "group": ("architecture", "arch", "group", "modeltype", "modelfamily", "family"),
     "seed": ("seed", "randomseed", "rngseed"),
     "step": ("step", "steps", "globalstep", "iteration", "iterations", "iter", "trainingstep", "trainstep"),
     "status": ("status", "state"),
     "weight": (),  # only when it is named: a column called weight is seldom a statistical one
 }
+TRAINING_LOSSES = ("trainloss", "trainingloss", "losstrain", "finaltrainloss")
+# Names that may mean something else: taken after a look at their values (table._weak_names)
+WEAK: dict[str, tuple[str, ...]] = {"group": ("model", "modelname", "method"), "run": ("name", "modelid")}
+SUFFIXES = {"%": "percent", "k": "thousands", "K": "thousands", "M": "millions", "B": "billions", "G": "billions",
+            "T": "trillions"}
 
 
 def plain(name: str) -> str:
     """A column name with only its lower-case letters and digits."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def is_training_loss(name: str) -> bool:
+    """Whether the name of a column says that it is the loss on the training data."""
+    return plain(name) in TRAINING_LOSSES
 
 
 def recognise(names: list[str], given: dict[str, str] | None, wanted: tuple[str, ...] = tuple(ROLES)
@@ -78,6 +88,11 @@ def recognise(names: list[str], given: dict[str, str] | None, wanted: tuple[str,
     for role in wanted:
         if role in given:
             continue
+        twins = next((there for alias in ALIASES[role] if (there := [n for n in spelled.get(alias, [])
+                                                                    if n not in taken.values()])), [])
+        if len(twins) > 1:
+            raise FitError(f"{' and '.join(map(repr, twins))} are spelled alike, and either could be {role} ({ROLES[role]})",
+                           where="the header", remedy=f"choose one: --columns {role}={twins[0]}, or rename the other")
         found = [name for alias in ALIASES[role] for name in spelled.get(alias, [])]
         free = [name for name in found if name not in taken.values()]
         if free:
@@ -93,18 +108,19 @@ def recognise(names: list[str], given: dict[str, str] | None, wanted: tuple[str,
     return taken, {role: others for role, others in seen.items() if others}
 
 
-def numbers(series: pl.Series, role: str) -> np.ndarray:
+def numbers(series: pl.Series, role: str, rows: np.ndarray | None = None) -> np.ndarray:
     """A column as float64 [rows], missing cells NaN. Text that is not a plain number is an error that shows it; a
-    formula in a cell is text."""
+    formula in a cell is text. ``rows`` are the row numbers to name in errors."""
     where = f"column {series.name!r} (taken as {role})"
     if series.dtype.is_numeric() or str(series.dtype) == "Boolean":
         return series.cast(float).fill_null(float("nan")).to_numpy().astype(float)
-    if str(series.dtype) not in ("String", "Null", "Object"):
+    if str(series.dtype) not in ("String", "Null", "Object", "Categorical", "Enum"):
         raise FitError(f"the cells are {series.dtype}, not numbers", where=where, remedy="give a column of numbers")
     out = np.empty(len(series))
+    wrong: list[tuple[int, str]] = []
     for row, cell in enumerate(series.to_list()):
         text = "" if cell is None else str(cell).strip()
-        if text.lower() in ("", "na", "n/a", "none", "null", "nan"):
+        if text.lower() in ("", "na", "n/a", "none", "null", "nan", "-", "#n/a"):
             out[row] = math.nan
             continue
         try:
@@ -112,24 +128,49 @@ def numbers(series: pl.Series, role: str) -> np.ndarray:
                 raise ValueError
             out[row] = float(text)
         except ValueError:
-            kind = "a formula" if text[0] in "=@" else "text"
-            raise FitError(f"row {row + 1} holds {kind}, {text[:40]!r}, where a number is needed", where=where,
-                           remedy="nothing in a cell is ever evaluated: save the table with plain numbers, or name "
-                                  f"another column with --columns {role}=...") from None
+            wrong.append((row, text))
+    if wrong:
+        row, text = wrong[0]
+        kind = "a formula" if text[0] in "=@" else "text"
+        others = f" ({len(wrong)} of {len(series)} rows do)" if len(wrong) > 1 else ""
+        raise FitError(f"row {row + 1 if rows is None else int(rows[row])} holds {kind}, {text[:40]!r}, where a number is "
+                       f"needed{others}", where=where, remedy=_remedy(text, role))
     return out
 
 
-def check_values(values: np.ndarray, role: str, column: str) -> None:
-    """FitError unless every value is finite and positive; each fault has its own message."""
-    where = f"column {column!r} (taken as {role})"
+def _remedy(text: str, role: str) -> str:
+    """What to do about a cell that is no number. Nothing is guessed: 1,234 may be a thousand or one and a bit."""
+    if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", text):
+        return f"write numbers without separators between thousands: {text.replace(',', '')}"
+    if re.fullmatch(r"[-+]?\d*,\d+([eE][-+]?\d+)?", text):
+        return f"decimal commas are not read: save the table with decimal points ({text.replace(',', '.')})"
+    if re.fullmatch(r"[-+]?\d+(\.\d+)?\s*[%kKMBGT]", text):
+        return f"write plain numbers, e.g. 1.5e6: {text[-1]} ({SUFFIXES[text[-1]]}) is not read"
+    return ("nothing in a cell is ever evaluated: save the table with plain numbers, drop the rows with --where, or name "
+            f"another column with --columns {role}=...")
+
+
+def quoted(column: str) -> str:
+    """A column as a filter wants it written."""
+    return column if re.fullmatch(r"[^\W\d][\w./]*", column) else f"`{column}`"
+
+
+def check_values(values: np.ndarray, role: str, column: str, rows: np.ndarray | None = None) -> None:
+    """FitError unless every value is finite and positive; each fault has its own message, with the number of rows, the
+    first of them (``rows``: the row numbers to name) and its value."""
+    where, name = f"column {column!r} (taken as {role})", quoted(column)
     for bad, what, remedy in (
-        (np.isnan(values), "missing or NaN", f"keep the good rows: --where \"{column} > 0\""),
-        (np.isinf(values), "infinite", f"keep the good rows: --where \"{column} < 1e300\""),
+        (np.isnan(values), "missing or NaN", f"keep the good rows: --where \"{name} > 0\""),
+        (np.isinf(values), "infinite", f"keep the good rows: --where \"{name} < 1e300\""),
         (values <= 0, "zero or negative", "laws are fitted to logarithms: give positive values, or drop the rows: "
-                                          f"--where \"{column} > 0\""),
+                                          f"--where \"{name} > 0\""),
     ):
         if bad.any():
-            extra = " (a status column with the word diverged marks failed runs)" if role == "loss" else ""
+            if bad.all():
+                remedy = f"give positive numbers, or name another column: --columns {role}=..."
+            extra = "; a status column that says diverged marks runs that failed" if role == "loss" else ""
             every = "all" if bad.all() else f"{int(bad.sum())} of"
-            raise FitError(f"{every} {len(values)} values are {what}, the first in row {int(np.argmax(bad)) + 1}",
-                           where=where, remedy=remedy + extra)
+            first = int(np.argmax(bad))
+            shown = "" if np.isnan(values[first]) else f" ({values[first]:.6g})"
+            raise FitError(f"{every} {len(values)} values are {what}, the first in row "
+                           f"{first + 1 if rows is None else int(rows[first])}{shown}", where=where, remedy=remedy + extra)

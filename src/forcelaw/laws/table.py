@@ -1,7 +1,7 @@
 """A table of runs, ready to be fitted: clean arrays, who belongs to which run, and what was taken and left out.
 
-Sources are a CSV, TSV, Parquet, JSON or JSON-lines file, a directory of runs of :mod:`forcelaw.store`, a DataFrame
-(polars or pandas) or a dict of columns. One row is one evaluation (a checkpoint) of one run.
+Sources are a file (:mod:`forcelaw.laws.reading`), a directory of runs of :mod:`forcelaw.store`, a DataFrame (polars or
+pandas) or a dict of columns. One row is one evaluation (a checkpoint) of one run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import FitError
 from . import columns as col
+from .reading import KINDS, read_file
 from .where import where as filter_rows
 
 if TYPE_CHECKING:
@@ -48,30 +49,37 @@ class Runs:
     def from_frame(cls, source: Any, columns: Mapping[str, str] | None = None, where: str | None = None) -> Runs:
         """Read and check a table. ``columns`` maps roles (see :data:`forcelaw.laws.columns.ROLES`) to column names,
         others are recognised; ``where`` is a filter (:mod:`forcelaw.laws.where`). FitError for what cannot be used."""
-        frame, name = read(source)
+        frame, name, notes = read(source)
         if frame.height == 0:
-            raise FitError("the table has no rows", where=name)
+            raise FitError("the table has no rows, only a header", where=name, remedy="give one row for each evaluation")
         taken, seen = col.recognise(frame.columns, dict(columns or {}))
-        notes = [f"for {role}, {', '.join(others)} would have fitted too" for role, others in seen.items()]
+        notes += [f"{taken[role]!r} was taken as {role}, although {', '.join(map(repr, others))} would have fitted too: "
+                  f"--columns {role}=... chooses" for role, others in seen.items() if role != "step"]
+        _weak_names(frame, taken, dict(columns or {}), notes)
+        if "loss" in taken and col.is_training_loss(taken["loss"]) and "loss" not in (columns or {}):
+            notes.append(f"{taken['loss']!r} looks like a training loss: laws are about loss on data not trained on")
+        rows = np.arange(1, frame.height + 1)  # row numbers of the source, for messages
         if where:
             mask = filter_rows(where, frame)
             if not mask.any():
-                raise FitError(f"no row of {frame.height} passes the filter", where=f"--where {where!r}")
+                raise FitError(f"no row of {frame.height} passes the filter", where=f"--where {where!r}",
+                               remedy="widen it, or look at the values of its columns")
             notes.append(f"the filter {where!r} kept {int(mask.sum())} of {frame.height} rows")
-            frame = frame.filter(mask)
+            frame, rows = frame.filter(mask), rows[mask]
         if "loss" not in taken:
             raise FitError("no column is recognised as the loss", where=f"columns are {', '.join(frame.columns[:40])}",
                            remedy="name it: --columns loss=...")
-        frame = _drop_failed(frame, taken, notes)
-        values = {role: col.numbers(frame[taken[role]], role) for role in col.NUMERIC if role in taken}
+        frame, rows = _drop_failed(frame, taken, rows, notes)
+        values = {role: col.numbers(frame[taken[role]], role, rows) for role in col.NUMERIC if role in taken}
         for role in col.REQUIRED_POSITIVE:
             if role in values:
-                if role in ("u", "c", "h") and role not in (columns or {}) and _unusable(values[role]):
-                    notes.append(f"column {taken[role]!r} (recognised as {role}) is left out: it has missing or "
-                                 "non-positive values")
+                bad = ~np.isfinite(values[role]) | (values[role] <= 0)
+                if role in ("u", "c", "h") and role not in (columns or {}) and bad.any():
+                    notes.append(f"column {taken[role]!r} (recognised as {role}) is left out: {int(bad.sum())} of {len(bad)} "
+                                 "values are missing, infinite or not positive")
                     del values[role], taken[role]
                     continue
-                col.check_values(values[role], role, taken[role])
+                col.check_values(values[role], role, taken[role], rows)
         runs = _assemble(cls, frame, values, taken, notes, name)
         return _drop_copies(_derive_d(runs))
 
@@ -83,8 +91,10 @@ class Runs:
     def __getitem__(self, role: str) -> np.ndarray:
         """The values of a role; FitError if the table has none."""
         if role not in self.values:
-            raise FitError(f"the table has no {role} ({col.ROLES.get(role, role)})", where=self.source,
-                           remedy=f"name the column: --columns {role}=...")
+            there = f"; columns are {', '.join(self.frame.columns[:40])}" if self.frame is not None else ""
+            left = [note for note in self.notes if f"(recognised as {role}) is left out" in note]
+            raise FitError(f"the table has no {role} ({col.ROLES.get(role, role)})" + "".join(f": {n}" for n in left),
+                           where=self.source + there, remedy=f"name the column: --columns {role}=...")
         return self.values[role]
 
     def __contains__(self, role: str) -> bool:
@@ -186,91 +196,73 @@ class Runs:
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
-def read(source: Any) -> tuple[pl.DataFrame, str]:
-    """A polars DataFrame and a name for messages, from a path, a directory of runs, a DataFrame or a dict."""
+def read(source: Any) -> tuple[pl.DataFrame, str, list[str]]:
+    """A polars DataFrame, a name for messages and notes, from a path, a directory of runs, a DataFrame or a dict."""
     import polars as pl
 
     if isinstance(source, Runs):
-        return source.frame, source.source
+        return source.frame, source.source, []
     if isinstance(source, pl.DataFrame):
-        return source, "the data frame"
+        return source, "the data frame", []
     if isinstance(source, pl.LazyFrame):
-        return source.collect(), "the data frame"
+        return source.collect(), "the data frame", []
     if isinstance(source, Mapping):
         lengths = {name: len(value) for name, value in source.items()}
         if len(set(lengths.values())) > 1:
             raise FitError(f"columns differ in length: {lengths}", where="the table")
         return pl.DataFrame({str(name): list(value) if not isinstance(value, np.ndarray) else value
-                             for name, value in source.items()}, strict=False), "the table"
+                             for name, value in source.items()}, strict=False), "the table", []
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas, without importing it
         return pl.DataFrame({str(name): source[name].tolist() for name in source.columns}, strict=False), \
-            "the data frame"
+            "the data frame", []
     path = Path(source)
     if not path.exists():
-        raise FitError("there is no such table", where=str(path))
+        raise FitError("there is no such table", where=str(path), remedy=f"give {KINDS}")
     if path.is_dir():
         from .. import store
 
-        frame = store.table(path)
+        for inside in ("runs.parquet", "runs.csv"):  # a study's folder, or a committed table
+            if not (path / "runs").is_dir() and (path / inside).is_file():
+                return _named(read_file(path / inside), str(path / inside))
+        folder = path / "runs" if (path / "runs").is_dir() else path
+        frame = store.table(folder)
         if frame.height == 0:
-            raise FitError("the directory holds no runs", where=str(path))
-        return frame, str(path)
-    return _read_file(path), str(path)
+            raise FitError("the directory holds no runs", where=str(path),
+                           remedy="give the output directory of `forcelaw run`, or a table of runs")
+        return frame, str(path), []
+    return _named(read_file(path), str(path))
 
 
-def _read_file(path: Path) -> pl.DataFrame:
+def _named(found: tuple[pl.DataFrame, list[str]], name: str) -> tuple[pl.DataFrame, str, list[str]]:
+    return found[0], name, found[1]
+
+
+def _weak_names(frame: pl.DataFrame, taken: dict[str, str], given: dict[str, str], notes: list[str]) -> None:
+    """Take a column called model as the architecture, or one called name as the run, where the table bears it out.
+
+    A model may be an architecture ("painn", with several sizes) or a size ("7B"); only the first is a group.
+    """
     import polars as pl
 
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in (".gz", ".zst")]
-    kind = suffixes[-1] if suffixes else ""
-    try:
-        if kind in (".csv", ".tsv", ".txt"):
-            separator = "\t" if kind == ".tsv" else ","
-            _check_header(path, separator)
-            return pl.read_csv(path, separator=separator, infer_schema_length=None)
-        if kind in (".parquet", ".pq"):
-            return pl.read_parquet(path)
-        if kind in (".jsonl", ".ndjson"):
-            return pl.read_ndjson(path, infer_schema_length=None)
-        if kind == ".json":
-            import json
-
-            content = json.loads(path.read_text())
-            rows = content.get("rows", content) if isinstance(content, dict) else content
-            return pl.DataFrame(rows, infer_schema_length=None, strict=False)
-    except FitError:
-        raise
-    except Exception as error:  # polars and json raise many kinds; the user needs the file and the first line
-        raise FitError(f"the table cannot be read: {str(error).splitlines()[0][:200]}", where=str(path),
-                       remedy="check that it is the format its name says") from error
-    raise FitError(f"tables of kind {kind or 'without suffix'!r} are not read", where=str(path),
-                   remedy="give .csv, .tsv, .parquet, .json, .jsonl or a directory of runs")
+    for role, names in col.WEAK.items():
+        found = next((n for n in frame.columns if col.plain(n) in names and n not in taken.values()), None)
+        if role in taken or role in given or found is None:
+            continue
+        text = frame[found].cast(pl.String, strict=False)
+        if role == "group" and "n" in taken:
+            sizes = frame.select(key=text, n=pl.col(taken["n"]).cast(pl.String, strict=False)).group_by("key")
+            if frame[taken["n"]].n_unique() > 1 and sizes.agg(pl.col("n").n_unique())["n"].max() < 2:
+                notes.append(f"column {found!r} is not taken: each of its values has one size, so it names sizes or runs; "
+                             f"--columns run={found} or architecture={found} if it should be")
+                continue
+        taken[role] = found
 
 
-def _check_header(path: Path, separator: str) -> None:
-    """A header with one name twice is an error: which of the two is meant cannot be known."""
-    import csv
-    import gzip
-
-    opener = gzip.open if path.suffix.lower() == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = next(csv.reader(file, delimiter=separator), [])
-    twice = sorted({name for name in header if name.strip() and header.count(name) > 1})
-    if twice:
-        raise FitError(f"the header has {', '.join(map(repr, twice))} more than once", where=str(path),
-                       remedy="rename one of them")
-    if not header:
-        raise FitError("the table is empty", where=str(path))
-
-
-def _unusable(values: np.ndarray) -> bool:
-    return bool((~np.isfinite(values) | (values <= 0)).any())
-
-
-def _drop_failed(frame: pl.DataFrame, taken: dict[str, str], notes: list[str]) -> pl.DataFrame:
+def _drop_failed(frame: pl.DataFrame, taken: dict[str, str], rows: np.ndarray, notes: list[str]
+                 ) -> tuple[pl.DataFrame, np.ndarray]:
     """Without the rows whose status says that the run failed, and without runs that have no evaluation yet."""
     if "status" not in taken:
-        return frame
+        return frame, rows
     status = [str(value or "").strip().lower() for value in frame[taken["status"]].to_list()]
     failed = np.array([value in BAD_STATUS for value in status])
     loss_missing = frame[taken["loss"]].is_null().to_numpy()
@@ -285,7 +277,7 @@ def _drop_failed(frame: pl.DataFrame, taken: dict[str, str], notes: list[str]) -
     if not keep.any():
         raise FitError(f"all {frame.height} rows are of runs that failed or diverged",
                        where=f"column {taken['status']!r}", remedy="train again with a smaller learning rate")
-    return frame.filter(keep)
+    return frame.filter(keep), rows[keep]
 
 
 def _labels(frame: pl.DataFrame, name: str) -> tuple[np.ndarray, list[str]]:

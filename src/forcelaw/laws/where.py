@@ -2,7 +2,8 @@
 
 The text is split into tokens and walked by a parser of three rules; it is never handed to Python. Names are columns
 (in backticks or double quotes when they hold spaces), strings stand in single quotes (double quotes are taken as a
-string when no column has that name).
+string when no column has that name). A column of true and false, in any case, counts as 1 and 0; numbers that are
+written as text compare as numbers with a number. A missing cell is unequal to everything and in no order.
 """
 
 from __future__ import annotations
@@ -131,16 +132,33 @@ class _Parser:
         if self.peek("in"):
             self.i += 1
             self.expect("(")
-            mask = _compare(left, "==", self.operand(), self, start)
+            mask = self.compare(left, "==", start)
             while self.peek(","):
                 self.i += 1
-                mask = mask | _compare(left, "==", self.operand(), self, start)
+                mask = mask | self.compare(left, "==", start)
             self.expect(")")
             return ~mask if negate else mask
         token = self.take()
         if negate or token.kind != "op" or token.text not in ("==", "!=", "<", "<=", ">", ">="):
-            raise self.fail(f"expected a comparison, found {token.text or 'the end'!r}", token)
-        return _compare(left, token.text, self.operand(), self, start)
+            hint = f"; write {start.text} == 1" if start.kind == "name" and start.text in self.frame.columns else ""
+            raise self.fail(f"expected a comparison, found {token.text or 'the end'!r}{hint}", token)
+        return self.compare(left, token.text, start)
+
+    def compare(self, left: np.ndarray | float | str, op: str, start: _Token) -> np.ndarray:
+        """``left`` against the operand that follows."""
+        token = self.tokens[self.i]
+        right = self.operand()
+        if _textual(left) != _textual(right):
+            left, right = _as_numbers(left), _as_numbers(right)
+            for value, name, other in ((left, start, token), (right, token, start)):
+                if _textual(value):
+                    shown = value if isinstance(value, str) else next((v for v in value if v is not None), "nothing")
+                    what = f"the text {value!r}" if isinstance(value, str) else f"column {name.text!r}, which holds text such " \
+                                                                                f"as {shown!r},"
+                    raise self.fail(f"{what} is compared with {other.text}, a number; text stands in single quotes: "
+                                    f"{name.text} == '{shown}'" if not isinstance(value, str) else
+                                    f"{what} is compared with {other.text}, which holds numbers", start)
+        return _compare(left, op, right, self.frame.height)
 
     def operand(self) -> np.ndarray | float | str:
         token = self.take()
@@ -175,14 +193,29 @@ def _missing(value: np.ndarray | float | str, rows: int) -> np.ndarray:
     return np.isnan(value)
 
 
-def _compare(left, op: str, right, parser: _Parser, token: _Token) -> np.ndarray:
-    def textual(value) -> bool:
-        return isinstance(value, str) or (isinstance(value, np.ndarray) and value.dtype == object)
+def _textual(value: np.ndarray | float | str) -> bool:
+    return isinstance(value, str) or (isinstance(value, np.ndarray) and value.dtype == object)
 
-    if textual(left) != textual(right):
-        raise parser.fail("a text is compared with a number; put the number in single quotes to compare as text", token)
-    rows = parser.frame.height
-    if textual(left):
+
+def _as_numbers(value: np.ndarray | float | str) -> np.ndarray | float | str:
+    """Text that says true, false or a number, all of it, as numbers; other text as it is."""
+    if not _textual(value):
+        return value
+    known = {"true": 1.0, "false": 0.0}
+    try:
+        if isinstance(value, str):
+            return known[value.strip().lower()] if value.strip().lower() in known else float(value)
+        distinct = {cell for cell in value if cell is not None}
+        table = {cell: known.get(cell.strip().lower()) for cell in distinct}
+        if any(number is None for number in table.values()):  # words and numbers are not mixed
+            table = {cell: float(cell) for cell in distinct}
+    except ValueError:
+        return value
+    return np.array([np.nan if cell is None else table[cell] for cell in value], float)
+
+
+def _compare(left: np.ndarray | float | str, op: str, right: np.ndarray | float | str, rows: int) -> np.ndarray:
+    if _textual(left):
         missing = _missing(left, rows) | _missing(right, rows)
         left, right = (np.where(_missing(v, rows), "", v).astype(str) if isinstance(v, np.ndarray) else v
                        for v in (left, right))

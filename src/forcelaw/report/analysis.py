@@ -135,6 +135,9 @@ def _architecture(
         kappa=_middle(ends, "kappa"),
         throughput=_middle(ends, "throughput"),
         hours=_hours(usable),
+        profile=laws.profile,
+        routes=laws.routes,
+        suggestion=laws.suggestion,
     )
 
 

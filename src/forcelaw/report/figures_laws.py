@@ -75,11 +75,13 @@ def exponents(analysis: Analysis) -> Figure:
     for name, source, title, paper in EXPONENTS:
         panel = Panel(title, "", title=title, x_log=False, y_log=False, categories=labels)
         known: list[float] = []
+        ends: list[float] = []
         for row, arch in enumerate(reversed(analysis.architectures)):
             value = exponent(arch, name, source)
             if value is not None:
                 panel.series.append(_forest_mark(arch, value, row, title, is_trend(arch, source)))
                 known.append(value.value)
+                ends.append(min(value.high, 1.6 * value.value) if value.bounded else value.value)
             if arch.paper is not None:
                 quoted = getattr(arch.paper, paper)
                 hover = f"{arch.paper.name} in the paper: {quoted}"
@@ -89,8 +91,8 @@ def exponents(analysis: Analysis) -> Figure:
                 )
                 known.append(quoted)
         if known:  # wide intervals would squash the rest: the axis shows the values, intervals may run off it
-            top = max(known)
-            panel.x_range = (min(0.0, min(known) - 0.1), 1.9 * top if top > 0 else 1.0)
+            top = max(known + ends)
+            panel.x_range = (min(0.0, min(known) - 0.1), 1.1 * top if top > 0 else 1.0)
             panel.y_range = (-0.7, len(labels) - 0.4)
         panels.append(or_empty(panel, "no fit"))
     return Figure(
@@ -298,26 +300,35 @@ def optimum(analysis: Analysis) -> Figure:
         for arch in analysis.architectures:
             panel.series += _allocation_series(arch, key)
         for arch in analysis.architectures:
-            look, points = arch.look, arch.frontier_c.points
-            points = [points[i] for i in thin(len(points), 40)]
-            if points:
-                xs, ys = [p["x"] for p in points], [p[key] for p in points]
-                hover = f"{arch.label}: on the frontier"
-                marks = {"symbol": look.symbol, "marker": look.marker, "size": 8}
-                panel.series.append(
-                    Series(xs, ys, "points", group=arch.label, colour=look.colour, hover=hover, name=hover, **marks)
-                )
+            panel.series += _route_marks(arch, key)
         panels.append(or_empty(panel, "no frontier"))
     return Figure(
         "compute_optimal",
         "How to spend a budget: size against data",
-        "For each budget, the marks say how large the best model was and how many atoms it had seen, and the lines "
-        "what the fitted surface recommends; a slope of one half in both (the paper's finding) means that size and "
-        "data should grow together.",
+        "For each budget, three answers to how large the model should be and how many atoms it should see, "
+        "which should agree: the fitted surface, the frontier of what was measured, and the lowest point of loss against "
+        "size at equal compute; a slope of one half in both (the paper's finding) means that size and data should grow "
+        "together.",
         panels,
-        "marks: corners of the frontier · dashed: optimum on the fitted surface, with its 95% band",
+        "dashed: optimum on the fitted surface, with its 95% band · filled: corners of the frontier · hollow: minima of "
+        "iso-FLOP curves",
         _refusals_optimum(analysis),
     )
+
+
+def _route_marks(arch: ArchitectureResult, key: str) -> list[Series]:
+    """N or D at the corners of the frontier (filled) and at the minima of iso-FLOP curves (hollow)."""
+    iso = next((route.points for route in arch.routes if route.method == "iso-FLOP"), [])
+    corners = [(p["x"], p["n"], p["d"]) for p in arch.frontier_c.points]
+    out, look = [], arch.look
+    for points, hollow, text in ((corners, False, "on the frontier"), (iso, True, "minimum of an iso-FLOP curve")):
+        points = [points[i] for i in thin(len(points), 40)]
+        if points:
+            xs, ys = [p[0] for p in points], [p[1 if key == "n" else 2] for p in points]
+            hover = f"{arch.label}: {text}"
+            marks = {"symbol": look.symbol, "marker": look.marker, "size": 9 if hollow else 7, "hollow": hollow}
+            out.append(Series(xs, ys, "points", group=arch.label, colour=look.colour, hover=hover, name=hover, **marks))
+    return out
 
 
 def _allocation_series(arch: ArchitectureResult, key: str) -> list[Series]:
@@ -344,7 +355,7 @@ def diagnosis(analysis: Analysis) -> Figure:
     """What two of the checks saw: the slope along the frontier, and large budgets predicted from small ones."""
     slopes = Panel(FLOPS, "local exponent −d ln L / d ln C", title="slope along the frontier", y_log=False)
     held = Panel(
-        FLOPS, "measured / predicted loss", title="largest budgets, predicted from a tenth of the compute", y_log=False
+        FLOPS, "measured / predicted loss", title="largest budgets, from a tenth of the compute", y_log=False
     )
     for arch in analysis.architectures:
         look = arch.look

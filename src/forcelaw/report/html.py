@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def render(analysis: Analysis, figures: Sequence[Figure]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["shell"] = shlex.quote
     study = analysis.source.study
     steps = sorted({row["burn_in_steps"] for row in analysis.burn_in_effect})
     return environment.get_template("template.html.j2").render(
@@ -98,6 +100,13 @@ def render(analysis: Analysis, figures: Sequence[Figure]) -> str:
         regimes=[(arch.label, arch.regime) for arch in analysis.architectures if arch.regime],
         prospects=_prospects(analysis),
         regime_notes=words.regime_words(analysis),
+        budget_words=words.budget_words(analysis),
+        floor_rows=_floor_rows(analysis),
+        route_rows=_route_rows(analysis),
+        route_notes=_route_notes(analysis),
+        suggestions=[(arch.look, arch.label, arch.suggestion) for arch in analysis.architectures if arch.suggestion],
+        table_name=_table_name(analysis),
+        selection=_selection(analysis),
         checks=_checks(analysis),
         burn_steps=steps,
         burn_rows=_burn_rows(analysis, steps),
@@ -205,6 +214,57 @@ def _prospects(analysis: Analysis) -> dict[str, Any]:
         min((one.loss.value for one in analysis.prospects if one.flops == flops), default=None) for flops in budgets
     ]
     return {"budgets": budgets, "rows": rows, "best": best}
+
+
+def _floor_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    rows = []
+    for arch in analysis.architectures:
+        floor = arch.surface.get("E")
+        if arch.profile is not None and floor is not None:
+            rows.append({"label": arch.label, "look": arch.look, "value": floor.value, "profile": arch.profile})
+    return rows
+
+
+ROUTES = ("surface", "frontier", "iso-FLOP")
+
+
+def _route_rows(analysis: Analysis) -> list[dict[str, Any]]:
+    """a and b by each route, with the reason where there is none or it is a trend only."""
+    rows = []
+    for arch in analysis.architectures:
+        by = {route.method: route for route in arch.routes}
+        if by:
+            cells = [(getattr(by[name], key) if name in by else None, by[name].reason if name in by else "no FLOPs")
+                     for key in ("a", "b") for name in ROUTES]  # fmt: skip
+            rows.append({"label": arch.label, "look": arch.look, "cells": cells})
+    return rows
+
+
+def _route_notes(analysis: Analysis) -> dict[str, list[str]]:
+    """Reasons of the routes, each with the architectures that it holds for."""
+    out: dict[str, list[str]] = {}
+    for arch in analysis.architectures:
+        for route in arch.routes:
+            if route.reason:
+                out.setdefault(f"{route.method}: {route.reason}", []).append(arch.label)
+    return out
+
+
+def _table_name(analysis: Analysis) -> str:
+    """What a reader would give to a command, from the directory above the study; never a path of this machine."""
+    source = analysis.source
+    folder = source.path.resolve().name
+    return shlex.quote(folder if source.origin.name == "runs" else f"{folder}/{source.origin.name}")
+
+
+def _selection(analysis: Analysis) -> str:
+    """Options that give a command the runs that this page is about, as far as a filter can."""
+    frame = analysis.source.frame
+    parts = ["kind != 'sweep'"] if "sweep" in frame["kind"].to_list() else []
+    parts += ["status == 'finished'"] if frame["status"].n_unique() > 1 else []
+    where = f'--where "{" and ".join(parts)}" ' if parts else ""
+    steps = analysis.burn_in_steps if len(frame["step"].drop_nulls()) else 0
+    return f"{where}--burn-in-steps {steps}"
 
 
 # check of the laws -> the question that it asks

@@ -16,9 +16,12 @@ from .results import (
     Comparison,
     Estimate,
     Fitted,
+    FloorProfile,
     FrontierResult,
     Laws,
     Prospect,
+    Route,
+    Suggestion,
     Test,
 )
 
@@ -111,7 +114,69 @@ def laws_of(frame: pl.DataFrame, burn_in_steps: int) -> Laws:
         frontier.fitted.trend = frontier.fitted.trend or "; ".join(trend)
     if not trend and frontier.fitted.trend:
         trend = [frontier.fitted.trend]
-    return Laws(surface, allocation, frontier, checks, trend, [_words(note) for note in found.notes])
+    made = Laws(surface, allocation, frontier, checks, trend, [_words(note) for note in found.notes])
+    if surface.ok:
+        made.profile = _profile(found)
+        made.routes = _routes(runs, made)
+        made.suggestion = _suggestion(runs)
+    return made
+
+
+def _profile(found: Any) -> FloorProfile | None:
+    """The profile of the floor, its rise in units of what bounds the 95% interval."""
+    from scipy import stats
+
+    profile = found.profile
+    if profile is None:
+        return None
+    limit = float(stats.t.ppf(0.5 + profile.level / 2, max(found.surface.n_runs - 1, 1)) ** 2)
+    rise = np.asarray(profile.statistic, float) / limit
+    keep = np.isfinite(rise) & (rise < 8)
+    numbers = [float(getattr(profile, name)) for name in ("low", "high", "p_zero", "gamma_zero", "gamma_free", "gamma_high")]
+    if keep.sum() < 3 or not np.isfinite(numbers[:2]).all():
+        return None
+    return FloorProfile(np.asarray(profile.floor, float)[keep].tolist(), rise[keep].tolist(), *numbers)
+
+
+def _routes(runs: Any, made: Laws) -> list[Route]:
+    """The best size and data by the surface, along the frontier and at the minima of iso-FLOP curves, side by side."""
+    from ..laws import isoflop
+
+    best = made.allocation.fitted
+    lines = made.allocation.lines
+    out = [Route("surface", best.get("a"), best.get("b"),
+                 list(zip(lines.get("c", []), lines.get("n", []), lines.get("d", []), strict=True)), best.reason)]
+    if "c" not in runs:
+        return out
+    optimum = made.frontier.optimum
+    edge = made.frontier.fitted.trend and "read off the corners of the frontier"
+    points = [(p["x"], float(p["n"]), float(p["d"])) for p in made.frontier.points]
+    out.append(Route("frontier", optimum.get("a"), optimum.get("b"), points, optimum.reason or optimum.trend or edge))
+    try:
+        iso = isoflop(runs, "c")
+    except FitError as error:
+        return [*out, Route("iso-FLOP", None, None, reason=_words(error.what))]
+    good = np.isfinite(iso.n_star) if len(iso.n_star) else np.array([], bool)
+    points = [tuple(float(v) for v in row) for row in np.column_stack([iso.budgets, iso.n_star, iso.d_star])[good]]
+    return [*out, Route("iso-FLOP", _estimate(iso.a), _estimate(iso.b), points, _words(iso.message) if iso.message else "")]
+
+
+COPIES = 64  # simulated copies behind a suggestion: enough to rank runs, not for the last per cent of their gain
+
+
+def _suggestion(runs: Any, quantity: str = "gamma") -> Suggestion | None:
+    """The one run to add next, by simulation; None where no candidate helps."""
+    from ..laws import design
+
+    try:
+        found = design(runs, quantity, add=1, copies=COPIES)
+    except FitError:
+        return None
+    if not found.additions:
+        return None
+    one = found.additions[0]
+    return Suggestion(quantity, float(one.n), float(one.d), float(one.cost), found.unit, float(one.before),
+                      float(one.half_width), one.kind)
 
 
 def _check(check: Any, frontier: Any) -> Check:
@@ -295,7 +360,23 @@ def _add_multiplier(made: Comparison, runs: Any, frontiers: dict[str, FrontierRe
         i = len(found.loss) // 2
         made.at_loss = float(found.loss[i])
         made.multiplier = _interval(found.multiplier[i], found.multiplier_low[i], found.multiplier_high[i])
+        made.multiplier_curve = _curve(found.loss, found.multiplier, found.multiplier_low, found.multiplier_high)
+    if len(found.x):
+        i = len(found.x) // 2
+        made.at_compute = float(found.x[i])
+        made.ratio = _interval(found.ratio[i], found.ratio_low[i], found.ratio_high[i])
+        made.ratio_curve = _curve(found.x, found.ratio, found.ratio_low, found.ratio_high)
     made.crossing = float(found.crossing) if found.crossing else None
+
+
+def _curve(x: Any, value: Any, low: Any, high: Any) -> list[tuple[float, float, float | None, float | None]]:
+    """(x, value, low, high) where there is a value; ends that are not known are None."""
+    out = []
+    for row in zip(x, value, low, high, strict=True):
+        if math.isfinite(row[1]):
+            known = math.isfinite(row[2]) and math.isfinite(row[3])
+            out.append((float(row[0]), float(row[1]), *((float(row[2]), float(row[3])) if known else (None, None))))
+    return out
 
 
 def _interval(value: float, low: float, high: float) -> Estimate | None:
@@ -303,6 +384,18 @@ def _interval(value: float, low: float, high: float) -> Estimate | None:
         return None
     ends = (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else (None, None)
     return Estimate(float(value), *ends)
+
+
+def _new_run(loss: Estimate, surface: Any) -> Estimate | None:
+    """Where one more run should fall: the interval of the law widened by what runs and checkpoints scatter, in ln L."""
+    from scipy import stats
+
+    if not loss.bounded or not loss.low > 0:
+        return None
+    scatter = math.hypot(surface.diagnostics["sd_between_runs"], surface.diagnostics["sd_within_runs"])
+    extra = float(stats.t.ppf(0.5 + surface.level / 2, max(surface.n_runs - 1, 1))) * scatter
+    down, up = (math.hypot(math.log(loss.value / loss.low), extra), math.hypot(math.log(loss.high / loss.value), extra))
+    return Estimate(loss.value, loss.value * math.exp(-down), loss.value * math.exp(up))
 
 
 def prospects(architectures: list[ArchitectureResult]) -> list[Prospect]:
@@ -323,5 +416,6 @@ def prospects(architectures: list[ArchitectureResult]) -> list[Prospect]:
             loss = _interval(float(table["loss"][i]), *ends)
             if loss is not None:
                 beyond = math.log10(flops / float(reached[arch.label]))
-                out.append(Prospect(arch.label, float(flops), float(table["n"][i]), float(table["d"][i]), loss, beyond))
+                n, d = float(table["n"][i]), float(table["d"][i])
+                out.append(Prospect(arch.label, float(flops), n, d, loss, _new_run(loss, arch.allocation.raw.surface), beyond))
     return out

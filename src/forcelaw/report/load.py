@@ -43,14 +43,14 @@ def load(path: str | Path) -> Source:
             remedy="give the output directory of `forcelaw run`, or a table of runs (.csv, .parquet)",
         )
     if path.is_file():
-        return Source(path.parent, path, read_table(path), _study(path.parent))
+        return _of_table(path.parent, path)
     folder = path / "runs"
     if folder.is_dir() and any(folder.glob("*/spec.json")):
         messages = {run.id: result for run in runs(folder) if (result := run.result()) and "message" in result}
         return Source(path, folder, _complete(table(folder), folder), _study(path), messages)
     for name in TABLES:
         if (path / name).exists():
-            return Source(path, path / name, read_table(path / name), _study(path))
+            return _of_table(path, path / name)
     if folder.is_dir() or (path / "study.json").exists():  # a study that has only been planned: an empty report says so
         empty = pl.DataFrame(schema={name: POLARS[kind] for name, kind in COLUMNS.items()})
         return Source(path, folder, empty, _study(path))
@@ -59,6 +59,18 @@ def load(path: str | Path) -> Source:
         where=str(path),
         remedy="give the output directory of `forcelaw run`, or a table of runs (.csv, .parquet)",
     )
+
+
+def _of_table(folder: Path, path: Path) -> Source:
+    frame = read_table(path)
+    return Source(folder, path, frame, _study(folder), _messages(frame))
+
+
+def _messages(frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """What runs said that diverged or failed, and where, from the columns ``message`` and ``ended`` of a table."""
+    said = frame.filter(pl.col("message").is_not_null()).unique("run", keep="last", maintain_order=True)
+    return {row["run"]: {"message": row["message"]} | ({} if row["ended"] is None else {"step": row["ended"]})
+            for row in said.iter_rows(named=True)}
 
 
 def _study(folder: Path) -> dict[str, Any]:

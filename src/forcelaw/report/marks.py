@@ -11,7 +11,7 @@ from .results import Analysis, ArchitectureResult, Fitted, FrontierResult
 from .spec import Panel, Series, names, pretty
 
 LONG_RUN = 28  # points of one run drawn in a figure; a longer curve is thinned evenly in log D, its ends kept
-FLOPS, HOURS, LOSS = "training compute C (FLOPs)", "device-hours H", "validation loss"
+FLOPS, HOURS, LOSS = "training compute C (FLOPs)", "device-hours H", "loss (eV/atom + eV/Å)"
 
 
 def thin(count: int, room: int = LONG_RUN) -> list[int]:

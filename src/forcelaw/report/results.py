@@ -84,6 +84,46 @@ class Check:
     data: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FloorProfile:
+    """How the misfit rises as the floor is held elsewhere. rise is 1 at the ends of the 95% interval low..high; p_zero: of
+    a floor of zero; gamma_*: what the exponent would be with floor zero, as fitted, and with the largest floor."""
+
+    floor: list[float]
+    rise: list[float]
+    low: float
+    high: float
+    p_zero: float
+    gamma_zero: float
+    gamma_free: float
+    gamma_high: float
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to the best size and data for a budget: exponents a and b, points (x, n, d), and why there are none."""
+
+    method: str
+    a: Estimate | None
+    b: Estimate | None
+    points: list[tuple[float, float, float]] = field(default_factory=list)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The run that would shorten the interval of ``quantity`` most for its cost: from half-width ``before`` to ``after``."""
+
+    quantity: str
+    n: float
+    d: float
+    cost: float
+    unit: str
+    before: float
+    after: float
+    kind: str
+
+
 @dataclass
 class Laws:
     """What the laws say of one architecture. trend: why the numbers are a trend and not an exponent."""
@@ -94,6 +134,9 @@ class Laws:
     checks: list[Check]
     trend: list[str]
     notes: list[str]
+    profile: FloorProfile | None = None
+    routes: list[Route] = field(default_factory=list)
+    suggestion: Suggestion | None = None
 
 
 @dataclass
@@ -122,6 +165,9 @@ class ArchitectureResult:
     kappa: Estimate | None  # median, smallest, largest over sizes
     throughput: Estimate | None
     hours: float | None
+    profile: FloorProfile | None = None
+    routes: list[Route] = field(default_factory=list)  # surface, frontier, iso-FLOP curves
+    suggestion: Suggestion | None = None  # the run to add next
 
     @property
     def verdict(self) -> str:
@@ -146,8 +192,9 @@ class Test:
 
 @dataclass
 class Comparison:
-    """Two architectures. multiplier: compute that the second needs for the loss ``at_loss``, in units of the first's.
-    trend: a frontier that it is read off describes a trend only."""
+    """Two architectures. multiplier: compute that the second needs for the loss ``at_loss``, in units of the first's;
+    ratio: its loss at the compute ``at_compute``, in units of the first's; the curves hold (loss or compute, value, low,
+    high) over the common range. trend: a frontier that they are read off describes a trend only."""
 
     first: str
     second: str
@@ -155,6 +202,10 @@ class Comparison:
     tests: dict[str, Test]
     multiplier: Estimate | None = None
     at_loss: float | None = None
+    ratio: Estimate | None = None
+    at_compute: float | None = None
+    multiplier_curve: list[tuple[float, float, float | None, float | None]] = field(default_factory=list)
+    ratio_curve: list[tuple[float, float, float | None, float | None]] = field(default_factory=list)
     crossing: float | None = None
     trend: bool = False
     notes: list[str] = field(default_factory=list)
@@ -169,6 +220,7 @@ class Prospect:
     n: float
     d: float
     loss: Estimate  # with the interval of the law itself, not of one more run
+    new_run: Estimate | None  # with the interval in which one more run should fall
     decades: float  # how far beyond this architecture's largest run
 
 

@@ -144,7 +144,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str] | None 
     return path
 
 
-COMPARED = ["first", "second", "quantity", "value", "low", "high", "p_holm", "at_loss", "paired_runs"]
+COMPARED = ["first", "second", "quantity", "value", "low", "high", "p_holm", "at_loss", "at_compute", "paired_runs"]
 
 
 def comparison_rows(analysis: Analysis) -> list[dict[str, Any]]:
@@ -169,7 +169,43 @@ def comparison_rows(analysis: Analysis) -> list[dict[str, Any]]:
                     "at_loss": one.at_loss,
                 }
             )
+        if one.ratio is not None:
+            value = one.ratio
+            row = {"quantity": "loss at equal compute", "value": value.value, "low": value.low, "high": value.high}
+            rows.append({**head, **row, "at_compute": one.at_compute})
     return rows
+
+
+def extra_rows(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
+    """Tables of the floors, of the three routes to the best size, of larger budgets and of runs to add."""
+    floors, routes, budgets, runs = [], [], [], []
+    for arch in analysis.architectures:
+        if arch.profile is not None:
+            one = arch.profile
+            floor = arch.surface.get("E")
+            floors.append({"architecture": arch.label, "floor": floor.value if floor else None, "low": one.low,
+                           "high": one.high, "p_zero": one.p_zero, "gamma_zero": one.gamma_zero,
+                           "gamma_free": one.gamma_free, "gamma_high": one.gamma_high})  # fmt: skip
+        for route in arch.routes:
+            for name, value in (("a", route.a), ("b", route.b)):
+                ends = {"value": value.value, "low": value.low, "high": value.high} if value else {}
+                routes.append({"architecture": arch.label, "route": route.method, "exponent": name, **ends,
+                               "reason": route.reason})  # fmt: skip
+        if arch.suggestion is not None:
+            runs.append({"architecture": arch.label, **vars(arch.suggestion)})
+    for one in analysis.prospects:
+        new = {"new_run_low": one.new_run.low, "new_run_high": one.new_run.high} if one.new_run else {}
+        budgets.append({"architecture": one.label, "flops": one.flops, "n": one.n, "d": one.d, "loss": one.loss.value,
+                        "low": one.loss.low, "high": one.loss.high, **new, "decades_beyond": one.decades})  # fmt: skip
+    return {"floors": floors, "routes": routes, "budgets": budgets, "runs_to_add": runs}
+
+
+EXTRA = {
+    "floors": ["architecture", "floor", "low", "high", "p_zero", "gamma_zero", "gamma_free", "gamma_high"],
+    "routes": ["architecture", "route", "exponent", "value", "low", "high", "reason"],
+    "budgets": ["architecture", "flops", "n", "d", "loss", "low", "high", "new_run_low", "new_run_high", "decades_beyond"],
+    "runs_to_add": ["architecture", "quantity", "n", "d", "cost", "unit", "before", "after", "kind"],
+}
 
 
 def write_all(analysis: Analysis, folder: Path) -> list[Path]:
@@ -243,6 +279,8 @@ def write_all(analysis: Analysis, folder: Path) -> list[Path]:
             ["run", "architecture", "kind", "n", "seed", "lr", "status", "step", "last_loss", "message"],
         )
     )
+    for name, rows in extra_rows(analysis).items():
+        paths.append(write_csv(folder / f"{name}.csv", rows, EXTRA[name]))
     analysis.source.frame.write_csv(folder / "runs.csv")
     paths.append(folder / "runs.csv")
     return paths

@@ -191,6 +191,25 @@ def difference_words(analysis: Analysis) -> str:
     return text + "."
 
 
+def budget_words(analysis: Analysis) -> str:
+    """One budget read aloud: which architecture, what size and data, what loss, and how far that is from the runs."""
+    budgets = sorted({one.flops for one in analysis.prospects})
+    if len(budgets) < 2:
+        return ""
+    there = sorted((one for one in analysis.prospects if one.flops == budgets[1]), key=lambda one: one.loss.value)
+    best = there[0]
+    text = (f"For example, {pretty(best.flops, 2)} FLOPs: {best.label} with {pretty(best.n, 2)} parameters and "
+            f"{pretty(best.d, 2)} atoms should reach {best.loss.value:.3g}")
+    if best.new_run and best.new_run.bounded:
+        text += f" (a new run: {best.new_run.low:.3g} to {best.new_run.high:.3g})"
+    text += f", {10**best.decades:.2g} times its largest run"
+    if len(there) > 1:
+        second = there[1]
+        close = best.loss.bounded and second.loss.bounded and best.loss.high > second.loss.low
+        text += f"; next is {second.label} with {second.loss.value:.3g}" + (", and their intervals overlap" if close else "")
+    return text + ". Any other budget, in FLOPs or hours, with limited data or on one device:"
+
+
 def regime_words(analysis: Analysis) -> list[str]:
     """What is known about steps against data (design.md, protocol 10; shared/reference/feasibility.md, 0.4 and 4)."""
     frames = [arch.frame for arch in analysis.architectures if arch.runs]

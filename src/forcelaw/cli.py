@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     from .data.cli import add_subcommands as add_data
+    from .launch.cli import add_subcommands as add_travel
     from .laws.cli import add_subcommands as add_laws
+    from .laws.forecast_cli import add_subcommands as add_forecast
     from .report.cli import add_subcommands as add_report
     from .train.cli import add_subcommands as add_train
 
@@ -55,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_report(commands)
     add_laws(commands)
+    add_forecast(commands)
+    add_travel(commands)
     return parser
 
 

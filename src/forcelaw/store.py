@@ -32,13 +32,16 @@ if TYPE_CHECKING:
 LEASE_SECONDS = 120.0  # a claim whose heartbeat is older than this is stale and may be taken over
 
 # Columns of a table of runs: one row per evaluation. d, u in atoms; c in FLOPs; h in device-hours; losses as in
-# design.md (loss = loss_energy [eV/atom] + loss_forces [eV/Angstrom]).
+# design.md (loss = loss_energy [eV/atom] + loss_forces [eV/Angstrom]). forces: direct or conservative. ended, message: step
+# at which a run ended, and what it said if it diverged or failed.
 COLUMNS = {
     "run": str, "study": str, "kind": str, "architecture": str, "variant": str, "width": int, "depth": int,
     "seed": int, "lr": float, "batch_atoms": int, "epochs": float, "device": str, "status": str, "final": bool,
     "step": int, "steps": int, "n": int, "n_nonembedding": int, "d": int, "u": int, "c": float, "h": float,
     "loss": float, "loss_energy": float, "loss_forces": float, "energy_mae": float, "force_mae": float,
     "kappa": float, "throughput": float, "mean_degree": float, "rotation_error": float, "inversion_error": float,
+    "forces": str, "augment": bool, "symmetry_rotations": int, "symmetry_weight": float,
+    "epoch": int, "train_loss": float, "grad_norm": float, "clipped": float, "ended": int, "message": str,
 }
 
 
@@ -170,6 +173,17 @@ class RunDirectory:
             shutil.rmtree(self.path / "claim", ignore_errors=True)
             self._token = ""
 
+    @property
+    def held(self) -> bool:
+        """Whether a worker that may be alive holds the claim."""
+        target = self.path / "claim"
+        return target.exists() and not self._stale(target)
+
+    def position(self) -> int:
+        """The step from which a worker would go on: that of the checkpoint; 0 without one."""
+        path = self.path / "last.json"
+        return int(read_json(path)["step"]) if path.exists() and (self.path / "last.safetensors").exists() else 0
+
 
 def _alive(pid: int) -> bool:
     try:
@@ -195,6 +209,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path.name} is not JSON: {error}", where=str(path)) from error
 
 
+def planned_flops(spec: dict[str, Any]) -> float:
+    """Training FLOPs that a specification plans; what a run spends is counted from its own edges and atoms."""
+    atoms = spec["steps"] * spec["batch_atoms"]
+    forward = atoms * (spec["model"]["mean_degree"] * spec["flops_per_edge"] + spec["flops_per_atom"])
+    return 3.0 * forward * spec["cost_factor"]
+
+
 def runs(root: str | Path) -> Iterator[RunDirectory]:
     """All run directories under ``root``, in the order of their ids."""
     for path in sorted(Path(root).glob("*/spec.json")):
@@ -207,12 +228,15 @@ def rows(root: str | Path) -> list[dict[str, Any]]:
     out = []
     for run in runs(root):
         spec, result, metrics = run.spec(), run.result(), run.metrics()
-        head = {
-            "run": run.id, "study": spec["study"], "kind": spec["kind"], "architecture": spec["label"],
+        how = {key: spec.get("train", {}).get(key) for key in ("augment", "symmetry_rotations", "symmetry_weight")}
+        head = how | {
+            "run": run.id, "forces": spec["model"].get("forces"),
+            "study": spec["study"], "kind": spec["kind"], "architecture": spec["label"],
             "variant": spec["model"]["architecture"], "width": spec["model"]["width"], "depth": spec["model"]["depth"],
             "seed": spec["seed"], "lr": spec["lr"], "batch_atoms": spec["batch_atoms"], "epochs": spec["epochs"],
-            "device": (result or {}).get("device", ""), "status": (result or {}).get("status", "unfinished"),
+            "device": (result or {}).get("device"), "status": (result or {}).get("status", "unfinished"),
             "steps": spec["steps"], "n": spec["n"], "n_nonembedding": spec["n_nonembedding"],
+            "ended": (result or {}).get("step", (result or {}).get("steps")), "message": (result or {}).get("message"),
         }
         symmetry = (result or {}).get("symmetry", {})
         for metric in metrics or [{}]:
@@ -226,7 +250,12 @@ def rows(root: str | Path) -> list[dict[str, Any]]:
 
 def table(root: str | Path) -> pl.DataFrame:
     """The table of runs under ``root`` as a polars DataFrame with :data:`COLUMNS`."""
+    return frame(rows(root))
+
+
+def frame(content: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows as :func:`rows` gives them, as a polars DataFrame."""
     import polars as pl
 
     types = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
-    return pl.DataFrame(rows(root), schema={name: types[kind] for name, kind in COLUMNS.items()})
+    return pl.DataFrame(content, schema={name: types[kind] for name, kind in COLUMNS.items()})

@@ -23,11 +23,13 @@ POLL_SECONDS = 1.0
 
 
 class Lanes:
-    """Up to ``pack`` runs of a study at once; with 1 they go one after the other."""
+    """Up to ``pack`` runs of a study at once; with 1 they go one after the other. ``stop``: put everything down now.
+    ``closing``: begin nothing new."""
 
     def __init__(self, planner: Planner, runs: Path, *, device: str, pack: int, compile_model: bool, stop: Callable[[], bool],
-                 show: bool):
-        self.planner, self.runs, self.stop, self.show = planner, runs, stop, show
+                 show: bool, closing: Callable[[], bool] = lambda: False, hold: float | None = None):
+        self.planner, self.runs, self.stop, self.closing, self.show = planner, runs, stop, closing, show
+        self.hold = hold
         self.device, self.limit, self.on_gpu = torch.device(device), pack, device == "cuda"
         self.side = SideBySide(pack, device=self.device, background=self.on_gpu and pack > 1)
         # runs share the data on the device; how much of it may be there is asked before they take memory
@@ -42,10 +44,11 @@ class Lanes:
         began, solo = time.monotonic(), 0.0
         try:
             while True:
-                if not self.stop() and time.monotonic() >= self.look_again and self._has_room() and self._start_one():
+                leaving = self.stop() or self.closing()
+                if not leaving and time.monotonic() >= self.look_again and self._has_room() and self._start_one():
                     continue
                 if not self.side.tasks:
-                    if self.stop() or self.over:
+                    if leaving or self.over:
                         break
                     time.sleep(POLL_SECONDS)  # others hold all that is open
                     continue
@@ -83,7 +86,7 @@ class Lanes:
     def _start_one(self) -> bool:
         """Claim the most urgent open run and begin it."""
         mine = {task.key.id for task in self.side.tasks}
-        listed, complete = known_runs(self.planner, self.runs)
+        listed, complete = known_runs(self.planner, self.runs, self.hold)
         open_runs = [run for run, _ in listed if not run.done]
         self.over = complete and not open_runs
         run = next((run for run in open_runs if run.id not in mine and run.claim()), None)

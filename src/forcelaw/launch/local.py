@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.pack import write_json
 from ..errors import StudyError
 from ..progress import Progress, count, duration
-from ..store import RunDirectory, read_json
+from ..store import planned_flops, read_json
 from ..study import Planner, Study
-from .worker import known_runs, spec_flops
+from .accounts import Piece, accounts
+from .worker import known_runs
+
+GRACE = 30.0  # seconds after the deadline that a worker has for its checkpoints
 
 
 @dataclass
@@ -32,6 +38,14 @@ class Standing:
     complete: bool  # whether all runs can be planned already (sweeps are over)
     now: list[str]
 
+    @property
+    def ended(self) -> int:
+        return self.finished + self.diverged + self.failed
+
+    @property
+    def over(self) -> bool:
+        return self.complete and self.ended >= self.total
+
 
 def estimate(planner: Planner, device: str) -> dict[str, tuple[float, float]]:
     """Seconds of training for each architecture label as (seconds per step, seconds per FLOP), from timing a few steps of
@@ -42,18 +56,17 @@ def estimate(planner: Planner, device: str) -> dict[str, tuple[float, float]]:
     from ..data.batches import Shard
     from ..models import build
     from ..train.loss import loss_terms
-    from ..train.spec import training_set
+    from ..train.spec import cost_factor, training_set
 
     pack, out = planner.pack, {}
     rows_in_pack = training_set(pack, 512)
     dev = torch.device(device)
     shard = Shard(pack, rows_in_pack, cutoff=planner.study.cutoff, elements=planner.data["elements"], device=dev)
-    molecules = planner.options.batch_molecules or max(1, round(planner.options.batch_atoms / shard.host_natoms.mean()))
-    rows = np.arange(min(molecules, len(shard)))
-    atoms, edges = int(shard.host_natoms[rows].sum()), int(shard.host_nedges[rows].sum())
     for a in planner.study.architectures:
-        sizes = a.sizes or planner.study.sizes
-        points = []
+        options, sizes, points = planner.train_options(a), planner.sizes(a), []
+        molecules = options.batch_molecules or max(1, round(options.batch_atoms / shard.host_natoms.mean()))
+        rows = np.arange(min(molecules, len(shard)))
+        atoms, edges = int(shard.host_natoms[rows].sum()), int(shard.host_nedges[rows].sum())
         for size in sorted({min(sizes), max(sizes)}):
             config = planner.config(a, size)
             model = build(config, 0).to(dev)
@@ -69,7 +82,9 @@ def estimate(planner: Planner, device: str) -> dict[str, tuple[float, float]]:
                 best = min(best, time.perf_counter() - began)
             from ..models import architecture
 
-            points.append((architecture(a.name).flops(config).training(edges, atoms), best))
+            copies = 1 + options.symmetry_rotations
+            factor = cost_factor(config.forces, options.symmetry_rotations)
+            points.append((factor * architecture(a.name).flops(config).training(edges, atoms), copies * best))
         (f0, t0), (f1, t1) = points[0], points[-1]
         slope = max(0.0, (t1 - t0) / (f1 - f0)) if f1 > f0 else 0.0
         out[planner.label(a)] = (max(t0 - slope * f0, 0.2 * t0), slope)
@@ -79,14 +94,33 @@ def estimate(planner: Planner, device: str) -> dict[str, tuple[float, float]]:
 def seconds_of(spec: dict[str, Any], rates: dict[str, tuple[float, float]]) -> float:
     """Estimated seconds of a run, evaluations included (an evaluation costs a third of a step per atom)."""
     per_step, per_flop = rates[spec["label"]]
-    train = spec["steps"] * per_step + spec_flops(spec) * per_flop
+    train = spec["steps"] * per_step + planned_flops(spec) * per_flop
     evaluated = spec["train"]["evaluations"] * spec["train"]["validation_structures"] * 20.0
     return train * (1.0 + evaluated / (3.0 * spec["steps"] * spec["batch_atoms"]))
 
 
-def standing(planner: Planner, runs: Path, rates: dict[str, tuple[float, float]]) -> Standing:
-    """Read the state of every run from disk."""
-    listed, complete = known_runs(planner, runs)
+def remembered(out: Path, planner: Planner, device: str) -> dict[str, tuple[float, float]]:
+    """:func:`estimate`, measured once for each kind of device: a study that runs in pieces need not time itself each time."""
+    path, name = out / "rates.json", device_label(device)
+    known = read_json(path) if path.exists() else {}
+    if set(known.get(name, {})) != {planner.label(a) for a in planner.study.architectures}:
+        known[name] = estimate(planner, device)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, known)
+    return {label: tuple(rate) for label, rate in known[name].items()}
+
+
+def device_label(device: str) -> str:
+    if device != "cuda":
+        return "CPU"
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def standing(planner: Planner, runs: Path, rates: dict[str, tuple[float, float]], hold: float | None = None) -> Standing:
+    """Read the state of every run from disk; ``hold`` as for :func:`known_runs`."""
+    listed, complete = known_runs(planner, runs, hold)
     s = Standing(len(listed), 0, 0, 0, 0, 0.0, 0.0, complete, [])
     for run, _ in listed:
         spec = run.spec()
@@ -99,15 +133,14 @@ def standing(planner: Planner, runs: Path, rates: dict[str, tuple[float, float]]
             s.diverged += result["status"] == "diverged"
             s.failed += result["status"] == "failed"
             continue
-        last = run.path / "last.json"
-        step = read_json(last)["step"] if last.exists() else 0
+        step = run.position()
         s.done += seconds * step / spec["steps"]
-        if (run.path / "claim").exists():
+        if run.held:
             s.running += 1
             s.now.append(f"{spec['label']} N={count(spec['n'])} {100 * step / spec['steps']:.0f}%")
     if not complete:  # grids that are not planned yet still count as work ahead
         for a in planner.study.architectures:
-            if planner.sweep(a) and planner.learning_rate(a, runs) is None:
+            if planner.waits(a, runs):
                 specs = planner.grid(a, 1.0)
                 s.total += len(specs)
                 s.work += sum(seconds_of(spec, rates) for spec in specs)
@@ -126,7 +159,7 @@ def describe(planner: Planner, rates: dict[str, tuple[float, float]], workers: i
     for a in planner.study.architectures:
         sweep, grid = planner.sweep(a), planner.grid(a, 1.0)
         seconds = sum(seconds_of(s, rates) for s in [*sweep, *grid])
-        cost = sum(spec_flops(s) for s in [*sweep, *grid])
+        cost = sum(planned_flops(s) for s in [*sweep, *grid])
         ns = [s["n"] for s in grid]
         lines.append(f"{planner.label(a):<22}{len(grid):>6}{len(sweep):>7}{count(min(ns)):>10}{count(max(ns)):>10}"
                      f"{cost:>10.1e}{duration(seconds):>14}")
@@ -137,26 +170,30 @@ def describe(planner: Planner, rates: dict[str, tuple[float, float]], workers: i
 
 
 def run_local(study: Study, study_file: Path, planner: Planner, out: Path, *, workers: int, device: str,
-              compile_model: bool = False, pack: str = "auto", rates: dict[str, tuple[float, float]]) -> Standing:
-    """Start workers, each with ``pack`` runs side by side, and show progress until the study is done; Ctrl-C stops cleanly, a
-    second call goes on."""
+              compile_model: bool = False, pack: str = "auto", rates: dict[str, tuple[float, float]],
+              deadline: float = math.inf, hold: float | None = None) -> Standing:
+    """Start workers, each with ``pack`` runs side by side, and show progress until the study is done or ``deadline`` (seconds
+    since the epoch) is past. Ctrl-C stops cleanly, and so does SIGTERM; a second call goes on."""
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    processes = [_start(study_file, out, k, workers, device, compile_model, pack, logs) for k in range(workers)]
+    options = ["--out", str(out), "--device", device, "--pack", pack, "--parent", str(os.getpid()), "--quiet"]
+    options += ["--compile"] if compile_model else []
+    options += ["--deadline", repr(deadline)] if deadline < math.inf else []
+    options += ["--hold", repr(hold)] if hold else []
     runs = out / "runs"
-    s = standing(planner, runs, rates)
+    s = standing(planner, runs, rates, hold)
+    processes = [_start(study_file, options, k, workers, device, logs) for k in range(workers)]
+    previous = signal.signal(signal.SIGTERM, _interrupt) if threading.current_thread() is threading.main_thread() else None
     try:
-        with Progress(study.name, s.work, unit="s of work", already=s.done, interval=None if sys.stderr.isatty() else 15) as bar:
+        with Piece(out, device=device_label(device), devices=_devices(workers, device), workers=workers) as piece, \
+             Progress(study.name, s.work, unit="s of work", already=s.done, interval=None if sys.stderr.isatty() else 15) as bar:
             while any(p.poll() is None for p in processes):
                 time.sleep(0.5 if bar.live else 2.0)
-                s = standing(planner, runs, rates)
-                bar.total = s.work
-                elapsed = time.monotonic() - bar.started
-                rate = (s.done - bar.already) / elapsed
-                left = duration((s.work - s.done) / rate) if rate > 0 else "?"
-                ended = s.finished + s.diverged + s.failed
-                text = f"{study.name}: {ended}/{s.total} runs, {100 * s.done / max(s.work, 1e-9):.0f}%, {left} left"
-                _show(bar, text + (f" | {'; '.join(s.now)}" if s.now else ""))
+                s = standing(planner, runs, rates, hold)
+                _show(bar, s, study.name)
+                piece.beat()
+                if time.time() > deadline + GRACE:
+                    _kill(processes)
     except KeyboardInterrupt:
         for p in processes:
             p.send_signal(signal.SIGTERM)
@@ -164,23 +201,62 @@ def run_local(study: Study, study_file: Path, planner: Planner, out: Path, *, wo
             p.wait()
         print("stopped; the same command goes on from here", file=sys.stderr)
         raise
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
     codes = [p.returncode for p in processes]
-    s = standing(planner, runs, rates)
-    if any(codes) and s.finished + s.diverged + s.failed < s.total:
+    s = standing(planner, runs, rates, hold)
+    if any(codes) and s.ended < s.total and time.time() < deadline:
         raise StudyError(f"workers ended with codes {codes} before the study was done", where=str(logs),
                          remedy="read the logs there; the same command goes on from here")
     return s
 
 
-def _show(bar: Progress, text: str) -> None:
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _devices(workers: int, device: str) -> int:
+    """Devices that ``workers`` processes keep busy: GPUs, or cores of a CPU."""
+    if device != "cuda":
+        return workers
+    import torch
+
+    return min(workers, torch.cuda.device_count())
+
+
+def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
+    """End workers that did not stop in time, for instance in the middle of a compilation. The checkpoints are at most a minute
+    old, and the claim of a process that is gone binds nobody."""
+    for p in processes:
+        if p.poll() is None:
+            print(f"worker {p.pid} did not stop within {GRACE:.0f} s: killed; its runs go on from their last checkpoints",
+                  file=sys.stderr)
+            p.kill()
+            p.wait()
+
+
+def left(s: Standing, began: Standing, seconds: float) -> str:
+    """How much of a study is left, in words, at the pace of a piece of ``seconds`` that began at ``began``."""
+    text = f"{s.total - s.ended} of {s.total} runs are left, {100 * (1 - s.done / max(s.work, 1e-9)):.0f}% of the work"
+    if not s.complete:
+        text += " (learning-rate sweeps are not over, so this is an estimate)"
+    pace = (s.done - began.done) / seconds if seconds > 0 else 0.0
+    return text + (f"; about {duration((s.work - s.done) / pace)} more at this pace" if pace > 0 else "")
+
+
+def _show(bar: Progress, s: Standing, name: str) -> None:
     now = time.monotonic()
-    if now - bar._last >= bar.interval:
-        bar._last = now
-        bar._show(text)
+    if now - bar._last < bar.interval:
+        return
+    bar._last, bar.total = now, s.work
+    rate = (s.done - bar.already) / (now - bar.started)
+    text = f"{name}: {s.ended}/{s.total} runs, {100 * s.done / max(s.work, 1e-9):.0f}%, " \
+           f"{duration((s.work - s.done) / rate) if rate > 0 else '?'} left"
+    bar._show(text + (f" | {'; '.join(s.now)}" if s.now else ""))
 
 
-def _start(study_file: Path, out: Path, k: int, workers: int, device: str, compile_model: bool, pack: str,
-           logs: Path) -> subprocess.Popen[bytes]:
+def _start(study_file: Path, options: list[str], k: int, workers: int, device: str, logs: Path) -> subprocess.Popen[bytes]:
     threads = max(1, (os.cpu_count() or 1) // workers)
     # oversubscribed threads make torch 3 to 40 times slower (measured); they must be set before torch is imported
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads),
@@ -193,13 +269,10 @@ def _start(study_file: Path, out: Path, k: int, workers: int, device: str, compi
             visible = [str(i) for i in range(torch.cuda.device_count())]
         environment["CUDA_VISIBLE_DEVICES"] = visible[k % len(visible)]
         environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # with the usual 8, more streams wait for each other
-    command = [sys.executable, "-m", "forcelaw.launch.worker", str(study_file), "--out", str(out), "--device", device,
-               "--pack", pack, "--parent", str(os.getpid()), "--quiet"]
-    if compile_model:
-        command.append("--compile")
     log = (logs / f"worker-{k}.log").open("ab")
     try:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        return subprocess.Popen([sys.executable, "-m", "forcelaw.launch.worker", str(study_file), *options], env=environment,
+                                stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     finally:
         log.close()
 
@@ -212,18 +285,18 @@ def status_table(out: Path) -> str:
     trouble = []
     for run in all_runs(out / "runs"):
         spec, result = run.spec(), run.result()
-        state = result["status"] if result else "running" if (run.path / "claim").exists() else "waiting"
+        state = result["status"] if result else "running" if run.held else "stopped" if run.position() else "waiting"
         row = counts.setdefault(f"{spec['label']} ({spec['kind']})", {})
         row[state] = row.get(state, 0) + 1
         if state in ("diverged", "failed"):
             trouble.append(f"  {run.id} {spec['label']} N={spec['n']:,} lr {spec['lr']:g}: {result.get('message', '')}")
-    states = ["finished", "running", "waiting", "diverged", "failed"]
+    states = ["finished", "running", "stopped", "waiting", "diverged", "failed"]
     lines = [f"{'architecture':<28}" + "".join(f"{s:>10}" for s in states)]
     for label, row in sorted(counts.items()):
         lines.append(f"{label:<28}" + "".join(f"{row.get(s, 0):>10}" for s in states))
     if trouble:
         lines += ["", "diverged or failed:", *trouble]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", accounts(out).words()])
 
 
-__all__ = ["RunDirectory", "Standing", "describe", "estimate", "run_local", "standing", "status_table"]
+__all__ = ["Standing", "describe", "estimate", "left", "remembered", "run_local", "standing", "status_table"]

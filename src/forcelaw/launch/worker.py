@@ -7,32 +7,38 @@ worker first finds its sweep complete (planning is deterministic, so several may
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..errors import ForcelawError
-from ..store import RunDirectory
+from ..store import RunDirectory, planned_flops
 from ..study import Planner, Study, find_pack, load
 
 # a GPU is filled by several small batches at once (benchmarks/packing.py)
 AUTOMATIC_ATOMS = 16_384
 AUTOMATIC_RUNS = 16
+# seconds before the deadline from which nothing new is begun on a GPU: a run is compiled and captured first, and could then only
+# be put down again
+HEADROOM = 45.0
 
 
-def known_runs(planner: Planner, runs: Path) -> tuple[list[tuple[RunDirectory, float]], bool]:
+def known_runs(planner: Planner, runs: Path, hold: float | None = None) -> tuple[list[tuple[RunDirectory, float]], bool]:
     """All runs that can be planned now, with their FLOPs, most urgent first; and whether that is the whole study.
 
-    Sweeps first (grids wait for them), then large before small, so that no long run is left for the end.
+    By :meth:`Planner.urgency` (stages, sweeps before grids), then large before small, so that no long run is left for the end.
+    hold: runs of a grid that plan at least this share of its largest compute are made known (spec.json) but not listed: a
+    forecast comes first.
     """
-    found: list[tuple[int, float, RunDirectory]] = []
+    found: list[tuple[tuple[int, int], float, RunDirectory]] = []
     complete = True
     for a in planner.study.architectures:
         for spec in planner.sweep(a):
-            found.append((0, spec_flops(spec), RunDirectory.create(runs, spec)))
+            found.append((planner.urgency(a, spec), planned_flops(spec), planner.place(runs, spec)))
         try:
             lr = planner.learning_rate(a, runs)
         except ForcelawError as error:  # every rate failed: the other architectures go on
@@ -41,29 +47,27 @@ def known_runs(planner: Planner, runs: Path) -> tuple[list[tuple[RunDirectory, f
         if lr is None:
             complete = False
             continue
-        for spec in planner.grid(a, lr):
-            found.append((1, spec_flops(spec), RunDirectory.create(runs, spec)))
+        grid = [(planner.urgency(a, spec), planned_flops(spec), planner.place(runs, spec)) for spec in planner.grid(a, lr)]
+        limit = hold * max(flops for _, flops, _ in grid) if hold else math.inf
+        found += [item for item in grid if item[1] < limit]
     found.sort(key=lambda item: (item[0], -item[1], item[2].id))
     return [(run, flops) for _, flops, run in found], complete
 
 
-def spec_flops(spec: dict[str, Any]) -> float:
-    """Planned training FLOPs of a run."""
-    atoms = spec["steps"] * spec["batch_atoms"]
-    degree = spec["model"]["mean_degree"]
-    return 3.0 * atoms * (degree * spec["flops_per_edge"] + spec["flops_per_atom"])
-
-
 def work(study: Study, out: Path, study_directory: Path, *, device: str, compile_model: bool = False, pack: int | None = 1,
-         stop: Callable[[], bool] = lambda: False, show: bool = True) -> None:
-    """Train runs of the study, ``pack`` of them side by side, until none is left that this worker could take. With None
-    their number follows from the batch (:func:`automatic`)."""
+         stop: Callable[[], bool] = lambda: False, deadline: float = math.inf, hold: float | None = None,
+         show: bool = True) -> None:
+    """Train runs of the study, ``pack`` of them side by side, until none is left that this worker could take, ``stop`` says so
+    or ``deadline`` (seconds since the epoch) is past; what is under way is then put down with a checkpoint. With None for
+    ``pack`` the number follows from the batch (:func:`automatic`). hold: see :func:`known_runs`."""
     from .lanes import Lanes
 
+    headroom = HEADROOM if device == "cuda" else 0.0
     planner = Planner(study, find_pack(study, study_directory))
     if pack is None:
         pack = automatic(planner, device)
-    Lanes(planner, out / "runs", device=device, pack=pack, compile_model=compile_model, stop=stop, show=show).work()
+    Lanes(planner, out / "runs", device=device, pack=pack, compile_model=compile_model, show=show, hold=hold,
+          stop=lambda: stop() or time.time() >= deadline, closing=lambda: time.time() >= deadline - headroom).work()
 
 
 def automatic(planner: Planner, device: str) -> int:
@@ -89,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--pack", default="1", help="runs side by side in this process: a number, or auto")
     parser.add_argument("--parent", type=int, default=0, help="leave when this process is gone")
+    parser.add_argument("--deadline", type=float, default=math.inf, help="seconds since the epoch at which to stop")
+    parser.add_argument("--hold", type=float, help="share of an architecture's largest compute from which runs are left alone")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
     import torch
@@ -102,7 +108,8 @@ def main(argv: list[str] | None = None) -> int:
         return asked["stop"] or (args.parent > 0 and os.getppid() != args.parent)
 
     work(load(args.study), Path(args.out), Path(args.study).parent, device=args.device, compile_model=args.compile,
-         pack=None if args.pack == "auto" else int(args.pack), stop=stop, show=not args.quiet)
+         pack=None if args.pack == "auto" else int(args.pack), stop=stop, deadline=args.deadline, hold=args.hold,
+         show=not args.quiet)
     return 0
 
 

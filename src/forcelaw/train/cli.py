@@ -7,11 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, come again
+
 
 def add_subcommands(commands: Any) -> None:
     run = commands.add_parser("run", help="train a study: plan it, show its cost, run what is not done yet, report",
                               description="Train what is not done yet of a study, in worker processes, and write its report. "
-                                          "Stop it at any time (Ctrl-C, kill); the same command goes on where it was.")
+                                          "Stop it at any time (Ctrl-C, kill); the same command goes on where it was. "
+                                          f"Exit code {UNFINISHED}: time was up (--minutes) and work is left.")
     run.add_argument("study", nargs="?", type=Path, help="study file (YAML), for example studies/quickstart.yaml")
     run.add_argument("--out", type=Path, help="output directory (default: out/NAME)")
     run.add_argument("--workers", type=int, help="worker processes (default: cores on a CPU, GPUs on a GPU)")
@@ -20,6 +23,12 @@ def add_subcommands(commands: Any) -> None:
                      help="runs side by side in each worker (default auto: 1 on a CPU; on a GPU as many as make up 16k atoms a "
                           "step, at most 16, fewer when its memory is short). Device-hours are measured alone all the same")
     run.add_argument("--compile", action="store_true", help="torch.compile the models (needs a C++ compiler)")
+    run.add_argument("--minutes", type=float, metavar="M",
+                     help="stop cleanly M minutes after the start of this command, planning included; what is under way is kept "
+                          "(within half a minute more) and the same command goes on")
+    run.add_argument("--hold-largest", type=float, nargs="?", const=0.5, metavar="SHARE",
+                     help="leave alone the runs with at least this share (default 0.5) of the largest compute of their "
+                          "architecture: `forcelaw forecast` predicts them first")
     run.add_argument("--plan", action="store_true", help="show the plan and its cost, and stop")
     run.add_argument("--retry-failed", action="store_true", help="train failed runs again")
     run.add_argument("--no-report", action="store_true")
@@ -50,6 +59,10 @@ def add_subcommands(commands: Any) -> None:
     train.add_argument("--warmup", type=int, default=100)
     train.add_argument("--clip", type=float, default=100.0)
     train.add_argument("--augment", action="store_true", help="a fresh random rotation at every step")
+    train.add_argument("--symmetry-rotations", type=int, default=0, metavar="M",
+                       help="turned copies a step on which the symmetry loss is measured (M + 1 times the cost)")
+    train.add_argument("--symmetry-weight", type=float, default=1.0)
+    train.add_argument("--symmetry-penalty", choices=["square", "norm"], default="square")
     train.add_argument("--precision", choices=["float32", "tf32", "bf16", "float64"], default="float32")
     train.add_argument("--evaluations", type=int, default=20)
     train.add_argument("--validation-structures", type=int, default=1000)
@@ -89,11 +102,15 @@ def default_workers(device: str) -> int:
 
 def handle_run(args: argparse.Namespace) -> int:
     import json
+    import math
     import sys
+    import time
 
+    began = time.time()
     from .. import study as studies
     from ..errors import StudyError
     from ..launch import local
+    from ..launch.worker import HEADROOM
 
     if args.schema:
         print(json.dumps(studies.Study.model_json_schema(), indent=1))
@@ -102,23 +119,36 @@ def handle_run(args: argparse.Namespace) -> int:
         raise StudyError("no study file given", remedy="forcelaw run studies/quickstart.yaml")
     if args.pack != "auto" and not (args.pack.isdigit() and 1 <= int(args.pack) <= 24):
         raise StudyError(f"--pack {args.pack!r} is neither auto nor a number from 1 to 24")
+    if args.minutes is not None and not args.minutes > 0:
+        raise StudyError(f"--minutes {args.minutes:g} leaves no time", remedy="give the minutes of wall time to use")
+    if args.hold_largest is not None and not 0 < args.hold_largest <= 1:
+        raise StudyError(f"--hold-largest {args.hold_largest:g} is no share of a run's compute", remedy="give e.g. 0.5")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     study = studies.load(args.study)
     device = pick_device(args.device)
     pack = studies.find_pack(study, args.study.parent)
     planner = studies.Planner(study, pack)
     workers = args.workers or default_workers(device)
-    rates = local.estimate(planner, device)
+    out = args.out or Path("out") / study.name
+    rates = local.estimate(planner, device) if args.plan else local.remembered(out, planner, device)
     print(local.describe(planner, rates, workers), flush=True)
     if args.plan:
         return 0
-    out = args.out or Path("out") / study.name
     studies.write_study(planner, out, command="forcelaw " + " ".join(sys.argv[1:]))
     if args.retry_failed:
         forget_failed(out)
+    deadline = began + 60 * args.minutes if args.minutes else math.inf
+    before, clock = local.standing(planner, out / "runs", rates, args.hold_largest), time.monotonic()
     stands = local.run_local(study, args.study, planner, out, workers=workers, device=device, compile_model=args.compile,
-                             pack=args.pack, rates=rates)
+                             pack=args.pack, rates=rates, deadline=deadline, hold=args.hold_largest)
     print(f"{stands.finished} runs finished, {stands.diverged} diverged, {stands.failed} failed: {out}")
+    if not stands.over and time.time() >= deadline - HEADROOM:
+        print(f"time is up after {(time.time() - began) / 60:.1f} minutes: "
+              f"{local.left(stands, before, time.monotonic() - clock)}. The same command goes on from here.")
+        return UNFINISHED
+    if args.hold_largest:
+        print("the largest runs of each architecture are held back: commit `forcelaw forecast` of this directory, then run "
+              "without --hold-largest")
     if args.no_report:
         return 0
     from ..report.cli import write_report
@@ -184,6 +214,8 @@ def handle_train(args: argparse.Namespace) -> int:
     batch = {"batch_atoms": args.batch_atoms} if args.batch_atoms else {"batch_molecules": args.batch_molecules}
     try:
         options = TrainOptions(**batch, warmup=args.warmup, clip=args.clip, augment=args.augment, precision=args.precision,
+                               symmetry_rotations=args.symmetry_rotations, symmetry_weight=args.symmetry_weight,
+                               symmetry_penalty=args.symmetry_penalty,
                                evaluations=args.evaluations, validation_structures=args.validation_structures)
         config = size(args.architecture, args.size, depth=args.depth, forces=args.forces,
                       **data_options(pack, cutoff=args.cutoff), **parse_options(args.option))

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# One call on a lent device: stage, go on with a study until the time is up, leave its state and its table in DEST.
+#   piece.sh STUDY.yaml DEST SECONDS [options of `forcelaw run`]     SECONDS: of the whole call, for example 595
+# Exit code 0: the study is over; 75: go on with the next call. WORK, PYTHON as for stage.sh; RESERVE: seconds kept for the end.
+set -euo pipefail
+began=$(date +%s)
+repo=$(cd "$(dirname "$0")/../.." && pwd)
+export WORK=${WORK:-$repo}
+python=${PYTHON:-python3}
+study=$1 dest=$2 seconds=$3
+shift 3
+name=$(basename "$study" .yaml)
+out=$WORK/out/$name
+bash "$repo/studies/device/stage.sh"
+export PYTHONPATH="$repo/src:$WORK/out/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+forcelaw() { "$python" -m forcelaw.cli "$@"; }
+shopt -s nullglob
+minutes=$("$python" -c "import time; print(max(0.05, ($seconds - ${RESERVE:-50} - time.time() + $began) / 60))")
+mkdir -p "$dest"
+code=0
+forcelaw run "$study" --out "$out" --minutes "$minutes" --no-report "$@" 2>&1 | tee "$WORK/out/$name.log" || code=$?
+[[ -d $out/runs ]] || exit $code  # it did not begin
+# 8 files of at most 16 MiB come back: three parts of state, four files of the table, one of words
+forcelaw export "$out" --to "$dest" --name "$name" --part-mb 16.7 --parts 3
+forcelaw export "$out" --table "$dest" --format csv >/dev/null
+forcelaw status "$out" | tee "$dest/$name.txt"
+{ tail -n 60 "$WORK/out/$name.log"; for log in "$out"/logs/*.log; do echo "== ${log##*/}"; tail -n 40 "$log"; done
+} >>"$dest/$name.txt" 2>&1
+echo "piece: $(( $(date +%s) - began )) s, exit code $code"
+exit $code

@@ -1,0 +1,209 @@
+"""Forecasts hold on a surface that is known, see nothing of what they predict, and are checked against the truth."""
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from forcelaw.cli import main
+from forcelaw.errors import FitError
+from forcelaw.laws import forecast as forecasts
+from forcelaw.laws import simulate, verdict
+from forcelaw.laws.forecast import Planned, forecast
+from tests.laws.studies import FIELD, join
+
+SIZES, DATA = np.geomspace(5e3, 1e6, 8), np.geomspace(5e5, 1.6e7, 12)
+
+
+def study(seed=0, seeds=3, sizes=SIZES, group="a", **options):
+    return simulate.trajectories(FIELD, sizes, DATA, np.random.default_rng(seed), seeds=seeds, group=group, **options)
+
+
+def plan(runs):
+    """Every run of the table at its end."""
+    out = []
+    for k, name in enumerate(runs.run_names):
+        end = np.flatnonzero(runs.run == k)[-1]
+        out.append(Planned(runs.group_names[runs.group[end]], runs["n"][end], runs["d"][end], runs["c"][end],
+                           str(runs.seed[end]), name))
+    return out
+
+
+def checked(runs, found, **options):
+    content = json.loads(json.dumps(forecasts.to_dict(found, date="2026-01-01", source="s", options={"level": 0.95} | options)))
+    return verdict.check(content, runs)
+
+
+def test_on_a_known_surface_the_median_error_is_small_and_the_intervals_hold() -> None:
+    errors, inside = [], []
+    for seed in range(50):
+        runs = study(seed)
+        found = checked(runs, forecast(runs, plan(runs)))
+        assert found["checked"] == 3 and found["architectures"][0]["status"] in ("ok", "at_bound")
+        errors += [abs(row["error"]) for row in found["architectures"][0]["runs"]]
+        inside += [row["inside"] for row in found["architectures"][0]["runs"]]
+    assert np.median(errors) < 0.03
+    assert 0.90 <= np.mean(inside) < 1.0  # 150 runs, of which three and three share a law
+
+
+def test_without_noise_the_forecast_is_the_surface_itself() -> None:
+    runs = study(sd_run=0.0, sd_within=0.0)
+    for p in forecast(runs, plan(runs), floor="free")[0].predictions:
+        truth = simulate.surface_loss(FIELD, np.array([p.n]), np.array([p.d]))[0]
+        assert p.loss == pytest.approx(truth, rel=1e-4) and p.known
+
+
+def test_what_is_predicted_is_not_looked_at() -> None:
+    """Neither other losses of the targets nor of anything beyond the limit change a digit, and absent targets change nothing."""
+    runs = study()
+    planned = plan(runs)
+    found = forecast(runs, planned)[0]
+    targets = {p.run for p in found.targets}
+    assert len(targets) == 3 and found.limit == pytest.approx(0.1 * min(p.c for p in found.targets))
+    is_target = np.isin(runs.run, [k for k, name in enumerate(runs.run_names) if name in targets])
+    hidden = is_target | (runs["c"] > found.limit * 1.001)
+    assert 0.1 < hidden.mean() < 0.9
+    spoilt = replace(runs, values=runs.values | {"loss": np.where(hidden, 99.0, runs["loss"])})
+    later = replace(forecast(spoilt, planned)[0])
+    assert later.predictions == found.predictions and later.hash == found.hash
+    before = forecast(runs.take(~hidden), planned)[0]
+    assert [replace(p, known=True) for p in before.predictions] == found.predictions
+    assert not any(p.known for p in before.predictions) and before.runs == found.runs and not set(found.runs) & targets
+    used = replace(runs, values=runs.values | {"loss": np.where(hidden, runs["loss"], runs["loss"] * 1.001)})
+    assert forecast(used, planned)[0].predictions != found.predictions
+
+
+def test_whole_runs_alone_are_used_where_that_is_asked() -> None:
+    runs = study()
+    found = forecast(runs, plan(runs), checkpoints=False)[0]
+    largest = {name: runs["c"][runs.run == k].max() for k, name in enumerate(runs.run_names)}
+    assert set(found.runs) == {name for name, c in largest.items() if c <= found.limit}
+    assert len(found.runs) < len(forecast(runs, plan(runs))[0].runs)
+    assert found.beyond["n"] > 10 > forecast(runs, plan(runs))[0].beyond["n"]
+
+
+def test_each_architecture_is_forecast_by_itself_and_one_that_cannot_be_is_refused_in_words() -> None:
+    both = join(study(1), study(2, seeds=1, sizes=np.array([1e4, 1e6])))
+    a, b = forecast(both, plan(both))
+    assert a.ok and len(a.predictions) == 3
+    assert not b.ok and b.status == "refused" and "n" in b.message and not b.predictions
+    content = forecasts.to_dict([a, b], date="", source="", options={})
+    assert "B" in forecasts.words(content) and "refused" in forecasts.words(content)
+    found = checked(both, [a, b])
+    assert found["checked"] == 3 and "no forecast (refused)" in verdict.words(found)
+
+
+def test_a_law_that_does_not_fall_is_not_used() -> None:
+    runs = study()
+    rising = replace(runs, values=runs.values | {"loss": 0.1 * (runs["n"] / 1e4) ** 0.2})
+    found = forecast(rising, plan(rising))[0]
+    assert not found.ok and found.status != "ok" and len(found.tried) == 2
+
+
+@pytest.mark.parametrize("factor", [1.5, 1 / 1.5])
+def test_the_verdict_counts_what_it_should(factor) -> None:
+    runs = study()
+    found = forecast(runs, plan(runs))
+    targets = [p.run for p in found[0].targets]
+    content = checked(runs, found)
+    assert content["architectures"][0]["unchanged"] is True and content["in_hindsight"] == 3
+    off = runs["loss"].copy()
+    for k, name in enumerate(runs.run_names):
+        if name == targets[0]:
+            off[np.flatnonzero(runs.run == k)[-1]] = found[0].predictions[0].loss / factor
+        if name == targets[1]:
+            off[np.flatnonzero(runs.run == k)[-1]] = found[0].predictions[1].loss
+    gone = [k for k, name in enumerate(runs.run_names) if name == targets[2]]
+    moved = replace(runs, values=runs.values | {"loss": off}).take(~np.isin(runs.run, gone))
+    content = checked(moved, found)
+    assert (content["checked"], content["awaited"], content["inside"]) == (2, 1, 1) and content["coverage"] == 0.5
+    assert content["largest_error"] == pytest.approx(abs(factor - 1))
+    assert content["median_error"] == pytest.approx(abs(factor - 1) / 2)
+    assert "outside" in verdict.words(content) and "not finished yet" in verdict.words(content)
+    changed = replace(runs, values=runs.values | {"loss": runs["loss"] * 1.01})
+    assert checked(changed, found)["architectures"][0]["unchanged"] is False
+    assert "no longer what they were" in verdict.words(checked(changed, found))
+
+
+def write_table(path, runs, keep=None):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["run", "architecture", "kind", "status", "seed", "step", "n", "d", "c", "loss"])
+        for i in np.flatnonzero(np.ones(len(runs), bool) if keep is None else keep):
+            writer.writerow([f"r{runs.run_names[runs.run[i]]}", "PaiNN", "grid", "finished", runs.seed[i],
+                             int(runs["d"][i] / 400), runs["n"][i], runs["d"][i], runs["c"][i], repr(float(runs["loss"][i]))])
+
+
+def test_from_the_command_line_first_the_forecast_then_the_truth(tmp_path, capsys) -> None:
+    runs = study()
+    target = runs["n"] == runs["n"].max()
+    write_table(tmp_path / "small.csv", runs, ~target)
+    write_table(tmp_path / "all.csv", runs)
+    with (tmp_path / "plan.csv").open("w") as file:
+        file.write("architecture,n,d,c\n" + "".join(f"PaiNN,{n},{DATA[-1]},{6 * n * DATA[-1]}\n" for n in SIZES))
+    small, everything, planned, said, seen = (str(tmp_path / name) for name in
+                                              ("small.csv", "all.csv", "plan.csv", "f.json", "v.json"))
+    assert main(["forecast", small, "--plan", planned, "--json", said, "--csv", str(tmp_path / "f.csv")]) == 0
+    assert "from 21 runs" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "f.json").read_text())
+    assert saved["options"]["burn_in_steps"] == 400 and saved["architectures"][0]["predictions"][0]["known"] is False
+    assert len((tmp_path / "f.csv").read_text().splitlines()) == 2
+    assert main(["forecast", everything, "--check", said, "--json", seen]) == 0
+    out = capsys.readouterr().out
+    assert "1 runs: median error" in out and "1 inside" in out and "no longer" not in out
+    assert json.loads((tmp_path / "v.json").read_text())["architectures"][0]["unchanged"] is True
+
+
+def test_runs_that_repeated_a_smaller_training_set_are_neither_fitted_nor_targets(tmp_path) -> None:
+    """The whole set has 4e6 atoms and is seen four times; two runs saw 1e6 atoms sixteen times and came out worse."""
+    from forcelaw.laws.sources import planned_runs, runs_of
+
+    runs = study(seeds=1)
+    write_table(tmp_path / "t.csv", runs)
+    frame = pl.read_csv(tmp_path / "t.csv")
+    small = pl.col("run").is_in(["r0", "r7"])
+    extra = frame.filter(small).with_columns(run=pl.col("run") + "s", loss=pl.col("loss") * 1.5, u=pl.min_horizontal("d", 1e6))
+    frame = pl.concat([frame.with_columns(u=pl.min_horizontal("d", 4e6)), extra])
+    frame.write_csv(tmp_path / "both.csv")
+    both, planned = runs_of(tmp_path / "both.csv"), planned_runs(tmp_path / "both.csv", None, runs)
+    assert sorted(both.run_names) == [f"r{k}" for k in range(8)] == sorted(p.run for p in planned)
+    alone = runs_of(tmp_path / "t.csv")
+    one, other = (forecast(r, planned_runs(tmp_path / name, None, r))[0] for r, name in ((both, "both.csv"), (alone, "t.csv")))
+    assert one.predictions == other.predictions
+
+
+def test_no_torch_is_needed(tmp_path) -> None:
+    write_table(tmp_path / "t.csv", study(seeds=1))
+    code = ("import sys\nfrom forcelaw.cli import main\n"
+            f"sys.exit(main(['forecast', {str(tmp_path / 't.csv')!r}]) or 9 * ('torch' in sys.modules))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "already trained" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("arguments,message", [
+    (["forecast", "nothing.csv"], "no such study or table"),
+    (["forecast", "t.csv", "--fraction", "0"], "no share"),
+    (["forecast", "t.csv", "--check", "t.csv"], "not JSON"),
+    (["forecast", "t.csv", "--check", "j.json"], "no forecast"),
+    (["forecast", "t.csv", "--plan", "p.csv"], "no column for d"),
+    (["forecast", "t.csv", "--where", "kind == 'sweep'"], "no row"),
+])
+def test_a_mistake_is_said_in_words(tmp_path, monkeypatch, capsys, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "t.csv", study(seeds=1))
+    (tmp_path / "p.csv").write_text("architecture,n\nPaiNN,1000\n")
+    (tmp_path / "j.json").write_text("{}")
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_table_without_compute_is_refused() -> None:
+    runs = study()
+    bare = replace(runs, values={role: v for role, v in runs.values.items() if role != "c"})
+    with pytest.raises(FitError, match="no compute"):
+        forecast(bare, plan(runs))

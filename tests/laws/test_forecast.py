@@ -13,7 +13,7 @@ import pytest
 from forcelaw.cli import main
 from forcelaw.errors import FitError
 from forcelaw.laws import forecast as forecasts
-from forcelaw.laws import simulate, verdict
+from forcelaw.laws import forecast_check, simulate
 from forcelaw.laws.forecast import Planned, forecast
 from tests.laws.studies import FIELD, join
 
@@ -36,7 +36,7 @@ def plan(runs):
 
 def checked(runs, found, **options):
     content = json.loads(json.dumps(forecasts.to_dict(found, date="2026-01-01", source="s", options={"level": 0.95} | options)))
-    return verdict.check(content, runs)
+    return forecast_check.check(content, runs)
 
 
 def test_on_a_known_surface_the_median_error_is_small_and_the_intervals_hold() -> None:
@@ -95,7 +95,7 @@ def test_each_architecture_is_forecast_by_itself_and_one_that_cannot_be_is_refus
     content = forecasts.to_dict([a, b], date="", source="", options={})
     assert "B" in forecasts.words(content) and "refused" in forecasts.words(content)
     found = checked(both, [a, b])
-    assert found["checked"] == 3 and "no forecast (refused)" in verdict.words(found)
+    assert found["checked"] == 3 and "no forecast (refused)" in forecast_check.words(found)
 
 
 def test_a_law_that_does_not_fall_is_not_used() -> None:
@@ -124,10 +124,10 @@ def test_the_verdict_counts_what_it_should(factor) -> None:
     assert (content["checked"], content["awaited"], content["inside"]) == (2, 1, 1) and content["coverage"] == 0.5
     assert content["largest_error"] == pytest.approx(abs(factor - 1))
     assert content["median_error"] == pytest.approx(abs(factor - 1) / 2)
-    assert "outside" in verdict.words(content) and "not finished yet" in verdict.words(content)
+    assert "outside" in forecast_check.words(content) and "not finished yet" in forecast_check.words(content)
     changed = replace(runs, values=runs.values | {"loss": runs["loss"] * 1.01})
     assert checked(changed, found)["architectures"][0]["unchanged"] is False
-    assert "no longer what they were" in verdict.words(checked(changed, found))
+    assert "no longer what they were" in forecast_check.words(checked(changed, found))
 
 
 def write_table(path, runs, keep=None):
@@ -161,7 +161,7 @@ def test_from_the_command_line_first_the_forecast_then_the_truth(tmp_path, capsy
 
 def test_runs_that_repeated_a_smaller_training_set_are_neither_fitted_nor_targets(tmp_path) -> None:
     """The whole set has 4e6 atoms and is seen four times; two runs saw 1e6 atoms sixteen times and came out worse."""
-    from forcelaw.laws.sources import planned_runs, runs_of
+    from forcelaw.laws.forecast_plan import planned_runs, runs_of
 
     runs = study(seeds=1)
     write_table(tmp_path / "t.csv", runs)

@@ -49,14 +49,14 @@ def add_subcommands(subparsers: Any) -> None:
 
 def handle(args: argparse.Namespace) -> int:
     from . import forecast as forecasts
-    from . import verdict
+    from . import forecast_check
     from .cli import pairs
-    from .sources import planned_runs, runs_of
+    from .forecast_plan import planned_runs, runs_of
 
     columns = pairs(args.columns, "--columns")
     if args.check is not None:
-        content = verdict.check(forecasts.read(args.check), runs_of(args.source, columns, args.where))
-        print(verdict.words(content))
+        content = forecast_check.check(forecasts.read(args.check), runs_of(args.source, columns, args.where))
+        print(forecast_check.words(content))
         _write(args, content, [row for a in content["architectures"] for row in a["runs"]])
         return 0
     everything = runs_of(args.source, columns, args.where)

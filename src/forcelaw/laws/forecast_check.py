@@ -1,0 +1,101 @@
+"""The truth beside a forecast: error, inside the interval or not, the median error and the coverage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from .forecast import Planned, _is, digest
+from .result import clean
+from .table import Runs
+
+
+def check(content: dict[str, Any], runs: Runs) -> dict[str, Any]:
+    """What came of the forecast ``content`` in ``runs``: a dictionary of plain types.
+
+    errors are forecast / truth - 1 of the loss at the end of a run; one that is not finished is listed without. unchanged:
+    whether the runs that the forecast rests on are still what they were, None where some are not there.
+    """
+    out, errors, inside, awaited, hindsight = [], [], [], 0, 0
+    for f in content["architectures"]:
+        there = f["architecture"] in runs.group_names
+        part = runs.take(runs.group == runs.group_names.index(f["architecture"])) if there else None
+        rows = []
+        for p in f["predictions"]:
+            truth = _end(part, p) if part is not None else None
+            row = {key: p[key] for key in ("architecture", "run", "n", "d", "c", "seed", "loss", "low", "high", "known")}
+            row |= {"true": truth, "error": None, "inside": None}
+            if truth is None:
+                awaited += 1
+            else:
+                row["error"] = p["loss"] / truth - 1.0
+                row["inside"] = p["low"] <= truth <= p["high"]
+                errors.append(row["error"])
+                inside.append(row["inside"])
+                hindsight += p["known"]
+            rows.append(row)
+        mine = [abs(r["error"]) for r in rows if r["error"] is not None]
+        out.append({"architecture": f["architecture"], "status": f["status"], "message": f["message"], "runs": rows,
+                    "unchanged": _unchanged(f, part, content["options"]),
+                    "median_error": float(np.median(mine)) if mine else None,
+                    "inside": sum(r["inside"] for r in rows if r["inside"] is not None), "checked": len(mine)})
+    level = content["options"].get("level", 0.95)
+    count = len(errors)
+    return clean({
+        "forecast_date": content["date"], "level": level, "architectures": out, "checked": count, "awaited": awaited,
+        "in_hindsight": hindsight, "median_error": float(np.median(np.abs(errors))) if count else None,
+        "largest_error": float(np.max(np.abs(errors))) if count else None,
+        "inside": int(sum(inside)), "coverage": float(np.mean(inside)) if count else None,
+        # chance that so few or fewer are inside if the intervals hold and runs are independent; runs of one architecture share
+        # the error of its law, so a small value is a warning and not a test
+        "chance": float(stats.binom.cdf(int(sum(inside)), count, level)) if count else None,
+    })
+
+
+def _end(part: Runs, p: dict[str, Any]) -> float | None:
+    """The loss at the end of the run that was predicted, or None."""
+    wanted = Planned(p["architecture"], p["n"], p["d"], p["c"], p["seed"], p["run"])
+    for k in range(len(part.run_names)):
+        if _is(part, k, wanted):
+            rows = np.flatnonzero(part.run == k)
+            return float(part["loss"][rows[np.argmax(part["d"][rows])]])
+    return None
+
+
+def _unchanged(f: dict[str, Any], part: Runs | None, options: dict[str, Any]) -> bool | None:
+    if part is None or not set(f["runs"]) <= set(part.run_names):
+        return None
+    used = np.isin(part.run, [k for k, name in enumerate(part.run_names) if name in f["runs"]])
+    if options.get("burn_in_steps"):
+        used &= part["step"] >= options["burn_in_steps"]
+    if options.get("checkpoints", True):
+        used &= part["c"] <= f["limit"] * (1 + 1e-9)
+    return digest(part.take(used)) == f["hash"]
+
+
+def words(content: dict[str, Any]) -> str:
+    """A verdict for a terminal."""
+    lines = [f"{'architecture':<24}{'N':>10}{'D':>10}{'forecast':>10}  {'interval of new runs':>20}{'truth':>9}{'error':>8}"]
+    for a in content["architectures"]:
+        if not a["runs"]:
+            lines.append(f"{a['architecture']:<24}no forecast ({a['status'].replace('_', ' ')}): {a['message']}")
+        for r in a["runs"]:
+            truth = " not there" if r["true"] is None else f"{r['true']:>9.4f}{r['error']:>+8.1%}"
+            truth += "  outside" if r["inside"] is False else ""
+            span = f"[{r['low']:.4f}, {r['high']:.4f}]"
+            lines.append(f"{a['architecture']:<24}{r['n']:>10,.0f}{r['d']:>10.3g}{r['loss']:>10.4f}  {span:>20}{truth}")
+        if a["runs"] and a["unchanged"] is not True:
+            lines.append("  the runs that this forecast rests on " +
+                         ("are not all in the table" if a["unchanged"] is None else "are no longer what they were"))
+    if content["checked"]:
+        lines.append(f"{content['checked']} runs: median error {content['median_error']:.1%}, largest "
+                     f"{content['largest_error']:.1%}; {content['inside']} inside their {content['level']:.0%} interval (so few "
+                     f"or fewer by chance: "
+                     f"{content['chance']:.2g})")
+    if content["awaited"]:
+        lines.append(f"{content['awaited']} runs are not finished yet")
+    if content["in_hindsight"]:
+        lines.append(f"{content['in_hindsight']} of the checked runs were trained before the forecast was made")
+    return "\n".join(lines)

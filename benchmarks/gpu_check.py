@@ -23,11 +23,11 @@ from forcelaw.train.spec import TrainOptions, data_options, resolve
 
 def run_once(pack: Pack, name: str, device: str, *, lr: float = 4e-3, stop_at: int | None = None,
              capacity: float | None = None, augment: bool = False, steps: int = 150, compiled: bool = False,
-             precision: str = "float32") -> tuple[list, dict]:
+             precision: str = "float32", forces: str = "direct", symmetry_rotations: int = 0) -> tuple[list, dict]:
     """Metrics and result of a small run; with ``stop_at`` it is interrupted after that step and resumed."""
-    config = size(name, 2e4, **data_options(pack))
+    config = size(name, 2e4, forces=forces, **data_options(pack))
     options = TrainOptions(batch_molecules=16, evaluations=5, first_evaluation=20, validation_structures=200, augment=augment,
-                           precision=precision)
+                           precision=precision, symmetry_rotations=symmetry_rotations)
     spec = resolve(pack, config, options, lr=lr, seed=1, atoms=steps * 16 * 21.0)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(folder, spec.as_json())
@@ -78,6 +78,11 @@ def main() -> int:
             line(f"{name} cuda compiled", compiled)
             augmented, _ = run_once(pack, name, "cuda", augment=True)
             line(f"{name} cuda augmented", augmented)
+            for title, how in (("gradient forces", {"forces": "conservative"}), ("symmetry loss", {"symmetry_rotations": 2})):
+                exact = [run_once(pack, name, device, precision="float64", steps=40, **how)[0] for device in ("cpu", "cuda")]
+                worst = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(*exact))
+                print(f"{name}, {title}: float64, CPU eager against CUDA graph, 40 steps: {worst:.1e}", flush=True)
+                bad += worst > 1e-7
             _, diverged = run_once(pack, name, "cuda", lr=1e9)
             print(f"{name} lr 1e9: {diverged['status']} at step {diverged.get('step')}", flush=True)
             bad += diverged["status"] != "diverged"

@@ -1,6 +1,9 @@
 """A study: a grid of runs declared in one YAML file, and how it unfolds into run specifications.
 
-The learning-rate sweep at one size comes first and is part of the study; muP carries its optimum to every other size.
+The learning-rate sweep at one size comes first and is part of the study; muP carries its optimum to every other size. An entry
+of ``architectures`` may differ from the study in anything that its runs are made of (length, data, batch, augmentation, symmetry
+loss, forces, depth, seeds, learning rate), so what is compared stands side by side under two labels; every difference is in the
+resolved specification of the run and therefore in its id.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 import datetime
 import platform
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,25 +19,53 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from . import __version__
 from .data.pack import Pack, write_json
 from .errors import StudyError
+from .sharing import Shared
 from .store import RunDirectory, content_id, read_json
+
+if TYPE_CHECKING:
+    from .train.spec import TrainOptions
 
 FORBID = ConfigDict(extra="forbid", frozen=True)
 
 
+class Replicates(BaseModel):
+    """Further seeds at some of the sizes: what the spread between runs is measured from."""
+
+    model_config = FORBID
+
+    sizes: list[float] = Field(min_length=1, description="which of the sizes")
+    seeds: list[int] = Field(min_length=1, description="seeds beside those of every size")
+
+
 class ArchitectureSpec(BaseModel):
-    """One column of the ladder: an architecture of the dictionary, with options."""
+    """One column of the ladder: an architecture of the dictionary, with options. What is left out is as in the study."""
 
     model_config = FORBID
 
     name: str = Field(description="key of forcelaw.models.ARCHITECTURES")
     label: str | None = Field(None, description="name in tables and figures; the architecture's title by default")
     options: dict[str, Any] = Field(default_factory=dict, description="extra keys of the model's configuration")
-    sizes: list[float] | None = Field(None, description="overrides the study's sizes")
-    seeds: list[int] | None = Field(None, description="overrides the study's seeds")
+    sizes: list[float] | None = Field(None, min_length=1, description="overrides the study's sizes")
+    seeds: list[int] | None = Field(None, min_length=1, description="overrides the study's seeds")
+    replicates: Replicates | None = Field(None, description="overrides the study's replicates")
     depth: int | None = Field(None, ge=1, description="overrides the study's depth")
     atoms: float | None = Field(None, gt=0, description="overrides the length of the runs: D, atoms seen in training")
+    epochs: float | None = Field(None, gt=0, description="overrides the length of the runs: passes over the training set")
+    distinct_atoms: list[float] | None = Field(None, min_length=1, description="overrides the study's training sets")
+    forces: Literal["direct", "conservative"] | None = Field(None, description="overrides the study's forces")
+    train: dict[str, Any] = Field(default_factory=dict, description="overrides options of the training loop")
     learning_rate: float | None = Field(None, gt=0, description="fixed: no sweep for this one")
     sweep_around: float | None = Field(None, gt=0, description="centre of its sweep; the architecture's default otherwise")
+    sweep_of: str | None = Field(None, description="label of another entry whose learning rate it takes: no sweep of its own")
+    stage: int = Field(0, description="entries of a lower stage are trained first")
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> ArchitectureSpec:
+        for one, other in (("atoms", "epochs"), ("learning_rate", "sweep_of"), ("sweep_around", "sweep_of"),
+                           ("learning_rate", "sweep_around")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ValueError(f"give {one} or {other}, and not both")
+        return self
 
 
 class Sweep(BaseModel):
@@ -72,17 +103,21 @@ class Study(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     description: str = ""
     data: str = Field("sample", description='"sample", or the path of a pack, relative to the study file')
-    architectures: list[ArchitectureSpec] = Field(min_length=1)
+    architectures: list[ArchitectureSpec] = Field(min_length=1, description="what is compared; any entry may differ in more")
     sizes: list[float] = Field(min_length=1, description="target N")
     depth: int | None = Field(None, ge=1, description="layers of every model; by size when absent")
     seeds: list[int] = Field(default=[0], min_length=1)
+    replicates: Replicates | None = None
     epochs: float | None = Field(None, gt=0, description="passes over the training set")
     atoms: float | None = Field(None, gt=0, description="or: D, atoms seen in training")
-    distinct_atoms: list[float] | None = Field(None, description="training sets: nested prefixes with that many atoms")
+    distinct_atoms: list[float] | None = Field(None, min_length=1,
+                                               description="training sets: nested prefixes with that many atoms")
     cutoff: float = Field(6.0, gt=0, description="Angstrom")
     forces: Literal["direct", "conservative"] = "direct"
     train: dict[str, Any] = Field(description="options of the training loop")
     learning_rate: LearningRate
+    share: list[str] = Field(default_factory=list, description="names of studies, trained beside this one, whose finished runs "
+                                                               "are taken over where they are the same")
 
     @model_validator(mode="before")
     @classmethod
@@ -99,6 +134,11 @@ class Study(BaseModel):
         labels = [a.label or a.name for a in self.architectures]
         if len(set(labels)) != len(labels):
             raise ValueError(f"two architectures share a label: {labels}; give them different labels")
+        for one in (self, *self.architectures):
+            sizes, more = one.sizes or self.sizes, one.replicates
+            if more and (absent := set(more.sizes) - set(sizes)):
+                whose = "" if one is self else f" of {one.label or one.name}"
+                raise ValueError(f"replicates{whose} at {sorted(absent)}, which are not among the sizes {sizes}")
         return self
 
 
@@ -154,26 +194,63 @@ def load(path: str | Path) -> Study:
     return study
 
 
+def label_of(a: ArchitectureSpec) -> str:
+    """The label that an entry carries in tables and figures."""
+    from .models import ARCHITECTURES
+
+    return a.label or ARCHITECTURES[a.name].title
+
+
+def train_options(study: Study, a: ArchitectureSpec | None = None) -> TrainOptions:
+    """Options of the training loop of an entry (of the study without one): its own keys over the study's. The two rules for
+    the batch exclude each other, so an entry that gives one takes back the other."""
+    from .train.spec import TrainOptions
+
+    own = a.train if a is not None else {}
+    rules = {"batch_molecules", "batch_atoms"}
+    kept = {k: v for k, v in study.train.items() if not (k in rules and rules & own.keys())}
+    return TrainOptions(**{**kept, **own})
+
+
 def _check_contents(study: Study, where: str) -> None:
     """Names of architectures and options of models and training: checked here, so that nothing fails hours later."""
     from .models import ARCHITECTURES
-    from .train.spec import TrainOptions
 
-    try:
-        TrainOptions(**study.train)
-    except ValidationError as error:
-        raise explain(error, f"{where}, key train") from error
+    for k, a in enumerate([None, *study.architectures], start=-1):
+        try:
+            train_options(study, a)
+        except ValidationError as error:
+            raise explain(error, f"{where}, key {'train' if a is None else f'architectures.{k}.train'}") from error
     for k, a in enumerate(study.architectures):
         if a.name not in ARCHITECTURES:
             raise StudyError(f"unknown architecture {a.name!r}", where=f"{where}, key architectures.{k}",
                              remedy=f"use one of: {', '.join(ARCHITECTURES)}")
         fields = ARCHITECTURES[a.name].config.model_fields
+        reserved = ("architecture", "width", "elements", "scale", "cutoff", "mean_degree", "forces")
         for option in a.options:
-            if option not in fields or option in ("architecture", "width", "elements", "scale", "cutoff", "mean_degree"):
-                free = [f for f in fields if f not in ("architecture", "width", "elements", "scale", "cutoff",
-                                                       "mean_degree", "depth")]
+            if option not in fields or option in reserved:
+                free = [f for f in fields if f not in (*reserved, "depth")]
                 raise StudyError(f"{a.name} has no option {option!r}", where=f"{where}, key architectures.{k}.options",
                                  remedy=f"its options are: {', '.join(free)}")
+    _check_labels(study, where)
+
+
+def _check_labels(study: Study, where: str) -> None:
+    """Labels tell entries apart, also where one is a default title; an entry takes its rate from one that has its own."""
+    entries: dict[str, ArchitectureSpec] = {}
+    for k, a in enumerate(study.architectures):
+        if label_of(a) in entries:
+            raise StudyError(f"two architectures share a label: {label_of(a)!r}", where=f"{where}, key architectures.{k}",
+                             remedy="give one of them another label")
+        entries[label_of(a)] = a
+    for k, a in enumerate(study.architectures):
+        if a.sweep_of is None:
+            continue
+        giver = entries.get(a.sweep_of)
+        if giver is None or giver.sweep_of is not None:
+            own = [label for label, other in entries.items() if other.sweep_of is None]
+            raise StudyError(f"no entry labelled {a.sweep_of!r} has a learning rate of its own",
+                             where=f"{where}, key architectures.{k}.sweep_of", remedy=f"use one of: {', '.join(own)}")
 
 
 def find_pack(study: Study, directory: str | Path) -> Pack:
@@ -190,20 +267,43 @@ class Planner:
     """Unfolds a study over a pack into run specifications."""
 
     def __init__(self, study: Study, pack: Pack):
-        from .train.spec import TrainOptions, data_options
+        from .train.spec import data_options
 
         self.study, self.pack = study, pack
-        self.options = TrainOptions(**study.train)
+        self.options = train_options(study)  # of the study; those of an entry are train_options(a)
         self.data = data_options(pack, cutoff=study.cutoff)
+        self.entries = {label_of(a): a for a in study.architectures}
+        self._shared: Shared | None = None
         self._configs: dict[tuple[str, float], Any] = {}
         self._specs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}  # planning is pure, and asked for at every poll
+
+    def train_options(self, a: ArchitectureSpec) -> TrainOptions:
+        return train_options(self.study, a)
+
+    def label(self, a: ArchitectureSpec) -> str:
+        return label_of(a)
+
+    def place(self, runs: Path, spec: dict[str, Any]) -> RunDirectory:
+        """The directory of a run; one that a study under ``share`` has trained already is there, finished."""
+        if self._shared is None:  # OUT/runs here is beside OTHER/runs there
+            self._shared = Shared([runs.parent.parent / name / "runs" for name in self.study.share])
+        return self._shared.place(runs, spec)
+
+    def sizes(self, a: ArchitectureSpec) -> list[float]:
+        return a.sizes or self.study.sizes
+
+    def seeds(self, a: ArchitectureSpec, size: float) -> list[int]:
+        """Seeds at one size, replicates last. Those of the study hold for an entry that has that size."""
+        more = a.replicates or self.study.replicates
+        first = a.seeds or self.study.seeds
+        return [*first, *(s for s in more.seeds if s not in first)] if more and size in more.sizes else list(first)
 
     def config(self, a: ArchitectureSpec, size: float) -> Any:
         from .models.sizing import size as size_model
 
-        key = (a.label or a.name, size)
+        key = (self.label(a), size)
         if key not in self._configs:
-            options = {**self.data, "forces": self.study.forces, **a.options}
+            options = {**self.data, "forces": a.forces or self.study.forces, **a.options}
             depth = options.pop("depth", None) or a.depth or self.study.depth
             try:
                 self._configs[key] = size_model(a.name, size, depth=depth, **options)
@@ -211,13 +311,18 @@ class Planner:
                 raise explain(error, f"study {self.study.name}, architecture {a.name}") from error
         return self._configs[key]
 
-    def label(self, a: ArchitectureSpec) -> str:
-        from .models import ARCHITECTURES
+    def _resolve(self, a: ArchitectureSpec, size: float, kind: Literal["grid", "sweep"], **how: Any) -> dict[str, Any]:
+        from .train.spec import resolve
 
-        return a.label or ARCHITECTURES[a.name].title
+        return resolve(self.pack, self.config(a, size), self.train_options(a), study=self.study.name, kind=kind,
+                       label=self.label(a), **how).as_json()
+
+    def _length(self, a: ArchitectureSpec) -> dict[str, float | None]:
+        of = self.study if a.atoms is None and a.epochs is None else a
+        return {"atoms": of.atoms, "epochs": of.epochs}
 
     def sweep(self, a: ArchitectureSpec) -> list[dict[str, Any]]:
-        """Specifications of the learning-rate sweep of one architecture, empty when its rate is given."""
+        """Specifications of the learning-rate sweep of one entry, empty when its rate is given or another's."""
         key = ("sweep", self.label(a))
         if key not in self._specs:
             self._specs[key] = self._plan_sweep(a)
@@ -225,46 +330,48 @@ class Planner:
 
     def _plan_sweep(self, a: ArchitectureSpec) -> list[dict[str, Any]]:
         from .models import ARCHITECTURES
-        from .train.spec import resolve
 
         rule = self.study.learning_rate.sweep
-        if rule is None or a.learning_rate is not None:
+        if rule is None or a.learning_rate is not None or a.sweep_of is not None:
             return []
         centre = a.sweep_around or ARCHITECTURES[a.name].learning_rate
         length = {"atoms": rule.atoms, "epochs": rule.epochs}
         if rule.atoms is None and rule.epochs is None:
-            length = {"atoms": self.study.atoms, "epochs": self.study.epochs}
-        return [resolve(self.pack, self.config(a, rule.size), self.options, lr=float(f"{centre * factor:.3g}"), seed=seed,
-                        study=self.study.name, kind="sweep", label=self.label(a), **length).as_json()
+            length = self._length(a)
+        return [self._resolve(a, rule.size, "sweep", lr=float(f"{centre * factor:.3g}"), seed=seed, **length)
                 for factor in rule.factors for seed in rule.seeds]
 
     def grid(self, a: ArchitectureSpec, lr: float) -> list[dict[str, Any]]:
-        """Specifications of the grid of one architecture at its learning rate."""
+        """Specifications of the grid of one entry at its learning rate."""
         key = ("grid", self.label(a), lr)
         if key not in self._specs:
-            self._specs[key] = self._plan_grid(a, lr)
+            self._specs[key] = [self._resolve(a, size, "grid", lr=lr, seed=seed, distinct_atoms=distinct, **self._length(a))
+                                for size in self.sizes(a)
+                                for distinct in a.distinct_atoms or self.study.distinct_atoms or [None]
+                                for seed in self.seeds(a, size)]
         return self._specs[key]
 
-    def _plan_grid(self, a: ArchitectureSpec, lr: float) -> list[dict[str, Any]]:
-        from .train.spec import resolve
-
-        out = []
-        for size in a.sizes or self.study.sizes:
-            for distinct in self.study.distinct_atoms or [None]:
-                for seed in a.seeds or self.study.seeds:
-                    out.append(resolve(self.pack, self.config(a, size), self.options, lr=lr, seed=seed,
-                                       study=self.study.name, kind="grid", label=self.label(a),
-                                       atoms=a.atoms or self.study.atoms, epochs=None if a.atoms else self.study.epochs,
-                                       distinct_atoms=distinct).as_json())
-        return out
+    def urgency(self, a: ArchitectureSpec, spec: dict[str, Any]) -> tuple[int, int]:
+        """What is trained first: lower stages; in a stage sweeps (grids wait for them), then first seeds, then replicates."""
+        first = spec["seed"] in (a.seeds or self.study.seeds)
+        return a.stage, 0 if spec["kind"] == "sweep" else 1 if first else 2
 
     def learning_rate(self, a: ArchitectureSpec, runs: Path) -> float | None:
-        """The rate to use for an architecture: given, or the best of its finished sweep; None while that is running."""
+        """The rate to use for an entry: given, or the best of its finished sweep; None while that is running."""
+        if a.sweep_of is not None:
+            return self.learning_rate(self.entries[a.sweep_of], runs)
         if a.learning_rate is not None:
             return a.learning_rate
         if self.study.learning_rate.value is not None:
             return self.study.learning_rate.value
         return best_rate(self.sweep(a), runs)
+
+    def waits(self, a: ArchitectureSpec, runs: Path) -> bool:
+        """Whether the grid of an entry cannot be planned yet because a sweep is not over."""
+        try:
+            return self.learning_rate(a, runs) is None
+        except StudyError:  # every rate failed: there will be no grid
+            return False
 
 
 def best_rate(specs: list[dict[str, Any]], runs: Path) -> float | None:
@@ -312,7 +419,7 @@ def write_study(planner: Planner, out: Path, command: str) -> None:
         "created": datetime.date.today().isoformat(),
         "versions": {"forcelaw": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "architectures": [{"label": planner.label(a), "architecture": a.name,
-                           "symmetry": ARCHITECTURES[a.name].symmetry_for(planner.config(a, (a.sizes or study.sizes)[0]))}
+                           "symmetry": ARCHITECTURES[a.name].symmetry_for(planner.config(a, planner.sizes(a)[0]))}
                           for a in study.architectures],
         "data": {"name": pack.path.name, "hash": pack.hash, "structures": m["structures"], "atoms": m["atoms"],
                  "elements": m["elements"], "command": m.get("command", ""), "split": m.get("split", {}),

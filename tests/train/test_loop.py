@@ -35,7 +35,8 @@ def losses(run):
     return [{k: v for k, v in row.items() if k not in timing} for row in run.metrics()]
 
 
-@pytest.mark.parametrize("changes", [{}, {"augment": True}, {"batch_molecules": None, "batch_atoms": 20}])
+@pytest.mark.parametrize("changes", [{}, {"augment": True}, {"batch_molecules": None, "batch_atoms": 20},
+                                     {"symmetry_rotations": 2, "augment": True}])
 def test_an_interrupted_run_reaches_the_same_bits(tmp_path, changes) -> None:
     torch.set_num_threads(1)
     pack = write_pack(tmp_path / "pack")
@@ -70,14 +71,15 @@ def test_windows_do_not_change_the_numbers(tmp_path) -> None:
     assert losses(whole) == losses(windowed)
 
 
-def test_the_books_balance(tmp_path) -> None:
+@pytest.mark.parametrize("changes,factor", [({}, 1), ({"symmetry_rotations": 2}, 3)])
+def test_the_books_balance(tmp_path, changes, factor) -> None:
     pack = write_pack(tmp_path / "pack")
-    run, spec = make_run(tmp_path / "a", pack)
+    run, spec = make_run(tmp_path / "a", pack, **changes)
     result = train(run, pack)
     rows, last = run.metrics(), run.metrics()[-1]
     assert [r["step"] for r in rows] == evaluation_steps(spec.steps, spec.train) and last["step"] == spec.steps
     edges = last["mean_degree"] * last["d"]
-    assert last["c"] == pytest.approx(3 * (edges * spec.flops_per_edge + last["d"] * spec.flops_per_atom), rel=1e-9)
+    assert last["c"] == pytest.approx(factor * 3 * (edges * spec.flops_per_edge + last["d"] * spec.flops_per_atom), rel=1e-9)
     assert last["kappa"] == pytest.approx(last["c"] / (3 * spec.n * last["d"]))
     assert last["u"] == min(last["d"], spec.train_atoms)
     assert all(a["d"] < b["d"] and a["c"] < b["c"] and a["h"] < b["h"] for a, b in itertools.pairwise(rows))

@@ -95,7 +95,8 @@ def training(run: RunDirectory, pack: Pack, *, device: str | torch.device = "cpu
     evaluation = Evaluation(model, shards.get(pack, validation, **data), structures=len(validation))
     feed = Feed(pack, indices, schedule, capacity=capacity if capacity is not None else device_capacity(device),
                 shards=shards, **data)
-    forward = compiled(model) if compile_model else model
+    # torch.compile cannot differentiate what it compiled twice, as gradient forces ask for
+    forward = compiled(model) if compile_model and config.forces == "direct" else model
     stepper = (GraphStep if device.type == "cuda" else EagerStep)(model, optimizer, spec.train, spec.seed, stats, forward)
     book = _Book(run, spec, model, optimizer, schedule, evaluation, state, stats, progress, device, shared)
     model.train()
@@ -128,7 +129,7 @@ class _Book:
         self.run, self.spec, self.model, self.optimizer, self.schedule = run, spec, model, optimizer, schedule
         self.evaluation, self.state, self.stats, self.progress, self.device = evaluation, state, stats, progress, device
         self.flops = spec.flops()
-        self.factor = 2.0 if spec.config().forces == "conservative" else 1.0  # gradient forces: about six forwards
+        self.factor = spec.cost_factor
         self.seen = np.concatenate([[0], np.cumsum(schedule.atoms)])
         self.points = evaluation_steps(spec.steps, spec.train)
         self.clock = Clock(state["step"], spec.steps, sampled=shared and device.type == "cuda")

@@ -30,6 +30,10 @@ class TrainOptions(BaseModel):
     beta2: float = Field(0.999, gt=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     augment: bool = Field(False, description="a fresh random rotation of every structure at every step")
+    symmetry_rotations: int = Field(0, ge=0, le=64, description="M: turned copies of every structure a step on which the "
+                                                                "symmetry loss is measured; 0 is none (symmetry.py)")
+    symmetry_weight: float = Field(1.0, gt=0, description="of the symmetry loss")
+    symmetry_penalty: Literal["square", "norm"] = Field("square", description="of an asymmetry; a norm can hold a model at zero")
     precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
     evaluations: int = Field(20, ge=2, description="evaluations, at steps equally spaced in the logarithm")
     first_evaluation: int = Field(50, ge=1, description="step of the first one")
@@ -56,6 +60,7 @@ class RunSpec(BaseModel):
     n_nonembedding: int
     flops_per_edge: float
     flops_per_atom: float
+    cost_factor: float = Field(description="training FLOPs over three forward passes, which is a plain step with direct forces")
     data: dict[str, Any]
     seed: int
     lr: float = Field(gt=0)
@@ -76,6 +81,15 @@ class RunSpec(BaseModel):
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
+
+
+def cost_factor(forces: str, symmetry_rotations: int) -> float:
+    """Training FLOPs over those of a step with direct forces and no symmetry loss, which is three forward passes.
+
+    Gradient forces take six: each product of the forward pass and of the pass for the forces is differentiated twice
+    (tests/train/test_cost.py has the counter's figures). Each turned copy is one structure more.
+    """
+    return (2.0 if forces == "conservative" else 1.0) * (1 + symmetry_rotations)
 
 
 def data_options(pack: Pack, *, cutoff: float = 6.0, mean_degree: float | None = None) -> dict[str, Any]:
@@ -142,7 +156,8 @@ def resolve(pack: Pack, config: ModelConfig, options: TrainOptions, *, lr: float
     return RunSpec(
         study=study, kind=kind, label=label or entry.title, model=config.model_dump(mode="json"),
         symmetry=entry.symmetry_for(config), n=n, n_nonembedding=n_nonembedding, flops_per_edge=flops.per_edge,
-        flops_per_atom=flops.per_atom, data={"name": pack.path.name, "hash": pack.hash}, seed=seed, lr=lr, train=options,
+        flops_per_atom=flops.per_atom, cost_factor=cost_factor(config.forces, options.symmetry_rotations),
+        data={"name": pack.path.name, "hash": pack.hash}, seed=seed, lr=lr, train=options,
         train_structures=len(indices), train_atoms=int(natoms.sum()), atoms_total=total,
         epochs=round(float(schedule.atoms.sum() / natoms.sum()), 4), steps=schedule.steps,
         batch_atoms=round(float(schedule.atoms.mean())))

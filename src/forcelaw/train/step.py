@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.batches import Targets
 from ..data.feed import Plan, Window, random_rotations
+from ..graph import GraphBatch
 from ..models import ForceField
 from .loss import loss_terms
 from .optimizer import ScheduleFreeAdamW
 from .spec import TrainOptions
+from .symmetry import penalty
 
 NEVER = 2.0**53  # "no step": larger than any, and exact in float64
 
@@ -48,6 +51,12 @@ class Step:
             return torch.autocast(device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
+    def _predict(self, graph: GraphBatch, target: Targets) -> tuple[Tensor, Tensor]:
+        """Energies and forces in the precision of the labels, whatever the model computes in."""
+        with self._autocast(target.energy.device):
+            energy, forces = self.forward(graph)
+        return energy.to(target.energy), forces.to(target.forces)
+
     def _advance(self, window: Window, rows: Tensor, sizes: tuple[int, int], pad: bool, step: Tensor | int,
                  scalars: Tensor) -> None:
         """The step itself; no synchronisation with the host in it."""
@@ -56,18 +65,22 @@ class Step:
         if self.options.augment:
             rotation = random_rotations(rows.clamp_min(0), step, self.seed, shard.dtype)
         graph, target = shard.batch(rows, *sizes, pad=pad, rotation=rotation)
-        with self._autocast(shard.device):
-            energy, forces = self.forward(graph)
-        term_e, term_f = loss_terms(energy.to(target.energy), forces.to(target.forces), target)
-        loss = term_e + term_f
+        energy, forces = self._predict(graph, target)
+        term_e, term_f = loss_terms(energy, forces, target)
+        loss = value = term_e + term_f
+        if self.options.symmetry_rotations:
+            scale = self.model.config.scale if self.options.symmetry_penalty == "square" else None
+            loss = loss + self.options.symmetry_weight * penalty(
+                lambda turned: self._predict(turned, target), graph, energy, forces, target, rows, step, self.seed,
+                rotations=self.options.symmetry_rotations, scale=scale)
         # without a direct head some weights of a last layer reach no output (eSEN's l > 0 channels there, as in fairchem)
         conservative = self.model.config.forces == "conservative"
         gradients = torch.autograd.grad(loss, self.optimizer.params, allow_unused=conservative,
                                         materialize_grads=conservative)
         norm, clipped = self.optimizer.update(list(gradients), scalars)
         with torch.no_grad():
-            value = loss.detach().double()
-            finite = torch.isfinite(value) & torch.isfinite(norm)
+            value = value.detach().double()  # of the data alone, comparable whatever the penalty
+            finite = torch.isfinite(loss) & torch.isfinite(norm)
             at = torch.as_tensor(step, device=value.device, dtype=torch.float64)
             self.stats[:4] += torch.stack([value, norm.double(), clipped.double(), torch.ones_like(value)])
             self.stats[4] = torch.where(finite, self.stats[4], torch.minimum(self.stats[4], at))

@@ -4,6 +4,7 @@ constant (sd 1%), and its ten checkpoints by an autocorrelated error (sd 0.4%, l
 
     python benchmarks/law_coverage.py --trials 1000 --out results/laws/coverage.txt
     python benchmarks/law_coverage.py --only intervals --trials 100
+    python benchmarks/law_coverage.py --only comparison --study language --runs 6 --null --trials 2000   # one cell, closer
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ def truth_of(name: str) -> dict[str, float]:
     return truth | {"a": truth["beta"] / total, "gamma": truth["alpha"] * truth["beta"] / total}
 
 
-def intervals(trials: int, say) -> None:
+def intervals(trials: int, say, args: argparse.Namespace) -> None:
     """Coverage of alpha, beta, a, E, gamma from the surface; of gamma from the frontier; of the floor's profile."""
     say(f"\nCoverage of nominal 95% intervals, {trials} studies each (standard error "
         f"{100 * np.sqrt(0.05 * 0.95 / trials):.1f} points), Huber's loss with a robust delta, delete-one-run jackknife with t")
     names = ("alpha", "beta", "a", "E", "gamma")
     say(f"{'study':12} {'runs':>4} | " + " ".join(f"{name:>6}" for name in names) + " | profile E | frontier gamma: cover  bias"
         "   used  hull's bias | median widths: " + " ".join(f"{name:>6}" for name in names))
-    for name in STUDIES:
+    for name in args.study:
         truth = truth_of(name)
-        for groups in SIZES:
+        for groups in args.runs:
             hits: dict[str, list[bool]] = {key: [] for key in (*names, "profile", "frontier")}
             widths: dict[str, list[float]] = {key: [] for key in names}
             gammas, hulls, unusable = [], [], 0
@@ -63,20 +64,19 @@ def intervals(trials: int, say) -> None:
                 for key in names:
                     hits[key].append(result[key].low <= truth[key] <= result[key].high)
                     widths[key].append(result[key].high - result[key].low)
-                if seed < trials // 4:  # these cost more
-                    profile = profile_floor(runs, result)
-                    hits["profile"].append(profile.low <= truth["E"] <= profile.high)
-                    found = frontier(runs)
-                    points = found.points
-                    vertices = simulate.table(n=points["n"], d=points["d"], c=points["x"], loss=points["loss"],
-                                              run=np.arange(len(points["x"])))
-                    hull = fit(vertices, "frontier", objective="log", interval="none")
-                    if hull.ok:
-                        hulls.append(hull["gamma"].value)
-                    if found.fit.ok:
-                        gamma = found.fit.derived["gamma"]
-                        gammas.append(gamma.value)
-                        hits["frontier"].append(gamma.low <= truth["gamma"] <= gamma.high)
+                profile = profile_floor(runs, result)
+                hits["profile"].append(profile.low <= truth["E"] <= profile.high)
+                found = frontier(runs)
+                points = found.points
+                vertices = simulate.table(n=points["n"], d=points["d"], c=points["x"], loss=points["loss"],
+                                          run=np.arange(len(points["x"])))
+                hull = fit(vertices, "frontier", objective="log", interval="none")
+                if hull.ok:
+                    hulls.append(hull["gamma"].value)
+                if found.fit.ok:
+                    gamma = found.fit.derived["gamma"]
+                    gammas.append(gamma.value)
+                    hits["frontier"].append(gamma.low <= truth["gamma"] <= gamma.high)
                 bar.update(seed + 1)
             bar.close()
             cover = " ".join(f"{np.mean(hits[key]):6.3f}" for key in names)
@@ -84,7 +84,7 @@ def intervals(trials: int, say) -> None:
             hull_bias = f"{np.mean(hulls) / truth['gamma'] - 1:+5.1%}" if hulls else "-"
             say(f"{name:12} {groups:4} | {cover} | {np.mean(hits['profile']):9.3f} | "
                 f"{np.mean(hits['frontier']) if gammas else float('nan'):21.3f} {bias:>6} "
-                f"{len(gammas) / (trials // 4):5.0%} {hull_bias:>12} | "
+                f"{len(gammas) / trials:5.0%} {hull_bias:>12} | "
                 f"               " + " ".join(f"{np.median(widths[key]):6.3f}" for key in names)
                 + (f"  ({unusable} unusable)" if unusable else ""))
 
@@ -109,7 +109,7 @@ def two(name: str, groups: int, seed: int, shared: float, difference: float, sd_
                 seed=np.concatenate([a.seed, b.seed]), taken={}, source="simulation")
 
 
-def comparison(trials: int, say) -> None:
+def comparison(trials: int, say, args: argparse.Namespace) -> None:
     """Size and power of the tests of a difference between two architectures."""
     sd_run = 0.01
     say(f"\nTests between two architectures at 5%: sd between runs {sd_run:.0%}, prefactors 20% apart, in paired studies 70% of "
@@ -119,10 +119,10 @@ def comparison(trials: int, say) -> None:
     names = ("alpha", "beta", "a", "gamma", "E")
     say(f"{'study':12} {'runs each':>9} {'design':9} {'true d-alpha':>12} | rejected: "
         + " ".join(f"{name:>6}" for name in names) + " | labels permuted:  alpha   beta")
-    for study_name in STUDIES:
-        for groups in SIZES:
+    for study_name in args.study:
+        for groups in args.runs:
             for shared, paired in ((0.0, False), (0.7, True)):
-                for difference in (0.0, 0.05, 0.1):
+                for difference in (0.0,) if args.null else (0.0, 0.05, 0.1):
                     count = trials if difference == 0 else trials // 4
                     rejected: dict[str, list[bool]] = {name: [] for name in names}
                     permuted: dict[str, list[bool]] = {"alpha": [], "beta": []}
@@ -162,7 +162,7 @@ def bent(kind: str, seed: int) -> Runs:
     return replace(runs, values=runs.values | {"loss": loss})
 
 
-def diagnosis(trials: int, say) -> None:
+def diagnosis(trials: int, say, args: argparse.Namespace) -> None:
     """How often the verdict is "a trend", for sound studies and for four kinds of unsound ones."""
     say(f"\nVerdict \"a trend, not an exponent\" (12 runs, force-field study), {trials} studies each")
     for kind in ("sound", "transient", "break in N", "small models fail", "early stop of scaling"):
@@ -186,6 +186,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, help="simulated studies (default: 1000; the diagnosis takes a 20th)")
     parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS), help="parts of the table (default: all)")
+    parser.add_argument("--study", nargs="+", choices=tuple(STUDIES), default=list(STUDIES), help="studies (default: both)")
+    parser.add_argument("--runs", nargs="+", type=int, default=list(SIZES), help="numbers of runs (default: 6 10 20)")
+    parser.add_argument("--null", action="store_true", help="of the comparison, its size only")
     parser.add_argument("--out", help="write the table here as well")
     args = parser.parse_args()
     lines: list[str] = []
@@ -199,7 +202,7 @@ def main() -> None:
         f"machine: 2-core CPU, one core used, shared with other work\nnumpy {np.__version__}")
     for name, part in PARTS.items():
         if name in args.only:
-            part(max(20, args.trials // 20) if name == "diagnosis" else args.trials, say)
+            part(max(20, args.trials // 20) if name == "diagnosis" else args.trials, say, args)
     say(f"\n{time.time() - started:.0f} s")
     if args.out:
         path = Path(args.out)

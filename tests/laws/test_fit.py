@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import nnls
+from scipy.optimize import minimize, nnls
 
 from forcelaw.errors import FitError
 from forcelaw.laws import Runs, fit, simulate
+from forcelaw.laws.forms import Surface
 from forcelaw.laws.objective import Objective
-from forcelaw.laws.start import nonnegative
+from forcelaw.laws.start import nonnegative, project
 from tests.laws.studies import FIELD, LANGUAGE, clean, exponents, study
 from tests.reference import laws_slow
 from tests.shared_data import shared
@@ -226,3 +227,73 @@ def test_unknown_options_raise():
 
 def test_nonfinite_objective_never_comes_back():
     assert Objective("huber", 0.1).rho(np.array([0.05, -0.2])) == pytest.approx([0.00125, 0.015])
+
+
+def test_laws_with_several_optima_are_searched_until_starts_agree():
+    """Repeats saturate in two ways at once and Huber's loss has kinks: with the surface held, SciPy from a grid over R_D and R_N
+    on the slow formula must not find a lower objective than the fit (as the shipped fit of Muennighoff et al. is no optimum)."""
+    rng = np.random.default_rng(33)  # the best six cells of the grid all lead elsewhere
+    u = np.repeat([1e8, 4e8, 1.5e9, 1e10], 12)
+    n = np.tile(np.repeat(np.geomspace(7e6, 8e9, 4), 3), 4)
+    d = u * np.tile([1, 8, 100], 16)
+    surface = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353}
+    loss = laws_slow.predict("data_constrained", surface | {"R_D": 40.0, "R_N": 2.0}, {"n": n, "d": d, "u": u})
+    loss = loss * np.exp(rng.standard_t(2, size=48) * 0.03)
+    result = fit(Runs.from_frame({"params": n, "tokens": d, "unique_tokens": u, "loss": loss}), "data_constrained", delta=1e-3,
+                 fixed=surface, interval="none")
+
+    def slow(ln_r: np.ndarray) -> float:
+        r_d, r_n = np.exp(np.clip(ln_r, -16, 16))  # beyond, the formula as it is written is rounding alone
+        values = surface | {"R_D": float(r_d), "R_N": float(r_n)}
+        return float(laws_slow.rho("huber", laws_slow.predict("data_constrained", values, {"n": n, "d": d, "u": u}), loss,
+                                   1e-3).sum())
+
+    grid = sorted(((x, y) for x in np.linspace(0, 7, 20) for y in np.linspace(-2, 5, 20)), key=slow)[:15]
+    least = min(minimize(slow, start, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-15}).fun for start in grid)
+    assert result.objective <= least * (1 + 1e-9)
+    assert result.diagnostics["starts_agreeing"] >= 3
+
+
+def test_a_shape_that_ends_at_its_limit_is_said_and_has_no_standard_error():
+    u = np.repeat([1e8, 1e9, 1e10], 20)
+    n = np.tile(np.repeat(np.geomspace(1e7, 1e9, 4), 5), 3)
+    d = u * np.tile([1, 2, 4, 8, 16], 12)
+    rng = np.random.default_rng(1)
+    loss = laws_slow.predict("surface", LANGUAGE, {"n": n, "d": d}) * np.exp(rng.normal(size=60) * 1e-3)  # repeats cost nothing
+    result = fit(Runs.from_frame({"params": n, "tokens": d, "unique_tokens": u, "loss": loss}), "data_constrained")
+    ended = [name for name in ("R_D", "R_N") if name in result.diagnostics["bounds_hit"]]
+    assert result.ok and ended
+    for name in ended:
+        assert f"{name} ran to its upper end" in result.message and result[name].se is None
+    assert result["alpha"].value == pytest.approx(LANGUAGE["alpha"], rel=0.1)
+
+
+def test_a_tiny_delta_still_reaches_the_optimum():
+    """Near an absolute value the objective over delta tends to the sum of |r|, whatever delta."""
+    runs = study(8, seed=2)
+    sums = []
+    for delta in (1e-7, 1e-12):
+        result = fit(runs, delta=delta, interval="none")
+        sums.append(np.abs(np.log(result.predict(n=runs["n"], d=runs["d"]) / runs["loss"])).sum())
+    assert sums[1] <= sums[0] * (1 + 1e-5)
+
+
+def test_losses_without_a_law_are_not_called_one():
+    """Random losses over ten orders of magnitude whose fitted exponents happen to be positive."""
+    runs = study(8, seed=0)
+    for seed in (9, 10, 13, 15):
+        loss = 10.0 ** np.random.default_rng(seed).uniform(-10, 0, len(runs))
+        result = fit(simulate.table(n=runs["n"], d=runs["d"], loss=loss, run=runs.run), interval="none")
+        assert result.status == "not_identified" and "than a constant" in result.message, seed
+
+
+def test_projection_keeps_what_is_held():
+    """At the true exponents, with A and E held at other values, B is the non-negative least-squares one of what is left."""
+    law, rng = Surface(), np.random.default_rng(0)
+    u, v = rng.normal(size=(2, 30))
+    y = np.log(1.8 + 0.5 * np.exp(-0.3 * u) + 0.7 * np.exp(-0.4 * v))
+    theta, misfit = project(law, np.array([[0.3, 0.4]]), {"n": u, "d": v}, y, None, {0: np.log(0.4), 2: 1.7})
+    rest = 1 - (1.7 + 0.4 * np.exp(-0.3 * u)) / np.exp(y)
+    expected, norm = nnls((np.exp(-0.4 * v) / np.exp(y))[:, None], rest)
+    np.testing.assert_allclose(theta[0], [np.log(0.4), np.log(expected[0]), 1.7, 0.3, 0.4], rtol=1e-9)
+    assert misfit[0] == pytest.approx(norm**2, rel=1e-9)

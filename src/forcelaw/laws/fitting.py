@@ -14,18 +14,16 @@ from . import intervals
 from . import problem as problems
 from .forms import make
 from .forms.base import Floor, Law
-from .objective import ALIASES, Objective, robust_delta
+from .objective import ALIASES, Objective
+from .optimum import optimise
 from .problem import Problem
 from .profile import profile_of
 from .result import AT_BOUND, NOT_CONVERGED, NOT_IDENTIFIED, OK, REFUSED, Estimate, FitResult
 from .small_sample import MOST_RUNS, SmallSample
-from .solve import evaluate
-from .start import starts
 from .table import Runs
 
-N_STARTS = 6
-THIN = 20_000  # rows beyond which the starts are compared on an even thinning
 SINGULAR = 1e13  # condition number of the scaled curvature beyond which parameters are not told apart
+LEAST_EXPLAINED = 0.2  # of the objective of a constant loss, below which a law says nothing about the table
 BOOTSTRAP_FROM = 50  # runs from which a nearly absolute loss gets bootstrap intervals
 
 
@@ -74,85 +72,7 @@ def _objective(objective: str | Objective, delta: float | None) -> Objective:
     return Objective(ALIASES.get(kind, kind), delta)
 
 
-# -- the optimum ---------------------------------------------------------------------------------------------------
-
-
-def optimise(problem: Problem) -> tuple[Problem, np.ndarray, dict[str, Any]]:
-    """The best optimum from several starts, with the robust delta settled if none was given, and its certificate."""
-    begin = _starts(problem)
-    small, thinned = problem, len(problem.y) > THIN
-    if thinned:
-        order = np.lexsort((problem.y, next(iter(problem.x.values()))))
-        small = problem.subset(np.sort(order[np.linspace(0, len(order) - 1, THIN // 2).astype(int)]))
-    if problem.objective.robust and problem.objective.delta is None:
-        rough = small.with_objective(Objective("log")).solve(begin, tolerance=1e-10)
-        best = rough.theta[np.argmin(rough.value)]
-        for _ in range(3):  # delta follows the residuals, which follow delta; three rounds settle it to a per cent
-            delta = robust_delta(small.residuals(best), small.weights)
-            best = small.with_objective(Objective("huber", delta)).solve(best[None], tolerance=1e-10).theta[0]
-        goal = Objective("huber", delta)
-        problem, small = problem.with_objective(goal), small.with_objective(goal)
-        begin = np.concatenate([best[None], rough.theta])
-    solution = small.solve(begin)
-    if thinned:
-        near = np.argsort(solution.value)[:2]
-        solution = problem.solve(solution.theta[near])
-    best = int(np.nanargmin(np.where(np.isfinite(solution.value), solution.value, np.inf)))
-    theta, value = solution.theta[best], float(solution.value[best])
-    scale = abs(value) + 1e-20
-    same = np.abs(solution.value - value) <= 1e-6 * scale
-    certificate = {
-        "objective": value, "gradient": float(solution.gradient[best]),
-        "starts": len(solution.theta), "starts_agreeing": int(same.sum()),
-        "converged": bool(solution.converged[best]), "iterations": int(solution.iterations[best]),
-        "condition_number": _condition(problem, theta),
-        "bounds_hit": _bounds_hit(problem, theta),
-        "other_optima": int((solution.converged & ~same).sum()),
-    }
-    return problem, theta, certificate
-
-
-def _starts(problem: Problem) -> np.ndarray:
-    begin = starts(problem.law, problem.x, problem.y, problem.weights, N_STARTS)
-    if problem.fixed:
-        law = problem.law
-        for i, name in enumerate(law.names):
-            if name in problem.fixed:
-                value = problem.fixed[name]
-                logged = name in law.coefficients or name in law.logs
-                shift = law.shape_shift(name, problem.centre) if name in law.logs else 0.0
-                begin[:, i] = np.log(value) - shift if logged else value
-    low, high = problem.bounds
-    return np.clip(begin, low, high)
-
-
-def _condition(problem: Problem, theta: np.ndarray) -> float:
-    """Condition number of J'WJ with its diagonal scaled to one (safe weights), over the parameters not at a bound."""
-    h = evaluate(problem.law, problem.x, problem.y, problem.weights, problem.objective, theta[None], problem.free).safe[0]
-    low, high = (bound[problem.free] for bound in problem.bounds)
-    inside = (theta[problem.free] > low) & (theta[problem.free] < high) & (np.diag(h) > 0)
-    if not inside.any():
-        return float("inf")
-    h = h[np.ix_(inside, inside)]
-    d = np.sqrt(np.diag(h))
-    values = np.linalg.eigvalsh(h / d[:, None] / d[None, :])
-    return float(values[-1] / max(values[0], 1e-300))
-
-
-def _bounds_hit(problem: Problem, theta: np.ndarray) -> list[str]:
-    """Parameters at a bound, and terms that are nothing beside the losses (below 1e-6 of every one)."""
-    low, high = problem.bounds
-    law = problem.law
-    near = 1e-12 * (high - low)
-    hit = [name for i, name in enumerate(law.names)
-           if problem.free[i] and (theta[i] <= low[i] + near[i] or theta[i] >= high[i] - near[i])]
-    jac = law.residuals(theta[None], problem.x, problem.y)[1]
-    assert jac is not None
-    for i, name in enumerate(law.names[: law.n_columns]):
-        share = jac[0, i] * (theta[i] if name == law.floor_name else 1.0)
-        if problem.free[i] and name not in hit and float(share.max()) < 1e-6:
-            hit.append(name)
-    return hit
+# -- status ----------------------------------------------------------------------------------------------------------
 
 
 def _judge(result: FitResult, problem: Problem, certificate: dict[str, Any]) -> None:
@@ -177,6 +97,10 @@ def _judge(result: FitResult, problem: Problem, certificate: dict[str, Any]) -> 
         result.status = NOT_IDENTIFIED
         result.message = (f"the parameters cannot be told apart (condition number "
                           f"{certificate['condition_number']:.1e})")
+    elif certificate["explained"] < LEAST_EXPLAINED:
+        result.status = NOT_IDENTIFIED
+        result.message = (f"the law describes the losses hardly better than a constant would (it takes off "
+                          f"{max(certificate['explained'], 0.0):.0%} of the objective): they do not follow it")
     elif floored:
         result.status = AT_BOUND
         result.message = "the floor is at its bound of zero: the losses show no floor yet"
@@ -185,6 +109,15 @@ def _judge(result: FitResult, problem: Problem, certificate: dict[str, Any]) -> 
         if certificate["starts_agreeing"] < 2 and certificate["starts"] > 2:
             result.message = (f"only {certificate['starts_agreeing']} of {certificate['starts']} starts reached the best "
                               "optimum")
+    if result.ok:
+        ends = [f"{name} ran to its {_end(problem, theta, name)} end: the table does not bound it on that side"
+                for name in hit if name in law.soft]
+        result.message = "; ".join(filter(None, [result.message, *ends]))
+
+
+def _end(problem: Problem, theta: np.ndarray, name: str) -> str:
+    i = problem.law.names.index(name)
+    return "upper" if theta[i] > 0.5 * (problem.bounds[0][i] + problem.bounds[1][i]) else "lower"
 
 
 # -- estimates -----------------------------------------------------------------------------------------------------
@@ -219,7 +152,7 @@ def _intervals(result: FitResult, problem: Problem, runs: Runs, interval: str, r
         draws, failed, method = intervals.jackknife(problem, result.theta)
     else:
         draws, failed = intervals.bootstrap(problem, result.theta, resamples, seed, _enough(problem, runs))
-        method = f"bootstrap of {groups} {'runs' if not runs.independent else 'rows'}, {resamples} draws"
+        method = f"bootstrap of {groups} {'rows' if groups == len(runs) else 'runs'}, {resamples} draws"
     context = result.law.context(runs, problem.cluster) if interval == "jackknife" else result.context
     k, floored = result.law.n_coefficients, result.law.floor_name in result.diagnostics["bounds_hit"]
     if interval == "jackknife" and result.law.free_floor and problem.free[k] and (floored or (draws[:, k] <= 0).any()):
@@ -250,6 +183,7 @@ def attach(result: FitResult, draws: np.ndarray, method: str, context: dict[str,
     kind = "jackknife" if method.startswith("jackknife") else method
     reference = intervals.references(result, lambda many: dict(ChainMap(*quantities(result, many))))
     held = set(values) - set(result.law.names) | set(result.diagnostics.get("fixed", []))
+    ends = set(result.diagnostics.get("bounds_hit", [])) & set(result.law.soft)
     for target, many, one in ((result.parameters, values, point), (result.derived, derived, point_derived)):
         for name in target:
             if float(np.ptp(many[name])) == 0 and float(many[name][0]) == float(one[name][0]):
@@ -261,6 +195,8 @@ def attach(result: FitResult, draws: np.ndarray, method: str, context: dict[str,
             target[name] = intervals.estimate(name, target[name].value, many[name], method=kind, level=result.level,
                                               floor_name=result.law.floor_name, reference=reference[name],
                                               about=float(one[name][0]), ceiling=ceiling)
+            if name in ends:  # at its end a shape does not move when runs are deleted: that is no certainty
+                target[name] = replace(target[name], se=None, **({"low": None, "high": None} if kind == "jackknife" else {}))
 
 
 def _enough(problem: Problem, runs: Runs):

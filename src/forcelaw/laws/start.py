@@ -12,9 +12,11 @@ from .forms.base import Law
 MOST_POINTS = 2000  # a start needs no more; larger tables are thinned evenly
 
 
-def starts(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray | None, count: int = 6
-           ) -> np.ndarray:
-    """[count, P] starting points: the best cells that are not neighbours of a better one."""
+def starts(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray | None, count: int = 6,
+           held: dict[int, float] | None = None) -> np.ndarray:
+    """[count, P] starting points: the best cells that are not neighbours of a better one. ``held``: entries of theta that
+    stand still (index -> internal value); the grid and the projection then work on the others only."""
+    held = held or {}
     n = len(y)
     if n > MOST_POINTS:
         pick = np.unique(np.linspace(0, n - 1, MOST_POINTS).astype(int))
@@ -25,44 +27,66 @@ def starts(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarra
     psi = law.grid(x)
     low, high = law.bounds(x)
     psi = np.clip(psi, low, high)
+    shapes = {k - law.n_columns: value for k, value in held.items() if k >= law.n_columns}
+    if shapes:
+        psi[:, list(shapes)] = list(shapes.values())
+        psi = np.unique(psi, axis=0)
+    theta, misfit = project(law, psi, x, y, weights, held)
+    return theta[_apart(psi, misfit, count)]
+
+
+def project(law: Law, psi: np.ndarray, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray | None,
+            held: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    """theta [S, P] with the best coefficients at each row of psi [S, Q], and its misfit [S] (squared relative error)."""
     root = None if weights is None else np.sqrt(weights / weights.mean())
     coefficients, misfit = [], []
     for part in np.array_split(psi, max(1, len(psi) * len(y) // 400_000)):
-        c, f = _project(law, part, x, y, root)
+        c, f = _project(law, part, x, y, root, held)
+        if not law.projects_exactly:
+            with np.errstate(over="ignore", invalid="ignore"):
+                error = np.expm1(law.residuals(np.concatenate([c, part], axis=1), x, y, jacobian=False)[0])
+                f = np.nan_to_num(((error if root is None else error * root) ** 2).sum(axis=1), nan=np.inf)
         coefficients.append(c)
         misfit.append(f)
-    c, f = np.concatenate(coefficients), np.concatenate(misfit)
-    smallest = np.exp(-6.0) * np.exp(np.median(y))  # a coefficient at zero starts as a small share of the loss
-    head = np.log(np.maximum(c, smallest))
-    if law.free_floor:
-        head[:, -1] = c[:, -1]
-    theta = np.concatenate([head, psi], axis=1)
-    return theta[_apart(psi, f, count)]
+    return np.concatenate([np.concatenate(coefficients), psi], axis=1), np.concatenate(misfit)
 
 
-def _project(law: Law, psi: np.ndarray, x, y, root) -> tuple[np.ndarray, np.ndarray]:
-    """Non-negative coefficients [S, K] and misfit [S] at shapes psi [S, Q]."""
+def _project(law: Law, psi: np.ndarray, x, y, root, held: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Log-coefficients and floor [S, K] by non-negative least squares, and the misfit [S], at shapes psi [S, Q]."""
     gs, _ = law.terms(psi, x)
     with np.errstate(over="ignore"):
         parts = [np.exp(np.clip(g - y, -700, 300)) for g in gs]
+    # a coefficient that comes out as zero starts as a small share of the loss
+    least = [np.median(y) - 6.0 - g.mean(axis=1) for g in gs]
     if law.free_floor:
         parts.append(np.broadcast_to(np.exp(-y), parts[0].shape))
     target = np.ones(len(y))
     if law.log_floor is not None:
         target = np.maximum(1.0 - np.exp(law.log_floor - y), 0.0)
-    phi = np.stack(parts, axis=1)  # [S, K, n]
+    moving = [k for k in range(len(parts)) if k not in held]
+    head = np.empty((len(psi), len(parts)))
+    target = np.broadcast_to(target, parts[0].shape)
+    for k in range(len(parts)):
+        if k in held:
+            head[:, k] = held[k]
+            target = target - parts[k] * (np.exp(held[k]) if k < law.n_coefficients else held[k])
     if root is not None:
-        phi, target = phi * root, target * root
-    gram = np.matmul(phi, phi.transpose(0, 2, 1))
-    right = np.matmul(phi, target)
-    return nonnegative(gram, right, float(target @ target))
+        parts, target = [part * root for part in parts], target * root
+    square = (target**2).sum(axis=1)
+    if not moving:
+        return head, square
+    phi = np.stack([parts[k] for k in moving], axis=1)  # [S, moving, n]
+    c, misfit = nonnegative(np.matmul(phi, phi.transpose(0, 2, 1)), np.matmul(phi, target[..., None])[..., 0], square)
+    for i, k in enumerate(moving):
+        head[:, k] = np.log(np.maximum(c[:, i], np.exp(least[k]))) if k < law.n_coefficients else c[:, i]
+    return head, misfit
 
 
-def nonnegative(gram: np.ndarray, right: np.ndarray, square: float) -> tuple[np.ndarray, np.ndarray]:
+def nonnegative(gram: np.ndarray, right: np.ndarray, square: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """min |Phi' c - t|^2 over c >= 0 for a batch, by trying every set of columns: Gram matrices [S, K, K], Phi t [S, K],
-    |t|^2. K is 1 to 4, so at most 15 sets. Returns c [S, K] and the misfit [S]."""
+    |t|^2 (one, or [S]). K is 1 to 4, so at most 15 sets. Returns c [S, K] and the misfit [S]."""
     s, k = right.shape
-    best, misfit = np.zeros((s, k)), np.full(s, square)
+    best, misfit = np.zeros((s, k)), np.broadcast_to(np.asarray(square, float), (s,)).copy()
     scale = np.sqrt(np.maximum(np.einsum("skk->sk", gram), 1e-300))
     gram = gram / scale[:, :, None] / scale[:, None, :]
     right = right / scale

@@ -41,6 +41,7 @@ class Law:
     floor_name: ClassVar[str] = "E"
     default_floor: ClassVar[Floor] = "free"
     soft: ClassVar[tuple[str, ...]] = ()  # shapes that may end at a bound without spoiling the rest
+    projects_exactly: ClassVar[bool] = True  # False where ``terms`` is an approximation that serves the starts alone
     levels: ClassVar[int] = 3  # least number of distinct values of each role
 
     def __init__(self, floor: Floor | None = None, **options: Any):

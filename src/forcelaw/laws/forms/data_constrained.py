@@ -23,6 +23,7 @@ class DataConstrained(Law):
     shapes = ("alpha", "beta", "R_D", "R_N")
     logs = ("R_D", "R_N")
     soft = ("R_D", "R_N")
+    projects_exactly = False
 
     def least_levels(self, role: str) -> int:
         return 1 if role == "u" else self.levels
@@ -79,12 +80,12 @@ class DataConstrained(Law):
 
     def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
         axis = np.geomspace(0.03, 2.0, 14)
-        repeats = np.log([1.0, 5.0, 15.0, 50.0, 300.0])
-        return np.stack(np.meshgrid(axis, axis, repeats, np.log([2.0, 20.0]), indexing="ij"), -1).reshape(-1, 4)
+        repeats = np.log([1.0, 5.0, 20.0, 100.0, 1e4])
+        return np.stack(np.meshgrid(axis, axis, repeats, np.log([0.3, 2.0, 20.0, 1e4]), indexing="ij"), -1).reshape(-1, 4)
 
     def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        return (np.array([1e-3, 1e-3, np.log(1e-2), np.log(1e-2)]),
-                np.array([20.0, 20.0, np.log(1e5), np.log(1e5)]))
+        """R_D and R_N so wide that their ends are the limits: nothing beyond the first pass counts, or nothing is lost."""
+        return np.array([1e-3, 1e-3, *np.log([1e-8, 1e-8])]), np.array([20.0, 20.0, *np.log([1e15, 1e15])])
 
     def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
         return np.column_stack([psi[:, 0] * centre["n"], psi[:, 1] * centre["d"]])

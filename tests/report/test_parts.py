@@ -12,7 +12,7 @@ from forcelaw.report.draw_matplotlib import log_ticks
 from forcelaw.report.marks import loss_at_data
 from forcelaw.report.paper import published
 from forcelaw.report.results import Estimate, Fitted, FrontierResult
-from forcelaw.report.spec import names, pretty
+from forcelaw.report.spec import decimal, names, pretty
 from forcelaw.report.style import DARK, looks
 from forcelaw.report.words import loss_at
 
@@ -114,3 +114,9 @@ def test_ticks_lie_inside_and_read_well() -> None:
 
 def test_lists_in_words() -> None:
     assert names([]) == "" and names(["A"]) == "A" and names(["A", "B", "C"]) == "A, B and C"
+
+
+@pytest.mark.parametrize("value, text", [(0.35, "0.350"), (-12.0, "-12.000"), (99.0, "99.000"), (377.63, "380"), (5.9e8, "590M"),
+                                         (6e11, "6e11")])
+def test_exponents_beyond_any_meaning_are_short(value: float, text: str) -> None:
+    assert decimal(value, 3) == text

@@ -23,7 +23,7 @@ from .marks import (
     zoom,
 )
 from .results import Analysis, ArchitectureResult, Estimate
-from .spec import Figure, Panel, Series, pretty
+from .spec import Figure, Panel, Series, interval_text, pretty
 from .style import GREY, PAPER
 
 NAMES = {"energy": "energy term (eV/atom)", "forces": "force term (eV/Å)"}
@@ -114,7 +114,7 @@ def is_trend(arch: ArchitectureResult, source: str) -> bool:
 
 
 def _forest_mark(arch: ArchitectureResult, value: Estimate, row: int, title: str, trend: bool) -> Series:
-    text = f"{arch.label}: {title} = {interval_text(value)}" + (" (a trend)" if trend else "")
+    text = f"{arch.label}: {title} = {interval_text(value, 3)}" + (" (a trend)" if trend else "")
     ends = {"low": [value.low], "high": [value.high]} if value.bounded else {}
     marks = {"symbol": arch.look.symbol, "marker": arch.look.marker, "size": 9, "hollow": trend, "horizontal": True}
     return Series(
@@ -128,14 +128,6 @@ def _forest_mark(arch: ArchitectureResult, value: Estimate, row: int, title: str
         **marks,
         **ends,
     )
-
-
-def interval_text(value: Estimate | None, digits: int = 3) -> str:
-    """ "value [low, high]"; "-" for none."""
-    if value is None:
-        return "-"
-    text = f"{value.value:.{digits}f}"
-    return f"{text} [{value.low:.{digits}f}, {value.high:.{digits}f}]" if value.bounded else text
 
 
 def _settled(frame: pl.DataFrame, burn_in_steps: int) -> pl.DataFrame:

@@ -15,7 +15,7 @@ from . import draw_plotly, tables, words
 from .figures_laws import is_trend
 from .paper import CITATION
 from .results import Analysis
-from .spec import Figure, names, pretty
+from .spec import Figure, decimal, names, pretty
 from .style import DARK, Look
 
 # Outlines in a 14 x 14 box for the symbols of style.SYMBOLS
@@ -87,6 +87,7 @@ def render(analysis: Analysis, figures: Sequence[Figure]) -> str:
         scope_words=words.scope_words(analysis),
         citation=CITATION,
         pretty=pretty,
+        decimal=decimal,
         pvalue=lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
         mark=_mark,
         chips=analysis.architectures,

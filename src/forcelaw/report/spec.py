@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass
@@ -91,6 +91,19 @@ def pretty(value: float | None, digits: int = 3) -> str:
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(shown))))
     text = f"{shown:.{decimals}f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text) + unit
+
+
+def decimal(value: float, digits: int) -> str:
+    """With ``digits`` decimals; from 100 on, where an exponent says nothing any more, as :func:`pretty` writes it."""
+    return f"{value:.{digits}f}" if abs(value) < 100 else pretty(value, 2)
+
+
+def interval_text(value: Any, digits: int) -> str:
+    """ "value [low, high]" of an Estimate; "-" for none."""
+    if value is None:
+        return "-"
+    text = decimal(value.value, digits)
+    return f"{text} [{decimal(value.low, digits)}, {decimal(value.high, digits)}]" if value.bounded else text
 
 
 def names(items: list[str]) -> str:

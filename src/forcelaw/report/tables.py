@@ -8,6 +8,7 @@ from typing import Any
 
 from .figures_laws import exponent
 from .results import Analysis, ArchitectureResult, Estimate
+from .spec import interval_text
 from .words import equal_compute
 
 # (key in exponents.csv, where it comes from, name there, heading, attribute of the paper's numbers)
@@ -81,14 +82,6 @@ def grouped_reasons(analysis: Analysis) -> dict[str, list[str]]:
     return out
 
 
-def cell(value: Estimate | None, digits: int = 2) -> str:
-    """ "value [low, high]"; "-" for none."""
-    if value is None:
-        return "-"
-    text = f"{value.value:.{digits}f}"
-    return f"{text} [{value.low:.{digits}f}, {value.high:.{digits}f}]" if value.bounded else text
-
-
 def markdown(analysis: Analysis) -> str:
     """The exponent table in Markdown: value [95% interval], the paper's number in brackets after it."""
     head = ["architecture", "runs", *[heading for *_, heading, _ in COLUMNS], "verdict"]
@@ -96,7 +89,7 @@ def markdown(analysis: Analysis) -> str:
     for arch in analysis.architectures:
         cells = [arch.label, str(arch.runs)]
         for _, source, name, _, paper in COLUMNS:
-            text = cell(estimate(arch, source, name), 3)
+            text = interval_text(estimate(arch, source, name), 3)
             if paper and arch.paper:
                 text += f" (paper {getattr(arch.paper, paper):.2f})"
             cells.append(text)
@@ -116,7 +109,7 @@ def terminal(analysis: Analysis) -> str:
         row = [arch.label, str(arch.runs)]
         for key, _ in columns:
             source, name, _ = by_key[key]
-            row.append(cell(estimate(arch, source, name)))
+            row.append(interval_text(estimate(arch, source, name), 2))
         table.append([*row, VERDICTS[arch.verdict]])
         if arch.paper:
             table.append(["  paper", "", *[f"{getattr(arch.paper, by_key[key][2]):.2f}" for key, _ in columns], ""])

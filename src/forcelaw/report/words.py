@@ -8,7 +8,7 @@ from typing import Any
 
 from ..progress import duration
 from .results import Analysis, ArchitectureResult, FrontierResult
-from .spec import names, pretty
+from .spec import interval_text, names, pretty
 
 PAPER_DECADES = "about four decades of compute"
 
@@ -154,8 +154,7 @@ def _gamma_words(arch: ArchitectureResult) -> str:
     gamma = arch.frontier_c.fitted.get("gamma")
     if gamma is None:
         return f"{arch.label} (no frontier: {arch.frontier_c.fitted.reason})"
-    text = f"{arch.label} γ = {gamma.value:.2f}"
-    return text + (f" [{gamma.low:.2f}, {gamma.high:.2f}]" if gamma.bounded else "")
+    return f"{arch.label} γ = {interval_text(gamma, 2)}"
 
 
 def paper_words(analysis: Analysis) -> str:

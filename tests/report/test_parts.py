@@ -61,7 +61,8 @@ def test_colours_stand_out_on_both_pages() -> None:
 @pytest.mark.parametrize(("names_", "gamma"), [
     (("mpnn", "MPNN"), 0.14), (("egnn", "MC-EGNN"), 0.17), (("gemnet_oc", "GemNet-OC"), 0.25),
     (("esen", "eSEN L4"), 0.40),
-    (("painn", "PaiNN"), None), (("mpnn", "MPNN edge MLP"), None), (("esen", "eSEN untied"), None), (("x", "y"), None),
+    (("painn", "PaiNN"), None), (("mpnn", "MPNN edge MLP"), None), (("mpnn", "MPNN edges"), None), (("mpnn", "MPNN 1%"), None),
+    (("mpnn", "MPNN M=1"), None), (("esen", "eSEN untied"), None), (("esen", "eSEN L1"), None), (("x", "y"), None),
 ])  # fmt: skip
 def test_the_paper_is_quoted_for_its_own_architectures_only(names_: tuple[str, str], gamma: float | None) -> None:
     found = published(*names_)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from forcelaw.errors import FitError
-from forcelaw.laws import Runs, budget, design, fit, simulate
+from forcelaw.laws import Runs, budget, design, fit, planning, simulate
 from tests.laws.studies import FIELD, clean, columns, join, scaled, study
 from tests.reference import laws_slow
 
@@ -82,7 +82,8 @@ def test_budget_faults():
             budget(runs, **options)
     refused = budget(study(2), flops=1e15)
     assert refused.status == "refused" and "levels of n" in refused.choices[0].reason
-    assert "has no h" in budget(runs, hours=1.0).choices[0].reason
+    reason = budget(runs, hours=1.0).choices[0].reason
+    assert "no device-hours" in reason and "--columns h=..." in reason and "--flops" in reason
     assert any("times the largest" in note for note in budget(runs, flops=1e25).best.notes)
 
 
@@ -123,7 +124,7 @@ def test_added_runs_shorten_the_interval_as_predicted():
 def test_cost_decides_between_equal_gains():
     plan = design(study(8), "beta", add=1, copies=60)
     best = plan.additions[0] if plan.additions else None
-    assert best is None or best.gain / best.cost == max(one.gain / one.cost for one in plan.candidates)
+    assert best is None or best.gain / best.cost == max(one.gain / one.cost for one in plan.candidates if one.sure)
     limit = float(np.median([one.cost for one in plan.candidates]))
     cheap = design(study(8), "beta", add=1, copies=30, max_cost=limit)
     assert max(one.cost for one in cheap.candidates) <= limit < max(one.cost for one in plan.candidates)
@@ -139,3 +140,40 @@ def test_design_faults():
         design(join(clean(6), clean(6)), "alpha")
     with pytest.raises(FitError, match="cost limit"):
         design(study(8), "alpha", max_cost=1.0)
+
+
+def test_rank_by_gain_takes_the_run_that_helps_most():
+    runs = study(8)
+    cheap, best = (design(runs, "alpha", add=1, copies=60, rank=rank) for rank in ("per-cost", "gain"))
+    assert sorted(one.gain for one in cheap.candidates) == sorted(one.gain for one in best.candidates)
+    assert best.additions[0].gain == max(one.gain for one in best.candidates if one.sure) > cheap.additions[0].gain
+    assert best.additions[0].cost > cheap.additions[0].cost
+    assert "for their cost (--rank per-cost)" in cheap.summary() and "whatever they cost (--rank gain)" in best.summary()
+    assert best.to_dict()["rank"] == "gain"
+    with pytest.raises(FitError, match="cannot be ranked by 'price'"):
+        design(runs, "alpha", rank="price")
+
+
+def test_gains_within_the_noise_of_the_simulation_name_no_run():
+    """Of 120 independent rows one more changes little: no run is better than chance, and that is said."""
+    rng = np.random.default_rng(0)
+    n, d = np.exp(rng.uniform(np.log(1e4), np.log(3e6), 120)), np.exp(rng.uniform(np.log(1e6), np.log(1e9), 120))
+    loss = simulate.surface_loss(FIELD, n, d) * np.exp(rng.normal(size=120) * 0.01)
+    runs = simulate.table(n=n, d=d, loss=loss, run=np.arange(120), c=6 * n * d)
+    plan = design(runs, "beta", add=2, copies=30)
+    assert all(one.gain_se > 0 for one in plan.candidates) and all(one.sure for one in plan.additions)
+    assert len(plan.additions) == 2 or any("noise of the simulation" in note for note in plan.notes)
+    assert design(study(8), "alpha", add=1, copies=60).additions  # eight runs are few: one more helps
+
+
+def test_a_run_added_to_single_evaluations_is_one_evaluation():
+    """Where every row is a run, an added run counts as one row: its 1/n of information, not twelve checkpoints'."""
+    rng = np.random.default_rng(0)
+    n, d = np.exp(rng.uniform(np.log(1e4), np.log(3e6), 60)), np.exp(rng.uniform(np.log(1e6), np.log(1e9), 60))
+    loss = simulate.surface_loss(FIELD, n, d) * np.exp(rng.normal(size=60) * 0.01)
+    runs = simulate.table(n=n, d=d, loss=loss, run=np.arange(60), c=6 * n * d)
+    plan = planning._Study(runs, fit(runs), "gamma", 40, 0, 0.95)
+    assert plan.clock.tolist() == [1.0]
+    assert len(planning._Study(study(8), fit(study(8)), "gamma", 40, 0, 0.95).clock) == 10
+    kinds = {kind for _, _, kind in planning._candidates(runs, planning.Cost.measured(runs), None)}
+    assert "size there is, longer" in kinds

@@ -157,6 +157,18 @@ def test_compare(pair, tmp_path, capsys):
     assert call("compare", pair, "--group", "A") == 2
 
 
+def test_small_probabilities_are_not_called_zero(tmp_path, capsys):
+    """Two architectures far apart: the terminal says < 0.001, the JSON keeps the number."""
+    path, out = tmp_path / "far.csv", tmp_path / "out.json"
+    steep = FIELD | {"alpha": 0.6, "A": 90.0}
+    pl.DataFrame(columns(join(study(10), study(10, seed=1, truth=steep)))).write_csv(path)
+    assert call("compare", path, "--permutations", "0", "--json", out) == 0
+    said = capsys.readouterr().out
+    test = json.loads(out.read_text())["pairs"][0]["tests"]["alpha"]
+    assert 0 < test["p"] < 0.001 and "p < 0.001, Holm < 0.001" in said
+    assert not any(word in said for word in ("p 0.000", "Holm 0.000", "P(larger) 1.000", "P(larger) 0.000"))
+
+
 def test_diagnose(pair, tmp_path, capsys):
     out = tmp_path / "out.json"
     assert call("diagnose", pair, "--json", out, "--figure", tmp_path / "d.pdf") == 0
@@ -179,6 +191,9 @@ def test_budget_and_design(pair, tmp_path, capsys):
                 "--figure", tmp_path / "p.png") == 0
     result = json.loads(out.read_text())
     assert result["quantity"] == "alpha" and result["unit"] == "hours" and result["candidates"]
+    assert "--rank per-cost" in capsys.readouterr().out
+    assert call("design", pair, "--group", "A", "--rank", "gain", "--add", "1", "--copies", "30", "--json", out) == 0
+    assert json.loads(out.read_text())["rank"] == "gain" and "--rank gain" in capsys.readouterr().out
     assert call("design", pair) == 2
 
 

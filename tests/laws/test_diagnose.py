@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from forcelaw.errors import FitError
-from forcelaw.laws import diagnose, fit, simulate
+from forcelaw.laws import Runs, diagnose, fit, simulate
 from forcelaw.laws.checks import stability as checks
+from forcelaw.laws.checks.holdout import few_inside, holdout
 from forcelaw.laws.diagnosis import EXPONENT, REFUSED, TREND
 from tests.laws.studies import FIELD, join, scaled, study
+from tests.shared_data import shared
 
 
 def failed(runs):
@@ -92,3 +95,37 @@ def test_refusals():
     assert found.to_dict()["status"] == "refused"
     with pytest.raises(FitError, match="one architecture"):
         diagnose(join(study(6), study(6, seed=1)))
+
+
+def test_so_few_inside_counts_the_error_that_held_out_runs_share():
+    """Without an error of the law the number inside is binomial; one that all share makes few inside no wonder."""
+    runs = study(40, sd_run=0.01, sd_within=0.0, correlation=0.0)
+    law = fit(runs, interval="jackknife")
+    at = {"n": np.geomspace(1e5, 1e6, 20), "d": np.full(20, 1e9)}
+    sure = replace(law, replicates=np.repeat(law.theta[None], law.n_runs, axis=0), n_runs=10**6, level=0.9)
+    for inside in (14, 16, 18, 20):
+        assert few_inside(sure, at, inside) == pytest.approx(stats.binom.cdf(inside, 20, 0.9), abs=0.01)
+    same = {"n": np.full(20, 1e6), "d": np.full(20, 1e9)}  # one error of the law, far above the noise: all inside or none
+    unsure = replace(law, replicates=law.theta + 100 * (law.replicates - law.theta))
+    assert few_inside(unsure, same, 0) == pytest.approx(0.05, abs=0.01) and few_inside(law, same, 0) < 1e-3
+
+
+def test_held_out_runs_that_scatter_outside_their_intervals_are_seen():
+    """Large budgets off by as much up as down: the mean is right, and the intervals are not."""
+    rng = np.random.default_rng(0)
+    n, d = np.exp(rng.uniform(np.log(1e4), np.log(3e6), 120)), np.exp(rng.uniform(np.log(1e6), np.log(1e9), 120))
+    sd = np.where(n * d > (n * d).max() / 30, 0.03, 0.003)
+    loss = simulate.surface_loss(FIELD, n, d)
+    runs = simulate.table(n=n, d=d, loss=loss * np.exp(rng.normal(size=120) * sd), run=np.arange(120), c=6 * n * d)
+    found = holdout(runs, fit(runs, interval="jackknife"))
+    assert found.passed is False and "fell inside the 95% interval" in found.detail and "common to them" in found.detail
+    sound = replace(runs, values=runs.values | {"loss": loss * np.exp(rng.normal(size=120) * 0.003)})
+    found = holdout(sound, fit(sound, interval="jackknife"))
+    assert found.passed is True and "runs fell inside their 95% interval" in found.detail
+
+
+def test_chinchilla_does_not_hold_out():
+    """Only two thirds of the 56 largest are inside: it must not be called a success."""
+    runs = Runs.from_frame(shared("chinchilla_epoch245.csv"), where="epoch_fit_included == 1")
+    found = holdout(runs, fit(runs, interval="jackknife"))
+    assert found.passed is False and "37 (66%)" in found.detail

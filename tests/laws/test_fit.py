@@ -7,6 +7,7 @@ from scipy.optimize import minimize, nnls
 from forcelaw.errors import FitError
 from forcelaw.laws import Runs, fit, simulate
 from forcelaw.laws.forms import Surface
+from forcelaw.laws.forms.broken import Broken
 from forcelaw.laws.objective import Objective
 from forcelaw.laws.start import nonnegative, project
 from tests.laws.studies import FIELD, LANGUAGE, clean, exponents, study
@@ -93,6 +94,47 @@ def test_every_one_variable_law_is_recovered():
         for name, value in values.items():
             assert abs(result[name].value - value) < 4 * result[name].se + 1e-12, (law, name)
             assert result[name].value == pytest.approx(value, rel=0.1), (law, name)
+
+
+def with_break(seed, change, **parts):
+    """Forty evaluations of a slope of 0.1 that changes by ``change`` in the middle."""
+    x = np.geomspace(1.0, 1e6, 40)
+    values = {"A": 3.0, "c0": 0.1, "c1": change, "d1": 1e3, "f1": 0.5, "E": 0.1} | parts
+    noise = np.random.default_rng(seed).normal(size=40) * 0.01
+    return Runs.from_frame({"c": x, "loss": laws_slow.predict("broken", values, {"c": x}) * np.exp(noise)})
+
+
+def test_a_break_that_is_there_is_identified():
+    for seed, interval in ((0, "auto"), (1, "auto"), (2, "none")):
+        result = fit(with_break(seed, 0.4), "broken", interval=interval)
+        assert result.ok, result.message
+        assert result.derived["gamma"].value == pytest.approx(0.5, abs=0.15)
+
+
+def test_a_break_that_is_not_there_is_not_identified():
+    for seed, interval in ((0, "auto"), (1, "auto"), (2, "none")):
+        result = fit(with_break(seed, 0.0), "broken", interval=interval)
+        assert result.status == "not_identified" and "power_floor" in result.message, (seed, result.message)
+        assert fit(with_break(seed, 0.0), "power_floor", x="c").ok
+        with pytest.raises(FitError, match="not identified"):
+            result.require()
+    runs = study(8)  # trajectories of many sizes: nothing bends in d alone
+    result = fit(runs, "broken", x="d")
+    assert result.status == "not_identified" and result["c1"].low < 0 < result["c1"].high
+
+
+def test_a_break_at_the_end_of_the_data_is_not_identified():
+    law = Broken(x="c")
+    x, centre = law.prepare({"c": np.geomspace(1.0, 1e6, 40)})
+    for d1, side in ((0.5, "lower"), (1.0, "lower"), (1.3, "lower"), (1.6, ""), (1e3, ""), (9e5, "upper"), (3e6, "upper")):
+        theta = law.internal({"A": 3.0, "c0": 0.1, "c1": 0.4, "d1": d1, "f1": 0.5, "E": 0.1}, centre)
+        assert (f"at the {side} end" in law.unseen(theta, x)) if side else not law.unseen(theta, x), d1
+
+
+def test_a_break_that_is_given_is_not_questioned():
+    assert fit(with_break(0, 0.0), "broken", fixed={"c1": 0.2, "d1": 1e3, "f1": 0.5}, interval="none").ok
+    partly = fit(with_break(0, 0.4), "broken", fixed={"E": 0.1, "d1": 1e3})
+    assert partly.ok, partly.message
 
 
 def test_data_constrained_law_recovers_the_worth_of_repeats():

@@ -50,6 +50,31 @@ def test_the_distribution_is_that_of_simulated_errors():
     assert reference.p(middle) == pytest.approx(0.4, abs=0.005)
 
 
+def test_runs_are_off_by_their_own_constants_in_the_working_model():
+    """Against explicit regressions with and without each run, errors of sd 1 common to a run and 0.3 within it. Runs differ
+    in their number of checkpoints: were the errors independent, the long ones would count for more."""
+    run = np.repeat(np.arange(7), [40, 2, 3, 25, 2, 4, 12])
+    rng = np.random.default_rng(0)
+    size = np.geomspace(1e4, 3e6, 7)[run] * np.exp(rng.normal(size=len(run)) * 0.1)
+    runs = simulate.table(n=size, d=np.full(len(run), 1e9), loss=3.0 * size**-0.3 * np.exp(rng.normal(size=len(run)) * 1e-3),
+                          run=run)
+    result = fit(runs, "power", x="n", objective="log", interval="jackknife")
+    form = result.small.forms(np.eye(result.law.size)[result.law.names.index("gamma")])
+    basis = np.stack([np.ones(len(run)), -np.log(size)], axis=1)
+    slope = np.linalg.pinv(basis)[1]  # of gamma in the errors
+    moved = []
+    for g in range(7):
+        keep = run != g
+        without = np.zeros(len(run))
+        without[keep] = np.linalg.pinv(basis[keep])[1]
+        moved.append((without - slope) * np.sqrt(6 / 7))
+    lines = np.vstack([slope, *moved])
+    covariance = lines @ ((run[:, None] == run[None, :]) * 1.0 + 0.3**2 * np.eye(len(run))) @ lines.T
+    np.testing.assert_allclose(form / form[0, 0], covariance / covariance[0, 0], atol=1e-6)
+    independent = lines @ lines.T
+    assert np.abs(covariance / covariance[0, 0] - independent / independent[0, 0]).max() > 0.1  # the table tells the two apart
+
+
 def small_studies(count: int, sizes: np.ndarray, offset: int = 0):
     for seed in range(count):
         rng = np.random.default_rng([seed, offset])

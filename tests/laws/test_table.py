@@ -216,3 +216,29 @@ def test_a_choice_between_columns_is_said():
     assert any("training loss" in note for note in Runs.from_frame(table).notes)
     both = Runs.from_frame(table | {"val_loss": [1.0, 2]})
     assert both.taken["loss"] == "val_loss" and any("'train_loss' would have fitted" in note for note in both.notes)
+
+
+@pytest.mark.parametrize("cells", [[True, False, True, None], ["True", "False", "TRUE", None], ["true", "false", " true ", None]])
+def test_a_flag_of_true_and_false_may_be_asked_for_in_any_way(cells):
+    frame = pl.DataFrame({"outlier": cells, "x": [1, 2, 3, 4]})
+    for text in ("outlier", "(outlier)", "`outlier`", "outlier == 'true'", "outlier == 'True'", "'true' == outlier",
+                 "outlier == true", "not not outlier", "outlier and x > 0", "x > 0 and outlier"):
+        assert where(text, frame).tolist() == [True, False, True, False], text
+    for text in ("not outlier", "outlier != 'true'", "outlier != 'TRUE'", "outlier != true", "outlier != 1", "not (outlier)"):
+        assert where(text, frame).tolist() == [False, True, False, True], text  # a missing cell is not true
+    for text in ("outlier == 'false'", "outlier == false", "outlier == 0", "not (outlier or outlier is null)"):
+        assert where(text, frame).tolist() == [False, True, False, False], text
+    with pytest.raises(FitError, match="the text 'yes' is compared with column 'outlier', which holds true and false: write "
+                                       "outlier == true, or not outlier"):
+        where("outlier == 'yes'", frame)
+    with pytest.raises(FitError, match="write outlier == true"):
+        where("outlier x", frame)
+    with pytest.raises(FitError, match="write x == 1"):
+        where("not x", frame)
+
+
+def test_a_column_with_other_words_is_no_flag():
+    frame = pl.DataFrame({"answer": ["true", "maybe", "False"]})
+    assert where("answer == 'true'", frame).tolist() == [True, False, False]
+    with pytest.raises(FitError, match=r"write answer == '\.\.\.'"):
+        where("answer", frame)

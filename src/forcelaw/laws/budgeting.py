@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import FitError
 from .allocation import Cost, optimal
+from .columns import ROLES
 from .fitting import fit
 from .result import FitResult, clean, spread
 from .table import Runs
@@ -81,10 +82,11 @@ class Budget:
                 continue
             hours = "-" if one.hours is None else f"{one.hours:.3g}"
             flops = "-" if one.flops is None else f"{one.flops:.3g}"
+            best = f"{one.p_best:.2f}" if sum(other.ok for other in self.choices) > 1 else "-"
             epochs = "-" if one.epochs is None else f"{one.epochs:.3g}"
             lines.append(f"{one.group or 'all':16} {one.n:9.3g} {one.d:9.3g} {one.loss:9.4g} "
                          f"{f'[{one.loss_low:.4g}, {one.loss_high:.4g}]':>22} {epochs:>7} {hours:>9} {flops:>9} "
-                         f"{one.extrapolation['budget']:9.3g} {one.p_best:8.2f}")
+                         f"{one.extrapolation['budget']:9.3g} {best:>8}")
             lines += [f"{'':16} note: {note}" for note in one.notes]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
@@ -139,7 +141,10 @@ def _choose(name: str, part: Runs, x: str, amount: float, unique: float | None, 
     choice = Choice(name)
     try:
         if x not in part:
-            raise FitError(f"the table has no {x}")
+            missing = ROLES[x].split(" (")[0]
+            raise FitError(f"the table has no {missing} ({x}): name their column with --columns {x}=..."
+                           + (", or give the budget in FLOPs (--flops)" if x == "h" else ", or give the budget in --hours"
+                              if "h" in part else ""))
         law, notes = "surface", choice.notes
         if unique is not None and "u" in part and float((part["d"] / part["u"]).max()) > 1.5:
             law = "data_constrained"

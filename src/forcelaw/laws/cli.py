@@ -185,7 +185,7 @@ def _add_design(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "design", help="which runs to add to a study for the shortest interval",
         description="Simulates the study with candidate runs added (other sizes, seeds, lengths) and names those that shorten "
-                    "the interval of a quantity most for their cost.",
+                    "the interval of a quantity most, for their cost or (--rank gain) whatever they cost.",
         epilog="example:\n  forcelaw design runs.parquet --group painn --quantity gamma --add 4\n" + EXITS,
         formatter_class=_Help)
     _common(parser, law=False)
@@ -193,6 +193,9 @@ def _add_design(subparsers: Any) -> None:
     parser.add_argument("--add", type=_whole(1), default=3, metavar="N", help="runs to add (default: 3)")
     parser.add_argument("--cost", choices=("c", "h"), help="count FLOPs or hours (default: hours if there are any)")
     parser.add_argument("--max-cost", type=_number(0, open_low=True), metavar="X", help="leave out dearer candidates")
+    parser.add_argument("--rank", choices=("per-cost", "gain"), default="per-cost",
+                        help="take the run that shortens the interval most per cost (often a small one), or most whatever it "
+                             "costs (default: per-cost)")
     parser.add_argument("--copies", type=_whole(10), default=200, metavar="N", help="simulated copies (default: 200)")
     parser.set_defaults(handler=lambda args: _guarded(args, _design))
 
@@ -444,7 +447,7 @@ def _design(args: argparse.Namespace) -> int:
     runs = _runs(args)
     settings = {key: value for key, value in _settings(args).items() if key not in ("interval", "resamples")}
     result = design(runs, args.quantity, add=args.add, cost=args.cost, max_cost=args.max_cost, copies=args.copies,
-                    progress=True, **settings)
+                    progress=True, rank=args.rank, **settings)
     _say(args, "\n" + result.summary())
     _write(args, result.to_dict())
     if args.figure:

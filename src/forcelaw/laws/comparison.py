@@ -26,7 +26,7 @@ from .forms.base import Law
 from .forms.joint import Joint
 from .pairing import Pairing, pair
 from .problem import Problem
-from .result import Estimate, FitResult, clean, spread
+from .result import Estimate, FitResult, clean, small_p, spread
 from .signflip import contributions, sign_flip
 from .small_sample import Reference, Student, apart
 from .table import Runs
@@ -97,19 +97,25 @@ class Comparison:
         """For a terminal: the exponents, then the tests of every pair."""
         lines = []
         for name, result in self.fits.items():
-            shown = ", ".join(f"{key} {value}" for key, value in {**result.parameters, **result.derived}.items()
-                              if key in SCALE_FREE) if result.parameters else result.message
-            lines.append(f"{name or 'all':16} {result.status:14} {shown}")
+            values = [f"{key} {value}" for key, value in {**result.parameters, **result.derived}.items() if key in SCALE_FREE]
+            shown = [", ".join(values[i:i + 3]) for i in range(0, len(values), 3)]
+            lines.append(f"{name or 'all':16} {result.status:14} {shown[0] if shown else result.message}")
+            lines += [f"{'':31} {line}" for line in shown[1:]]
         for one in self.pairs:
             lines.append(f"\n{one.second} against {one.first}" + (f" ({one.n_pairs} pairs)" if one.paired else ""))
             for name, test in one.tests.items():
-                extra = "" if test.p_permutation is None else f", permutation p {test.p_permutation:.3f}"
-                lines.append(f"  {name:6} {test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}]  p {test.p:.3f}, "
-                             f"Holm {test.p_holm:.3f}{extra}, P(larger) {test.p_sign:.3f}")
+                extra = "" if test.p_permutation is None else f", permutation p {small_p(test.p_permutation)}"
+                lines.append(f"  {name:6} {test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}]  p {small_p(test.p)}, "
+                             f"Holm {small_p(test.p_holm)}{extra}, P(larger) {_share(test.p_sign)}")
             if one.multiplier:
                 lines += ["  " + line for line in one.multiplier.summary().splitlines()]
             lines += [f"  note: {note}" for note in one.notes]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _share(p: float) -> str:
+    """A probability that may come near one as well."""
+    return "> 0.999" if p > 0.999 else small_p(p)
 
 
 def compare(runs: Runs, law: str | Law = "surface", *, quantities_tested: tuple[str, ...] | None = None,

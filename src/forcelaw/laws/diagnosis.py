@@ -66,7 +66,7 @@ class Diagnosis:
     def summary(self) -> str:
         lines = [f"{self.group + ': ' if self.group else ''}{self.verdict}"]
         marks = {True: "passed", False: "FAILED", None: "unknown"}
-        lines += [f"  {marks[check.passed]:8} {check.name:18} {check.detail}" for check in self.checks]
+        lines += [f"  {marks[check.passed]:8} {check.name:19} {check.detail}" for check in self.checks]
         lines += [f"  mend it: {remedy}" for remedy in self.remedies]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 

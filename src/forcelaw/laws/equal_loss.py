@@ -57,7 +57,9 @@ class Multiplier:
             lines.append(f"at {self.x[i]:.3g} {unit}, the loss of {second} is {self.ratio[i]:.3g} "
                          f"[{self.ratio_low[i]:.3g}, {self.ratio_high[i]:.3g}] times that of {first}")
         if self.crossing:
-            lines.append(f"the frontiers cross at {self.crossing:.3g} {unit}")
+            told = ((self.ratio_low > 1) | (self.ratio_high < 1)).any()
+            lines.append(f"the frontiers cross at {self.crossing:.3g} {unit}" + ("" if told else
+                         ", but nowhere in the common range is one told from the other: the crossing may be chance"))
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 

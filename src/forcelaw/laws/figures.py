@@ -397,6 +397,7 @@ def draw_design(design: Design, path: str | Path) -> Path:
     axes[1].set_xticks(range(len(widths)))
     axes[1].set_xlim(-0.4, len(widths) - 0.4)
     figure.suptitle(f"{design.group + ': ' if design.group else ''}which runs would tell {design.quantity} better?", fontsize=10)
+    most = "most for its cost" if design.rank == "per-cost" else "most, whatever it costs"
     return _save(figure, path, "Left: each point is a run that could be added; the ring is the one that shortens the interval "
-                 "most for its cost (points just below zero are noise of the simulation). Right: what is left of the interval "
-                 "as the chosen runs are added one by one.")
+                 f"{most} (points just below zero are noise of the simulation). Right: what is left of the interval as the "
+                 "chosen runs are added one by one.")

@@ -19,6 +19,7 @@ from .optimum import optimise
 from .problem import Problem
 from .profile import profile_of
 from .result import AT_BOUND, NOT_CONVERGED, NOT_IDENTIFIED, OK, REFUSED, Estimate, FitResult
+from .shown import not_shown
 from .small_sample import MOST_RUNS, SmallSample
 from .table import Runs
 
@@ -62,6 +63,10 @@ def fit(runs: Runs | Any, law: str | Law = "surface", objective: str | Objective
     result.diagnostics |= residual_summary(problem, theta) | {"fixed": sorted(problem.fixed)}
     _point_estimates(result)
     _intervals(result, problem, runs, interval, resamples, seed)
+    if result.ok:
+        reason = not_shown(problem, theta, result.replicates if result.method == "jackknife" else None)
+        if reason:
+            result.status, result.message = NOT_IDENTIFIED, reason
     return result
 
 

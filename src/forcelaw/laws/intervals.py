@@ -122,6 +122,9 @@ LOG: tuple[Callable, Callable] = (lambda v: np.log(np.maximum(v, 1e-300)), np.ex
 LOGIT: tuple[Callable, Callable] = (lambda v: logit(np.clip(v, 1e-12, 1 - 1e-12)), expit)
 
 
+SIGNED = ("c1",)  # a change of slope may be zero or negative: on a logarithmic scale its interval could not say so
+
+
 def below(ceiling: float) -> tuple[Callable, Callable]:
     """The logarithm of the distance below ``ceiling``: the scale of a floor, which the lowest loss bounds from above while
     it is known poorly from below."""
@@ -134,7 +137,7 @@ def scale_of(name: str, floor_name: str, ceiling: float | None = None) -> tuple[
         return LOGIT
     if name == floor_name:
         return LINEAR if ceiling is None else below(ceiling)
-    return LOG
+    return LINEAR if name in SIGNED else LOG
 
 
 def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: float, floor_name: str,

@@ -171,6 +171,11 @@ class FitResult:
         return "\n".join(lines)
 
 
+def small_p(p: float) -> str:
+    """A probability for a terminal: three decimals, and never "0.000"."""
+    return f"{p:.3f}" if not p < 0.001 else "< 0.001"
+
+
 def spread(draws: np.ndarray, centre: np.ndarray, method: str) -> np.ndarray:
     """Standard error from replicates [R, ...]: jackknife about the estimate (CR3), else their standard deviation."""
     with np.errstate(invalid="ignore", over="ignore"):

@@ -2,8 +2,9 @@
 
 The text is split into tokens and walked by a parser of three rules; it is never handed to Python. Names are columns
 (in backticks or double quotes when they hold spaces), strings stand in single quotes (double quotes are taken as a
-string when no column has that name). A column of true and false, in any case, counts as 1 and 0; numbers that are
-written as text compare as numbers with a number. A missing cell is unequal to everything and in no order.
+string when no column has that name). A column of true and false, in any case, counts as 1 and 0, may be compared with
+true, 'True' or 1, and may stand alone (``not outlier``); numbers that are written as text compare as numbers with a number.
+A missing cell is unequal to everything and in no order.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def _tokens(text: str) -> list[_Token]:
 class _Parser:
     def __init__(self, text: str, frame: pl.DataFrame):
         self.frame, self.tokens, self.i, self.depth = frame, _tokens(text), 0, 0
+        self.flags: set[str] = set()  # columns of true and false that were named
 
     def fail(self, what: str, token: _Token) -> FitError:
         return FitError(what, where=f"--where, character {token.at + 1}", remedy=_REMEDY)
@@ -120,6 +122,9 @@ class _Parser:
     def comparison(self) -> np.ndarray:
         start = self.tokens[self.i]
         left = self.operand()
+        if start.text in self.flags and start.kind != "string" and (self.peek("and", "or", ")") or
+                                                                     self.tokens[self.i].kind == "end"):
+            return _compare(left, "==", 1.0, self.frame.height)  # `outlier` says outlier == true
         if self.peek("is"):
             self.i += 1
             negate = self.peek("not")
@@ -140,7 +145,8 @@ class _Parser:
             return ~mask if negate else mask
         token = self.take()
         if negate or token.kind != "op" or token.text not in ("==", "!=", "<", "<=", ">", ">="):
-            hint = f"; write {start.text} == 1" if start.kind == "name" and start.text in self.frame.columns else ""
+            value = "true" if start.text in self.flags else "'...'" if _textual(left) else "1"
+            hint = f"; write {start.text} == {value}" if start.kind == "name" and start.text in self.frame.columns else ""
             raise self.fail(f"expected a comparison, found {token.text or 'the end'!r}{hint}", token)
         return self.compare(left, token.text, start)
 
@@ -149,6 +155,10 @@ class _Parser:
         token = self.tokens[self.i]
         right = self.operand()
         if _textual(left) != _textual(right):
+            for value, name in ((left, token), (right, start)):
+                if isinstance(value, str) and name.text in self.flags and _textual(_as_numbers(value)):
+                    raise self.fail(f"the text {value!r} is compared with column {name.text!r}, which holds true and false: "
+                                    f"write {name.text} == true, or not {name.text}", start)
             left, right = _as_numbers(left), _as_numbers(right)
             for value, name, other in ((left, start, token), (right, token, start)):
                 if _textual(value):
@@ -170,7 +180,10 @@ class _Parser:
             return token.text
         if token.kind in ("name", "quoted"):
             if token.text in self.frame.columns:
-                return _values(self.frame[token.text])
+                values, flag = _values(self.frame[token.text])
+                if flag:
+                    self.flags.add(token.text)
+                return values
             if token.kind == "quoted":
                 return token.text
             raise self.fail(f"there is no column {token.text!r}; columns are {', '.join(self.frame.columns[:30])} "
@@ -178,11 +191,17 @@ class _Parser:
         raise self.fail(f"expected a column, a number or a quoted text, found {token.text or 'the end'!r}", token)
 
 
-def _values(series: pl.Series) -> np.ndarray:
-    """A column as float64 (missing is NaN) or as an object array of strings (missing is None)."""
+def _values(series: pl.Series) -> tuple[np.ndarray, bool]:
+    """A column as float64 (missing is NaN) or as an object array of strings (missing is None), and whether it holds true
+    and false, which count as 1 and 0, however they are written."""
     if series.dtype.is_numeric() or str(series.dtype) == "Boolean":
-        return series.cast(float).fill_null(float("nan")).to_numpy()
-    return np.array([None if value is None else str(value) for value in series.to_list()], dtype=object)
+        return series.cast(float).fill_null(float("nan")).to_numpy(), str(series.dtype) == "Boolean"
+    text = np.array([None if value is None else str(value) for value in series.to_list()], dtype=object)
+    if {cell.strip().lower() for cell in text if cell is not None} <= {"true", "false"} and any(text):
+        numbers = _as_numbers(text)
+        assert isinstance(numbers, np.ndarray)
+        return numbers, True
+    return text, False
 
 
 def _missing(value: np.ndarray | float | str, rows: int) -> np.ndarray:

@@ -41,6 +41,7 @@ class Law:
     floor_name: ClassVar[str] = "E"
     default_floor: ClassVar[Floor] = "free"
     soft: ClassVar[tuple[str, ...]] = ()  # shapes that may end at a bound without spoiling the rest
+    change: ClassVar[str] = ""  # shape that is zero in the plainer law, whose companions then mean nothing (see ``plainer``)
     projects_exactly: ClassVar[bool] = True  # False where ``terms`` is an approximation that serves the starts alone
     levels: ClassVar[int] = 3  # least number of distinct values of each role
 
@@ -110,6 +111,15 @@ class Law:
     def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds [Q] of psi: wide, there to stop a run-away, and reported when hit."""
         return np.full(len(self.shapes), -20.0), np.full(len(self.shapes), 20.0)
+
+    def plainer(self) -> tuple[Law, dict[str, str]] | None:
+        """The law without what the data have to show first (a break), and its names for the parameters of this one; None
+        where there is nothing of the kind."""
+        return None
+
+    def unseen(self, theta: np.ndarray, x: dict[str, np.ndarray]) -> str:
+        """Why ``theta`` puts what ``change`` stands for where the data cannot see it; empty if it does not."""
+        return ""
 
     def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
         """[B, K]: what is added to the internal log-coefficients to have them at uncentred data."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .base import Floor, Law, Terms
+from .power import PowerFloor
 
 
 class Broken(Law):
@@ -19,6 +20,7 @@ class Broken(Law):
     shapes = ("c0", "c1", "d1", "f1")
     logs = ("d1", "f1")
     soft = ("f1",)
+    change = "c1"
     levels = 6
 
     def __init__(self, floor: Floor | None = None, x: str = "c", **options: Any):
@@ -46,6 +48,18 @@ class Broken(Law):
         u = x[self.x]
         return (np.array([-20.0, -20.0, u.min() - 0.5, np.log(0.02)]),
                 np.array([20.0, 20.0, u.max() + 0.5, np.log(5.0)]))
+
+    def plainer(self) -> tuple[Law, dict[str, str]]:
+        return PowerFloor(self.floor, x=self.x), {"A": "A", "E": "E", "c0": "gamma"}
+
+    def unseen(self, theta: np.ndarray, x: dict[str, np.ndarray]) -> str:
+        u, at = np.unique(x[self.x]), theta[self.names.index("d1")]
+        below, above = int((u <= at).sum()), int((u >= at).sum())
+        if below >= 2 and above >= 2:
+            return ""
+        side = "lower" if below < 2 else "upper"
+        return (f"the break lies at the {side} end of the data, so that one of its two slopes is not seen: add runs beyond it, "
+                "or fit power_floor")
 
     def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
         return psi[:, :1] * centre[self.x]

@@ -25,7 +25,7 @@ architectures: [{name: mpnn, learning_rate: 1e-3}, painn]
 sizes: [3e3]
 depth: 1
 seeds: [0, 1]
-epochs: 6
+epochs: 60
 train: {batch_molecules: 4, evaluations: 3, first_evaluation: 2, validation_structures: 6, precision: float64}
 learning_rate: {sweep: {size: 3e3, factors: [0.5, 1], epochs: 1}}
 """
@@ -66,7 +66,7 @@ def test_two_bare_machines_do_a_study_in_pieces_and_the_table_comes_home(tmp_pat
             if number == 1:
                 done = machine(folder, environment, "stage.sh")
                 assert done.returncode == 0 and "not all here yet" in done.stdout, done.stdout + done.stderr
-        # the first machine is too short of time for the study
+        # the first machine is too short of time for the study, which takes several times its twelve seconds
         done = machine(folder, environment, "piece.sh", folder / "studies" / "t.yaml", folder / "back", (12, 300)[k],
                        "--workers", 1)
         assert done.returncode == (75, 0)[k], done.stdout + done.stderr

@@ -117,7 +117,7 @@ def _forecast(runs: Runs, architecture: str, planned: list[Planned], fraction: f
     if here is None:
         result.message = "no finished run of it is in the table"
         return result
-    is_target = np.array([any(_is(here, k, p) for p in targets) for k in range(len(here.run_names))], bool)
+    is_target = np.array([any(is_planned(here, k, p) for p in targets) for k in range(len(here.run_names))], bool)
     whole = np.zeros(len(here.run_names))
     np.maximum.at(whole, here.run, here["c"])
     inside = here["c"] <= limit * (1 + 1e-9) if checkpoints else whole[here.run] <= limit * (1 + 1e-9)
@@ -137,7 +137,7 @@ def _forecast(runs: Runs, architecture: str, planned: list[Planned], fraction: f
     roles = {role: np.array([getattr(p, role) for p in targets]) for role in law.law.roles}
     new, mean = law.interval("new run", **roles), law.interval("mean", **roles)
     for i, p in enumerate(targets):
-        known = any(_is(here, k, p) for k in range(len(here.run_names)))
+        known = any(is_planned(here, k, p) for k in range(len(here.run_names)))
         result.predictions.append(Prediction(architecture, p.run, p.n, p.d, p.c, p.seed, float(new.value[i]), float(new.low[i]),
                                              float(new.high[i]), float(mean.low[i]), float(mean.high[i]), known))
     return result
@@ -155,7 +155,7 @@ def _first_usable(part: Runs, result: Forecast, settings: dict[str, Any]) -> Fit
     return None
 
 
-def _is(runs: Runs, k: int, p: Planned) -> bool:
+def is_planned(runs: Runs, k: int, p: Planned) -> bool:
     """Whether run ``k`` of the table is the planned run: by id, else by size, length and seed."""
     if p.run:
         return runs.run_names[k] == p.run

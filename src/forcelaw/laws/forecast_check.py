@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .forecast import Planned, _is, digest
+from .forecast import Planned, digest, is_planned
 from .result import clean
 from .table import Runs
 
@@ -58,7 +58,7 @@ def _end(part: Runs, p: dict[str, Any]) -> float | None:
     """The loss at the end of the run that was predicted, or None."""
     wanted = Planned(p["architecture"], p["n"], p["d"], p["c"], p["seed"], p["run"])
     for k in range(len(part.run_names)):
-        if _is(part, k, wanted):
+        if is_planned(part, k, wanted):
             rows = np.flatnonzero(part.run == k)
             return float(part["loss"][rows[np.argmax(part["d"][rows])]])
     return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
+from ..data.pack import write_json
 from ..errors import FitError
 
 BURN_IN_STEPS = 400  # as in reports
@@ -77,7 +77,7 @@ def handle(args: argparse.Namespace) -> int:
 def _write(args: argparse.Namespace, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_json(args.json, content)
     if args.csv:
         if not rows:
             raise FitError("there is no row to write", where=str(args.csv), remedy="see the reasons above")

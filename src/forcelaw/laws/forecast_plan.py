@@ -11,10 +11,10 @@ import numpy as np
 from ..errors import FitError
 from . import columns as col
 from .forecast import Planned
+from .repeats import repeats_smaller_set
 from .table import Runs, read
 from .where import where as filter_rows
 
-PASSES, SMALLER = 1.05, 0.6
 TABLES = ("runs.parquet", "runs.csv")
 
 
@@ -43,8 +43,7 @@ def runs_of(source: Path, columns: Mapping[str, str] | None = None, where: str |
 
 
 def repeated(runs: Runs) -> set[str]:
-    """Names of runs that went over a training set of less than 0.6 of their architecture's largest, more than once (the rule of
-    reports)."""
+    """Names of runs that repeated a clearly smaller training set than others of their architecture have."""
     if "u" not in runs or "d" not in runs:
         return set()
     most = np.zeros(len(runs.run_names))
@@ -54,7 +53,7 @@ def repeated(runs: Runs) -> set[str]:
     np.maximum.at(largest, runs.group, runs["u"])
     group = np.zeros(len(runs.run_names), int)
     group[runs.run] = runs.group
-    return {runs.run_names[k] for k in np.flatnonzero((passes > PASSES) & (most < SMALLER * largest[group]))}
+    return {runs.run_names[k] for k in np.flatnonzero(repeats_smaller_set(passes, most, largest[group]))}
 
 
 def planned_runs(source: Path, plan: Path | None, runs: Runs, where: str | None = None) -> list[Planned]:
@@ -88,7 +87,7 @@ def _of_specs(root: Path, where: str | None) -> list[Planned]:
 def _small(spec: dict[str, Any], all_specs: Collection[dict[str, Any]]) -> bool:
     """The rule of :func:`repeated`, for a run that is only planned."""
     largest = max(other["train_atoms"] for other in all_specs if other["label"] == spec["label"] and other["kind"] != "sweep")
-    return spec["epochs"] > PASSES and spec["train_atoms"] < SMALLER * largest
+    return repeats_smaller_set(spec["epochs"], spec["train_atoms"], largest)
 
 
 def _planned(spec: dict[str, Any], run: str = "") -> Planned:

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from ..laws.repeats import repeats_smaller_set
 from . import lawcalls
 from .load import Source
 from .paper import published
@@ -151,7 +152,7 @@ def split_repeats(done: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         return done, done.head(0)
     by = done.group_by("run").agg(u=pl.col("u").max(), repeats=(pl.col("d") / pl.col("u")).max())
     largest = by["u"].max()
-    small = by.filter((pl.col("repeats") > 1.05) & (pl.col("u") < 0.6 * largest))["run"].to_list()
+    small = by.filter(repeats_smaller_set(pl.col("repeats"), pl.col("u"), largest))["run"].to_list()
     mask = pl.col("run").is_in(small)
     return done.filter(~mask), done.filter(mask)
 

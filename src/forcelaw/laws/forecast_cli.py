@@ -8,7 +8,6 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from ..data.pack import write_json
 from ..errors import FitError
 
 BURN_IN_STEPS = 400  # as in reports
@@ -76,6 +75,8 @@ def handle(args: argparse.Namespace) -> int:
 
 def _write(args: argparse.Namespace, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     if args.json:
+        from ..data.pack import write_json
+
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, content)
     if args.csv:

@@ -52,13 +52,14 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES))
+    parser.add_argument("--threads", type=int, default=8, help="of the CPU side")
     args = parser.parse_args()
     pack = Pack(args.pack)
     print(f"# {' '.join(sys.argv)}\n# {torch.cuda.get_device_name()}, torch {torch.__version__}")
     bad = 0
     for name in args.architectures:
         try:
-            torch.set_num_threads(8)
+            torch.set_num_threads(args.threads)
             exact = [run_once(pack, name, device, precision="float64", steps=60)[0] for device in ("cpu", "cuda")]
             worst = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(*exact))
             print(f"{name}: float64, CPU eager against CUDA graph, 60 steps: largest relative difference {worst:.1e}")

@@ -6,6 +6,7 @@ packages that the models never call are stubs. No code of fairchem is in this re
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -86,6 +87,8 @@ def import_site(folder: Path, site: str) -> None:
         if "." in name:
             parent, _, child = name.rpartition(".")
             setattr(sys.modules[parent], child, module)
+    with contextlib.suppress(ImportError):  # the real one, before what it imports itself becomes a stub
+        import torch_geometric.nn  # noqa: F401
     sys.meta_path.insert(0, _StubFinder(STUBS[site]))
     if site == "fairchem1":
         given = {"torch_scatter": {"scatter": scatter, "segment_coo": segment_coo, "segment_csr": segment_csr},

@@ -9,6 +9,7 @@ initial weights and data order), as a mean with its standard error, beside the s
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
@@ -59,6 +60,9 @@ def main() -> int:
         for precision in ("float32", "tf32", "bf16"):
             found = losses(pack, architecture_name, precision, args)
             base = base or found
+            if not all(map(math.isfinite, [*found.values(), *base.values()])):
+                print(f"{architecture_name:<10}{precision:>10}  losses {list(found.values())}", flush=True)
+                continue
             spread = statistics.stdev(found.values()) if len(found) > 1 else float("nan")
             change = [found[s] - base[s] for s in base]
             error = statistics.stdev(change) / len(change) ** 0.5 if len(change) > 1 else float("nan")

@@ -10,6 +10,7 @@ GPU one CUDA graph of the whole step, on a CPU eager. Timing: median over repeat
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import sys
 import time
@@ -80,7 +81,7 @@ def measure(pack: Pack, model_name: str, target: float, atoms: int, device: torc
     options = TrainOptions(batch_atoms=atoms, precision=precision)
     indices = training_set(pack)
     natoms = np.diff(pack.offsets)[indices]
-    steps = 60
+    steps = max(12, min(60, 60 * 8192 // atoms))
     schedule = plan_for(natoms, steps * atoms * 0.95, 0, options)
     model = build(config, 0).to(device)
     optimizer = ScheduleFreeAdamW(model, lr=1e-4, steps=schedule.steps, warmup=10)
@@ -119,6 +120,7 @@ def measure(pack: Pack, model_name: str, target: float, atoms: int, device: torc
     seen = int(schedule.atoms.sum())
     flops = architecture(name).flops(config).training(total_edges, seen)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
+    getattr(step, "release", lambda: None)()
     alone = outside(window, schedule, optimizer, options, count) if device.type == "cuda" else float("nan")
     return {"outside": 100 * alone / (t / count), "N": model.n_parameters(), "atoms_step": seen / count, "ms": 1e3 * t / count,
             "atoms_s": seen / t, "edges_s": total_edges / t, "tflops": flops / t / 1e12, "gb": memory, "start": start_up,
@@ -140,25 +142,26 @@ def main() -> int:
     device, pack = torch.device(args.device), Pack(args.pack)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"# {' '.join(sys.argv)}\n# {name}, torch {torch.__version__}, pack {pack.atoms:,} atoms", flush=True)
-    print(f"{'model':<12}{'N':>10}{'precision':>10}{'compile':>8}{'atoms/step':>11}{'ms/step':>9}{'atoms/s':>10}{'edges/s':>10}"
+    print(f"{'model':<24}{'N':>10}{'precision':>10}{'compile':>8}{'atoms/step':>11}{'ms/step':>9}{'atoms/s':>10}{'edges/s':>10}"
           f"{'TFLOP/s':>9}{'peak GiB':>9}{'outside':>9}{'start s':>8}", flush=True)
     for target in args.sizes:
         for arch in args.architectures:
             for precision in args.precision:
                 for atoms in args.atoms:
                     for compile_mode in args.compile:
+                        if device.type == "cuda":  # what the row before held, one that ran out of memory above all
+                            torch._dynamo.reset()
+                            gc.collect()
+                            torch.cuda.empty_cache()
                         try:
                             r = measure(pack, arch, target, atoms, device, precision, compile_mode, args.seconds)
                         except (ForcelawError, RuntimeError) as error:
-                            print(f"{arch:<10}{target:>10.0f} {precision} {atoms}: {str(error)[:300]}", flush=True)
+                            print(f"{arch:<24}{target:>10.0f}{precision:>10}{compile_mode:>8}{atoms:>11}  {str(error)[:80]}", flush=True)
                             continue
-                        print(f"{arch:<12}{r['N']:>10,}{precision:>10}{compile_mode:>8}{r['atoms_step']:>11.0f}"
+                        print(f"{arch:<24}{r['N']:>10,}{precision:>10}{compile_mode:>8}{r['atoms_step']:>11.0f}"
                               f"{r['ms']:>9.3f}{r['atoms_s'] / 1e3:>9.1f}k{r['edges_s'] / 1e6:>9.2f}M{r['tflops']:>9.2f}"
                               f"{r['gb']:>9.2f}{r['outside']:>8.1f}%{r['start']:>8.1f}"
                               f"{'' if r['loss_ok'] else '  NON-FINITE'}", flush=True)
-                        if device.type == "cuda":
-                            torch.cuda.empty_cache()
-                            torch._dynamo.reset()
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class Evaluation:
         self.batches = [(torch.from_numpy(rows).to(shard.device), atoms, edges)
                         for rows, atoms, edges in _chunks(shard, len(shard) if structures is None else structures)]
         self.graph: torch.cuda.CUDAGraph | None = None
+        # in a graph nothing may be read back from the device: GemNet-OC must not ask the batch how wide its rows are
+        self.fixed = shard.device.type == "cuda"
 
     def capture(self, pool: Any = None) -> None:
         """Make the graph, on the current stream."""
@@ -61,6 +64,8 @@ class Evaluation:
         with torch.no_grad():
             for rows, atoms, edges in self.batches:
                 graph, target = self.shard.batch(rows, atoms, edges)
+                if self.fixed:
+                    graph = replace(graph, max_degree=self.shard.max_degree)
                 self.sums += error_sums(*self.model(graph), target)
         self.model.train(was)
 

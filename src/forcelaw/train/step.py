@@ -161,11 +161,14 @@ class GraphStep(Step):
         stream.wait_stream(current)
         self.graphs = []
         with torch.cuda.stream(stream):
-            for sizes, step in zip(self.sizes, self.first_of):
+            # the largest first: the others then fit into the memory that it leaves in the pool
+            for sizes, step in reversed(list(zip(self.sizes, self.first_of))):
                 for _ in range(1 if self.graphs else 2):
                     self.counter.fill_(step)
                     self._body(sizes)
+                make_room()
                 self.graphs.append(capture(lambda sizes=sizes: self._body(sizes), self.pool))
+        self.graphs.reverse()
         current.wait_stream(stream)
         for tensor, old in zip((o.y, o.z, o.v, self.stats), kept):
             tensor.copy_(old)
@@ -185,6 +188,13 @@ class GraphStep(Step):
             self.counter.fill_(step)
         self.graphs[self.member[step - self.low]].replay()
         self._next = step + 1
+
+
+def make_room() -> None:
+    """Before a capture: a graph wants about the memory that its warm-up has left in torch's cache, and cannot take it from there.
+    Handing it back to the driver waits for the device, so only when the card is too full without that."""
+    if torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved() - torch.cuda.memory_allocated():
+        torch.cuda.empty_cache()
 
 
 def capture(body: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:

@@ -76,6 +76,18 @@ def test_replicates_are_further_seeds_at_some_sizes(tmp_path) -> None:
     assert sorted(map(tuple, seeds.values())) == [(0,), (0,), (0, 1, 2), (0, 8)]
 
 
+def test_replicates_may_be_shorter_than_the_rest(tmp_path) -> None:
+    long = {"name": "mpnn", "epochs": 2}
+    planner = planner_of(tmp_path, ["painn", long], replicates={"sizes": [6e3], "seeds": [1], "atoms": 100.0})
+    for a in planner.study.architectures:
+        specs = planner.grid(a, 1e-3)
+        short = [s for s in specs if s["seed"] == 1]
+        assert len(short) == 1 and short[0]["atoms_total"] == 100
+        whole = {s["atoms_total"] for s in specs if s["seed"] == 0}
+        assert len(whole) == 1 and min(whole) > 100
+        assert {s["atoms_total"] for s in planner.sweep(a)} != {100}
+
+
 def finish(runs, spec, loss):
     run = RunDirectory.create(runs, spec)
     run.append_metric({"step": 1, "loss": loss})

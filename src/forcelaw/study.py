@@ -35,6 +35,7 @@ class Replicates(BaseModel):
 
     sizes: list[float] = Field(min_length=1, description="which of the sizes")
     seeds: list[int] = Field(min_length=1, description="seeds beside those of every size")
+    atoms: float | None = Field(None, gt=0, description="D of these runs; by default they are as long as the others")
 
 
 class ArchitectureSpec(BaseModel):
@@ -317,7 +318,11 @@ class Planner:
         return resolve(self.pack, self.config(a, size), self.train_options(a), study=self.study.name, kind=kind,
                        label=self.label(a), **how).as_json()
 
-    def _length(self, a: ArchitectureSpec) -> dict[str, float | None]:
+    def _length(self, a: ArchitectureSpec, seed: int | None = None) -> dict[str, float | None]:
+        """How long the runs of an entry are; those of a seed that only replicates have may be shorter."""
+        more = a.replicates or self.study.replicates
+        if more and more.atoms is not None and seed is not None and seed not in (a.seeds or self.study.seeds):
+            return {"atoms": more.atoms, "epochs": None}
         of = self.study if a.atoms is None and a.epochs is None else a
         return {"atoms": of.atoms, "epochs": of.epochs}
 
@@ -345,7 +350,8 @@ class Planner:
         """Specifications of the grid of one entry at its learning rate."""
         key = ("grid", self.label(a), lr)
         if key not in self._specs:
-            self._specs[key] = [self._resolve(a, size, "grid", lr=lr, seed=seed, distinct_atoms=distinct, **self._length(a))
+            self._specs[key] = [self._resolve(a, size, "grid", lr=lr, seed=seed, distinct_atoms=distinct,
+                                              **self._length(a, seed))
                                 for size in self.sizes(a)
                                 for distinct in a.distinct_atoms or self.study.distinct_atoms or [None]
                                 for seed in self.seeds(a, size)]

@@ -22,9 +22,12 @@ from ..study import Planner, Study, find_pack, load
 # a GPU is filled by several small batches at once (benchmarks/packing.py)
 AUTOMATIC_ATOMS = 16_384
 AUTOMATIC_RUNS = 16
-# seconds before the deadline from which nothing new is begun on a GPU: a run is compiled and captured first, and could then only
-# be put down again
-HEADROOM = 45.0
+
+
+def headroom(device: str, compiled: bool) -> float:
+    """Seconds before the deadline from which nothing new is begun: on a GPU a run is captured first, and perhaps compiled, and
+    could then only be put down again."""
+    return 0.0 if device != "cuda" else 45.0 if compiled else 12.0
 
 
 def known_runs(planner: Planner, runs: Path, hold: float | None = None) -> tuple[list[tuple[RunDirectory, float]], bool]:
@@ -62,12 +65,11 @@ def work(study: Study, out: Path, study_directory: Path, *, device: str, compile
     ``pack`` the number follows from the batch (:func:`automatic`). hold: see :func:`known_runs`."""
     from .lanes import Lanes
 
-    headroom = HEADROOM if device == "cuda" else 0.0
     planner = Planner(study, find_pack(study, study_directory))
     if pack is None:
         pack = automatic(planner, device)
     Lanes(planner, out / "runs", device=device, pack=pack, compile_model=compile_model, show=show, hold=hold,
-          stop=lambda: stop() or time.time() >= deadline, closing=lambda: time.time() >= deadline - headroom).work()
+          stop=lambda: stop() or time.time() >= deadline, closing=lambda: time.time() >= deadline - headroom(device, compile_model)).work()
 
 
 def automatic(planner: Planner, device: str) -> int:

@@ -110,7 +110,7 @@ def handle_run(args: argparse.Namespace) -> int:
     from .. import study as studies
     from ..errors import StudyError
     from ..launch import local
-    from ..launch.worker import HEADROOM
+    from ..launch.worker import headroom
 
     if args.schema:
         print(json.dumps(studies.Study.model_json_schema(), indent=1))
@@ -142,7 +142,7 @@ def handle_run(args: argparse.Namespace) -> int:
     stands = local.run_local(study, args.study, planner, out, workers=workers, device=device, compile_model=args.compile,
                              pack=args.pack, rates=rates, deadline=deadline, hold=args.hold_largest)
     print(f"{stands.finished} runs finished, {stands.diverged} diverged, {stands.failed} failed: {out}")
-    if not stands.over and time.time() >= deadline - HEADROOM:
+    if not stands.over and time.time() >= deadline - headroom(device, args.compile):
         print(f"time is up after {(time.time() - began) / 60:.1f} minutes: "
               f"{local.left(stands, before, time.monotonic() - clock)}. The same command goes on from here.")
         return UNFINISHED

@@ -7,9 +7,9 @@ steps count as long as those. The steps of a run are of a few fixed sizes in ran
 
 from __future__ import annotations
 
-SAMPLE_STEPS = 64
+SAMPLE_STEPS = 48
 ENOUGH_STEPS = 32  # a sample may be cut short by an evaluation: below this the next steps are timed too
-AHEAD_SECONDS = 0.25  # work that a GPU has before it: enough to bridge the host's pauses, little to wait for before a sample
+AHEAD_SECONDS = 0.15  # work that a GPU has before it: enough to bridge the host's pauses, little to wait for before a sample
 AHEAD_STEPS = (8, 200)
 
 

@@ -156,7 +156,8 @@ def main() -> int:
                         try:
                             r = measure(pack, arch, target, atoms, device, precision, compile_mode, args.seconds)
                         except (ForcelawError, RuntimeError) as error:
-                            print(f"{arch:<24}{target:>10.0f}{precision:>10}{compile_mode:>8}{atoms:>11}  {str(error)[:80]}", flush=True)
+                            print(f"{arch:<24}{target:>10.0f}{precision:>10}{compile_mode:>8}{atoms:>11}  {str(error)[:70]}",
+                                  flush=True)
                             continue
                         print(f"{arch:<24}{r['N']:>10,}{precision:>10}{compile_mode:>8}{r['atoms_step']:>11.0f}"
                               f"{r['ms']:>9.3f}{r['atoms_s'] / 1e3:>9.1f}k{r['edges_s'] / 1e6:>9.2f}M{r['tflops']:>9.2f}"

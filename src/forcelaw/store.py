@@ -216,6 +216,11 @@ def planned_flops(spec: dict[str, Any]) -> float:
     return 3.0 * forward * spec["cost_factor"]
 
 
+# Statuses of runs whose evaluations are data. A stopped run was ended before its planned length, for want of time: without a
+# schedule that looks ahead, what it evaluated is what a shorter run would have.
+COUNTED = ("finished", "stopped")
+
+
 def runs(root: str | Path) -> Iterator[RunDirectory]:
     """All run directories under ``root``, in the order of their ids."""
     for path in sorted(Path(root).glob("*/spec.json")):

@@ -1,5 +1,6 @@
 """A table of runs says all that the run directories said: the report made of it is the same page."""
 
+import html
 import json
 import re
 import subprocess
@@ -75,6 +76,27 @@ def test_every_run_is_there_to_the_last_bit_and_nothing_of_the_machine(study, tm
     other = "csv" if kind == "parquet" else "parquet"
     main(["export", str(study), "--table", str(tmp_path), "--format", other])
     assert sorted(p.name for p in tmp_path.glob("runs.*")) == sorted(["runs.jsonl", f"runs.{other}"])  # never two tables
+
+
+def test_runs_under_way_may_count_as_shorter_runs(study, tmp_path) -> None:
+    from forcelaw.report import figures
+    from forcelaw.report.analysis import analyse
+    from forcelaw.report.load import load, read_table
+
+    main(["export", str(study), "--table", str(tmp_path / "plain")])
+    assert main(["export", str(study), "--table", str(tmp_path / "stop"), "--stop"]) == 0
+    plain, stop = (read_table(tmp_path / name / "runs.parquet") for name in ("plain", "stop"))
+    halted = stop.filter(stop["status"] == "stopped")
+    assert halted["run"].n_unique() == 1 and halted["final"].to_list() == [False] * (len(halted) - 1) + [True]
+    assert halted["seed"].unique().to_list() == [92] and halted["loss"].equals(plain.filter(plain["seed"] == 92)["loss"])
+    # nothing else changes: what waits, failed or diverged stays what it was
+    assert stop.filter(stop["status"] != "stopped").equals(plain.filter(plain["seed"] != 92))
+    assert json.loads((tmp_path / "stop" / "provenance.json").read_text())["runs"]["stopped"] == 1
+    before, after = (analyse(load(tmp_path / name)).architectures[0] for name in ("plain", "stop"))
+    assert after.runs == before.runs + 1 and len(after.frame) == len(before.frame) + len(halted)
+    analysis = analyse(load(tmp_path / "stop"))
+    page = html.unescape(render(analysis, figures.figures(analysis)))
+    assert "1 run(s) were stopped before their planned length" in page and "status in ('finished', 'stopped')" in page
 
 
 def test_the_books_add_up(tmp_path) -> None:

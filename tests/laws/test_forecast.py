@@ -130,6 +130,32 @@ def test_the_verdict_counts_what_it_should(factor) -> None:
     assert "no longer what they were" in forecast_check.words(checked(changed, found))
 
 
+def test_a_run_that_was_stopped_is_compared_where_it_stopped() -> None:
+    """With the law of the forecast at the D that was reached; by hand: the same fit, asked there."""
+    runs = study()
+    found = forecast(runs, plan(runs))
+    target = found[0].targets[1]
+    k = runs.run_names.index(target.run)
+    cut = (runs.run == k) & (runs["d"] > 0.4 * target.d)
+    assert cut.any() and not cut[runs.run == k].all()
+    short = runs.take(~cut)
+    content = checked(short, found)
+    assert (content["checked"], content["awaited"], content["early"]["checked"]) == (2, 1, 1)
+    one = content["architectures"][0]["runs"][1]
+    assert one["true"] is None and one["early"]["d"] < 0.4 * target.d < target.d
+    end = np.flatnonzero(short.run == short.run_names.index(target.run))[-1]
+    assert one["early"]["true"] == short["loss"][end] and one["early"]["beyond"] == pytest.approx(short["c"][end] / found[0].limit)
+    value = found[0].parameters
+    n, d = target.n, one["early"]["d"]
+    by_hand = (value["E"]["value"] + value["A"]["value"] * n ** -value["alpha"]["value"]
+               + value["B"]["value"] * d ** -value["beta"]["value"])
+    assert one["early"]["loss"] == pytest.approx(by_hand, rel=1e-9)
+    assert one["early"]["error"] == pytest.approx(by_hand / one["early"]["true"] - 1)
+    assert "stopped there:" in forecast_check.words(content) and "1 of them were stopped" in forecast_check.words(content)
+    changed = replace(short, values=short.values | {"loss": short["loss"] * 1.01})
+    assert checked(changed, found)["early"]["checked"] == 0  # its points are no longer those of the forecast
+
+
 def write_table(path, runs, keep=None):
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -26,6 +26,8 @@ def add_subcommands(commands: Any) -> None:
                         help="most parts of a study; checkpoints that do not fit stay behind, and which is said (default: 100)")
     export.add_argument("--table", type=Path, metavar="DIR", help="write the evidence into this directory")
     export.add_argument("--format", choices=["parquet", "csv"], help="of the table (default: parquet where polars is installed)")
+    export.add_argument("--stop", action="store_true",
+                        help="with --table: runs under way count as ended where they are, as shorter runs (status stopped)")
     export.set_defaults(handler=handle_export)
 
     importer = commands.add_parser(
@@ -43,6 +45,8 @@ def handle_export(args: argparse.Namespace) -> int:
 
     if (args.to is None) == (args.table is None):
         raise StoreError("give --to or --table", remedy="--to DIR for what travels, --table DIR for the evidence")
+    if args.stop and args.table is None:
+        raise StoreError("--stop is about a table", remedy="give it with --table; a study that travels can go on as it is")
     if not args.source.exists():
         raise StoreError("there is nothing here", where=str(args.source), remedy="give the output directory of `forcelaw run`")
     is_study = (args.source / "runs").is_dir()
@@ -50,7 +54,7 @@ def handle_export(args: argparse.Namespace) -> int:
         from .accounts import accounts
         from .evidence import write_evidence
 
-        provenance = write_evidence(args.source, args.table, args.format)
+        provenance = write_evidence(args.source, args.table, args.format, stop=args.stop)
         counts = ", ".join(f"{n} {status}" for status, n in provenance["runs"].items())
         print(f"{args.table / provenance['table']['file']}: {provenance['evaluations']} evaluations of runs: {counts}")
         print(accounts(args.source).words())

@@ -16,6 +16,7 @@ import datetime
 import json
 import re
 import shlex
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ from .accounts import accounts
 TABLES = {"parquet": "runs.parquet", "csv": "runs.csv"}
 
 
-def write_evidence(out: Path, folder: Path, kind: str | None = None) -> dict[str, Any]:
+def write_evidence(out: Path, folder: Path, kind: str | None = None, *, stop: bool = False) -> dict[str, Any]:
     """Write the evidence of the study in ``out`` into ``folder`` and return the provenance. kind: parquet, csv, or None:
-    parquet where polars is installed."""
+    parquet where polars is installed. stop: see :func:`stopped`."""
     kind = kind or ("parquet" if find_spec("polars") else "csv")
     listed = list(runs(out / "runs"))
     if not listed:
@@ -38,6 +39,7 @@ def write_evidence(out: Path, folder: Path, kind: str | None = None) -> dict[str
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / TABLES[kind]
     content = [row | {"message": portable(row["message"])} for row in rows(out / "runs")]
+    content = stopped(content) if stop else content
     content.sort(key=lambda r: (r["architecture"], r["kind"], r["n"], r["run"], r["step"] or 0))
     if kind == "parquet":
         frame(content).write_parquet(path, compression="zstd")
@@ -50,16 +52,26 @@ def write_evidence(out: Path, folder: Path, kind: str | None = None) -> dict[str
     if study:
         write_json(folder / "study.json", study)
     books = accounts(out)
+    counts = dict(Counter({row["run"]: row["status"] for row in content}.values()))
     data = study.get("data", {})
     provenance = {
         "study": study.get("name", listed[0].spec()["study"]), "table": {"file": path.name, "sha256": file_sha256(path)},
-        "evaluations": len(content), "runs": books.runs, "began": study.get("created"),
+        "evaluations": len(content), "runs": dict(sorted(counts.items())), "began": study.get("created"),
         "written": datetime.date.today().isoformat(), "command": study.get("command"),
         "versions": _versions(listed, study), "data": {key: data.get(key) for key in ("name", "hash", "command")},
         "cost": books.as_json(),
     }
     write_json(folder / "provenance.json", provenance)
     return provenance
+
+
+def stopped(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a table in which runs of the grid that are under way and have been evaluated count as ended where they are: their
+    status is "stopped", their last evaluation is final."""
+    last = {row["run"]: row["step"] for row in content if row["status"] == "unfinished" and row["kind"] != "sweep"
+            and row["loss"] is not None}
+    return [row | {"status": "stopped", "final": row["step"] == last[row["run"]], "ended": last[row["run"]]}
+            if row["run"] in last else row for row in content]
 
 
 def _csv(content: list[dict[str, Any]], path: Path) -> None:

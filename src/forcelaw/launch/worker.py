@@ -68,8 +68,9 @@ def work(study: Study, out: Path, study_directory: Path, *, device: str, compile
     planner = Planner(study, find_pack(study, study_directory))
     if pack is None:
         pack = automatic(planner, device)
+    reserve = headroom(device, compile_model)
     Lanes(planner, out / "runs", device=device, pack=pack, compile_model=compile_model, show=show, hold=hold,
-          stop=lambda: stop() or time.time() >= deadline, closing=lambda: time.time() >= deadline - headroom(device, compile_model)).work()
+          stop=lambda: stop() or time.time() >= deadline, closing=lambda: time.time() >= deadline - reserve).work()
 
 
 def automatic(planner: Planner, device: str) -> int:

@@ -126,7 +126,7 @@ def _of_table(path: Path, runs: Runs, where: str | None = None) -> list[Planned]
             continue
         architecture = str(row[group]) if group and row[group] is not None else (runs.group_names[0] if runs.group_names else "")
         n, d = row[taken["n"]], row[taken["d"]]
-        if row.get("steps") and row.get("batch_atoms") and str(row.get("status")) == "unfinished":
+        if row.get("steps") and row.get("batch_atoms") and str(row.get("status")) in ("unfinished", "stopped"):
             d = row["steps"] * row["batch_atoms"]  # what it is to reach, not where it is
         if n is None or d is None:
             continue

@@ -11,6 +11,7 @@ from typing import Any
 from .. import __version__
 from ..data.structure import MAX_Z, SYMBOLS
 from ..progress import duration
+from ..store import COUNTED
 from . import draw_plotly, tables, words
 from .figures_laws import is_trend
 from .paper import CITATION
@@ -262,7 +263,9 @@ def _selection(analysis: Analysis) -> str:
     """Options that give a command the runs that this page is about, as far as a filter can."""
     frame = analysis.source.frame
     parts = ["kind != 'sweep'"] if "sweep" in frame["kind"].to_list() else []
-    parts += ["status == 'finished'"] if frame["status"].n_unique() > 1 else []
+    counted = [f"'{status}'" for status in COUNTED if status in frame["status"].to_list()]
+    if frame["status"].n_unique() > len(counted):
+        parts.append(f"status in ({', '.join(counted)})" if len(counted) > 1 else f"status == {''.join(counted)}")
     where = f'--where "{" and ".join(parts)}" ' if parts else ""
     steps = analysis.burn_in_steps if len(frame["step"].drop_nulls()) else 0
     return f"{where}--burn-in-steps {steps}"

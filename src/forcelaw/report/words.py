@@ -45,7 +45,8 @@ def tiles(analysis: Analysis) -> list[tuple[str, str]]:
     """(number, what it is) for the top of the page."""
     fitted = [arch for arch in analysis.architectures if arch.runs]
     runs = sum(arch.runs for arch in fitted)
-    out = [(str(runs), "finished runs"), (str(len(fitted)), "architecture" + "s" * (len(fitted) != 1))]
+    counted = "runs, some of them stopped early" if analysis.counts.get("stopped") else "finished runs"
+    out = [(str(runs), counted), (str(len(fitted)), "architecture" + "s" * (len(fitted) != 1))]
     sizes = sorted({n for arch in fitted for n in arch.sizes})
     if sizes:
         out.append((_range(sizes[0], sizes[-1]), "parameters N"))
@@ -266,6 +267,9 @@ def scope_words(analysis: Analysis) -> list[str]:
         out.append(
             f"{len(analysis.problems)} run(s) diverged or failed; they are listed below and take no part in the fits."
         )
+    stopped = analysis.counts.get("stopped", 0)
+    if stopped:
+        out.append(f"{stopped} run(s) were stopped before their planned length: they count as the shorter runs that they are.")
     unfinished = analysis.counts.get("unfinished", 0)
     if unfinished and fitted:
         out.append(f"{unfinished} run(s) are not finished: drawn as dotted lines, left out of the fits.")

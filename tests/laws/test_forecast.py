@@ -144,7 +144,8 @@ def test_a_run_that_was_stopped_is_compared_where_it_stopped() -> None:
     one = content["architectures"][0]["runs"][1]
     assert one["true"] is None and one["early"]["d"] < 0.4 * target.d < target.d
     end = np.flatnonzero(short.run == short.run_names.index(target.run))[-1]
-    assert one["early"]["true"] == short["loss"][end] and one["early"]["beyond"] == pytest.approx(short["c"][end] / found[0].limit)
+    assert one["early"]["true"] == short["loss"][end]
+    assert one["early"]["beyond"] == pytest.approx(short["c"][end] / found[0].limit)
     value = found[0].parameters
     n, d = target.n, one["early"]["d"]
     by_hand = (value["E"]["value"] + value["A"]["value"] * n ** -value["alpha"]["value"]

@@ -25,11 +25,13 @@ check)
   LIMIT=270 tell kernels python3 -m pytest -q -p no:cacheprovider tests/kernels tests/launch/test_pack.py
   LIMIT=270 tell gpu_check python3 benchmarks/gpu_check.py --pack src/forcelaw/data/sample ;;
 speed)
-  LIMIT=330 tell speed python3 benchmarks/training_speed.py --pack "$pack" --architectures $models --sizes 1e6 \
-    --atoms 8192 32768 --precision tf32 bf16 float32 --seconds 0.4
-  LIMIT=150 tell speed_large python3 benchmarks/training_speed.py --pack "$pack" --architectures esen --sizes 6.26e6 \
+  for precision in tf32 bf16 float32; do
+    LIMIT=130 tell speed_$precision python3 benchmarks/training_speed.py --pack "$pack" --architectures $models --sizes 1e6 \
+      --atoms 8192 32768 --precision $precision --seconds 0.3
+  done
+  LIMIT=90 tell speed_large python3 benchmarks/training_speed.py --pack "$pack" --architectures esen --sizes 6.26e6 \
     --atoms 8192 32768 --precision tf32 bf16 --seconds 0.4
-  LIMIT=100 tell speed_gemnet python3 benchmarks/training_speed.py --pack "$pack" --architectures gemnet_oc --sizes 3e6 \
+  LIMIT=90 tell speed_gemnet python3 benchmarks/training_speed.py --pack "$pack" --architectures gemnet_oc --sizes 3e6 \
     --atoms 8192 32768 --precision tf32 bf16 --seconds 0.4 ;;
 compiled)
   LIMIT=420 tell compiled python3 benchmarks/training_speed.py --pack "$pack" --architectures $models --sizes 1e6 \
@@ -39,7 +41,12 @@ compiled)
   LIMIT=80 tell compiled_gemnet python3 benchmarks/training_speed.py --pack "$pack" --architectures gemnet_oc --sizes 3e6 \
     --atoms 8192 --precision tf32 --compile yes --seconds 0.4 ;;
 peers)
-  LIMIT=560 tell peers python3 benchmarks/peers.py --pack "$pack" --fairchem2 "${FC2:-.whl-fc2}" --fairchem1 "${FC1:-.whl-fc1}" ;;
+  # eager rows first: whoever compiles keeps the others from measuring
+  wheels=(--fairchem2 "${FC2:-.whl-fc2}" --fairchem1 "${FC1:-.whl-fc1}")
+  LIMIT=190 tell peers_eager python3 benchmarks/peers.py --pack "$pack" "${wheels[@]}" --variants eager "indices each step" \
+    --ours-compile no --seconds 0.5 --cases "eSEN L2 0.9M" "PaiNN" "GemNet-OC 2.6M" "eSEN L2 6.3M"
+  LIMIT=380 tell peers python3 benchmarks/peers.py --pack "$pack" "${wheels[@]}" --variants compiled --ours-compile yes --limit 1 \
+    --cases "eSEN L2 0.9M" "PaiNN" "eSEN L2 6.3M" ;;
 packing)
   LIMIT=330 tell packing python3 benchmarks/packing.py --pack "$pack" --device cuda --molecules 64 --sizes 1e5 1e6 --packs 4 8 16
   LIMIT=200 tell packing_studies python3 benchmarks/packing.py --pack "$pack" --device cuda --molecules 64 --sizes 1e5 --packs 8 \

@@ -440,7 +440,6 @@ def main() -> int:
     with tempfile.NamedTemporaryFile() as lock:
         command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--lock", lock.name]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
-        environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
 
         def follow(worker: str) -> None:
             with subprocess.Popen([*command, "--worker", worker], stdout=subprocess.PIPE, text=True, env=environment) as process:

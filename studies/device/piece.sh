@@ -20,9 +20,11 @@ mkdir -p "$dest"
 code=0
 forcelaw run "$study" --out "$out" --minutes "$minutes" --no-report "$@" 2>&1 | tee "$WORK/out/$name.log" || code=$?
 [[ -d $out/runs ]] || exit $code  # it did not begin
-# 8 files of at most 16 MiB come back: three parts of state, four files of the table, one of words
-forcelaw export "$out" --to "$dest" --name "$name" --part-mb 16.7 --parts 3
-forcelaw export "$out" --table "$dest" --format csv >/dev/null
+# files of at most 16 MiB come back, 64 MiB together: four parts of state, the table (the rest of the evidence follows from the state)
+# and one file of words
+forcelaw export "$out" --to "$dest" --name "$name" --part-mb 16.2 --parts 4
+forcelaw export "$out" --table "$WORK/out/$name.table" --format csv >/dev/null
+cp "$WORK/out/$name.table/runs.csv" "$dest/"
 forcelaw status "$out" | tee "$dest/$name.txt"
 { tail -n 60 "$WORK/out/$name.log"; for log in "$out"/logs/*.log; do echo "== ${log##*/}"; tail -n 40 "$log"; done
 } >>"$dest/$name.txt" 2>&1

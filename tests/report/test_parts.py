@@ -11,10 +11,10 @@ from forcelaw.report.analysis import best_rate, regime
 from forcelaw.report.draw_matplotlib import log_ticks
 from forcelaw.report.marks import loss_at_data
 from forcelaw.report.paper import published
-from forcelaw.report.results import Estimate, Fitted, FrontierResult
+from forcelaw.report.results import Estimate, Fitted, FrontierResult, SweepResult
 from forcelaw.report.spec import decimal, names, pretty
 from forcelaw.report.style import DARK, looks
-from forcelaw.report.words import loss_at
+from forcelaw.report.words import loss_at, sweep_words
 
 
 @pytest.mark.parametrize(("value", "text"), [
@@ -95,6 +95,19 @@ def test_regime_names_what_limits() -> None:
     assert "the small ones are limited by size, the large ones by steps or data" in regime(frame, fitted(1, 10))
     assert "steps or data limit the whole ladder" in regime(frame, fitted(1, 100))
     assert regime(frame, Fitted(False, "no")) == ""
+
+
+@pytest.mark.parametrize(("losses", "said"), [
+    ({1e-3: 0.5, 2e-3: 0.4, 4e-3: 0.38}, "5%"),  # still falling at the largest
+    ({1e-3: 0.38, 2e-3: 0.4, 4e-3: 0.5}, "5%"),  # and at the smallest
+    ({1e-3: 0.5, 2e-3: 0.4, 4e-3: 0.45}, None),
+    ({1e-3: 0.5, 2e-3: 0.4, 4e-3: None}, None),  # the next one diverged: there is no "beyond"
+    ({1e-3: None, 2e-3: None}, None), ({2e-3: 0.4}, None),
+])  # fmt: skip
+def test_a_sweep_that_ends_too_early_is_said(losses: dict[float, float | None], said: str | None) -> None:
+    points = [{"lr": lr, "loss": loss, "status": "diverged" if loss is None else "finished"} for lr, loss in losses.items()]
+    words = sweep_words([SweepResult("PaiNN", points, best_rate(points), [], None)])
+    assert (words == []) if said is None else ("PaiNN" in words[0] and f"gained {said} of the loss" in words[0])
 
 
 def test_the_chosen_rate_is_the_best_mean_without_divergence() -> None:

@@ -14,7 +14,16 @@ from ..store import COUNTED
 from . import lawcalls
 from .load import Source
 from .paper import published
-from .results import Analysis, ArchitectureResult, Estimate, Fitted, FrontierResult, SweepResult, SymmetryPoint
+from .results import (
+    Analysis,
+    ArchitectureResult,
+    Estimate,
+    Fitted,
+    FrontierResult,
+    SweepResult,
+    SymmetryPoint,
+    mean_losses,
+)
 from .spec import pretty
 from .style import Look, looks
 
@@ -234,13 +243,8 @@ def _sweeps(labels: list[tuple[str, str, str]], frame: pl.DataFrame, grid: pl.Da
 
 def best_rate(points: list[dict[str, Any]]) -> float | None:
     """The learning rate of lowest mean final loss over seeds; a rate at which a seed diverged is out."""
-    losses: dict[float, list[float]] = {}
-    for point in points:
-        good = point["status"] == "finished" and point["loss"] is not None
-        losses.setdefault(point["lr"], []).append(point["loss"] if good else math.inf)
-    means = {lr: sum(values) / len(values) for lr, values in losses.items()}
-    best = min(means, key=means.get, default=None)
-    return None if best is None or math.isinf(means[best]) else best
+    means = mean_losses(points)
+    return min(means, key=means.get, default=None)
 
 
 def _symmetry(labels: list[tuple[str, str, str]], frame: pl.DataFrame) -> list[SymmetryPoint]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -231,6 +232,16 @@ class SweepResult:
     best: float | None
     used: list[float]
     n: int | None
+
+
+def mean_losses(points: list[dict[str, Any]]) -> dict[float, float]:
+    """Learning rate -> mean final loss over seeds of a sweep, without the rates at which a seed diverged or did not end."""
+    losses: dict[float, list[float]] = {}
+    for point in points:
+        good = point["status"] == "finished" and point["loss"] is not None
+        losses.setdefault(point["lr"], []).append(point["loss"] if good else math.inf)
+    means = {lr: sum(values) / len(values) for lr, values in losses.items()}
+    return {lr: mean for lr, mean in means.items() if math.isfinite(mean)}
 
 
 @dataclass

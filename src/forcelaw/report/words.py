@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from ..progress import duration
-from .results import Analysis, ArchitectureResult, FrontierResult
+from .results import Analysis, ArchitectureResult, FrontierResult, SweepResult, mean_losses
 from .spec import interval_text, names, pretty
 
 PAPER_DECADES = "about four decades of compute"
@@ -239,6 +240,26 @@ def regime_words(analysis: Analysis) -> list[str]:
     return out
 
 
+def sweep_words(sweeps: Sequence[SweepResult]) -> list[str]:
+    """Sweeps whose best learning rate is the largest or the smallest of those that trained: a better one may lie beyond."""
+    gains: dict[str, float] = {}
+    for sweep in sweeps:
+        losses = mean_losses(sweep.points)
+        rates = sorted(losses)
+        if sweep.best is None or len(rates) < 2 or sweep.best not in (rates[0], rates[-1]):
+            continue
+        if any(point["lr"] > rates[-1] for point in sweep.points) and sweep.best == rates[-1]:
+            continue  # what lies beyond was tried and diverged
+        next_best = losses[rates[1] if sweep.best == rates[0] else rates[-2]]
+        gains[sweep.label] = 1 - losses[sweep.best] / next_best
+    if not gains:
+        return []
+    low, high = (100 * f(gains.values()) for f in (min, max))
+    gained = f"{low:.0f}%" if f"{low:.0f}" == f"{high:.0f}" else f"{low:.0f} to {high:.0f}%"
+    return [f"The best learning rate of {names(list(gains))} is at the end of the sweep, where the last step still gained "
+            f"{gained} of the loss: a better one may lie beyond."]
+
+
 def scope_words(analysis: Analysis) -> list[str]:
     """Scale, burn-in, what was left out."""
     fitted = [arch for arch in analysis.architectures if arch.runs]
@@ -263,6 +284,7 @@ def scope_words(analysis: Analysis) -> list[str]:
     if few:
         out.append(f"Fewer than 8 runs for {names(few)}: intervals rest on very few independent trainings.")
     out += regime_words(analysis)
+    out += sweep_words(analysis.sweeps)
     if analysis.problems:
         out.append(
             f"{len(analysis.problems)} run(s) diverged or failed; they are listed below and take no part in the fits."

@@ -78,6 +78,37 @@ def test_every_run_is_there_to_the_last_bit_and_nothing_of_the_machine(study, tm
     assert sorted(p.name for p in tmp_path.glob("runs.*")) == sorted(["runs.jsonl", f"runs.{other}"])  # never two tables
 
 
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_a_study_goes_on_from_its_evidence(study, tmp_path, capsys, kind) -> None:
+    kept, again, out = tmp_path / "kept", tmp_path / "again", tmp_path / "out" / "ladder"
+    main(["export", str(study), "--table", str(kept), "--format", kind])
+    assert main(["import", str(kept), "--to", str(out)]) == 0 and "begin anew" in capsys.readouterr().out
+    for run in runs(study / "runs"):
+        there = RunDirectory(out / "runs" / run.id)
+        assert there.spec() == run.spec() and there.metrics() == run.metrics() and there.position() == 0
+        assert there.done == run.done and (there.result() or {}).get("status") == (run.result() or {}).get("status")
+    main(["export", str(out), "--table", str(again), "--format", kind])
+    assert (kept / f"runs.{kind}").read_bytes() == (again / f"runs.{kind}").read_bytes()
+    # merged into a study that is further, it takes nothing away
+    more = runs(study / "runs").__next__()
+    assert main(["import", str(kept), "--to", str(study)]) == 0 and "0 runs are new, 0 are further" in capsys.readouterr().out
+    assert more.result() == RunDirectory(study / "runs" / more.id).result()
+
+
+def test_evidence_that_was_changed_is_not_taken(study, tmp_path, capsys) -> None:
+    main(["export", str(study), "--table", str(tmp_path / "kept"), "--format", "csv"])
+    lines = (tmp_path / "kept" / "runs.jsonl").read_text()
+    (tmp_path / "kept" / "runs.jsonl").write_text(lines.replace('"seed": 0', '"seed": 7', 1))
+    assert main(["import", str(tmp_path / "kept"), "--to", str(tmp_path / "out")]) == 2
+    assert "hashes to" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    (tmp_path / "kept" / "runs.jsonl").write_text(lines)
+    with (tmp_path / "kept" / "runs.csv").open("a") as file:
+        file.write("\n")
+    assert main(["import", str(tmp_path / "kept"), "--to", str(tmp_path / "out")]) == 2
+    assert "not the one that provenance.json tells of" in capsys.readouterr().err
+    assert not list(tmp_path.glob(".incoming*")) and not list(tmp_path.glob("out*"))
+
+
 def test_runs_under_way_may_count_as_shorter_runs(study, tmp_path) -> None:
     from forcelaw.report import figures
     from forcelaw.report.analysis import analyse

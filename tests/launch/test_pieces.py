@@ -144,3 +144,6 @@ def test_the_rates_of_a_device_are_measured_once(study, tmp_path, monkeypatch) -
     first = local.remembered(tmp_path / "out", planner, "cpu")
     monkeypatch.setattr(local, "estimate", lambda *_: pytest.fail("measured again"))
     assert local.remembered(tmp_path / "out", planner, "cpu") == first
+    on_gpu = local.remembered(tmp_path / "gpu", planner, "cuda")  # a GPU is not kept waiting: nothing is timed
+    assert set(on_gpu) == set(first) and not (tmp_path / "gpu").exists()
+    assert "rates of one H100" in local.describe(planner, on_gpu, 1, "cuda")

@@ -31,11 +31,13 @@ def add_subcommands(commands: Any) -> None:
     export.set_defaults(handler=handle_export)
 
     importer = commands.add_parser(
-        "import", help="unpack what `forcelaw export --to` wrote; a study is merged into what is there",
-        description="Merging loses nothing: a finished run beats an unfinished one, and one with more steps beats one with "
-                    "fewer. Every file is checked against its hash.",
-        epilog="example:\n  forcelaw import state/ --to out/ladder", formatter_class=argparse.RawDescriptionHelpFormatter)
-    importer.add_argument("parts", type=Path, nargs="+", help="the parts NAME.tar.K-of-N, or their directory")
+        "import", help="unpack what `forcelaw export` wrote; a study is merged into what is there",
+        description="Takes the parts that --to wrote, or the evidence that --table wrote: then finished runs are as good "
+                    "as before and the others begin anew. Merging loses nothing: a finished run beats an unfinished one, and "
+                    "one with more steps beats one with fewer. Every file is checked against its hash.",
+        epilog="examples:\n  forcelaw import state/ --to out/ladder\n  forcelaw import results/ladder --to out/ladder",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    importer.add_argument("parts", type=Path, nargs="+", help="the parts NAME.tar.K-of-N, their directory, or a directory of evidence")
     importer.add_argument("--to", type=Path, required=True, metavar="PATH", help="study directory, or where the rest is put")
     importer.set_defaults(handler=handle_import)
 

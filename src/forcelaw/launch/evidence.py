@@ -5,7 +5,8 @@
     NAME/study.json                 the resolved study
     NAME/provenance.json            command, date, versions, devices, device-hours and FLOPs
 
-`forcelaw report NAME` needs the first file and reads study.json beside it. Paths of the machine that trained are left out. CSV
+`forcelaw report NAME` needs the first file and reads study.json beside it; `forcelaw import NAME --to OUT` makes a study of them
+that goes on (restore.py). Paths of the machine that trained are left out. CSV
 needs no polars, so it can be written where the training was.
 """
 
@@ -60,6 +61,7 @@ def write_evidence(out: Path, folder: Path, kind: str | None = None, *, stop: bo
         "written": datetime.date.today().isoformat(), "command": study.get("command"),
         "versions": _versions(listed, study), "data": {key: data.get(key) for key in ("name", "hash", "command")},
         "cost": books.as_json(),
+        "pieces": {piece.name: read_json(piece) for piece in sorted((out / "pieces").glob("*.json"))},
     }
     write_json(folder / "provenance.json", provenance)
     return provenance

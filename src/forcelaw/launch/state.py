@@ -18,6 +18,7 @@ from ..progress import duration
 from ..store import RunDirectory, read_json, runs
 from . import parts
 from .accounts import spent
+from .restore import is_evidence, unpack_evidence
 
 SMALL = ("spec.json", "metrics.jsonl", "result.json")
 CHECKPOINT = ("last.safetensors", "last.json")
@@ -153,18 +154,20 @@ def _same_study(incoming: Path, out: Path) -> None:
     theirs, ours = incoming / "study.json", out / "study.json"
     if not theirs.exists() or not ours.exists():
         return
-    a, b = read_json(theirs), read_json(ours)
+    a, b = ({"study": {}, "data": {}} | read_json(path) for path in (theirs, ours))
     different = sorted(k for k in {*a["study"], *b["study"]} if a["study"].get(k) != b["study"].get(k))
-    if a["data"]["hash"] != b["data"]["hash"]:
-        different.append(f"data ({a['data']['hash']} and {b['data']['hash']})")
+    if a["data"].get("hash") != b["data"].get("hash"):
+        different.append(f"data ({a['data'].get('hash')} and {b['data'].get('hash')})")
     if different:
         raise StoreError(f"the archive is of another study (different: {', '.join(different)})", where=str(out),
                          remedy="import it into a directory of its own")
 
 
 def import_archive(given: list[Path], to: Path) -> str:
-    """Unpack the parts of an archive into ``to``: a study is merged into what is there, anything else must not be there yet.
-    Tells what was done."""
+    """Unpack the parts of an archive, or the evidence of a study, into ``to``: a study is merged into what is there, anything
+    else must not be there yet. Tells what was done."""
+    if len(given) == 1 and is_evidence(given[0]):
+        return _import_evidence(given[0], to)
     found = parts.find(given)
     to.parent.mkdir(parents=True, exist_ok=True)
     folder = to.parent / f".incoming-{secrets.token_hex(4)}"
@@ -182,6 +185,16 @@ def import_archive(given: list[Path], to: Path) -> str:
         if index.get("kind") == "pack":
             _check_pack(to)
         return f"{len(index['files'])} file(s), {sum(f['bytes'] for f in index['files'].values()) / parts.MB:.1f} MB, checked"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _import_evidence(given: Path, to: Path) -> str:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    folder = to.parent / f".incoming-{secrets.token_hex(4)}"
+    try:
+        unpack_evidence(given, folder)
+        return merge_study(folder, to).words() + "\nruns that were under way keep their evaluations and begin anew: no weights travel"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -35,7 +35,7 @@ from .. import kernels
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, GaussianBasis, envelope, safe_norm
-from .mup import Embedding, LayerNorm, Linear, mark
+from .mup import Embedding, LayerNorm, Linear, mark, normal
 from .so3 import EdgeFrames, SO3Linear, SphericalNorm, n_coefficients
 
 SPREAD = 2.0  # Gaussians overlap: width of two spacings, as in the reference
@@ -159,13 +159,13 @@ class SO2Linear(nn.Module):
         for n in c.degrees[1:]:
             fan_in = copies * n * w * (1 if c.parity else 2)
             shape = (1 if c.parity else 2, n * w, copies * n * w)
-            self.tied.append(mark(nn.Parameter(torch.randn(shape) / math.sqrt(fan_in)), "hidden", c.m))
+            self.tied.append(mark(nn.Parameter(normal(*shape) / math.sqrt(fan_in)), "hidden", c.m))
 
     def untie(self, epsilon: float, m: float) -> None:
         """Add the free complement of each tied block."""
         self.epsilon = epsilon
         std = [1.0 / math.sqrt(2 * w.shape[2]) for w in self.tied]
-        self.free = nn.ParameterList(mark(nn.Parameter(torch.randn(w.shape) * s), "hidden", m)
+        self.free = nn.ParameterList(mark(nn.Parameter(normal(*w.shape, std=s)), "hidden", m)
                                      for w, s in zip(self.tied, std))
 
     def block(self, k: int) -> Tensor:

@@ -48,7 +48,7 @@ from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import envelope, safe_norm
 from .gemnet_basis import BASES, envelope_share, harmonics, quad_layout, radial_norm, rotation_points, rotations
 from .gemnet_index import EdgeIndex, build_index
-from .mup import Embedding, Linear
+from .mup import Embedding, Linear, weightless
 
 HALF = math.sqrt(0.5)
 GAIN = 1 / 0.6  # ScaledSiLU
@@ -171,6 +171,8 @@ def matrix(fan_in: int, fan_out: int, m: float, gain: float = 1.0) -> Linear:
     variance grow by up to 1.4 per layer (measured: 1e12 after four blocks); rows that do not keep it at most constant.
     """
     linear = Linear(fan_in, fan_out, "hidden", m, bias=False, gain=gain)
+    if weightless():
+        return linear
     with torch.no_grad():
         linear.weight.sub_(linear.weight.mean(dim=1, keepdim=True)).mul_(math.sqrt(fan_in / (fan_in - 1)))
     return linear

@@ -33,6 +33,16 @@ def mark(parameter: nn.Parameter, kind: Kind, m: float) -> nn.Parameter:
     return parameter
 
 
+def normal(*shape: int, std: float = 1.0) -> Tensor:
+    """Numbers from N(0, std^2); of a model without weights only the shape, since on device "meta" torch works in slow Python."""
+    return torch.empty(*shape) if weightless() else torch.randn(*shape) * std
+
+
+def weightless() -> bool:
+    """Whether a model is being built for its shapes alone (:func:`forcelaw.models.sizing.count_parameters`)."""
+    return torch.get_default_device().type == "meta"
+
+
 class Linear(nn.Module):
     """x (..., fan_in) -> (..., fan_out), initialised and scaled by its muP kind; m is the width multiplier."""
 
@@ -42,7 +52,7 @@ class Linear(nn.Module):
         std = 0.0 if kind == "output" else gain / math.sqrt(fan_in)
         if kind == "readout":
             std *= math.sqrt(m)
-        self.weight = mark(nn.Parameter(torch.randn(fan_out, fan_in) * std), kind, m)
+        self.weight = mark(nn.Parameter(normal(fan_out, fan_in, std=std)), kind, m)
         self.bias = mark(nn.Parameter(torch.zeros(fan_out)), "vector", m) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +78,7 @@ class Embedding(nn.Module):
 
     def __init__(self, count: int, width: int, m: float):
         super().__init__()
-        self.weight = mark(nn.Parameter(torch.randn(count, width)), "input", m)
+        self.weight = mark(nn.Parameter(normal(count, width)), "input", m)
         self.weight.is_embedding = True  # type: ignore[attr-defined]
 
     def forward(self, index: Tensor) -> Tensor:

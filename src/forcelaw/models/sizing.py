@@ -15,6 +15,12 @@ from .base import Architecture, ModelConfig
 
 def count_parameters(config: ModelConfig) -> tuple[int, int]:
     """(N, N without embeddings) of a configuration, exactly, without allocating any weight."""
+    return _count(type(config), config.model_dump_json())
+
+
+@lru_cache(maxsize=4096)
+def _count(kind: type[ModelConfig], text: str) -> tuple[int, int]:
+    config = kind.model_validate_json(text)
     with torch.device("meta"):
         model = architecture(config.architecture).model(config)
     return model.n_parameters(), model.n_nonembedding()

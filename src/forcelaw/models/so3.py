@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .mup import Kind, mark
+from .mup import Kind, mark, normal
 
 Monomial = tuple[int, int, int]  # powers of (w, a, c)
 Polynomial = dict[Monomial, complex]
@@ -237,7 +237,7 @@ class SO3Linear(nn.Module):
         super().__init__()
         self.multiplier = 1.0 / m if kind == "output" else 1.0
         std = 0.0 if kind == "output" else gain / math.sqrt(fan_in)
-        self.weight = mark(nn.Parameter(torch.randn(lmax + 1, fan_out, fan_in) * std), kind, m)
+        self.weight = mark(nn.Parameter(normal(lmax + 1, fan_out, fan_in, std=std)), kind, m)
         self.bias = mark(nn.Parameter(torch.zeros(fan_out)), "vector", m)
         self.register_buffer("degree", degree_index(lmax), persistent=False)
 

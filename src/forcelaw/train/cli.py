@@ -130,8 +130,9 @@ def handle_run(args: argparse.Namespace) -> int:
     planner = studies.Planner(study, pack)
     workers = args.workers or default_workers(device)
     out = args.out or Path("out") / study.name
-    rates = local.estimate(planner, device) if args.plan else local.remembered(out, planner, device)
-    print(local.describe(planner, rates, workers), flush=True)
+    measure = args.plan and device != "cuda"
+    rates = local.estimate(planner, device) if measure else local.remembered(out, planner, device)
+    print(local.describe(planner, rates, workers, device), flush=True)
     if args.plan:
         return 0
     studies.write_study(planner, out, command="forcelaw " + " ".join(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -127,12 +128,20 @@ def measured_degree(pack: Pack, cutoff: float, structures: int = 500) -> float:
 
 def training_set(pack: Pack, structures: int | None = None) -> np.ndarray:
     """The first ``structures`` training structures in the pack's fixed random order (all by default): nested prefixes."""
-    return splits.order(pack, "train")[:structures]
+    return _order(pack, "train")[:structures]
 
 
 def validation_set(pack: Pack, structures: int) -> np.ndarray:
     """The first ``structures`` validation structures in the pack's fixed random order."""
-    return splits.order(pack, "validation")[:structures]
+    return _order(pack, "validation")[:structures]
+
+
+@lru_cache(maxsize=8)
+def _order(pack: Pack, side: str) -> np.ndarray:
+    """One array for all who ask, which therefore cannot be written to: sorting it anew for each run would slow planning down."""
+    found = splits.order(pack, side)
+    found.setflags(write=False)
+    return found
 
 
 def resolve(pack: Pack, config: ModelConfig, options: TrainOptions, *, lr: float, seed: int, atoms: float | None = None,
@@ -150,7 +159,7 @@ def resolve(pack: Pack, config: ModelConfig, options: TrainOptions, *, lr: float
     if (atoms is None) == (epochs is None):
         raise StudyError("give the length of training as atoms or as epochs, and not both")
     total = float(atoms) if atoms is not None else float(epochs) * natoms.sum()
-    schedule = plan_for(natoms, total, seed, options)
+    steps, seen = _outline(pack, distinct_atoms, total, seed, options.batch_molecules, options.batch_atoms)
     n, n_nonembedding = count_parameters(config)
     flops = entry.flops(config)
     return RunSpec(
@@ -159,8 +168,18 @@ def resolve(pack: Pack, config: ModelConfig, options: TrainOptions, *, lr: float
         flops_per_atom=flops.per_atom, cost_factor=cost_factor(config.forces, options.symmetry_rotations),
         data={"name": pack.path.name, "hash": pack.hash}, seed=seed, lr=lr, train=options,
         train_structures=len(indices), train_atoms=int(natoms.sum()), atoms_total=total,
-        epochs=round(float(schedule.atoms.sum() / natoms.sum()), 4), steps=schedule.steps,
-        batch_atoms=round(float(schedule.atoms.mean())))
+        epochs=round(seen / float(natoms.sum()), 4), steps=steps, batch_atoms=round(seen / steps))
+
+
+@lru_cache(maxsize=512)
+def _outline(pack: Pack, distinct_atoms: float | None, total: float, seed: int, molecules: int | None,
+             atoms: int | None) -> tuple[int, float]:
+    """Steps and atoms of a plan. Runs of a study share few plans, and one takes as long as all else about a specification."""
+    indices = training_set(pack)
+    if distinct_atoms is not None:
+        indices = splits.prefix(indices, pack.offsets, distinct_atoms)
+    made = plan(np.diff(pack.offsets)[indices], atoms_total=total, seed=seed, molecules=molecules, atoms=atoms)
+    return made.steps, float(made.atoms.sum())
 
 
 def plan_for(natoms: np.ndarray, atoms_total: float, seed: int, options: TrainOptions) -> Plan:

@@ -37,7 +37,8 @@ def add_subcommands(commands: Any) -> None:
                     "one with more steps beats one with fewer. Every file is checked against its hash.",
         epilog="examples:\n  forcelaw import state/ --to out/ladder\n  forcelaw import results/ladder --to out/ladder",
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    importer.add_argument("parts", type=Path, nargs="+", help="the parts NAME.tar.K-of-N, their directory, or a directory of evidence")
+    importer.add_argument("parts", type=Path, nargs="+",
+                          help="the parts NAME.tar.K-of-N, their directory, or a directory of evidence")
     importer.add_argument("--to", type=Path, required=True, metavar="PATH", help="study directory, or where the rest is put")
     importer.set_defaults(handler=handle_import)
 

@@ -194,7 +194,8 @@ def _import_evidence(given: Path, to: Path) -> str:
     folder = to.parent / f".incoming-{secrets.token_hex(4)}"
     try:
         unpack_evidence(given, folder)
-        return merge_study(folder, to).words() + "\nruns that were under way keep their evaluations and begin anew: no weights travel"
+        said = merge_study(folder, to).words()
+        return said + "\nruns that were under way keep their evaluations and begin anew: no weights travel"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,5 +1,6 @@
 """Entries of a study that differ in more than the architecture: what they override arrives in the specification, nothing else."""
 
+import numpy as np
 import pytest
 import yaml
 
@@ -7,6 +8,7 @@ from forcelaw.errors import StudyError
 from forcelaw.launch.worker import known_runs
 from forcelaw.store import RunDirectory, content_id, planned_flops, rows
 from forcelaw.study import Planner, load
+from forcelaw.study import differences as differences_of_studies
 from tests.packs import write_pack
 
 BASE = {
@@ -108,6 +110,46 @@ def test_one_sweep_serves_several_entries(tmp_path) -> None:
     assert planner.learning_rate(follower, runs) == planner.learning_rate(giver, runs) == 4e-3
     listed, complete = known_runs(planner, runs)
     assert complete and len(listed) == 2 + 2 + 2
+
+
+@pytest.mark.parametrize("optimum,tried", [  # by hand: from .5, .7, 1 by 1.43 up or 1.4 down, while the last one is the best
+    (0.7, [0.5, 0.7, 1]), (1.3, [0.5, 0.7, 1, 1.43, 2.04]), (9.0, [0.5, 0.7, 1, 1.43, 2.04]),
+    (0.36, [0.255, 0.357, 0.5, 0.7, 1])])
+def test_a_sweep_goes_on_while_its_best_rate_is_at_an_end(tmp_path, optimum, tried) -> None:
+    """At most two more rates; the loss is a parabola in ln lr."""
+    sweep = {"size": 3e3, "factors": [0.5, 1, 0.7], "epochs": 1, "extend": 2}
+    planner = planner_of(tmp_path, ["mpnn"], learning_rate={"sweep": sweep})
+    (a,), runs = planner.study.architectures, tmp_path / "runs"
+    for _ in range(5):
+        listed, _ = known_runs(planner, runs)
+        waiting = [run.spec() for run, _ in listed if run.spec()["kind"] == "sweep" and not run.done]
+        assert bool(waiting) == (planner.learning_rate(a, runs) is None) == planner.waits(a, runs)
+        for spec in waiting:
+            finish(runs, spec, 0.5 + np.log(spec["lr"] / 4e-3 / optimum) ** 2)
+    found = sorted(spec["lr"] / 4e-3 for spec in planner.swept(a, runs))
+    assert found == pytest.approx(tried, rel=0.01)
+    best = min(found, key=lambda factor: abs(np.log(factor / optimum)))
+    assert planner.learning_rate(a, runs) == pytest.approx(4e-3 * best, rel=0.01)
+
+
+def test_a_rate_beyond_which_all_diverged_is_no_end(tmp_path) -> None:
+    sweep = {"size": 3e3, "factors": [0.5, 1, 2], "epochs": 1, "extend": 2}
+    planner = planner_of(tmp_path, ["mpnn"], learning_rate={"sweep": sweep})
+    (a,), runs = planner.study.architectures, tmp_path / "runs"
+    for spec, loss in zip(planner.sweep(a), (0.5, 0.4, None)):
+        if loss is None:
+            RunDirectory.create(runs, spec).finish({"status": "diverged"})
+        else:
+            finish(runs, spec, loss)
+    assert planner.learning_rate(a, runs) == 4e-3 and len(planner.swept(a, runs)) == 3
+
+
+def test_a_study_that_lacks_a_new_key_is_the_same_study(tmp_path) -> None:
+    content = planner_of(tmp_path, ["mpnn"]).study.model_dump(mode="json")
+    old = {**content, "learning_rate": {**content["learning_rate"], "sweep": {
+        k: v for k, v in content["learning_rate"]["sweep"].items() if k != "extend"}}}
+    assert differences_of_studies(old, content) == []
+    assert differences_of_studies(old, {**content, "epochs": 3.0}) == ["epochs"]
 
 
 def test_entries_that_follow_a_failed_sweep_have_no_grid_and_wait_for_none(tmp_path) -> None:

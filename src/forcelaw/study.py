@@ -79,6 +79,7 @@ class Sweep(BaseModel):
     atoms: float | None = Field(None, gt=0, description="D of a swept run")
     epochs: float | None = Field(None, gt=0)
     seeds: list[int] = Field(default=[0], min_length=1)
+    extend: int = Field(0, ge=0, le=6, description="further rates, at most that many, while the best is at an end")
 
 
 class LearningRate(BaseModel):
@@ -333,7 +334,22 @@ class Planner:
             self._specs[key] = self._plan_sweep(a)
         return self._specs[key]
 
-    def _plan_sweep(self, a: ArchitectureSpec) -> list[dict[str, Any]]:
+    def swept(self, a: ArchitectureSpec, runs: Path) -> list[dict[str, Any]]:
+        """The sweep of an entry as it stands: with further rates where all is over and the best one is at an end."""
+        specs, rule = self.sweep(a), self.study.learning_rate.sweep
+        factors = sorted(rule.factors) if rule else []
+        for _ in range(rule.extend if rule and specs else 0):
+            means = mean_losses(specs, runs)
+            beyond = None if means is None else further(factors, [means[lr] for lr in sorted(means)])
+            if beyond is None:
+                break
+            key = ("sweep", self.label(a), beyond)
+            if key not in self._specs:
+                self._specs[key] = self._plan_sweep(a, [beyond])
+            factors, specs = sorted([*factors, beyond]), [*specs, *self._specs[key]]
+        return specs
+
+    def _plan_sweep(self, a: ArchitectureSpec, factors: list[float] | None = None) -> list[dict[str, Any]]:
         from .models import ARCHITECTURES
 
         rule = self.study.learning_rate.sweep
@@ -344,7 +360,7 @@ class Planner:
         if rule.atoms is None and rule.epochs is None:
             length = self._length(a)
         return [self._resolve(a, rule.size, "sweep", lr=float(f"{centre * factor:.3g}"), seed=seed, **length)
-                for factor in rule.factors for seed in rule.seeds]
+                for factor in factors or rule.factors for seed in rule.seeds]
 
     def grid(self, a: ArchitectureSpec, lr: float) -> list[dict[str, Any]]:
         """Specifications of the grid of one entry at its learning rate."""
@@ -370,7 +386,7 @@ class Planner:
             return a.learning_rate
         if self.study.learning_rate.value is not None:
             return self.study.learning_rate.value
-        return best_rate(self.sweep(a), runs)
+        return best_rate(self.swept(a, runs), runs)
 
     def waits(self, a: ArchitectureSpec, runs: Path) -> bool:
         """Whether the grid of an entry cannot be planned yet because a sweep is not over."""
@@ -385,6 +401,28 @@ def best_rate(specs: list[dict[str, Any]], runs: Path) -> float | None:
 
     A rate at which any seed diverged is out. If all did, the error says so.
     """
+    means = mean_losses(specs, runs)
+    if means is None:
+        return None
+    best = min(means, key=lambda lr: means[lr])
+    if means[best] == float("inf"):
+        raise StudyError(f"every learning rate of the sweep failed: {sorted(means)}", where=str(runs),
+                         remedy="lower learning_rate.sweep.factors, or set sweep_around for this architecture")
+    return best
+
+
+def further(factors: list[float], losses: list[float]) -> float | None:
+    """The factor to try beyond a sweep whose best one is the first or the last; None where it lies inside, or nothing trained.
+    factors ascending, losses of the same (infinite: diverged)."""
+    best = min(range(len(losses)), key=losses.__getitem__)
+    if losses[best] == float("inf") or 0 < best < len(losses) - 1:
+        return None
+    end, inner = (factors[0], factors[1]) if best == 0 else (factors[-1], factors[-2])
+    return float(f"{end * end / inner:.3g}")
+
+
+def mean_losses(specs: list[dict[str, Any]], runs: Path) -> dict[float, float] | None:
+    """Learning rate -> mean final loss over seeds, infinite where one diverged; None while a run is not over."""
     losses: dict[float, list[float]] = {}
     for spec in specs:
         run = RunDirectory(runs / content_id(spec))
@@ -394,12 +432,20 @@ def best_rate(specs: list[dict[str, Any]], runs: Path) -> float | None:
         metrics = run.metrics()
         good = result["status"] == "finished" and metrics
         losses.setdefault(spec["lr"], []).append(metrics[-1]["loss"] if good else float("inf"))
-    means = {lr: sum(values) / len(values) for lr, values in losses.items()}
-    best = min(means, key=lambda lr: means[lr])
-    if means[best] == float("inf"):
-        raise StudyError(f"every learning rate of the sweep failed: {sorted(means)}", where=str(runs),
-                         remedy="lower learning_rate.sweep.factors, or set sweep_around for this architecture")
-    return best
+    return {lr: sum(values) / len(values) for lr, values in losses.items()}
+
+
+def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Keys in which two resolved studies differ. A key that one of them is too old to have stands for its default."""
+    a, b = _completed(a), _completed(b)
+    return sorted(key for key in {*a, *b} if a.get(key) != b.get(key))
+
+
+def _completed(content: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return Study.model_validate(content).model_dump(mode="json")
+    except ValidationError:  # of another version: compared as it is
+        return content
 
 
 def write_study(planner: Planner, out: Path, command: str) -> None:
@@ -413,8 +459,8 @@ def write_study(planner: Planner, out: Path, command: str) -> None:
     path = out / "study.json"
     if path.exists():
         old = read_json(path)
-        if old["study"] != content or old["data"]["hash"] != pack.hash:
-            changed = sorted(k for k in content if old["study"].get(k) != content[k]) or ["data"]
+        changed = differences(old["study"], content) or (["data"] if old["data"]["hash"] != pack.hash else [])
+        if changed:
             raise StudyError(f"this directory holds another study (different: {', '.join(changed)})", where=str(out),
                              remedy="choose another --out, or delete that directory to start anew")
         return

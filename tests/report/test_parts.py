@@ -60,7 +60,7 @@ def test_colours_stand_out_on_both_pages() -> None:
 
 @pytest.mark.parametrize(("names_", "gamma"), [
     (("mpnn", "MPNN"), 0.14), (("egnn", "MC-EGNN"), 0.17), (("gemnet_oc", "GemNet-OC"), 0.25),
-    (("esen", "eSEN L4"), 0.40),
+    (("esen", "eSEN L4"), 0.40), (("esen", "eSEN L2"), 0.35), (("esen", "eSEN"), 0.40),
     (("painn", "PaiNN"), None), (("mpnn", "MPNN edge MLP"), None), (("mpnn", "MPNN edges"), None), (("mpnn", "MPNN 1%"), None),
     (("mpnn", "MPNN M=1"), None), (("esen", "eSEN untied"), None), (("esen", "eSEN L1"), None), (("x", "y"), None),
 ])  # fmt: skip

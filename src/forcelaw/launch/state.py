@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import StoreError
 from ..progress import duration
 from ..store import RunDirectory, read_json, runs
+from ..study import differences
 from . import parts
 from .accounts import spent
 from .restore import is_evidence, unpack_evidence
@@ -155,7 +156,7 @@ def _same_study(incoming: Path, out: Path) -> None:
     if not theirs.exists() or not ours.exists():
         return
     a, b = ({"study": {}, "data": {}} | read_json(path) for path in (theirs, ours))
-    different = sorted(k for k in {*a["study"], *b["study"]} if a["study"].get(k) != b["study"].get(k))
+    different = differences(a["study"], b["study"])
     if a["data"].get("hash") != b["data"].get("hash"):
         different.append(f"data ({a['data'].get('hash')} and {b['data'].get('hash')})")
     if different:

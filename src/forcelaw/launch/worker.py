@@ -40,7 +40,7 @@ def known_runs(planner: Planner, runs: Path, hold: float | None = None) -> tuple
     found: list[tuple[tuple[int, int], float, RunDirectory]] = []
     complete = True
     for a in planner.study.architectures:
-        for spec in planner.sweep(a):
+        for spec in planner.swept(a, runs):
             found.append((planner.urgency(a, spec), planned_flops(spec), planner.place(runs, spec)))
         try:
             lr = planner.learning_rate(a, runs)

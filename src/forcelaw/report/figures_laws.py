@@ -82,8 +82,8 @@ def exponents(analysis: Analysis) -> Figure:
                 panel.series.append(_forest_mark(arch, value, row, title, is_trend(arch, source)))
                 known.append(value.value)
                 ends.append(min(value.high, 1.6 * value.value) if value.bounded else value.value)
-            if arch.paper is not None:
-                quoted = getattr(arch.paper, paper)
+            quoted = getattr(arch.paper, paper) if arch.paper is not None else None
+            if quoted is not None:
                 hover = f"{arch.paper.name} in the paper: {quoted}"
                 tick = {"colour": PAPER, "symbol": "line-ns", "marker": "|", "size": 11}
                 panel.series.append(

@@ -90,7 +90,7 @@ def markdown(analysis: Analysis) -> str:
         cells = [arch.label, str(arch.runs)]
         for _, source, name, _, paper in COLUMNS:
             text = interval_text(estimate(arch, source, name), 3)
-            if paper and arch.paper:
+            if paper and arch.paper and getattr(arch.paper, paper) is not None:
                 text += f" (paper {getattr(arch.paper, paper):.2f})"
             cells.append(text)
         lines.append("| " + " | ".join([*cells, VERDICTS[arch.verdict]]).replace("\n", " ") + " |")
@@ -112,7 +112,8 @@ def terminal(analysis: Analysis) -> str:
             row.append(interval_text(estimate(arch, source, name), 2))
         table.append([*row, VERDICTS[arch.verdict]])
         if arch.paper:
-            table.append(["  paper", "", *[f"{getattr(arch.paper, by_key[key][2]):.2f}" for key, _ in columns], ""])
+            quoted = [getattr(arch.paper, by_key[key][2]) for key, _ in columns]
+            table.append(["  paper", "", *["" if value is None else f"{value:.2f}" for value in quoted], ""])
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
     lines.insert(1, "  ".join("-" * width for width in widths))

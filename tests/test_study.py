@@ -1,9 +1,11 @@
 """Study files: what is wrong is named by file, key and remedy; the plan is what the file says."""
 
+import json
+
 import pytest
 
 from forcelaw.errors import StudyError
-from forcelaw.store import RunDirectory, content_id
+from forcelaw.store import RunDirectory, content_id, runs
 from forcelaw.study import Planner, best_rate, load, write_study
 from tests.packs import write_pack
 
@@ -92,5 +94,31 @@ def test_another_study_in_the_same_directory_is_refused(tmp_path) -> None:
     pack = write_pack(tmp_path / "pack")
     write_study(Planner(study(tmp_path), pack), tmp_path / "out", "command")
     write_study(Planner(study(tmp_path), pack), tmp_path / "out", "again")
-    with pytest.raises(StudyError, match="different: seeds"):
+    planner = Planner(study(tmp_path), pack)
+    (one,) = [spec for spec in planner.grid(planner.study.architectures[0], 1e-3) if spec["seed"] == 1][:1]
+    RunDirectory.create(tmp_path / "out" / "runs", one).append_metric({"step": 1, "loss": 1.0})
+    before = (tmp_path / "out" / "study.json").read_bytes()
+    with pytest.raises(StudyError, match="different: seeds; 1 runs that were trained there are not part of this one"):
         write_study(Planner(study(tmp_path, GOOD.replace("[0, 1]", "[0, 2]")), pack), tmp_path / "out", "command")
+    assert (tmp_path / "out" / "study.json").read_bytes() == before
+
+
+def test_a_study_may_grow_and_nothing_trained_is_lost(tmp_path) -> None:
+    pack, out = write_pack(tmp_path / "pack"), tmp_path / "out"
+    fixed = GOOD.partition("learning_rate:")[0] + "learning_rate: {value: 1e-3}\n"
+    small = Planner(study(tmp_path, fixed), pack)
+    assert write_study(small, out, "first") == ""
+    specs = small.grid(small.study.architectures[0], 1e-3)
+    for spec in specs:
+        RunDirectory.create(out / "runs", spec)
+    trained = RunDirectory.create(out / "runs", specs[0])
+    trained.append_metric({"step": 1, "loss": 1.0})
+    larger = Planner(study(tmp_path, fixed.replace("[0, 1]", "[0, 1, 2]")), pack)
+    assert "has changed (seeds)" in write_study(larger, out, "second")
+    written = json.loads((out / "study.json").read_text())
+    assert written["command"] == "first" and written["study"]["seeds"] == [0, 1, 2]
+    assert [entry["keys"] for entry in written["grown"]] == [["seeds"]] and len(list((out / "runs").iterdir())) == len(specs)
+    # one that shrinks forgets what was only planned and keeps what was trained
+    seed = specs[0]["seed"]
+    write_study(Planner(study(tmp_path, fixed.replace("[0, 1]", f"[{seed}]")), pack), out, "third")
+    assert {run.spec()["seed"] for run in runs(out / "runs")} == {seed} and trained.metrics()

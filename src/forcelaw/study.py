@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ from . import __version__
 from .data.pack import Pack, write_json
 from .errors import StudyError
 from .sharing import Shared
-from .store import RunDirectory, content_id, read_json
+from .store import RunDirectory, content_id, read_json, runs
 
 if TYPE_CHECKING:
     from .train.spec import TrainOptions
@@ -448,27 +449,28 @@ def _completed(content: dict[str, Any]) -> dict[str, Any]:
         return content
 
 
-def write_study(planner: Planner, out: Path, command: str) -> None:
-    """OUT/study.json: the resolved study and where it comes from. A different study in the same place is an error."""
+def write_study(planner: Planner, out: Path, command: str) -> str:
+    """OUT/study.json: the resolved study and where it comes from. A study that has only grown (more sizes, seeds, columns ...)
+    takes the place of the smaller one, and what changed is told; one that leaves out what was trained there is an error."""
     import torch
 
     from .models import ARCHITECTURES
 
     study, pack = planner.study, planner.pack
     content = study.model_dump(mode="json")
-    path = out / "study.json"
+    path, old, changed = out / "study.json", {}, []
     if path.exists():
         old = read_json(path)
         changed = differences(old["study"], content) or (["data"] if old["data"]["hash"] != pack.hash else [])
-        if changed:
-            raise StudyError(f"this directory holds another study (different: {', '.join(changed)})", where=str(out),
-                             remedy="choose another --out, or delete that directory to start anew")
-        return
+        if not changed:
+            return ""
+        _forget_plans(planner, out, changed, same_data=old["data"]["hash"] == pack.hash)
     out.mkdir(parents=True, exist_ok=True)
-    m = pack.manifest
+    m, today = pack.manifest, datetime.date.today().isoformat()
+    grown = [*old.get("grown", []), {"date": today, "command": command, "keys": changed}] if old else []
     write_json(path, {
-        "name": study.name, "description": study.description, "study": content, "command": command,
-        "created": datetime.date.today().isoformat(),
+        "name": study.name, "description": study.description, "study": content, "command": old.get("command", command),
+        "created": old.get("created", today), **({"grown": grown} if grown else {}),
         "versions": {"forcelaw": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "architectures": [{"label": planner.label(a), "architecture": a.name,
                            "symmetry": ARCHITECTURES[a.name].symmetry_for(planner.config(a, planner.sizes(a)[0]))}
@@ -477,3 +479,25 @@ def write_study(planner: Planner, out: Path, command: str) -> None:
                  "elements": m["elements"], "command": m.get("command", ""), "split": m.get("split", {}),
                  "statistics": m["statistics"]},
     })
+    return f"{out}: the study has changed ({', '.join(changed)}); all that was trained is still part of it" if changed else ""
+
+
+def _forget_plans(planner: Planner, out: Path, changed: list[str], *, same_data: bool) -> None:
+    """Remove the directories of runs that a changed study does not plan any more; an error if any of them was trained."""
+    folder, planned = out / "runs", set()
+    for a in planner.study.architectures:
+        planned |= {content_id(spec) for spec in planner.swept(a, folder)}
+        try:
+            lr = planner.learning_rate(a, folder)
+        except StudyError:  # every rate of its sweep failed
+            continue
+        planned |= {content_id(spec) for spec in planner.grid(a, lr)} if lr is not None else set()
+    left_out = [run for run in runs(folder) if run.id not in planned]
+    trained = [run for run in left_out if run.done or run.held or run.position() or run.metrics()]
+    if trained or not same_data:
+        what = f"; {len(trained)} runs that were trained there are not part of this one" if trained and same_data else ""
+        raise StudyError(f"this directory holds another study (different: {', '.join(changed)}{what})", where=str(out),
+                         remedy="choose another --out (with `share: [NAME]` it takes over the runs that are the same), or delete "
+                                "that directory to start anew")
+    for run in left_out:
+        shutil.rmtree(run.path)

@@ -135,7 +135,8 @@ def handle_run(args: argparse.Namespace) -> int:
     print(local.describe(planner, rates, workers, device), flush=True)
     if args.plan:
         return 0
-    studies.write_study(planner, out, command="forcelaw " + " ".join(sys.argv[1:]))
+    if said := studies.write_study(planner, out, command="forcelaw " + " ".join(sys.argv[1:])):
+        print(said, flush=True)
     if args.retry_failed:
         forget_failed(out)
     deadline = began + 60 * args.minutes if args.minutes else math.inf

@@ -202,7 +202,7 @@ def _test(name: str, left: FitResult, right: FitResult, pairing: Pairing | None,
     else:
         se = float(np.sqrt(sum(spread(d, p, "jackknife") ** 2 for d, p in zip(draws, point))))
     reference = _reference(name, left, right, pairing)
-    t = difference / se if se > 0 else np.inf * np.sign(difference)
+    t = difference / se if se > 0 else np.inf * np.sign(difference) if difference else 0.0
     half = reference.critical(level) * se
     p = reference.p(t)
     return Difference(name, difference, se, difference - half, difference + half, reference.df, t, p,

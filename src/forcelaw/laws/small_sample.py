@@ -112,7 +112,9 @@ class Reference(Student):
             self._error, self._spread = (root[0] @ turn) ** 2, np.maximum(spread, 0.0)
 
     def p(self, t: float) -> float:
-        return float(self._tail(np.array([abs(t)]))[0]) if self.exact else super().p(t / self.shrink)
+        if not self.exact or not np.isfinite(t):
+            return super().p(t / self.shrink)
+        return float(self._tail(np.array([abs(t)]))[0])
 
     def critical(self, level: float) -> float:
         if not self.exact:

@@ -22,7 +22,7 @@ tell() { local name=$1; shift; echo "## $*"; timeout "$LIMIT" "$@" 2>&1 | tee "$
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee "$out/device.txt"
 case $stage in
 check)
-  LIMIT=270 tell kernels python3 -m pytest -q -p no:cacheprovider tests/kernels tests/launch/test_pack.py
+  LIMIT=270 tell kernels python3 -m pytest -q -p no:cacheprovider tests/kernels
   LIMIT=270 tell gpu_check python3 benchmarks/gpu_check.py --pack src/forcelaw/data/sample ;;
 speed)
   for precision in tf32 bf16 float32; do

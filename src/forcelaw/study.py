@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from . import __version__
+from . import __version__, sweeps
 from .data.pack import Pack, write_json
 from .errors import StudyError
 from .sharing import Shared
@@ -405,8 +405,8 @@ def best_rate(specs: list[dict[str, Any]], runs: Path) -> float | None:
     means = mean_losses(specs, runs)
     if means is None:
         return None
-    best = min(means, key=lambda lr: means[lr])
-    if means[best] == float("inf"):
+    best = sweeps.best_rate(means)
+    if best is None:
         raise StudyError(f"every learning rate of the sweep failed: {sorted(means)}", where=str(runs),
                          remedy="lower learning_rate.sweep.factors, or set sweep_around for this architecture")
     return best
@@ -424,7 +424,7 @@ def further(factors: list[float], losses: list[float]) -> float | None:
 
 def mean_losses(specs: list[dict[str, Any]], runs: Path) -> dict[float, float] | None:
     """Learning rate -> mean final loss over seeds, infinite where one diverged; None while a run is not over."""
-    losses: dict[float, list[float]] = {}
+    points: list[tuple[float, float | None]] = []
     for spec in specs:
         run = RunDirectory(runs / content_id(spec))
         result = run.result() if run.path.exists() else None
@@ -432,8 +432,8 @@ def mean_losses(specs: list[dict[str, Any]], runs: Path) -> dict[float, float] |
             return None
         metrics = run.metrics()
         good = result["status"] == "finished" and metrics
-        losses.setdefault(spec["lr"], []).append(metrics[-1]["loss"] if good else float("inf"))
-    return {lr: sum(values) / len(values) for lr, values in losses.items()}
+        points.append((spec["lr"], metrics[-1]["loss"] if good else None))
+    return sweeps.mean_losses(points)
 
 
 def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

@@ -47,7 +47,7 @@ class Standing:
         return self.complete and self.ended >= self.total
 
 
-def estimate(planner: Planner, device: str) -> dict[str, tuple[float, float]]:
+def estimate(planner: Planner) -> dict[str, tuple[float, float]]:
     """Seconds of training for each architecture label as (seconds per step, seconds per FLOP), from timing a few steps of
     its smallest and largest model."""
     import numpy as np
@@ -60,8 +60,7 @@ def estimate(planner: Planner, device: str) -> dict[str, tuple[float, float]]:
 
     pack, out = planner.pack, {}
     rows_in_pack = training_set(pack, 512)
-    dev = torch.device(device)
-    shard = Shard(pack, rows_in_pack, cutoff=planner.study.cutoff, elements=planner.data["elements"], device=dev)
+    shard = Shard(pack, rows_in_pack, cutoff=planner.study.cutoff, elements=planner.data["elements"])
     for a in planner.study.architectures:
         options, sizes, points = planner.train_options(a), planner.sizes(a), []
         molecules = options.batch_molecules or max(1, round(options.batch_atoms / shard.host_natoms.mean()))
@@ -69,16 +68,14 @@ def estimate(planner: Planner, device: str) -> dict[str, tuple[float, float]]:
         atoms, edges = int(shard.host_natoms[rows].sum()), int(shard.host_nedges[rows].sum())
         for size in sorted({min(sizes), max(sizes)}):
             config = planner.config(a, size)
-            model = build(config, 0).to(dev)
+            model = build(config, 0)
             params = list(model.parameters())
             best = float("inf")
             for _ in range(4):
                 began = time.perf_counter()
-                graph, target = shard.batch(torch.from_numpy(rows).to(dev), atoms, edges)
+                graph, target = shard.batch(torch.from_numpy(rows), atoms, edges)
                 terms = loss_terms(*model(graph), target)
                 torch.autograd.grad(terms[0] + terms[1], params, allow_unused=True)
-                if dev.type == "cuda":
-                    torch.cuda.synchronize()
                 best = min(best, time.perf_counter() - began)
             from ..models import architecture
 
@@ -111,15 +108,17 @@ def seconds_of(spec: dict[str, Any], rates: dict[str, tuple[float, float]]) -> f
     return train * (1.0 + evaluated / (3.0 * spec["steps"] * spec["batch_atoms"]))
 
 
-def remembered(out: Path, planner: Planner, device: str) -> dict[str, tuple[float, float]]:
-    """:func:`estimate`, measured once: a study that runs in pieces need not time itself each time. For a GPU
-    :func:`gpu_rates`."""
+def remembered(out: Path | None, planner: Planner, device: str) -> dict[str, tuple[float, float]]:
+    """:func:`estimate`, measured once: a study that runs in pieces need not time itself each time (out None: anew). For a
+    GPU :func:`gpu_rates`."""
     if device == "cuda":
         return gpu_rates(planner)
+    if out is None:
+        return estimate(planner)
     path, name = out / "rates.json", device_label(device)
     known = read_json(path) if path.exists() else {}
     if set(known.get(name, {})) != {planner.label(a) for a in planner.study.architectures}:
-        known[name] = estimate(planner, device)
+        known[name] = estimate(planner)
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, known)
     return {label: tuple(rate) for label, rate in known[name].items()}

@@ -1,12 +1,10 @@
 """A study directory from its committed evidence: what was trained need not be trained again where only the table is left.
 
-Finished runs come back whole but for their weights; one that was under way keeps its evaluations and begins anew. Needs polars
-where the table is Parquet.
+Finished runs come back whole but for their weights; one that was under way keeps its evaluations and begins anew. Needs polars.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 from ..data.pack import file_sha256, write_json
 from ..errors import StoreError
-from ..store import COLUMNS, RunDirectory, content_id, read_json
+from ..store import RunDirectory, content_id, read_json
 from .evidence import TABLES
 
 # what an evaluation writes, in its order (train/loop.py)
@@ -28,6 +26,8 @@ def is_evidence(path: Path) -> bool:
 
 def unpack_evidence(folder: Path, out: Path) -> None:
     """Write the study directory that ``folder`` is the evidence of to ``out``, which must not exist yet."""
+    from ..report.load import read_table
+
     table = next(folder / name for name in TABLES.values() if (folder / name).exists())
     provenance = read_json(folder / "provenance.json") if (folder / "provenance.json").exists() else {}
     known = provenance.get("table", {})
@@ -35,7 +35,7 @@ def unpack_evidence(folder: Path, out: Path) -> None:
         raise StoreError("the table is not the one that provenance.json tells of", where=str(table),
                          remedy="restore both from the same commit, or write them anew with `forcelaw export --table`")
     metrics: dict[str, list[dict[str, Any]]] = {}
-    for row in _rows(table):
+    for row in read_table(table).iter_rows(named=True):
         if row.get("step") is not None:
             metrics.setdefault(row["run"], []).append({key: row[key] for key in METRICS if row.get(key) is not None})
     try:
@@ -61,19 +61,3 @@ def _restore(line: dict[str, Any], metrics: dict[str, list[dict[str, Any]]], run
     (run.path / "metrics.jsonl").write_text(text, encoding="utf-8")
     if line["result"] is not None:
         run.finish(line["result"])
-
-
-def _rows(table: Path) -> list[dict[str, Any]]:
-    if table.suffix == ".parquet":
-        import polars as pl
-
-        return pl.read_parquet(table).to_dicts()
-    with table.open(newline="", encoding="utf-8") as file:
-        return [{key: _value(key, text) for key, text in row.items()} for row in csv.DictReader(file)]
-
-
-def _value(key: str, text: str) -> Any:
-    if text == "":
-        return None
-    kind = COLUMNS.get(key, str)
-    return text == "True" if kind is bool else kind(text)

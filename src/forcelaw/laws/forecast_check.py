@@ -27,6 +27,7 @@ def check(content: dict[str, Any], runs: Runs) -> dict[str, Any]:
         there = f["architecture"] in runs.group_names
         part = runs.take(runs.group == runs.group_names.index(f["architecture"])) if there else None
         used = _used(f, part, content["options"])
+        unchanged = None if used is None else digest(used) == f["hash"]
         law = None
         rows = []
         for p in f["predictions"]:
@@ -37,7 +38,7 @@ def check(content: dict[str, Any], runs: Runs) -> dict[str, Any]:
             row |= {"true": truth, "error": None, "inside": None, "early": None}
             if truth is None:
                 awaited += 1
-                if last is not None and used is not None and digest(used) == f["hash"]:
+                if last is not None and used is not None and unchanged:
                     law = law or _again(used, f, content["options"])
                     row["early"] = _beside(law, p, last, f["limit"])
                     early.append(row["early"])
@@ -50,7 +51,7 @@ def check(content: dict[str, Any], runs: Runs) -> dict[str, Any]:
             rows.append(row)
         mine = [abs(r["error"]) for r in rows if r["error"] is not None]
         out.append({"architecture": f["architecture"], "status": f["status"], "message": f["message"], "runs": rows,
-                    "unchanged": None if used is None else digest(used) == f["hash"],
+                    "unchanged": unchanged,
                     "median_error": float(np.median(mine)) if mine else None,
                     "inside": sum(r["inside"] for r in rows if r["inside"] is not None), "checked": len(mine)})
     level = content["options"].get("level", 0.95)
@@ -81,8 +82,8 @@ def _last(part: Runs, p: dict[str, Any]) -> dict[str, float] | None:
 
 def _again(used: Runs, f: dict[str, Any], options: dict[str, Any]) -> FitResult:
     """The law of a forecast, from the points that it was fitted to."""
-    floor = "zero" if f["floor"] == "zero" else None
-    return fit(used, f["law"], interval="jackknife", level=options.get("level", 0.95), **({"floor": floor} if floor else {}))
+    return fit(used, f["law"], interval="jackknife", level=options.get("level", 0.95),
+               floor="zero" if f["floor"] == "zero" else None)
 
 
 def _beside(law: FitResult, p: dict[str, Any], last: dict[str, float], limit: float) -> dict[str, Any]:

@@ -13,14 +13,9 @@ from . import architecture
 from .base import Architecture, ModelConfig
 
 
+@lru_cache(maxsize=4096)
 def count_parameters(config: ModelConfig) -> tuple[int, int]:
     """(N, N without embeddings) of a configuration, exactly, without allocating any weight."""
-    return _count(type(config), config.model_dump_json())
-
-
-@lru_cache(maxsize=4096)
-def _count(kind: type[ModelConfig], text: str) -> tuple[int, int]:
-    config = kind.model_validate_json(text)
     with torch.device("meta"):
         model = architecture(config.architecture).model(config)
     return model.n_parameters(), model.n_nonembedding()
@@ -42,10 +37,12 @@ def size(name: str, target: float, *, depth: int | None = None, **options: Any) 
     """
     entry = architecture(name)
     layers = depth or depth_for(entry, target)
-    frozen = tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in options.items()))
+
+    def configured(width: int) -> ModelConfig:
+        return entry.config(architecture=name, width=width, depth=layers, **options)
 
     def miss(width: int) -> float:
-        return math.log(_parameters(name, width, layers, frozen) / target)
+        return math.log(count_parameters(configured(width))[0] / target)
 
     # N is about quadratic in the width, so a few steps in the square root come close; each costs a model without weights
     width, visited = _grid(entry.base_width, entry), set()
@@ -58,10 +55,10 @@ def size(name: str, target: float, *, depth: int | None = None, **options: Any) 
         width = _next(width, +1, entry)
     best = min((_next(width, -1, entry), width), key=lambda w: abs(miss(w)))  # N grows with width: the two around the target
     if abs(miss(best)) > 0.3:
-        got = _parameters(name, best, layers, frozen)
+        got = count_parameters(configured(best))[0]
         raise StudyError(f"{name} with {layers} layers cannot have about {target:,.0f} parameters; nearest is {got:,}",
                          remedy="choose another size or depth")
-    return entry.config(architecture=name, width=best, depth=layers, **options)
+    return configured(best)
 
 
 def _grid(width: float, entry: Architecture) -> int:
@@ -74,9 +71,3 @@ def _next(width: int, direction: int, entry: Architecture) -> int:
     """The width that is used above (+1) or below (-1) one that is; the smallest has none below."""
     step = max(8, entry.step) if width > 64 or (width == 64 and direction > 0) else entry.step
     return max(entry.smallest_width, width + direction * step)
-
-
-@lru_cache(maxsize=4096)
-def _parameters(name: str, width: int, depth: int, options: tuple[tuple[str, Any], ...]) -> int:
-    entry = architecture(name)
-    return count_parameters(entry.config(architecture=name, width=width, depth=depth, **dict(options)))[0]

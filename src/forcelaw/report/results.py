@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from .. import sweeps
 from .load import Source
 from .paper import Published
 from .style import Look
@@ -236,12 +237,8 @@ class SweepResult:
 
 def mean_losses(points: list[dict[str, Any]]) -> dict[float, float]:
     """Learning rate -> mean final loss over seeds of a sweep, without the rates at which a seed diverged or did not end."""
-    losses: dict[float, list[float]] = {}
-    for point in points:
-        good = point["status"] == "finished" and point["loss"] is not None
-        losses.setdefault(point["lr"], []).append(point["loss"] if good else math.inf)
-    means = {lr: sum(values) / len(values) for lr, values in losses.items()}
-    return {lr: mean for lr, mean in means.items() if math.isfinite(mean)}
+    pairs = ((point["lr"], point["loss"] if point["status"] == "finished" else None) for point in points)
+    return {lr: mean for lr, mean in sweeps.mean_losses(pairs).items() if math.isfinite(mean)}
 
 
 @dataclass

@@ -130,8 +130,7 @@ def handle_run(args: argparse.Namespace) -> int:
     planner = studies.Planner(study, pack)
     workers = args.workers or default_workers(device)
     out = args.out or Path("out") / study.name
-    measure = args.plan and device != "cuda"
-    rates = local.estimate(planner, device) if measure else local.remembered(out, planner, device)
+    rates = local.remembered(None if args.plan else out, planner, device)
     print(local.describe(planner, rates, workers, device), flush=True)
     if args.plan:
         return 0

@@ -150,16 +150,13 @@ def resolve(pack: Pack, config: ModelConfig, options: TrainOptions, *, lr: float
     """The resolved run. Length: ``atoms`` seen in training (D) or ``epochs`` of the training set; the training set is the
     prefix of the pack with at least ``distinct_atoms`` atoms (all of it by default)."""
     entry = architecture(config.architecture)
-    indices = training_set(pack)
-    if distinct_atoms is not None:
-        indices = splits.prefix(indices, pack.offsets, distinct_atoms)
-    natoms = np.diff(pack.offsets)[indices]
-    if not len(indices):
+    natoms = _sizes(pack, distinct_atoms)
+    if not len(natoms):
         raise DataError("the pack has no training structures", where=str(pack.path))
     if (atoms is None) == (epochs is None):
         raise StudyError("give the length of training as atoms or as epochs, and not both")
     total = float(atoms) if atoms is not None else float(epochs) * natoms.sum()
-    steps, seen = _outline(pack, distinct_atoms, total, seed, options.batch_molecules, options.batch_atoms)
+    steps, seen = _outline(pack, distinct_atoms, total, seed, options)
     n, n_nonembedding = count_parameters(config)
     flops = entry.flops(config)
     return RunSpec(
@@ -167,18 +164,23 @@ def resolve(pack: Pack, config: ModelConfig, options: TrainOptions, *, lr: float
         symmetry=entry.symmetry_for(config), n=n, n_nonembedding=n_nonembedding, flops_per_edge=flops.per_edge,
         flops_per_atom=flops.per_atom, cost_factor=cost_factor(config.forces, options.symmetry_rotations),
         data={"name": pack.path.name, "hash": pack.hash}, seed=seed, lr=lr, train=options,
-        train_structures=len(indices), train_atoms=int(natoms.sum()), atoms_total=total,
+        train_structures=len(natoms), train_atoms=int(natoms.sum()), atoms_total=total,
         epochs=round(seen / float(natoms.sum()), 4), steps=steps, batch_atoms=round(seen / steps))
 
 
-@lru_cache(maxsize=512)
-def _outline(pack: Pack, distinct_atoms: float | None, total: float, seed: int, molecules: int | None,
-             atoms: int | None) -> tuple[int, float]:
-    """Steps and atoms of a plan. Runs of a study share few plans, and one takes as long as all else about a specification."""
+@lru_cache(maxsize=64)
+def _sizes(pack: Pack, distinct_atoms: float | None) -> np.ndarray:
+    """Atoms of each training structure, (structures,); of the shortest prefix with at least ``distinct_atoms``."""
     indices = training_set(pack)
     if distinct_atoms is not None:
         indices = splits.prefix(indices, pack.offsets, distinct_atoms)
-    made = plan(np.diff(pack.offsets)[indices], atoms_total=total, seed=seed, molecules=molecules, atoms=atoms)
+    return np.diff(pack.offsets)[indices]
+
+
+@lru_cache(maxsize=512)
+def _outline(pack: Pack, distinct_atoms: float | None, total: float, seed: int, options: TrainOptions) -> tuple[int, float]:
+    """Steps and atoms of a plan. Runs of a study share few plans, and one takes as long as all else about a specification."""
+    made = plan_for(_sizes(pack, distinct_atoms), total, seed, options)
     return made.steps, float(made.atoms.sum())
 
 

@@ -170,6 +170,26 @@ def test_pieces_of_both_machines_are_counted_once_and_another_study_is_refused(t
         state.merge_study(tmp_path / "b", tmp_path / "a")
 
 
+def test_a_study_that_grew_elsewhere_comes_home_and_an_older_state_of_it_too(tmp_path) -> None:
+    first = {"study": {"sizes": [1e4]}, "data": {"hash": "h"}}
+    grown = {"study": {"sizes": [1e4, 3e4]}, "data": {"hash": "h"}, "grown": [{"keys": ["sizes"]}]}
+    again = {"study": {"sizes": [1e4, 3e4], "seeds": 2}, "data": {"hash": "h"}, "grown": [{"keys": ["sizes"]}, {"keys": ["seeds"]}]}
+    other = {"study": {"sizes": [1e4, 5e4]}, "data": {"hash": "h"}, "grown": [{"keys": ["seeds"]}]}
+
+    def merged(theirs, ours):
+        for name, content in (("a", theirs), ("b", ours)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / "study.json").write_text(json.dumps(content))
+        state.merge_study(tmp_path / "a", tmp_path / "b")
+        return json.loads((tmp_path / "b" / "study.json").read_text())
+
+    assert merged(grown, first) == grown == merged(first, grown)
+    assert merged(again, first) == again == merged(first, again) == merged(again, grown)
+    for theirs in (other, {**grown, "data": {"hash": "other"}}, {**grown, "grown": []}):
+        with pytest.raises(StoreError, match="another study"):
+            merged(theirs, first)
+
+
 def test_tar_can_put_the_parts_together(tmp_path) -> None:
     run_directory(tmp_path / "out" / "runs", (5,), checkpoint=5, weight=50_000)
     state.export_study(tmp_path / "out", tmp_path / "p", "s", part=20_000, most=9)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import StoreError
 from ..progress import duration
-from ..store import RunDirectory, read_json, runs
+from ..store import RunDirectory, read_json, runs, write_json
 from ..study import differences
 from . import parts
 from .accounts import spent
@@ -98,7 +98,7 @@ class Merge:
 def merge_study(incoming: Path, out: Path) -> Merge:
     """Put the study directory ``incoming`` into ``out`` (which may not exist yet), run by run: a finished run beats an
     unfinished one, and one with more steps beats one with fewer. Nothing is mixed within a run."""
-    _same_study(incoming, out)
+    later = _same_study(incoming, out)
     merge = Merge()
     (out / "runs").mkdir(parents=True, exist_ok=True)
     for run in runs(incoming / "runs"):
@@ -121,8 +121,8 @@ def merge_study(incoming: Path, out: Path) -> Merge:
         if not target.exists() or read_json(target)["seconds"] < read_json(path)["seconds"]:
             shutil.copyfile(path, target)
     for name in ("study.json", "rates.json"):
-        if (incoming / name).exists() and not (out / name).exists():
-            shutil.copyfile(incoming / name, out / name)
+        if (incoming / name).exists() and (not (out / name).exists() or later and name == "study.json"):
+            write_json(out / name, read_json(incoming / name))
     return merge
 
 
@@ -151,17 +151,25 @@ def _place(run: RunDirectory, target: RunDirectory) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _same_study(incoming: Path, out: Path) -> None:
+def _same_study(incoming: Path, out: Path) -> bool:
+    """Whether the archive's study is a later stage of the one here (one of the two may have grown: `write_study` keeps what it
+    was); an error if it is another."""
     theirs, ours = incoming / "study.json", out / "study.json"
     if not theirs.exists() or not ours.exists():
-        return
+        return False
     a, b = ({"study": {}, "data": {}} | read_json(path) for path in (theirs, ours))
     different = differences(a["study"], b["study"])
+    stages = [content.get("grown", []) for content in (a, b)]
+    shorter, longer = sorted(stages, key=len)
+    since = {key for stage in longer[len(shorter):] for key in stage["keys"]}
+    if longer[:len(shorter)] == shorter and set(different) <= since:
+        different = []
     if a["data"].get("hash") != b["data"].get("hash"):
         different.append(f"data ({a['data'].get('hash')} and {b['data'].get('hash')})")
     if different:
         raise StoreError(f"the archive is of another study (different: {', '.join(different)})", where=str(out),
                          remedy="import it into a directory of its own")
+    return len(stages[0]) > len(stages[1])
 
 
 def import_archive(given: list[Path], to: Path) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from ase.build import molecule
 
 ELEMENTS = (1, 6, 7, 8, 9, 16)
 CUTOFF = 6.0
@@ -32,12 +31,19 @@ class Molecule:
 
 def named(name: str) -> Molecule:
     """A molecule of ASE's G2 collection."""
+    from ase.build import molecule  # here, so that a lent GPU without ASE can run the tests of the kernels
+
     atoms = molecule(name)
     return Molecule(name, atoms.numbers.copy(), atoms.positions.copy())
 
 
 def single_atom(number: int = 6) -> Molecule:
     return Molecule("single atom", np.array([number]), np.array([[0.3, -0.2, 0.1]]))
+
+
+def linear() -> Molecule:
+    """Three atoms in line, as in CO2."""
+    return Molecule("linear", np.array([6, 8, 8]), np.array([[0.0, 0.0, 0.0], [0.7, 0.0, 0.93], [-0.7, 0.0, -0.93]]))
 
 
 def random_cluster(atoms: int, seed: int, *, spacing: float = 1.05, density: float = 0.05) -> Molecule:

@@ -145,7 +145,8 @@ def test_norm_silu(rows: int, width: int) -> None:
     same((norm_silu(x, gain, bias),), (slow,), [x, gain, bias], rows)
 
 
-@pytest.mark.parametrize("name, options", [("mpnn", {}), ("painn", {}), ("esen", {}), ("esen", {"lmax": 3}),
+@pytest.mark.parametrize("name, options", [("mpnn", {}), ("mpnn", {"feed_forward": "edges"}), ("mpnn", {"message": "additive"}),
+                                           ("egnn", {}), ("painn", {}), ("esen", {}), ("esen", {"lmax": 3}),
                                            ("esen", {"parity": True}), ("esen", {"untied": True})])
 def test_models(name: str, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs and all gradients of a model are those of its plain path."""
@@ -179,3 +180,53 @@ def test_same_bits_twice() -> None:
         out = gated_sum(pair, w, sender, receiver, *graph.segments())
         runs.append([out.detach(), *torch.autograd.grad(out.square().sum(), [pair, w])])
     assert all(torch.equal(a, b) for a, b in zip(*runs))
+
+
+def real_edges(graph: GraphBatch) -> torch.Tensor:
+    n, e = len(graph.pos), len(graph.sender)
+    return (graph.receiver != n - 1 if graph.pad else torch.ones(e, dtype=torch.bool, device=DEVICE)).unsqueeze(1)
+
+
+@pytest.mark.parametrize("d", [6, 72])
+@pytest.mark.parametrize("added", [False, True])
+def test_gate(graph: GraphBatch, d: int, added: bool) -> None:
+    n, e = len(graph.pos), len(graph.sender)
+    pair, z, w = leaf(n, 2 * d), leaf(e, d), leaf(e, d)
+    s, t = pair.chunk(2, dim=1)
+    a = s[graph.sender] + t[graph.receiver] + (z if added else 0)
+    slow = torch.nn.functional.silu(a) * w * real_edges(graph)
+    fast = kernels.gate(pair, z if added else None, w, graph, graph.segments())
+    same((fast,), (slow,), [pair, z, w] if added else [pair, w], e)
+
+
+def test_gate_in_bf16_is_float32_rounded_once(graph: GraphBatch) -> None:
+    n, e = len(graph.pos), len(graph.sender)
+    pair, z, w = (torch.randn(*shape, device=DEVICE).bfloat16() for shape in ((n, 12), (e, 6), (e, 6)))
+    fast = kernels.gate(pair, z, w, graph, graph.segments())
+    slow = kernels.gate(pair.float(), z.float(), w.float(), graph, graph.segments())
+    assert fast.dtype == torch.bfloat16
+    torch.testing.assert_close(fast, slow.bfloat16())
+
+
+@pytest.mark.parametrize("d", [3, 72])
+def test_row_sum_and_differences(graph: GraphBatch, d: int) -> None:
+    n, e = len(graph.pos), len(graph.sender)
+    values, v = leaf(e, d), leaf(n, d)
+    real = n - 1 if graph.pad else n
+    same((kernels.row_sum(values, graph, graph.segments()),), (sums(values * real_edges(graph), graph),), [values], real)
+    slow = (v[graph.sender] - v[graph.receiver]) * real_edges(graph)
+    same((kernels.differences(v, graph, graph.segments()),), (slow,), [v], e)
+
+
+def test_padding_edges_get_a_gradient_of_zero(graph: GraphBatch) -> None:
+    """Also where the dummy atom has a gradient, which the plain path would send to them."""
+    values = leaf(len(graph.sender), 4)
+    kernels.row_sum(values, graph, graph.segments()).sum().backward()
+    assert torch.equal(values.grad, real_edges(graph).expand_as(values).to(values))
+
+
+def test_bf16_rows_are_summed_in_float32(graph: GraphBatch) -> None:
+    values = torch.randn(len(graph.sender), 5, device=DEVICE).bfloat16()
+    total = kernels.row_sum(values, graph, graph.segments())
+    assert total.dtype == torch.float32
+    torch.testing.assert_close(total, kernels.row_sum(values.double(), graph, graph.segments()).float())

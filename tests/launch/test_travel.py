@@ -173,7 +173,7 @@ def test_pieces_of_both_machines_are_counted_once_and_another_study_is_refused(t
 def test_a_study_that_grew_elsewhere_comes_home_and_an_older_state_of_it_too(tmp_path) -> None:
     first = {"study": {"sizes": [1e4]}, "data": {"hash": "h"}}
     grown = {"study": {"sizes": [1e4, 3e4]}, "data": {"hash": "h"}, "grown": [{"keys": ["sizes"]}]}
-    again = {"study": {"sizes": [1e4, 3e4], "seeds": 2}, "data": {"hash": "h"}, "grown": [{"keys": ["sizes"]}, {"keys": ["seeds"]}]}
+    again = {**grown, "study": {"sizes": [1e4, 3e4], "seeds": 2}, "grown": [{"keys": ["sizes"]}, {"keys": ["seeds"]}]}
     other = {"study": {"sizes": [1e4, 5e4]}, "data": {"hash": "h"}, "grown": [{"keys": ["seeds"]}]}
 
     def merged(theirs, ours):

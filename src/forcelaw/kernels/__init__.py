@@ -12,16 +12,58 @@ import os
 import torch
 from torch import Tensor
 
+from ..graph import GraphBatch, segment_sum
+
 # on a CPU the interpreter of Triton runs them, for tests
 AVAILABLE = torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
 if AVAILABLE:
     try:
+        from .dense import (
+            blend,
+            filter_sum,
+            filtered_linear,
+            gathered,
+            gathered_linear,
+            join,
+            merge,
+            read_edges,
+            residual,
+            scaled_silu,
+            unit_rms,
+        )
+        from .edges import edge_difference, edge_gate, edge_sum
         from .gated import gated_sum
+        from .moments import cosines, outer_sum, quad_read, short_sum, triplets, turns
         from .norm import norm_silu
         from .turn import so2_message, spread
         from .vectors import vector_sum
     except ImportError:  # a torch without Triton
         AVAILABLE = False
+
+Segments = tuple[Tensor, Tensor]  # of GraphBatch.segments
+
+
+def gate(pair: Tensor, z: Tensor | None, w: Tensor, graph: GraphBatch, segments: Segments | None) -> Tensor:
+    """SiLU(s_j + t_i + z_ij) * w_ij (e, d) of pair (n, 2d) s | t, z (e, d) or None, w (e, d)."""
+    if segments is not None:
+        return edge_gate(pair, z, w, graph.sender, graph.receiver, *segments)
+    s, t = pair.chunk(2, dim=-1)
+    a = s.index_select(0, graph.sender) + t.index_select(0, graph.receiver)
+    return torch.nn.functional.silu(a if z is None else a + z) * w
+
+
+def row_sum(values: Tensor, graph: GraphBatch, segments: Segments | None) -> Tensor:
+    """Edge rows (e, d) summed at their receivers: (n, d)."""
+    if segments is not None:
+        return edge_sum(values, graph.receiver, segments[0])
+    return segment_sum(values, graph.receiver, graph.species.shape[0])
+
+
+def differences(v: Tensor, graph: GraphBatch, segments: Segments | None) -> Tensor:
+    """v_j - v_i (e, d) of v (n, d)."""
+    if segments is not None:
+        return edge_difference(v, graph.sender, graph.receiver, *segments)
+    return v.index_select(0, graph.sender) - v.index_select(0, graph.receiver)
 
 
 def fused(vec: Tensor) -> bool:
@@ -29,4 +71,35 @@ def fused(vec: Tensor) -> bool:
     return AVAILABLE and vec.is_cuda and not vec.requires_grad
 
 
-__all__ = ["AVAILABLE", "fused", "gated_sum", "norm_silu", "so2_message", "spread", "vector_sum"]
+__all__ = [
+    "AVAILABLE",
+    "blend",
+    "cosines",
+    "differences",
+    "edge_difference",
+    "edge_gate",
+    "edge_sum",
+    "filter_sum",
+    "filtered_linear",
+    "fused",
+    "gate",
+    "gated_sum",
+    "gathered",
+    "gathered_linear",
+    "join",
+    "merge",
+    "norm_silu",
+    "outer_sum",
+    "quad_read",
+    "read_edges",
+    "residual",
+    "row_sum",
+    "scaled_silu",
+    "short_sum",
+    "so2_message",
+    "spread",
+    "triplets",
+    "turns",
+    "unit_rms",
+    "vector_sum",
+]

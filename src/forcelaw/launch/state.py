@@ -121,7 +121,7 @@ def merge_study(incoming: Path, out: Path) -> Merge:
         if not target.exists() or read_json(target)["seconds"] < read_json(path)["seconds"]:
             shutil.copyfile(path, target)
     for name in ("study.json", "rates.json"):
-        if (incoming / name).exists() and (not (out / name).exists() or later and name == "study.json"):
+        if (incoming / name).exists() and (not (out / name).exists() or (later and name == "study.json")):
             write_json(out / name, read_json(incoming / name))
     return merge
 

@@ -24,7 +24,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..graph import GraphBatch, segment_sum
+from .. import kernels
+from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, envelope, safe_norm
 from .mpnn import Head
@@ -57,18 +58,20 @@ class Layer(nn.Module):
         self.node1 = Linear(2 * d, d, "hidden", m)
         self.node2 = Linear(d, d, "hidden", m)
 
-    def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch) -> tuple[Tensor, Tensor | None]:
-        """h (n, d), v (n, 3, M) or None while it is zero, g (e, radial), unit (e, 3)."""
+    def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch,
+                segments: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor | None]:
+        """h (n, d), v (n, 3, M) or None while it is zero, g (e, radial), unit (e, 3), segments of the graph if kernels may be
+        used."""
         n = h.shape[0]
         a = self.norm(h)
-        s, t = self.pair(a).chunk(2, dim=-1)
-        x = s.index_select(0, graph.sender) + t.index_select(0, graph.receiver)
+        lengths = None
         if v is not None:
-            dv = v.index_select(0, graph.sender) - v.index_select(0, graph.receiver)
+            dv = kernels.differences(v.flatten(1), graph, segments).view(-1, *v.shape[1:])
             q = dv.square().sum(1)
-            x = x + self.lengths(q / (1.0 + q))
-        message = nn.functional.silu(self.message(nn.functional.silu(x) * self.filter(g)))
-        total = segment_sum(message, graph.receiver, n) * self.sum_scale
+            lengths = self.lengths(q / (1.0 + q))
+        gated = kernels.gate(self.pair(a), lengths, self.filter(g), graph, segments)
+        message = nn.functional.silu(self.message(gated))
+        total = kernels.row_sum(message, graph, segments) * self.sum_scale
         h = h + self.node2(nn.functional.silu(self.node1(torch.cat([a, total], dim=-1))))
         if self.radiate is None:
             return h, v
@@ -76,7 +79,7 @@ class Layer(nn.Module):
         if v is not None:
             phi = self.mix2(nn.functional.silu(self.mix1(message))).view(-1, self.channels, self.channels)
             change = change + torch.bmm(dv * torch.rsqrt(1.0 + q).unsqueeze(1), phi)
-        change = segment_sum(change, graph.receiver, n) * self.sum_scale
+        change = kernels.row_sum(change.flatten(1), graph, segments).view(n, 3, -1) * self.sum_scale
         return h, change if v is None else v + change
 
 
@@ -104,9 +107,10 @@ class EGNN(ForceField):
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
         g = self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
+        segments = graph.segments() if kernels.fused(vec) else None
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
-            h, v = layer(h, v, g, unit, graph)
+            h, v = layer(h, v, g, unit, graph, segments)
         h = self.norm(h)
         forces = (v * self.force(h).unsqueeze(1)).sum(-1) if self.force is not None else None
         return self.energy(h).squeeze(-1), forces

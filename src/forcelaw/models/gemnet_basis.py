@@ -57,6 +57,18 @@ def harmonics(unit: Tensor, count: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
+def harmonic_norms(count: int) -> np.ndarray:
+    """(count^2,) factors of :func:`harmonics` on what the recursions give when they start from 1 at l = m."""
+    norm = [
+        math.prod(range(2 * m - 1, 0, -2))
+        * math.sqrt((2 * l + 1) * (1 if m == 0 else 2) * math.factorial(l - m) / math.factorial(l + m))
+        for l in range(count)
+        for m in map(abs, range(-l, l + 1))
+    ]
+    return np.array(norm)
+
+
+@lru_cache(maxsize=16)
 def rotation_points(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Points (p, 3) on the sphere and the matrix (p, count^2) that fits the harmonics of each degree below ``count`` to
     values at them.

@@ -30,6 +30,8 @@ class EdgeIndex:
                           slot (of the dummy atom)
     short     (q,) int64  edges shorter than the quadruplet cutoff, ascending; None: all edges, of which the long ones have
                           a basis of 0 (fixed shapes)
+    ptr       (n + 1,) int32  edges ptr[i]:ptr[i + 1] are those into atom i, and their ``swap`` those out of it; None: kernels
+                          may not be used
     """
 
     order: Tensor
@@ -40,6 +42,17 @@ class EdgeIndex:
     short: Tensor | None
     atoms: int
     width: int
+    ptr: Tensor | None = None
+
+    @property
+    def fused(self) -> bool:
+        """Whether kernels may be used."""
+        return self.ptr is not None
+
+    def segments(self, pad: bool) -> Tensor:
+        """The ``ptr`` of these edges; padding edges, all of the dummy atom, belong to nobody."""
+        ptr = torch.searchsorted(self.receiver, torch.arange(self.atoms + 1, device=self.receiver.device), out_int32=True)
+        return torch.minimum(ptr, ptr[-2]) if pad else ptr
 
     def rows(self, values: Tensor) -> Tensor:
         """(e, c) -> (atoms, width, c), zero in empty slots. Edges without a slot are dropped."""

@@ -35,7 +35,7 @@ With weights and scale factors copied it agrees with fairchem-core's modules (re
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -43,15 +43,26 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from .. import kernels
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import envelope, safe_norm
-from .gemnet_basis import BASES, envelope_share, harmonics, quad_layout, radial_norm, rotation_points, rotations
+from .gemnet_basis import (
+    BASES,
+    envelope_share,
+    harmonic_norms,
+    harmonics,
+    quad_layout,
+    radial_norm,
+    rotation_points,
+    rotations,
+)
 from .gemnet_index import EdgeIndex, build_index
 from .mup import Embedding, Linear, weightless
 
 HALF = math.sqrt(0.5)
 GAIN = 1 / 0.6  # ScaledSiLU
+MOST_DEGREES = 5  # of the kernels: they unroll over degrees, and spill and compile for minutes at the published 7
 
 
 class GemNetOCConfig(ModelConfig):
@@ -159,9 +170,9 @@ class Scales:
         )
 
 
-def act(x: Tensor) -> Tensor:
-    """SiLU / 0.6: about unit variance from unit variance."""
-    return nn.functional.silu(x) * GAIN
+def act(x: Tensor, fused: bool = False) -> Tensor:
+    """SiLU / 0.6: about unit variance from unit variance. fused, here and below: whether kernels may be used."""
+    return kernels.scaled_silu(x) if fused else nn.functional.silu(x) * GAIN
 
 
 def matrix(fan_in: int, fan_out: int, m: float, gain: float = 1.0) -> Linear:
@@ -193,8 +204,8 @@ class Dense(nn.Module):
         super().__init__()
         self.linear = matrix(fan_in, fan_out, m)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return act(self.linear(x))
+    def forward(self, x: Tensor, fused: bool = False) -> Tensor:
+        return act(self.linear(x), fused)
 
 
 class Residual(nn.Module):
@@ -205,20 +216,46 @@ class Residual(nn.Module):
         self.first = Dense(width, width, m)
         self.second = Dense(width, width, m)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, fused: bool = False) -> Tensor:
+        if fused:
+            return kernels.residual(x, self.first.linear.weight, self.second.linear.weight)
         # the two factors 1 / 0.6 go into a matrix and into the sum: two passes less over the edges
         y = nn.functional.silu(self.first.linear(x))
         y = nn.functional.silu(nn.functional.linear(y, self.second.linear.weight * GAIN))
         return torch.add(x, y, alpha=GAIN) * HALF
 
 
-def normalised(x: Tensor) -> Tensor:
-    """(..., channels) divided by its RMS over channels; without weights, since a matrix follows wherever it is used."""
-    return nn.functional.rms_norm(x, x.shape[-1:], eps=1e-6)
+def normalised(x: Tensor, fused: bool = False) -> Tensor:
+    """(rows, channels) divided by its RMS over channels; without weights, since a matrix follows wherever it is used."""
+    return kernels.unit_rms(x) if fused else nn.functional.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
-def residuals(count: int, width: int, m: float) -> nn.Sequential:
-    return nn.Sequential(*(Residual(width, m) for _ in range(count)))
+class Unchanged(nn.Module):
+    def forward(self, x: Tensor, fused: bool = False) -> Tensor:
+        return x
+
+
+def blend(x: Tensor, y: Tensor, scale: float, fused: bool = False) -> Tensor:
+    """(x + y) * scale."""
+    return kernels.blend(x, y, scale) if fused else (x + y) * scale
+
+
+class Residuals(nn.Sequential):
+    """Residual layers, one after the other."""
+
+    def forward(self, x: Tensor, fused: bool = False) -> Tensor:
+        for layer in self:
+            x = layer(x, fused)
+        return x
+
+
+def scaled(linear: Linear, x: Tensor, scale: float, fused: bool) -> Tensor:
+    """``linear(x) * scale``; fused: the factor is applied to the matrix, a pass less over the edges."""
+    return nn.functional.linear(x, linear.weight * (scale * linear.multiplier)) if fused else linear(x) * scale
+
+
+def residuals(count: int, width: int, m: float) -> Residuals:
+    return Residuals(*(Residual(width, m) for _ in range(count)))
 
 
 def basis_matrix(fan_in: int, fan_out: int, c: GemNetOCConfig, gain: float = 1.0) -> Linear:
@@ -247,6 +284,25 @@ class Bases:
     quad_self: Tensor  # (q, sbf)
 
 
+@dataclass
+class FusedBases:
+    """The same for kernels, all of it on edges, without rows. Radial weights of P_l are those of :class:`Bases` over
+    sqrt(2l + 1), since here whole sums over m leave out the edge itself, which is 2l + 1 there."""
+
+    radial: Tensor  # (e, radial)
+    rbf: tuple[Tensor, ...]  # e2e, quad, a2e, e2a, update, out: each (e, rbf)
+    a2a: Tensor  # (e, rbf)
+    harmonics: Tensor  # (e, s)
+    e2e: Tensor  # (e, f, S)
+    a2e: Tensor  # (e, f, S)
+    e2a: Tensor  # (e, f) weight of an edge's message in the sum over triplets at its receiver
+    near: Tensor  # (e,) int32: 1 for short edges
+    turns: Tensor  # (e, sum (2l + 1)^2) rotation into the frame of each edge
+    cbf: Tensor  # (e, S, f)
+    quad: Tensor  # (e, sbf, S (S + 1) / 2)
+    quad_self: Tensor  # (e, sbf)
+
+
 class SharedBases(nn.Module):
     """Radial and angular bases with the down-projections that all blocks share."""
 
@@ -271,12 +327,15 @@ class SharedBases(nn.Module):
             "leave": leave,
             "share": share,
             "root": np.sqrt(2.0 * np.arange(s) + 1),
+            "norms": harmonic_norms(s),
             "pole": np.array([p * (p + 1) // 2 for p in range(s)]),
         }.items():
             self.register_buffer(name, torch.as_tensor(value), persistent=False)
 
-    def forward(self, vec: Tensor, index: EdgeIndex) -> Bases:
+    def forward(self, vec: Tensor, index: EdgeIndex) -> Bases | FusedBases:
         """vec (e, 3) in Angstrom, in the order of the index."""
+        if index.ptr is not None:
+            return self.fused(vec, index.ptr)
         c, e = self.c, vec.shape[0]
         r = safe_norm(vec)
         y = harmonics(vec / r.unsqueeze(-1), c.spherical)
@@ -312,6 +371,35 @@ class SharedBases(nn.Module):
             cbf=cbf,
         )
 
+    def fused(self, vec: Tensor, ptr: Tensor) -> FusedBases:
+        """Without a gradient by vec (e, 3)."""
+        c, e = self.c, vec.shape[0]
+        r = safe_norm(vec)
+        unit = vec / r.unsqueeze(-1)
+        y = harmonics(unit, c.spherical)
+        g = self.main(r) * (envelope(r / c.cutoff) * self.main_norm).unsqueeze(-1)
+        *rbf, a2a = self.rbf(g).split(c.rbf, dim=-1)
+        root = self.root.to(y).unsqueeze(-1)
+        # factors and sums over degrees are taken on the weights: fewer passes over the edges
+        circular = (self.cbf.weight.view(3, c.cbf, c.spherical, c.radial) / root).flatten(1, 2)
+        e2e, a2e, e2a = (nn.functional.linear(g, w).view(e, c.cbf, c.spherical) for w in circular.unbind(0))
+        weight = self.sbf.weight.view(c.sbf, c.pairs, c.radial) * self.share.to(y).unsqueeze(-1)
+        near = self.near(r) * (envelope(r / c.near) * self.near_norm).unsqueeze(-1)
+        return FusedBases(
+            radial=g,
+            rbf=tuple(rbf),
+            a2a=a2a.contiguous(),
+            harmonics=y,
+            e2e=e2e,
+            a2e=a2e,
+            e2a=kernels.cosines(e2a, y, ptr),
+            near=(r < c.near).to(torch.int32),
+            turns=kernels.turns(unit, self.points.to(vec.dtype), self.fit.to(vec.dtype), self.norms.to(vec.dtype)),
+            cbf=self.cbf_quad(near).view(e, c.spherical, c.cbf),
+            quad=nn.functional.linear(g, weight.flatten(0, 1)).view(e, c.sbf, c.pairs),
+            quad_self=nn.functional.linear(g, (weight.index_select(1, self.pole) * root).sum(1)),
+        )
+
     def quad_frames(self, vec: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """enter, leave, reverse and cbf of :class:`Bases` from short edges: vec (q, 3), r (q,) in Angstrom."""
         c, q = self.c, vec.shape[0]
@@ -326,7 +414,7 @@ class SharedBases(nn.Module):
 
 
 class Interaction(nn.Module):
-    """The messages of one block: (n, A), (e, E) -> additions to edges (e, E) and atoms (n, A), before their merger."""
+    """The messages of one block: (n, A), (e, E) -> x of the module's docstring (e, E), and what is added to atoms (n, A)."""
 
     def __init__(self, c: GemNetOCConfig):
         super().__init__()
@@ -355,32 +443,76 @@ class Interaction(nn.Module):
         self.up_e2a = Dense(t, a, c.m)
         self.up_a2a = Dense(t, a, c.m)
 
-    def forward(self, h: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
-        c, scale, t = self.c, self.scale, self.c.trip
+    def forward(self, h: Tensor, m: Tensor, b: Bases | FusedBases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
+        scale = self.scale
+        skip, e2e, quad, a2e, e2a = self.down(h, m, b, index)
+        a2a = self.down_a2a(h, index.fused)
+        if index.ptr is not None:
+            a2a = kernels.gathered(a2a, index.sender, index.ptr, index.swap)
+        else:
+            a2a = a2a.index_select(0, index.sender)
+        sums = self.fused_sums if isinstance(b, FusedBases) else self.sums
+        x_e2e, x_a2e, x_quad, h_e2a, h_a2a = sums(e2e, a2e, quad, e2a, a2a, b, index)
+        edges = self.up(skip, (scaled(self.bilinear_e2e, x_e2e.flatten(1), scale.trip, index.fused),
+                               scaled(self.bilinear_a2e, x_a2e.flatten(1), scale.trip, index.fused),
+                               scaled(self.bilinear_quad, x_quad.flatten(1), scale.quad, index.fused)), index)
+        atoms = self.up_e2a(scaled(self.bilinear_e2a, h_e2a.flatten(1), scale.e2a, index.fused), index.fused)
+        return edges, atoms + self.up_a2a(scaled(self.bilinear_a2a, h_a2a.flatten(1), scale.a2a, index.fused), index.fused)
+
+    def down(self, h: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, ...]:
+        """Half of the skip connection (e, E), and the narrow messages e2e (e, t), quad (e, q), a2e (e, t), e2a (e, t)."""
+        atoms = self.from_atoms(h, index.fused)
+        if index.ptr is not None:
+            parts = (self.rbf_e2e, self.down_e2e), (self.rbf_quad, self.down_quad), (self.rbf_e2a, self.down_e2a)
+            filters = ((b.rbf[k], v.weight, d.linear.weight) for k, (v, d) in zip((0, 1, 3), parts))
+            skip, e2e, quad, e2a = kernels.read_edges(m, self.from_edges.linear.weight, *filters)
+            a2e = kernels.gathered_linear(atoms, b.rbf[2], self.rbf_a2e.weight, self.down_a2e.linear.weight, index.sender,
+                                          index.ptr, index.swap)
+            return skip, *(act(x, True) for x in (e2e, quad, a2e, e2a))
         skip, e2e, quad, e2a = self.from_edges(m).chunk(4, dim=-1)
         e2e = self.down_e2e(e2e * self.rbf_e2e(b.rbf[0]))
         quad = self.down_quad(quad * self.rbf_quad(b.rbf[1]))
-        a2e = self.down_a2e(self.from_atoms(h).index_select(0, index.sender) * self.rbf_a2e(b.rbf[2]))
-        e2a = self.down_e2a(e2a * self.rbf_e2a(b.rbf[3]))
-        a2a = self.down_a2a(h).index_select(0, index.sender)
+        a2e = self.down_a2e(atoms.index_select(0, index.sender) * self.rbf_a2e(b.rbf[2]))
+        return skip * 0.5, e2e, quad, a2e, self.down_e2a(e2a * self.rbf_e2a(b.rbf[3]))
+
+    def up(self, skip: Tensor, messages: tuple[Tensor, Tensor, Tensor], index: EdgeIndex) -> Tensor:
+        """Messages of e2e, a2e (e, t) and quad (e, q), given to their edge and to its reverse: half of all (e, E)."""
+        ups = self.up_e2e, self.up_a2e, self.up_quad
+        if index.ptr is not None:
+            return kernels.merge(skip, index.swap, *((x, u.linear.weight) for x, u in zip(messages, ups)))
+        ca, ac = sum(u(x) for x, u in zip(messages, ups)).chunk(2, dim=-1)
+        return skip + (ca + ac.index_select(0, index.swap)) * (0.5 * HALF)
+
+    def sums(self, e2e: Tensor, a2e: Tensor, quad: Tensor, e2a: Tensor, a2a: Tensor, b: Bases,
+             index: EdgeIndex) -> tuple[Tensor, ...]:
+        """Narrow messages (e, t), quad (e, q) -> what edges see of e2e and a2e (e, f, t) and of quad (e, sbf, q), and atoms of
+        e2a (n, f, t) and a2a (n, rbf, t)."""
+        t = self.c.trip
         rows = index.rows(torch.cat([e2e, a2e, e2a, quad, a2a], dim=-1))
-        moments = torch.bmm(b.harmonics.transpose(1, 2), rows[..., : 3 * t + c.quad])  # (n, s, 3t + q)
+        moments = torch.bmm(b.harmonics.transpose(1, 2), rows[..., : 3 * t + self.c.quad])  # (n, s, 3t + q)
         message, returned = self.through_short_edges(moments[..., 3 * t :], quad, b, index)
         # what each edge c -> a reads of the moments at a, for every degree
         e2e_l, a2e_l, quad_pj = self.read(b.harmonics, moments[..., : 2 * t], returned, rows[..., : 2 * t], index)
-        x_e2e, x_a2e = small_products(b.e2e, e2e_l), small_products(b.a2e, a2e_l)
         own = (b.quad_self.unsqueeze(-1) * message.unsqueeze(1)).to(e2e)
         x_quad = small_products(b.quad, quad_pj)
         x_quad = x_quad - own if index.short is None else x_quad.index_add(0, index.short, own, alpha=-1)
-        both = self.up_e2e(self.bilinear_e2e(x_e2e.flatten(1)) * scale.trip)
-        both = both + self.up_a2e(self.bilinear_a2e(x_a2e.flatten(1)) * scale.trip)
-        both = both + self.up_quad(self.bilinear_quad(x_quad.flatten(1)) * scale.quad)
-        ca, ac = both.chunk(2, dim=-1)
-        edges = skip + (ca + ac.index_select(0, index.swap)) * HALF
         h_e2a = torch.bmm(b.e2a, moments[..., 2 * t : 3 * t]) - torch.bmm(b.e2a_self, rows[..., 2 * t : 3 * t])
-        h_a2a = torch.bmm(b.a2a, rows[..., 3 * t + c.quad :])
-        atoms = self.up_e2a(self.bilinear_e2a(h_e2a.flatten(1)) * scale.e2a)
-        return edges, atoms + self.up_a2a(self.bilinear_a2a(h_a2a.flatten(1)) * scale.a2a)
+        h_a2a = torch.bmm(b.a2a, rows[..., 3 * t + self.c.quad :])
+        return small_products(b.e2e, e2e_l), small_products(b.a2e, a2e_l), x_quad, h_e2a, h_a2a
+
+    def fused_sums(self, e2e: Tensor, a2e: Tensor, quad: Tensor, e2a: Tensor, a2a: Tensor, b: FusedBases,
+                   index: EdgeIndex) -> tuple[Tensor, ...]:
+        """:meth:`sums` in kernels: no rows, no moments or values of degrees on edges."""
+        y, ptr = b.harmonics, index.ptr
+        message, returned = kernels.short_sum(kernels.outer_sum(y, quad, ptr), quad, y, b.turns, b.cbf, self.cbf_quad.weight,
+                                              b.near, index.sender, index.swap, ptr)
+        return (
+            kernels.triplets(b.e2e, y, e2e, ptr),
+            kernels.triplets(b.a2e, y, a2e, ptr),
+            kernels.quad_read(b.quad, b.quad_self, y, returned, message, ptr, quad.dtype),
+            kernels.outer_sum(b.e2a, e2a, ptr),
+            kernels.outer_sum(b.a2a, a2a, ptr),
+        )
 
     def through_short_edges(self, moments: Tensor, x: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
         """d -> b -> a, summed over d: moments (n, s, q) of the edges into each atom, x (e, q).
@@ -430,12 +562,15 @@ class AtomUpdate(nn.Module):
         super().__init__()
         self.scale = Scales.of(c).update
         self.rbf = basis_matrix(c.rbf, c.edge, c)
-        self.dense = Dense(c.edge, c.width, c.m) if c.edge != c.width else nn.Identity()
+        self.dense = Dense(c.edge, c.width, c.m) if c.edge != c.width else Unchanged()
         self.layers = residuals(c.update_layers, c.width, c.m)
 
     def forward(self, m: Tensor, rbf: Tensor, index: EdgeIndex) -> Tensor:
-        total = segment_sum(m * self.rbf(rbf), index.receiver, index.atoms) * self.scale
-        return self.layers(self.dense(total))
+        if index.ptr is not None:
+            total = kernels.filter_sum(m, rbf, self.rbf.weight, index.receiver, index.ptr, self.scale)
+        else:
+            total = segment_sum(m * self.rbf(rbf), index.receiver, index.atoms) * self.scale
+        return self.layers(self.dense(total, index.fused), index.fused)
 
 
 class Join(nn.Module):
@@ -452,7 +587,10 @@ class Join(nn.Module):
         self.other = basis_matrix(fan_in, c.edge, c, HALF) if kind == "input" else matrix(fan_in, c.edge, c.m, HALF)
 
     def forward(self, h: Tensor, x: Tensor, index: EdgeIndex) -> Tensor:
-        sender, receiver = self.atoms(h).chunk(2, dim=-1)
+        pair = self.atoms(h)
+        if index.ptr is not None:
+            return kernels.join(pair, x, self.other.weight, index.sender, index.receiver, index.ptr, index.swap)
+        sender, receiver = pair.chunk(2, dim=-1)
         return act(sender.index_select(0, index.sender) + receiver.index_select(0, index.receiver) + self.other(x))
 
 
@@ -468,19 +606,21 @@ class Block(nn.Module):
         self.update = AtomUpdate(c)
         self.join = Join(c.edge, "hidden", c)
         self.joined = residuals(c.concat, c.edge, c.m)
-        self.unit = normalised if c.norm else nn.Identity()
+        self.unit = normalised if c.norm else Unchanged()
 
-    def forward(self, h: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
-        edges, atoms = self.interaction(self.unit(h), self.unit(m), b, index)
-        h = self.atoms((h + atoms) * (1 / math.sqrt(3.0)))
-        m = self.after((m + self.before(edges * 0.5)) * HALF)
-        x = self.unit(m)
-        h = (h + self.update(x, b.rbf[4], index)) * HALF
-        return h, (m + self.joined(self.join(self.unit(h), x, index))) * HALF
+    def forward(self, h: Tensor, m: Tensor, read: tuple[Tensor, Tensor], b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
+        """read: |h| and |m|."""
+        f = index.fused
+        edges, atoms = self.interaction(*read, b, index)
+        h = self.atoms(blend(h, atoms, 1 / math.sqrt(3.0), f), f)
+        m = self.after(blend(m, self.before(edges, f), HALF, f), f)
+        x = self.unit(m, f)
+        h = blend(h, self.update(x, b.rbf[4], index), HALF, f)
+        return h, blend(m, self.joined(self.join(self.unit(h, f), x, index), f), HALF, f)
 
 
 class Output(nn.Module):
-    """(h, m) -> contributions to the first layer of the last MLPs: atoms (n, A), edges (e, E) (direct forces only)."""
+    """(|h|, |m|, m) -> contributions to the first layer of the last MLPs: atoms (n, A), edges (e, E) (direct forces only)."""
 
     def __init__(self, c: GemNetOCConfig):
         super().__init__()
@@ -488,17 +628,21 @@ class Output(nn.Module):
         self.update = AtomUpdate(c)
         self.after = residuals(c.after_atom, c.width, c.m)
         self.to_energy = matrix(c.width, c.width, c.m, share)
-        self.unit = normalised if c.norm else nn.Identity()
         self.direct = c.forces == "direct"
         if self.direct:
             self.force = residuals(c.update_layers, c.edge, c.m)
             self.rbf = basis_matrix(c.rbf, c.edge, c)
             self.to_force = matrix(c.edge, c.edge, c.m, share)
 
-    def forward(self, h: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor | float]:
-        x = self.after((self.unit(h) + self.update(self.unit(m), b.rbf[5], index)) * HALF)
-        pair = self.to_force(self.force(m) * self.rbf(b.rbf[5])) if self.direct else 0.0
-        return self.to_energy(x), pair
+    def forward(self, h: Tensor, read: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor | float]:
+        f = index.fused
+        x = self.to_energy(self.after(blend(h, self.update(read, b.rbf[5], index), HALF, f), f))
+        if not self.direct:
+            return x, 0.0
+        y = self.force(m, f)
+        if f:
+            return x, kernels.filtered_linear(y, b.rbf[5], self.rbf.weight, self.to_force.weight)
+        return x, self.to_force(y * self.rbf(b.rbf[5]))
 
 
 class GemNetOC(ForceField):
@@ -512,6 +656,7 @@ class GemNetOC(ForceField):
         self.embedding = Embedding(len(c.elements), c.width, c.m)
         self.bases = SharedBases(c)
         self.join = Join(c.radial, "input", c)
+        self.unit = normalised if c.norm else Unchanged()
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
         self.outputs = nn.ModuleList(Output(c) for _ in range(c.depth + 1))
         self.energy_layers = residuals(c.final_layers, c.width, c.m)
@@ -522,20 +667,25 @@ class GemNetOC(ForceField):
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
         index = build_index(graph, vec, self.config.near)
+        if kernels.fused(vec) and self.config.spherical <= MOST_DEGREES:
+            index = replace(index, ptr=index.segments(graph.pad))
         vec = vec.index_select(0, index.order)
         with torch.autocast(vec.device.type, enabled=False):  # geometry in full precision whatever the matrices have
             b = self.bases(vec, index)
         h = self.embedding(graph.species)
         m = self.join(h, b.radial, index)
-        site, pair = self.outputs[0](h, m, b, index)
+        read = self.unit(h, index.fused), self.unit(m, index.fused)
+        site, pair = self.outputs[0](*read, m, b, index)
         for block, output in zip(self.blocks, self.outputs[1:]):
-            h, m = block(h, m, b, index)
-            more_site, more_pair = output(h, m, b, index)
+            h, m = block(h, m, read, b, index)
+            read = self.unit(h, index.fused), self.unit(m, index.fused)
+            more_site, more_pair = output(*read, m, b, index)
             site, pair = site + more_site, pair + more_pair
-        energies = self.energy(self.energy_layers(act(site))).squeeze(-1)
+        f = index.fused
+        energies = self.energy(self.energy_layers(act(site, f), f)).squeeze(-1)
         if self.config.forces != "direct":
             return energies, torch.zeros_like(graph.pos)
-        strength = self.force(self.force_layers(act(pair)))
+        strength = self.force(self.force_layers(act(pair, f), f))
         unit = vec / safe_norm(vec).unsqueeze(-1)
         return energies, segment_sum(strength * unit, index.receiver, index.atoms)
 

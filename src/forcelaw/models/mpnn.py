@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .. import kernels
-from ..graph import GraphBatch, segment_sum
+from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, envelope, safe_norm
 from .mup import Embedding, LayerNorm, Linear
@@ -70,12 +70,11 @@ class Layer(nn.Module):
         if self.gated and not self.on_edges and segments is not None:
             total = kernels.gated_sum(pair, w, graph.sender, graph.receiver, *segments)
         else:
-            s, t = pair.chunk(2, dim=-1)
-            a = s.index_select(0, graph.sender) + t.index_select(0, graph.receiver)
-            message = nn.functional.silu(a) * w if self.gated else nn.functional.silu(a + w) * u
+            z, factor = (None, w) if self.gated else (w, u.expand_as(w))
+            message = kernels.gate(pair, z, factor, graph, segments)
             if self.on_edges:
                 message = message + self.down(nn.functional.silu(self.up(message)))
-            total = segment_sum(message, graph.receiver, h.shape[0])
+            total = kernels.row_sum(message, graph, segments)
         h = h + self.out(total * self.sum_scale)
         if self.on_edges:
             return h

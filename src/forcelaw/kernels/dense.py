@@ -1,0 +1,959 @@
+"""GemNet-OC's dense side: matrix products by torch, and what stands between them in one pass each.
+
+    scaled_silu       a(z) = SiLU(z) / 0.6
+    residual          (x + a(W2 a(W1 x))) / sqrt 2
+    read_edges        z = W m in four parts: a(z_0) / 2, and for three parts the D_i (a(z_i) * V_i rbf_i)
+    gathered          x_sender
+    gathered_linear   D (x_sender * V rbf)
+    filtered_linear   W (x * V rbf)
+    filter_sum        scale * sum over the edges into an atom of x * V rbf
+    merge             skip + sum over three u = a(U x) of (u_ca + u_ac of the reverse edge) / sqrt 8
+    join              a(s_sender + t_receiver + W x)
+    unit_rms          x / RMS(x)
+    blend             (x + y) * scale
+
+Legend: n atoms, e edges, w channels, R radial functions. All of it is memory traffic, so products with V rbf are never
+written: V rbf is made where it is used, of R numbers an edge. An op keeps its inputs and recomputes the rest in its backward
+pass (KEEP_INNER: but for W1 x of ``residual``). Kernels compute in float32, or in float64; matrix products have the dtype of
+their weights, which is that of autocast where it is on.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .norm import PROGRAMS
+
+KEEP_INNER = True  # residual keeps W1 x: one matrix product less in its backward pass, w floats more for each row
+
+# up to this width ``residual`` runs its four matrix products (two forward) in one kernel, in TF32 or bf16, where torch may use
+# them; 0: never. It then reads x and writes the sum, and nothing else; W must fit into shared memory
+LAYER_WIDTH = 0
+WHOLE = 1 << 20  # no limit to the channels of a program
+FLAT = 1024  # numbers of a program where the shape does not matter
+GAIN = tl.constexpr(1 / 0.6)
+HALF = tl.constexpr(0.5**0.5)
+SKIP = tl.constexpr(0.5 / 0.6)  # a(z) / 2
+MERGE = tl.constexpr(0.5**1.5 / 0.6)  # a(z) / sqrt 8
+EPSILON = tl.constexpr(1e-6)  # of unit_rms
+
+
+@triton.jit
+def _sigmoid(z):
+    return 1.0 / (1.0 + tl.exp(-z))
+
+
+@triton.jit
+def _slope(z):
+    s = _sigmoid(z)
+    return s * (1.0 + z * (1.0 - s))
+
+
+# ---- numbers one by one; ``out`` may be an input
+
+
+@triton.jit
+def _act(z, out, n, scale: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
+    x = tl.load(z + i, mask=i < n, other=0.0).to(WIDE)
+    tl.store(out + i, (x * _sigmoid(x) * scale).to(out.dtype.element_ty), mask=i < n)
+
+
+@triton.jit
+def _act_backward(z, grad, out, n, scale: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
+    g = tl.load(grad + i, mask=i < n, other=0.0).to(WIDE)
+    x = tl.load(z + i, mask=i < n, other=0.0).to(WIDE)
+    tl.store(out + i, (g * _slope(x) * scale).to(out.dtype.element_ty), mask=i < n)
+
+
+@triton.jit
+def _finish(x, z, out, n, WIDE: tl.constexpr, FLAT: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
+    v = tl.load(z + i, mask=i < n, other=0.0).to(WIDE)
+    y = (tl.load(x + i, mask=i < n, other=0.0).to(WIDE) + v * _sigmoid(v) * GAIN) * HALF
+    tl.store(out + i, y.to(out.dtype.element_ty), mask=i < n)
+
+
+@triton.jit
+def _finish_backward(z, grad, dz, dx, n, WIDE: tl.constexpr, FLAT: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
+    g = tl.load(grad + i, mask=i < n, other=0.0).to(WIDE) * HALF
+    v = tl.load(z + i, mask=i < n, other=0.0).to(WIDE)
+    tl.store(dz + i, (g * _slope(v) * GAIN).to(dz.dtype.element_ty), mask=i < n)
+    tl.store(dx + i, g.to(dx.dtype.element_ty), mask=i < n)
+
+
+@triton.jit
+def _blend_numbers(x, y, out, n, scale: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
+    v = tl.load(x + i, mask=i < n, other=0.0).to(WIDE) + tl.load(y + i, mask=i < n, other=0.0).to(WIDE)
+    tl.store(out + i, (v * scale).to(out.dtype.element_ty), mask=i < n)
+
+
+# ---- rows
+
+
+@triton.jit
+def _rms(x, out, inverse, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
+    c = tl.arange(0, BC)
+    mask = (r < rows)[:, None] & (c < w)[None, :]
+    v = tl.load(x + r[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE)
+    scale = 1.0 / tl.sqrt(tl.sum(v * v, axis=1) / w + EPSILON)
+    tl.store(out + r[:, None] * w + c[None, :], (v * scale[:, None]).to(out.dtype.element_ty), mask=mask)
+    tl.store(inverse + r, scale, mask=r < rows)
+
+
+@triton.jit
+def _rms_backward(y, inverse, grad, dx, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
+    c = tl.arange(0, BC)
+    mask = (r < rows)[:, None] & (c < w)[None, :]
+    at = r[:, None] * w + c[None, :]
+    v = tl.load(y + at, mask=mask, other=0.0).to(WIDE)
+    g = tl.load(grad + at, mask=mask, other=0.0).to(WIDE)
+    scale = tl.load(inverse + r, mask=r < rows, other=0.0)
+    dv = (g - v * (tl.sum(g * v, axis=1) / w)[:, None]) * scale[:, None]
+    tl.store(dx + at, dv.to(dx.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _join(pair, z, grad, out, sender, receiver, rows, w: tl.constexpr, WIDE: tl.constexpr, BACKWARD: tl.constexpr,
+          BE: tl.constexpr, BC: tl.constexpr):
+    """a(z + s + t), or grad times its derivative; in the place of z."""
+    r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    mask = (r < rows)[:, None] & (c < w)[None, :]
+    j = tl.load(sender + r, mask=r < rows, other=0).to(tl.int64)
+    i = tl.load(receiver + r, mask=r < rows, other=0).to(tl.int64)
+    at = r[:, None] * w + c[None, :]
+    v = tl.load(z + at, mask=mask, other=0.0).to(WIDE)
+    v += tl.load(pair + j[:, None] * (2 * w) + c[None, :], mask=mask, other=0.0).to(WIDE)
+    v += tl.load(pair + i[:, None] * (2 * w) + w + c[None, :], mask=mask, other=0.0).to(WIDE)
+    if BACKWARD:
+        y = tl.load(grad + at, mask=mask, other=0.0).to(WIDE) * _slope(v) * GAIN
+    else:
+        y = v * _sigmoid(v) * GAIN
+    tl.store(out + at, y.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _sum_both(x, swap, ptr, out, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """Sums of x (e, w) over the edges out of each atom, and over those into it: out (n, 2w)."""
+    i = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    mc = c < w
+    away, into = tl.zeros([BC], WIDE), tl.zeros([BC], WIDE)
+    low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
+    for k in range(low, high, BE):
+        e = (k + tl.arange(0, BE)).to(tl.int64)
+        me = e < high
+        mask = me[:, None] & mc[None, :]
+        back = tl.load(swap + e, mask=me, other=0).to(tl.int64)
+        into += tl.sum(tl.load(x + e[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
+        away += tl.sum(tl.load(x + back[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
+    tl.store(out + i * 2 * w + c, away.to(out.dtype.element_ty), mask=mc)
+    tl.store(out + i * 2 * w + w + c, into.to(out.dtype.element_ty), mask=mc)
+
+
+@triton.jit
+def _sum_away(x, swap, ptr, out, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """Sums of x (e, w) over the edges out of each atom: out (n, w)."""
+    i = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    total = tl.zeros([BC], WIDE)
+    low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
+    for k in range(low, high, BE):
+        me = k + tl.arange(0, BE) < high
+        e = tl.load(swap + k + tl.arange(0, BE), mask=me, other=0).to(tl.int64)
+        mask = me[:, None] & (c < w)[None, :]
+        total += tl.sum(tl.load(x + e[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
+    tl.store(out + i * w + c, total.to(out.dtype.element_ty), mask=c < w)
+
+
+@triton.jit
+def _pair_of(z, r, back, c, w: tl.constexpr, mask, WIDE: tl.constexpr):
+    """SiLU of the first half of row r of z (e, 2w) and of the second half of the reverse row."""
+    here = tl.load(z + r[:, None] * (2 * w) + c[None, :], mask=mask, other=0.0).to(WIDE)
+    there = tl.load(z + back[:, None] * (2 * w) + w + c[None, :], mask=mask, other=0.0).to(WIDE)
+    return here * _sigmoid(here) + there * _sigmoid(there)
+
+
+@triton.jit
+def _merge_up(skip, z1, z2, z3, swap, out, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    mask = (r < rows)[:, None] & (c < w)[None, :]
+    back = tl.load(swap + r, mask=r < rows, other=0).to(tl.int64)
+    total = _pair_of(z1, r, back, c, w, mask, WIDE)
+    total += _pair_of(z2, r, back, c, w, mask, WIDE)
+    total += _pair_of(z3, r, back, c, w, mask, WIDE)
+    at = r[:, None] * w + c[None, :]
+    y = tl.load(skip + at, mask=mask, other=0.0).to(WIDE) + total * MERGE
+    tl.store(out + at, y.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _merge_backward(grad, z, swap, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """The gradient of z (e, 2w), in its place. The second half of edge k was read by swap[k]: swap is its own inverse."""
+    r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    mask = (r < rows)[:, None] & (c < w)[None, :]
+    back = tl.load(swap + r, mask=r < rows, other=0).to(tl.int64)
+    at = r[:, None] * (2 * w) + c[None, :]
+    v = tl.load(z + at, mask=mask, other=0.0).to(WIDE)
+    g = tl.load(grad + r[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE)
+    tl.store(z + at, (g * _slope(v) * MERGE).to(z.dtype.element_ty), mask=mask)
+    v = tl.load(z + at + w, mask=mask, other=0.0).to(WIDE)
+    g = tl.load(grad + back[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE)
+    tl.store(z + at + w, (g * _slope(v) * MERGE).to(z.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _skip_rows(z, out, rows, width, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """out (e, w) = a(z) / 2 of the first w of the ``width`` columns of z."""
+    r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    mask = (r < rows)[:, None] & (c < w)[None, :]
+    v = tl.load(z + r[:, None] * width + c[None, :], mask=mask, other=0.0).to(WIDE)
+    tl.store(out + r[:, None] * w + c[None, :], (v * _sigmoid(v) * SKIP).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _skip_backward(z, grad, rows, width, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """The gradient in the place of z."""
+    r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    mask = (r < rows)[:, None] & (c < w)[None, :]
+    at = r[:, None] * width + c[None, :]
+    v = tl.load(z + at, mask=mask, other=0.0).to(WIDE)
+    g = tl.load(grad + r[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE)
+    tl.store(z + at, (g * _slope(v) * SKIP).to(z.dtype.element_ty), mask=mask)
+
+
+# ---- products with V rbf
+
+
+@triton.jit
+def _filter_of(rbf, e, me, stride, v, c, mc, w: tl.constexpr, R: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """V rbf of some edges (BE, BC); v (R, w) is V transposed."""
+    f = tl.zeros([BE, BC], v.dtype.element_ty)
+    for k in tl.static_range(R):
+        g = tl.load(rbf + e * stride + k, mask=me, other=0.0).to(f.dtype)
+        f += g[:, None] * tl.load(v + k * w + c, mask=mc, other=0.0)[None, :]
+    return f
+
+
+@triton.jit
+def _product(x, x_stride, at, rbf, rbf_stride, v, out, rows, w: tl.constexpr, R: tl.constexpr, ACT: tl.constexpr,
+             GATHER: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """out (e, w) = x * V rbf, or a(x) * V rbf (ACT), of x at row at[e] (GATHER)."""
+    e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    me, mc = e < rows, c < w
+    mask = me[:, None] & mc[None, :]
+    row = e
+    if GATHER:
+        row = tl.load(at + e, mask=me, other=0).to(tl.int64)
+    y = tl.load(x + row[:, None] * x_stride + c[None, :], mask=mask, other=0.0).to(v.dtype.element_ty)
+    f = _filter_of(rbf, e, me, rbf_stride, v, c, mc, w, R, BE, BC)
+    if ACT:
+        y = y * _sigmoid(y) * GAIN
+    tl.store(out + e[:, None] * w + c[None, :], (y * f).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _product_sum(x, order, ptr, rbf, rbf_stride, v, out, w: tl.constexpr, scale: tl.constexpr, R: tl.constexpr,
+                 ORDER: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """out (n, w) = scale * sum of x * V rbf over the edges ptr[i]:ptr[i + 1] (ORDER: over order[ptr[i]:ptr[i + 1]])."""
+    i = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    mc = c < w
+    total = tl.zeros([BC], v.dtype.element_ty)
+    low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
+    for k in range(low, high, BE):
+        e = (k + tl.arange(0, BE)).to(tl.int64)
+        me = e < high
+        if ORDER:
+            e = tl.load(order + e, mask=me, other=0).to(tl.int64)
+        y = tl.load(x + e[:, None] * w + c[None, :], mask=me[:, None] & mc[None, :], other=0.0).to(total.dtype)
+        total += tl.sum(y * _filter_of(rbf, e, me, rbf_stride, v, c, mc, w, R, BE, BC), axis=0)
+    tl.store(out + i * w + c, (total * scale).to(out.dtype.element_ty), mask=mc)
+
+
+@triton.jit
+def _product_backward(x, x_stride, x_at, grad, grad_at, rbf, rbf_stride, v, product, dx, dx_stride, drbf, dv, rows, programs,
+                      w: tl.constexpr, scale: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, ACT: tl.constexpr,
+                      GATHER_X: tl.constexpr, GATHER_GRAD: tl.constexpr, PRODUCT: tl.constexpr, DX: tl.constexpr,
+                      BE: tl.constexpr, BC: tl.constexpr):
+    """Of scale * x * V rbf: product (e, w) once more, dx (e, w), drbf (blocks of channels, e, R), dv (programs, R, w)."""
+    pid = tl.program_id(0)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    mc = c < w
+    number = tl.arange(0, RP)
+    wide = v.dtype.element_ty
+    sums = tl.zeros([RP, BC], wide)
+    for low in range(pid * BE, rows, programs * BE):
+        e = (low + tl.arange(0, BE)).to(tl.int64)
+        me = e < rows
+        mask = me[:, None] & mc[None, :]
+        row, source = e, e
+        if GATHER_X:
+            row = tl.load(x_at + e, mask=me, other=0).to(tl.int64)
+        if GATHER_GRAD:
+            source = tl.load(grad_at + e, mask=me, other=0).to(tl.int64)
+        z = tl.load(x + row[:, None] * x_stride + c[None, :], mask=mask, other=0.0).to(wide)
+        g = tl.load(grad + source[:, None] * w + c[None, :], mask=mask, other=0.0).to(wide) * scale
+        f = _filter_of(rbf, e, me, rbf_stride, v, c, mc, w, R, BE, BC)
+        if ACT:
+            s = _sigmoid(z)
+            y = z * s * GAIN
+            df = g * y
+            dz = g * f * (s * (1.0 + z * (1.0 - s))) * GAIN
+        else:
+            y = z
+            df = g * y
+            dz = g * f
+        if PRODUCT:
+            tl.store(product + e[:, None] * w + c[None, :], (y * f).to(product.dtype.element_ty), mask=mask)
+        if DX:
+            tl.store(dx + e[:, None] * dx_stride + c[None, :], dz.to(dx.dtype.element_ty), mask=mask)
+        few = tl.zeros([BE, RP], wide)
+        for k in tl.static_range(R):
+            along = tl.sum(df * tl.load(v + k * w + c, mask=mc, other=0.0)[None, :], axis=1)
+            few += tl.where(number == k, 1.0, 0.0).to(wide)[None, :] * along[:, None]
+            across = tl.sum(df * tl.load(rbf + e * rbf_stride + k, mask=me, other=0.0).to(wide)[:, None], axis=0)
+            sums += tl.where(number == k, 1.0, 0.0).to(wide)[:, None] * across[None, :]
+        place = (tl.program_id(1) * rows + e)[:, None] * R + number[None, :]
+        tl.store(drbf + place, few.to(drbf.dtype.element_ty), mask=me[:, None] & (number < R)[None, :])
+    at = dv + pid.to(tl.int64) * R * w + number[:, None] * w + c[None, :]
+    tl.store(at, sums, mask=mc[None, :] & (number < R)[:, None])
+
+
+# ---- a whole residual layer
+
+
+@triton.jit
+def _times(a, b, w: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr):
+    """a B^T of a (BE, BC) and B (w, w)."""
+    k = tl.arange(0, BC)
+    matrix = tl.load(b + k[None, :] * w + k[:, None], mask=(k < w)[None, :] & (k < w)[:, None], other=0.0)
+    return tl.dot(a.to(matrix.dtype), matrix, input_precision="tf32", out_dtype=WIDE)
+
+
+@triton.jit
+def _layer(x, w1, w2, out, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
+    c = tl.arange(0, BC)
+    mask = (r < rows)[:, None] & (c < w)[None, :]
+    at = r[:, None] * w + c[None, :]
+    z = _times(tl.load(x + at, mask=mask, other=0.0), w1, w, WIDE, BC)
+    z = _times(z * _sigmoid(z) * GAIN, w2, w, WIDE, BC)
+    y = (tl.load(x + at, mask=mask, other=0.0).to(WIDE) + z * _sigmoid(z) * GAIN) * HALF
+    tl.store(out + at, y.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _layer_backward(x, grad, w1, w2, w1t, w2t, dx, inner, dz1, dz2, rows, w: tl.constexpr, WIDE: tl.constexpr,
+                    BE: tl.constexpr, BC: tl.constexpr):
+    """dx, and what the gradients of the matrices are products of: inner = a(W1 x), the gradients of W1 x and of W2 inner.
+
+    w1t, w2t are the transposed matrices: tensor cores take TF32 only where the summed axis is contiguous.
+    """
+    r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
+    c = tl.arange(0, BC)
+    mask = (r < rows)[:, None] & (c < w)[None, :]
+    at = r[:, None] * w + c[None, :]
+    z = _times(tl.load(x + at, mask=mask, other=0.0), w1, w, WIDE, BC)
+    y = z * _sigmoid(z) * GAIN
+    tl.store(inner + at, y.to(inner.dtype.element_ty), mask=mask)
+    slope = _slope(z) * GAIN
+    z = _times(y, w2, w, WIDE, BC)
+    g = tl.load(grad + at, mask=mask, other=0.0).to(WIDE) * HALF * _slope(z) * GAIN
+    tl.store(dz2 + at, g.to(dz2.dtype.element_ty), mask=mask)
+    g = _times(g, w2t, w, WIDE, BC) * slope
+    tl.store(dz1 + at, g.to(dz1.dtype.element_ty), mask=mask)
+    g = _times(g, w1t, w, WIDE, BC) + tl.load(grad + at, mask=mask, other=0.0).to(WIDE) * HALF
+    tl.store(dx + at, g.to(dx.dtype.element_ty), mask=mask)
+
+
+# ---- sizes and launches
+
+
+def _wide(x: Tensor) -> tl.dtype:
+    return tl.float64 if x.dtype == torch.float64 else tl.float32
+
+
+def _each(kernel, tensors: list[Tensor], **constants) -> None:
+    """A kernel on the numbers of contiguous tensors of one shape."""
+    n = tensors[0].numel()
+    kernel[(triton.cdiv(n, FLAT),)](*tensors, n, **constants, WIDE=_wide(tensors[0]), FLAT=FLAT, num_warps=4)
+
+
+def _tile(w: int, most: int = 128, numbers: int = 1024) -> dict[str, int]:
+    """Rows, channels and warps of a program."""
+    columns = min(most, max(16, triton.next_power_of_2(w)))
+    return {"BE": max(1, numbers // columns), "BC": columns, "num_warps": 4}
+
+
+def _layer_tile(w: int, warps: int) -> dict[str, int]:
+    """Rows, channels and warps where a program has all channels and multiplies matrices."""
+    return {"BE": 64, "BC": max(16, triton.next_power_of_2(w)), "num_warps": warps}
+
+
+def _grid(rows: int, w: int, tile: dict[str, int]) -> tuple[int, int]:
+    return triton.cdiv(rows, tile["BE"]), triton.cdiv(w, tile["BC"])
+
+
+def _few(rbf: Tensor) -> Tensor:
+    """Columns of a wider array stay there."""
+    return rbf if rbf.stride(1) == 1 else rbf.contiguous()
+
+
+def _transposed(v: Tensor) -> Tensor:
+    """Rows and columns exchanged in memory."""
+    return v.t().contiguous()
+
+
+def _times_filter(x: Tensor, rbf: Tensor, v: Tensor, at: Tensor | None = None, act: bool = False) -> Tensor:
+    """(e, w) = x * V rbf."""
+    rows, w = rbf.shape[0], x.shape[1]
+    rbf, out, tile = _few(rbf), x.new_empty(rows, w), _tile(w, numbers=2048)
+    _product[_grid(rows, w, tile)](x, x.stride(0), x if at is None else at, rbf, rbf.stride(0), _transposed(v), out, rows, w,
+                                   R=rbf.shape[1], ACT=act, GATHER=at is not None, **tile)
+    return out
+
+
+def _sum_filter(x: Tensor, rbf: Tensor, v: Tensor, ptr: Tensor, out: Tensor, scale: float = 1.0,
+                order: Tensor | None = None) -> Tensor:
+    """out (n, w), filled."""
+    (n, w), rbf = out.shape, _few(rbf)
+    tile = _tile(w) | {"BE": 16}  # about the number of edges of an atom
+    _product_sum[n, triton.cdiv(w, tile["BC"])](x, ptr if order is None else order, ptr, rbf, rbf.stride(0), _transposed(v), out,
+                                                w, scale, R=rbf.shape[1], ORDER=order is not None, **tile)
+    return out
+
+
+def _filter_gradients(x: Tensor, rbf: Tensor, v: Tensor, grad: Tensor, *, dx: Tensor | None, product: Tensor | None,
+                      scale: float = 1.0, act: bool = False, x_at: Tensor | None = None,
+                      grad_at: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """drbf (e, R), dv (w, R); fills dx and product (e, w), which may be None. dx may be x."""
+    (rows, count), w, rbf = rbf.shape, x.shape[1], _few(rbf)
+    tile = _tile(w, numbers=2048)
+    steps, blocks = _grid(rows, w, tile)
+    programs = min(PROGRAMS, steps)
+    drbf, dv = rbf.new_empty(blocks, rows, count), v.new_empty(programs, count, w)
+    _product_backward[programs, blocks](
+        x, x.stride(0), x if x_at is None else x_at, grad, grad if grad_at is None else grad_at, rbf, rbf.stride(0),
+        _transposed(v), x if product is None else product, x if dx is None else dx, 0 if dx is None else dx.stride(0), drbf, dv,
+        rows, programs, w, scale, R=count, RP=max(2, triton.next_power_of_2(count)), ACT=act, GATHER_X=x_at is not None,
+        GATHER_GRAD=grad_at is not None, PRODUCT=product is not None, DX=dx is not None, **tile)
+    return drbf[0] if blocks == 1 else drbf.sum(0), _transposed(dv.sum(0))
+
+
+def lowered(weight: Tensor) -> Tensor:
+    """A weight in the dtype that torch's own matrix products would have here."""
+    kind = weight.device.type
+    if weight.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return weight
+    return weight.to(torch.get_autocast_dtype(kind))
+
+
+def _plus_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """total + a b; in the place of total if it has their dtype."""
+    return total.addmm_(a, b) if total.dtype == a.dtype else total + torch.mm(a, b)
+
+
+# ---- scaled_silu
+
+
+@torch.library.custom_op("forcelaw::scaled_silu", mutates_args=())
+def _scaled_silu(z: Tensor) -> Tensor:
+    out = torch.empty_like(z)
+    _each(_act, [z, out], scale=GAIN.value)
+    return out
+
+
+@_scaled_silu.register_fake
+def _(z):
+    return torch.empty_like(z)
+
+
+@torch.library.custom_op("forcelaw::scaled_silu_backward", mutates_args=())
+def _scaled_silu_backward(grad: Tensor, z: Tensor) -> Tensor:
+    out = torch.empty_like(z)
+    _each(_act_backward, [z, grad.contiguous(), out], scale=GAIN.value)
+    return out
+
+
+@_scaled_silu_backward.register_fake
+def _(grad, z):
+    return torch.empty_like(z)
+
+
+def _save_all(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+_scaled_silu.register_autograd(lambda ctx, grad: _scaled_silu_backward(grad, *ctx.saved_tensors), setup_context=_save_all)
+
+
+def scaled_silu(z: Tensor) -> Tensor:
+    """SiLU(z) / 0.6, any shape."""
+    return _scaled_silu(z.contiguous())
+
+
+# ---- residual
+
+
+@torch.library.custom_op("forcelaw::residual", mutates_args=())
+def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: bool, whole: bool) -> tuple[Tensor, Tensor]:
+    out, (rows, w) = torch.empty_like(x), x.shape
+    if whole:
+        tile = _layer_tile(w, 4)
+        _layer[(triton.cdiv(rows, tile["BE"]),)](x, w1, w2, out, rows, w, WIDE=_wide(x), **tile)
+        return out, w1.new_empty(0)
+    inner = torch.mm(x.to(w1.dtype), w1.t())
+    y = torch.empty_like(inner) if keep else inner
+    _each(_act, [inner, y], scale=GAIN.value)
+    _each(_finish, [x, torch.mm(y, w2.t()), out])
+    return out, inner if keep else inner.new_empty(0)
+
+
+@_residual.register_fake
+def _(x, w1, w2, keep, whole):
+    return torch.empty_like(x), w1.new_empty((x.shape[0], w1.shape[0]) if keep and not whole else 0)
+
+
+@torch.library.custom_op("forcelaw::residual_backward", mutates_args=())
+def _residual_backward(grad: Tensor, x: Tensor, inner: Tensor | None, w1: Tensor, w2: Tensor,
+                       whole: bool) -> tuple[Tensor, Tensor, Tensor]:
+    low, grad, dx, (rows, w) = x.to(w1.dtype), grad.contiguous(), torch.empty_like(x), x.shape
+    if whole:
+        tile = _layer_tile(w, 8)
+        y, dz1, dz2 = (torch.empty_like(low) for _ in range(3))
+        _layer_backward[(triton.cdiv(rows, tile["BE"]),)](x, grad, w1, w2, _transposed(w1), _transposed(w2), dx, y, dz1, dz2,
+                                                          rows, w, WIDE=_wide(x), **tile)
+        return dx, torch.mm(dz1.t(), low), torch.mm(dz2.t(), y)
+    inner = torch.mm(low, w1.t()) if inner is None else inner
+    y = torch.empty_like(inner)
+    _each(_act, [inner, y], scale=GAIN.value)
+    z = torch.mm(y, w2.t())
+    _each(_finish_backward, [z, grad, z, dx])
+    dw2 = torch.mm(z.t(), y)
+    torch.mm(z, w2, out=y)
+    _each(_act_backward, [inner, y, y], scale=GAIN.value)
+    dw1 = torch.mm(y.t(), low)
+    return _plus_product(dx, y, w1), dw1, dw2
+
+
+@_residual_backward.register_fake
+def _(grad, x, inner, w1, w2, whole):
+    return torch.empty_like(x), torch.empty_like(w1), torch.empty_like(w2)
+
+
+def _residual_save(ctx, inputs, output):
+    x, w1, w2, _, ctx.whole = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.keep = output[1].dim() == 2
+    ctx.save_for_backward(x, w1, w2, *([output[1]] if ctx.keep else []))
+
+
+def _residual_differentiate(ctx, grad, _):
+    x, w1, w2, *rest = ctx.saved_tensors
+    return *_residual_backward(grad, x, rest[0] if rest else None, w1, w2, ctx.whole), None, None
+
+
+_residual.register_autograd(_residual_differentiate, setup_context=_residual_save)
+
+
+def residual(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
+    """(x + a(W2 a(W1 x))) / sqrt 2: x (rows, w), matrices (w, w)."""
+    w1, w2 = lowered(w1), lowered(w2)
+    # float64 on a CPU: tests
+    low = torch.backends.cuda.matmul.allow_tf32 if w1.dtype == torch.float32 else not (x.is_cuda and w1.dtype == torch.float64)
+    return _residual(x.contiguous(), w1.contiguous(), w2.contiguous(), KEEP_INNER, low and x.shape[1] <= LAYER_WIDTH)[0]
+
+
+# ---- read_edges
+
+
+@torch.library.custom_op("forcelaw::read_edges", mutates_args=())
+def _read_edges(m: Tensor, weight: Tensor, rbf1: Tensor, v1: Tensor, d1: Tensor, rbf2: Tensor, v2: Tensor, d2: Tensor,
+                rbf3: Tensor, v3: Tensor, d3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, w = m.shape[0], v1.shape[0]
+    z = torch.mm(m.to(weight.dtype), weight.t())
+    skip, tile = z.new_empty(rows, w), _tile(w)
+    _skip_rows[_grid(rows, w, tile)](z, skip, rows, 4 * w, w, WIDE=_wide(z), **tile)
+    parts = ((rbf1, v1, d1), (rbf2, v2, d2), (rbf3, v3, d3))
+    return skip, *(torch.mm(_times_filter(z[:, k * w : (k + 1) * w], rbf, v, act=True), d.t())
+                   for k, (rbf, v, d) in enumerate(parts, 1))
+
+
+@_read_edges.register_fake
+def _(m, weight, rbf1, v1, d1, rbf2, v2, d2, rbf3, v3, d3):
+    return tuple(weight.new_empty(m.shape[0], columns) for columns in (v1.shape[0], d1.shape[0], d2.shape[0], d3.shape[0]))
+
+
+@torch.library.custom_op("forcelaw::read_edges_backward", mutates_args=())
+def _read_edges_backward(dskip: Tensor, dy1: Tensor, dy2: Tensor, dy3: Tensor, m: Tensor, weight: Tensor, rbf1: Tensor,
+                         v1: Tensor, d1: Tensor, rbf2: Tensor, v2: Tensor, d2: Tensor, rbf3: Tensor, v3: Tensor, d3: Tensor,
+                         ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows, w = m.shape[0], v1.shape[0]
+    low = m.to(weight.dtype)
+    z = torch.mm(low, weight.t())
+    tile = _tile(w)
+    _skip_backward[_grid(rows, w, tile)](z, dskip.contiguous(), rows, 4 * w, w, WIDE=_wide(z), **tile)
+    product, few = z.new_empty(rows, w), []
+    parts = ((rbf1, v1, d1, dy1), (rbf2, v2, d2, dy2), (rbf3, v3, d3, dy3))
+    for k, (rbf, v, d, dy) in enumerate(parts, 1):
+        part = z[:, k * w : (k + 1) * w]
+        few.extend(_filter_gradients(part, rbf, v, torch.mm(dy, d), dx=part, product=product, act=True))
+        few.append(torch.mm(dy.t(), product))
+    return torch.mm(z, weight).to(m.dtype), torch.mm(z.t(), low), *few
+
+
+@_read_edges_backward.register_fake
+def _(dskip, dy1, dy2, dy3, m, weight, *few):
+    return torch.empty_like(m), torch.empty_like(weight), *(f.new_empty(f.shape) for f in few)
+
+
+_read_edges.register_autograd(lambda ctx, *grads: _read_edges_backward(*grads, *ctx.saved_tensors), setup_context=_save_all)
+
+Filter = tuple[Tensor, Tensor, Tensor]  # rbf (e, R), V (w, R), D (any, w)
+
+
+def read_edges(m: Tensor, weight: Tensor, *filters: Filter) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z = W m in four parts of w columns: a(z_0) / 2 (e, w), and for the three others D (a(z) * V rbf).
+
+    m (e, w), W (4w, w).
+    """
+    return _read_edges(m.contiguous(), lowered(weight), *(t for rbf, v, d in filters for t in (rbf, v, lowered(d))))
+
+
+# ---- gathered
+
+
+@torch.library.custom_op("forcelaw::gathered", mutates_args=())
+def _gathered(x: Tensor, sender: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
+    return x.index_select(0, sender)
+
+
+@_gathered.register_fake
+def _(x, sender, ptr, swap):
+    return x.new_empty(sender.shape[0], x.shape[1])
+
+
+@torch.library.custom_op("forcelaw::gathered_backward", mutates_args=())
+def _gathered_backward(grad: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
+    n, w = ptr.shape[0] - 1, grad.shape[1]
+    out, tile = grad.new_empty(n, w), _tile(w) | {"BE": 16}
+    _sum_away[n, triton.cdiv(w, tile["BC"])](grad.contiguous(), swap, ptr, out, w, WIDE=_wide(grad), **tile)
+    return out
+
+
+@_gathered_backward.register_fake
+def _(grad, ptr, swap):
+    return grad.new_empty(ptr.shape[0] - 1, grad.shape[1])
+
+
+def _gathered_save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[2:])
+
+
+_gathered.register_autograd(lambda ctx, grad: (_gathered_backward(grad, *ctx.saved_tensors), None, None, None),
+                            setup_context=_gathered_save)
+
+
+def gathered(x: Tensor, sender: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
+    """x_sender (e, w) of x (n, w); ptr and swap as for :func:`gathered_linear`. Padding edges give no gradient."""
+    return _gathered(x, sender, ptr, swap)
+
+
+# ---- gathered_linear
+
+
+@torch.library.custom_op("forcelaw::gathered_linear", mutates_args=())
+def _gathered_linear(x: Tensor, rbf: Tensor, v: Tensor, d: Tensor, sender: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
+    return torch.mm(_times_filter(x.to(d.dtype), rbf, v, at=sender), d.t())
+
+
+@_gathered_linear.register_fake
+def _(x, rbf, v, d, sender, ptr, swap):
+    return d.new_empty(rbf.shape[0], d.shape[0])
+
+
+@torch.library.custom_op("forcelaw::gathered_linear_backward", mutates_args=())
+def _gathered_linear_backward(grad: Tensor, x: Tensor, rbf: Tensor, v: Tensor, d: Tensor, sender: Tensor, ptr: Tensor,
+                              swap: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dp = torch.mm(grad, d)
+    product = torch.empty_like(dp)
+    drbf, dv = _filter_gradients(x, rbf, v, dp, dx=None, product=product, x_at=sender)
+    dx = _sum_filter(dp, rbf, v, ptr, torch.empty_like(x), order=swap)
+    return dx, drbf, dv, torch.mm(grad.t(), product)
+
+
+@_gathered_linear_backward.register_fake
+def _(grad, x, rbf, v, d, sender, ptr, swap):
+    return torch.empty_like(x), rbf.new_empty(rbf.shape), torch.empty_like(v), torch.empty_like(d)
+
+
+_gathered_linear.register_autograd(
+    lambda ctx, grad: (*_gathered_linear_backward(grad, *ctx.saved_tensors), None, None, None), setup_context=_save_all)
+
+
+def gathered_linear(x: Tensor, rbf: Tensor, v: Tensor, d: Tensor, sender: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
+    """D (x_sender * V rbf): x (n, w), rbf (e, R), V (w, R), D (any, w) -> (e, any).
+
+    Edges ptr[i]:ptr[i + 1] are those into atom i, and swap of them those out of it.
+    """
+    return _gathered_linear(x.contiguous(), rbf, v, lowered(d), sender, ptr, swap)
+
+
+# ---- filtered_linear
+
+
+@torch.library.custom_op("forcelaw::filtered_linear", mutates_args=())
+def _filtered_linear(x: Tensor, rbf: Tensor, v: Tensor, d: Tensor) -> Tensor:
+    return torch.mm(_times_filter(x, rbf, v).to(d.dtype), d.t())
+
+
+@_filtered_linear.register_fake
+def _(x, rbf, v, d):
+    return d.new_empty(x.shape[0], d.shape[0])
+
+
+@torch.library.custom_op("forcelaw::filtered_linear_backward", mutates_args=())
+def _filtered_linear_backward(grad: Tensor, x: Tensor, rbf: Tensor, v: Tensor,
+                              d: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dp = torch.mm(grad, d)
+    product, dx = torch.empty_like(dp), torch.empty_like(x)
+    drbf, dv = _filter_gradients(x, rbf, v, dp, dx=dx, product=product)
+    return dx, drbf, dv, torch.mm(grad.t(), product)
+
+
+@_filtered_linear_backward.register_fake
+def _(grad, x, rbf, v, d):
+    return torch.empty_like(x), rbf.new_empty(rbf.shape), torch.empty_like(v), torch.empty_like(d)
+
+
+_filtered_linear.register_autograd(lambda ctx, grad: _filtered_linear_backward(grad, *ctx.saved_tensors), setup_context=_save_all)
+
+
+def filtered_linear(x: Tensor, rbf: Tensor, v: Tensor, d: Tensor) -> Tensor:
+    """D (x * V rbf): x (e, w), rbf (e, R), V (w, R), D (any, w) -> (e, any)."""
+    return _filtered_linear(x.contiguous(), rbf, v, lowered(d))
+
+
+# ---- filter_sum
+
+
+@torch.library.custom_op("forcelaw::filter_sum", mutates_args=())
+def _filter_sum(x: Tensor, rbf: Tensor, v: Tensor, receiver: Tensor, ptr: Tensor, scale: float) -> Tensor:
+    return _sum_filter(x, rbf, v, ptr, v.new_empty(ptr.shape[0] - 1, x.shape[1]), scale)
+
+
+@_filter_sum.register_fake
+def _(x, rbf, v, receiver, ptr, scale):
+    return v.new_empty(ptr.shape[0] - 1, x.shape[1])
+
+
+@torch.library.custom_op("forcelaw::filter_sum_backward", mutates_args=())
+def _filter_sum_backward(grad: Tensor, x: Tensor, rbf: Tensor, v: Tensor, receiver: Tensor,
+                         scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    dx = torch.empty_like(x)
+    return dx, *_filter_gradients(x, rbf, v, grad.contiguous(), dx=dx, product=None, scale=scale, grad_at=receiver)
+
+
+@_filter_sum_backward.register_fake
+def _(grad, x, rbf, v, receiver, scale):
+    return torch.empty_like(x), rbf.new_empty(rbf.shape), torch.empty_like(v)
+
+
+def _filter_sum_save(ctx, inputs, output):
+    *rest, _, ctx.scale = inputs
+    ctx.save_for_backward(*rest)
+
+
+_filter_sum.register_autograd(
+    lambda ctx, grad: (*_filter_sum_backward(grad, *ctx.saved_tensors, ctx.scale), None, None, None),
+    setup_context=_filter_sum_save)
+
+
+def filter_sum(x: Tensor, rbf: Tensor, v: Tensor, receiver: Tensor, ptr: Tensor, scale: float) -> Tensor:
+    """scale * sum over the edges ptr[i]:ptr[i + 1] into atom i of x * V rbf: (n, w), in the dtype of V.
+
+    x (e, w), rbf (e, R), V (w, R). Edges that ptr leaves out (padding) add nothing, but get a gradient; their rbf is zero.
+    """
+    return _filter_sum(x.contiguous(), rbf, v, receiver, ptr, scale)
+
+
+# ---- merge
+
+
+@torch.library.custom_op("forcelaw::merge", mutates_args=())
+def _merge(skip: Tensor, swap: Tensor, x1: Tensor, u1: Tensor, x2: Tensor, u2: Tensor, x3: Tensor, u3: Tensor) -> Tensor:
+    rows, w = skip.shape
+    z = [torch.mm(x.to(u.dtype), u.t()) for x, u in ((x1, u1), (x2, u2), (x3, u3))]
+    out, tile = torch.empty_like(skip), _tile(w)
+    _merge_up[_grid(rows, w, tile)](skip, *z, swap, out, rows, w, WIDE=_wide(skip), **tile)
+    return out
+
+
+@_merge.register_fake
+def _(skip, swap, x1, u1, x2, u2, x3, u3):
+    return torch.empty_like(skip)
+
+
+@torch.library.custom_op("forcelaw::merge_backward", mutates_args=())
+def _merge_gradients(grad: Tensor, swap: Tensor, x1: Tensor, u1: Tensor, x2: Tensor, u2: Tensor, x3: Tensor,
+                     u3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (rows, w), out, grad = grad.shape, [], grad.contiguous()
+    tile = _tile(w)
+    for x, u in ((x1, u1), (x2, u2), (x3, u3)):
+        low = x.to(u.dtype)
+        z = torch.mm(low, u.t())
+        _merge_backward[_grid(rows, w, tile)](grad, z, swap, rows, w, WIDE=_wide(grad), **tile)
+        out.extend([torch.mm(z, u).to(x.dtype), torch.mm(z.t(), low)])
+    return tuple(out)
+
+
+@_merge_gradients.register_fake
+def _(grad, swap, *inputs):
+    return tuple(torch.empty_like(t) for t in inputs)
+
+
+def _merge_save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[1:])
+
+
+_merge.register_autograd(lambda ctx, grad: (grad, None, *_merge_gradients(grad, *ctx.saved_tensors)), setup_context=_merge_save)
+
+
+def merge(skip: Tensor, swap: Tensor, *inputs: tuple[Tensor, Tensor]) -> Tensor:
+    """skip + sum over three u = a(U x), (e, 2w), of (u[:, :w] + u[swap, w:]) / sqrt 8.
+
+    skip (e, w); inputs: x (e, any), U (2w, any).
+    """
+    return _merge(skip.contiguous(), swap, *(t for x, u in inputs for t in (x.contiguous(), lowered(u))))
+
+
+# ---- join
+
+
+@torch.library.custom_op("forcelaw::join", mutates_args=())
+def _join_edges(pair: Tensor, x: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
+    z = torch.mm(x.to(weight.dtype), weight.t())
+    (rows, w), tile = z.shape, _tile(z.shape[1])
+    _join[_grid(rows, w, tile)](pair, z, z, z, sender, receiver, rows, w, WIDE=_wide(z), BACKWARD=False, **tile)
+    return z
+
+
+@_join_edges.register_fake
+def _(pair, x, weight, sender, receiver, ptr, swap):
+    return weight.new_empty(x.shape[0], weight.shape[0])
+
+
+@torch.library.custom_op("forcelaw::join_backward", mutates_args=())
+def _join_backward(grad: Tensor, pair: Tensor, x: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor,
+                   swap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    low = x.to(weight.dtype)
+    z = torch.mm(low, weight.t())
+    (rows, w), tile, dpair = z.shape, _tile(z.shape[1]), torch.empty_like(pair)
+    _join[_grid(rows, w, tile)](pair, z, grad.contiguous(), z, sender, receiver, rows, w, WIDE=_wide(z), BACKWARD=True, **tile)
+    _sum_both[pair.shape[0], triton.cdiv(w, tile["BC"])](z, swap, ptr, dpair, w, WIDE=_wide(z), **tile)
+    return dpair, torch.mm(z, weight).to(x.dtype), torch.mm(z.t(), low)
+
+
+@_join_backward.register_fake
+def _(grad, pair, x, weight, sender, receiver, ptr, swap):
+    return torch.empty_like(pair), torch.empty_like(x), torch.empty_like(weight)
+
+
+_join_edges.register_autograd(lambda ctx, grad: (*_join_backward(grad, *ctx.saved_tensors), None, None, None, None),
+                              setup_context=_save_all)
+
+
+def join(pair: Tensor, x: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
+    """a(s_sender + t_receiver + W x): pair (n, 2w) holds s | t, x (e, any), W (w, any) -> (e, w); ptr and swap as above."""
+    return _join_edges(pair.contiguous(), x.contiguous(), lowered(weight), sender, receiver, ptr, swap)
+
+
+# ---- unit_rms
+
+
+@torch.library.custom_op("forcelaw::unit_rms", mutates_args=())
+def _unit_rms(x: Tensor) -> tuple[Tensor, Tensor]:
+    (rows, w), out = x.shape, torch.empty_like(x)
+    inverse = x.new_empty(rows, dtype=torch.promote_types(x.dtype, torch.float32))
+    tile = _tile(w, most=WHOLE)
+    _rms[(triton.cdiv(rows, tile["BE"]),)](x, out, inverse, rows, w, WIDE=_wide(x), **tile)
+    return out, inverse
+
+
+@_unit_rms.register_fake
+def _(x):
+    return torch.empty_like(x), x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+@torch.library.custom_op("forcelaw::unit_rms_backward", mutates_args=())
+def _unit_rms_backward(grad: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
+    (rows, w), dx = y.shape, torch.empty_like(y)
+    tile = _tile(w, most=WHOLE)
+    _rms_backward[(triton.cdiv(rows, tile["BE"]),)](y, inverse, grad.contiguous(), dx, rows, w, WIDE=_wide(y), **tile)
+    return dx
+
+
+@_unit_rms_backward.register_fake
+def _(grad, y, inverse):
+    return torch.empty_like(y)
+
+
+def _unit_rms_save(ctx, inputs, output):
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*output)  # y, which what reads it keeps, too, and not x
+
+
+_unit_rms.register_autograd(lambda ctx, grad, _: _unit_rms_backward(grad, *ctx.saved_tensors), setup_context=_unit_rms_save)
+
+
+def unit_rms(x: Tensor) -> Tensor:
+    """x (rows, w) divided by its RMS over w, as torch's rms_norm with eps 1e-6."""
+    return _unit_rms(x.contiguous())[0]
+
+
+# ---- blend
+
+
+@torch.library.custom_op("forcelaw::blend", mutates_args=())
+def _blend(x: Tensor, y: Tensor, scale: float) -> Tensor:
+    out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, y.dtype))
+    _each(_blend_numbers, [x, y, out], scale=scale)
+    return out
+
+
+@_blend.register_fake
+def _(x, y, scale):
+    return torch.empty_like(x, dtype=torch.promote_types(x.dtype, y.dtype))
+
+
+def _blend_save(ctx, inputs, output):
+    x, y, ctx.scale = inputs
+    ctx.kinds = x.dtype, y.dtype
+
+
+def _blend_differentiate(ctx, grad):
+    grad = grad * ctx.scale
+    return grad.to(ctx.kinds[0]), grad.to(ctx.kinds[1]), None
+
+
+_blend.register_autograd(_blend_differentiate, setup_context=_blend_save)
+
+
+def blend(x: Tensor, y: Tensor, scale: float) -> Tensor:
+    """(x + y) * scale, of one shape."""
+    return _blend(x.contiguous(), y.contiguous(), scale)

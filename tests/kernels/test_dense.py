@@ -25,7 +25,7 @@ from tests.molecules import linear, random_cluster, single_atom
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MOLECULES = [random_cluster(6, 5), single_atom(), random_cluster(7, 6)]
-RADIAL = 5
+RADIAL, CUTOFF = 5, 3.5
 
 
 @pytest.fixture(params=[False, True], ids=["exact", "padded"])
@@ -198,7 +198,9 @@ def test_what_torch_is_told_of_an_op(index: EdgeIndex, name: str) -> None:
 
 def model_of(**options: object) -> GemNetOC:
     torch.manual_seed(0)
-    config = GemNetOCConfig(**({"width": 8, "depth": 2, "elements": (1, 6, 7, 8, 9, 16), "mean_degree": 6.0} | options))
+    small = {"width": 8, "depth": 1, "elements": (1, 6, 7, 8, 9, 16), "mean_degree": 6.0, "cutoff": CUTOFF, "quad_cutoff": 2.4,
+             "radial": 6, "cbf": 3, "sbf": 5, "rbf": 3}
+    config = GemNetOCConfig(**(small | options))
     model = GemNetOC(config).double()
     for parameter in model.parameters():  # the heads start at zero
         parameter.data.add_(0.1 * torch.randn_like(parameter))
@@ -206,11 +208,11 @@ def model_of(**options: object) -> GemNetOC:
 
 
 @pytest.mark.parametrize("options, pad", [({}, True), ({"norm": False, "edge_ratio": 1, "width": 10}, False),
-                                          ({"depth": 1, "spherical": 2, "concat": 0, "before_skip": 0, "rbf": 5}, True)])
+                                          ({"depth": 2, "spherical": 2, "concat": 0, "before_skip": 0, "rbf": 5}, True)])
 def test_whole_model(options: dict, pad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Energies, forces and all gradients are those of the plain path."""
     model = model_of(**options)
-    graph = make_graph([linear(), random_cluster(5, 6)])
+    graph = make_graph([linear(), random_cluster(5, 6)], cutoff=CUTOFF)
     atoms = len(graph.species)
     if pad:
         width = int(torch.bincount(graph.receiver).max())
@@ -230,12 +232,11 @@ def test_whole_model(options: dict, pad: bool, monkeypatch: pytest.MonkeyPatch) 
 def test_nothing_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """With fake tensors, which have no values, the fused path goes through: so does CUDA graph capture."""
     monkeypatch.setattr(kernels, "fused", lambda vec: True)
-    graph = make_graph([random_cluster(6, 5)], torch.float32)
+    model, graph = model_of(depth=2).float(), make_graph([random_cluster(6, 5)], torch.float32)
     with FakeTensorMode(allow_non_fake_inputs=True):
         fake = {f: torch.empty_strided(v.shape, v.stride(), dtype=v.dtype)
                 for f in ("species", "batch", "pos", "sender", "receiver", "natoms") for v in [getattr(graph, f)]}
         batch = type(graph)(**fake, pad=True, max_degree=9)
-        model = GemNetOC(GemNetOCConfig(width=8, depth=2, elements=(1, 6, 7, 8, 9, 16)))
         energy, forces = model(batch)
         (energy.sum() + forces.sum()).backward()
         assert forces.shape == graph.pos.shape
@@ -258,8 +259,8 @@ def round_as_a_gpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under autocast the kernels see bf16 and are as far from float64 as the plain path is."""
     round_as_a_gpu_does(monkeypatch)
-    model = model_of(depth=1)
-    graph = make_graph([linear(), random_cluster(5, 6)])
+    model = model_of()
+    graph = make_graph([linear(), random_cluster(5, 6)], cutoff=CUTOFF)
     exact = [t.detach() for t in model(graph)]
     gradients = torch.autograd.grad(sum(t.square().sum() for t in model(graph)), list(model.parameters()))
     exact.extend(gradients)
@@ -277,7 +278,7 @@ def test_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fewer_numbers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that a training step keeps for its backward pass."""
-    model, graph = model_of(depth=1), make_graph([linear(), random_cluster(5, 6)])
+    model, graph = model_of(), make_graph([linear(), random_cluster(5, 6)], cutoff=CUTOFF)
     kept = []
     for fused in (True, False):
         monkeypatch.setattr(kernels, "fused", lambda vec, fused=fused: fused)

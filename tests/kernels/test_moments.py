@@ -14,7 +14,6 @@ import torch
 pytest.importorskip("triton")  # conftest.py asks for its interpreter
 
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from forcelaw import kernels
 from forcelaw.graph import GraphBatch, build_graph
@@ -253,7 +252,7 @@ def test_the_same_bits_twice(edges: Edges) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*runs))
 
 
-# ---- the interaction and the whole model
+# ---- the interaction; the whole model is in test_dense.py
 
 
 def model_of(**options: object) -> GemNetOC:
@@ -299,20 +298,6 @@ def test_interaction(options: dict, pad: bool) -> None:
         torch.testing.assert_close(b, a, rtol=1e-12, atol=1e-12 * max(1.0, float(a.detach().abs().max())))
 
 
-@pytest.mark.parametrize("pad", [False, True], ids=["exact", "padded"])
-def test_whole_model(pad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, graph = model_of(depth=1 if pad else 2), graph_of(pad)
-    real, structures, found = len(graph.pos) - 2 * pad, len(MOLECULES), []
-    for fused in (True, False):
-        monkeypatch.setattr(kernels, "fused", lambda vec, fused=fused: fused)
-        energy, forces = model(graph)
-        loss = energy[:structures].square().sum() + forces[:real].square().sum()
-        found.append((energy[:structures], forces[:real], *torch.autograd.grad(loss, list(model.parameters()))))
-    assert float(found[0][1].detach().abs().max()) > 1e-3
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * max(1.0, float(b.detach().abs().max())))
-
-
 def test_periodic_and_shuffled_edges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several edges between two atoms, edges from an atom to its own image, in any order."""
     pos = torch.tensor([[0.1, 0.2, 0.3], [1.3, 0.9, 0.2], [0.4, 1.9, 1.7]]).double()
@@ -327,19 +312,6 @@ def test_periodic_and_shuffled_edges(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append(model(graph))
     for a, b in zip(*found):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * max(1.0, float(b.detach().abs().max())))
-
-
-def test_fixed_shapes_ask_nothing_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step through the kernels' shapes alone, with fake tensors: what a CUDA graph captures."""
-    graph = make_graph([random_cluster(6, 5)], torch.float32)
-    monkeypatch.setattr(kernels, "fused", lambda vec: True)
-    model = model_of(depth=1).float()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        fake = {f: torch.empty_strided(v.shape, v.stride(), dtype=v.dtype)
-                for f in ("species", "batch", "pos", "sender", "receiver", "natoms") for v in [getattr(graph, f)]}
-        energy, forces = model(GraphBatch(**fake, max_degree=9))
-        (energy.sum() + forces.sum()).backward()
-        assert forces.shape == graph.pos.shape
 
 
 def test_rows_are_where_the_kernels_look() -> None:

@@ -84,6 +84,23 @@ def test_two_bare_machines_do_a_study_in_pieces_and_the_table_comes_home(tmp_pat
     assert len(ends) == 6 and (ends["status"] == "finished").all()
 
 
+@pytest.mark.slow
+def test_queues_of_studies_run_side_by_side_and_all_come_back(tmp_path, bare) -> None:
+    write_pack(tmp_path / "packs" / "p", structures=60)
+    (tmp_path / "studies").mkdir()
+    for name in "abc":
+        text = STUDY.replace("name: t", f"name: {name}").replace("epochs: 60", "epochs: 1").replace("seeds: [0, 1]", "seeds: [0]")
+        (tmp_path / "studies" / f"{name}.yaml").write_text(text)
+    (tmp_path / "data.env").write_text("PACK=p\nSOURCE=none\nPREPARE=\nHASH=\n")
+    done = machine(tmp_path, bare | {"DATA_ENV": str(tmp_path / "data.env")}, "queues.sh", tmp_path / "back", 200,
+                   "studies/a.yaml studies/b.yaml", "studies/c.yaml")
+    said = (tmp_path / "back" / "all.txt").read_text()
+    assert done.stdout.count("exit code 0") == 3, done.stdout + done.stderr + said
+    assert {p.name for p in (tmp_path / "back").rglob("*") if p.is_file()} == {
+        "all.txt", *(f"{name}.tar.1-of-1" for name in "abc")}
+    assert said.count("runs finished, 0 diverged, 0 failed") == 3
+
+
 def test_training_imports_nothing_that_a_bare_machine_may_lack(bare) -> None:
     code = ("import sys, forcelaw.cli, forcelaw.train.loop, forcelaw.data.batches, forcelaw.models\n"
             "from forcelaw.launch import evidence, lanes, local, state, worker\n"

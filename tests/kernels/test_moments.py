@@ -148,7 +148,7 @@ def layouts(unit: Tensor, s: int) -> tuple[Tensor, Tensor, Tensor]:
     return turns, enter.view(len(turns), -1, s * s), leave.view(len(turns), -1, 2 * s - 1)
 
 
-@pytest.mark.parametrize("s", [1, 2, 4, 6])
+@pytest.mark.parametrize("s", [1, 2, 4, 5])
 def test_turns(s: int) -> None:
     """More edges than a program has, poles among them."""
     torch.manual_seed(0)

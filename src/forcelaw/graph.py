@@ -66,16 +66,20 @@ class GraphBatch:
         Edges ptr[i]:ptr[i + 1] are those into atom i, and order[ptr[i]:ptr[i + 1]] those out of it: a neighbour is one both
         ways, so one ptr serves both. Padding edges, all of the dummy atom, belong to nobody.
         """
-        n = self.pos.shape[0]
-        ptr = torch.searchsorted(self.receiver, torch.arange(n + 1, device=self.receiver.device), out_int32=True)
-        if self.pad:
-            ptr = torch.minimum(ptr, ptr[-2])
+        ptr = segment_bounds(self.receiver, self.pos.shape[0], self.pad)
         order = torch.sort(self.sender, stable=True).indices if self.transposed is None else self.transposed
         return ptr, order.to(torch.int32)
 
     def to(self, dtype: torch.dtype) -> GraphBatch:
         """The same graph with floating-point arrays in ``dtype``."""
         return replace(self, pos=self.pos.to(dtype), shift=None if self.shift is None else self.shift.to(dtype))
+
+
+def segment_bounds(receiver: Tensor, atoms: int, pad: bool) -> Tensor:
+    """ptr (atoms + 1,) int32: edges ptr[i]:ptr[i + 1] are those into atom i, of an ascending receiver. pad: those of the last
+    atom, the dummy, belong to nobody."""
+    ptr = torch.searchsorted(receiver, torch.arange(atoms + 1, device=receiver.device), out_int32=True)
+    return torch.minimum(ptr, ptr[-2]) if pad else ptr
 
 
 def segment_sum(values: Tensor, index: Tensor, segments: int) -> Tensor:

@@ -25,6 +25,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .edges import _sum, _sum_both
+from .gated import wide as _wide  # kernels here have a ``wide`` of their own
 from .norm import PROGRAMS
 
 KEEP_INNER = True  # residual keeps W1 x: one matrix product less in its backward pass, w floats more for each row
@@ -139,40 +141,6 @@ def _join(pair, z, grad, out, sender, receiver, rows, w: tl.constexpr, WIDE: tl.
     else:
         y = v * _sigmoid(v) * GAIN
     tl.store(out + at, y.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _sum_both(x, swap, ptr, out, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
-    """Sums of x (e, w) over the edges out of each atom, and over those into it: out (n, 2w)."""
-    i = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    mc = c < w
-    away, into = tl.zeros([BC], WIDE), tl.zeros([BC], WIDE)
-    low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
-    for k in range(low, high, BE):
-        e = (k + tl.arange(0, BE)).to(tl.int64)
-        me = e < high
-        mask = me[:, None] & mc[None, :]
-        back = tl.load(swap + e, mask=me, other=0).to(tl.int64)
-        into += tl.sum(tl.load(x + e[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
-        away += tl.sum(tl.load(x + back[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
-    tl.store(out + i * 2 * w + c, away.to(out.dtype.element_ty), mask=mc)
-    tl.store(out + i * 2 * w + w + c, into.to(out.dtype.element_ty), mask=mc)
-
-
-@triton.jit
-def _sum_away(x, swap, ptr, out, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
-    """Sums of x (e, w) over the edges out of each atom: out (n, w)."""
-    i = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    total = tl.zeros([BC], WIDE)
-    low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
-    for k in range(low, high, BE):
-        me = k + tl.arange(0, BE) < high
-        e = tl.load(swap + k + tl.arange(0, BE), mask=me, other=0).to(tl.int64)
-        mask = me[:, None] & (c < w)[None, :]
-        total += tl.sum(tl.load(x + e[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
-    tl.store(out + i * w + c, total.to(out.dtype.element_ty), mask=c < w)
 
 
 @triton.jit
@@ -382,10 +350,6 @@ def _layer_backward(x, grad, w1, w2, w1t, w2t, dx, inner, dz1, dz2, rows, w: tl.
 
 
 # ---- sizes and launches
-
-
-def _wide(x: Tensor) -> tl.dtype:
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
 
 
 def _each(kernel, tensors: list[Tensor], **constants) -> None:
@@ -652,7 +616,7 @@ def _(x, sender, ptr, swap):
 def _gathered_backward(grad: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
     n, w = ptr.shape[0] - 1, grad.shape[1]
     out, tile = grad.new_empty(n, w), _tile(w) | {"BE": 16}
-    _sum_away[n, triton.cdiv(w, tile["BC"])](grad.contiguous(), swap, ptr, out, w, WIDE=_wide(grad), **tile)
+    _sum[n, triton.cdiv(w, tile["BC"])](grad.contiguous(), swap, ptr, out, w, ORDER=True, WIDE=_wide(grad), **tile)
     return out
 
 

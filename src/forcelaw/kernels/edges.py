@@ -12,14 +12,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gated import _silu, at_least_float32, tile
+from .gated import _silu, at_least_float32, tile, wide
 
 # tile of each kernel: edges, channels at most, warps
 TILES = {"gate": (16, 64, 4), "sum": (16, 64, 2)}
 
 
 @triton.jit
-def _gate(pair, z, w, sender, receiver, ptr, out, n, edges, d: tl.constexpr, Z: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _gate_input(pair, z, sender, receiver, ptr, n, edges, d: tl.constexpr, Z: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """s_j + t_i + z_ij of a tile; offsets of its numbers, which of them there are, and which belong to no padding edge."""
     e = tl.program_id(0) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     inside = (e < edges)[:, None] & (c < d)[None, :]
@@ -31,6 +32,12 @@ def _gate(pair, z, w, sender, receiver, ptr, out, n, edges, d: tl.constexpr, Z: 
     a = tl.load(pair + j + c[None, :], mask=mask, other=0.0) + tl.load(pair + i + c[None, :], mask=mask, other=0.0)
     if Z:
         a += tl.load(z + row, mask=mask, other=0.0).to(a.dtype)
+    return a, row, inside, mask
+
+
+@triton.jit
+def _gate(pair, z, w, sender, receiver, ptr, out, n, edges, d: tl.constexpr, Z: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    a, row, inside, mask = _gate_input(pair, z, sender, receiver, ptr, n, edges, d, Z, BE, BC)
     value, _ = _silu(a)
     tl.store(out + row, (value * tl.load(w + row, mask=mask, other=0.0).to(a.dtype)).to(out.dtype.element_ty), mask=inside)
 
@@ -38,17 +45,7 @@ def _gate(pair, z, w, sender, receiver, ptr, out, n, edges, d: tl.constexpr, Z: 
 @triton.jit
 def _gate_grad(pair, z, w, sender, receiver, ptr, grad, da, dw, n, edges, d: tl.constexpr, Z: tl.constexpr,
                BE: tl.constexpr, BC: tl.constexpr):
-    e = tl.program_id(0) * BE + tl.arange(0, BE)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    inside = (e < edges)[:, None] & (c < d)[None, :]
-    real = e < tl.load(ptr + n)
-    mask = inside & real[:, None]
-    row = e.to(tl.int64)[:, None] * d + c[None, :]
-    j = tl.load(sender + e, mask=real, other=0)[:, None] * 2 * d
-    i = tl.load(receiver + e, mask=real, other=0)[:, None] * 2 * d + d
-    a = tl.load(pair + j + c[None, :], mask=mask, other=0.0) + tl.load(pair + i + c[None, :], mask=mask, other=0.0)
-    if Z:
-        a += tl.load(z + row, mask=mask, other=0.0).to(a.dtype)
+    a, row, inside, mask = _gate_input(pair, z, sender, receiver, ptr, n, edges, d, Z, BE, BC)
     value, slope = _silu(a)
     g = tl.load(grad + row, mask=mask, other=0.0).to(a.dtype)
     tl.store(dw + row, (g * value).to(dw.dtype.element_ty), mask=inside)
@@ -56,20 +53,39 @@ def _gate_grad(pair, z, w, sender, receiver, ptr, grad, da, dw, n, edges, d: tl.
 
 
 @triton.jit
-def _sum(values, order, ptr, out, stride, offset, d: tl.constexpr, ORDER: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _sum(x, order, ptr, out, w: tl.constexpr, ORDER: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """Sums of x (e, w) over the edges into each atom, or out of it (ORDER): out (n, w)."""
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
-    mc = c < d
-    total = tl.zeros([BC], out.dtype.element_ty)
+    total = tl.zeros([BC], WIDE)
     low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
     for k in range(low, high, BE):
-        e = k + tl.arange(0, BE)
+        e = (k + tl.arange(0, BE)).to(tl.int64)
         me = e < high
         if ORDER:
-            e = tl.load(order + e, mask=me, other=0)
-        x = tl.load(values + e.to(tl.int64)[:, None] * d + c[None, :], mask=me[:, None] & mc[None, :], other=0.0)
-        total += tl.sum(x.to(total.dtype), axis=0)
-    tl.store(out + i * stride + offset + c, total, mask=mc)
+            e = tl.load(order + e, mask=me, other=0).to(tl.int64)
+        mask = me[:, None] & (c < w)[None, :]
+        total += tl.sum(tl.load(x + e[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
+    tl.store(out + i * w + c, total.to(out.dtype.element_ty), mask=c < w)
+
+
+@triton.jit
+def _sum_both(x, order, ptr, out, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """Sums of x (e, w) over the edges out of each atom, and over those into it: out (n, 2w)."""
+    i = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BC + tl.arange(0, BC)
+    mc = c < w
+    away, into = tl.zeros([BC], WIDE), tl.zeros([BC], WIDE)
+    low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
+    for k in range(low, high, BE):
+        e = (k + tl.arange(0, BE)).to(tl.int64)
+        me = e < high
+        mask = me[:, None] & mc[None, :]
+        back = tl.load(order + e, mask=me, other=0).to(tl.int64)
+        into += tl.sum(tl.load(x + e[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
+        away += tl.sum(tl.load(x + back[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
+    tl.store(out + i * 2 * w + c, away.to(out.dtype.element_ty), mask=mc)
+    tl.store(out + i * 2 * w + w + c, into.to(out.dtype.element_ty), mask=mc)
 
 
 @triton.jit
@@ -122,8 +138,7 @@ def _edge_gate_backward(grad: Tensor, pair: Tensor, z: Tensor | None, w: Tensor,
     _gate_grad[_grid(edges, d, size)](pair, w if z is None else z, w, sender, receiver, ptr, grad.contiguous(), da, dw, n, edges,
                                       d, z is not None, **size)
     size = tile(TILES, "sum", d)
-    for offset, out_of in ((0, True), (d, False)):  # s by sender, t by receiver
-        _sum[n, triton.cdiv(d, size["BC"])](da, order, ptr, dpair, 2 * d, offset, d, out_of, **size)
+    _sum_both[n, triton.cdiv(d, size["BC"])](da, order, ptr, dpair, d, WIDE=wide(dpair), **size)
     return dpair, da, dw
 
 
@@ -150,7 +165,7 @@ def _edge_sum(values: Tensor, receiver: Tensor, ptr: Tensor) -> Tensor:
     n, d = len(ptr) - 1, values.shape[1]
     out = values.new_empty(n, d, dtype=torch.promote_types(values.dtype, torch.float32))
     size = tile(TILES, "sum", d)
-    _sum[n, triton.cdiv(d, size["BC"])](values, ptr, ptr, out, d, 0, d, False, **size)
+    _sum[n, triton.cdiv(d, size["BC"])](values, ptr, ptr, out, d, ORDER=False, WIDE=wide(values), **size)
     return out
 
 
@@ -203,8 +218,7 @@ def _(v, sender, receiver, ptr, order):
 def _edge_difference_backward(grad: Tensor, ptr: Tensor, order: Tensor) -> Tensor:
     n, d = len(ptr) - 1, grad.shape[1]
     out, grad, size = grad.new_empty(n, 2 * d), grad.contiguous(), tile(TILES, "sum", d)
-    for offset, out_of in ((0, True), (d, False)):
-        _sum[n, triton.cdiv(d, size["BC"])](grad, order, ptr, out, 2 * d, offset, d, out_of, **size)
+    _sum_both[n, triton.cdiv(d, size["BC"])](grad, order, ptr, out, d, WIDE=wide(grad), **size)
     return out[:, :d] - out[:, d:]
 
 

@@ -88,6 +88,11 @@ def tile(tiles: dict[str, tuple[int, int, int]], kernel: str, channels: int) -> 
     return {"BE": edges, "BC": min(most, max(16, triton.next_power_of_2(channels))), "num_warps": warps}
 
 
+def wide(x: Tensor) -> tl.dtype:
+    """What kernels compute in for numbers like x."""
+    return tl.float64 if x.dtype == torch.float64 else tl.float32
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Contiguous, and no bf16: sums over neighbours keep their digits."""
     return x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..graph import GraphBatch
+from ..graph import GraphBatch, segment_bounds
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class EdgeIndex:
 
     def segments(self, pad: bool) -> Tensor:
         """The ``ptr`` of these edges; padding edges, all of the dummy atom, belong to nobody."""
-        ptr = torch.searchsorted(self.receiver, torch.arange(self.atoms + 1, device=self.receiver.device), out_int32=True)
-        return torch.minimum(ptr, ptr[-2]) if pad else ptr
+        return segment_bounds(self.receiver, self.atoms, pad)
 
     def rows(self, values: Tensor) -> Tensor:
         """(e, c) -> (atoms, width, c), zero in empty slots. Edges without a slot are dropped."""

@@ -60,7 +60,7 @@ def _race(path, barrier, wins):
 
 
 def test_a_stale_claim_has_exactly_one_new_winner(tmp_path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # forked from a test worker with threads, a child may die and all wait
     for k in range(5):
         run = RunDirectory.create(tmp_path / str(k), spec())
         (run.path / "claim").mkdir()

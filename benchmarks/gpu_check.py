@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from training_speed import parse  # beside this file
 
 from forcelaw.data.pack import Pack
 from forcelaw.models import ARCHITECTURES
@@ -25,7 +26,8 @@ def run_once(pack: Pack, name: str, device: str, *, lr: float = 4e-3, stop_at: i
              capacity: float | None = None, augment: bool = False, steps: int = 150, compiled: bool = False,
              precision: str = "float32", forces: str = "direct", symmetry_rotations: int = 0) -> tuple[list, dict]:
     """Metrics and result of a small run; with ``stop_at`` it is interrupted after that step and resumed."""
-    config = size(name, 2e4, forces=forces, **data_options(pack))
+    name, extra = parse(name)
+    config = size(name, 2e4, forces=forces, **data_options(pack), **extra)
     options = TrainOptions(batch_molecules=16, evaluations=5, first_evaluation=20, validation_structures=200, augment=augment,
                            precision=precision, symmetry_rotations=symmetry_rotations)
     spec = resolve(pack, config, options, lr=lr, seed=1, atoms=steps * 16 * 21.0)
@@ -51,7 +53,8 @@ def line(title: str, metrics: list) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pack", type=Path, required=True)
-    parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES))
+    parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES), help="with options: mpnn:feed_forward=edges")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--threads", type=int, default=8, help="of the CPU side")
     args = parser.parse_args()
     pack = Pack(args.pack)
@@ -75,8 +78,9 @@ def main() -> int:
             line(f"{name} cuda interrupted, resumed", resumed)
             windowed, _ = run_once(pack, name, "cuda", capacity=30_000)
             line(f"{name} cuda in windows", windowed)
-            compiled, _ = run_once(pack, name, "cuda", compiled=True)
-            line(f"{name} cuda compiled", compiled)
+            if not args.no_compile:
+                compiled, _ = run_once(pack, name, "cuda", compiled=True)
+                line(f"{name} cuda compiled", compiled)
             augmented, _ = run_once(pack, name, "cuda", augment=True)
             line(f"{name} cuda augmented", augmented)
             for title, how in (("gradient forces", {"forces": "conservative"}), ("symmetry loss", {"symmetry_rotations": 2})):

@@ -85,6 +85,34 @@ def test_residual(rows: int, w: int, keep: bool, width: int, monkeypatch: pytest
     check(lambda: kernels.residual(x, w1, w2), lambda: (x + act(act(x @ w1.T) @ w2.T)) * 0.5**0.5, [x, w1, w2])
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="matrix products in TF32 and bf16 need a GPU")
+@pytest.mark.parametrize("rows, w", [(37, 12), (1000, 64), (5000, 128)])
+@pytest.mark.parametrize("bf16", [False, True], ids=["tf32", "bf16"])
+def test_the_kernel_of_a_layer_rounds_as_torch_does(rows: int, w: int, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error against float64 beside that of the same layer by torch, in the same precision."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    exact = [leaf(rows, w), leaf(w, w), leaf(w, w)]
+    exact = [exact[0], *((m.detach() / w**0.5).requires_grad_() for m in exact[1:])]
+    weights = torch.randn_like(exact[0])
+
+    def results(inputs: list[torch.Tensor], function: Callable) -> list[torch.Tensor]:
+        with torch.autocast("cuda", torch.bfloat16, enabled=bf16 and inputs[0].dtype == torch.float32):
+            y = function(*inputs)
+        return [y.double(), *(g.double() for g in torch.autograd.grad((y * weights.to(y.dtype)).sum(), inputs))]
+
+    truth = results(exact, lambda x, w1, w2: (x + act(act(x @ w1.T) @ w2.T)) * 0.5**0.5)
+    low = [v.detach().float().requires_grad_() for v in exact]
+    errors = {}
+    for width in (0, 128):
+        monkeypatch.setattr(dense, "LAYER_WIDTH", width)
+        errors[width] = [float((a - b).norm() / b.norm()) for a, b in zip(results(low, kernels.residual), truth)]
+    torch.set_float32_matmul_precision(precision)
+    for name, torch_error, kernel_error in zip(("y", "dx", "dw1", "dw2"), errors[0], errors[128]):
+        assert kernel_error < 1.5 * torch_error + 1e-6, (name, kernel_error, torch_error)
+    assert max(errors[128]) < (2e-2 if bf16 else 2e-3), errors
+
+
 @pytest.mark.parametrize("rows, w", [(0, 5), (37, 3), (300, 52)])
 def test_numbers_and_rows(rows: int, w: int) -> None:
     x, y = leaf(rows, w), leaf(rows, w)

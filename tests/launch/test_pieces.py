@@ -79,7 +79,7 @@ def test_pieces_that_travel_between_two_machines_end_with_the_table_of_one(study
 def test_after_the_minutes_the_command_says_what_is_left_and_goes_on(study, tmp_path, capsys, monkeypatch) -> None:
     out = tmp_path / "out"
     command = ["run", str(study), "--out", str(out), "--workers", "2", "--device", "cpu", "--no-report"]
-    long = study.read_text().replace("epochs: 6", "epochs: 400")
+    long = study.read_text().replace("epochs: 6", "epochs: 10000")
     study.write_text(long)
     began = time.monotonic()
     assert main([*command, "--minutes", "0.4"]) == UNFINISHED

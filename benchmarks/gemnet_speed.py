@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from training_speed import profile  # beside this file
 
 from forcelaw.data.feed import Feed
 from forcelaw.data.pack import Pack
@@ -92,19 +93,6 @@ def reset(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def profile(case: Case) -> None:
-    """Kernels of three steps, largest first."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
-        for k in range(3):
-            case.step.run(k)
-        case.wait()
-    rows = sorted(found.key_averages(), key=lambda r: -r.self_device_time_total)
-    total = sum(r.self_device_time_total for r in rows)
-    print(f"  kernels of three steps: {total / 1e3:.2f} ms, {sum(r.count for r in rows)} launches")
-    for r in rows[:40]:
-        print(f"  {r.self_device_time_total / 1e3:8.3f} ms {r.count:5d}  {r.key[:150]}", flush=True)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pack", type=Path, required=True)
@@ -142,7 +130,7 @@ def main() -> int:
                       f"{1e3 * t / case.plan.steps:>9.2f}{seen / t / 1e3:>9.1f}k{edges / t / 1e6:>8.2f}M"
                       f"{form.training(edges, seen) / t / 1e12:>9.2f}{memory:>9.2f}{case.start:>8.1f}", flush=True)
                 if args.profile and way == args.ways[-1]:
-                    profile(case)
+                    profile(case.step, range(3))
                 del case
     return 0
 

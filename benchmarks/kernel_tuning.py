@@ -92,6 +92,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=144)
     parser.add_argument("--lmax", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--kernels", nargs="+", help="these alone, by the names of the first column")
     parser.add_argument("--quick", action="store_true", help="three tiles a kernel")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -101,6 +102,8 @@ def main() -> int:
           f"width {args.width}, lmax {args.lmax}\n{'kernel':<14}{'present':>16}"
           f"{'ms':>9}{'best':>16}{'ms':>9}{'TB/s':>7}", flush=True)
     for tiles, kernel, call, size in kernels_of(graph, args.width, args.lmax):
+        if args.kernels and kernel not in args.kernels:
+            continue
         present, found = tiles[kernel], {}
         choices = list(itertools.product(EDGES if present[0] > 1 else (1,), CHANNELS, WARPS))
         for choice in [present, *(choices[:2] if args.quick else choices)]:

@@ -31,7 +31,7 @@ from forcelaw.train import step as step_module
 from forcelaw.train.loss import loss_terms
 from forcelaw.train.optimizer import ScheduleFreeAdamW
 from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set
-from forcelaw.train.step import CLASSES, EagerStep, GraphStep, new_stats
+from forcelaw.train.step import CLASSES, EagerStep, GraphStep, Step, new_stats
 
 
 def parse(model: str) -> tuple[str, dict[str, Any]]:
@@ -73,9 +73,22 @@ def outside(window, schedule, optimizer, options: TrainOptions, steps: int) -> f
     return statistics.median(times)
 
 
+def profile(step: Step, steps: range) -> None:
+    """Prints the kernels of these steps, largest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        for k in steps:
+            step.run(k)
+        torch.cuda.synchronize()
+    rows = sorted(found.key_averages(), key=lambda r: -r.self_device_time_total)
+    total = sum(r.self_device_time_total for r in rows)
+    print(f"  kernels of {len(steps)} steps: {total / 1e3:.2f} ms, {sum(r.count for r in rows)} launches")
+    for r in rows[:40]:
+        print(f"  {r.self_device_time_total / 1e3:8.3f} ms {r.count:5d}  {r.key[:150]}", flush=True)
+
+
 def measure(pack: Pack, model_name: str, target: float, atoms: int, device: torch.device, precision: str, compile_mode: str,
-            seconds: float) -> dict[str, float]:
-    """One row of the table."""
+            seconds: float, kernels: bool = False) -> dict[str, float]:
+    """One row of the table; with ``kernels`` the profile of three steps is printed."""
     name, extra = parse(model_name)
     config = size(name, target, **data_options(pack), **extra)
     options = TrainOptions(batch_atoms=atoms, precision=precision)
@@ -120,6 +133,8 @@ def measure(pack: Pack, model_name: str, target: float, atoms: int, device: torc
     seen = int(schedule.atoms.sum())
     flops = architecture(name).flops(config).training(total_edges, seen)
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
+    if kernels:
+        profile(step, range(3))
     getattr(step, "release", lambda: None)()
     alone = outside(window, schedule, optimizer, options, count) if device.type == "cuda" else float("nan")
     return {"outside": 100 * alone / (t / count), "N": model.n_parameters(), "atoms_step": seen / count, "ms": 1e3 * t / count,
@@ -137,6 +152,7 @@ def main() -> int:
     parser.add_argument("--precision", nargs="*", default=["tf32"])
     parser.add_argument("--compile", nargs="*", choices=["no", "yes", "static"], default=["no"],
                         help="yes: as in training, one program for all sizes; static: one size of step alone")
+    parser.add_argument("--profile", action="store_true", help="before each row, the kernels of three steps (GPU)")
     parser.add_argument("--seconds", type=float, default=1.0, help="timing of each row")
     args = parser.parse_args()
     device, pack = torch.device(args.device), Pack(args.pack)
@@ -154,7 +170,8 @@ def main() -> int:
                             gc.collect()
                             torch.cuda.empty_cache()
                         try:
-                            r = measure(pack, arch, target, atoms, device, precision, compile_mode, args.seconds)
+                            r = measure(pack, arch, target, atoms, device, precision, compile_mode, args.seconds,
+                                        args.profile)
                         except (ForcelawError, RuntimeError) as error:
                             print(f"{arch:<24}{target:>10.0f}{precision:>10}{compile_mode:>8}{atoms:>11}  {str(error)[:70]}",
                                   flush=True)

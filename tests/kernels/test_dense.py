@@ -17,7 +17,7 @@ from triton.runtime import interpreter
 
 from forcelaw import kernels
 from forcelaw.graph import segment_sum
-from forcelaw.kernels import dense
+from forcelaw.kernels import dense, filters
 from forcelaw.models.gemnet_index import EdgeIndex, build_index
 from forcelaw.models.gemnet_oc import GemNetOC, GemNetOCConfig, act
 from tests.models.tools import make_graph, padded
@@ -192,11 +192,11 @@ def calls(index: EdgeIndex) -> dict[str, Callable[[], tuple[object, tuple]]]:
         "scaled_silu": (dense._scaled_silu, (leaf(e, w),)),
         "residual": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), False, False)),
         "residual kept": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), True, False)),
-        "read_edges": (dense._read_edges, (leaf(e, w), leaf(4 * w, w), *(t for k in range(3) for t in (rbf[k], v[k], d[k])))),
+        "read_edges": (filters._read_edges, (leaf(e, w), leaf(4 * w, w), *(t for k in range(3) for t in (rbf[k], v[k], d[k])))),
         "gathered": (dense._gathered, (leaf(i.atoms, w), i.sender, i.ptr, i.swap)),
-        "gathered_linear": (dense._gathered_linear, (leaf(i.atoms, w), rbf[0], v[0], d[0], i.sender, i.ptr, i.swap)),
-        "filtered_linear": (dense._filtered_linear, (leaf(e, w), rbf[0], v[0], d[0])),
-        "filter_sum": (dense._filter_sum, (leaf(e, w), rbf[0], v[0], i.receiver, i.ptr, 0.3)),
+        "gathered_linear": (filters._gathered_linear, (leaf(i.atoms, w), rbf[0], v[0], d[0], i.sender, i.ptr, i.swap)),
+        "filtered_linear": (filters._filtered_linear, (leaf(e, w), rbf[0], v[0], d[0])),
+        "filter_sum": (filters._filter_sum, (leaf(e, w), rbf[0], v[0], i.receiver, i.ptr, 0.3)),
         "merge": (dense._merge, (leaf(e, w), i.swap, *(leaf(*s) for k in (2, 3, 4) for s in ((e, k), (2 * w, k))))),
         "join": (dense._join_edges, (leaf(i.atoms, 2 * w), leaf(e, 5), leaf(w, 5), i.sender, i.receiver, i.ptr, i.swap)),
         "unit_rms": (dense._unit_rms, (leaf(e, w),)),

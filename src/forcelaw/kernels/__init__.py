@@ -18,20 +18,9 @@ from ..graph import GraphBatch, segment_sum
 AVAILABLE = torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
 if AVAILABLE:
     try:
-        from .dense import (
-            blend,
-            filter_sum,
-            filtered_linear,
-            gathered,
-            gathered_linear,
-            join,
-            merge,
-            read_edges,
-            residual,
-            scaled_silu,
-            unit_rms,
-        )
+        from .dense import blend, gathered, join, merge, residual, scaled_silu, unit_rms
         from .edges import edge_difference, edge_gate, edge_sum
+        from .filters import filter_sum, filtered_linear, gathered_linear, read_edges
         from .gated import gated_sum
         from .moments import cosines, outer_sum, quad_read, short_sum, triplets, turns
         from .norm import norm_silu

@@ -65,6 +65,7 @@ def kernels_of(graph: GraphBatch, width: int, lmax: int) -> list[tuple[dict, str
          word * e * c * 2 * (2 * shape.r + shape.sm)),
         (turn.TILES, "turn_sum", lambda: turn.turn_sum(shape, z, frames, scale, ptr), word * e * c * shape.sm),
         (turn.TILES, "gate", lambda: turn.gate(shape, a), word * e * c * (lmax + 2 * shape.sm)),
+        (turn.TILES, "gate_grad", lambda: turn.gate_grad(shape, a, z), word * e * c * (2 * lmax + 4 * shape.sm)),
     ]
 
 

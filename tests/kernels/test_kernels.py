@@ -9,12 +9,13 @@ pytest.importorskip("triton")  # conftest.py asks for its interpreter
 
 from forcelaw import kernels
 from forcelaw.graph import GraphBatch, build_graph, molecule_edges
+from forcelaw.kernels import spherical
 from forcelaw.kernels.gated import gated_sum
 from forcelaw.kernels.norm import norm_silu
 from forcelaw.kernels.turn import Shape, so2_message, spread
 from forcelaw.kernels.vectors import vector_sum
 from forcelaw.models import ARCHITECTURES, build
-from forcelaw.models.so3 import EdgeFrames, order_major
+from forcelaw.models.so3 import EdgeFrames, degree_index, order_major
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PADDING = 5
@@ -143,6 +144,35 @@ def test_norm_silu(rows: int, width: int) -> None:
     x, gain, bias = leaf(rows, width), leaf(width), leaf(width)
     slow = torch.nn.functional.silu(torch.nn.functional.layer_norm(x, (width,), gain, bias))
     same((norm_silu(x, gain, bias),), (slow,), [x, gain, bias], rows)
+
+
+@pytest.mark.parametrize("n, lmax, width", [(1, 2, 6), (13, 1, 5), (70, 4, 20)])
+@pytest.mark.parametrize("programs", [3, 1056])
+def test_spherical_norm(n: int, lmax: int, width: int, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against degrees one by one; y as SO3Linear takes it, coefficients first."""
+    monkeypatch.setattr(spherical, "PROGRAMS", programs)
+    shape = n, (lmax + 1) ** 2, width
+    x, gain, bias = leaf(*shape), leaf(lmax + 1, width), leaf(width)
+    degrees = [slice(l * l, (l + 1) ** 2) for l in range(lmax + 1)]
+    v = torch.cat([x[:, :1] - x[:, :1].mean(2, keepdim=True), x[:, 1:]], dim=1)
+    mean_square = sum(v[:, d].square().mean((1, 2)) for d in degrees) / (lmax + 1)
+    slow = torch.cat([v[:, d] * g for d, g in zip(degrees, gain)], dim=1) / (mean_square + 1e-5).sqrt()[:, None, None]
+    slow = torch.cat([slow[:, :1] + bias, slow[:, 1:]], dim=1)
+    degree = degree_index(lmax).to(DEVICE)
+    y, scalars = kernels.spherical_norm(x, gain, bias, 1 / ((lmax + 1) * (2 * degree.double() + 1) * width), degree)
+    same((y, y.transpose(0, 1), scalars), (slow, slow.transpose(0, 1), slow[:, 0]), [x, gain, bias], max(shape))
+
+
+@pytest.mark.parametrize("n, lmax, width", [(1, 2, 6), (13, 1, 5), (30, 4, 70)])
+def test_spherical_gate_and_sum(n: int, lmax: int, width: int) -> None:
+    s = (lmax + 1) ** 2
+    x, u, h, bias, last = leaf(n, s, width), leaf(s, n, width), leaf(n, lmax * width), leaf(width), leaf(width)
+    gates = torch.sigmoid(torch.nn.functional.silu(h)).view(n, lmax, width)
+    v = [torch.nn.functional.silu(u[0] + bias), *(u[k] * gates[:, int(k**0.5) - 1] for k in range(1, len(u)))]
+    slow = x + torch.stack(v, dim=1)
+    slow = torch.cat([slow[:, :1] + last, slow[:, 1:]], dim=1)
+    fast = kernels.spherical_gate(h, u, bias)
+    same((fast, kernels.spherical_add(x, fast, last)), (torch.stack(v), slow), [x, u, h, bias, last], max(x.shape))
 
 
 @pytest.mark.parametrize("name, options", [("mpnn", {}), ("mpnn", {"feed_forward": "edges"}), ("mpnn", {"message": "additive"}),

@@ -24,6 +24,7 @@ if AVAILABLE:
         from .gated import gated_sum
         from .moments import cosines, outer_sum, quad_read, short_sum, triplets, turns
         from .norm import norm_silu
+        from .spherical import spherical_add, spherical_gate, spherical_norm
         from .turn import so2_message, spread
         from .vectors import vector_sum
     except ImportError:  # a torch without Triton
@@ -83,6 +84,9 @@ __all__ = [
     "scaled_silu",
     "short_sum",
     "so2_message",
+    "spherical_add",
+    "spherical_gate",
+    "spherical_norm",
     "spread",
     "triplets",
     "turns",

@@ -199,6 +199,7 @@ def _gate(a, out, n_edges, C: tl.constexpr, SM: tl.constexpr, L: tl.constexpr, M
 @triton.jit
 def _gate_grad(a, grad, da, n_edges, C: tl.constexpr, SM: tl.constexpr, L: tl.constexpr, M: tl.constexpr, BE: tl.constexpr,
                BC: tl.constexpr):
+    """Gradient of _gate; writes what _gate had written in the place of ``grad``."""
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mask = (e < n_edges)[:, None] & (c < C)[None, :]
@@ -213,6 +214,7 @@ def _gate_grad(a, grad, da, n_edges, C: tl.constexpr, SM: tl.constexpr, L: tl.co
     s = 1.0 / (1.0 + tl.exp(-x))
     g = tl.load(grad, mask=mask, other=0.0).to(wide)
     tl.store(dvalues, (g * s * (1.0 + x * (1.0 - s))).to(kind), mask=mask)
+    tl.store(grad, (x * s).to(kind), mask=mask)
     for l in tl.static_range(1, L + 1):
         s = 1.0 / (1.0 + tl.exp(-tl.load(gates + (l - 1) * C, mask=mask, other=0.0).to(wide)))
         ds = tl.zeros([BE, BC], wide)
@@ -223,8 +225,10 @@ def _gate_grad(a, grad, da, n_edges, C: tl.constexpr, SM: tl.constexpr, L: tl.co
                     if m > 0:
                         p = (L + 1) * (2 * m - 1) - m * (m - 1) + sign * (L - m + 1) + l - m
                     g = tl.load(grad + p * C, mask=mask, other=0.0).to(wide)
-                    ds += g * tl.load(values + p * C, mask=mask, other=0.0).to(wide)
+                    x = tl.load(values + p * C, mask=mask, other=0.0).to(wide)
+                    ds += g * x
                     tl.store(dvalues + p * C, (g * s).to(kind), mask=mask)
+                    tl.store(grad + p * C, (x * s).to(kind), mask=mask)
         tl.store(dgates + (l - 1) * C, (ds * s * (1.0 - s)).to(kind), mask=mask)
 
 
@@ -297,6 +301,7 @@ def gate(shape: Shape, a: Tensor) -> Tensor:
 
 
 def gate_grad(shape: Shape, a: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of :func:`gate` for a; ``grad`` becomes gate(a)."""
     e, c = a.shape[0], a.shape[1] // (shape.l + shape.sm)
     da = torch.empty_like(a)
     size = tile(TILES, "gate", c)
@@ -354,13 +359,12 @@ def _so2_message_backward(grad: Tensor, a: Tensor, y: Tensor, frames: Tensor, sc
     shape = Shape(lmax, mmax)
     z_at, a_at, q_at = _columns(shape, weights1, weights2)
     dq = turn_sum_grad(shape, grad.contiguous(), frames, scale, receiver, rad.dtype)
-    g = gate(shape, a)  # again: cheaper than to keep it
+    g = torch.empty_like(dq)
+    _convolve(dq, [w.t() for w in weights2], q_at, q_at, g)  # the gradient of gate(a)
+    da = gate_grad(shape, a, g)  # g is gate(a), again: cheaper than to keep it
     d2 = [dq[:, q_at[k] : q_at[k + 1]].t() @ g[:, q_at[k] : q_at[k + 1]] for k in range(len(weights2))]
     dbias2 = dq[:, : q_at[1]].sum(0)
-    _convolve(dq, [w.t() for w in weights2], q_at, q_at, g)  # now the gradient of g
-    del dq
-    da = gate_grad(shape, a, g)
-    del g
+    del dq, g
     z = turn(shape, y, frames, rad, sender, receiver)
     d1 = [da[:, a_at[k] : a_at[k + 1]].t() @ z[:, z_at[k] : z_at[k + 1]] for k in range(len(weights1))]
     dbias1 = da[:, : a_at[1]].sum(0)

@@ -215,13 +215,21 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, rad: Tensor, edges: Edges | FusedEdges) -> Tensor:
         """x (n, S, C), rad (e, 2 C sum_m n_m) radial factors -> x (n, S, C)."""
-        message = self.fused_message if isinstance(edges, FusedEdges) else self.message
-        x = x + message(self.norm1(x), rad, edges)
+        if isinstance(edges, FusedEdges):
+            return self.fused(x, rad, edges)
+        x = x + self.message(self.norm1(x), rad, edges)
         y = self.norm2(x)
         gates = torch.sigmoid(nn.functional.silu(self.gates(y[:, 0]))).unflatten(1, (self.lmax, self.width))
         y = self.up(y)
         y = torch.cat([nn.functional.silu(y[:, :1]), y[:, 1:] * gates.index_select(1, self.degree)], dim=1)
         return x + self.down(y)
+
+    def fused(self, x: Tensor, rad: Tensor, edges: FusedEdges) -> Tensor:
+        """The same through the kernels."""
+        x = x + self.fused_message(self.norm1.fused(x)[0], rad, edges)
+        y, scalars = self.norm2.fused(x)
+        y = kernels.spherical_gate(self.gates(scalars), self.up.product(y.transpose(0, 1)), self.up.bias)
+        return kernels.spherical_add(x, self.down.product(y), self.down.bias)
 
     def message(self, y: Tensor, rad: Tensor, edges: Edges) -> Tensor:
         """(n, S, C) -> (n, S, C): gather, turn, convolve, turn back, sum over neighbours."""
@@ -316,7 +324,7 @@ class ESEN(ForceField):
         for layer in self.layers:
             x = layer(x, layer.radial(features, *embeddings), edges)
         with torch.autocast(x.device.type, enabled=False):
-            x = self.norm(x)
+            x = self.norm.fused(x)[0] if isinstance(edges, FusedEdges) else self.norm(x)
             energy = self.energy(x[:, 0]).squeeze(-1)
             if self.force is None:
                 return energy, None

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import kernels
 from .mup import Kind, mark, normal
 
 Monomial = tuple[int, int, int]  # powers of (w, a, c)
@@ -229,6 +230,10 @@ class SphericalNorm(nn.Module):
         x = x * scale[:, None, None] * self.gain.index_select(0, self.degree)
         return torch.cat([x[:, :1] + self.bias, x[:, 1:]], dim=1)
 
+    def fused(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by a kernel: y, and y[:, 0] (n, C)."""
+        return kernels.spherical_norm(x, self.gain, self.bias, self.weights, self.degree)
+
 
 class SO3Linear(nn.Module):
     """(n, S, fan_in) -> (n, S, fan_out): one matrix per degree, bias for l = 0."""
@@ -244,7 +249,10 @@ class SO3Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.multiplier != 1.0:
             x = x * self.multiplier
-        weight = self.weight.index_select(0, self.degree).transpose(1, 2)
-        out = torch.bmm(x.transpose(0, 1), weight)  # (S, n, fan_out): no copy of x
+        out = self.product(x.transpose(0, 1))  # no copy of x
         out = torch.cat([out[:1] + self.bias, out[1:]], dim=0)
         return out.transpose(0, 1)
+
+    def product(self, x: Tensor) -> Tensor:
+        """(S, n, fan_in) -> (S, n, fan_out), without multiplier and bias."""
+        return torch.bmm(x, self.weight.index_select(0, self.degree).transpose(1, 2))

@@ -384,6 +384,8 @@ def _(grad, a, y, frames, scale, rad, sender, receiver, ptr, order, lmax, mmax, 
 def _save(ctx, inputs, output):
     *tensors, lmax, mmax, weights1, _, weights2, _ = inputs
     ctx.sizes = lmax, mmax, len(weights1)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # else torch fills an array of its size with zeros
     ctx.save_for_backward(output[1], *tensors, *weights1, *weights2)
 
 

@@ -134,9 +134,10 @@ class RadialNetwork(nn.Module):
         self.last = Linear(w, outputs, "hidden", m)
 
     def forward(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """features (e, B + 2Z) basis and one-hot columns, source and target (Z, C) embeddings -> (e, outputs)."""
+        """features (e, B + 2Z or more) basis and one-hot columns, source and target (Z, C) embeddings -> (e, outputs)."""
         with torch.autocast(features.device.type, enabled=False):  # distances keep their precision under bf16
             columns = torch.cat([self.basis.weight.T, self.source(source), self.target(target)])
+            columns = nn.functional.pad(columns, (0, 0, 0, features.shape[1] - len(columns)))
             h = torch.addmm(self.basis.bias, features, columns)
         activate = _fused_activation if kernels.fused(features) else _activation
         return self.last(activate(self.norm2, self.hidden(activate(self.norm1, h))))
@@ -280,6 +281,7 @@ class ESEN(ForceField):
         self.basis = (ExponentialBasis(c.radial, c.cutoff) if c.basis == "exponential"
                       else GaussianBasis(c.radial, c.cutoff, SPREAD))
         self.register_buffer("one_hot", torch.eye(len(c.elements), dtype=torch.get_default_dtype()), persistent=False)
+        self.padding = -(c.radial + 2 * len(c.elements)) % 4  # zero columns on a GPU, for rows of 16 bytes, as the MPNN's
         self.degree = RadialNetwork(c, c.degrees[0] * w)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = SphericalNorm(c.lmax, w, m)
@@ -310,7 +312,10 @@ class ESEN(ForceField):
         r = safe_norm(vec)
         edges = self.edges(graph, vec / r.unsqueeze(-1), r)
         species = (graph.species.index_select(0, graph.sender), graph.species.index_select(0, graph.receiver))
-        features = torch.cat([self.basis(r), *(self.one_hot.index_select(0, s) for s in species)], dim=1)
+        columns = [self.basis(r), *(self.one_hot.index_select(0, s) for s in species)]
+        if vec.is_cuda and self.padding:
+            columns.append(vec.new_zeros(len(vec), self.padding))
+        features = torch.cat(columns, dim=1)
         embeddings = (self.source.weight, self.target.weight)
         scalars = self.embedding(graph.species)
         n, w = scalars.shape

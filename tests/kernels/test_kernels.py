@@ -11,7 +11,6 @@ from forcelaw import kernels
 from forcelaw.graph import GraphBatch, build_graph, molecule_edges
 from forcelaw.kernels import spherical
 from forcelaw.kernels.gated import gated_sum
-from forcelaw.kernels.norm import norm_silu
 from forcelaw.kernels.turn import Shape, so2_message, spread
 from forcelaw.kernels.vectors import vector_sum
 from forcelaw.models import ARCHITECTURES, build
@@ -140,10 +139,11 @@ def test_spread(graph: GraphBatch, lmax: int, mmax: int) -> None:
 
 
 @pytest.mark.parametrize("rows, width", [(7, 12), (300, 52)])
-def test_norm_silu(rows: int, width: int) -> None:
+def test_layer_norm(rows: int, width: int) -> None:
     x, gain, bias = leaf(rows, width), leaf(width), leaf(width)
-    slow = torch.nn.functional.silu(torch.nn.functional.layer_norm(x, (width,), gain, bias))
-    same((norm_silu(x, gain, bias),), (slow,), [x, gain, bias], rows)
+    slow = torch.nn.functional.layer_norm(x, (width,), gain, bias)
+    fast = kernels.layer_norm(x, gain, bias), kernels.norm_silu(x, gain, bias)
+    same(fast, (slow, torch.nn.functional.silu(slow)), [x, gain, bias], rows)
 
 
 @pytest.mark.parametrize("n, lmax, width", [(1, 2, 6), (13, 1, 5), (70, 4, 20)])

@@ -23,7 +23,7 @@ if AVAILABLE:
         from .filters import filter_sum, filtered_linear, gathered_linear, read_edges
         from .gated import gated_sum
         from .moments import cosines, outer_sum, quad_read, short_sum, triplets, turns
-        from .norm import norm_silu
+        from .norm import layer_norm, norm_silu
         from .spherical import spherical_add, spherical_gate, spherical_norm
         from .turn import so2_message, spread
         from .vectors import vector_sum
@@ -74,6 +74,7 @@ __all__ = [
     "gathered",
     "gathered_linear",
     "join",
+    "layer_norm",
     "merge",
     "norm_silu",
     "outer_sum",

@@ -63,7 +63,7 @@ class Layer(nn.Module):
         """h (n, d), v (n, 3, M) or None while it is zero, g (e, radial), unit (e, 3), segments of the graph if kernels may be
         used."""
         n = h.shape[0]
-        a = self.norm(h)
+        a = self.norm(h, segments is not None)
         lengths = None
         if v is not None:
             dv = kernels.differences(v.flatten(1), graph, segments).view(-1, *v.shape[1:])
@@ -111,7 +111,7 @@ class EGNN(ForceField):
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph, segments)
-        h = self.norm(h)
+        h = self.norm(h, segments is not None)
         forces = (v * self.force(h).unsqueeze(1)).sum(-1) if self.force is not None else None
         return self.energy(h).squeeze(-1), forces
 

@@ -65,7 +65,7 @@ class Layer(nn.Module):
 
     def forward(self, h: Tensor, g: Tensor, u: Tensor, graph: GraphBatch, segments: tuple[Tensor, Tensor] | None) -> Tensor:
         """h (n, d), g (e, geometry), u (e, 1), segments of the graph if kernels may be used -> h (n, d)."""
-        pair = self.pair(self.norm1(h))
+        pair = self.pair(self.norm1(h, segments is not None))
         w = nn.functional.linear(g, nn.functional.pad(self.filter.weight, (0, g.shape[1] - self.filter.weight.shape[1])))
         if self.gated and not self.on_edges and segments is not None:
             total = kernels.gated_sum(pair, w, graph.sender, graph.receiver, *segments)
@@ -78,7 +78,7 @@ class Layer(nn.Module):
         h = h + self.out(total * self.sum_scale)
         if self.on_edges:
             return h
-        return h + self.down(nn.functional.silu(self.up(self.norm2(h))))
+        return h + self.down(nn.functional.silu(self.up(self.norm2(h, segments is not None))))
 
 
 class Head(nn.Module):
@@ -128,7 +128,7 @@ class MPNN(ForceField):
         h = self.embedding(graph.species)
         for layer in self.layers:
             h = layer(h, g, u, graph, segments)
-        h = self.norm(h)
+        h = self.norm(h, segments is not None)
         return self.energy(h).squeeze(-1), self.force(h) if self.force is not None else None
 
 

@@ -23,6 +23,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .. import kernels
+
 Kind = Literal["input", "hidden", "output", "readout", "vector"]
 
 
@@ -69,7 +71,10 @@ class LayerNorm(nn.Module):
         self.weight = mark(nn.Parameter(torch.ones(width)), "vector", m)
         self.bias = mark(nn.Parameter(torch.zeros(width)), "vector", m)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, fused: bool = False) -> Tensor:
+        """x (rows, width); fused: whether kernels may be used."""
+        if fused:
+            return kernels.layer_norm(x, self.weight, self.bias)
         return nn.functional.layer_norm(x, x.shape[-1:], self.weight, self.bias)
 
 

@@ -63,7 +63,7 @@ class Layer(nn.Module):
     def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch,
                 segments: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3), segments if kernels may be used."""
-        x = self.node2(nn.functional.silu(self.node1(self.norm1(h))))
+        x = self.node2(nn.functional.silu(self.node1(self.norm1(h, segments is not None))))
         w = self.filter(g)
         if segments is not None:
             dh, dv = kernels.vector_sum(x, v, w, unit, graph.sender, graph.receiver, *segments, self.sum_scale)
@@ -75,7 +75,7 @@ class Layer(nn.Module):
         # 1e-4, not the 1e-8 of the source: vectors vanish on sites of high symmetry (the carbon of CH4), where a root with
         # curvature 1e4 makes conservative forces wrong by 1% in float32
         length = (vv.square().sum(1) + 1e-4).sqrt()
-        mixed = self.update2(nn.functional.silu(self.update1(torch.cat([self.norm2(h), length], dim=-1))))
+        mixed = self.update2(nn.functional.silu(self.update1(torch.cat([self.norm2(h, segments is not None), length], dim=-1))))
         p, q, gate = mixed.chunk(3, dim=-1)
         return h + p + q * (uv * vv).sum(1), v + gate.unsqueeze(1) * uv
 
@@ -115,7 +115,7 @@ class PaiNN(ForceField):
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph, segments)
-        h = self.norm(h)
+        h = self.norm(h, segments is not None)
         return self.energy(h).squeeze(-1), self.force(h, v) if self.force is not None else None
 
 

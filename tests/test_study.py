@@ -90,6 +90,21 @@ def test_the_best_rate_is_the_lowest_mean_loss_and_diverged_rates_are_out(tmp_pa
         best_rate(specs, tmp_path / "runs")
 
 
+@pytest.mark.parametrize("within, rate", [(0.0, 8e-3), (0.009, 8e-3), (0.011, 4e-3), (0.5, 2e-3)])
+def test_a_smaller_rate_that_is_hardly_worse_can_be_preferred(tmp_path, within, rate) -> None:
+    losses = {1e-3: None, 2e-3: 0.55, 4e-3: 0.505, 8e-3: 0.5, 1.6e-2: 0.501}
+    planner = Planner(study(tmp_path), write_pack(tmp_path / "pack"))
+    first = planner.sweep(planner.study.architectures[0])[0]
+    specs = [{**first, "lr": lr} for lr in losses]
+    for spec in specs:
+        run = RunDirectory.create(tmp_path / "runs", spec)
+        loss = losses[spec["lr"]]
+        if loss:
+            run.append_metric({"step": 1, "loss": loss})
+        run.finish({"status": "finished" if loss else "diverged"})
+    assert best_rate(specs, tmp_path / "runs", within) == rate
+
+
 def test_another_study_in_the_same_directory_is_refused(tmp_path) -> None:
     pack = write_pack(tmp_path / "pack")
     write_study(Planner(study(tmp_path), pack), tmp_path / "out", "command")

@@ -71,7 +71,11 @@ class ArchitectureSpec(BaseModel):
 
 
 class Sweep(BaseModel):
-    """The learning-rate sweep: one size, a few factors around each architecture's default, the lowest loss wins."""
+    """The learning-rate sweep: one size, a few factors around each architecture's default, the lowest loss wins.
+
+    Runs much longer than the swept ones can go unstable at the best rate of a sweep, which lies near the edge: ``within``
+    prefers a smaller rate that is hardly worse.
+    """
 
     model_config = FORBID
 
@@ -81,6 +85,7 @@ class Sweep(BaseModel):
     epochs: float | None = Field(None, gt=0)
     seeds: list[int] = Field(default=[0], min_length=1)
     extend: int = Field(0, ge=0, le=6, description="further rates, at most that many, while the best is at an end")
+    within: float = Field(0.0, ge=0, lt=1, description="take the smallest rate whose loss is within this share of the lowest")
 
 
 class LearningRate(BaseModel):
@@ -387,7 +392,8 @@ class Planner:
             return a.learning_rate
         if self.study.learning_rate.value is not None:
             return self.study.learning_rate.value
-        return best_rate(self.swept(a, runs), runs)
+        rule = self.study.learning_rate.sweep
+        return best_rate(self.swept(a, runs), runs, rule.within if rule else 0.0)
 
     def waits(self, a: ArchitectureSpec, runs: Path) -> bool:
         """Whether the grid of an entry cannot be planned yet because a sweep is not over."""
@@ -397,15 +403,16 @@ class Planner:
             return False
 
 
-def best_rate(specs: list[dict[str, Any]], runs: Path) -> float | None:
-    """The learning rate with the lowest mean final loss over seeds; None while a swept run is not over.
+def best_rate(specs: list[dict[str, Any]], runs: Path, within: float = 0.0) -> float | None:
+    """The learning rate with the lowest mean final loss over seeds, or the smallest ``within`` that share of it; None while a
+    swept run is not over.
 
     A rate at which any seed diverged is out. If all did, the error says so.
     """
     means = mean_losses(specs, runs)
     if means is None:
         return None
-    best = sweeps.best_rate(means)
+    best = sweeps.best_rate(means, within)
     if best is None:
         raise StudyError(f"every learning rate of the sweep failed: {sorted(means)}", where=str(runs),
                          remedy="lower learning_rate.sweep.factors, or set sweep_around for this architecture")

@@ -14,7 +14,7 @@ def mean_losses(points: Iterable[tuple[float, float | None]]) -> dict[float, flo
     return {rate: sum(values) / len(values) for rate, values in losses.items()}
 
 
-def best_rate(means: dict[float, float]) -> float | None:
-    """The rate of lowest mean loss; None where every one came to nothing."""
-    best = min(means, key=lambda rate: means[rate], default=None)
-    return None if best is None or math.isinf(means[best]) else best
+def best_rate(means: dict[float, float], within: float = 0.0) -> float | None:
+    """The rate of lowest mean loss, or a smaller one that comes within that share of it; None where every one came to nothing."""
+    least = min(means.values(), default=math.inf)
+    return None if math.isinf(least) else min(rate for rate, mean in means.items() if mean <= least * (1.0 + within))

@@ -50,6 +50,7 @@ def kernels_of(graph: GraphBatch, width: int, lmax: int) -> list[tuple[dict, str
     frames = EdgeFrames(lmax, shape.m).to(graph.pos.device).packed(torch.nn.functional.normalize(unit, dim=1))
     y, z, scale = new(n, shape.s, c), new(e, shape.sm * c), new(e)
     rad, z2, a = new(e, shape.r * 2 * c), new(e, shape.sm * 2 * c), new(e, (lmax + shape.sm) * c)
+    shift, b1, b2 = new(shape.r * 2 * c), new((2 * lmax + 1) * c), new((lmax + 1) * c)
     word = 4.0
     return [
         (gated.TILES, "gated", lambda: gated._gated_sum(pair, w, *ends), word * e * 2 * d),
@@ -57,15 +58,15 @@ def kernels_of(graph: GraphBatch, width: int, lmax: int) -> list[tuple[dict, str
         (vectors.TILES, "vectors", lambda: vectors._vector_sum(x, v, w3, unit, *ends, 1.0), word * e * 9 * d),
         (vectors.TILES, "vectors_grad", lambda: vectors._vector_sum_backward(grad, g3, x, v, w3, unit, *ends[1:], 1.0),
          word * e * 10 * d),
-        (turn.TILES, "turn", lambda: turn.turn(shape, y, frames, rad, *ends[:2]),
+        (turn.TILES, "turn", lambda: turn.turn(shape, y, frames, rad, shift, *ends[:2]),
          word * e * c * 2 * (shape.s + shape.r + shape.sm)),
         (turn.TILES, "turn_one", lambda: turn.turn_sum_grad(shape, y, frames, scale, ends[1], torch.float32),
          word * e * c * (shape.s + shape.sm)),
-        (turn.TILES, "turn_grad", lambda: turn.turn_grad(shape, y, frames, rad, z2, ptr, order),
+        (turn.TILES, "turn_grad", lambda: turn.turn_grad(shape, y, frames, rad, shift, z2, ptr, order),
          word * e * c * 2 * (2 * shape.r + shape.sm)),
-        (turn.TILES, "turn_sum", lambda: turn.turn_sum(shape, z, frames, scale, ptr), word * e * c * shape.sm),
-        (turn.TILES, "gate", lambda: turn.gate(shape, a), word * e * c * (lmax + 2 * shape.sm)),
-        (turn.TILES, "gate_grad", lambda: turn.gate_grad(shape, a, z), word * e * c * (2 * lmax + 4 * shape.sm)),
+        (turn.TILES, "turn_sum", lambda: turn.turn_sum(shape, z, frames, scale, ptr, b2), word * e * c * shape.sm),
+        (turn.TILES, "gate", lambda: turn.gate(shape, a, b1), word * e * c * (lmax + 2 * shape.sm)),
+        (turn.TILES, "gate_grad", lambda: turn.gate_grad(shape, a, b1, z), word * e * c * (2 * lmax + 4 * shape.sm)),
     ]
 
 

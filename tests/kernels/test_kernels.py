@@ -9,7 +9,7 @@ pytest.importorskip("triton")  # conftest.py asks for its interpreter
 
 from forcelaw import kernels
 from forcelaw.graph import GraphBatch, build_graph, molecule_edges
-from forcelaw.kernels import spherical
+from forcelaw.kernels import norm, spherical, turn
 from forcelaw.kernels.gated import gated_sum
 from forcelaw.kernels.turn import Shape, so2_message, spread
 from forcelaw.kernels.vectors import vector_sum
@@ -83,9 +83,11 @@ def test_vectors(graph: GraphBatch, moving: bool) -> None:
     same(fast, slow, [x, w, v] if moving else [x, w], n - 1 if graph.pad else n)
 
 
-@pytest.mark.parametrize("lmax, mmax, width", [(1, 1, 4), (2, 2, 6), (3, 2, 4), (4, 2, 4)])
-def test_so2_message(graph: GraphBatch, lmax: int, mmax: int, width: int) -> None:
+@pytest.mark.parametrize("lmax, mmax, width, programs",
+                         [(1, 1, 4, 3), (2, 2, 6, 2), (2, 2, 6, 1056), (3, 2, 4, 3), (4, 2, 4, 1056)])
+def test_so2_message(graph: GraphBatch, lmax: int, mmax: int, width: int, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against dense frames, split orders and index_add."""
+    monkeypatch.setattr(turn, "PROGRAMS", programs)
     shape, n, e = Shape(lmax, mmax), len(graph.pos), len(graph.sender)
     frames = EdgeFrames(lmax, mmax).to(DEVICE)
     vec = graph.vectors()
@@ -98,10 +100,10 @@ def test_so2_message(graph: GraphBatch, lmax: int, mmax: int, width: int) -> Non
     counts = [c * (1 if m == 0 else 2) for m, c in enumerate(shape.degrees)]
     weights1 = [leaf(c * width + (lmax * width if m == 0 else 0), c * 2 * width) for m, c in enumerate(counts)]
     weights2 = [leaf(c * width, c * width) for c in counts]
-    bias1, bias2 = leaf(len(weights1[0])), leaf(len(weights2[0]))
+    bias1, bias2, shift = leaf(len(weights1[0])), leaf(len(weights2[0])), leaf(shape.r * 2 * width)
 
     z = torch.cat([dense @ y[graph.sender], dense @ y[graph.receiver]], dim=2)  # (e, S_m, 2C)
-    split = [part.flatten(1) for part in rad.split([2 * width * c for c in shape.degrees], dim=1)]
+    split = [part.flatten(1) for part in (rad + shift).split([2 * width * c for c in shape.degrees], dim=1)]
     parts = []
     for m, block in enumerate(z.split(counts, dim=1)):
         factor = split[m].view(e, shape.degrees[m], 2 * width)
@@ -118,9 +120,9 @@ def test_so2_message(graph: GraphBatch, lmax: int, mmax: int, width: int) -> Non
     q = torch.cat(q, dim=1).view(e, shape.sm, width)
     slow = sums(dense.transpose(1, 2) @ q * scale[:, None, None], graph)
 
-    fast = so2_message(y, packed, scale, rad, graph.sender, graph.receiver, *graph.segments(), lmax, mmax, weights1, bias1,
+    fast = so2_message(y, packed, scale, rad, shift, graph.sender, graph.receiver, *graph.segments(), lmax, mmax, weights1, bias1,
                        weights2, bias2)
-    same((fast,), (slow,), [y, rad, bias1, bias2, *weights1, *weights2], n - 1 if graph.pad else n)
+    same((fast,), (slow,), [y, rad, shift, bias1, bias2, *weights1, *weights2], n - 1 if graph.pad else n)
 
 
 @pytest.mark.parametrize("lmax, mmax", [(2, 2), (4, 2)])
@@ -132,18 +134,22 @@ def test_spread(graph: GraphBatch, lmax: int, mmax: int) -> None:
     scale = torch.rand(e, dtype=torch.float64, device=DEVICE)
     if graph.pad:
         scale = scale * (graph.receiver != n - 1)
-    z = leaf(e, (lmax + 1) * width)
-    slow = sums(frames(unit)[:, : lmax + 1].transpose(1, 2) @ z.view(e, lmax + 1, width) * scale[:, None, None], graph)
-    fast = spread(z, frames.packed(unit), scale, graph.receiver, graph.segments()[0], lmax, 0, mmax)
-    same((fast,), (slow,), [z], n - 1 if graph.pad else n)
+    z, bias = leaf(e, (lmax + 1) * width), leaf((lmax + 1) * width)
+    slow = (z + bias).view(e, lmax + 1, width)
+    slow = sums(frames(unit)[:, : lmax + 1].transpose(1, 2) @ slow * scale[:, None, None], graph)
+    fast = spread(z, bias, frames.packed(unit), scale, graph.receiver, graph.segments()[0], lmax, 0, mmax)
+    same((fast,), (slow,), [z, bias], n - 1 if graph.pad else n)
 
 
 @pytest.mark.parametrize("rows, width", [(7, 12), (300, 52)])
-def test_layer_norm(rows: int, width: int) -> None:
-    x, gain, bias = leaf(rows, width), leaf(width), leaf(width)
-    slow = torch.nn.functional.layer_norm(x, (width,), gain, bias)
-    fast = kernels.layer_norm(x, gain, bias), kernels.norm_silu(x, gain, bias)
-    same(fast, (slow, torch.nn.functional.silu(slow)), [x, gain, bias], rows)
+@pytest.mark.parametrize("programs", [3, 1056])
+def test_layer_norm(rows: int, width: int, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norm, "PROGRAMS", programs)
+    x, gain, bias, shift = leaf(rows, width), leaf(width), leaf(width), leaf(width)
+    slow = [torch.nn.functional.layer_norm(v, (width,), gain, bias) for v in (x, x + shift)]
+    slow = slow[0], *(torch.nn.functional.silu(v) for v in slow)
+    fast = (kernels.layer_norm(x, gain, bias), kernels.norm_silu(x, gain, bias), kernels.norm_silu(x, gain, bias, shift))
+    same(fast, slow, [x, gain, bias, shift], rows)
 
 
 @pytest.mark.parametrize("n, lmax, width", [(1, 2, 6), (13, 1, 5), (70, 4, 20)])

@@ -106,14 +106,6 @@ class FusedEdges:
     order: Tensor
 
 
-def _activation(norm: LayerNorm, x: Tensor) -> Tensor:
-    return nn.functional.silu(norm(x))
-
-
-def _fused_activation(norm: LayerNorm, x: Tensor) -> Tensor:
-    return kernels.norm_silu(x, norm.weight, norm.bias)
-
-
 class RadialNetwork(nn.Module):
     """Invariant edge network: Linear, LayerNorm, SiLU, Linear, LayerNorm, SiLU, Linear on [RBF(r), Emb_j, Emb_i].
 
@@ -136,11 +128,21 @@ class RadialNetwork(nn.Module):
     def forward(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """features (e, B + 2Z or more) basis and one-hot columns, source and target (Z, C) embeddings -> (e, outputs)."""
         with torch.autocast(features.device.type, enabled=False):  # distances keep their precision under bf16
-            columns = torch.cat([self.basis.weight.T, self.source(source), self.target(target)])
-            columns = nn.functional.pad(columns, (0, 0, 0, features.shape[1] - len(columns)))
-            h = torch.addmm(self.basis.bias, features, columns)
-        activate = _fused_activation if kernels.fused(features) else _activation
-        return self.last(activate(self.norm2, self.hidden(activate(self.norm1, h))))
+            h = torch.addmm(self.basis.bias, features, self._columns(features, source, target))
+        h = nn.functional.silu(self.norm1(h))
+        return self.last(nn.functional.silu(self.norm2(self.hidden(h))))
+
+    def fused(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """The same through kernels, and without the last bias."""
+        with torch.autocast(features.device.type, enabled=False):
+            h = torch.mm(features, self._columns(features, source, target))
+        h = kernels.norm_silu(h, self.norm1.weight, self.norm1.bias, self.basis.bias)
+        h = kernels.norm_silu(nn.functional.linear(h, self.hidden.weight), self.norm2.weight, self.norm2.bias, self.hidden.bias)
+        return nn.functional.linear(h, self.last.weight)
+
+    def _columns(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        columns = torch.cat([self.basis.weight.T, self.source(source), self.target(target)])
+        return nn.functional.pad(columns, (0, 0, 0, features.shape[1] - len(columns)))
 
 
 class SO2Linear(nn.Module):
@@ -215,7 +217,7 @@ class Layer(nn.Module):
         self.register_buffer("degree", self.up.degree[1:] - 1, persistent=False)  # gate of each l > 0 coefficient
 
     def forward(self, x: Tensor, rad: Tensor, edges: Edges | FusedEdges) -> Tensor:
-        """x (n, S, C), rad (e, 2 C sum_m n_m) radial factors -> x (n, S, C)."""
+        """x (n, S, C), rad (e, 2 C sum_m n_m) radial factors, without their bias for FusedEdges -> x (n, S, C)."""
         if isinstance(edges, FusedEdges):
             return self.fused(x, rad, edges)
         x = x + self.message(self.norm1(x), rad, edges)
@@ -251,9 +253,9 @@ class Layer(nn.Module):
 
     def fused_message(self, y: Tensor, rad: Tensor, edges: FusedEdges) -> Tensor:
         """The same through the kernels."""
-        return kernels.so2_message(y, edges.frames, edges.scale, rad, edges.sender, edges.receiver, edges.ptr, edges.order,
-                                   self.lmax, self.mmax, self.conv1.matrices(), self.conv1.zero.bias, self.conv2.matrices(),
-                                   self.conv2.zero.bias)
+        return kernels.so2_message(y, edges.frames, edges.scale, rad, self.radial.last.bias, edges.sender, edges.receiver,
+                                   edges.ptr, edges.order, self.lmax, self.mmax, self.conv1.matrices(), self.conv1.zero.bias,
+                                   self.conv2.matrices(), self.conv2.zero.bias)
 
     def _gate(self, parts: list[Tensor]) -> list[Tensor]:
         """SiLU for l = 0, sigmoid gates for l > 0, on the output of conv1 (its first lmax C columns are the gates)."""
@@ -319,17 +321,20 @@ class ESEN(ForceField):
         embeddings = (self.source.weight, self.target.weight)
         scalars = self.embedding(graph.species)
         n, w = scalars.shape
-        start = self.degree(features, *embeddings)  # m = 0 rows
-        if isinstance(edges, FusedEdges):
-            x = kernels.spread(start, edges.frames, edges.scale, graph.receiver, edges.ptr, self.config.lmax, 0, self.config.mmax)
+        fused = isinstance(edges, FusedEdges)
+        if fused:
+            start = self.degree.fused(features, *embeddings)
+            x = kernels.spread(start, self.degree.last.bias, edges.frames, edges.scale, graph.receiver, edges.ptr,
+                               self.config.lmax, 0, self.config.mmax)
         else:
+            start = self.degree(features, *embeddings)  # m = 0 rows
             first = torch.bmm(edges.back[:, :, : self.config.degrees[0]], start.unflatten(1, (self.config.degrees[0], w)))
             x = segment_sum(first.flatten(1).to(scalars.dtype), graph.receiver, n).unflatten(1, (first.shape[1], w))
         x = torch.cat([x[:, :1] + scalars.unsqueeze(1), x[:, 1:]], dim=1)
         for layer in self.layers:
-            x = layer(x, layer.radial(features, *embeddings), edges)
+            x = layer(x, (layer.radial.fused if fused else layer.radial)(features, *embeddings), edges)
         with torch.autocast(x.device.type, enabled=False):
-            x = self.norm.fused(x)[0] if isinstance(edges, FusedEdges) else self.norm(x)
+            x = self.norm.fused(x)[0] if fused else self.norm(x)
             energy = self.energy(x[:, 0]).squeeze(-1)
             if self.force is None:
                 return energy, None

@@ -48,8 +48,9 @@ def _gate_grad(pair, z, w, sender, receiver, ptr, grad, da, dw, n, edges, d: tl.
     a, row, inside, mask = _gate_input(pair, z, sender, receiver, ptr, n, edges, d, Z, BE, BC)
     value, slope = _silu(a)
     g = tl.load(grad + row, mask=mask, other=0.0).to(a.dtype)
+    factor = tl.load(w + row, mask=mask, other=0.0).to(a.dtype)
     tl.store(dw + row, (g * value).to(dw.dtype.element_ty), mask=inside)
-    tl.store(da + row, (g * tl.load(w + row, mask=mask, other=0.0).to(a.dtype) * slope).to(da.dtype.element_ty), mask=inside)
+    tl.store(da + row, (g * factor * slope).to(da.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -57,7 +58,7 @@ def _sum(x, order, ptr, out, w: tl.constexpr, ORDER: tl.constexpr, WIDE: tl.cons
     """Sums of x (e, w) over the edges into each atom, or out of it (ORDER): out (n, w)."""
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
-    total = tl.zeros([BC], WIDE)
+    total = tl.zeros([BE, BC], WIDE)  # summed over BE once: a sum waits for all warps
     low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
     for k in range(low, high, BE):
         e = (k + tl.arange(0, BE)).to(tl.int64)
@@ -65,8 +66,8 @@ def _sum(x, order, ptr, out, w: tl.constexpr, ORDER: tl.constexpr, WIDE: tl.cons
         if ORDER:
             e = tl.load(order + e, mask=me, other=0).to(tl.int64)
         mask = me[:, None] & (c < w)[None, :]
-        total += tl.sum(tl.load(x + e[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
-    tl.store(out + i * w + c, total.to(out.dtype.element_ty), mask=c < w)
+        total += tl.load(x + e[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE)
+    tl.store(out + i * w + c, tl.sum(total, axis=0).to(out.dtype.element_ty), mask=c < w)
 
 
 @triton.jit
@@ -75,17 +76,17 @@ def _sum_both(x, order, ptr, out, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.co
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < w
-    away, into = tl.zeros([BC], WIDE), tl.zeros([BC], WIDE)
+    away, into = tl.zeros([BE, BC], WIDE), tl.zeros([BE, BC], WIDE)
     low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
     for k in range(low, high, BE):
         e = (k + tl.arange(0, BE)).to(tl.int64)
         me = e < high
         mask = me[:, None] & mc[None, :]
         back = tl.load(order + e, mask=me, other=0).to(tl.int64)
-        into += tl.sum(tl.load(x + e[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
-        away += tl.sum(tl.load(x + back[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE), axis=0)
-    tl.store(out + i * 2 * w + c, away.to(out.dtype.element_ty), mask=mc)
-    tl.store(out + i * 2 * w + w + c, into.to(out.dtype.element_ty), mask=mc)
+        into += tl.load(x + e[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE)
+        away += tl.load(x + back[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE)
+    tl.store(out + i * 2 * w + c, tl.sum(away, axis=0).to(out.dtype.element_ty), mask=mc)
+    tl.store(out + i * 2 * w + w + c, tl.sum(into, axis=0).to(out.dtype.element_ty), mask=mc)
 
 
 @triton.jit

@@ -57,7 +57,7 @@ def _product_sum(x, order, ptr, rbf, rbf_stride, v, out, w: tl.constexpr, scale:
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < w
-    total = tl.zeros([BC], v.dtype.element_ty)
+    total = tl.zeros([BE, BC], v.dtype.element_ty)  # summed over BE once: a sum waits for all warps
     low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
     for k in range(low, high, BE):
         e = (k + tl.arange(0, BE)).to(tl.int64)
@@ -65,8 +65,8 @@ def _product_sum(x, order, ptr, rbf, rbf_stride, v, out, w: tl.constexpr, scale:
         if ORDER:
             e = tl.load(order + e, mask=me, other=0).to(tl.int64)
         y = tl.load(x + e[:, None] * w + c[None, :], mask=me[:, None] & mc[None, :], other=0.0).to(total.dtype)
-        total += tl.sum(y * _filter_of(rbf, e, me, rbf_stride, v, c, mc, w, R, BE, BC), axis=0)
-    tl.store(out + i * w + c, (total * scale).to(out.dtype.element_ty), mask=mc)
+        total += y * _filter_of(rbf, e, me, rbf_stride, v, c, mc, w, R, BE, BC)
+    tl.store(out + i * w + c, (tl.sum(total, axis=0) * scale).to(out.dtype.element_ty), mask=mc)
 
 
 @triton.jit

@@ -28,8 +28,7 @@ def _forward(pair, w, sender, ptr, out, slope, d: tl.constexpr, BE: tl.constexpr
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < d
     t = tl.load(pair + i * 2 * d + d + c, mask=mc, other=0.0)
-    total = tl.zeros([BC], t.dtype)
-    slopes = tl.zeros([BC], t.dtype)
+    total, slopes = tl.zeros([BE, BC], t.dtype), tl.zeros([BE, BC], t.dtype)  # summed over BE once: a sum waits for all warps
     low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
     for k in range(low, high, BE):
         e = k + tl.arange(0, BE)
@@ -39,10 +38,10 @@ def _forward(pair, w, sender, ptr, out, slope, d: tl.constexpr, BE: tl.constexpr
         s = tl.load(pair + j[:, None] * 2 * d + c[None, :], mask=mask, other=0.0)
         x = tl.load(w + e.to(tl.int64)[:, None] * d + c[None, :], mask=mask, other=0.0).to(t.dtype)
         value, derivative = _silu(s + t[None, :])
-        total += tl.sum(value * x, axis=0)
-        slopes += tl.sum(derivative * x, axis=0)
-    tl.store(out + i * d + c, total, mask=mc)
-    tl.store(slope + i * d + c, slopes, mask=mc)
+        total += value * x
+        slopes += derivative * x
+    tl.store(out + i * d + c, tl.sum(total, axis=0), mask=mc)
+    tl.store(slope + i * d + c, tl.sum(slopes, axis=0), mask=mc)
 
 
 @triton.jit
@@ -60,7 +59,7 @@ def _backward(pair, w, receiver, order, ptr, grad, slope, dpair, dw, n, n_edges,
     else:
         j = pid.to(tl.int64)
         s = tl.load(pair + j * 2 * d + c, mask=mc, other=0.0)
-        ds = tl.zeros([BC], s.dtype)
+        ds = tl.zeros([BE, BC], s.dtype)
         low, high = tl.load(ptr + j), tl.load(ptr + j + 1)
         for k in range(low, high, BE):
             me = k + tl.arange(0, BE) < high
@@ -72,8 +71,8 @@ def _backward(pair, w, receiver, order, ptr, grad, slope, dpair, dw, n, n_edges,
             x = tl.load(w + e[:, None] * d + c[None, :], mask=mask, other=0.0).to(s.dtype)
             value, derivative = _silu(s[None, :] + t)
             tl.store(dw + e[:, None] * d + c[None, :], (g * value).to(dw.dtype.element_ty), mask=mask)
-            ds += tl.sum(g * x * derivative, axis=0)
-        tl.store(dpair + j * 2 * d + c, ds, mask=mc)
+            ds += g * x * derivative
+        tl.store(dpair + j * 2 * d + c, tl.sum(ds, axis=0), mask=mc)
         own = tl.load(grad + j * d + c, mask=mc, other=0.0) * tl.load(slope + j * d + c, mask=mc, other=0.0)
         tl.store(dpair + j * 2 * d + d + c, own, mask=mc)
 

@@ -46,7 +46,8 @@ def _backward(x, shift, gain, bias, grad, dx, sums, rows, programs, SHIFT: tl.co
     wide = gain.dtype.element_ty
     g = tl.load(gain + c, mask=mc, other=0.0)[None, :]
     b = tl.load(bias + c, mask=mc, other=0.0)[None, :]
-    sum_gain, sum_bias, sum_shift = tl.zeros([BC], wide), tl.zeros([BC], wide), tl.zeros([BC], wide)
+    # summed over BE once, at the end: a sum waits for all warps
+    sum_gain, sum_bias, sum_shift = tl.zeros([BE, BC], wide), tl.zeros([BE, BC], wide), tl.zeros([BE, BC], wide)
     moved = tl.zeros([1, BC], wide)
     if SHIFT:
         moved = tl.load(shift + c, mask=mc, other=0.0)[None, :]
@@ -62,17 +63,17 @@ def _backward(x, shift, gain, bias, grad, dx, sums, rows, programs, SHIFT: tl.co
             y = v * g + b
             s = 1.0 / (1.0 + tl.exp(-y))
             dy = dy * s * (1.0 + y * (1.0 - s))
-        sum_gain += tl.sum(dy * v, axis=0)
-        sum_bias += tl.sum(dy, axis=0)
+        sum_gain += dy * v
+        sum_bias += dy
         dv = dy * g
         dv = (dv - (tl.sum(dv, axis=1) / w)[:, None] - v * (tl.sum(dv * v, axis=1) / w)[:, None]) * scale
         tl.store(dx + r[:, None] * w + c[None, :], dv.to(dx.dtype.element_ty), mask=mask)
         if SHIFT:
-            sum_shift += tl.sum(tl.where(mask, dv, 0.0), axis=0)
-    tl.store(sums + pid * w + c, sum_gain, mask=mc)
-    tl.store(sums + (programs + pid) * w + c, sum_bias, mask=mc)
+            sum_shift += tl.where(mask, dv, 0.0)
+    tl.store(sums + pid * w + c, tl.sum(sum_gain, axis=0), mask=mc)
+    tl.store(sums + (programs + pid) * w + c, tl.sum(sum_bias, axis=0), mask=mc)
     if SHIFT:
-        tl.store(sums + (2 * programs + pid) * w + c, sum_shift, mask=mc)
+        tl.store(sums + (2 * programs + pid) * w + c, tl.sum(sum_shift, axis=0), mask=mc)
 
 
 def _tile(w: int) -> dict[str, int]:

@@ -66,20 +66,20 @@ def _norm_backward(x, gain, weights, degree, dy, atom_stride, row_stride, dscala
     first = (s == 0)[:, None]
     l = tl.load(degree + s, mask=s < S, other=0)
     gains = tl.load(gain + l[:, None] * C + c[None, :], mask=mask, other=0.0)
-    sums, sum_bias = tl.zeros([SP, BC], WIDE), tl.zeros([BC], WIDE)
+    sums, sum_bias = tl.zeros([SP, BC], WIDE), tl.zeros([SP, BC], WIDE)
     for k in range(pid, n, programs):
         i = tl.cast(k, tl.int64)
         v, w, scale = _centred(x + i * S * C + at, weights, mask, s, C, S, WIDE)
         g = tl.load(dy + i * atom_stride + s[:, None] * row_stride + c[None, :], mask=mask, other=0.0).to(WIDE)
         g += tl.where(first, tl.load(dscalars + i * C + c, mask=c < C, other=0.0).to(WIDE)[None, :], 0.0)
         sums += g * v * scale
-        sum_bias += tl.sum(tl.where(first, g, 0.0), axis=0)
+        sum_bias += tl.where(first, g, 0.0)
         g = g * gains
         g = (g - v * w * (scale * scale * tl.sum(tl.sum(g * v, axis=1), axis=0))) * scale
         mean = tl.sum(tl.sum(tl.where(first, g, 0.0), axis=1), axis=0) / C
         tl.store(dx + i * S * C + at, tl.where(first, g - mean, g), mask=mask)
     tl.store(dgain + pid.to(tl.int64) * S * C + at, sums, mask=mask)
-    tl.store(dbias + pid * C + c, sum_bias, mask=c < C)
+    tl.store(dbias + pid * C + c, tl.sum(sum_bias, axis=0), mask=c < C)
 
 
 def _norm_tile(s: int, c: int) -> dict[str, int]:

@@ -25,8 +25,8 @@ def _forward(x, v, w, unit, sender, ptr, out_h, out_v, d: tl.constexpr, scale: t
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < d
     dtype = x.dtype.element_ty
-    h = tl.zeros([BC], dtype)
-    v0, v1, v2 = tl.zeros([BC], dtype), tl.zeros([BC], dtype), tl.zeros([BC], dtype)
+    h = tl.zeros([BE, BC], dtype)  # summed over BE once: a sum waits for all warps
+    v0, v1, v2 = tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype)
     low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
     for k in range(low, high, BE):
         e = k + tl.arange(0, BE)
@@ -36,7 +36,7 @@ def _forward(x, v, w, unit, sender, ptr, out_h, out_v, d: tl.constexpr, scale: t
         mask = me[:, None] & mc[None, :]
         at = j[:, None] * 3 * d + c[None, :]
         row = e[:, None] * 3 * d + c[None, :]
-        h += tl.sum(tl.load(x + at, mask=mask, other=0.0) * tl.load(w + row, mask=mask, other=0.0).to(dtype), axis=0)
+        h += tl.load(x + at, mask=mask, other=0.0) * tl.load(w + row, mask=mask, other=0.0).to(dtype)
         u = tl.load(x + at + 2 * d, mask=mask, other=0.0) * tl.load(w + row + 2 * d, mask=mask, other=0.0).to(dtype)
         m0 = u * tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
         m1 = u * tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
@@ -46,13 +46,13 @@ def _forward(x, v, w, unit, sender, ptr, out_h, out_v, d: tl.constexpr, scale: t
             m0 += b * tl.load(v + at, mask=mask, other=0.0)
             m1 += b * tl.load(v + at + d, mask=mask, other=0.0)
             m2 += b * tl.load(v + at + 2 * d, mask=mask, other=0.0)
-        v0 += tl.sum(m0, axis=0)
-        v1 += tl.sum(m1, axis=0)
-        v2 += tl.sum(m2, axis=0)
-    tl.store(out_h + i * d + c, h * scale, mask=mc)
-    tl.store(out_v + i * 3 * d + c, v0 * scale, mask=mc)
-    tl.store(out_v + i * 3 * d + d + c, v1 * scale, mask=mc)
-    tl.store(out_v + i * 3 * d + 2 * d + c, v2 * scale, mask=mc)
+        v0 += m0
+        v1 += m1
+        v2 += m2
+    tl.store(out_h + i * d + c, tl.sum(h, axis=0) * scale, mask=mc)
+    tl.store(out_v + i * 3 * d + c, tl.sum(v0, axis=0) * scale, mask=mc)
+    tl.store(out_v + i * 3 * d + d + c, tl.sum(v1, axis=0) * scale, mask=mc)
+    tl.store(out_v + i * 3 * d + 2 * d + c, tl.sum(v2, axis=0) * scale, mask=mc)
 
 
 @triton.jit
@@ -78,12 +78,12 @@ def _backward(x, v, w, unit, receiver, order, ptr, grad_h, grad_v, dx, dv, dw, n
         xa = tl.load(x + own, mask=mc, other=0.0) * scale
         xb = tl.load(x + own + d, mask=mc, other=0.0) * scale
         xc = tl.load(x + own + 2 * d, mask=mc, other=0.0) * scale
-        da, db, dc = tl.zeros([BC], dtype), tl.zeros([BC], dtype), tl.zeros([BC], dtype)
+        da, db, dc = tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype)
         if HAS_V:
             v0 = tl.load(v + own, mask=mc, other=0.0)
             v1 = tl.load(v + own + d, mask=mc, other=0.0)
             v2 = tl.load(v + own + 2 * d, mask=mc, other=0.0)
-        s0, s1, s2 = tl.zeros([BC], dtype), tl.zeros([BC], dtype), tl.zeros([BC], dtype)
+        s0, s1, s2 = tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype)
         low, high = tl.load(ptr + j), tl.load(ptr + j + 1)
         for k in range(low, high, BE):
             me = k + tl.arange(0, BE) < high
@@ -98,30 +98,31 @@ def _backward(x, v, w, unit, receiver, order, ptr, grad_h, grad_v, dx, dv, dw, n
             g2 = tl.load(grad_v + at + 2 * d, mask=mask, other=0.0)
             wa = tl.load(w + row, mask=mask, other=0.0).to(dtype)
             wc = tl.load(w + row + 2 * d, mask=mask, other=0.0).to(dtype)
+            if HAS_V:  # before the first store, which no later load may overtake
+                wb = tl.load(w + row + d, mask=mask, other=0.0).to(dtype)
             along = (g0 * tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
                      + g1 * tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
                      + g2 * tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None])
             tl.store(dw + row, (gh * xa[None, :]).to(kind), mask=mask)
             tl.store(dw + row + 2 * d, (along * xc[None, :]).to(kind), mask=mask)
-            da += tl.sum(gh * wa, axis=0)
-            dc += tl.sum(along * wc, axis=0)
+            da += gh * wa
+            dc += along * wc
             if HAS_V:
-                wb = tl.load(w + row + d, mask=mask, other=0.0).to(dtype)
                 inner = g0 * v0[None, :] + g1 * v1[None, :] + g2 * v2[None, :]
                 tl.store(dw + row + d, (inner * xb[None, :]).to(kind), mask=mask)
-                db += tl.sum(inner * wb, axis=0)
-                s0 += tl.sum(g0 * wb, axis=0)
-                s1 += tl.sum(g1 * wb, axis=0)
-                s2 += tl.sum(g2 * wb, axis=0)
+                db += inner * wb
+                s0 += g0 * wb
+                s1 += g1 * wb
+                s2 += g2 * wb
             else:
                 tl.store(dw + row + d, tl.zeros([BE, BC], tl.float32).to(kind), mask=mask)
-        tl.store(dx + own, da * scale, mask=mc)
-        tl.store(dx + own + d, db * scale, mask=mc)
-        tl.store(dx + own + 2 * d, dc * scale, mask=mc)
+        tl.store(dx + own, tl.sum(da, axis=0) * scale, mask=mc)
+        tl.store(dx + own + d, tl.sum(db, axis=0) * scale, mask=mc)
+        tl.store(dx + own + 2 * d, tl.sum(dc, axis=0) * scale, mask=mc)
         if HAS_V:
-            tl.store(dv + own, s0 * xb, mask=mc)
-            tl.store(dv + own + d, s1 * xb, mask=mc)
-            tl.store(dv + own + 2 * d, s2 * xb, mask=mc)
+            tl.store(dv + own, tl.sum(s0, axis=0) * xb, mask=mc)
+            tl.store(dv + own + d, tl.sum(s1, axis=0) * xb, mask=mc)
+            tl.store(dv + own + 2 * d, tl.sum(s2, axis=0) * xb, mask=mc)
 
 
 @torch.library.custom_op("forcelaw::vector_sum", mutates_args=())

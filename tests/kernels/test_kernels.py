@@ -152,6 +152,15 @@ def test_layer_norm(rows: int, width: int, programs: int, monkeypatch: pytest.Mo
     same(fast, slow, [x, gain, bias, shift], rows)
 
 
+@pytest.mark.parametrize("edges, channels", [(1, 8), (37, 8), (21, 5), (5, 1)])
+def test_edge_mix(edges: int, channels: int) -> None:
+    dv, phi, radial = leaf(edges, 3, channels), leaf(edges, channels, channels), leaf(edges, channels)
+    unit = torch.nn.functional.normalize(torch.randn(edges, 3, dtype=torch.float64, device=DEVICE), dim=1)
+    turned = torch.einsum("eka,eab->ekb", dv / (1 + dv.square().sum(1, keepdim=True)).sqrt(), phi)
+    slow = turned + torch.einsum("ek,eb->ekb", unit, radial)
+    same((kernels.edge_mix(dv, phi, unit, radial),), (slow,), [dv, phi, radial], edges)
+
+
 @pytest.mark.parametrize("n, lmax, width", [(1, 2, 6), (13, 1, 5), (70, 4, 20)])
 @pytest.mark.parametrize("programs", [3, 1056])
 def test_spherical_norm(n: int, lmax: int, width: int, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ if AVAILABLE:
         from .edges import edge_difference, edge_gate, edge_sum
         from .filters import filter_sum, filtered_linear, gathered_linear, read_edges
         from .gated import gated_sum
+        from .mix import edge_mix
         from .moments import cosines, outer_sum, quad_read, short_sum, triplets, turns
         from .norm import layer_norm, norm_silu
         from .spherical import spherical_add, spherical_gate, spherical_norm
@@ -66,6 +67,7 @@ __all__ = [
     "blend",
     "cosines",
     "differences",
+    "edge_mix",
     "filter_sum",
     "filtered_linear",
     "fused",

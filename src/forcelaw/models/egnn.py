@@ -75,10 +75,14 @@ class Layer(nn.Module):
         h = h + self.node2(nn.functional.silu(self.node1(torch.cat([a, total], dim=-1))))
         if self.radiate is None:
             return h, v
-        change = unit.unsqueeze(-1) * self.radiate(message).unsqueeze(1)
-        if v is not None:
-            phi = self.mix2(nn.functional.silu(self.mix1(message))).view(-1, self.channels, self.channels)
-            change = change + torch.bmm(dv * torch.rsqrt(1.0 + q).unsqueeze(1), phi)
+        radial = self.radiate(message)
+        phi = None if v is None else self.mix2(nn.functional.silu(self.mix1(message))).view(-1, self.channels, self.channels)
+        if phi is not None and segments is not None:
+            change = kernels.edge_mix(dv, phi, unit, radial)
+        else:
+            change = unit.unsqueeze(-1) * radial.unsqueeze(1)
+            if phi is not None:
+                change = change + torch.bmm(dv * torch.rsqrt(1.0 + q).unsqueeze(1), phi)
         change = kernels.row_sum(change.flatten(1), graph, segments).view(n, 3, -1) * self.sum_scale
         return h, change if v is None else v + change
 

@@ -14,6 +14,7 @@ from forcelaw.kernels.gated import gated_sum
 from forcelaw.kernels.turn import Shape, so2_message, spread
 from forcelaw.kernels.vectors import vector_sum
 from forcelaw.models import ARCHITECTURES, build
+from forcelaw.models.basis import ExponentialBasis, Features
 from forcelaw.models.so3 import EdgeFrames, degree_index, order_major
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -159,6 +160,30 @@ def test_edge_mix(edges: int, channels: int) -> None:
     turned = torch.einsum("eka,eab->ekb", dv / (1 + dv.square().sum(1, keepdim=True)).sqrt(), phi)
     slow = turned + torch.einsum("ek,eb->ekb", unit, radial)
     same((kernels.edge_mix(dv, phi, unit, radial),), (slow,), [dv, phi, radial], edges)
+
+
+@pytest.mark.parametrize("edges, radial, angular, vectors", [(1, 5, None, False), (37, 32, 32, True), (11, 4, 6, False)])
+def test_edge_features(edges: int, radial: int, angular: int | None, vectors: bool) -> None:
+    """Against the formulas of PhysNet and DimeNet; some edges end beyond the cutoff, one is of length zero."""
+    vec = torch.randn(edges, 3, dtype=torch.float64, device=DEVICE) * 4
+    vec[-1] = 0
+    r = vec.norm(dim=1, keepdim=True).clamp_min(1e-7)
+    x = r / 6.0
+    envelope = (1 - 21 * x**5 + 35 * x**6 - 15 * x**7) * (x < 1)
+    columns = [vec / 6.0] if vectors else []
+    bases = []
+    for count in [radial] if angular is None else [radial, angular]:
+        low = torch.tensor(-5.0, dtype=torch.float64).exp()
+        centres = torch.linspace(float(low), 1.0, count, dtype=torch.float64, device=DEVICE)
+        bases.append(torch.exp((-((count / (2 * (1 - float(low)))) ** 2) * ((-5 * x).exp() - centres) ** 2).clamp_min(-50)))
+    columns += [bases[0], *(vec[:, k : k + 1] / r * bases[1] for k in range(3) if angular), torch.zeros(edges, 2, device=DEVICE)]
+    torch.set_default_dtype(torch.float64)
+    try:
+        made = [ExponentialBasis(count, 6.0) for count in (radial, angular) if count]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    features = Features(6.0, *made, vectors=vectors, padding=2).to(DEVICE)
+    torch.testing.assert_close(features(vec), torch.cat(columns, dim=1) * envelope, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("n, lmax, width", [(1, 2, 6), (13, 1, 5), (70, 4, 20)])

@@ -20,6 +20,7 @@ if AVAILABLE:
     try:
         from .dense import blend, gathered, join, merge, residual, scaled_silu, unit_rms
         from .edges import edge_difference, edge_gate, edge_sum
+        from .features import edge_features
         from .filters import filter_sum, filtered_linear, gathered_linear, read_edges
         from .gated import gated_sum
         from .mix import edge_mix
@@ -67,6 +68,7 @@ __all__ = [
     "blend",
     "cosines",
     "differences",
+    "edge_features",
     "edge_mix",
     "filter_sum",
     "filtered_linear",

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .. import kernels
+
 
 def envelope(x: Tensor) -> Tensor:
     """Polynomial envelope with p = 5 of x = r / r_c: 1 - 21 x^5 + 35 x^6 - 15 x^7, zero for x >= 1.
@@ -55,6 +57,31 @@ class ExponentialBasis(nn.Module):
     def forward(self, r: Tensor) -> Tensor:
         exponent = -self.beta * (torch.exp(-self.rate * r).unsqueeze(-1) - self.centres).square()
         return torch.exp(exponent.clamp_min(-50.0))  # no denormals, as above
+
+
+class Features(nn.Module):
+    """Edge vectors (e, 3) -> features (e, columns) times the envelope, by one kernel: what the models make of their bases.
+
+    radial(r); before it with ``vectors`` vec / r_c; after it the products of the unit vector's components with angular(r).
+    ``padding`` columns of zeros. Nothing is differentiated by vec.
+    """
+
+    def __init__(self, cutoff: float, radial: ExponentialBasis, angular: ExponentialBasis | None = None,
+                 vectors: bool = False, padding: int = 0):
+        super().__init__()
+        self.cutoff, self.beta, self.beta_unit = cutoff, radial.beta, angular.beta if angular is not None else 0.0
+        none = radial.centres.new_zeros
+        centres, kinds = [radial.centres], [0] * len(radial.centres)
+        if vectors:
+            centres, kinds = [none(3), *centres], [4, 5, 6, *kinds]
+        if angular is not None:
+            centres += [angular.centres] * 3
+            kinds += [k for k in (1, 2, 3) for _ in angular.centres]
+        self.register_buffer("centres", torch.cat([*centres, none(padding)]), persistent=False)
+        self.register_buffer("kinds", torch.tensor(kinds + [7] * padding, dtype=torch.int32), persistent=False)
+
+    def forward(self, vec: Tensor) -> Tensor:
+        return kernels.edge_features(vec, self.centres, self.kinds, self.cutoff, self.beta, self.beta_unit)
 
 
 def safe_norm(vec: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from .. import kernels
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import ExponentialBasis, envelope, safe_norm
+from .basis import ExponentialBasis, Features, envelope, safe_norm
 from .mpnn import Head
 from .mup import Embedding, LayerNorm, Linear
 
@@ -95,6 +95,7 @@ class EGNN(ForceField):
         c = config
         self.embedding = Embedding(len(c.elements), c.width, c.m)
         self.radial = ExponentialBasis(c.radial, c.cutoff)
+        self.features = Features(c.cutoff, self.radial)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         # weights that could never receive a gradient are left out: the first layer has no vectors to mix yet, and without a
         # direct head nobody reads the vectors of the last
@@ -110,8 +111,8 @@ class EGNN(ForceField):
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
-        g = self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
         segments = graph.segments() if kernels.fused(vec) else None
+        g = self.features(vec) if segments is not None else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph, segments)

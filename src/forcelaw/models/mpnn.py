@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from .. import kernels
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import ExponentialBasis, envelope, safe_norm
+from .basis import ExponentialBasis, Features, envelope, safe_norm
 from .mup import Embedding, LayerNorm, Linear
 
 
@@ -63,8 +63,10 @@ class Layer(nn.Module):
         self.up = Linear(d, 4 * d, "hidden", m, bias=not self.on_edges)
         self.down = Linear(4 * d, d, "hidden", m, bias=not self.on_edges)
 
-    def forward(self, h: Tensor, g: Tensor, u: Tensor, graph: GraphBatch, segments: tuple[Tensor, Tensor] | None) -> Tensor:
-        """h (n, d), g (e, geometry), u (e, 1), segments of the graph if kernels may be used -> h (n, d)."""
+    def forward(self, h: Tensor, g: Tensor, u: Tensor | None, graph: GraphBatch,
+                segments: tuple[Tensor, Tensor] | None) -> Tensor:
+        """h (n, d), g (e, geometry or more), u (e, 1) if messages are added, segments of the graph if kernels may be used ->
+        h (n, d)."""
         pair = self.pair(self.norm1(h, segments is not None))
         w = nn.functional.linear(g, nn.functional.pad(self.filter.weight, (0, g.shape[1] - self.filter.weight.shape[1])))
         if self.gated and not self.on_edges and segments is not None:
@@ -103,6 +105,7 @@ class MPNN(ForceField):
         self.radial = ExponentialBasis(c.radial, c.cutoff)
         self.angular = ExponentialBasis(c.angular, c.cutoff) if c.message == "gated" and c.angular > 1 else None
         self.padding = -c.geometry % 4  # zero columns on a GPU: rows that are not 16 bytes wide make its products 4 times slower
+        self.features = Features(c.cutoff, self.radial, self.angular, vectors=True, padding=self.padding)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)
@@ -123,8 +126,8 @@ class MPNN(ForceField):
         return (g * u if self.config.message == "gated" else g), u
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
-        g, u = self.geometry(vec)
         segments = graph.segments() if kernels.fused(vec) else None
+        g, u = (self.features(vec), None) if segments is not None and self.config.message == "gated" else self.geometry(vec)
         h = self.embedding(graph.species)
         for layer in self.layers:
             h = layer(h, g, u, graph, segments)

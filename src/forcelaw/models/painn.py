@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .. import kernels
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import ExponentialBasis, envelope, safe_norm
+from .basis import ExponentialBasis, Features, envelope, safe_norm
 from .mpnn import Head
 from .mup import Embedding, LayerNorm, Linear
 
@@ -102,6 +102,7 @@ class PaiNN(ForceField):
         c = config
         self.embedding = Embedding(len(c.elements), c.width, c.m)
         self.radial = ExponentialBasis(c.radial, c.cutoff)
+        self.features = Features(c.cutoff, self.radial)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)
@@ -110,8 +111,8 @@ class PaiNN(ForceField):
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
-        g = self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
         segments = graph.segments() if kernels.fused(vec) else None
+        g = self.features(vec) if segments is not None else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph, segments)

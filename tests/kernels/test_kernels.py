@@ -9,7 +9,7 @@ pytest.importorskip("triton")  # conftest.py asks for its interpreter
 
 from forcelaw import kernels
 from forcelaw.graph import GraphBatch, build_graph, molecule_edges
-from forcelaw.kernels import norm, spherical, turn
+from forcelaw.kernels import affine, norm, spherical, turn
 from forcelaw.kernels.gated import gated_sum
 from forcelaw.kernels.turn import Shape, so2_message, spread
 from forcelaw.kernels.vectors import vector_sum
@@ -151,6 +151,13 @@ def test_layer_norm(rows: int, width: int, programs: int, monkeypatch: pytest.Mo
     slow = slow[0], *(torch.nn.functional.silu(v) for v in slow)
     fast = (kernels.layer_norm(x, gain, bias), kernels.norm_silu(x, gain, bias), kernels.norm_silu(x, gain, bias, shift))
     same(fast, slow, [x, gain, bias, shift], rows)
+
+
+@pytest.mark.parametrize("rows, fan_in, fan_out, programs", [(1, 3, 1, 64), (37, 6, 5, 64), (300, 4, 130, 3)])
+def test_linear(rows: int, fan_in: int, fan_out: int, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(affine, "PROGRAMS", programs)
+    x, weight, bias = leaf(rows, fan_in), leaf(fan_out, fan_in), leaf(fan_out)
+    same((kernels.linear(x, weight, bias),), (torch.nn.functional.linear(x, weight, bias),), [x, weight, bias], rows)
 
 
 @pytest.mark.parametrize("edges, channels", [(1, 8), (37, 8), (21, 5), (5, 1)])

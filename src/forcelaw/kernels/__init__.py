@@ -18,6 +18,7 @@ from ..graph import GraphBatch, segment_sum
 AVAILABLE = torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
 if AVAILABLE:
     try:
+        from .affine import linear
         from .dense import blend, gathered, join, merge, residual, scaled_silu, unit_rms
         from .edges import edge_difference, edge_gate, edge_sum
         from .features import edge_features
@@ -79,6 +80,7 @@ __all__ = [
     "gathered_linear",
     "join",
     "layer_norm",
+    "linear",
     "merge",
     "norm_silu",
     "outer_sum",

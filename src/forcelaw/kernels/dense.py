@@ -178,11 +178,20 @@ def _merge_backward(grad, z, swap, rows, w: tl.constexpr, WIDE: tl.constexpr, BE
 
 
 @triton.jit
+def _nearest(x):
+    """float32 to the nearest number of TF32's 10 bits; tensor cores cut the rest off, which would shrink every product."""
+    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _times(a, b, w: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr):
     """a B^T of a (BE, BC) and B (w, w)."""
     k = tl.arange(0, BC)
     matrix = tl.load(b + k[None, :] * w + k[:, None], mask=(k < w)[None, :] & (k < w)[:, None], other=0.0)
-    return tl.dot(a.to(matrix.dtype), matrix, input_precision="tf32", out_dtype=WIDE)
+    a = a.to(matrix.dtype)
+    if matrix.dtype == tl.float32:
+        a, matrix = _nearest(a), _nearest(matrix)
+    return tl.dot(a, matrix, input_precision="tf32", out_dtype=WIDE)
 
 
 @triton.jit

@@ -63,21 +63,22 @@ class Layer(nn.Module):
         """h (n, d), v (n, 3, M) or None while it is zero, g (e, radial), unit (e, 3), segments of the graph if kernels may be
         used."""
         n = h.shape[0]
-        a = self.norm(h, segments is not None)
+        fused = segments is not None
+        a = self.norm(h, fused)
         lengths = None
         if v is not None:
             dv = kernels.differences(v.flatten(1), graph, segments).view(-1, *v.shape[1:])
             q = dv.square().sum(1)
             lengths = self.lengths(q / (1.0 + q))
-        gated = kernels.gate(self.pair(a), lengths, self.filter(g), graph, segments)
+        gated = kernels.gate(self.pair(a, fused), lengths, self.filter(g), graph, segments)
         message = nn.functional.silu(self.message(gated))
         total = kernels.row_sum(message, graph, segments) * self.sum_scale
-        h = h + self.node2(nn.functional.silu(self.node1(torch.cat([a, total], dim=-1))))
+        h = h + self.node2(nn.functional.silu(self.node1(torch.cat([a, total], dim=-1), fused)), fused)
         if self.radiate is None:
             return h, v
         radial = self.radiate(message)
         phi = None if v is None else self.mix2(nn.functional.silu(self.mix1(message))).view(-1, self.channels, self.channels)
-        if phi is not None and segments is not None:
+        if phi is not None and fused:
             change = kernels.edge_mix(dv, phi, unit, radial)
         else:
             change = unit.unsqueeze(-1) * radial.unsqueeze(1)
@@ -112,13 +113,14 @@ class EGNN(ForceField):
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
         segments = graph.segments() if kernels.fused(vec) else None
-        g = self.features(vec) if segments is not None else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
+        fused = segments is not None
+        g = self.features(vec) if fused else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph, segments)
-        h = self.norm(h, segments is not None)
-        forces = (v * self.force(h).unsqueeze(1)).sum(-1) if self.force is not None else None
-        return self.energy(h).squeeze(-1), forces
+        h = self.norm(h, fused)
+        forces = (v * self.force(h, fused).unsqueeze(1)).sum(-1) if self.force is not None else None
+        return self.energy(h, fused).squeeze(-1), forces
 
 
 def flops(c: EGNNConfig) -> Flops:

@@ -231,7 +231,7 @@ class Layer(nn.Module):
         """The same through the kernels."""
         x = x + self.fused_message(self.norm1.fused(x)[0], rad, edges)
         y, scalars = self.norm2.fused(x)
-        y = kernels.spherical_gate(self.gates(scalars), self.up.product(y.transpose(0, 1)), self.up.bias)
+        y = kernels.spherical_gate(self.gates(scalars, True), self.up.product(y.transpose(0, 1)), self.up.bias)
         return kernels.spherical_add(x, self.down.product(y), self.down.bias)
 
     def message(self, y: Tensor, rad: Tensor, edges: Edges) -> Tensor:

@@ -67,9 +67,10 @@ class Layer(nn.Module):
                 segments: tuple[Tensor, Tensor] | None) -> Tensor:
         """h (n, d), g (e, geometry or more), u (e, 1) if messages are added, segments of the graph if kernels may be used ->
         h (n, d)."""
-        pair = self.pair(self.norm1(h, segments is not None))
+        fused = segments is not None
+        pair = self.pair(self.norm1(h, fused), fused)
         w = nn.functional.linear(g, nn.functional.pad(self.filter.weight, (0, g.shape[1] - self.filter.weight.shape[1])))
-        if self.gated and not self.on_edges and segments is not None:
+        if self.gated and not self.on_edges and fused:
             total = kernels.gated_sum(pair, w, graph.sender, graph.receiver, *segments)
         else:
             z, factor = (None, w) if self.gated else (w, u.expand_as(w))
@@ -77,10 +78,10 @@ class Layer(nn.Module):
             if self.on_edges:
                 message = message + self.down(nn.functional.silu(self.up(message)))
             total = kernels.row_sum(message, graph, segments)
-        h = h + self.out(total * self.sum_scale)
+        h = h + self.out(total * self.sum_scale, fused)
         if self.on_edges:
             return h
-        return h + self.down(nn.functional.silu(self.up(self.norm2(h, segments is not None))))
+        return h + self.down(nn.functional.silu(self.up(self.norm2(h, fused), fused)), fused)
 
 
 class Head(nn.Module):
@@ -91,8 +92,8 @@ class Head(nn.Module):
         self.hidden = Linear(d, d, "hidden", m)
         self.last = Linear(d, outputs, "output", m)
 
-    def forward(self, h: Tensor) -> Tensor:
-        return self.last(nn.functional.silu(self.hidden(h)))
+    def forward(self, h: Tensor, fused: bool = False) -> Tensor:
+        return self.last(nn.functional.silu(self.hidden(h, fused)), fused)
 
 
 class MPNN(ForceField):
@@ -127,12 +128,13 @@ class MPNN(ForceField):
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         segments = graph.segments() if kernels.fused(vec) else None
-        g, u = (self.features(vec), None) if segments is not None and self.config.message == "gated" else self.geometry(vec)
+        fused = segments is not None
+        g, u = (self.features(vec), None) if fused and self.config.message == "gated" else self.geometry(vec)
         h = self.embedding(graph.species)
         for layer in self.layers:
             h = layer(h, g, u, graph, segments)
-        h = self.norm(h, segments is not None)
-        return self.energy(h).squeeze(-1), self.force(h) if self.force is not None else None
+        h = self.norm(h, fused)
+        return self.energy(h, fused).squeeze(-1), self.force(h, fused) if self.force is not None else None
 
 
 def flops(c: MPNNConfig) -> Flops:

@@ -57,9 +57,12 @@ class Linear(nn.Module):
         self.weight = mark(nn.Parameter(normal(fan_out, fan_in, std=std)), kind, m)
         self.bias = mark(nn.Parameter(torch.zeros(fan_out)), "vector", m) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, fused: bool = False) -> Tensor:
+        """fused: whether kernels may be used; x is (rows, fan_in) then."""
         if self.multiplier != 1.0:
             x = x * self.multiplier
+        if fused and self.bias is not None:
+            return kernels.linear(x, self.weight, self.bias)
         return nn.functional.linear(x, self.weight, self.bias)
 
 

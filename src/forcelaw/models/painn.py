@@ -63,9 +63,10 @@ class Layer(nn.Module):
     def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch,
                 segments: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3), segments if kernels may be used."""
-        x = self.node2(nn.functional.silu(self.node1(self.norm1(h, segments is not None))))
+        fused = segments is not None
+        x = self.node2(nn.functional.silu(self.node1(self.norm1(h, fused), fused)), fused)
         w = self.filter(g)
-        if segments is not None:
+        if fused:
             dh, dv = kernels.vector_sum(x, v, w, unit, graph.sender, graph.receiver, *segments, self.sum_scale)
         else:
             dh, dv = self.message(x, v, w, unit, graph)
@@ -75,7 +76,8 @@ class Layer(nn.Module):
         # 1e-4, not the 1e-8 of the source: vectors vanish on sites of high symmetry (the carbon of CH4), where a root with
         # curvature 1e4 makes conservative forces wrong by 1% in float32
         length = (vv.square().sum(1) + 1e-4).sqrt()
-        mixed = self.update2(nn.functional.silu(self.update1(torch.cat([self.norm2(h, segments is not None), length], dim=-1))))
+        mixed = torch.cat([self.norm2(h, fused), length], dim=-1)
+        mixed = self.update2(nn.functional.silu(self.update1(mixed, fused)), fused)
         p, q, gate = mixed.chunk(3, dim=-1)
         return h + p + q * (uv * vv).sum(1), v + gate.unsqueeze(1) * uv
 
@@ -89,8 +91,8 @@ class VectorHead(nn.Module):
         self.gate2 = Linear(d, d, "hidden", m)
         self.last = Linear(d, 1, "output", m, bias=False)
 
-    def forward(self, h: Tensor, v: Tensor) -> Tensor:
-        gate = self.gate2(nn.functional.silu(self.gate1(h)))
+    def forward(self, h: Tensor, v: Tensor, fused: bool = False) -> Tensor:
+        gate = self.gate2(nn.functional.silu(self.gate1(h, fused)), fused)
         return self.last(v * gate.unsqueeze(1)).squeeze(-1)
 
 
@@ -112,12 +114,13 @@ class PaiNN(ForceField):
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
         segments = graph.segments() if kernels.fused(vec) else None
-        g = self.features(vec) if segments is not None else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
+        fused = segments is not None
+        g = self.features(vec) if fused else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph, segments)
-        h = self.norm(h, segments is not None)
-        return self.energy(h).squeeze(-1), self.force(h, v) if self.force is not None else None
+        h = self.norm(h, fused)
+        return self.energy(h, fused).squeeze(-1), self.force(h, v, fused) if self.force is not None else None
 
 
 def flops(c: PaiNNConfig) -> Flops:

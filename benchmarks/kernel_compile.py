@@ -94,6 +94,7 @@ def step(pack: Pack, model_name: str, target: float, precision: str) -> None:
     atoms, edges = (int(count[rows.numpy()].sum()) for count in (window.shard.host_natoms, window.shard.host_nedges))
     graph, _ = window.shard.batch(rows, atoms + 1, edges, pad=True)
     model = build(config, 0).to(dtype)
+    torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "bf16")  # some kernels ask for it
     print(f"# {model_name}, {model.n_parameters():,} parameters, {precision}", flush=True)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
         energy, forces = model(graph)

@@ -184,13 +184,19 @@ def _nearest(x):
 
 
 @triton.jit
+def _round(x, out, n, WIDE: tl.constexpr, FLAT: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
+    tl.store(out + i, _nearest(tl.load(x + i, mask=i < n, other=0.0)), mask=i < n)
+
+
+@triton.jit
 def _times(a, b, w: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr):
-    """a B^T of a (BE, BC) and B (w, w)."""
+    """a B^T of a (BE, BC) and B (w, w), which is rounded to TF32 already (:func:`_matrix`)."""
     k = tl.arange(0, BC)
     matrix = tl.load(b + k[None, :] * w + k[:, None], mask=(k < w)[None, :] & (k < w)[:, None], other=0.0)
     a = a.to(matrix.dtype)
     if matrix.dtype == tl.float32:
-        a, matrix = _nearest(a), _nearest(matrix)
+        a = _nearest(a)
     return tl.dot(a, matrix, input_precision="tf32", out_dtype=WIDE)
 
 
@@ -252,6 +258,15 @@ def _layer_tile(w: int, warps: int) -> dict[str, int]:
 
 def _grid(rows: int, w: int, tile: dict[str, int]) -> tuple[int, int]:
     return triton.cdiv(rows, tile["BE"]), triton.cdiv(w, tile["BC"])
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """A weight as _times wants it."""
+    if weight.dtype != torch.float32:
+        return weight
+    out = torch.empty_like(weight)
+    _each(_round, [weight, out])
+    return out
 
 
 def _transposed(v: Tensor) -> Tensor:
@@ -318,8 +333,8 @@ def scaled_silu(z: Tensor) -> Tensor:
 def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: bool, whole: bool) -> tuple[Tensor, Tensor]:
     out, (rows, w) = torch.empty_like(x), x.shape
     if whole:
-        tile = _layer_tile(w, 4)
-        _layer[(triton.cdiv(rows, tile["BE"]),)](x, w1, w2, out, rows, w, WIDE=_wide(x), **tile)
+        tile = _layer_tile(w, 8)
+        _layer[(triton.cdiv(rows, tile["BE"]),)](x, _matrix(w1), _matrix(w2), out, rows, w, WIDE=_wide(x), **tile)
         return out, w1.new_empty(0)
     inner = torch.mm(x.to(w1.dtype), w1.t())
     y = torch.empty_like(inner) if keep else inner
@@ -340,7 +355,8 @@ def _residual_backward(grad: Tensor, x: Tensor, inner: Tensor | None, w1: Tensor
     if whole:
         tile = _layer_tile(w, 8)
         y, dz1, dz2 = (torch.empty_like(low) for _ in range(3))
-        _layer_backward[(triton.cdiv(rows, tile["BE"]),)](x, grad, w1, w2, _transposed(w1), _transposed(w2), dx, y, dz1, dz2,
+        m1, m2 = _matrix(w1), _matrix(w2)
+        _layer_backward[(triton.cdiv(rows, tile["BE"]),)](x, grad, m1, m2, _transposed(m1), _transposed(m2), dx, y, dz1, dz2,
                                                           rows, w, WIDE=_wide(x), **tile)
         return dx, torch.mm(dz1.t(), low), torch.mm(dz2.t(), y)
     inner = torch.mm(low, w1.t()) if inner is None else inner

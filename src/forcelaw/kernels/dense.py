@@ -251,9 +251,9 @@ def _tile(w: int, most: int = 128, numbers: int = 1024) -> dict[str, int]:
     return {"BE": max(1, numbers // columns), "BC": columns, "num_warps": 4}
 
 
-def _layer_tile(w: int, warps: int) -> dict[str, int]:
+def _layer_tile(w: int) -> dict[str, int]:
     """Rows, channels and warps where a program has all channels and multiplies matrices."""
-    return {"BE": 64, "BC": max(16, triton.next_power_of_2(w)), "num_warps": warps}
+    return {"BE": 64, "BC": max(16, triton.next_power_of_2(w)), "num_warps": 8}
 
 
 def _grid(rows: int, w: int, tile: dict[str, int]) -> tuple[int, int]:
@@ -333,7 +333,7 @@ def scaled_silu(z: Tensor) -> Tensor:
 def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: bool, whole: bool) -> tuple[Tensor, Tensor]:
     out, (rows, w) = torch.empty_like(x), x.shape
     if whole:
-        tile = _layer_tile(w, 8)
+        tile = _layer_tile(w)
         _layer[(triton.cdiv(rows, tile["BE"]),)](x, _matrix(w1), _matrix(w2), out, rows, w, WIDE=_wide(x), **tile)
         return out, w1.new_empty(0)
     inner = torch.mm(x.to(w1.dtype), w1.t())
@@ -353,7 +353,7 @@ def _residual_backward(grad: Tensor, x: Tensor, inner: Tensor | None, w1: Tensor
                        whole: bool) -> tuple[Tensor, Tensor, Tensor]:
     low, grad, dx, (rows, w) = x.to(w1.dtype), grad.contiguous(), torch.empty_like(x), x.shape
     if whole:
-        tile = _layer_tile(w, 8)
+        tile = _layer_tile(w)
         y, dz1, dz2 = (torch.empty_like(low) for _ in range(3))
         m1, m2 = _matrix(w1), _matrix(w2)
         _layer_backward[(triton.cdiv(rows, tile["BE"]),)](x, grad, m1, m2, _transposed(m1), _transposed(m2), dx, y, dz1, dz2,

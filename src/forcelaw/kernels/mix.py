@@ -18,62 +18,55 @@ NUMBERS = 1024  # of Phi in a program
 
 
 @triton.jit
-def _forward(dv, phi, unit, radial, out, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr):
+def _three(x, at, mask, M: tl.constexpr):
+    """The components x, y, z of numbers (e, 3, M)."""
+    return (tl.load(x + at, mask=mask, other=0.0), tl.load(x + at + M, mask=mask, other=0.0),
+            tl.load(x + at + 2 * M, mask=mask, other=0.0))
+
+
+@triton.jit
+def _edges(dv, phi, unit, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr):
+    """Of a block of edges: offsets and masks of (BE, M) and (BE, M, M), dv, 1 / sqrt(1 + |dv|^2), Phi, r_hat (BE, 1)."""
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     a = tl.arange(0, MP)
     me, mm = e < edges, a < M
     mask = me[:, None] & mm[None, :]
-    at = e[:, None] * 3 * M + a[None, :]
-    dtype = dv.dtype.element_ty
-    v0 = tl.load(dv + at, mask=mask, other=0.0)
-    v1 = tl.load(dv + at + M, mask=mask, other=0.0)
-    v2 = tl.load(dv + at + 2 * M, mask=mask, other=0.0)
-    f = tl.load(phi + e[:, None, None] * M * M + a[None, :, None] * M + a[None, None, :],
-                mask=me[:, None, None] & mm[None, :, None] & mm[None, None, :], other=0.0).to(dtype)
-    r = tl.load(radial + e[:, None] * M + a[None, :], mask=mask, other=0.0).to(dtype)
-    x0 = tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
-    x1 = tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
-    x2 = tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None]
+    at = e[:, None] * M + a[None, :]
+    full = me[:, None, None] & mm[None, :, None] & mm[None, None, :]
+    square = e[:, None, None] * M * M + a[None, :, None] * M + a[None, None, :]
+    v0, v1, v2 = _three(dv, at + e[:, None] * 2 * M, mask, M)
+    f = tl.load(phi + square, mask=full, other=0.0).to(v0.dtype)
+    x0, x1, x2 = _three(unit, e[:, None] * 3, me[:, None], 1)
     s = 1.0 / tl.sqrt(1.0 + v0 * v0 + v1 * v1 + v2 * v2)
+    return at, at + e[:, None] * 2 * M, mask, square, full, v0, v1, v2, s, f, x0, x1, x2
+
+
+@triton.jit
+def _forward(dv, phi, unit, radial, out, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr):
+    at, at3, mask, _, _, v0, v1, v2, s, f, x0, x1, x2 = _edges(dv, phi, unit, edges, M, MP, BE)
+    r = tl.load(radial + at, mask=mask, other=0.0).to(v0.dtype)
     y0 = x0 * r + tl.sum((v0 * s)[:, :, None] * f, axis=1)
     y1 = x1 * r + tl.sum((v1 * s)[:, :, None] * f, axis=1)
     y2 = x2 * r + tl.sum((v2 * s)[:, :, None] * f, axis=1)
-    tl.store(out + at, y0, mask=mask)
-    tl.store(out + at + M, y1, mask=mask)
-    tl.store(out + at + 2 * M, y2, mask=mask)
+    tl.store(out + at3, y0, mask=mask)
+    tl.store(out + at3 + M, y1, mask=mask)
+    tl.store(out + at3 + 2 * M, y2, mask=mask)
 
 
 @triton.jit
 def _backward(dv, phi, unit, grad, d_dv, dphi, dradial, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr):
-    e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
-    a = tl.arange(0, MP)
-    me, mm = e < edges, a < M
-    mask = me[:, None] & mm[None, :]
-    at = e[:, None] * 3 * M + a[None, :]
-    dtype = dv.dtype.element_ty
-    v0 = tl.load(dv + at, mask=mask, other=0.0)
-    v1 = tl.load(dv + at + M, mask=mask, other=0.0)
-    v2 = tl.load(dv + at + 2 * M, mask=mask, other=0.0)
-    g0 = tl.load(grad + at, mask=mask, other=0.0)
-    g1 = tl.load(grad + at + M, mask=mask, other=0.0)
-    g2 = tl.load(grad + at + 2 * M, mask=mask, other=0.0)
-    square = e[:, None, None] * M * M + a[None, :, None] * M + a[None, None, :]
-    full = me[:, None, None] & mm[None, :, None] & mm[None, None, :]
-    f = tl.load(phi + square, mask=full, other=0.0).to(dtype)
-    x0 = tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
-    x1 = tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
-    x2 = tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None]
-    s = 1.0 / tl.sqrt(1.0 + v0 * v0 + v1 * v1 + v2 * v2)
+    at, at3, mask, square, full, v0, v1, v2, s, f, x0, x1, x2 = _edges(dv, phi, unit, edges, M, MP, BE)
+    g0, g1, g2 = _three(grad, at3, mask, M)
     outer = (v0 * s)[:, :, None] * g0[:, None, :] + (v1 * s)[:, :, None] * g1[:, None, :] + (v2 * s)[:, :, None] * g2[:, None, :]
     u0 = tl.sum(f * g0[:, None, :], axis=2)
     u1 = tl.sum(f * g1[:, None, :], axis=2)
     u2 = tl.sum(f * g2[:, None, :], axis=2)
     along = (u0 * v0 + u1 * v1 + u2 * v2) * s * s
     tl.store(dphi + square, outer.to(dphi.dtype.element_ty), mask=full)
-    tl.store(dradial + e[:, None] * M + a[None, :], (x0 * g0 + x1 * g1 + x2 * g2).to(dradial.dtype.element_ty), mask=mask)
-    tl.store(d_dv + at, s * (u0 - v0 * along), mask=mask)
-    tl.store(d_dv + at + M, s * (u1 - v1 * along), mask=mask)
-    tl.store(d_dv + at + 2 * M, s * (u2 - v2 * along), mask=mask)
+    tl.store(dradial + at, (x0 * g0 + x1 * g1 + x2 * g2).to(dradial.dtype.element_ty), mask=mask)
+    tl.store(d_dv + at3, s * (u0 - v0 * along), mask=mask)
+    tl.store(d_dv + at3 + M, s * (u1 - v1 * along), mask=mask)
+    tl.store(d_dv + at3 + 2 * M, s * (u2 - v2 * along), mask=mask)
 
 
 def _tile(edges: int, m: int) -> tuple[tuple[int], dict[str, int]]:

@@ -57,6 +57,23 @@ def test_no_run_has_finished(tmp_path: Path) -> None:
     assert page.figures[0][0]["data"]  # what there is of the curves is drawn
 
 
+def test_a_run_that_counts_but_ends_far_above_its_best_is_named(tmp_path: Path) -> None:
+    folder = small(tmp_path, sweep=False, diverge=False)
+    assert not made(folder)[0].risen
+    run = next(r for r in sorted((folder / "runs").iterdir()) if json.loads((r / "spec.json").read_text())["n"] == 8_000)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lowest, step = lines[-2]["loss"], lines[-2]["step"]
+    lines[-1]["loss"] = 1.2 * lowest
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    analysis, page = made(folder)
+    assert [(r["run"], r["n"], r["lowest_step"]) for r in analysis.risen] == [(run.name, 8_000, step)]
+    assert "1 run(s) of" in page.words and run.name in page.words
+    assert "end above their own lowest loss, by up to 20%" in page.words
+    lines[-1]["loss"] = 1.04 * lowest
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert not made(folder)[0].risen
+
+
 def test_a_study_that_was_only_planned(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "study.json").write_text(json.dumps(synthetic.study_json(PAIR)))

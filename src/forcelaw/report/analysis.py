@@ -33,6 +33,7 @@ BURN_IN_STEPS = (
 # relative force error below which a symmetry counts as built in; TF32 rounding is up to 4e-4 (results/symmetry_ladder, H100)
 EXACT = 1e-3
 SWEEP = "sweep"
+RISEN = 0.05  # evaluations of the averaged weights scatter by 1%
 
 
 def analyse(
@@ -65,6 +66,7 @@ def analyse(
         sweeps=_sweeps(labels, frame, grid),
         symmetry=_symmetry(labels, frame),
         problems=_problems(source, frame),
+        risen=_risen(frame),
         counts=_counts(frame),
         burn_in_effect=_burn_in_effect(fitted, burn_in_steps),
         seconds=time.monotonic() - started,
@@ -298,6 +300,22 @@ def _problems(source: Source, frame: pl.DataFrame) -> list[dict[str, Any]]:
             }
         )
     return out
+
+
+def _risen(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Runs of the grid that count although they end more than RISEN above their own lowest loss: a law takes them for noise.
+
+    Either the learning rate is too large for runs of that length (a spike, which the averaged weights of the evaluation show
+    late), or data seen many times have been learnt by heart.
+    """
+    seen = frame.filter(pl.col("loss").is_not_null() & pl.col("status").is_in(COUNTED) & (pl.col("kind") != SWEEP))
+    out = []
+    for _, rows in seen.sort("d", nulls_last=False).group_by(["run"], maintain_order=True):
+        last, least = rows.row(-1, named=True), rows.row(rows["loss"].arg_min(), named=True)
+        if last["loss"] > (1.0 + RISEN) * least["loss"]:
+            out.append({**{key: last[key] for key in ("run", "architecture", "kind", "n", "seed", "lr", "status", "step")},
+                        "last_loss": last["loss"], "lowest_loss": least["loss"], "lowest_step": least["step"]})
+    return sorted(out, key=lambda row: (row["architecture"], row["n"] or 0, row["run"]))
 
 
 def _counts(frame: pl.DataFrame) -> dict[str, int]:

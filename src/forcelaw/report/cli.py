@@ -74,6 +74,7 @@ def report(source: str | Path, out: str | Path | None = None, *, burn_in_steps: 
     from .html import render
     from .load import load
     from .spec import names
+    from .words import risen_words
 
     started = time.monotonic()
 
@@ -98,6 +99,7 @@ def report(source: str | Path, out: str | Path | None = None, *, burn_in_steps: 
     notes = [f"{names(labels)}: {reason}" for reason, labels in tables.grouped_reasons(analysis).items()]
     if analysis.problems:
         notes.append(f"{len(analysis.problems)} run(s) diverged or failed: see the page")
+    notes += risen_words(analysis)
     return {
         "page": page,
         "figures": folder / "figures",

@@ -262,6 +262,7 @@ class Analysis:
     sweeps: list[SweepResult]
     symmetry: list[SymmetryPoint]
     problems: list[dict[str, Any]]
+    risen: list[dict[str, Any]]  # runs that count but end above their own lowest loss
     counts: dict[str, int]  # runs by status
     burn_in_effect: list[dict[str, Any]]
     seconds: float = 0.0

@@ -273,6 +273,13 @@ def write_all(analysis: Analysis, folder: Path) -> list[Path]:
             ["run", "architecture", "kind", "n", "seed", "lr", "status", "step", "last_loss", "message"],
         )
     )
+    paths.append(
+        write_csv(
+            folder / "risen.csv",
+            analysis.risen,
+            ["run", "architecture", "kind", "n", "seed", "lr", "status", "step", "last_loss", "lowest_loss", "lowest_step"],
+        )
+    )
     for name, rows in extra_rows(analysis).items():
         paths.append(write_csv(folder / f"{name}.csv", rows, EXTRA[name]))
     analysis.source.frame.write_csv(folder / "runs.csv")

@@ -240,6 +240,17 @@ def regime_words(analysis: Analysis) -> list[str]:
     return out
 
 
+def risen_words(analysis: Analysis) -> list[str]:
+    """Runs that went wrong late and count all the same."""
+    if not analysis.risen:
+        return []
+    most = max(row["last_loss"] / row["lowest_loss"] for row in analysis.risen) - 1
+    who = names(list(dict.fromkeys(row["architecture"] for row in analysis.risen)))
+    return [f"{len(analysis.risen)} run(s) of {who} end above their own lowest loss, by up to {100 * most:.0f}%: unstable at "
+            "their learning rate (a sweep with `within` chooses a smaller one), or data learnt by heart. They count in every "
+            "fit; they are listed below."]
+
+
 def sweep_words(sweeps: Sequence[SweepResult]) -> list[str]:
     """Sweeps whose best learning rate is the largest or the smallest of those that trained: a better one may lie beyond."""
     gains: dict[str, float] = {}
@@ -289,6 +300,7 @@ def scope_words(analysis: Analysis) -> list[str]:
         out.append(
             f"{len(analysis.problems)} run(s) diverged or failed; they are listed below and take no part in the fits."
         )
+    out += risen_words(analysis)
     stopped = analysis.counts.get("stopped", 0)
     if stopped:
         out.append(f"{stopped} run(s) were stopped before their planned length: they count as the shorter runs that they are.")

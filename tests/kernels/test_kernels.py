@@ -84,10 +84,20 @@ def test_vectors(graph: GraphBatch, moving: bool) -> None:
     same(fast, slow, [x, w, v] if moving else [x, w], n - 1 if graph.pad else n)
 
 
+@pytest.mark.parametrize("rows, columns", [(1, 1), (3, 8), (40, 33)])
+def test_so2_block(rows: int, columns: int) -> None:
+    tied = leaf(2, rows, columns)
+    a, b = tied
+    same((kernels.so2_block(tied),), (torch.cat([torch.cat([a, -b], dim=1), torch.cat([b, a], dim=1)]),), [tied], 2 * rows)
+
+
+@pytest.mark.parametrize("many", [0, 30_000])
 @pytest.mark.parametrize("lmax, mmax, width, programs",
                          [(1, 1, 4, 3), (2, 2, 6, 2), (2, 2, 6, 1056), (3, 2, 4, 3), (4, 2, 4, 1056)])
-def test_so2_message(graph: GraphBatch, lmax: int, mmax: int, width: int, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so2_message(graph: GraphBatch, lmax: int, mmax: int, width: int, programs: int, many: int,
+                     monkeypatch: pytest.MonkeyPatch) -> None:
     """Against dense frames, split orders and index_add."""
+    monkeypatch.setattr(turn, "MANY", many)
     monkeypatch.setattr(turn, "PROGRAMS", programs)
     shape, n, e = Shape(lmax, mmax), len(graph.pos), len(graph.sender)
     frames = EdgeFrames(lmax, mmax).to(DEVICE)
@@ -208,6 +218,13 @@ def test_spherical_norm(n: int, lmax: int, width: int, programs: int, monkeypatc
     degree = degree_index(lmax).to(DEVICE)
     y, scalars = kernels.spherical_norm(x, gain, bias, 1 / ((lmax + 1) * (2 * degree.double() + 1) * width), degree)
     same((y, y.transpose(0, 1), scalars), (slow, slow.transpose(0, 1), slow[:, 0]), [x, gain, bias], max(shape))
+
+
+@pytest.mark.parametrize("lmax, shape", [(0, (3,)), (2, (5, 6)), (4, (40, 41))])
+def test_by_degree(lmax: int, shape: tuple[int, ...]) -> None:
+    weight = leaf(lmax + 1, *shape)
+    slow = torch.stack([weight[l] for l in range(lmax + 1) for _ in range(2 * l + 1)])
+    same((kernels.by_degree(weight, degree_index(lmax).to(DEVICE)),), (slow,), [weight], len(slow))
 
 
 @pytest.mark.parametrize("n, lmax, width", [(1, 2, 6), (13, 1, 5), (30, 4, 70)])

@@ -19,6 +19,7 @@ AVAILABLE = torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "
 if AVAILABLE:
     try:
         from .affine import linear
+        from .block import so2_block
         from .dense import blend, gathered, join, merge, residual, scaled_silu, unit_rms
         from .edges import edge_difference, edge_gate, edge_sum
         from .features import edge_features
@@ -27,7 +28,7 @@ if AVAILABLE:
         from .mix import edge_mix
         from .moments import cosines, outer_sum, quad_read, short_sum, triplets, turns
         from .norm import layer_norm, norm_silu
-        from .spherical import spherical_add, spherical_gate, spherical_norm
+        from .spherical import by_degree, spherical_add, spherical_gate, spherical_norm
         from .turn import so2_message, spread
         from .vectors import vector_sum
     except ImportError:  # a torch without Triton
@@ -67,6 +68,7 @@ def fused(vec: Tensor) -> bool:
 __all__ = [
     "AVAILABLE",
     "blend",
+    "by_degree",
     "cosines",
     "differences",
     "edge_features",
@@ -90,6 +92,7 @@ __all__ = [
     "row_sum",
     "scaled_silu",
     "short_sum",
+    "so2_block",
     "so2_message",
     "spherical_add",
     "spherical_gate",

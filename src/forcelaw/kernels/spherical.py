@@ -3,6 +3,7 @@
     spherical_norm    SphericalNorm: y (n, S, C), and its scalars (n, C) once more, by themselves
     spherical_gate    v_0 = SiLU(u_0 + b), v_l = u_l sigmoid(SiLU(h_l)) for l > 0
     spherical_add     x + v^T, + b for l = 0
+    by_degree         a matrix per degree -> one per coefficient
 
 Legend: n atoms, S = (lmax + 1)^2 coefficients degree-major, C channels. x, y (n, S, C); u, v (S, n, C), as the products of
 SO3Linear give them, so that nothing is copied between. Taken apart by torch, slices and concatenations cost more traffic, in
@@ -265,6 +266,52 @@ def _add_save(ctx, inputs, output):
 
 _spherical_add.register_autograd(lambda ctx, grad: (grad, grad.transpose(0, 1).to(ctx.kind), grad[:, 0].sum(0)),
                                  setup_context=_add_save)
+
+
+@triton.jit
+def _degree_sums(x, out, numbers, FLAT: tl.constexpr):
+    """Sums of rows of x ((lmax + 1)^2, numbers) over the orders of a degree: out (lmax + 1, numbers)."""
+    l = tl.program_id(1)
+    i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
+    total = tl.zeros([FLAT], x.dtype.element_ty)
+    for s in range(l * l, (l + 1) * (l + 1)):
+        total += tl.load(x + s * numbers + i, mask=i < numbers, other=0.0)
+    tl.store(out + l * numbers + i, total, mask=i < numbers)
+
+
+@torch.library.custom_op("forcelaw::by_degree", mutates_args=())
+def _by_degree(weight: Tensor, degree: Tensor) -> Tensor:
+    return weight.index_select(0, degree)
+
+
+@_by_degree.register_fake
+def _(weight, degree):
+    return weight.new_empty(degree.shape[0], *weight.shape[1:])
+
+
+@torch.library.custom_op("forcelaw::by_degree_backward", mutates_args=())
+def _by_degree_backward(grad: Tensor, degrees: int) -> Tensor:
+    out = grad.new_empty(degrees, *grad.shape[1:])
+    numbers = out[0].numel()
+    _degree_sums[triton.cdiv(numbers, 1024), degrees](grad.contiguous(), out, numbers, FLAT=1024, num_warps=4)
+    return out
+
+
+@_by_degree_backward.register_fake
+def _(grad, degrees):
+    return grad.new_empty(degrees, *grad.shape[1:])
+
+
+def _degree_save(ctx, inputs, output):
+    ctx.degrees = len(inputs[0])
+
+
+_by_degree.register_autograd(lambda ctx, grad: (_by_degree_backward(grad, ctx.degrees), None), setup_context=_degree_save)
+
+
+def by_degree(weight: Tensor, degree: Tensor) -> Tensor:
+    """weight (lmax + 1, ...), degree (S,) of each coefficient -> (S, ...), with a gradient that is the same every time."""
+    return _by_degree(weight.contiguous(), degree)
 
 
 def spherical_add(x: Tensor, v: Tensor, bias: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from torch import Tensor
 from .gated import FILL, tile
 from .norm import PROGRAMS
 
+MANY = 30_000  # edges from which a product takes longer than a launch
+
 # as in gated.py; the kernels that sum over the edges of an atom take one edge at a time
 TILES = {"turn": (4, 64, 4), "turn_one": (4, 64, 4), "turn_grad": (1, 64, 1), "turn_sum": (1, 64, 1), "gate": (4, 64, 4),
          "gate_grad": (4, 64, 4)}
@@ -411,10 +413,15 @@ def gate_grad(shape: Shape, a: Tensor, bias: Tensor, grad: Tensor) -> tuple[Tens
 
 
 def _convolve(x: Tensor, weights: list[Tensor], columns_in: list[int], columns_out: list[int], out: Tensor) -> None:
-    """One product per order on slices of one buffer, written in place of a concatenation. weights (out, in), contiguous: tensor
-    cores take TF32 only where the summed axis is. No bias: torch would first write it, then read it."""
+    """One product per order on slices of one buffer, written in place of a concatenation. weights (out, in). No bias: torch would
+    first write it, then read it."""
     for k, w in enumerate(weights):
         torch.mm(x[:, columns_in[k] : columns_in[k + 1]], w.t(), out=out[:, columns_out[k] : columns_out[k + 1]])
+
+
+def _transposed(weights: list[Tensor], edges: int) -> list[Tensor]:
+    """Copies where they pay for their launches: tensor cores take TF32 only where the summed axis is contiguous."""
+    return [w.t().contiguous() if edges > MANY else w.t() for w in weights]
 
 
 def _columns(shape: Shape, weights1: list[Tensor], weights2: list[Tensor]) -> tuple[list[int], list[int], list[int]]:
@@ -456,13 +463,13 @@ def _so2_message_backward(grad: Tensor, a: Tensor, y: Tensor, frames: Tensor, sc
     z_at, a_at, q_at = _columns(shape, weights1, weights2)
     dq, dbias2 = turn_sum_grad(shape, grad.contiguous(), frames, scale, receiver, rad.dtype)
     g = torch.empty_like(dq)
-    _convolve(dq, [w.t().contiguous() for w in weights2], q_at, q_at, g)  # the gradient of the gated numbers
+    _convolve(dq, _transposed(weights2, len(dq)), q_at, q_at, g)  # the gradient of the gated numbers
     da, dbias1 = gate_grad(shape, a, bias1, g)  # g is the gated numbers, again: cheaper than to keep them
     d2 = [dq[:, q_at[k] : q_at[k + 1]].t() @ g[:, q_at[k] : q_at[k + 1]] for k in range(len(weights2))]
     del dq, g
     z = turn(shape, y, frames, rad, shift, sender, receiver)
     d1 = [da[:, a_at[k] : a_at[k + 1]].t() @ z[:, z_at[k] : z_at[k + 1]] for k in range(len(weights1))]
-    _convolve(da, [w.t().contiguous() for w in weights1], a_at, z_at, z)  # now the gradient of z
+    _convolve(da, _transposed(weights1, len(da)), a_at, z_at, z)  # now the gradient of z
     del da
     dy, drad, dshift = turn_grad(shape, y, frames, rad, shift, z, ptr, order)
     return [dy, drad, dshift, dbias1, dbias2, *d1, *d2]

@@ -142,7 +142,8 @@ class RadialNetwork(nn.Module):
 
     def _columns(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
         columns = torch.cat([self.basis.weight.T, self.source(source), self.target(target)])
-        return nn.functional.pad(columns, (0, 0, 0, features.shape[1] - len(columns)))
+        more = features.shape[1] - len(columns)
+        return nn.functional.pad(columns, (0, 0, 0, more)) if more else columns
 
 
 class SO2Linear(nn.Module):
@@ -182,9 +183,11 @@ class SO2Linear(nn.Module):
         return torch.cat([torch.cat([a, b], dim=1), torch.cat([c, d], dim=1)])
 
     def matrices(self) -> list[Tensor]:
-        """One matrix (out, in) per order, +m and -m together."""
+        """One matrix (out, in) per order, +m and -m together; for the kernels."""
         if self.parity:
             return [self.zero.weight, *(torch.block_diag(w[0], w[0]) for w in self.tied)]
+        if self.epsilon is None:
+            return [self.zero.weight, *(kernels.so2_block(w) for w in self.tied)]
         return [self.zero.weight, *(self.block(k) for k in range(len(self.tied)))]
 
     def forward(self, parts: list[Tensor]) -> list[Tensor]:

@@ -249,10 +249,10 @@ class SO3Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.multiplier != 1.0:
             x = x * self.multiplier
-        out = self.product(x.transpose(0, 1))  # no copy of x
+        out = torch.bmm(x.transpose(0, 1), self.weight.index_select(0, self.degree).transpose(1, 2))  # no copy of x
         out = torch.cat([out[:1] + self.bias, out[1:]], dim=0)
         return out.transpose(0, 1)
 
     def product(self, x: Tensor) -> Tensor:
-        """(S, n, fan_in) -> (S, n, fan_out), without multiplier and bias."""
-        return torch.bmm(x, self.weight.index_select(0, self.degree).transpose(1, 2))
+        """(S, n, fan_in) -> (S, n, fan_out), without multiplier and bias; with a kernel."""
+        return torch.bmm(x, kernels.by_degree(self.weight, self.degree).transpose(1, 2))

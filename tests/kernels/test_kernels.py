@@ -170,6 +170,16 @@ def test_linear(rows: int, fan_in: int, fan_out: int, programs: int, monkeypatch
     same((kernels.linear(x, weight, bias),), (torch.nn.functional.linear(x, weight, bias),), [x, weight, bias], rows)
 
 
+@pytest.mark.parametrize("n, d", [(1, 3), (13, 20), (6, 70)])
+def test_painn_update(n: int, d: int) -> None:
+    a, h, v, pair, mixed = leaf(n, d), leaf(n, d), leaf(n, 3, d), leaf(n, 3, 2 * d), leaf(n, 3 * d)
+    u, w = pair[..., :d], pair[..., d:]
+    p, q, gate = mixed.split(d, dim=1)
+    slow = (torch.cat([a, (w.square().sum(1) + 1e-4).sqrt()], dim=1), h + p + q * (u * w).sum(1), v + gate[:, None] * u)
+    fast = (kernels.painn_lengths(a, pair), *kernels.painn_update(h, v, pair, mixed))
+    same(fast, slow, [a, h, v, pair, mixed], n)
+
+
 @pytest.mark.parametrize("edges, channels", [(1, 8), (37, 8), (21, 5), (5, 1)])
 def test_edge_mix(edges: int, channels: int) -> None:
     dv, phi, radial = leaf(edges, 3, channels), leaf(edges, channels, channels), leaf(edges, channels)

@@ -30,6 +30,7 @@ if AVAILABLE:
         from .norm import layer_norm, norm_silu
         from .spherical import by_degree, spherical_add, spherical_gate, spherical_norm
         from .turn import so2_message, spread
+        from .update import painn_lengths, painn_update
         from .vectors import vector_sum
     except ImportError:  # a torch without Triton
         AVAILABLE = False
@@ -86,6 +87,8 @@ __all__ = [
     "merge",
     "norm_silu",
     "outer_sum",
+    "painn_lengths",
+    "painn_update",
     "quad_read",
     "read_edges",
     "residual",

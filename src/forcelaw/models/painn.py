@@ -72,12 +72,16 @@ class Layer(nn.Module):
             dh, dv = self.message(x, v, w, unit, graph)
         h = h + dh
         v = dv if v is None else v + dv
-        uv, vv = self.vectors(v).chunk(2, dim=-1)
+        pair = self.vectors(v)
+        if fused:
+            mixed = kernels.painn_lengths(self.norm2(h, fused), pair)
+            mixed = self.update2(nn.functional.silu(self.update1(mixed, fused)), fused)
+            return kernels.painn_update(h, v, pair, mixed)
+        uv, vv = pair.chunk(2, dim=-1)
         # 1e-4, not the 1e-8 of the source: vectors vanish on sites of high symmetry (the carbon of CH4), where a root with
         # curvature 1e4 makes conservative forces wrong by 1% in float32
         length = (vv.square().sum(1) + 1e-4).sqrt()
-        mixed = torch.cat([self.norm2(h, fused), length], dim=-1)
-        mixed = self.update2(nn.functional.silu(self.update1(mixed, fused)), fused)
+        mixed = self.update2(nn.functional.silu(self.update1(torch.cat([self.norm2(h), length], dim=-1))))
         p, q, gate = mixed.chunk(3, dim=-1)
         return h + p + q * (uv * vv).sum(1), v + gate.unsqueeze(1) * uv
 

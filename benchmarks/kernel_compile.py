@@ -29,11 +29,13 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from forcelaw import kernels
-from forcelaw.data.feed import Feed
+from forcelaw.data.feed import Feed, random_rotations
 from forcelaw.data.pack import Pack
 from forcelaw.models import build
 from forcelaw.models.sizing import size
+from forcelaw.train.optimizer import ScheduleFreeAdamW
 from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.train.step import new_stats
 
 ROOT = Path(__file__).resolve().parent.parent
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -83,7 +85,7 @@ def compile_only(arch: int) -> dict[str, int]:
 
 
 def step(pack: Pack, model_name: str, target: float, precision: str) -> None:
-    """Forward and backward pass of one small batch, padded as in training."""
+    """One training step of a small batch, padded and turned as in training."""
     name, options = parse(model_name)
     config = size(name, target, **data_options(pack), **options)
     indices, dtype = training_set(pack), torch.float64 if precision == "float64" else torch.float32
@@ -92,13 +94,18 @@ def step(pack: Pack, model_name: str, target: float, precision: str) -> None:
                             dtype=dtype, capacity=1e12).windows()))
     rows = torch.from_numpy(window.rows(schedule, 0))
     atoms, edges = (int(count[rows.numpy()].sum()) for count in (window.shard.host_natoms, window.shard.host_nedges))
-    graph, _ = window.shard.batch(rows, atoms + 1, edges, pad=True)
+    number = torch.tensor(0)
+    turns = random_rotations(rows, number, 0, dtype)
+    graph, _ = window.shard.batch(rows, atoms + 1, edges, pad=True, rotation=torch.eye(3, dtype=dtype).expand_as(turns))
     model = build(config, 0).to(dtype)
     torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "bf16")  # some kernels ask for it
     print(f"# {model_name}, {model.n_parameters():,} parameters, {precision}", flush=True)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
         energy, forces = model(graph)
-    (energy.float().sum() + forces.float().square().sum()).backward()
+    loss = energy.float().sum() + forces.float().square().sum()
+    optimizer = ScheduleFreeAdamW(model, lr=1e-3, steps=1, warmup=0)
+    norm, clipped = optimizer.update(list(torch.autograd.grad(loss, optimizer.params)), optimizer.table[0])
+    kernels.record(new_stats(loss.device), loss.detach(), loss.detach(), norm, clipped, number)
 
 
 def main() -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 pytest.importorskip("triton")  # conftest.py asks for its interpreter
 
 from forcelaw import kernels
+from forcelaw.data.feed import random_rotations
 from forcelaw.graph import GraphBatch, build_graph, molecule_edges
 from forcelaw.kernels import affine, norm, spherical, turn
 from forcelaw.kernels.gated import gated_sum
@@ -82,6 +85,31 @@ def test_vectors(graph: GraphBatch, moving: bool) -> None:
     slow = 0.3 * sums(a, graph), 0.3 * sums(change, graph)
     fast = vector_sum(x, v if moving else None, w, unit, graph.sender, graph.receiver, *graph.segments(), 0.3)
     same(fast, slow, [x, w, v] if moving else [x, w], n - 1 if graph.pad else n)
+
+
+@pytest.mark.parametrize("seed, step", [(0, 0), (3, 12345), (5 + 3 * (1 << 20), 7)])
+def test_rotations(seed: int, step: int) -> None:
+    """Against the hash written with Python's whole numbers."""
+    mask = (1 << 64) - 1
+
+    def mix(x: int) -> int:
+        x = (x + 0x9E3779B97F4A7C15) & mask
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+        return x ^ (x >> 31)
+
+    rows = [0, 5, 123_456_789, *range(70)]
+    fast = kernels.rotations(torch.tensor([*rows, -1], device=DEVICE), torch.tensor(step, device=DEVICE), seed, torch.float64)
+    fast = fast.cpu()
+    key = mix(step * 0x1F123BB5 + seed * 0x5851F42D + 0x2545F491)
+    for row, found in zip(rows, fast):
+        u = [((mix(mix(row * 8 + k) ^ key) >> 11) + 0.5) / 2**53 for k in range(8)]
+        normal = [math.sqrt(-2 * math.log(u[2 * k])) * math.cos(2 * math.pi * u[2 * k + 1]) for k in range(4)]
+        w, x, y, z = (value / math.hypot(*normal) for value in normal)
+        skew = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+        torch.testing.assert_close(found, torch.eye(3, dtype=torch.float64) + 2 * w * skew + 2 * skew @ skew, rtol=0, atol=1e-14)
+    torch.testing.assert_close(fast[:-1], random_rotations(torch.tensor(rows), step, seed, torch.float64), rtol=0, atol=1e-14)
+    assert torch.equal(fast[-1], fast[0])
 
 
 @pytest.mark.parametrize("rows, columns", [(1, 1), (3, 8), (40, 33)])

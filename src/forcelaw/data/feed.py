@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import kernels
 from .batches import Shard, epoch_order, plan_epoch
 from .pack import Pack
 
@@ -171,16 +172,18 @@ def device_capacity(device: torch.device) -> float:
 
 def random_rotations(rows: Tensor, step: Tensor | int, seed: int, dtype: torch.dtype) -> Tensor:
     """Uniform rotations (g, 3, 3), a fixed function of (seed, step, row): the same on every device, resumable, and free of
-    host work (the step may be a tensor inside a CUDA graph).
+    host work (the step may be a tensor inside a CUDA graph). Rows below zero, empty slots, count as zero.
 
     Four normal deviates make a random unit quaternion; the bits come from a splitmix64 hash.
     """
-    counter = rows.to(torch.int64) * 8
-    key = _mix(torch.as_tensor(step, device=rows.device, dtype=torch.int64) * 0x1F123BB5 + seed * 0x5851F42D + 0x2545F491)
-    bits = [_mix(_mix(counter + k) ^ key) for k in range(8)]
-    uniform = [(((b >> 11) & ((1 << 53) - 1)).to(torch.float64) + 0.5) / (1 << 53) for b in bits]
-    normal = [torch.sqrt(-2 * torch.log(uniform[2 * k])) * torch.cos(2 * torch.pi * uniform[2 * k + 1]) for k in range(4)]
-    q = torch.stack(normal, -1)
+    rows, step = rows.to(torch.int64), torch.as_tensor(step, device=rows.device, dtype=torch.int64)
+    if kernels.fused(rows):
+        return kernels.rotations(rows, step, seed, dtype)
+    counter = rows.clamp_min(0).unsqueeze(-1) * 8 + torch.arange(8, device=rows.device)
+    key = _mix(step * 0x1F123BB5 + seed * 0x5851F42D + 0x2545F491)
+    bits = _mix(_mix(counter) ^ key)  # (g, 8)
+    uniform = (((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) + 0.5) / (1 << 53)
+    q = torch.sqrt(-2 * torch.log(uniform[:, ::2])) * torch.cos(2 * torch.pi * uniform[:, 1::2])
     w, x, y, z = (q / q.norm(dim=-1, keepdim=True)).unbind(-1)
     rows_ = [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
              2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),

@@ -28,6 +28,8 @@ if AVAILABLE:
         from .mix import edge_mix
         from .moments import cosines, outer_sum, quad_read, short_sum, triplets, turns
         from .norm import layer_norm, norm_silu
+        from .optimizer import record, schedule_free
+        from .rotations import rotations
         from .spherical import by_degree, spherical_add, spherical_gate, spherical_norm
         from .turn import so2_message, spread
         from .update import painn_lengths, painn_update
@@ -61,9 +63,10 @@ def differences(v: Tensor, graph: GraphBatch, segments: Segments | None) -> Tens
     return v.index_select(0, graph.sender) - v.index_select(0, graph.receiver)
 
 
-def fused(vec: Tensor) -> bool:
-    """Whether messages along the edge vectors (e, 3) can take the fused kernels: on a GPU, without a gradient by positions."""
-    return AVAILABLE and vec.is_cuda and not vec.requires_grad
+def fused(x: Tensor) -> bool:
+    """Whether work on x can take the fused kernels: on a GPU, and without a gradient by x. For messages x is the edge vectors
+    (e, 3): gradients by positions take the plain path."""
+    return AVAILABLE and x.is_cuda and not x.requires_grad
 
 
 __all__ = [
@@ -91,9 +94,12 @@ __all__ = [
     "painn_update",
     "quad_read",
     "read_edges",
+    "record",
     "residual",
+    "rotations",
     "row_sum",
     "scaled_silu",
+    "schedule_free",
     "short_sum",
     "so2_block",
     "so2_message",

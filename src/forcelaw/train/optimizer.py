@@ -1,9 +1,9 @@
 """Schedule-free AdamW (Defazio et al., arXiv 2405.15682) on one flat vector of parameters.
 
 The algorithm is that of the package ``schedulefree`` 1.4.1 (``AdamWScheduleFree``), which the tests hold it to. Two things
-differ in form: all parameters are views into one vector, so a step is eight pointwise kernels whatever the number of
-layers; and the numbers that depend on the step alone are tabulated before training, so that a step holds no Python
-number and can be captured in a CUDA graph.
+differ in form: all parameters are views into one vector, so a step is one kernel on a GPU (some twenty of torch's elsewhere)
+whatever the number of layers; and the numbers that depend on the step alone are tabulated before training, so that a step
+holds no Python number and can be captured in a CUDA graph.
 
     y  the point where gradients are taken (what the model holds while it trains)
     z  the base sequence,   x = (y - (1 - beta1) z) / beta1  the average, where losses are evaluated
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import kernels
 from ..models.mup import parameter_groups
 
 
@@ -47,13 +48,18 @@ class ScheduleFreeAdamW:
         Returns the gradient norm before clipping, and 1 if clipping acted, 0 if not; both stay on the device.
         """
         g = torch.cat([x.reshape(-1) for x in gradients])
-        lr, averaging, y_step, inverse_correction = scalars.unbind(0)
         norm = torch.linalg.vector_norm(g)
+        if kernels.fused(g):
+            scale = None if self.uniform_scale else self.lr_scale
+            clipped = kernels.schedule_free(g, self.y, self.z, self.v, scale, scalars, norm, clip=self.clip, beta2=self.betas[1],
+                                            eps=self.eps, weight_decay=self.weight_decay)
+            return norm, clipped
         clipped = torch.zeros_like(norm)
         if self.clip is not None:
             factor = (self.clip / (norm + 1e-6)).clamp_max(1.0)
             clipped = (factor < 1.0).to(norm)
             g = g * factor
+        lr, averaging, y_step, inverse_correction = scalars.unbind(0)
         self.v.mul_(self.betas[1]).addcmul_(g, g, value=1.0 - self.betas[1])
         u = g / (self.v.mul(inverse_correction).sqrt_().add_(self.eps))
         if self.weight_decay:

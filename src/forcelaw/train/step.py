@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..data.batches import Targets
 from ..data.feed import Plan, Window, random_rotations
 from ..graph import GraphBatch
@@ -63,7 +64,7 @@ class Step:
         shard = window.shard
         rotation = None
         if self.options.augment:
-            rotation = random_rotations(rows.clamp_min(0), step, self.seed, shard.dtype)
+            rotation = random_rotations(rows, step, self.seed, shard.dtype)
         graph, target = shard.batch(rows, *sizes, pad=pad, rotation=rotation)
         energy, forces = self._predict(graph, target)
         term_e, term_f = loss_terms(energy, forces, target)
@@ -79,7 +80,11 @@ class Step:
                                         materialize_grads=conservative)
         norm, clipped = self.optimizer.update(list(gradients), scalars)
         with torch.no_grad():
-            value = value.detach().double()  # of the data alone, comparable whatever the penalty
+            value = value.detach()  # of the data alone, comparable whatever the penalty
+            if kernels.fused(value) and isinstance(step, Tensor):
+                kernels.record(self.stats, value, loss.detach(), norm, clipped, step)
+                return
+            value = value.double()
             finite = torch.isfinite(loss) & torch.isfinite(norm)
             at = torch.as_tensor(step, device=value.device, dtype=torch.float64)
             self.stats[:4] += torch.stack([value, norm.double(), clipped.double(), torch.ones_like(value)])

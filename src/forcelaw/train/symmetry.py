@@ -61,7 +61,7 @@ def penalty(forward: Callable[[GraphBatch], tuple[Tensor, Tensor]], graph: Graph
     """
     terms = []
     for k in range(1, rotations + 1):
-        matrices = random_rotations(rows.clamp_min(0), step, seed + k * STREAM, graph.pos.dtype)
+        matrices = random_rotations(rows, step, seed + k * STREAM, graph.pos.dtype)
         moved, of_atom = rotated(graph, matrices)
         energy_k, forces_k = forward(moved)
         wanted = replace(target, energy=energy, forces=turn(of_atom, forces))

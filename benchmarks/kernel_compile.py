@@ -96,7 +96,10 @@ def step(pack: Pack, model_name: str, target: float, precision: str) -> None:
     atoms, edges = (int(count[rows.numpy()].sum()) for count in (window.shard.host_natoms, window.shard.host_nedges))
     number = torch.tensor(0)
     turns = random_rotations(rows, number, 0, dtype)
-    graph, _ = window.shard.batch(rows, atoms + 1, edges, pad=True, rotation=torch.eye(3, dtype=dtype).expand_as(turns))
+    window.shard.batch(rows, atoms + 1, edges, pad=True, rotation=turns)
+    fused, kernels.fused = kernels.fused, lambda x: False  # the model wants indices that are ones
+    graph, _ = window.shard.batch(rows, atoms + 1, edges, pad=True)
+    kernels.fused = fused
     model = build(config, 0).to(dtype)
     torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "bf16")  # some kernels ask for it
     print(f"# {model_name}, {model.n_parameters():,} parameters, {precision}", flush=True)

@@ -32,6 +32,7 @@ class GraphBatch:
     pad      bool            True when the last atom is a dummy that takes all padding (see data/batches.py)
     transposed (e,) int64    edges sorted by sender; None: found by sorting when it is asked for
     max_degree int           no atom but the dummy has more neighbours; None: not known without asking the device
+    ptr      (n + 1,) int32  where the edges into each atom begin; None: found when it is asked for
     """
 
     species: Tensor
@@ -44,6 +45,7 @@ class GraphBatch:
     pad: bool = False
     transposed: Tensor | None = None
     max_degree: int | None = None
+    ptr: Tensor | None = None
 
     @property
     def n_graphs(self) -> int:
@@ -66,7 +68,7 @@ class GraphBatch:
         Edges ptr[i]:ptr[i + 1] are those into atom i, and order[ptr[i]:ptr[i + 1]] those out of it: a neighbour is one both
         ways, so one ptr serves both. Padding edges, all of the dummy atom, belong to nobody.
         """
-        ptr = segment_bounds(self.receiver, self.pos.shape[0], self.pad)
+        ptr = segment_bounds(self.receiver, self.pos.shape[0], self.pad) if self.ptr is None else self.ptr
         order = torch.sort(self.sender, stable=True).indices if self.transposed is None else self.transposed
         return ptr, order.to(torch.int32)
 

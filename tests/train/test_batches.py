@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from forcelaw import kernels
 from forcelaw.data.batches import Shard, plan_epoch
 from forcelaw.data.feed import Feed, plan, random_rotations
 from forcelaw.errors import DataError
@@ -62,6 +63,32 @@ def test_padding_adds_only_dummies(pack) -> None:
     assert (graph.batch[atoms:] == 5).all()
     torch.testing.assert_close(target.real, torch.cat([torch.ones(atoms), torch.zeros(5)]).double())
     torch.testing.assert_close(target.energy[[0, 1, 3]], wanted.energy)
+
+
+@pytest.mark.skipif(not kernels.AVAILABLE or torch.cuda.is_available(), reason="Triton's interpreter on a CPU")
+@pytest.mark.parametrize("chosen", [[3], [3, 9, -1, 12, -1], [-1, 0], list(range(35))])
+@pytest.mark.parametrize("turn", [False, True])
+def test_the_kernels_assemble_the_same_batch(tmp_path, chosen: list[int], turn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "fused", lambda x: False)
+    shard = shard_of(pack := write_pack(tmp_path / "pack"), np.arange(len(pack)))
+    held = np.array([c for c in chosen if c >= 0])
+    sizes = int(shard.host_natoms[held].sum()) + 3, int(shard.host_nedges[held].sum()) + 300
+    rows = torch.tensor(chosen)
+    rotation = random_rotations(rows, 3, 9, torch.float64) if turn else None
+    slow, target = shard.batch(rows, *sizes, pad=True, rotation=rotation)
+    ptr, order = slow.segments()
+    monkeypatch.setattr(kernels, "fused", lambda x: True)
+    fast, found = shard.batch(rows, *sizes, pad=True, rotation=rotation)
+    assert fast.ptr is not None and fast.pad and fast.max_degree == slow.max_degree
+    for name in ("species", "batch", "natoms"):
+        assert torch.equal(getattr(fast, name), getattr(slow, name)), name
+    for name in ("sender", "receiver", "transposed"):
+        assert torch.equal(getattr(fast, name), getattr(slow, name)), name
+    assert torch.equal(fast.segments()[0], ptr) and torch.equal(fast.segments()[1], order)
+    assert torch.equal(found.energy, target.energy) and torch.equal(found.natoms, target.natoms)
+    torch.testing.assert_close(fast.pos, slow.pos, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(found.forces, target.forces, rtol=1e-14, atol=1e-14)
+    assert torch.equal(found.real, target.real)
 
 
 def test_rotation_turns_positions_forces_and_shifts_alike(pack) -> None:

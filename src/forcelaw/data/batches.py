@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..errors import DataError
 from ..graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, build_graph, molecule_edges
 from .pack import Pack
@@ -36,7 +37,7 @@ class Shard:
     """Structures of a pack on one device, with their edges.
 
     natoms, nedges (s,) int64; species (a,); pos, forces (a, 3); energy (s,); sender, receiver, transposed (e,) local to the
-    structure, the last one being its edges in the order of their senders.
+    structure, the last one being its edges in the order of their senders; first_of (a,) the first edge into each atom, likewise.
     """
 
     def __init__(self, pack: Pack, indices: np.ndarray, *, cutoff: float, elements: tuple[int, ...],
@@ -49,7 +50,7 @@ class Shard:
         references = pack.reference_energies()
         counts = np.diff(pack.offsets)[self.indices] if len(self.indices) else np.zeros(0, np.int64)
         parts: dict[str, list[Tensor]] = {k: [] for k in ("species", "pos", "forces", "energy", "nedges", "sender",
-                                                          "receiver", "transposed", "shift")}
+                                                          "receiver", "transposed", "first_of", "shift")}
         ends = np.cumsum(counts)
         low = 0
         while low < len(self.indices):
@@ -57,7 +58,7 @@ class Shard:
             self._load(pack, self.indices[low:high], counts[low:high], lookup, references, parts)
             low = high
         empty = {"species": (0,), "pos": (0, 3), "forces": (0, 3), "energy": (0,), "nedges": (0,), "sender": (0,),
-                 "receiver": (0,), "transposed": (0,)}
+                 "receiver": (0,), "transposed": (0,), "first_of": (0,)}
         for name, shape in empty.items():
             setattr(self, name, torch.cat(parts[name]) if parts[name] else torch.zeros(shape, device=self.device))
         self.shift = torch.cat(parts["shift"]) if parts["shift"] else None
@@ -76,6 +77,7 @@ class Shard:
     sender: Tensor
     receiver: Tensor
     transposed: Tensor
+    first_of: Tensor
 
     def _load(self, pack: Pack, indices: np.ndarray, counts: np.ndarray, lookup: np.ndarray, references: np.ndarray,
               parts: dict[str, list[Tensor]]) -> None:
@@ -107,8 +109,9 @@ class Shard:
         edge_owner = owner[receiver]
         small = torch.int16 if counts.max(initial=0) < 32768 else torch.int32
         nedges = torch.bincount(edge_owner, minlength=len(indices))
+        degree = torch.bincount(receiver, minlength=len(owner))
         if len(receiver):
-            self.max_degree = max(self.max_degree, int(torch.bincount(receiver).max()))
+            self.max_degree = max(self.max_degree, int(degree.max()))
         first_edge = torch.cumsum(nedges, 0) - nedges
         by_sender = torch.sort(sender, stable=True).indices
         most = int(nedges.max()) if len(nedges) else 0
@@ -117,8 +120,9 @@ class Shard:
         parts["forces"].append(torch.from_numpy(pack.vectors("forces", atoms)).to(**to))
         parts["energy"].append(torch.from_numpy(energy).to(**to))
         parts["nedges"].append(nedges)
-        parts["transposed"].append((by_sender - first_edge[owner[sender[by_sender]]]).to(
-            torch.int16 if most < 32768 else torch.int32))
+        few = torch.int16 if most < 32768 else torch.int32
+        parts["transposed"].append((by_sender - first_edge[owner[sender[by_sender]]]).to(few))
+        parts["first_of"].append((torch.cumsum(degree, 0) - degree - first_edge[owner]).to(few))
         parts["sender"].append((sender - start[edge_owner]).to(small))
         parts["receiver"].append((receiver - start[edge_owner]).to(small))
         if shift is not None:
@@ -140,6 +144,11 @@ class Shard:
         at least one dummy atom; padding edges go from the last (dummy) atom to itself. rotation (g, 3, 3) turns positions
         and forces. Contains no synchronisation with the host.
         """
+        if pad and self.shift is None and kernels.fused(self.pos):
+            part = kernels.assemble(vars(self), chosen, n_atoms, n_edges, rotation)
+            graph = GraphBatch(*(part[k] for k in ("species", "batch", "pos", "sender", "receiver", "natoms")), pad=True,
+                               transposed=part["transposed"], max_degree=self.max_degree, ptr=part["ptr"])
+            return graph, Targets(part["energy"], part["forces"], part["natoms"], part["real"])
         device = self.device
         slots = chosen.shape[0]
         if pad:

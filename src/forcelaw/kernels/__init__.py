@@ -19,6 +19,7 @@ AVAILABLE = torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "
 if AVAILABLE:
     try:
         from .affine import linear
+        from .assemble import assemble
         from .block import so2_block
         from .dense import blend, gathered, join, merge, residual, scaled_silu, unit_rms
         from .edges import edge_difference, edge_gate, edge_sum
@@ -71,6 +72,7 @@ def fused(x: Tensor) -> bool:
 
 __all__ = [
     "AVAILABLE",
+    "assemble",
     "blend",
     "by_degree",
     "cosines",

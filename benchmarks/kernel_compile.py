@@ -33,6 +33,7 @@ from forcelaw.data.feed import Feed, random_rotations
 from forcelaw.data.pack import Pack
 from forcelaw.models import build
 from forcelaw.models.sizing import size
+from forcelaw.train.loss import loss_terms
 from forcelaw.train.optimizer import ScheduleFreeAdamW
 from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set
 from forcelaw.train.step import new_stats
@@ -98,14 +99,14 @@ def step(pack: Pack, model_name: str, target: float, precision: str) -> None:
     turns = random_rotations(rows, number, 0, dtype)
     window.shard.batch(rows, atoms + 1, edges, pad=True, rotation=turns)
     fused, kernels.fused = kernels.fused, lambda x: False  # the model wants indices that are ones
-    graph, _ = window.shard.batch(rows, atoms + 1, edges, pad=True)
+    graph, target = window.shard.batch(rows, atoms + 1, edges, pad=True)
     kernels.fused = fused
     model = build(config, 0).to(dtype)
     torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "bf16")  # some kernels ask for it
     print(f"# {model_name}, {model.n_parameters():,} parameters, {precision}", flush=True)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
         energy, forces = model(graph)
-    loss = energy.float().sum() + forces.float().square().sum()
+    loss = sum(loss_terms(energy.to(target.energy), forces.to(target.forces), target))
     optimizer = ScheduleFreeAdamW(model, lr=1e-3, steps=1, warmup=0)
     norm, clipped = optimizer.update(list(torch.autograd.grad(loss, optimizer.params)), optimizer.table[0])
     kernels.record(new_stats(loss.device), loss.detach(), loss.detach(), norm, clipped, number)

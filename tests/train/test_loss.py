@@ -1,8 +1,10 @@
 """The loss against the definition, written out with loops; padding must not count."""
 
 import numpy as np
+import pytest
 import torch
 
+from forcelaw import kernels
 from forcelaw.data.batches import Targets
 from forcelaw.train.loss import error_sums, loss_terms
 
@@ -41,3 +43,24 @@ def test_gradient_is_finite_where_a_force_is_met_exactly() -> None:
     terms = loss_terms(e, f, Targets(torch.zeros(1).double(), torch.zeros(2, 3).double(), torch.tensor([2])))
     (gradient,) = torch.autograd.grad(terms[1], f)
     assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.skipif(not kernels.AVAILABLE or torch.cuda.is_available(), reason="Triton's interpreter on a CPU")
+@pytest.mark.parametrize("slots, empty, atoms, padding", [(1, 0, 3, 1), (5, 2, 40, 7), (9, 1, 1300, 300)])
+def test_the_kernels_give_the_same_terms_and_gradients(slots: int, empty: int, atoms: int, padding: int,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    natoms = torch.cat([torch.full((slots,), atoms // slots), torch.zeros(empty, dtype=torch.int64)])
+    real = torch.cat([torch.ones(atoms), torch.zeros(padding)]).double()
+    energy = torch.randn(slots + empty, dtype=torch.float64, requires_grad=True)
+    forces = torch.randn(atoms + padding, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.randn(slots + empty, dtype=torch.float64), torch.randn(atoms + padding, 3, dtype=torch.float64)
+    labels[1][0] = forces[0].detach()  # met exactly
+    labels[0][0] = energy[0].detach()
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr(kernels, "fused", lambda x, fused=fused: fused)
+        terms = loss_terms(energy, forces, Targets(*labels, natoms, real))
+        found.append([*terms, *torch.autograd.grad(2 * terms[0] + 3 * terms[1], [energy, forces])])
+    for fast, slow in zip(*found):
+        torch.testing.assert_close(fast, slow, rtol=1e-13, atol=1e-15)

@@ -26,6 +26,7 @@ if AVAILABLE:
         from .features import edge_features
         from .filters import filter_sum, filtered_linear, gathered_linear, read_edges
         from .gated import gated_sum
+        from .losses import loss
         from .mix import edge_mix
         from .moments import cosines, outer_sum, quad_read, short_sum, triplets, turns
         from .norm import layer_norm, norm_silu
@@ -89,6 +90,7 @@ __all__ = [
     "join",
     "layer_norm",
     "linear",
+    "loss",
     "merge",
     "norm_silu",
     "outer_sum",

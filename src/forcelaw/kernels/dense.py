@@ -379,6 +379,7 @@ def _(grad, x, inner, w1, w2, whole):
 def _residual_save(ctx, inputs, output):
     x, w1, w2, _, ctx.whole = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # else torch fills an array of its size with zeros
     ctx.keep = output[1].dim() == 2
     ctx.save_for_backward(x, w1, w2, *([output[1]] if ctx.keep else []))
 
@@ -561,6 +562,7 @@ def _(grad, y, inverse):
 
 def _unit_rms_save(ctx, inputs, output):
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # else torch fills an array of its size with zeros
     ctx.save_for_backward(*output)  # y, which what reads it keeps, too, and not x
 
 

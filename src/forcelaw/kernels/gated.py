@@ -130,6 +130,8 @@ def _(grad, pair, w, receiver, ptr, order, slope):
 
 def _save(ctx, inputs, output):
     pair, w, _, receiver, ptr, order = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # else torch fills an array of its size with zeros
     ctx.save_for_backward(pair, w, receiver, ptr, order, output[1])
 
 

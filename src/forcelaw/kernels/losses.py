@@ -76,12 +76,14 @@ def _(energy, forces, energy_label, forces_label, natoms, real):
 
 def _save(ctx, inputs, output):
     ctx.mark_non_differentiable(*output[2:])
+    ctx.set_materialize_grads(False)  # else torch fills arrays of their sizes with zeros
     ctx.save_for_backward(*output[2:])
 
 
 def _differentiate(ctx, grad_energy, grad_forces, *_):
     slope, unit, inverse = ctx.saved_tensors
-    return slope * grad_energy, unit * (inverse * grad_forces), None, None, None, None
+    return (None if grad_energy is None else slope * grad_energy, None if grad_forces is None else unit * (inverse * grad_forces),
+            None, None, None, None)
 
 
 _loss.register_autograd(_differentiate, setup_context=_save)

@@ -258,6 +258,26 @@ def test_spherical_norm(n: int, lmax: int, width: int, programs: int, monkeypatc
     same((y, y.transpose(0, 1), scalars), (slow, slow.transpose(0, 1), slow[:, 0]), [x, gain, bias], max(shape))
 
 
+@pytest.mark.parametrize("lmax, mmax", [(1, 1), (2, 2), (4, 2)])
+def test_edge_frames(lmax: int, mmax: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the dense frames; near the poles and at them, too."""
+    unit = torch.nn.functional.normalize(torch.randn(70, 3, dtype=torch.float64, device=DEVICE), dim=1)
+    unit[:6] = torch.tensor([[0, 1, 0], [0, -1, 0], [1e-9, -1, 0], [0, -1, -1e-20], [1, 0, 0], [0, 0, -1]], dtype=torch.float64)
+    frames = EdgeFrames(lmax, mmax).to(DEVICE)
+    monkeypatch.setattr(kernels, "fused", lambda x: False)
+    dense, slow = frames(unit), frames.packed(unit)
+    monkeypatch.setattr(kernels, "fused", lambda x: True)
+    fast = frames.packed(unit)
+    torch.testing.assert_close(fast, slow, rtol=1e-13, atol=1e-14)
+    entry, row_of = 0, {p: k for k, p in enumerate(order_major(lmax, mmax))}
+    for l in range(lmax + 1):
+        for m in [0] + [s * m for m in range(1, min(l, mmax) + 1) for s in (1, -1)]:
+            block = dense[:, row_of[l * l + l + m], l * l : (l + 1) ** 2]
+            torch.testing.assert_close(fast[:, entry : entry + 2 * l + 1], block, rtol=1e-13, atol=1e-14)
+            entry += 2 * l + 1
+    assert entry == fast.shape[1]
+
+
 @pytest.mark.parametrize("lmax, shape", [(0, (3,)), (2, (5, 6)), (4, (40, 41))])
 def test_by_degree(lmax: int, shape: tuple[int, ...]) -> None:
     weight = leaf(lmax + 1, *shape)

@@ -25,6 +25,7 @@ if AVAILABLE:
         from .edges import edge_difference, edge_gate, edge_sum
         from .features import edge_features
         from .filters import filter_sum, filtered_linear, gathered_linear, read_edges
+        from .frames import edge_frames
         from .gated import gated_sum
         from .losses import loss
         from .mix import edge_mix
@@ -79,6 +80,7 @@ __all__ = [
     "cosines",
     "differences",
     "edge_features",
+    "edge_frames",
     "edge_mix",
     "filter_sum",
     "filtered_linear",

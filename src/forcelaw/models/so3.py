@@ -168,6 +168,8 @@ class EdgeFrames(nn.Module):
 
     def packed(self, unit: Tensor) -> Tensor:
         """unit (e, 3) -> (e, P): the blocks of D alone, degree by degree; rows m = 0, +1, -1, +2, ..., columns of the degree."""
+        if kernels.fused(unit):
+            return kernels.edge_frames(unit, self.packed_bits.view(torch.float64), self.lmax)
         return self._polynomial(*_arc(*unit.double().unbind(-1)), packed=True).to(unit.dtype)
 
     def _polynomial(self, w: Tensor, a: Tensor, c: Tensor, *, packed: bool = False) -> Tensor:

@@ -1,0 +1,121 @@
+"""How many launches does a training step take on a GPU? Counted on a CPU, where the kernels are not run.
+
+    python benchmarks/launches.py [mpnn painn egnn esen gemnet_oc] [--size 1e5] [--molecules 16]
+
+At 16 molecules a step a small model takes about as long as its launches, 1 to 2 microseconds each inside a CUDA graph. Counts
+torch's operations that are no views (a matrix product may take two launches) and the kernels of forcelaw, rotations of the
+augmentation, batch assembly, loss, optimizer and books included; "torch alone" is the same step with the kernels switched off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from kernel_compile import Elsewhere  # beside this file
+from torch.utils._python_dispatch import TorchDispatchMode
+from training_speed import parse
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from forcelaw import kernels
+from forcelaw.data.feed import Feed
+from forcelaw.data.pack import Pack
+from forcelaw.models import build
+from forcelaw.models.sizing import size
+from forcelaw.train.optimizer import ScheduleFreeAdamW
+from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.train.step import Step, new_stats
+
+ROOT = Path(__file__).resolve().parent.parent
+# operations that launch nothing
+QUIET = {
+    "view", "t", "transpose", "permute", "slice", "select", "unsqueeze", "expand", "split", "detach", "alias", "_unsafe_view",
+    "squeeze", "split_with_sizes", "unbind", "as_strided", "lift_fresh", "_reshape_alias", "unflatten", "promote_types",
+    "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "item", "_local_scalar_dense", "is_same_size",
+}
+
+
+class Count(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func).split(".")
+        if name[0] == "aten" and name[1] not in QUIET:
+            self.seen[name[1]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Counted(Step):
+    """A padded step whose model gets a batch that is one, whatever the assembling kernels have left undone."""
+
+    def begin(self, window: Any, rows: torch.Tensor, sizes: tuple[int, int]) -> None:
+        self.window, self.rows, self.sizes = window, rows, sizes
+        fused, kernels.fused = kernels.fused, lambda x: False
+        self.graph, _ = window.shard.batch(rows, *sizes, pad=True)
+        self.graph.ptr = self.graph.segments()[0]
+        kernels.fused = fused
+
+    def _predict(self, graph: Any, target: Any) -> Any:
+        self.graph.ptr = self.graph.ptr if graph.ptr is not None else None
+        return super()._predict(self.graph, target)
+
+    def run(self) -> None:
+        self._advance(self.window, self.rows, self.sizes, True, torch.tensor(0), self.optimizer.table[0])
+
+
+def count(pack: Pack, model_name: str, target: float, molecules: int) -> tuple[int, collections.Counter[str]]:
+    name, extra = parse(model_name)
+    config = size(name, target, **data_options(pack), **extra)
+    options, indices = TrainOptions(batch_molecules=molecules, augment=True), training_set(pack)
+    plan = plan_for(np.diff(pack.offsets)[indices], 1e5, 0, options)
+    window = next(iter(Feed(pack, indices, plan, cutoff=config.cutoff, elements=config.elements, device=torch.device("cpu"),
+                            dtype=torch.float32, capacity=1e12).windows()))
+    rows = torch.from_numpy(window.rows(plan, 0))
+    atoms, edges = (int(c[rows.numpy()].sum()) for c in (window.shard.host_natoms, window.shard.host_nedges))
+    model = build(config, 0)
+    step = Counted(model, ScheduleFreeAdamW(model, lr=1e-3, steps=2, warmup=0), options, 0, new_stats(torch.device("cpu")))
+    step.begin(window, rows, (atoms + 1, edges))
+    with Count() as counted:
+        step.run()
+    return model.n_parameters(), counted.seen
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["mpnn", "painn", "egnn", "esen", "gemnet_oc"])
+    parser.add_argument("--pack", type=Path, default=ROOT / "src" / "forcelaw" / "data" / "sample")
+    parser.add_argument("--size", type=float, default=1e5)
+    parser.add_argument("--molecules", type=int, default=16)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    there, torch.cuda.is_available = torch.cuda.is_available, lambda: True  # what the kernels ask before they are imported
+    importlib.reload(kernels)
+    torch.cuda.is_available = there
+    driver.set_active(Elsewhere(90))
+    launched: collections.Counter[str] = collections.Counter()
+    JITFunction.run = lambda self, *a, **k: launched.update([self.fn.__name__])
+    print(f"# {' '.join(sys.argv)}")
+    print(f"{'model':<24}{'N':>9}{'kernels':>9}{'torch':>7}{'sum':>6}{'torch alone':>13}   most of torch's")
+    for model in args.models:
+        kernels.fused = lambda x: False
+        _, alone = count(Pack(args.pack), model, args.size, args.molecules)
+        kernels.fused = lambda x: not x.requires_grad
+        launched.clear()
+        n, seen = count(Pack(args.pack), model, args.size, args.molecules)
+        own, torchs = launched.total(), seen.total()
+        print(f"{model:<24}{n:>9,}{own:>9}{torchs:>7}{own + torchs:>6}{alone.total():>13}   "
+              + " ".join(f"{name} {times}" for name, times in seen.most_common(6)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

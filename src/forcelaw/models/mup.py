@@ -59,11 +59,11 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor, fused: bool = False) -> Tensor:
         """fused: whether kernels may be used; x is (rows, fan_in) then."""
-        if self.multiplier != 1.0:
-            x = x * self.multiplier
+        # the weight is scaled, not x: it is small where x has a row for each edge
+        weight = self.weight if self.multiplier == 1.0 else self.weight * self.multiplier
         if fused and self.bias is not None:
-            return kernels.linear(x, self.weight, self.bias)
-        return nn.functional.linear(x, self.weight, self.bias)
+            return kernels.linear(x, weight, self.bias)
+        return nn.functional.linear(x, weight, self.bias)
 
 
 class LayerNorm(nn.Module):

@@ -249,9 +249,8 @@ class SO3Linear(nn.Module):
         self.register_buffer("degree", degree_index(lmax), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.multiplier != 1.0:
-            x = x * self.multiplier
-        out = torch.bmm(x.transpose(0, 1), self.weight.index_select(0, self.degree).transpose(1, 2))  # no copy of x
+        weight = self.weight if self.multiplier == 1.0 else self.weight * self.multiplier
+        out = torch.bmm(x.transpose(0, 1), weight.index_select(0, self.degree).transpose(1, 2))  # no copy of x
         out = torch.cat([out[:1] + self.bias, out[1:]], dim=0)
         return out.transpose(0, 1)
 

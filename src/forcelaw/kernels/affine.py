@@ -12,11 +12,12 @@ from torch import Tensor
 from .dense import lowered
 from .gated import wide
 
+# integers named in do_not_specialize, here and elsewhere, are counts: Triton would compile once more where 16 divides them
 PROGRAMS = 64  # rows are dealt out to that many at most, and their sums added by torch
 
 
-@triton.jit
-def _column_sums(x, out, rows, programs, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+@triton.jit(do_not_specialize=["rows", "programs"])
+def _column_sums(x, out, rows, programs, w, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < w
     total = tl.zeros([BE, BC], WIDE)

@@ -16,7 +16,7 @@ from .gated import wide
 ROWS = 256  # atoms or edges of a program
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["g"])
 def _slots(chosen, natoms, nedges, first_atom, first_edge, energy, held, atom_end, edge_end, atom_source, edge_source, label, g,
            GP: tl.constexpr):
     """One program: of each slot its atoms, where its atoms and edges end in the batch and begin in the shard, its label."""
@@ -48,7 +48,7 @@ def _owner(i, end, g, LOG: tl.constexpr):
     return found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "g"])
 def _atoms(atom_end, edge_end, atom_source, species, pos, forces, first_of, rotation, batch, kind, new_pos, new_forces, real, ptr,
            n, g, LOG: tl.constexpr, TURN: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr):
     i = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
@@ -84,7 +84,7 @@ def _atoms(atom_end, edge_end, atom_source, species, pos, forces, first_of, rota
         tl.store(new_forces + i * 3 + 2, f2, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "m", "g"])
 def _edges(atom_end, edge_end, held, edge_source, sender, receiver, transposed, new_sender, new_receiver, order, n, m, g,
            LOG: tl.constexpr, ROWS: tl.constexpr):
     i = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)

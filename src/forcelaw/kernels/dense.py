@@ -92,7 +92,7 @@ def _blend_numbers(x, y, out, n, scale: tl.constexpr, WIDE: tl.constexpr, FLAT: 
 # ---- rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rms(x, out, inverse, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.arange(0, BC)
@@ -103,7 +103,7 @@ def _rms(x, out, inverse, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.cons
     tl.store(inverse + r, scale, mask=r < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rms_backward(y, inverse, grad, dx, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.arange(0, BC)
@@ -116,7 +116,7 @@ def _rms_backward(y, inverse, grad, dx, rows, w: tl.constexpr, WIDE: tl.constexp
     tl.store(dx + at, dv.to(dx.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _join(pair, z, grad, out, sender, receiver, rows, w: tl.constexpr, WIDE: tl.constexpr, BACKWARD: tl.constexpr,
           BE: tl.constexpr, BC: tl.constexpr):
     """a(z + s + t), or grad times its derivative; in the place of z."""
@@ -144,7 +144,7 @@ def _pair_of(z, r, back, c, w: tl.constexpr, mask, WIDE: tl.constexpr):
     return here * _sigmoid(here) + there * _sigmoid(there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _merge_up(skip, z1, z2, z3, swap, out, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -158,7 +158,7 @@ def _merge_up(skip, z1, z2, z3, swap, out, rows, w: tl.constexpr, WIDE: tl.const
     tl.store(out + at, y.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _merge_backward(grad, z, swap, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     """The gradient of z (e, 2w), in its place. The second half of edge k was read by swap[k]: swap is its own inverse."""
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
@@ -200,7 +200,7 @@ def _times(a, b, w: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr):
     return tl.dot(a, matrix, input_precision="tf32", out_dtype=WIDE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _layer(x, w1, w2, out, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.arange(0, BC)
@@ -212,7 +212,7 @@ def _layer(x, w1, w2, out, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.con
     tl.store(out + at, y.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _layer_backward(x, grad, w1, w2, w1t, w2t, dx, inner, dz1, dz2, rows, w: tl.constexpr, WIDE: tl.constexpr,
                     BE: tl.constexpr, BC: tl.constexpr):
     """dx, and what the gradients of the matrices are products of: inner = a(W1 x), the gradients of W1 x and of W2 inner.

@@ -35,14 +35,14 @@ def _gate_input(pair, z, sender, receiver, ptr, n, edges, d: tl.constexpr, Z: tl
     return a, row, inside, mask
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "edges"])
 def _gate(pair, z, w, sender, receiver, ptr, out, n, edges, d: tl.constexpr, Z: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     a, row, inside, mask = _gate_input(pair, z, sender, receiver, ptr, n, edges, d, Z, BE, BC)
     value, _ = _silu(a)
     tl.store(out + row, (value * tl.load(w + row, mask=mask, other=0.0).to(a.dtype)).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "edges"])
 def _gate_grad(pair, z, w, sender, receiver, ptr, grad, da, dw, n, edges, d: tl.constexpr, Z: tl.constexpr,
                BE: tl.constexpr, BC: tl.constexpr):
     a, row, inside, mask = _gate_input(pair, z, sender, receiver, ptr, n, edges, d, Z, BE, BC)
@@ -89,7 +89,7 @@ def _sum_both(x, order, ptr, out, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.co
     tl.store(out + i * 2 * w + w + c, tl.sum(into, axis=0).to(out.dtype.element_ty), mask=mc)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "edges"])
 def _spread(grad, receiver, ptr, out, n, edges, d: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     e = tl.program_id(0) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -100,7 +100,7 @@ def _spread(grad, receiver, ptr, out, n, edges, d: tl.constexpr, BE: tl.constexp
     tl.store(out + e.to(tl.int64)[:, None] * d + c[None, :], x.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "edges"])
 def _difference(v, sender, receiver, ptr, out, n, edges, d: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     e = tl.program_id(0) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)

@@ -16,7 +16,7 @@ from .gated import wide
 # kinds of columns: 0 a Gaussian; 1, 2, 3 one times a component of the unit vector; 4, 5, 6 a component of vec / r_c; 7 zero
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["edges"])
 def _features(vec, centres, kinds, out, edges, columns: tl.constexpr, cutoff: tl.constexpr, beta: tl.constexpr,
               beta_unit: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)

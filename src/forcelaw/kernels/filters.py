@@ -32,7 +32,7 @@ def _filter_of(rbf, e, me, stride, v, c, mc, w: tl.constexpr, R: tl.constexpr, B
     return f
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _product(x, x_stride, at, rbf, rbf_stride, v, out, rows, w: tl.constexpr, R: tl.constexpr, ACT: tl.constexpr,
              GATHER: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     """out (e, w) = x * V rbf, or a(x) * V rbf (ACT), of x at row at[e] (GATHER)."""
@@ -69,7 +69,7 @@ def _product_sum(x, order, ptr, rbf, rbf_stride, v, out, w: tl.constexpr, scale:
     tl.store(out + i * w + c, (tl.sum(total, axis=0) * scale).to(out.dtype.element_ty), mask=mc)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "programs"])
 def _product_backward(x, x_stride, x_at, grad, grad_at, rbf, rbf_stride, v, product, dx, dx_stride, drbf, dv, rows, programs,
                       w: tl.constexpr, scale: tl.constexpr, R: tl.constexpr, RP: tl.constexpr, ACT: tl.constexpr,
                       GATHER_X: tl.constexpr, GATHER_GRAD: tl.constexpr, PRODUCT: tl.constexpr, DX: tl.constexpr,
@@ -118,7 +118,7 @@ def _product_backward(x, x_stride, x_at, grad, grad_at, rbf, rbf_stride, v, prod
     tl.store(at, sums, mask=mc[None, :] & (number < R)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _skip_rows(z, out, rows, width, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     """out (e, w) = a(z) / 2 of the first w of the ``width`` columns of z."""
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
@@ -128,7 +128,7 @@ def _skip_rows(z, out, rows, width, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.
     tl.store(out + r[:, None] * w + c[None, :], (v * _sigmoid(v) * SKIP).to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _skip_backward(z, grad, rows, width, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     """The gradient in the place of z."""
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)

@@ -19,7 +19,7 @@ def _monomial(i, j, top):
     return i * (top + 1) - i * (i - 1) // 2 + j
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["edges"])
 def _frames(unit, table, out, edges, P: tl.constexpr, TOP: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BP: tl.constexpr):
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     p = tl.arange(0, BP)

@@ -44,7 +44,7 @@ def _forward(pair, w, sender, ptr, out, slope, d: tl.constexpr, BE: tl.constexpr
     tl.store(slope + i * d + c, tl.sum(slopes, axis=0), mask=mc)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "n_edges"])
 def _backward(pair, w, receiver, order, ptr, grad, slope, dpair, dw, n, n_edges, d: tl.constexpr,
               BE: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
     pid = tl.program_id(0)

@@ -16,7 +16,7 @@ ROWS = 512  # atoms of a program
 TINY = tl.constexpr(1e-16)  # see train/loss.py
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _forces(forces, label, real, unit, sums, n, WIDE: tl.constexpr, ROWS: tl.constexpr):
     """unit (n, 3): gradient of the sum of norms; sums (programs, 2): norms and real atoms of a program."""
     i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -35,7 +35,7 @@ def _forces(forces, label, real, unit, sums, n, WIDE: tl.constexpr, ROWS: tl.con
     tl.store(sums + tl.program_id(0) * 2 + 1, tl.sum(counts, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["g", "programs"])
 def _finish(energy, label, natoms, sums, slope, of_energy, of_forces, inverse, g, programs, WIDE: tl.constexpr, GP: tl.constexpr,
             PP: tl.constexpr):
     """One program: energy term, force term, 1 / real atoms; slope (g,), the gradient of the energy term."""

@@ -41,7 +41,7 @@ def _edges(dv, phi, unit, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.const
     return at, at + e[:, None] * 2 * M, mask, square, full, v0, v1, v2, s, f, x0, x1, x2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["edges"])
 def _forward(dv, phi, unit, radial, out, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr):
     at, at3, mask, _, _, v0, v1, v2, s, f, x0, x1, x2 = _edges(dv, phi, unit, edges, M, MP, BE)
     r = tl.load(radial + at, mask=mask, other=0.0).to(v0.dtype)
@@ -53,7 +53,7 @@ def _forward(dv, phi, unit, radial, out, edges, M: tl.constexpr, MP: tl.constexp
     tl.store(out + at3 + 2 * M, y2, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["edges"])
 def _backward(dv, phi, unit, grad, d_dv, dphi, dradial, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr):
     at, at3, mask, square, full, v0, v1, v2, s, f, x0, x1, x2 = _edges(dv, phi, unit, edges, M, MP, BE)
     g0, g1, g2 = _three(grad, at3, mask, M)

@@ -17,7 +17,7 @@ PROGRAMS = 1056  # of the backward pass at most: eight for each multiprocessor o
 EPSILON = tl.constexpr(1e-5)  # that of torch.nn.functional.layer_norm
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _forward(x, shift, gain, bias, out, rows, SHIFT: tl.constexpr, SILU: tl.constexpr, w: tl.constexpr, BE: tl.constexpr,
              BC: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
@@ -36,7 +36,7 @@ def _forward(x, shift, gain, bias, out, rows, SHIFT: tl.constexpr, SILU: tl.cons
     tl.store(out + r[:, None] * w + c[None, :], y.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "programs"])
 def _backward(x, shift, gain, bias, grad, dx, sums, rows, programs, SHIFT: tl.constexpr, SILU: tl.constexpr, w: tl.constexpr,
               BE: tl.constexpr, BC: tl.constexpr):
     """sums (2 or 3, programs, w): of gain, bias and shift, over the rows of a program."""

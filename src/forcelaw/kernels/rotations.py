@@ -44,7 +44,7 @@ def _normal(counter, key, k: tl.constexpr):
     return tl.sqrt(-2.0 * tl.log((a + 0.5) * unit)) * tl.cos((b + 0.5) * unit * tl.full([], TWO_PI, tl.float64))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "offset"])
 def _rotations(rows, step, out, n, offset, R: tl.constexpr):
     i = tl.program_id(0) * R + tl.arange(0, R)
     mask = i < n

@@ -56,7 +56,7 @@ def _norm(x, gain, bias, weights, degree, y, scalars, C: tl.constexpr, S: tl.con
     tl.store(scalars + i * C + c, tl.sum(tl.where(first, out, 0.0), axis=0), mask=c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "programs"])
 def _norm_backward(x, gain, weights, degree, dy, atom_stride, row_stride, dscalars, dx, dgain, dbias, n, programs,
                    C: tl.constexpr, S: tl.constexpr, WIDE: tl.constexpr, SP: tl.constexpr, BC: tl.constexpr):
     """Every ``programs``-th atom; dgain (programs, S, C) and dbias (programs, C) are its sums. dy has strides of its own."""
@@ -140,7 +140,7 @@ def spherical_norm(x: Tensor, gain: Tensor, bias: Tensor, weights: Tensor, degre
 # ---- spherical_gate
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _gate(h, u, bias, v, n, C: tl.constexpr, L: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -157,7 +157,7 @@ def _gate(h, u, bias, v, n, C: tl.constexpr, L: tl.constexpr, WIDE: tl.constexpr
             tl.store(v + row, (tl.load(u + row, mask=mask, other=0.0).to(WIDE) * gate).to(v.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _gate_backward(h, u, bias, grad, dh, du, n, C: tl.constexpr, L: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr,
                    BC: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
@@ -233,7 +233,7 @@ def spherical_gate(h: Tensor, u: Tensor, bias: Tensor) -> Tensor:
 # ---- spherical_add
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _add(x, v, bias, out, n, C: tl.constexpr, S: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)

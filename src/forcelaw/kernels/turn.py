@@ -51,7 +51,7 @@ def _row(m, sign):
     return 0 if m == 0 else 2 * m - 1 + sign
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_edges", "blocks", "programs"])
 def _turn(y, frames, rad, shift, scale, sender, receiver, out, sums, n_edges, blocks, programs, C: tl.constexpr, P: tl.constexpr,
           S: tl.constexpr, SM: tl.constexpr, R: tl.constexpr, L: tl.constexpr, M: tl.constexpr, FM: tl.constexpr,
           SIDES: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
@@ -153,7 +153,7 @@ def _turn_sum(z, bias, frames, scale, ptr, out, C: tl.constexpr, P: tl.constexpr
         tl.store(out + (i * S + j) * C + c, total[j], mask=mc)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "n_edges"])
 def _turn_grad(y, frames, rad, shift, grad, order, ptr, dy, drad, dshift, n, n_edges, C: tl.constexpr, P: tl.constexpr,
                S: tl.constexpr, SM: tl.constexpr, R: tl.constexpr, L: tl.constexpr, M: tl.constexpr,
                BC: tl.constexpr, FILL: tl.constexpr):
@@ -236,7 +236,7 @@ def _turn_grad(y, frames, rad, shift, grad, order, ptr, dy, drad, dshift, n, n_e
             tl.store(dshift + (i * R + q) * 2 * C + side * C + c, dshifts[q], mask=mc)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_edges"])
 def _gate(a, bias, out, n_edges, C: tl.constexpr, SM: tl.constexpr, L: tl.constexpr, M: tl.constexpr, BE: tl.constexpr,
           BC: tl.constexpr):
     """a (e, (L + S_m) C): gates, then coefficients, both without bias (2L + 1, C) of gates and m = 0 -> out (e, S_m C)."""
@@ -263,7 +263,7 @@ def _gate(a, bias, out, n_edges, C: tl.constexpr, SM: tl.constexpr, L: tl.conste
                     tl.store(target + _place(l, m, sign, L) * C, gated, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_edges", "blocks", "programs"])
 def _gate_grad(a, bias, grad, da, dbias, n_edges, blocks, programs, C: tl.constexpr, SM: tl.constexpr, L: tl.constexpr,
                M: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     """Gradient of _gate, every ``programs``-th block of edges; dbias (programs, 2L + 1, C) is its sums of da for gates and m = 0.

@@ -34,7 +34,7 @@ def _three(x, step: tl.constexpr, mask, WIDE: tl.constexpr):
             tl.load(x + 2 * step, mask=mask, other=0.0).to(WIDE))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _lengths(a, pair, out, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     i, c, mask = _place(n, d, BE, BC)
     x, y, z = _three(pair + i * 6 * d + d + c, 2 * d, mask, WIDE)
@@ -43,7 +43,7 @@ def _lengths(a, pair, out, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.conste
     tl.store(out + i * 2 * d + d + c, tl.sqrt(x * x + y * y + z * z + LEAST), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _lengths_backward(pair, grad, da, dpair, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     i, c, mask = _place(n, d, BE, BC)
     at = i * 6 * d + d + c
@@ -61,7 +61,7 @@ def _lengths_backward(pair, grad, da, dpair, n, d: tl.constexpr, WIDE: tl.conste
     tl.store(dpair + at + 3 * d, zero, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _update(h, v, pair, mixed, new_h, new_v, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     i, c, mask = _place(n, d, BE, BC)
     at, at3 = i * d + c, i * 3 * d + c
@@ -76,7 +76,7 @@ def _update(h, v, pair, mixed, new_h, new_v, n, d: tl.constexpr, WIDE: tl.conste
     tl.store(new_v + at3 + 2 * d, v2 + gate * u2, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _update_backward(pair, mixed, grad_h, grad_v, dpair, dmixed, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr,
                      BC: tl.constexpr):
     i, c, mask = _place(n, d, BE, BC)

@@ -55,7 +55,7 @@ def _forward(x, v, w, unit, sender, ptr, out_h, out_v, d: tl.constexpr, scale: t
     tl.store(out_v + i * 3 * d + 2 * d + c, tl.sum(v2, axis=0) * scale, mask=mc)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "n_edges"])
 def _backward(x, v, w, unit, receiver, order, ptr, grad_h, grad_v, dx, dv, dw, n, n_edges,
               d: tl.constexpr, scale: tl.constexpr, HAS_V: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
     pid = tl.program_id(0)

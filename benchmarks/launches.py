@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import argparse
 import collections
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from kernel_compile import Elsewhere  # beside this file
 from torch.utils._python_dispatch import TorchDispatchMode
-from training_speed import parse
-from triton.runtime import driver
+from training_speed import parse  # beside this file
 from triton.runtime.jit import JITFunction
 
 from forcelaw import kernels
 from forcelaw.data.feed import Feed
 from forcelaw.data.pack import Pack
+from forcelaw.launch.ahead import pretend
 from forcelaw.models import build
 from forcelaw.models.sizing import size
 from forcelaw.train.optimizer import ScheduleFreeAdamW
@@ -97,10 +95,7 @@ def main() -> int:
     parser.add_argument("--molecules", type=int, default=16)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    there, torch.cuda.is_available = torch.cuda.is_available, lambda: True  # what the kernels ask before they are imported
-    importlib.reload(kernels)
-    torch.cuda.is_available = there
-    driver.set_active(Elsewhere(90))
+    pretend(90)
     launched: collections.Counter[str] = collections.Counter()
     JITFunction.run = lambda self, *a, **k: launched.update([self.fn.__name__])
     print(f"# {' '.join(sys.argv)}")

@@ -17,6 +17,7 @@ from ..store import RunDirectory
 from ..study import Planner
 from ..train.loop import HEARTBEAT_SECONDS, training
 from ..train.turns import Ended, SideBySide
+from .ahead import Ahead
 from .worker import known_runs
 
 POLL_SECONDS = 1.0
@@ -35,8 +36,11 @@ class Lanes:
         # runs share the data on the device; how much of it may be there is asked before they take memory
         self.options = {"device": self.device, "compile_model": compile_model, "stop": stop, "shards": Shards(),
                         "capacity": device_capacity(self.device), "shared": pack > 1}
+        # compiled models have few kernels of ours
+        self.ahead = Ahead(planner.pack.path, "cpu" if compile_model else device, torch.cuda.device_count() if self.on_gpu else 1)
         self.empty = self._free_memory()
         self.look_again = self.beat = 0.0
+        self.seen: set[str] = set()  # runs whose kernels are asked for
         self.over = False  # whether the study has no open run left
 
     def work(self) -> None:
@@ -58,6 +62,7 @@ class Lanes:
                 self._heartbeat()
         finally:
             left = [task.key for task in self.side.tasks]
+            self.ahead.close()
             self.side.close()
             for run in left:
                 run.release()
@@ -89,6 +94,9 @@ class Lanes:
         listed, complete = known_runs(self.planner, self.runs, self.hold)
         open_runs = [run for run, _ in listed if not run.done]
         self.over = complete and not open_runs
+        new = [run for run in open_runs if run.id not in self.seen]
+        self.seen.update(run.id for run in new)
+        self.ahead.give([run.spec() for run in new])
         run = next((run for run in open_runs if run.id not in mine and run.claim()), None)
         if run is None:
             self.look_again = time.monotonic() + POLL_SECONDS

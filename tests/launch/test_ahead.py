@@ -72,6 +72,9 @@ def test_each_model_is_given_once_and_dealt_out(tmp_path, monkeypatch) -> None:
     helper.give([wide, SPECS[1]])
     assert [len(p.lines) for p in made] == [2, 1]  # four cores, two of them spared
     assert sorted(json.loads(line)["model"]["width"] for p in made for line in p.lines) == [8, 8, 12]
+    monkeypatch.setattr(ahead, "BYTES", 100)
+    helper.give([{**wide, "model": {**wide["model"], "width": 20}}])  # a full pipe: left to the training
+    assert [len(p.lines) for p in made] == [2, 1]
     helper.close()
     assert all(p.killed for p in made)
     helper.give([{**wide, "model": {**wide["model"], "width": 16}}])

@@ -20,6 +20,7 @@ from typing import Any
 
 PROCESSES = 8  # at most, for each worker
 SPARE = 2  # cores left to a worker
+BYTES = 32_768  # given to one process at most: half of what a pipe holds, since nobody may wait for one that is busy
 
 
 class Elsewhere:
@@ -101,6 +102,7 @@ class Ahead:
     def __init__(self, pack: Path, device: str, workers: int = 1):
         self.processes: list[subprocess.Popen[str]] = []
         self.given: set[str] = set()
+        self.bytes = 0
         self.count = min(PROCESSES, (os.cpu_count() or 1) // max(1, workers) - SPARE) if device == "cuda" else 0
         self.pack, self.next = pack, 0
 
@@ -111,6 +113,9 @@ class Ahead:
             if self.count <= 0 or line in self.given or spec["model"].get("forces") == "conservative":
                 continue
             self.given.add(line)
+            self.bytes += len(line) + 1
+            if self.bytes > BYTES * self.count:
+                continue
             if len(self.processes) < self.count:
                 self._start()
             if self.processes:

@@ -76,7 +76,7 @@ class Features(nn.Module):
             centres, kinds = [none(3), *centres], [4, 5, 6, *kinds]
         if angular is not None:
             centres += [angular.centres] * 3
-            kinds += [k for k in (1, 2, 3) for _ in angular.centres]
+            kinds += [k for k in (1, 2, 3) for _ in range(len(angular.centres))]
         self.register_buffer("centres", torch.cat([*centres, none(padding)]), persistent=False)
         self.register_buffer("kinds", torch.tensor(kinds + [7] * padding, dtype=torch.int32), persistent=False)
 

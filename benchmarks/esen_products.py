@@ -10,25 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 
 import torch
+from kernel_tuning import milliseconds  # beside this file
 
 # units of C: where the orders m = 0, 1, 2 begin in the input and the output of the two convolutions
 PRODUCTS = {"conv1": ((0, 6, 14, 18), (0, 5, 9, 11)), "conv2": ((0, 3, 7, 9), (0, 3, 7, 9)), "radial": ((0, 1), (0, 12))}
-
-
-def milliseconds(call: Callable[[], object], on_gpu: bool, repeats: int = 5) -> float:
-    call()
-    if on_gpu:
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    if on_gpu:
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - began) / repeats
 
 
 def main() -> int:
@@ -38,13 +25,12 @@ def main() -> int:
     parser.add_argument("--edges", type=int, default=150_016)
     args = parser.parse_args()
     device, e = args.device, args.edges
-    on_gpu = device == "cuda"
     torch.backends.cuda.matmul.allow_tf32 = True
-    name = torch.cuda.get_device_name() if on_gpu else "CPU"
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(f"# {' '.join(sys.argv)}\n# {name}, torch {torch.__version__}, {e:,} edges")
     x = torch.randn(e, 1024, device=device)
     y = torch.empty_like(x)
-    print(f"copy {8e-9 * x.numel() / milliseconds(lambda: y.copy_(x), on_gpu):.2f} TB/s")
+    print(f"copy {8e-9 * x.numel() / milliseconds(lambda: y.copy_(x), 3):.2f} TB/s")
     print(f"{'width':>5} {'product':<9}{'in':>6}{'out':>6}" + "".join(f"{k:>24}" for k in ("forward", "dx nn", "dx tn", "dw")))
     for width in args.widths:
         for key, (inward, outward) in PRODUCTS.items():
@@ -59,7 +45,7 @@ def main() -> int:
                          lambda p=part, t=to, wt=wt: torch.mm(t, wt.t(), out=p), lambda p=part, t=to: torch.mm(t.t(), p))
                 row = f"{width:>5} {key + ' ' + str(m):<9}{part.shape[1]:>6}{to.shape[1]:>6}"
                 for call in calls:
-                    ms = milliseconds(call, on_gpu)
+                    ms = milliseconds(call, 3)
                     row += (f"{ms:>9.3f} ms{2e-9 * e * w.numel() / ms:>5.0f} TF"
                             f"{4e-9 * e * (part.shape[1] + to.shape[1]) / ms:>5.2f}")
                 print(row, flush=True)

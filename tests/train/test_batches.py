@@ -9,6 +9,7 @@ from forcelaw.data.batches import Shard, plan_epoch
 from forcelaw.data.feed import Feed, plan, random_rotations
 from forcelaw.errors import DataError
 from forcelaw.graph import build_graph
+from tests.interpreter import needs_interpreter
 from tests.packs import write_pack
 
 
@@ -65,7 +66,7 @@ def test_padding_adds_only_dummies(pack) -> None:
     torch.testing.assert_close(target.energy[[0, 1, 3]], wanted.energy)
 
 
-@pytest.mark.skipif(not kernels.AVAILABLE or torch.cuda.is_available(), reason="Triton's interpreter on a CPU")
+@needs_interpreter
 @pytest.mark.parametrize("chosen", [[3], [3, 9, -1, 12, -1], [-1, 0], list(range(35))])
 @pytest.mark.parametrize("turn", [False, True])
 def test_the_kernels_assemble_the_same_batch(tmp_path, chosen: list[int], turn: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import torch
 from forcelaw import kernels
 from forcelaw.data.batches import Targets
 from forcelaw.train.loss import error_sums, loss_terms
+from tests.interpreter import needs_interpreter
 
 
 def by_hand(e, f, te, tf, natoms):
@@ -45,7 +46,7 @@ def test_gradient_is_finite_where_a_force_is_met_exactly() -> None:
     assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.skipif(not kernels.AVAILABLE or torch.cuda.is_available(), reason="Triton's interpreter on a CPU")
+@needs_interpreter
 @pytest.mark.parametrize("slots, empty, atoms, padding", [(1, 0, 3, 1), (5, 2, 40, 7), (9, 1, 1300, 300)])
 def test_the_kernels_give_the_same_terms_and_gradients(slots: int, empty: int, atoms: int, padding: int,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:

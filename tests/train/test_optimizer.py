@@ -9,8 +9,7 @@ from forcelaw.models import build, mup
 from forcelaw.models.mpnn import MPNNConfig
 from forcelaw.train.optimizer import ScheduleFreeAdamW
 from forcelaw.train.step import NEVER, new_stats
-
-needs_interpreter = pytest.mark.skipif(not kernels.AVAILABLE or torch.cuda.is_available(), reason="Triton's interpreter on a CPU")
+from tests.interpreter import needs_interpreter
 
 
 class Toy(torch.nn.Module):

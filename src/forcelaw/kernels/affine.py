@@ -33,7 +33,7 @@ def column_sums(x: Tensor, dtype: torch.dtype) -> Tensor:
     columns = min(64, max(16, triton.next_power_of_2(w)))
     height = 2048 // columns
     programs = max(1, min(PROGRAMS, triton.cdiv(rows, height)))
-    sums = torch.empty(programs, w, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32, device=x.device)
+    sums = torch.empty(programs, w, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     _column_sums[programs, triton.cdiv(w, columns)](x, sums, rows, programs, w, WIDE=wide(x), BE=height, BC=columns, num_warps=4)
     return sums.sum(0).to(dtype)
 

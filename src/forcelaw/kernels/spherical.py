@@ -140,17 +140,23 @@ def spherical_norm(x: Tensor, gain: Tensor, bias: Tensor, weights: Tensor, degre
 # ---- spherical_gate
 
 
+@triton.jit
+def _scalars(u, bias, n, C: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """Of a block of atoms: their numbers (BE, 1), channels (1, BC), which there are, offsets, u_0 + b."""
+    i = (tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE))[:, None]
+    c = (tl.program_id(1) * BC + tl.arange(0, BC))[None, :]
+    mask = (i < n) & (c < C)
+    at = i * C + c
+    return i, c, mask, at, tl.load(u + at, mask=mask, other=0.0).to(WIDE) + tl.load(bias + c, mask=c < C, other=0.0)
+
+
 @triton.jit(do_not_specialize=["n"])
 def _gate(h, u, bias, v, n, C: tl.constexpr, L: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    mask = (i < n)[:, None] & (c < C)[None, :]
-    at = i[:, None] * C + c[None, :]
+    i, c, mask, at, x = _scalars(u, bias, n, C, WIDE, BE, BC)
     step = tl.program_id(0).to(tl.int64) * 0 + n * C  # of a coefficient; 64 bits
-    x = tl.load(u + at, mask=mask, other=0.0).to(WIDE) + tl.load(bias + c, mask=c < C, other=0.0)[None, :]
     tl.store(v + at, (x / (1.0 + tl.exp(-x))).to(v.dtype.element_ty), mask=mask)
     for l in tl.static_range(1, L + 1):
-        z = tl.load(h + i[:, None] * L * C + (l - 1) * C + c[None, :], mask=mask, other=0.0).to(WIDE)
+        z = tl.load(h + i * L * C + (l - 1) * C + c, mask=mask, other=0.0).to(WIDE)
         gate = 1.0 / (1.0 + tl.exp(-z / (1.0 + tl.exp(-z))))
         for j in tl.static_range(2 * l + 1):
             row = at + (l * l + j) * step
@@ -160,17 +166,13 @@ def _gate(h, u, bias, v, n, C: tl.constexpr, L: tl.constexpr, WIDE: tl.constexpr
 @triton.jit(do_not_specialize=["n"])
 def _gate_backward(h, u, bias, grad, dh, du, n, C: tl.constexpr, L: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr,
                    BC: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    mask = (i < n)[:, None] & (c < C)[None, :]
-    at = i[:, None] * C + c[None, :]
+    i, c, mask, at, x = _scalars(u, bias, n, C, WIDE, BE, BC)
     step = tl.program_id(0).to(tl.int64) * 0 + n * C  # of a coefficient; 64 bits
-    x = tl.load(u + at, mask=mask, other=0.0).to(WIDE) + tl.load(bias + c, mask=c < C, other=0.0)[None, :]
     s = 1.0 / (1.0 + tl.exp(-x))
     g = tl.load(grad + at, mask=mask, other=0.0).to(WIDE)
     tl.store(du + at, (g * s * (1.0 + x * (1.0 - s))).to(du.dtype.element_ty), mask=mask)
     for l in tl.static_range(1, L + 1):
-        hidden = i[:, None] * L * C + (l - 1) * C + c[None, :]
+        hidden = i * L * C + (l - 1) * C + c
         z = tl.load(h + hidden, mask=mask, other=0.0).to(WIDE)
         s = 1.0 / (1.0 + tl.exp(-z))
         gate = 1.0 / (1.0 + tl.exp(-z * s))

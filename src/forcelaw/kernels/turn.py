@@ -335,10 +335,6 @@ class Shape:
         self.s, self.r = (lmax + 1) ** 2, sum(self.degrees)
         self.sm = self.degrees[0] + 2 * sum(self.degrees[1:])
         self.p = sum((2 * min(l, self.fm) + 1) * (2 * l + 1) for l in range(lmax + 1))
-        # columns of the orders m: in z (per channel), and rows of conv1's output after the gates
-        self.bounds = [0]
-        for m, count in enumerate(self.degrees):
-            self.bounds.append(self.bounds[-1] + count * (1 if m == 0 else 2))
 
 
 def turn(shape: Shape, y: Tensor, frames: Tensor, rad: Tensor, shift: Tensor, sender: Tensor, receiver: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,7 +84,6 @@ def step(pack: Any, config: Any, precision: str) -> int:
     window.shard.batch(rows, atoms, edges, pad=True, rotation=turns)
     fused, kernels.fused = kernels.fused, lambda x: False  # the model wants indices that are ones
     graph, target = window.shard.batch(rows, atoms, edges, pad=True)
-    graph.ptr = graph.segments()[0]
     kernels.fused = fused
     model = build(config, 0).to(dtype)
     torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "bf16")  # some kernels ask for it
@@ -106,11 +106,13 @@ class Ahead:
         self.count = min(PROCESSES, (os.cpu_count() or 1) // max(1, workers) - SPARE) if device == "cuda" else 0
         self.pack, self.next = pack, 0
 
-    def give(self, specs: list[dict[str, Any]]) -> None:
-        """Models of these runs, most urgent first; those given before are passed over."""
+    def give(self, specs: Iterable[dict[str, Any]]) -> None:
+        """Models of these runs, most urgent first; those given before are passed over. None is read where nothing compiles."""
+        if self.count <= 0:
+            return
         for spec in specs:
             line = json.dumps({"model": spec["model"], "precision": spec["train"]["precision"]})
-            if self.count <= 0 or line in self.given or spec["model"].get("forces") == "conservative":
+            if line in self.given or spec["model"].get("forces") == "conservative":
                 continue
             self.given.add(line)
             self.bytes += len(line) + 1
@@ -162,8 +164,7 @@ def main(pack: str, arch: str) -> int:
     for line in sys.stdin:
         try:
             asked = json.loads(line)
-            config = make_config({k: tuple(v) if isinstance(v, list) else v for k, v in asked["model"].items()})
-            step(opened, config, asked["precision"])
+            step(opened, make_config(asked["model"]), asked["precision"])
         except Exception as error:  # training will compile it, or say what is wrong
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
     return 0

@@ -96,7 +96,7 @@ class Lanes:
         self.over = complete and not open_runs
         new = [run for run in open_runs if run.id not in self.seen]
         self.seen.update(run.id for run in new)
-        self.ahead.give([run.spec() for run in new])
+        self.ahead.give(run.spec() for run in new)
         run = next((run for run in open_runs if run.id not in mine and run.claim()), None)
         if run is None:
             self.look_again = time.monotonic() + POLL_SECONDS

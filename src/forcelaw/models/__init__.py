@@ -26,8 +26,8 @@ def architecture(name: str) -> Architecture:
 
 
 def make_config(spec: dict) -> ModelConfig:
-    """A validated model configuration from a plain dictionary with the key "architecture"."""
-    return architecture(spec["architecture"]).config(**spec)
+    """A validated model configuration from a plain dictionary with the key "architecture"; JSON's lists become tuples."""
+    return architecture(spec["architecture"]).config(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()})
 
 
 def build(config: ModelConfig, seed: int | None = None) -> ForceField:

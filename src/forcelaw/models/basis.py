@@ -71,6 +71,7 @@ class Features(nn.Module):
         super().__init__()
         self.cutoff, self.beta, self.beta_unit = cutoff, radial.beta, angular.beta if angular is not None else 0.0
         none = radial.centres.new_zeros
+        # kinds of columns: see kernels/features.py
         centres, kinds = [radial.centres], [0] * len(radial.centres)
         if vectors:
             centres, kinds = [none(3), *centres], [4, 5, 6, *kinds]

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from .. import sweeps
 from ..laws.repeats import repeats_smaller_set
 from ..store import COUNTED
 from . import lawcalls
@@ -245,8 +246,7 @@ def _sweeps(labels: list[tuple[str, str, str]], frame: pl.DataFrame, grid: pl.Da
 
 def best_rate(points: list[dict[str, Any]]) -> float | None:
     """The learning rate of lowest mean final loss over seeds; a rate at which a seed diverged is out."""
-    means = mean_losses(points)
-    return min(means, key=means.get, default=None)
+    return sweeps.best_rate(mean_losses(points))
 
 
 def _symmetry(labels: list[tuple[str, str, str]], frame: pl.DataFrame) -> list[SymmetryPoint]:

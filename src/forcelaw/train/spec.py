@@ -75,7 +75,7 @@ class RunSpec(BaseModel):
     version: str = __version__
 
     def config(self) -> ModelConfig:
-        return make_config({k: tuple(v) if isinstance(v, list) else v for k, v in self.model.items()})
+        return make_config(self.model)
 
     def flops(self) -> Flops:
         return architecture(self.model["architecture"]).flops(self.config())

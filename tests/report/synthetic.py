@@ -109,7 +109,7 @@ def metrics_of(
             {
                 "step": int(step),
                 "d": d,
-                "u": int(d / spec["epochs"]),
+                "u": int(min(d, spec["steps"] * spec["batch_atoms"] / spec["epochs"])),
                 "c": 3.0 * kappa * n * d,
                 "h": d / throughput / 3600 if hours else None,
                 "loss": loss,

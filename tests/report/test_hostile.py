@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from forcelaw.report.figures import figures
 from forcelaw.report.html import render
 from forcelaw.report.load import load
 from forcelaw.report.results import Analysis
-from forcelaw.report.tables import terminal
+from forcelaw.report.spec import pretty
+from forcelaw.report.tables import terminal, write_all
 from forcelaw.store import table
 
 from . import synthetic
@@ -175,10 +177,37 @@ def test_runs_on_smaller_training_sets_are_kept_out_of_the_fits_and_shown_apart(
     assert arch.repeated["run"].n_unique() == arch.runs == 4
     assert arch.surface.estimates == alone.surface.estimates
     figure = next(f for f in figures(analysis) if f.name == "repeats")
-    assert len(figure.panels[0].series[0].y) == 4
-    for x, ratio in zip(figure.panels[0].series[0].x, figure.panels[0].series[0].y, strict=True):
+    marks = next(s for s in figure.panels[0].series if s.kind == "points")
+    assert len(marks.y) == 4
+    for x, ratio in zip(marks.x, marks.y, strict=True):
         assert x == pytest.approx(8, rel=1e-3) and ratio == pytest.approx(1.1, abs=0.04)
+    courses = [s for s in figure.panels[0].series if s.kind == "line"]
+    assert len(courses) == 4 and all(min(s.x) > 1 and max(s.x) == pytest.approx(8, rel=1e-3) for s in courses)
     assert "What repeats cost" in page.words and "4 run(s) repeated a smaller training set" in page.words
+
+
+def test_how_often_data_can_be_repeated_is_read_off_runs_on_small_sets(tmp_path: Path) -> None:
+    """Runs made with R_D = 5: the report says so, with an interval that holds it."""
+    truth = PAIR[0]
+    folder = small(tmp_path, [truth], sweep=False, diverge=False)
+    assert analyse(load(folder)).architectures[0].repeats is None
+    rng = synthetic.np.random.default_rng(5)
+    for n in SMALL:
+        for epochs in (8.0, 40.0):
+            spec = synthetic.spec_of(truth, n, 0, epochs=epochs)
+            rows = synthetic.metrics_of(truth, spec, rng, noise=0.003)
+            for row in rows:
+                repeats = row["d"] / row["u"] - 1
+                worth = row["u"] * (1 + 5 * (1 - synthetic.np.exp(-repeats / 5)))
+                row["loss"] *= float(truth.loss(n, worth) / truth.loss(n, row["d"]))
+            synthetic.write_run(folder / "runs", spec, rows, synthetic.finished(truth, spec))
+    analysis, page = made(folder)
+    found = analysis.architectures[0].repeats.get("R_D")
+    assert found.low < 5 < found.high and found.high / found.low < 4 and found.value == pytest.approx(5, rel=0.35)
+    assert f"R_D = {pretty(found.value)} [" in page.words
+    write_all(analysis, tmp_path / "tables")
+    row = next(csv.DictReader((tmp_path / "tables" / "repeats.csv").read_text().splitlines()))
+    assert float(row["R_D"]) == found.value and int(row["runs"]) == 2 * len(SMALL)
 
 
 @pytest.fixture(scope="module")

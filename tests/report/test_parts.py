@@ -7,7 +7,7 @@ import math
 import polars as pl
 import pytest
 
-from forcelaw.report.analysis import best_rate, regime
+from forcelaw.report.analysis import _within, best_rate, regime
 from forcelaw.report.draw_matplotlib import log_ticks
 from forcelaw.report.marks import loss_at_data
 from forcelaw.report.paper import published
@@ -118,6 +118,16 @@ def test_the_chosen_rate_is_the_best_mean_without_divergence() -> None:
               point(4e-3, None, "diverged")]  # fmt: skip
     assert best_rate(points) == 2e-3
     assert best_rate([point(1e-3, None, "diverged")]) is None and best_rate([]) is None
+
+
+def test_the_rate_that_is_ringed_is_the_one_that_the_study_takes() -> None:
+    """data_limited takes the smallest rate within 2% of the lowest loss; its report used to ring the lowest."""
+    points = [{"lr": lr, "loss": loss, "status": "finished", "diverged": False, "run": "r", "n": 1, "seed": 0}
+              for lr, loss in ((2e-3, 0.5), (4e-3, 0.404), (8e-3, 0.4))]
+    for study, chosen in (({}, 8e-3), ({"study": {"learning_rate": {"value": 1e-3, "sweep": None}}}, 8e-3),
+                          ({"study": {"learning_rate": {"sweep": {"within": 0.02}}}}, 4e-3)):
+        result = SweepResult("PaiNN", points, best_rate(points), [], 1, _within(study))
+        assert (result.best, result.chosen) == (8e-3, chosen)
 
 
 def test_ticks_lie_inside_and_read_well() -> None:

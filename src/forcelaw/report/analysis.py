@@ -64,7 +64,7 @@ def analyse(
         comparisons=comparisons,
         comparison_notes=notes,
         prospects=lawcalls.prospects(fitted),
-        sweeps=_sweeps(labels, frame, grid),
+        sweeps=_sweeps(labels, frame, grid, _within(source.study)),
         symmetry=_symmetry(labels, frame),
         problems=_problems(source, frame),
         risen=_risen(frame),
@@ -133,6 +133,7 @@ def _architecture(
         paper=published(architecture, label),
         frame=done,
         repeated=repeated,
+        repeats=lawcalls.repeats(pl.concat([done, repeated]), burn_in_steps) if len(repeated) else None,
         unfinished=usable.filter(~pl.col("status").is_in(COUNTED)),
         sizes=sorted(done["n"].unique().to_list()),
         runs=done["run"].n_unique(),
@@ -213,8 +214,16 @@ def regime(frame: pl.DataFrame, surface: Fitted) -> str:
     return " ".join(parts)
 
 
-def _sweeps(labels: list[tuple[str, str, str]], frame: pl.DataFrame, grid: pl.DataFrame) -> list[SweepResult]:
-    """Final loss against learning rate. The chosen rate is the best of the sweep; ``used`` is what the grid ran at."""
+def _within(study: dict[str, Any]) -> float:
+    """``learning_rate.sweep.within`` of the study file; 0 where there is none."""
+    rule: Any = study
+    for key in ("study", "learning_rate", "sweep"):
+        rule = (rule.get(key) if isinstance(rule, dict) else None) or {}
+    return float(rule.get("within") or 0.0) if isinstance(rule, dict) else 0.0
+
+
+def _sweeps(labels: list[tuple[str, str, str]], frame: pl.DataFrame, grid: pl.DataFrame, within: float) -> list[SweepResult]:
+    """Final loss against learning rate; ``used`` is what the grid ran at."""
     out = []
     sweep = frame.filter(pl.col("kind") == SWEEP)
     for label, _, _ in labels:
@@ -240,7 +249,7 @@ def _sweeps(labels: list[tuple[str, str, str]], frame: pl.DataFrame, grid: pl.Da
         best = best_rate(points)
         ran = grid.filter((pl.col("architecture") == label) & pl.col("status").is_in(COUNTED))
         used = ran["lr"].drop_nulls().unique().sort().to_list()
-        out.append(SweepResult(label, points, best, used, points[0]["n"]))
+        out.append(SweepResult(label, points, best, used, points[0]["n"], within))
     return out
 
 

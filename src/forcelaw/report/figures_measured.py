@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 
+from ..laws.repeats import PASSES
 from .marks import loss_at_data, or_empty
 from .paper import PUBLISHED
-from .results import Analysis, ArchitectureResult, SweepResult
+from .results import Analysis, ArchitectureResult, Fitted, SweepResult
 from .spec import Figure, Panel, Series, pretty
 
 ZERO = 1e-8
@@ -119,29 +120,59 @@ def _symmetry_series(panel: Panel, analysis: Analysis, x: str, kind: str) -> Non
 
 
 def repeats(analysis: Analysis) -> Figure:
-    """What seeing the same atoms again costs: loss beside that of the run of equal N and D on the largest set."""
+    """What seeing the same atoms again costs: loss beside that of the runs of equal N and D on the largest set."""
     panel = Panel("times each atom was seen, D / U", "loss / loss on the largest training set", y_log=False)
+    notes = []
     for arch in analysis.architectures:
-        xs, ys, hover = [], [], []
+        marks = {"symbol": arch.look.symbol, "marker": arch.look.marker, "colour": arch.look.colour}
+        ends: list[tuple[float, float, str]] = []
         for (run,), rows in arch.repeated.group_by(["run"], maintain_order=True):
-            last = rows.sort("d").row(-1, named=True)
-            same = arch.frame.filter(pl.col("n") == last["n"])
-            fresh = [loss_at_data(other.sort("d"), last["d"]) for _, other in same.group_by(["run"])]
-            fresh = [loss for loss in fresh if loss is not None]
-            if fresh:
-                xs.append(last["d"] / last["u"])
-                ys.append(last["loss"] / (sum(fresh) / len(fresh)))
-                hover.append(f"{arch.label}, N = {pretty(last['n'])}, U = {pretty(last['u'])}, run {run}")
-        if xs:
-            marks = {"symbol": arch.look.symbol, "marker": arch.look.marker, "colour": arch.look.colour}
-            panel.series.append(Series(xs, ys, "points", name=arch.label, group=arch.label, hover=hover, **marks))
+            course = _beside_fresh(arch, rows)
+            if course:
+                passes, ratios = [x for x, _ in course], [y for _, y in course]
+                panel.series.append(Series(passes, ratios, "line", group=arch.label, colour=arch.look.colour, opacity=0.4))
+                last = rows.sort("d").row(-1, named=True)
+                hover = f"{arch.label}, N = {pretty(last['n'])}, U = {pretty(last['u'])}, run {run}"
+                ends.append((passes[-1], ratios[-1], hover))
+        if ends:
+            xs, ys, hovers = (list(column) for column in zip(*ends, strict=True))
+            panel.series.append(Series(xs, ys, "points", name=arch.label, group=arch.label, hover=hovers, **marks))
+        if arch.repeats is not None:
+            notes.append(f"{arch.label}: {repeats_words(arch.repeats)}")
     return Figure(
         "repeats",
         "What repeats cost",
         "Some runs went over a smaller training set several times: a ratio of one means that an atom seen again was as "
         "good as a new one, and above it that distinct data have run out.",
         [or_empty(panel, "no pair of runs of equal size and length on two training sets")],
-        "one mark for each run on a smaller training set; these runs take no part in the fits",
+        "line: a run on a smaller training set, from its second pass on · mark: its end · R_D is fitted to all runs, the "
+        "other laws without these",
+        notes,
+    )
+
+
+def _beside_fresh(arch: ArchitectureResult, rows: pl.DataFrame) -> list[tuple[float, float]]:
+    """(passes so far, loss over the mean loss of runs of equal N on the largest training set at equal D) of one run, from
+    its second pass on."""
+    others = [other.sort("d") for _, other in arch.frame.filter(pl.col("n") == rows["n"][0]).group_by(["run"])]
+    out = []
+    for row in rows.sort("d").filter(pl.col("d") > PASSES * pl.col("u")).iter_rows(named=True):
+        fresh = [loss for other in others if (loss := loss_at_data(other, row["d"])) is not None]
+        if fresh:
+            out.append((row["d"] / row["u"], row["loss"] * len(fresh) / sum(fresh)))
+    return out
+
+
+def repeats_words(fitted: Fitted) -> str:
+    """How often data can be seen again with use."""
+    found = fitted.estimates.get("R_D")
+    if not fitted.ok:
+        return f"R_D, how often repeating helps, cannot be fitted: {fitted.reason}"
+    if found is None or not found.bounded:
+        return "repeats hardly cost anything here, so R_D (how often repeating helps) is not bounded"
+    return (
+        f"R_D = {pretty(found.value)} [{pretty(found.low)}, {pretty(found.high)}]: after so many repeats one more pass is "
+        "worth 1/e of as many fresh data"
     )
 
 
@@ -180,10 +211,10 @@ def _sweep_series(arch: ArchitectureResult, result: SweepResult) -> list[Series]
         marks = {"symbol": look.symbol, "marker": look.marker}
         ys = [means[lr] for lr in rates]
         out.append(Series(rates, ys, "both", name=arch.label, hover=hover, **marks, **common))
-    if result.best in means:
-        hover = f"{arch.label}: best of the sweep, lr = {result.best:g}"
+    if result.chosen in means:
+        hover = f"{arch.label}: chosen by the sweep, lr = {result.chosen:g}"
         ring = {"symbol": "circle-open", "marker": "o", "hollow": True, "size": 17}
-        out.append(Series([result.best], [means[result.best]], "points", name=hover, hover=hover, **ring, **common))
+        out.append(Series([result.chosen], [means[result.chosen]], "points", name=hover, hover=hover, **ring, **common))
     bad = sorted({point["lr"] for point in result.points if point["diverged"]})
     if bad:
         height = [max(means.values(), default=1.0) * 1.06] * len(bad)
@@ -196,6 +227,8 @@ def _sweep_series(arch: ArchitectureResult, result: SweepResult) -> list[Series]
 def _sweep_note(result: SweepResult) -> str:
     rates = sorted({point["lr"] for point in result.points})
     text = f"{result.label}: lowest loss at learning rate {result.best:g}"
+    if result.chosen != result.best:
+        text += f", {result.chosen:g} within {100 * result.within:g}% of it"
     if result.used:
         text += f"; the grid ran at {', '.join(f'{lr:g}' for lr in result.used[:4])}"
     if len(rates) > 1 and result.best == rates[0]:

@@ -149,7 +149,8 @@ class ArchitectureResult:
     look: Look
     paper: Published | None
     frame: pl.DataFrame  # evaluations of the finished grid runs, by run and step
-    repeated: pl.DataFrame  # evaluations of finished runs on clearly smaller training sets; not in the fits
+    repeated: pl.DataFrame  # evaluations of finished runs on clearly smaller training sets; in the fit of ``repeats`` alone
+    repeats: Fitted | None  # R_D of the law of repeated data; None without such runs
     unfinished: pl.DataFrame  # evaluations of runs that are not finished (still going, failed, diverged)
     sizes: list[int]
     runs: int
@@ -233,6 +234,11 @@ class SweepResult:
     best: float | None
     used: list[float]
     n: int | None
+    within: float = 0.0  # the study takes the smallest rate whose loss is within this share of the lowest
+
+    @property
+    def chosen(self) -> float | None:
+        return sweeps.best_rate(mean_losses(self.points), self.within)
 
 
 def mean_losses(points: list[dict[str, Any]]) -> dict[float, float]:

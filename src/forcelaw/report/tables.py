@@ -244,7 +244,15 @@ def write_all(analysis: Analysis, folder: Path) -> list[Path]:
             folder / "burn_in.csv", burn, ["architecture", "burn_in_steps", "chosen", "gamma", "low", "high", "reason"]
         )
     )
-    sweep = [{"architecture": s.label, "chosen": s.best == p["lr"], **p} for s in analysis.sweeps for p in s.points]
+    seen = [
+        {"architecture": arch.label, "runs": arch.repeated["run"].n_unique(), "reason": arch.repeats.reason,
+         **({"R_D": found.value, "low": found.low, "high": found.high} if found and found.bounded else {})}
+        for arch in analysis.architectures
+        if arch.repeats is not None
+        for found in [arch.repeats.get("R_D")]
+    ]
+    paths.append(write_csv(folder / "repeats.csv", seen, ["architecture", "runs", "R_D", "low", "high", "reason"]))
+    sweep = [{"architecture": s.label, "chosen": s.chosen == p["lr"], **p} for s in analysis.sweeps for p in s.points]
     paths.append(
         write_csv(
             folder / "lr_sweep.csv", sweep, ["architecture", "n", "seed", "lr", "loss", "diverged", "chosen", "run"]

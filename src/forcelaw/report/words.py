@@ -216,20 +216,20 @@ def regime_words(analysis: Analysis) -> list[str]:
     frames = [arch.frame for arch in analysis.architectures if arch.runs]
     out = []
     most = max((float(ratio.max()) for f in frames if len(ratio := (f["d"] / f["u"]).drop_nulls())), default=1.0)
-    if most > 4.5:
+    if most > 8.5:
         out.append(
             f"Atoms are repeated up to {most:.0f} times: distinct data begin to bind, and β is not an "
             "exponent of fresh data."
         )
     elif most > 1.05:
         out.append(
-            f"Atoms are repeated up to {most:.1f} times; up to 4 repeats cost 0 to 2% of the loss where it "
-            "was measured."
+            f"Atoms are seen up to {most:.1f} times; up to 8 passes cost at most 5% of the loss where it was measured "
+            "(results/data_limited)."
         )
     left_out = sum(arch.repeated["run"].n_unique() for arch in analysis.architectures)
     if left_out:
         out.append(
-            f"{left_out} run(s) repeated a smaller training set; they measure repeats and take no part in the fits."
+            f"{left_out} run(s) repeated a smaller training set; they measure repeats and take no part in the other fits."
         )
     batches = sorted({int(b) for f in frames for b in f["batch_atoms"].drop_nulls().to_list()})
     if batches and batches[-1] < 1.1 * batches[0]:  # batches of whole molecules differ by some atoms

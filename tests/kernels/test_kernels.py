@@ -83,8 +83,18 @@ def test_vectors(graph: GraphBatch, moving: bool) -> None:
     if moving:
         change = change + v[graph.sender] * b.unsqueeze(1)
     slow = 0.3 * sums(a, graph), 0.3 * sums(change, graph)
-    fast = vector_sum(x, v if moving else None, w, unit, graph.sender, graph.receiver, *graph.segments(), 0.3)
+    fast = vector_sum(x, v if moving else None, w.clone(), unit, graph.sender, graph.receiver, *graph.segments(), 0.3)
     same(fast, slow, [x, w, v] if moving else [x, w], n - 1 if graph.pad else n)
+
+
+def test_going_backward_twice_through_vectors_is_an_error(graph: GraphBatch) -> None:
+    """Filters have been overwritten by their gradient: a wrong number must not come out."""
+    d, n, e = 6, len(graph.pos), len(graph.sender)
+    x, w, unit = leaf(n, 3 * d), leaf(e, 3 * d), torch.randn(e, 3, dtype=torch.float64, device=DEVICE)
+    h, _ = vector_sum(x, None, w.clone(), unit, graph.sender, graph.receiver, *graph.segments(), 0.3)
+    torch.autograd.grad(h.sum(), [x, w], retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(h.sum(), [x, w])
 
 
 @pytest.mark.parametrize("seed, step", [(0, 0), (3, 12345), (5 + 3 * (1 << 20), 7)])

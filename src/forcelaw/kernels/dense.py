@@ -25,9 +25,6 @@ from .gated import wide as _wide  # kernels here have a ``wide`` of their own
 
 KEEP_INNER = True  # residual keeps W1 x: one matrix product less in its backward pass, w floats more for each row
 
-# up to this width ``residual`` runs its four matrix products (two forward) in one kernel, in TF32 or bf16, where torch may use
-# them; 0: never. It then reads x and writes the sum, and nothing else; W must fit into shared memory
-LAYER_WIDTH = 0
 WHOLE = 1 << 20  # no limit to the channels of a program
 FLAT = 1024  # numbers of a program where the shape does not matter
 GAIN = tl.constexpr(1 / 0.6)
@@ -174,68 +171,6 @@ def _merge_backward(grad, z, swap, rows, w: tl.constexpr, WIDE: tl.constexpr, BE
     tl.store(z + at + w, (g * _slope(v) * MERGE).to(z.dtype.element_ty), mask=mask)
 
 
-# ---- a whole residual layer
-
-
-@triton.jit
-def _nearest(x):
-    """float32 to the nearest number of TF32's 10 bits; tensor cores cut the rest off, which would shrink every product."""
-    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _round(x, out, n, WIDE: tl.constexpr, FLAT: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
-    tl.store(out + i, _nearest(tl.load(x + i, mask=i < n, other=0.0)), mask=i < n)
-
-
-@triton.jit
-def _times(a, b, w: tl.constexpr, WIDE: tl.constexpr, BC: tl.constexpr):
-    """a B^T of a (BE, BC) and B (w, w), which is rounded to TF32 already (:func:`_matrix`)."""
-    k = tl.arange(0, BC)
-    matrix = tl.load(b + k[None, :] * w + k[:, None], mask=(k < w)[None, :] & (k < w)[:, None], other=0.0)
-    a = a.to(matrix.dtype)
-    if matrix.dtype == tl.float32:
-        a = _nearest(a)
-    return tl.dot(a, matrix, input_precision="tf32", out_dtype=WIDE)
-
-
-@triton.jit(do_not_specialize=["rows"])
-def _layer(x, w1, w2, out, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
-    r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
-    c = tl.arange(0, BC)
-    mask = (r < rows)[:, None] & (c < w)[None, :]
-    at = r[:, None] * w + c[None, :]
-    z = _times(tl.load(x + at, mask=mask, other=0.0), w1, w, WIDE, BC)
-    z = _times(z * _sigmoid(z) * GAIN, w2, w, WIDE, BC)
-    y = (tl.load(x + at, mask=mask, other=0.0).to(WIDE) + z * _sigmoid(z) * GAIN) * HALF
-    tl.store(out + at, y.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=["rows"])
-def _layer_backward(x, grad, w1, w2, w1t, w2t, dx, inner, dz1, dz2, rows, w: tl.constexpr, WIDE: tl.constexpr,
-                    BE: tl.constexpr, BC: tl.constexpr):
-    """dx, and what the gradients of the matrices are products of: inner = a(W1 x), the gradients of W1 x and of W2 inner.
-
-    w1t, w2t are the transposed matrices: tensor cores take TF32 only where the summed axis is contiguous.
-    """
-    r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
-    c = tl.arange(0, BC)
-    mask = (r < rows)[:, None] & (c < w)[None, :]
-    at = r[:, None] * w + c[None, :]
-    z = _times(tl.load(x + at, mask=mask, other=0.0), w1, w, WIDE, BC)
-    y = z * _sigmoid(z) * GAIN
-    tl.store(inner + at, y.to(inner.dtype.element_ty), mask=mask)
-    slope = _slope(z) * GAIN
-    z = _times(y, w2, w, WIDE, BC)
-    g = tl.load(grad + at, mask=mask, other=0.0).to(WIDE) * HALF * _slope(z) * GAIN
-    tl.store(dz2 + at, g.to(dz2.dtype.element_ty), mask=mask)
-    g = _times(g, w2t, w, WIDE, BC) * slope
-    tl.store(dz1 + at, g.to(dz1.dtype.element_ty), mask=mask)
-    g = _times(g, w1t, w, WIDE, BC) + tl.load(grad + at, mask=mask, other=0.0).to(WIDE) * HALF
-    tl.store(dx + at, g.to(dx.dtype.element_ty), mask=mask)
-
-
 # ---- sizes and launches
 
 
@@ -251,27 +186,8 @@ def _tile(w: int, most: int = 128, numbers: int = 1024) -> dict[str, int]:
     return {"BE": max(1, numbers // columns), "BC": columns, "num_warps": 4}
 
 
-def _layer_tile(w: int) -> dict[str, int]:
-    """Rows, channels and warps where a program has all channels and multiplies matrices."""
-    return {"BE": 64, "BC": max(16, triton.next_power_of_2(w)), "num_warps": 8}
-
-
 def _grid(rows: int, w: int, tile: dict[str, int]) -> tuple[int, int]:
     return triton.cdiv(rows, tile["BE"]), triton.cdiv(w, tile["BC"])
-
-
-def _matrix(weight: Tensor) -> Tensor:
-    """A weight as _times wants it."""
-    if weight.dtype != torch.float32:
-        return weight
-    out = torch.empty_like(weight)
-    _each(_round, [weight, out])
-    return out
-
-
-def _transposed(v: Tensor) -> Tensor:
-    """Rows and columns exchanged in memory."""
-    return v.t().contiguous()
 
 
 def lowered(weight: Tensor) -> Tensor:
@@ -330,12 +246,8 @@ def scaled_silu(z: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("forcelaw::residual", mutates_args=())
-def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: bool, whole: bool) -> tuple[Tensor, Tensor]:
-    out, (rows, w) = torch.empty_like(x), x.shape
-    if whole:
-        tile = _layer_tile(w)
-        _layer[(triton.cdiv(rows, tile["BE"]),)](x, _matrix(w1), _matrix(w2), out, rows, w, WIDE=_wide(x), **tile)
-        return out, w1.new_empty(0)
+def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+    out = torch.empty_like(x)
     inner = torch.mm(x.to(w1.dtype), w1.t())
     y = torch.empty_like(inner) if keep else inner
     _each(_act, [inner, y], scale=GAIN.value)
@@ -344,21 +256,13 @@ def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: bool, whole: bool) -> tup
 
 
 @_residual.register_fake
-def _(x, w1, w2, keep, whole):
-    return torch.empty_like(x), w1.new_empty((x.shape[0], w1.shape[0]) if keep and not whole else 0)
+def _(x, w1, w2, keep):
+    return torch.empty_like(x), w1.new_empty((x.shape[0], w1.shape[0]) if keep else 0)
 
 
 @torch.library.custom_op("forcelaw::residual_backward", mutates_args=())
-def _residual_backward(grad: Tensor, x: Tensor, inner: Tensor | None, w1: Tensor, w2: Tensor,
-                       whole: bool) -> tuple[Tensor, Tensor, Tensor]:
-    low, grad, dx, (rows, w) = x.to(w1.dtype), grad.contiguous(), torch.empty_like(x), x.shape
-    if whole:
-        tile = _layer_tile(w)
-        y, dz1, dz2 = (torch.empty_like(low) for _ in range(3))
-        m1, m2 = _matrix(w1), _matrix(w2)
-        _layer_backward[(triton.cdiv(rows, tile["BE"]),)](x, grad, m1, m2, _transposed(m1), _transposed(m2), dx, y, dz1, dz2,
-                                                          rows, w, WIDE=_wide(x), **tile)
-        return dx, torch.mm(dz1.t(), low), torch.mm(dz2.t(), y)
+def _residual_backward(grad: Tensor, x: Tensor, inner: Tensor | None, w1: Tensor, w2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    low, grad, dx = x.to(w1.dtype), grad.contiguous(), torch.empty_like(x)
     inner = torch.mm(low, w1.t()) if inner is None else inner
     y = torch.empty_like(inner)
     _each(_act, [inner, y], scale=GAIN.value)
@@ -372,12 +276,12 @@ def _residual_backward(grad: Tensor, x: Tensor, inner: Tensor | None, w1: Tensor
 
 
 @_residual_backward.register_fake
-def _(grad, x, inner, w1, w2, whole):
+def _(grad, x, inner, w1, w2):
     return torch.empty_like(x), torch.empty_like(w1), torch.empty_like(w2)
 
 
 def _residual_save(ctx, inputs, output):
-    x, w1, w2, _, ctx.whole = inputs
+    x, w1, w2, _ = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # else torch fills an array of its size with zeros
     ctx.keep = output[1].dim() == 2
@@ -386,7 +290,7 @@ def _residual_save(ctx, inputs, output):
 
 def _residual_differentiate(ctx, grad, _):
     x, w1, w2, *rest = ctx.saved_tensors
-    return *_residual_backward(grad, x, rest[0] if rest else None, w1, w2, ctx.whole), None, None
+    return *_residual_backward(grad, x, rest[0] if rest else None, w1, w2), None
 
 
 _residual.register_autograd(_residual_differentiate, setup_context=_residual_save)
@@ -394,10 +298,7 @@ _residual.register_autograd(_residual_differentiate, setup_context=_residual_sav
 
 def residual(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
     """(x + a(W2 a(W1 x))) / sqrt 2: x (rows, w), matrices (w, w)."""
-    w1, w2 = lowered(w1), lowered(w2)
-    # float64 on a CPU: tests
-    low = torch.backends.cuda.matmul.allow_tf32 if w1.dtype == torch.float32 else not (x.is_cuda and w1.dtype == torch.float64)
-    return _residual(x.contiguous(), w1.contiguous(), w2.contiguous(), KEEP_INNER, low and x.shape[1] <= LAYER_WIDTH)[0]
+    return _residual(x.contiguous(), lowered(w1).contiguous(), lowered(w2).contiguous(), KEEP_INNER)[0]
 
 
 # ---- gathered

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dense import GAIN, _grid, _save_all, _sigmoid, _slope, _tile, _transposed, lowered
+from .dense import GAIN, _grid, _save_all, _sigmoid, _slope, _tile, lowered
 from .gated import wide as _wide  # kernels here have a ``wide`` of their own
 from .norm import PROGRAMS
 
@@ -141,6 +141,11 @@ def _skip_backward(z, grad, rows, width, w: tl.constexpr, WIDE: tl.constexpr, BE
 
 
 # ---- launches
+
+
+def _transposed(v: Tensor) -> Tensor:
+    """Rows and columns exchanged in memory."""
+    return v.t().contiguous()
 
 
 def _few(rbf: Tensor) -> Tensor:

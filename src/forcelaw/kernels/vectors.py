@@ -3,7 +3,8 @@
     dh_i = sum_j x_j^a w^a;   dv_i = sum_j (v_j x_j^b w^b + r_hat x_j^c w^c)
 
 Legend: n atoms, e edges, d channels; x (n, 3d) and w (e, 3d) hold a | b | c; v (n, 3, d); unit (e, 3). The backward pass
-goes over the edges of each sender: all its gradients are sums there, or belong to one edge.
+goes over the edges of each sender: all its gradients are sums there, or belong to one edge. It writes the gradient of w in the
+place of w, the largest array of all, which nothing else keeps; whoever goes backward twice gets torch's error.
 """
 
 from __future__ import annotations
@@ -56,22 +57,22 @@ def _forward(x, v, w, unit, sender, ptr, out_h, out_v, d: tl.constexpr, scale: t
 
 
 @triton.jit(do_not_specialize=["n", "n_edges"])
-def _backward(x, v, w, unit, receiver, order, ptr, grad_h, grad_v, dx, dv, dw, n, n_edges,
+def _backward(x, v, w, unit, receiver, order, ptr, grad_h, grad_v, dx, dv, n, n_edges,
               d: tl.constexpr, scale: tl.constexpr, HAS_V: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
     pid = tl.program_id(0)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < d
     dtype = x.dtype.element_ty
-    kind = dw.dtype.element_ty
+    kind = w.dtype.element_ty
     if pid >= n:  # padding edges: no atom visits them
         for k in range(tl.load(ptr + n) + (pid - n) * BE, n_edges, FILL * BE):
             e = k + tl.arange(0, BE)
             mask = (e < n_edges)[:, None] & mc[None, :]
             row = tl.load(order + e, mask=e < n_edges, other=0).to(tl.int64)[:, None] * 3 * d + c[None, :]
             zero = tl.zeros([BE, BC], tl.float32).to(kind)
-            tl.store(dw + row, zero, mask=mask)
-            tl.store(dw + row + d, zero, mask=mask)
-            tl.store(dw + row + 2 * d, zero, mask=mask)
+            tl.store(w + row, zero, mask=mask)
+            tl.store(w + row + d, zero, mask=mask)
+            tl.store(w + row + 2 * d, zero, mask=mask)
     else:
         j = pid.to(tl.int64)
         own = j * 3 * d + c
@@ -98,24 +99,24 @@ def _backward(x, v, w, unit, receiver, order, ptr, grad_h, grad_v, dx, dv, dw, n
             g2 = tl.load(grad_v + at + 2 * d, mask=mask, other=0.0)
             wa = tl.load(w + row, mask=mask, other=0.0).to(dtype)
             wc = tl.load(w + row + 2 * d, mask=mask, other=0.0).to(dtype)
-            if HAS_V:  # before the first store, which no later load may overtake
+            if HAS_V:  # before the first store: its gradient takes its place
                 wb = tl.load(w + row + d, mask=mask, other=0.0).to(dtype)
             along = (g0 * tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
                      + g1 * tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
                      + g2 * tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None])
-            tl.store(dw + row, (gh * xa[None, :]).to(kind), mask=mask)
-            tl.store(dw + row + 2 * d, (along * xc[None, :]).to(kind), mask=mask)
+            tl.store(w + row, (gh * xa[None, :]).to(kind), mask=mask)
+            tl.store(w + row + 2 * d, (along * xc[None, :]).to(kind), mask=mask)
             da += gh * wa
             dc += along * wc
             if HAS_V:
                 inner = g0 * v0[None, :] + g1 * v1[None, :] + g2 * v2[None, :]
-                tl.store(dw + row + d, (inner * xb[None, :]).to(kind), mask=mask)
+                tl.store(w + row + d, (inner * xb[None, :]).to(kind), mask=mask)
                 db += inner * wb
                 s0 += g0 * wb
                 s1 += g1 * wb
                 s2 += g2 * wb
             else:
-                tl.store(dw + row + d, tl.zeros([BE, BC], tl.float32).to(kind), mask=mask)
+                tl.store(w + row + d, tl.zeros([BE, BC], tl.float32).to(kind), mask=mask)
         tl.store(dx + own, tl.sum(da, axis=0) * scale, mask=mc)
         tl.store(dx + own + d, tl.sum(db, axis=0) * scale, mask=mc)
         tl.store(dx + own + 2 * d, tl.sum(dc, axis=0) * scale, mask=mc)
@@ -142,22 +143,22 @@ def _(x, v, w, unit, sender, receiver, ptr, order, scale):
     return x.new_empty(n, d), x.new_empty(n, 3, d)
 
 
-@torch.library.custom_op("forcelaw::vector_sum_backward", mutates_args=())
+@torch.library.custom_op("forcelaw::vector_sum_backward", mutates_args=("w",))
 def _vector_sum_backward(grad_h: Tensor, grad_v: Tensor, x: Tensor, v: Tensor | None, w: Tensor, unit: Tensor, receiver: Tensor,
-                         ptr: Tensor, order: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    n, d = x.shape[0], x.shape[1] // 3
-    dx, dw = torch.empty_like(x), torch.empty_like(w)
+                         ptr: Tensor, order: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Gradients of x and v; that of w is in w."""
+    n, d, dx = x.shape[0], x.shape[1] // 3, torch.empty_like(x)
     dv = x.new_empty(0) if v is None else torch.empty_like(v)
     size = tile(TILES, "vectors_grad", d)
     _backward[n + FILL, triton.cdiv(d, size["BC"])](
-        x, x if v is None else v, w, unit, receiver, order, ptr, grad_h.contiguous(), grad_v.contiguous(), dx, dv, dw, n,
+        x, x if v is None else v, w, unit, receiver, order, ptr, grad_h.contiguous(), grad_v.contiguous(), dx, dv, n,
         w.shape[0], d, scale, HAS_V=v is not None, FILL=FILL, **size)
-    return dx, dv, dw
+    return dx, dv
 
 
 @_vector_sum_backward.register_fake
 def _(grad_h, grad_v, x, v, w, unit, receiver, ptr, order, scale):
-    return torch.empty_like(x), x.new_empty(0) if v is None else torch.empty_like(v), torch.empty_like(w)
+    return torch.empty_like(x), x.new_empty(0) if v is None else torch.empty_like(v)
 
 
 def _save(ctx, inputs, output):
@@ -169,8 +170,8 @@ def _save(ctx, inputs, output):
 def _differentiate(ctx, grad_h, grad_v):
     x, w, unit, receiver, ptr, order, *rest = ctx.saved_tensors
     v = rest[0] if ctx.moving else None
-    dx, dv, dw = _vector_sum_backward(grad_h, grad_v, x, v, w, unit, receiver, ptr, order, ctx.scale)
-    return dx, dv if ctx.moving else None, dw, None, None, None, None, None, None
+    dx, dv = _vector_sum_backward(grad_h, grad_v, x, v, w, unit, receiver, ptr, order, ctx.scale)
+    return dx, dv if ctx.moving else None, w, None, None, None, None, None, None
 
 
 _vector_sum.register_autograd(_differentiate, setup_context=_save)
@@ -180,7 +181,7 @@ def vector_sum(x: Tensor, v: Tensor | None, w: Tensor, unit: Tensor, sender: Ten
                scale: float) -> tuple[Tensor, Tensor]:
     """scale times the two sums of the module's docstring: (n, d) and (n, 3, d); v None while it is zero.
 
-    ptr (n + 1,) and order (e,) from ``GraphBatch.segments``. No gradient goes to ``unit``.
+    ptr (n + 1,) and order (e,) from ``GraphBatch.segments``. No gradient goes to ``unit``. w is given away: see the module.
     """
     return _vector_sum(at_least_float32(x), None if v is None else at_least_float32(v), w.contiguous(), unit.contiguous(), sender,
                        receiver, ptr, order, scale)

@@ -20,7 +20,9 @@ The peer has random weights and the sizes of ours (depth, radial and angular bas
 
 torch_scatter and torch_sparse, which 1.10.0 needs, have no wheels for this torch: the few functions used are written out here
 with index_add, sort and gather; packages that the models never call (hydra, wandb, ase, ...) are stubs. The peer is compiled
-with torch.compile(dynamic=True), since the shapes of its batches differ. No code of fairchem is in this repository.
+with torch.compile(dynamic=True), since the shapes of its batches differ; that takes minutes (a hundred seconds for PaiNN on a
+lent machine), so "one shape" compiles with fixed shapes and repeats one batch, which no training could do and spares the peer
+more. No code of fairchem is in this repository.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class Case:
     sizes: dict[str, Any]
     small_target: float
     small: dict[str, Any]
-    variants: tuple[str, ...] = ("compiled", "eager")
+    variants: tuple[str, ...] = ("compiled", "eager", "one shape")
     phase: int = 1
 
 
@@ -123,6 +125,12 @@ def peer_batches(pack: Any, atoms: int, count: int, device: torch.device) -> tup
                      "charge": zeros, "spin": zeros, "tags": torch.full_like(z, 2)}, target))
         seen, edges = seen + n, edges + e
     return out, seen, edges
+
+
+def repeated(batch: tuple[dict[str, Tensor], Any], count: int = 4) -> tuple[list[tuple[dict[str, Tensor], Any]], int, int]:
+    """One batch several times; atoms and edges in all of them."""
+    inputs, _ = batch
+    return [batch] * count, count * len(inputs["pos"]), count * inputs["edge_index"].shape[1]
 
 
 # -------------------------------------------------------------------------------------------------------------- measuring
@@ -225,10 +233,14 @@ def run_peer(args: argparse.Namespace, case: Case, device: torch.device, turns: 
             began = time.perf_counter()
             cached = case.peer == "gemnet" and variant != "indices each step"
             forward: Callable[..., Any] = model
-            if variant == "compiled":
-                forward = torch.compile(model, dynamic=True)
-                try:  # on small batches: little memory beside the other processes
-                    for inputs, target in batches[min(batches)][0][:3]:
+            measured = {atoms: data for atoms, data in batches.items()
+                        if variant in ("eager", "compiled") or atoms == max(batches)}
+            if variant == "one shape":
+                measured = {max(batches): repeated(batches[max(batches)][0][0])}
+            if variant in ("compiled", "one shape"):
+                forward = torch.compile(model, dynamic=variant == "compiled")
+                try:  # on small batches where it can be: little memory beside the other processes
+                    for inputs, target in (batches[min(batches)] if variant == "compiled" else measured[max(batches)])[0][:3]:
                         step(forward, with_indices(model, inputs) if cached else inputs, target)
                     synchronise(device)
                 except Exception as error:
@@ -239,10 +251,9 @@ def run_peer(args: argparse.Namespace, case: Case, device: torch.device, turns: 
             row["start"] = time.perf_counter() - began
             clean(device)
             preparing.close()
-            for atoms in sorted(batches, reverse=True):
-                if variant != "indices each step" or atoms == max(batches):
-                    with turns.alone():
-                        measure_peer(args, {**row, "atoms": atoms}, model, forward, step, *batches[atoms], cached, device)
+            for atoms in sorted(measured, reverse=True):
+                with turns.alone():
+                    measure_peer(args, {**row, "atoms": atoms}, model, forward, step, *measured[atoms], cached, device)
             torch._dynamo.reset()
 
 

@@ -147,3 +147,9 @@ def test_the_rates_of_a_device_are_measured_once(study, tmp_path, monkeypatch) -
     on_gpu = local.remembered(tmp_path / "gpu", planner, "cuda")  # a GPU is not kept waiting: nothing is timed
     assert set(on_gpu) == set(first) and not (tmp_path / "gpu").exists()
     assert "rates of one H100" in local.describe(planner, on_gpu, 1, "cuda")
+    a = planner.study.architectures[0]
+    spec = planner.grid(a, 1e-3)[0]
+    deeper = {**spec, "model": {**spec["model"], "depth": spec["model"]["depth"] + 2}}
+    more = local.seconds_of(deeper, on_gpu) / local.seconds_of(spec, on_gpu)
+    assert 1.2 < more < 3  # launches of two more layers
+    assert local.seconds_of(deeper, first) == local.seconds_of(spec, first)  # on a CPU the model itself is timed

@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..data.pack import write_json
 from ..errors import StudyError
@@ -47,9 +47,16 @@ class Standing:
         return self.complete and self.ended >= self.total
 
 
-def estimate(planner: Planner) -> dict[str, tuple[float, float]]:
-    """Seconds of training for each architecture label as (seconds per step, seconds per FLOP), from timing a few steps of
-    its smallest and largest model."""
+class Rate(NamedTuple):
+    """What a training step takes: seconds whatever the model, per FLOP, and for each layer."""
+
+    step: float
+    flop: float
+    layer: float = 0.0
+
+
+def estimate(planner: Planner) -> dict[str, Rate]:
+    """Seconds of training for each architecture label, from timing a few steps of its smallest and largest model."""
     import numpy as np
     import torch
 
@@ -84,31 +91,35 @@ def estimate(planner: Planner) -> dict[str, tuple[float, float]]:
             points.append((factor * architecture(a.name).flops(config).training(edges, atoms), copies * best))
         (f0, t0), (f1, t1) = points[0], points[-1]
         slope = max(0.0, (t1 - t0) / (f1 - f0)) if f1 > f0 else 0.0
-        out[planner.label(a)] = (max(t0 - slope * f0, 0.2 * t0), slope)
+        out[planner.label(a)] = Rate(max(t0 - slope * f0, 0.2 * t0), slope)
     return out
 
 
-# Seconds of a lone step of 16 molecules beside those of its arithmetic, and seconds per FLOP, on one H100
-# (results/symmetry_ladder, no torch.compile): its 121 finished runs took .76 to 1.33 times as long. Timing eager steps before a
-# study would take a minute of a GPU that has nothing to do meanwhile, and say little of steps that are CUDA graphs.
-GPU_STEP = {"mpnn": 1.3e-3, "painn": 1.5e-3, "egnn": 1.9e-3, "esen": 3.6e-3, "gemnet_oc": 1e-2}
+# A lone step of 16 molecules on one H100 beside its arithmetic (no torch.compile): fixed seconds, and seconds of a layer. MPNN,
+# PaiNN and eSEN from results/depth and results/data_limited, whose 115 finished runs took .72 to 1.03 times as long; MC-EGNN
+# and GemNet-OC by their launches (benchmarks/launches.py). Timing eager steps before a study would take a minute of a GPU that
+# has nothing to do meanwhile, and say little of steps that are CUDA graphs.
+GPU_STEP = {"mpnn": (2.0e-4, 1.1e-4), "painn": (2.1e-4, 1.6e-4), "egnn": (3e-4, 2.7e-4), "esen": (5e-4, 4.3e-4),
+            "gemnet_oc": (1e-3, 1.9e-3)}
 GPU_FLOP = 1 / 2e13
 
 
-def gpu_rates(planner: Planner) -> dict[str, tuple[float, float]]:
+def gpu_rates(planner: Planner) -> dict[str, Rate]:
     """As :func:`estimate`, for a GPU, from what was measured on one."""
-    return {planner.label(a): (GPU_STEP.get(a.name, max(GPU_STEP.values())), GPU_FLOP) for a in planner.study.architectures}
+    made = {name: Rate(step, GPU_FLOP, layer) for name, (step, layer) in GPU_STEP.items()}
+    slowest = max(made.values(), key=lambda rate: rate.layer)
+    return {planner.label(a): made.get(a.name, slowest) for a in planner.study.architectures}
 
 
-def seconds_of(spec: dict[str, Any], rates: dict[str, tuple[float, float]]) -> float:
+def seconds_of(spec: dict[str, Any], rates: dict[str, Rate]) -> float:
     """Estimated seconds of a run, evaluations included (an evaluation costs a third of a step per atom)."""
-    per_step, per_flop = rates[spec["label"]]
-    train = spec["steps"] * per_step + planned_flops(spec) * per_flop
+    rate = rates[spec["label"]]
+    train = spec["steps"] * (rate.step + rate.layer * spec["model"]["depth"]) + planned_flops(spec) * rate.flop
     evaluated = spec["train"]["evaluations"] * spec["train"]["validation_structures"] * 20.0
     return train * (1.0 + evaluated / (3.0 * spec["steps"] * spec["batch_atoms"]))
 
 
-def remembered(out: Path | None, planner: Planner, device: str) -> dict[str, tuple[float, float]]:
+def remembered(out: Path | None, planner: Planner, device: str) -> dict[str, Rate]:
     """:func:`estimate`, measured once: a study that runs in pieces need not time itself each time (out None: anew). For a
     GPU :func:`gpu_rates`."""
     if device == "cuda":
@@ -121,7 +132,7 @@ def remembered(out: Path | None, planner: Planner, device: str) -> dict[str, tup
         known[name] = estimate(planner)
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, known)
-    return {label: tuple(rate) for label, rate in known[name].items()}
+    return {label: Rate(*rate) for label, rate in known[name].items()}
 
 
 def device_label(device: str) -> str:
@@ -132,7 +143,7 @@ def device_label(device: str) -> str:
     return torch.cuda.get_device_name()
 
 
-def standing(planner: Planner, runs: Path, rates: dict[str, tuple[float, float]], hold: float | None = None) -> Standing:
+def standing(planner: Planner, runs: Path, rates: dict[str, Rate], hold: float | None = None) -> Standing:
     """Read the state of every run from disk; ``hold`` as for :func:`known_runs`."""
     listed, complete = known_runs(planner, runs, hold)
     s = Standing(len(listed), 0, 0, 0, 0, 0.0, 0.0, complete, [])
@@ -161,7 +172,7 @@ def standing(planner: Planner, runs: Path, rates: dict[str, tuple[float, float]]
     return s
 
 
-def describe(planner: Planner, rates: dict[str, tuple[float, float]], workers: int, device: str = "cpu") -> str:
+def describe(planner: Planner, rates: dict[str, Rate], workers: int, device: str = "cpu") -> str:
     """The plan of a study and what it will cost, as text."""
     lines = [f"study {planner.study.name}: {planner.study.description.strip().splitlines()[0]}"
              if planner.study.description.strip() else f"study {planner.study.name}"]
@@ -186,7 +197,7 @@ def describe(planner: Planner, rates: dict[str, tuple[float, float]], workers: i
 
 
 def run_local(study: Study, study_file: Path, planner: Planner, out: Path, *, workers: int, device: str,
-              compile_model: bool = False, pack: str = "auto", rates: dict[str, tuple[float, float]],
+              compile_model: bool = False, pack: str = "auto", rates: dict[str, Rate],
               deadline: float = math.inf, hold: float | None = None) -> Standing:
     """Start workers, each with ``pack`` runs side by side, and show progress until the study is done or ``deadline`` (seconds
     since the epoch) is past. Ctrl-C stops cleanly, and so does SIGTERM; a second call goes on."""

@@ -53,8 +53,8 @@ def kernels_of(graph: GraphBatch, width: int, lmax: int) -> list[tuple[dict, str
     shift, b1, b2 = new(shape.r * 2 * c), new((2 * lmax + 1) * c), new((lmax + 1) * c)
     word = 4.0
     return [
-        (gated.TILES, "gated", lambda: gated._gated_sum(pair, w, *ends), word * e * 2 * d),
-        (gated.TILES, "gated_grad", lambda: gated._gated_sum_backward(grad, pair, w, *ends[1:], slope), word * e * 4 * d),
+        (gated.TILES, "gated", lambda: gated._gated_sum(pair, w, *ends, 1.0), word * e * 2 * d),
+        (gated.TILES, "gated_grad", lambda: gated._gated_sum_backward(grad, pair, w, *ends[1:], slope, 1.0), word * e * 4 * d),
         (vectors.TILES, "vectors", lambda: vectors._vector_sum(x, v, w3, unit, *ends, 1.0), word * e * 9 * d),
         (vectors.TILES, "vectors_grad", lambda: vectors._vector_sum_backward(grad, g3, x, v, w3, unit, *ends[1:], 1.0),
          word * e * 10 * d),

@@ -67,8 +67,8 @@ def test_gated(graph: GraphBatch, d: int) -> None:
     pair, w = leaf(n, 2 * d), leaf(e, d)
     mask = (graph.receiver != n - 1 if graph.pad else torch.ones(e, dtype=torch.bool, device=DEVICE)).unsqueeze(1)
     s, t = pair.chunk(2, dim=1)
-    slow = sums(torch.nn.functional.silu(s[graph.sender] + t[graph.receiver]) * w * mask, graph)
-    fast = gated_sum(pair, w, graph.sender, graph.receiver, *graph.segments())
+    slow = 0.3 * sums(torch.nn.functional.silu(s[graph.sender] + t[graph.receiver]) * w * mask, graph)
+    fast = gated_sum(pair, w, graph.sender, graph.receiver, *graph.segments(), 0.3)
     same((fast,), (slow,), [pair, w], n - 1 if graph.pad else n)
 
 
@@ -201,9 +201,11 @@ def test_layer_norm(rows: int, width: int, programs: int, monkeypatch: pytest.Mo
     same(fast, slow, [x, gain, bias, shift], rows)
 
 
+@pytest.mark.parametrize("few", [0, 1024])
 @pytest.mark.parametrize("rows, fan_in, fan_out, programs", [(1, 3, 1, 64), (37, 6, 5, 64), (300, 4, 130, 3)])
-def test_linear(rows: int, fan_in: int, fan_out: int, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear(rows: int, fan_in: int, fan_out: int, programs: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(affine, "PROGRAMS", programs)
+    monkeypatch.setattr(affine, "FEW", few)
     x, weight, bias = leaf(rows, fan_in), leaf(fan_out, fan_in), leaf(fan_out)
     same((kernels.linear(x, weight, bias),), (torch.nn.functional.linear(x, weight, bias),), [x, weight, bias], rows)
 
@@ -339,7 +341,7 @@ def test_same_bits_twice() -> None:
     pair, w = leaf(20, 80).detach().float().requires_grad_(), leaf(len(sender), 40).detach().float().requires_grad_()
     runs = []
     for _ in range(2):
-        out = gated_sum(pair, w, sender, receiver, *graph.segments())
+        out = gated_sum(pair, w, sender, receiver, *graph.segments(), 1.0)
         runs.append([out.detach(), *torch.autograd.grad(out.square().sum(), [pair, w])])
     assert all(torch.equal(a, b) for a, b in zip(*runs))
 

@@ -14,6 +14,7 @@ from .gated import wide
 
 # integers named in do_not_specialize, here and elsewhere, are counts: Triton would compile once more where 16 divides them
 PROGRAMS = 64  # rows are dealt out to that many at most, and their sums added by torch
+FEW = 1024  # up to so many rows one program sums all, of 16 columns: torch's sum would be a launch more
 
 
 @triton.jit(do_not_specialize=["rows", "programs"])
@@ -30,12 +31,12 @@ def _column_sums(x, out, rows, programs, w, WIDE: tl.constexpr, BE: tl.constexpr
 def column_sums(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x (rows, w) -> (w,), summed at least in float32."""
     rows, w = x.shape
-    columns = min(64, max(16, triton.next_power_of_2(w)))
+    columns = 16 if rows <= FEW else min(64, max(16, triton.next_power_of_2(w)))
     height = 2048 // columns
-    programs = max(1, min(PROGRAMS, triton.cdiv(rows, height)))
+    programs = 1 if rows <= FEW else min(PROGRAMS, triton.cdiv(rows, height))
     sums = torch.empty(programs, w, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     _column_sums[programs, triton.cdiv(w, columns)](x, sums, rows, programs, w, WIDE=wide(x), BE=height, BC=columns, num_warps=4)
-    return sums.sum(0).to(dtype)
+    return (sums.view(w) if programs == 1 else sums.sum(0)).to(dtype)
 
 
 @torch.library.custom_op("forcelaw::linear", mutates_args=())

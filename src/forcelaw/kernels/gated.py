@@ -1,4 +1,4 @@
-"""The MPNN's message in one pass over the edges: sum over j of SiLU(s_j + t_i) * w_ij.
+"""The MPNN's message in one pass over the edges: scale times the sum over j of SiLU(s_j + t_i) * w_ij.
 
 Legend: n atoms, e edges, d channels; pair (n, 2d) holds s | t; w (e, d) the filter of each edge.
 
@@ -23,7 +23,7 @@ def _silu(x):
 
 
 @triton.jit
-def _forward(pair, w, sender, ptr, out, slope, d: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _forward(pair, w, sender, ptr, out, slope, d: tl.constexpr, scale: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < d
@@ -40,13 +40,13 @@ def _forward(pair, w, sender, ptr, out, slope, d: tl.constexpr, BE: tl.constexpr
         value, derivative = _silu(s + t[None, :])
         total += value * x
         slopes += derivative * x
-    tl.store(out + i * d + c, tl.sum(total, axis=0), mask=mc)
-    tl.store(slope + i * d + c, tl.sum(slopes, axis=0), mask=mc)
+    tl.store(out + i * d + c, tl.sum(total, axis=0) * scale, mask=mc)
+    tl.store(slope + i * d + c, tl.sum(slopes, axis=0) * scale, mask=mc)
 
 
 @triton.jit(do_not_specialize=["n", "n_edges"])
 def _backward(pair, w, receiver, order, ptr, grad, slope, dpair, dw, n, n_edges, d: tl.constexpr,
-              BE: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
+              scale: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
     pid = tl.program_id(0)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < d
@@ -67,7 +67,7 @@ def _backward(pair, w, receiver, order, ptr, grad, slope, dpair, dw, n, n_edges,
             i = tl.load(receiver + e, mask=me, other=0)
             mask = me[:, None] & mc[None, :]
             t = tl.load(pair + i[:, None] * 2 * d + d + c[None, :], mask=mask, other=0.0)
-            g = tl.load(grad + i[:, None] * d + c[None, :], mask=mask, other=0.0)
+            g = tl.load(grad + i[:, None] * d + c[None, :], mask=mask, other=0.0) * scale
             x = tl.load(w + e[:, None] * d + c[None, :], mask=mask, other=0.0).to(s.dtype)
             value, derivative = _silu(s[None, :] + t)
             tl.store(dw + e[:, None] * d + c[None, :], (g * value).to(dw.dtype.element_ty), mask=mask)
@@ -98,54 +98,55 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("forcelaw::gated_sum", mutates_args=())
-def _gated_sum(pair: Tensor, w: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+def _gated_sum(pair: Tensor, w: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, order: Tensor,
+               scale: float) -> tuple[Tensor, Tensor]:
     n, d = pair.shape[0], w.shape[1]
     out, slope = pair.new_empty(n, d), pair.new_empty(n, d)
     size = tile(TILES, "gated", d)
-    _forward[n, triton.cdiv(d, size["BC"])](pair, w, sender, ptr, out, slope, d, **size)
+    _forward[n, triton.cdiv(d, size["BC"])](pair, w, sender, ptr, out, slope, d, scale, **size)
     return out, slope
 
 
 @_gated_sum.register_fake
-def _(pair, w, sender, receiver, ptr, order):
+def _(pair, w, sender, receiver, ptr, order, scale):
     shape = pair.shape[0], w.shape[1]
     return pair.new_empty(shape), pair.new_empty(shape)
 
 
 @torch.library.custom_op("forcelaw::gated_sum_backward", mutates_args=())
 def _gated_sum_backward(grad: Tensor, pair: Tensor, w: Tensor, receiver: Tensor, ptr: Tensor, order: Tensor,
-                        slope: Tensor) -> tuple[Tensor, Tensor]:
+                        slope: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     n, (edges, d) = pair.shape[0], w.shape
     dpair, dw = torch.empty_like(pair), torch.empty_like(w)
     size = tile(TILES, "gated_grad", d)
     _backward[n + FILL, triton.cdiv(d, size["BC"])](pair, w, receiver, order, ptr, grad.contiguous(), slope, dpair, dw, n, edges,
-                                                    d, FILL=FILL, **size)
+                                                    d, scale, FILL=FILL, **size)
     return dpair, dw
 
 
 @_gated_sum_backward.register_fake
-def _(grad, pair, w, receiver, ptr, order, slope):
+def _(grad, pair, w, receiver, ptr, order, slope, scale):
     return torch.empty_like(pair), torch.empty_like(w)
 
 
 def _save(ctx, inputs, output):
-    pair, w, _, receiver, ptr, order = inputs
+    pair, w, _, receiver, ptr, order, ctx.scale = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # else torch fills an array of its size with zeros
     ctx.save_for_backward(pair, w, receiver, ptr, order, output[1])
 
 
 def _differentiate(ctx, grad, _):
-    dpair, dw = _gated_sum_backward(grad, *ctx.saved_tensors)
-    return dpair, dw, None, None, None, None
+    dpair, dw = _gated_sum_backward(grad, *ctx.saved_tensors, ctx.scale)
+    return dpair, dw, None, None, None, None, None
 
 
 _gated_sum.register_autograd(_differentiate, setup_context=_save)
 
 
-def gated_sum(pair: Tensor, w: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, order: Tensor) -> Tensor:
-    """sum over edges j -> i of SiLU(s_j + t_i) * w_ij: (n, d), at least in float32.
+def gated_sum(pair: Tensor, w: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, order: Tensor, scale: float) -> Tensor:
+    """scale times the sum over edges j -> i of SiLU(s_j + t_i) * w_ij: (n, d), at least in float32.
 
     pair (n, 2d) s | t; w (e, d), any float type; ptr (n + 1,) and order (e,) from ``GraphBatch.segments``.
     """
-    return _gated_sum(at_least_float32(pair), w.contiguous(), sender, receiver, ptr, order)[0]
+    return _gated_sum(at_least_float32(pair), w.contiguous(), sender, receiver, ptr, order, scale)[0]

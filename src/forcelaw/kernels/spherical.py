@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .affine import column_sums
 from .gated import at_least_float32, tile
 from .gated import wide as _wide  # kernels here have a ``WIDE`` of their own
 from .norm import PROGRAMS
@@ -57,9 +58,10 @@ def _norm(x, gain, bias, weights, degree, y, scalars, C: tl.constexpr, S: tl.con
 
 
 @triton.jit(do_not_specialize=["n", "programs"])
-def _norm_backward(x, gain, weights, degree, dy, atom_stride, row_stride, dscalars, dx, dgain, dbias, n, programs,
+def _norm_backward(x, gain, weights, degree, dy, atom_stride, row_stride, dscalars, dx, dvectors, n, programs, L: tl.constexpr,
                    C: tl.constexpr, S: tl.constexpr, WIDE: tl.constexpr, SP: tl.constexpr, BC: tl.constexpr):
-    """Every ``programs``-th atom; dgain (programs, S, C) and dbias (programs, C) are its sums. dy has strides of its own."""
+    """Every ``programs``-th atom; dvectors (programs, lmax + 2, C) are its sums for gain and, last, bias. dy has strides of its
+    own."""
     pid = tl.program_id(0)
     s, c = tl.arange(0, SP), tl.arange(0, BC)
     mask = (s < S)[:, None] & (c < C)[None, :]
@@ -79,8 +81,9 @@ def _norm_backward(x, gain, weights, degree, dy, atom_stride, row_stride, dscala
         g = (g - v * w * (scale * scale * tl.sum(tl.sum(g * v, axis=1), axis=0))) * scale
         mean = tl.sum(tl.sum(tl.where(first, g, 0.0), axis=1), axis=0) / C
         tl.store(dx + i * S * C + at, tl.where(first, g - mean, g), mask=mask)
-    tl.store(dgain + pid.to(tl.int64) * S * C + at, sums, mask=mask)
-    tl.store(dbias + pid * C + c, tl.sum(sum_bias, axis=0), mask=c < C)
+    for k in tl.static_range(L + 1):
+        tl.store(dvectors + (pid * (L + 2) + k) * C + c, tl.sum(tl.where((l == k)[:, None], sums, 0.0), axis=0), mask=c < C)
+    tl.store(dvectors + (pid * (L + 2) + L + 1) * C + c, tl.sum(sum_bias, axis=0), mask=c < C)
 
 
 def _norm_tile(s: int, c: int) -> dict[str, int]:
@@ -103,20 +106,20 @@ def _(x, gain, bias, weights, degree):
 
 @torch.library.custom_op("forcelaw::spherical_norm_backward", mutates_args=())
 def _spherical_norm_backward(dy: Tensor, dscalars: Tensor, x: Tensor, gain: Tensor, weights: Tensor,
-                             degree: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    n, s, c = x.shape
+                             degree: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x, and of gain and bias one below the other."""
+    (n, s, c), degrees = x.shape, len(gain)
     programs = max(1, min(PROGRAMS, n))
-    dx, sums, dbias = torch.empty_like(x), x.new_empty(programs, s, c), x.new_empty(programs, c)
+    dx, sums = torch.empty_like(x), x.new_empty(programs, degrees + 1, c)
     dy = dy if dy.stride(2) == 1 else dy.contiguous()
-    _norm_backward[(programs,)](x, gain, weights, degree, dy, dy.stride(0), dy.stride(1), dscalars.contiguous(), dx, sums, dbias,
-                                n, programs, c, s, WIDE=_wide(x), **_norm_tile(s, c))
-    orders = sums.sum(0).split([2 * l + 1 for l in range(gain.shape[0])])
-    return dx, torch.stack([part.sum(0) for part in orders]), dbias.sum(0)
+    _norm_backward[(programs,)](x, gain, weights, degree, dy, dy.stride(0), dy.stride(1), dscalars.contiguous(), dx, sums,
+                                n, programs, degrees - 1, c, s, WIDE=_wide(x), **_norm_tile(s, c))
+    return dx, sums.sum(0)
 
 
 @_spherical_norm_backward.register_fake
 def _(dy, dscalars, x, gain, weights, degree):
-    return torch.empty_like(x), torch.empty_like(gain), x.new_empty(x.shape[2])
+    return torch.empty_like(x), x.new_empty(gain.shape[0] + 1, x.shape[2])
 
 
 def _norm_save(ctx, inputs, output):
@@ -125,7 +128,8 @@ def _norm_save(ctx, inputs, output):
 
 
 def _norm_differentiate(ctx, dy, dscalars):
-    return *_spherical_norm_backward(dy, dscalars, *ctx.saved_tensors), None, None
+    dx, sums = _spherical_norm_backward(dy, dscalars, *ctx.saved_tensors)
+    return dx, sums[:-1], sums[-1], None, None
 
 
 _spherical_norm.register_autograd(_norm_differentiate, setup_context=_norm_save)
@@ -208,7 +212,7 @@ def _spherical_gate_backward(grad: Tensor, h: Tensor, u: Tensor, bias: Tensor) -
     (_, n, c), dh, du = u.shape, torch.empty_like(h), torch.empty_like(u)
     size = tile(TILES, "gate", c)
     _gate_backward[_grid(n, c, size)](h, u, bias, grad.contiguous(), dh, du, n, c, L=h.shape[1] // c, WIDE=_wide(u), **size)
-    return dh, du, du[0].sum(0, dtype=bias.dtype)
+    return dh, du, column_sums(du[0], bias.dtype)
 
 
 @_spherical_gate_backward.register_fake

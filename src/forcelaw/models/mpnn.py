@@ -71,14 +71,14 @@ class Layer(nn.Module):
         pair = self.pair(self.norm1(h, fused), fused)
         w = nn.functional.linear(g, nn.functional.pad(self.filter.weight, (0, g.shape[1] - self.filter.weight.shape[1])))
         if self.gated and not self.on_edges and fused:
-            total = kernels.gated_sum(pair, w, graph.sender, graph.receiver, *segments)
+            total = kernels.gated_sum(pair, w, graph.sender, graph.receiver, *segments, self.sum_scale)
         else:
             z, factor = (None, w) if self.gated else (w, u.expand_as(w))
             message = kernels.gate(pair, z, factor, graph, segments)
             if self.on_edges:
                 message = message + self.down(nn.functional.silu(self.up(message)))
-            total = kernels.row_sum(message, graph, segments)
-        h = h + self.out(total * self.sum_scale, fused)
+            total = kernels.row_sum(message, graph, segments) * self.sum_scale
+        h = h + self.out(total, fused)
         if self.on_edges:
             return h
         return h + self.down(nn.functional.silu(self.up(self.norm2(h, fused), fused)), fused)

@@ -5,10 +5,12 @@ Each number is computed again here, by a direct call of the laws on runs read by
 
 from __future__ import annotations
 
+import copy
 import html
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,11 @@ import pytest
 
 from forcelaw.cli import main
 from forcelaw.laws import Runs, fit, isoflop, profile_floor
+from forcelaw.report.figures import figures
+from forcelaw.report.html import render
 from forcelaw.report.lawcalls import _new_run
 from forcelaw.report.results import Estimate
+from forcelaw.report.words import budget_words
 from forcelaw.store import table
 
 from . import synthetic
@@ -99,9 +104,23 @@ def test_a_new_run_scatters_more_than_the_law(written: dict[str, Any]) -> None:
     assert known.high == pytest.approx(2 * math.exp(half), rel=1e-5)
 
 
+def test_a_forecast_without_bounds_is_not_told(written: dict[str, Any]) -> None:
+    """data_limited's page promised PaiNN a loss between 7.6e-12 and 1.1e15, in bold."""
+    analysis = copy.copy(written["analysis"])
+    budget = sorted({one.flops for one in analysis.prospects})[1]
+    best = min((one for one in analysis.prospects if one.flops == budget), key=lambda one: one.loss.value)
+    vague = replace(best, loss=Estimate(best.loss.value, 1e-9, 1e9))
+    assert best.told and not vague.told
+    analysis.prospects = [vague if one is best else one for one in analysis.prospects]
+    page = Page(render(analysis, figures(analysis)))
+    assert "wider than a factor of 100" in page.words and "1e-09" not in page.words
+    assert f"FLOPs: {best.label} with" not in budget_words(analysis)
+    analysis.prospects = [replace(one, loss=Estimate(one.loss.value, 1e-9, 1e9)) for one in analysis.prospects]
+    assert "cannot tell what a larger budget would buy" in budget_words(analysis)
+
+
 def test_every_figure_is_explained_in_a_sentence(written: dict[str, Any], page: str) -> None:
     words = " ".join(Page(page).words.split())
-    from forcelaw.report.figures import figures
 
     made = figures(written["analysis"])
     assert {"equal_terms", "floors", "compute_optimal", "diagnosis"} <= {figure.name for figure in made}

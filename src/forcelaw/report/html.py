@@ -213,7 +213,8 @@ def _prospects(analysis: Analysis) -> dict[str, Any]:
                 }
             )
     best = [
-        min((one.loss.value for one in analysis.prospects if one.flops == flops), default=None) for flops in budgets
+        min((one.loss.value for one in analysis.prospects if one.flops == flops and one.told), default=None)
+        for flops in budgets
     ]
     return {"budgets": budgets, "rows": rows, "best": best}
 

@@ -13,6 +13,8 @@ from .load import Source
 from .paper import Published
 from .style import Look
 
+WIDE = 100.0  # a loss is known to less than such a factor, or it is not told at all
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -225,6 +227,11 @@ class Prospect:
     loss: Estimate  # with the interval of the law itself, not of one more run
     new_run: Estimate | None  # with the interval in which one more run should fall
     decades: float  # how far beyond this architecture's largest run
+
+    @property
+    def told(self) -> bool:
+        """Whether the law says anything: its interval spans less than a factor of WIDE."""
+        return not self.loss.bounded or 0 < self.loss.high < WIDE * self.loss.low
 
 
 @dataclass

@@ -197,7 +197,9 @@ def budget_words(analysis: Analysis) -> str:
     budgets = sorted({one.flops for one in analysis.prospects})
     if len(budgets) < 2:
         return ""
-    there = sorted((one for one in analysis.prospects if one.flops == budgets[1]), key=lambda one: one.loss.value)
+    there = sorted((one for one in analysis.prospects if one.flops == budgets[1] and one.told), key=lambda one: one.loss.value)
+    if not there:
+        return "These runs cannot tell what a larger budget would buy. Any budget, in FLOPs or hours, with its interval:"
     best = there[0]
     text = (f"For example, {pretty(best.flops, 2)} FLOPs: {best.label} with {pretty(best.n, 2)} parameters and "
             f"{pretty(best.d, 2)} atoms should reach {best.loss.value:.3g}")

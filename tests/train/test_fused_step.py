@@ -43,7 +43,8 @@ def test_steps_by_kernels_are_the_plain_steps(tmp_path, name, options, monkeypat
     found = []
     for fused in (True, False):
         monkeypatch.setattr(kernels, "fused", lambda x, fused=fused: fused and not x.requires_grad)
-        model = build(size(name, 1.3e4 if name == "gemnet_oc" else 6e3, depth=1, **data_options(pack, cutoff=3.0), **options), 0).double()
+        target = 1.3e4 if name == "gemnet_oc" else 6e3
+        model = build(size(name, target, depth=1, **data_options(pack, cutoff=3.0), **options), 0).double()
         optimizer = ScheduleFreeAdamW(model, lr=1e-2, steps=STEPS, warmup=1, clip=10.0)
         stats = new_stats(torch.device("cpu"))
         step = Step(model, optimizer, TrainOptions(batch_molecules=3, augment=True), 5, stats)

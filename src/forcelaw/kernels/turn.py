@@ -294,6 +294,8 @@ def _gate_grad(a, bias, grad, da, dbias, n_edges, blocks, programs, C: tl.conste
         slopes = ()
         for p in tl.static_range(SM):
             slopes = slopes + (tl.load(given + p * C, mask=mask, other=0.0).to(wide),)
+        # what a thread overwrites, another one may have to read: which thread has which number is Triton's choice
+        tl.debug_barrier()
         x = values[L]
         s = 1.0 / (1.0 + tl.exp(-x))
         scalar = slopes[0] * s * (1.0 + x * (1.0 - s))

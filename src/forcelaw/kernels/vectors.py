@@ -104,6 +104,8 @@ def _backward(x, v, w, unit, receiver, order, ptr, grad_h, grad_v, dx, dv, n, n_
             along = (g0 * tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
                      + g1 * tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
                      + g2 * tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None])
+            # what a thread overwrites, another one may have to read: which thread has which number is Triton's choice
+            tl.debug_barrier()
             tl.store(w + row, (gh * xa[None, :]).to(kind), mask=mask)
             tl.store(w + row + 2 * d, (along * xc[None, :]).to(kind), mask=mask)
             da += gh * wa

@@ -39,6 +39,11 @@ def test_colours_are_distinct_and_stay_with_their_family() -> None:
     assert alone["anything"].colour == all_looks["MC-EGNN"].colour
     many = looks([(f"a{i}", "new") for i in range(15)])
     assert len({look.colour for look in many.values()}) >= len(DARK)
+    depths = looks([(f"{name} {k}", name) for name in ("mpnn", "painn", "esen") for k in (3, 1, 2, 4, 6)])
+    assert len({look.colour for look in depths.values()}) == len({look.dark for look in depths.values()}) == 15
+    assert depths["painn 3"].colour == all_looks["PaiNN"].colour  # the others are shades of it
+    for look in depths.values():
+        assert _contrast(look.colour, "#ffffff") > 3 and _contrast(look.dark, "#14161a") > 3
 
 
 def _contrast(colour: str, ground: str) -> float:

@@ -114,7 +114,7 @@ def render(analysis: Analysis, figures: Sequence[Figure]) -> str:
         burn_rows=_burn_rows(analysis, steps),
         provenance=provenance(analysis),
         command=str(study.get("command") or ""),
-        dark_colours=_script(DARK),
+        dark_colours=_script(DARK | {arch.look.colour: arch.look.dark for arch in analysis.architectures}),
         figure_data=_script([draw_plotly.draw(figure) for figure in figures]),
         plotly=Markup(get_plotlyjs()),
     )

@@ -59,7 +59,8 @@ class Look:
 
 def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
     """A look for every (label, architecture), in the given order. The first of a family gets the family's colour, so
-    that an architecture keeps its colour from one study to the next."""
+    that an architecture keeps its colour from one study to the next. Where there are more columns than colours, the
+    others of a family get darker shades of it."""
     taken: dict[str, str] = {}
     for label, architecture in labels:
         colour = PREFERRED.get(family(architecture) or family(label) or "")
@@ -68,8 +69,37 @@ def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
     free = [colour for colour in DARK if colour not in taken.values()]
     # families that the study does not have give their colours last: the next study may have them
     free.sort(key=lambda colour: colour in PREFERRED.values())
+    shades = _shades(labels) if len(labels) > len(DARK) else {}
     out = {}
     for index, (label, _) in enumerate(labels):
+        symbol = SYMBOLS[index % len(SYMBOLS)]
+        if label in shades:
+            out[label] = Look(*shades[label], *symbol)
+            continue
         colour = taken.get(label) or (free.pop(0) if free else GREY)
-        out[label] = Look(colour, DARK[colour], *SYMBOLS[index % len(SYMBOLS)])
+        out[label] = Look(colour, DARK[colour], *symbol)
     return out
+
+
+DEEPEST = 0.65  # how far the last shade of a family is mixed with black, on a dark page with white
+
+
+def _shades(labels: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Label -> colour on a light and on a dark page, of all whose family has a colour; the first of a family has it pure."""
+    members: dict[str, list[str]] = {}
+    for label, architecture in labels:
+        name = family(architecture) or family(label) or ""
+        if name in PREFERRED:
+            members.setdefault(name, []).append(label)
+    out = {}
+    for name, own in members.items():
+        for k, label in enumerate(own):
+            share = DEEPEST * k / max(1, len(own) - 1)
+            out[label] = _mixed(PREFERRED[name], 0, share), _mixed(DARK[PREFERRED[name]], 255, share)
+    return out
+
+
+def _mixed(colour: str, ground: int, share: float) -> str:
+    """#rrggbb with a share of black (0) or white (255) in it."""
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round((1 - share) * part + share * ground):02x}" for part in parts)

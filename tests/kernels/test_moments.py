@@ -159,6 +159,14 @@ def test_turns(s: int) -> None:
     torch.testing.assert_close(kernels.turns(unit, points, fit, norms), rotations(unit, points, fit, s), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("s", [1, 2, 4, 7])
+def test_harmonics(s: int) -> None:
+    unit = torch.nn.functional.normalize(torch.randn(150, 3, dtype=torch.float64), dim=1)
+    unit[:2] = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])
+    unit, norms = unit.to(DEVICE), torch.as_tensor(harmonic_norms(s), device=DEVICE)
+    torch.testing.assert_close(kernels.harmonics(unit, norms), harmonics(unit, s), rtol=1e-12, atol=1e-12)
+
+
 def short_inputs(edges: Edges, s: int, f: int, c: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
     return leaf(edges.index.atoms, s * s, c), leaf(edges.e, c, dtype=dtype), leaf(edges.e, s, f), leaf(c, f)
 

@@ -29,7 +29,7 @@ if AVAILABLE:
         from .gated import gated_sum
         from .losses import loss
         from .mix import edge_mix
-        from .moments import cosines, outer_sum, quad_read, short_sum, triplets, turns
+        from .moments import cosines, harmonics, outer_sum, quad_read, short_sum, triplets, turns
         from .norm import layer_norm, norm_silu
         from .optimizer import record, schedule_free
         from .rotations import rotations
@@ -89,6 +89,7 @@ __all__ = [
     "gated_sum",
     "gathered",
     "gathered_linear",
+    "harmonics",
     "join",
     "layer_norm",
     "linear",

@@ -376,7 +376,8 @@ class SharedBases(nn.Module):
         c, e = self.c, vec.shape[0]
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
-        y = harmonics(unit, c.spherical)
+        norms = self.norms.to(vec.dtype)
+        y = kernels.harmonics(unit, norms)
         g = self.main(r) * (envelope(r / c.cutoff) * self.main_norm).unsqueeze(-1)
         *rbf, a2a = self.rbf(g).split(c.rbf, dim=-1)
         root = self.root.to(y).unsqueeze(-1)
@@ -394,7 +395,7 @@ class SharedBases(nn.Module):
             a2e=a2e,
             e2a=kernels.cosines(e2a, y, ptr),
             near=(r < c.near).to(torch.int32),
-            turns=kernels.turns(unit, self.points.to(vec.dtype), self.fit.to(vec.dtype), self.norms.to(vec.dtype)),
+            turns=kernels.turns(unit, self.points.to(vec.dtype), self.fit.to(vec.dtype), norms),
             cbf=self.cbf_quad(near).view(e, c.spherical, c.cbf),
             quad=nn.functional.linear(g, weight.flatten(0, 1)).view(e, c.sbf, c.pairs),
             quad_self=nn.functional.linear(g, (weight.index_select(1, self.pole) * root).sum(1)),

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from .. import kernels
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import envelope, safe_norm
+from .basis import ExponentialBasis, Features, envelope, safe_norm
 from .gemnet_basis import (
     BASES,
     envelope_share,
@@ -312,6 +312,8 @@ class SharedBases(nn.Module):
         s = c.spherical
         self.main, self.near = (BASES[c.basis](c.radial, cutoff) for cutoff in (c.cutoff, c.near))
         self.main_norm, self.near_norm = (radial_norm(c.basis, c.radial, r) for r in (c.cutoff, c.near))
+        self.main_fused, self.near_fused = (Features(cutoff, basis) if isinstance(basis, ExponentialBasis) else None
+                                            for cutoff, basis in ((c.cutoff, self.main), (c.near, self.near)))
         self.rbf = basis_matrix(c.radial, 7 * c.rbf, c)  # e2e, quad, a2e, e2a, update, out, a2a
         self.cbf = basis_matrix(c.radial, 3 * c.cbf * s, c)  # e2e, a2e, e2a
         self.cbf_quad = basis_matrix(c.radial, s * c.cbf, c)  # short edges
@@ -378,14 +380,17 @@ class SharedBases(nn.Module):
         unit = vec / r.unsqueeze(-1)
         norms = self.norms.to(vec.dtype)
         y = kernels.harmonics(unit, norms)
-        g = self.main(r) * (envelope(r / c.cutoff) * self.main_norm).unsqueeze(-1)
+        if self.main_fused is not None:
+            g, near = self.main_fused(vec) * self.main_norm, self.near_fused(vec) * self.near_norm
+        else:
+            g = self.main(r) * (envelope(r / c.cutoff) * self.main_norm).unsqueeze(-1)
+            near = self.near(r) * (envelope(r / c.near) * self.near_norm).unsqueeze(-1)
         *rbf, a2a = self.rbf(g).split(c.rbf, dim=-1)
         root = self.root.to(y).unsqueeze(-1)
         # factors and sums over degrees are taken on the weights: fewer passes over the edges
         circular = (self.cbf.weight.view(3, c.cbf, c.spherical, c.radial) / root).flatten(1, 2)
         e2e, a2e, e2a = (nn.functional.linear(g, w).view(e, c.cbf, c.spherical) for w in circular.unbind(0))
         weight = self.sbf.weight.view(c.sbf, c.pairs, c.radial) * self.share.to(y).unsqueeze(-1)
-        near = self.near(r) * (envelope(r / c.near) * self.near_norm).unsqueeze(-1)
         return FusedBases(
             radial=g,
             rbf=tuple(rbf),

@@ -75,9 +75,10 @@ def seed() -> None:
 
 
 @pytest.mark.parametrize("rows, w", [(0, 12), (1, 6), (37, 12), (300, 52)])
-@pytest.mark.parametrize("keep", [False, True])
-def test_residual(rows: int, w: int, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("keep, few", [(False, 0), (True, 0), (True, 1000), (False, 1000)])
+def test_residual(rows: int, w: int, keep: bool, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense, "KEEP_INNER", keep)
+    monkeypatch.setattr(dense, "FEW", few)
     x, w1, w2 = leaf(rows, w), leaf(w, w), leaf(w, w)
     check(lambda: kernels.residual(x, w1, w2), lambda: (x + act(act(x @ w1.T) @ w2.T)) * 0.5**0.5, [x, w1, w2])
 
@@ -159,8 +160,9 @@ def calls(index: EdgeIndex) -> dict[str, Callable[[], tuple[object, tuple]]]:
     v, d = [leaf(w, RADIAL) for _ in range(3)], [leaf(3, w) for _ in range(3)]
     return {
         "scaled_silu": (dense._scaled_silu, (leaf(e, w),)),
-        "residual": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), False)),
-        "residual kept": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), True)),
+        "residual": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), False, False)),
+        "residual kept": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), True, False)),
+        "residual kept whole": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), True, True)),
         "read_edges": (filters._read_edges, (leaf(e, w), leaf(4 * w, w), *(t for k in range(3) for t in (rbf[k], v[k], d[k])))),
         "gathered": (dense._gathered, (leaf(i.atoms, w), i.sender, i.ptr, i.swap)),
         "gathered_linear": (filters._gathered_linear, (leaf(i.atoms, w), rbf[0], v[0], d[0], i.sender, i.ptr, i.swap)),
@@ -173,8 +175,9 @@ def calls(index: EdgeIndex) -> dict[str, Callable[[], tuple[object, tuple]]]:
     }
 
 
-@pytest.mark.parametrize("name", ["scaled_silu", "residual", "residual kept", "read_edges", "gathered", "gathered_linear",
-                                  "filtered_linear", "filter_sum", "merge", "join", "unit_rms", "blend"])
+@pytest.mark.parametrize("name", ["scaled_silu", "residual", "residual kept", "residual kept whole", "read_edges",
+                                  "gathered", "gathered_linear", "filtered_linear", "filter_sum", "merge", "join",
+                                  "unit_rms", "blend"])
 def test_what_torch_is_told_of_an_op(index: EdgeIndex, name: str) -> None:
     op, arguments = calls(index)[name]
     torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
@@ -277,7 +280,8 @@ def test_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fewer_numbers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes that a training step keeps for its backward pass."""
+    """Bytes that a training step keeps for its backward pass, where they count."""
+    monkeypatch.setattr(dense, "FEW", 0)
     model, graph = model_of(), on_device(make_graph([linear(), random_cluster(4, 6)], cutoff=CUTOFF))
     kept = []
     for fused in (True, False):

@@ -24,6 +24,7 @@ from .edges import _sum, _sum_both
 from .gated import wide as _wide  # kernels here have a ``wide`` of their own
 
 KEEP_INNER = True  # residual keeps W1 x: one matrix product less in its backward pass, w floats more for each row
+FEW = 1 << 14  # up to so many rows it keeps all: memory does not count there, and launches do
 
 WHOLE = 1 << 20  # no limit to the channels of a program
 FLAT = 1024  # numbers of a program where the shape does not matter
@@ -246,51 +247,60 @@ def scaled_silu(z: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("forcelaw::residual", mutates_args=())
-def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: bool, keep_all: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sum, and of W1 x, y = a(W1 x) and W2 y what is kept: the first with ``keep``, else none has elements."""
     out = torch.empty_like(x)
     inner = torch.mm(x.to(w1.dtype), w1.t())
-    y = torch.empty_like(inner) if keep else inner
+    y = torch.empty_like(inner) if keep or keep_all else inner
     _each(_act, [inner, y], scale=GAIN.value)
-    _each(_finish, [x, torch.mm(y, w2.t()), out])
-    return out, inner if keep else inner.new_empty(0)
+    z = torch.mm(y, w2.t())
+    _each(_finish, [x, z, out])
+    if keep_all:
+        return out, inner, y, z
+    return out, inner if keep else inner.new_empty(0), inner.new_empty(0), inner.new_empty(0)
 
 
 @_residual.register_fake
-def _(x, w1, w2, keep):
-    return torch.empty_like(x), w1.new_empty((x.shape[0], w1.shape[0]) if keep else 0)
+def _(x, w1, w2, keep, keep_all):
+    kept = [w1.new_empty((x.shape[0], w1.shape[0]) if wanted else 0) for wanted in (keep or keep_all, keep_all, keep_all)]
+    return torch.empty_like(x), *kept
 
 
 @torch.library.custom_op("forcelaw::residual_backward", mutates_args=())
-def _residual_backward(grad: Tensor, x: Tensor, inner: Tensor | None, w1: Tensor, w2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _residual_backward(grad: Tensor, x: Tensor, inner: Tensor | None, y: Tensor | None, z: Tensor | None, w1: Tensor,
+                       w2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     low, grad, dx = x.to(w1.dtype), grad.contiguous(), torch.empty_like(x)
     inner = torch.mm(low, w1.t()) if inner is None else inner
-    y = torch.empty_like(inner)
-    _each(_act, [inner, y], scale=GAIN.value)
-    z = torch.mm(y, w2.t())
-    _each(_finish_backward, [z, grad, z, dx])
-    dw2 = torch.mm(z.t(), y)
-    torch.mm(z, w2, out=y)
-    _each(_act_backward, [inner, y, y], scale=GAIN.value)
-    dw1 = torch.mm(y.t(), low)
-    return _plus_product(dx, y, w1), dw1, dw2
+    if y is None or z is None:
+        y = dy = torch.empty_like(inner)
+        _each(_act, [inner, y], scale=GAIN.value)
+        z = dz = torch.mm(y, w2.t())
+    else:  # what is kept stays
+        dz, dy = torch.empty_like(z), torch.empty_like(y)
+    _each(_finish_backward, [z, grad, dz, dx])
+    dw2 = torch.mm(dz.t(), y)
+    torch.mm(dz, w2, out=dy)
+    _each(_act_backward, [inner, dy, dy], scale=GAIN.value)
+    dw1 = torch.mm(dy.t(), low)
+    return _plus_product(dx, dy, w1), dw1, dw2
 
 
 @_residual_backward.register_fake
-def _(grad, x, inner, w1, w2):
+def _(grad, x, inner, y, z, w1, w2):
     return torch.empty_like(x), torch.empty_like(w1), torch.empty_like(w2)
 
 
 def _residual_save(ctx, inputs, output):
-    x, w1, w2, _ = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # else torch fills an array of its size with zeros
-    ctx.keep = output[1].dim() == 2
-    ctx.save_for_backward(x, w1, w2, *([output[1]] if ctx.keep else []))
+    x, w1, w2, *_ = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # else torch fills arrays of their size with zeros
+    ctx.save_for_backward(x, w1, w2, *(kept for kept in output[1:] if kept.dim() == 2))
 
 
-def _residual_differentiate(ctx, grad, _):
+def _residual_differentiate(ctx, grad, *_):
     x, w1, w2, *rest = ctx.saved_tensors
-    return *_residual_backward(grad, x, rest[0] if rest else None, w1, w2), None
+    kept = [*rest, None, None, None][:3]
+    return *_residual_backward(grad, x, *kept, w1, w2), None, None
 
 
 _residual.register_autograd(_residual_differentiate, setup_context=_residual_save)
@@ -298,7 +308,7 @@ _residual.register_autograd(_residual_differentiate, setup_context=_residual_sav
 
 def residual(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
     """(x + a(W2 a(W1 x))) / sqrt 2: x (rows, w), matrices (w, w)."""
-    return _residual(x.contiguous(), lowered(w1).contiguous(), lowered(w2).contiguous(), KEEP_INNER)[0]
+    return _residual(x.contiguous(), lowered(w1).contiguous(), lowered(w2).contiguous(), KEEP_INNER, x.shape[0] <= FEW)[0]
 
 
 # ---- gathered

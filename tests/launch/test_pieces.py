@@ -137,6 +137,15 @@ def test_a_piece_that_is_killed_counts_up_to_its_last_beat(tmp_path, monkeypatch
     assert accounts(tmp_path).held_hours == pytest.approx(4 * 12 / 3600)
 
 
+def test_a_study_is_planned_for_a_gpu_where_there_is_none(study, capsys) -> None:
+    assert main(["run", str(study), "--plan", "--device", "cuda"]) == 0
+    said = capsys.readouterr().out
+    assert "by the rates of one H100" in said and "with 1 worker" in said
+    if not torch.cuda.is_available():
+        assert main(["run", str(study), "--device", "cuda"]) == 1  # training needs one
+        assert "no CUDA device" in capsys.readouterr().err
+
+
 def test_the_rates_of_a_device_are_measured_once(study, tmp_path, monkeypatch) -> None:
     from forcelaw.launch import local
 

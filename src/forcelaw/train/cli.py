@@ -29,7 +29,8 @@ def add_subcommands(commands: Any) -> None:
     run.add_argument("--hold-largest", type=float, nargs="?", const=0.5, metavar="SHARE",
                      help="leave alone the runs with at least this share (default 0.5) of the largest compute of their "
                           "architecture: `forcelaw forecast` predicts them first")
-    run.add_argument("--plan", action="store_true", help="show the plan and its cost, and stop")
+    run.add_argument("--plan", action="store_true", help="show the plan and its cost, and stop; with --device cuda for one H100, "
+                                                            "wherever it is asked")
     run.add_argument("--retry-failed", action="store_true", help="train failed runs again")
     run.add_argument("--no-report", action="store_true")
     run.add_argument("--schema", action="store_true", help="print all keys of a study file as JSON schema, and stop")
@@ -93,7 +94,7 @@ def default_workers(device: str) -> int:
     if device == "cuda":
         import torch
 
-        return torch.cuda.device_count()
+        return max(1, torch.cuda.device_count())
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
@@ -125,7 +126,7 @@ def handle_run(args: argparse.Namespace) -> int:
         raise StudyError(f"--hold-largest {args.hold_largest:g} is no share of a run's compute", remedy="give e.g. 0.5")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     study = studies.load(args.study)
-    device = pick_device(args.device)
+    device = args.device if args.plan and args.device == "cuda" else pick_device(args.device)  # a plan needs no GPU
     pack = studies.find_pack(study, args.study.parent)
     planner = studies.Planner(study, pack)
     workers = args.workers or default_workers(device)

@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-from forcelaw.launch.worker import known_runs
+from forcelaw.launch.listing import known_runs
 from forcelaw.sharing import training_id
 from forcelaw.study import Planner, load
 from tests.packs import write_pack

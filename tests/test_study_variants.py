@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from forcelaw.errors import StudyError
-from forcelaw.launch.worker import known_runs
+from forcelaw.launch.listing import known_runs
 from forcelaw.store import RunDirectory, content_id, planned_flops, rows
 from forcelaw.study import Planner, load
 from forcelaw.study import differences as differences_of_studies

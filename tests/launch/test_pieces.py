@@ -11,6 +11,7 @@ import torch
 from forcelaw.cli import main
 from forcelaw.launch import worker
 from forcelaw.launch.accounts import Piece, accounts
+from forcelaw.launch.listing import known_runs
 from forcelaw.store import runs, table
 from forcelaw.study import Planner, find_pack, load
 from forcelaw.train.cli import UNFINISHED
@@ -107,7 +108,7 @@ def test_the_largest_runs_are_made_known_but_held_back_until_they_are_asked_for(
     assert found == {(kind, label, large): kind == "sweep" or not large for label in ("MPNN", "PaiNN")
                      for kind, large in (("sweep", False), ("grid", False), ("grid", True))}
     planner = Planner(load(study), find_pack(load(study), study.parent))
-    assert len(worker.known_runs(planner, tmp_path / "out" / "runs", 0.75)[0]) == 6
+    assert len(known_runs(planner, tmp_path / "out" / "runs", 0.75)[0]) == 6
     # a forecast knows them from their specifications, before they are trained
     assert main(["forecast", str(tmp_path / "out"), "--top", "0.75", "--burn-in-steps", "0"]) == 3  # two sizes carry no law
     assert "refused" in capsys.readouterr().out
@@ -142,7 +143,7 @@ def test_a_study_is_planned_for_a_gpu_where_there_is_none(study, capsys) -> None
     said = capsys.readouterr().out
     assert "by the rates of one H100" in said and "with 1 worker" in said
     if not torch.cuda.is_available():
-        assert main(["run", str(study), "--device", "cuda"]) == 1  # training needs one
+        assert main(["run", str(study), "--device", "cuda"]) != 0  # training needs one
         assert "no CUDA device" in capsys.readouterr().err
 
 

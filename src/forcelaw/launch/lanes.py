@@ -18,7 +18,7 @@ from ..study import Planner
 from ..train.loop import HEARTBEAT_SECONDS, training
 from ..train.turns import Ended, SideBySide
 from .ahead import Ahead
-from .worker import known_runs
+from .listing import known_runs
 
 POLL_SECONDS = 1.0
 

@@ -19,7 +19,7 @@ from ..progress import Progress, count, duration
 from ..store import planned_flops, read_json
 from ..study import Planner, Study
 from .accounts import Piece, accounts
-from .worker import known_runs
+from .listing import known_runs
 
 GRACE = 30.0  # seconds after the deadline that a worker has for its checkpoints
 

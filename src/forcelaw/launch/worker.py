@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import ForcelawError
-from ..store import RunDirectory, planned_flops
 from ..study import Planner, Study, find_pack, load
 
 # a GPU is filled by several small batches at once (benchmarks/packing.py)
@@ -30,39 +28,13 @@ def headroom(device: str, compiled: bool) -> float:
     return 0.0 if device != "cuda" else 45.0 if compiled else 12.0
 
 
-def known_runs(planner: Planner, runs: Path, hold: float | None = None) -> tuple[list[tuple[RunDirectory, float]], bool]:
-    """All runs that can be planned now, with their FLOPs, most urgent first; and whether that is the whole study.
-
-    By :meth:`Planner.urgency` (stages, sweeps before grids), then large before small, so that no long run is left for the end.
-    hold: runs of a grid that plan at least this share of its largest compute are made known (spec.json) but not listed: a
-    forecast comes first.
-    """
-    found: list[tuple[tuple[int, int], float, RunDirectory]] = []
-    complete = True
-    for a in planner.study.architectures:
-        for spec in planner.swept(a, runs):
-            found.append((planner.urgency(a, spec), planned_flops(spec), planner.place(runs, spec)))
-        try:
-            lr = planner.learning_rate(a, runs)
-        except ForcelawError as error:  # every rate failed: the other architectures go on
-            print(f"{planner.label(a)}: {error}", file=sys.stderr)
-            continue
-        if lr is None:
-            complete = False
-            continue
-        grid = [(planner.urgency(a, spec), planned_flops(spec), planner.place(runs, spec)) for spec in planner.grid(a, lr)]
-        limit = hold * max(flops for _, flops, _ in grid) if hold else math.inf
-        found += [item for item in grid if item[1] < limit]
-    found.sort(key=lambda item: (item[0], -item[1], item[2].id))
-    return [(run, flops) for _, flops, run in found], complete
-
-
 def work(study: Study, out: Path, study_directory: Path, *, device: str, compile_model: bool = False, pack: int | None = 1,
          stop: Callable[[], bool] = lambda: False, deadline: float = math.inf, hold: float | None = None,
          show: bool = True) -> None:
     """Train runs of the study, ``pack`` of them side by side, until none is left that this worker could take, ``stop`` says so
     or ``deadline`` (seconds since the epoch) is past; what is under way is then put down with a checkpoint. With None for
-    ``pack`` the number follows from the batch (:func:`automatic`). hold: see :func:`known_runs`."""
+    ``pack`` the number follows from the batch (:func:`automatic`). hold: see
+    :func:`forcelaw.launch.listing.known_runs`."""
     from .lanes import Lanes
 
     planner = Planner(study, find_pack(study, study_directory))

@@ -11,8 +11,10 @@ import pytest
 pytest.importorskip("triton")
 
 from forcelaw.launch import ahead
+from forcelaw.launch.lanes import Lanes
 from forcelaw.models.mpnn import MPNNConfig
 from forcelaw.models.painn import PaiNNConfig
+from forcelaw.study import Planner, find_pack, load
 from tests.packs import write_pack
 
 SPECS = [{"model": c.model_dump(mode="json"), "train": {"precision": "tf32"}}
@@ -87,3 +89,21 @@ def test_there_are_none_without_a_gpu_or_cores_to_spare(tmp_path, monkeypatch, d
     helper = ahead.Ahead(tmp_path, device, workers)
     helper.give(SPECS)
     assert helper.count == 0 and not helper.processes
+
+
+def test_grids_that_wait_for_a_sweep_are_compiled_for_as_well(tmp_path) -> None:
+    """On an H100 eSEN's fifteen widths of `depth` were compiled one by one, when its sweep was over and the card was idle."""
+    write_pack(tmp_path / "pack")
+    path = tmp_path / "t.yaml"
+    path.write_text("name: t\ndata: pack\ncutoff: 3.0\narchitectures: [{name: painn, stage: 1}, mpnn]\nsizes: [2e3, 6e3]\n"
+                    "depth: 1\nepochs: 2\ntrain: {batch_molecules: 4, evaluations: 2, first_evaluation: 2, validation_structures: 6}\n"
+                    "learning_rate: {sweep: {size: 2e3, factors: [0.5, 1], epochs: 1}}\n")
+    planner = Planner(load(path), find_pack(load(path), tmp_path))
+    lanes = Lanes(planner, tmp_path / "runs", device="cpu", pack=1, compile_model=False, stop=lambda: False, show=False)
+    given: list[tuple[str, int]] = []
+    lanes.ahead.give = lambda specs: given.extend((s["model"]["architecture"], s["model"]["width"]) for s in specs)
+    assert lanes._start_one()
+    lanes.side.close()
+    small, large = ({a.name: planner.config(a, size).width for a in planner.study.architectures} for size in (2e3, 6e3))
+    assert given[:4] == [("mpnn", small["mpnn"])] * 2 + [("painn", small["painn"])] * 2  # the sweeps that are listed, by stage
+    assert given[4:] == [(name, width[name]) for name in ("mpnn", "painn") for width in (small, large)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -96,7 +97,9 @@ class Lanes:
         self.over = complete and not open_runs
         new = [run for run in open_runs if run.id not in self.seen]
         self.seen.update(run.id for run in new)
-        self.ahead.give(run.spec() for run in new)
+        if new:
+            self.ahead.give(run.spec() for run in new)
+            self.ahead.give(self._later())
         run = next((run for run in open_runs if run.id not in mine and run.claim()), None)
         if run is None:
             self.look_again = time.monotonic() + POLL_SECONDS
@@ -106,6 +109,12 @@ class Lanes:
             return True
         self.side.add(run, training(run, self.planner.pack, progress=self._progress(run), **self.options))
         return True
+
+    def _later(self) -> Iterator[dict[str, Any]]:
+        """Runs that wait for a sweep, at a learning rate of 1: their kernels are those that they will have."""
+        for a in sorted(self.planner.study.architectures, key=lambda a: a.stage):
+            if self.planner.waits(a, self.runs):
+                yield from self.planner.grid(a, 1.0)
 
     def _progress(self, run: RunDirectory) -> Progress | None:
         if not self.show:

@@ -96,7 +96,8 @@ def test_grids_that_wait_for_a_sweep_are_compiled_for_as_well(tmp_path) -> None:
     write_pack(tmp_path / "pack")
     path = tmp_path / "t.yaml"
     path.write_text("name: t\ndata: pack\ncutoff: 3.0\narchitectures: [{name: painn, stage: 1}, mpnn]\nsizes: [2e3, 6e3]\n"
-                    "depth: 1\nepochs: 2\ntrain: {batch_molecules: 4, evaluations: 2, first_evaluation: 2, validation_structures: 6}\n"
+                    "depth: 1\nepochs: 2\n"
+                    "train: {batch_molecules: 4, evaluations: 2, first_evaluation: 2, validation_structures: 6}\n"
                     "learning_rate: {sweep: {size: 2e3, factors: [0.5, 1], epochs: 1}}\n")
     planner = Planner(load(path), find_pack(load(path), tmp_path))
     lanes = Lanes(planner, tmp_path / "runs", device="cpu", pack=1, compile_model=False, stop=lambda: False, show=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import importlib
 import pkgutil
 import sys
@@ -35,7 +36,6 @@ from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_s
 from forcelaw.train.step import Step, new_stats
 
 ROOT = Path(__file__).resolve().parent.parent
-BODIES: dict[str, Callable[..., Any]] = {}  # filled in main, when the kernels can be imported
 # operations that launch nothing
 QUIET = {
     "view", "t", "transpose", "permute", "slice", "select", "unsqueeze", "expand", "split", "detach", "alias", "_unsafe_view",
@@ -44,6 +44,7 @@ QUIET = {
 }
 
 
+@functools.cache
 def bodies() -> dict[str, Callable[..., Any]]:
     """Name of each custom operation -> the function that it runs."""
     modules = [importlib.import_module(f"forcelaw.kernels.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)]
@@ -60,7 +61,7 @@ class Count(TorchDispatchMode):
         name = str(func).split(".")
         if name[0] == "forcelaw":  # what torch launches inside is counted too: this mode is off while it answers
             with self:
-                return BODIES[name[1]](*args, **(kwargs or {}))
+                return bodies()[name[1]](*args, **(kwargs or {}))
         found = func(*args, **(kwargs or {}))
         nothing_done = name[1] in ("contiguous", "to") and found is args[0]
         if name[0] == "aten" and name[1] not in QUIET and not nothing_done:
@@ -75,11 +76,11 @@ class Counted(Step):
         self.window, self.rows, self.sizes = window, rows, sizes
         fused, kernels.fused = kernels.fused, lambda x: False
         self.graph, _ = window.shard.batch(rows, *sizes, pad=True)
-        self.graph.ptr = self.graph.segments()[0]
         kernels.fused = fused
+        if fused(self.graph.pos):  # the assembling kernels give it
+            self.graph.ptr = self.graph.segments()[0]
 
     def _predict(self, graph: Any, target: Any) -> Any:
-        self.graph.ptr = self.graph.ptr if graph.ptr is not None else None
         return super()._predict(self.graph, target)
 
     def run(self) -> None:
@@ -112,7 +113,6 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     pretend(90)
-    BODIES.update(bodies())
     launched: collections.Counter[str] = collections.Counter()
     JITFunction.run = lambda self, *a, **k: launched.update([self.fn.__name__])
     print(f"# {' '.join(sys.argv)}")

@@ -233,14 +233,13 @@ def run_peer(args: argparse.Namespace, case: Case, device: torch.device, turns: 
             began = time.perf_counter()
             cached = case.peer == "gemnet" and variant != "indices each step"
             forward: Callable[..., Any] = model
-            measured = {atoms: data for atoms, data in batches.items()
-                        if variant in ("eager", "compiled") or atoms == max(batches)}
-            if variant == "one shape":
-                measured = {max(batches): repeated(batches[max(batches)][0][0])}
+            largest = max(batches)
+            measured = {"one shape": {largest: repeated(batches[largest][0][0])},
+                        "indices each step": {largest: batches[largest]}}.get(variant, batches)
             if variant in ("compiled", "one shape"):
                 forward = torch.compile(model, dynamic=variant == "compiled")
-                try:  # on small batches where it can be: little memory beside the other processes
-                    for inputs, target in (batches[min(batches)] if variant == "compiled" else measured[max(batches)])[0][:3]:
+                try:  # on the smallest batches: little memory beside the other processes
+                    for inputs, target in measured[min(measured)][0][:3]:
                         step(forward, with_indices(model, inputs) if cached else inputs, target)
                     synchronise(device)
                 except Exception as error:

@@ -160,9 +160,9 @@ def calls(index: EdgeIndex) -> dict[str, Callable[[], tuple[object, tuple]]]:
     v, d = [leaf(w, RADIAL) for _ in range(3)], [leaf(3, w) for _ in range(3)]
     return {
         "scaled_silu": (dense._scaled_silu, (leaf(e, w),)),
-        "residual": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), False, False)),
-        "residual kept": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), True, False)),
-        "residual kept whole": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), True, True)),
+        "residual": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), 0)),
+        "residual kept": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), 1)),
+        "residual kept whole": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), 3)),
         "read_edges": (filters._read_edges, (leaf(e, w), leaf(4 * w, w), *(t for k in range(3) for t in (rbf[k], v[k], d[k])))),
         "gathered": (dense._gathered, (leaf(i.atoms, w), i.sender, i.ptr, i.swap)),
         "gathered_linear": (filters._gathered_linear, (leaf(i.atoms, w), rbf[0], v[0], d[0], i.sender, i.ptr, i.swap)),

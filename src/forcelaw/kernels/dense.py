@@ -247,23 +247,20 @@ def scaled_silu(z: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("forcelaw::residual", mutates_args=())
-def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: bool, keep_all: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The sum, and of W1 x, y = a(W1 x) and W2 y what is kept: the first with ``keep``, else none has elements."""
+def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sum, and the first ``keep`` (0, 1 or 3) of W1 x, y = a(W1 x) and W2 y; the others have no elements."""
     out = torch.empty_like(x)
     inner = torch.mm(x.to(w1.dtype), w1.t())
-    y = torch.empty_like(inner) if keep or keep_all else inner
+    y = torch.empty_like(inner) if keep else inner
     _each(_act, [inner, y], scale=GAIN.value)
     z = torch.mm(y, w2.t())
     _each(_finish, [x, z, out])
-    if keep_all:
-        return out, inner, y, z
-    return out, inner if keep else inner.new_empty(0), inner.new_empty(0), inner.new_empty(0)
+    return out, *(v if k < keep else v.new_empty(0) for k, v in enumerate((inner, y, z)))
 
 
 @_residual.register_fake
-def _(x, w1, w2, keep, keep_all):
-    kept = [w1.new_empty((x.shape[0], w1.shape[0]) if wanted else 0) for wanted in (keep or keep_all, keep_all, keep_all)]
-    return torch.empty_like(x), *kept
+def _(x, w1, w2, keep):
+    return torch.empty_like(x), *(w1.new_empty((x.shape[0], w1.shape[0]) if k < keep else 0) for k in range(3))
 
 
 @torch.library.custom_op("forcelaw::residual_backward", mutates_args=())
@@ -300,7 +297,7 @@ def _residual_save(ctx, inputs, output):
 def _residual_differentiate(ctx, grad, *_):
     x, w1, w2, *rest = ctx.saved_tensors
     kept = [*rest, None, None, None][:3]
-    return *_residual_backward(grad, x, *kept, w1, w2), None, None
+    return *_residual_backward(grad, x, *kept, w1, w2), None
 
 
 _residual.register_autograd(_residual_differentiate, setup_context=_residual_save)
@@ -308,7 +305,8 @@ _residual.register_autograd(_residual_differentiate, setup_context=_residual_sav
 
 def residual(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
     """(x + a(W2 a(W1 x))) / sqrt 2: x (rows, w), matrices (w, w)."""
-    return _residual(x.contiguous(), lowered(w1).contiguous(), lowered(w2).contiguous(), KEEP_INNER, x.shape[0] <= FEW)[0]
+    keep = 3 if x.shape[0] <= FEW else int(KEEP_INNER)
+    return _residual(x.contiguous(), lowered(w1).contiguous(), lowered(w2).contiguous(), keep)[0]
 
 
 # ---- gathered

@@ -274,6 +274,14 @@ _spherical_add.register_autograd(lambda ctx, grad: (grad, grad.transpose(0, 1).t
                                  setup_context=_add_save)
 
 
+def spherical_add(x: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """x (n, S, C), at least in float32; v (S, n, C); bias (C,) of l = 0 -> (n, S, C)."""
+    return _spherical_add(at_least_float32(x), v.contiguous(), bias)
+
+
+# ---- by_degree
+
+
 @triton.jit
 def _degree_sums(x, out, numbers, FLAT: tl.constexpr):
     """Sums of rows of x ((lmax + 1)^2, numbers) over the orders of a degree: out (lmax + 1, numbers)."""
@@ -318,8 +326,3 @@ _by_degree.register_autograd(lambda ctx, grad: (_by_degree_backward(grad, ctx.de
 def by_degree(weight: Tensor, degree: Tensor) -> Tensor:
     """weight (lmax + 1, ...), degree (S,) of each coefficient -> (S, ...), with a gradient that is the same every time."""
     return _by_degree(weight.contiguous(), degree)
-
-
-def spherical_add(x: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """x (n, S, C), at least in float32; v (S, n, C); bias (C,) of l = 0 -> (n, S, C)."""
-    return _spherical_add(at_least_float32(x), v.contiguous(), bias)

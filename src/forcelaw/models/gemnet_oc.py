@@ -303,6 +303,11 @@ class FusedBases:
     quad_self: Tensor  # (e, sbf)
 
 
+def enveloped(basis: nn.Module, r: Tensor, cutoff: float, norm: float) -> Tensor:
+    """Radial functions of r (e,), times norm and the envelope: (e, count)."""
+    return basis(r) * (envelope(r / cutoff) * norm).unsqueeze(-1)
+
+
 class SharedBases(nn.Module):
     """Radial and angular bases with the down-projections that all blocks share."""
 
@@ -341,7 +346,7 @@ class SharedBases(nn.Module):
         c, e = self.c, vec.shape[0]
         r = safe_norm(vec)
         y = harmonics(vec / r.unsqueeze(-1), c.spherical)
-        g = self.main(r) * (envelope(r / c.cutoff) * self.main_norm).unsqueeze(-1)
+        g = enveloped(self.main, r, c.cutoff, self.main_norm)
         *rbf, a2a = self.rbf(g).split(c.rbf, dim=-1)
         root = self.root.to(y)
         circular = self.cbf(g).view(e, 3, c.cbf, c.spherical)
@@ -383,8 +388,8 @@ class SharedBases(nn.Module):
         if self.main_fused is not None:
             g, near = self.main_fused(vec) * self.main_norm, self.near_fused(vec) * self.near_norm
         else:
-            g = self.main(r) * (envelope(r / c.cutoff) * self.main_norm).unsqueeze(-1)
-            near = self.near(r) * (envelope(r / c.near) * self.near_norm).unsqueeze(-1)
+            g = enveloped(self.main, r, c.cutoff, self.main_norm)
+            near = enveloped(self.near, r, c.near, self.near_norm)
         *rbf, a2a = self.rbf(g).split(c.rbf, dim=-1)
         root = self.root.to(y).unsqueeze(-1)
         # factors and sums over degrees are taken on the weights: fewer passes over the edges
@@ -415,7 +420,7 @@ class SharedBases(nn.Module):
         d = torch.cat([d, d.new_zeros(q, 1)], dim=-1)
         enter = d.index_select(1, self.enter).view(q, c.spherical * w, s)
         leave = d.index_select(1, self.leave).view(q, self.columns, w)
-        near = self.near(r) * (envelope(r / c.near) * self.near_norm).unsqueeze(-1)
+        near = enveloped(self.near, r, c.near, self.near_norm)
         return enter, leave, harmonics(-unit, c.spherical), self.cbf_quad(near).view(q, c.spherical, c.cbf)
 
 

@@ -138,7 +138,7 @@ def repeats(analysis: Analysis) -> Figure:
             xs, ys, hovers = (list(column) for column in zip(*ends, strict=True))
             panel.series.append(Series(xs, ys, "points", name=arch.label, group=arch.label, hover=hovers, **marks))
         if arch.repeats is not None:
-            notes.append(f"{arch.label}: {repeats_words(arch.repeats)}")
+            notes.append(_repeats_note(arch.label, arch.repeats))
     return Figure(
         "repeats",
         "What repeats cost",
@@ -163,16 +163,16 @@ def _beside_fresh(arch: ArchitectureResult, rows: pl.DataFrame) -> list[tuple[fl
     return out
 
 
-def repeats_words(fitted: Fitted) -> str:
+def _repeats_note(label: str, fitted: Fitted) -> str:
     """How often data can be seen again with use."""
-    found = fitted.estimates.get("R_D")
+    found = fitted.get("R_D")
     if not fitted.ok:
-        return f"R_D, how often repeating helps, cannot be fitted: {fitted.reason}"
+        return f"{label}: R_D, how often repeating helps, cannot be fitted: {fitted.reason}"
     if found is None or not found.bounded:
-        return "repeats hardly cost anything here, so R_D (how often repeating helps) is not bounded"
+        return f"{label}: repeats hardly cost anything here, so R_D (how often repeating helps) is not bounded"
     return (
-        f"R_D = {pretty(found.value)} [{pretty(found.low)}, {pretty(found.high)}]: after so many repeats one more pass is "
-        "worth 1/e of as many fresh data"
+        f"{label}: R_D = {pretty(found.value)} [{pretty(found.low)}, {pretty(found.high)}]: after so many repeats one more pass "
+        "is worth 1/e of as many fresh data"
     )
 
 

@@ -72,31 +72,28 @@ def _words(message: str) -> str:
     return " ".join(str(message).split()) or "the laws gave no reason"
 
 
-def surface(frame: pl.DataFrame, burn_in_steps: int) -> Fitted:
-    """L(N, D) of one architecture: A, B, E, alpha, beta and a, b, gamma = alpha beta/(alpha + beta)."""
+def _fitted(frame: pl.DataFrame, burn_in_steps: int, law: str) -> Fitted:
+    """A law of one architecture, or why there is none."""
     from ..laws import fit
 
     try:
-        result = fit(runs_of(frame, burn_in_steps), law="surface")
+        result = fit(runs_of(frame, burn_in_steps), law=law)
     except FitError as error:
         return Fitted(False, _words(error.what))
     if not result.ok:
         return Fitted(False, _words(result.message or result.status))
     return Fitted(True, _words(result.message) if result.message else "", _estimates(result))
+
+
+def surface(frame: pl.DataFrame, burn_in_steps: int) -> Fitted:
+    """L(N, D) of one architecture: A, B, E, alpha, beta and a, b, gamma = alpha beta/(alpha + beta)."""
+    return _fitted(frame, burn_in_steps, "surface")
 
 
 def repeats(frame: pl.DataFrame, burn_in_steps: int) -> Fitted:
     """R_D of L(N, D, U) for one architecture, ``frame`` with its runs on smaller training sets: data seen again count as
     D' = U (1 + R_D (1 - exp(-R/R_D))), R = D/U - 1 (Muennighoff et al., arXiv 2305.16264)."""
-    from ..laws import fit
-
-    try:
-        result = fit(runs_of(frame, burn_in_steps), law="data_constrained")
-    except FitError as error:
-        return Fitted(False, _words(error.what))
-    if not result.ok:
-        return Fitted(False, _words(result.message or result.status))
-    return Fitted(True, _words(result.message) if result.message else "", _estimates(result))
+    return _fitted(frame, burn_in_steps, "data_constrained")
 
 
 FRONTIER_CHECKS = ("optimum inside grid", "local exponents", "two gammas")  # the others judge the surface as well

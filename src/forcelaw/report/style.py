@@ -63,7 +63,7 @@ def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
     others of a family get darker shades of it."""
     taken: dict[str, str] = {}
     for label, architecture in labels:
-        colour = PREFERRED.get(family(architecture) or family(label) or "")
+        colour = PREFERRED.get(_family(label, architecture))
         if colour and colour not in taken.values():
             taken[label] = colour
     free = [colour for colour in DARK if colour not in taken.values()]
@@ -81,6 +81,10 @@ def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
     return out
 
 
+def _family(label: str, architecture: str) -> str:
+    return family(architecture) or family(label) or ""
+
+
 DEEPEST = 0.65  # how far the last shade of a family is mixed with black, on a dark page with white
 
 
@@ -88,7 +92,7 @@ def _shades(labels: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """Label -> colour on a light and on a dark page, of all whose family has a colour; the first of a family has it pure."""
     members: dict[str, list[str]] = {}
     for label, architecture in labels:
-        name = family(architecture) or family(label) or ""
+        name = _family(label, architecture)
         if name in PREFERRED:
             members.setdefault(name, []).append(label)
     out = {}

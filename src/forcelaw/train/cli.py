@@ -29,8 +29,8 @@ def add_subcommands(commands: Any) -> None:
     run.add_argument("--hold-largest", type=float, nargs="?", const=0.5, metavar="SHARE",
                      help="leave alone the runs with at least this share (default 0.5) of the largest compute of their "
                           "architecture: `forcelaw forecast` predicts them first")
-    run.add_argument("--plan", action="store_true", help="show the plan and its cost, and stop; with --device cuda for one H100, "
-                                                            "wherever it is asked")
+    run.add_argument("--plan", action="store_true",
+                     help="show the plan and its cost, and stop; with --device cuda for one H100, wherever it is asked")
     run.add_argument("--retry-failed", action="store_true", help="train failed runs again")
     run.add_argument("--no-report", action="store_true")
     run.add_argument("--schema", action="store_true", help="print all keys of a study file as JSON schema, and stop")

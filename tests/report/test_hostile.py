@@ -208,6 +208,18 @@ def test_how_often_data_can_be_repeated_is_read_off_runs_on_small_sets(tmp_path:
     write_all(analysis, tmp_path / "tables")
     row = next(csv.DictReader((tmp_path / "tables" / "repeats.csv").read_text().splitlines()))
     assert float(row["R_D"]) == found.value and int(row["runs"]) == 2 * len(SMALL)
+    runs = list(csv.DictReader((tmp_path / "tables" / "repeated_runs.csv").read_text().splitlines()))
+    assert len(runs) == 2 * len(SMALL)
+    for run in runs:  # what the law that made them says, whose losses have a noise of 0.3%
+        passes = float(run["passes"])
+        worth = 1 + 5 * (1 - synthetic.np.exp(-(passes - 1) / 5))
+        assert passes == pytest.approx(8, rel=1e-3) or passes == pytest.approx(40, rel=1e-3)
+        assert float(run["worth_passes"]) == pytest.approx(worth, rel=0.1), run
+        new = float(truth.loss(float(run["n"]), worth * float(run["u"])) / truth.loss(float(run["n"]), float(run["d"])))
+        assert float(run["loss_over_new"]) == pytest.approx(new, rel=0.02)
+    value = next(f for f in figures(analysis) if f.name == "repeats").panels[1]
+    ends = next(s for s in value.series if s.kind == "points")
+    assert [str(y) for y in ends.y] == [run["worth_passes"] for run in runs]
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ if AVAILABLE:
         from .spherical import by_degree, spherical_add, spherical_gate, spherical_norm
         from .turn import so2_message, spread
         from .update import painn_lengths, painn_update
-        from .vectors import vector_sum
+        from .vectors import filtered_vectors, vector_sum
     except ImportError:  # a torch without Triton
         AVAILABLE = False
 
@@ -84,6 +84,7 @@ __all__ = [
     "edge_mix",
     "filter_sum",
     "filtered_linear",
+    "filtered_vectors",
     "fused",
     "gate",
     "gated_sum",

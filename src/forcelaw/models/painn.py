@@ -65,11 +65,13 @@ class Layer(nn.Module):
         """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3), segments if kernels may be used."""
         fused = segments is not None
         x = self.node2(nn.functional.silu(self.node1(self.norm1(h, fused), fused)), fused)
-        w = self.filter(g)
-        if fused:
-            dh, dv = kernels.vector_sum(x, v, w, unit, graph.sender, graph.receiver, *segments, self.sum_scale)
+        if not fused:
+            dh, dv = self.message(x, v, self.filter(g), unit, graph)
+        elif v is None:
+            dh, dv = kernels.filtered_vectors(x, g, self.filter.weight, unit, graph.sender, graph.receiver, *segments,
+                                              self.sum_scale)
         else:
-            dh, dv = self.message(x, v, w, unit, graph)
+            dh, dv = kernels.vector_sum(x, v, self.filter(g), unit, graph.sender, graph.receiver, *segments, self.sum_scale)
         h = h + dh
         v = dv if v is None else v + dv
         pair = self.vectors(v)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from ..laws.repeats import PASSES
-from .marks import loss_at_data, or_empty
+from .marks import or_empty
 from .paper import PUBLISHED
+from .repeated import Repeated, beside_fresh
 from .results import Analysis, ArchitectureResult, Fitted, SweepResult
 from .spec import Figure, Panel, Series, pretty
 
@@ -120,47 +120,44 @@ def _symmetry_series(panel: Panel, analysis: Analysis, x: str, kind: str) -> Non
 
 
 def repeats(analysis: Analysis) -> Figure:
-    """What seeing the same atoms again costs: loss beside that of the runs of equal N and D on the largest set."""
-    panel = Panel("times each atom was seen, D / U", "loss / loss on the largest training set", y_log=False)
-    notes = []
+    """What seeing the same atoms again costs, and what it is worth, beside the runs of equal N on the largest set."""
+    seen = "times each atom was seen, D / U"
+    cost = Panel(seen, "loss / loss on the largest training set", y_log=False)
+    value = Panel(seen, "worth so many passes of new data")
+    notes, most = [], 1.0
     for arch in analysis.architectures:
         marks = {"symbol": arch.look.symbol, "marker": arch.look.marker, "colour": arch.look.colour}
-        ends: list[tuple[float, float, str]] = []
+        ends: list[tuple[Repeated, str]] = []
         for (run,), rows in arch.repeated.group_by(["run"], maintain_order=True):
-            course = _beside_fresh(arch, rows)
+            course = beside_fresh(arch, rows)
             if course:
-                passes, ratios = [x for x, _ in course], [y for _, y in course]
-                panel.series.append(Series(passes, ratios, "line", group=arch.label, colour=arch.look.colour, opacity=0.4))
+                passes = [point.passes for point in course]
+                line = {"kind": "line", "group": arch.label, "colour": arch.look.colour, "opacity": 0.4}
+                cost.series.append(Series(passes, [point.ratio for point in course], **line))
+                value.series.append(Series(passes, [point.worth for point in course], **line))
                 last = rows.sort("d").row(-1, named=True)
                 hover = f"{arch.label}, N = {pretty(last['n'])}, U = {pretty(last['u'])}, run {run}"
-                ends.append((passes[-1], ratios[-1], hover))
+                ends.append((course[-1], hover))
         if ends:
-            xs, ys, hovers = (list(column) for column in zip(*ends, strict=True))
-            panel.series.append(Series(xs, ys, "points", name=arch.label, group=arch.label, hover=hovers, **marks))
+            xs, hovers = [end.passes for end, _ in ends], [hover for _, hover in ends]
+            most = max(most, *xs)
+            points = {"kind": "points", "group": arch.label, "hover": hovers, **marks}
+            cost.series.append(Series(xs, [end.ratio for end, _ in ends], name=arch.label, **points))
+            value.series.append(Series(xs, [end.worth for end, _ in ends], **points))
         if arch.repeats is not None:
             notes.append(_repeats_note(arch.label, arch.repeats))
+    if value.series:
+        value.series.append(Series([1.0, most], [1.0, most], "line", width=1.0, dash="dot", hover="as good as new data"))
     return Figure(
         "repeats",
         "What repeats cost",
         "Some runs went over a smaller training set several times: a ratio of one means that an atom seen again was as "
         "good as a new one, and above it that distinct data have run out.",
-        [or_empty(panel, "no pair of runs of equal size and length on two training sets")],
-        "line: a run on a smaller training set, from its second pass on · mark: its end · R_D is fitted to all runs, the "
-        "other laws without these",
+        [or_empty(panel, "no pair of runs of equal size and length on two training sets") for panel in (cost, value)],
+        "line: a run on a smaller training set, from its second pass on · mark: its end · right: passes of new data after which "
+        "the same model had that loss; dotted: as good as new · R_D is fitted to all runs, the other laws without these",
         notes,
     )
-
-
-def _beside_fresh(arch: ArchitectureResult, rows: pl.DataFrame) -> list[tuple[float, float]]:
-    """(passes so far, loss over the mean loss of runs of equal N on the largest training set at equal D) of one run, from
-    its second pass on."""
-    others = [other.sort("d") for _, other in arch.frame.filter(pl.col("n") == rows["n"][0]).group_by(["run"])]
-    out = []
-    for row in rows.sort("d").filter(pl.col("d") > PASSES * pl.col("u")).iter_rows(named=True):
-        fresh = [loss for other in others if (loss := loss_at_data(other, row["d"])) is not None]
-        if fresh:
-            out.append((row["d"] / row["u"], row["loss"] * len(fresh) / sum(fresh)))
-    return out
 
 
 def _repeats_note(label: str, fitted: Fitted) -> str:

@@ -166,12 +166,13 @@ class GraphStep(Step):
         stream.wait_stream(current)
         self.graphs = []
         with torch.cuda.stream(stream):
-            # the largest first: the others then fit into the memory that it leaves in the pool
-            for sizes, step in reversed(list(zip(self.sizes, self.first_of))):
-                for _ in range(1 if self.graphs else 2):
-                    self.counter.fill_(step)
-                    self._body(sizes)
-                make_room()
+            # the largest first: the others then fit into the memory that it has taken. All are warmed up before the first is
+            # captured: what a warm-up needs and what the graphs hold would otherwise have to be there at once
+            for sizes, step in [*zip(self.sizes, self.first_of), (self.sizes[-1], self.first_of[-1])][::-1]:
+                self.counter.fill_(step)
+                self._body(sizes)
+            make_room()
+            for sizes in self.sizes[::-1]:
                 self.graphs.append(capture(lambda sizes=sizes: self._body(sizes), self.pool))
         self.graphs.reverse()
         current.wait_stream(stream)

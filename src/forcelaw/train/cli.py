@@ -59,6 +59,7 @@ def add_subcommands(commands: Any) -> None:
     train.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the architecture")
     train.add_argument("--warmup", type=int, default=100)
     train.add_argument("--clip", type=float, default=100.0)
+    train.add_argument("--beta2", type=float, default=0.999, help="decay of Adam's second moment; 0.99 where runs spike")
     train.add_argument("--augment", action="store_true", help="a fresh random rotation at every step")
     train.add_argument("--symmetry-rotations", type=int, default=0, metavar="M",
                        help="turned copies a step on which the symmetry loss is measured (M + 1 times the cost)")
@@ -215,8 +216,9 @@ def handle_train(args: argparse.Namespace) -> int:
     entry = architecture(args.architecture)
     batch = {"batch_atoms": args.batch_atoms} if args.batch_atoms else {"batch_molecules": args.batch_molecules}
     try:
-        options = TrainOptions(**batch, warmup=args.warmup, clip=args.clip, augment=args.augment, precision=args.precision,
-                               symmetry_rotations=args.symmetry_rotations, symmetry_weight=args.symmetry_weight,
+        options = TrainOptions(**batch, warmup=args.warmup, clip=args.clip, beta2=args.beta2, augment=args.augment,
+                               precision=args.precision, symmetry_rotations=args.symmetry_rotations,
+                               symmetry_weight=args.symmetry_weight,
                                symmetry_penalty=args.symmetry_penalty,
                                evaluations=args.evaluations, validation_structures=args.validation_structures)
         config = size(args.architecture, args.size, depth=args.depth, forces=args.forces,

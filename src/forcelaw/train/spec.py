@@ -28,7 +28,8 @@ class TrainOptions(BaseModel):
     warmup: int = Field(100, ge=0, description="steps of linear warm-up; at most 5% of the run")
     clip: float | None = Field(100.0, gt=0, description="gradient norm above which gradients are scaled down")
     beta1: float = Field(0.9, gt=0, lt=1)
-    beta2: float = Field(0.999, gt=0, lt=1)
+    beta2: float = Field(0.999, gt=0, lt=1, description="decay of Adam's second moment; where runs spike at a good rate 0.99 is "
+                                                        "steadier (LABLOG, 2026-11-28)")
     weight_decay: float = Field(0.0, ge=0)
     augment: bool = Field(False, description="a fresh random rotation of every structure at every step")
     symmetry_rotations: int = Field(0, ge=0, le=64, description="M: turned copies of every structure a step on which the "

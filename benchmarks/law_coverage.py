@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from forcelaw.laws import Runs, compare, diagnose, fit, frontier, profile_floor, simulate
+from forcelaw.laws.repeats import fit_repeats
 from forcelaw.progress import Progress
 
 # A language-model surface (Chinchilla's numbers) and one like a force field's: steeper per parameter, floor near zero.
@@ -179,12 +180,56 @@ def diagnosis(trials: int, say, args: argparse.Namespace) -> None:
         say(f"{kind:24} {trends / trials:6.1%}   {why}")
 
 
-PARTS = {"intervals": intervals, "comparison": comparison, "diagnosis": diagnosis}
+# the law of repeats as few_data found it for PaiNN; its design: sizes, training sets, atoms seen
+REPEATS = {"E": 0.01, "A": 11.8, "B": 95.0, "alpha": 0.40, "beta": 0.459, "R_D": 25.0}
+FEW_DATA = ((3e4, 1e5, 1e5, 3e5), (6.76e4, 2.5e5, 1e6, 6.76e6), np.geomspace(1.4e5, 1.2e7, 15))
+
+
+def few_data(rho: float, seed: int) -> tuple[Runs, dict[str, float]]:
+    """A study of 16 runs, and the truth about its repeats: R_D at the mean size and at both ends."""
+    sizes, sets, seen = FEW_DATA
+    n, u, d = (value.ravel() for value in np.meshgrid(sizes, sets, seen, indexing="ij"))
+    run = np.repeat(np.arange(len(sizes) * len(sets)), len(seen))
+    middle = np.exp(np.log(n).mean())
+    r_d = REPEATS["R_D"] * (n / middle) ** -rho
+    worth = np.where(d > u, u * (1 + r_d * -np.expm1(-(d / u - 1) / r_d)), d)
+    rng = np.random.default_rng([seed, 7])
+    loss = simulate.surface_loss(REPEATS, n, worth) * np.exp(simulate.noise(run, rng))
+    runs = simulate.table(n=n, d=d, loss=loss, run=run)
+    runs = replace(runs, values=runs.values | {"u": np.minimum(u, d)})
+    return runs, {"R_D": REPEATS["R_D"], "rho": rho, "R_D_smallest": float(r_d.max()), "R_D_largest": float(r_d.min())}
+
+
+def repeats(trials: int, say, args: argparse.Namespace) -> None:
+    """Coverage of R_D and rho on few_data's design, and how often the law of repeats by size is chosen."""
+    say(f"\nRepeats: few_data's design (16 runs of 15 checkpoints), data_constrained_by_size, {trials} studies each")
+    names = ("R_D", "rho", "R_D_smallest", "R_D_largest", "alpha", "beta")
+    say(f"{'rho':>5} | " + " ".join(f"{name:>12}" for name in names) + " | by size chosen  median interval of rho")
+    for rho in (0.0, 0.2, 0.4):
+        hits: dict[str, list[bool]] = {name: [] for name in names}
+        widths, chosen = [], 0
+        bar = Progress(f"rho = {rho}", trials, unit="studies")
+        for seed in range(trials):
+            runs, truth = few_data(rho, seed)
+            result = fit(runs, "data_constrained_by_size")
+            for name in names:
+                value = {**REPEATS, **truth}[name]
+                found = result[name]
+                hits[name].append(found.low is not None and found.low <= value <= found.high)
+            widths.append(result["rho"].high - result["rho"].low)
+            chosen += fit_repeats(runs).law.name == "data_constrained_by_size"
+            bar.update(seed + 1)
+        bar.close()
+        say(f"{rho:5} | " + " ".join(f"{np.mean(hits[name]):12.1%}" for name in names)
+            + f" | {chosen / trials:14.1%}  {np.median(widths):.2f}")
+
+
+PARTS = {"intervals": intervals, "comparison": comparison, "diagnosis": diagnosis, "repeats": repeats}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=1000, help="simulated studies (default: 1000; the diagnosis takes a 20th)")
+    parser.add_argument("--trials", type=int, default=1000, help="simulated studies (default: 1000; diagnosis, repeats: a 20th)")
     parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=list(PARTS), help="parts of the table (default: all)")
     parser.add_argument("--study", nargs="+", choices=tuple(STUDIES), default=list(STUDIES), help="studies (default: both)")
     parser.add_argument("--runs", nargs="+", type=int, default=list(SIZES), help="numbers of runs (default: 6 10 20)")
@@ -202,7 +247,7 @@ def main() -> None:
         f"machine: 2-core CPU, one core used, shared with other work\nnumpy {np.__version__}")
     for name, part in PARTS.items():
         if name in args.only:
-            part(max(20, args.trials // 20) if name == "diagnosis" else args.trials, say, args)
+            part(max(20, args.trials // 20) if name in ("diagnosis", "repeats") else args.trials, say, args)
     say(f"\n{time.time() - started:.0f} s")
     if args.out:
         path = Path(args.out)

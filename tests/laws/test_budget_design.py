@@ -74,6 +74,28 @@ def test_runs_with_repeats_say_what_repeats_are_worth():
     assert best.loss == pytest.approx(losses.min(), rel=0.02)
 
 
+def test_where_repeats_wear_out_with_size_the_budget_buys_a_smaller_model():
+    rng = np.random.default_rng(0)
+    u = np.repeat([1e6, 4e6, 1.5e7, 1e8], 30)
+    n = np.tile(np.repeat(np.geomspace(1e4, 3e6, 6), 5), 4)
+    d = u * np.tile([1, 3, 8, 30, 100], 24)
+    best = {}
+    for rho in (0.0, 0.4):
+        values = FIELD | {"R_D": 20.0, "rho": rho}
+        loss = laws_slow.predict("data_constrained_by_size", values, {"n": n, "d": d, "u": u})
+        loss = loss * np.exp(rng.normal(size=120) * 0.003)
+        best[rho] = budget(Runs.from_frame({"n": n, "d": d, "u": u, "c": 6 * n * d, "loss": loss}), flops=1e15, unique=4e6).best
+        sizes = np.geomspace(1e4, 1e8, 4000)
+        seen = 1e15 / 6 / sizes
+        repeats = 20.0 * (sizes / np.exp(np.log(n).mean())) ** -rho
+        worth = 4e6 * (1 + repeats * (1 - np.exp(-np.maximum(seen / 4e6 - 1, 0) / repeats)))
+        losses = FIELD["E"] + FIELD["A"] * sizes ** -FIELD["alpha"] + FIELD["B"] * np.minimum(worth, seen) ** -FIELD["beta"]
+        assert best[rho].n == pytest.approx(sizes[np.argmin(losses)], rel=0.25), rho
+        assert best[rho].loss == pytest.approx(losses.min(), rel=0.02)
+    assert best[0.4].n < best[0.0].n
+    assert any("R_D ~ N^-0.4" in note for note in best[0.4].notes) and not any("R_D ~" in note for note in best[0.0].notes)
+
+
 def test_budget_faults():
     runs = study(8)
     for options, words in (({}, "in FLOPs or in hours"), ({"flops": 1e15, "hours": 1.0}, "in FLOPs or in hours"),

@@ -9,6 +9,7 @@ from forcelaw.laws import Runs, fit, simulate
 from forcelaw.laws.forms import Surface
 from forcelaw.laws.forms.broken import Broken
 from forcelaw.laws.objective import Objective
+from forcelaw.laws.repeats import fit_repeats
 from forcelaw.laws.start import nonnegative, project
 from tests.laws.studies import FIELD, LANGUAGE, clean, exponents, study
 from tests.reference import laws_slow
@@ -138,19 +139,47 @@ def test_a_break_that_is_given_is_not_questioned():
 
 
 def test_data_constrained_law_recovers_the_worth_of_repeats():
-    rng = np.random.default_rng(0)
-    u = np.repeat([1e8, 4e8, 1.5e9, 1e10], 30)
-    n = np.tile(np.repeat(np.geomspace(7e6, 8e9, 6), 5), 4)
-    d = u * np.tile([1, 3, 8, 30, 100], 24)
-    values = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.4, "R_N": 5.3}
-    loss = laws_slow.predict("data_constrained", values, {"n": n, "d": d, "u": u}) * np.exp(rng.normal(size=120) * 0.003)
-    runs = Runs.from_frame({"params": n, "tokens": d, "unique_tokens": u, "loss": loss})
+    values = SATURATING | {"R_N": 5.3}
+    runs = repeated("data_constrained", values)
     free = fit(runs, "data_constrained")
     for name, value in values.items():
         assert free[name].low < value < free[name].high, name
     held = fit(runs, "data_constrained", fixed={name: values[name] for name in ("E", "A", "B", "alpha", "beta")})
     assert held["R_D"].value == pytest.approx(15.4, rel=0.05) and held["R_N"].value == pytest.approx(5.3, rel=0.05)
     assert held["alpha"].value == 0.353 and held["alpha"].se is None and held["A"].value == pytest.approx(521.0)
+
+
+def repeated(law: str, values: dict[str, float], seed: int = 0) -> Runs:
+    """Six sizes, four training sets of different size, one to a hundred passes, noise of .3%."""
+    rng = np.random.default_rng(seed)
+    u = np.repeat([1e8, 4e8, 1.5e9, 1e10], 30)
+    n = np.tile(np.repeat(np.geomspace(7e6, 8e9, 6), 5), 4)
+    d = u * np.tile([1, 3, 8, 30, 100], 24)
+    loss = laws_slow.predict(law, values, {"n": n, "d": d, "u": u}) * np.exp(rng.normal(size=120) * 0.003)
+    return Runs.from_frame({"params": n, "tokens": d, "unique_tokens": u, "loss": loss})
+
+
+SATURATING = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.4}
+
+
+def test_repeats_wear_out_sooner_for_larger_models():
+    values = SATURATING | {"rho": 0.35}
+    runs = repeated("data_constrained_by_size", values)
+    found = fit(runs, "data_constrained_by_size")
+    for name, value in values.items():
+        assert found[name].low < value < found[name].high, name
+    middle = np.exp(np.log(runs["n"]).mean())
+    for end, n in (("smallest", 7e6), ("largest", 8e9)):
+        assert found[f"R_D_{end}"].value == pytest.approx(found["R_D"].value * (n / middle) ** -found["rho"].value, rel=1e-9)
+    same = fit(repeated("data_constrained_by_size", SATURATING | {"rho": 0.0}), "data_constrained_by_size")
+    assert same["rho"].low < 0 < same["rho"].high and same["rho"].high - same["rho"].low < 0.3
+
+
+def test_the_law_of_repeats_is_the_one_that_the_runs_ask_for():
+    sized = repeated("data_constrained_by_size", SATURATING | {"rho": 0.35})
+    assert fit_repeats(sized).law.name == "data_constrained_by_size"
+    assert fit_repeats(repeated("data_constrained", SATURATING | {"R_N": 5.3})).law.name == "data_constrained"
+    assert fit_repeats(repeated("data_constrained_by_size", SATURATING | {"rho": 0.0})).law.name == "data_constrained"
 
 
 def test_measured_cost_changes_the_allocation():

@@ -13,7 +13,7 @@ N = np.geomspace(1e6, 1e9, 7).repeat(5)
 D = np.tile(np.geomspace(1e8, 1e11, 5), 7)
 X = {"n": N, "d": D, "u": np.minimum(D, 3e9 * np.tile([1, 0.3, 2, 1, 0.1], 7)), "c": 6 * N * D, "h": 6 * N * D / 1e15}
 VALUES = {"A": 480.0, "B": 2000.0, "F": 300.0, "E": 1.7, "alpha": 0.34, "beta": 0.37, "gamma": 0.2, "R_D": 12.0, "R_N": 4.0,
-          "c0": 0.1, "c1": 0.2, "d1": 1e17, "f1": 0.7, "s": 3e6}
+          "rho": 0.4, "c0": 0.1, "c1": 0.2, "d1": 1e17, "f1": 0.7, "s": 3e6}
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -42,6 +42,8 @@ def test_jacobian_is_that_of_finite_differences(name):
     theta = 0.1 * rng.normal(size=(3, law.size)) + 0.4
     if name == "data_constrained":
         theta[:, -2:] += [2.0, 1.0]
+    if name == "data_constrained_by_size":
+        theta[:, -2] += 2.0
     y = rng.normal(size=len(N)) * 0.1
     r, jac = law.residuals(theta, x, y)
     for p in range(law.size):

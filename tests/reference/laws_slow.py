@@ -31,6 +31,11 @@ def predict(name: str, p: dict[str, float], x: dict[str, np.ndarray]) -> np.ndar
             dd = u + u * p["R_D"] * (1 - np.exp(-rd / p["R_D"]))
             out.append(p["E"] + p["A"] * nn ** -p["alpha"] + p["B"] * dd ** -p["beta"])
         return np.array(out)
+    if name == "data_constrained_by_size":
+        mean = np.exp(np.mean(np.log(x["n"])))
+        repeats = p["R_D"] * (x["n"] / mean) ** -p["rho"]
+        worth = x["u"] * (1 + repeats * (1 - np.exp(-(x["d"] / x["u"] - 1) / repeats)))
+        return p["E"] + p["A"] * x["n"] ** -p["alpha"] + p["B"] * worth ** -p["beta"]
     raise KeyError(name)
 
 

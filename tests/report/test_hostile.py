@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,8 @@ def test_runs_on_smaller_training_sets_are_kept_out_of_the_fits_and_shown_apart(
     assert "What repeats cost" in page.words and "4 run(s) repeated a smaller training set" in page.words
 
 
-def test_how_often_data_can_be_repeated_is_read_off_runs_on_small_sets(tmp_path: Path) -> None:
-    """Runs made with R_D = 5: the report says so, with an interval that holds it."""
+def with_repeats(tmp_path: Path, r_d: Callable[[float], float]) -> Path:
+    """A study whose runs of 8 and 40 passes lose as the law of repeats says, with R_D a function of N."""
     truth = PAIR[0]
     folder = small(tmp_path, [truth], sweep=False, diverge=False)
     assert analyse(load(folder)).architectures[0].repeats is None
@@ -198,16 +199,36 @@ def test_how_often_data_can_be_repeated_is_read_off_runs_on_small_sets(tmp_path:
             rows = synthetic.metrics_of(truth, spec, rng, noise=0.003)
             for row in rows:
                 repeats = row["d"] / row["u"] - 1
-                worth = row["u"] * (1 + 5 * (1 - synthetic.np.exp(-repeats / 5)))
+                worth = row["u"] * (1 + r_d(n) * (1 - synthetic.np.exp(-repeats / r_d(n))))
                 row["loss"] *= float(truth.loss(n, worth) / truth.loss(n, row["d"]))
             synthetic.write_run(folder / "runs", spec, rows, synthetic.finished(truth, spec))
-    analysis, page = made(folder)
+    return folder
+
+
+def test_repeats_that_wear_out_sooner_for_larger_models_are_told_so(tmp_path: Path) -> None:
+    analysis, page = made(with_repeats(tmp_path, lambda n: 8 * (n / SMALL[1]) ** -0.5))
+    repeats = analysis.architectures[0].repeats
+    assert repeats.get("rho").low < 0.5 < repeats.get("rho").high < 1
+    ends = [repeats.get(f"R_D_{end}") for end in ("smallest", "largest")]
+    for end, n in zip(ends, (SMALL[0], SMALL[-1]), strict=True):
+        assert end.low < 8 * (n / SMALL[1]) ** -0.5 < end.high
+    assert f"as N^-{pretty(repeats.get('rho').value)} [" in page.words
+    assert f"{pretty(ends[1].value)} at {pretty(SMALL[-1])}" in page.words
+    write_all(analysis, tmp_path / "tables")
+    row = next(csv.DictReader((tmp_path / "tables" / "repeats.csv").read_text().splitlines()))
+    assert float(row["rho"]) == repeats.get("rho").value and float(row["rho_low"]) > 0
+
+
+def test_how_often_data_can_be_repeated_is_read_off_runs_on_small_sets(tmp_path: Path) -> None:
+    """Runs made with R_D = 5: the report says so, with an interval that holds it."""
+    truth = PAIR[0]
+    analysis, page = made(with_repeats(tmp_path, lambda n: 5.0))
     found = analysis.architectures[0].repeats.get("R_D")
     assert found.low < 5 < found.high and found.high / found.low < 4 and found.value == pytest.approx(5, rel=0.35)
     assert f"R_D = {pretty(found.value)} [" in page.words
     write_all(analysis, tmp_path / "tables")
     row = next(csv.DictReader((tmp_path / "tables" / "repeats.csv").read_text().splitlines()))
-    assert float(row["R_D"]) == found.value and int(row["runs"]) == 2 * len(SMALL)
+    assert float(row["R_D"]) == found.value and int(row["runs"]) == 2 * len(SMALL) and row["rho"] == ""
     runs = list(csv.DictReader((tmp_path / "tables" / "repeated_runs.csv").read_text().splitlines()))
     assert len(runs) == 2 * len(SMALL)
     for run in runs:  # what the law that made them says, whose losses have a noise of 0.3%

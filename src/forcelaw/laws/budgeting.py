@@ -15,6 +15,7 @@ from ..errors import FitError
 from .allocation import Cost, optimal
 from .columns import ROLES
 from .fitting import fit
+from .repeats import fit_repeats
 from .result import FitResult, clean, spread
 from .table import Runs
 
@@ -145,14 +146,15 @@ def _choose(name: str, part: Runs, x: str, amount: float, unique: float | None, 
             raise FitError(f"the table has no {missing} ({x}): name their column with --columns {x}=..."
                            + (", or give the budget in FLOPs (--flops)" if x == "h" else ", or give the budget in --hours"
                               if "h" in part else ""))
-        law, notes = "surface", choice.notes
+        notes, result = choice.notes, None
+        settings = settings | {"interval": "jackknife", "level": level}
         if unique is not None and "u" in part and float((part["d"] / part["u"]).max()) > 1.5:
-            law = "data_constrained"
-        result = fit(part, law, interval="jackknife", level=level, **settings)
-        if law == "data_constrained" and not result.ok:
-            notes.append(f"repeats are not modelled: {result.message}")
-            law = "surface"
-            result = fit(part, law, interval="jackknife", level=level, **settings)
+            result = fit_repeats(part, **settings)
+            if not result.ok:
+                notes.append(f"repeats are not modelled: {result.message}")
+                result = None
+        repeated = result is not None
+        result = result or fit(part, "surface", **settings)
         result.require()
         if result.replicates is None:
             raise FitError("the surface has no interval")
@@ -161,8 +163,10 @@ def _choose(name: str, part: Runs, x: str, amount: float, unique: float | None, 
         choice.reason = error.what
         return choice, None
     values = {key: float(value[0]) for key, value in result.law.natural(result.theta, result.centre).items()}
-    if law == "data_constrained":
+    if repeated:
         choice.n, choice.d = _search(result, cost, amount, unique)
+        if "rho" in result.parameters:
+            notes.append(f"repeats wear out sooner the larger the model: R_D ~ N^-{result['rho'].value:.2g}")
     else:
         n, d = optimal(values, np.log(amount), cost)
         choice.n, choice.d = float(n), float(d)

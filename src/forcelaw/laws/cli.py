@@ -59,7 +59,7 @@ def _common(parser: argparse.ArgumentParser, *, law: bool = True) -> None:
     if law:
         fitting.add_argument("--law", default="surface",
                              help="power, power_floor, surface, surface_cost, frontier, frontier_hours, data_constrained, "
-                                  "broken or shifted (default: surface)")
+                                  "data_constrained_by_size, broken or shifted (default: surface)")
     fitting.add_argument("--objective", default="huber",
                          help="what is minimised, of errors in ln L: huber (outliers pull less), log (squared), or squared "
                               "relative or linear errors of L (default: huber)")

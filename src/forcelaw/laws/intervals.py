@@ -122,7 +122,7 @@ LOG: tuple[Callable, Callable] = (lambda v: np.log(np.maximum(v, 1e-300)), np.ex
 LOGIT: tuple[Callable, Callable] = (lambda v: logit(np.clip(v, 1e-12, 1 - 1e-12)), expit)
 
 
-SIGNED = ("c1",)  # a change of slope may be zero or negative: on a logarithmic scale its interval could not say so
+SIGNED = ("c1", "rho")  # changes that may be zero or negative: on a logarithmic scale their intervals could not say so
 
 
 def below(ceiling: float) -> tuple[Callable, Callable]:

@@ -7,7 +7,7 @@ import polars as pl
 from .marks import or_empty
 from .paper import PUBLISHED
 from .repeated import Repeated, beside_fresh
-from .results import Analysis, ArchitectureResult, Fitted, SweepResult
+from .results import Analysis, ArchitectureResult, SweepResult
 from .spec import Figure, Panel, Series, pretty
 
 ZERO = 1e-8
@@ -145,7 +145,7 @@ def repeats(analysis: Analysis) -> Figure:
             cost.series.append(Series(xs, [end.ratio for end, _ in ends], name=arch.label, **points))
             value.series.append(Series(xs, [end.worth for end, _ in ends], **points))
         if arch.repeats is not None:
-            notes.append(_repeats_note(arch.label, arch.repeats))
+            notes.append(_repeats_note(arch))
     if value.series:
         value.series.append(Series([1.0, most], [1.0, most], "line", width=1.0, dash="dot", hover="as good as new data"))
     return Figure(
@@ -160,16 +160,24 @@ def repeats(analysis: Analysis) -> Figure:
     )
 
 
-def _repeats_note(label: str, fitted: Fitted) -> str:
+def _repeats_note(arch: ArchitectureResult) -> str:
     """How often data can be seen again with use."""
-    found = fitted.get("R_D")
+    label, fitted = arch.label, arch.repeats
+    found, rho = fitted.get("R_D"), fitted.get("rho")
     if not fitted.ok:
         return f"{label}: R_D, how often repeating helps, cannot be fitted: {fitted.reason}"
     if found is None or not found.bounded:
         return f"{label}: repeats hardly cost anything here, so R_D (how often repeating helps) is not bounded"
-    return (
+    words = (
         f"{label}: R_D = {pretty(found.value)} [{pretty(found.low)}, {pretty(found.high)}]: after so many repeats one more pass "
         "is worth 1/e of as many fresh data"
+    )
+    if rho is None:
+        return words
+    small, large = (pretty(fitted.get(f"R_D_{end}").value) for end in ("smallest", "largest"))
+    return (
+        f"{words}; so for a model in the middle of the sizes, and sooner for larger ones, as N^-{pretty(rho.value)} "
+        f"[{pretty(rho.low)}, {pretty(rho.high)}]: {small} at N = {pretty(arch.sizes[0])}, {large} at {pretty(arch.sizes[-1])}"
     )
 
 

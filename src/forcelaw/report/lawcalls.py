@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,10 @@ def _words(message: str) -> str:
     return " ".join(str(message).split()) or "the laws gave no reason"
 
 
-def _fitted(frame: pl.DataFrame, burn_in_steps: int, law: str) -> Fitted:
+def _fitted(frame: pl.DataFrame, burn_in_steps: int, fit: Callable[[Any], Any]) -> Fitted:
     """A law of one architecture, or why there is none."""
-    from ..laws import fit
-
     try:
-        result = fit(runs_of(frame, burn_in_steps), law=law)
+        result = fit(runs_of(frame, burn_in_steps))
     except FitError as error:
         return Fitted(False, _words(error.what))
     if not result.ok:
@@ -87,13 +86,17 @@ def _fitted(frame: pl.DataFrame, burn_in_steps: int, law: str) -> Fitted:
 
 def surface(frame: pl.DataFrame, burn_in_steps: int) -> Fitted:
     """L(N, D) of one architecture: A, B, E, alpha, beta and a, b, gamma = alpha beta/(alpha + beta)."""
-    return _fitted(frame, burn_in_steps, "surface")
+    from ..laws import fit
+
+    return _fitted(frame, burn_in_steps, fit)
 
 
 def repeats(frame: pl.DataFrame, burn_in_steps: int) -> Fitted:
     """R_D of L(N, D, U) for one architecture, ``frame`` with its runs on smaller training sets: data seen again count as
-    D' = U (1 + R_D (1 - exp(-R/R_D))), R = D/U - 1 (Muennighoff et al., arXiv 2305.16264)."""
-    return _fitted(frame, burn_in_steps, "data_constrained")
+    D' = U (1 + R_D (1 - exp(-R/R_D))), R = D/U - 1 (Muennighoff et al., arXiv 2305.16264); with rho where R_D falls with N."""
+    from ..laws.repeats import fit_repeats
+
+    return _fitted(frame, burn_in_steps, fit_repeats)
 
 
 FRONTIER_CHECKS = ("optimum inside grid", "local exponents", "two gammas")  # the others judge the surface as well

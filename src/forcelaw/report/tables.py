@@ -247,12 +247,14 @@ def write_all(analysis: Analysis, folder: Path) -> list[Path]:
     )
     seen = [
         {"architecture": arch.label, "runs": arch.repeated["run"].n_unique(), "reason": arch.repeats.reason,
-         **({"R_D": found.value, "low": found.low, "high": found.high} if found and found.bounded else {})}
+         **({"R_D": found.value, "low": found.low, "high": found.high} if found and found.bounded else {}),
+         **({"rho": rho.value, "rho_low": rho.low, "rho_high": rho.high} if rho else {})}
         for arch in analysis.architectures
         if arch.repeats is not None
-        for found in [arch.repeats.get("R_D")]
+        for found, rho in [(arch.repeats.get("R_D"), arch.repeats.get("rho"))]
     ]
-    paths.append(write_csv(folder / "repeats.csv", seen, ["architecture", "runs", "R_D", "low", "high", "reason"]))
+    paths.append(write_csv(folder / "repeats.csv", seen, ["architecture", "runs", "R_D", "low", "high", "rho", "rho_low",
+                                                          "rho_high", "reason"]))
     again = [
         {"architecture": arch.label, "run": run, "loss_over_new": end.ratio, "worth_passes": end.worth, "passes": end.passes,
          **{name: last[name] for name in ("n", "seed", "u", "d", "loss")}}

@@ -8,6 +8,7 @@ from ...errors import FitError
 from .base import Floor, Law
 from .broken import Broken
 from .data_constrained import DataConstrained
+from .data_constrained_by_size import DataConstrainedBySize
 from .frontier import FrontierFlops, FrontierHours
 from .power import Power, PowerFloor
 from .shifted import Shifted
@@ -22,6 +23,7 @@ LAWS: dict[str, type[Law]] = {
     "frontier_hours": FrontierHours,
     "surface_cost": SurfaceCost,
     "data_constrained": DataConstrained,
+    "data_constrained_by_size": DataConstrainedBySize,
     "broken": Broken,
     "shifted": Shifted,
 }

@@ -1,0 +1,67 @@
+"""Repeated data wear out sooner for larger models: R_D of the data-constrained surface as a power of N."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .base import Terms
+from .data_constrained import saturated
+from .surface import Surface
+
+if TYPE_CHECKING:
+    from ..table import Runs
+
+
+class DataConstrainedBySize(Surface):
+    """L = E + A N^-alpha + B D'^-beta with U distinct data.
+
+    D' = U (1 + R (1 - exp(-(D/U - 1)/R))), R = R_D (N/N_0)^-rho: the repeats after which more of them add nothing. N_0 is
+    the geometric mean of N over the rows of the table, so R_D is that of a model in the middle of it; its values at the
+    smallest and the largest N are among the derived quantities. rho = 0 is ``data_constrained`` without its saturation of N
+    (which stands for the same thing, that an oversized model gets less from few data, in another form). Where the table has
+    one size, or repeats cost nothing, rho is not determined: look at its interval. Found in results/README.md, "Few data".
+    """
+
+    name = "data_constrained_by_size"
+    formula = "L = E + A N^-alpha + B D'^-beta, D' = U (1 + R (1 - exp(-(D/U - 1)/R))), R = R_D (N/mean N)^-rho"
+    roles = ("n", "d", "u")
+    shapes = ("alpha", "beta", "R_D", "rho")
+    logs = ("R_D",)
+    soft = ("R_D", "rho")
+
+    def least_levels(self, role: str) -> int:
+        return 1 if role == "u" else self.levels
+
+    def prepare(self, values, centre=None):
+        """Centred ln N and ln D; ln U is centred as ln D is, so that their difference stays."""
+        logs = {role: np.log(np.asarray(values[role], float)) for role in self.roles}
+        logs["u"] = np.minimum(logs["u"], logs["d"])  # more distinct data than data cannot be seen
+        if centre is None:
+            centre = {"n": float(logs["n"].mean()), "d": float(logs["d"].mean())}
+        return {"n": logs["n"] - centre["n"], "d": logs["d"] - centre["d"], "u": logs["u"] - centre["d"]}, centre
+
+    def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
+        n, beta, rho = x["n"], psi[:, 1:2], psi[:, 3:4]
+        d, slope, _ = saturated(x["u"], x["d"], psi[:, 2:3] - rho * n)
+        return [-psi[:, :1] * n, -beta * d], [(0, 0, -n), (1, 1, -d), (1, 2, -beta * slope), (1, 3, beta * slope * n)]
+
+    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+        axis = np.geomspace(0.03, 2.0, 12)
+        repeats = np.log([1.0, 5.0, 20.0, 100.0, 1e4])
+        return np.stack(np.meshgrid(axis, axis, repeats, [0.0, 0.3, 0.8], indexing="ij"), -1).reshape(-1, 4)
+
+    def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """R_D so wide that its ends are the limits: nothing beyond the first pass counts, or nothing is lost."""
+        return np.array([1e-3, 1e-3, np.log(1e-8), -5.0]), np.array([20.0, 20.0, np.log(1e15), 5.0])
+
+    def context(self, runs: Runs, cluster: np.ndarray | None = None) -> dict[str, Any]:
+        """Smallest and largest ln N over their mean."""
+        n = np.log(runs["n"])
+        return {"smallest": float(n.min() - n.mean()), "largest": float(n.max() - n.mean())}
+
+    def derived(self, values: dict[str, np.ndarray], context: dict[str, Any]) -> dict[str, np.ndarray]:
+        with np.errstate(over="ignore"):
+            ends = {f"R_D_{end}": values["R_D"] * np.exp(-values["rho"] * context[end]) for end in ("smallest", "largest")}
+        return super().derived(values, context) | ends

@@ -58,14 +58,19 @@ def test_limited_data_mean_epochs_and_a_larger_model():
     assert 6 * limited.n * limited.d == pytest.approx(1e17, rel=1e-6)
 
 
-def test_runs_with_repeats_say_what_repeats_are_worth():
+def with_repeats(law: str, values: dict[str, float]) -> Runs:
+    """Six sizes, four training sets of different size, one to a hundred passes, noise of .3%."""
     rng = np.random.default_rng(0)
     u = np.repeat([1e6, 4e6, 1.5e7, 1e8], 30)
     n = np.tile(np.repeat(np.geomspace(1e4, 3e6, 6), 5), 4)
     d = u * np.tile([1, 3, 8, 30, 100], 24)
+    loss = laws_slow.predict(law, values, {"n": n, "d": d, "u": u}) * np.exp(rng.normal(size=120) * 0.003)
+    return Runs.from_frame({"n": n, "d": d, "u": u, "c": 6 * n * d, "loss": loss})
+
+
+def test_runs_with_repeats_say_what_repeats_are_worth():
     values = FIELD | {"R_D": 6.0, "R_N": 5.0}
-    loss = laws_slow.predict("data_constrained", values, {"n": n, "d": d, "u": u}) * np.exp(rng.normal(size=120) * 0.003)
-    runs = Runs.from_frame({"n": n, "d": d, "u": u, "c": 6 * n * d, "loss": loss})
+    runs = with_repeats("data_constrained", values)
     best = budget(runs, flops=1e17, unique=1e8).best
     sizes = np.geomspace(1e5, 1e9, 4000)
     there = {"n": sizes, "d": 1e17 / 6 / sizes, "u": np.minimum(1e8, 1e17 / 6 / sizes)}
@@ -75,19 +80,13 @@ def test_runs_with_repeats_say_what_repeats_are_worth():
 
 
 def test_where_repeats_wear_out_with_size_the_budget_buys_a_smaller_model():
-    rng = np.random.default_rng(0)
-    u = np.repeat([1e6, 4e6, 1.5e7, 1e8], 30)
-    n = np.tile(np.repeat(np.geomspace(1e4, 3e6, 6), 5), 4)
-    d = u * np.tile([1, 3, 8, 30, 100], 24)
     best = {}
     for rho in (0.0, 0.4):
-        values = FIELD | {"R_D": 20.0, "rho": rho}
-        loss = laws_slow.predict("data_constrained_by_size", values, {"n": n, "d": d, "u": u})
-        loss = loss * np.exp(rng.normal(size=120) * 0.003)
-        best[rho] = budget(Runs.from_frame({"n": n, "d": d, "u": u, "c": 6 * n * d, "loss": loss}), flops=1e15, unique=4e6).best
+        runs = with_repeats("data_constrained_by_size", FIELD | {"R_D": 20.0, "rho": rho})
+        best[rho] = budget(runs, flops=1e15, unique=4e6).best
         sizes = np.geomspace(1e4, 1e8, 4000)
         seen = 1e15 / 6 / sizes
-        repeats = 20.0 * (sizes / np.exp(np.log(n).mean())) ** -rho
+        repeats = 20.0 * (sizes / np.exp(np.log(runs["n"]).mean())) ** -rho
         worth = 4e6 * (1 + repeats * (1 - np.exp(-np.maximum(seen / 4e6 - 1, 0) / repeats)))
         losses = FIELD["E"] + FIELD["A"] * sizes ** -FIELD["alpha"] + FIELD["B"] * np.minimum(worth, seen) ** -FIELD["beta"]
         assert best[rho].n == pytest.approx(sizes[np.argmin(losses)], rel=0.25), rho

@@ -138,6 +138,19 @@ def test_a_break_that_is_given_is_not_questioned():
     assert partly.ok, partly.message
 
 
+def repeated(law: str, values: dict[str, float]) -> Runs:
+    """Six sizes, four training sets of different size, one to a hundred passes, noise of .3%."""
+    rng = np.random.default_rng(0)
+    u = np.repeat([1e8, 4e8, 1.5e9, 1e10], 30)
+    n = np.tile(np.repeat(np.geomspace(7e6, 8e9, 6), 5), 4)
+    d = u * np.tile([1, 3, 8, 30, 100], 24)
+    loss = laws_slow.predict(law, values, {"n": n, "d": d, "u": u}) * np.exp(rng.normal(size=120) * 0.003)
+    return Runs.from_frame({"params": n, "tokens": d, "unique_tokens": u, "loss": loss})
+
+
+SATURATING = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.4}
+
+
 def test_data_constrained_law_recovers_the_worth_of_repeats():
     values = SATURATING | {"R_N": 5.3}
     runs = repeated("data_constrained", values)
@@ -147,19 +160,6 @@ def test_data_constrained_law_recovers_the_worth_of_repeats():
     held = fit(runs, "data_constrained", fixed={name: values[name] for name in ("E", "A", "B", "alpha", "beta")})
     assert held["R_D"].value == pytest.approx(15.4, rel=0.05) and held["R_N"].value == pytest.approx(5.3, rel=0.05)
     assert held["alpha"].value == 0.353 and held["alpha"].se is None and held["A"].value == pytest.approx(521.0)
-
-
-def repeated(law: str, values: dict[str, float], seed: int = 0) -> Runs:
-    """Six sizes, four training sets of different size, one to a hundred passes, noise of .3%."""
-    rng = np.random.default_rng(seed)
-    u = np.repeat([1e8, 4e8, 1.5e9, 1e10], 30)
-    n = np.tile(np.repeat(np.geomspace(7e6, 8e9, 6), 5), 4)
-    d = u * np.tile([1, 3, 8, 30, 100], 24)
-    loss = laws_slow.predict(law, values, {"n": n, "d": d, "u": u}) * np.exp(rng.normal(size=120) * 0.003)
-    return Runs.from_frame({"params": n, "tokens": d, "unique_tokens": u, "loss": loss})
-
-
-SATURATING = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.4}
 
 
 def test_repeats_wear_out_sooner_for_larger_models():

@@ -29,13 +29,8 @@ class DataConstrained(Law):
         return 1 if role == "u" else self.levels
 
     def prepare(self, values, centre=None):
-        """Centred ln N and ln D; ln U is centred as ln D is, so that their difference stays."""
-        logs = {role: np.log(np.asarray(values[role], float)) for role in self.roles}
-        logs["u"] = np.minimum(logs["u"], logs["d"])  # more distinct data than data cannot be seen
-        if centre is None:
-            centre = {"n": float(logs["n"].mean()), "d": float(logs["d"].mean())}
-        return {"n": logs["n"] - centre["n"], "d": logs["d"] - centre["d"], "u": logs["u"] - centre["d"],
-                "n0": np.full_like(logs["n"], centre["n"]), "d0": np.full_like(logs["n"], centre["d"])}, centre
+        x, centre = centred(values, centre)
+        return x | {f"{role}0": np.full_like(x["n"], centre[role]) for role in ("n", "d")}, centre
 
     def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
         """The terms without the saturation of N (it depends on the coefficients): for the starts."""
@@ -93,6 +88,15 @@ class DataConstrained(Law):
     def derived(self, values, context):
         alpha, beta = values["alpha"], values["beta"]
         return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta), "gamma": alpha * beta / (alpha + beta)}
+
+
+def centred(values: dict[str, np.ndarray], centre: dict[str, float] | None) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Centred ln N and ln D; ln U is centred as ln D is, so that their difference stays."""
+    n, d, u = (np.log(np.asarray(values[role], float)) for role in ("n", "d", "u"))
+    u = np.minimum(u, d)  # more distinct data than data cannot be seen
+    if centre is None:
+        centre = {"n": float(n.mean()), "d": float(d.mean())}
+    return {"n": n - centre["n"], "d": d - centre["d"], "u": u - centre["d"]}, centre
 
 
 def saturated(ln_unique: np.ndarray, ln_seen: np.ndarray, rho: np.ndarray

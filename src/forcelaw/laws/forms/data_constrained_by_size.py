@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import Terms
-from .data_constrained import saturated
+from .data_constrained import centred, saturated
 from .surface import Surface
 
 if TYPE_CHECKING:
@@ -35,12 +35,7 @@ class DataConstrainedBySize(Surface):
         return 1 if role == "u" else self.levels
 
     def prepare(self, values, centre=None):
-        """Centred ln N and ln D; ln U is centred as ln D is, so that their difference stays."""
-        logs = {role: np.log(np.asarray(values[role], float)) for role in self.roles}
-        logs["u"] = np.minimum(logs["u"], logs["d"])  # more distinct data than data cannot be seen
-        if centre is None:
-            centre = {"n": float(logs["n"].mean()), "d": float(logs["d"].mean())}
-        return {"n": logs["n"] - centre["n"], "d": logs["d"] - centre["d"], "u": logs["u"] - centre["d"]}, centre
+        return centred(values, centre)
 
     def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
         n, beta, rho = x["n"], psi[:, 1:2], psi[:, 3:4]

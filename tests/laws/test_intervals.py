@@ -43,6 +43,15 @@ def test_jackknife_of_a_mean_is_the_textbook_interval():
     assert (made.low, made.high) == (pytest.approx(sample.mean() - half), pytest.approx(sample.mean() + half))
 
 
+@pytest.mark.parametrize("centre", [0.5, 0.9, 1.1])
+def test_an_exponent_of_the_optimum_may_be_larger_than_one(centre):
+    """Where cost is k N^p D^q with p < 1: a logit would put both ends at one."""
+    draws = centre + 0.01 * np.array([-1, 1, 0.5, -0.5, 1.2, -1.2])
+    made = estimate("a", centre, draws, method="jackknife", level=0.95, floor_name="E", reference=Student(5))
+    half = stats.t.ppf(0.975, 5) * made.se
+    assert (made.low, made.high) == (pytest.approx(centre - half, abs=0.3 * half), pytest.approx(centre + half, abs=0.3 * half))
+
+
 def test_a_floor_reaches_further_down_than_up_and_stays_below_the_lowest_loss():
     draws = 1.0 + 0.2 * np.array([-1, 1, 0.5, -0.5, 1.2, -1.2])
     made = estimate("E", 1.0, draws, method="jackknife", level=0.95, floor_name="E", reference=Student(5), ceiling=1.5)

@@ -155,6 +155,8 @@ def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: 
         return Estimate(value, se, float(low), float(high), method)
     highest, lowest = max(about, float(draws.max())), min(about, float(draws.min()))
     there, back = scale_of(name, floor_name, ceiling if ceiling is not None and highest < ceiling else None)
+    if there is LOGIT[0] and not 0 < lowest <= highest < 1:  # where cost is not N D, a or b may be larger than one
+        there, back = LOG
     if there is LOG[0] and lowest <= 0:
         there, back = LINEAR
     centre = there(about)

@@ -151,23 +151,24 @@ def repeated(law: str, values: dict[str, float]) -> Runs:
 SATURATING = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.4}
 
 
+@pytest.mark.parametrize("law, more", [("data_constrained", {"R_N": 5.3}), ("data_constrained_by_size", {"rho": 0.35})])
+def test_laws_of_repeats_recover_what_made_the_losses(law, more):
+    found = fit(repeated(law, SATURATING | more), law)
+    for name, value in (SATURATING | more).items():
+        assert found[name].low < value < found[name].high, name
+
+
 def test_data_constrained_law_recovers_the_worth_of_repeats():
     values = SATURATING | {"R_N": 5.3}
     runs = repeated("data_constrained", values)
-    free = fit(runs, "data_constrained")
-    for name, value in values.items():
-        assert free[name].low < value < free[name].high, name
     held = fit(runs, "data_constrained", fixed={name: values[name] for name in ("E", "A", "B", "alpha", "beta")})
     assert held["R_D"].value == pytest.approx(15.4, rel=0.05) and held["R_N"].value == pytest.approx(5.3, rel=0.05)
     assert held["alpha"].value == 0.353 and held["alpha"].se is None and held["A"].value == pytest.approx(521.0)
 
 
 def test_repeats_wear_out_sooner_for_larger_models():
-    values = SATURATING | {"rho": 0.35}
-    runs = repeated("data_constrained_by_size", values)
+    runs = repeated("data_constrained_by_size", SATURATING | {"rho": 0.35})
     found = fit(runs, "data_constrained_by_size")
-    for name, value in values.items():
-        assert found[name].low < value < found[name].high, name
     middle = np.exp(np.log(runs["n"]).mean())
     for end, n in (("smallest", 7e6), ("largest", 8e9)):
         assert found[f"R_D_{end}"].value == pytest.approx(found["R_D"].value * (n / middle) ** -found["rho"].value, rel=1e-9)

@@ -146,15 +146,12 @@ def _choose(name: str, part: Runs, x: str, amount: float, unique: float | None, 
             raise FitError(f"the table has no {missing} ({x}): name their column with --columns {x}=..."
                            + (", or give the budget in FLOPs (--flops)" if x == "h" else ", or give the budget in --hours"
                               if "h" in part else ""))
-        notes, result = choice.notes, None
-        settings = settings | {"interval": "jackknife", "level": level}
-        if unique is not None and "u" in part and float((part["d"] / part["u"]).max()) > 1.5:
-            result = fit_repeats(part, **settings)
-            if not result.ok:
-                notes.append(f"repeats are not modelled: {result.message}")
-                result = None
-        repeated = result is not None
-        result = result or fit(part, "surface", **settings)
+        notes, settings = choice.notes, settings | {"interval": "jackknife", "level": level}
+        repeats = unique is not None and "u" in part and float((part["d"] / part["u"]).max()) > 1.5
+        result = fit_repeats(part, **settings) if repeats else fit(part, "surface", **settings)
+        if repeats and not result.ok:
+            notes.append(f"repeats are not modelled: {result.message}")
+            result = fit(part, "surface", **settings)
         result.require()
         if result.replicates is None:
             raise FitError("the surface has no interval")
@@ -163,7 +160,7 @@ def _choose(name: str, part: Runs, x: str, amount: float, unique: float | None, 
         choice.reason = error.what
         return choice, None
     values = {key: float(value[0]) for key, value in result.law.natural(result.theta, result.centre).items()}
-    if repeated:
+    if "u" in result.law.roles:
         choice.n, choice.d = _search(result, cost, amount, unique)
         if "rho" in result.parameters:
             notes.append(f"repeats wear out sooner the larger the model: R_D ~ N^-{result['rho'].value:.2g}")

@@ -131,13 +131,14 @@ def below(ceiling: float) -> tuple[Callable, Callable]:
     return (lambda v: -np.log(np.maximum(ceiling - v, 1e-300)), lambda z: ceiling - np.exp(-z))
 
 
-def scale_of(name: str, floor_name: str, ceiling: float | None = None) -> tuple[Callable, Callable]:
-    """The scale on which the interval of a quantity is made."""
-    if name in ("a", "b"):
-        return LOGIT
+def scale_of(name: str, floor_name: str, lowest: float, highest: float, ceiling: float | None = None
+             ) -> tuple[Callable, Callable]:
+    """The scale on which the interval of a quantity is made whose values lie between ``lowest`` and ``highest``."""
     if name == floor_name:
-        return LINEAR if ceiling is None else below(ceiling)
-    return LINEAR if name in SIGNED else LOG
+        return below(ceiling) if ceiling is not None and highest < ceiling else LINEAR
+    if name in ("a", "b") and lowest > 0 and highest < 1:  # either may be larger than one where cost is not N D
+        return LOGIT
+    return LINEAR if name in SIGNED or lowest <= 0 else LOG
 
 
 def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: float, floor_name: str,
@@ -153,12 +154,7 @@ def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: 
     if not method.startswith("jackknife"):
         low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
         return Estimate(value, se, float(low), float(high), method)
-    highest, lowest = max(about, float(draws.max())), min(about, float(draws.min()))
-    there, back = scale_of(name, floor_name, ceiling if ceiling is not None and highest < ceiling else None)
-    if there is LOGIT[0] and not 0 < lowest <= highest < 1:  # where cost is not N D, a or b may be larger than one
-        there, back = LOG
-    if there is LOG[0] and lowest <= 0:
-        there, back = LINEAR
+    there, back = scale_of(name, floor_name, min(about, float(draws.min())), max(about, float(draws.max())), ceiling)
     centre = there(about)
     reach = reference.critical(level)
     half = reach * float(spread(there(draws), centre, method))

@@ -6,7 +6,7 @@ import polars as pl
 
 from .marks import or_empty
 from .paper import PUBLISHED
-from .repeated import Repeated, beside_fresh
+from .repeated import Repeated, repeated_runs
 from .results import Analysis, ArchitectureResult, SweepResult
 from .spec import Figure, Panel, Series, pretty
 
@@ -128,16 +128,12 @@ def repeats(analysis: Analysis) -> Figure:
     for arch in analysis.architectures:
         marks = {"symbol": arch.look.symbol, "marker": arch.look.marker, "colour": arch.look.colour}
         ends: list[tuple[Repeated, str]] = []
-        for (run,), rows in arch.repeated.group_by(["run"], maintain_order=True):
-            course = beside_fresh(arch, rows)
-            if course:
-                passes = [point.passes for point in course]
-                line = {"kind": "line", "group": arch.label, "colour": arch.look.colour, "opacity": 0.4}
-                cost.series.append(Series(passes, [point.ratio for point in course], **line))
-                value.series.append(Series(passes, [point.worth for point in course], **line))
-                last = rows.sort("d").row(-1, named=True)
-                hover = f"{arch.label}, N = {pretty(last['n'])}, U = {pretty(last['u'])}, run {run}"
-                ends.append((course[-1], hover))
+        for last, course in repeated_runs(arch):
+            passes = [point.passes for point in course]
+            line = {"kind": "line", "group": arch.label, "colour": arch.look.colour, "opacity": 0.4}
+            cost.series.append(Series(passes, [point.ratio for point in course], **line))
+            value.series.append(Series(passes, [point.worth for point in course], **line))
+            ends.append((course[-1], f"{arch.label}, N = {pretty(last['n'])}, U = {pretty(last['u'])}, run {last['run']}"))
         if ends:
             xs, hovers = [end.passes for end, _ in ends], [hover for _, hover in ends]
             most = max(most, *xs)

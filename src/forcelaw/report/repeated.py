@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,24 +23,34 @@ class Repeated:
     worth: float | None
 
 
-def beside_fresh(arch: ArchitectureResult, rows: pl.DataFrame) -> list[Repeated]:
-    """The course of one run from its second pass on; empty without a run of equal N to set it beside."""
-    others = [other.sort("d") for _, other in arch.frame.filter(pl.col("n") == rows["n"][0]).group_by(["run"])]
+def repeated_runs(arch: ArchitectureResult) -> list[tuple[dict[str, Any], list[Repeated]]]:
+    """Last evaluation and course, from the second pass on, of each run that has others of equal N to be set beside."""
     out = []
-    for row in rows.sort("d").filter(pl.col("d") > PASSES * pl.col("u")).iter_rows(named=True):
-        fresh = [loss for other in others if (loss := loss_at_data(other, row["d"])) is not None]
-        if fresh:
-            ratio = row["loss"] * len(fresh) / sum(fresh)
-            new = row["d"] if ratio <= 1 else _data_of(row["loss"], others, row["d"])
-            out.append(Repeated(row["d"] / row["u"], ratio, None if new is None else new / row["u"]))
+    for _, rows in arch.repeated.group_by(["run"], maintain_order=True):
+        rows = rows.sort("d")
+        if course := _beside_fresh(arch, rows):
+            out.append((rows.row(-1, named=True), course))
     return out
 
 
-def _data_of(loss: float, others: list[pl.DataFrame], most: float) -> float | None:
-    """D at which the mean of ``others`` first had ``loss``, at most ``most``; None where their first evaluation is lower."""
+def _beside_fresh(arch: ArchitectureResult, rows: pl.DataFrame) -> list[Repeated]:
+    others = [other.sort("d") for _, other in arch.frame.filter(pl.col("n") == rows["n"][0]).group_by(["run"])]
     ds = sorted({d for other in others for d in other["d"].to_list()})
-    means = [float(np.mean(found)) for d in ds if (found := [x for o in others if (x := loss_at_data(o, d)) is not None])]
-    lowest = np.minimum.accumulate(means)
-    if not len(lowest) or loss > lowest[0]:
-        return None
-    return min(most, float(np.exp(np.interp(-np.log(loss), -np.log(lowest), np.log(ds)))))
+    lowest = np.minimum.accumulate([_mean_at(d, others) for d in ds]) if ds else []
+    out = []
+    for row in rows.filter(pl.col("d") > PASSES * pl.col("u")).iter_rows(named=True):
+        fresh = _mean_at(row["d"], others)
+        if fresh is None:
+            continue
+        new: float | None = row["d"]
+        if row["loss"] > fresh:
+            there = float(np.exp(np.interp(-np.log(row["loss"]), -np.log(lowest), np.log(ds))))
+            new = None if row["loss"] > lowest[0] else min(row["d"], there)
+        out.append(Repeated(row["d"] / row["u"], row["loss"] / fresh, None if new is None else new / row["u"]))
+    return out
+
+
+def _mean_at(d: float, others: list[pl.DataFrame]) -> float | None:
+    """Mean loss of runs at D = d; None where none has been."""
+    found = [loss for other in others if (loss := loss_at_data(other, d)) is not None]
+    return sum(found) / len(found) if found else None

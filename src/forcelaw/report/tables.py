@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .figures_laws import exponent
-from .repeated import beside_fresh
+from .repeated import repeated_runs
 from .results import Analysis, ArchitectureResult, Estimate
 from .spec import interval_text
 from .words import equal_compute
@@ -256,12 +256,10 @@ def write_all(analysis: Analysis, folder: Path) -> list[Path]:
     paths.append(write_csv(folder / "repeats.csv", seen, ["architecture", "runs", "R_D", "low", "high", "rho", "rho_low",
                                                           "rho_high", "reason"]))
     again = [
-        {"architecture": arch.label, "run": run, "loss_over_new": end.ratio, "worth_passes": end.worth, "passes": end.passes,
-         **{name: last[name] for name in ("n", "seed", "u", "d", "loss")}}
+        {**last, "architecture": arch.label, "passes": course[-1].passes, "loss_over_new": course[-1].ratio,
+         "worth_passes": course[-1].worth}
         for arch in analysis.architectures
-        for (run,), rows in arch.repeated.group_by(["run"], maintain_order=True)
-        for end in beside_fresh(arch, rows)[-1:]
-        for last in [rows.sort("d").row(-1, named=True)]
+        for last, course in repeated_runs(arch)
     ]
     paths.append(write_csv(folder / "repeated_runs.csv", again, ["architecture", "n", "seed", "u", "d", "passes", "loss",
                                                                  "loss_over_new", "worth_passes", "run"]))

@@ -218,8 +218,7 @@ def handle_train(args: argparse.Namespace) -> int:
     try:
         options = TrainOptions(**batch, warmup=args.warmup, clip=args.clip, beta2=args.beta2, augment=args.augment,
                                precision=args.precision, symmetry_rotations=args.symmetry_rotations,
-                               symmetry_weight=args.symmetry_weight,
-                               symmetry_penalty=args.symmetry_penalty,
+                               symmetry_weight=args.symmetry_weight, symmetry_penalty=args.symmetry_penalty,
                                evaluations=args.evaluations, validation_structures=args.validation_structures)
         config = size(args.architecture, args.size, depth=args.depth, forces=args.forces,
                       **data_options(pack, cutoff=args.cutoff), **parse_options(args.option))

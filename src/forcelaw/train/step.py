@@ -168,11 +168,12 @@ class GraphStep(Step):
         with torch.cuda.stream(stream):
             # the largest first: the others then fit into the memory that it has taken. All are warmed up before the first is
             # captured: what a warm-up needs and what the graphs hold would otherwise have to be there at once
-            for sizes, step in [*zip(self.sizes, self.first_of), (self.sizes[-1], self.first_of[-1])][::-1]:
+            largest_first = list(zip(self.sizes, self.first_of))[::-1]
+            for sizes, step in largest_first[:1] + largest_first:
                 self.counter.fill_(step)
                 self._body(sizes)
             make_room()
-            for sizes in self.sizes[::-1]:
+            for sizes, _ in largest_first:
                 self.graphs.append(capture(lambda sizes=sizes: self._body(sizes), self.pool))
         self.graphs.reverse()
         current.wait_stream(stream)

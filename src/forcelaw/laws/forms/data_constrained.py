@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Law, Terms
+from .base import Terms
+from .surface import Surface
 
 
-class DataConstrained(Law):
+class DataConstrained(Surface):
     """L = E + A N'^-alpha + B D'^-beta with U distinct data.
 
     D' = U (1 + R_D (1 - exp(-R/R_D))), R = D/U - 1 repeats: after about R_D repeats more of them add nothing; large R_D
@@ -19,7 +20,6 @@ class DataConstrained(Law):
     name = "data_constrained"
     formula = "L = E + A N'^-alpha + B D'^-beta, D' = U (1 + R_D (1 - exp(-R/R_D))), R = D/U - 1"
     roles = ("n", "d", "u")
-    coefficients = ("A", "B")
     shapes = ("alpha", "beta", "R_D", "R_N")
     logs = ("R_D", "R_N")
     soft = ("R_D", "R_N")
@@ -81,13 +81,6 @@ class DataConstrained(Law):
     def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """R_D and R_N so wide that their ends are the limits: nothing beyond the first pass counts, or nothing is lost."""
         return np.array([1e-3, 1e-3, *np.log([1e-8, 1e-8])]), np.array([20.0, 20.0, *np.log([1e15, 1e15])])
-
-    def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
-        return np.column_stack([psi[:, 0] * centre["n"], psi[:, 1] * centre["d"]])
-
-    def derived(self, values, context):
-        alpha, beta = values["alpha"], values["beta"]
-        return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta), "gamma": alpha * beta / (alpha + beta)}
 
 
 def centred(values: dict[str, np.ndarray], centre: dict[str, float] | None) -> tuple[dict[str, np.ndarray], dict[str, float]]:

@@ -29,7 +29,7 @@ from forcelaw.models.sizing import size
 from forcelaw.train.spec import data_options
 
 ROOT = Path(__file__).resolve().parent.parent
-PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 def compile_only(arch: int) -> dict[str, int]:
@@ -45,7 +45,8 @@ def compile_only(arch: int) -> dict[str, int]:
                 file.write(kernel.asm["ptx"])
                 file.flush()
                 target = f"--gpu-name=sm_{arch}{'a' if arch >= 90 else ''}"
-                out = subprocess.run([PTXAS, "-v", target, file.name, "-o", "/dev/null"], capture_output=True, text=True,
+                ptxas = BIN / ("ptxas-blackwell" if arch >= 100 else "ptxas")
+                out = subprocess.run([ptxas, "-v", target, file.name, "-o", "/dev/null"], capture_output=True, text=True,
                                      check=True).stderr
             registers, spill = re.search(r"Used (\d+) registers", out), re.search(r"(\d+) bytes spill stores", out)
             spilled[kernel.hash] = int(spill[1]) if spill else 0

@@ -4,7 +4,8 @@
     TRITON_INTERPRET=1 python benchmarks/kernel_tuning.py --pack PACK --atoms 3 --width 8 --repeats 1 --quick     (a dry run)
 
 Every kernel runs alone on one real batch of 8k atoms at the width of a 1M model, once for each tile (edges, channels at most,
-warps). Prints milliseconds of the present tile, of the best one, and bytes it must move over that time; nothing is changed.
+warps; of kernels with products also stages of the pipeline of loads). Prints milliseconds of the present tile, of the best one,
+and bytes it must move over that time; nothing is changed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from forcelaw.models.so3 import EdgeFrames
 from forcelaw.train.spec import training_set
 
 EDGES, CHANNELS, WARPS = (1, 2, 4, 8, 16, 32), (32, 64, 128), (1, 2, 4)
+OF_PRODUCTS = (16, 32, 64), (16, 32), (1, 2, 4), (1, 2, 3)  # tiles of kernels that multiply on the tensor cores
 
 
 def batch(pack: Pack, atoms: int, device: torch.device) -> GraphBatch:
@@ -44,7 +46,7 @@ def kernels_of(graph: GraphBatch, width: int, lmax: int) -> list[tuple[dict, str
     ptr, order = graph.segments()
     ends = graph.sender, graph.receiver, ptr, order
     pair, w, grad, slope = new(n, 2 * d), new(e, d), new(n, d), new(n, d)
-    x, v, w3, g3, unit = new(n, 3 * d), new(n, 3, d), new(e, 3 * d), new(n, 3, d), new(e, 3)
+    x, v, g3, unit, g, weight = new(n, 3 * d), new(n, 3, d), new(n, 3, d), new(e, 3), new(e, 32), new(3 * d, 32)
     shape = turn.Shape(lmax, min(lmax, 2))
     c = max(8, d // 3)  # eSEN is narrower at equal N
     frames = EdgeFrames(lmax, shape.m).to(graph.pos.device).packed(torch.nn.functional.normalize(unit, dim=1))
@@ -55,9 +57,9 @@ def kernels_of(graph: GraphBatch, width: int, lmax: int) -> list[tuple[dict, str
     return [
         (gated.TILES, "gated", lambda: gated._gated_sum(pair, w, *ends, 1.0), word * e * 2 * d),
         (gated.TILES, "gated_grad", lambda: gated._gated_sum_backward(grad, pair, w, *ends[1:], slope, 1.0), word * e * 4 * d),
-        (vectors.TILES, "vectors", lambda: vectors._vector_sum(x, v, w3, unit, *ends, 1.0), word * e * 9 * d),
-        (vectors.TILES, "vectors_grad", lambda: vectors._vector_sum_backward(grad, g3, x, v, w3, unit, *ends[1:], 1.0),
-         word * e * 10 * d),
+        (vectors.TILES, "vectors", lambda: vectors._message(grad, v, x, g, weight, unit, *ends, 1.0), word * e * 6 * d),
+        (vectors.TILES, "vectors_grad", lambda: vectors._message_backward(grad, g3, v, x, g, weight, unit, *ends[1:], 1.0),
+         word * e * 4 * d),
         (turn.TILES, "turn", lambda: turn.turn(shape, y, frames, rad, shift, *ends[:2]),
          word * e * c * 2 * (shape.s + shape.r + shape.sm)),
         (turn.TILES, "turn_one", lambda: turn.turn_sum_grad(shape, y, frames, scale, ends[1], torch.float32),
@@ -107,7 +109,8 @@ def main() -> int:
         if args.kernels and kernel not in args.kernels:
             continue
         present, found = tiles[kernel], {}
-        choices = list(itertools.product(EDGES if present[0] > 1 else (1,), CHANNELS, WARPS))
+        sizes = OF_PRODUCTS if len(present) == 4 else (EDGES if present[0] > 1 else (1,), CHANNELS, WARPS)
+        choices = list(itertools.product(*sizes))
         for choice in [present, *(choices[:2] if args.quick else choices)]:
             tiles[kernel] = choice
             try:

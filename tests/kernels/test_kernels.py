@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ pytest.importorskip("triton")  # conftest.py asks for its interpreter
 from forcelaw import kernels
 from forcelaw.data.feed import random_rotations
 from forcelaw.graph import GraphBatch, build_graph, molecule_edges
-from forcelaw.kernels import affine, norm, spherical, turn
+from forcelaw.kernels import affine, norm, spherical, turn, vectors
 from forcelaw.kernels.gated import gated_sum
 from forcelaw.kernels.turn import Shape, so2_message, spread
-from forcelaw.kernels.vectors import filtered_vectors, vector_sum
+from forcelaw.kernels.vectors import painn_message
 from forcelaw.models import ARCHITECTURES, build
 from forcelaw.models.basis import ExponentialBasis, Features
 from forcelaw.models.so3 import EdgeFrames, degree_index, order_major
@@ -72,21 +73,77 @@ def test_gated(graph: GraphBatch, d: int) -> None:
     same((fast,), (slow,), [pair, w], n - 1 if graph.pad else n)
 
 
+def slow_message(graph: GraphBatch, h, v, x, g, weight, unit, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """By index_add, edges of the dummy left out."""
+    real = graph.receiver != len(graph.pos) - 1 if graph.pad else torch.ones_like(graph.receiver, dtype=torch.bool)
+    a, b, c = (x[graph.sender] * (g @ weight.T) * real.unsqueeze(1)).chunk(3, dim=1)
+    change = unit.unsqueeze(2) * c.unsqueeze(1)
+    if v is not None:
+        change = change + v[graph.sender] * b.unsqueeze(1)
+    return h + scale * sums(a, graph), scale * sums(change, graph) + (0 if v is None else v)
+
+
+@pytest.mark.parametrize("few", [1, 3, 11], ids=lambda few: f"{few} atoms")
 @pytest.mark.parametrize("moving", [False, True])
 @pytest.mark.parametrize("d", [6, 40])
-def test_vectors(graph: GraphBatch, d: int, moving: bool) -> None:
-    n, e = len(graph.pos), len(graph.sender)
-    x, v, weight, g = leaf(n, 3 * d), leaf(n, 3, d), leaf(3 * d, 5), leaf(e, 5).detach()
+def test_painn_message(graph: GraphBatch, d: int, moving: bool, few: int, monkeypatch) -> None:
+    """However many atoms a program has, and whether it has one group of them or all."""
+    n, e, blocks = len(graph.pos), len(graph.sender), -(-d // 16)
+    monkeypatch.setattr(vectors, "ENOUGH", n * blocks // few)
+    monkeypatch.setattr(vectors, "PROGRAMS", 2)
+    h, x, v, weight, g = leaf(n, d), leaf(n, 3 * d), leaf(n, 3, d), leaf(3 * d, 5), leaf(e, 5).detach()
+    assert vectors._shape("vectors", x, g)[0] == min(16, n * blocks // (n * blocks // few)) >= few
     unit = torch.randn(e, 3, dtype=torch.float64, device=DEVICE)
-    mask = (graph.receiver != n - 1 if graph.pad else torch.ones(e, dtype=torch.bool, device=DEVICE)).unsqueeze(1)
-    a, b, c = (x[graph.sender] * (g @ weight.T) * mask).chunk(3, dim=1)
-    change = unit.unsqueeze(2) * c.unsqueeze(1)
-    if moving:
-        change = change + v[graph.sender] * b.unsqueeze(1)
-    slow = 0.3 * sums(a, graph), 0.3 * sums(change, graph)
-    ends = unit, graph.sender, graph.receiver, *graph.segments(), 0.3
-    fast = vector_sum(x, v, g @ weight.T, *ends) if moving else filtered_vectors(x, g, weight, *ends)
-    same(fast, slow, [x, weight, v] if moving else [x, weight], n - 1 if graph.pad else n)
+    given = h, v if moving else None, x, g, weight, unit
+    slow = slow_message(graph, *given, 0.3)
+    fast = painn_message(*given, graph.sender, graph.receiver, *graph.segments(), 0.3)
+    same(fast, slow, [h, x, weight, v] if moving else [h, x, weight], n - 1 if graph.pad else n)
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def messages(graph: GraphBatch, precision: str) -> list[tuple[float, float]]:
+    """Of outputs and gradients: error over norm, and by what share they are too large; against float64."""
+    torch.manual_seed(1)
+    n, e, d, real = len(graph.pos), len(graph.sender), 40, len(graph.pos) - 2 * graph.pad
+    shapes = (n, d), (n, 3, d), (n, 3 * d), (e, 20), (3 * d, 20), (e, 3)
+    rounded = [leaf(*shape).detach().float() for shape in shapes]
+    exact = [t.double() for t in rounded]
+    moved = [t.requires_grad_(True) for t in (*(rounded[k] for k in (0, 1, 2, 4)), *(exact[k] for k in (0, 1, 2, 4)))]
+    slow = slow_message(graph, *exact, 0.3)
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
+        fast = painn_message(*rounded, graph.sender, graph.receiver, *graph.segments(), 0.3)
+    weights = [torch.randn_like(s[:real]) for s in slow]
+    sum((w.to(o.dtype) * o[:real]).sum() for outputs in (fast, slow) for w, o in zip(weights, outputs)).backward()
+    pairs = [*zip(fast, slow), *((f.grad, s.grad) for f, s in zip(moved[:4], moved[4:]))]
+    pairs = [[t.detach().double()[:real] if len(t) == n else t.double() for t in pair] for pair in pairs]
+    return [(((f - s).norm() / s.norm()).item(), ((f * s).sum() / (s * s).sum()).item() - 1) for f, s in pairs]
+
+
+def test_painn_message_in_float32(graph: GraphBatch) -> None:
+    assert all(error < 1e-6 for error, _ in messages(graph, "float32"))
+
+
+def test_painn_message_in_tf32(graph: GraphBatch, tf32: None) -> None:
+    """A GPU cuts off the digits that TF32 has not, so factors are rounded up before. The interpreter cuts nothing off."""
+    for error, share in messages(graph, "tf32"):
+        assert error < (6e-4 if DEVICE == "cuda" else 2e-3) and (DEVICE == "cpu" or abs(share) < 1e-4)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter has no products of bf16")
+def test_painn_message_in_bf16(graph: GraphBatch, tf32: None) -> None:
+    assert all(error < 5e-3 for error, _ in messages(graph, "bf16"))
+
+
+def test_painn_message_too_large() -> None:
+    """Kernels count in 32 bits."""
+    with pytest.raises(ValueError, match="take fewer atoms a step"):
+        vectors._shape("vectors", torch.zeros(1).expand(1 << 24, 3 * 48), torch.zeros(5, 32))
 
 
 @pytest.mark.parametrize("seed, step", [(0, 0), (3, 12345), (5 + 3 * (1 << 20), 7)])
@@ -204,12 +261,13 @@ def test_linear(rows: int, fan_in: int, fan_out: int, programs: int, few: int, m
 
 @pytest.mark.parametrize("n, d", [(1, 3), (13, 20), (6, 70)])
 def test_painn_update(n: int, d: int) -> None:
-    a, h, v, pair, mixed = leaf(n, d), leaf(n, d), leaf(n, 3, d), leaf(n, 3, 2 * d), leaf(n, 3 * d)
-    u, w = pair[..., :d], pair[..., d:]
+    """The pair is used twice, and its gradient summed in the kernel."""
+    a, h, v, weight, mixed = leaf(n, d), leaf(n, d), leaf(n, 3, d), leaf(2 * d, d), leaf(n, 3 * d)
+    u, w = v @ weight[:d].T, v @ weight[d:].T
     p, q, gate = mixed.split(d, dim=1)
     slow = (torch.cat([a, (w.square().sum(1) + 1e-4).sqrt()], dim=1), h + p + q * (u * w).sum(1), v + gate[:, None] * u)
-    fast = (kernels.painn_lengths(a, pair), *kernels.painn_update(h, v, pair, mixed))
-    same(fast, slow, [a, h, v, pair, mixed], n)
+    pair, read = kernels.painn_pair(a, v, weight)
+    same((read, *kernels.painn_update(h, v, pair, mixed)), slow, [a, h, v, weight, mixed], n)
 
 
 @pytest.mark.parametrize("edges, channels", [(1, 8), (37, 8), (21, 5), (5, 1)])

@@ -35,8 +35,8 @@ if AVAILABLE:
         from .rotations import rotations
         from .spherical import by_degree, spherical_add, spherical_gate, spherical_norm
         from .turn import so2_message, spread
-        from .update import painn_lengths, painn_update
-        from .vectors import filtered_vectors, vector_sum
+        from .update import painn_pair, painn_update
+        from .vectors import painn_message
     except ImportError:  # a torch without Triton
         AVAILABLE = False
 
@@ -84,7 +84,6 @@ __all__ = [
     "edge_mix",
     "filter_sum",
     "filtered_linear",
-    "filtered_vectors",
     "fused",
     "gate",
     "gated_sum",
@@ -98,7 +97,8 @@ __all__ = [
     "merge",
     "norm_silu",
     "outer_sum",
-    "painn_lengths",
+    "painn_message",
+    "painn_pair",
     "painn_update",
     "quad_read",
     "read_edges",
@@ -118,5 +118,4 @@ __all__ = [
     "triplets",
     "turns",
     "unit_rms",
-    "vector_sum",
 ]

@@ -1,9 +1,10 @@
 """PaiNN's update of atoms, around its matrix products, in two launches each way; torch takes some forty a layer.
 
-    lengths    [a | sqrt(sum_k V_k^2 + 1e-4)]
-    update     h + p + q sum_k U_k V_k,   v_k + g U_k
+    pair       (U v | V v) and [a | sqrt(sum_k (V v_k)^2 + 1e-4)]
+    update     h + p + q sum_k U v_k V v_k,   v_k + g U v_k
 
-Legend: n atoms, d channels, k = x, y, z; pair (n, 3, 2d) holds U v | V v; a, h (n, d), v (n, 3, d), mixed (n, 3d) p | q | g.
+Legend: n atoms, d channels, k = x, y, z; pair (n, 3, 2d); a, h (n, d), v (n, 3, d), mixed (n, 3d) p | q | g. The product is part
+of the first operation, so that the gradient of the pair, by far the largest array here, is summed where it is read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .dense import lowered
 from .gated import at_least_float32, tile
 from .gated import wide as _wide  # kernels here have a ``WIDE`` of their own
 
@@ -44,21 +46,24 @@ def _lengths(a, pair, out, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.conste
 
 
 @triton.jit(do_not_specialize=["n"])
-def _lengths_backward(pair, grad, da, dpair, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _lengths_backward(pair, grad, grad_pair, da, dpair, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr,
+                      BC: tl.constexpr):
+    """dpair: grad_pair and what comes by the lengths."""
     i, c, mask = _place(n, d, BE, BC)
-    at = i * 6 * d + d + c
-    x, y, z = _three(pair + at, 2 * d, mask, WIDE)
+    at = i * 6 * d + c
+    x, y, z = _three(pair + at + d, 2 * d, mask, WIDE)
+    u0, u1, u2 = _three(grad_pair + at, 2 * d, mask, WIDE)
+    w0, w1, w2 = _three(grad_pair + at + d, 2 * d, mask, WIDE)
     scalar = tl.load(grad + i * 2 * d + c, mask=mask, other=0.0)
     g = tl.load(grad + i * 2 * d + d + c, mask=mask, other=0.0).to(WIDE) / tl.sqrt(x * x + y * y + z * z + LEAST)
     kind = dpair.dtype.element_ty
-    zero = tl.zeros([BE, BC], kind)
     tl.store(da + i * d + c, scalar, mask=mask)
-    tl.store(dpair + at, (g * x).to(kind), mask=mask)
-    tl.store(dpair + at + 2 * d, (g * y).to(kind), mask=mask)
-    tl.store(dpair + at + 4 * d, (g * z).to(kind), mask=mask)
-    tl.store(dpair + at - d, zero, mask=mask)
-    tl.store(dpair + at + d, zero, mask=mask)
-    tl.store(dpair + at + 3 * d, zero, mask=mask)
+    tl.store(dpair + at, u0.to(kind), mask=mask)
+    tl.store(dpair + at + 2 * d, u1.to(kind), mask=mask)
+    tl.store(dpair + at + 4 * d, u2.to(kind), mask=mask)
+    tl.store(dpair + at + d, (w0 + g * x).to(kind), mask=mask)
+    tl.store(dpair + at + 3 * d, (w1 + g * y).to(kind), mask=mask)
+    tl.store(dpair + at + 5 * d, (w2 + g * z).to(kind), mask=mask)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -106,38 +111,42 @@ def _launch(key: str, n: int, d: int) -> tuple[tuple[int, int], dict[str, int]]:
     return (triton.cdiv(n, size["BE"]), triton.cdiv(d, size["BC"])), size
 
 
-@torch.library.custom_op("forcelaw::painn_lengths", mutates_args=())
-def _painn_lengths(a: Tensor, pair: Tensor) -> Tensor:
+@torch.library.custom_op("forcelaw::painn_pair", mutates_args=())
+def _painn_pair(a: Tensor, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     (n, d), out = a.shape, a.new_empty(len(a), 2 * a.shape[1])
+    pair = torch.mm(v.view(3 * n, d).to(weight.dtype), weight.t()).view(n, 3, 2 * d)
     grid, size = _launch("lengths", n, d)
     _lengths[grid](a, pair, out, n, d, WIDE=_wide(a), **size)
-    return out
+    return pair, out
 
 
-@_painn_lengths.register_fake
-def _(a, pair):
-    return a.new_empty(a.shape[0], 2 * a.shape[1])
+@_painn_pair.register_fake
+def _(a, v, weight):
+    n, d = a.shape
+    return weight.new_empty(n, 3, 2 * d), a.new_empty(n, 2 * d)
 
 
-@torch.library.custom_op("forcelaw::painn_lengths_backward", mutates_args=())
-def _painn_lengths_backward(grad: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op("forcelaw::painn_pair_backward", mutates_args=())
+def _painn_pair_backward(grad_pair: Tensor, grad: Tensor, v: Tensor, weight: Tensor,
+                         pair: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     n, d = len(pair), pair.shape[2] // 2
     da, dpair = grad.new_empty(n, d), torch.empty_like(pair)
     grid, size = _launch("lengths", n, d)
-    _lengths_backward[grid](pair, grad.contiguous(), da, dpair, n, d, WIDE=_wide(grad), **size)
-    return da, dpair
+    _lengths_backward[grid](pair, grad.contiguous(), grad_pair.contiguous(), da, dpair, n, d, WIDE=_wide(grad), **size)
+    rows = dpair.view(3 * n, 2 * d)
+    return da, torch.mm(rows, weight).view(n, 3, d).to(v.dtype), torch.mm(rows.t(), v.view(3 * n, d).to(weight.dtype))
 
 
-@_painn_lengths_backward.register_fake
-def _(grad, pair):
-    return grad.new_empty(pair.shape[0], pair.shape[2] // 2), torch.empty_like(pair)
+@_painn_pair_backward.register_fake
+def _(grad_pair, grad, v, weight, pair):
+    return grad.new_empty(pair.shape[0], pair.shape[2] // 2), torch.empty_like(v), torch.empty_like(weight)
 
 
 def _save_pair(ctx, inputs, output):
-    ctx.save_for_backward(inputs[1])
+    ctx.save_for_backward(*inputs[1:], output[0])
 
 
-_painn_lengths.register_autograd(lambda ctx, grad: _painn_lengths_backward(grad, *ctx.saved_tensors), setup_context=_save_pair)
+_painn_pair.register_autograd(lambda ctx, *grads: _painn_pair_backward(*grads, *ctx.saved_tensors), setup_context=_save_pair)
 
 
 @torch.library.custom_op("forcelaw::painn_update", mutates_args=())
@@ -177,9 +186,10 @@ def _differentiate_update(ctx, grad_h, grad_v):
 _painn_update.register_autograd(_differentiate_update, setup_context=_save_update)
 
 
-def painn_lengths(a: Tensor, pair: Tensor) -> Tensor:
-    """a (n, d), pair (n, 3, 2d) -> (n, 2d), in the dtype of a."""
-    return _painn_lengths(a.contiguous(), pair.contiguous())
+def painn_pair(a: Tensor, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """a (n, d), v (n, 3, d), weight (2d, d) of U | V -> pair (n, 3, 2d) in the dtype that torch's own product would have here,
+    and (n, 2d) in that of a."""
+    return _painn_pair(a.contiguous(), v.contiguous(), lowered(weight).contiguous())
 
 
 def painn_update(h: Tensor, v: Tensor, pair: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor]:

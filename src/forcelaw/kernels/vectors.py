@@ -1,14 +1,16 @@
-"""PaiNN's message in one pass over the edges.
+"""PaiNN's message and the residual around it, in one pass over the edges, with filters w = g W^T that are never written.
 
-    dh_i = sum_j x_j^a w^a;   dv_i = sum_j (v_j x_j^b w^b + r_hat x_j^c w^c)
+    h_i + sum_j x_j^a w^a,   v_i + sum_j (v_j x_j^b w^b + r_hat x_j^c w^c)          (sums times a scale)
 
-Legend: n atoms, e edges, d channels; x (n, 3d) and w (e, 3d) hold a | b | c; v (n, 3, d); unit (e, 3). The backward pass
-goes over the edges of each sender: all its gradients are sums there, or belong to one edge.
+Legend: n atoms, e edges, d channels, R radial functions; x (n, 3d), w (e, 3d) and W (3d, R) hold a | b | c; g (e, R); h (n, d),
+v (n, 3, d); unit (e, 3). Filters would be the largest arrays of a step, and writing and reading them its largest part.
 
-Filters w are the largest arrays of a step. Those of the first layer are made again for its backward pass
-(``filtered_vectors``), so that the gradient of the last layer's, the first to be made, takes no memory more. To write a
-gradient over its filters saves as much, but needs a barrier between reading and writing: 1.34 times the step on an H100
-(LABLOG, 2026-11-28).
+A program has some channels of a few consecutive atoms, goes over all edges of these in tiles, makes the filters of a tile by a
+product on the tensor cores, and adds messages up by another one, with the indicator of the edges of each atom. The backward pass
+does the same over the edges of each sender, and makes the gradient of W on the way. Atoms of a program are few where atoms are
+(a step must not wait for one program), 16 where there are many.
+
+Products round their factors to TF32 here, half up: the tensor cores cut digits off, so that every sum would come out too small.
 """
 
 from __future__ import annotations
@@ -19,220 +21,258 @@ import triton.language as tl
 from torch import Tensor
 
 from .dense import lowered
-from .gated import FILL, at_least_float32, tile
+from .gated import at_least_float32, wide
 
-TILES = {"vectors": (4, 64, 2), "vectors_grad": (4, 64, 2)}  # as in gated.py
+# edges and channels of a tile, warps, stages of the pipeline of loads (LABLOG, 2026-11-28)
+TILES = {"vectors": (32, 16, 1, 2), "vectors_grad": (32, 16, 1, 2)}
+GROUP = tl.constexpr(16)  # atoms of a program at most: rows of the smallest product
+ENOUGH = 1056  # programs that keep an H100 busy: as many as fit at a time
+PROGRAMS = 512  # at most that many gradients of W are written for each block of channels, and summed by torch
 
 
 @triton.jit
-def _forward(x, v, w, unit, sender, ptr, out_h, out_v, d: tl.constexpr, scale: tl.constexpr,
-             HAS_V: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64)
+def _factor(x, kind: tl.constexpr, PRECISION: tl.constexpr):
+    """x as a factor of a product of type ``kind``."""
+    if PRECISION == "tf32" and kind == tl.float32:
+        return (x.to(tl.int32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True)  # 13 digits will be cut off
+    return x.to(kind)
+
+
+@triton.jit
+def _weight(weight, part: tl.constexpr, k, c, d: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr):
+    """W of part a, b or c, transposed: (RP, BC)."""
+    w = tl.load(weight + part * d * R + c[None, :] * R + k[:, None], mask=(k < R)[:, None] & (c < d)[None, :], other=0.0)
+    return _factor(w, weight.dtype.element_ty, PRECISION)
+
+
+@triton.jit
+def _radial(g, e, me, k, R: tl.constexpr, PRECISION: tl.constexpr):
+    """g of some edges (BE, RP)."""
+    rows = tl.load(g + e[:, None] * R + k[None, :], mask=me[:, None] & (k < R)[None, :], other=0.0)
+    return _factor(rows, g.dtype.element_ty, PRECISION)
+
+
+@triton.jit
+def _three(x, step: tl.constexpr, mask):
+    return (tl.load(x, mask=mask, other=0.0), tl.load(x + step, mask=mask, other=0.0),
+            tl.load(x + 2 * step, mask=mask, other=0.0))
+
+
+@triton.jit
+def _plus(total, of, m, WIDE: tl.constexpr, PRECISION: tl.constexpr):
+    """total (GROUP, BC) + of (GROUP, BE) m (BE, BC)."""
+    return tl.dot(of, _factor(m, WIDE, PRECISION), acc=total, input_precision=PRECISION, out_dtype=WIDE)
+
+
+@triton.jit(do_not_specialize=["n", "few"])
+def _forward(h, v, x, g, weight, unit, sender, receiver, ptr, out_h, out_v, n, few, d: tl.constexpr, R: tl.constexpr,
+             scale: tl.constexpr, HAS_V: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, RP: tl.constexpr,
+             BE: tl.constexpr, BC: tl.constexpr):
     c = tl.program_id(1) * BC + tl.arange(0, BC)
+    k = tl.arange(0, RP)
     mc = c < d
-    dtype = x.dtype.element_ty
-    h = tl.zeros([BE, BC], dtype)  # summed over BE once: a sum waits for all warps
-    v0, v1, v2 = tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype)
-    low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
-    for k in range(low, high, BE):
-        e = k + tl.arange(0, BE)
+    wa, wc = _weight(weight, 0, k, c, d, R, PRECISION), _weight(weight, 2, k, c, d, R, PRECISION)
+    if HAS_V:
+        wb = _weight(weight, 1, k, c, d, R, PRECISION)
+    first = tl.program_id(0) * few
+    last = tl.minimum(first + few, n)
+    atoms = first + tl.arange(0, GROUP)
+    s = tl.zeros([GROUP, BC], WIDE)
+    s0, s1, s2 = tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE)
+    high = tl.load(ptr + last)
+    for low in range(tl.load(ptr + first), high, BE):
+        e = low + tl.arange(0, BE)
         me = e < high
-        j = tl.load(sender + e, mask=me, other=0)
-        e = e.to(tl.int64)
+        j = tl.load(sender + e, mask=me, other=0).to(tl.int32)
+        of = (atoms[:, None] == tl.load(receiver + e, mask=me, other=-1).to(tl.int32)[None, :]).to(WIDE)
         mask = me[:, None] & mc[None, :]
-        at = j[:, None] * 3 * d + c[None, :]
-        row = e[:, None] * 3 * d + c[None, :]
-        h += tl.load(x + at, mask=mask, other=0.0) * tl.load(w + row, mask=mask, other=0.0).to(dtype)
-        u = tl.load(x + at + 2 * d, mask=mask, other=0.0) * tl.load(w + row + 2 * d, mask=mask, other=0.0).to(dtype)
-        m0 = u * tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
-        m1 = u * tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
-        m2 = u * tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None]
+        at = j[:, None] * (3 * d) + c[None, :]
+        rows = _radial(g, e, me, k, R, PRECISION)
+        # loads stand where they are used: at the top they would hold registers
+        m = tl.load(x + at, mask=mask, other=0.0) * tl.dot(rows, wa, input_precision=PRECISION, out_dtype=WIDE)
+        along = tl.load(x + at + 2 * d, mask=mask, other=0.0) * tl.dot(rows, wc, input_precision=PRECISION, out_dtype=WIDE)
+        m0 = along * tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
+        m1 = along * tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
+        m2 = along * tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None]
         if HAS_V:
-            b = tl.load(x + at + d, mask=mask, other=0.0) * tl.load(w + row + d, mask=mask, other=0.0).to(dtype)
+            b = tl.load(x + at + d, mask=mask, other=0.0) * tl.dot(rows, wb, input_precision=PRECISION, out_dtype=WIDE)
             m0 += b * tl.load(v + at, mask=mask, other=0.0)
             m1 += b * tl.load(v + at + d, mask=mask, other=0.0)
             m2 += b * tl.load(v + at + 2 * d, mask=mask, other=0.0)
-        v0 += m0
-        v1 += m1
-        v2 += m2
-    tl.store(out_h + i * d + c, tl.sum(h, axis=0) * scale, mask=mc)
-    tl.store(out_v + i * 3 * d + c, tl.sum(v0, axis=0) * scale, mask=mc)
-    tl.store(out_v + i * 3 * d + d + c, tl.sum(v1, axis=0) * scale, mask=mc)
-    tl.store(out_v + i * 3 * d + 2 * d + c, tl.sum(v2, axis=0) * scale, mask=mc)
+        s = _plus(s, of, m, WIDE, PRECISION)
+        s0 = _plus(s0, of, m0, WIDE, PRECISION)
+        s1 = _plus(s1, of, m1, WIDE, PRECISION)
+        s2 = _plus(s2, of, m2, WIDE, PRECISION)
+    mask = (atoms < last)[:, None] & mc[None, :]
+    own = atoms[:, None] * d + c[None, :]
+    own3 = atoms[:, None] * (3 * d) + c[None, :]
+    s0, s1, s2 = s0 * scale, s1 * scale, s2 * scale
+    if HAS_V:
+        v0, v1, v2 = _three(v + own3, d, mask)
+        s0 += v0
+        s1 += v1
+        s2 += v2
+    tl.store(out_h + own, s * scale + tl.load(h + own, mask=mask, other=0.0), mask=mask)
+    tl.store(out_v + own3, s0, mask=mask)
+    tl.store(out_v + own3 + d, s1, mask=mask)
+    tl.store(out_v + own3 + 2 * d, s2, mask=mask)
 
 
-@triton.jit(do_not_specialize=["n", "n_edges"])
-def _backward(x, v, w, unit, receiver, order, ptr, grad_h, grad_v, dx, dv, dw, n, n_edges,
-              d: tl.constexpr, scale: tl.constexpr, HAS_V: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
-    pid = tl.program_id(0)
+@triton.jit(do_not_specialize=["n", "few", "groups", "each"])
+def _backward(v, x, g, weight, unit, receiver, order, ptr, grad_h, grad_v, dx, dv, dw, n, few, groups, each, d: tl.constexpr,
+              R: tl.constexpr, scale: tl.constexpr, HAS_V: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+              RP: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+    """dx (n, 3d), dv (n, 3, d) with the residual's, dw (programs, 3d, R). A program has ``each`` groups of ``few`` atoms."""
     c = tl.program_id(1) * BC + tl.arange(0, BC)
+    k = tl.arange(0, RP)
     mc = c < d
-    dtype = x.dtype.element_ty
-    kind = dw.dtype.element_ty
-    if pid >= n:  # padding edges: no atom visits them
-        for k in range(tl.load(ptr + n) + (pid - n) * BE, n_edges, FILL * BE):
-            e = k + tl.arange(0, BE)
-            mask = (e < n_edges)[:, None] & mc[None, :]
-            row = tl.load(order + e, mask=e < n_edges, other=0).to(tl.int64)[:, None] * 3 * d + c[None, :]
-            zero = tl.zeros([BE, BC], tl.float32).to(kind)
-            tl.store(dw + row, zero, mask=mask)
-            tl.store(dw + row + d, zero, mask=mask)
-            tl.store(dw + row + 2 * d, zero, mask=mask)
-    else:
-        j = pid.to(tl.int64)
-        own = j * 3 * d + c
-        xa = tl.load(x + own, mask=mc, other=0.0) * scale
-        xb = tl.load(x + own + d, mask=mc, other=0.0) * scale
-        xc = tl.load(x + own + 2 * d, mask=mc, other=0.0) * scale
-        da, db, dc = tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype)
-        if HAS_V:
-            v0 = tl.load(v + own, mask=mc, other=0.0)
-            v1 = tl.load(v + own + d, mask=mc, other=0.0)
-            v2 = tl.load(v + own + 2 * d, mask=mc, other=0.0)
-        s0, s1, s2 = tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype), tl.zeros([BE, BC], dtype)
-        low, high = tl.load(ptr + j), tl.load(ptr + j + 1)
-        for k in range(low, high, BE):
-            me = k + tl.arange(0, BE) < high
-            e = tl.load(order + k + tl.arange(0, BE), mask=me, other=0).to(tl.int64)
-            i = tl.load(receiver + e, mask=me, other=0)
+    kind = g.dtype.element_ty
+    wa, wc = _weight(weight, 0, k, c, d, R, PRECISION), _weight(weight, 2, k, c, d, R, PRECISION)
+    if HAS_V:
+        wb = _weight(weight, 1, k, c, d, R, PRECISION)
+    sum_a, sum_b, sum_c = tl.zeros([RP, BC], WIDE), tl.zeros([RP, BC], WIDE), tl.zeros([RP, BC], WIDE)
+    start = tl.program_id(0) * each
+    for group in range(start, tl.minimum(start + each, groups)):
+        first = group * few
+        last = tl.minimum(first + few, n)
+        atoms = first + tl.arange(0, GROUP)
+        da, dc = tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE)
+        s0, s1, s2 = tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE)
+        high = tl.load(ptr + last)
+        for low in range(tl.load(ptr + first), high, BE):
+            place = low + tl.arange(0, BE)
+            me = place < high
+            e = tl.load(order + place, mask=me, other=0)
+            i = tl.load(receiver + e, mask=me, other=0).to(tl.int32)
+            j = tl.load(receiver + place, mask=me, other=-1).to(tl.int32)  # the sender: an atom has as many edges out as in
+            of = (atoms[:, None] == j[None, :]).to(WIDE)
             mask = me[:, None] & mc[None, :]
-            row = e[:, None] * 3 * d + c[None, :]
-            at = i[:, None] * 3 * d + c[None, :]
+            at = i[:, None] * (3 * d) + c[None, :]
+            rows = _radial(g, e, me, k, R, PRECISION)
+            fa = tl.dot(rows, wa, input_precision=PRECISION, out_dtype=WIDE)
+            fc = tl.dot(rows, wc, input_precision=PRECISION, out_dtype=WIDE)
             gh = tl.load(grad_h + i[:, None] * d + c[None, :], mask=mask, other=0.0)
-            g0 = tl.load(grad_v + at, mask=mask, other=0.0)
-            g1 = tl.load(grad_v + at + d, mask=mask, other=0.0)
-            g2 = tl.load(grad_v + at + 2 * d, mask=mask, other=0.0)
-            wa = tl.load(w + row, mask=mask, other=0.0).to(dtype)
-            wc = tl.load(w + row + 2 * d, mask=mask, other=0.0).to(dtype)
-            if HAS_V:  # before the first store, which no later load may overtake
-                wb = tl.load(w + row + d, mask=mask, other=0.0).to(dtype)
+            g0, g1, g2 = _three(grad_v + at, d, mask)
             along = (g0 * tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
                      + g1 * tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
                      + g2 * tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None])
-            tl.store(dw + row, (gh * xa[None, :]).to(kind), mask=mask)
-            tl.store(dw + row + 2 * d, (along * xc[None, :]).to(kind), mask=mask)
-            da += gh * wa
-            dc += along * wc
+            at = j[:, None] * (3 * d) + c[None, :]
+            turned = tl.trans(rows)
+            ya = _factor(gh * tl.load(x + at, mask=mask, other=0.0), kind, PRECISION)
+            sum_a = tl.dot(turned, ya, acc=sum_a, input_precision=PRECISION, out_dtype=WIDE)
             if HAS_V:
-                inner = g0 * v0[None, :] + g1 * v1[None, :] + g2 * v2[None, :]
-                tl.store(dw + row + d, (inner * xb[None, :]).to(kind), mask=mask)
-                db += inner * wb
-                s0 += g0 * wb
-                s1 += g1 * wb
-                s2 += g2 * wb
-            else:
-                tl.store(dw + row + d, tl.zeros([BE, BC], tl.float32).to(kind), mask=mask)
-        tl.store(dx + own, tl.sum(da, axis=0) * scale, mask=mc)
-        tl.store(dx + own + d, tl.sum(db, axis=0) * scale, mask=mc)
-        tl.store(dx + own + 2 * d, tl.sum(dc, axis=0) * scale, mask=mc)
+                fb = tl.dot(rows, wb, input_precision=PRECISION, out_dtype=WIDE)
+                inner = (g0 * tl.load(v + at, mask=mask, other=0.0) + g1 * tl.load(v + at + d, mask=mask, other=0.0)
+                         + g2 * tl.load(v + at + 2 * d, mask=mask, other=0.0))
+                yb = _factor(inner * tl.load(x + at + d, mask=mask, other=0.0), kind, PRECISION)
+                sum_b = tl.dot(turned, yb, acc=sum_b, input_precision=PRECISION, out_dtype=WIDE)
+            yc = _factor(along * tl.load(x + at + 2 * d, mask=mask, other=0.0), kind, PRECISION)
+            sum_c = tl.dot(turned, yc, acc=sum_c, input_precision=PRECISION, out_dtype=WIDE)
+            da = _plus(da, of, gh * fa, WIDE, PRECISION)
+            dc = _plus(dc, of, along * fc, WIDE, PRECISION)
+            if HAS_V:
+                s0 = _plus(s0, of, g0 * fb, WIDE, PRECISION)
+                s1 = _plus(s1, of, g1 * fb, WIDE, PRECISION)
+                s2 = _plus(s2, of, g2 * fb, WIDE, PRECISION)
+        mask = (atoms < last)[:, None] & mc[None, :]
+        own = atoms[:, None] * (3 * d) + c[None, :]
+        tl.store(dx + own, da * scale, mask=mask)
+        tl.store(dx + own + 2 * d, dc * scale, mask=mask)
         if HAS_V:
-            tl.store(dv + own, tl.sum(s0, axis=0) * xb, mask=mc)
-            tl.store(dv + own + d, tl.sum(s1, axis=0) * xb, mask=mc)
-            tl.store(dv + own + 2 * d, tl.sum(s2, axis=0) * xb, mask=mc)
+            v0, v1, v2 = _three(v + own, d, mask)
+            tl.store(dx + own + d, (s0 * v0 + s1 * v1 + s2 * v2) * scale, mask=mask)
+            xb = tl.load(x + own + d, mask=mask, other=0.0) * scale
+            g0, g1, g2 = _three(grad_v + own, d, mask)
+            tl.store(dv + own, g0 + s0 * xb, mask=mask)
+            tl.store(dv + own + d, g1 + s1 * xb, mask=mask)
+            tl.store(dv + own + 2 * d, g2 + s2 * xb, mask=mask)
+        else:
+            tl.store(dx + own + d, tl.zeros([GROUP, BC], WIDE), mask=mask)
+    put = dw + tl.program_id(0).to(tl.int64) * 3 * d * R + c[None, :] * R + k[:, None]
+    mask = (k < R)[:, None] & mc[None, :]
+    tl.store(put, sum_a * scale, mask=mask)
+    tl.store(put + d * R, sum_b * scale, mask=mask)
+    tl.store(put + 2 * d * R, sum_c * scale, mask=mask)
 
 
-@torch.library.custom_op("forcelaw::vector_sum", mutates_args=())
-def _vector_sum(x: Tensor, v: Tensor | None, w: Tensor, unit: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor,
-                order: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    n, d = x.shape[0], x.shape[1] // 3
-    h, dv = x.new_empty(n, d), x.new_empty(n, 3, d)
-    size = tile(TILES, "vectors", d)
-    _forward[n, triton.cdiv(d, size["BC"])](x, x if v is None else v, w, unit, sender, ptr, h, dv, d, scale, HAS_V=v is not None,
-                                            **size)
-    return h, dv
+def _shape(kernel: str, x: Tensor, g: Tensor) -> tuple[int, int, dict]:
+    """Atoms of a program, blocks of channels, and the constants of a kernel."""
+    (n, d), radial = (x.shape[0], x.shape[1] // 3), g.shape[1]
+    if max(x.numel(), g.numel()) >= 1 << 31:
+        raise ValueError(f"a step of {n:,} atoms and {g.shape[0]:,} edges is too large for {d} channels: kernels count in 32 "
+                         "bits; take fewer atoms a step")
+    edges, channels, warps, stages = TILES[kernel]
+    blocks = triton.cdiv(d, channels)
+    if x.dtype == torch.float64 or not torch.backends.cuda.matmul.allow_tf32:
+        edges = min(edges, 16)  # several products for one take more registers
+    # "tf32x3": three products on the tensor cores that give float32's digits together
+    precision = "ieee" if x.dtype == torch.float64 else "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    return max(1, min(GROUP.value, n * blocks // ENOUGH)), blocks, {
+        "d": d, "R": radial, "PRECISION": precision, "WIDE": wide(x), "RP": max(16, triton.next_power_of_2(radial)),
+        "BE": edges, "BC": channels, "num_warps": warps, "num_stages": stages}
 
 
-@_vector_sum.register_fake
-def _(x, v, w, unit, sender, receiver, ptr, order, scale):
-    n, d = x.shape[0], x.shape[1] // 3
-    return x.new_empty(n, d), x.new_empty(n, 3, d)
+@torch.library.custom_op("forcelaw::painn_message", mutates_args=())
+def _message(h: Tensor, v: Tensor | None, x: Tensor, g: Tensor, weight: Tensor, unit: Tensor, sender: Tensor, receiver: Tensor,
+             ptr: Tensor, order: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    n, d = h.shape
+    new_h, new_v = torch.empty_like(h), h.new_empty(n, 3, d)
+    few, blocks, constants = _shape("vectors", x, g)
+    _forward[triton.cdiv(n, few), blocks](h, x if v is None else v, x, g, weight, unit, sender, receiver, ptr, new_h, new_v, n,
+                                          few, scale=scale, HAS_V=v is not None, **constants)
+    return new_h, new_v
 
 
-@torch.library.custom_op("forcelaw::vector_sum_backward", mutates_args=())
-def _vector_sum_backward(grad_h: Tensor, grad_v: Tensor, x: Tensor, v: Tensor | None, w: Tensor, unit: Tensor, receiver: Tensor,
-                         ptr: Tensor, order: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    n, d = x.shape[0], x.shape[1] // 3
-    dx, dw = torch.empty_like(x), torch.empty_like(w)
-    dv = x.new_empty(0) if v is None else torch.empty_like(v)
-    size = tile(TILES, "vectors_grad", d)
-    _backward[n + FILL, triton.cdiv(d, size["BC"])](
-        x, x if v is None else v, w, unit, receiver, order, ptr, grad_h.contiguous(), grad_v.contiguous(), dx, dv, dw, n,
-        w.shape[0], d, scale, HAS_V=v is not None, FILL=FILL, **size)
-    return dx, dv, dw
+@_message.register_fake
+def _(h, v, x, g, weight, unit, sender, receiver, ptr, order, scale):
+    return torch.empty_like(h), h.new_empty(h.shape[0], 3, h.shape[1])
 
 
-@_vector_sum_backward.register_fake
-def _(grad_h, grad_v, x, v, w, unit, receiver, ptr, order, scale):
-    return torch.empty_like(x), x.new_empty(0) if v is None else torch.empty_like(v), torch.empty_like(w)
+@torch.library.custom_op("forcelaw::painn_message_backward", mutates_args=())
+def _message_backward(grad_h: Tensor, grad_v: Tensor, v: Tensor | None, x: Tensor, g: Tensor, weight: Tensor, unit: Tensor,
+                      receiver: Tensor, ptr: Tensor, order: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of v, x and weight."""
+    n = x.shape[0]
+    few, blocks, constants = _shape("vectors_grad", x, g)
+    groups = triton.cdiv(n, few)
+    each = triton.cdiv(groups, PROGRAMS)
+    programs = triton.cdiv(groups, each)
+    dx, dv = torch.empty_like(x), x.new_empty(0) if v is None else torch.empty_like(v)
+    dw = x.new_empty(programs, *weight.shape)
+    _backward[programs, blocks](x if v is None else v, x, g, weight, unit, receiver, order, ptr, grad_h.contiguous(),
+                                grad_v.contiguous(), dx, dv, dw, n, few, groups, each, scale=scale, HAS_V=v is not None,
+                                **constants)
+    return dv, dx, dw.sum(0).to(weight.dtype)
+
+
+@_message_backward.register_fake
+def _(grad_h, grad_v, v, x, g, weight, unit, receiver, ptr, order, scale):
+    return x.new_empty(0) if v is None else torch.empty_like(v), torch.empty_like(x), torch.empty_like(weight)
 
 
 def _save(ctx, inputs, output):
-    x, v, w, unit, _, receiver, ptr, order, ctx.scale = inputs
+    _, v, x, g, weight, unit, _, receiver, ptr, order, ctx.scale = inputs
     ctx.moving = v is not None
-    ctx.save_for_backward(x, w, unit, receiver, ptr, order, *([v] if ctx.moving else []))
+    ctx.save_for_backward(x, g, weight, unit, receiver, ptr, order, *([v] if ctx.moving else []))
 
 
 def _differentiate(ctx, grad_h, grad_v):
-    x, w, unit, receiver, ptr, order, *rest = ctx.saved_tensors
+    x, g, weight, unit, receiver, ptr, order, *rest = ctx.saved_tensors
     v = rest[0] if ctx.moving else None
-    dx, dv, dw = _vector_sum_backward(grad_h, grad_v, x, v, w, unit, receiver, ptr, order, ctx.scale)
-    return dx, dv if ctx.moving else None, dw, None, None, None, None, None, None
+    dv, dx, dweight = _message_backward(grad_h, grad_v, v, x, g, weight, unit, receiver, ptr, order, ctx.scale)
+    return grad_h, dv if ctx.moving else None, dx, None, dweight, None, None, None, None, None, None
 
 
-_vector_sum.register_autograd(_differentiate, setup_context=_save)
+_message.register_autograd(_differentiate, setup_context=_save)
 
 
-@torch.library.custom_op("forcelaw::filtered_vectors", mutates_args=())
-def _filtered_vectors(x: Tensor, g: Tensor, weight: Tensor, unit: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor,
-                      order: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return _vector_sum(x, None, torch.mm(g, weight.t()), unit, sender, receiver, ptr, order, scale)
+def painn_message(h: Tensor, v: Tensor | None, x: Tensor, g: Tensor, weight: Tensor, unit: Tensor, sender: Tensor,
+                  receiver: Tensor, ptr: Tensor, order: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """h and v with their messages: (n, d) and (n, 3, d), see the module's docstring. v None: zero.
 
-
-@_filtered_vectors.register_fake
-def _(x, g, weight, unit, sender, receiver, ptr, order, scale):
-    n, d = x.shape[0], x.shape[1] // 3
-    return x.new_empty(n, d), x.new_empty(n, 3, d)
-
-
-@torch.library.custom_op("forcelaw::filtered_vectors_backward", mutates_args=())
-def _filtered_vectors_backward(grad_h: Tensor, grad_v: Tensor, x: Tensor, g: Tensor, weight: Tensor, unit: Tensor,
-                               receiver: Tensor, ptr: Tensor, order: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Gradients of x and weight."""
-    dx, _, dw = _vector_sum_backward(grad_h, grad_v, x, None, torch.mm(g, weight.t()), unit, receiver, ptr, order, scale)
-    return dx, torch.mm(dw.t(), g)
-
-
-@_filtered_vectors_backward.register_fake
-def _(grad_h, grad_v, x, g, weight, unit, receiver, ptr, order, scale):
-    return torch.empty_like(x), torch.empty_like(weight)
-
-
-def _save_filtered(ctx, inputs, output):
-    x, g, weight, unit, _, receiver, ptr, order, ctx.scale = inputs
-    ctx.save_for_backward(x, g, weight, unit, receiver, ptr, order)
-
-
-def _differentiate_filtered(ctx, grad_h, grad_v):
-    dx, dweight = _filtered_vectors_backward(grad_h, grad_v, *ctx.saved_tensors, ctx.scale)
-    return dx, None, dweight, None, None, None, None, None, None
-
-
-_filtered_vectors.register_autograd(_differentiate_filtered, setup_context=_save_filtered)
-
-
-def vector_sum(x: Tensor, v: Tensor, w: Tensor, unit: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, order: Tensor,
-               scale: float) -> tuple[Tensor, Tensor]:
-    """scale times the two sums of the module's docstring: (n, d) and (n, 3, d).
-
-    ptr (n + 1,) and order (e,) from ``GraphBatch.segments``. No gradient goes to ``unit``.
+    ptr (n + 1,) and order (e,) from ``GraphBatch.segments``. Filters have the dtype that torch's own product would have here. No
+    gradient goes to ``g`` and ``unit``. ValueError where n 3d or e R reaches 2^31.
     """
-    return _vector_sum(at_least_float32(x), at_least_float32(v), w.contiguous(), unit.contiguous(), sender, receiver, ptr, order,
-                       scale)
-
-
-def filtered_vectors(x: Tensor, g: Tensor, weight: Tensor, unit: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor,
-                     order: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """vector_sum of w = g W^T while v is zero: g (e, B), weight W (3d, B). No gradient goes to ``g`` and ``unit``."""
     weight = lowered(weight)
-    return _filtered_vectors(at_least_float32(x), g.to(weight.dtype), weight, unit.contiguous(), sender, receiver, ptr, order,
-                             scale)
+    return _message(at_least_float32(h), None if v is None else at_least_float32(v), at_least_float32(x),
+                    g.to(weight.dtype).contiguous(), weight.contiguous(), unit.contiguous(), sender, receiver, ptr, order, scale)

@@ -65,21 +65,17 @@ class Layer(nn.Module):
         """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3), segments if kernels may be used."""
         fused = segments is not None
         x = self.node2(nn.functional.silu(self.node1(self.norm1(h, fused), fused)), fused)
-        if not fused:
-            dh, dv = self.message(x, v, self.filter(g), unit, graph)
-        elif v is None:
-            dh, dv = kernels.filtered_vectors(x, g, self.filter.weight, unit, graph.sender, graph.receiver, *segments,
-                                              self.sum_scale)
-        else:
-            dh, dv = kernels.vector_sum(x, v, self.filter(g), unit, graph.sender, graph.receiver, *segments, self.sum_scale)
-        h = h + dh
-        v = dv if v is None else v + dv
-        pair = self.vectors(v)
         if fused:
-            mixed = kernels.painn_lengths(self.norm2(h, fused), pair)
+            h, v = kernels.painn_message(h, v, x, g, self.filter.weight, unit, graph.sender, graph.receiver, *segments,
+                                         self.sum_scale)
+        else:
+            dh, dv = self.message(x, v, self.filter(g), unit, graph)
+            h, v = h + dh, dv if v is None else v + dv
+        if fused:
+            pair, mixed = kernels.painn_pair(self.norm2(h, fused), v, self.vectors.weight)
             mixed = self.update2(nn.functional.silu(self.update1(mixed, fused)), fused)
             return kernels.painn_update(h, v, pair, mixed)
-        uv, vv = pair.chunk(2, dim=-1)
+        uv, vv = self.vectors(v).chunk(2, dim=-1)
         # 1e-4, not the 1e-8 of the source: vectors vanish on sites of high symmetry (the carbon of CH4), where a root with
         # curvature 1e4 makes conservative forces wrong by 1% in float32
         length = (vv.square().sum(1) + 1e-4).sqrt()

@@ -203,10 +203,11 @@ def _shape(kernel: str, x: Tensor, g: Tensor) -> tuple[int, int, dict]:
                          "bits; take fewer atoms a step")
     edges, channels, warps, stages = TILES[kernel]
     blocks = triton.cdiv(d, channels)
-    if x.dtype == torch.float64 or not torch.backends.cuda.matmul.allow_tf32:
+    precision = "ieee" if x.dtype == torch.float64 else "tf32"
+    if precision == "tf32" and not torch.backends.cuda.matmul.allow_tf32:
+        precision = "tf32x3"  # three products on the tensor cores that give float32's digits together
+    if precision != "tf32":
         edges = min(edges, 16)  # several products for one take more registers
-    # "tf32x3": three products on the tensor cores that give float32's digits together
-    precision = "ieee" if x.dtype == torch.float64 else "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
     return max(1, min(GROUP.value, n * blocks // ENOUGH)), blocks, {
         "d": d, "R": radial, "PRECISION": precision, "WIDE": wide(x), "RP": max(16, triton.next_power_of_2(radial)),
         "BE": edges, "BC": channels, "num_warps": warps, "num_stages": stages}

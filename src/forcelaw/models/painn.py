@@ -68,13 +68,11 @@ class Layer(nn.Module):
         if fused:
             h, v = kernels.painn_message(h, v, x, g, self.filter.weight, unit, graph.sender, graph.receiver, *segments,
                                          self.sum_scale)
-        else:
-            dh, dv = self.message(x, v, self.filter(g), unit, graph)
-            h, v = h + dh, dv if v is None else v + dv
-        if fused:
             pair, mixed = kernels.painn_pair(self.norm2(h, fused), v, self.vectors.weight)
             mixed = self.update2(nn.functional.silu(self.update1(mixed, fused)), fused)
             return kernels.painn_update(h, v, pair, mixed)
+        dh, dv = self.message(x, v, self.filter(g), unit, graph)
+        h, v = h + dh, dv if v is None else v + dv
         uv, vv = self.vectors(v).chunk(2, dim=-1)
         # 1e-4, not the 1e-8 of the source: vectors vanish on sites of high symmetry (the carbon of CH4), where a root with
         # curvature 1e4 makes conservative forces wrong by 1% in float32

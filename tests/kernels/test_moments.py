@@ -17,7 +17,7 @@ from torch import Tensor
 
 from forcelaw import kernels
 from forcelaw.graph import GraphBatch, build_graph
-from forcelaw.kernels import moments
+from forcelaw.kernels import moments, quadruplets
 from forcelaw.models.gemnet_basis import degrees, harmonic_norms, harmonics, quad_layout, rotation_points, rotations
 from forcelaw.models.gemnet_index import EdgeIndex, build_index
 from forcelaw.models.gemnet_oc import FusedBases, GemNetOC, GemNetOCConfig
@@ -45,7 +45,8 @@ def graph_of(pad: bool) -> GraphBatch:
 def small_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few channels a program, so that 20 take two; few programs for padding, since the interpreter is slow."""
     monkeypatch.setattr(moments, "TILES", dict.fromkeys(moments.TILES, (16, 1)))
-    monkeypatch.setattr(moments, "FILL", 2)
+    for module in (moments, quadruplets):
+        monkeypatch.setattr(module, "FILL", 2)
 
 
 @dataclass
@@ -326,7 +327,7 @@ def test_rows_are_where_the_kernels_look() -> None:
     """The closed forms in the kernels: first row of degree p in ``returned``, first element of degree l in the rotations."""
     for s in range(1, 8):
         place = [sum((k + 1) * (2 * k + 1) for k in range(p)) for p in range(s + 1)]
-        assert place == [p * (p + 1) * (4 * p - 1) // 6 for p in range(s + 1)] and moments._columns(s) == place[-1]
+        assert place == [p * (p + 1) * (4 * p - 1) // 6 for p in range(s + 1)] and quadruplets._columns(s) == place[-1]
         first = [sum((2 * k + 1) ** 2 for k in range(l)) for l in range(s)]
         assert first == [l * (2 * l - 1) * (2 * l + 1) // 3 for l in range(s)]
         assert len(degrees(s)) == s * s and math.isqrt(s * s) == s

@@ -27,11 +27,13 @@ if AVAILABLE:
         from .filters import filter_sum, filtered_linear, gathered_linear, read_edges
         from .frames import edge_frames
         from .gated import gated_sum
+        from .harmonics import harmonics, turns
         from .losses import loss
         from .mix import edge_mix
-        from .moments import cosines, harmonics, outer_sum, quad_read, short_sum, triplets, turns
+        from .moments import cosines, outer_sum, triplets
         from .norm import layer_norm, norm_silu
         from .optimizer import record, schedule_free
+        from .quadruplets import quad_read, short_sum
         from .rotations import rotations
         from .spherical import by_degree, spherical_add, spherical_gate, spherical_norm
         from .turn import so2_message, spread

@@ -41,7 +41,7 @@ def _frames(unit, table, out, edges, P: tl.constexpr, TOP: tl.constexpr, WIDE: t
     one = w * 0.0 + 1.0
     powers = (one,)
     for k in tl.static_range(TOP):
-        powers = powers + (powers[k] * w,)  # noqa: RUF005  (Triton knows no star)
+        powers = powers + (powers[k] * w,)
     total = tl.zeros([BE, BP], tl.float64)
     first = one
     for i in tl.static_range(TOP + 1):

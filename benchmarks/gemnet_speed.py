@@ -41,9 +41,8 @@ class Case:
         self.plan = plan_for(natoms, steps * atoms * 0.95, 0, options)
         self.model = build(config, 0).to(device)
         optimizer = ScheduleFreeAdamW(self.model, lr=1e-4, steps=self.plan.steps, warmup=10)
-        feed = Feed(pack, indices, self.plan, cutoff=config.cutoff, elements=config.elements, device=device,
-                    dtype=torch.float32, capacity=1e12)
-        self.window = next(iter(feed.windows()))
+        self.window = Feed(pack, indices, self.plan, cutoff=config.cutoff, elements=config.elements, device=device,
+                           dtype=torch.float32).whole()
         self.stats, self.device = new_stats(device), device
         stepper, compiled = WAYS[way]
         forward = torch.compile(self.model) if compiled else self.model

@@ -92,8 +92,8 @@ def count(pack: Pack, model_name: str, target: float, molecules: int) -> tuple[i
     config = size(name, target, **data_options(pack), **extra)
     options, indices = TrainOptions(batch_molecules=molecules, augment=True), training_set(pack)
     plan = plan_for(np.diff(pack.offsets)[indices], 1e5, 0, options)
-    window = next(iter(Feed(pack, indices, plan, cutoff=config.cutoff, elements=config.elements, device=torch.device("cpu"),
-                            dtype=torch.float32, capacity=1e12).windows()))
+    window = Feed(pack, indices, plan, cutoff=config.cutoff, elements=config.elements, device=torch.device("cpu"),
+                  dtype=torch.float32).whole()
     rows = torch.from_numpy(window.rows(plan, 0))
     atoms, edges = (int(c[rows.numpy()].sum()) for c in (window.shard.host_natoms, window.shard.host_nedges))
     model = build(config, 0)

@@ -47,8 +47,7 @@ class Bench:
         if seed not in self.windows:
             mean = float(self.natoms.mean())
             schedule = plan_for(self.natoms, self.steps * self.options.batch_molecules * mean, seed, self.options)
-            feed = Feed(self.pack, self.indices, schedule, capacity=1e12, **self.shard)
-            self.windows[seed] = schedule, next(iter(feed.windows()))
+            self.windows[seed] = schedule, Feed(self.pack, self.indices, schedule, **self.shard).whole()
         return self.windows[seed]
 
     def loss(self, config: ModelConfig, lr: float, seed: int) -> float:

@@ -56,11 +56,11 @@ class Lane:
             self.parameters = model.n_parameters()
             optimizer = ScheduleFreeAdamW(model, lr=1e-4, steps=self.plan.steps, warmup=10)
             feed = Feed(pack, training_set(pack), self.plan, cutoff=config.cutoff, elements=config.elements, device=device,
-                        dtype=torch.float32, capacity=1e12, shards=shards)
+                        dtype=torch.float32, shards=shards)
             self.stats = new_stats(device)
             self.step = (GraphStep if self.stream else EagerStep)(model, optimizer, options, seed, self.stats,
                                                                   compiled(model) if args.compile else model)
-            self.step.begin(self.plan, next(iter(feed.windows())))
+            self.step.begin(self.plan, feed.whole())
             if self.stream:
                 self.stream.synchronize()
         self.next = self.done = 0

@@ -98,9 +98,8 @@ def stream(pack: Any, atoms: int, count: int, device: torch.device) -> tuple[Any
     total = float(plan_for(natoms, count * atoms, 0, options).atoms[:count].sum())
     schedule = plan_for(natoms, total, 0, options)
     data = data_options(pack)
-    feed = Feed(pack, indices, schedule, cutoff=data["cutoff"], elements=data["elements"], device=device, dtype=torch.float32,
-                capacity=1e12)
-    return schedule, next(iter(feed.windows()))
+    feed = Feed(pack, indices, schedule, cutoff=data["cutoff"], elements=data["elements"], device=device, dtype=torch.float32)
+    return schedule, feed.whole()
 
 
 def peer_batches(pack: Any, atoms: int, count: int, device: torch.device) -> tuple[list[tuple[dict[str, Tensor], Any]], int, int]:

@@ -101,9 +101,8 @@ def measure(pack: Pack, model_name: str, target: float, atoms: int, device: torc
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "bf16")
         torch.cuda.reset_peak_memory_stats()
-    feed = Feed(pack, indices, schedule, cutoff=config.cutoff, elements=config.elements, device=device,
-                dtype=torch.float32, capacity=1e12)
-    window = next(iter(feed.windows()))
+    window = Feed(pack, indices, schedule, cutoff=config.cutoff, elements=config.elements, device=device,
+                  dtype=torch.float32).whole()
     forward = {"no": lambda m: m, "yes": loop.compiled, "static": torch.compile}[compile_mode](model)
     step_module.CLASSES = (1.0,) if compile_mode == "static" else CLASSES
     began = time.perf_counter()

@@ -90,7 +90,7 @@ def test_painn_message(graph: GraphBatch, d: int, moving: bool, few: int, monkey
     """However many atoms a program has, and whether it has one group of them or all."""
     n, e, blocks = len(graph.pos), len(graph.sender), -(-d // 16)
     monkeypatch.setattr(vectors, "ENOUGH", n * blocks // few)
-    monkeypatch.setattr(vectors, "PROGRAMS", 2)
+    monkeypatch.setattr(vectors, "PROGRAMS", 2 * blocks)
     h, x, v, weight, g = leaf(n, d), leaf(n, 3 * d), leaf(n, 3, d), leaf(3 * d, 5), leaf(e, 5).detach()
     assert vectors._shape("vectors", x, g)[0] == min(16, n * blocks // (n * blocks // few)) >= few
     unit = torch.randn(e, 3, dtype=torch.float64, device=DEVICE)

@@ -143,7 +143,9 @@ def test_windows_hold_the_same_batches_as_the_resident_shard(pack) -> None:
     natoms = np.diff(pack.offsets)
     schedule = plan(natoms, atoms_total=1.7 * natoms.sum(), seed=0, molecules=3, atoms=None)
     options = {"cutoff": 3.0, "elements": (1, 6, 8), "device": torch.device("cpu"), "dtype": torch.float64}
-    whole = next(iter(Feed(pack, indices, schedule, capacity=1e9, **options).windows()))
+    whole = Feed(pack, indices, schedule, **options).whole()
+    with pytest.raises(ValueError, match="not one window of 60 atoms"):
+        Feed(pack, indices, schedule, capacity=60, **options).whole()
     count = 0
     for window in Feed(pack, indices, schedule, capacity=60, **options).windows(start=2):
         for step in range(window.low, window.high):

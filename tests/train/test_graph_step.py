@@ -46,8 +46,8 @@ def trained(pack, kind, log=None):
     plan = plan_for(natoms, STEPS * 3 * natoms.mean(), 0, OPTIONS)
     model = build(config, 0).double()
     optimizer = ScheduleFreeAdamW(model, lr=1e-2, steps=plan.steps, warmup=2)
-    window = next(iter(Feed(pack, indices, plan, cutoff=3.0, elements=config.elements, device=torch.device("cpu"),
-                            dtype=torch.float64, capacity=1e12).windows()))
+    window = Feed(pack, indices, plan, cutoff=3.0, elements=config.elements, device=torch.device("cpu"),
+                  dtype=torch.float64).whole()
     stepper = kind(model, optimizer, OPTIONS, 0, new_stats(torch.device("cpu")))
     if log is not None:
         advance = stepper._advance

@@ -6,6 +6,7 @@ batches, the next one read ahead by a thread; the batches are the same ones, so 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -113,10 +114,10 @@ def _begins_with(longer: np.ndarray, shorter: np.ndarray) -> bool:
 
 
 class Feed:
-    """Windows over a plan. ``capacity`` is the number of atoms that may live on the device at once."""
+    """Windows over a plan. ``capacity`` is the number of atoms that may live on the device at once; without one, all."""
 
     def __init__(self, pack: Pack, indices: np.ndarray, schedule: Plan, *, cutoff: float, elements: tuple[int, ...],
-                 device: torch.device, dtype: torch.dtype, capacity: float, shards: Shards | None = None):
+                 device: torch.device, dtype: torch.dtype, capacity: float = math.inf, shards: Shards | None = None):
         self.pack, self.indices, self.plan, self.capacity = pack, indices, schedule, capacity
         self.shards = shards or Shards()
         self.options = {"cutoff": cutoff, "elements": elements, "device": device, "dtype": dtype}
@@ -138,6 +139,13 @@ class Feed:
                 if k + 1 < len(bounds):
                     ahead = reader.submit(self._window, *bounds[k + 1])
                 yield window
+
+    def whole(self) -> Window:
+        """All steps in one window; ValueError where there are none, or where capacity parts them."""
+        if not self.resident or not self.plan.steps:
+            raise ValueError(f"{self.plan.steps} steps of {len(self.indices)} structures are not one window of "
+                             f"{self.capacity:g} atoms")
+        return next(self.windows())
 
     def _bounds(self, start: int) -> list[tuple[int, int]]:
         ends = np.concatenate([[0], np.cumsum(self.plan.atoms)])

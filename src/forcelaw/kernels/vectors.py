@@ -27,7 +27,7 @@ from .gated import at_least_float32, wide
 TILES = {"vectors": (32, 16, 1, 2), "vectors_grad": (32, 16, 1, 2)}
 GROUP = tl.constexpr(16)  # atoms of a program at most: rows of the smallest product
 ENOUGH = 1056  # programs that keep an H100 busy: as many as fit at a time
-PROGRAMS = 512  # at most that many gradients of W are written for each block of channels, and summed by torch
+PROGRAMS = 4608  # of the backward pass at most: each writes a gradient of its rows of W, and torch sums them
 
 
 @triton.jit
@@ -236,7 +236,7 @@ def _message_backward(grad_h: Tensor, grad_v: Tensor, v: Tensor | None, x: Tenso
     n = x.shape[0]
     few, blocks, constants = _shape("vectors_grad", x, g)
     groups = triton.cdiv(n, few)
-    each = triton.cdiv(groups, PROGRAMS)
+    each = triton.cdiv(groups * blocks, PROGRAMS)
     programs = triton.cdiv(groups, each)
     dx, dv = torch.empty_like(x), x.new_empty(0) if v is None else torch.empty_like(v)
     dw = x.new_empty(programs, *weight.shape)

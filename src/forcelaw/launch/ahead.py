@@ -74,8 +74,8 @@ def step(pack: Any, config: Any, precision: str) -> int:
 
     indices, dtype = training_set(pack, 16), torch.float64 if precision == "float64" else torch.float32
     schedule = plan_for(np.diff(pack.offsets)[indices], 200, 0, TrainOptions(batch_atoms=100))
-    window = next(iter(Feed(pack, indices, schedule, cutoff=config.cutoff, elements=config.elements, device=torch.device("cpu"),
-                            dtype=dtype, capacity=1e12).windows()))
+    window = Feed(pack, indices, schedule, cutoff=config.cutoff, elements=config.elements, device=torch.device("cpu"),
+                  dtype=dtype).whole()
     rows = torch.from_numpy(window.rows(schedule, 0))
     atoms, edges = (int(count[rows.numpy()].sum()) for count in (window.shard.host_natoms, window.shard.host_nedges))
     atoms, edges = -(-(atoms + 1) // 16) * 16, -(-edges // 64) * 64  # the sizes of training are such multiples

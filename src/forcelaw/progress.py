@@ -43,6 +43,14 @@ class Progress:
         self._last = self.started if not self.live else 0.0
         self._width = 0
 
+    def say(self, what: str) -> None:
+        """What is being done before the first item."""
+        self._show(f"{self.what}: {what}")
+
+    def begin(self, already: float = 0) -> None:
+        """The first item begins now: what went before does not count for the rate, nor do items done by an earlier call."""
+        self.started, self.already = time.monotonic(), already
+
     def line(self, done: float, note: str = "") -> str:
         elapsed = time.monotonic() - self.started
         rate = (done - self.already) / elapsed if elapsed > 0 else 0.0

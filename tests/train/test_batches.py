@@ -6,7 +6,7 @@ import torch
 
 from forcelaw import kernels
 from forcelaw.data.batches import Shard, plan_epoch
-from forcelaw.data.feed import Feed, plan, random_rotations
+from forcelaw.data.feed import Feed, Shards, plan, random_rotations
 from forcelaw.errors import DataError
 from forcelaw.graph import build_graph
 from tests.interpreter import needs_interpreter
@@ -155,14 +155,34 @@ def test_windows_hold_the_same_batches_as_the_resident_shard(pack) -> None:
     assert count == schedule.steps - 2
 
 
+def test_a_short_plan_reads_no_more_than_it_comes_to(pack) -> None:
+    """Alone; where runs share shards, all is read once. The batches are the same."""
+    natoms = np.diff(pack.offsets)
+    schedule = plan(natoms, atoms_total=0.4 * natoms.sum(), seed=0, molecules=3, atoms=None)
+    options = {"cutoff": 3.0, "elements": (1, 6, 8), "device": torch.device("cpu"), "dtype": torch.float64}
+    indices = np.arange(len(pack))[::-1]
+    whole = Feed(pack, indices, schedule, shards=Shards(), **options).whole()
+    assert len(whole.shard) == len(pack)
+    for start in (0, 1):
+        (part,) = Feed(pack, indices, schedule, **options).windows(start)
+        assert len(part.shard) == 3 * (schedule.steps - start)
+        for step in range(start, schedule.steps):
+            rows, same = part.rows(schedule, step), whole.rows(schedule, step)
+            np.testing.assert_array_equal(part.shard.indices[rows], whole.shard.indices[same])
+            graphs = []
+            for shard, chosen in ((part.shard, rows), (whole.shard, same)):
+                sizes = int(shard.host_natoms[chosen].sum()), int(shard.host_nedges[chosen].sum())
+                graphs.append(shard.batch(torch.from_numpy(chosen), *sizes)[0])
+            for name in ("species", "pos", "sender", "receiver"):
+                assert torch.equal(*(getattr(graph, name) for graph in graphs))
+
+
 def test_an_unknown_element_is_named(pack) -> None:
     with pytest.raises(DataError, match=r"elements \[8\]"):
         Shard(pack, np.arange(len(pack)), cutoff=3.0, elements=(1, 6))
 
 
 def test_nested_training_sets_share_one_shard(tmp_path) -> None:
-    from forcelaw.data.feed import Shards
-
     pack = write_pack(tmp_path / "pack")
     options = {"cutoff": 3.0, "elements": tuple(pack.elements), "device": torch.device("cpu"), "dtype": torch.float64}
     order = np.random.default_rng(0).permutation(len(pack))

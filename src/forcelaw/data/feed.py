@@ -114,12 +114,15 @@ def _begins_with(longer: np.ndarray, shorter: np.ndarray) -> bool:
 
 
 class Feed:
-    """Windows over a plan. ``capacity`` is the number of atoms that may live on the device at once; without one, all."""
+    """Windows over a plan. ``capacity`` is the number of atoms that may live on the device at once; without one, all.
+
+    With ``shards`` all structures are loaded, for other runs too; without, no more than the plan comes to.
+    """
 
     def __init__(self, pack: Pack, indices: np.ndarray, schedule: Plan, *, cutoff: float, elements: tuple[int, ...],
                  device: torch.device, dtype: torch.dtype, capacity: float = math.inf, shards: Shards | None = None):
         self.pack, self.indices, self.plan, self.capacity = pack, indices, schedule, capacity
-        self.shards = shards or Shards()
+        self.shards = shards
         self.options = {"cutoff": cutoff, "elements": elements, "device": device, "dtype": dtype}
         natoms = np.diff(pack.offsets)[indices]
         self.resident = natoms.sum() <= capacity
@@ -129,7 +132,11 @@ class Feed:
         plan = self.plan
         if self.resident:
             if start < plan.steps:
-                yield Window(start, plan.steps, self.shards.get(self.pack, self.indices, **self.options), plan.order, 0)
+                if self.shards is None and plan.ptr[plan.steps] - plan.ptr[start] < len(self.indices):
+                    yield self._window(start, plan.steps)
+                else:
+                    shard = (self.shards or Shards()).get(self.pack, self.indices, **self.options)
+                    yield Window(start, plan.steps, shard, plan.order, 0)
             return
         bounds = self._bounds(start)
         with ThreadPoolExecutor(1) as reader:

@@ -89,10 +89,9 @@ def training(run: RunDirectory, pack: Pack, *, device: str | torch.device = "cpu
     if state["stats"]:
         stats.copy_(torch.tensor(state["stats"], dtype=torch.float64))
     config = spec.config()
-    shards = shards or Shards()
     data = {"cutoff": config.cutoff, "elements": config.elements, "device": device, "dtype": dtype_of(spec)}
     validation = validation_set(pack, spec.train.validation_structures)
-    evaluation = Evaluation(model, shards.get(pack, validation, **data), structures=len(validation))
+    evaluation = Evaluation(model, (shards or Shards()).get(pack, validation, **data), structures=len(validation))
     feed = Feed(pack, indices, schedule, capacity=capacity if capacity is not None else device_capacity(device),
                 shards=shards, **data)
     # torch.compile cannot differentiate what it compiled twice, as gradient forces ask for
@@ -102,7 +101,12 @@ def training(run: RunDirectory, pack: Pack, *, device: str | torch.device = "cpu
     model.train()
     status = "finished"
     try:
-        for window in feed.windows(state["step"]):
+        if progress:
+            progress.say(f"reading structures for {spec.steps - state['step']:,} steps")
+        resumed = state["step"]
+        for window in feed.windows(resumed):
+            if progress and window.low == resumed:
+                progress.begin(resumed)
             stepper.begin(schedule, window)
             if device.type == "cuda":
                 evaluation.capture(stepper.pool)

@@ -55,7 +55,7 @@ def trained(pack, kind, log=None):
     before = optimizer.y.clone()
     stepper.begin(plan, window)
     assert torch.equal(before, optimizer.y) and stepper.stats[3] == 0  # warming up leaves no trace
-    for step in [0, *range(1, plan.steps)]:
+    for step in range(plan.steps):
         stepper.run(step)
     return optimizer, stepper, plan
 

@@ -132,11 +132,7 @@ class Feed:
         plan = self.plan
         if self.resident:
             if start < plan.steps:
-                if self.shards is None and plan.ptr[plan.steps] - plan.ptr[start] < len(self.indices):
-                    yield self._window(start, plan.steps)
-                else:
-                    shard = (self.shards or Shards()).get(self.pack, self.indices, **self.options)
-                    yield Window(start, plan.steps, shard, plan.order, 0)
+                yield self._rest(start)
             return
         bounds = self._bounds(start)
         with ThreadPoolExecutor(1) as reader:
@@ -147,12 +143,19 @@ class Feed:
                     ahead = reader.submit(self._window, *bounds[k + 1])
                 yield window
 
+    def _rest(self, start: int) -> Window:
+        """All steps from ``start`` on."""
+        if self.shards is None and self.plan.ptr[-1] - self.plan.ptr[start] < len(self.indices):
+            return self._window(start, self.plan.steps)
+        shard = (self.shards or Shards()).get(self.pack, self.indices, **self.options)
+        return Window(start, self.plan.steps, shard, self.plan.order, 0)
+
     def whole(self) -> Window:
         """All steps in one window; ValueError where there are none, or where capacity parts them."""
         if not self.resident or not self.plan.steps:
             raise ValueError(f"{self.plan.steps} steps of {len(self.indices)} structures are not one window of "
                              f"{self.capacity:g} atoms")
-        return next(self.windows())
+        return self._rest(0)
 
     def _bounds(self, start: int) -> list[tuple[int, int]]:
         ends = np.concatenate([[0], np.cumsum(self.plan.atoms)])

@@ -17,6 +17,31 @@ FILL = 128  # programs that zero the gradient of padding edges
 
 
 @triton.jit
+def three(x, step: tl.constexpr, mask, WIDE: tl.constexpr):
+    """Numbers at x, x + step and x + 2 step: three components, or three parts of a row."""
+    return (tl.load(x, mask=mask, other=0.0).to(WIDE), tl.load(x + step, mask=mask, other=0.0).to(WIDE),
+            tl.load(x + 2 * step, mask=mask, other=0.0).to(WIDE))
+
+
+@triton.jit
+def zeros(COUNT: tl.constexpr, BC: tl.constexpr, dtype: tl.constexpr):
+    """A tuple of vectors of BC zeros."""
+    total = ()
+    for _ in tl.static_range(COUNT):
+        total = total + (tl.zeros([BC], dtype),)
+    return total
+
+
+@triton.jit
+def rows(x, first, c, mask, COUNT: tl.constexpr, C: tl.constexpr):
+    """A tuple: channels c of COUNT rows of x (any, C) from row ``first`` on."""
+    out = ()
+    for k in tl.static_range(COUNT):
+        out = out + (tl.load(x + (first + k) * C + c, mask=mask, other=0.0),)
+    return out
+
+
+@triton.jit
 def _silu(x):
     s = 1.0 / (1.0 + tl.exp(-x))
     return x * s, s * (1.0 + x * (1.0 - s))

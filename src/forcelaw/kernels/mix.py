@@ -12,16 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gated import at_least_float32
+from .gated import at_least_float32, three
 
 NUMBERS = 1024  # of Phi in a program
-
-
-@triton.jit
-def _three(x, at, mask, M: tl.constexpr):
-    """The components x, y, z of numbers (e, 3, M)."""
-    return (tl.load(x + at, mask=mask, other=0.0), tl.load(x + at + M, mask=mask, other=0.0),
-            tl.load(x + at + 2 * M, mask=mask, other=0.0))
 
 
 @triton.jit
@@ -34,9 +27,9 @@ def _edges(dv, phi, unit, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.const
     at = e[:, None] * M + a[None, :]
     full = me[:, None, None] & mm[None, :, None] & mm[None, None, :]
     square = e[:, None, None] * M * M + a[None, :, None] * M + a[None, None, :]
-    v0, v1, v2 = _three(dv, at + e[:, None] * 2 * M, mask, M)
+    v0, v1, v2 = three(dv + at + e[:, None] * 2 * M, M, mask, dv.dtype.element_ty)
     f = tl.load(phi + square, mask=full, other=0.0).to(v0.dtype)
-    x0, x1, x2 = _three(unit, e[:, None] * 3, me[:, None], 1)
+    x0, x1, x2 = three(unit + e[:, None] * 3, 1, me[:, None], unit.dtype.element_ty)
     s = 1.0 / tl.sqrt(1.0 + v0 * v0 + v1 * v1 + v2 * v2)
     return at, at + e[:, None] * 2 * M, mask, square, full, v0, v1, v2, s, f, x0, x1, x2
 
@@ -56,7 +49,7 @@ def _forward(dv, phi, unit, radial, out, edges, M: tl.constexpr, MP: tl.constexp
 @triton.jit(do_not_specialize=["edges"])
 def _backward(dv, phi, unit, grad, d_dv, dphi, dradial, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr):
     at, at3, mask, square, full, v0, v1, v2, s, f, x0, x1, x2 = _edges(dv, phi, unit, edges, M, MP, BE)
-    g0, g1, g2 = _three(grad, at3, mask, M)
+    g0, g1, g2 = three(grad + at3, M, mask, grad.dtype.element_ty)
     outer = (v0 * s)[:, :, None] * g0[:, None, :] + (v1 * s)[:, :, None] * g1[:, None, :] + (v2 * s)[:, :, None] * g2[:, None, :]
     u0 = tl.sum(f * g0[:, None, :], axis=2)
     u1 = tl.sum(f * g1[:, None, :], axis=2)

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gated import FILL, at_least_float32
+from .gated import FILL, at_least_float32, zeros
 
 # without vectors in wide loads and stores a lane has one channel; four would be four times the registers of the sums of an atom
 _jit = triton.jit(do_not_specialize_on_alignment=["out", "grad", "table", "dtable"])
@@ -79,9 +79,7 @@ def _outer_grad(w, x, ptr, grad, dw, dx, n, n_edges, K: tl.constexpr, C: tl.cons
 def _moments(x, y, low, high, c, mc, C: tl.constexpr, S: tl.constexpr, BC: tl.constexpr):
     """sum over edges low .. high of y[e, s] x[e, c]: a tuple of S^2 vectors of BC channels."""
     dtype = y.dtype.element_ty
-    total = ()
-    for _ in tl.static_range(S * S):
-        total = total + (tl.zeros([BC], dtype),)
+    total = zeros(S * S, BC, dtype)
     for e in range(low, high):
         row = tl.load(x + e * C + c, mask=mc, other=0.0).to(dtype)
         new = ()
@@ -137,9 +135,7 @@ def _triplets_grad(b, y, x, ptr, grad, db, dx, n, n_edges, F: tl.constexpr, S: t
         dtype = y.dtype.element_ty
         low, high = tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)
         total = _moments(x, y, low, high, c, mc, C, S, BC)
-        dtotal = ()
-        for _ in tl.static_range(S * S):
-            dtotal = dtotal + (tl.zeros([BC], dtype),)
+        dtotal = zeros(S * S, BC, dtype)
         for e in range(low, high):
             own = tl.load(x + e * C + c, mask=mc, other=0.0).to(dtype)
             g = tl.load(grad + (e * F + f[:, None]) * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0).to(dtype)
@@ -176,9 +172,7 @@ def _cosines(b, y, ptr, out, n, n_edges, F: tl.constexpr, S: tl.constexpr, BC: t
         mf = f < F
         dtype = y.dtype.element_ty
         low, high = tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)
-        total = ()
-        for _ in tl.static_range(S * S):
-            total = total + (tl.zeros([BC], dtype),)
+        total = zeros(S * S, BC, dtype)
         for e in range(low, high):
             new = ()
             for l in tl.static_range(S):

@@ -13,10 +13,11 @@ degree l come after l (2l - 1)(2l + 1) / 3 elements of lower degrees.
 from __future__ import annotations
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gated import FILL, at_least_float32
+from .gated import FILL, at_least_float32, rows, zeros
 from .moments import _clear, _degrees, _jit, _power, _squashed, _tile
 
 
@@ -36,32 +37,28 @@ def _short(moments, x, y, turns, b, table, near, sender, swap, ptr, message, out
         dtype = out.dtype.element_ty
         kind = message.dtype.element_ty
         weights = tl.load(table + f[:, None] * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0)
-        total = ()
-        for _ in tl.static_range(P):
-            total = total + (tl.zeros([BC], dtype),)
+        total = zeros(P, BC, dtype)
         for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
             if tl.load(near + e) != 0:
                 at = moments + tl.load(sender + e).to(tl.int64) * S * S * C + c
                 back = tl.load(x + tl.load(swap + e).to(tl.int64) * C + c, mask=mc, other=0.0).to(dtype)
-                turned = ()  # orders -(S-1) .. S-1
-                for _ in tl.static_range(2 * S - 1):
-                    turned = turned + (tl.zeros([BC], dtype),)
+                turned = zeros(2 * S - 1, BC, dtype)  # orders -(S-1) .. S-1
                 for l in tl.static_range(S):
                     frame = turns + e * D + l * (2 * l - 1) * (2 * l + 1) // 3
                     radial = tl.sum(tl.load(b + (e * S + l) * F + f, mask=mf, other=0.0)[:, None] * weights, axis=0)
-                    rows = ()
+                    parts = ()
                     for m in tl.static_range(2 * l + 1):
                         harmonic = tl.load(y + e * S * S + l * l + m)
                         if l % 2 == 1:  # of the reverse edge
                             harmonic = -harmonic
                         row = tl.load(at + (l * l + m) * C, mask=mc, other=0.0)
-                        rows = rows + ((row - harmonic * back) * radial,)
+                        parts = parts + ((row - harmonic * back) * radial,)
                     new = ()
                     for j in tl.static_range(2 * S - 1):
                         value = turned[j]
                         if j >= S - 1 - l and j <= S - 1 + l:
                             for m in tl.static_range(2 * l + 1):
-                                value += tl.load(frame + (j - S + 1 + l) * (2 * l + 1) + m) * rows[m]
+                                value += tl.load(frame + (j - S + 1 + l) * (2 * l + 1) + m) * parts[m]
                         new = new + (value,)
                     turned = new
                 tl.store(message + e * C + c, turned[S - 1].to(kind), mask=mc)
@@ -90,9 +87,7 @@ def _short_grad_turned(turns, near, ptr, grad_message, grad, dturned, S: tl.cons
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < C
     dtype = grad.dtype.element_ty
-    g = ()
-    for p in tl.static_range(P):
-        g = g + (tl.load(grad + (i * P + p) * C + c, mask=mc, other=0.0),)
+    g = rows(grad, i * P, c, mc, P, C)
     for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
         if tl.load(near + e) != 0:
             for j in tl.static_range(S):
@@ -132,17 +127,13 @@ def _short_grad(moments, x, y, turns, b, table, near, swap, ptr, dturned, dmomen
         weights = tl.load(table + f[:, None] * C + c[None, :], mask=tile, other=0.0)
         dweights = tl.zeros([BF, BC], dtype)
         at = moments + i * S * S * C + c
-        total = ()
-        for _ in tl.static_range(S * S):
-            total = total + (tl.zeros([BC], dtype),)
+        total = zeros(S * S, BC, dtype)
         for k in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
             e = tl.load(swap + k).to(tl.int64)
             if tl.load(near + e) != 0:
                 back = tl.load(x + k * C + c, mask=mc, other=0.0).to(dtype)
                 dback = tl.zeros([BC], dtype)
-                g = ()
-                for j in tl.static_range(2 * S - 1):
-                    g = g + (tl.load(dturned + (e * (2 * S - 1) + j) * C + c, mask=mc, other=0.0),)
+                g = rows(dturned, e * (2 * S - 1), c, mc, 2 * S - 1, C)
                 new = ()
                 for l in tl.static_range(S):
                     frame = turns + e * D + l * (2 * l - 1) * (2 * l + 1) // 3
@@ -172,6 +163,15 @@ def _short_grad(moments, x, y, turns, b, table, near, swap, ptr, dturned, dmomen
         tl.store(dtable + (i * F + f[:, None]) * C + c[None, :], dweights, mask=tile)
 
 
+@triton.jit
+def _part(y, e, total, p: tl.constexpr, j: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, dtype: tl.constexpr):
+    """sum_m y[e, pm] returned[a, pj, m], the rows of ``returned`` at a in ``total``."""
+    part = tl.zeros([BC], dtype)
+    for m in tl.static_range(2 * p + 1):
+        part += tl.load(y + e * S * S + p * p + m) * total[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
+    return part
+
+
 @_jit
 def _read(b, own, y, returned, message, ptr, out, n, n_edges, F: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
           C: tl.constexpr, BF: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
@@ -185,17 +185,13 @@ def _read(b, own, y, returned, message, ptr, out, n, n_edges, F: tl.constexpr, S
         mc, mf = c < C, f < F
         dtype = returned.dtype.element_ty
         pairs: tl.constexpr = S * (S + 1) // 2
-        total = ()
-        for p in tl.static_range(P):
-            total = total + (tl.load(returned + (i * P + p) * C + c, mask=mc, other=0.0),)
+        total = rows(returned, i * P, c, mc, P, C)
         for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
             first = tl.load(message + e * C + c, mask=mc, other=0.0).to(dtype)
             value = -tl.load(own + e * F + f, mask=mf, other=0.0).to(dtype)[:, None] * first[None, :]
             for p in tl.static_range(S):
                 for j in tl.static_range(p + 1):
-                    part = tl.zeros([BC], dtype)
-                    for m in tl.static_range(2 * p + 1):
-                        part += tl.load(y + e * S * S + p * p + m) * total[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
+                    part = _part(y, e, total, p, j, S, BC, dtype)
                     weight = tl.load(b + (e * F + f) * pairs + p * (p + 1) // 2 + j, mask=mf, other=0.0).to(dtype)
                     value += weight[:, None] * part[None, :]
             tl.store(out + (e * F + f[:, None]) * C + c[None, :], value.to(out.dtype.element_ty), mask=mf[:, None] & mc[None, :])
@@ -223,9 +219,7 @@ def _read_grad(own, y, returned, message, ptr, grad, db, down, dmessage, n, n_ed
         c = tl.program_id(1) * BC + tl.arange(0, BC)
         mc = c < C
         dtype = returned.dtype.element_ty
-        total = ()
-        for p in tl.static_range(P):
-            total = total + (tl.load(returned + (i * P + p) * C + c, mask=mc, other=0.0),)
+        total = rows(returned, i * P, c, mc, P, C)
         for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
             g = tl.load(grad + (e * F + f[:, None]) * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0).to(dtype)
             first = tl.load(message + e * C + c, mask=mc, other=0.0).to(dtype)
@@ -234,9 +228,7 @@ def _read_grad(own, y, returned, message, ptr, grad, db, down, dmessage, n, n_ed
             tl.store(dmessage + e * C + c, (-tl.sum(weight[:, None] * g, axis=0)).to(dmessage.dtype.element_ty), mask=mc)
             for p in tl.static_range(S):
                 for j in tl.static_range(p + 1):
-                    part = tl.zeros([BC], dtype)
-                    for m in tl.static_range(2 * p + 1):
-                        part += tl.load(y + e * S * S + p * p + m) * total[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
+                    part = _part(y, e, total, p, j, S, BC, dtype)
                     tl.store(db + (e * F + f) * pairs + p * (p + 1) // 2 + j, tl.sum(g * part[None, :], axis=1), mask=mf)
 
 
@@ -250,9 +242,7 @@ def _read_grad_atoms(b, y, ptr, grad, dreturned, F: tl.constexpr, S: tl.constexp
     mc, mf = c < C, f < F
     dtype = dreturned.dtype.element_ty
     pairs: tl.constexpr = S * (S + 1) // 2
-    total = ()
-    for _ in tl.static_range(P):
-        total = total + (tl.zeros([BC], dtype),)
+    total = zeros(P, BC, dtype)
     for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
         g = tl.load(grad + (e * F + f[:, None]) * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0).to(dtype)
         new = ()

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .gated import FILL, tile
+from .gated import FILL, tile, zeros
 from .norm import PROGRAMS
 
 MANY = 30_000  # edges from which a product takes longer than a launch
@@ -127,9 +127,7 @@ def _turn_sum(z, bias, frames, scale, ptr, out, C: tl.constexpr, P: tl.constexpr
     shifts = ()
     for l in tl.static_range(L + 1):
         shifts = shifts + (tl.load(bias + l * C + c, mask=mc, other=0.0).to(dtype),)
-    total = ()
-    for _ in tl.static_range(S):
-        total = total + (tl.zeros([BC], dtype),)
+    total = zeros(S, BC, dtype)
     for e in range(low, high):
         factor = tl.load(scale + e)
         new = ()
@@ -176,15 +174,12 @@ def _turn_grad(y, frames, rad, shift, grad, order, ptr, dy, drad, dshift, n, n_e
     else:
         i = pid.to(tl.int64)
         rows = ()
-        total = ()
         for j in tl.static_range(S):
             rows = rows + (tl.load(y + (i * S + j) * C + c, mask=mc, other=0.0),)
-            total = total + (tl.zeros([BC], dtype),)
         shifts = ()
-        dshifts = ()
         for q in tl.static_range(R):
             shifts = shifts + (tl.load(shift + q * 2 * C + side * C + c, mask=mc, other=0.0).to(dtype),)
-            dshifts = dshifts + (tl.zeros([BC], dtype),)
+        total, dshifts = zeros(S, BC, dtype), zeros(R, BC, dtype)
         low, high = tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)
         ahead = low
         if side == 0:

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .dense import lowered
-from .gated import at_least_float32, tile
+from .gated import at_least_float32, three, tile
 from .gated import wide as _wide  # kernels here have a ``WIDE`` of their own
 
 TILES = {"lengths": (4, 64, 4), "update": (4, 64, 4)}
@@ -30,16 +30,10 @@ def _place(n, d: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     return i, c, (i < n) & (c < d)
 
 
-@triton.jit
-def _three(x, step: tl.constexpr, mask, WIDE: tl.constexpr):
-    return (tl.load(x, mask=mask, other=0.0).to(WIDE), tl.load(x + step, mask=mask, other=0.0).to(WIDE),
-            tl.load(x + 2 * step, mask=mask, other=0.0).to(WIDE))
-
-
 @triton.jit(do_not_specialize=["n"])
 def _lengths(a, pair, out, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     i, c, mask = _place(n, d, BE, BC)
-    x, y, z = _three(pair + i * 6 * d + d + c, 2 * d, mask, WIDE)
+    x, y, z = three(pair + i * 6 * d + d + c, 2 * d, mask, WIDE)
     scalar = tl.load(a + i * d + c, mask=mask, other=0.0)
     tl.store(out + i * 2 * d + c, scalar, mask=mask)
     tl.store(out + i * 2 * d + d + c, tl.sqrt(x * x + y * y + z * z + LEAST), mask=mask)
@@ -51,9 +45,9 @@ def _lengths_backward(pair, grad, grad_pair, da, dpair, n, d: tl.constexpr, WIDE
     """dpair: grad_pair and what comes by the lengths."""
     i, c, mask = _place(n, d, BE, BC)
     at = i * 6 * d + c
-    x, y, z = _three(pair + at + d, 2 * d, mask, WIDE)
-    u0, u1, u2 = _three(grad_pair + at, 2 * d, mask, WIDE)
-    w0, w1, w2 = _three(grad_pair + at + d, 2 * d, mask, WIDE)
+    x, y, z = three(pair + at + d, 2 * d, mask, WIDE)
+    u0, u1, u2 = three(grad_pair + at, 2 * d, mask, WIDE)
+    w0, w1, w2 = three(grad_pair + at + d, 2 * d, mask, WIDE)
     scalar = tl.load(grad + i * 2 * d + c, mask=mask, other=0.0)
     g = tl.load(grad + i * 2 * d + d + c, mask=mask, other=0.0).to(WIDE) / tl.sqrt(x * x + y * y + z * z + LEAST)
     kind = dpair.dtype.element_ty
@@ -70,10 +64,10 @@ def _lengths_backward(pair, grad, grad_pair, da, dpair, n, d: tl.constexpr, WIDE
 def _update(h, v, pair, mixed, new_h, new_v, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
     i, c, mask = _place(n, d, BE, BC)
     at, at3 = i * d + c, i * 3 * d + c
-    u0, u1, u2 = _three(pair + i * 6 * d + c, 2 * d, mask, WIDE)
-    w0, w1, w2 = _three(pair + i * 6 * d + d + c, 2 * d, mask, WIDE)
-    p, q, gate = _three(mixed + at3, d, mask, WIDE)
-    v0, v1, v2 = _three(v + at3, d, mask, WIDE)
+    u0, u1, u2 = three(pair + i * 6 * d + c, 2 * d, mask, WIDE)
+    w0, w1, w2 = three(pair + i * 6 * d + d + c, 2 * d, mask, WIDE)
+    p, q, gate = three(mixed + at3, d, mask, WIDE)
+    v0, v1, v2 = three(v + at3, d, mask, WIDE)
     scalar = tl.load(h + at, mask=mask, other=0.0).to(WIDE) + p + q * (u0 * w0 + u1 * w1 + u2 * w2)
     tl.store(new_h + at, scalar, mask=mask)
     tl.store(new_v + at3, v0 + gate * u0, mask=mask)
@@ -86,11 +80,11 @@ def _update_backward(pair, mixed, grad_h, grad_v, dpair, dmixed, n, d: tl.conste
                      BC: tl.constexpr):
     i, c, mask = _place(n, d, BE, BC)
     at3, at6 = i * 3 * d + c, i * 6 * d + c
-    u0, u1, u2 = _three(pair + at6, 2 * d, mask, WIDE)
-    w0, w1, w2 = _three(pair + at6 + d, 2 * d, mask, WIDE)
+    u0, u1, u2 = three(pair + at6, 2 * d, mask, WIDE)
+    w0, w1, w2 = three(pair + at6 + d, 2 * d, mask, WIDE)
     q = tl.load(mixed + at3 + d, mask=mask, other=0.0).to(WIDE)
     gate = tl.load(mixed + at3 + 2 * d, mask=mask, other=0.0).to(WIDE)
-    g0, g1, g2 = _three(grad_v + at3, d, mask, WIDE)
+    g0, g1, g2 = three(grad_v + at3, d, mask, WIDE)
     gh = tl.load(grad_h + i * d + c, mask=mask, other=0.0).to(WIDE)
     kind = dpair.dtype.element_ty
     small = dmixed.dtype.element_ty

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .dense import lowered
-from .gated import at_least_float32, wide
+from .gated import at_least_float32, three, wide
 
 # edges and channels of a tile, warps, stages of the pipeline of loads (LABLOG, 2026-11-28)
 TILES = {"vectors": (32, 16, 1, 2), "vectors_grad": (32, 16, 1, 2)}
@@ -53,15 +53,15 @@ def _radial(g, e, me, k, R: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _three(x, step: tl.constexpr, mask):
-    return (tl.load(x, mask=mask, other=0.0), tl.load(x + step, mask=mask, other=0.0),
-            tl.load(x + 2 * step, mask=mask, other=0.0))
+def _product(a, b, WIDE: tl.constexpr, PRECISION: tl.constexpr):
+    """a b, of factors."""
+    return tl.dot(a, b, input_precision=PRECISION, out_dtype=WIDE)
 
 
 @triton.jit
-def _plus(total, of, m, WIDE: tl.constexpr, PRECISION: tl.constexpr):
-    """total (GROUP, BC) + of (GROUP, BE) m (BE, BC)."""
-    return tl.dot(of, _factor(m, WIDE, PRECISION), acc=total, input_precision=PRECISION, out_dtype=WIDE)
+def _plus(total, a, b, kind: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr):
+    """total + a b, where b is no factor yet."""
+    return tl.dot(a, _factor(b, kind, PRECISION), acc=total, input_precision=PRECISION, out_dtype=WIDE)
 
 
 @triton.jit(do_not_specialize=["n", "few"])
@@ -89,26 +89,26 @@ def _forward(h, v, x, g, weight, unit, sender, receiver, ptr, out_h, out_v, n, f
         at = j[:, None] * (3 * d) + c[None, :]
         rows = _radial(g, e, me, k, R, PRECISION)
         # loads stand where they are used: at the top they would hold registers
-        m = tl.load(x + at, mask=mask, other=0.0) * tl.dot(rows, wa, input_precision=PRECISION, out_dtype=WIDE)
-        along = tl.load(x + at + 2 * d, mask=mask, other=0.0) * tl.dot(rows, wc, input_precision=PRECISION, out_dtype=WIDE)
+        m = tl.load(x + at, mask=mask, other=0.0) * _product(rows, wa, WIDE, PRECISION)
+        along = tl.load(x + at + 2 * d, mask=mask, other=0.0) * _product(rows, wc, WIDE, PRECISION)
         m0 = along * tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
         m1 = along * tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
         m2 = along * tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None]
         if HAS_V:
-            b = tl.load(x + at + d, mask=mask, other=0.0) * tl.dot(rows, wb, input_precision=PRECISION, out_dtype=WIDE)
+            b = tl.load(x + at + d, mask=mask, other=0.0) * _product(rows, wb, WIDE, PRECISION)
             m0 += b * tl.load(v + at, mask=mask, other=0.0)
             m1 += b * tl.load(v + at + d, mask=mask, other=0.0)
             m2 += b * tl.load(v + at + 2 * d, mask=mask, other=0.0)
-        s = _plus(s, of, m, WIDE, PRECISION)
-        s0 = _plus(s0, of, m0, WIDE, PRECISION)
-        s1 = _plus(s1, of, m1, WIDE, PRECISION)
-        s2 = _plus(s2, of, m2, WIDE, PRECISION)
+        s = _plus(s, of, m, WIDE, WIDE, PRECISION)
+        s0 = _plus(s0, of, m0, WIDE, WIDE, PRECISION)
+        s1 = _plus(s1, of, m1, WIDE, WIDE, PRECISION)
+        s2 = _plus(s2, of, m2, WIDE, WIDE, PRECISION)
     mask = (atoms < last)[:, None] & mc[None, :]
     own = atoms[:, None] * d + c[None, :]
     own3 = atoms[:, None] * (3 * d) + c[None, :]
     s0, s1, s2 = s0 * scale, s1 * scale, s2 * scale
     if HAS_V:
-        v0, v1, v2 = _three(v + own3, d, mask)
+        v0, v1, v2 = three(v + own3, d, mask, WIDE)
         s0 += v0
         s1 += v1
         s2 += v2
@@ -149,40 +149,37 @@ def _backward(v, x, g, weight, unit, receiver, order, ptr, grad_h, grad_v, dx, d
             mask = me[:, None] & mc[None, :]
             at = i[:, None] * (3 * d) + c[None, :]
             rows = _radial(g, e, me, k, R, PRECISION)
-            fa = tl.dot(rows, wa, input_precision=PRECISION, out_dtype=WIDE)
-            fc = tl.dot(rows, wc, input_precision=PRECISION, out_dtype=WIDE)
+            fa = _product(rows, wa, WIDE, PRECISION)
+            fc = _product(rows, wc, WIDE, PRECISION)
             gh = tl.load(grad_h + i[:, None] * d + c[None, :], mask=mask, other=0.0)
-            g0, g1, g2 = _three(grad_v + at, d, mask)
+            g0, g1, g2 = three(grad_v + at, d, mask, WIDE)
             along = (g0 * tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
                      + g1 * tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
                      + g2 * tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None])
             at = j[:, None] * (3 * d) + c[None, :]
             turned = tl.trans(rows)
-            ya = _factor(gh * tl.load(x + at, mask=mask, other=0.0), kind, PRECISION)
-            sum_a = tl.dot(turned, ya, acc=sum_a, input_precision=PRECISION, out_dtype=WIDE)
+            sum_a = _plus(sum_a, turned, gh * tl.load(x + at, mask=mask, other=0.0), kind, WIDE, PRECISION)
             if HAS_V:
-                fb = tl.dot(rows, wb, input_precision=PRECISION, out_dtype=WIDE)
+                fb = _product(rows, wb, WIDE, PRECISION)
                 inner = (g0 * tl.load(v + at, mask=mask, other=0.0) + g1 * tl.load(v + at + d, mask=mask, other=0.0)
                          + g2 * tl.load(v + at + 2 * d, mask=mask, other=0.0))
-                yb = _factor(inner * tl.load(x + at + d, mask=mask, other=0.0), kind, PRECISION)
-                sum_b = tl.dot(turned, yb, acc=sum_b, input_precision=PRECISION, out_dtype=WIDE)
-            yc = _factor(along * tl.load(x + at + 2 * d, mask=mask, other=0.0), kind, PRECISION)
-            sum_c = tl.dot(turned, yc, acc=sum_c, input_precision=PRECISION, out_dtype=WIDE)
-            da = _plus(da, of, gh * fa, WIDE, PRECISION)
-            dc = _plus(dc, of, along * fc, WIDE, PRECISION)
+                sum_b = _plus(sum_b, turned, inner * tl.load(x + at + d, mask=mask, other=0.0), kind, WIDE, PRECISION)
+            sum_c = _plus(sum_c, turned, along * tl.load(x + at + 2 * d, mask=mask, other=0.0), kind, WIDE, PRECISION)
+            da = _plus(da, of, gh * fa, WIDE, WIDE, PRECISION)
+            dc = _plus(dc, of, along * fc, WIDE, WIDE, PRECISION)
             if HAS_V:
-                s0 = _plus(s0, of, g0 * fb, WIDE, PRECISION)
-                s1 = _plus(s1, of, g1 * fb, WIDE, PRECISION)
-                s2 = _plus(s2, of, g2 * fb, WIDE, PRECISION)
+                s0 = _plus(s0, of, g0 * fb, WIDE, WIDE, PRECISION)
+                s1 = _plus(s1, of, g1 * fb, WIDE, WIDE, PRECISION)
+                s2 = _plus(s2, of, g2 * fb, WIDE, WIDE, PRECISION)
         mask = (atoms < last)[:, None] & mc[None, :]
         own = atoms[:, None] * (3 * d) + c[None, :]
         tl.store(dx + own, da * scale, mask=mask)
         tl.store(dx + own + 2 * d, dc * scale, mask=mask)
         if HAS_V:
-            v0, v1, v2 = _three(v + own, d, mask)
+            v0, v1, v2 = three(v + own, d, mask, WIDE)
             tl.store(dx + own + d, (s0 * v0 + s1 * v1 + s2 * v2) * scale, mask=mask)
             xb = tl.load(x + own + d, mask=mask, other=0.0) * scale
-            g0, g1, g2 = _three(grad_v + own, d, mask)
+            g0, g1, g2 = three(grad_v + own, d, mask, WIDE)
             tl.store(dv + own, g0 + s0 * xb, mask=mask)
             tl.store(dv + own + d, g1 + s1 * xb, mask=mask)
             tl.store(dv + own + 2 * d, g2 + s2 * xb, mask=mask)
@@ -253,15 +250,13 @@ def _(grad_h, grad_v, v, x, g, weight, unit, receiver, ptr, order, scale):
 
 def _save(ctx, inputs, output):
     _, v, x, g, weight, unit, _, receiver, ptr, order, ctx.scale = inputs
-    ctx.moving = v is not None
-    ctx.save_for_backward(x, g, weight, unit, receiver, ptr, order, *([v] if ctx.moving else []))
+    ctx.save_for_backward(v, x, g, weight, unit, receiver, ptr, order)
 
 
 def _differentiate(ctx, grad_h, grad_v):
-    x, g, weight, unit, receiver, ptr, order, *rest = ctx.saved_tensors
-    v = rest[0] if ctx.moving else None
-    dv, dx, dweight = _message_backward(grad_h, grad_v, v, x, g, weight, unit, receiver, ptr, order, ctx.scale)
-    return grad_h, dv if ctx.moving else None, dx, None, dweight, None, None, None, None, None, None
+    v, *rest = ctx.saved_tensors
+    dv, dx, dweight = _message_backward(grad_h, grad_v, v, *rest, ctx.scale)
+    return grad_h, None if v is None else dv, dx, None, dweight, None, None, None, None, None, None
 
 
 _message.register_autograd(_differentiate, setup_context=_save)

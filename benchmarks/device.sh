@@ -31,7 +31,7 @@ nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee "$out/dev
 case $stage in
 check)
   LIMIT=280
-  for file in kernels dense moments; do quietly test_$file python3 -m pytest -q -p no:cacheprovider "tests/kernels/test_$file.py"; done
+  for file in kernels gemnet_residual gemnet_triplets; do quietly test_$file python3 -m pytest -q -p no:cacheprovider "tests/ops/test_$file.py"; done
   TAIL=40 quietly gpu_check_gemnet python3 benchmarks/gpu_check.py --pack src/forcelaw/data/sample --no-compile --threads 3 \
     --architectures gemnet_oc
   TAIL=80 quietly gpu_check python3 benchmarks/gpu_check.py --pack src/forcelaw/data/sample --no-compile --threads 3 \

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from training_speed import profile  # beside this file
 
-from forcelaw.data.feed import Feed
 from forcelaw.data.pack import Pack
+from forcelaw.data.schedule import Feed
 from forcelaw.models import ARCHITECTURES, ModelConfig, build
 from forcelaw.models.sizing import size
-from forcelaw.train.optimizer import ScheduleFreeAdamW
-from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set
-from forcelaw.train.step import EagerStep, GraphStep, Step, new_stats
+from forcelaw.training.optimizer import ScheduleFreeAdamW
+from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.training.step import EagerStep, GraphStep, Step, new_stats
 
 WAYS = {"eager": (EagerStep, False), "graph": (GraphStep, False), "compiled": (GraphStep, True)}
 

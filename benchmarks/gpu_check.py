@@ -17,9 +17,9 @@ from training_speed import parse  # beside this file
 from forcelaw.data.pack import Pack
 from forcelaw.models import ARCHITECTURES
 from forcelaw.models.sizing import size
-from forcelaw.store import RunDirectory
-from forcelaw.train.loop import train
-from forcelaw.train.spec import TrainOptions, data_options, resolve
+from forcelaw.store.runs import RunDirectory
+from forcelaw.training.loop import train
+from forcelaw.training.spec import TrainOptions, data_options, resolve
 
 
 def run_once(pack: Pack, name: str, device: str, *, lr: float = 4e-3, stop_at: int | None = None,

@@ -24,9 +24,9 @@ from training_speed import parse  # beside this file
 from triton.runtime.jit import JITFunction
 
 from forcelaw.data.pack import Pack
-from forcelaw.launch.ahead import pretend, step
 from forcelaw.models.sizing import size
-from forcelaw.train.spec import data_options
+from forcelaw.study.precompile import pretend, step
+from forcelaw.training.spec import data_options
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from forcelaw.data.batches import Shard
+from forcelaw.data.device_dataset import Shard
 from forcelaw.data.pack import Pack
 from forcelaw.graph import GraphBatch
-from forcelaw.kernels import gated, turn, vectors
 from forcelaw.models.so3 import EdgeFrames
-from forcelaw.train.spec import training_set
+from forcelaw.ops import gated_message as gated
+from forcelaw.ops import painn_message as vectors
+from forcelaw.ops.esen import so2_message as turn
+from forcelaw.training.spec import training_set
 
 EDGES, CHANNELS, WARPS = (1, 2, 4, 8, 16, 32), (32, 64, 128), (1, 2, 4)
 OF_PRODUCTS = (16, 32, 64), (16, 32), (1, 2, 4), (1, 2, 3)  # tiles of kernels that multiply on the tensor cores

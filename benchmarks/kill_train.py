@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from forcelaw.store import RunDirectory, table
+from forcelaw.store.runs import RunDirectory, table
 
 STUDY = """
 name: kill
@@ -86,7 +86,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "kill.yaml").write_text(STUDY)
-        forcelaw = [sys.executable, "-m", "forcelaw.cli"]
+        forcelaw = [sys.executable, "-m", "forcelaw.cli.main"]
         bad = trial("train", [*forcelaw, "train", "painn", "--size", "4e3", "--atoms", "1.5e4", "--batch-molecules", "4",
                               "--evaluations", "6", "--validation-structures", "20", "--device", "cpu", "--depth", "1"],
                     ["--out"], folder, args.times, chance)

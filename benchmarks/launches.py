@@ -25,15 +25,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from training_speed import parse  # beside this file
 from triton.runtime.jit import JITFunction
 
-from forcelaw import kernels
-from forcelaw.data.feed import Feed
+from forcelaw import ops
 from forcelaw.data.pack import Pack
-from forcelaw.launch.ahead import pretend
+from forcelaw.data.schedule import Feed
 from forcelaw.models import build
 from forcelaw.models.sizing import size
-from forcelaw.train.optimizer import ScheduleFreeAdamW
-from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set
-from forcelaw.train.step import Step, new_stats
+from forcelaw.study.precompile import pretend
+from forcelaw.training.optimizer import ScheduleFreeAdamW
+from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.training.step import Step, new_stats
 
 ROOT = Path(__file__).resolve().parent.parent
 # operations that launch nothing
@@ -47,9 +47,9 @@ QUIET = {
 @functools.cache
 def bodies() -> dict[str, Callable[..., Any]]:
     """Name of each custom operation -> the function that it runs."""
-    modules = [importlib.import_module(f"forcelaw.kernels.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)]
-    ops = (value for module in modules for value in vars(module).values() if isinstance(value, torch.library.CustomOpDef))
-    return {op._name: op._init_fn for op in ops}
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(ops.__path__, "forcelaw.ops.")]
+    found = (value for module in modules for value in vars(module).values() if isinstance(value, torch.library.CustomOpDef))
+    return {op._name: op._init_fn for op in found}
 
 
 class Count(TorchDispatchMode):
@@ -74,9 +74,9 @@ class Counted(Step):
 
     def begin(self, window: Any, rows: torch.Tensor, sizes: tuple[int, int]) -> None:
         self.window, self.rows, self.sizes = window, rows, sizes
-        fused, kernels.fused = kernels.fused, lambda x: False
+        fused, ops.fused = ops.fused, lambda x: False
         self.graph, _ = window.shard.batch(rows, *sizes, pad=True)
-        kernels.fused = fused
+        ops.fused = fused
         if fused(self.graph.pos):  # the assembling kernels give it
             self.graph.ptr = self.graph.segments()[0]
 
@@ -118,9 +118,9 @@ def main() -> int:
     print(f"# {' '.join(sys.argv)}")
     print(f"{'model':<24}{'N':>9}{'kernels':>9}{'torch':>7}{'sum':>6}{'torch alone':>13}   most of torch's")
     for model in args.models:
-        kernels.fused = lambda x: False
+        ops.fused = lambda x: False
         _, alone = count(Pack(args.pack), model, args.size, args.molecules)
-        kernels.fused = lambda x: not x.requires_grad
+        ops.fused = lambda x: not x.requires_grad
         launched.clear()
         n, seen = count(Pack(args.pack), model, args.size, args.molecules)
         own, torchs = launched.total(), seen.total()

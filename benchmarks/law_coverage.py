@@ -17,9 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from forcelaw.laws import Runs, compare, diagnose, fit, frontier, profile_floor, simulate
-from forcelaw.laws.repeats import fit_repeats
+from forcelaw.laws.compare.compare import compare
+from forcelaw.laws.decide import simulate
+from forcelaw.laws.decide.repeats import fit_repeats
+from forcelaw.laws.diagnose.diagnose import diagnose
+from forcelaw.laws.fit.fit import fit
+from forcelaw.laws.fit.floor_profile import profile_floor
+from forcelaw.laws.frontier.frontier import frontier
 from forcelaw.progress import Progress
+from forcelaw.table.runs import Runs
 
 # A language-model surface (Chinchilla's numbers) and one like a force field's: steeper per parameter, floor near zero.
 STUDIES = {

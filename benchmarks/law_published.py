@@ -24,7 +24,8 @@ import numpy as np
 import polars as pl
 from scipy.optimize import least_squares
 
-from forcelaw.laws import Runs, fit
+from forcelaw.laws.fit.fit import fit
+from forcelaw.table.runs import Runs
 
 GEMSTONES = ("hot", "hot_100b+", "cool_end", "lr_ablation_hot", "hot_120b+_only", "cool_begin")
 

@@ -16,7 +16,10 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize
 
-from forcelaw.laws import Runs, fit, frontier, simulate
+from forcelaw.laws.decide import simulate
+from forcelaw.laws.fit.fit import fit
+from forcelaw.laws.frontier.frontier import frontier
+from forcelaw.table.runs import Runs
 
 TRUTH = {"E": 1.8, "A": 480.0, "B": 2085.0, "alpha": 0.347, "beta": 0.366}
 

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from training_speed import parse  # beside this file
 
-from forcelaw.data.batches import Shard
-from forcelaw.data.feed import Feed, Window
+from forcelaw.data.device_dataset import Shard
 from forcelaw.data.pack import Pack
+from forcelaw.data.schedule import Feed, Window
 from forcelaw.models import ARCHITECTURES, ModelConfig, build, make_config
-from forcelaw.train.evaluate import evaluate
-from forcelaw.train.optimizer import ScheduleFreeAdamW
-from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set, validation_set
-from forcelaw.train.step import EagerStep, new_stats
+from forcelaw.training.evaluate import evaluate
+from forcelaw.training.optimizer import ScheduleFreeAdamW
+from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set, validation_set
+from forcelaw.training.step import EagerStep, new_stats
 
 SAMPLE = Path(__file__).resolve().parents[1] / "src" / "forcelaw" / "data" / "sample"
 

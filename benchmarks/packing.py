@@ -3,7 +3,7 @@
     CUDA_DEVICE_MAX_CONNECTIONS=32 python benchmarks/packing.py --pack src/forcelaw/data/sample --device cuda
     ... --study mpnn painn     and then whole studies through the worker: the same losses and device-hours as without packing?
 
-Every run is the real training step (forcelaw.train.step), on its own stream, with its own weights and data order. Direct
+Every run is the real training step (forcelaw.training.step), on its own stream, with its own weights and data order. Direct
 forces. Rows are printed as they come; "ratio" is the best of the packed throughputs over that of one run at 8k atoms a step.
 """
 
@@ -25,20 +25,20 @@ import numpy as np
 import torch
 import yaml
 
-from forcelaw.data.feed import Feed, Shards
 from forcelaw.data.pack import Pack
+from forcelaw.data.schedule import Feed, Shards
 from forcelaw.errors import ForcelawError
-from forcelaw.launch.worker import work
 from forcelaw.models import ARCHITECTURES, build
 from forcelaw.models.sizing import size
-from forcelaw.store import runs
-from forcelaw.study import load
-from forcelaw.train import step as step_module
-from forcelaw.train.loop import compiled
-from forcelaw.train.optimizer import ScheduleFreeAdamW
-from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set
-from forcelaw.train.step import EagerStep, GraphStep, new_stats
-from forcelaw.train.turns import on_stream
+from forcelaw.store.runs import runs
+from forcelaw.study.config import load
+from forcelaw.study.worker import work
+from forcelaw.training import step as step_module
+from forcelaw.training.cooperative import on_stream
+from forcelaw.training.loop import compiled
+from forcelaw.training.optimizer import ScheduleFreeAdamW
+from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.training.step import EagerStep, GraphStep, new_stats
 
 AHEAD_SECONDS = 0.1  # work queued for each run
 

@@ -8,7 +8,7 @@
 processes of a phase start together and a lock keeps their work apart: many may build and compile at a time, but whoever
 measures is alone on the machine. Each row prints when it is measured; the table at the end has the ratios.
 
-What a step is. Ours: forcelaw.train.step, everything included (batch assembly, optimiser, clipping), with and without
+What a step is. Ours: forcelaw.training.step, everything included (batch assembly, optimiser, clipping), with and without
 torch.compile, the better of which is compared. The peer's: forward,
 the same loss, backward, torch.optim.AdamW(fused=True); its batches lie on the device, with our edges, before the clock starts.
 The peer has random weights and the sizes of ours (depth, radial and angular basis, cutoff, no cap on neighbours), and is spared:
@@ -90,8 +90,8 @@ BATCHES = {"full": {8192: 8, 1400: 40}, "small": {200: 2, 60: 3}}
 # ---------------------------------------------------------------------------------------------------------------- batches
 def stream(pack: Any, atoms: int, count: int, device: torch.device) -> tuple[Any, Any]:
     """Plan and window of the first ``count`` batches of about ``atoms`` atoms: the same ones for every side."""
-    from forcelaw.data.feed import Feed
-    from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set
+    from forcelaw.data.schedule import Feed
+    from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set
 
     indices, options = training_set(pack), TrainOptions(batch_atoms=atoms)
     natoms = np.diff(pack.offsets)[indices]
@@ -104,7 +104,7 @@ def stream(pack: Any, atoms: int, count: int, device: torch.device) -> tuple[Any
 
 def peer_batches(pack: Any, atoms: int, count: int, device: torch.device) -> tuple[list[tuple[dict[str, Tensor], Any]], int, int]:
     """Inputs of the peer with the targets of the loss, for each batch; atoms and edges in all of them."""
-    from forcelaw.train.spec import data_options
+    from forcelaw.training.spec import data_options
 
     schedule, window = stream(pack, atoms, count, device)
     numbers = torch.tensor(data_options(pack)["elements"], device=device)
@@ -197,7 +197,7 @@ def refused(error: Exception) -> str:
 def run_peer(args: argparse.Namespace, case: Case, device: torch.device, turns: Turns) -> None:
     """All rows of one peer."""
     from forcelaw.data.pack import Pack
-    from forcelaw.train.loss import loss_terms
+    from forcelaw.training.loss import loss_terms
 
     torch._dynamo.config.capture_scalar_outputs = case.peer != "gemnet"  # fewer breaks; inductor fails on GemNet-OC with it
     torch._dynamo.config.recompile_limit = 64  # GemNet-OC: one Dense.forward for layers of many shapes
@@ -292,10 +292,10 @@ def run_ours(args: argparse.Namespace, case: Case, device: torch.device, turns: 
     from forcelaw.data.pack import Pack
     from forcelaw.models import build
     from forcelaw.models.sizing import size
-    from forcelaw.train import loop
-    from forcelaw.train.optimizer import ScheduleFreeAdamW
-    from forcelaw.train.spec import TrainOptions, data_options
-    from forcelaw.train.step import EagerStep, GraphStep, new_stats
+    from forcelaw.training import loop
+    from forcelaw.training.optimizer import ScheduleFreeAdamW
+    from forcelaw.training.spec import TrainOptions, data_options
+    from forcelaw.training.step import EagerStep, GraphStep, new_stats
 
     small = args.sizes == "small"
     stepper = GraphStep if device.type == "cuda" else EagerStep

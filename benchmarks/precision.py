@@ -19,10 +19,10 @@ import torch
 import yaml
 
 from forcelaw.data.pack import Pack
-from forcelaw.launch.worker import work
 from forcelaw.models import ARCHITECTURES, architecture
-from forcelaw.store import runs
-from forcelaw.study import load
+from forcelaw.store.runs import runs
+from forcelaw.study.config import load
+from forcelaw.study.worker import work
 
 
 def losses(pack: Pack, name: str, precision: str, args: argparse.Namespace) -> dict[int, float]:

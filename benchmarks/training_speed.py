@@ -3,7 +3,7 @@
     python benchmarks/training_speed.py --pack PACK --device cuda --atoms 1400 8192 32768 --sizes 1e6 --compile no yes
 
 Prints a table as it goes: atoms/s, edges/s, achieved TFLOP/s (closed forms), peak memory, and the share of a step that batch
-assembly, loss and optimiser would take alone ("outside"). The step is the one training uses (forcelaw.train.step): on a
+assembly, loss and optimiser would take alone ("outside"). The step is the one training uses (forcelaw.training.step): on a
 GPU one CUDA graph of the whole step, on a CPU eager. Timing: median over repeats of a block of steps, after warm-up.
 """
 
@@ -21,17 +21,17 @@ import numpy as np
 import torch
 import yaml
 
-from forcelaw.data.feed import Feed
 from forcelaw.data.pack import Pack
+from forcelaw.data.schedule import Feed
 from forcelaw.errors import ForcelawError
 from forcelaw.models import ARCHITECTURES, architecture, build
 from forcelaw.models.sizing import size
-from forcelaw.train import loop
-from forcelaw.train import step as step_module
-from forcelaw.train.loss import loss_terms
-from forcelaw.train.optimizer import ScheduleFreeAdamW
-from forcelaw.train.spec import TrainOptions, data_options, plan_for, training_set
-from forcelaw.train.step import CLASSES, EagerStep, GraphStep, Step, new_stats
+from forcelaw.training import loop
+from forcelaw.training import step as step_module
+from forcelaw.training.loss import loss_terms
+from forcelaw.training.optimizer import ScheduleFreeAdamW
+from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.training.step import CLASSES, EagerStep, GraphStep, Step, new_stats
 
 
 def parse(model: str) -> tuple[str, dict[str, Any]]:

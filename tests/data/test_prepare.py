@@ -390,7 +390,7 @@ def test_a_living_writer_is_not_disturbed(tmp_path, xyz):
 def test_kill_and_rerun_gives_the_same_pack(tmp_path):
     told = ["--energy-unit", "eV", "--length-unit", "Angstrom"]
     source = files.padded_npz(tmp_path / "a.npz", files.molecules(40) * 500)
-    code = ("import argparse, sys; from forcelaw.data.cli import add_subcommands; p = argparse.ArgumentParser(); "
+    code = ("import argparse, sys; from forcelaw.cli.data import add_subcommands; p = argparse.ArgumentParser(); "
             "add_subcommands(p.add_subparsers()); a = p.parse_args(); sys.exit(a.handler(a))")  # fmt: skip
     words = [
         sys.executable,

@@ -5,8 +5,9 @@ import shlex
 import numpy as np
 import pytest
 
-from forcelaw.data.pack import Pack, file_sha256
+from forcelaw.data.pack import Pack
 from forcelaw.data.sample import sample_path
+from forcelaw.files import file_sha256
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from forcelaw.laws import Runs, simulate
+from forcelaw.laws.decide import simulate
+from forcelaw.table.runs import Runs
 
 LANGUAGE = {"E": 1.82, "A": 482.0, "B": 2085.0, "alpha": 0.347, "beta": 0.366}
 FIELD = {"E": 0.02, "A": 9.0, "B": 120.0, "alpha": 0.35, "beta": 0.40}

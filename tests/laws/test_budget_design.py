@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from forcelaw.errors import FitError
-from forcelaw.laws import Runs, budget, design, fit, planning, simulate
+from forcelaw.laws.decide import design as planning
+from forcelaw.laws.decide import simulate
+from forcelaw.laws.decide.budget import budget
+from forcelaw.laws.decide.design import design
+from forcelaw.laws.fit.fit import fit
+from forcelaw.table.runs import Runs
 from tests.laws.studies import FIELD, clean, columns, join, scaled, study
 from tests.reference import laws_slow
 

@@ -7,9 +7,11 @@ import pytest
 from scipy import stats
 
 from forcelaw.errors import FitError
-from forcelaw.laws import compare, fit, multiplier, simulate
-from forcelaw.laws.comparison import Difference, PairComparison, _holm
-from forcelaw.laws.pairing import pair
+from forcelaw.laws.compare.compare import Difference, PairComparison, _holm, compare
+from forcelaw.laws.compare.multiplier import multiplier
+from forcelaw.laws.compare.pairing import pair
+from forcelaw.laws.decide import simulate
+from forcelaw.laws.fit.fit import fit
 from tests.laws.studies import FIELD, clean, exponents, join, study
 from tests.reference import laws_slow
 

@@ -7,10 +7,12 @@ import pytest
 from scipy import stats
 
 from forcelaw.errors import FitError
-from forcelaw.laws import Runs, diagnose, fit, simulate
-from forcelaw.laws.checks import stability as checks
-from forcelaw.laws.checks.holdout import few_inside, holdout
-from forcelaw.laws.diagnosis import EXPONENT, REFUSED, TREND
+from forcelaw.laws.decide import simulate
+from forcelaw.laws.diagnose import stability as checks
+from forcelaw.laws.diagnose.diagnose import EXPONENT, REFUSED, TREND, diagnose
+from forcelaw.laws.diagnose.holdout import few_inside, holdout
+from forcelaw.laws.fit.fit import fit
+from forcelaw.table.runs import Runs
 from tests.laws.studies import FIELD, join, scaled, study
 from tests.shared_data import shared
 

@@ -5,12 +5,14 @@ import pytest
 from scipy.optimize import minimize, nnls
 
 from forcelaw.errors import FitError
-from forcelaw.laws import Runs, fit, simulate
+from forcelaw.laws.decide import simulate
+from forcelaw.laws.decide.repeats import fit_repeats
+from forcelaw.laws.fit.fit import fit
+from forcelaw.laws.fit.initial import nonnegative, project
+from forcelaw.laws.fit.objective import Objective
 from forcelaw.laws.forms import Surface
 from forcelaw.laws.forms.broken import Broken
-from forcelaw.laws.objective import Objective
-from forcelaw.laws.repeats import fit_repeats
-from forcelaw.laws.start import nonnegative, project
+from forcelaw.table.runs import Runs
 from tests.laws.studies import FIELD, LANGUAGE, clean, exponents, study
 from tests.reference import laws_slow
 from tests.shared_data import shared

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from forcelaw.cli import main
+from forcelaw.cli.main import main
 from forcelaw.errors import FitError
-from forcelaw.laws import forecast as forecasts
-from forcelaw.laws import forecast_check, simulate
-from forcelaw.laws.forecast import Planned, forecast
+from forcelaw.laws.decide import forecast as forecasts
+from forcelaw.laws.decide import forecast_check, simulate
+from forcelaw.laws.decide.forecast import Planned, forecast
 from tests.laws.studies import FIELD, join
 
 SIZES, DATA = np.geomspace(5e3, 1e6, 8), np.geomspace(5e5, 1.6e7, 12)
@@ -188,7 +188,7 @@ def test_from_the_command_line_first_the_forecast_then_the_truth(tmp_path, capsy
 
 def test_runs_that_repeated_a_smaller_training_set_are_neither_fitted_nor_targets(tmp_path) -> None:
     """The whole set has 4e6 atoms and is seen four times; two runs saw 1e6 atoms sixteen times and came out worse."""
-    from forcelaw.laws.forecast_plan import planned_runs, runs_of
+    from forcelaw.cli.forecast_runs import planned_runs, runs_of
 
     runs = study(seeds=1)
     write_table(tmp_path / "t.csv", runs)
@@ -206,7 +206,7 @@ def test_runs_that_repeated_a_smaller_training_set_are_neither_fitted_nor_target
 
 def test_no_torch_is_needed(tmp_path) -> None:
     write_table(tmp_path / "t.csv", study(seeds=1))
-    code = ("import sys\nfrom forcelaw.cli import main\n"
+    code = ("import sys\nfrom forcelaw.cli.main import main\n"
             f"sys.exit(main(['forecast', {str(tmp_path / 't.csv')!r}]) or 9 * ('torch' in sys.modules))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "already trained" in done.stdout, done.stderr

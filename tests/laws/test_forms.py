@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from forcelaw.errors import FitError
-from forcelaw.laws import LAWS
-from forcelaw.laws.forms import make
+from forcelaw.laws.forms import LAWS, make
 from forcelaw.laws.forms.joint import Joint
 from tests.reference import laws_slow
 

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from forcelaw.errors import FitError
-from forcelaw.laws import Cost, compute_optimal, fit, frontier, isoflop, side_by_side, simulate
-from forcelaw.laws.curves import curves, lower_hull, smoothed
+from forcelaw.laws.decide import simulate
+from forcelaw.laws.decide.allocation import Cost, compute_optimal
+from forcelaw.laws.fit.fit import fit
+from forcelaw.laws.frontier.curves import curves, lower_hull, smoothed
+from forcelaw.laws.frontier.frontier import frontier
+from forcelaw.laws.frontier.isoflop import isoflop, side_by_side
 from tests.laws.studies import FIELD, LANGUAGE, clean, exponents, scaled, study
 from tests.reference import laws_slow
 

@@ -9,9 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from forcelaw.cli import main
+from forcelaw.cli.main import main
 from forcelaw.errors import FitError
-from forcelaw.laws import Runs, compare, diagnose, fit, frontier, simulate
+from forcelaw.laws.compare.compare import compare
+from forcelaw.laws.decide import simulate
+from forcelaw.laws.diagnose.diagnose import diagnose
+from forcelaw.laws.fit.fit import fit
+from forcelaw.laws.frontier.frontier import frontier
+from forcelaw.table.runs import Runs
 from tests.laws.studies import FIELD, LANGUAGE, columns, study
 
 

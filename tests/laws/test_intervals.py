@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from forcelaw.laws import fit, profile_floor, simulate
-from forcelaw.laws.intervals import estimate, one_step
-from forcelaw.laws.objective import Objective
-from forcelaw.laws.problem import build
-from forcelaw.laws.small_sample import Student
+from forcelaw.laws.decide import simulate
+from forcelaw.laws.fit.fit import fit
+from forcelaw.laws.fit.floor_profile import profile_floor
+from forcelaw.laws.fit.intervals import estimate, one_step
+from forcelaw.laws.fit.objective import Objective
+from forcelaw.laws.fit.problem import build
+from forcelaw.laws.fit.small_sample import Student
 from tests.laws.studies import FIELD, LANGUAGE, exponents, study
 from tests.reference import laws_slow
 

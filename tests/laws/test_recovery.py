@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from forcelaw.laws import Runs, compute_optimal, fit, frontier
+from forcelaw.laws.decide.allocation import compute_optimal
+from forcelaw.laws.fit.fit import fit
+from forcelaw.laws.frontier.frontier import frontier
+from forcelaw.table.runs import Runs
 from tests.shared_data import shared
 
 TRUE = {"E": 0.12, "A": 9.0, "alpha": 0.42, "B": 60.0, "beta": 0.38}

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from forcelaw.laws import fit, intervals, simulate
-from forcelaw.laws.comparison import _test
-from forcelaw.laws.fitting import quantities
-from forcelaw.laws.objective import Objective
-from forcelaw.laws.problem import build
-from forcelaw.laws.signflip import contributions, sign_flip, signs
-from forcelaw.laws.small_sample import SD_RUN, SD_WITHIN, Reference, Student, apart
+from forcelaw.laws.compare.compare import _test
+from forcelaw.laws.compare.sign_flip_test import contributions, sign_flip, signs
+from forcelaw.laws.decide import simulate
+from forcelaw.laws.fit import intervals
+from forcelaw.laws.fit.fit import fit, quantities
+from forcelaw.laws.fit.objective import Objective
+from forcelaw.laws.fit.problem import build
+from forcelaw.laws.fit.small_sample import SD_RUN, SD_WITHIN, Reference, Student, apart
 from tests.laws.studies import FIELD
 
 

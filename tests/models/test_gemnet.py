@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
-from forcelaw.data.batches import Shard
+from forcelaw.data.device_dataset import Shard
 from forcelaw.graph import GraphBatch, build_graph
 from forcelaw.models import gemnet_oc
 from forcelaw.models.gemnet_basis import (

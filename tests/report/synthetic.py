@@ -1,4 +1,4 @@
-"""Synthetic studies with known laws, written as study directories (see forcelaw.store): the oracle of report tests.
+"""Synthetic studies with known laws, written as study directories (see forcelaw.store.runs): the oracle of report tests.
 
 L(N, D) = E + A N^-alpha + B D^-beta, run noise, checkpoint noise, and a transient in the first steps
 C = 3 kappa N D,  H = D / throughput
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from forcelaw.store import RunDirectory, table
+from forcelaw.store.runs import RunDirectory, table
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forcelaw.cli import main
-from forcelaw.report.draw_matplotlib import save
+from forcelaw.cli.main import main
+from forcelaw.figures.matplotlib import save
 from forcelaw.report.figures import frontier
 from forcelaw.report.tables import write_all
 

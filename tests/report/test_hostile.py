@@ -11,16 +11,16 @@ from typing import Any
 import polars as pl
 import pytest
 
+from forcelaw.cli.report import report
 from forcelaw.errors import StoreError
+from forcelaw.figures.spec import pretty
 from forcelaw.report.analysis import analyse
-from forcelaw.report.cli import report
 from forcelaw.report.figures import figures
 from forcelaw.report.html import render
-from forcelaw.report.load import load
 from forcelaw.report.results import Analysis
-from forcelaw.report.spec import pretty
 from forcelaw.report.tables import terminal, write_all
-from forcelaw.store import table
+from forcelaw.store.runs import table
+from forcelaw.table.load import load
 
 from . import synthetic
 from .pages import Page

@@ -18,14 +18,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from forcelaw.cli import main
-from forcelaw.laws import Runs, fit, isoflop, profile_floor
+from forcelaw.cli.main import main
+from forcelaw.laws.fit.fit import fit
+from forcelaw.laws.fit.floor_profile import profile_floor
+from forcelaw.laws.frontier.isoflop import isoflop
 from forcelaw.report.figures import figures
+from forcelaw.report.fits import _new_run
 from forcelaw.report.html import render
-from forcelaw.report.lawcalls import _new_run
 from forcelaw.report.results import Estimate
-from forcelaw.report.words import budget_words
-from forcelaw.store import table
+from forcelaw.report.summary import budget_words
+from forcelaw.store.runs import table
+from forcelaw.table.runs import Runs
 
 from . import synthetic
 from .pages import Page

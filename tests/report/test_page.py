@@ -12,8 +12,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from forcelaw.laws import Runs, fit
-from forcelaw.store import table
+from forcelaw.laws.fit.fit import fit
+from forcelaw.store.runs import table
+from forcelaw.table.runs import Runs
 
 from . import synthetic
 from .pages import Page
@@ -121,20 +122,20 @@ def _render(folder: Path) -> str:
     from forcelaw.report.analysis import analyse
     from forcelaw.report.figures import figures
     from forcelaw.report.html import render
-    from forcelaw.report.load import load
+    from forcelaw.table.load import load
 
     analysis = analyse(load(folder))
     return render(analysis, figures(analysis))
 
 
 def test_no_torch_is_imported() -> None:
-    code = ("import sys, forcelaw.report.cli, forcelaw.report.analysis, forcelaw.report.html, forcelaw.report.figures; "
+    code = ("import sys, forcelaw.cli.report, forcelaw.report.analysis, forcelaw.report.html, forcelaw.report.figures; "
             "from forcelaw.laws import fit; assert 'torch' not in sys.modules, 'torch'")  # fmt: skip
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_command_line_is_light_to_import() -> None:
-    code = ("import sys, forcelaw.report.cli; "
+    code = ("import sys, forcelaw.cli.report; "
             "heavy = {'polars', 'numpy', 'scipy', 'plotly', 'matplotlib', 'jinja2'} & set(sys.modules); "
             "assert not heavy, heavy")  # fmt: skip
     subprocess.run([sys.executable, "-c", code], check=True)

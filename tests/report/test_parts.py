@@ -7,14 +7,14 @@ import math
 import polars as pl
 import pytest
 
+from forcelaw.figures.matplotlib import log_ticks
+from forcelaw.figures.spec import decimal, names, pretty
+from forcelaw.figures.style import DARK, looks
 from forcelaw.report.analysis import _within, best_rate, regime
-from forcelaw.report.draw_matplotlib import log_ticks
-from forcelaw.report.marks import loss_at_data
 from forcelaw.report.paper import published
 from forcelaw.report.results import Estimate, Fitted, FrontierResult, SweepResult
-from forcelaw.report.spec import decimal, names, pretty
-from forcelaw.report.style import DARK, looks
-from forcelaw.report.words import loss_at, sweep_words
+from forcelaw.report.series import loss_at_data
+from forcelaw.report.summary import loss_at, sweep_words
 
 
 @pytest.mark.parametrize(("value", "text"), [

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..files import file_sha256, write_json
 
 FORMAT, VERSION = "forcelaw-pack", 1
 TRAIN, VALIDATION = 0, 1
@@ -246,19 +247,3 @@ class Pack:
 def group_hash(label: str) -> int:
     """Stable 64-bit hash of a group label."""
     return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with temporary.open("w") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import FitError
-from .result import FitResult
-from .table import Runs
+from ..table.runs import Runs
+from .fit.result import FitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .budgeting import Budget
-    from .comparison import Comparison
-    from .diagnosis import Diagnosis
-    from .planning import Design
+    from .compare.compare import Comparison
+    from .decide.budget import Budget
+    from .decide.design import Design
+    from .diagnose.diagnose import Diagnosis
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito

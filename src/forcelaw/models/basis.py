@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .. import kernels
+from .. import ops
 
 
 def envelope(x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Features(nn.Module):
         self.register_buffer("kinds", torch.tensor(kinds + [7] * padding, dtype=torch.int32), persistent=False)
 
     def forward(self, vec: Tensor) -> Tensor:
-        return kernels.edge_features(vec, self.centres, self.kinds, self.cutoff, self.beta, self.beta_unit)
+        return ops.edge_features(vec, self.centres, self.kinds, self.cutoff, self.beta, self.beta_unit)
 
 
 def safe_norm(vec: Tensor) -> Tensor:

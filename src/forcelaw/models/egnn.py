@@ -24,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import kernels
+from .. import ops
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, Features, envelope, safe_norm
@@ -67,24 +67,24 @@ class Layer(nn.Module):
         a = self.norm(h, fused)
         lengths = None
         if v is not None:
-            dv = kernels.differences(v.flatten(1), graph, segments).view(-1, *v.shape[1:])
+            dv = ops.differences(v.flatten(1), graph, segments).view(-1, *v.shape[1:])
             q = dv.square().sum(1)
             lengths = self.lengths(q / (1.0 + q))
-        gated = kernels.gate(self.pair(a, fused), lengths, self.filter(g), graph, segments)
+        gated = ops.gate(self.pair(a, fused), lengths, self.filter(g), graph, segments)
         message = nn.functional.silu(self.message(gated))
-        total = kernels.row_sum(message, graph, segments) * self.sum_scale
+        total = ops.row_sum(message, graph, segments) * self.sum_scale
         h = h + self.node2(nn.functional.silu(self.node1(torch.cat([a, total], dim=-1), fused)), fused)
         if self.radiate is None:
             return h, v
         radial = self.radiate(message)
         phi = None if v is None else self.mix2(nn.functional.silu(self.mix1(message))).view(-1, self.channels, self.channels)
         if phi is not None and fused:
-            change = kernels.edge_mix(dv, phi, unit, radial)
+            change = ops.edge_mix(dv, phi, unit, radial)
         else:
             change = unit.unsqueeze(-1) * radial.unsqueeze(1)
             if phi is not None:
                 change = change + torch.bmm(dv * torch.rsqrt(1.0 + q).unsqueeze(1), phi)
-        change = kernels.row_sum(change.flatten(1), graph, segments).view(n, 3, -1) * self.sum_scale
+        change = ops.row_sum(change.flatten(1), graph, segments).view(n, 3, -1) * self.sum_scale
         return h, change if v is None else v + change
 
 
@@ -112,7 +112,7 @@ class EGNN(ForceField):
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
-        segments = graph.segments() if kernels.fused(vec) else None
+        segments = graph.segments() if ops.fused(vec) else None
         fused = segments is not None
         g = self.features(vec) if fused else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
         h, v = self.embedding(graph.species), None

@@ -31,7 +31,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from .. import kernels
+from .. import ops
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, GaussianBasis, envelope, safe_norm
@@ -136,8 +136,8 @@ class RadialNetwork(nn.Module):
         """The same through kernels, and without the last bias."""
         with torch.autocast(features.device.type, enabled=False):
             h = torch.mm(features, self._columns(features, source, target))
-        h = kernels.norm_silu(h, self.norm1.weight, self.norm1.bias, self.basis.bias)
-        h = kernels.norm_silu(nn.functional.linear(h, self.hidden.weight), self.norm2.weight, self.norm2.bias, self.hidden.bias)
+        h = ops.norm_silu(h, self.norm1.weight, self.norm1.bias, self.basis.bias)
+        h = ops.norm_silu(nn.functional.linear(h, self.hidden.weight), self.norm2.weight, self.norm2.bias, self.hidden.bias)
         return nn.functional.linear(h, self.last.weight)
 
     def _columns(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class SO2Linear(nn.Module):
         if self.parity:
             return [self.zero.weight, *(torch.block_diag(w[0], w[0]) for w in self.tied)]
         if self.epsilon is None:
-            return [self.zero.weight, *(kernels.so2_block(w) for w in self.tied)]
+            return [self.zero.weight, *(ops.so2_block(w) for w in self.tied)]
         return [self.zero.weight, *(self.block(k) for k in range(len(self.tied)))]
 
     def forward(self, parts: list[Tensor]) -> list[Tensor]:
@@ -234,8 +234,8 @@ class Layer(nn.Module):
         """The same through the kernels."""
         x = x + self.fused_message(self.norm1.fused(x)[0], rad, edges)
         y, scalars = self.norm2.fused(x)
-        y = kernels.spherical_gate(self.gates(scalars, True), self.up.product(y.transpose(0, 1)), self.up.bias)
-        return kernels.spherical_add(x, self.down.product(y), self.down.bias)
+        y = ops.spherical_gate(self.gates(scalars, True), self.up.product(y.transpose(0, 1)), self.up.bias)
+        return ops.spherical_add(x, self.down.product(y), self.down.bias)
 
     def message(self, y: Tensor, rad: Tensor, edges: Edges) -> Tensor:
         """(n, S, C) -> (n, S, C): gather, turn, convolve, turn back, sum over neighbours."""
@@ -256,7 +256,7 @@ class Layer(nn.Module):
 
     def fused_message(self, y: Tensor, rad: Tensor, edges: FusedEdges) -> Tensor:
         """The same through the kernels."""
-        return kernels.so2_message(y, edges.frames, edges.scale, rad, self.radial.last.bias, edges.sender, edges.receiver,
+        return ops.so2_message(y, edges.frames, edges.scale, rad, self.radial.last.bias, edges.sender, edges.receiver,
                                    edges.ptr, edges.order, self.lmax, self.mmax, self.conv1.matrices(), self.conv1.zero.bias,
                                    self.conv2.matrices(), self.conv2.zero.bias)
 
@@ -307,7 +307,7 @@ class ESEN(ForceField):
     def edges(self, graph: GraphBatch, unit: Tensor, r: Tensor) -> Edges | FusedEdges:
         """Frames and indices of a batch, once per forward."""
         factor = envelope(r / self.config.cutoff) / math.sqrt(self.config.mean_degree)
-        if kernels.fused(unit):
+        if ops.fused(unit):
             return FusedEdges(self.frames.packed(unit), factor, graph.sender, graph.receiver, *graph.segments())
         d = self.turn(unit)
         back = d.transpose(1, 2) * factor[:, None, None]
@@ -327,7 +327,7 @@ class ESEN(ForceField):
         fused = isinstance(edges, FusedEdges)
         if fused:
             start = self.degree.fused(features, *embeddings)
-            x = kernels.spread(start, self.degree.last.bias, edges.frames, edges.scale, graph.receiver, edges.ptr,
+            x = ops.spread(start, self.degree.last.bias, edges.frames, edges.scale, graph.receiver, edges.ptr,
                                self.config.lmax, 0, self.config.mmax)
         else:
             start = self.degree(features, *embeddings)  # m = 0 rows

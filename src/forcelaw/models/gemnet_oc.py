@@ -43,20 +43,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import kernels
+from .. import ops
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, Features, envelope, safe_norm
-from .gemnet_basis import (
-    BASES,
-    envelope_share,
-    harmonic_norms,
-    harmonics,
-    quad_layout,
-    radial_norm,
-    rotation_points,
-    rotations,
-)
+from .gemnet_basis import BASES, envelope_share, harmonic_norms, harmonics, quad_layout, radial_norm, rotation_points, rotations
 from .gemnet_index import EdgeIndex, build_index
 from .mup import Embedding, Linear, weightless
 
@@ -172,7 +163,7 @@ class Scales:
 
 def act(x: Tensor, fused: bool = False) -> Tensor:
     """SiLU / 0.6: about unit variance from unit variance. fused, here and below: whether kernels may be used."""
-    return kernels.scaled_silu(x) if fused else nn.functional.silu(x) * GAIN
+    return ops.scaled_silu(x) if fused else nn.functional.silu(x) * GAIN
 
 
 def matrix(fan_in: int, fan_out: int, m: float, gain: float = 1.0) -> Linear:
@@ -218,7 +209,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, fused: bool = False) -> Tensor:
         if fused:
-            return kernels.residual(x, self.first.linear.weight, self.second.linear.weight)
+            return ops.residual(x, self.first.linear.weight, self.second.linear.weight)
         # the two factors 1 / 0.6 go into a matrix and into the sum: two passes less over the edges
         y = nn.functional.silu(self.first.linear(x))
         y = nn.functional.silu(nn.functional.linear(y, self.second.linear.weight * GAIN))
@@ -227,7 +218,7 @@ class Residual(nn.Module):
 
 def normalised(x: Tensor, fused: bool = False) -> Tensor:
     """(rows, channels) divided by its RMS over channels; without weights, since a matrix follows wherever it is used."""
-    return kernels.unit_rms(x) if fused else nn.functional.rms_norm(x, x.shape[-1:], eps=1e-6)
+    return ops.unit_rms(x) if fused else nn.functional.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class Unchanged(nn.Module):
@@ -237,7 +228,7 @@ class Unchanged(nn.Module):
 
 def blend(x: Tensor, y: Tensor, scale: float, fused: bool = False) -> Tensor:
     """(x + y) * scale."""
-    return kernels.blend(x, y, scale) if fused else (x + y) * scale
+    return ops.blend(x, y, scale) if fused else (x + y) * scale
 
 
 class Residuals(nn.Sequential):
@@ -384,7 +375,7 @@ class SharedBases(nn.Module):
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
         norms = self.norms.to(vec.dtype)
-        y = kernels.harmonics(unit, norms)
+        y = ops.harmonics(unit, norms)
         if self.main_fused is not None:
             g, near = self.main_fused(vec) * self.main_norm, self.near_fused(vec) * self.near_norm
         else:
@@ -403,9 +394,9 @@ class SharedBases(nn.Module):
             harmonics=y,
             e2e=e2e,
             a2e=a2e,
-            e2a=kernels.cosines(e2a, y, ptr),
+            e2a=ops.cosines(e2a, y, ptr),
             near=(r < c.near).to(torch.int32),
-            turns=kernels.turns(unit, self.points.to(vec.dtype), self.fit.to(vec.dtype), norms),
+            turns=ops.turns(unit, self.points.to(vec.dtype), self.fit.to(vec.dtype), norms),
             cbf=self.cbf_quad(near).view(e, c.spherical, c.cbf),
             quad=nn.functional.linear(g, weight.flatten(0, 1)).view(e, c.sbf, c.pairs),
             quad_self=nn.functional.linear(g, (weight.index_select(1, self.pole) * root).sum(1)),
@@ -459,7 +450,7 @@ class Interaction(nn.Module):
         skip, e2e, quad, a2e, e2a = self.down(h, m, b, index)
         a2a = self.down_a2a(h, index.fused)
         if index.ptr is not None:
-            a2a = kernels.gathered(a2a, index.sender, index.ptr, index.swap)
+            a2a = ops.gathered(a2a, index.sender, index.ptr, index.swap)
         else:
             a2a = a2a.index_select(0, index.sender)
         sums = self.fused_sums if isinstance(b, FusedBases) else self.sums
@@ -476,8 +467,8 @@ class Interaction(nn.Module):
         if index.ptr is not None:
             parts = (self.rbf_e2e, self.down_e2e), (self.rbf_quad, self.down_quad), (self.rbf_e2a, self.down_e2a)
             filters = ((b.rbf[k], v.weight, d.linear.weight) for k, (v, d) in zip((0, 1, 3), parts))
-            skip, e2e, quad, e2a = kernels.read_edges(m, self.from_edges.linear.weight, *filters)
-            a2e = kernels.gathered_linear(atoms, b.rbf[2], self.rbf_a2e.weight, self.down_a2e.linear.weight, index.sender,
+            skip, e2e, quad, e2a = ops.read_edges(m, self.from_edges.linear.weight, *filters)
+            a2e = ops.gathered_linear(atoms, b.rbf[2], self.rbf_a2e.weight, self.down_a2e.linear.weight, index.sender,
                                           index.ptr, index.swap)
             return skip, *(act(x, True) for x in (e2e, quad, a2e, e2a))
         skip, e2e, quad, e2a = self.from_edges(m).chunk(4, dim=-1)
@@ -490,7 +481,7 @@ class Interaction(nn.Module):
         """Messages of e2e, a2e (e, t) and quad (e, q), given to their edge and to its reverse: half of all (e, E)."""
         ups = self.up_e2e, self.up_a2e, self.up_quad
         if index.ptr is not None:
-            return kernels.merge(skip, index.swap, *((x, u.linear.weight) for x, u in zip(messages, ups)))
+            return ops.merge(skip, index.swap, *((x, u.linear.weight) for x, u in zip(messages, ups)))
         ca, ac = sum(u(x) for x, u in zip(messages, ups)).chunk(2, dim=-1)
         return skip + (ca + ac.index_select(0, index.swap)) * (0.5 * HALF)
 
@@ -515,14 +506,14 @@ class Interaction(nn.Module):
                    index: EdgeIndex) -> tuple[Tensor, ...]:
         """:meth:`sums` in kernels: no rows, no moments or values of degrees on edges."""
         y, ptr = b.harmonics, index.ptr
-        message, returned = kernels.short_sum(kernels.outer_sum(y, quad, ptr), quad, y, b.turns, b.cbf, self.cbf_quad.weight,
+        message, returned = ops.short_sum(ops.outer_sum(y, quad, ptr), quad, y, b.turns, b.cbf, self.cbf_quad.weight,
                                               b.near, index.sender, index.swap, ptr)
         return (
-            kernels.triplets(b.e2e, y, e2e, ptr),
-            kernels.triplets(b.a2e, y, a2e, ptr),
-            kernels.quad_read(b.quad, b.quad_self, y, returned, message, ptr, quad.dtype),
-            kernels.outer_sum(b.e2a, e2a, ptr),
-            kernels.outer_sum(b.a2a, a2a, ptr),
+            ops.triplets(b.e2e, y, e2e, ptr),
+            ops.triplets(b.a2e, y, a2e, ptr),
+            ops.quad_read(b.quad, b.quad_self, y, returned, message, ptr, quad.dtype),
+            ops.outer_sum(b.e2a, e2a, ptr),
+            ops.outer_sum(b.a2a, a2a, ptr),
         )
 
     def through_short_edges(self, moments: Tensor, x: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
@@ -578,7 +569,7 @@ class AtomUpdate(nn.Module):
 
     def forward(self, m: Tensor, rbf: Tensor, index: EdgeIndex) -> Tensor:
         if index.ptr is not None:
-            total = kernels.filter_sum(m, rbf, self.rbf.weight, index.receiver, index.ptr, self.scale)
+            total = ops.filter_sum(m, rbf, self.rbf.weight, index.receiver, index.ptr, self.scale)
         else:
             total = segment_sum(m * self.rbf(rbf), index.receiver, index.atoms) * self.scale
         return self.layers(self.dense(total, index.fused), index.fused)
@@ -600,7 +591,7 @@ class Join(nn.Module):
     def forward(self, h: Tensor, x: Tensor, index: EdgeIndex) -> Tensor:
         pair = self.atoms(h)
         if index.ptr is not None:
-            return kernels.join(pair, x, self.other.weight, index.sender, index.receiver, index.ptr, index.swap)
+            return ops.join(pair, x, self.other.weight, index.sender, index.receiver, index.ptr, index.swap)
         sender, receiver = pair.chunk(2, dim=-1)
         return act(sender.index_select(0, index.sender) + receiver.index_select(0, index.receiver) + self.other(x))
 
@@ -652,7 +643,7 @@ class Output(nn.Module):
             return x, 0.0
         y = self.force(m, f)
         if f:
-            return x, kernels.filtered_linear(y, b.rbf[5], self.rbf.weight, self.to_force.weight)
+            return x, ops.filtered_linear(y, b.rbf[5], self.rbf.weight, self.to_force.weight)
         return x, self.to_force(y * self.rbf(b.rbf[5]))
 
 
@@ -678,7 +669,7 @@ class GemNetOC(ForceField):
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor]:
         index = build_index(graph, vec, self.config.near)
-        if kernels.fused(vec) and self.config.spherical <= MOST_DEGREES:
+        if ops.fused(vec) and self.config.spherical <= MOST_DEGREES:
             index = replace(index, ptr=index.segments(graph.pad))
         vec = vec.index_select(0, index.order)
         with torch.autocast(vec.device.type, enabled=False):  # geometry in full precision whatever the matrices have

@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import kernels
+from .. import ops
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, Features, envelope, safe_norm
@@ -71,13 +71,13 @@ class Layer(nn.Module):
         pair = self.pair(self.norm1(h, fused), fused)
         w = nn.functional.linear(g, nn.functional.pad(self.filter.weight, (0, g.shape[1] - self.filter.weight.shape[1])))
         if self.gated and not self.on_edges and fused:
-            total = kernels.gated_sum(pair, w, graph.sender, graph.receiver, *segments, self.sum_scale)
+            total = ops.gated_sum(pair, w, graph.sender, graph.receiver, *segments, self.sum_scale)
         else:
             z, factor = (None, w) if self.gated else (w, u.expand_as(w))
-            message = kernels.gate(pair, z, factor, graph, segments)
+            message = ops.gate(pair, z, factor, graph, segments)
             if self.on_edges:
                 message = message + self.down(nn.functional.silu(self.up(message)))
-            total = kernels.row_sum(message, graph, segments) * self.sum_scale
+            total = ops.row_sum(message, graph, segments) * self.sum_scale
         h = h + self.out(total, fused)
         if self.on_edges:
             return h
@@ -127,7 +127,7 @@ class MPNN(ForceField):
         return (g * u if self.config.message == "gated" else g), u
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
-        segments = graph.segments() if kernels.fused(vec) else None
+        segments = graph.segments() if ops.fused(vec) else None
         fused = segments is not None
         g, u = (self.features(vec), None) if fused and self.config.message == "gated" else self.geometry(vec)
         h = self.embedding(graph.species)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import kernels
+from .. import ops
 
 Kind = Literal["input", "hidden", "output", "readout", "vector"]
 
@@ -62,7 +62,7 @@ class Linear(nn.Module):
         # the weight is scaled, not x: it is small where x has a row for each edge
         weight = self.weight if self.multiplier == 1.0 else self.weight * self.multiplier
         if fused and self.bias is not None:
-            return kernels.linear(x, weight, self.bias)
+            return ops.linear(x, weight, self.bias)
         return nn.functional.linear(x, weight, self.bias)
 
 
@@ -77,7 +77,7 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor, fused: bool = False) -> Tensor:
         """x (rows, width); fused: whether kernels may be used."""
         if fused:
-            return kernels.layer_norm(x, self.weight, self.bias)
+            return ops.layer_norm(x, self.weight, self.bias)
         return nn.functional.layer_norm(x, x.shape[-1:], self.weight, self.bias)
 
 

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import kernels
+from .. import ops
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, Features, envelope, safe_norm
@@ -66,11 +66,11 @@ class Layer(nn.Module):
         fused = segments is not None
         x = self.node2(nn.functional.silu(self.node1(self.norm1(h, fused), fused)), fused)
         if fused:
-            h, v = kernels.painn_message(h, v, x, g, self.filter.weight, unit, graph.sender, graph.receiver, *segments,
+            h, v = ops.painn_message(h, v, x, g, self.filter.weight, unit, graph.sender, graph.receiver, *segments,
                                          self.sum_scale)
-            pair, mixed = kernels.painn_pair(self.norm2(h, fused), v, self.vectors.weight)
+            pair, mixed = ops.painn_pair(self.norm2(h, fused), v, self.vectors.weight)
             mixed = self.update2(nn.functional.silu(self.update1(mixed, fused)), fused)
-            return kernels.painn_update(h, v, pair, mixed)
+            return ops.painn_update(h, v, pair, mixed)
         dh, dv = self.message(x, v, self.filter(g), unit, graph)
         h, v = h + dh, dv if v is None else v + dv
         uv, vv = self.vectors(v).chunk(2, dim=-1)
@@ -113,7 +113,7 @@ class PaiNN(ForceField):
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
-        segments = graph.segments() if kernels.fused(vec) else None
+        segments = graph.segments() if ops.fused(vec) else None
         fused = segments is not None
         g = self.features(vec) if fused else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
         h, v = self.embedding(graph.species), None

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import kernels
+from .. import ops
 from .mup import Kind, mark, normal
 
 Monomial = tuple[int, int, int]  # powers of (w, a, c)
@@ -168,8 +168,8 @@ class EdgeFrames(nn.Module):
 
     def packed(self, unit: Tensor) -> Tensor:
         """unit (e, 3) -> (e, P): the blocks of D alone, degree by degree; rows m = 0, +1, -1, +2, ..., columns of the degree."""
-        if kernels.fused(unit):
-            return kernels.edge_frames(unit, self.packed_bits.view(torch.float64), self.lmax)
+        if ops.fused(unit):
+            return ops.edge_frames(unit, self.packed_bits.view(torch.float64), self.lmax)
         return self._polynomial(*_arc(*unit.double().unbind(-1)), packed=True).to(unit.dtype)
 
     def _polynomial(self, w: Tensor, a: Tensor, c: Tensor, *, packed: bool = False) -> Tensor:
@@ -234,7 +234,7 @@ class SphericalNorm(nn.Module):
 
     def fused(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The same by a kernel: y, and y[:, 0] (n, C)."""
-        return kernels.spherical_norm(x, self.gain, self.bias, self.weights, self.degree)
+        return ops.spherical_norm(x, self.gain, self.bias, self.weights, self.degree)
 
 
 class SO3Linear(nn.Module):
@@ -256,4 +256,4 @@ class SO3Linear(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """(S, n, fan_in) -> (S, n, fan_out), without multiplier and bias; with a kernel."""
-        return torch.bmm(x, kernels.by_degree(self.weight, self.degree).transpose(1, 2))
+        return torch.bmm(x, ops.by_degree(self.weight, self.degree).transpose(1, 2))

@@ -9,24 +9,15 @@ from typing import Any
 
 import polars as pl
 
-from .. import sweeps
-from ..laws.repeats import repeats_smaller_set
-from ..store import COUNTED
-from . import lawcalls
-from .load import Source
+from ..figures.spec import pretty
+from ..figures.style import Look, looks
+from ..laws.decide.repeats import repeats_smaller_set
+from ..store import sweep as sweeps
+from ..store.runs import COUNTED
+from ..table.load import Source
+from . import fits as lawcalls
 from .paper import published
-from .results import (
-    Analysis,
-    ArchitectureResult,
-    Estimate,
-    Fitted,
-    FrontierResult,
-    SweepResult,
-    SymmetryPoint,
-    mean_losses,
-)
-from .spec import pretty
-from .style import Look, looks
+from .results import Analysis, ArchitectureResult, Estimate, Fitted, FrontierResult, SweepResult, SymmetryPoint, mean_losses
 
 BURN_IN_STEPS = (
     400  # every model leaves its transient after 350 to 400 steps (shared/reference/feasibility.md, section 2)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .marks import FLOPS, LOSS, or_empty
+from ..figures.spec import Figure, Panel, Series, pretty
 from .results import Analysis, ArchitectureResult, Comparison
-from .spec import Figure, Panel, Series, pretty
+from .series import FLOPS, LOSS, or_empty
 
 CAP = 4.0  # of the rise of the misfit in the figure of the floor: beyond, a floor is excluded anyway
 

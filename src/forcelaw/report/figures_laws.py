@@ -7,7 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from .marks import (
+from ..figures.spec import Figure, Panel, Series, interval_text, pretty
+from ..figures.style import GREY, PAPER
+from .results import Analysis, ArchitectureResult, Estimate
+from .series import (
     FLOPS,
     HOURS,
     LOSS,
@@ -22,9 +25,6 @@ from .marks import (
     thin,
     zoom,
 )
-from .results import Analysis, ArchitectureResult, Estimate
-from .spec import Figure, Panel, Series, interval_text, pretty
-from .style import GREY, PAPER
 
 NAMES = {"energy": "energy term (eV/atom)", "forces": "force term (eV/Å)"}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
-from .marks import or_empty
+from ..figures.spec import Figure, Panel, Series, pretty
 from .paper import PUBLISHED
-from .repeated import Repeated, repeated_runs
+from .repeated_data import Repeated, repeated_runs
 from .results import Analysis, ArchitectureResult, SweepResult
-from .spec import Figure, Panel, Series, pretty
+from .series import or_empty
 
 ZERO = 1e-8
 

@@ -10,14 +10,16 @@ from typing import Any
 
 from .. import __version__
 from ..data.structure import MAX_Z, SYMBOLS
+from ..figures import plotly as draw_plotly
+from ..figures.spec import Figure, decimal, names, pretty
+from ..figures.style import DARK, Look
 from ..progress import duration
-from ..store import COUNTED
-from . import draw_plotly, tables, words
+from ..store.runs import COUNTED
+from . import summary as words
+from . import tables
 from .figures_laws import is_trend
 from .paper import CITATION
 from .results import Analysis
-from .spec import Figure, decimal, names, pretty
-from .style import DARK, Look
 
 # Outlines in a 14 x 14 box for the symbols of style.SYMBOLS
 MARKS = {

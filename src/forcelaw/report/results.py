@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 
-from .. import sweeps
-from .load import Source
+from ..figures.style import Look
+from ..store import sweep as sweeps
+from ..table.load import Source
 from .paper import Published
-from .style import Look
 
 WIDE = 100.0  # a loss is known to less than such a factor, or it is not told at all
 

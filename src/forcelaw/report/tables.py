@@ -6,11 +6,11 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from ..figures.spec import interval_text
 from .figures_laws import exponent
-from .repeated import repeated_runs
+from .repeated_data import repeated_runs
 from .results import Analysis, ArchitectureResult, Estimate
-from .spec import interval_text
-from .words import equal_compute
+from .summary import equal_compute
 
 # (key in exponents.csv, where it comes from, name there, heading, attribute of the paper's numbers)
 COLUMNS: list[tuple[str, str, str, str, str | None]] = [

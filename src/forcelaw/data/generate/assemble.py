@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ...files import file_sha256
 from ...progress import duration
-from ..pack import PackWriter, file_sha256
+from ..pack import PackWriter
 from ..prepare import PackBuild, PrepareOptions, summary
 from ..readers import Block
 from ..splits import TRAIN, VALIDATION, split_of

@@ -13,7 +13,8 @@ import numpy as np
 
 from ... import units
 from ...errors import DataError
-from ..pack import NO_CHARGE, NO_SPIN, file_sha256
+from ...files import file_sha256
+from ..pack import NO_CHARGE, NO_SPIN
 from ..structure import MAX_Z, SYMBOLS
 
 BLOCK_STRUCTURES, BLOCK_ATOMS = 4096, 131_072

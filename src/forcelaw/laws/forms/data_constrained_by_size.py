@@ -11,7 +11,7 @@ from .data_constrained import centred, saturated
 from .surface import Surface
 
 if TYPE_CHECKING:
-    from ..table import Runs
+    from ...table.runs import Runs
 
 
 class DataConstrainedBySize(Surface):

@@ -9,7 +9,7 @@ import numpy as np
 from .surface import Surface
 
 if TYPE_CHECKING:
-    from ..table import Runs
+    from ...table.runs import Runs
 
 
 class SurfaceCost(Surface):

@@ -1,0 +1,222 @@
+"""Batches built where the data lives: a shard of the pack sits on the device, edges included, and a step assembles its
+batch from it by index arithmetic alone. No loader, no host work, fixed shapes when asked for (CUDA graphs).
+
+Legend: s structures, a atoms, e edges of the shard; g structures, n atoms, m edges of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..errors import DataError
+from ..graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, build_graph, molecule_edges
+from .pack import Pack
+
+_LOAD_ATOMS = 500_000  # atoms read from the memory map and turned into edges at once
+
+
+@dataclass
+class Targets:
+    """Labels of a batch. energy (g,) eV relative to the reference energies; forces (n, 3) eV/Angstrom; natoms (g,).
+
+    real (n,) is 1 for atoms and 0 for padding, None when there is no padding.
+    """
+
+    energy: Tensor
+    forces: Tensor
+    natoms: Tensor
+    real: Tensor | None = None
+
+
+class Shard:
+    """Structures of a pack on one device, with their edges.
+
+    natoms, nedges (s,) int64; species (a,); pos, forces (a, 3); energy (s,); sender, receiver, transposed (e,) local to the
+    structure, the last one being its edges in the order of their senders; first_of (a,) the first edge into each atom, likewise.
+    """
+
+    def __init__(self, pack: Pack, indices: np.ndarray, *, cutoff: float, elements: tuple[int, ...],
+                 device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32):
+        self.device, self.dtype, self.cutoff = torch.device(device), dtype, cutoff
+        self.indices = np.asarray(indices, np.int64)
+        self.max_degree = 1  # neighbours of an atom, at most
+        lookup = np.full(256, -1, np.int64)
+        lookup[list(elements)] = np.arange(len(elements))
+        references = pack.reference_energies()
+        counts = np.diff(pack.offsets)[self.indices] if len(self.indices) else np.zeros(0, np.int64)
+        parts: dict[str, list[Tensor]] = {k: [] for k in ("species", "pos", "forces", "energy", "nedges", "sender",
+                                                          "receiver", "transposed", "first_of", "shift")}
+        ends = np.cumsum(counts)
+        low = 0
+        while low < len(self.indices):
+            high = max(low + 1, int(np.searchsorted(ends, (ends[low - 1] if low else 0) + _LOAD_ATOMS, side="right")))
+            self._load(pack, self.indices[low:high], counts[low:high], lookup, references, parts)
+            low = high
+        empty = {"species": (0,), "pos": (0, 3), "forces": (0, 3), "energy": (0,), "nedges": (0,), "sender": (0,),
+                 "receiver": (0,), "transposed": (0,), "first_of": (0,)}
+        for name, shape in empty.items():
+            setattr(self, name, torch.cat(parts[name]) if parts[name] else torch.zeros(shape, device=self.device))
+        self.shift = torch.cat(parts["shift"]) if parts["shift"] else None
+        self.natoms = torch.from_numpy(counts.astype(np.int64)).to(self.device)
+        self.first_atom = torch.cumsum(self.natoms, 0) - self.natoms
+        self.first_edge = torch.cumsum(self.nedges, 0) - self.nedges
+        # host copies: planning and counting never touch the device
+        self.host_natoms = counts.astype(np.int64)
+        self.host_nedges = self.nedges.cpu().numpy().astype(np.int64)
+
+    species: Tensor
+    pos: Tensor
+    forces: Tensor
+    energy: Tensor
+    nedges: Tensor
+    sender: Tensor
+    receiver: Tensor
+    transposed: Tensor
+    first_of: Tensor
+
+    def _load(self, pack: Pack, indices: np.ndarray, counts: np.ndarray, lookup: np.ndarray, references: np.ndarray,
+              parts: dict[str, list[Tensor]]) -> None:
+        first = np.asarray(pack.offsets[indices], np.int64)
+        atoms = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        numbers = np.asarray(pack.numbers[atoms])
+        species = lookup[numbers]
+        if (species < 0).any():
+            absent = sorted(set(numbers[species < 0].tolist()))
+            raise DataError(f"the pack holds elements {absent} that the model does not know", where=str(pack.path))
+        structure = np.repeat(np.arange(len(indices)), counts)
+        energy = np.asarray(pack.energies[indices]) - np.bincount(structure, references[numbers], len(indices))
+        to = {"device": self.device, "dtype": self.dtype}
+        pos64 = torch.from_numpy(pack.vectors("positions", atoms))
+        pos = pos64.to(**to)
+        natoms = torch.from_numpy(counts.astype(np.int64)).to(self.device)
+        shift = None
+        if pack.manifest.get("periodic") or counts.max(initial=0) > ALL_PAIRS_MAX_ATOMS:
+            cells = np.asarray(pack.cells[indices]) if pack.manifest.get("periodic") else None
+            pbc = np.asarray(pack.pbc[indices], bool) if pack.manifest.get("periodic") else None
+            graph = build_graph(pos64, torch.from_numpy(species), natoms.cpu(), self.cutoff, cells=cells, pbc=pbc)
+            sender, receiver = graph.sender.to(self.device), graph.receiver.to(self.device)
+            if pack.manifest.get("periodic"):
+                shift = (graph.shift if graph.shift is not None else torch.zeros(len(sender), 3)).to(**to)
+        else:
+            sender, receiver = molecule_edges(pos, natoms, self.cutoff)
+        owner = torch.from_numpy(structure).to(self.device)
+        start = torch.cumsum(natoms, 0) - natoms
+        edge_owner = owner[receiver]
+        small = torch.int16 if counts.max(initial=0) < 32768 else torch.int32
+        nedges = torch.bincount(edge_owner, minlength=len(indices))
+        degree = torch.bincount(receiver, minlength=len(owner))
+        if len(receiver):
+            self.max_degree = max(self.max_degree, int(degree.max()))
+        first_edge = torch.cumsum(nedges, 0) - nedges
+        by_sender = torch.sort(sender, stable=True).indices
+        most = int(nedges.max()) if len(nedges) else 0
+        parts["species"].append(torch.from_numpy(species).to(self.device))
+        parts["pos"].append(pos)
+        parts["forces"].append(torch.from_numpy(pack.vectors("forces", atoms)).to(**to))
+        parts["energy"].append(torch.from_numpy(energy).to(**to))
+        parts["nedges"].append(nedges)
+        few = torch.int16 if most < 32768 else torch.int32
+        parts["transposed"].append((by_sender - first_edge[owner[sender[by_sender]]]).to(few))
+        parts["first_of"].append((torch.cumsum(degree, 0) - degree - first_edge[owner]).to(few))
+        parts["sender"].append((sender - start[edge_owner]).to(small))
+        parts["receiver"].append((receiver - start[edge_owner]).to(small))
+        if shift is not None:
+            parts["shift"].append(shift)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def mean_degree(self) -> float:
+        """Mean number of neighbours of an atom."""
+        return float(self.host_nedges.sum() / max(1, self.host_natoms.sum()))
+
+    def batch(self, chosen: Tensor, n_atoms: int, n_edges: int, *, pad: bool = False,
+              rotation: Tensor | None = None) -> tuple[GraphBatch, Targets]:
+        """The batch of structures ``chosen`` (g,), indices into the shard; -1 marks an empty slot.
+
+        n_atoms, n_edges: totals of the batch, or with ``pad`` the fixed sizes to fill up to, where n_atoms leaves room for
+        at least one dummy atom; padding edges go from the last (dummy) atom to itself. rotation (g, 3, 3) turns positions
+        and forces. Contains no synchronisation with the host.
+        """
+        if pad and self.shift is None and ops.fused(self.pos):
+            part = ops.assemble(vars(self), chosen, n_atoms, n_edges, rotation)
+            graph = GraphBatch(*(part[k] for k in ("species", "batch", "pos", "sender", "receiver", "natoms")), pad=True,
+                               transposed=part["transposed"], max_degree=self.max_degree, ptr=part["ptr"])
+            return graph, Targets(part["energy"], part["forces"], part["natoms"], part["real"])
+        device = self.device
+        slots = chosen.shape[0]
+        if pad:
+            valid = chosen >= 0
+            chosen = chosen.clamp_min(0)
+            natoms, nedges = self.natoms[chosen] * valid, self.nedges[chosen] * valid
+        else:
+            natoms, nedges = self.natoms[chosen], self.nedges[chosen]
+        atom_end, edge_end = torch.cumsum(natoms, 0), torch.cumsum(nedges, 0)
+        atom_slot, edge_slot = torch.arange(n_atoms, device=device), torch.arange(n_edges, device=device)
+        owner = torch.searchsorted(atom_end, atom_slot, right=True)  # == slots for padding
+        edge_owner = torch.searchsorted(edge_end, edge_slot, right=True)
+        real = None
+        held, edge_held = owner, edge_owner
+        if pad:
+            real = owner < slots
+            held, edge_held = owner.clamp_max(slots - 1), edge_owner.clamp_max(slots - 1)
+        atom = atom_slot + (self.first_atom[chosen] - atom_end + natoms).index_select(0, held)
+        edge = edge_slot + (self.first_edge[chosen] - edge_end + nedges).index_select(0, edge_held)
+        if pad:
+            atom, edge = torch.where(real, atom, 0), torch.where(edge_owner < slots, edge, 0)
+        base = (atom_end - natoms).index_select(0, edge_held)
+        sender = self.sender.index_select(0, edge) + base
+        receiver = self.receiver.index_select(0, edge) + base
+        transposed = self.transposed.index_select(0, edge) + (edge_end - nedges).index_select(0, edge_held)
+        pos, forces = self.pos.index_select(0, atom), self.forces.index_select(0, atom)
+        shift = self.shift.index_select(0, edge) if self.shift is not None else None
+        if pad:
+            ghost = edge_owner >= slots
+            sender, receiver = torch.where(ghost, n_atoms - 1, sender), torch.where(ghost, n_atoms - 1, receiver)
+            transposed = torch.where(ghost, edge_slot, transposed)
+            real = real.to(self.dtype)
+        if rotation is not None:
+            turn = rotation.index_select(0, held)
+            pos, forces = _turn(turn, pos), _turn(turn, forces)
+            if shift is not None:
+                shift = _turn(rotation.index_select(0, edge_held), shift)
+        graph = GraphBatch(self.species.index_select(0, atom), owner, pos, sender, receiver, natoms, shift, pad, transposed,
+                           self.max_degree if pad else None)
+        energy = self.energy.index_select(0, chosen)
+        return graph, Targets(energy, forces, natoms, real)
+
+
+def _turn(rotation: Tensor, vectors: Tensor) -> Tensor:
+    """(n, 3, 3), (n, 3) -> (n, 3)."""
+    return (rotation * vectors.unsqueeze(1)).sum(-1)
+
+
+def plan_epoch(natoms: np.ndarray, order: np.ndarray, *, molecules: int | None = None,
+               atoms: int | None = None) -> np.ndarray:
+    """Boundaries of the batches of one epoch: batch k is ``order[ptr[k]:ptr[k + 1]]``; ptr (batches + 1,) int64.
+
+    molecules: that many structures a batch (the last may be smaller). atoms: as many as fit into that budget, at least
+    one. The batches depend on the data and the order alone, never on the architecture.
+    """
+    total = len(order)
+    if (molecules is None) == (atoms is None):
+        raise ValueError("give molecules or atoms, and not both")
+    if molecules is not None:
+        return np.append(np.arange(0, total, molecules), total).astype(np.int64)
+    ends = np.cumsum(natoms[order])
+    ptr = [0]
+    while ptr[-1] < total:
+        before = ends[ptr[-1] - 1] if ptr[-1] else 0
+        ptr.append(max(ptr[-1] + 1, int(np.searchsorted(ends, before + atoms, side="right"))))
+    return np.asarray(ptr, np.int64)
+
+
+def epoch_order(structures: int, seed: int, epoch: int) -> np.ndarray:
+    """Order of the training structures in one epoch, (structures,) int64; the same for every architecture."""
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(structures)

@@ -1,0 +1,225 @@
+"""The stream of batches of a run: which structures make which step, and the shard they are read from.
+
+When the training set fits on the device it is loaded once and stays. When it does not, it is loaded in windows of whole
+batches, the next one read ahead by a thread; the batches are the same ones, so the results do not change.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import ops
+from .device_dataset import Shard, epoch_order, plan_epoch
+from .pack import Pack
+
+BYTES_PER_ATOM = 240  # arrays of an atom and its 20 edges on the device, measured: 28 + 20 * 4 and slack while loading
+
+
+@dataclass
+class Plan:
+    """All steps of a run, fixed before it starts.
+
+    order: structures (positions in the training set) of every epoch, concatenated, (epochs * structures,)
+    ptr: step k takes ``order[ptr[k]:ptr[k + 1]]``; atoms (steps,) int64, their atoms; epoch (steps,) int64
+    """
+
+    order: np.ndarray
+    ptr: np.ndarray
+    atoms: np.ndarray
+    epoch: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        return len(self.ptr) - 1
+
+
+def plan(natoms: np.ndarray, *, atoms_total: float, seed: int, molecules: int | None, atoms: int | None) -> Plan:
+    """Steps until at least ``atoms_total`` atoms have been seen, in as many epochs as that takes.
+
+    natoms (structures,): sizes of the training structures.
+    """
+    orders, ptrs, sizes, epochs = [], [np.zeros(1, np.int64)], [], []
+    seen, epoch, offset = 0, 0, 0
+    while seen < atoms_total:
+        order = epoch_order(len(natoms), seed, epoch)
+        ptr = plan_epoch(natoms, order, molecules=molecules, atoms=atoms)
+        ends = np.concatenate([[0], np.cumsum(natoms[order])])
+        size = ends[ptr[1:]] - ends[ptr[:-1]]
+        keep = min(len(size), int(np.searchsorted(seen + np.cumsum(size), atoms_total, side="left")) + 1)
+        orders.append(order[: ptr[keep]])
+        ptrs.append(offset + ptr[1 : keep + 1])
+        sizes.append(size[:keep])
+        epochs.append(np.full(keep, epoch))
+        seen += int(size[:keep].sum())
+        offset += int(ptr[keep])
+        epoch += 1
+    return Plan(np.concatenate(orders), np.concatenate(ptrs), np.concatenate(sizes), np.concatenate(epochs))
+
+
+@dataclass
+class Window:
+    """Steps low:high of the plan and the shard that holds their structures; local maps plan order to shard rows."""
+
+    low: int
+    high: int
+    shard: Shard
+    local: np.ndarray  # (plan.order length of the window,) rows of the shard
+    first: int  # position in plan.order where ``local`` begins
+
+    def rows(self, plan: Plan, step: int) -> np.ndarray:
+        """Rows of the shard that make ``step``."""
+        return self.local[plan.ptr[step] - self.first : plan.ptr[step + 1] - self.first]
+
+
+def load_shard(pack: Pack, indices: np.ndarray, **options: Any) -> Shard:
+    """A shard that any stream may read: its arrays are complete when this returns."""
+    shard = Shard(pack, indices, **options)
+    if shard.device.type == "cuda":
+        torch.cuda.current_stream(shard.device).synchronize()
+    return shard
+
+
+class Shards:
+    """Shards that the runs of one process share. Training sets are nested prefixes of one order, so a shard serves every set
+    that it begins with: rows keep their numbers."""
+
+    def __init__(self) -> None:
+        self._held: dict[Any, list[Shard]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, pack: Pack, indices: np.ndarray, **options: Any) -> Shard:
+        """A shard whose first rows are ``indices``; loaded when there is none yet. Options as for :class:`Shard`."""
+        key = (pack.hash, *(str(options[name]) for name in sorted(options)))
+        with self._lock:
+            held = self._held.setdefault(key, [])
+            found = next((s for s in held if _begins_with(s.indices, indices)), None)
+            if found is None:
+                held[:] = [s for s in held if not _begins_with(indices, s.indices)]
+                found = load_shard(pack, indices, **options)
+                held.append(found)
+            return found
+
+
+def _begins_with(longer: np.ndarray, shorter: np.ndarray) -> bool:
+    return len(longer) >= len(shorter) and np.array_equal(longer[: len(shorter)], shorter)
+
+
+class Feed:
+    """Windows over a plan. ``capacity`` is the number of atoms that may live on the device at once; without one, all.
+
+    With ``shards`` all structures are loaded, for other runs too; without, no more than the plan comes to.
+    """
+
+    def __init__(self, pack: Pack, indices: np.ndarray, schedule: Plan, *, cutoff: float, elements: tuple[int, ...],
+                 device: torch.device, dtype: torch.dtype, capacity: float = math.inf, shards: Shards | None = None):
+        self.pack, self.indices, self.plan, self.capacity = pack, indices, schedule, capacity
+        self.shards = shards
+        self.options = {"cutoff": cutoff, "elements": elements, "device": device, "dtype": dtype}
+        natoms = np.diff(pack.offsets)[indices]
+        self.resident = natoms.sum() <= capacity
+
+    def windows(self, start: int = 0) -> Iterator[Window]:
+        """Windows that cover the steps from ``start`` to the end, in order."""
+        plan = self.plan
+        if self.resident:
+            if start < plan.steps:
+                yield self._rest(start)
+            return
+        bounds = self._bounds(start)
+        with ThreadPoolExecutor(1) as reader:
+            ahead: Future[Window] | None = None
+            for k, (low, high) in enumerate(bounds):
+                window = ahead.result() if ahead else self._window(low, high)
+                if k + 1 < len(bounds):
+                    ahead = reader.submit(self._window, *bounds[k + 1])
+                yield window
+
+    def _rest(self, start: int) -> Window:
+        """All steps from ``start`` on."""
+        if self.shards is None and self.plan.ptr[-1] - self.plan.ptr[start] < len(self.indices):
+            return self._window(start, self.plan.steps)
+        shard = (self.shards or Shards()).get(self.pack, self.indices, **self.options)
+        return Window(start, self.plan.steps, shard, self.plan.order, 0)
+
+    def whole(self) -> Window:
+        """All steps in one window; ValueError where there are none, or where capacity parts them."""
+        if not self.resident or not self.plan.steps:
+            raise ValueError(f"{self.plan.steps} steps of {len(self.indices)} structures are not one window of "
+                             f"{self.capacity:g} atoms")
+        return self._rest(0)
+
+    def _bounds(self, start: int) -> list[tuple[int, int]]:
+        ends = np.concatenate([[0], np.cumsum(self.plan.atoms)])
+        budget = max(self.capacity / 2, 1)  # the next window is read while this one is used
+        bounds, low = [], start
+        while low < self.plan.steps:
+            high = max(low + 1, int(np.searchsorted(ends, ends[low] + budget, side="right")) - 1)
+            bounds.append((low, min(high, self.plan.steps)))
+            low = bounds[-1][1]
+        return bounds
+
+    def _window(self, low: int, high: int) -> Window:
+        first, last = int(self.plan.ptr[low]), int(self.plan.ptr[high])
+        wanted = self.plan.order[first:last]
+        unique, local = np.unique(wanted, return_inverse=True)
+        return Window(low, high, load_shard(self.pack, self.indices[unique], **self.options), local, first)
+
+
+def device_capacity(device: torch.device) -> float:
+    """Atoms that may live on ``device``: half of the free memory of a GPU, a quarter of the free memory of a CPU machine."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free / 2 / BYTES_PER_ATOM
+    try:
+        import os
+
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        free = 4e9
+    return free / 4 / BYTES_PER_ATOM
+
+
+def random_rotations(rows: Tensor, step: Tensor | int, seed: int, dtype: torch.dtype) -> Tensor:
+    """Uniform rotations (g, 3, 3), a fixed function of (seed, step, row): the same on every device, resumable, and free of
+    host work (the step may be a tensor inside a CUDA graph). Rows below zero, empty slots, count as zero.
+
+    Four normal deviates make a random unit quaternion; the bits come from a splitmix64 hash.
+    """
+    rows, step = rows.to(torch.int64), torch.as_tensor(step, device=rows.device, dtype=torch.int64)
+    if ops.fused(rows):
+        return ops.rotations(rows, step, seed, dtype)
+    counter = rows.clamp_min(0).unsqueeze(-1) * 8 + torch.arange(8, device=rows.device)
+    key = _mix(step * 0x1F123BB5 + seed * 0x5851F42D + 0x2545F491)
+    bits = _mix(_mix(counter) ^ key)  # (g, 8)
+    uniform = (((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) + 0.5) / (1 << 53)
+    q = torch.sqrt(-2 * torch.log(uniform[:, ::2])) * torch.cos(2 * torch.pi * uniform[:, 1::2])
+    w, x, y, z = (q / q.norm(dim=-1, keepdim=True)).unbind(-1)
+    rows_ = [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+             2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+             2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]
+    return torch.stack(rows_, -1).view(-1, 3, 3).to(dtype)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _mix(x: Tensor) -> Tensor:
+    """splitmix64 finaliser on int64 tensors (wrap-around arithmetic, logical shifts)."""
+
+    def shift(value: Tensor, by: int) -> Tensor:
+        return (value >> by) & ((1 << (64 - by)) - 1)
+
+    x = x + _signed(0x9E3779B97F4A7C15)
+    x = (x ^ shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ shift(x, 31)

@@ -1,0 +1,1 @@
+"""Can this data be trained on?"""

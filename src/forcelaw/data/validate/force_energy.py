@@ -1,0 +1,235 @@
+"""Are the forces minus the gradient of the energies? Tested on pairs of frames that lie close together.
+
+For two frames a, b of the same atoms in the same order, the trapezoid rule gives
+
+    E_b - E_a  =  -(F_a + F_b)/2 . (x_b - x_a)  +  O(|x_b - x_a|^3)
+
+exact for a harmonic surface. Frame b is first moved onto a by the best translation and rotation (Kabsch 1976, Acta
+Cryst. A32, 922), its forces with it: energies do not change, and frames that were turned at random become comparable.
+The slope of left over right is 1 for forces; -1 for gradients stored as forces; something else for wrong units. Pairs
+are weighted by how far the trapezoid can be trusted, which the forces alone tell: the one-sided estimates -F_a.dx and
+-F_b.dx differ by the curvature term, and the error is a small part of that difference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ... import units
+from ..filters import starts
+from ..readers import Block
+
+FRAMES_PER_MOLECULE, FRAMES_IN_ALL, ATOMS_IN_ALL = 400, 20_000, 400_000
+LEAST_PAIRS = 5
+FAR = 0.6  # Angstrom: pairs in which an atom moves further are not looked at
+TOLERANCE = 0.15  # slopes within 1 +- this are consistent
+SHARP = 0.08  # largest standard error of the slope with which a verdict is worth giving
+# Error of the trapezoid rule as a part of |F_a.dx - F_b.dx|: on rMD17, ANI-2x, QM7-X, GFN2-xTB and relaxation data the
+# median of the true error is 0.005 to 0.04 of it, the 90th percentile 0.03 to 0.1
+_ANHARMONIC = 0.05
+_NOISE = 3e-4, 0.01  # eV, and part of the work: convergence of the calculation, rounding of what is printed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """state: consistent, gradients, units, inconsistent, or not testable. slope and its standard error; pairs used."""
+
+    state: str
+    pairs: int
+    slope: float | None
+    error: float | None
+    text: str
+    remedy: str = ""
+
+    @property
+    def fatal(self) -> bool:
+        return self.state in ("gradients", "units", "inconsistent")
+
+
+@dataclass
+class _Frame:
+    numbers: np.ndarray
+    positions: np.ndarray
+    forces: np.ndarray
+    energy: float
+    cell: np.ndarray | None  # None for a molecule
+    pbc: np.ndarray | None
+
+
+class ConsistencyTest:
+    """Collect frames of a stream (bounded memory), then judge."""
+
+    def __init__(self) -> None:
+        self._molecules: dict[bytes, list[_Frame]] = {}
+        self._frames = self._atoms = 0
+
+    def add(self, block: Block) -> None:
+        """Keep frames of the block: at most FRAMES_PER_MOLECULE for the same atoms in the same order."""
+        first = starts(block.counts)
+        for k, (start, count) in enumerate(zip(first.tolist(), block.counts.tolist())):
+            if self._frames >= FRAMES_IN_ALL or self._atoms >= ATOMS_IN_ALL:
+                return
+            if count < 2:
+                continue
+            rows = slice(start, start + count)
+            frames = self._molecules.setdefault(block.numbers[rows].tobytes(), [])
+            if len(frames) >= FRAMES_PER_MOLECULE:
+                continue
+            periodic = block.pbc is not None and bool(block.pbc[k].any())
+            frames.append(
+                _Frame(
+                    block.numbers[rows].copy(),
+                    block.positions[rows].copy(),
+                    block.forces[rows].copy(),
+                    float(block.energies[k]),
+                    block.cells[k].copy() if periodic else None,
+                    block.pbc[k].copy() if periodic else None,
+                )
+            )
+            self._frames += 1
+            self._atoms += count
+
+    def pairs(self) -> np.ndarray:
+        """float64 (pairs, 3): energy difference, work by the trapezoid rule, estimated error of the latter; eV."""
+        rows = [row for frames in self._molecules.values() for row in _pairs(frames)]
+        return np.array(rows).reshape(-1, 3)
+
+    def verdict(self) -> Verdict:
+        """The judgement over all close pairs."""
+        return judge(self.pairs())
+
+
+def _pairs(frames: list[_Frame]) -> list[tuple[float, float, float]]:
+    """Close pairs of one molecule: each frame with its nearest earlier or later frame, by internal distances."""
+    if len(frames) < 2:
+        return []
+    print_ = np.stack([_fingerprint(frame) for frame in frames])
+    squares = (print_**2).sum(axis=1)
+    distance = squares[:, None] + squares[None, :] - 2 * print_ @ print_.T
+    np.fill_diagonal(distance, np.inf)
+    found = {tuple(sorted((a, int(b)))) for a, b in enumerate(distance.argmin(axis=1))}
+    found |= {(a, a + 1) for a in range(len(frames) - 1)}  # neighbours in a trajectory
+    rows = (_work(frames[a], frames[b]) for a, b in sorted(found))
+    return [row for row in rows if row is not None]
+
+
+def _fingerprint(frame: _Frame) -> np.ndarray:
+    """Distances to a few atoms, unchanged by translation and rotation: float64 (n * anchors,)."""
+    anchors = np.linspace(0, len(frame.positions) - 1, min(6, len(frame.positions))).astype(int)
+    return np.linalg.norm(frame.positions[:, None] - frame.positions[None, anchors], axis=2).reshape(-1)
+
+
+def _work(a: _Frame, b: _Frame) -> tuple[float, float, float] | None:
+    """(E_b - E_a, trapezoid work, its error), or None where the frames are not close or not comparable."""
+    if (a.cell is None) != (b.cell is None):
+        return None
+    forces = b.forces
+    if a.cell is not None:
+        if not (np.allclose(a.cell, b.cell, atol=1e-6) and (a.pbc == b.pbc).all()):
+            return None
+        step = b.positions - a.positions
+        if abs(np.linalg.det(a.cell)) > 1e-9:
+            fractional = step @ np.linalg.inv(a.cell)
+            fractional -= np.rint(fractional) * a.pbc
+            step = fractional @ a.cell
+    else:
+        xa, xb = a.positions - a.positions.mean(axis=0), b.positions - b.positions.mean(axis=0)
+        left, _, right = np.linalg.svd(xb.T @ xa)
+        mirror = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
+        turn = left @ mirror @ right
+        step, forces = xb @ turn - xa, forces @ turn
+    if not 1e-6 < np.linalg.norm(step, axis=1).max() < FAR:
+        return None
+    one, two = -float((a.forces * step).sum()), -float((forces * step).sum())
+    return (
+        b.energy - a.energy,
+        (one + two) / 2,
+        (_ANHARMONIC * abs(one - two) + _NOISE[0] + _NOISE[1] * abs(one + two) / 2),
+    )
+
+
+def judge(pairs: np.ndarray) -> Verdict:
+    """Verdict from pairs (p, 3) as :meth:`ConsistencyTest.pairs` gives them."""
+    if len(pairs) < LEAST_PAIRS:
+        return Verdict(
+            "not testable",
+            len(pairs),
+            None,
+            None,
+            f"not testable: {len(pairs)} close pairs of frames; trajectories and relaxations have them",
+        )
+    difference, work, error = pairs.T
+    expected = 1.25 / np.sqrt(((work / error) ** 2).sum())  # of the slope, if forces and energies do belong together
+    if expected > SHARP:
+        return Verdict(
+            "not testable",
+            len(pairs),
+            None,
+            None,
+            f"not testable: {len(pairs)} pairs of frames, none close enough; trajectories and relaxations are",
+        )
+    slope = _slope(difference, work, error)
+    draws = np.random.default_rng(0).integers(0, len(pairs), (100, len(pairs)))
+    spread = max(float(np.std([_slope(difference[d], work[d], error[d]) for d in draws])), abs(slope) * float(expected))
+    scale = f"slope {slope:.3g} +- {spread:.1g} over {len(pairs)} close pairs"
+    size = len(pairs), slope, spread
+    if spread < TOLERANCE and abs(abs(slope) - 1) <= max(TOLERANCE, 3 * spread):
+        if slope > 0:
+            return Verdict("consistent", *size, f"forces are minus the gradient of the energies ({scale})")
+        return Verdict(
+            "gradients",
+            *size,
+            f"the forces have the wrong sign: they are gradients ({scale})",
+            "pass --gradient-key with that key instead of --forces-key",
+        )
+    left = np.median(np.abs(difference - slope * work) / error) / np.median(np.abs(difference) / error)
+    if left < 0.5 and spread < 0.2 * abs(slope) and abs(abs(slope) - 1) > 0.25:
+        return Verdict(
+            "units",
+            *size,
+            f"energies and forces are in different units ({scale}){_named(abs(slope), spread)}",
+            "give --energy-unit, --length-unit and --force-unit as they really are",
+        )
+    if abs(abs(slope) - 1) > max(3 * spread, TOLERANCE):
+        return Verdict(
+            "inconsistent",
+            *size,
+            f"energy differences do not follow the forces ({scale})",
+            "check that energies and forces come from the same calculation and the same frames",
+        )
+    return Verdict("not testable", *size, f"not testable: the pairs of frames lie too far apart ({scale})")
+
+
+def _slope(difference: np.ndarray, work: np.ndarray, error: np.ndarray) -> float:
+    """Slope s that minimises sum |difference - s work| / error: the weighted median of the ratios."""
+    usable = work != 0
+    ratio, weight = difference[usable] / work[usable], np.abs(work[usable]) / error[usable]
+    order = np.argsort(ratio)
+    share = np.cumsum(weight[order])
+    return float(ratio[order][np.searchsorted(share, share[-1] / 2)])
+
+
+def _named(slope: float, spread: float) -> str:
+    """What the size of the slope points to, if it is sharp and a ratio of well-known units."""
+    hartree, kcal, kj = (units.ENERGY[name] for name in ("hartree", "kcal/mol", "kJ/mol"))
+    bohr = units.LENGTH["bohr"]
+    known = {
+        hartree: "one hartree in eV",
+        1 / kcal: "one eV in kcal/mol",
+        1 / kj: "one eV in kJ/mol",
+        hartree / kcal: "one hartree in kcal/mol",
+        hartree / kj: "one hartree in kJ/mol",
+        kcal / kj: "one kcal in kJ",
+        1 / bohr: "one Angstrom in bohr",
+        hartree / bohr: "one hartree/bohr in eV/Angstrom",
+        10.0: "one nm in Angstrom",
+        2.0: "one hartree in rydberg",
+        1000.0: "one eV in meV",
+    }
+    ratio = max(slope, 1 / slope)
+    best = min(known, key=lambda value: abs(np.log(value / ratio)))
+    if spread > 0.03 * slope or abs(np.log(best / ratio)) > 0.04:
+        return ""
+    return f"; the factor {ratio:.3g} is near {known[best]} ({best:.4g})"

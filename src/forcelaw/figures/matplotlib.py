@@ -1,0 +1,200 @@
+"""Panels as matplotlib figures for a paper: PNG, SVG and PDF, without titles, with a legend that print needs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ..report.results import Analysis, ArchitectureResult
+from .spec import Figure, Panel, Series, pretty
+
+DPI = 200
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+FORMATS = ("png", "svg", "pdf")
+WIDTH = {1: 3.6, 2: 7.0, 3: 7.2}  # inches: one column, or the width of the text
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e6ea",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "legend.frameon": False,
+    "svg.hashsalt": "forcelaw",
+}
+
+
+def save(figure: Figure, folder: Path, analysis: Analysis) -> list[Path]:
+    """Write ``figure`` as FOLDER/<name>.png, .svg and .pdf; returns the paths. The same table gives the same files."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{figure.name}.{suffix}" for suffix in FORMATS]
+    with matplotlib.rc_context(STYLE):
+        canvas = _canvas(figure, analysis)
+        # each printed directly: savefig would draw everything once more for every format
+        FigureCanvasAgg(canvas).print_png(paths[0], metadata={"Software": "forcelaw"})
+        FigureCanvasSVG(canvas).print_svg(paths[1], metadata={"Date": None})
+        FigureCanvasPdf(canvas).print_pdf(paths[2], metadata={"CreationDate": None})
+    return paths
+
+
+def _canvas(figure: Figure, analysis: Analysis) -> Any:
+    """The drawn figure. Margins are set in inches by hand: automatic layouts cost more than all the drawing."""
+    from matplotlib.figure import Figure as Canvas
+
+    count = len(figure.panels)
+    columns = count if count <= 4 else 3
+    rows = -(-count // columns)
+    names = max((len(name) for panel in figure.panels for name in panel.categories or []), default=0)
+    shown = {series.group for panel in figure.panels for series in panel.series}
+    entries = [] if names else [arch for arch in analysis.architectures if arch.label in shown]
+    per_line = 3 if columns == 1 else 6
+    legend = 0.08 + 0.17 * -(-len(entries) // per_line)
+    width = WIDTH.get(columns, 7.2)
+    left, right, gap = (0.2 + 0.07 * names, 0.1, 0.16) if names else (0.56, 0.08, 0.6 if columns < 3 else 0.46)
+    inner = 0.3 + 0.28 * max(len(panel.categories or []) for panel in figure.panels) if names else 1.75
+    top, bottom, between = 0.22, 0.28 if names else 0.42, 0.68
+    height = legend + top + rows * inner + (rows - 1) * between + bottom
+    canvas = Canvas(figsize=(width, height), dpi=DPI)
+    each = (width - left - right - (columns - 1) * gap) / columns
+    for index, panel in enumerate(figure.panels):
+        row, column = divmod(index, columns)
+        x = left + column * (each + gap)
+        y = height - legend - top - inner - row * (inner + between)
+        ax = canvas.add_axes((x / width, y / height, each / width, inner / height))
+        _panel(ax, panel, first=column == 0, shared=len({p.y_title for p in figure.panels}) == 1)
+    _legend(canvas, entries, per_line, height)
+    return canvas
+
+
+def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
+    from matplotlib.ticker import NullLocator
+
+    if panel.empty:
+        ax.text(0.5, 0.5, panel.empty, ha="center", va="center", transform=ax.transAxes, color="#6b7280", wrap=True)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.set_title(panel.title)
+        return
+    if panel.x_log:
+        ax.set_xscale("log")
+    if panel.y_log:
+        ax.set_yscale("log")
+    for order, series in enumerate(panel.series):
+        _series(ax, series, order)
+    if panel.x_range:
+        ax.set_xlim(*panel.x_range)
+    if panel.y_range:
+        ax.set_ylim(*panel.y_range)
+    if panel.categories is not None:
+        ax.set_yticks(range(len(panel.categories)), panel.categories if first else [""] * len(panel.categories))
+        ax.grid(False, axis="y")
+        ax.set_title(panel.title, fontsize=8)
+    else:
+        ax.set_xlabel(panel.x_title)
+        if first or not shared:
+            ax.set_ylabel(panel.y_title)
+        ax.set_title(panel.title, fontsize=8)
+    for axis, log, ends in ((ax.xaxis, panel.x_log, ax.get_xlim()), (ax.yaxis, panel.y_log, ax.get_ylim())):
+        if log:
+            values, labels = log_ticks(*ends)
+            axis.set_ticks(values, labels)
+            axis.set_minor_locator(NullLocator())
+
+
+def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Ticks inside [low, high] and their labels: powers of ten on a long axis, 1-2-5 on a short one. Plain text, since
+    typeset exponents take longer than the figure."""
+    decades = math.log10(high / low)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    if decades > 2:
+        every = 1 if decades < 6 else 2
+        values = [10.0**power for power in range(first, last + 1) if power % every == 0]
+        labels = ["10" + str(round(math.log10(value))).translate(SUPERSCRIPT) for value in values]
+    else:
+        steps = (1, 2, 5) if decades > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+        values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+        labels = [pretty(value) for value in values]
+    inside = [(v, text) for v, text in zip(values, labels, strict=True) if low * 0.999 <= v <= high * 1.001]
+    return [v for v, _ in inside], [text for _, text in inside]
+
+
+def _series(ax: Any, series: Series, order: int) -> None:
+    nan = float("nan")
+    x = [nan if v is None else v for v in series.x]
+    y = [nan if v is None else v for v in series.y]
+    line = {"solid": "-", "dash": (0, (4, 2)), "dot": (0, (1, 1.5))}[series.dash] if series.kind != "points" else "none"
+    marker = series.marker if series.kind in ("points", "both") else "none"
+    thin = marker in ("|", "x")
+    face = "none" if series.hollow else series.colour
+    options = {
+        "color": series.colour,
+        "linestyle": line,
+        "linewidth": 0.62 * series.width,
+        "marker": marker,
+        "markersize": 0.55 * series.size,
+        "markerfacecolor": face,
+        "markeredgewidth": 1.0 if thin or series.hollow else 0.0,
+        "alpha": series.opacity,
+        "zorder": 2 + order * 1e-3 + (1 if series.width > 2 or series.kind == "points" else 0),
+    }
+    if series.kind == "band":
+        low, high = ([nan if v is None else v for v in side or []] for side in (series.low, series.high))
+        ax.fill_between(x, low, high, color=series.colour, alpha=series.opacity, linewidth=0, zorder=1.5)
+    elif series.low is not None and series.high is not None:
+        middle = x if series.horizontal else y
+        error = [
+            [m - lo for lo, m in zip(series.low, middle, strict=True)],
+            [h - m for h, m in zip(series.high, middle, strict=True)],
+        ]
+        error = [[max(0.0, v) for v in side] for side in error]  # a minimum may be the mean but for rounding
+        ax.errorbar(x, y, **{"xerr" if series.horizontal else "yerr": error}, elinewidth=0.8, capsize=0, **options)
+    else:
+        ax.plot(x, y, **options)
+
+
+def _legend(canvas: Any, entries: list[ArchitectureResult], per_line: int, height: float) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=arch.look.colour,
+            marker=arch.look.marker,
+            linestyle="-",
+            linewidth=1.2,
+            markersize=4,
+            label=arch.label,
+        )
+        for arch in entries
+    ]
+    if handles:
+        canvas.legend(
+            handles=handles,
+            loc="upper center",
+            bbox_to_anchor=(0.5, 1 - 0.02 / height),
+            ncols=min(per_line, len(handles)),
+            handlelength=1.8,
+            columnspacing=1.4,
+            borderaxespad=0,
+        )

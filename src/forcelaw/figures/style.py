@@ -1,0 +1,109 @@
+"""Colours and symbols: one architecture looks the same in every figure, and never by colour alone.
+
+The colours are Okabe and Ito's (safe for the common colour-vision deficiencies), each with a lighter twin for dark
+pages. Symbols repeat the coding for print in grey.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..report.paper import family
+
+# light page -> dark page
+DARK = {
+    "#c8460a": "#ff8a4c",  # vermilion
+    "#0067a8": "#5fb4f0",  # blue
+    "#008a63": "#3ecf9f",  # bluish green
+    "#b8860b": "#f0c04a",  # orange, darkened on white for contrast
+    "#a8488f": "#ea9bd3",  # reddish purple
+    "#3f8fc4": "#9ad4f7",  # sky blue
+    "#7a4a1e": "#d3a074",  # brown
+    "#5b4ea8": "#ada2f2",  # violet
+    "#6b7280": "#a6adb8",  # grey
+    "#7c8a00": "#cfdc4f",  # olive
+}
+PREFERRED = {
+    "mpnn": "#c8460a",
+    "painn": "#0067a8",
+    "egnn": "#008a63",
+    "gemnet_oc": "#b8860b",
+    "esen": "#a8488f",
+}
+# plotly symbol, matplotlib marker
+SYMBOLS = [
+    ("circle", "o"),
+    ("square", "s"),
+    ("diamond", "D"),
+    ("triangle-up", "^"),
+    ("star", "*"),
+    ("cross", "P"),
+    ("x", "X"),
+    ("triangle-down", "v"),
+    ("pentagon", "p"),
+    ("hexagon", "h"),
+]
+GREY = "#6b7280"
+PAPER = "#8b8f98"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one architecture is drawn: colour on a light page, on a dark page, plotly symbol and matplotlib marker."""
+
+    colour: str
+    dark: str
+    symbol: str
+    marker: str
+
+
+def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
+    """A look for every (label, architecture), in the given order. The first of a family gets the family's colour, so
+    that an architecture keeps its colour from one study to the next. Where there are more columns than colours, the
+    others of a family get darker shades of it."""
+    taken: dict[str, str] = {}
+    for label, architecture in labels:
+        colour = PREFERRED.get(_family(label, architecture))
+        if colour and colour not in taken.values():
+            taken[label] = colour
+    free = [colour for colour in DARK if colour not in taken.values()]
+    # families that the study does not have give their colours last: the next study may have them
+    free.sort(key=lambda colour: colour in PREFERRED.values())
+    shades = _shades(labels) if len(labels) > len(DARK) else {}
+    out = {}
+    for index, (label, _) in enumerate(labels):
+        symbol = SYMBOLS[index % len(SYMBOLS)]
+        if label in shades:
+            out[label] = Look(*shades[label], *symbol)
+            continue
+        colour = taken.get(label) or (free.pop(0) if free else GREY)
+        out[label] = Look(colour, DARK[colour], *symbol)
+    return out
+
+
+def _family(label: str, architecture: str) -> str:
+    return family(architecture) or family(label) or ""
+
+
+DEEPEST = 0.65  # how far the last shade of a family is mixed with black, on a dark page with white
+
+
+def _shades(labels: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Label -> colour on a light and on a dark page, of all whose family has a colour; the first of a family has it pure."""
+    members: dict[str, list[str]] = {}
+    for label, architecture in labels:
+        name = _family(label, architecture)
+        if name in PREFERRED:
+            members.setdefault(name, []).append(label)
+    out = {}
+    for name, own in members.items():
+        for k, label in enumerate(own):
+            share = DEEPEST * k / max(1, len(own) - 1)
+            out[label] = _mixed(PREFERRED[name], 0, share), _mixed(DARK[PREFERRED[name]], 255, share)
+    return out
+
+
+def _mixed(colour: str, ground: int, share: float) -> str:
+    """#rrggbb with a share of black (0) or white (255) in it."""
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round((1 - share) * part + share * ground):02x}" for part in parts)

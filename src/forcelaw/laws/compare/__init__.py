@@ -1,0 +1,1 @@
+"""Do two architectures differ, in factor or exponent?"""

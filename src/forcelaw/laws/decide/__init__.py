@@ -1,0 +1,1 @@
+"""Allocation, budgets, design of further runs, forecasts."""

@@ -1,0 +1,1 @@
+"""Can this table carry this law?"""

@@ -1,0 +1,1 @@
+"""Fitting one law to one table, with intervals."""

@@ -1,0 +1,1 @@
+"""Lowest loss per compute, and minima at equal compute."""

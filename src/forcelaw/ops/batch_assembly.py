@@ -1,0 +1,132 @@
+"""A padded batch of molecules out of a shard in three launches, where index arithmetic in torch takes some sixty.
+
+Legend: as in data/batches.py: s structures, a atoms, e edges of the shard; g slots, n atoms, m edges of the batch. A slot of
+-1 is empty; atoms and edges beyond those of the structures are padding.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .gated_message import wide
+
+ROWS = 256  # atoms or edges of a program
+
+
+@triton.jit(do_not_specialize=["g"])
+def _slots(chosen, natoms, nedges, first_atom, first_edge, energy, held, atom_end, edge_end, atom_source, edge_source, label, g,
+           GP: tl.constexpr):
+    """One program: of each slot its atoms, where its atoms and edges end in the batch and begin in the shard, its label."""
+    k = tl.arange(0, GP)
+    inside = k < g
+    row = tl.load(chosen + k, mask=inside, other=-1)
+    valid = row >= 0
+    row = tl.maximum(row, 0)
+    atoms = tl.where(valid, tl.load(natoms + row, mask=inside, other=0), 0)
+    edges = tl.where(valid, tl.load(nedges + row, mask=inside, other=0), 0)
+    a_end, e_end = tl.cumsum(atoms, axis=0), tl.cumsum(edges, axis=0)
+    tl.store(held + k, atoms, mask=inside)
+    tl.store(atom_end + k, a_end, mask=inside)
+    tl.store(edge_end + k, e_end, mask=inside)
+    # what has to be added to a number in the batch to give that in the shard
+    tl.store(atom_source + k, tl.load(first_atom + row, mask=inside, other=0) - (a_end - atoms), mask=inside)
+    tl.store(edge_source + k, tl.load(first_edge + row, mask=inside, other=0) - (e_end - edges), mask=inside)
+    tl.store(label + k, tl.load(energy + row, mask=inside, other=0.0), mask=inside)
+
+
+@triton.jit
+def _owner(i, end, g, LOG: tl.constexpr):
+    """How many slots have ended at or before i: the slot of i, or g for padding."""
+    found = i * 0
+    for level in tl.static_range(LOG):
+        more = found + (1 << (LOG - 1 - level))
+        last = tl.load(end + tl.minimum(more, g) - 1)
+        found = tl.where((more <= g) & (last <= i), more, found)
+    return found
+
+
+@triton.jit(do_not_specialize=["n", "g"])
+def _atoms(atom_end, edge_end, atom_source, species, pos, forces, first_of, rotation, batch, kind, new_pos, new_forces, real, ptr,
+           n, g, LOG: tl.constexpr, TURN: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr):
+    i = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    mask = i < n
+    owner = _owner(i, atom_end, g, LOG)
+    is_real = owner < g
+    slot = tl.minimum(owner, g - 1)
+    source = tl.where(is_real, i + tl.load(atom_source + slot), 0)
+    previous = tl.maximum(slot - 1, 0)
+    edges_before = tl.where(slot > 0, tl.load(edge_end + previous), 0)
+    begin = edges_before + tl.load(first_of + source, mask=mask, other=0).to(tl.int64)
+    tl.store(ptr + i, tl.where(is_real, begin, tl.load(edge_end + g - 1)).to(tl.int32), mask=i <= n)
+    tl.store(batch + i, owner, mask=mask)
+    tl.store(kind + i, tl.load(species + source, mask=mask, other=0), mask=mask)
+    tl.store(real + i, tl.where(is_real, 1.0, 0.0).to(WIDE), mask=mask)
+    x0, x1 = tl.load(pos + source * 3, mask=mask, other=0.0), tl.load(pos + source * 3 + 1, mask=mask, other=0.0)
+    x2 = tl.load(pos + source * 3 + 2, mask=mask, other=0.0)
+    f0, f1 = tl.load(forces + source * 3, mask=mask, other=0.0), tl.load(forces + source * 3 + 1, mask=mask, other=0.0)
+    f2 = tl.load(forces + source * 3 + 2, mask=mask, other=0.0)
+    if TURN:
+        for row in tl.static_range(3):
+            r0 = tl.load(rotation + slot * 9 + row * 3)
+            r1 = tl.load(rotation + slot * 9 + row * 3 + 1)
+            r2 = tl.load(rotation + slot * 9 + row * 3 + 2)
+            tl.store(new_pos + i * 3 + row, r0 * x0 + r1 * x1 + r2 * x2, mask=mask)
+            tl.store(new_forces + i * 3 + row, r0 * f0 + r1 * f1 + r2 * f2, mask=mask)
+    else:
+        tl.store(new_pos + i * 3, x0, mask=mask)
+        tl.store(new_pos + i * 3 + 1, x1, mask=mask)
+        tl.store(new_pos + i * 3 + 2, x2, mask=mask)
+        tl.store(new_forces + i * 3, f0, mask=mask)
+        tl.store(new_forces + i * 3 + 1, f1, mask=mask)
+        tl.store(new_forces + i * 3 + 2, f2, mask=mask)
+
+
+@triton.jit(do_not_specialize=["n", "m", "g"])
+def _edges(atom_end, edge_end, held, edge_source, sender, receiver, transposed, new_sender, new_receiver, order, n, m, g,
+           LOG: tl.constexpr, ROWS: tl.constexpr):
+    i = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    mask = i < m
+    owner = _owner(i, edge_end, g, LOG)
+    ghost = owner >= g
+    slot = tl.minimum(owner, g - 1)
+    source = tl.where(ghost, 0, i + tl.load(edge_source + slot))
+    base = tl.load(atom_end + slot) - tl.load(held + slot)
+    before = tl.where(slot > 0, tl.load(edge_end + tl.maximum(slot - 1, 0)), 0)
+    mask_real = mask & (owner < g)
+    j = tl.load(sender + source, mask=mask_real, other=0).to(tl.int64) + base
+    k = tl.load(receiver + source, mask=mask_real, other=0).to(tl.int64) + base
+    back = tl.load(transposed + source, mask=mask_real, other=0).to(tl.int64) + before
+    dummy = i * 0 + n - 1
+    tl.store(new_sender + i, tl.where(ghost, dummy, j), mask=mask)
+    tl.store(new_receiver + i, tl.where(ghost, dummy, k), mask=mask)
+    tl.store(order + i, tl.where(ghost, i, back), mask=mask)
+
+
+def assemble(shard: dict[str, Tensor], chosen: Tensor, n: int, m: int, rotation: Tensor | None) -> dict[str, Tensor]:
+    """species, batch (n,), pos, forces (n, 3), real (n,), sender, receiver, transposed (m,), ptr (n + 1,), natoms, energy (g,).
+
+    shard: natoms, nedges, first_atom, first_edge, energy (s,); species, first_of (a,), pos, forces (a, 3); sender, receiver,
+    transposed (e,), the last three local to the structure, first_of the first edge of an atom in its structure. chosen (g,).
+    """
+    g, device, dtype = len(chosen), chosen.device, shard["pos"].dtype
+    whole = {"dtype": torch.int64, "device": device}
+    held, atom_end, edge_end, atom_source, edge_source = torch.empty(5, g, **whole).unbind(0)
+    energy = torch.empty(g, dtype=dtype, device=device)
+    _slots[(1,)](chosen.contiguous(), shard["natoms"], shard["nedges"], shard["first_atom"], shard["first_edge"], shard["energy"],
+                 held, atom_end, edge_end, atom_source, edge_source, energy, g, GP=max(2, triton.next_power_of_2(g)), num_warps=4)
+    log = max(1, g.bit_length())
+    batch, kind = torch.empty(n, **whole), torch.empty(n, **whole)
+    pos, forces = torch.empty(n, 3, dtype=dtype, device=device), torch.empty(n, 3, dtype=dtype, device=device)
+    real, ptr = torch.empty(n, dtype=dtype, device=device), torch.empty(n + 1, dtype=torch.int32, device=device)
+    _atoms[(triton.cdiv(n + 1, ROWS),)](
+        atom_end, edge_end, atom_source, shard["species"], shard["pos"], shard["forces"], shard["first_of"],
+        shard["pos"] if rotation is None else rotation.contiguous(), batch, kind, pos, forces, real, ptr, n, g, LOG=log,
+        TURN=rotation is not None, WIDE=wide(pos), ROWS=ROWS, num_warps=4)
+    sender, receiver, order = torch.empty(3, m, **whole).unbind(0)
+    _edges[(triton.cdiv(m, ROWS),)](atom_end, edge_end, held, edge_source, shard["sender"], shard["receiver"],
+                                    shard["transposed"], sender, receiver, order, n, m, g, LOG=log, ROWS=ROWS, num_warps=4)
+    return {"species": kind, "batch": batch, "pos": pos, "forces": forces, "real": real, "sender": sender, "receiver": receiver,
+            "transposed": order, "ptr": ptr, "natoms": held, "energy": energy}

@@ -1,0 +1,1 @@
+"""Run directories: plain files that any language reads."""

@@ -1,0 +1,259 @@
+"""Run directories: the only thing that training and analysis share. Plain files that any language can read.
+
+    RUNS/<id>/spec.json        resolved specification; <id> is the hash of its content
+    RUNS/<id>/claim/           mkdir is the atomic claim; holder.json inside, its mtime is the heartbeat
+    RUNS/<id>/metrics.jsonl    append-only, one object per evaluation
+    RUNS/<id>/last.safetensors last.json     state to resume from
+    RUNS/<id>/result.json      written by rename; exists when, and only when, the run ended (finished or diverged)
+
+There is no database and no file with two writers, because clusters have NFS. :func:`table` is a derived read and
+needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import StoreError
+from ..files import read_json, write_json
+
+if TYPE_CHECKING:
+    import polars as pl
+
+LEASE_SECONDS = 120.0  # a claim whose heartbeat is older than this is stale and may be taken over
+
+# Columns of a table of runs: one row per evaluation. d, u in atoms; c in FLOPs; h in device-hours; losses as in
+# design.md (loss = loss_energy [eV/atom] + loss_forces [eV/Angstrom]). forces: direct or conservative. ended, message: step
+# at which a run ended, and what it said if it diverged or failed.
+COLUMNS = {
+    "run": str, "study": str, "kind": str, "architecture": str, "variant": str, "width": int, "depth": int,
+    "seed": int, "lr": float, "batch_atoms": int, "epochs": float, "device": str, "status": str, "final": bool,
+    "step": int, "steps": int, "n": int, "n_nonembedding": int, "d": int, "u": int, "c": float, "h": float,
+    "loss": float, "loss_energy": float, "loss_forces": float, "energy_mae": float, "force_mae": float,
+    "kappa": float, "throughput": float, "mean_degree": float, "rotation_error": float, "inversion_error": float,
+    "forces": str, "augment": bool, "symmetry_rotations": int, "symmetry_weight": float,
+    "epoch": int, "train_loss": float, "grad_norm": float, "clipped": float, "ended": int, "message": str,
+}
+
+
+def content_id(spec: dict[str, Any]) -> str:
+    """Hash of a specification's content; key order does not matter."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class RunDirectory:
+    """One run on disk."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._token = ""
+
+    @classmethod
+    def create(cls, root: str | Path, spec: dict[str, Any]) -> RunDirectory:
+        """The directory of ``spec`` under ``root``; made if it is not there, left alone if it is."""
+        run = cls(Path(root) / content_id(spec))
+        run.path.mkdir(parents=True, exist_ok=True)
+        if not (run.path / "spec.json").exists():
+            write_json(run.path / "spec.json", spec)
+        return run
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    def spec(self) -> dict[str, Any]:
+        return read_json(self.path / "spec.json")
+
+    def result(self) -> dict[str, Any] | None:
+        path = self.path / "result.json"
+        return read_json(path) if path.exists() else None
+
+    @property
+    def done(self) -> bool:
+        return (self.path / "result.json").exists()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Evaluations so far. A last line that was cut short by a crash is ignored: the run will write it again."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        rows = []
+        lines = path.read_text().split("\n")
+        for number, line in enumerate(lines):
+            if not line.strip():
+                continue
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number == len(lines) - 1:
+                    break
+                raise StoreError(f"line {number + 1} is not JSON", where=str(path),
+                                 remedy="delete this run directory to train it again") from error
+        return rows
+
+    def append_metric(self, row: dict[str, Any]) -> None:
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop evaluations after ``step``: a resumed run repeats them."""
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        temporary = self.path / f".metrics.{secrets.token_hex(4)}"
+        temporary.write_text(text)
+        temporary.replace(self.path / "metrics.jsonl")
+
+    def finish(self, result: dict[str, Any]) -> None:
+        write_json(self.path / "result.json", result)
+
+    # -- claims ------------------------------------------------------------------------------------------------
+
+    def claim(self) -> bool:
+        """Try to become the one worker of this run. A stale claim is taken over by exactly one winner."""
+        target = self.path / "claim"
+        token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            target.mkdir()
+        except FileExistsError:
+            if not self._stale(target):
+                return False
+            grave = self.path / f".stale-{token}"
+            try:
+                target.rename(grave)  # one winner: the second rename finds nothing
+            except FileNotFoundError:
+                return False
+            shutil.rmtree(grave, ignore_errors=True)
+            try:
+                target.mkdir()
+            except FileExistsError:
+                return False
+        self._token = token
+        write_json(target / "holder.json", {"token": token, "host": socket.gethostname(), "pid": os.getpid()})
+        return True
+
+    def _stale(self, target: Path) -> bool:
+        holder = target / "holder.json"
+        try:
+            info = read_json(holder)
+            age = time.time() - holder.stat().st_mtime
+            if info["host"] == socket.gethostname() and not _alive(info["pid"]):
+                return True
+        except (FileNotFoundError, StoreError):
+            try:
+                age = time.time() - target.stat().st_mtime
+            except FileNotFoundError:
+                return False
+        return age > LEASE_SECONDS
+
+    def heartbeat(self) -> None:
+        """Renew the lease; a claim that was lost meanwhile is an error, so that two workers never write one run."""
+        holder = self.path / "claim" / "holder.json"
+        try:
+            mine = read_json(holder)["token"] == self._token
+        except (FileNotFoundError, StoreError):
+            mine = False
+        if not mine:
+            raise StoreError(f"run {self.id} was taken over by another worker", where=str(self.path))
+        os.utime(holder)
+
+    def release(self) -> None:
+        if self._token:
+            shutil.rmtree(self.path / "claim", ignore_errors=True)
+            self._token = ""
+
+    @property
+    def held(self) -> bool:
+        """Whether a worker that may be alive holds the claim."""
+        target = self.path / "claim"
+        return target.exists() and not self._stale(target)
+
+    def position(self) -> int:
+        """The step from which a worker would go on: that of the checkpoint; 0 without one."""
+        path = self.path / "last.json"
+        return int(read_json(path)["step"]) if path.exists() and (self.path / "last.safetensors").exists() else 0
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    # a killed child whose parent has not waited yet still answers; it is not running
+    stat = Path(f"/proc/{pid}/stat")
+    if stat.exists():
+        try:
+            return stat.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+        except (OSError, IndexError):
+            return False
+    return True
+
+
+def planned_flops(spec: dict[str, Any]) -> float:
+    """Training FLOPs that a specification plans; what a run spends is counted from its own edges and atoms."""
+    atoms = spec["steps"] * spec["batch_atoms"]
+    forward = atoms * (spec["model"]["mean_degree"] * spec["flops_per_edge"] + spec["flops_per_atom"])
+    return 3.0 * forward * spec["cost_factor"]
+
+
+# Statuses of runs whose evaluations are data. A stopped run was ended before its planned length, for want of time: without a
+# schedule that looks ahead, what it evaluated is what a shorter run would have.
+COUNTED = ("finished", "stopped")
+
+
+def runs(root: str | Path) -> Iterator[RunDirectory]:
+    """All run directories under ``root``, in the order of their ids."""
+    for path in sorted(Path(root).glob("*/spec.json")):
+        yield RunDirectory(path.parent)
+
+
+def rows(root: str | Path) -> list[dict[str, Any]]:
+    """One row per evaluation over all runs under ``root``; the keys are :data:`COLUMNS`. Runs without any evaluation
+    still give one row (losses None), so that a run that diverged at once stays in the table."""
+    out = []
+    for run in runs(root):
+        spec, result, metrics = run.spec(), run.result(), run.metrics()
+        how = {key: spec.get("train", {}).get(key) for key in ("augment", "symmetry_rotations", "symmetry_weight")}
+        head = how | {
+            "run": run.id, "forces": spec["model"].get("forces"),
+            "study": spec["study"], "kind": spec["kind"], "architecture": spec["label"],
+            "variant": spec["model"]["architecture"], "width": spec["model"]["width"], "depth": spec["model"]["depth"],
+            "seed": spec["seed"], "lr": spec["lr"], "batch_atoms": spec["batch_atoms"], "epochs": spec["epochs"],
+            "device": (result or {}).get("device"), "status": (result or {}).get("status", "unfinished"),
+            "steps": spec["steps"], "n": spec["n"], "n_nonembedding": spec["n_nonembedding"],
+            "ended": (result or {}).get("step", (result or {}).get("steps")), "message": (result or {}).get("message"),
+        }
+        symmetry = (result or {}).get("symmetry", {})
+        for metric in metrics or [{}]:
+            row = dict.fromkeys(COLUMNS) | head | {key: metric[key] for key in COLUMNS if key in metric}
+            row["final"] = result is not None and metric is (metrics or [{}])[-1] if metrics else result is not None
+            if row["final"]:
+                row |= {"rotation_error": symmetry.get("rotation"), "inversion_error": symmetry.get("inversion")}
+            out.append(row)
+    return out
+
+
+def table(root: str | Path) -> pl.DataFrame:
+    """The table of runs under ``root`` as a polars DataFrame with :data:`COLUMNS`."""
+    return frame(rows(root))
+
+
+def frame(content: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows as :func:`rows` gives them, as a polars DataFrame."""
+    import polars as pl
+
+    types = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
+    return pl.DataFrame(content, schema={name: types[kind] for name, kind in COLUMNS.items()})

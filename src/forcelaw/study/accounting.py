@@ -1,0 +1,132 @@
+"""What a study cost: device-hours by the clock on the wall, what they bought, and how well the devices were used.
+
+    OUT/pieces/<when>-<token>.json   one for each call of `forcelaw run`: its devices and how long it held them
+
+One file has one writer, so that pieces of several machines can be put together. A piece that was killed counts up to its last
+beat. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json, write_json
+from ..progress import count, duration
+from ..store.runs import RunDirectory, runs
+
+BEAT_SECONDS = 10.0
+# arXiv 2510.09768 by ../shared/reference/architectures.md, section 0; neither the number of its runs nor their sum is known
+PAPER = "the paper (arXiv 2510.09768) spent up to about 30 GPU-hours on one run"
+
+
+class Piece:
+    """One call of `forcelaw run` in the books: a context that writes down how long it held its devices."""
+
+    def __init__(self, out: Path, *, device: str, devices: int, workers: int):
+        began = datetime.datetime.now(datetime.UTC)
+        self.path = out / "pieces" / f"{began:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}.json"
+        self.content: dict[str, Any] = {"began": began.isoformat(timespec="seconds"), "seconds": 0.0, "device": device,
+                                        "devices": devices, "workers": workers}
+        self.began = self.saved = time.monotonic()
+
+    def __enter__(self) -> Piece:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._write()
+        return self
+
+    def beat(self) -> None:
+        if time.monotonic() - self.saved >= BEAT_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        self.saved = time.monotonic()
+        write_json(self.path, self.content | {"seconds": round(self.saved - self.began, 3)})
+
+    def __exit__(self, *_: Any) -> None:
+        self._write()
+
+
+@dataclass
+class Accounts:
+    """Hours and FLOPs of a study.
+
+    solo_hours: device-hours of training alone, as if every run had a device to itself, unfinished runs included.
+    held_hours: hours by the clock times devices, over all pieces: compiling, evaluating and waiting included; 0 where nothing
+    was written down. flops: bought, a multiply-add counted as 2.
+    """
+
+    solo_hours: float = 0.0
+    held_hours: float = 0.0
+    flops: float = 0.0
+    longest_hours: float = 0.0
+    shared: int = 0  # runs taken over from other studies: in ``runs``, and not in the hours and FLOPs
+    pieces: int = 0
+    devices: dict[str, float] = field(default_factory=dict)  # name -> held hours
+    runs: dict[str, int] = field(default_factory=dict)  # status -> count
+    by_architecture: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def utilisation(self) -> float | None:
+        """Solo hours of training that one held device-hour bought; above 1 where runs side by side fill a device."""
+        return self.solo_hours / self.held_hours if self.held_hours else None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"utilisation": self.utilisation, "beside": PAPER}
+
+    def words(self) -> str:
+        lines = [f"{'architecture':<28}{'runs':>6}{'solo hours':>12}{'FLOPs':>10}"]
+        for label, row in sorted(self.by_architecture.items()):
+            lines.append(f"{label:<28}{row['runs']:>6.0f}{row['solo_hours']:>12.3f}{row['flops']:>10.1e}")
+        lines.append(f"bought: {self.flops:.2e} FLOPs in {self.solo_hours:.3f} device-hours of training alone; the longest run "
+                     f"took {duration(3600 * self.longest_hours)}")
+        if self.shared:
+            lines.append(f"        {self.shared} runs more are those of other studies, and counted there")
+        if self.held_hours:
+            held = ", ".join(f"{hours:.3f} h of {name}" for name, hours in self.devices.items())
+            lines.append(f"paid:   {held} in {count(self.pieces)} pieces; each hour bought {self.utilisation:.2f} hours of "
+                         "training alone")
+        return "\n".join([*lines, f"beside: {PAPER}"])
+
+
+def accounts(out: Path) -> Accounts:
+    """The books of a study directory."""
+    books = Accounts()
+    for run in runs(out / "runs"):
+        result = run.result()
+        status = result["status"] if result else "unfinished"
+        books.runs[status] = books.runs.get(status, 0) + 1
+        if (result or {}).get("taken_from"):  # another study's run, which is in the books there
+            books.shared += 1
+            continue
+        seconds, flops = spent(run, result)
+        books.solo_hours += seconds / 3600
+        books.flops += flops
+        books.longest_hours = max(books.longest_hours, seconds / 3600)
+        row = books.by_architecture.setdefault(run.spec()["label"], {"runs": 0, "solo_hours": 0.0, "flops": 0.0})
+        row["runs"] += 1
+        row["solo_hours"] += seconds / 3600
+        row["flops"] += flops
+    for path in sorted((out / "pieces").glob("*.json")):
+        piece = read_json(path)
+        hours = piece["seconds"] * piece["devices"] / 3600
+        books.pieces += 1
+        books.held_hours += hours
+        books.devices[piece["device"]] = books.devices.get(piece["device"], 0.0) + hours
+    return books
+
+
+def spent(run: RunDirectory, result: dict[str, Any] | None) -> tuple[float, float]:
+    """Seconds alone on the device and FLOPs that a run has used, from the latest of what it wrote."""
+    if result and "seconds" in result:
+        return float(result["seconds"]), float(result["flops"])
+    last = run.path / "last.json"
+    if last.exists():
+        state = read_json(last)
+        return float(state.get("seconds", 0.0)), float(state.get("flops", 0.0))
+    metrics = run.metrics()
+    return (3600.0 * metrics[-1]["h"], float(metrics[-1]["c"])) if metrics else (0.0, 0.0)

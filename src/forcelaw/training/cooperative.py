@@ -1,0 +1,167 @@
+"""Trainings that take turns in one process, so that a device which one small model cannot fill is filled by several.
+
+A training (:func:`forcelaw.training.loop.training`) is a generator. It queues work on the device and yields an event: "go on
+with me when this is done". One thread resumes whichever training can go on, each on its own CUDA stream, so nothing of
+training needs a lock and a run makes the same numbers as by itself. Two things are asked for in words:
+
+    Turn.PREPARE  what follows is long work of the host (compiling, capturing): it gets the one background thread
+    Turn.ALONE    what follows is timed: everything else on the device is finished first and waits
+
+:func:`drive` runs one training; :class:`SideBySide` several.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import sys
+import time
+import traceback
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+class Turn(enum.Enum):
+    PREPARE = "prepare"
+    ALONE = "alone"
+
+
+# yields a Turn, an event to wait for, or None: nothing to wait for, but others may go first
+Training = Generator[Any, None, dict[str, Any] | None]
+
+MOST = 24  # torch deals out 32 streams and then gives the same ones again: two runs must never meet on one
+IDLE_SECONDS = 2e-4
+# a thread that launches a graph gives the interpreter away and gets it back after this time from one that is busy; Python's own
+# 5 ms would slow all runs down whenever one is prepared
+SWITCH_SECONDS = 1e-4
+
+
+def on_stream(stream: torch.cuda.Stream | None) -> Any:
+    return contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)
+
+
+def drive(training: Training, device: torch.device) -> dict[str, Any] | None:
+    """Run one training to its end, alone, and return its result."""
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    with on_stream(stream), contextlib.closing(training):
+        while True:
+            try:
+                asks = next(training)
+            except StopIteration as end:
+                return end.value
+            if asks is not None and not isinstance(asks, Turn):
+                asks.synchronize()
+
+
+@dataclass
+class Ended:
+    """How a training ended: its result, or the error it raised (then ``traceback`` is its text)."""
+
+    key: Any
+    result: dict[str, Any] | None = None
+    error: Exception | None = None
+    traceback: str = ""
+
+
+class _Task:
+    def __init__(self, key: Any, training: Training, stream: torch.cuda.Stream | None):
+        self.key, self.training, self.stream = key, training, stream
+        self.asks: Any = Turn.PREPARE  # what it yielded last
+        self.preparing: Future[Ended | None] | None = None
+
+    def resume(self) -> Ended | None:
+        """Run to the next yield; tells the end if that was it."""
+        try:
+            with on_stream(self.stream):
+                self.asks = next(self.training)
+            return None
+        except StopIteration as end:
+            return Ended(self.key, result=end.value)
+        except Exception as error:
+            text = traceback.format_exc()
+            # frames hold on to the tensors of the run, and with them to the memory of the device
+            traceback.clear_frames(error.__traceback__)
+            return Ended(self.key, error=error.with_traceback(None), traceback=text)
+
+    def ready(self) -> bool:
+        return self.asks is None or (not isinstance(self.asks, Turn) and self.asks.query())
+
+
+class SideBySide:
+    """Up to ``limit`` trainings at once.
+
+    background: prepare trainings in a thread while the others go on; of use where the device works by itself.
+    """
+
+    def __init__(self, limit: int, *, device: torch.device, background: bool):
+        if not 1 <= limit <= MOST:
+            raise ValueError(f"between 1 and {MOST} runs fit side by side, not {limit}")
+        on_gpu = device.type == "cuda"
+        self.free = [torch.cuda.Stream(device) if on_gpu else None for _ in range(limit)]
+        self.tasks: list[_Task] = []
+        self.thread = ThreadPoolExecutor(1, "prepare") if background else None
+        if background:
+            sys.setswitchinterval(SWITCH_SECONDS)
+
+    @property
+    def settled(self) -> bool:
+        """Whether every training is past its preparation and its timing; only then is it time to add another."""
+        return not any(t.preparing or isinstance(t.asks, Turn) for t in self.tasks)
+
+    def add(self, key: Any, training: Training) -> None:
+        """Take in a training that begins with its preparation; there must be a free place."""
+        self.tasks.append(_Task(key, training, self.free.pop()))
+
+    def turn(self) -> list[Ended]:
+        """Resume every training that can go on, sleep a moment if none can, and return those that ended."""
+        ended: list[Ended] = []
+        moved = False
+        alone = [t for t in self.tasks if t.asks is Turn.ALONE]
+        busy = any(t.preparing for t in self.tasks)
+        for task in list(self.tasks):
+            if task.preparing is not None:
+                if not task.preparing.done():
+                    continue
+                end, task.preparing = self._after(task, task.preparing.result()), None
+                busy = False
+            elif task.asks is Turn.PREPARE and not busy and not alone:
+                end = self._prepare(task)
+                busy = task.preparing is not None
+            elif task.ready() and (busy or not alone):  # with a timing ahead the others run dry
+                end = self._after(task, task.resume())
+            else:
+                continue
+            moved = True
+            ended += [end] if end else []
+        if alone and not busy and all(t.ready() for t in self.tasks if not isinstance(t.asks, Turn)):
+            moved = True  # one after the other: the first may have queued new work when it comes back
+            end = self._after(alone[0], alone[0].resume())
+            ended += [end] if end else []
+        if not moved and self.tasks:
+            time.sleep(IDLE_SECONDS)
+        return ended
+
+    def _prepare(self, task: _Task) -> Ended | None:
+        if self.thread is None:
+            return self._after(task, task.resume())
+        task.preparing = self.thread.submit(task.resume)
+        return None
+
+    def _after(self, task: _Task, end: Ended | None) -> Ended | None:
+        if end is not None:
+            self.tasks.remove(task)
+            self.free.append(task.stream)
+        return end
+
+    def close(self) -> None:
+        """Leave all trainings where they are."""
+        if self.thread:
+            self.thread.shutdown()
+        for task in self.tasks:
+            with contextlib.suppress(Exception):  # a device that gave up cannot even take its memory back
+                task.training.close()
+        self.tasks.clear()

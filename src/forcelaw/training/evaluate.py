@@ -1,0 +1,116 @@
+"""Evaluation on a fixed set of structures, and the symmetry error of a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.device_dataset import Shard
+from ..data.schedule import random_rotations
+from ..models import ForceField
+from .loss import error_sums
+from .step import capture
+
+EVAL_ATOMS = 4_000  # atoms of one evaluation batch
+
+
+def _chunks(shard: Shard, structures: int) -> list[tuple[np.ndarray, int, int]]:
+    ends = np.cumsum(shard.host_natoms[:structures])
+    out, low = [], 0
+    while low < structures:
+        before = ends[low - 1] if low else 0
+        high = max(low + 1, int(np.searchsorted(ends, before + EVAL_ATOMS, side="right")))
+        rows = np.arange(low, high)
+        out.append((rows, int(shard.host_natoms[rows].sum()), int(shard.host_nedges[rows].sum())))
+        low = high
+    return out
+
+
+class Evaluation:
+    """Losses and errors of a model over the first ``structures`` of a shard (all by default), evaluated again and again.
+
+    On a GPU all of it is one CUDA graph: launched eagerly, an evaluation costs the host as much as hundreds of training
+    steps, and the runs beside this one would wait.
+    """
+
+    def __init__(self, model: ForceField, shard: Shard, structures: int | None = None):
+        self.model, self.shard = model, shard
+        self.sums = torch.zeros(5, dtype=torch.float64, device=shard.device)
+        self.batches = [(torch.from_numpy(rows).to(shard.device), atoms, edges)
+                        for rows, atoms, edges in _chunks(shard, len(shard) if structures is None else structures)]
+        self.graph: torch.cuda.CUDAGraph | None = None
+        # in a graph nothing may be read back from the device: GemNet-OC must not ask the batch how wide its rows are
+        self.fixed = shard.device.type == "cuda"
+
+    def capture(self, pool: Any = None) -> None:
+        """Make the graph, on the current stream."""
+        self._run()
+        self.graph = capture(self._run, pool)
+
+    def launch(self) -> None:
+        """Evaluate at the present weights; on a GPU this returns before it is done."""
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            self._run()
+
+    def _run(self) -> None:
+        was = self.model.training
+        self.model.eval()
+        self.sums.zero_()
+        with torch.no_grad():
+            for rows, atoms, edges in self.batches:
+                graph, target = self.shard.batch(rows, atoms, edges)
+                if self.fixed:
+                    graph = replace(graph, max_degree=self.shard.max_degree)
+                self.sums += error_sums(*self.model(graph), target)
+        self.model.train(was)
+
+    def losses(self) -> dict[str, float]:
+        """loss, loss_energy (eV/atom), loss_forces (eV/Angstrom), energy_mae (meV/atom), force_mae (meV/Angstrom, mean over
+        components) of the last launch."""
+        de, norm, components, molecules, atoms = self.sums.tolist()
+        return {"loss": de / molecules + norm / atoms, "loss_energy": de / molecules, "loss_forces": norm / atoms,
+                "energy_mae": 1e3 * de / molecules, "force_mae": 1e3 * components / (3 * atoms)}
+
+    def release(self) -> None:
+        if self.graph is not None:
+            self.graph.reset()
+            self.graph = None
+
+
+def evaluate(model: ForceField, shard: Shard) -> dict[str, float]:
+    """Losses and errors over all structures of ``shard``, once; see :meth:`Evaluation.losses`."""
+    evaluation = Evaluation(model, shard)
+    evaluation.launch()
+    return evaluation.losses()
+
+
+def symmetry_error(model: ForceField, shard: Shard, structures: int = 64) -> dict[str, float]:
+    """How far the forces are from equivariant: root of mean |f(Rx) - R f(x)|^2 over root of mean |f(x)|^2.
+
+    rotation: one random rotation for each structure; inversion: R = -1; rotation_energy: mean |e(Rx) - e(x)| / n, eV/atom.
+    """
+    chosen = torch.arange(min(structures, len(shard)), device=shard.device)
+    host = chosen.cpu().numpy()
+    atoms, edges = int(shard.host_natoms[host].sum()), int(shard.host_nedges[host].sum())
+    turns = random_rotations(chosen, 0, 12345, shard.dtype)
+    was = model.training
+    model.eval()
+    out: dict[str, Any] = {}
+    with torch.no_grad():
+        graph, target = shard.batch(chosen, atoms, edges)
+        energy, forces = (t.double() for t in model(graph))
+        size = forces.square().sum(-1).mean().sqrt().clamp_min(1e-300)
+        for name, matrix in (("rotation", turns), ("inversion", -torch.eye(3).to(turns).expand_as(turns))):
+            moved, _ = shard.batch(chosen, atoms, edges, rotation=matrix)
+            e, f = (t.double() for t in model(moved))
+            expected = (matrix.double()[graph.batch] * forces.unsqueeze(1)).sum(-1)
+            out[name] = float(((f - expected).square().sum(-1).mean().sqrt() / size).item())
+            if name == "rotation":
+                out["rotation_energy"] = float(((e - energy).abs() / target.natoms).mean().item())
+    model.train(was)
+    return out

@@ -1,0 +1,222 @@
+"""One training step: assemble the batch, predict, differentiate, update. Eager on a CPU; on a GPU the whole step, batch
+assembly included, is one launch of a CUDA graph, because at 16 to 64 molecules a step launches would cost several times the
+arithmetic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..data.device_dataset import Targets
+from ..data.schedule import Plan, Window, random_rotations
+from ..graph import GraphBatch
+from ..models import ForceField
+from .loss import loss_terms
+from .optimizer import ScheduleFreeAdamW
+from .spec import TrainOptions
+from .symmetry_loss import penalty
+
+NEVER = 2.0**53  # "no step": larger than any, and exact in float64
+
+# Steps differ in size, a graph does not: one graph for all would be as large as the largest step. Steps are sorted by edges and
+# cut here, and each class has its own graph. Empty edge slots on the sample: 67% with one graph, 11% with these four at 16
+# structures a step; 29% and 5% at 64.
+CLASSES = (0.3, 0.65, 0.92, 1.0)
+
+
+def new_stats(device: torch.device) -> Tensor:
+    """(5,) float64: sums of loss, gradient norm, clipped steps, steps; first non-finite step (NEVER if none)."""
+    return torch.tensor([0.0, 0.0, 0.0, 0.0, NEVER], dtype=torch.float64, device=device)
+
+
+class Step:
+    """Common part of both steppers."""
+
+    def __init__(self, model: ForceField, optimizer: ScheduleFreeAdamW, options: TrainOptions, seed: int, stats: Tensor,
+                 forward: Any = None):
+        self.model, self.optimizer, self.options, self.seed, self.stats = model, optimizer, options, seed, stats
+        self.forward = model if forward is None else forward
+
+    def release(self) -> None:
+        """Give back what a CUDA graph holds; nothing here."""
+
+    def _autocast(self, device: torch.device) -> Any:
+        if self.options.precision == "bf16":
+            return torch.autocast(device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def _predict(self, graph: GraphBatch, target: Targets) -> tuple[Tensor, Tensor]:
+        """Energies and forces in the precision of the labels, whatever the model computes in."""
+        with self._autocast(target.energy.device):
+            energy, forces = self.forward(graph)
+        return energy.to(target.energy), forces.to(target.forces)
+
+    def _advance(self, window: Window, rows: Tensor, sizes: tuple[int, int], pad: bool, step: Tensor | int,
+                 scalars: Tensor) -> None:
+        """The step itself; no synchronisation with the host in it."""
+        shard = window.shard
+        rotation = None
+        if self.options.augment:
+            rotation = random_rotations(rows, step, self.seed, shard.dtype)
+        graph, target = shard.batch(rows, *sizes, pad=pad, rotation=rotation)
+        energy, forces = self._predict(graph, target)
+        term_e, term_f = loss_terms(energy, forces, target)
+        loss = value = term_e + term_f
+        if self.options.symmetry_rotations:
+            scale = self.model.config.scale if self.options.symmetry_penalty == "square" else None
+            loss = loss + self.options.symmetry_weight * penalty(
+                lambda turned: self._predict(turned, target), graph, energy, forces, target, rows, step, self.seed,
+                rotations=self.options.symmetry_rotations, scale=scale)
+        # without a direct head some weights of a last layer reach no output (eSEN's l > 0 channels there, as in fairchem)
+        conservative = self.model.config.forces == "conservative"
+        gradients = torch.autograd.grad(loss, self.optimizer.params, allow_unused=conservative,
+                                        materialize_grads=conservative)
+        norm, clipped = self.optimizer.update(list(gradients), scalars)
+        with torch.no_grad():
+            value = value.detach()  # of the data alone, comparable whatever the penalty
+            if ops.fused(value) and isinstance(step, Tensor):
+                ops.record(self.stats, value, loss.detach(), norm, clipped, step)
+                return
+            value = value.double()
+            finite = torch.isfinite(loss) & torch.isfinite(norm)
+            at = torch.as_tensor(step, device=value.device, dtype=torch.float64)
+            self.stats[:4] += torch.stack([value, norm.double(), clipped.double(), torch.ones_like(value)])
+            self.stats[4] = torch.where(finite, self.stats[4], torch.minimum(self.stats[4], at))
+
+
+class EagerStep(Step):
+    """Exact shapes, no padding: the right way on a CPU."""
+
+    def begin(self, plan: Plan, window: Window) -> None:
+        self.plan, self.window = plan, window
+        rows = window.local
+        self._edges = np.concatenate([[0], np.cumsum(window.shard.host_nedges[rows])])
+        self._rows = torch.from_numpy(rows).to(window.shard.device)
+
+    def run(self, step: int) -> None:
+        low, high = (int(p) - self.window.first for p in self.plan.ptr[step : step + 2])
+        sizes = int(self.plan.atoms[step]), int(self._edges[high] - self._edges[low])
+        self._advance(self.window, self._rows[low:high], sizes, False, step, self.optimizer.table[step])
+
+
+def size_classes(atoms: np.ndarray, edges: np.ndarray, classes: tuple[float, ...]) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Fixed sizes (atoms, edges) that hold the steps of each class, and the class of every step.
+
+    atoms, edges (steps,): true sizes. Sizes are multiples of 16 and 64, with room for a dummy atom.
+    """
+    order = np.argsort(edges, kind="stable")
+    ends = sorted({max(1, round(fraction * len(order))) for fraction in classes} | {len(order)})
+    member, sizes = np.empty(len(order), np.int64), []
+    for number, (low, high) in enumerate(zip([0, *ends[:-1]], ends)):
+        steps = order[low:high]
+        member[steps] = number
+        sizes.append((_round_up(int(atoms[steps].max()) + 1, 16), _round_up(max(1, int(edges[steps].max())), 64)))
+    return sizes, member
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+class GraphStep(Step):
+    """The whole step as one CUDA graph for each size class; the batch of each step is looked up on the device.
+
+    Graphs are captured on the current stream (one of their own if that is the default stream) and must be replayed on the
+    same one: the work space of cuBLAS belongs to the stream, and graphs that run side by side must not share it. torch may
+    drop that work space when any graph of the stream is reset (pytorch issue 193402), so all graphs of a stream are released
+    together, by :meth:`release`, before the stream serves another run.
+    """
+
+    graphs: list[torch.cuda.CUDAGraph]
+
+    def begin(self, plan: Plan, window: Window) -> None:
+        steps = np.arange(window.low, window.high)
+        widths = np.diff(plan.ptr)[steps]
+        matrix = np.full((len(steps), int(widths.max())), -1, np.int64)
+        columns = np.arange(matrix.shape[1])[None, :] < widths[:, None]
+        matrix[columns] = window.local[plan.ptr[window.low] - window.first : plan.ptr[window.high] - window.first]
+        device = window.shard.device
+        self.matrix, self.low = torch.from_numpy(matrix).to(device), window.low
+        edges = np.add.reduceat(window.shard.host_nedges[window.local], plan.ptr[window.low : window.high] - window.first)
+        self.sizes, member = size_classes(plan.atoms[steps], edges, CLASSES)
+        self.member = member.tolist()
+        self.first_of = [int(np.flatnonzero(member == k)[0]) + window.low for k in range(len(self.sizes))]
+        self.window = window
+        self.counter = torch.zeros((), dtype=torch.int64, device=device)
+        self._capture()
+
+    def _body(self, sizes: tuple[int, int]) -> None:
+        rows = self.matrix.index_select(0, (self.counter - self.low).view(1)).squeeze(0)
+        scalars = self.optimizer.table.index_select(0, self.counter.view(1)).squeeze(0)
+        self._advance(self.window, rows, sizes, True, self.counter, scalars)
+        self.counter += 1
+
+    def _capture(self) -> None:
+        """Warm up (allocations, autotuning), capture, and undo what that changed."""
+        o, current = self.optimizer, torch.cuda.current_stream()
+        kept = [t.clone() for t in (o.y, o.z, o.v, self.stats)]
+        stream = torch.cuda.Stream() if current == torch.cuda.default_stream() else current
+        stream.wait_stream(current)
+        self.graphs = []
+        with torch.cuda.stream(stream):
+            # the largest first: the others then fit into the memory that it has taken. All are warmed up before the first is
+            # captured: what a warm-up needs and what the graphs hold would otherwise have to be there at once
+            largest_first = list(zip(self.sizes, self.first_of))[::-1]
+            for sizes, step in largest_first[:1] + largest_first:
+                self.counter.fill_(step)
+                self._body(sizes)
+            make_room()
+            for sizes, _ in largest_first:
+                self.graphs.append(capture(lambda sizes=sizes: self._body(sizes), self.pool))
+        self.graphs.reverse()
+        current.wait_stream(stream)
+        for tensor, old in zip((o.y, o.z, o.v, self.stats), kept):
+            tensor.copy_(old)
+        self._next = -1
+
+    @property
+    def pool(self) -> Any:
+        """Memory that graphs of this run share: they never run at the same time."""
+        return self.graphs[0].pool() if self.graphs else None
+
+    def release(self) -> None:
+        while self.graphs:
+            self.graphs.pop().reset()
+
+    def run(self, step: int) -> None:
+        if step != self._next:
+            self.counter.fill_(step)
+        self.graphs[self.member[step - self.low]].replay()
+        self._next = step + 1
+
+
+def make_room() -> None:
+    """Before a capture: a graph wants about the memory that its warm-up has left in torch's cache, and cannot take it from there.
+    Handing it back to the driver waits for the device, so only when the card is too full without that."""
+    if torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved() - torch.cuda.memory_allocated():
+        torch.cuda.empty_cache()
+
+
+def capture(body: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
+    """A CUDA graph of ``body``, captured on the current stream, while other threads go on using the device.
+
+    torch's own context manager waits for the whole device and hands memory back to the driver, which would stop the
+    runs beside this one.
+    """
+    graph = torch.cuda.CUDAGraph()
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        body()
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # the stream must leave the capture; the first error is the one to tell
+            graph.capture_end()
+        raise
+    graph.capture_end()
+    return graph

@@ -1,0 +1,97 @@
+"""The command line of ``forcelaw data``: quick help, exit codes, and what is printed and recorded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from forcelaw.cli.data import add_subcommands
+from forcelaw.data.pack import Pack
+from forcelaw.errors import DataError
+from tests.data import files
+
+
+def run(*words):
+    parser = argparse.ArgumentParser()
+    add_subcommands(parser.add_subparsers())
+    args = parser.parse_args([str(word) for word in words])
+    return args.handler(args)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return files.extxyz(tmp_path / "a.xyz", files.molecules(40))
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import argparse, sys\nfrom forcelaw.cli.data import add_subcommands\np = argparse.ArgumentParser()\n"
+        "add_subcommands(p.add_subparsers())\np.format_help()\n"
+        "print([m for m in ('numpy', 'torch', 'ase', 'h5py', 'rdkit') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("command", "words"), [
+    ("check", ["--gradient-key", "Exit code 0: trainable"]), ("prepare", ["--val-fraction", "rotation", "--skip-bad"]),
+    ("info", ["--json"]), ("generate", ["--count"])])  # fmt: skip
+def test_help_teaches(command, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(command, "--help")
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and all(word in out for word in words)
+
+
+def test_prepare_then_info(source, tmp_path, capsys):
+    out = tmp_path / "pack"
+    assert run("prepare", source, "--out", out, "--val-fraction", "0.3", "--seed", "4", "--group", "frame") == 0
+    printed = capsys.readouterr().out
+    assert "keys seen    comment line: energy; column: forces" in printed and "ASE's convention" in printed
+    assert "40 structures, 210 atoms of H C N O" in printed
+    assert run("info", out) == 0
+    printed = capsys.readouterr().out
+    assert "H 150, C 30, N 10, O 20" in printed and "by frame" in printed
+    assert run("info", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["structures"] == 40
+    assert Pack(out).manifest["split"]["seed"] == 4
+
+
+def test_options_reach_the_pack(source, tmp_path):
+    out = tmp_path / "pack"
+    run("prepare", source, "--out", out, "--elements", "H,O,C", "--val-fraction", "0", "--no-rotate", "--limit", "12")
+    pack = Pack(out)
+    assert len(pack) == 12 and pack.elements == [1, 6, 8] and pack.manifest["rotated"] is False
+    assert pack.manifest["skipped"] == {"other elements": 4}
+
+
+def test_command_is_recorded_without_folders(source, tmp_path, monkeypatch):
+    out = tmp_path / "pack"
+    monkeypatch.setattr(sys, "argv", ["forcelaw", "data", "prepare", str(source), "--out", str(out)])
+    run("prepare", source, "--out", out, "--group", "frame", "--val-fraction", "0.3")
+    assert Pack(out).manifest["command"] == "forcelaw data prepare a.xyz --out pack"
+
+
+def test_check_exit_codes(source, tmp_path, capsys):
+    assert run("check", source) == 0
+    assert run("check", source, "--energy-key", "nothing") == 1
+    assert "no key 'nothing' for the energy" in capsys.readouterr().out
+    assert run("check", source, "--gradient-key", "forces") == 1
+
+
+def test_mistakes(source, tmp_path, capsys):
+    with pytest.raises(DataError, match="--elements H,Q: unknown Q"):
+        run("prepare", source, "--out", tmp_path / "p", "--elements", "H,Q")
+    with pytest.raises(DataError, match="no grouping called 'smile'"):
+        run("prepare", source, "--out", tmp_path / "p", "--group", "smile")
+    with pytest.raises(DataError, match="no reader called 'xyz'"):
+        run("prepare", source, "--out", tmp_path / "p", "--reader", "xyz")
+    with pytest.raises(DataError, match=r"is not a pack \(no manifest.json\)"):
+        run("info", tmp_path)
+    with pytest.raises(SystemExit):
+        run("prepare", source, "--out", tmp_path / "p", "--limit", "0")
+    assert "not a positive number" in capsys.readouterr().err

@@ -1,0 +1,106 @@
+"""Run directories: claims have one winner, stale ones are taken over, half-written files are survived."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from forcelaw.errors import StoreError
+from forcelaw.store.runs import LEASE_SECONDS, RunDirectory, content_id, table
+
+
+def spec(**changes):
+    return {"study": "s", "kind": "grid", "label": "MPNN", "model": {"architecture": "mpnn", "width": 8, "depth": 2},
+            "seed": 0, "lr": 1e-3, "batch_atoms": 80, "epochs": 1.0, "steps": 10, "n": 100, "n_nonembedding": 90} | changes
+
+
+def test_the_id_does_not_depend_on_key_order() -> None:
+    assert content_id({"a": 1, "b": [1, 2]}) == content_id({"b": [1, 2], "a": 1}) != content_id({"a": 1, "b": [2, 1]})
+
+
+def test_a_claim_has_one_holder_until_released(tmp_path) -> None:
+    run, other = RunDirectory.create(tmp_path, spec()), RunDirectory.create(tmp_path, spec())
+    assert run.path == other.path
+    assert run.claim() and not other.claim()
+    run.heartbeat()
+    with pytest.raises(StoreError, match="taken over"):
+        other.heartbeat()
+    run.release()
+    assert other.claim()
+
+
+def test_the_claim_of_a_dead_process_is_taken_at_once(tmp_path) -> None:
+    run = RunDirectory.create(tmp_path, spec())
+    code = f"from forcelaw.store.runs import RunDirectory; import sys; sys.exit(not RunDirectory({str(run.path)!r}).claim())"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert (run.path / "claim").exists() and run.claim()
+
+
+def test_a_claim_of_another_host_is_respected_until_its_lease_is_over(tmp_path) -> None:
+    run = RunDirectory.create(tmp_path, spec())
+    (run.path / "claim").mkdir()
+    holder = run.path / "claim" / "holder.json"
+    holder.write_text(json.dumps({"token": "x", "host": "elsewhere", "pid": 1}))
+    assert not run.claim()
+    old = time.time() - LEASE_SECONDS - 5
+    os.utime(holder, (old, old))
+    assert run.claim()
+
+
+def _race(path, barrier, wins):
+    barrier.wait()
+    if RunDirectory(path).claim():
+        with wins.get_lock():
+            wins.value += 1
+    barrier.wait()
+
+
+def test_a_stale_claim_has_exactly_one_new_winner(tmp_path) -> None:
+    context = multiprocessing.get_context("forkserver")  # forked from a test worker with threads, a child may die and all wait
+    for k in range(5):
+        run = RunDirectory.create(tmp_path / str(k), spec())
+        (run.path / "claim").mkdir()
+        holder = run.path / "claim" / "holder.json"
+        holder.write_text(json.dumps({"token": "x", "host": "elsewhere", "pid": 1}))
+        os.utime(holder, (0, 0))
+        barrier, wins = context.Barrier(6), context.Value("i", 0)
+        racers = [context.Process(target=_race, args=(run.path, barrier, wins)) for _ in range(6)]
+        for racer in racers:
+            racer.start()
+        for racer in racers:
+            racer.join()
+        assert wins.value == 1
+
+
+def test_a_line_cut_short_is_ignored_and_truncation_keeps_what_counts(tmp_path) -> None:
+    run = RunDirectory.create(tmp_path, spec())
+    for step in (1, 2, 5):
+        run.append_metric({"step": step, "loss": 1.0 / step})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')
+    assert [m["step"] for m in run.metrics()] == [1, 2, 5]
+    run.truncate_metrics(2)
+    run.append_metric({"step": 3, "loss": 0.1})
+    assert [m["step"] for m in run.metrics()] == [1, 2, 3]
+    (run.path / "metrics.jsonl").write_text('{"step": 1}\nrubbish\n{"step": 2}\n')
+    with pytest.raises(StoreError, match="line 2"):
+        run.metrics()
+
+
+def test_the_table_has_a_row_per_evaluation_and_keeps_runs_that_diverged_at_once(tmp_path) -> None:
+    good, bad = RunDirectory.create(tmp_path, spec()), RunDirectory.create(tmp_path, spec(lr=9.0))
+    for step in (5, 10):
+        good.append_metric({"step": step, "d": 80 * step, "u": 80 * step, "c": 1e6 * step, "h": 0.1, "loss": 1.0 / step,
+                            "loss_energy": 0.0, "loss_forces": 1.0 / step})
+    good.finish({"status": "finished", "device": "CPU", "symmetry": {"rotation": 1e-6, "inversion": 2e-6}})
+    bad.finish({"status": "diverged", "device": "CPU", "step": 3})
+    frame = table(tmp_path).sort("lr", "step")
+    assert frame["status"].to_list() == ["finished", "finished", "diverged"]
+    assert frame["final"].to_list() == [False, True, True]
+    assert frame["rotation_error"].to_list() == [None, 1e-6, None]
+    assert frame["loss"].to_list() == [0.2, 0.1, None]
+    assert frame["lr"].to_list() == [1e-3, 1e-3, 9.0]

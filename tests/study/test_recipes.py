@@ -1,0 +1,74 @@
+"""Every recipe under studies/ is valid, its models exist, it says what it costs; its quick form has its columns and is small."""
+
+from pathlib import Path
+
+import pytest
+
+from forcelaw.data.pack import Pack
+from forcelaw.data.sample import sample_path
+from forcelaw.store.runs import planned_flops
+from forcelaw.study.config import Planner, label_of, load
+
+STUDIES = Path(__file__).parents[2] / "studies"
+FULL = sorted(p.name for p in STUDIES.glob("*.yaml") if p.name != "quickstart.yaml")
+# FLOPs of the quick forms by two cores at a few GFLOP/s: some minutes
+QUICK_FLOPS = 2e12
+
+
+def planner(path):
+    """The study on the shipped sample, whatever data it names: models and options are what is looked at."""
+    return Planner(load(path), Pack(sample_path()))
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_recipe_can_build_its_models_and_says_what_it_costs(name) -> None:
+    p = planner(STUDIES / name)
+    assert p.study.name == name.removesuffix(".yaml") and p.study.data == "../packs/xtb"
+    head = (STUDIES / name).read_text().split("name:")[0]
+    assert ("Claim" in head or "Question" in head or "Pilot" in head) and "# Cost:" in head and "device-hours" in head
+    for a in p.study.architectures:
+        for size in {min(p.sizes(a)), max(p.sizes(a))}:
+            assert p.config(a, size).architecture == a.name
+        rule = p.study.learning_rate.sweep
+        if rule and not a.sweep_of and not a.learning_rate:
+            assert p.config(a, rule.size).width >= 4
+    # one protocol for all, as the reference asks: small batches, warm-up, clip 100
+    for a in p.study.architectures:
+        options = p.train_options(a)
+        assert options.warmup == 100 and options.clip == 100.0
+        assert 8 <= options.batch_molecules <= 64
+
+
+def test_the_ladder_has_what_the_analysis_needs() -> None:
+    p = planner(STUDIES / "symmetry_ladder.yaml")
+    by = {label_of(a): a for a in p.study.architectures}
+    assert set(by) == {"MPNN", "MPNN edges", "MPNN additive", "PaiNN", "MC-EGNN", "GemNet-OC", "eSEN L2", "eSEN L4",
+                       "eSEN L2 untied"}
+    assert len(p.sizes(by["MPNN additive"])) >= 3
+    for label, a in by.items():
+        replicated = [size for size in p.sizes(a) if len(p.seeds(a, size)) >= 3]
+        assert len(replicated) >= 3 or label == "MPNN additive", label
+        assert max(p.sizes(a)) / min(p.sizes(a)) > 30  # past a decade and a half of N
+    # twins of like cost: FLOPs per parameter within a factor of two
+    from forcelaw.models import architecture
+
+    def kappa(label, size):
+        config = p.config(by[label], size)
+        from forcelaw.models.sizing import count_parameters
+
+        return architecture(by[label].name).flops(config).forward(19.1, 1) / count_parameters(config)[0]
+
+    for one, other in (("MPNN", "PaiNN"), ("eSEN L2", "eSEN L2 untied"), ("eSEN L2", "MPNN edges")):
+        assert 0.5 < kappa(one, 3e5) / kappa(other, 3e5) < 2.0
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_the_quick_form_is_the_recipe_in_small(name) -> None:
+    quick, full = planner(STUDIES / "quick" / name), planner(STUDIES / name)
+    assert quick.study.name == f"quick_{full.study.name}" and quick.study.data == "sample"
+    columns = {label_of(a): a for a in full.study.architectures}
+    for a in quick.study.architectures:
+        same = columns[label_of(a)]
+        assert (a.name, a.options, a.forces, a.depth, a.stage) == (same.name, same.options, same.forces, same.depth, same.stage)
+    specs = [spec for a in quick.study.architectures for spec in (*quick.sweep(a), *quick.grid(a, 1e-3))]
+    assert sum(map(planned_flops, specs)) < QUICK_FLOPS and 2 <= len(quick.study.sizes) <= 4

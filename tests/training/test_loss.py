@@ -1,0 +1,67 @@
+"""The loss against the definition, written out with loops; padding must not count."""
+
+import numpy as np
+import pytest
+import torch
+
+from forcelaw import ops
+from forcelaw.data.device_dataset import Targets
+from forcelaw.training.loss import error_sums, loss_terms
+from tests.interpreter import needs_interpreter
+
+
+def by_hand(e, f, te, tf, natoms):
+    energy = np.mean([abs(a - b) / n for a, b, n in zip(e, te, natoms)])
+    force = np.mean([np.sqrt(sum((x - y) ** 2 for x, y in zip(u, v))) for u, v in zip(f, tf)])
+    return energy, force
+
+
+def test_terms_match_the_definition_and_padding_is_ignored() -> None:
+    rng = np.random.default_rng(0)
+    natoms = np.array([3, 1, 5])
+    e, te = rng.normal(size=3), rng.normal(size=3)
+    f, tf = rng.normal(size=(9, 3)), rng.normal(size=(9, 3))
+    expected = by_hand(e, f, te, tf, natoms)
+    tensors = [torch.from_numpy(np.asarray(x, np.float64)) for x in (e, f, te, tf)]
+    got = loss_terms(tensors[0], tensors[1], Targets(tensors[2], tensors[3], torch.from_numpy(natoms)))
+    np.testing.assert_allclose([t.item() for t in got], expected, rtol=1e-12)
+    sums = error_sums(tensors[0], tensors[1], Targets(tensors[2], tensors[3], torch.from_numpy(natoms))).tolist()
+    np.testing.assert_allclose([sums[0] / 3, sums[1] / 9], expected, rtol=1e-12)
+    np.testing.assert_allclose(sums[2] / 27, np.abs(f - tf).mean(), rtol=1e-12)
+
+    def padded(x, rows):
+        return torch.cat([x, torch.full((rows, *x.shape[1:]), 7.7, dtype=torch.float64)])
+
+    real = torch.cat([torch.ones(9), torch.zeros(4)]).double()
+    target = Targets(padded(tensors[2], 2), padded(tensors[3], 4), torch.tensor([3, 1, 5, 0, 0]), real)
+    got = loss_terms(padded(tensors[0], 2) * 3 - 2 * padded(tensors[0], 2), padded(tensors[1], 4), target)
+    np.testing.assert_allclose([t.item() for t in got], expected, rtol=1e-12)
+
+
+def test_gradient_is_finite_where_a_force_is_met_exactly() -> None:
+    f = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    e = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    terms = loss_terms(e, f, Targets(torch.zeros(1).double(), torch.zeros(2, 3).double(), torch.tensor([2])))
+    (gradient,) = torch.autograd.grad(terms[1], f)
+    assert torch.isfinite(gradient).all()
+
+
+@needs_interpreter
+@pytest.mark.parametrize("slots, empty, atoms, padding", [(1, 0, 3, 1), (5, 2, 40, 7), (9, 1, 1300, 300)])
+def test_the_kernels_give_the_same_terms_and_gradients(slots: int, empty: int, atoms: int, padding: int,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    natoms = torch.cat([torch.full((slots,), atoms // slots), torch.zeros(empty, dtype=torch.int64)])
+    real = torch.cat([torch.ones(atoms), torch.zeros(padding)]).double()
+    energy = torch.randn(slots + empty, dtype=torch.float64, requires_grad=True)
+    forces = torch.randn(atoms + padding, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.randn(slots + empty, dtype=torch.float64), torch.randn(atoms + padding, 3, dtype=torch.float64)
+    labels[1][0] = forces[0].detach()  # met exactly
+    labels[0][0] = energy[0].detach()
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr(ops, "fused", lambda x, fused=fused: fused)
+        terms = loss_terms(energy, forces, Targets(*labels, natoms, real))
+        found.append([*terms, *torch.autograd.grad(2 * terms[0] + 3 * terms[1], [energy, forces])])
+    for fast, slow in zip(*found):
+        torch.testing.assert_close(fast, slow, rtol=1e-13, atol=1e-15)

@@ -201,7 +201,7 @@ def test_nothing_of_this_needs_torch(table):
     code = ("import sys\nclass Block:\n    def find_spec(self, name, path=None, target=None):\n"
             "        if name.split('.')[0] in ('torch', 'ase', 'h5py'):\n            raise ModuleNotFoundError(name)\n"
             "sys.meta_path.insert(0, Block())\n"
-            "from forcelaw.laws import Runs, fit, frontier, compare, diagnose, budget, design, isoflop\n"
+            "from forcelaw import Runs, fit, frontier, compare, diagnose, budget, design, isoflop\n"
             "import forcelaw.laws.figures\n"
             f"runs = Runs.from_frame({str(table)!r}, where='flag == 1')\nassert fit(runs).ok and frontier(runs).points\n"
             "assert 'matplotlib' not in sys.modules\n"

@@ -1,12 +1,14 @@
-"""Parity of GemNet-OC with fairchem-core 1.10.0 (MIT licence), weights copied: parameters by module, energies, forces.
+"""Parity of GemNet-OC with fairchem-core 1.10.0 (MIT licence), weights copied: parameters by
+module, energies, forces.
 
     pip download --no-deps fairchem-core==1.10.0 -d /tmp/fairchem && unzip -d /tmp/fairchem /tmp/fairchem/*.whl
     python benchmarks/gemnet_parity.py --fairchem /tmp/fairchem > results/gemnet_parity.txt
 
-The reference's own modules run, with these inputs in place of its graph building: edges, reverse edges, triplets and
-quadruplets from Python loops (no torch_sparse); and for quadruplets the basis that forcelaw uses, products of associated
-Legendre functions with cos(j dihedral). It enters through the reference's own interface: each pair (quadruplet, order j)
-is a quadruplet to it. Angles, dihedrals, radial and circular bases are computed by the reference. Needs sympy and scipy.
+The reference's own modules run, with these inputs in place of its graph building: edges, reverse
+edges, triplets and quadruplets from Python loops (no torch_sparse); and for quadruplets the basis
+that forcelaw uses, products of associated Legendre functions with cos(j dihedral). It enters
+through the reference's own interface: each pair (quadruplet, order j) is a quadruplet to it.
+Angles, dihedrals, radial and circular bases are computed by the reference. Needs sympy and scipy.
 """
 
 from __future__ import annotations
@@ -31,10 +33,14 @@ from tests.molecules import ELEMENTS, named, random_cluster  # noqa: E402
 from tests.reference import gemnet_slow as slow  # noqa: E402
 
 
-def scatter(values: Tensor, index: Tensor, dim: int = 0, dim_size: int | None = None, reduce: str = "sum") -> Tensor:
+def scatter(
+    values: Tensor, index: Tensor, dim: int = 0, dim_size: int | None = None, reduce: str = "sum"
+) -> Tensor:
     """What torch_scatter does for sums along the first axis."""
     assert dim == 0 and reduce in ("sum", "add")
-    out = values.new_zeros((int(index.max()) + 1 if dim_size is None else dim_size, *values.shape[1:]))
+    out = values.new_zeros(
+        (int(index.max()) + 1 if dim_size is None else dim_size, *values.shape[1:])
+    )
     return out.index_add(0, index, values)
 
 
@@ -64,17 +70,26 @@ def import_reference(root: Path) -> types.SimpleNamespace:
         conditional_grad=lambda _: lambda f: f,
         get_max_neighbors_mask=None,
     )
-    module("fairchem.core.models.base", BackboneInterface=object, HeadInterface=object, GraphModelMixin=object)
+    module(
+        "fairchem.core.models.base",
+        BackboneInterface=object,
+        HeadInterface=object,
+        GraphModelMixin=object,
+    )
     module("torch_scatter", segment_coo=None, segment_csr=None)
     module("torch_sparse", SparseTensor=None)
     from fairchem.core.models.gemnet_oc.gemnet_oc import GemNetOC as Reference
     from fairchem.core.models.gemnet_oc.layers.efficient import BasisEmbedding
     from fairchem.core.modules.scaling import ScaleFactor
 
-    return types.SimpleNamespace(GemNetOC=Reference, BasisEmbedding=BasisEmbedding, ScaleFactor=ScaleFactor)
+    return types.SimpleNamespace(
+        GemNetOC=Reference, BasisEmbedding=BasisEmbedding, ScaleFactor=ScaleFactor
+    )
 
 
-def reference_model(ref: types.SimpleNamespace, c: GemNetOCConfig, elements: int) -> torch.nn.Module:
+def reference_model(
+    ref: types.SimpleNamespace, c: GemNetOCConfig, elements: int
+) -> torch.nn.Module:
     return ref.GemNetOC(
         num_spherical=c.spherical,
         num_radial=c.radial,
@@ -132,7 +147,9 @@ def by_group(model: torch.nn.Module, column: int) -> dict[str, int]:
     order = ["output blocks", *(k for k in GROUPS if k != "output blocks")]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            out[next(row for row in order if name.startswith(GROUPS[row][column]))] += parameter.numel()
+            out[next(row for row in order if name.startswith(GROUPS[row][column]))] += (
+                parameter.numel()
+            )
     return out
 
 
@@ -149,17 +166,28 @@ def compare_counts(ref: types.SimpleNamespace) -> None:
     assert other == 38_864_384
     assert other - total == c.radial * c.sbf * (s * s - s * (s + 1) // 2)
     print(
-        f"  the difference is radial * sbf * (S^2 - S (S + 1) / 2) = {c.radial} * {c.sbf} * ({s * s} - {s * (s + 1) // 2}): "
-        "a basis without columns that jump where atoms are in line\n"
+        f"  the difference is radial * sbf * (S^2 - S (S + 1) / 2) = {c.radial} * {c.sbf} *"
+        f" ({s * s} - {s * (s + 1) // 2}): a basis without columns that jump where atoms are in"
+        " line\n"
     )
 
 
 class Copy:
-    """Every weight and scale factor of ``ours`` into ``theirs``; :meth:`run` fails if one of theirs is left unset."""
+    """Every weight and scale factor of ``ours`` into ``theirs``; :meth:`run` fails if one of theirs
+    is left unset."""
 
     def __init__(self, ours: GemNetOC, theirs: torch.nn.Module, scale_factor: type):
-        self.c, self.w, self.ours, self.theirs = ours.config, dict(ours.named_parameters()), ours, theirs
-        self.target, self.done, self.scale_factor = dict(theirs.named_parameters()), set(), scale_factor
+        self.c, self.w, self.ours, self.theirs = (
+            ours.config,
+            dict(ours.named_parameters()),
+            ours,
+            theirs,
+        )
+        self.target, self.done, self.scale_factor = (
+            dict(theirs.named_parameters()),
+            set(),
+            scale_factor,
+        )
 
     def put(self, name: str, value: Tensor) -> None:
         assert self.target[name].shape == value.shape, (name, self.target[name].shape, value.shape)
@@ -169,7 +197,10 @@ class Copy:
     def residuals(self, here: str, there: str, first: int = 0) -> None:
         for name in [n for n in self.w if n.startswith(here + ".")]:
             k, which = name.removeprefix(here + ".").split(".")[:2]
-            self.put(f"{there}.{int(k) + first}.dense_mlp.{('first', 'second').index(which)}.linear.weight", self.w[name])
+            self.put(
+                f"{there}.{int(k) + first}.dense_mlp.{('first', 'second').index(which)}.linear.weight",
+                self.w[name],
+            )
 
     def join(self, here: str, there: str, factor: float) -> None:
         sender, receiver = self.w[f"{here}.atoms.weight"].chunk(2)
@@ -183,16 +214,27 @@ class Copy:
 
     def bases(self) -> None:
         c, w, main = self.c, self.w, self.ours.bases.main_norm
-        sphere = math.sqrt(4 * math.pi)  # their harmonics integrate to one, ours have mean square one
+        sphere = math.sqrt(
+            4 * math.pi
+        )  # their harmonics integrate to one, ours have mean square one
         *six, a2a = w["bases.rbf.weight"].mul(main).split(c.rbf)
         for name, value in zip(("tint", "qint", "aeint", "eaint", "h", "out"), six):
             self.put(f"mlp_rbf_{name}.linear.weight", value)
         self.put("mlp_rbf_aint.weight", a2a)
         for name, value in zip(("tint", "aeint", "eaint"), w["bases.cbf.weight"].chunk(3)):
-            self.put(f"mlp_cbf_{name}.weight", (value.T * main * sphere).reshape(c.radial, c.spherical, c.cbf))
+            self.put(
+                f"mlp_cbf_{name}.weight",
+                (value.T * main * sphere).reshape(c.radial, c.spherical, c.cbf),
+            )
         middle = w["bases.cbf_quad.weight"].view(c.spherical, c.cbf, c.radial).permute(2, 1, 0)
-        self.put("mlp_cbf_qint.weight", (middle * self.ours.bases.near_norm).reshape(c.radial, c.spherical, c.cbf))
-        self.put("mlp_sbf_qint.weight", (w["bases.sbf.weight"].T * main).reshape(c.radial, c.pairs, c.sbf))
+        self.put(
+            "mlp_cbf_qint.weight",
+            (middle * self.ours.bases.near_norm).reshape(c.radial, c.spherical, c.cbf),
+        )
+        self.put(
+            "mlp_sbf_qint.weight",
+            (w["bases.sbf.weight"].T * main).reshape(c.radial, c.pairs, c.sbf),
+        )
         self.put("atom_emb.embeddings.weight", w["embedding.weight"])
         self.join("join", "edge_emb", main)
 
@@ -206,16 +248,28 @@ class Copy:
             part = f"{there}.{name}_interaction"
             self.put(f"{part}.{'dense_db' if kind == 'quad' else 'dense_ba'}.linear.weight", dense)
             self.put(f"{part}.mlp_rbf.linear.weight", w[f"{here}.rbf_{kind}.weight"])
-            self.put(f"{part}.down_projection.linear.weight", w[f"{here}.down_{kind}.linear.weight"])
+            self.put(
+                f"{part}.down_projection.linear.weight", w[f"{here}.down_{kind}.linear.weight"]
+            )
             bilinear = "mlp_sbf" if kind == "quad" else "mlp_cbf"
-            self.put(f"{part}.{bilinear}.bilinear.linear.weight", w[f"{here}.bilinear_{kind}.weight"])
+            self.put(
+                f"{part}.{bilinear}.bilinear.linear.weight", w[f"{here}.bilinear_{kind}.weight"]
+            )
             ups = w[f"{here}.up_{kind}.linear.weight"].split(c.width if kind == "e2a" else c.edge)
             for up, value in zip(("ca", "ac"), ups):
                 self.put(f"{part}.up_projection_{up}.linear.weight", value)
         self.put(f"{there}.quad_interaction.mlp_cbf.linear.weight", w[f"{here}.cbf_quad.weight"])
-        self.put(f"{there}.atom_interaction.down_projection.linear.weight", w[f"{here}.down_a2a.linear.weight"])
-        self.put(f"{there}.atom_interaction.bilinear.linear.weight", w[f"{here}.bilinear_a2a.weight"])
-        self.put(f"{there}.atom_interaction.up_projection.linear.weight", w[f"{here}.up_a2a.linear.weight"])
+        self.put(
+            f"{there}.atom_interaction.down_projection.linear.weight",
+            w[f"{here}.down_a2a.linear.weight"],
+        )
+        self.put(
+            f"{there}.atom_interaction.bilinear.linear.weight", w[f"{here}.bilinear_a2a.weight"]
+        )
+        self.put(
+            f"{there}.atom_interaction.up_projection.linear.weight",
+            w[f"{here}.up_a2a.linear.weight"],
+        )
         for ours, theirs in (("before", "layers_before_skip"), ("after", "layers_after_skip"),
                              ("atoms", "atom_emb_layers"), ("joined", "residual_m")):  # fmt: skip
             self.residuals(f"blocks.{k}.{ours}", f"{there}.{theirs}")
@@ -265,10 +319,15 @@ def inner(index: list[int]) -> Tensor:
 
 
 class Lists:
-    """Edges, triplets and quadruplets of some molecules by Python loops, as the reference's forward pass wants them."""
+    """Edges, triplets and quadruplets of some molecules by Python loops, as the reference's forward
+    pass wants them."""
 
     def __init__(self, mols: list, c: GemNetOCConfig, dtype: torch.dtype):
-        self.pos, self.dtype, self.orders = np.concatenate([m.pos for m in mols]), dtype, c.spherical
+        self.pos, self.dtype, self.orders = (
+            np.concatenate([m.pos for m in mols]),
+            dtype,
+            c.spherical,
+        )
         edges, start = [], 0
         for m in mols:
             edges += [(s + start, t + start) for s, t in slow.edges_of(m.pos, c.cutoff)]
@@ -291,10 +350,15 @@ class Lists:
     def triplets(self) -> dict[str, Tensor]:
         pairs = sorted((self.number[ca], self.number[ba]) for ba, ca in slow.triplets(self.edges))
         out = [ca for ca, _ in pairs]
-        return {"in": torch.tensor([ba for _, ba in pairs]), "out": torch.tensor(out), "out_agg": inner(out)}
+        return {
+            "in": torch.tensor([ba for _, ba in pairs]),
+            "out": torch.tensor(out),
+            "out_agg": inner(out),
+        }
 
     def quadruplets(self) -> dict:
-        """Each with every order j: the input triplet d -> b -> a number t becomes number t * orders + j."""
+        """Each with every order j: the input triplet d -> b -> a number t becomes number t * orders
+        + j."""
         into: dict[int, list] = {}
         for e in self.edges:
             into.setdefault(e[1], []).append(e)
@@ -322,7 +386,10 @@ class Lists:
         swap = torch.tensor([self.number[e[::-1]] for e in self.edges])
         lists = (main, main, main, self.graph(self.short), swap, trip, trip, trip, quad)
         theirs.get_graphs_and_indices = lambda data: lists
-        radial_near, radial_main = theirs.cbf_basis_qint.radial_basis, theirs.sbf_basis_qint.radial_basis
+        radial_near, radial_main = (
+            theirs.cbf_basis_qint.radial_basis,
+            theirs.sbf_basis_qint.radial_basis,
+        )
         order, orders = quad["trip_in_to_quad"] % self.orders, range(self.orders)
 
         def circular(distance: Tensor, cosine: Tensor) -> tuple[Tensor, Tensor]:
@@ -354,7 +421,9 @@ def assoc(l: int, m: int, cosine: Tensor) -> Tensor:
     from scipy.special import assoc_legendre_p
 
     norm = (2 * l + 1) * (1 if m == 0 else 2) * math.factorial(l - m) / math.factorial(l + m)
-    return torch.from_numpy(np.asarray(assoc_legendre_p(l, m, cosine.numpy()))[0] * (-1) ** m * math.sqrt(norm))
+    return torch.from_numpy(
+        np.asarray(assoc_legendre_p(l, m, cosine.numpy()))[0] * (-1) ** m * math.sqrt(norm)
+    )
 
 
 def compare_outputs(ref: types.SimpleNamespace, c: GemNetOCConfig, dtype: torch.dtype) -> None:
@@ -372,7 +441,9 @@ def compare_outputs(ref: types.SimpleNamespace, c: GemNetOCConfig, dtype: torch.
     natoms = torch.tensor([len(m) for m in mols])
     species = torch.tensor(np.concatenate([m.species for m in mols]))
     graph = build_graph(torch.tensor(lists.pos), species, natoms, c.cutoff).to(dtype)
-    data = types.SimpleNamespace(pos=graph.pos.clone(), batch=graph.batch, atomic_numbers=species + 1)
+    data = types.SimpleNamespace(
+        pos=graph.pos.clone(), batch=graph.batch, atomic_numbers=species + 1
+    )
     with torch.no_grad():
         energy, forces = ours(graph)
         # its forward pass calls .float() before the last layer: leave float64 alone
@@ -381,31 +452,46 @@ def compare_outputs(ref: types.SimpleNamespace, c: GemNetOCConfig, dtype: torch.
     torch.set_default_dtype(torch.float32)
     e, f = (energy - other["energy"]).abs().max(), (forces - other["forces"]).norm() / forces.norm()
     print(
-        f"  {dtype!s:14s} N {ours.n_parameters():,}: largest energy {float(energy.abs().max()):.4f}, "
-        f"largest difference {float(e):.1e}; forces, relative difference {float(f):.1e}"
+        f"  {dtype!s:14s} N {ours.n_parameters():,}: largest energy"
+        f" {float(energy.abs().max()):.4f}, largest difference {float(e):.1e}; forces, relative"
+        f" difference {float(f):.1e}"
     )
     tolerance = 1e-11 if dtype == torch.float64 else 1e-5
     assert float(e) < tolerance * (1 + float(energy.abs().max())) and float(f) < tolerance
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--fairchem", type=Path, required=True, help="folder with the unpacked fairchem-core 1.10.0 wheel"
+        "--fairchem",
+        type=Path,
+        required=True,
+        help="folder with the unpacked fairchem-core 1.10.0 wheel",
     )
     parser.add_argument("--date", default="", help="printed in the first line")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     ref = import_reference(arguments.fairchem)
     print(
-        f"GemNet-OC against fairchem-core 1.10.0  {arguments.date}\n"
-        f"command: python benchmarks/gemnet_parity.py --fairchem FOLDER --date {arguments.date}\ntorch {torch.__version__}, CPU\n"
+        f"GemNet-OC against fairchem-core 1.10.0  {arguments.date}\ncommand: python"
+        f" benchmarks/gemnet_parity.py --fairchem FOLDER --date {arguments.date}\ntorch"
+        f" {torch.__version__}, CPU\n"
     )
     compare_counts(ref)
     print(
-        "energies and forces, all weights and scale factors copied; A 24 with 3 blocks, then the published sizes (6 elements)"
+        "energies and forces, all weights and scale factors copied; A 24 with 3 blocks, then the"
+        " published sizes (6 elements)"
     )
-    base = {"elements": ELEMENTS, "cutoff": 5.0, "quad_cutoff": 3.0, "mean_degree": 10.0, "basis": "gaussian", "norm": False}
+    base = {
+        "elements": ELEMENTS,
+        "cutoff": 5.0,
+        "quad_cutoff": 3.0,
+        "mean_degree": 10.0,
+        "basis": "gaussian",
+        "norm": False,
+    }
     small = GemNetOCConfig(**base, width=24, base_width=24, depth=3)
     large = published(ELEMENTS, **{k: v for k, v in base.items() if k != "elements"})
     for config in (small, large):

@@ -1,7 +1,9 @@
-"""Where a worker of ``forcelaw data generate`` spends its time: python benchmarks/generate_speed.py [molecules]
+"""Where a worker of ``forcelaw data generate`` spends its time: python benchmarks/generate_speed.py
+[molecules]
 
-Runs what a worker does for each task (read the task, compute, write the chunk) in this process, with a clock around
-every call into RDKit and tblite, and prints the share of the whole that they take. It must be at least 85%.
+Runs what a worker does for each task (read the task, compute, write the chunk) in this process,
+with a clock around every call into RDKit and tblite, and prints the share of the whole that they
+take. It must be at least 85%.
 """
 
 from __future__ import annotations
@@ -50,9 +52,18 @@ class Clocked:
 
 def main(count: int) -> int:
     RDLogger.DisableLog("rdApp.*")
-    molecules = list(islice(drawn(0, Counter()), 2000, 2000 + count))  # past the small molecules of the first draws
-    tasks = [json.dumps({"molecules": molecules[k : k + CHUNK], "distribution": conformers.Distribution().model_dump()})
-             for k in range(0, count, CHUNK)]
+    molecules = list(
+        islice(drawn(0, Counter()), 2000, 2000 + count)
+    )  # past the small molecules of the first draws
+    tasks = [
+        json.dumps(
+            {
+                "molecules": molecules[k : k + CHUNK],
+                "distribution": conformers.Distribution().model_dump(),
+            }
+        )
+        for k in range(0, count, CHUNK)
+    ]
     worker.compute([list(m) for m in molecules[:2]], 1, conformers.Distribution())  # warm
     conformers.Chem = Clocked(conformers.Chem, "RDKit: molecules")
     conformers.rdDistGeom = Clocked(conformers.rdDistGeom, "RDKit: ETKDG")
@@ -63,16 +74,25 @@ def main(count: int) -> int:
         started = time.perf_counter()
         for k, line in enumerate(tasks):
             task = json.loads(line)
-            arrays = worker.compute(task["molecules"], 0, conformers.Distribution(**task["distribution"]))
+            arrays = worker.compute(
+                task["molecules"], 0, conformers.Distribution(**task["distribution"])
+            )
             worker.write_chunk(Path(folder) / f"chunk-{k}.npz", "key", arrays)
             structures += len(arrays["counts"])
             atoms += int(np.sum(arrays["counts"]))
         total = time.perf_counter() - started
     inside = sum(SECONDS.values())
-    print(f"{structures} structures of {count} molecules, {atoms / structures:.1f} atoms on average, "
-          f"{total:.1f} s, {structures / total:.1f} structures/s per worker")
-    for account, seconds in sorted({**SECONDS, "the rest": total - inside}.items(), key=lambda item: -item[1]):
-        print(f"  {account:<18} {1000 * seconds / structures:7.2f} ms/structure {100 * seconds / total:6.1f}%")
+    print(
+        f"{structures} structures of {count} molecules, {atoms / structures:.1f} atoms on average, "
+        f"{total:.1f} s, {structures / total:.1f} structures/s per worker"
+    )
+    for account, seconds in sorted(
+        {**SECONDS, "the rest": total - inside}.items(), key=lambda item: -item[1]
+    ):
+        print(
+            f"  {account:<18} {1000 * seconds / structures:7.2f} ms/structure"
+            f" {100 * seconds / total:6.1f}%"
+        )
     print(f"inside RDKit and tblite: {100 * inside / total:.1f}% (at least 85 wanted)")
     return 0 if inside / total >= 0.85 else 1
 

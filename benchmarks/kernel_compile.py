@@ -1,10 +1,11 @@
-"""Do the Triton kernels compile for a GPU that is not here, and do they spill? All that a training step launches, by ptxas.
+"""Do the Triton kernels compile for a GPU that is not here, and do they spill? All that a training
+step launches, by ptxas.
 
     python benchmarks/kernel_compile.py [mpnn painn egnn esen esen:lmax=4 gemnet_oc] [--size 1e6] [--precision tf32 bf16]
 
-Runs a step of each model on the CPU with the fused path switched on and every launch replaced by a compilation, so that kernels
-get the types, sizes and alignments of a real step (numbers mean nothing). Prints registers of a thread, bytes spilled and shared
-memory.
+Runs a step of each model on the CPU with the fused path switched on and every launch replaced by a
+compilation, so that kernels get the types, sizes and alignments of a real step (numbers mean
+nothing). Prints registers of a thread, bytes spilled and shared memory.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def compile_only(arch: int) -> dict[str, int]:
     """Replace launches; the bytes that each kernel spills are filled in as they come."""
     launch, spilled = JITFunction.run, {}
 
-    def run(self: JITFunction, *args: Any, grid: Any = None, warmup: bool = False, **options: Any) -> Any:
+    def run(
+        self: JITFunction, *args: Any, grid: Any = None, warmup: bool = False, **options: Any
+    ) -> Any:
         began = time.perf_counter()
         kernel = launch(self, *args, grid=grid, warmup=True, **options)
         if kernel.hash not in spilled:
@@ -46,12 +49,22 @@ def compile_only(arch: int) -> dict[str, int]:
                 file.flush()
                 target = f"--gpu-name=sm_{arch}{'a' if arch >= 90 else ''}"
                 ptxas = BIN / ("ptxas-blackwell" if arch >= 100 else "ptxas")
-                out = subprocess.run([ptxas, "-v", target, file.name, "-o", "/dev/null"], capture_output=True, text=True,
-                                     check=True).stderr
-            registers, spill = re.search(r"Used (\d+) registers", out), re.search(r"(\d+) bytes spill stores", out)
+                out = subprocess.run(
+                    [ptxas, "-v", target, file.name, "-o", "/dev/null"],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stderr
+            registers, spill = (
+                re.search(r"Used (\d+) registers", out),
+                re.search(r"(\d+) bytes spill stores", out),
+            )
             spilled[kernel.hash] = int(spill[1]) if spill else 0
-            print(f"{self.fn.__module__.split('.')[-1] + '.' + self.fn.__name__:<30}{registers[1] if registers else '?':>10}"
-                  f"{spilled[kernel.hash]:>10}{kernel.metadata.shared:>10}{kernel.metadata.num_warps:>7}{took:>9.1f}", flush=True)
+            print(
+                f"{self.fn.__module__.split('.')[-1] + '.' + self.fn.__name__:<30}{registers[1] if registers else '?':>10}"
+                f"{spilled[kernel.hash]:>10}{kernel.metadata.shared:>10}{kernel.metadata.num_warps:>7}{took:>9.1f}",
+                flush=True,
+            )
         return kernel
 
     JITFunction.run = run
@@ -59,9 +72,22 @@ def compile_only(arch: int) -> dict[str, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=["mpnn", "mpnn:feed_forward=edges", "painn", "egnn", "esen", "esen:lmax=4",
-                                                      "gemnet_oc"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "models",
+        nargs="*",
+        default=[
+            "mpnn",
+            "mpnn:feed_forward=edges",
+            "painn",
+            "egnn",
+            "esen",
+            "esen:lmax=4",
+            "gemnet_oc",
+        ],
+    )
     parser.add_argument("--pack", type=Path, default=ROOT / "src" / "forcelaw" / "data" / "sample")
     parser.add_argument("--size", type=float, default=1e6)
     parser.add_argument("--precision", nargs="+", default=["tf32", "bf16"])
@@ -70,7 +96,9 @@ def main() -> int:
     torch.set_num_threads(1)
     pretend(args.arch)
     spilled = compile_only(args.arch)
-    print(f"{'kernel':<30}{'registers':>10}{'spilled B':>10}{'shared B':>10}{'warps':>7}{'seconds':>9}")
+    print(
+        f"{'kernel':<30}{'registers':>10}{'spilled B':>10}{'shared B':>10}{'warps':>7}{'seconds':>9}"
+    )
     for model in args.models:
         for precision in args.precision:
             name, options = parse(model)
@@ -78,7 +106,10 @@ def main() -> int:
             config = size(name, args.size, **data_options(pack), **options)
             print(f"# {model}, {config.width} wide, {precision}", flush=True)
             step(pack, config, precision)
-    print(f"{len(spilled)} kernels compiled for sm_{args.arch}, {sum(b > 0 for b in spilled.values())} spill")
+    print(
+        f"{len(spilled)} kernels compiled for sm_{args.arch},"
+        f" {sum(b > 0 for b in spilled.values())} spill"
+    )
     return 0
 
 

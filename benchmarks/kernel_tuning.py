@@ -1,11 +1,13 @@
-"""Which tile is fastest for each fused kernel: the numbers in the TILES of src/forcelaw/kernels come from here.
+"""Which tile is fastest for each fused kernel: the numbers in the TILES of src/forcelaw/kernels
+come from here.
 
     python benchmarks/kernel_tuning.py --pack PACK                     (GPU, about two minutes)
     TRITON_INTERPRET=1 python benchmarks/kernel_tuning.py --pack PACK --atoms 3 --width 8 --repeats 1 --quick     (a dry run)
 
-Every kernel runs alone on one real batch of 8k atoms at the width of a 1M model, once for each tile (edges, channels at most,
-warps; of kernels with products also stages of the pipeline of loads). Prints milliseconds of the present tile, of the best one,
-and bytes it must move over that time; nothing is changed.
+Every kernel runs alone on one real batch of 8k atoms at the width of a 1M model, once for each tile
+(edges, channels at most, warps; of kernels with products also stages of the pipeline of loads).
+Prints milliseconds of the present tile, of the best one, and bytes it must move over that time;
+nothing is changed.
 """
 
 from __future__ import annotations
@@ -30,7 +32,12 @@ from forcelaw.ops.esen import so2_message as turn
 from forcelaw.training.spec import training_set
 
 EDGES, CHANNELS, WARPS = (1, 2, 4, 8, 16, 32), (32, 64, 128), (1, 2, 4)
-OF_PRODUCTS = (16, 32, 64), (16, 32), (1, 2, 4), (1, 2, 3)  # tiles of kernels that multiply on the tensor cores
+OF_PRODUCTS = (
+    (16, 32, 64),
+    (16, 32),
+    (1, 2, 4),
+    (1, 2, 3),
+)  # tiles of kernels that multiply on the tensor cores
 
 
 def batch(pack: Pack, atoms: int, device: torch.device) -> GraphBatch:
@@ -38,39 +45,92 @@ def batch(pack: Pack, atoms: int, device: torch.device) -> GraphBatch:
     indices = training_set(pack)
     count = int(np.searchsorted(np.cumsum(np.diff(pack.offsets)[indices]), atoms)) + 1
     shard = Shard(pack, indices[:count], cutoff=6.0, elements=tuple(pack.elements), device=device)
-    return shard.batch(torch.arange(count, device=device), int(shard.host_natoms.sum()), int(shard.host_nedges.sum()))[0]
+    return shard.batch(
+        torch.arange(count, device=device),
+        int(shard.host_natoms.sum()),
+        int(shard.host_nedges.sum()),
+    )[0]
 
 
-def kernels_of(graph: GraphBatch, width: int, lmax: int) -> list[tuple[dict, str, Callable[[], object], float]]:
+def kernels_of(
+    graph: GraphBatch, width: int, lmax: int
+) -> list[tuple[dict, str, Callable[[], object], float]]:
     """(TILES, kernel, call, bytes that it must move) of every kernel."""
     n, e, d = len(graph.pos), len(graph.sender), width
     new = lambda *shape: torch.randn(*shape, device=graph.pos.device)  # noqa: E731
     ptr, order = graph.segments()
     ends = graph.sender, graph.receiver, ptr, order
     pair, w, grad, slope = new(n, 2 * d), new(e, d), new(n, d), new(n, d)
-    x, v, g3, unit, g, weight = new(n, 3 * d), new(n, 3, d), new(n, 3, d), new(e, 3), new(e, 32), new(3 * d, 32)
+    x, v, g3, unit, g, weight = (
+        new(n, 3 * d),
+        new(n, 3, d),
+        new(n, 3, d),
+        new(e, 3),
+        new(e, 32),
+        new(3 * d, 32),
+    )
     shape = turn.Shape(lmax, min(lmax, 2))
     c = max(8, d // 3)  # eSEN is narrower at equal N
-    frames = EdgeFrames(lmax, shape.m).to(graph.pos.device).packed(torch.nn.functional.normalize(unit, dim=1))
+    frames = (
+        EdgeFrames(lmax, shape.m)
+        .to(graph.pos.device)
+        .packed(torch.nn.functional.normalize(unit, dim=1))
+    )
     y, z, scale = new(n, shape.s, c), new(e, shape.sm * c), new(e)
     rad, z2, a = new(e, shape.r * 2 * c), new(e, shape.sm * 2 * c), new(e, (lmax + shape.sm) * c)
     shift, b1, b2 = new(shape.r * 2 * c), new((2 * lmax + 1) * c), new((lmax + 1) * c)
     word = 4.0
     return [
         (gated.TILES, "gated", lambda: gated._gated_sum(pair, w, *ends, 1.0), word * e * 2 * d),
-        (gated.TILES, "gated_grad", lambda: gated._gated_sum_backward(grad, pair, w, *ends[1:], slope, 1.0), word * e * 4 * d),
-        (vectors.TILES, "vectors", lambda: vectors._message(grad, v, x, g, weight, unit, *ends, 1.0), word * e * 6 * d),
-        (vectors.TILES, "vectors_grad", lambda: vectors._message_backward(grad, g3, v, x, g, weight, unit, *ends[1:], 1.0),
-         word * e * 4 * d),
-        (turn.TILES, "turn", lambda: turn.turn(shape, y, frames, rad, shift, *ends[:2]),
-         word * e * c * 2 * (shape.s + shape.r + shape.sm)),
-        (turn.TILES, "turn_one", lambda: turn.turn_sum_grad(shape, y, frames, scale, ends[1], torch.float32),
-         word * e * c * (shape.s + shape.sm)),
-        (turn.TILES, "turn_grad", lambda: turn.turn_grad(shape, y, frames, rad, shift, z2, ptr, order),
-         word * e * c * 2 * (2 * shape.r + shape.sm)),
-        (turn.TILES, "turn_sum", lambda: turn.turn_sum(shape, z, frames, scale, ptr, b2), word * e * c * shape.sm),
+        (
+            gated.TILES,
+            "gated_grad",
+            lambda: gated._gated_sum_backward(grad, pair, w, *ends[1:], slope, 1.0),
+            word * e * 4 * d,
+        ),
+        (
+            vectors.TILES,
+            "vectors",
+            lambda: vectors._message(grad, v, x, g, weight, unit, *ends, 1.0),
+            word * e * 6 * d,
+        ),
+        (
+            vectors.TILES,
+            "vectors_grad",
+            lambda: vectors._message_backward(grad, g3, v, x, g, weight, unit, *ends[1:], 1.0),
+            word * e * 4 * d,
+        ),
+        (
+            turn.TILES,
+            "turn",
+            lambda: turn.turn(shape, y, frames, rad, shift, *ends[:2]),
+            word * e * c * 2 * (shape.s + shape.r + shape.sm),
+        ),
+        (
+            turn.TILES,
+            "turn_one",
+            lambda: turn.turn_sum_grad(shape, y, frames, scale, ends[1], torch.float32),
+            word * e * c * (shape.s + shape.sm),
+        ),
+        (
+            turn.TILES,
+            "turn_grad",
+            lambda: turn.turn_grad(shape, y, frames, rad, shift, z2, ptr, order),
+            word * e * c * 2 * (2 * shape.r + shape.sm),
+        ),
+        (
+            turn.TILES,
+            "turn_sum",
+            lambda: turn.turn_sum(shape, z, frames, scale, ptr, b2),
+            word * e * c * shape.sm,
+        ),
         (turn.TILES, "gate", lambda: turn.gate(shape, a, b1), word * e * c * (lmax + 2 * shape.sm)),
-        (turn.TILES, "gate_grad", lambda: turn.gate_grad(shape, a, b1, z), word * e * c * (2 * lmax + 4 * shape.sm)),
+        (
+            turn.TILES,
+            "gate_grad",
+            lambda: turn.gate_grad(shape, a, b1, z),
+            word * e * c * (2 * lmax + 4 * shape.sm),
+        ),
     ]
 
 
@@ -98,20 +158,29 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=144)
     parser.add_argument("--lmax", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--kernels", nargs="+", help="these alone, by the names of the first column")
+    parser.add_argument(
+        "--kernels", nargs="+", help="these alone, by the names of the first column"
+    )
     parser.add_argument("--quick", action="store_true", help="three tiles a kernel")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     graph = batch(Pack(args.pack), args.atoms, device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, interpreted"
-    print(f"# {' '.join(sys.argv)}\n# {name}, torch {torch.__version__}; {len(graph.pos):,} atoms, {len(graph.sender):,} edges, "
-          f"width {args.width}, lmax {args.lmax}\n{'kernel':<14}{'present':>16}"
-          f"{'ms':>9}{'best':>16}{'ms':>9}{'TB/s':>7}", flush=True)
+    print(
+        f"# {' '.join(sys.argv)}\n# {name}, torch {torch.__version__}; {len(graph.pos):,} atoms,"
+        f" {len(graph.sender):,} edges, width {args.width}, lmax"
+        f" {args.lmax}\n{'kernel':<14}{'present':>16}{'ms':>9}{'best':>16}{'ms':>9}{'TB/s':>7}",
+        flush=True,
+    )
     for tiles, kernel, call, size in kernels_of(graph, args.width, args.lmax):
         if args.kernels and kernel not in args.kernels:
             continue
         present, found = tiles[kernel], {}
-        sizes = OF_PRODUCTS if len(present) == 4 else (EDGES if present[0] > 1 else (1,), CHANNELS, WARPS)
+        sizes = (
+            OF_PRODUCTS
+            if len(present) == 4
+            else (EDGES if present[0] > 1 else (1,), CHANNELS, WARPS)
+        )
         choices = list(itertools.product(*sizes))
         for choice in [present, *(choices[:2] if args.quick else choices)]:
             tiles[kernel] = choice
@@ -121,8 +190,11 @@ def main() -> int:
                 print(f"  {kernel} {choice}: {type(error).__name__}", flush=True)
         tiles[kernel] = present
         best = min(found, key=lambda choice: found[choice])
-        print(f"{kernel:<14}{present!s:>16}{found[present]:>9.3f}{best!s:>16}{found[best]:>9.3f}"
-              f"{size / found[best] / 1e9:>7.2f}", flush=True)
+        print(
+            f"{kernel:<14}{present!s:>16}{found[present]:>9.3f}{best!s:>16}{found[best]:>9.3f}"
+            f"{size / found[best] / 1e9:>7.2f}",
+            flush=True,
+        )
     return 0
 
 

@@ -1,8 +1,9 @@
-"""Kill ``forcelaw data generate`` at random moments (SIGKILL) and resume: python benchmarks/kill_generate.py [rounds]
+"""Kill ``forcelaw data generate`` at random moments (SIGKILL) and resume: python
+benchmarks/kill_generate.py [rounds]
 
-Every round starts the command, kills after a random time the parent, all processes, or one worker, runs it again
-with another number of workers, compares the arrays with those of an undisturbed call byte by byte, and looks for
-leftovers.
+Every round starts the command, kills after a random time the parent, all processes, or one worker,
+runs it again with another number of workers, compares the arrays with those of an undisturbed call
+byte by byte, and looks for leftovers.
 """
 
 from __future__ import annotations
@@ -17,13 +18,29 @@ import time
 from pathlib import Path
 
 COUNT, SEED = 200, 3
-COMMAND = [sys.executable, "-c", "import argparse, sys; from forcelaw.data.generate import add_arguments, run; "
-           "p = argparse.ArgumentParser(); add_arguments(p); sys.exit(run(p.parse_args()))"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    (
+        "import argparse, sys; from forcelaw.data.generate import add_arguments, run; "
+        "p = argparse.ArgumentParser(); add_arguments(p); sys.exit(run(p.parse_args()))"
+    ),
+]
 
 
 def start(out: Path, workers: int) -> subprocess.Popen[bytes]:
-    """The command, in a process group of its own so that all its processes can be killed together."""
-    options = ["--out", str(out), "--count", str(COUNT), "--seed", str(SEED), "--workers", str(workers)]
+    """The command, in a process group of its own so that all its processes can be killed
+    together."""
+    options = [
+        "--out",
+        str(out),
+        "--count",
+        str(COUNT),
+        "--seed",
+        str(SEED),
+        "--workers",
+        str(workers),
+    ]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(COMMAND + options, **quiet, start_new_session=True)
 
@@ -80,8 +97,11 @@ def main(rounds: int) -> int:
             same = contents(out) == wanted and not leftovers
             wrong += not same
             verdict = "identical" if same else f"DIFFERENT, leftovers {leftovers}"
-            print(f"round {k}: killed {killed} after {moment:5.1f} s (exit {code}), {kept} chunks kept, "
-                  f"resumed in {again:4.1f} s with {1 + k % 2} workers: {verdict}", flush=True)
+            print(
+                f"round {k}: killed {killed} after {moment:5.1f} s (exit {code}), {kept} chunks"
+                f" kept, resumed in {again:4.1f} s with {1 + k % 2} workers: {verdict}",
+                flush=True,
+            )
             k += 1
     print(f"{k - wrong} of {k} identical to the undisturbed pack")
     return int(bool(wrong) or k < rounds)

@@ -1,10 +1,12 @@
-"""Kill -9 ``forcelaw data prepare`` at random moments, run it again, and compare with an undisturbed run.
+"""Kill -9 ``forcelaw data prepare`` at random moments, run it again, and compare with an
+undisturbed run.
 
     python benchmarks/kill_prepare.py [--trials 10] [--structures 100000] [--seed 0]
 
-In every trial the command is killed once or more, at moments uniform over its usual duration, and then left alone.
-The pack must be the same byte for byte, nothing may stand at its path before it is whole, and nothing may be left
-beside it. Every third trial overwrites an existing pack: then the old or the new one must stand there at any time.
+In every trial the command is killed once or more, at moments uniform over its usual duration, and
+then left alone. The pack must be the same byte for byte, nothing may stand at its path before it is
+whole, and nothing may be left beside it. Every third trial overwrites an existing pack: then the
+old or the new one must stand there at any time.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ import prepare_speed
 def start(source: Path, pack: Path, *more: str) -> subprocess.Popen[bytes]:
     words = ["prepare", str(source), "--out", str(pack), *more]
     command = [sys.executable, "-c", prepare_speed.RUN, *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
@@ -33,14 +37,22 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 
 def contents(pack: Path) -> dict[str, bytes]:
-    """Everything in a pack by file name; the manifest without the command line, which names the pack."""
+    """Everything in a pack by file name; the manifest without the command line, which names the
+    pack."""
     out = {path.name: path.read_bytes() for path in pack.iterdir()}
-    out["manifest.json"] = b"\n".join(x for x in out["manifest.json"].splitlines() if b'"command"' not in x)
+    out["manifest.json"] = b"\n".join(
+        x for x in out["manifest.json"].splitlines() if b'"command"' not in x
+    )
     return out
 
 
 def one_trial(
-    trial: int, folder: Path, source: Path, whole: dict[str, bytes], usual: float, rng: random.Random
+    trial: int,
+    folder: Path,
+    source: Path,
+    whole: dict[str, bytes],
+    usual: float,
+    rng: random.Random,
 ) -> None:
     pack, moments, before = folder / f"pack{trial}", [], None
     more = ["--overwrite"] if trial % 3 == 2 else []
@@ -61,13 +73,19 @@ def one_trial(
         finish(start(source, pack, *more))
     same, left = contents(pack) == whole, list(folder.glob(f"{pack.name}.partial*"))
     what = "overwriting" if more else "new pack"
-    print(f"trial {trial}: {what}, killed at {', '.join(moments)}: {'same pack' if same else 'DIFFERENT'}", flush=True)
+    print(
+        f"trial {trial}: {what}, killed at {', '.join(moments)}:"
+        f" {'same pack' if same else 'DIFFERENT'}",
+        flush=True,
+    )
     if not same or left:
         raise SystemExit(f"trial {trial} failed: same {same}, left over {left}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--structures", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,10 +1,12 @@
-"""How many launches does a training step take on a GPU? Counted on a CPU, where the kernels are not run.
+"""How many launches does a training step take on a GPU? Counted on a CPU, where the kernels are not
+run.
 
     python benchmarks/launches.py [mpnn painn egnn esen gemnet_oc] [--size 1e5] [--molecules 16]
 
-At 16 molecules a step a small model takes about as long as its launches, 1 to 2 microseconds each inside a CUDA graph. Counts
-torch's operations that are no views (a matrix product may take two launches) and the kernels of forcelaw, rotations of the
-augmentation, batch assembly, loss, optimizer and books included; "torch alone" is the same step with the kernels switched off.
+At 16 molecules a step a small model takes about as long as its launches, 1 to 2 microseconds each
+inside a CUDA graph. Counts torch's operations that are no views (a matrix product may take two
+launches) and the kernels of forcelaw, rotations of the augmentation, batch assembly, loss,
+optimizer and books included; "torch alone" is the same step with the kernels switched off.
 """
 
 from __future__ import annotations
@@ -38,17 +40,50 @@ from forcelaw.training.step import Step, new_stats
 ROOT = Path(__file__).resolve().parent.parent
 # operations that launch nothing
 QUIET = {
-    "view", "t", "transpose", "permute", "slice", "select", "unsqueeze", "expand", "split", "detach", "alias", "_unsafe_view",
-    "squeeze", "split_with_sizes", "unbind", "as_strided", "lift_fresh", "_reshape_alias", "unflatten", "promote_types",
-    "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "item", "_local_scalar_dense", "is_same_size",
+    "view",
+    "t",
+    "transpose",
+    "permute",
+    "slice",
+    "select",
+    "unsqueeze",
+    "expand",
+    "split",
+    "detach",
+    "alias",
+    "_unsafe_view",
+    "squeeze",
+    "split_with_sizes",
+    "unbind",
+    "as_strided",
+    "lift_fresh",
+    "_reshape_alias",
+    "unflatten",
+    "promote_types",
+    "empty",
+    "new_empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty_strided",
+    "item",
+    "_local_scalar_dense",
+    "is_same_size",
 }
 
 
 @functools.cache
 def bodies() -> dict[str, Callable[..., Any]]:
     """Name of each custom operation -> the function that it runs."""
-    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(ops.__path__, "forcelaw.ops.")]
-    found = (value for module in modules for value in vars(module).values() if isinstance(value, torch.library.CustomOpDef))
+    modules = [
+        importlib.import_module(m.name)
+        for m in pkgutil.walk_packages(ops.__path__, "forcelaw.ops.")
+    ]
+    found = (
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, torch.library.CustomOpDef)
+    )
     return {op._name: op._init_fn for op in found}
 
 
@@ -59,7 +94,9 @@ class Count(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func).split(".")
-        if name[0] == "forcelaw":  # what torch launches inside is counted too: this mode is off while it answers
+        if (
+            name[0] == "forcelaw"
+        ):  # what torch launches inside is counted too: this mode is off while it answers
             with self:
                 return bodies()[name[1]](*args, **(kwargs or {}))
         found = func(*args, **(kwargs or {}))
@@ -70,7 +107,8 @@ class Count(TorchDispatchMode):
 
 
 class Counted(Step):
-    """A padded step whose model gets a batch that is one, whatever the assembling kernels have left undone."""
+    """A padded step whose model gets a batch that is one, whatever the assembling kernels have left
+    undone."""
 
     def begin(self, window: Any, rows: torch.Tensor, sizes: tuple[int, int]) -> None:
         self.window, self.rows, self.sizes = window, rows, sizes
@@ -84,20 +122,39 @@ class Counted(Step):
         return super()._predict(self.graph, target)
 
     def run(self) -> None:
-        self._advance(self.window, self.rows, self.sizes, True, torch.tensor(0), self.optimizer.table[0])
+        self._advance(
+            self.window, self.rows, self.sizes, True, torch.tensor(0), self.optimizer.table[0]
+        )
 
 
-def count(pack: Pack, model_name: str, target: float, molecules: int) -> tuple[int, collections.Counter[str]]:
+def count(
+    pack: Pack, model_name: str, target: float, molecules: int
+) -> tuple[int, collections.Counter[str]]:
     name, extra = parse(model_name)
     config = size(name, target, **data_options(pack), **extra)
     options, indices = TrainOptions(batch_molecules=molecules, augment=True), training_set(pack)
     plan = plan_for(np.diff(pack.offsets)[indices], 1e5, 0, options)
-    window = Feed(pack, indices, plan, cutoff=config.cutoff, elements=config.elements, device=torch.device("cpu"),
-                  dtype=torch.float32).whole()
+    window = Feed(
+        pack,
+        indices,
+        plan,
+        cutoff=config.cutoff,
+        elements=config.elements,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    ).whole()
     rows = torch.from_numpy(window.rows(plan, 0))
-    atoms, edges = (int(c[rows.numpy()].sum()) for c in (window.shard.host_natoms, window.shard.host_nedges))
+    atoms, edges = (
+        int(c[rows.numpy()].sum()) for c in (window.shard.host_natoms, window.shard.host_nedges)
+    )
     model = build(config, 0)
-    step = Counted(model, ScheduleFreeAdamW(model, lr=1e-3, steps=2, warmup=0), options, 0, new_stats(torch.device("cpu")))
+    step = Counted(
+        model,
+        ScheduleFreeAdamW(model, lr=1e-3, steps=2, warmup=0),
+        options,
+        0,
+        new_stats(torch.device("cpu")),
+    )
     step.begin(window, rows, (atoms + 1, edges))
     with Count() as counted:
         step.run()
@@ -105,7 +162,9 @@ def count(pack: Pack, model_name: str, target: float, molecules: int) -> tuple[i
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="*", default=["mpnn", "painn", "egnn", "esen", "gemnet_oc"])
     parser.add_argument("--pack", type=Path, default=ROOT / "src" / "forcelaw" / "data" / "sample")
     parser.add_argument("--size", type=float, default=1e5)
@@ -116,7 +175,10 @@ def main() -> int:
     launched: collections.Counter[str] = collections.Counter()
     JITFunction.run = lambda self, *a, **k: launched.update([self.fn.__name__])
     print(f"# {' '.join(sys.argv)}")
-    print(f"{'model':<24}{'N':>9}{'kernels':>9}{'torch':>7}{'sum':>6}{'torch alone':>13}   most of torch's")
+    print(
+        f"{'model':<24}{'N':>9}{'kernels':>9}{'torch':>7}{'sum':>6}{'torch alone':>13}   most of"
+        " torch's"
+    )
     for model in args.models:
         ops.fused = lambda x: False
         _, alone = count(Pack(args.pack), model, args.size, args.molecules)
@@ -124,8 +186,11 @@ def main() -> int:
         launched.clear()
         n, seen = count(Pack(args.pack), model, args.size, args.molecules)
         own, torchs = launched.total(), seen.total()
-        print(f"{model:<24}{n:>9,}{own:>9}{torchs:>7}{own + torchs:>6}{alone.total():>13}   "
-              + " ".join(f"{name} {times}" for name, times in seen.most_common(6)), flush=True)
+        print(
+            f"{model:<24}{n:>9,}{own:>9}{torchs:>7}{own + torchs:>6}{alone.total():>13}   "
+            + " ".join(f"{name} {times}" for name, times in seen.most_common(6)),
+            flush=True,
+        )
     return 0
 
 

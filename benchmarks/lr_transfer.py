@@ -1,10 +1,12 @@
-"""Does the best learning rate stay put when the width grows? Short trainings on a pack at several widths.
+"""Does the best learning rate stay put when the width grows? Short trainings on a pack at several
+widths.
 
     python benchmarks/lr_transfer.py gemnet_oc --widths 8 16 32 --rates 1e-3 2e-3 4e-3 8e-3
     python benchmarks/lr_transfer.py esen:lmax=4 --widths 8 16 32 --rates 2e-3 4e-3 8e-3 1.6e-2
 
-For each width and learning rate: the validation loss at the averaged weights after the same steps, mean over seeds. muP
-holds if the best rates of all widths are within one step of the grid. CPU, eager, one thread.
+For each width and learning rate: the validation loss at the averaged weights after the same steps,
+mean over seeds. muP holds if the best rates of all widths are within one step of the grid. CPU,
+eager, one thread.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from forcelaw.data.schedule import Feed, Window
 from forcelaw.models import ARCHITECTURES, ModelConfig, build, make_config
 from forcelaw.training.evaluate import evaluate
 from forcelaw.training.optimizer import ScheduleFreeAdamW
-from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set, validation_set
+from forcelaw.training.spec import (
+    TrainOptions,
+    data_options,
+    plan_for,
+    training_set,
+    validation_set,
+)
 from forcelaw.training.step import EagerStep, new_stats
 
 SAMPLE = Path(__file__).resolve().parents[1] / "src" / "forcelaw" / "data" / "sample"
@@ -38,23 +46,34 @@ class Bench:
         self.data = data_options(pack)
         self.indices = training_set(pack, structures)
         self.natoms = np.diff(pack.offsets)[self.indices]
-        shard = {"cutoff": self.data["cutoff"], "elements": self.data["elements"], "device": torch.device("cpu"),
-                 "dtype": torch.float32}
+        shard = {
+            "cutoff": self.data["cutoff"],
+            "elements": self.data["elements"],
+            "device": torch.device("cpu"),
+            "dtype": torch.float32,
+        }
         self.validation = Shard(pack, validation_set(pack, 150), **shard)
         self.shard, self.windows = shard, {}
 
     def window(self, seed: int) -> tuple[object, Window]:
         if seed not in self.windows:
             mean = float(self.natoms.mean())
-            schedule = plan_for(self.natoms, self.steps * self.options.batch_molecules * mean, seed, self.options)
-            self.windows[seed] = schedule, Feed(self.pack, self.indices, schedule, **self.shard).whole()
+            schedule = plan_for(
+                self.natoms, self.steps * self.options.batch_molecules * mean, seed, self.options
+            )
+            self.windows[seed] = (
+                schedule,
+                Feed(self.pack, self.indices, schedule, **self.shard).whole(),
+            )
         return self.windows[seed]
 
     def loss(self, config: ModelConfig, lr: float, seed: int) -> float:
         """Validation loss after training; infinite if it diverged."""
         schedule, window = self.window(seed)
         model = build(config, seed)
-        optimizer = ScheduleFreeAdamW(model, lr=lr, steps=schedule.steps, warmup=max(1, schedule.steps // 20), clip=100.0)
+        optimizer = ScheduleFreeAdamW(
+            model, lr=lr, steps=schedule.steps, warmup=max(1, schedule.steps // 20), clip=100.0
+        )
         step = EagerStep(model, optimizer, self.options, seed, new_stats(torch.device("cpu")))
         step.begin(schedule, window)
         for k in range(schedule.steps):
@@ -65,11 +84,15 @@ class Bench:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", help="an architecture, with options: esen:lmax=4,untied=true")
     parser.add_argument("--pack", type=Path, default=SAMPLE)
     parser.add_argument("--widths", type=int, nargs="+", required=True)
-    parser.add_argument("--rates", type=float, nargs="+", required=True, help="ascending, at the base width")
+    parser.add_argument(
+        "--rates", type=float, nargs="+", required=True, help="ascending, at the base width"
+    )
     parser.add_argument("--depth", type=int, default=2)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--molecules", type=int, default=4, help="a step")
@@ -79,13 +102,23 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     bench = Bench(Pack(args.pack), 4000, args.steps, args.molecules)
-    print(f"command: python {' '.join(sys.argv)}\ntorch {torch.__version__}, CPU, one thread; learning rates at base width "
-          f"{ARCHITECTURES[name].base_width}\n{args.model}: validation loss after {args.steps} steps of "
-          f"{args.molecules} molecules, depth {args.depth}, mean of {args.seeds} seeds (half of their range)", flush=True)
-    print(f"{'width':>6}{'N':>10}" + "".join(f"{rate:>16.1e}" for rate in args.rates) + f"{'best':>10}{'s/step':>8}")
+    print(
+        f"command: python {' '.join(sys.argv)}\ntorch {torch.__version__}, CPU, one thread;"
+        f" learning rates at base width {ARCHITECTURES[name].base_width}\n{args.model}: validation"
+        f" loss after {args.steps} steps of {args.molecules} molecules, depth {args.depth}, mean of"
+        f" {args.seeds} seeds (half of their range)",
+        flush=True,
+    )
+    print(
+        f"{'width':>6}{'N':>10}"
+        + "".join(f"{rate:>16.1e}" for rate in args.rates)
+        + f"{'best':>10}{'s/step':>8}"
+    )
     best = []
     for width in args.widths:
-        config = make_config({"architecture": name, "width": width, "depth": args.depth, **bench.data, **extra})
+        config = make_config(
+            {"architecture": name, "width": width, "depth": args.depth, **bench.data, **extra}
+        )
         began, row = time.perf_counter(), []
         for rate in args.rates:
             losses = [bench.loss(config, rate, seed) for seed in range(args.seeds)]
@@ -96,7 +129,10 @@ def main() -> int:
         n = build(config, 0).n_parameters()
         print(f"{width:>6}{n:>10,}{cells}{args.rates[best[-1]]:>10.1e}{seconds:>8.3f}", flush=True)
     agree = max(best) - min(best) <= 1
-    print(f"best rates of all widths are within {'one step' if agree else f'{max(best) - min(best)} steps'} of the grid")
+    print(
+        "best rates of all widths are within"
+        f" {'one step' if agree else f'{max(best) - min(best)} steps'} of the grid"
+    )
     return 0 if agree else 1
 
 

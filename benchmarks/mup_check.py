@@ -1,9 +1,11 @@
-"""muP coordinate check of every architecture, with all slopes: python benchmarks/mup_check.py [--seeds 3] [NAME ...]
+"""muP coordinate check of every architecture, with all slopes: python benchmarks/mup_check.py
+[--seeds 3] [NAME ...]
 
-For each layer: RMS of its output before training and of its change by ten Adam steps, at four widths, and the slope of
-log RMS against log width. Nothing may grow by more than +0.15 and the main stream may not shrink by more; forces, and
-vectors read out of scalars, may shrink like 1/sqrt(width), which is their random start. The column "standard" is the
-same in standard parametrisation, which must grow.
+For each layer: RMS of its output before training and of its change by ten Adam steps, at four
+widths, and the slope of log RMS against log width. Nothing may grow by more than +0.15 and the main
+stream may not shrink by more; forces, and vectors read out of scalars, may shrink like
+1/sqrt(width), which is their random start. The column "standard" is the same in standard
+parametrisation, which must grow.
 """
 
 from __future__ import annotations
@@ -28,10 +30,14 @@ def check(variant: Variant, seeds: int, steps: int) -> bool:
     """Print the table of one variant; True if it passes."""
     begin = time.perf_counter()
     found = coordinate_check(variant.name, seeds=seeds, steps=steps, **variant.options)
-    standard = coordinate_check(variant.name, seeds=seeds, steps=steps, standard=True, **variant.options)
+    standard = coordinate_check(
+        variant.name, seeds=seeds, steps=steps, standard=True, **variant.options
+    )
     growth = {(c.layer, c.kind): c.slope for c in standard}
-    print(f"\n{variant.id}: widths {', '.join(map(str, found[0].widths))}, {seeds} seeds, {steps} steps "
-          f"({time.perf_counter() - begin:.0f} s)")
+    print(
+        f"\n{variant.id}: widths {', '.join(map(str, found[0].widths))}, {seeds} seeds, {steps}"
+        f" steps ({time.perf_counter() - begin:.0f} s)"
+    )
     print(f"  {'output':18s} {'of':7s} {'slope':>7s} {'standard':>9s}   RMS at each width")
     for c in found:
         if c.kind != "end":
@@ -42,24 +48,36 @@ def check(variant: Variant, seeds: int, steps: int) -> bool:
     worst = max(abs(c.slope) for c in found if c.kind == "change")
     steepest = max(c.slope for c in standard if c.kind == "change")
     verdict = "FAILS" if bad else "passes"
-    print(f"  {verdict}: steepest slope of a change {worst:.3f} in muP, {steepest:.3f} in standard parametrisation")
+    print(
+        f"  {verdict}: steepest slope of a change {worst:.3f} in muP, {steepest:.3f} in standard"
+        " parametrisation"
+    )
     for line in bad:
         print(f"    {line}")
     return not bad
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ARCHITECTURES)} (default: all)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(ARCHITECTURES)} (default: all)"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
     unknown = set(args.names) - set(ARCHITECTURES)
     if unknown:
-        parser.error(f"unknown architecture {', '.join(sorted(unknown))}; there are: {', '.join(ARCHITECTURES)}")
+        parser.error(
+            f"unknown architecture {', '.join(sorted(unknown))}; there are:"
+            f" {', '.join(ARCHITECTURES)}"
+        )
     torch.set_num_threads(1)
     chosen = args.names or list(ARCHITECTURES)
-    variants = [Variant(name, name) for name in chosen] + [v for v in EXTRA if v.coordinates and v.name in chosen]
+    variants = [Variant(name, name) for name in chosen] + [
+        v for v in EXTRA if v.coordinates and v.name in chosen
+    ]
     return 0 if all([check(variant, args.seeds, args.steps) for variant in variants]) else 1
 
 

@@ -1,10 +1,12 @@
-"""How busy several small runs side by side keep one GPU: atoms/s of one run, of 2, 4, 8, 16 at once, and at 8k atoms a step.
+"""How busy several small runs side by side keep one GPU: atoms/s of one run, of 2, 4, 8, 16 at
+once, and at 8k atoms a step.
 
     CUDA_DEVICE_MAX_CONNECTIONS=32 python benchmarks/packing.py --pack src/forcelaw/data/sample --device cuda
     ... --study mpnn painn     and then whole studies through the worker: the same losses and device-hours as without packing?
 
-Every run is the real training step (forcelaw.training.step), on its own stream, with its own weights and data order. Direct
-forces. Rows are printed as they come; "ratio" is the best of the packed throughputs over that of one run at 8k atoms a step.
+Every run is the real training step (forcelaw.training.step), on its own stream, with its own
+weights and data order. Direct forces. Rows are printed as they come; "ratio" is the best of the
+packed throughputs over that of one run at 8k atoms a step.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # before torch starts CUDA; forcelaw run sets it for its workers
+os.environ.setdefault(
+    "CUDA_DEVICE_MAX_CONNECTIONS", "32"
+)  # before torch starts CUDA; forcelaw run sets it for its workers
 
 import numpy as np
 import torch
@@ -46,7 +50,16 @@ AHEAD_SECONDS = 0.1  # work queued for each run
 class Lane:
     """One run on its stream."""
 
-    def __init__(self, pack: Pack, config, options: TrainOptions, seed: int, device: torch.device, shards: Shards, args):
+    def __init__(
+        self,
+        pack: Pack,
+        config,
+        options: TrainOptions,
+        seed: int,
+        device: torch.device,
+        shards: Shards,
+        args,
+    ):
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         with on_stream(self.stream):
             natoms = np.diff(pack.offsets)[training_set(pack)]
@@ -55,11 +68,25 @@ class Lane:
             model = build(config, seed).to(device)
             self.parameters = model.n_parameters()
             optimizer = ScheduleFreeAdamW(model, lr=1e-4, steps=self.plan.steps, warmup=10)
-            feed = Feed(pack, training_set(pack), self.plan, cutoff=config.cutoff, elements=config.elements, device=device,
-                        dtype=torch.float32, shards=shards)
+            feed = Feed(
+                pack,
+                training_set(pack),
+                self.plan,
+                cutoff=config.cutoff,
+                elements=config.elements,
+                device=device,
+                dtype=torch.float32,
+                shards=shards,
+            )
             self.stats = new_stats(device)
-            self.step = (GraphStep if self.stream else EagerStep)(model, optimizer, options, seed, self.stats,
-                                                                  compiled(model) if args.compile else model)
+            self.step = (GraphStep if self.stream else EagerStep)(
+                model,
+                optimizer,
+                options,
+                seed,
+                self.stats,
+                compiled(model) if args.compile else model,
+            )
             self.step.begin(self.plan, feed.whole())
             if self.stream:
                 self.stream.synchronize()
@@ -83,7 +110,9 @@ class Lane:
         if self.event is not None and not self.event.query():
             return False
         taken = max(1e-6, time.perf_counter() - self.began)
-        self.chunk = max(4, min(400, round(self.chunk * AHEAD_SECONDS / taken))) if self.stream else 1
+        self.chunk = (
+            max(4, min(400, round(self.chunk * AHEAD_SECONDS / taken))) if self.stream else 1
+        )
         return True
 
     def wait(self) -> None:
@@ -92,7 +121,8 @@ class Lane:
 
 
 def throughput(lanes: list[Lane], seconds: float) -> float:
-    """Atoms/s of all lanes together: after a warm-up, until the time is over and everything queued is done."""
+    """Atoms/s of all lanes together: after a warm-up, until the time is over and everything queued
+    is done."""
     for measured in (False, True):
         began = time.perf_counter()
         until = began + (seconds if measured else 0.3 * seconds)
@@ -112,11 +142,16 @@ def throughput(lanes: list[Lane], seconds: float) -> float:
     return sum(lane.done for lane in lanes) / (time.perf_counter() - began)
 
 
-def row(pack: Pack, name: str, target: float, device: torch.device, args: argparse.Namespace) -> str:
+def row(
+    pack: Pack, name: str, target: float, device: torch.device, args: argparse.Namespace
+) -> str:
     """One architecture at one size."""
     config = size(name, target, **data_options(pack))
     batch = {"batch_molecules": args.molecules} if args.molecules else {"batch_atoms": args.atoms}
-    small, large = TrainOptions(**batch, precision=args.precision), TrainOptions(batch_atoms=args.large, precision=args.precision)
+    small, large = (
+        TrainOptions(**batch, precision=args.precision),
+        TrainOptions(batch_atoms=args.large, precision=args.precision),
+    )
     shards = Shards()
     big = Lane(pack, config, large, 0, device, shards, args)
     reference = throughput([big], args.seconds)
@@ -141,9 +176,13 @@ def row(pack: Pack, name: str, target: float, device: torch.device, args: argpar
     for lane in lanes:
         lane.step.release()
     best = max(rates.values())
-    cells = "".join(f"{rates[k] / 1e3:>9.1f}k" if k in rates else f"{'-':>10}" for k in [1, *args.packs])
-    return (f"{name:<8}{n:>10,}{statistics.median(started):>8.2f}{cells}{reference / 1e3:>9.1f}k{best / rates[1]:>7.2f}"
-            f"{best / reference:>7.2f}{memory:>9}{bad}")
+    cells = "".join(
+        f"{rates[k] / 1e3:>9.1f}k" if k in rates else f"{'-':>10}" for k in [1, *args.packs]
+    )
+    return (
+        f"{name:<8}{n:>10,}{statistics.median(started):>8.2f}{cells}{reference / 1e3:>9.1f}k{best / rates[1]:>7.2f}"
+        f"{best / reference:>7.2f}{memory:>9}{bad}"
+    )
 
 
 def empty_cache(device: torch.device) -> None:
@@ -152,14 +191,27 @@ def empty_cache(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def study(pack: Pack, name: str, args: argparse.Namespace, count: int, precision: str, steps: int,
-          wide: int) -> tuple[float, dict[int, dict]]:
-    """Train ``count`` runs of one small study through the worker, ``wide`` at once: wall seconds, and what each run tells."""
+def study(
+    pack: Pack,
+    name: str,
+    args: argparse.Namespace,
+    count: int,
+    precision: str,
+    steps: int,
+    wide: int,
+) -> tuple[float, dict[int, dict]]:
+    """Train ``count`` runs of one small study through the worker, ``wide`` at once: wall seconds,
+    and what each run tells."""
     batch = {"batch_molecules": args.molecules} if args.molecules else {"batch_atoms": args.atoms}
     per_step = args.molecules * 21 if args.molecules else args.atoms
     content = {
-        "name": "packing", "data": str(pack.path.resolve()), "architectures": [name], "sizes": [args.sizes[0]],
-        "seeds": list(range(count)), "atoms": float(steps * per_step), "learning_rate": {"value": 1e-3},
+        "name": "packing",
+        "data": str(pack.path.resolve()),
+        "architectures": [name],
+        "sizes": [args.sizes[0]],
+        "seeds": list(range(count)),
+        "atoms": float(steps * per_step),
+        "learning_rate": {"value": 1e-3},
         "train": {**batch, "precision": precision, "evaluations": 6, "validation_structures": 400},
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -167,11 +219,20 @@ def study(pack: Pack, name: str, args: argparse.Namespace, count: int, precision
         path.write_text(yaml.safe_dump(content))
         began = time.perf_counter()
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            work(load(path), Path(folder) / "out", Path(folder), device=args.device, compile_model=args.compile, pack=wide,
-                 show=False)
+            work(
+                load(path),
+                Path(folder) / "out",
+                Path(folder),
+                device=args.device,
+                compile_model=args.compile,
+                pack=wide,
+                show=False,
+            )
         wall = time.perf_counter() - began
-        told = {run.spec()["seed"]: {**(run.result() or {}), "last": (run.metrics() or [{}])[-1]} for run in
-                runs(Path(folder) / "out" / "runs")}
+        told = {
+            run.spec()["seed"]: {**(run.result() or {}), "last": (run.metrics() or [{}])[-1]}
+            for run in runs(Path(folder) / "out" / "runs")
+        }
     for text in said.getvalue().splitlines():
         print(f"    {text[:220]}")
     return wall, told
@@ -180,20 +241,35 @@ def study(pack: Pack, name: str, args: argparse.Namespace, count: int, precision
 def whole_studies(pack: Pack, args: argparse.Namespace) -> None:
     """Losses and device-hours of the same runs alone and side by side."""
     for name in args.study:
-        for precision, steps, count in (("float64", 100, 4), (args.precision, args.study_steps, max(args.packs))):
-            print(f"study of {name}, {precision}, {steps} steps: two runs one after the other, then {count} at once", flush=True)
+        for precision, steps, count in (
+            ("float64", 100, 4),
+            (args.precision, args.study_steps, max(args.packs)),
+        ):
+            print(
+                f"study of {name}, {precision}, {steps} steps: two runs one after the other, then"
+                f" {count} at once",
+                flush=True,
+            )
             _, alone = study(pack, name, args, 2, precision, steps, 1)
             wall, packed = study(pack, name, args, count, precision, steps, count)
             states = sorted({r.get("status", "unfinished") for r in packed.values()})
             atoms = sum(r["last"].get("d", 0) for r in packed.values())
             for seed in (0, 1):
                 a, b = alone[seed], packed[seed]
-                print(f"    seed {seed}: loss {a['last']['loss']:.6f} alone, {b['last']['loss']:.6f} packed (relative difference "
-                      f"{abs(b['last']['loss'] / a['last']['loss'] - 1):.1e}); device seconds {a['seconds']:.3f} alone, "
-                      f"{b['seconds']:.3f} packed ({b['timing']}; wall {b['wall_seconds']:.3f})")
+                print(
+                    f"    seed {seed}: loss {a['last']['loss']:.6f} alone, {b['last']['loss']:.6f}"
+                    " packed (relative difference"
+                    f" {abs(b['last']['loss'] / a['last']['loss'] - 1):.1e}); device seconds"
+                    f" {a['seconds']:.3f} alone, {b['seconds']:.3f} packed ({b['timing']}; wall"
+                    f" {b['wall_seconds']:.3f})"
+                )
             spread = [r["seconds"] for r in packed.values() if "seconds" in r]
-            print(f"    {count} at once: {states}, {wall:.1f} s in all, {atoms / wall / 1e3:.0f}k atoms/s with preparation and "
-                  f"evaluation; device seconds of the runs {min(spread):.3f} to {max(spread):.3f}", flush=True)
+            print(
+                f"    {count} at once: {states}, {wall:.1f} s in all, {atoms / wall / 1e3:.0f}k"
+                " atoms/s with preparation and evaluation; device seconds of the runs"
+                f" {min(spread):.3f} to {max(spread):.3f}",
+                flush=True,
+            )
 
 
 def main() -> int:
@@ -208,10 +284,22 @@ def main() -> int:
     parser.add_argument("--packs", type=int, nargs="*", default=[2, 4, 8, 16])
     parser.add_argument("--precision", default="tf32")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--classes", type=int, default=4, help="1: one graph for steps of all sizes")
+    parser.add_argument(
+        "--classes", type=int, default=4, help="1: one graph for steps of all sizes"
+    )
     parser.add_argument("--seconds", type=float, default=0.7, help="timing of each number")
-    parser.add_argument("--steps", type=int, default=200, help="steps in the plan of a run, which goes round and round")
-    parser.add_argument("--study", nargs="*", default=[], help="architectures to train whole studies of, at the first size")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=200,
+        help="steps in the plan of a run, which goes round and round",
+    )
+    parser.add_argument(
+        "--study",
+        nargs="*",
+        default=[],
+        help="architectures to train whole studies of, at the first size",
+    )
     parser.add_argument("--study-steps", type=int, default=3000)
     args = parser.parse_args()
     device, pack = torch.device(args.device), Pack(args.pack)
@@ -220,16 +308,25 @@ def main() -> int:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = args.precision in ("tf32", "bf16")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    print(f"# {' '.join(sys.argv)}\n# {name}, torch {torch.__version__}, pack {pack.atoms:,} atoms; small steps of "
-          f"{f'{args.molecules} structures' if args.molecules else f'{args.atoms} atoms'}")
+    print(
+        f"# {' '.join(sys.argv)}\n# {name}, torch {torch.__version__}, pack {pack.atoms:,} atoms;"
+        " small steps of"
+        f" {f'{args.molecules} structures' if args.molecules else f'{args.atoms} atoms'}"
+    )
     heads = "".join(f"{f'{k} at once':>10}" for k in [1, *args.packs])
-    print(f"{'model':<8}{'N':>10}{'start s':>8}{heads}{f'{args.large} a.':>10}{'gain':>7}{'ratio':>7}{'GiB':>9}", flush=True)
+    print(
+        f"{'model':<8}{'N':>10}{'start s':>8}{heads}{f'{args.large} a.':>10}{'gain':>7}{'ratio':>7}{'GiB':>9}",
+        flush=True,
+    )
     for target in args.sizes:
         for architecture in args.architectures:
             try:
                 print(row(pack, architecture, target, device, args), flush=True)
             except (ForcelawError, RuntimeError) as error:
-                print(f"{architecture:<8}{target:>10.0f} {type(error).__name__}: {str(error)[:300]}", flush=True)
+                print(
+                    f"{architecture:<8}{target:>10.0f} {type(error).__name__}: {str(error)[:300]}",
+                    flush=True,
+                )
             empty_cache(device)
     whole_studies(pack, args)
     return 0

@@ -1,7 +1,9 @@
-"""fairchem-core's own models for benchmarks/peers.py: imported from a wheel without its dependencies, built with random weights.
+"""fairchem-core's own models for benchmarks/peers.py: imported from a wheel without its
+dependencies, built with random weights.
 
-torch_scatter and torch_sparse, which 1.10.0 needs, have no wheels for this torch: the few functions used are written out here;
-packages that the models never call are stubs. No code of fairchem is in this repository.
+torch_scatter and torch_sparse, which 1.10.0 needs, have no wheels for this torch: the few functions
+used are written out here; packages that the models never call are stubs. No code of fairchem is in
+this repository.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from torch import Tensor, nn
 
 # ---------------------------------------------------------------------------------------- importing the peers without deps
 class _Anything(type):
-    """Class of the stub classes: any attribute and any index is the class itself, so that import-time use passes."""
+    """Class of the stub classes: any attribute and any index is the class itself, so that
+    import-time use passes."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -68,7 +71,8 @@ class _StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def import_site(folder: Path, site: str) -> None:
-    """Make ``fairchem.core`` importable from a folder with its wheel, or with the wheel unpacked, without its dependencies.
+    """Make ``fairchem.core`` importable from a folder with its wheel, or with the wheel unpacked,
+    without its dependencies.
 
     Neither package's own __init__ runs: they import calculators, datasets and trainers.
     """
@@ -87,19 +91,33 @@ def import_site(folder: Path, site: str) -> None:
         if "." in name:
             parent, _, child = name.rpartition(".")
             setattr(sys.modules[parent], child, module)
-    with contextlib.suppress(ImportError):  # the real one, before what it imports itself becomes a stub
+    with contextlib.suppress(
+        ImportError
+    ):  # the real one, before what it imports itself becomes a stub
         import torch_geometric.nn  # noqa: F401
     sys.meta_path.insert(0, _StubFinder(STUBS[site]))
     if site == "fairchem1":
-        given = {"torch_scatter": {"scatter": scatter, "segment_coo": segment_coo, "segment_csr": segment_csr},
-                 "torch_sparse": {"SparseTensor": SparseTensor}}
+        given = {
+            "torch_scatter": {
+                "scatter": scatter,
+                "segment_coo": segment_coo,
+                "segment_csr": segment_csr,
+            },
+            "torch_sparse": {"SparseTensor": SparseTensor},
+        }
         for name, entries in given.items():
             sys.modules[name] = types.ModuleType(name)
             sys.modules[name].__dict__.update(entries)
 
 
-def scatter(src: Tensor, index: Tensor, dim: int = -1, out: Tensor | None = None, dim_size: Any = None,
-            reduce: str = "sum") -> Tensor:
+def scatter(
+    src: Tensor,
+    index: Tensor,
+    dim: int = -1,
+    out: Tensor | None = None,
+    dim_size: Any = None,
+    reduce: str = "sum",
+) -> Tensor:
     """torch_scatter.scatter for a one-dimensional index and sums or means."""
     dim = dim % src.dim()
     size = int(dim_size) if dim_size is not None else int(index.max()) + 1
@@ -113,19 +131,24 @@ def scatter(src: Tensor, index: Tensor, dim: int = -1, out: Tensor | None = None
     raise NotImplementedError(reduce)
 
 
-def segment_coo(src: Tensor, index: Tensor, out: Tensor | None = None, dim_size: Any = None, reduce: str = "sum") -> Tensor:
+def segment_coo(
+    src: Tensor, index: Tensor, out: Tensor | None = None, dim_size: Any = None, reduce: str = "sum"
+) -> Tensor:
     """torch_scatter.segment_coo along the first dimension."""
     return scatter(src, index, 0, None, dim_size, reduce)
 
 
-def segment_csr(src: Tensor, indptr: Tensor, out: Tensor | None = None, reduce: str = "sum") -> Tensor:
+def segment_csr(
+    src: Tensor, indptr: Tensor, out: Tensor | None = None, reduce: str = "sum"
+) -> Tensor:
     """torch_scatter.segment_csr along the first dimension, sums only."""
     ends = torch.cat([src.new_zeros(1, *src.shape[1:]), src.cumsum(0)])
     return ends[indptr[1:]] - ends[indptr[:-1]]
 
 
 class SparseTensor:
-    """The part of torch_sparse.SparseTensor that GemNet-OC's indices use: entries sorted by row and column, rows picked."""
+    """The part of torch_sparse.SparseTensor that GemNet-OC's indices use: entries sorted by row and
+    column, rows picked."""
 
     def __init__(self, row: Tensor, col: Tensor, value: Tensor, sparse_sizes: tuple[int, int]):
         key = row * sparse_sizes[1] + col
@@ -133,7 +156,9 @@ class SparseTensor:
             order = torch.argsort(key, stable=True)
             row, col, value = row[order], col[order], value[order]
         self._row, self._col, self._value, self._sizes = row, col, value, sparse_sizes
-        self._ptr = torch.cat([row.new_zeros(1), torch.bincount(row, minlength=sparse_sizes[0]).cumsum(0)])
+        self._ptr = torch.cat(
+            [row.new_zeros(1), torch.bincount(row, minlength=sparse_sizes[0]).cumsum(0)]
+        )
 
     @property
     def storage(self) -> SparseTensor:
@@ -157,7 +182,9 @@ class SparseTensor:
     def __getitem__(self, rows: Tensor) -> SparseTensor:
         first, count = self._ptr[rows], self._ptr[rows + 1] - self._ptr[rows]
         out = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), count)
-        entry = torch.arange(len(out), device=rows.device) + (first - (count.cumsum(0) - count))[out]
+        entry = (
+            torch.arange(len(out), device=rows.device) + (first - (count.cumsum(0) - count))[out]
+        )
         picked = SparseTensor.__new__(SparseTensor)
         picked._row, picked._col, picked._value = out, self._col[entry], self._value[entry]
         picked._sizes = (len(rows), self._sizes[1])
@@ -180,7 +207,8 @@ class Record(dict):
 
 
 class Attributes:
-    """A batch as models read it that know attributes only (torch.compile stops at types.SimpleNamespace)."""
+    """A batch as models read it that know attributes only (torch.compile stops at
+    types.SimpleNamespace)."""
 
     def __init__(self, entries: dict[str, Any]):
         for name, value in entries.items():
@@ -198,7 +226,9 @@ class Backboned(nn.Module):
         data = Record(inputs)
         embedding = self.backbone(data)
         energy = self.energy(data, embedding)["energy"]
-        return energy["energy"] if isinstance(energy, dict) else energy, self.forces(data, embedding)["forces"]
+        return energy["energy"] if isinstance(energy, dict) else energy, self.forces(
+            data, embedding
+        )["forces"]
 
 
 class Whole(nn.Module):
@@ -214,17 +244,34 @@ class Whole(nn.Module):
 
 
 def esen_sizes(width: int, depth: int) -> dict[str, Any]:
-    return {"max_num_elements": 100, "sphere_channels": width, "hidden_channels": width, "edge_channels": width, "lmax": 2,
-            "mmax": 2, "otf_graph": False, "cutoff": 6.0, "num_distance_basis": 64, "direct_forces": True,
-            "regress_forces": True, "num_layers": depth, "norm_type": "rms_norm_sh", "act_type": "gate"}
+    return {
+        "max_num_elements": 100,
+        "sphere_channels": width,
+        "hidden_channels": width,
+        "edge_channels": width,
+        "lmax": 2,
+        "mmax": 2,
+        "otf_graph": False,
+        "cutoff": 6.0,
+        "num_distance_basis": 64,
+        "direct_forces": True,
+        "regress_forces": True,
+        "num_layers": depth,
+        "norm_type": "rms_norm_sh",
+        "act_type": "gate",
+    }
 
 
 def esen2(width: int, depth: int) -> nn.Module:
     """eSEN of fairchem-core 2: gate, spectral feed-forward, quaternion Wigner matrices."""
     from fairchem.core.models.uma.escn_md import Linear_Force_Head, MLP_EFS_Head, eSCNMDBackbone
 
-    backbone = eSCNMDBackbone(**esen_sizes(width, depth), ff_type="spectral", chg_spin_emb_type="rand_emb",
-                              use_dataset_embedding=False)
+    backbone = eSCNMDBackbone(
+        **esen_sizes(width, depth),
+        ff_type="spectral",
+        chg_spin_emb_type="rand_emb",
+        use_dataset_embedding=False,
+    )
     return Backboned(backbone, MLP_EFS_Head(backbone), Linear_Force_Head(backbone))
 
 
@@ -232,14 +279,17 @@ def esen1(width: int, depth: int) -> nn.Module:
     """eSEN of fairchem-core 1.10, envelope on."""
     from fairchem.core.models.esen.esen import Linear_Force_Head, MLP_Energy_Head, eSEN_Backbone
 
-    backbone = eSEN_Backbone(**esen_sizes(width, depth), mlp_type="spectral", use_envelope=True, use_pbc=False)
+    backbone = eSEN_Backbone(
+        **esen_sizes(width, depth), mlp_type="spectral", use_envelope=True, use_pbc=False
+    )
     return Backboned(backbone, MLP_Energy_Head(backbone), Linear_Force_Head(backbone))
 
 
 @torch.no_grad()
 def fit_scales(model: nn.Module, inputs: dict[str, Any]) -> None:
-    """Scale factors from one batch, as fairchem's fitting run sets them (variance out = variance in); after that they only
-    multiply: no read-back and no log line at each use. Nothing happens in models without them."""
+    """Scale factors from one batch, as fairchem's fitting run sets them (variance out = variance
+    in); after that they only multiply: no read-back and no log line at each use. Nothing happens in
+    models without them."""
     try:
         from fairchem.core.modules.scaling import ScaleFactor
     except ImportError:  # not in fairchem-core 2
@@ -263,8 +313,15 @@ def painn(width: int, depth: int) -> nn.Module:
     """PaiNN of fairchem-core 1.10 with our edges; distances and unit vectors in each step."""
     from fairchem.core.models.painn.painn import PaiNN
 
-    model = PaiNN(hidden_channels=width, num_layers=depth, num_rbf=32, cutoff=6.0, use_pbc=False, otf_graph=False,
-                  num_elements=100)
+    model = PaiNN(
+        hidden_channels=width,
+        num_layers=depth,
+        num_rbf=32,
+        cutoff=6.0,
+        use_pbc=False,
+        otf_graph=False,
+        num_elements=100,
+    )
 
     def given(data: Any) -> tuple[Tensor, None, Tensor, Tensor, None]:
         vec = data.pos[data.edge_index[0]] - data.pos[data.edge_index[1]]
@@ -276,21 +333,54 @@ def painn(width: int, depth: int) -> nn.Module:
 
 
 def gemnet(width: int, depth: int, published: bool = False) -> nn.Module:
-    """GemNet-OC of fairchem-core 1.10 at our ratios of widths and basis sizes, or at the published ones; the published 8 nearest
-    middle edges of quadruplets and 20 neighbours between atoms and edges. Indices come with the batch unless it has none."""
+    """GemNet-OC of fairchem-core 1.10 at our ratios of widths and basis sizes, or at the published
+    ones; the published 8 nearest middle edges of quadruplets and 20 neighbours between atoms and
+    edges. Indices come with the batch unless it has none."""
     from fairchem.core.models.gemnet_oc.gemnet_oc import GemNetOC
 
     a, t, q = (width, width // 4, width // 8) if published else (width, width // 2, width // 4)
     spherical, radial, rbf, sbf = (7, 128, 16, 32) if published else (4, 32, 8, 8)
     model = GemNetOC(
-        num_spherical=spherical, num_radial=radial, num_blocks=depth, emb_size_atom=a, emb_size_edge=2 * a,
-        emb_size_trip_in=t, emb_size_trip_out=t, emb_size_quad_in=q, emb_size_quad_out=q, emb_size_aint_in=t,
-        emb_size_aint_out=t, emb_size_rbf=rbf, emb_size_cbf=rbf, emb_size_sbf=sbf, num_before_skip=2, num_after_skip=2,
-        num_concat=1, num_atom=3, num_output_afteratom=3, num_atom_emb_layers=2, num_global_out_layers=2, regress_forces=True,
-        direct_forces=True, use_pbc=False, cutoff=6.0, cutoff_qint=6.0, cutoff_aeaint=6.0, cutoff_aint=6.0, max_neighbors=50,
-        max_neighbors_qint=8, max_neighbors_aeaint=20, max_neighbors_aint=50, sbf={"name": "legendre_outer"},
-        quad_interaction=True, atom_edge_interaction=True, edge_atom_interaction=True, atom_interaction=True, num_elements=100,
-        otf_graph=False)
+        num_spherical=spherical,
+        num_radial=radial,
+        num_blocks=depth,
+        emb_size_atom=a,
+        emb_size_edge=2 * a,
+        emb_size_trip_in=t,
+        emb_size_trip_out=t,
+        emb_size_quad_in=q,
+        emb_size_quad_out=q,
+        emb_size_aint_in=t,
+        emb_size_aint_out=t,
+        emb_size_rbf=rbf,
+        emb_size_cbf=rbf,
+        emb_size_sbf=sbf,
+        num_before_skip=2,
+        num_after_skip=2,
+        num_concat=1,
+        num_atom=3,
+        num_output_afteratom=3,
+        num_atom_emb_layers=2,
+        num_global_out_layers=2,
+        regress_forces=True,
+        direct_forces=True,
+        use_pbc=False,
+        cutoff=6.0,
+        cutoff_qint=6.0,
+        cutoff_aeaint=6.0,
+        cutoff_aint=6.0,
+        max_neighbors=50,
+        max_neighbors_qint=8,
+        max_neighbors_aeaint=20,
+        max_neighbors_aint=50,
+        sbf={"name": "legendre_outer"},
+        quad_interaction=True,
+        atom_edge_interaction=True,
+        edge_atom_interaction=True,
+        atom_interaction=True,
+        num_elements=100,
+        otf_graph=False,
+    )
     make = model.get_graphs_and_indices
 
     def given(data: Any) -> Any:
@@ -310,9 +400,38 @@ def with_indices(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
 
 PEERS = {"esen2": esen2, "esen1": esen1, "painn": painn, "gemnet": gemnet}
 STUBS = {
-    "fairchem2": {"hydra", "omegaconf", "ase", "torchtnt", "wandb", "lmdb", "submitit", "orjson", "monty", "clusterscope",
-                  "nvalchemiops", "ray", "websockets", "huggingface_hub", "fairchem.core.units", "fairchem.core.graph.compute",
-                  "fairchem.core.datasets"},
-    "fairchem1": {"hydra", "omegaconf", "ase", "torchtnt", "wandb", "lmdb", "submitit", "orjson", "monty", "pymatgen",
-                  "huggingface_hub", "torch_cluster", "tensorboard"},
+    "fairchem2": {
+        "hydra",
+        "omegaconf",
+        "ase",
+        "torchtnt",
+        "wandb",
+        "lmdb",
+        "submitit",
+        "orjson",
+        "monty",
+        "clusterscope",
+        "nvalchemiops",
+        "ray",
+        "websockets",
+        "huggingface_hub",
+        "fairchem.core.units",
+        "fairchem.core.graph.compute",
+        "fairchem.core.datasets",
+    },
+    "fairchem1": {
+        "hydra",
+        "omegaconf",
+        "ase",
+        "torchtnt",
+        "wandb",
+        "lmdb",
+        "submitit",
+        "orjson",
+        "monty",
+        "pymatgen",
+        "huggingface_hub",
+        "torch_cluster",
+        "tensorboard",
+    },
 }

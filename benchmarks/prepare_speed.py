@@ -2,8 +2,8 @@
 
     python benchmarks/prepare_speed.py [--structures 100000 1000000] [--layouts rmd17 padded flat spice] [--folder DIR]
 
-Each source is written once (streamed, not timed), then prepared by a fresh process whose wall time and peak resident
-memory are taken. Memory must not grow with the number of structures.
+Each source is written once (streamed, not timed), then prepared by a fresh process whose wall time
+and peak resident memory are taken. Memory must not grow with the number of structures.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ with open("/proc/self/status") as file:  # ru_maxrss would count the parent's me
     print("peak kB", next(line.split()[1] for line in file if line.startswith("VmHWM")))
 sys.exit(code)
 """
-_COMPOSITIONS = [np.array([1] * (ATOMS - heavy) + [6] * (heavy - 3) + [7, 8, 8], np.uint8) for heavy in range(6, 16)]
+_COMPOSITIONS = [
+    np.array([1] * (ATOMS - heavy) + [6] * (heavy - 3) + [7, 8, 8], np.uint8)
+    for heavy in range(6, 16)
+]
 
 
 def chunks(structures: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Numbers (k, n), positions and forces (k, n, 3), energies (k,) of structures, CHUNK at a time."""
+    """Numbers (k, n), positions and forces (k, n, 3), energies (k,) of structures, CHUNK at a
+    time."""
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(CHUNK, ATOMS, 3))
     for start in range(0, structures, CHUNK):
@@ -50,7 +54,11 @@ def chunks(structures: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _member(
-    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: str, rows: Iterator[np.ndarray]
+    archive: zipfile.ZipFile,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    rows: Iterator[np.ndarray],
 ) -> None:
     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
@@ -87,10 +95,16 @@ def flat(path: Path, n: int) -> None:
         names = [b"C" * 20 + str(k).encode() for k in range((n + 2) // 3)]
         file.create_dataset("smiles", data=np.array(names, "S40"), **make)
         shapes = {"atomic_numbers": ("u1", ()), "positions": ("i4", (3,)), "forces": ("i4", (3,))}
-        sets = {k: file.create_dataset(k, (n * ATOMS, *row), t, chunks=(65536, *row), **make)
-                for k, (t, row) in shapes.items()}
+        sets = {
+            k: file.create_dataset(k, (n * ATOMS, *row), t, chunks=(65536, *row), **make)
+            for k, (t, row) in shapes.items()
+        }
         sets["energy"] = file.create_dataset("energy", (n,), "f8", **make)
-        for name, unit in (("energy", "eV"), ("positions", "1e-4 Angstrom"), ("forces", "1e-4 eV/Angstrom")):
+        for name, unit in (
+            ("energy", "eV"),
+            ("positions", "1e-4 Angstrom"),
+            ("forces", "1e-4 eV/Angstrom"),
+        ):
             sets[name].attrs["units"] = unit
         start = 0
         for z, x, f, e in chunks(n):
@@ -109,9 +123,11 @@ def spice(path: Path, n: int, conformers: int = 50) -> None:
                 part, group = slice(k, k + conformers), file.create_group(f"molecule{index}_{k}")
                 group["atomic_numbers"] = z[k].astype(np.int16)
                 group["smiles"] = np.array([f"C{index}N{k}".encode()])
-                for name, data, unit in (("conformations", x[part].astype("f4"), "bohr"),
-                                         ("dft_total_energy", e[part], "hartree"),
-                                         ("dft_total_gradient", f[part].astype("f4"), "hartree/bohr")):
+                for name, data, unit in (
+                    ("conformations", x[part].astype("f4"), "bohr"),
+                    ("dft_total_energy", e[part], "hartree"),
+                    ("dft_total_gradient", f[part].astype("f4"), "hartree/bohr"),
+                ):
                     group.create_dataset(name, data=data).attrs["units"] = unit
 
 
@@ -134,12 +150,23 @@ def timed(command: list[str]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--structures", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    parser.add_argument("--folder", type=Path, help="where sources and packs go (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where sources and packs go (default: a temporary folder)"
+    )
     args = parser.parse_args()
-    head = ("structures", 12), ("source MB", 11), ("seconds", 9), ("CPU s", 8), ("structures/s", 14), ("peak MB", 9)
+    head = (
+        ("structures", 12),
+        ("source MB", 11),
+        ("seconds", 9),
+        ("CPU s", 8),
+        ("structures/s", 14),
+        ("peak MB", 9),
+    )
     print(f"{'layout':<8}" + "".join(f"{title:>{width}}" for title, width in head), flush=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         for layout in args.layouts:

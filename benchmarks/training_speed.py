@@ -1,10 +1,12 @@
-"""Training throughput of every architecture, direct forces, real molecules, graph building and optimiser included.
+"""Training throughput of every architecture, direct forces, real molecules, graph building and
+optimiser included.
 
     python benchmarks/training_speed.py --pack PACK --device cuda --atoms 1400 8192 32768 --sizes 1e6 --compile no yes
 
-Prints a table as it goes: atoms/s, edges/s, achieved TFLOP/s (closed forms), peak memory, and the share of a step that batch
-assembly, loss and optimiser would take alone ("outside"). The step is the one training uses (forcelaw.training.step): on a
-GPU one CUDA graph of the whole step, on a CPU eager. Timing: median over repeats of a block of steps, after warm-up.
+Prints a table as it goes: atoms/s, edges/s, achieved TFLOP/s (closed forms), peak memory, and the
+share of a step that batch assembly, loss and optimiser would take alone ("outside"). The step is
+the one training uses (forcelaw.training.step): on a GPU one CUDA graph of the whole step, on a CPU
+eager. Timing: median over repeats of a block of steps, after warm-up.
 """
 
 from __future__ import annotations
@@ -35,16 +37,28 @@ from forcelaw.training.step import CLASSES, EagerStep, GraphStep, Step, new_stat
 
 
 def parse(model: str) -> tuple[str, dict[str, Any]]:
-    """"esen:lmax=4,untied=true" -> the architecture and its options."""
+    """ "esen:lmax=4,untied=true" -> the architecture and its options."""
     name, _, rest = model.partition(":")
-    return name, {key: yaml.safe_load(value) for key, value in (item.split("=") for item in rest.split(",") if item)}
+    return name, {
+        key: yaml.safe_load(value)
+        for key, value in (item.split("=") for item in rest.split(",") if item)
+    }
 
 
 def outside(window, schedule, optimizer, options: TrainOptions, steps: int) -> float:
-    """Seconds of a step without the model: batch assembly, loss and optimiser alone, as one CUDA graph."""
-    rows = [torch.from_numpy(window.rows(schedule, k)).to(window.shard.device) for k in range(min(steps, 4))]
-    sizes = [(int(window.shard.host_natoms[r.cpu().numpy()].sum()) + 1, int(window.shard.host_nedges[r.cpu().numpy()].sum()))
-             for r in rows]
+    """Seconds of a step without the model: batch assembly, loss and optimiser alone, as one CUDA
+    graph."""
+    rows = [
+        torch.from_numpy(window.rows(schedule, k)).to(window.shard.device)
+        for k in range(min(steps, 4))
+    ]
+    sizes = [
+        (
+            int(window.shard.host_natoms[r.cpu().numpy()].sum()) + 1,
+            int(window.shard.host_nedges[r.cpu().numpy()].sum()),
+        )
+        for r in rows
+    ]
     gradients = [torch.randn_like(p) for p in optimizer.params]
 
     def body() -> None:
@@ -81,13 +95,25 @@ def profile(step: Step, steps: range) -> None:
         torch.cuda.synchronize()
     rows = sorted(found.key_averages(), key=lambda r: -r.self_device_time_total)
     total = sum(r.self_device_time_total for r in rows)
-    print(f"  kernels of {len(steps)} steps: {total / 1e3:.2f} ms, {sum(r.count for r in rows)} launches")
+    print(
+        f"  kernels of {len(steps)} steps: {total / 1e3:.2f} ms, {sum(r.count for r in rows)}"
+        " launches"
+    )
     for r in rows[:40]:
         print(f"  {r.self_device_time_total / 1e3:8.3f} ms {r.count:5d}  {r.key[:150]}", flush=True)
 
 
-def measure(pack: Pack, model_name: str, target: float, atoms: int, device: torch.device, precision: str, compile_mode: str,
-            seconds: float, kernels: bool = False) -> dict[str, float]:
+def measure(
+    pack: Pack,
+    model_name: str,
+    target: float,
+    atoms: int,
+    device: torch.device,
+    precision: str,
+    compile_mode: str,
+    seconds: float,
+    kernels: bool = False,
+) -> dict[str, float]:
     """One row of the table; with ``kernels`` the profile of three steps is printed."""
     name, extra = parse(model_name)
     config = size(name, target, **data_options(pack), **extra)
@@ -101,12 +127,23 @@ def measure(pack: Pack, model_name: str, target: float, atoms: int, device: torc
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "bf16")
         torch.cuda.reset_peak_memory_stats()
-    window = Feed(pack, indices, schedule, cutoff=config.cutoff, elements=config.elements, device=device,
-                  dtype=torch.float32).whole()
-    forward = {"no": lambda m: m, "yes": loop.compiled, "static": torch.compile}[compile_mode](model)
+    window = Feed(
+        pack,
+        indices,
+        schedule,
+        cutoff=config.cutoff,
+        elements=config.elements,
+        device=device,
+        dtype=torch.float32,
+    ).whole()
+    forward = {"no": lambda m: m, "yes": loop.compiled, "static": torch.compile}[compile_mode](
+        model
+    )
     step_module.CLASSES = (1.0,) if compile_mode == "static" else CLASSES
     began = time.perf_counter()
-    step = (GraphStep if device.type == "cuda" else EagerStep)(model, optimizer, options, 0, new_stats(device), forward)
+    step = (GraphStep if device.type == "cuda" else EagerStep)(
+        model, optimizer, options, 0, new_stats(device), forward
+    )
     step.begin(schedule, window)
     step.run(0)
     start_up = time.perf_counter() - began
@@ -135,50 +172,99 @@ def measure(pack: Pack, model_name: str, target: float, atoms: int, device: torc
     if kernels:
         profile(step, range(3))
     getattr(step, "release", lambda: None)()
-    alone = outside(window, schedule, optimizer, options, count) if device.type == "cuda" else float("nan")
-    return {"outside": 100 * alone / (t / count), "N": model.n_parameters(), "atoms_step": seen / count, "ms": 1e3 * t / count,
-            "atoms_s": seen / t, "edges_s": total_edges / t, "tflops": flops / t / 1e12, "gb": memory, "start": start_up,
-            "loss_ok": float(torch.isfinite(step.stats[0]))}
+    alone = (
+        outside(window, schedule, optimizer, options, count)
+        if device.type == "cuda"
+        else float("nan")
+    )
+    return {
+        "outside": 100 * alone / (t / count),
+        "N": model.n_parameters(),
+        "atoms_step": seen / count,
+        "ms": 1e3 * t / count,
+        "atoms_s": seen / t,
+        "edges_s": total_edges / t,
+        "tflops": flops / t / 1e12,
+        "gb": memory,
+        "start": start_up,
+        "loss_ok": float(torch.isfinite(step.stats[0])),
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--architectures", nargs="*", default=list(ARCHITECTURES), help="with options: esen:lmax=4")
+    parser.add_argument(
+        "--architectures", nargs="*", default=list(ARCHITECTURES), help="with options: esen:lmax=4"
+    )
     parser.add_argument("--sizes", type=float, nargs="*", default=[1e6])
     parser.add_argument("--atoms", type=int, nargs="*", default=[8192])
     parser.add_argument("--precision", nargs="*", default=["tf32"])
-    parser.add_argument("--compile", nargs="*", choices=["no", "yes", "static"], default=["no"],
-                        help="yes: as in training, one program for all sizes; static: one size of step alone")
-    parser.add_argument("--profile", action="store_true", help="before each row, the kernels of three steps (GPU)")
+    parser.add_argument(
+        "--compile",
+        nargs="*",
+        choices=["no", "yes", "static"],
+        default=["no"],
+        help="yes: as in training, one program for all sizes; static: one size of step alone",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="before each row, the kernels of three steps (GPU)"
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="timing of each row")
     args = parser.parse_args()
     device, pack = torch.device(args.device), Pack(args.pack)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"# {' '.join(sys.argv)}\n# {name}, torch {torch.__version__}, pack {pack.atoms:,} atoms", flush=True)
-    print(f"{'model':<24}{'N':>10}{'precision':>10}{'compile':>8}{'atoms/step':>11}{'ms/step':>9}{'atoms/s':>10}{'edges/s':>10}"
-          f"{'TFLOP/s':>9}{'peak GiB':>9}{'outside':>9}{'start s':>8}", flush=True)
+    name = (
+        torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"# {' '.join(sys.argv)}\n# {name}, torch {torch.__version__}, pack {pack.atoms:,} atoms",
+        flush=True,
+    )
+    print(
+        f"{'model':<24}{'N':>10}{'precision':>10}{'compile':>8}{'atoms/step':>11}{'ms/step':>9}{'atoms/s':>10}{'edges/s':>10}"
+        f"{'TFLOP/s':>9}{'peak GiB':>9}{'outside':>9}{'start s':>8}",
+        flush=True,
+    )
     for target in args.sizes:
         for arch in args.architectures:
             for precision in args.precision:
                 for atoms in args.atoms:
                     for compile_mode in args.compile:
-                        if device.type == "cuda":  # what the row before held, one that ran out of memory above all
+                        if (
+                            device.type == "cuda"
+                        ):  # what the row before held, one that ran out of memory above all
                             torch._dynamo.reset()
                             gc.collect()
                             torch.cuda.empty_cache()
                         try:
-                            r = measure(pack, arch, target, atoms, device, precision, compile_mode, args.seconds,
-                                        args.profile)
+                            r = measure(
+                                pack,
+                                arch,
+                                target,
+                                atoms,
+                                device,
+                                precision,
+                                compile_mode,
+                                args.seconds,
+                                args.profile,
+                            )
                         except (ForcelawError, RuntimeError) as error:
-                            print(f"{arch:<24}{target:>10.0f}{precision:>10}{compile_mode:>8}{atoms:>11}  {str(error)[:70]}",
-                                  flush=True)
+                            print(
+                                f"{arch:<24}{target:>10.0f}{precision:>10}{compile_mode:>8}{atoms:>11}"
+                                f"  {str(error)[:70]}",
+                                flush=True,
+                            )
                             continue
-                        print(f"{arch:<24}{r['N']:>10,}{precision:>10}{compile_mode:>8}{r['atoms_step']:>11.0f}"
-                              f"{r['ms']:>9.3f}{r['atoms_s'] / 1e3:>9.1f}k{r['edges_s'] / 1e6:>9.2f}M{r['tflops']:>9.2f}"
-                              f"{r['gb']:>9.2f}{r['outside']:>8.1f}%{r['start']:>8.1f}"
-                              f"{'' if r['loss_ok'] else '  NON-FINITE'}", flush=True)
+                        print(
+                            f"{arch:<24}{r['N']:>10,}{precision:>10}{compile_mode:>8}{r['atoms_step']:>11.0f}"
+                            f"{r['ms']:>9.3f}{r['atoms_s'] / 1e3:>9.1f}k{r['edges_s'] / 1e6:>9.2f}M{r['tflops']:>9.2f}"
+                            f"{r['gb']:>9.2f}{r['outside']:>8.1f}%{r['start']:>8.1f}"
+                            f"{'' if r['loss_ok'] else '  NON-FINITE'}",
+                            flush=True,
+                        )
     return 0
 
 

@@ -1,5 +1,5 @@
-"""Threads are set before torch is imported: an oversubscribed torch is several times slower. So is what Triton reads when it
-is imported: without a GPU, its interpreter runs the kernels."""
+"""Threads are set before torch is imported: an oversubscribed torch is several times slower. So is
+what Triton reads when it is imported: without a GPU, its interpreter runs the kernels."""
 
 import os
 from pathlib import Path

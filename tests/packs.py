@@ -16,7 +16,8 @@ def pair_energy(pos: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def write_pack(path: Path, structures: int = 40, seed: int = 0, periodic: bool = False) -> Pack:
-    """A pack of small random clusters of H, C, O with labels from :func:`pair_energy`; a fifth of the groups is validation."""
+    """A pack of small random clusters of H, C, O with labels from :func:`pair_energy`; a fifth of
+    the groups is validation."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(1 if not periodic else 4, 9, structures)
     rows = {"numbers": [], "positions": [], "forces": [], "energies": []}
@@ -31,12 +32,29 @@ def write_pack(path: Path, structures: int = 40, seed: int = 0, periodic: bool =
     split = (np.arange(structures) // 2 % 5 == 4).astype(np.uint8)
     extra = {}
     if periodic:
-        extra = {"cells": np.repeat(np.diag([4.0, 5.0, 9.0])[None], structures, 0),
-                 "pbc": np.tile(np.array([1, 1, 0], np.uint8), (structures, 1))}
+        extra = {
+            "cells": np.repeat(np.diag([4.0, 5.0, 9.0])[None], structures, 0),
+            "pbc": np.tile(np.array([1, 1, 0], np.uint8), (structures, 1)),
+        }
     forces = np.concatenate(rows["forces"])
     with PackWriter(path, periodic=periodic) as writer:
-        writer.append(counts, np.concatenate(rows["numbers"]), np.concatenate(rows["positions"]), forces,
-                      np.array(rows["energies"]), groups, split, **extra)
-        writer.finish({"elements": [1, 6, 8], "references": {"energies": {"1": 0.1, "6": 0.2, "8": 0.3}},
-                       "statistics": {"force_rms": float(np.sqrt((forces**2).mean()))}, "split": {}, "command": "test"})
+        writer.append(
+            counts,
+            np.concatenate(rows["numbers"]),
+            np.concatenate(rows["positions"]),
+            forces,
+            np.array(rows["energies"]),
+            groups,
+            split,
+            **extra,
+        )
+        writer.finish(
+            {
+                "elements": [1, 6, 8],
+                "references": {"energies": {"1": 0.1, "6": 0.2, "8": 0.3}},
+                "statistics": {"force_rms": float(np.sqrt((forces**2).mean()))},
+                "split": {},
+                "command": "test",
+            }
+        )
     return Pack(path)

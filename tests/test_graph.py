@@ -1,4 +1,5 @@
-"""Graphs against ASE's neighbour list and against loops over pairs: molecules, slabs, small cells, single atoms."""
+"""Graphs against ASE's neighbour list and against loops over pairs: molecules, slabs, small cells,
+single atoms."""
 
 from __future__ import annotations
 
@@ -10,38 +11,67 @@ from ase.build import bulk, fcc111
 from ase.neighborlist import neighbor_list
 
 from forcelaw import graph as graph_module
-from forcelaw.graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, build_graph, cell_list_edges, molecule_edges, segment_sum
+from forcelaw.graph import (
+    ALL_PAIRS_MAX_ATOMS,
+    GraphBatch,
+    build_graph,
+    cell_list_edges,
+    molecule_edges,
+    segment_sum,
+)
 from tests.molecules import CUTOFF, all_molecules, far_fragments, random_cluster, single_atom
 from tests.reference.graph_slow import slow_edges
 
-RATTLE = 0.05  # Angstrom: keeps shells of perfect crystals away from the cutoff, where rounding would decide
+# Angstrom: keeps shells of perfect crystals away from the cutoff, where rounding would decide
+RATTLE = 0.05
 
 
 def periodic_structures() -> list[tuple[str, ase.Atoms, float]]:
-    """(name, atoms, cutoff): slab, cells smaller than the cutoff, a skewed one, a chain, atoms outside the cell."""
+    """(name, atoms, cutoff): slab, cells smaller than the cutoff, a skewed one, a chain, atoms
+    outside the cell."""
     slab = fcc111("Pt", (2, 2, 3), vacuum=6.0)
     slab.pbc = (True, True, False)
     primitive = bulk("Cu")  # one atom, 2.55 Angstrom between images
     diamond = bulk("C", cubic=True)
-    chain = ase.Atoms("CH", [[0.0, 0.0, 0.0], [1.1, 0.2, 0.0]], cell=[2.5, 9.0, 9.0], pbc=(True, False, False))
-    skewed = ase.Atoms("NaCl", [[0.1, 0.2, 0.3], [1.7, 1.5, 1.9]], pbc=True,
-                       cell=[[3.1, 0.0, 0.0], [1.4, 3.3, 0.0], [-0.9, 1.1, 3.6]])
+    chain = ase.Atoms(
+        "CH", [[0.0, 0.0, 0.0], [1.1, 0.2, 0.0]], cell=[2.5, 9.0, 9.0], pbc=(True, False, False)
+    )
+    skewed = ase.Atoms(
+        "NaCl",
+        [[0.1, 0.2, 0.3], [1.7, 1.5, 1.9]],
+        pbc=True,
+        cell=[[3.1, 0.0, 0.0], [1.4, 3.3, 0.0], [-0.9, 1.1, 3.6]],
+    )
     outside = diamond.copy()
     outside.positions += np.array([7.3, -11.0, 0.4])
-    cases = [("slab", slab, 6.0), ("one atom, self images", primitive, 6.0), ("diamond", diamond, 5.0),
-             ("chain", chain, 6.0), ("skewed", skewed, 5.0), ("atoms outside the cell", outside, 4.0)]
+    cases = [
+        ("slab", slab, 6.0),
+        ("one atom, self images", primitive, 6.0),
+        ("diamond", diamond, 5.0),
+        ("chain", chain, 6.0),
+        ("skewed", skewed, 5.0),
+        ("atoms outside the cell", outside, 4.0),
+    ]
     rng = np.random.default_rng(0)
     for _, atoms, _ in cases:
         atoms.positions += rng.normal(0.0, RATTLE, atoms.positions.shape)
     return cases
 
 
-def as_graph(atoms_list: list[ase.Atoms], cutoff: float, dtype: torch.dtype = torch.float64) -> GraphBatch:
+def as_graph(
+    atoms_list: list[ase.Atoms], cutoff: float, dtype: torch.dtype = torch.float64
+) -> GraphBatch:
     pos = torch.tensor(np.concatenate([a.positions for a in atoms_list]), dtype=dtype)
     natoms = torch.tensor([len(a) for a in atoms_list])
     species = torch.zeros(len(pos), dtype=torch.int64)
-    return build_graph(pos, species, natoms, cutoff, cells=np.stack([np.array(a.cell) for a in atoms_list]),
-                       pbc=np.stack([a.pbc for a in atoms_list]))
+    return build_graph(
+        pos,
+        species,
+        natoms,
+        cutoff,
+        cells=np.stack([np.array(a.cell) for a in atoms_list]),
+        pbc=np.stack([a.pbc for a in atoms_list]),
+    )
 
 
 def ase_edges(atoms: ase.Atoms, cutoff: float) -> list[tuple[int, int, tuple[int, int, int]]]:
@@ -49,12 +79,18 @@ def ase_edges(atoms: ase.Atoms, cutoff: float) -> list[tuple[int, int, tuple[int
     return sorted((int(a), int(b), tuple(int(x) for x in s)) for a, b, s in zip(i, j, images))
 
 
-def edges_of(graph: GraphBatch, cells: list[np.ndarray] | None = None) -> list[tuple[int, int, tuple[int, int, int]]]:
+def edges_of(
+    graph: GraphBatch, cells: list[np.ndarray] | None = None
+) -> list[tuple[int, int, tuple[int, int, int]]]:
     """(receiver, sender, image) of every edge; images are recovered from the shift in Angstrom."""
     if graph.shift is None:
-        return sorted((i, j, (0, 0, 0)) for i, j in zip(graph.receiver.tolist(), graph.sender.tolist()))
+        return sorted(
+            (i, j, (0, 0, 0)) for i, j in zip(graph.receiver.tolist(), graph.sender.tolist())
+        )
     out = []
-    for i, j, shift in zip(graph.receiver.tolist(), graph.sender.tolist(), graph.shift.double().numpy()):
+    for i, j, shift in zip(
+        graph.receiver.tolist(), graph.sender.tolist(), graph.shift.double().numpy()
+    ):
         cell = cells[int(graph.batch[i])]
         image = np.linalg.solve(cell.T, shift) if np.abs(cell).sum() > 0 else np.zeros(3)
         assert np.abs(image - np.round(image)).max() < 1e-6
@@ -79,10 +115,16 @@ def molecules_graph(mols: list, cutoff: float = CUTOFF) -> GraphBatch:
     return build_graph(pos, species, torch.tensor([len(m) for m in mols]), cutoff)
 
 
-def expected_edges(mols: list, cutoff: float, method: str) -> list[tuple[int, int, tuple[int, int, int]]]:
+def expected_edges(
+    mols: list, cutoff: float, method: str
+) -> list[tuple[int, int, tuple[int, int, int]]]:
     out, start = [], 0
     for m in mols:
-        found = ase_edges(ase.Atoms(m.numbers, m.pos), cutoff) if method == "ase" else slow_edges(m.pos, cutoff)
+        found = (
+            ase_edges(ase.Atoms(m.numbers, m.pos), cutoff)
+            if method == "ase"
+            else slow_edges(m.pos, cutoff)
+        )
         out += [(i + start, j + start, s) for i, j, s in found]
         start += len(m)
     return sorted(out)
@@ -101,7 +143,9 @@ def test_batch_of_molecules(method: str, cutoff: float) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 50, 400])
-def test_chunks_give_the_same_edges_in_the_same_order(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_chunks_give_the_same_edges_in_the_same_order(
+    monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
     mols = all_molecules()
     whole = molecules_graph(mols)
     monkeypatch.setattr(graph_module, "_PAIR_CHUNK", chunk)
@@ -121,10 +165,14 @@ def test_no_neighbour_is_dropped_in_a_dense_cluster() -> None:
     dense = random_cluster(80, 3, spacing=0.8, density=0.3)
     degrees = np.bincount([i for i, _, _ in slow_edges(dense.pos, CUTOFF)], minlength=80)
     assert degrees.max() >= 75  # far beyond usual caps of 30
-    assert np.array_equal(np.bincount(molecules_graph([dense]).receiver.numpy(), minlength=80), degrees)
+    assert np.array_equal(
+        np.bincount(molecules_graph([dense]).receiver.numpy(), minlength=80), degrees
+    )
 
 
-@pytest.mark.parametrize("name,atoms,cutoff", periodic_structures(), ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    "name,atoms,cutoff", periodic_structures(), ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_periodic_structures(name: str, atoms: ase.Atoms, cutoff: float) -> None:
     graph = as_graph([atoms], cutoff)
     found = edges_of(graph, [np.array(atoms.cell)])
@@ -139,7 +187,8 @@ def test_periodic_structures(name: str, atoms: ase.Atoms, cutoff: float) -> None
 def test_self_images_are_edges_of_small_cells() -> None:
     graph = as_graph([bulk("Cu")], 6.0)
     assert bool((graph.sender == graph.receiver).all())
-    # fcc with a = 3.61 Angstrom: 12 + 6 + 24 + 12 + 24 neighbours in the five shells up to a sqrt(5/2) = 5.71
+    # fcc with a = 3.61 Angstrom: 12 + 6 + 24 + 12 + 24 neighbours in the five shells up to a
+    # sqrt(5/2) = 5.71
     assert len(graph.sender) == 12 + 6 + 24 + 12 + 24
 
 
@@ -171,7 +220,9 @@ def test_large_molecule_takes_the_cell_list_and_gives_all_pairs() -> None:
     graph = molecules_graph(mols)
     sender, receiver = molecule_edges(graph.pos, graph.natoms, CUTOFF)
     assert torch.equal(graph.sender, sender) and torch.equal(graph.receiver, receiver)
-    assert edges_of(molecules_graph([large])) == ase_edges(ase.Atoms(large.numbers, large.pos), CUTOFF)
+    assert edges_of(molecules_graph([large])) == ase_edges(
+        ase.Atoms(large.numbers, large.pos), CUTOFF
+    )
 
 
 def test_large_molecule_really_uses_the_cell_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +246,12 @@ def test_single_atoms_have_no_edges(periodic: bool) -> None:
 
 
 def test_empty_batch() -> None:
-    graph = build_graph(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), CUTOFF)
+    graph = build_graph(
+        torch.zeros(0, 3),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, dtype=torch.int64),
+        CUTOFF,
+    )
     assert graph.n_graphs == 0 and graph.vectors().shape == (0, 3) and graph.batch.shape == (0,)
 
 
@@ -210,7 +266,9 @@ def test_structures_without_atoms_are_padding_slots() -> None:
 def test_far_fragments_share_no_edge() -> None:
     a, b, both = far_fragments()
     joined = edges_of(molecules_graph([both]))
-    apart = slow_edges(a.pos, CUTOFF) + [(i + len(a), j + len(a), s) for i, j, s in slow_edges(b.pos, CUTOFF)]
+    apart = slow_edges(a.pos, CUTOFF) + [
+        (i + len(a), j + len(a), s) for i, j, s in slow_edges(b.pos, CUTOFF)
+    ]
     assert joined == sorted(apart)
 
 
@@ -233,10 +291,15 @@ def test_padding_edges_lie_outside_any_cutoff() -> None:
     real = molecules_graph([m])
     n = len(m)
     pad = torch.full((3,), n, dtype=torch.int64)
-    graph = GraphBatch(torch.cat([real.species, torch.zeros(1, dtype=torch.int64)]),
-                       torch.cat([real.batch, torch.ones(1, dtype=torch.int64)]),
-                       torch.cat([real.pos, torch.zeros(1, 3, dtype=torch.float64)]),
-                       torch.cat([real.sender, pad]), torch.cat([real.receiver, pad]), real.natoms, pad=True)
+    graph = GraphBatch(
+        torch.cat([real.species, torch.zeros(1, dtype=torch.int64)]),
+        torch.cat([real.batch, torch.ones(1, dtype=torch.int64)]),
+        torch.cat([real.pos, torch.zeros(1, 3, dtype=torch.float64)]),
+        torch.cat([real.sender, pad]),
+        torch.cat([real.receiver, pad]),
+        real.natoms,
+        pad=True,
+    )
     assert torch.equal(graph.vectors()[:-3], real.vectors())
     assert bool((graph.vectors()[-3:].norm(dim=-1) > 1e3).all())
 

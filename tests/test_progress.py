@@ -18,7 +18,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_preparation_does_not_count(clock: list[float]) -> None:
-    """A run that goes on at step 400 of 1,000 after a minute of reading: 10 steps a second, so 50 s for the last 500."""
+    """A run that goes on at step 400 of 1,000 after a minute of reading: 10 steps a second, so 50 s
+    for the last 500."""
     out = io.StringIO()
     bar = Progress("training", 1000, unit="steps", stream=out)
     bar.say("reading structures")
@@ -26,8 +27,10 @@ def test_preparation_does_not_count(clock: list[float]) -> None:
     bar.begin(400)
     clock[0] += 10
     bar.update(500, "loss 0.5")
-    assert out.getvalue().splitlines() == ["training: reading structures",
-                                           "training: 500/1k (50%) steps, 10/s, 50 s left, loss 0.5"]
+    assert out.getvalue().splitlines() == [
+        "training: reading structures",
+        "training: 500/1k (50%) steps, 10/s, 50 s left, loss 0.5",
+    ]
 
 
 def test_lines_come_every_ten_seconds_where_nobody_watches(clock: list[float]) -> None:
@@ -36,4 +39,8 @@ def test_lines_come_every_ten_seconds_where_nobody_watches(clock: list[float]) -
         for done in range(1, 31):
             clock[0] += 1
             bar.update(done)
-    assert [line.split("/")[0] for line in out.getvalue().splitlines()] == ["prepare: 10", "prepare: 20", "prepare: 30"]
+    assert [line.split("/")[0] for line in out.getvalue().splitlines()] == [
+        "prepare: 10",
+        "prepare: 20",
+        "prepare: 30",
+    ]

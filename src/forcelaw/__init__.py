@@ -1,7 +1,7 @@
 """forcelaw: a laboratory for the scaling laws of neural force fields.
 
-Importing this package imports neither torch nor numpy, so that ``forcelaw --help`` is instant; each public name is imported
-when it is first used.
+Importing this package imports neither torch nor numpy, so that ``forcelaw --help`` is instant; each
+public name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -23,8 +23,19 @@ _PUBLIC = {
     "frontier": "laws.frontier.frontier",
     "isoflop": "laws.frontier.isoflop",
 }
-__all__ = ["Runs", "__version__", "budget", "compare", "compute_optimal", "design", "diagnose", "fit", "forecast", "frontier",
-           "isoflop"]
+__all__ = [
+    "Runs",
+    "__version__",
+    "budget",
+    "compare",
+    "compute_optimal",
+    "design",
+    "diagnose",
+    "fit",
+    "forecast",
+    "frontier",
+    "isoflop",
+]
 
 if TYPE_CHECKING:
     from .laws.compare.compare import compare

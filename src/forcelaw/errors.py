@@ -1,4 +1,5 @@
-"""Errors that say what was found, where, and what to do. The command line prints them without a traceback."""
+"""Errors that say what was found, where, and what to do. The command line prints them without a
+traceback."""
 
 from __future__ import annotations
 

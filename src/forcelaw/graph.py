@@ -1,9 +1,11 @@
 """Graphs of atoms: receiver-sorted directed edges inside one cutoff, without any cap on neighbours.
 
-Legend: n atoms, e directed edges, g structures in the batch. Edge k goes from ``sender[k]`` (j) to ``receiver[k]`` (i);
-``vec`` is x_j - x_i (plus the lattice shift), in Angstrom. Edges are sorted by receiver, then by sender.
+Legend: n atoms, e directed edges, g structures in the batch. Edge k goes from ``sender[k]`` (j) to
+``receiver[k]`` (i); ``vec`` is x_j - x_i (plus the lattice shift), in Angstrom. Edges are sorted by
+receiver, then by sender.
 
-A strict cap on neighbours would break permutation symmetry on symmetric molecules and smoothness, so there is none.
+A strict cap on neighbours would break permutation symmetry on symmetric molecules and smoothness,
+so there is none.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class GraphBatch:
         return self.natoms.shape[0]
 
     def vectors(self, pos: Tensor | None = None) -> Tensor:
-        """(e, 3) x_j - x_i in Angstrom. Padding edges (dummy to dummy) get a vector far outside any cutoff."""
+        """(e, 3) x_j - x_i in Angstrom. Padding edges (dummy to dummy) get a vector far outside any
+        cutoff."""
         pos = self.pos if pos is None else pos
         vec = pos.index_select(0, self.sender) - pos.index_select(0, self.receiver)
         if self.shift is not None:
@@ -65,22 +68,35 @@ class GraphBatch:
     def segments(self) -> tuple[Tensor, Tensor]:
         """ptr (n + 1,) int32 and order (e,) int32 for sums without atomics.
 
-        Edges ptr[i]:ptr[i + 1] are those into atom i, and order[ptr[i]:ptr[i + 1]] those out of it: a neighbour is one both
-        ways, so one ptr serves both. Padding edges, all of the dummy atom, belong to nobody.
+        Edges ptr[i]:ptr[i + 1] are those into atom i, and order[ptr[i]:ptr[i + 1]] those out of it:
+        a neighbour is one both ways, so one ptr serves both. Padding edges, all of the dummy atom,
+        belong to nobody.
         """
-        ptr = segment_bounds(self.receiver, self.pos.shape[0], self.pad) if self.ptr is None else self.ptr
-        order = torch.sort(self.sender, stable=True).indices if self.transposed is None else self.transposed
+        ptr = (
+            segment_bounds(self.receiver, self.pos.shape[0], self.pad)
+            if self.ptr is None
+            else self.ptr
+        )
+        order = (
+            torch.sort(self.sender, stable=True).indices
+            if self.transposed is None
+            else self.transposed
+        )
         return ptr, order.to(torch.int32)
 
     def to(self, dtype: torch.dtype) -> GraphBatch:
         """The same graph with floating-point arrays in ``dtype``."""
-        return replace(self, pos=self.pos.to(dtype), shift=None if self.shift is None else self.shift.to(dtype))
+        return replace(
+            self, pos=self.pos.to(dtype), shift=None if self.shift is None else self.shift.to(dtype)
+        )
 
 
 def segment_bounds(receiver: Tensor, atoms: int, pad: bool) -> Tensor:
-    """ptr (atoms + 1,) int32: edges ptr[i]:ptr[i + 1] are those into atom i, of an ascending receiver. pad: those of the last
-    atom, the dummy, belong to nobody."""
-    ptr = torch.searchsorted(receiver, torch.arange(atoms + 1, device=receiver.device), out_int32=True)
+    """ptr (atoms + 1,) int32: edges ptr[i]:ptr[i + 1] are those into atom i, of an ascending
+    receiver. pad: those of the last atom, the dummy, belong to nobody."""
+    ptr = torch.searchsorted(
+        receiver, torch.arange(atoms + 1, device=receiver.device), out_int32=True
+    )
     return torch.minimum(ptr, ptr[-2]) if pad else ptr
 
 
@@ -91,10 +107,12 @@ def segment_sum(values: Tensor, index: Tensor, segments: int) -> Tensor:
 
 
 def molecule_edges(pos: Tensor, natoms: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
-    """All directed pairs within ``cutoff`` (Angstrom) inside each molecule, on the device of ``pos``.
+    """All directed pairs within ``cutoff`` (Angstrom) inside each molecule, on the device of
+    ``pos``.
 
-    pos (n, 3), natoms (g,) -> sender (e,), receiver (e,), int64, sorted by receiver then sender. Every pair of atoms of
-    a molecule is tested, in chunks, without padding: sum of natoms squared tests.
+    pos (n, 3), natoms (g,) -> sender (e,), receiver (e,), int64, sorted by receiver then sender.
+    Every pair of atoms of a molecule is tested, in chunks, without padding: sum of natoms squared
+    tests.
     """
     device = pos.device
     start = torch.cumsum(natoms, 0) - natoms
@@ -107,14 +125,26 @@ def molecule_edges(pos: Tensor, natoms: Tensor, cutoff: float) -> tuple[Tensor, 
     n = pos.shape[0]
     while low < n:
         base = int(ends[low - 1]) if low else 0
-        high = n if total - base <= _PAIR_CHUNK else max(
-            low + 1, int(torch.searchsorted(ends, torch.tensor(base + _PAIR_CHUNK, device=device), right=True)))
+        high = (
+            n
+            if total - base <= _PAIR_CHUNK
+            else max(
+                low + 1,
+                int(
+                    torch.searchsorted(
+                        ends, torch.tensor(base + _PAIR_CHUNK, device=device), right=True
+                    )
+                ),
+            )
+        )
         count = mine[low:high]
         receiver = torch.repeat_interleave(torch.arange(low, high, device=device), count)
         slot = torch.arange(receiver.shape[0], device=device)
         row_start = torch.cumsum(count, 0) - count
         sender = slot - torch.repeat_interleave(row_start - first[low:high], count)
-        near = ((pos[sender] - pos[receiver]).square().sum(-1) < cutoff * cutoff) & (sender != receiver)
+        near = ((pos[sender] - pos[receiver]).square().sum(-1) < cutoff * cutoff) & (
+            sender != receiver
+        )
         senders.append(sender[near])
         receivers.append(receiver[near])
         low = high
@@ -124,13 +154,14 @@ def molecule_edges(pos: Tensor, natoms: Tensor, cutoff: float) -> tuple[Tensor, 
     return torch.cat(senders), torch.cat(receivers)
 
 
-def cell_list_edges(pos: np.ndarray, cutoff: float, cell: np.ndarray | None = None,
-                    pbc: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cell_list_edges(
+    pos: np.ndarray, cutoff: float, cell: np.ndarray | None = None, pbc: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Edges of one large or periodic structure by vesin, double precision, on the CPU.
 
-    pos (n, 3), cell (3, 3) rows are lattice vectors, pbc (3,) -> sender (e,), receiver (e,), shift (e, 3) Angstrom; sorted
-    by receiver, then sender, then shift. Cells smaller than the cutoff give several edges between the same two atoms,
-    and edges from an atom to its own image.
+    pos (n, 3), cell (3, 3) rows are lattice vectors, pbc (3,) -> sender (e,), receiver (e,), shift
+    (e, 3) Angstrom; sorted by receiver, then sender, then shift. Cells smaller than the cutoff give
+    several edges between the same two atoms, and edges from an atom to its own image.
     """
     from vesin import NeighborList
 
@@ -139,7 +170,8 @@ def cell_list_edges(pos: np.ndarray, cutoff: float, cell: np.ndarray | None = No
     if not periodic.any():
         box = np.zeros((3, 3))
     receiver, sender, images, distance = NeighborList(cutoff=cutoff, full_list=True).compute(
-        points=np.ascontiguousarray(pos, np.float64), box=box, periodic=periodic, quantities="ijSd")
+        points=np.ascontiguousarray(pos, np.float64), box=box, periodic=periodic, quantities="ijSd"
+    )
     keep = distance < cutoff
     receiver, sender, images = receiver[keep], sender[keep], images[keep]
     order = np.lexsort((images[:, 2], images[:, 1], images[:, 0], sender, receiver))
@@ -147,9 +179,17 @@ def cell_list_edges(pos: np.ndarray, cutoff: float, cell: np.ndarray | None = No
     return sender[order].astype(np.int64), receiver[order].astype(np.int64), shift
 
 
-def build_graph(pos: Tensor, species: Tensor, natoms: Tensor, cutoff: float, *, cells: np.ndarray | None = None,
-                pbc: np.ndarray | None = None) -> GraphBatch:
-    """The graph of a batch of structures: all pairs for molecules, vesin for large or periodic structures.
+def build_graph(
+    pos: Tensor,
+    species: Tensor,
+    natoms: Tensor,
+    cutoff: float,
+    *,
+    cells: np.ndarray | None = None,
+    pbc: np.ndarray | None = None,
+) -> GraphBatch:
+    """The graph of a batch of structures: all pairs for molecules, vesin for large or periodic
+    structures.
 
     pos (n, 3) Angstrom, species (n,), natoms (g,), cells (g, 3, 3), pbc (g, 3).
     """
@@ -162,11 +202,21 @@ def build_graph(pos: Tensor, species: Tensor, natoms: Tensor, cutoff: float, *, 
     host = pos.detach().cpu().double().numpy()
     for k, count in enumerate(natoms.tolist()):
         cell = cells[k] if periodic and cells is not None else None
-        sender, receiver, shift = cell_list_edges(host[start : start + count], cutoff, cell,
-                                                  pbc[k] if periodic and pbc is not None else None)
+        sender, receiver, shift = cell_list_edges(
+            host[start : start + count],
+            cutoff,
+            cell,
+            pbc[k] if periodic and pbc is not None else None,
+        )
         parts.append((sender + start, receiver + start, shift))
         start += count
     sender, receiver, shift = (np.concatenate(p) for p in zip(*parts))
-    return GraphBatch(species, batch, pos, torch.from_numpy(sender).to(pos.device),
-                      torch.from_numpy(receiver).to(pos.device), natoms,
-                      shift=torch.from_numpy(shift).to(pos) if periodic else None)
+    return GraphBatch(
+        species,
+        batch,
+        pos,
+        torch.from_numpy(sender).to(pos.device),
+        torch.from_numpy(receiver).to(pos.device),
+        natoms,
+        shift=torch.from_numpy(shift).to(pos) if periodic else None,
+    )

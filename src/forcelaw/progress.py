@@ -1,4 +1,5 @@
-"""Progress of long work: a live line on a terminal, a plain line now and then elsewhere (logs, SLURM)."""
+"""Progress of long work: a live line on a terminal, a plain line now and then elsewhere (logs,
+SLURM)."""
 
 from __future__ import annotations
 
@@ -33,8 +34,16 @@ class Progress:
     ``already`` items were done by an earlier, interrupted call and do not count for the rate.
     """
 
-    def __init__(self, what: str, total: float | None = None, *, unit: str = "", already: float = 0,
-                 stream: TextIO | None = None, interval: float | None = None):
+    def __init__(
+        self,
+        what: str,
+        total: float | None = None,
+        *,
+        unit: str = "",
+        already: float = 0,
+        stream: TextIO | None = None,
+        interval: float | None = None,
+    ):
         self.what, self.total, self.unit, self.already = what, total, unit, already
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
@@ -48,7 +57,8 @@ class Progress:
         self._show(f"{self.what}: {what}")
 
     def begin(self, already: float = 0) -> None:
-        """The first item begins now: what went before does not count for the rate, nor do items done by an earlier call."""
+        """The first item begins now: what went before does not count for the rate, nor do items
+        done by an earlier call."""
         self.started, self.already = time.monotonic(), already
 
     def line(self, done: float, note: str = "") -> str:

@@ -46,11 +46,13 @@ _ALIASES = {
 
 
 def canonical(name: str) -> str:
-    """The canonical spelling of a unit name; unknown names are an error that lists the known ones."""
+    """The canonical spelling of a unit name; unknown names are an error that lists the known
+    ones."""
     found = _ALIASES.get(name.strip().lower())
     if found is None:
         raise DataError(
-            f"unknown unit {name!r}", remedy=f"use one of: {', '.join([*ENERGY, *LENGTH])} (forces as energy/length)"
+            f"unknown unit {name!r}",
+            remedy=f"use one of: {', '.join([*ENERGY, *LENGTH])} (forces as energy/length)",
         )
     return found
 
@@ -59,7 +61,9 @@ def energy_factor(unit: str) -> float:
     """Multiply an energy in ``unit`` by this to get eV."""
     name = canonical(unit)
     if name not in ENERGY:
-        raise DataError(f"{unit!r} is not an energy unit", remedy=f"use one of: {', '.join(ENERGY)}")
+        raise DataError(
+            f"{unit!r} is not an energy unit", remedy=f"use one of: {', '.join(ENERGY)}"
+        )
     return ENERGY[name]
 
 
@@ -72,8 +76,12 @@ def length_factor(unit: str) -> float:
 
 
 def force_factor(unit: str) -> float:
-    """Multiply a force in ``unit`` ("energy/length", for example "kcal/mol/Angstrom") by this to get eV/Angstrom."""
+    """Multiply a force in ``unit`` ("energy/length", for example "kcal/mol/Angstrom") by this to
+    get eV/Angstrom."""
     energy, slash, length = unit.rpartition("/")
     if not slash:
-        raise DataError(f"{unit!r} is not a force unit", remedy="write it as energy/length, for example eV/Angstrom")
+        raise DataError(
+            f"{unit!r} is not a force unit",
+            remedy="write it as energy/length, for example eV/Angstrom",
+        )
     return energy_factor(energy) / length_factor(length)

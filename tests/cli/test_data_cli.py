@@ -1,4 +1,5 @@
-"""The command line of ``forcelaw data``: quick help, exit codes, and what is printed and recorded."""
+"""The command line of ``forcelaw data``: quick help, exit codes, and what is printed and
+recorded."""
 
 from __future__ import annotations
 
@@ -29,9 +30,9 @@ def source(tmp_path):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import argparse, sys\nfrom forcelaw.cli.data import add_subcommands\np = argparse.ArgumentParser()\n"
-        "add_subcommands(p.add_subparsers())\np.format_help()\n"
-        "print([m for m in ('numpy', 'torch', 'ase', 'h5py', 'rdkit') if m in sys.modules])"
+        "import argparse, sys\nfrom forcelaw.cli.data import add_subcommands\np ="
+        " argparse.ArgumentParser()\nadd_subcommands(p.add_subparsers())\np.format_help()\nprint([m"
+        " for m in ('numpy', 'torch', 'ase', 'h5py', 'rdkit') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -49,9 +50,26 @@ def test_help_teaches(command, words, capsys):
 
 def test_prepare_then_info(source, tmp_path, capsys):
     out = tmp_path / "pack"
-    assert run("prepare", source, "--out", out, "--val-fraction", "0.3", "--seed", "4", "--group", "frame") == 0
+    assert (
+        run(
+            "prepare",
+            source,
+            "--out",
+            out,
+            "--val-fraction",
+            "0.3",
+            "--seed",
+            "4",
+            "--group",
+            "frame",
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
-    assert "keys seen    comment line: energy; column: forces" in printed and "ASE's convention" in printed
+    assert (
+        "keys seen    comment line: energy; column: forces" in printed
+        and "ASE's convention" in printed
+    )
     assert "40 structures, 210 atoms of H C N O" in printed
     assert run("info", out) == 0
     printed = capsys.readouterr().out
@@ -63,7 +81,19 @@ def test_prepare_then_info(source, tmp_path, capsys):
 
 def test_options_reach_the_pack(source, tmp_path):
     out = tmp_path / "pack"
-    run("prepare", source, "--out", out, "--elements", "H,O,C", "--val-fraction", "0", "--no-rotate", "--limit", "12")
+    run(
+        "prepare",
+        source,
+        "--out",
+        out,
+        "--elements",
+        "H,O,C",
+        "--val-fraction",
+        "0",
+        "--no-rotate",
+        "--limit",
+        "12",
+    )
     pack = Pack(out)
     assert len(pack) == 12 and pack.elements == [1, 6, 8] and pack.manifest["rotated"] is False
     assert pack.manifest["skipped"] == {"other elements": 4}
@@ -71,7 +101,9 @@ def test_options_reach_the_pack(source, tmp_path):
 
 def test_command_is_recorded_without_folders(source, tmp_path, monkeypatch):
     out = tmp_path / "pack"
-    monkeypatch.setattr(sys, "argv", ["forcelaw", "data", "prepare", str(source), "--out", str(out)])
+    monkeypatch.setattr(
+        sys, "argv", ["forcelaw", "data", "prepare", str(source), "--out", str(out)]
+    )
     run("prepare", source, "--out", out, "--group", "frame", "--val-fraction", "0.3")
     assert Pack(out).manifest["command"] == "forcelaw data prepare a.xyz --out pack"
 

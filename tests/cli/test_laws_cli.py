@@ -16,7 +16,9 @@ def table(tmp_path):
     frame = pl.DataFrame(columns(study(8)) | {"flag": [1] * 80})
     extra = frame.head(3).with_columns(pl.lit(0).alias("flag"), pl.lit(99.0).alias("val_loss"))
     path = tmp_path / "runs.csv"
-    pl.concat([frame.cast({"flag": pl.Int32}), extra.select(frame.columns).cast({"flag": pl.Int32})]).write_csv(path)
+    pl.concat(
+        [frame.cast({"flag": pl.Int32}), extra.select(frame.columns).cast({"flag": pl.Int32})]
+    ).write_csv(path)
     return path
 
 
@@ -34,14 +36,44 @@ def call(*words):
 
 def test_fit_as_the_issue_writes_it(table, tmp_path, capsys):
     out, figure = tmp_path / "fit.json", tmp_path / "fit.png"
-    code = call("fit", table, "--law", "surface", "--columns", "n=params,d=tokens,loss=val_loss,run=run_name", "--where",
-                "flag == 1", "--objective", "huber", "--delta", "1e-3", "--cluster", "run", "--json", out, "--figure", figure)
+    code = call(
+        "fit",
+        table,
+        "--law",
+        "surface",
+        "--columns",
+        "n=params,d=tokens,loss=val_loss,run=run_name",
+        "--where",
+        "flag == 1",
+        "--objective",
+        "huber",
+        "--delta",
+        "1e-3",
+        "--cluster",
+        "run",
+        "--json",
+        out,
+        "--figure",
+        figure,
+    )
     assert code == 0
     result = json.loads(out.read_text())
-    assert result["status"] == "ok" and result["delta"] == 1e-3 and result["rows"] == 80 and result["runs"] == 8
-    for group, names in (("parameters", ("A", "B", "E", "alpha", "beta")), ("derived", ("a", "b", "gamma"))):
+    assert (
+        result["status"] == "ok"
+        and result["delta"] == 1e-3
+        and result["rows"] == 80
+        and result["runs"] == 8
+    )
+    for group, names in (
+        ("parameters", ("A", "B", "E", "alpha", "beta")),
+        ("derived", ("a", "b", "gamma")),
+    ):
         for name in names:
-            assert result[group][name]["low"] < result[group][name]["value"] < result[group][name]["high"]
+            assert (
+                result[group][name]["low"]
+                < result[group][name]["value"]
+                < result[group][name]["high"]
+            )
             assert result[group][name]["se"] > 0
     assert isinstance(result["objective"], float) and result["diagnostics"]["starts_agreeing"] >= 1
     assert figure.read_bytes().startswith(b"\x89PNG")
@@ -76,15 +108,31 @@ def test_a_frontier_law_comes_with_the_frontier_itself(pair, tmp_path, capsys):
     truth = exponents(FIELD)["gamma"]
     through = abs(result["parameters"]["gamma"]["value"] - truth)
     lowest = abs(result["frontier"]["fit"]["parameters"]["gamma"]["value"] - truth)
-    assert lowest < 0.006 and lowest < through and "lowest loss at each compute" in capsys.readouterr().out
+    assert (
+        lowest < 0.006
+        and lowest < through
+        and "lowest loss at each compute" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("command", ["fit", "diagnose", "budget", "design"])
 def test_a_table_that_cannot_carry_it_is_told_from_a_mistake(table, tmp_path, command):
     out = tmp_path / "out.json"
     more = ["--flops", "1e18"] if command == "budget" else []
-    assert call(command, table, "--where", "params < 3e4 and flag == 1", *more, "--json", out, "--figure", tmp_path / "x.svg"
-                ) == 3
+    assert (
+        call(
+            command,
+            table,
+            "--where",
+            "params < 3e4 and flag == 1",
+            *more,
+            "--json",
+            out,
+            "--figure",
+            tmp_path / "x.svg",
+        )
+        == 3
+    )
     result = json.loads(out.read_text())
     assert result["status"] == "refused" and "2 distinct levels of n" in result["message"]
     assert call(command, table, "--where", "nothing == 1", *more, "--json", out) == 2
@@ -94,20 +142,51 @@ def test_a_table_that_cannot_carry_it_is_told_from_a_mistake(table, tmp_path, co
 def test_output_is_whole_or_absent(table, tmp_path, capsys):
     out, figure = tmp_path / "a.json", tmp_path / "a.png"
     out.write_text("old")
-    assert call("fit", table, "--where", "flag == 1", "--interval", "none", "--json", out, "--figure", figure) == 0
+    assert (
+        call(
+            "fit",
+            table,
+            "--where",
+            "flag == 1",
+            "--interval",
+            "none",
+            "--json",
+            out,
+            "--figure",
+            figure,
+        )
+        == 0
+    )
     assert json.loads(out.read_text())["status"] == "ok"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.png", "runs.csv"]
-    for words in (("--json", tmp_path), ("--figure", table / "b.png"), ("--json", table / "b.json")):
+    for words in (
+        ("--json", tmp_path),
+        ("--figure", table / "b.png"),
+        ("--json", table / "b.json"),
+    ):
         assert call("fit", table, *words) == 2
         assert "remedy" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [("--level", "95"), ("--level", "nan"), ("--resamples", "-3"), ("--burn-in-fraction", "1.5"),
-                                   ("--delta", "0"), ("--delta", "inf"), ("--burn-in-steps", "-1")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--level", "95"),
+        ("--level", "nan"),
+        ("--resamples", "-3"),
+        ("--burn-in-fraction", "1.5"),
+        ("--delta", "0"),
+        ("--delta", "inf"),
+        ("--burn-in-steps", "-1"),
+    ],
+)
 def test_numbers_out_of_range_are_refused_at_once(table, words, capsys):
     with pytest.raises(SystemExit) as caught:
         call("fit", table, *words)
-    assert caught.value.code == 2 and f"argument {words[0]}: {words[1]!r} is not a" in capsys.readouterr().err
+    assert (
+        caught.value.code == 2
+        and f"argument {words[0]}: {words[1]!r} is not a" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("command", ["fit", "compare", "diagnose", "budget", "design"])
@@ -115,7 +194,9 @@ def test_help_teaches(command, capsys):
     with pytest.raises(SystemExit):
         call(command, "--help")
     said = capsys.readouterr().out
-    assert "example" in said and "exit codes" in said and "backticks" in said and "--columns" in said
+    assert (
+        "example" in said and "exit codes" in said and "backticks" in said and "--columns" in said
+    )
     assert max(map(len, said.split("examples:")[0].split("example:")[0].splitlines())) <= 130
 
 
@@ -123,10 +204,17 @@ def test_refusals_have_exit_codes_and_json(table, tmp_path, capsys):
     out = tmp_path / "out.json"
     assert call("fit", table, "--where", "params < 3e4 and flag == 1", "--json", out) == 3
     assert json.loads(out.read_text())["status"] == "refused"
-    for words, message in ((("--columns", "n=nothing"), "no column 'nothing'"), (("--where", "zz > 1"), "no column 'zz'"),
-                           (("--law", "cubic"), "no law"), (("--floor", "low"), "floor"), (("--fix", "alpha"), "cannot read"),
-                           (("--fix", "alpha=x"), "not a number"), (("--columns", "n=params,n=tokens"), "twice"),
-                           (("--figure", "x.gif"), "figures of kind"), (("--objective", "mean"), "not an objective")):
+    for words, message in (
+        (("--columns", "n=nothing"), "no column 'nothing'"),
+        (("--where", "zz > 1"), "no column 'zz'"),
+        (("--law", "cubic"), "no law"),
+        (("--floor", "low"), "floor"),
+        (("--fix", "alpha"), "cannot read"),
+        (("--fix", "alpha=x"), "not a number"),
+        (("--columns", "n=params,n=tokens"), "twice"),
+        (("--figure", "x.gif"), "figures of kind"),
+        (("--objective", "mean"), "not an objective"),
+    ):
         assert call("fit", table, *words, "--json", out) == 2
         assert json.loads(out.read_text())["status"] == "refused"
         assert message in capsys.readouterr().err
@@ -135,14 +223,51 @@ def test_refusals_have_exit_codes_and_json(table, tmp_path, capsys):
 
 def test_options_reach_the_fit(table, tmp_path):
     out = tmp_path / "out.json"
-    assert call("fit", table, "--where", "flag == 1", "--law", "power-floor", "--x", "d", "--floor", "zero", "--interval",
-                "bootstrap", "--resamples", "50", "--level", "0.8", "--json", out) == 0
+    assert (
+        call(
+            "fit",
+            table,
+            "--where",
+            "flag == 1",
+            "--law",
+            "power-floor",
+            "--x",
+            "d",
+            "--floor",
+            "zero",
+            "--interval",
+            "bootstrap",
+            "--resamples",
+            "50",
+            "--level",
+            "0.8",
+            "--json",
+            out,
+        )
+        == 0
+    )
     result = json.loads(out.read_text())
     assert result["law"] == "power_floor" and result["floor"] == "zero" and result["level"] == 0.8
     assert "50 draws" in result["interval_method"]
-    assert call("fit", table, "--where", "flag == 1", "--fix", "alpha=0.3,beta=0.4", "--profile", "--json", out) == 0
+    assert (
+        call(
+            "fit",
+            table,
+            "--where",
+            "flag == 1",
+            "--fix",
+            "alpha=0.3,beta=0.4",
+            "--profile",
+            "--json",
+            out,
+        )
+        == 0
+    )
     result = json.loads(out.read_text())
-    assert result["parameters"]["alpha"]["value"] == 0.3 and result["profile"]["high"] >= result["parameters"]["E"]["value"]
+    assert (
+        result["parameters"]["alpha"]["value"] == 0.3
+        and result["profile"]["high"] >= result["parameters"]["E"]["value"]
+    )
 
 
 def test_compare(pair, tmp_path, capsys):
@@ -166,16 +291,22 @@ def test_small_probabilities_are_not_called_zero(tmp_path, capsys):
     said = capsys.readouterr().out
     test = json.loads(out.read_text())["pairs"][0]["tests"]["alpha"]
     assert 0 < test["p"] < 0.001 and "p < 0.001, Holm < 0.001" in said
-    assert not any(word in said for word in ("p 0.000", "Holm 0.000", "P(larger) 1.000", "P(larger) 0.000"))
+    assert not any(
+        word in said for word in ("p 0.000", "Holm 0.000", "P(larger) 1.000", "P(larger) 0.000")
+    )
 
 
 def test_diagnose(pair, tmp_path, capsys):
     out = tmp_path / "out.json"
     assert call("diagnose", pair, "--json", out, "--figure", tmp_path / "d.pdf") == 0
     result = json.loads(out.read_text())
-    assert set(result["groups"]) == {"A", "B"} and result["groups"]["A"]["verdict"] in ("an exponent",
-                                                                                        "a trend, not an exponent")
-    assert (tmp_path / "d_A.pdf").read_bytes().startswith(b"%PDF") and (tmp_path / "d_B.pdf").exists()
+    assert set(result["groups"]) == {"A", "B"} and result["groups"]["A"]["verdict"] in (
+        "an exponent",
+        "a trend, not an exponent",
+    )
+    assert (tmp_path / "d_A.pdf").read_bytes().startswith(b"%PDF") and (
+        tmp_path / "d_B.pdf"
+    ).exists()
     assert "held-out budgets" in capsys.readouterr().out
     assert call("diagnose", pair, "--group", "A", "--where", "params < 3e4") == 3
 
@@ -184,28 +315,66 @@ def test_budget_and_design(pair, tmp_path, capsys):
     out = tmp_path / "out.json"
     assert call("budget", pair, "--hours", "10", "--json", out, "--figure", tmp_path / "b.png") == 0
     result = json.loads(out.read_text())
-    assert result["unit"] == "hours" and result["choices"][0]["flops"] == pytest.approx(3.6e19, rel=1e-6)
+    assert result["unit"] == "hours" and result["choices"][0]["flops"] == pytest.approx(
+        3.6e19, rel=1e-6
+    )
     assert (tmp_path / "b.png").exists()
     assert call("budget", pair) == 2 and "FLOPs or in hours" in capsys.readouterr().err
-    assert call("design", pair, "--group", "A", "--quantity", "alpha", "--add", "1", "--copies", "30", "--json", out,
-                "--figure", tmp_path / "p.png") == 0
+    assert (
+        call(
+            "design",
+            pair,
+            "--group",
+            "A",
+            "--quantity",
+            "alpha",
+            "--add",
+            "1",
+            "--copies",
+            "30",
+            "--json",
+            out,
+            "--figure",
+            tmp_path / "p.png",
+        )
+        == 0
+    )
     result = json.loads(out.read_text())
     assert result["quantity"] == "alpha" and result["unit"] == "hours" and result["candidates"]
     assert "--rank per-cost" in capsys.readouterr().out
-    assert call("design", pair, "--group", "A", "--rank", "gain", "--add", "1", "--copies", "30", "--json", out) == 0
-    assert json.loads(out.read_text())["rank"] == "gain" and "--rank gain" in capsys.readouterr().out
+    assert (
+        call(
+            "design",
+            pair,
+            "--group",
+            "A",
+            "--rank",
+            "gain",
+            "--add",
+            "1",
+            "--copies",
+            "30",
+            "--json",
+            out,
+        )
+        == 0
+    )
+    assert (
+        json.loads(out.read_text())["rank"] == "gain" and "--rank gain" in capsys.readouterr().out
+    )
     assert call("design", pair) == 2
 
 
 def test_nothing_of_this_needs_torch(table):
-    code = ("import sys\nclass Block:\n    def find_spec(self, name, path=None, target=None):\n"
-            "        if name.split('.')[0] in ('torch', 'ase', 'h5py'):\n            raise ModuleNotFoundError(name)\n"
-            "sys.meta_path.insert(0, Block())\n"
-            "from forcelaw import Runs, fit, frontier, compare, diagnose, budget, design, isoflop\n"
-            "import forcelaw.laws.figures\n"
-            f"runs = Runs.from_frame({str(table)!r}, where='flag == 1')\nassert fit(runs).ok and frontier(runs).points\n"
-            "assert 'matplotlib' not in sys.modules\n"
-            "from forcelaw.cli.main import main\n"
-            f"assert main(['diagnose', {str(table)!r}, '--where', 'flag == 1']) == 0\n"
-            f"assert main(['budget', {str(table)!r}, '--where', 'flag == 1', '--flops', '1e17']) == 0\n")
+    code = (
+        "import sys\nclass Block:\n    def find_spec(self, name, path=None, target=None):\n       "
+        " if name.split('.')[0] in ('torch', 'ase', 'h5py'):\n            raise"
+        " ModuleNotFoundError(name)\nsys.meta_path.insert(0, Block())\nfrom forcelaw import Runs,"
+        " fit, frontier, compare, diagnose, budget, design, isoflop\nimport"
+        f" forcelaw.laws.figures\nruns = Runs.from_frame({str(table)!r}, where='flag == 1')\nassert"
+        " fit(runs).ok and frontier(runs).points\nassert 'matplotlib' not in sys.modules\nfrom"
+        f" forcelaw.cli.main import main\nassert main(['diagnose', {str(table)!r}, '--where', 'flag"
+        f" == 1']) == 0\nassert main(['budget', {str(table)!r}, '--where', 'flag == 1', '--flops',"
+        " '1e17']) == 0\n"
+    )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -10,7 +10,8 @@ SPRING = 30.0  # eV/Angstrom^2 between all pairs, rest lengths from a reference 
 
 
 def molecules(structures: int = 40, seed: int = 0, step: float = 0.02) -> list[dict]:
-    """CH4, H2O, NH3, C2H6O in turn, displaced; energies and forces (exact) of springs between all pairs."""
+    """CH4, H2O, NH3, C2H6O in turn, displaced; energies and forces (exact) of springs between all
+    pairs."""
     from ase.build import molecule
 
     rng = np.random.default_rng(seed)
@@ -21,7 +22,14 @@ def molecules(structures: int = 40, seed: int = 0, step: float = 0.02) -> list[d
         z, x0 = kinds[k % 4].numbers, kinds[k % 4].positions
         x = x0 + step * rng.normal(size=x0.shape)
         energy, forces = springs(x, x0)
-        out.append({"numbers": z.copy(), "positions": x, "energy": energy + sum(base[n] for n in z), "forces": forces})
+        out.append(
+            {
+                "numbers": z.copy(),
+                "positions": x,
+                "energy": energy + sum(base[n] for n in z),
+                "forces": forces,
+            }
+        )
     return out
 
 
@@ -42,17 +50,27 @@ SYMBOL = {1: "H", 6: "C", 7: "N", 8: "O"}
 
 
 def extxyz(
-    path: Path, frames: list[dict], energy: str | None = "energy", forces: str | None = "forces", header: str = ""
+    path: Path,
+    frames: list[dict],
+    energy: str | None = "energy",
+    forces: str | None = "forces",
+    header: str = "",
 ) -> Path:
-    """Write frames by hand. "header" of a frame adds to its comment line, "without" names labels to leave out."""
+    """Write frames by hand. "header" of a frame adds to its comment line, "without" names labels to
+    leave out."""
     lines = []
     for frame in frames:
         without = frame.get("without", "")
-        columns = "species:S:1:pos:R:3" + (f":{forces}:R:3" if forces and "forces" not in without else "")
+        columns = "species:S:1:pos:R:3" + (
+            f":{forces}:R:3" if forces and "forces" not in without else ""
+        )
         comment = f"Properties={columns}" + (
             f" {energy}={float(frame['energy'])!r}" if energy and "energy" not in without else ""
         )
-        lines += [str(len(frame["numbers"])), f"{comment} {header} {frame.get('header', '')}".rstrip()]
+        lines += [
+            str(len(frame["numbers"])),
+            f"{comment} {header} {frame.get('header', '')}".rstrip(),
+        ]
         for z, x, f in zip(frame["numbers"], frame["positions"], frame["forces"]):
             row = [*x, *f] if forces and "forces" not in without else [*x]
             lines.append(" ".join([SYMBOL.get(int(z), str(z)), *(repr(float(v)) for v in row)]))
@@ -61,7 +79,12 @@ def extxyz(
 
 
 def padded_npz(
-    path: Path, frames: list[dict], *, unit: float = 1.0, compressed: bool = False, **more: np.ndarray
+    path: Path,
+    frames: list[dict],
+    *,
+    unit: float = 1.0,
+    compressed: bool = False,
+    **more: np.ndarray,
 ) -> Path:
     """Write frames as a zero-padded sGDML archive."""
     most = max(len(frame["numbers"]) for frame in frames)
@@ -86,7 +109,8 @@ def padded_npz(
 
 
 def database(path: Path, frames: list[dict]) -> Path:
-    """Write frames as an ASE database; .aselmdb goes through ase-db-backends. "data" of a frame becomes row.data."""
+    """Write frames as an ASE database; .aselmdb goes through ase-db-backends. "data" of a frame
+    becomes row.data."""
     import ase.db
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
@@ -100,7 +124,9 @@ def database(path: Path, frames: list[dict]) -> Path:
     with db:  # one transaction
         for frame in frames:
             atoms = Atoms(numbers=frame["numbers"], positions=frame["positions"])
-            labels = {k: frame[k] for k in ("energy", "forces") if k not in frame.get("without", "")}
+            labels = {
+                k: frame[k] for k in ("energy", "forces") if k not in frame.get("without", "")
+            }
             if labels:
                 atoms.calc = SinglePointCalculator(atoms, **labels)
             db.write(atoms, data=frame.get("data", {}), **frame.get("pairs", {}))

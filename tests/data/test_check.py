@@ -1,4 +1,5 @@
-"""``data check``: verdicts on real data, on data spoiled in known ways, and on springs with exact forces."""
+"""``data check``: verdicts on real data, on data spoiled in known ways, and on springs with exact
+forces."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ from . import files
 
 ETHANOL = "metatrain_resources/ethanol_reduced_100.xyz"
 SPICE = "hdf5_spice_ani_format/SPICE-1.1.4_n2.hdf5"
-MD17, QM7X, XTB = "md17_ethanol_npz/ethanol.npz", "qm7x_250/qm7x_250_small.npz", "xtb_molecules/xtb_molecules.h5"
+MD17, QM7X, XTB = (
+    "md17_ethanol_npz/ethanol.npz",
+    "qm7x_250/qm7x_250_small.npz",
+    "xtb_molecules/xtb_molecules.h5",
+)
 
 KCAL = {"energy_unit": "kcal/mol", "length_unit": "Angstrom"}
 EV = {"energy_unit": "eV", "length_unit": "Angstrom"}
@@ -40,7 +45,8 @@ def close_pairs(name, options):
 
 @pytest.mark.parametrize(("name", "options"), CLOSE)
 def test_real_data_spoiled_in_known_ways(name, options):
-    """Real forces are minus gradients; sign and unit mistakes are told apart. (difference, work, error) are columns."""
+    """Real forces are minus gradients; sign and unit mistakes are told apart. (difference, work,
+    error) are columns."""
     pairs = close_pairs(name, options)
     verdict = judge(pairs)
     assert verdict.state == "consistent", verdict.text
@@ -74,7 +80,9 @@ def test_exact_forces_give_slope_one_even_after_rotation(tmp_path):
     assert plain["state"] == "consistent" and plain["slope"] == pytest.approx(1, abs=0.02)
     pack = prepare([source], tmp_path / "pack", options=PrepareOptions(group="frame"))
     turned = survey([pack])["consistency"][0]
-    assert turned["state"] == "consistent" and turned["slope"] == pytest.approx(plain["slope"], abs=0.01)
+    assert turned["state"] == "consistent" and turned["slope"] == pytest.approx(
+        plain["slope"], abs=0.01
+    )
 
 
 def test_numbers_against_plain_loops(tmp_path):
@@ -94,7 +102,9 @@ def test_numbers_against_plain_loops(tmp_path):
     assert result["groups"] == 4 and (result["atoms_min"], result["atoms_max"]) == (3, 9)
     table = np.array([[(f["numbers"] == z).sum() for z in (1, 6, 7, 8)] for f in frames], float)
     expected = np.linalg.lstsq(table, [f["energy"] for f in frames], rcond=None)[0]
-    np.testing.assert_allclose([result["references"]["energies"][s] for s in "HCNO"], expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        [result["references"]["energies"][s] for s in "HCNO"], expected, rtol=1e-9
+    )
 
 
 def test_net_force_is_noticed(tmp_path):
@@ -151,4 +161,7 @@ def test_json(tmp_path, capsys):
 
 
 def test_limit(tmp_path):
-    assert survey([files.extxyz(tmp_path / "a.xyz", files.molecules(40))], limit=13)["structures"] == 13
+    assert (
+        survey([files.extxyz(tmp_path / "a.xyz", files.molecules(40))], limit=13)["structures"]
+        == 13
+    )

@@ -19,11 +19,17 @@ TOLD = {"energy_unit": "eV", "length_unit": "Angstrom"}
 
 
 def refused(path, match, **options):
-    """Preparing the source fails with this message, a place or a remedy, and leaves nothing behind."""
+    """Preparing the source fails with this message, a place or a remedy, and leaves nothing
+    behind."""
     folder = path.parent / "out"
     folder.mkdir(exist_ok=True)
     with pytest.raises(DataError, match=match) as error:
-        prepare([path], folder / "pack", sources=SourceOptions(**options), options=PrepareOptions(group="frame"))
+        prepare(
+            [path],
+            folder / "pack",
+            sources=SourceOptions(**options),
+            options=PrepareOptions(group="frame"),
+        )
     assert error.value.where or error.value.remedy
     assert list(folder.iterdir()) == []
     return error.value
@@ -62,7 +68,10 @@ def test_missing_file_and_unknown_suffix(tmp_path):
 
 def test_wrong_key_names_what_was_seen(xyz):
     error = refused(xyz, "no key 'enrgy' for the energy", energy_key="enrgy")
-    assert "comment line: energy; column: forces" in error.what and "--energy-key energy" in error.remedy
+    assert (
+        "comment line: energy; column: forces" in error.what
+        and "--energy-key energy" in error.remedy
+    )
 
 
 def test_unknown_unit(xyz):
@@ -145,7 +154,11 @@ def test_unknown_element_in_extxyz(xyz, symbol):
 def test_unknown_element_in_npz(tmp_path):
     frames = files.molecules(20)
     frames[3]["numbers"] = frames[3]["numbers"] + 114
-    error = refused(files.padded_npz(tmp_path / "a.npz", frames), "unknown element: atomic number 1(20|23|15)", **TOLD)
+    error = refused(
+        files.padded_npz(tmp_path / "a.npz", frames),
+        "unknown element: atomic number 1(20|23|15)",
+        **TOLD,
+    )
     assert "frame 3" in error.where
 
 
@@ -164,7 +177,13 @@ def test_charge_that_is_not_whole(tmp_path):
 
 def test_pickled_npz_is_never_read(tmp_path):
     path = tmp_path / "a.npz"
-    np.savez(path, z=np.array([1, 1]), R=np.zeros((3, 2, 3)), E=np.zeros(3), F=np.array([{}, {}, {}], object))
+    np.savez(
+        path,
+        z=np.array([1, 1]),
+        R=np.zeros((3, 2, 3)),
+        E=np.zeros(3),
+        F=np.array([{}, {}, {}], object),
+    )
     refused(path, "pickled Python objects", **TOLD)
 
 
@@ -173,7 +192,13 @@ def test_pickled_npz_is_never_read(tmp_path):
     ("z", np.ones((5, 8), int), r"z has shape \(5, 8\)"), ("R", np.zeros((5, 9)), r"R has shape \(5, 9\)"),
     ("z", np.ones(9), "z holds float64")])  # fmt: skip
 def test_npz_arrays_that_disagree(tmp_path, name, value, match):
-    arrays = {"z": np.ones(9, int), "R": np.ones((5, 9, 3)), "E": np.zeros(5), "F": np.zeros((5, 9, 3)), name: value}
+    arrays = {
+        "z": np.ones(9, int),
+        "R": np.ones((5, 9, 3)),
+        "E": np.zeros(5),
+        "F": np.zeros((5, 9, 3)),
+        name: value,
+    }
     np.savez(tmp_path / "a.npz", **arrays)
     refused(tmp_path / "a.npz", match, **TOLD)
 
@@ -185,7 +210,10 @@ def test_npz_in_fortran_order(tmp_path):
 
 
 def test_npz_units_are_never_guessed(tmp_path):
-    error = refused(files.padded_npz(tmp_path / "a.npz", files.molecules(8)), "in which unit energy and length are")
+    error = refused(
+        files.padded_npz(tmp_path / "a.npz", files.molecules(8)),
+        "in which unit energy and length are",
+    )
     assert "--energy-unit" in error.remedy and "--length-unit" in error.remedy
 
 

@@ -1,4 +1,5 @@
-"""Preparing packs: contents, rotations, filters, splits, references, determinism, and nothing half-written."""
+"""Preparing packs: contents, rotations, filters, splits, references, determinism, and nothing
+half-written."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ FORMULAS = ["CH4", "H2O", "H3N", "C2H6O"]  # of files.molecules, in turn
 def seed_with(sides):
     """A seed that puts these formulas on these sides at a validation fraction of 0.3."""
     groups = np.array([group_hash(label) for label in FORMULAS], np.uint64)
-    return next(s for s in range(999) if splits.split_of(groups, fraction=0.3, seed=s).tolist() == sides)
+    return next(
+        s for s in range(999) if splits.split_of(groups, fraction=0.3, seed=s).tolist() == sides
+    )
 
 
 GOOD, OTHER = seed_with([0, 0, 0, 1]), seed_with([1, 0, 0, 0])  # every element occurs in training
@@ -54,7 +57,12 @@ def make(tmp_path, source, *, out="pack", sources=None, **options):
 def structures(pack):
     for k in range(len(pack)):
         rows = slice(int(pack.offsets[k]), int(pack.offsets[k + 1]))
-        yield pack.numbers[rows], pack.vectors("positions", rows), pack.vectors("forces", rows), float(pack.energies[k])
+        yield (
+            pack.numbers[rows],
+            pack.vectors("positions", rows),
+            pack.vectors("forces", rows),
+            float(pack.energies[k]),
+        )
 
 
 @pytest.fixture
@@ -76,7 +84,9 @@ def test_every_structure_is_centred_and_turned_as_a_whole(tmp_path, xyz, frames)
     for (numbers, x, f, energy), frame in zip(structures(pack), frames, strict=True):
         assert numbers.tolist() == frame["numbers"].tolist() and energy == frame["energy"]
         centred = frame["positions"] - frame["positions"].mean(axis=0)
-        turn, error = Rotation.align_vectors(np.vstack([x, f]), np.vstack([centred, frame["forces"]]))
+        turn, error = Rotation.align_vectors(
+            np.vstack([x, f]), np.vstack([centred, frame["forces"]])
+        )
         assert error < 1e-4  # float32
         turns.append(turn)
     angles = [(a.inv() * b).magnitude() for a, b in pairwise(turns)]
@@ -107,7 +117,9 @@ def test_rotations_are_uniform_on_so3():
 def test_no_rotate(tmp_path, xyz, frames):
     pack = make(tmp_path, xyz, rotate=False)
     for (_, x, f, _), frame in zip(structures(pack), frames, strict=True):
-        np.testing.assert_allclose(x, frame["positions"] - frame["positions"].mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(
+            x, frame["positions"] - frame["positions"].mean(axis=0), atol=1e-6
+        )
         np.testing.assert_allclose(f, frame["forces"], rtol=1e-6, atol=1e-6)
     assert pack.manifest["rotated"] is False
 
@@ -119,7 +131,12 @@ def test_periodic_structures_stay_or_turn_with_their_cell(tmp_path, frames, rota
         frame["header"] = 'Lattice="9 0 0 1 8 0 0 2 7" pbc="T T T"'
     frames[1]["header"] = ""
     pack = make(tmp_path, files.extxyz(tmp_path / "a.xyz", frames), rotate=rotate)
-    assert pack.manifest["periodic"] and pack.pbc[0].all() and not pack.pbc[1].any() and not pack.cells[1].any()
+    assert (
+        pack.manifest["periodic"]
+        and pack.pbc[0].all()
+        and not pack.pbc[1].any()
+        and not pack.cells[1].any()
+    )
     for k, ((_, x, f, _), frame) in enumerate(zip(structures(pack), frames, strict=True)):
         if k == 1:
             continue
@@ -128,7 +145,10 @@ def test_periodic_structures_stay_or_turn_with_their_cell(tmp_path, frames, rota
             np.testing.assert_allclose(x, frame["positions"], atol=1e-6)  # not even centred
         else:
             matrix = np.linalg.solve(cell, np.asarray(pack.cells[k])).T  # cell' = cell R^T
-            assert np.linalg.det(matrix) == pytest.approx(1, abs=1e-9) and np.abs(matrix - np.eye(3)).max() > 0.01
+            assert (
+                np.linalg.det(matrix) == pytest.approx(1, abs=1e-9)
+                and np.abs(matrix - np.eye(3)).max() > 0.01
+            )
             np.testing.assert_allclose(x, frame["positions"] @ matrix.T, atol=1e-5)
             np.testing.assert_allclose(f, frame["forces"] @ matrix.T, atol=1e-4)
 
@@ -136,7 +156,10 @@ def test_periodic_structures_stay_or_turn_with_their_cell(tmp_path, frames, rota
 def test_molecules_have_no_cells_or_charges_on_disk(tmp_path, xyz):
     pack = make(tmp_path, xyz)
     assert set(pack.manifest["arrays"]) == set(ARRAYS)
-    assert {p.name for p in pack.path.iterdir()} == {"manifest.json", *(f"{name}.npy" for name in ARRAYS)}
+    assert {p.name for p in pack.path.iterdir()} == {
+        "manifest.json",
+        *(f"{name}.npy" for name in ARRAYS),
+    }
 
 
 def test_charges_and_spins_are_kept(tmp_path, frames):
@@ -152,24 +175,33 @@ def test_manifest_numbers_against_plain_loops(tmp_path, xyz, frames):
     m, side = pack.manifest, pack.split.tolist()
     train = [f for f, s in zip(frames, side) if s == 0]
     assert m["elements"] == [1, 6, 7, 8]
-    assert m["element_counts"] == {str(z): sum((f["numbers"] == z).sum() for f in frames) for z in (1, 6, 7, 8)}
-    assert m["split"]["train_structures"] == len(train) and m["split"]["val_structures"] == 40 - len(train)
+    assert m["element_counts"] == {
+        str(z): sum((f["numbers"] == z).sum() for f in frames) for z in (1, 6, 7, 8)
+    }
+    assert m["split"]["train_structures"] == len(train) and m["split"][
+        "val_structures"
+    ] == 40 - len(train)
     assert m["split"]["train_atoms"] == sum(len(f["numbers"]) for f in train)
     assert m["split"]["groups"] == 4 and m["split"]["seed"] == GOOD
     table = np.array([[(f["numbers"] == z).sum() for z in (1, 6, 7, 8)] for f in train], float)
-    energies, sizes = np.array([f["energy"] for f in train]), np.array([len(f["numbers"]) for f in train])
+    energies, sizes = (
+        np.array([f["energy"] for f in train]),
+        np.array([len(f["numbers"]) for f in train]),
+    )
     expected = np.linalg.lstsq(table, energies, rcond=None)[0]
     residual = (energies - table @ expected) / sizes
     assert m["statistics"]["energy_per_atom_sd"] == pytest.approx(residual.std(), rel=1e-6)
-    assert m["references"]["rms_residual_ev_per_atom"] == pytest.approx(np.sqrt((residual**2).mean()), rel=1e-6)
+    assert m["references"]["rms_residual_ev_per_atom"] == pytest.approx(
+        np.sqrt((residual**2).mean()), rel=1e-6
+    )
     np.testing.assert_allclose(pack.reference_energies()[[1, 6, 7, 8]], expected, rtol=1e-8)
     forces = np.concatenate([f["forces"] for f in train])
     norms = np.linalg.norm(forces, axis=1)
     stats = m["statistics"]
     assert stats["force_rms"] == pytest.approx(np.sqrt((forces**2).mean()), rel=1e-9)
-    assert stats["force_norm_mean"] == pytest.approx(norms.mean()) and stats["force_norm_max"] == pytest.approx(
-        norms.max()
-    )
+    assert stats["force_norm_mean"] == pytest.approx(norms.mean()) and stats[
+        "force_norm_max"
+    ] == pytest.approx(norms.max())
     assert stats["atoms_mean"] == pytest.approx(sizes.mean()) and stats["atoms_max"] == sizes.max()
     import hashlib
 
@@ -206,8 +238,14 @@ def test_energy_only_frames_are_refused_or_skipped_with_a_count(tmp_path, frames
         frames[k]["without"] = "forces"
     frames[20]["without"] = "energy"
     source = files.extxyz(tmp_path / "a.xyz", frames)
-    error = refuse(tmp_path, source, "no energy: 1, no forces: 2 of 40|no forces: 2, no energy: 1 of 40")
-    assert "frame 3" in error.where and "frame 20" in error.where and "--skip-unlabelled" in error.remedy
+    error = refuse(
+        tmp_path, source, "no energy: 1, no forces: 2 of 40|no forces: 2, no energy: 1 of 40"
+    )
+    assert (
+        "frame 3" in error.where
+        and "frame 20" in error.where
+        and "--skip-unlabelled" in error.remedy
+    )
     pack = make(tmp_path, source, skip_unlabelled=True)
     assert len(pack) == 37 and pack.manifest["skipped"] == {"no forces": 2, "no energy": 1}
     kept = [f["energy"] for k, f in enumerate(frames) if k not in (3, 17, 20)]
@@ -227,7 +265,9 @@ def test_labels_that_are_not_finite(tmp_path, frames, value, where):
     assert "frame 5" in error.where and "--skip-bad" in error.remedy
     pack = make(tmp_path, source, sources=told, skip_bad=True)
     assert len(pack) == 39 and pack.manifest["skipped"] == {f"{where} not finite": 1}
-    assert all(np.isfinite(pack.vectors(name, slice(None))).all() for name in ("positions", "forces"))
+    assert all(
+        np.isfinite(pack.vectors(name, slice(None))).all() for name in ("positions", "forces")
+    )
 
 
 def test_isolated_atoms_are_left_out_and_counted(tmp_path):
@@ -244,13 +284,21 @@ def test_filters(tmp_path, frames):
         frame["header"] = f"charge={k % 2}"
     source = files.extxyz(tmp_path / "a.xyz", frames)
     neutral = make(tmp_path, source, out="a", val_fraction=0.0, keep=Filter(only_neutral=True))
-    assert len(neutral) == 20 and neutral.manifest["skipped"] == {"charged": 20} and not neutral.charges[:].any()
-    no_carbon = make(tmp_path, source, out="b", val_fraction=0.0, keep=Filter(elements=frozenset({1, 7, 8})))
+    assert (
+        len(neutral) == 20
+        and neutral.manifest["skipped"] == {"charged": 20}
+        and not neutral.charges[:].any()
+    )
+    no_carbon = make(
+        tmp_path, source, out="b", val_fraction=0.0, keep=Filter(elements=frozenset({1, 7, 8}))
+    )
     assert len(no_carbon) == 20 and no_carbon.elements == [1, 7, 8]
     largest = np.array([np.linalg.norm(f["forces"], axis=1).max() for f in frames])
     limit = float(np.median(largest))
     gentle = make(tmp_path, source, out="c", val_fraction=0.0, keep=Filter(max_force=limit))
-    assert gentle.energies.tolist() == [f["energy"] for f, top in zip(frames, largest) if top <= limit]
+    assert gentle.energies.tolist() == [
+        f["energy"] for f, top in zip(frames, largest) if top <= limit
+    ]
     assert len(make(tmp_path, source, out="d", val_fraction=0.0, limit=13)) == 13
 
 
@@ -286,7 +334,10 @@ def test_element_in_validation_only(tmp_path, xyz):
 
 def test_no_leak_on_real_molecules(tmp_path):
     pack = make(tmp_path, shared("xtb_molecules/xtb_molecules.h5"), limit=6000, val_fraction=0.1)
-    train, held = set(pack.groups[pack.split == 0].tolist()), set(pack.groups[pack.split == 1].tolist())
+    train, held = (
+        set(pack.groups[pack.split == 0].tolist()),
+        set(pack.groups[pack.split == 1].tolist()),
+    )
     assert not train & held and len(train | held) == pack.manifest["split"]["groups"]
     expected = slow.xtb(shared("xtb_molecules/xtb_molecules.h5"), 100, 3)
     for k, reference in zip(range(100, 103), expected):
@@ -325,7 +376,10 @@ def test_formats_agree(tmp_path, frames):
 
 
 def test_several_sources_are_one_pack_in_their_order(tmp_path, frames):
-    a, b = files.extxyz(tmp_path / "a.xyz", frames[:15]), files.extxyz(tmp_path / "b.xyz", frames[15:])
+    a, b = (
+        files.extxyz(tmp_path / "a.xyz", frames[:15]),
+        files.extxyz(tmp_path / "b.xyz", frames[15:]),
+    )
     whole = make(tmp_path, files.extxyz(tmp_path / "c.xyz", frames), out="whole")
     both = make(tmp_path, [a, b], out="both")
     assert same_arrays(whole.path, both.path)
@@ -339,7 +393,9 @@ def test_pack_as_a_source(tmp_path, frames):
     again = make(tmp_path, first.path, out="again", rotate=False)
     for name in (*ARRAYS, "charges", "spins"):
         np.testing.assert_allclose(getattr(again, name), getattr(first, name), rtol=1e-6, atol=1e-6)
-    with pytest.raises(DataError, match="a pack defines its keys and units; --energy-unit cannot apply"):
+    with pytest.raises(
+        DataError, match="a pack defines its keys and units; --energy-unit cannot apply"
+    ):
         make(tmp_path, first.path, out="no", sources=SourceOptions(energy_unit="hartree"))
 
 
@@ -365,7 +421,9 @@ def test_leftovers_of_a_killed_call_are_removed(tmp_path, xyz):
     (left / f"writer-{socket.gethostname()}-999999999").touch()
     keep = tmp_path / "pack.partial-generate"
     keep.mkdir()
-    with pytest.raises(AssertionError):  # make() looks for leftovers: the foreign folder is still there
+    with pytest.raises(
+        AssertionError
+    ):  # make() looks for leftovers: the foreign folder is still there
         make(tmp_path, xyz)
     assert (tmp_path / "pack").exists() and not left.exists() and keep.exists()
 
@@ -414,11 +472,14 @@ def test_kill_and_rerun_gives_the_same_pack(tmp_path):
     process.wait()
     assert not (tmp_path / "pack").exists() and len(list(tmp_path.glob("pack.partial-*"))) == 1
     subprocess.run([*words, str(tmp_path / "pack")], check=True, **quiet)
-    assert same_arrays(tmp_path / "whole", tmp_path / "pack") and not list(tmp_path.glob("pack.partial-*"))
+    assert same_arrays(tmp_path / "whole", tmp_path / "pack") and not list(
+        tmp_path.glob("pack.partial-*")
+    )
 
 
 def test_peak_memory_does_not_grow_with_the_source(tmp_path):
-    """Python's and NumPy's allocations for 9,000 and 36,000 structures (2 and 8 MB of arrays), compressed."""
+    """Python's and NumPy's allocations for 9,000 and 36,000 structures (2 and 8 MB of arrays),
+    compressed."""
     import tracemalloc
 
     def peak(n):

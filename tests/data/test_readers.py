@@ -1,4 +1,5 @@
-"""Readers against slow obvious ones (tests/reference/readers_slow.py), on the real files and on written ones."""
+"""Readers against slow obvious ones (tests/reference/readers_slow.py), on the real files and on
+written ones."""
 
 from __future__ import annotations
 
@@ -41,18 +42,24 @@ def test_rmd17(small_blocks):
     assert (source.units.energy, source.units.force) == ("kcal/mol", "kcal/mol/Angstrom")
 
 
-RMD17 = "aspirin azobenzene benzene ethanol malonaldehyde naphthalene paracetamol salicylic toluene uracil"
+RMD17 = (
+    "aspirin azobenzene benzene ethanol malonaldehyde naphthalene paracetamol salicylic toluene"
+    " uracil"
+)
 
 
 @pytest.mark.parametrize("name", RMD17.split())
 def test_rmd17_energies_are_sensible_in_ev(name):
-    energies = np.concatenate([b.energies for b in open_source(shared(f"rmd17_unique/rmd17_{name}.npz")).blocks()])
+    energies = np.concatenate(
+        [b.energies for b in open_source(shared(f"rmd17_unique/rmd17_{name}.npz")).blocks()]
+    )
     block = next(iter(open_source(shared(f"rmd17_unique/rmd17_{name}.npz")).blocks()))
     atom = {1: -0.5, 6: -37.69, 7: -54.40, 8: -74.81}
     free = sum(atom[z] for z in block.numbers[: block.counts[0]].tolist()) * slow.HARTREE
     assert len(energies) == 9633
     assert 1.0 < energies.mean() / free < 1.02
-    # potential energy of 3N classical oscillators fluctuates by sqrt(3N/2) kT; kT = 0.043 eV at 500 K
+    # potential energy of 3N classical oscillators fluctuates by sqrt(3N/2) kT; kT = 0.043 eV at 500
+    # K
     expected = np.sqrt(1.5 * block.counts[0]) * 0.0431
     assert 0.3 * expected < energies.std() < 1.6 * expected
 
@@ -110,15 +117,21 @@ def test_extxyz(name):
     slow.same(read(path), slow.extxyz(path), labels=True)
 
 
-@pytest.mark.parametrize("name", ["solvent_xtb/solvent_xtb_train_50.xyz", "solvent_xtb/solvent_xtb_train_200.xyz"])
+@pytest.mark.parametrize(
+    "name", ["solvent_xtb/solvent_xtb_train_50.xyz", "solvent_xtb/solvent_xtb_train_200.xyz"]
+)
 def test_extxyz_with_odd_keys(name):
     path = shared(name)
     with pytest.raises(DataError) as error:
         open_source(path)
     assert "energy_xtb" in error.value.what and "forces_xtb" in error.value.what
-    assert "--energy-key energy_xtb" in error.value.remedy and "--forces-key forces_xtb" in error.value.remedy
+    assert (
+        "--energy-key energy_xtb" in error.value.remedy
+        and "--forces-key forces_xtb" in error.value.remedy
+    )
     slow.same(
-        read(path, energy_key="energy_xtb", forces_key="forces_xtb"), slow.extxyz(path, "energy_xtb", "forces_xtb")
+        read(path, energy_key="energy_xtb", forces_key="forces_xtb"),
+        slow.extxyz(path, "energy_xtb", "forces_xtb"),
     )
 
 
@@ -142,7 +155,9 @@ def test_extxyz_in_kcal_when_told():
                                   "botnet_acac/test_dihedral.xyz", "botnet_acac/test_H_transfer.xyz",
                                   "botnet_3bpa/iso_atoms.xyz"])  # fmt: skip
 def test_files_without_forces_are_refused(name):
-    with pytest.raises(DataError, match=r"no .*forces under the name that the format defines.*keys seen"):
+    with pytest.raises(
+        DataError, match=r"no .*forces under the name that the format defines.*keys seen"
+    ):
         open_source(shared(name))
 
 
@@ -166,7 +181,12 @@ def test_schnetpack_database(small_blocks):
 def charged(frames):
     """Frames with charge and spin in row.data, as OMol25 has them."""
     return [
-        {**f, "data": {"charge": k % 3 - 1, "spin": k % 2 + 1}, "charge": k % 3 - 1, "spin": k % 2 + 1}
+        {
+            **f,
+            "data": {"charge": k % 3 - 1, "spin": k % 2 + 1},
+            "charge": k % 3 - 1,
+            "spin": k % 2 + 1,
+        }
         for k, f in enumerate(frames)
     ]
 
@@ -177,7 +197,14 @@ def test_aselmdb_with_charge_and_spin(tmp_path, small_blocks):
     source = open_source(path)
     assert source.structures == 30 and source.keys["charge"] == "charge (data)"
     expected = [
-        slow.structure(f["numbers"], f["positions"], f["energy"], f["forces"], charge=f["charge"], spin=f["spin"])
+        slow.structure(
+            f["numbers"],
+            f["positions"],
+            f["energy"],
+            f["forces"],
+            charge=f["charge"],
+            spin=f["spin"],
+        )
         for f in frames
     ]
     slow.same(slow.split(source.blocks()), expected, labels=True)
@@ -189,7 +216,9 @@ def test_folder_of_aselmdb_is_one_source(tmp_path):
         files.database(tmp_path / f"data{k:04d}.aselmdb", frames[10 * k : 10 * k + 10])
     source = open_source(tmp_path)
     assert source.structures == 30 and "folder of 3 files" in source.reader
-    expected = [slow.structure(f["numbers"], f["positions"], f["energy"], f["forces"]) for f in frames]
+    expected = [
+        slow.structure(f["numbers"], f["positions"], f["energy"], f["forces"]) for f in frames
+    ]
     slow.same(slow.split(source.blocks()), expected)
     before = open_source(tmp_path).sha256()
     files.database(tmp_path / "data0003.aselmdb", frames[:1])
@@ -215,7 +244,10 @@ def test_extxyz_keys(tmp_path, energy, forces, given, suffix):
         text, path = path.read_bytes(), tmp_path / f"b{suffix}"
         path.write_bytes(gzip.compress(text))
     sign = -1 if "gradient_key" in given else 1
-    expected = [slow.structure(f["numbers"], f["positions"], f["energy"], sign * f["forces"]) for f in frames]
+    expected = [
+        slow.structure(f["numbers"], f["positions"], f["energy"], sign * f["forces"])
+        for f in frames
+    ]
     slow.same(read(path, **given), expected)
 
 
@@ -223,7 +255,10 @@ def test_extxyz_two_sets_of_labels_are_ambiguous(tmp_path):
     frames = files.molecules(4)
     path = files.extxyz(tmp_path / "a.xyz", frames, header="REF_energy=1.5")
     text = path.read_text().replace("forces:R:3", "forces:R:3:REF_forces:R:3")
-    rows = [line + " 1 2 3" if len(line.split()) == 7 and "=" not in line else line for line in text.splitlines()]
+    rows = [
+        line + " 1 2 3" if len(line.split()) == 7 and "=" not in line else line
+        for line in text.splitlines()
+    ]
     path.write_text("\n".join(rows) + "\n")
     with pytest.raises(DataError, match="two complete sets of labels"):
         open_source(path)
@@ -256,7 +291,9 @@ def test_extxyz_cells(tmp_path):
 def test_npz_streams_both_encodings(tmp_path, compressed, small_blocks):
     frames = files.molecules(50)
     path = files.padded_npz(tmp_path / "a.npz", frames, compressed=compressed)
-    expected = [slow.structure(f["numbers"], f["positions"], f["energy"], f["forces"]) for f in frames]
+    expected = [
+        slow.structure(f["numbers"], f["positions"], f["energy"], f["forces"]) for f in frames
+    ]
     slow.same(read(path, energy_unit="eV", length_unit="Angstrom"), expected)
 
 
@@ -264,7 +301,11 @@ def test_npz_padding_in_the_middle(tmp_path):
     path = tmp_path / "a.npz"
     rng = np.random.default_rng(0)
     np.savez(
-        path, z=[[8, 0, 1, 1], [0, 7, 1, 0]], R=rng.normal(size=(2, 4, 3)), F=rng.normal(size=(2, 4, 3)), E=[1.0, 2.0]
+        path,
+        z=[[8, 0, 1, 1], [0, 7, 1, 0]],
+        R=rng.normal(size=(2, 4, 3)),
+        F=rng.normal(size=(2, 4, 3)),
+        E=[1.0, 2.0],
     )
     got = read(path, energy_unit="eV", length_unit="Angstrom")
     slow.same(got, slow.npz(path, 1.0, ("z", "R", "E", "F")))
@@ -274,7 +315,11 @@ def test_npz_padding_in_the_middle(tmp_path):
 def test_npz_units_declared_in_the_file(tmp_path):
     frames = files.molecules(8)
     path = files.padded_npz(
-        tmp_path / "a.npz", frames, unit=1 / slow.KCAL, e_unit=np.array("kcal/mol"), r_unit=np.array("Ang")
+        tmp_path / "a.npz",
+        frames,
+        unit=1 / slow.KCAL,
+        e_unit=np.array("kcal/mol"),
+        r_unit=np.array("Ang"),
     )
     source = open_source(path)
     assert source.units.origin == "declared in the file by e_unit and r_unit"
@@ -326,9 +371,16 @@ def test_ani1x_nan_means_not_computed(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         g = file.create_group("H2O1")
         g["atomic_numbers"], g["coordinates"] = [8, 1, 1], np.arange(18.0).reshape(2, 3, 3)
-        g["x.energy"], g["x.forces"] = [1.0, np.nan], np.array([np.ones((3, 3)), np.full((3, 3), np.nan)])
+        g["x.energy"], g["x.forces"] = (
+            [1.0, np.nan],
+            np.array([np.ones((3, 3)), np.full((3, 3), np.nan)]),
+        )
     block = next(
-        iter(open_source(tmp_path / "a.h5", SourceOptions(energy_key="x.energy", forces_key="x.forces")).blocks())
+        iter(
+            open_source(
+                tmp_path / "a.h5", SourceOptions(energy_key="x.energy", forces_key="x.forces")
+            ).blocks()
+        )
     )
     assert block.missing.tolist() == [0, base.MISSING_ENERGY | base.MISSING_FORCES]
 

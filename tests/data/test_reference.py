@@ -1,4 +1,5 @@
-"""Reference energies against numpy.linalg.lstsq on the whole design matrix, and rational arithmetic."""
+"""Reference energies against numpy.linalg.lstsq on the whole design matrix, and rational
+arithmetic."""
 
 from __future__ import annotations
 
@@ -55,10 +56,15 @@ def test_matches_lstsq(block):
 def test_element_that_comes_late():
     counts, numbers, _, energies = sample(300, [1, 6])
     late = sample(300, [1, 6, 8], seed=1)
-    both = [np.concatenate([a, b]) for a, b in zip((counts, numbers, energies), (late[0], late[1], late[3]))]
+    both = [
+        np.concatenate([a, b])
+        for a, b in zip((counts, numbers, energies), (late[0], late[1], late[3]))
+    ]
     _, got = fit(*both, block=50)
     table = composition(both[0], both[1])[:, [1, 6, 8]]
-    np.testing.assert_allclose(list(got.values()), np.linalg.lstsq(table, both[2], rcond=None)[0], rtol=1e-10)
+    np.testing.assert_allclose(
+        list(got.values()), np.linalg.lstsq(table, both[2], rcond=None)[0], rtol=1e-10
+    )
 
 
 def test_exact_energies_of_a_million_ev_come_back_to_a_microvolt():
@@ -88,7 +94,11 @@ def test_small_case_by_rational_arithmetic():
     )
     det = a[0] * a[2] - a[1] ** 2
     expected = (a[2] * b[0] - a[1] * b[1]) / det, (a[0] * b[1] - a[1] * b[0]) / det
-    _, got = fit(np.array([2, 5, 4]), np.array([1, 1, 6, 1, 1, 1, 1, 6, 6, 1, 1], np.uint8), np.array(energies, float))
+    _, got = fit(
+        np.array([2, 5, 4]),
+        np.array([1, 1, 6, 1, 1, 1, 1, 6, 6, 1, 1], np.uint8),
+        np.array(energies, float),
+    )
     assert got[1] == pytest.approx(float(expected[0]), rel=1e-13) and got[6] == pytest.approx(
         float(expected[1]), rel=1e-13
     )

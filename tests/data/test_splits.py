@@ -25,9 +25,13 @@ def mix(x: int) -> int:
 def fake_pack(structures=1000, seed=0):
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 30, structures)
-    groups = np.array([group_hash(f"m{k}") for k in rng.integers(0, structures // 4, structures)], np.uint64)
+    groups = np.array(
+        [group_hash(f"m{k}") for k in rng.integers(0, structures // 4, structures)], np.uint64
+    )
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return SimpleNamespace(groups=groups, offsets=offsets, split=splits.split_of(groups, fraction=0.2, seed=seed))
+    return SimpleNamespace(
+        groups=groups, offsets=offsets, split=splits.split_of(groups, fraction=0.2, seed=seed)
+    )
 
 
 def test_splitmix64_matches_plain_integers_and_the_published_stream():
@@ -39,7 +43,9 @@ def test_splitmix64_matches_plain_integers_and_the_published_stream():
 
 def test_split_is_a_pure_function_of_group_and_seed():
     pack = fake_pack()
-    one_by_one = [int(splits.split_of(pack.groups[k : k + 1], fraction=0.2, seed=0)[0]) for k in range(1000)]
+    one_by_one = [
+        int(splits.split_of(pack.groups[k : k + 1], fraction=0.2, seed=0)[0]) for k in range(1000)
+    ]
     assert one_by_one == pack.split.tolist()
     expected = [int(mix(mix(int(g)) ^ mix(0)) < int(0.2 * 2**64)) for g in pack.groups]
     assert expected == one_by_one
@@ -47,7 +53,10 @@ def test_split_is_a_pure_function_of_group_and_seed():
 
 def test_no_molecule_on_both_sides():
     pack = fake_pack(5000)
-    train, validation = set(pack.groups[pack.split == 0].tolist()), set(pack.groups[pack.split == 1].tolist())
+    train, validation = (
+        set(pack.groups[pack.split == 0].tolist()),
+        set(pack.groups[pack.split == 1].tolist()),
+    )
     assert train and validation and not train & validation
 
 

@@ -1,4 +1,5 @@
-"""Conformers and labels against the Haar measure, tblite's own ASE calculator, finite differences."""
+"""Conformers and labels against the Haar measure, tblite's own ASE calculator, finite
+differences."""
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ D = Distribution()
 
 
 def test_rotations_are_uniform():
-    """The angle of a rotation uniform on SO(3) has the density (1 - cos t)/pi, its axis is uniform on the sphere."""
+    """The angle of a rotation uniform on SO(3) has the density (1 - cos t)/pi, its axis is uniform
+    on the sphere."""
     rng = np.random.default_rng(0)
     matrices = np.array([random_rotation(rng) for _ in range(4000)])
     squares = matrices @ matrices.transpose(0, 2, 1)
@@ -25,7 +27,11 @@ def test_rotations_are_uniform():
     np.testing.assert_allclose(np.linalg.det(matrices), 1, atol=1e-12)
     angles = np.arccos(np.clip((np.trace(matrices, axis1=1, axis2=2) - 1) / 2, -1, 1))
     assert kstest(angles, lambda t: (t - np.sin(t)) / np.pi).pvalue > 0.01
-    for row in (0, 1, 2):  # by Archimedes each component of a uniform unit vector is uniform in [-1, 1]
+    for row in (
+        0,
+        1,
+        2,
+    ):  # by Archimedes each component of a uniform unit vector is uniform in [-1, 1]
         assert kstest(matrices[:, row, 2], "uniform", args=(-1, 2)).pvalue > 0.01
 
 
@@ -44,7 +50,9 @@ def test_conformers_are_centred_rounded_and_repeatable():
 
 
 def test_displacement_is_what_is_declared():
-    """Relaxed and not displaced, a bond has one length; displacement widens it by a known amount."""
+    """Relaxed and not displaced, a bond has one length; displacement widens it by a known
+    amount."""
+
     def lengths(displacement):
         d = Distribution(conformers=200, unrelaxed=0, partly=0, displacement=displacement)
         numbers, found = conformers("CC", np.random.default_rng(1), d)
@@ -58,7 +66,9 @@ def test_displacement_is_what_is_declared():
 
 
 def test_molecule_without_conformer_gives_an_empty_list():
-    numbers, found = conformers("C1#CC1", np.random.default_rng(0), D)  # a triple bond in a ring of three
+    numbers, found = conformers(
+        "C1#CC1", np.random.default_rng(0), D
+    )  # a triple bond in a ring of three
     assert len(numbers) == 5 and found == []
 
 
@@ -68,7 +78,9 @@ def test_labels_agree_with_the_ase_calculator(smiles):
 
     numbers, found = conformers(smiles, np.random.default_rng(3), Distribution(conformers=1))
     energy, forces = label(numbers, found[0])
-    atoms = Atoms(numbers, found[0], calculator=TBLite(method="GFN2-xTB", accuracy=0.01, verbosity=0))
+    atoms = Atoms(
+        numbers, found[0], calculator=TBLite(method="GFN2-xTB", accuracy=0.01, verbosity=0)
+    )
     assert energy == pytest.approx(atoms.get_potential_energy(), rel=2e-8)  # ASE has CODATA 2014
     np.testing.assert_allclose(forces, atoms.get_forces(), atol=2e-4)
 
@@ -86,4 +98,7 @@ def test_forces_are_minus_the_gradient():
 
 def test_failed_scf_is_none():
     """Two hydrogens on top of each other have no SCF."""
-    assert label(np.array([1, 1, 8], np.uint8), np.array([[0.0, 0, 0], [1e-8, 0, 0], [0.9, 0, 0]])) is None
+    assert (
+        label(np.array([1, 1, 8], np.uint8), np.array([[0.0, 0, 0], [1e-8, 0, 0], [0.9, 0, 0]]))
+        is None
+    )

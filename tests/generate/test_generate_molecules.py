@@ -15,7 +15,17 @@ from forcelaw.data.generate.smiles import listed, parse, read_column
 from forcelaw.errors import DataError
 
 # group valences of neutral atoms, written down independently of RDKit's tables
-VALENCES = {"H": {1}, "C": {4}, "N": {3}, "O": {2}, "F": {1}, "P": {3, 5}, "S": {2, 4, 6}, "Cl": {1}, "Br": {1}}
+VALENCES = {
+    "H": {1},
+    "C": {4},
+    "N": {3},
+    "O": {2},
+    "F": {1},
+    "P": {3, 5},
+    "S": {2, 4, 6},
+    "Cl": {1},
+    "Br": {1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +46,9 @@ def test_molecules_are_neutral_closed_shell_and_of_the_elements(molecules):
         atoms = list(mol.GetAtoms())
         assert 3 <= len(atoms) <= 50
         assert sum(a.GetFormalCharge() for a in atoms) == 0
-        assert sum(a.GetAtomicNum() for a in atoms) % 2 == 0, f"odd number of electrons: {molecule.smiles}"
+        assert sum(a.GetAtomicNum() for a in atoms) % 2 == 0, (
+            f"odd number of electrons: {molecule.smiles}"
+        )
         assert "." not in molecule.smiles
         Chem.Kekulize(mol, clearAromaticFlags=True)
         for a in atoms:
@@ -45,10 +57,16 @@ def test_molecules_are_neutral_closed_shell_and_of_the_elements(molecules):
 
 
 def test_unwanted_chemistry_is_absent(molecules):
-    unwanted = {"peroxide": "[OX2][OX2]", "hypohalite": "[OX2,NX3][F,Cl,Br]", "N chain": "[NX3;!a][NX3;!a][NX3;!a]"}
+    unwanted = {
+        "peroxide": "[OX2][OX2]",
+        "hypohalite": "[OX2,NX3][F,Cl,Br]",
+        "N chain": "[NX3;!a][NX3;!a][NX3;!a]",
+    }
     for name, pattern in unwanted.items():
         query = Chem.MolFromSmarts(pattern)
-        assert not [m.smiles for m in molecules if Chem.MolFromSmiles(m.smiles).HasSubstructMatch(query)], name
+        assert not [
+            m.smiles for m in molecules if Chem.MolFromSmiles(m.smiles).HasSubstructMatch(query)
+        ], name
 
 
 def test_molecules_are_diverse(molecules):
@@ -65,7 +83,10 @@ def test_molecules_are_diverse(molecules):
 
 def test_every_fragment_is_a_molecule():
     for smiles in [*SMALL, *RINGS[0], *CHAINS[0], *(f"C{linker}C" for linker in LINKERS[0])]:
-        assert not isinstance(parse(smiles + "CC" if len(smiles) < 3 else smiles), str) or smiles in SMALL, smiles
+        assert (
+            not isinstance(parse(smiles + "CC" if len(smiles) < 3 else smiles), str)
+            or smiles in SMALL
+        ), smiles
     for smiles in SMALL:
         assert not isinstance(parse(smiles), str), smiles
 
@@ -83,23 +104,30 @@ def test_target_size_is_bounded():
     assert min(sizes) >= 3 and max(sizes) <= 20 and 7 < sum(sizes) / 500 < 10
 
 
-@pytest.mark.parametrize("smiles, reason", [
-    ("C1CC", "unreadable SMILES"),
-    ("C(C)(C)(C)(C)C", "unreadable SMILES"),
-    ("CC(=O)[O-]", "charged"),
-    ("C[CH2]", "radical"),
-    ("C[SiH3]", "element outside H C N O F P S Cl Br"),
-    ("CCI", "element outside H C N O F P S Cl Br"),
-    ("CCO.O", "several components"),
-    ("[H][H]", "fewer than 3 atoms"),
-    ("C" * 17, "more than 50 atoms"),
-])
+@pytest.mark.parametrize(
+    "smiles, reason",
+    [
+        ("C1CC", "unreadable SMILES"),
+        ("C(C)(C)(C)(C)C", "unreadable SMILES"),
+        ("CC(=O)[O-]", "charged"),
+        ("C[CH2]", "radical"),
+        ("C[SiH3]", "element outside H C N O F P S Cl Br"),
+        ("CCI", "element outside H C N O F P S Cl Br"),
+        ("CCO.O", "several components"),
+        ("[H][H]", "fewer than 3 atoms"),
+        ("C" * 17, "more than 50 atoms"),
+    ],
+)
 def test_reasons_for_not_taking_a_molecule(smiles, reason):
     assert parse(smiles) == reason
 
 
 def test_groups_join_stereoisomers_isotopes_and_spellings():
-    left, right, same = parse("C[C@H](N)C(=O)O"), parse("C[C@@H](N)C(=O)O"), parse("OC(=O)[C@H](C)N")
+    left, right, same = (
+        parse("C[C@H](N)C(=O)O"),
+        parse("C[C@@H](N)C(=O)O"),
+        parse("OC(=O)[C@H](C)N"),
+    )
     assert left.group == right.group and left.smiles != right.smiles
     assert same in (left, right)
     assert parse("[2H]OC").smiles == parse("[CH3:7]O").smiles == "CO"
@@ -108,7 +136,7 @@ def test_groups_join_stereoisomers_isotopes_and_spellings():
 
 def test_columns_headers_and_comments(tmp_path):
     (tmp_path / "a.smi").write_text("# a comment\nCCO ethanol\n\nCC\tethane\n")
-    (tmp_path / "b.csv").write_text("SMILES,name\nCCO,\"ethanol, pure\"\n\"CC\",ethane\n")
+    (tmp_path / "b.csv").write_text('SMILES,name\nCCO,"ethanol, pure"\n"CC",ethane\n')
     (tmp_path / "c.txt").write_text("CCO\nCC\n")
     for name in ("a.smi", "b.csv", "c.txt"):
         assert read_column(tmp_path / name) == ["CCO", "CC"]

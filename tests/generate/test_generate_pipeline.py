@@ -1,4 +1,5 @@
-"""The pack of generate: the same whatever the workers, interruptions and damage; refusals and counts."""
+"""The pack of generate: the same whatever the workers, interruptions and damage; refusals and
+counts."""
 
 import os
 import shutil
@@ -26,13 +27,23 @@ from forcelaw.data.pack import Pack, group_hash
 from forcelaw.errors import DataError
 
 SEED, COUNT = 11, 36  # one structure of each of 36 molecules: three chunks, the last one cut
-COMMAND = [sys.executable, "-c", "import sys, argparse; from forcelaw.data.generate import add_arguments, run; "
-           "p = argparse.ArgumentParser(); add_arguments(p); sys.exit(run(p.parse_args()))"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    (
+        "import sys, argparse; from forcelaw.data.generate import add_arguments, run; "
+        "p = argparse.ArgumentParser(); add_arguments(p); sys.exit(run(p.parse_args()))"
+    ),
+]
 
 
 def options(out: Path, **more) -> list[str]:
     values = {"out": out, "count": COUNT, "seed": SEED, "workers": 1, "conformers": 1} | more
-    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return [
+        word
+        for name, value in values.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
 def generate(out: Path, *flags: str, **more) -> Pack:
@@ -70,7 +81,8 @@ def stopped(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def interrupted(stopped, tmp_path) -> Path:
-    """The path of a pack whose chunks are there, as a call leaves them that is killed just before it assembles."""
+    """The path of a pack whose chunks are there, as a call leaves them that is killed just before
+    it assembles."""
     out = tmp_path / "pack"
     shutil.copytree(chunks(stopped)[0].parents[1], tmp_path / "pack.partial-generate")
     return out
@@ -88,12 +100,19 @@ def test_the_pack_is_what_a_plain_loop_makes(undisturbed):
     molecules = [list(m) for m in islice(drawn(SEED, Counter()), COUNT + 3)]
     slow = compute(molecules, SEED, Distribution(conformers=1))
     atoms = undisturbed.atoms
-    assert len(undisturbed) == COUNT and np.diff(undisturbed.offsets).tolist() == slow["counts"][:COUNT].tolist()
+    assert (
+        len(undisturbed) == COUNT
+        and np.diff(undisturbed.offsets).tolist() == slow["counts"][:COUNT].tolist()
+    )
     assert undisturbed.groups.tolist() == slow["groups"][:COUNT].tolist()
     assert set(undisturbed.groups.tolist()) <= {group_hash(m[1]) for m in molecules}
     assert undisturbed.numbers.tolist() == slow["numbers"][:atoms].tolist()
-    np.testing.assert_allclose(undisturbed.vectors("positions", slice(None)), slow["positions"][:atoms], atol=1e-9)
-    np.testing.assert_allclose(undisturbed.vectors("forces", slice(None)), slow["forces"][:atoms], atol=6e-4)
+    np.testing.assert_allclose(
+        undisturbed.vectors("positions", slice(None)), slow["positions"][:atoms], atol=1e-9
+    )
+    np.testing.assert_allclose(
+        undisturbed.vectors("forces", slice(None)), slow["forces"][:atoms], atol=6e-4
+    )
     np.testing.assert_allclose(undisturbed.energies, slow["energies"][:COUNT], atol=1e-6)
     assert set(undisturbed.charges.tolist()) == {0} and set(undisturbed.spins.tolist()) == {1}
 
@@ -111,7 +130,9 @@ def test_manifest(undisturbed):
     assert m["command"].startswith("forcelaw data generate --out ")
     assert m["command"].endswith(f"--count {COUNT} --seed {SEED} --workers 1 --conformers 1")
     assert m["rotated"] is True and m["generator"]["seed"] == SEED
-    train = np.repeat(undisturbed.split == 0, np.diff(undisturbed.offsets))  # statistics are of the training side
+    train = np.repeat(
+        undisturbed.split == 0, np.diff(undisturbed.offsets)
+    )  # statistics are of the training side
     forces = np.linalg.norm(undisturbed.vectors("forces", train), axis=1)
     assert m["statistics"]["force_norm_mean"] == pytest.approx(forces.mean(), abs=1e-3)
     assert m["statistics"]["force_norm_max"] == pytest.approx(forces.max(), abs=2e-3)
@@ -119,7 +140,12 @@ def test_manifest(undisturbed):
     assert m["element_counts"] == {str(z): int(c) for z, c in zip(zs, counts)}
     # reference energies: an ordinary least squares over the training structures
     sizes, train = np.diff(undisturbed.offsets), undisturbed.split == 0
-    table = np.array([[(part == z).sum() for z in zs] for part in np.split(undisturbed.numbers, np.cumsum(sizes)[:-1])])
+    table = np.array(
+        [
+            [(part == z).sum() for z in zs]
+            for part in np.split(undisturbed.numbers, np.cumsum(sizes)[:-1])
+        ]
+    )
     fitted = np.linalg.lstsq(table[train].astype(float), undisturbed.energies[train], rcond=None)[0]
     assert table[train].any(axis=0).all()
     np.testing.assert_allclose([m["references"]["energies"][str(z)] for z in zs], fitted, atol=1e-6)
@@ -135,7 +161,9 @@ def test_killed_and_resumed_is_the_same_pack(undisturbed, tmp_path):
     process.wait()
     assert chunks(out) and not out.exists()
     kept = {path.name: path.stat().st_mtime_ns for path in chunks(out)[:1]}
-    (chunks(out)[0].parent / "pack.partial-deadbeef").mkdir()  # what an assembly leaves that is killed
+    (
+        chunks(out)[0].parent / "pack.partial-deadbeef"
+    ).mkdir()  # what an assembly leaves that is killed
     assert generate(out, workers=1).hash == undisturbed.hash
     assert kept and not chunks(out) and [p.name for p in tmp_path.iterdir()] == ["pack"]
 
@@ -196,8 +224,11 @@ def test_existing_pack_is_kept_unless_told(undisturbed, tmp_path):
 
 
 def test_help_loads_nothing_heavy():
-    code = ("import argparse, sys; from forcelaw.data.generate import add_arguments; p = argparse.ArgumentParser(); "
-            "add_arguments(p); p.format_help(); print(sorted({'rdkit', 'tblite', 'numpy'} & set(sys.modules)))")
+    code = (
+        "import argparse, sys; from forcelaw.data.generate import add_arguments; p ="
+        " argparse.ArgumentParser(); add_arguments(p); p.format_help(); print(sorted({'rdkit',"
+        " 'tblite', 'numpy'} & set(sys.modules)))"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
@@ -207,8 +238,17 @@ def test_a_pack_too_small_to_split_is_refused(tmp_path):
     assert not (tmp_path / "pack").exists()
 
 
-@pytest.mark.parametrize("name, value", [("count", 0), ("workers", 0), ("conformers", 0), ("seed", -1),
-                                         ("val_fraction", 1.0), ("val_fraction", -0.1)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("count", 0),
+        ("workers", 0),
+        ("conformers", 0),
+        ("seed", -1),
+        ("val_fraction", 1.0),
+        ("val_fraction", -0.1),
+    ],
+)
 def test_senseless_options_are_refused(tmp_path, name, value):
     with pytest.raises(DataError, match=f"--{name.replace('_', '-')} {value}"):
         generate(tmp_path / "pack", **{name: value})
@@ -217,13 +257,22 @@ def test_senseless_options_are_refused(tmp_path, name, value):
 
 def test_smiles_are_read_counted_and_run_out(tmp_path, capsys):
     path = tmp_path / "list.csv"
-    path.write_text("smiles,name\nCCO,ethanol\nOCC,again\nC[C@H](F)Cl,left\nC[C@@H](F)Cl,right\nC1#CC1,impossible\n"
-                    "CCI,iodine\nC[O-],charged\nC[CH2],radical\nnonsense,\nO=S=O,\n")
+    path.write_text(
+        "smiles,name\nCCO,ethanol\nOCC,again\nC[C@H](F)Cl,left\nC[C@@H](F)Cl,right\nC1#CC1,impossible\n"
+        "CCI,iodine\nC[O-],charged\nC[CH2],radical\nnonsense,\nO=S=O,\n"
+    )
     pack = generate(tmp_path / "pack", smiles=path, count=50, conformers=2, val_fraction=0)
-    assert len(pack) == 2 * 4 and len(np.unique(pack.groups)) == 3  # the enantiomers are one molecule
+    assert (
+        len(pack) == 2 * 4 and len(np.unique(pack.groups)) == 3
+    )  # the enantiomers are one molecule
     assert pack.manifest["skipped"] == {
-        "charged": 1, "conformer not embedded": 2, "element outside H C N O F P S Cl Br": 1, "listed before": 1,
-        "radical": 1, "unreadable SMILES": 1}
+        "charged": 1,
+        "conformer not embedded": 2,
+        "element outside H C N O F P S Cl Br": 1,
+        "listed before": 1,
+        "radical": 1,
+        "unreadable SMILES": 1,
+    }
     assert pack.manifest["sources"][0]["name"] == "list.csv"
     assert "50 were asked for" in capsys.readouterr().out
 

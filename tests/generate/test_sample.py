@@ -36,7 +36,9 @@ def test_command_is_quoted(sample):
     words = shlex.split(sample.manifest["command"])
     assert words[:3] == ["forcelaw", "data", "generate"]
     assert words[words.index("--count") + 1] == str(len(sample))
-    assert words[words.index("--seed") + 1] == "0" and not words[words.index("--out") + 1].startswith("/")
+    assert words[words.index("--seed") + 1] == "0" and not words[
+        words.index("--out") + 1
+    ].startswith("/")
     assert sample.manifest["generator"]["distribution"]["max_force"] == 20
 
 
@@ -65,11 +67,14 @@ def test_no_molecule_straddles_the_split(sample):
     assert not sides[0] & sides[1]
     assert (sample.split == 1).sum() >= 800
     assert 0.08 < len(sides[1]) / len(sides[0] | sides[1]) < 0.12
-    assert set(sample.numbers[np.repeat(sample.split == 1, np.diff(sample.offsets))]) == set(np.unique(sample.numbers))
+    assert set(sample.numbers[np.repeat(sample.split == 1, np.diff(sample.offsets))]) == set(
+        np.unique(sample.numbers)
+    )
 
 
 def test_orientations_are_uniform(sample):
-    """Mean squared x, y and z of centred structures are equal within four standard errors (embedders leave 7:2:1)."""
+    """Mean squared x, y and z of centred structures are equal within four standard errors
+    (embedders leave 7:2:1)."""
     positions = sample.vectors("positions", slice(None))
     sizes = np.diff(sample.offsets)[:, None]
     assert np.abs(per_structure(sample, positions) / sizes).max() < 1e-3
@@ -110,6 +115,8 @@ def test_the_first_structures_are_what_the_command_makes(sample):
     arrays = compute([list(m) for m in islice(drawn(0, Counter()), 12)], 0, Distribution())
     s, atoms = len(arrays["counts"]), len(arrays["numbers"])
     assert sample.numbers[:atoms].tolist() == arrays["numbers"].tolist()
-    np.testing.assert_allclose(sample.vectors("positions", slice(0, atoms)), arrays["positions"], atol=1.1e-3)
+    np.testing.assert_allclose(
+        sample.vectors("positions", slice(0, atoms)), arrays["positions"], atol=1.1e-3
+    )
     np.testing.assert_allclose(sample.energies[:s], arrays["energies"], atol=1e-2)
     np.testing.assert_array_equal(sample.groups[:s], arrays["groups"])

@@ -1,4 +1,5 @@
-"""Budgets and plans: the best N and D, prediction intervals, limited data, and which runs shorten an interval."""
+"""Budgets and plans: the best N and D, prediction intervals, limited data, and which runs shorten
+an interval."""
 
 import json
 
@@ -21,7 +22,9 @@ def test_the_choice_is_the_minimum_of_the_surface():
     n, d = laws_slow.best_sizes(FIELD, 1e17, 6, 1, 1)
     best = found.best
     assert best.n == pytest.approx(n, rel=0.02) and best.d == pytest.approx(d, rel=0.02)
-    assert best.loss == pytest.approx(laws_slow.predict("surface", FIELD, {"n": n, "d": d}), rel=0.005)
+    assert best.loss == pytest.approx(
+        laws_slow.predict("surface", FIELD, {"n": n, "d": d}), rel=0.005
+    )
     assert best.loss_low < best.loss_mean_low < best.loss < best.loss_mean_high < best.loss_high
     assert best.extrapolation["budget"] == pytest.approx(1e17 / (6 * 3e6 * 1e9))
     assert best.flops == 1e17 and best.hours is None and best.epochs is None
@@ -33,7 +36,9 @@ def test_the_better_architecture_is_chosen_and_the_certainty_is_stated():
     assert [one.group for one in found.choices] == ["B", "A"]
     assert found.choices[0].p_best > 0.95 and found.status == "ok"
     same = budget(join(study(10, seed=2), study(10, seed=3)), flops=1e16)
-    assert min(one.p_best for one in same.choices) > 0.02 and sum(one.p_best for one in same.choices) == pytest.approx(1)
+    assert min(one.p_best for one in same.choices) > 0.02 and sum(
+        one.p_best for one in same.choices
+    ) == pytest.approx(1)
     json.dumps(found.to_dict(), allow_nan=False)
     assert "B" in found.summary()
 
@@ -46,7 +51,9 @@ def test_hours_come_from_measured_hours_of_one_device():
     assert any("several devices" in note for note in budget(runs, hours=1.0).notes)
     found = budget(runs, hours=1.0, device="h200")
     slow = np.array(table["device"]) == "CPU"  # hours of the CPU do not count
-    assert found.best.extrapolation["budget"] == pytest.approx(1.0 / table["gpu_hours"][~slow].max())
+    assert found.best.extrapolation["budget"] == pytest.approx(
+        1.0 / table["gpu_hours"][~slow].max()
+    )
     table["device"] = ["H200"] * 80
     table["gpu_hours"] = np.asarray(table["flops"]) / 1e15 / 3600
     best = budget(Runs.from_frame(table), hours=2.0, device="H200").best
@@ -58,7 +65,12 @@ def test_hours_come_from_measured_hours_of_one_device():
 def test_limited_data_mean_epochs_and_a_larger_model():
     free = budget(study(10), flops=1e17).best
     limited = budget(study(10), flops=1e17, unique=1e8).best
-    assert limited.epochs == 4 and limited.d == 4e8 < free.d and limited.n > free.n and limited.loss > free.loss
+    assert (
+        limited.epochs == 4
+        and limited.d == 4e8 < free.d
+        and limited.n > free.n
+        and limited.loss > free.loss
+    )
     assert any("repeated data are counted as new" in note for note in limited.notes)
     assert 6 * limited.n * limited.d == pytest.approx(1e17, rel=1e-6)
 
@@ -69,7 +81,9 @@ def with_repeats(law: str, values: dict[str, float]) -> Runs:
     u = np.repeat([1e6, 4e6, 1.5e7, 1e8], 30)
     n = np.tile(np.repeat(np.geomspace(1e4, 3e6, 6), 5), 4)
     d = u * np.tile([1, 3, 8, 30, 100], 24)
-    loss = laws_slow.predict(law, values, {"n": n, "d": d, "u": u}) * np.exp(rng.normal(size=120) * 0.003)
+    loss = laws_slow.predict(law, values, {"n": n, "d": d, "u": u}) * np.exp(
+        rng.normal(size=120) * 0.003
+    )
     return Runs.from_frame({"n": n, "d": d, "u": u, "c": 6 * n * d, "loss": loss})
 
 
@@ -93,17 +107,27 @@ def test_where_repeats_wear_out_with_size_the_budget_buys_a_smaller_model():
         seen = 1e15 / 6 / sizes
         repeats = 20.0 * (sizes / np.exp(np.log(runs["n"]).mean())) ** -rho
         worth = 4e6 * (1 + repeats * (1 - np.exp(-np.maximum(seen / 4e6 - 1, 0) / repeats)))
-        losses = FIELD["E"] + FIELD["A"] * sizes ** -FIELD["alpha"] + FIELD["B"] * np.minimum(worth, seen) ** -FIELD["beta"]
+        losses = (
+            FIELD["E"]
+            + FIELD["A"] * sizes ** -FIELD["alpha"]
+            + FIELD["B"] * np.minimum(worth, seen) ** -FIELD["beta"]
+        )
         assert best[rho].n == pytest.approx(sizes[np.argmin(losses)], rel=0.25), rho
         assert best[rho].loss == pytest.approx(losses.min(), rel=0.02)
     assert best[0.4].n < best[0.0].n
-    assert any("R_D ~ N^-0.4" in note for note in best[0.4].notes) and not any("R_D ~" in note for note in best[0.0].notes)
+    assert any("R_D ~ N^-0.4" in note for note in best[0.4].notes) and not any(
+        "R_D ~" in note for note in best[0.0].notes
+    )
 
 
 def test_budget_faults():
     runs = study(8)
-    for options, words in (({}, "in FLOPs or in hours"), ({"flops": 1e15, "hours": 1.0}, "in FLOPs or in hours"),
-                           ({"flops": -1.0}, "budget is"), ({"flops": float("nan")}, "budget is")):
+    for options, words in (
+        ({}, "in FLOPs or in hours"),
+        ({"flops": 1e15, "hours": 1.0}, "in FLOPs or in hours"),
+        ({"flops": -1.0}, "budget is"),
+        ({"flops": float("nan")}, "budget is"),
+    ):
         with pytest.raises(FitError, match=words):
             budget(runs, **options)
     refused = budget(study(2), flops=1e15)
@@ -117,7 +141,8 @@ def test_budget_faults():
 
 
 def test_the_simulated_interval_is_that_of_the_jackknife():
-    """The expected half-width of the study as it is agrees with the mean of measured ones over such studies."""
+    """The expected half-width of the study as it is agrees with the mean of measured ones over such
+    studies."""
     measured = []
     for seed in range(12):
         gamma = fit(study(10, seed=seed))["gamma"]
@@ -135,12 +160,19 @@ def test_added_runs_shorten_the_interval_as_predicted():
     ratio = []
     for seed in range(10):
         rng = np.random.default_rng([seed, 5])
-        base = simulate.trajectories(FIELD, np.geomspace(1e4, 3e6, 10), np.geomspace(1e6, 1e9, 10), rng)
-        more = [simulate.trajectories(FIELD, np.array([one.n]), np.geomspace(1e6, one.d, 10), rng) for one in plan.additions]
-        whole = simulate.table(n=np.concatenate([base["n"], *(m["n"] for m in more)]),
-                               d=np.concatenate([base["d"], *(m["d"] for m in more)]),
-                               loss=np.concatenate([base["loss"], *(m["loss"] for m in more)]),
-                               run=np.concatenate([base.run, *(np.full(10, 10 + i) for i in range(len(more)))]))
+        base = simulate.trajectories(
+            FIELD, np.geomspace(1e4, 3e6, 10), np.geomspace(1e6, 1e9, 10), rng
+        )
+        more = [
+            simulate.trajectories(FIELD, np.array([one.n]), np.geomspace(1e6, one.d, 10), rng)
+            for one in plan.additions
+        ]
+        whole = simulate.table(
+            n=np.concatenate([base["n"], *(m["n"] for m in more)]),
+            d=np.concatenate([base["d"], *(m["d"] for m in more)]),
+            loss=np.concatenate([base["loss"], *(m["loss"] for m in more)]),
+            run=np.concatenate([base.run, *(np.full(10, 10 + i) for i in range(len(more)))]),
+        )
         before, after = fit(base)["alpha"], fit(whole)["alpha"]
         ratio.append((after.high - after.low) / (before.high - before.low))
     promised = plan.additions[-1].half_width / plan.half_width
@@ -150,10 +182,16 @@ def test_added_runs_shorten_the_interval_as_predicted():
 def test_cost_decides_between_equal_gains():
     plan = design(study(8), "beta", add=1, copies=60)
     best = plan.additions[0] if plan.additions else None
-    assert best is None or best.gain / best.cost == max(one.gain / one.cost for one in plan.candidates if one.sure)
+    assert best is None or best.gain / best.cost == max(
+        one.gain / one.cost for one in plan.candidates if one.sure
+    )
     limit = float(np.median([one.cost for one in plan.candidates]))
     cheap = design(study(8), "beta", add=1, copies=30, max_cost=limit)
-    assert max(one.cost for one in cheap.candidates) <= limit < max(one.cost for one in plan.candidates)
+    assert (
+        max(one.cost for one in cheap.candidates)
+        <= limit
+        < max(one.cost for one in plan.candidates)
+    )
     json.dumps(plan.to_dict(), allow_nan=False)
 
 
@@ -170,32 +208,55 @@ def test_design_faults():
 
 def test_rank_by_gain_takes_the_run_that_helps_most():
     runs = study(8)
-    cheap, best = (design(runs, "alpha", add=1, copies=60, rank=rank) for rank in ("per-cost", "gain"))
-    assert sorted(one.gain for one in cheap.candidates) == sorted(one.gain for one in best.candidates)
-    assert best.additions[0].gain == max(one.gain for one in best.candidates if one.sure) > cheap.additions[0].gain
+    cheap, best = (
+        design(runs, "alpha", add=1, copies=60, rank=rank) for rank in ("per-cost", "gain")
+    )
+    assert sorted(one.gain for one in cheap.candidates) == sorted(
+        one.gain for one in best.candidates
+    )
+    assert (
+        best.additions[0].gain
+        == max(one.gain for one in best.candidates if one.sure)
+        > cheap.additions[0].gain
+    )
     assert best.additions[0].cost > cheap.additions[0].cost
-    assert "for their cost (--rank per-cost)" in cheap.summary() and "whatever they cost (--rank gain)" in best.summary()
+    assert (
+        "for their cost (--rank per-cost)" in cheap.summary()
+        and "whatever they cost (--rank gain)" in best.summary()
+    )
     assert best.to_dict()["rank"] == "gain"
     with pytest.raises(FitError, match="cannot be ranked by 'price'"):
         design(runs, "alpha", rank="price")
 
 
 def test_gains_within_the_noise_of_the_simulation_name_no_run():
-    """Of 120 independent rows one more changes little: no run is better than chance, and that is said."""
+    """Of 120 independent rows one more changes little: no run is better than chance, and that is
+    said."""
     rng = np.random.default_rng(0)
-    n, d = np.exp(rng.uniform(np.log(1e4), np.log(3e6), 120)), np.exp(rng.uniform(np.log(1e6), np.log(1e9), 120))
+    n, d = (
+        np.exp(rng.uniform(np.log(1e4), np.log(3e6), 120)),
+        np.exp(rng.uniform(np.log(1e6), np.log(1e9), 120)),
+    )
     loss = simulate.surface_loss(FIELD, n, d) * np.exp(rng.normal(size=120) * 0.01)
     runs = simulate.table(n=n, d=d, loss=loss, run=np.arange(120), c=6 * n * d)
     plan = design(runs, "beta", add=2, copies=30)
-    assert all(one.gain_se > 0 for one in plan.candidates) and all(one.sure for one in plan.additions)
+    assert all(one.gain_se > 0 for one in plan.candidates) and all(
+        one.sure for one in plan.additions
+    )
     assert len(plan.additions) == 2 or any("noise of the simulation" in note for note in plan.notes)
-    assert design(study(8), "alpha", add=1, copies=60).additions  # eight runs are few: one more helps
+    assert design(
+        study(8), "alpha", add=1, copies=60
+    ).additions  # eight runs are few: one more helps
 
 
 def test_a_run_added_to_single_evaluations_is_one_evaluation():
-    """Where every row is a run, an added run counts as one row: its 1/n of information, not twelve checkpoints'."""
+    """Where every row is a run, an added run counts as one row: its 1/n of information, not twelve
+    checkpoints'."""
     rng = np.random.default_rng(0)
-    n, d = np.exp(rng.uniform(np.log(1e4), np.log(3e6), 60)), np.exp(rng.uniform(np.log(1e6), np.log(1e9), 60))
+    n, d = (
+        np.exp(rng.uniform(np.log(1e4), np.log(3e6), 60)),
+        np.exp(rng.uniform(np.log(1e6), np.log(1e9), 60)),
+    )
     loss = simulate.surface_loss(FIELD, n, d) * np.exp(rng.normal(size=60) * 0.01)
     runs = simulate.table(n=n, d=d, loss=loss, run=np.arange(60), c=6 * n * d)
     plan = planning._Study(runs, fit(runs), "gamma", 40, 0, 0.95)

@@ -17,15 +17,24 @@ from tests.reference import laws_slow
 
 
 def two(seed=0, groups=10, shared=0.0, difference=0.0, kappa=6.0):
-    """Two architectures; ``shared`` of the variance between runs is common to the runs of a pair."""
+    """Two architectures; ``shared`` of the variance between runs is common to the runs of a
+    pair."""
     rng = np.random.default_rng(seed)
     sizes, data = np.geomspace(1e4, 3e6, groups), np.geomspace(1e6, 1e9, 10)
-    other = FIELD | {"alpha": 0.35 + difference, "A": 8.0 * np.exp(difference * np.log(1.7e5)), "B": 100.0}
+    other = FIELD | {
+        "alpha": 0.35 + difference,
+        "A": 8.0 * np.exp(difference * np.log(1.7e5)),
+        "B": 100.0,
+    }
     common = rng.normal(size=groups) * 0.02 * np.sqrt(shared)
     parts = []
     for truth, k in ((FIELD, 2.0), (other, kappa)):
-        made = simulate.trajectories(truth, sizes, data, rng, kappa=k, sd_run=0.02 * np.sqrt(1 - shared))
-        parts.append(replace(made, values=made.values | {"loss": made["loss"] * np.exp(common[made.run])}))
+        made = simulate.trajectories(
+            truth, sizes, data, rng, kappa=k, sd_run=0.02 * np.sqrt(1 - shared)
+        )
+        parts.append(
+            replace(made, values=made.values | {"loss": made["loss"] * np.exp(common[made.run])})
+        )
     return join(*parts)
 
 
@@ -33,7 +42,9 @@ def test_runs_are_paired_by_size_seed_and_data():
     a, b = (part for part in two().groups().values())
     pairing, _ = pair(a, b)
     assert pairing.first.tolist() == list(range(10)) == pairing.second.tolist()
-    moved = replace(b, values=b.values | {"n": b["n"] * 1.1})  # a size dial does not hit targets exactly
+    moved = replace(
+        b, values=b.values | {"n": b["n"] * 1.1}
+    )  # a size dial does not hit targets exactly
     assert pair(a, moved)[0] is not None
     for change in ({"n": b["n"] * 2}, {"d": b["d"] * 1.5}):
         assert pair(a, replace(b, values=b.values | change))[0] is None
@@ -52,7 +63,9 @@ def test_unpaired_test_is_welch_of_jackknives():
     assert found.se == pytest.approx(se, rel=1e-6) and 4 < found.df <= 18
     reach = (found.high - found.difference) / found.se
     assert found.low == pytest.approx(found.difference - reach * se)
-    assert reach == pytest.approx(stats.t.ppf(0.975, found.df), rel=0.1)  # the distribution itself: test_small_sample.py
+    assert reach == pytest.approx(
+        stats.t.ppf(0.975, found.df), rel=0.1
+    )  # the distribution itself: test_small_sample.py
     assert (found.p < 0.05) == (abs(found.t) > reach)
     assert found.p_sign == pytest.approx(1 - found.p / 2 if found.difference > 0 else found.p / 2)
 
@@ -69,10 +82,15 @@ def test_pairing_cancels_what_is_shared():
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_equal_exponents_are_rarely_called_different(paired):
-    """40 true nulls at 5%: more than 6 rejections happen once in a hundred times. benchmarks/law_coverage.py measures it."""
+    """40 true nulls at 5%: more than 6 rejections happen once in a hundred times.
+    benchmarks/law_coverage.py measures it."""
     rejected = {"alpha": 0, "gamma": 0}
     for seed in range(40):
-        tests = compare(two(seed, groups=8, shared=0.7 * paired), paired=paired, x=None, joint=False).pairs[0].tests
+        tests = (
+            compare(two(seed, groups=8, shared=0.7 * paired), paired=paired, x=None, joint=False)
+            .pairs[0]
+            .tests
+        )
         for name in rejected:
             rejected[name] += tests[name].p < 0.05
     assert max(rejected.values()) <= 6
@@ -81,14 +99,23 @@ def test_equal_exponents_are_rarely_called_different(paired):
 def test_a_real_difference_is_found():
     found = 0
     for seed in range(8):
-        test = compare(two(seed, groups=12, shared=0.7, difference=0.15), x=None, joint=False).pairs[0].tests["alpha"]
+        test = (
+            compare(two(seed, groups=12, shared=0.7, difference=0.15), x=None, joint=False)
+            .pairs[0]
+            .tests["alpha"]
+        )
         found += test.p < 0.05 and test.difference > 0
     assert found >= 7
 
 
 def test_holm_is_the_textbook_step_down():
     p = [0.04, 0.01, 0.03, 0.20]
-    pairs = [PairComparison("a", "b", False, 0, {"alpha": Difference("alpha", 0, 1, 0, 0, 9, 0, value, 0.5)}) for value in p]
+    pairs = [
+        PairComparison(
+            "a", "b", False, 0, {"alpha": Difference("alpha", 0, 1, 0, 0, 9, 0, value, 0.5)}
+        )
+        for value in p
+    ]
     _holm(pairs)
     assert [one.tests["alpha"].p_holm for one in pairs] == pytest.approx([0.09, 0.04, 0.09, 0.20])
 
@@ -103,14 +130,21 @@ def test_shared_exponents_and_permutations():
     assert differ.tests["alpha"].p_permutation <= 0.02
     assert differ.objective_shared > 1.2 * differ.objective_separate
     unpaired = compare(two(3), permutations=19, paired=False, x=None).pairs[0]
-    assert unpaired.tests["alpha"].p_permutation is None and any("permutation" in note for note in unpaired.notes)
+    assert unpaired.tests["alpha"].p_permutation is None and any(
+        "permutation" in note for note in unpaired.notes
+    )
 
 
 def test_permutations_keep_their_size_where_prefactors_differ():
-    """40 true nulls at 5%, prefactors 10 to 20% apart: more than 6 rejections happen once in a hundred times."""
+    """40 true nulls at 5%, prefactors 10 to 20% apart: more than 6 rejections happen once in a
+    hundred times."""
     rejected = {"alpha": 0, "beta": 0}
     for seed in range(40):
-        tests = compare(two(seed, groups=9, shared=0.5), permutations=99, x=None, joint=False).pairs[0].tests
+        tests = (
+            compare(two(seed, groups=9, shared=0.5), permutations=99, x=None, joint=False)
+            .pairs[0]
+            .tests
+        )
         for name in rejected:
             rejected[name] += tests[name].p_permutation <= 0.05
     assert max(rejected.values()) <= 6
@@ -151,7 +185,9 @@ def test_equal_architectures_need_equal_compute():
         found = multiplier(a, b)
         middle = len(found.loss) // 2
         held += found.multiplier_low[middle] <= 1 <= found.multiplier_high[middle]
-        assert (found.multiplier_low < found.multiplier).all() and (found.multiplier < found.multiplier_high).all()
+        assert (found.multiplier_low < found.multiplier).all() and (
+            found.multiplier < found.multiplier_high
+        ).all()
     assert held >= 6
 
 
@@ -160,9 +196,18 @@ def test_what_cannot_be_compared():
         compare(study(6))
     runs = join(study(8), study(2, seed=1))
     found = compare(runs, x=None)
-    assert found.status == "refused" and not found.pairs and any("B" in note and "refused" in note for note in found.notes)
+    assert (
+        found.status == "refused"
+        and not found.pairs
+        and any("B" in note and "refused" in note for note in found.notes)
+    )
     with pytest.raises(FitError, match="no quantity"):
         compare(two(), quantities_tested=("delta",), x=None)
-    apart = join(clean(8), replace(clean(8), values=clean(8).values | {"c": clean(8)["c"] * 1e9,
-                                                                        "loss": clean(8)["loss"] * 1e-3}))
+    apart = join(
+        clean(8),
+        replace(
+            clean(8),
+            values=clean(8).values | {"c": clean(8)["c"] * 1e9, "loss": clean(8)["loss"] * 1e-3},
+        ),
+    )
     assert any("no compute multiplier" in note for note in compare(apart).pairs[0].notes)

@@ -1,4 +1,5 @@
-"""Forecasts hold on a surface that is known, see nothing of what they predict, and are checked against the truth."""
+"""Forecasts hold on a surface that is known, see nothing of what they predict, and are checked
+against the truth."""
 
 import csv
 import json
@@ -21,7 +22,9 @@ SIZES, DATA = np.geomspace(5e3, 1e6, 8), np.geomspace(5e5, 1.6e7, 12)
 
 
 def study(seed=0, seeds=3, sizes=SIZES, group="a", **options):
-    return simulate.trajectories(FIELD, sizes, DATA, np.random.default_rng(seed), seeds=seeds, group=group, **options)
+    return simulate.trajectories(
+        FIELD, sizes, DATA, np.random.default_rng(seed), seeds=seeds, group=group, **options
+    )
 
 
 def plan(runs):
@@ -29,13 +32,27 @@ def plan(runs):
     out = []
     for k, name in enumerate(runs.run_names):
         end = np.flatnonzero(runs.run == k)[-1]
-        out.append(Planned(runs.group_names[runs.group[end]], runs["n"][end], runs["d"][end], runs["c"][end],
-                           str(runs.seed[end]), name))
+        out.append(
+            Planned(
+                runs.group_names[runs.group[end]],
+                runs["n"][end],
+                runs["d"][end],
+                runs["c"][end],
+                str(runs.seed[end]),
+                name,
+            )
+        )
     return out
 
 
 def checked(runs, found, **options):
-    content = json.loads(json.dumps(forecasts.to_dict(found, date="2026-01-01", source="s", options={"level": 0.95} | options)))
+    content = json.loads(
+        json.dumps(
+            forecasts.to_dict(
+                found, date="2026-01-01", source="s", options={"level": 0.95} | options
+            )
+        )
+    )
     return forecast_check.check(content, runs)
 
 
@@ -59,7 +76,8 @@ def test_without_noise_the_forecast_is_the_surface_itself() -> None:
 
 
 def test_what_is_predicted_is_not_looked_at() -> None:
-    """Neither other losses of the targets nor of anything beyond the limit change a digit, and absent targets change nothing."""
+    """Neither other losses of the targets nor of anything beyond the limit change a digit, and
+    absent targets change nothing."""
     runs = study()
     planned = plan(runs)
     found = forecast(runs, planned)[0]
@@ -73,8 +91,14 @@ def test_what_is_predicted_is_not_looked_at() -> None:
     assert later.predictions == found.predictions and later.hash == found.hash
     before = forecast(runs.take(~hidden), planned)[0]
     assert [replace(p, known=True) for p in before.predictions] == found.predictions
-    assert not any(p.known for p in before.predictions) and before.runs == found.runs and not set(found.runs) & targets
-    used = replace(runs, values=runs.values | {"loss": np.where(hidden, runs["loss"], runs["loss"] * 1.001)})
+    assert (
+        not any(p.known for p in before.predictions)
+        and before.runs == found.runs
+        and not set(found.runs) & targets
+    )
+    used = replace(
+        runs, values=runs.values | {"loss": np.where(hidden, runs["loss"], runs["loss"] * 1.001)}
+    )
     assert forecast(used, planned)[0].predictions != found.predictions
 
 
@@ -87,7 +111,9 @@ def test_whole_runs_alone_are_used_where_that_is_asked() -> None:
     assert found.beyond["n"] > 10 > forecast(runs, plan(runs))[0].beyond["n"]
 
 
-def test_each_architecture_is_forecast_by_itself_and_one_that_cannot_be_is_refused_in_words() -> None:
+def test_each_architecture_is_forecast_by_itself_and_one_that_cannot_be_is_refused_in_words() -> (
+    None
+):
     both = join(study(1), study(2, seeds=1, sizes=np.array([1e4, 1e6])))
     a, b = forecast(both, plan(both))
     assert a.ok and len(a.predictions) == 3
@@ -121,17 +147,22 @@ def test_the_verdict_counts_what_it_should(factor) -> None:
     gone = [k for k, name in enumerate(runs.run_names) if name == targets[2]]
     moved = replace(runs, values=runs.values | {"loss": off}).take(~np.isin(runs.run, gone))
     content = checked(moved, found)
-    assert (content["checked"], content["awaited"], content["inside"]) == (2, 1, 1) and content["coverage"] == 0.5
+    assert (content["checked"], content["awaited"], content["inside"]) == (2, 1, 1) and content[
+        "coverage"
+    ] == 0.5
     assert content["largest_error"] == pytest.approx(abs(factor - 1))
     assert content["median_error"] == pytest.approx(abs(factor - 1) / 2)
-    assert "outside" in forecast_check.words(content) and "not finished yet" in forecast_check.words(content)
+    assert "outside" in forecast_check.words(
+        content
+    ) and "not finished yet" in forecast_check.words(content)
     changed = replace(runs, values=runs.values | {"loss": runs["loss"] * 1.01})
     assert checked(changed, found)["architectures"][0]["unchanged"] is False
     assert "no longer what they were" in forecast_check.words(checked(changed, found))
 
 
 def test_a_run_that_was_stopped_is_compared_where_it_stopped() -> None:
-    """With the law of the forecast at the D that was reached; by hand: the same fit, asked there."""
+    """With the law of the forecast at the D that was reached; by hand: the same fit, asked
+    there."""
     runs = study()
     found = forecast(runs, plan(runs))
     target = found[0].targets[1]
@@ -148,22 +179,43 @@ def test_a_run_that_was_stopped_is_compared_where_it_stopped() -> None:
     assert one["early"]["beyond"] == pytest.approx(short["c"][end] / found[0].limit)
     value = found[0].parameters
     n, d = target.n, one["early"]["d"]
-    by_hand = (value["E"]["value"] + value["A"]["value"] * n ** -value["alpha"]["value"]
-               + value["B"]["value"] * d ** -value["beta"]["value"])
+    by_hand = (
+        value["E"]["value"]
+        + value["A"]["value"] * n ** -value["alpha"]["value"]
+        + value["B"]["value"] * d ** -value["beta"]["value"]
+    )
     assert one["early"]["loss"] == pytest.approx(by_hand, rel=1e-9)
     assert one["early"]["error"] == pytest.approx(by_hand / one["early"]["true"] - 1)
-    assert "stopped there:" in forecast_check.words(content) and "1 of them were stopped" in forecast_check.words(content)
+    assert "stopped there:" in forecast_check.words(
+        content
+    ) and "1 of them were stopped" in forecast_check.words(content)
     changed = replace(short, values=short.values | {"loss": short["loss"] * 1.01})
-    assert checked(changed, found)["early"]["checked"] == 0  # its points are no longer those of the forecast
+    assert (
+        checked(changed, found)["early"]["checked"] == 0
+    )  # its points are no longer those of the forecast
 
 
 def write_table(path, runs, keep=None):
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["run", "architecture", "kind", "status", "seed", "step", "n", "d", "c", "loss"])
+        writer.writerow(
+            ["run", "architecture", "kind", "status", "seed", "step", "n", "d", "c", "loss"]
+        )
         for i in np.flatnonzero(np.ones(len(runs), bool) if keep is None else keep):
-            writer.writerow([f"r{runs.run_names[runs.run[i]]}", "PaiNN", "grid", "finished", runs.seed[i],
-                             int(runs["d"][i] / 400), runs["n"][i], runs["d"][i], runs["c"][i], repr(float(runs["loss"][i]))])
+            writer.writerow(
+                [
+                    f"r{runs.run_names[runs.run[i]]}",
+                    "PaiNN",
+                    "grid",
+                    "finished",
+                    runs.seed[i],
+                    int(runs["d"][i] / 400),
+                    runs["n"][i],
+                    runs["d"][i],
+                    runs["c"][i],
+                    repr(float(runs["loss"][i])),
+                ]
+            )
 
 
 def test_from_the_command_line_first_the_forecast_then_the_truth(tmp_path, capsys) -> None:
@@ -172,13 +224,25 @@ def test_from_the_command_line_first_the_forecast_then_the_truth(tmp_path, capsy
     write_table(tmp_path / "small.csv", runs, ~target)
     write_table(tmp_path / "all.csv", runs)
     with (tmp_path / "plan.csv").open("w") as file:
-        file.write("architecture,n,d,c\n" + "".join(f"PaiNN,{n},{DATA[-1]},{6 * n * DATA[-1]}\n" for n in SIZES))
-    small, everything, planned, said, seen = (str(tmp_path / name) for name in
-                                              ("small.csv", "all.csv", "plan.csv", "f.json", "v.json"))
-    assert main(["forecast", small, "--plan", planned, "--json", said, "--csv", str(tmp_path / "f.csv")]) == 0
+        file.write(
+            "architecture,n,d,c\n"
+            + "".join(f"PaiNN,{n},{DATA[-1]},{6 * n * DATA[-1]}\n" for n in SIZES)
+        )
+    small, everything, planned, said, seen = (
+        str(tmp_path / name) for name in ("small.csv", "all.csv", "plan.csv", "f.json", "v.json")
+    )
+    assert (
+        main(
+            ["forecast", small, "--plan", planned, "--json", said, "--csv", str(tmp_path / "f.csv")]
+        )
+        == 0
+    )
     assert "from 21 runs" in capsys.readouterr().out
     saved = json.loads((tmp_path / "f.json").read_text())
-    assert saved["options"]["burn_in_steps"] == 400 and saved["architectures"][0]["predictions"][0]["known"] is False
+    assert (
+        saved["options"]["burn_in_steps"] == 400
+        and saved["architectures"][0]["predictions"][0]["known"] is False
+    )
     assert len((tmp_path / "f.csv").read_text().splitlines()) == 2
     assert main(["forecast", everything, "--check", said, "--json", seen]) == 0
     out = capsys.readouterr().out
@@ -187,39 +251,50 @@ def test_from_the_command_line_first_the_forecast_then_the_truth(tmp_path, capsy
 
 
 def test_runs_that_repeated_a_smaller_training_set_are_neither_fitted_nor_targets(tmp_path) -> None:
-    """The whole set has 4e6 atoms and is seen four times; two runs saw 1e6 atoms sixteen times and came out worse."""
+    """The whole set has 4e6 atoms and is seen four times; two runs saw 1e6 atoms sixteen times and
+    came out worse."""
     from forcelaw.cli.forecast_runs import planned_runs, runs_of
 
     runs = study(seeds=1)
     write_table(tmp_path / "t.csv", runs)
     frame = pl.read_csv(tmp_path / "t.csv")
     small = pl.col("run").is_in(["r0", "r7"])
-    extra = frame.filter(small).with_columns(run=pl.col("run") + "s", loss=pl.col("loss") * 1.5, u=pl.min_horizontal("d", 1e6))
+    extra = frame.filter(small).with_columns(
+        run=pl.col("run") + "s", loss=pl.col("loss") * 1.5, u=pl.min_horizontal("d", 1e6)
+    )
     frame = pl.concat([frame.with_columns(u=pl.min_horizontal("d", 4e6)), extra])
     frame.write_csv(tmp_path / "both.csv")
     both, planned = runs_of(tmp_path / "both.csv"), planned_runs(tmp_path / "both.csv", None, runs)
     assert sorted(both.run_names) == [f"r{k}" for k in range(8)] == sorted(p.run for p in planned)
     alone = runs_of(tmp_path / "t.csv")
-    one, other = (forecast(r, planned_runs(tmp_path / name, None, r))[0] for r, name in ((both, "both.csv"), (alone, "t.csv")))
+    one, other = (
+        forecast(r, planned_runs(tmp_path / name, None, r))[0]
+        for r, name in ((both, "both.csv"), (alone, "t.csv"))
+    )
     assert one.predictions == other.predictions
 
 
 def test_no_torch_is_needed(tmp_path) -> None:
     write_table(tmp_path / "t.csv", study(seeds=1))
-    code = ("import sys\nfrom forcelaw.cli.main import main\n"
-            f"sys.exit(main(['forecast', {str(tmp_path / 't.csv')!r}]) or 9 * ('torch' in sys.modules))")
+    code = (
+        "import sys\nfrom forcelaw.cli.main import main\n"
+        f"sys.exit(main(['forecast', {str(tmp_path / 't.csv')!r}]) or 9 * ('torch' in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "already trained" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("arguments,message", [
-    (["forecast", "nothing.csv"], "no such study or table"),
-    (["forecast", "t.csv", "--fraction", "0"], "no share"),
-    (["forecast", "t.csv", "--check", "t.csv"], "not JSON"),
-    (["forecast", "t.csv", "--check", "j.json"], "no forecast"),
-    (["forecast", "t.csv", "--plan", "p.csv"], "no column for d"),
-    (["forecast", "t.csv", "--where", "kind == 'sweep'"], "no row"),
-])
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["forecast", "nothing.csv"], "no such study or table"),
+        (["forecast", "t.csv", "--fraction", "0"], "no share"),
+        (["forecast", "t.csv", "--check", "t.csv"], "not JSON"),
+        (["forecast", "t.csv", "--check", "j.json"], "no forecast"),
+        (["forecast", "t.csv", "--plan", "p.csv"], "no column for d"),
+        (["forecast", "t.csv", "--where", "kind == 'sweep'"], "no row"),
+    ],
+)
 def test_a_mistake_is_said_in_words(tmp_path, monkeypatch, capsys, arguments, message) -> None:
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path / "t.csv", study(seeds=1))

@@ -10,9 +10,30 @@ from tests.reference import laws_slow
 
 N = np.geomspace(1e6, 1e9, 7).repeat(5)
 D = np.tile(np.geomspace(1e8, 1e11, 5), 7)
-X = {"n": N, "d": D, "u": np.minimum(D, 3e9 * np.tile([1, 0.3, 2, 1, 0.1], 7)), "c": 6 * N * D, "h": 6 * N * D / 1e15}
-VALUES = {"A": 480.0, "B": 2000.0, "F": 300.0, "E": 1.7, "alpha": 0.34, "beta": 0.37, "gamma": 0.2, "R_D": 12.0, "R_N": 4.0,
-          "rho": 0.4, "c0": 0.1, "c1": 0.2, "d1": 1e17, "f1": 0.7, "s": 3e6}
+X = {
+    "n": N,
+    "d": D,
+    "u": np.minimum(D, 3e9 * np.tile([1, 0.3, 2, 1, 0.1], 7)),
+    "c": 6 * N * D,
+    "h": 6 * N * D / 1e15,
+}
+VALUES = {
+    "A": 480.0,
+    "B": 2000.0,
+    "F": 300.0,
+    "E": 1.7,
+    "alpha": 0.34,
+    "beta": 0.37,
+    "gamma": 0.2,
+    "R_D": 12.0,
+    "R_N": 4.0,
+    "rho": 0.4,
+    "c0": 0.1,
+    "c1": 0.2,
+    "d1": 1e17,
+    "f1": 0.7,
+    "s": 3e6,
+}
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -29,8 +50,11 @@ def test_values_are_those_of_the_formula(name, floor):
     for key, value in values.items():
         assert back[key] == pytest.approx(value, rel=1e-12)
     with_floor = values | {"E": {"free": VALUES["E"], "zero": 0.0}.get(floor, floor)}
-    np.testing.assert_allclose(np.exp(law.predict_log(theta, roles, centre)[0]), laws_slow.predict(name, with_floor, X),
-                               rtol=1e-11)
+    np.testing.assert_allclose(
+        np.exp(law.predict_log(theta, roles, centre)[0]),
+        laws_slow.predict(name, with_floor, X),
+        rtol=1e-11,
+    )
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -58,7 +82,9 @@ def test_joint_law_is_its_parts():
     law = make("surface")
     x, _ = law.prepare({"n": N, "d": D})
     joint = Joint(law, [20, 15], ("alpha",))
-    halves = [{role: value[part] for role, value in x.items()} for part in (slice(0, 20), slice(20, 35))]
+    halves = [
+        {role: value[part] for role, value in x.items()} for part in (slice(0, 20), slice(20, 35))
+    ]
     rng = np.random.default_rng(0)
     theta = 0.3 + 0.1 * rng.normal(size=(2, joint.size))
     y = np.zeros(35)
@@ -69,13 +95,19 @@ def test_joint_law_is_its_parts():
     assert shared == joint.index[1][law.names.index("alpha")] and joint.size == 9
     up = theta.copy()
     up[:, shared] += 1e-6
-    slope = (joint.residuals(up, {"group0": halves[0], "group1": halves[1]}, y, False)[0] - r) / 1e-6
+    slope = (
+        joint.residuals(up, {"group0": halves[0], "group1": halves[1]}, y, False)[0] - r
+    ) / 1e-6
     np.testing.assert_allclose(jac[:, shared], slope, atol=1e-5)
 
 
 def test_unknown_names_are_errors():
-    for call in (lambda: make("cubic"), lambda: make("surface", "none"), lambda: make("surface", -1.0),
-                 lambda: make("surface", None, colour=1)):
+    for call in (
+        lambda: make("cubic"),
+        lambda: make("surface", "none"),
+        lambda: make("surface", -1.0),
+        lambda: make("surface", None, colour=1),
+    ):
         with pytest.raises(FitError):
             call()
 

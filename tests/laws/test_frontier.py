@@ -24,7 +24,8 @@ def test_lower_hull_is_that_of_brute_force():
 
 @pytest.mark.parametrize("truth", [FIELD, LANGUAGE])
 def test_frontier_of_exact_curves_is_that_of_the_surface(truth):
-    """L* = E + F C^-gamma with F = k^gamma (A G^-alpha + B G^beta) (reference/fitting.md, section 3); k = 6."""
+    """L* = E + F C^-gamma with F = k^gamma (A G^-alpha + B G^beta) (reference/fitting.md, section
+    3); k = 6."""
     found = frontier(clean(12, truth))
     want = exponents(truth)
     alpha, beta = truth["alpha"], truth["beta"]
@@ -34,7 +35,9 @@ def test_frontier_of_exact_curves_is_that_of_the_surface(truth):
     assert found.fit["gamma"].value == pytest.approx(want["gamma"], rel=0.01)
     assert found.fit["E"].value == pytest.approx(truth["E"], rel=0.02, abs=2e-3)
     for c in found.tangents["x"]:
-        assert found.fit.predict(c=c) == pytest.approx(truth["E"] + f * c ** -want["gamma"], rel=2e-3)
+        assert found.fit.predict(c=c) == pytest.approx(
+            truth["E"] + f * c ** -want["gamma"], rel=2e-3
+        )
     assert found.optimum.a.value == pytest.approx(want["a"], abs=0.01)
     assert found.optimum.b.value == pytest.approx(want["b"], abs=0.01)
     assert not found.optimum.edge
@@ -49,14 +52,20 @@ def test_hull_points_are_points_of_the_curves():
 
 
 def test_minima_of_noise_do_not_bias_gamma():
-    """20 noisy runs of which only the larger sizes are ever best: the hull's vertices give a gamma that is far too large."""
+    """20 noisy runs of which only the larger sizes are ever best: the hull's vertices give a gamma
+    that is far too large."""
     truth = FIELD | {"B": 30.0}
     tangents, hulls = [], []
     for seed in range(5):
         found = frontier(study(20, seed=seed, truth=truth), interval="none")
         tangents.append(found.fit["gamma"].value)
-        points = simulate.table(n=found.points["n"], d=found.points["d"], c=found.points["x"], loss=found.points["loss"],
-                                run=np.arange(len(found.points["x"])))
+        points = simulate.table(
+            n=found.points["n"],
+            d=found.points["d"],
+            c=found.points["x"],
+            loss=found.points["loss"],
+            run=np.arange(len(found.points["x"])),
+        )
         hulls.append(fit(points, "frontier", objective="log", interval="none")["gamma"].value)
     right = exponents(truth)["gamma"]
     assert abs(np.mean(tangents) / right - 1) < 0.1 < 0.2 < np.mean(hulls) / right - 1
@@ -74,14 +83,17 @@ def test_seeds_are_averaged_and_deleted_one_by_one():
     runs = study(8, seeds=2, seed=3)
     assert len(curves(runs)) == 8 and all(len(curve.runs) == 2 for curve in curves(runs))
     found = frontier(runs)
-    assert found.fit.ok and found.fit.n_runs == 16 and found.fit["gamma"].low < found.fit["gamma"].high
+    assert (
+        found.fit.ok and found.fit.n_runs == 16 and found.fit["gamma"].low < found.fit["gamma"].high
+    )
     same = frontier(scaled(runs, 2.0))
     assert same.fit["gamma"].value == pytest.approx(found.fit["gamma"].value, rel=1e-4)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_deleting_a_run_is_a_frontier_without_it(seeds):
-    """The batch of all deletions against one frontier for each table without a run; floor at zero, so that it is unique."""
+    """The batch of all deletions against one frontier for each table without a run; floor at zero,
+    so that it is unique."""
     runs = study(10, seeds=seeds, seed=3, sd_run=0.003, sd_within=0.001)
     found = frontier(runs, floor="zero")
     quick = found.fit.law.natural(found.fit.replicates, found.fit.centre)["gamma"]
@@ -112,7 +124,9 @@ def test_too_few_tangents_is_a_trend_or_refused():
 
 def test_the_edge_of_the_grid_is_seen():
     """Sizes too small for the data: the largest is best over most of the range."""
-    runs = simulate.trajectories(FIELD, np.geomspace(1e3, 3e4, 10), np.geomspace(1e6, 1e10, 12), np.random.default_rng(0))
+    runs = simulate.trajectories(
+        FIELD, np.geomspace(1e3, 3e4, 10), np.geomspace(1e6, 1e10, 12), np.random.default_rng(0)
+    )
     assert frontier(runs, interval="none").optimum.edge
 
 
@@ -125,8 +139,12 @@ def test_allocation_is_the_minimum(k, p, q):
     best = compute_optimal(result, Cost(k, p, q))
     for budget in (1e12, 1e15, 1e18):
         n, d = laws_slow.best_sizes(FIELD, budget, k, p, q)
-        assert best.n(budget)[0] == pytest.approx(n, rel=1e-3) and best.d(budget)[0] == pytest.approx(d, rel=1e-3)
-        assert best.loss(budget)[0] == pytest.approx(laws_slow.predict("surface", FIELD, {"n": n, "d": d}), rel=1e-4)
+        assert best.n(budget)[0] == pytest.approx(n, rel=1e-3) and best.d(budget)[
+            0
+        ] == pytest.approx(d, rel=1e-3)
+        assert best.loss(budget)[0] == pytest.approx(
+            laws_slow.predict("surface", FIELD, {"n": n, "d": d}), rel=1e-4
+        )
     grid = np.array([1e12, 1e18])
     slope = np.diff(np.log(best.n(grid)))[0] / np.log(1e6)
     assert best.a.value == pytest.approx(slope, rel=1e-6)
@@ -136,12 +154,29 @@ def test_allocation_is_the_minimum(k, p, q):
 
 def test_cost_is_measured_from_the_table():
     runs = clean(6)
-    table = simulate.table(n=runs["n"], d=runs["d"], loss=runs["loss"], run=runs.run, c=5 * runs["n"] ** 0.9 * runs["d"])
+    table = simulate.table(
+        n=runs["n"],
+        d=runs["d"],
+        loss=runs["loss"],
+        run=runs.run,
+        c=5 * runs["n"] ** 0.9 * runs["d"],
+    )
     cost = Cost.measured(table)
     assert (cost.p, cost.q, cost.k) == (pytest.approx(0.9), pytest.approx(1.0), pytest.approx(5.0))
     assert cost.sd < 1e-9
     rows = compute_optimal(fit(table), table).table([1e12, 1e13])
-    assert set(rows) == {"c", "n", "d", "loss", "n_low", "n_high", "d_low", "d_high", "loss_low", "loss_high"}
+    assert set(rows) == {
+        "c",
+        "n",
+        "d",
+        "loss",
+        "n_low",
+        "n_high",
+        "d_low",
+        "d_high",
+        "loss_low",
+        "loss_high",
+    }
     assert (rows["n_low"] <= rows["n"]).all() and (rows["n"] <= rows["n_high"]).all()
 
 
@@ -161,7 +196,9 @@ def test_isoflop_minima_of_exact_curves():
     inside = np.isfinite(found.n_star)
     assert inside.sum() >= 5
     for c, n in zip(found.budgets[inside], found.n_star[inside]):
-        assert n == pytest.approx(laws_slow.best_sizes(FIELD, c, 6, 1, 1)[0], rel=0.25)  # a cubic's minimum, not the surface's
+        assert n == pytest.approx(
+            laws_slow.best_sizes(FIELD, c, 6, 1, 1)[0], rel=0.25
+        )  # a cubic's minimum, not the surface's
     assert found.a.value == pytest.approx(want["a"], abs=0.03)
     assert found.a.value + found.b.value == pytest.approx(1.0, abs=1e-6)
 
@@ -172,9 +209,13 @@ def test_isoflop_of_single_points_by_budget():
     n = np.concatenate([laws_slow.best_sizes(FIELD, c, 6, 1, 1)[0] * sizes for c in budgets])
     c = np.repeat(budgets, 7)
     d = c / 6 / n
-    table = simulate.table(n=n, d=d, c=c, loss=simulate.surface_loss(FIELD, n, d), run=np.arange(35))
+    table = simulate.table(
+        n=n, d=d, c=c, loss=simulate.surface_loss(FIELD, n, d), run=np.arange(35)
+    )
     found = isoflop(table)
-    assert len(found.budgets) == 5 and found.a.value == pytest.approx(exponents(FIELD)["a"], abs=0.01)
+    assert len(found.budgets) == 5 and found.a.value == pytest.approx(
+        exponents(FIELD)["a"], abs=0.01
+    )
 
 
 def test_three_ways_side_by_side():

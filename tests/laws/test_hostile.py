@@ -25,7 +25,9 @@ def test_a_million_rows():
     rows = 10**6
     run = rng.integers(0, 500, rows)
     n, d = np.geomspace(1e7, 1e10, 500)[run], np.exp(rng.uniform(20.7, 27.6, rows))
-    loss = simulate.surface_loss(LANGUAGE, n, d) * np.exp(rng.normal(size=500)[run] * 0.01 + rng.normal(size=rows) * 0.01)
+    loss = simulate.surface_loss(LANGUAGE, n, d) * np.exp(
+        rng.normal(size=500)[run] * 0.01 + rng.normal(size=rows) * 0.01
+    )
     started = time.process_time()
     result = fit(Runs.from_frame({"params": n, "tokens": d, "loss": loss, "run_name": run}))
     assert time.process_time() - started < 30
@@ -33,7 +35,9 @@ def test_a_million_rows():
     for name in ("alpha", "beta", "E"):
         assert abs(result[name].value - LANGUAGE[name]) < 4 * result[name].se
     few = slice(0, 20_000)  # rows are not runs
-    part = Runs.from_frame({"params": n[few], "tokens": d[few], "loss": loss[few], "run_name": run[few]})
+    part = Runs.from_frame(
+        {"params": n[few], "tokens": d[few], "loss": loss[few], "run_name": run[few]}
+    )
     assert fit(part)["alpha"].se > 3 * fit(part, cluster=None)["alpha"].se
 
 
@@ -45,7 +49,9 @@ def test_losses_over_ten_orders_of_magnitude(objective):
     assert loss.max() / loss.min() > 1e10
     result = fit(Runs.from_frame({"n": n, "d": d, "loss": loss}), objective=objective)
     assert result.ok
-    assert result["alpha"].value == pytest.approx(0.9, abs=0.002) and result["beta"].value == pytest.approx(0.8, abs=0.002)
+    assert result["alpha"].value == pytest.approx(0.9, abs=0.002) and result[
+        "beta"
+    ].value == pytest.approx(0.8, abs=0.002)
     assert result["E"].value < 1e-8
 
 
@@ -59,11 +65,19 @@ def test_two_sizes_with_jitter_are_two_sizes():
 
 def test_all_diverged_every_way():
     table = columns(study(6))
-    for change in ({"val_loss": np.full(60, np.nan)}, {"val_loss": np.full(60, np.inf)}, {"status": ["diverged"] * 60},
-                   {"status": ["failed"] * 60, "val_loss": [None] * 60}):
+    for change in (
+        {"val_loss": np.full(60, np.nan)},
+        {"val_loss": np.full(60, np.inf)},
+        {"status": ["diverged"] * 60},
+        {"status": ["failed"] * 60, "val_loss": [None] * 60},
+    ):
         with pytest.raises(FitError):
             Runs.from_frame(table | change)
-    blown = fit(Runs.from_frame(table | {"val_loss": np.exp(np.random.default_rng(0).normal(size=60) * 3 + 20)}))
+    blown = fit(
+        Runs.from_frame(
+            table | {"val_loss": np.exp(np.random.default_rng(0).normal(size=60) * 3 + 20)}
+        )
+    )
     assert not blown.ok
 
 
@@ -76,7 +90,9 @@ def test_strings_and_formulas_in_any_column():
             with pytest.raises(FitError, match="row 8 holds"):
                 Runs.from_frame(table | {name: cells})
         fine = [f" {value!r} " for value in np.asarray(table[name]).tolist()]
-        assert fit(Runs.from_frame(table | {name: fine}), interval="none").ok  # numbers written as text are numbers
+        assert fit(
+            Runs.from_frame(table | {name: fine}), interval="none"
+        ).ok  # numbers written as text are numbers
 
 
 def test_flops_that_cannot_be_used_do_not_stop_a_fit_that_needs_none():
@@ -88,7 +104,9 @@ def test_flops_that_cannot_be_used_do_not_stop_a_fit_that_needs_none():
 def test_correlated_sizes_and_data():
     n = np.geomspace(1e7, 1e10, 30)
     for d in (20 * n, 1e17 / n, 20 * n**0.7):
-        result = fit(Runs.from_frame({"n": n, "d": d, "loss": simulate.surface_loss(LANGUAGE, n, d)}))
+        result = fit(
+            Runs.from_frame({"n": n, "d": d, "loss": simulate.surface_loss(LANGUAGE, n, d)})
+        )
         assert result.status == "refused" and "perfectly correlated" in result.message
 
 
@@ -104,11 +122,17 @@ def test_everything_else_refuses_what_fit_refuses():
 def test_extreme_scales_stay_finite():
     runs = study(6)
     for factor in (1e-80, 1e80):
-        table = simulate.table(n=runs["n"] * 1e100, d=runs["d"] * 1e-5, loss=runs["loss"] * factor, run=runs.run)
+        table = simulate.table(
+            n=runs["n"] * 1e100, d=runs["d"] * 1e-5, loss=runs["loss"] * factor, run=runs.run
+        )
         result = fit(table)
-        assert result.ok and result["alpha"].value == pytest.approx(fit(runs)["alpha"].value, rel=1e-4)
+        assert result.ok and result["alpha"].value == pytest.approx(
+            fit(runs)["alpha"].value, rel=1e-4
+        )
         assert "NaN" not in result.to_json() and "Infinity" not in result.to_json()
-    refused = fit(simulate.table(n=runs["n"], d=runs["d"], loss=runs["loss"] * 1e-200, run=runs.run))
+    refused = fit(
+        simulate.table(n=runs["n"], d=runs["d"], loss=runs["loss"] * 1e-200, run=runs.run)
+    )
     assert refused.status == "refused" and "another unit" in refused.message
 
 
@@ -133,9 +157,12 @@ READ = {  # name of the file: its bytes, and what is said about it
     "tabs.csv": (TEXT.replace(",", "\t").encode(), "tabs"),
     "bars.txt": (TEXT.replace(",", "|").encode(), "bars"),
     "commas.tsv": (TEXT.encode(), "commas"),
-    "spaces.csv": ("\n".join(", ".join(line.split(",")) for line in TEXT.splitlines()).encode(), ""),
+    "spaces.csv": (
+        "\n".join(", ".join(line.split(",")) for line in TEXT.splitlines()).encode(),
+        "",
+    ),
     "comment.csv": (b"# exported by a tracker\n\n" + TEXT.encode(), "comment line"),
-    "newlines.csv": (TEXT.replace("run 1,", "\"run\n1\",").encode(), ""),
+    "newlines.csv": (TEXT.replace("run 1,", '"run\n1",').encode(), ""),
     "plain.csv.gz": (TEXT.encode(), ""),  # the name lies
     "gzip.csv.gz": (gzip.compress(TEXT.encode()), ""),
     "bzip.csv.bz2": (bz2.compress(TEXT.encode()), ""),
@@ -160,12 +187,27 @@ REFUSED = {  # name of the file: its bytes, and words of the refusal
     "blank.csv": (b"\n\n", ["the table is empty"]),
     "header.csv": (ROWS[0].encode(), ["no rows"]),
     "headless.csv": ("\n".join(ROWS[1:]).encode(), ["first line holds numbers", "put a header"]),
-    "title.csv": (b"My runs,,\n" + TEXT.encode(), ["line 2 has 6 fields where the header has 3", "title"]),
-    "ragged.csv": ("\n".join([*ROWS[:4], ROWS[4] + ",9,9", *ROWS[5:]]).encode(), ["line 5 has 8 fields"]),
-    "decimal.csv": (TEXT.replace(",", ";").replace(".", ",").encode(), ["decimal commas are not read", "10000.0"]),
-    "thousands.csv": (TEXT.replace("\n10000.0,", "\n\"10,000\",").encode(), ["'10,000'", "without separators", ": 10000"]),
+    "title.csv": (
+        b"My runs,,\n" + TEXT.encode(),
+        ["line 2 has 6 fields where the header has 3", "title"],
+    ),
+    "ragged.csv": (
+        "\n".join([*ROWS[:4], ROWS[4] + ",9,9", *ROWS[5:]]).encode(),
+        ["line 5 has 8 fields"],
+    ),
+    "decimal.csv": (
+        TEXT.replace(",", ";").replace(".", ",").encode(),
+        ["decimal commas are not read", "10000.0"],
+    ),
+    "thousands.csv": (
+        TEXT.replace("\n10000.0,", '\n"10,000",').encode(),
+        ["'10,000'", "without separators", ": 10000"],
+    ),
     "millions.csv": (TEXT.replace("\n10000.0,", "\n0.01M,").encode(), ["'0.01M'", "millions"]),
-    "alike.csv": (TEXT.replace("tokens", "Params ", 1).encode(), ["'params' and 'Params'", "--columns n=params"]),
+    "alike.csv": (
+        TEXT.replace("tokens", "Params ", 1).encode(),
+        ["'params' and 'Params'", "--columns n=params"],
+    ),
     "sheet.csv": (b"PK\x03\x04" + bytes(40), ["spreadsheet", "save the sheet as CSV"]),
     "sheet.xlsx": (b"PK\x03\x04" + bytes(40), ["spreadsheet", "save the sheet as CSV"]),
     "old.csv": (b"\xd0\xcf\x11\xe0" + bytes(40), ["Excel"]),
@@ -173,10 +215,13 @@ REFUSED = {  # name of the file: its bytes, and words of the refusal
     "code.pkl": (b"\x80\x04.", ["are not read", "run code"]),
     "noend": (TEXT.encode(), ["without suffix", ".csv"]),
     "torn.csv.gz": (gzip.compress(TEXT.encode())[:-20], ["cannot be read"]),
-    "bad.json": (b"{\"a\":", ["not JSON", "line 1"]),
+    "bad.json": (b'{"a":', ["not JSON", "line 1"]),
     "list.json": (b"[1, 2]", ["no table", "array of objects"]),
     "torn.jsonl": (b'{"params": 1, "tokens": 2, "loss": 3}\n{"params"', ["line 2 is not JSON"]),
-    "mixed.jsonl": (b'{"params": 1, "tokens": 2, "loss": 3}\n{"params": "big", "tokens": 2, "loss": 3}', ["row 2", "'big'"]),
+    "mixed.jsonl": (
+        b'{"params": 1, "tokens": 2, "loss": 3}\n{"params": "big", "tokens": 2, "loss": 3}',
+        ["row 2", "'big'"],
+    ),
     "none.parquet": (b"nothing", ["cannot be read"]),
 }
 
@@ -199,9 +244,11 @@ def test_faults_name_column_count_example_and_remedy():
     loss[10:15] = -2.5
     with pytest.raises(FitError) as caught:
         Runs.from_frame(table | {"val_loss": loss})
-    error = caught.value  # rows are those of the table, not what is left of it without the three that diverged
+    error = (
+        caught.value
+    )  # rows are those of the table, not what is left of it without the three that diverged
     assert error.what == "5 of 37 values are zero or negative, the first in row 11 (-2.5)"
-    assert "'val_loss'" in error.where and "--where \"val_loss > 0\"" in error.remedy
+    assert "'val_loss'" in error.where and '--where "val_loss > 0"' in error.remedy
     loss[10:15] = np.nan
     frame = pl.DataFrame(table | {"my loss": loss}).drop("val_loss")
     with pytest.raises(FitError) as caught:
@@ -211,11 +258,15 @@ def test_faults_name_column_count_example_and_remedy():
 
 
 def test_names_with_anything_in_them(tmp_path):
-    frame = pl.DataFrame(columns(study(5))).rename({"params": "it's n", "tokens": "d, in \"tokens\"", "val_loss": "\u03bb.x"})
-    given = {"n": "it's n", "d": "d, in \"tokens\"", "loss": "\u03bb.x"}
+    frame = pl.DataFrame(columns(study(5))).rename(
+        {"params": "it's n", "tokens": 'd, in "tokens"', "val_loss": "\u03bb.x"}
+    )
+    given = {"n": "it's n", "d": 'd, in "tokens"', "loss": "\u03bb.x"}
     frame.write_csv(tmp_path / "odd.csv")
     for source in (frame, tmp_path / "odd.csv"):
-        assert fit(Runs.from_frame(source, given, "`it's n` > 0 and `\u03bb.x` < 9"), interval="none").ok
+        assert fit(
+            Runs.from_frame(source, given, "`it's n` > 0 and `\u03bb.x` < 9"), interval="none"
+        ).ok
 
 
 def test_no_text_runs_as_code(tmp_path):
@@ -223,8 +274,19 @@ def test_no_text_runs_as_code(tmp_path):
     attack = f"__import__('os').system('touch {marker}')"
     path = tmp_path / "a.csv"
     frame = pl.DataFrame(columns(study(4)))
-    frame.with_columns(val_loss=pl.lit(attack), run_name=pl.lit("=cmd|' /C calc'!A0")).write_csv(path)
-    for words in ([], ["--where", attack], ["--columns", f"loss={attack}"], ["--fix", f"alpha={attack}"], ["--floor", attack],
-                  ["--x", attack], ["--group", attack], ["--objective", attack], ["--law", attack]):
+    frame.with_columns(val_loss=pl.lit(attack), run_name=pl.lit("=cmd|' /C calc'!A0")).write_csv(
+        path
+    )
+    for words in (
+        [],
+        ["--where", attack],
+        ["--columns", f"loss={attack}"],
+        ["--fix", f"alpha={attack}"],
+        ["--floor", attack],
+        ["--x", attack],
+        ["--group", attack],
+        ["--objective", attack],
+        ["--law", attack],
+    ):
         assert main(["fit", str(path), *words]) == 2
     assert not marker.exists()

@@ -1,4 +1,5 @@
-"""Known surfaces come back from noisy synthetic runs; designs that cannot carry a fit are refused; SciPy is the oracle."""
+"""Known surfaces come back from noisy synthetic runs; designs that cannot carry a fit are refused;
+SciPy is the oracle."""
 
 import numpy as np
 import pytest
@@ -41,7 +42,9 @@ def test_without_noise_the_surface_comes_back_exactly() -> None:
     for name, value in TRUE.items():
         assert r.parameters[name].value == pytest.approx(value, rel=1e-4), name
     gamma = TRUE["alpha"] * TRUE["beta"] / (TRUE["alpha"] + TRUE["beta"])
-    assert r.derived["a"].value == pytest.approx(TRUE["beta"] / (TRUE["alpha"] + TRUE["beta"]), rel=1e-4)
+    assert r.derived["a"].value == pytest.approx(
+        TRUE["beta"] / (TRUE["alpha"] + TRUE["beta"]), rel=1e-4
+    )
     assert r.derived["gamma"].value == pytest.approx(gamma, rel=1e-4)
     assert float(np.squeeze(r.predict(n=7e4, d=3e6))) == pytest.approx(surface(7e4, 3e6), rel=1e-5)
 
@@ -72,11 +75,32 @@ def test_the_optimum_is_that_of_scipy_from_many_starts() -> None:
         return np.where(res <= delta, 0.5 * res**2, delta * (res - 0.5 * delta)).sum() * 1e4
 
     rng = np.random.default_rng(0)
-    best = min((minimize(objective, [rng.uniform(0, 5), rng.uniform(0, 6), rng.uniform(-4, -1), *rng.uniform(0.2, 0.7, 2)],
-                         method="L-BFGS-B", options={"maxiter": 4000, "ftol": 1e-14}) for _ in range(12)),
-               key=lambda m: m.fun)
-    ours = objective([np.log(r.parameters["A"].value), np.log(r.parameters["B"].value), np.log(r.parameters["E"].value),
-                      r.parameters["alpha"].value, r.parameters["beta"].value])
+    best = min(
+        (
+            minimize(
+                objective,
+                [
+                    rng.uniform(0, 5),
+                    rng.uniform(0, 6),
+                    rng.uniform(-4, -1),
+                    *rng.uniform(0.2, 0.7, 2),
+                ],
+                method="L-BFGS-B",
+                options={"maxiter": 4000, "ftol": 1e-14},
+            )
+            for _ in range(12)
+        ),
+        key=lambda m: m.fun,
+    )
+    ours = objective(
+        [
+            np.log(r.parameters["A"].value),
+            np.log(r.parameters["B"].value),
+            np.log(r.parameters["E"].value),
+            r.parameters["alpha"].value,
+            r.parameters["beta"].value,
+        ]
+    )
     assert ours <= best.fun * (1 + 1e-6)
 
 
@@ -96,8 +120,14 @@ def test_designs_that_cannot_carry_a_fit_are_refused() -> None:
         assert not r.ok and str(r.status).endswith("refused") and r.message
     rng = np.random.default_rng(0)
     n = np.geomspace(1e4, 1e7, 12)
-    tied = Runs.from_frame({"run": [str(k) for k in range(12)], "n": n, "d": 20 * n,
-                            "loss": surface(n, 20 * n) * np.exp(0.01 * rng.normal(size=12))})
+    tied = Runs.from_frame(
+        {
+            "run": [str(k) for k in range(12)],
+            "n": n,
+            "d": 20 * n,
+            "loss": surface(n, 20 * n) * np.exp(0.01 * rng.normal(size=12)),
+        }
+    )
     assert not fit(tied, law="surface").ok
 
 

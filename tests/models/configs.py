@@ -1,7 +1,7 @@
 """Small configurations of every architecture, and the variants that the contract suite runs on.
 
-A new architecture is picked up from ``forcelaw.models.ARCHITECTURES`` by itself; a line in SMALL gives it smaller
-options, a line in EXTRA adds a variant of it.
+A new architecture is picked up from ``forcelaw.models.ARCHITECTURES`` by itself; a line in SMALL
+gives it smaller options, a line in EXTRA adds a variant of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One case of the contract suite: an architecture with options. coordinates: also in the muP coordinate check."""
+    """One case of the contract suite: an architecture with options. coordinates: also in the muP
+    coordinate check."""
 
     id: str
     name: str
@@ -32,7 +33,8 @@ class Variant:
 
     @property
     def symmetry(self) -> str:
-        """The group for which it must be exact, as the architecture declares it for this configuration."""
+        """The group for which it must be exact, as the architecture declares it for this
+        configuration."""
         return ARCHITECTURES[self.name].symmetry_for(small_config(self.name, **self.options))
 
     @property
@@ -58,18 +60,24 @@ EXTRA: list[Variant] = [
 
 
 def small_config(name: str, **options: Any) -> ModelConfig:
-    """A small configuration of architecture ``name`` for the molecules of ``molecules.py``; options override."""
+    """A small configuration of architecture ``name`` for the molecules of ``molecules.py``; options
+    override."""
     default = {"width": max(8, ARCHITECTURES[name].smallest_width), "depth": 2}
     common = {"architecture": name, "elements": ELEMENTS, "cutoff": CUTOFF, "scale": 1.7}
     return make_config(common | SMALL.get(name, default) | options)
 
 
 def direct_variants() -> list[Variant]:
-    return [*(Variant(name, name) for name in ARCHITECTURES), *(v for v in EXTRA if v.name in ARCHITECTURES)]
+    return [
+        *(Variant(name, name) for name in ARCHITECTURES),
+        *(v for v in EXTRA if v.name in ARCHITECTURES),
+    ]
 
 
 def conservative_variants() -> list[Variant]:
-    return [Variant(f"{name}-conservative", name, {"forces": "conservative"}) for name in ARCHITECTURES]
+    return [
+        Variant(f"{name}-conservative", name, {"forces": "conservative"}) for name in ARCHITECTURES
+    ]
 
 
 def all_variants() -> list[Variant]:

@@ -1,4 +1,5 @@
-"""Small tensors: one thread is faster, and two would fight with the other worker processes of pytest-xdist."""
+"""Small tensors: one thread is faster, and two would fight with the other worker processes of
+pytest-xdist."""
 
 import torch
 

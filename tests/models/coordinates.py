@@ -1,7 +1,9 @@
-"""The muP coordinate check (Tensor Programs V, arXiv 2203.03466, appendix D.1), for any architecture.
+"""The muP coordinate check (Tensor Programs V, arXiv 2203.03466, appendix D.1), for any
+architecture.
 
-Train models of several widths for a few Adam steps on one batch and look at how the size of every layer's output, and
-of its change by training, goes with width: in muP the log-log slopes are about 0, in standard parametrisation not.
+Train models of several widths for a few Adam steps on one batch and look at how the size of every
+layer's output, and of its change by training, goes with width: in muP the log-log slopes are about
+0, in standard parametrisation not.
 """
 
 from __future__ import annotations
@@ -21,13 +23,19 @@ from tests.models.configs import small_config
 from tests.models.tools import make_graph
 from tests.molecules import named, random_cluster
 
-WIDTHS = (16, 32, 64, 128)  # eight channels are too few for the law of large numbers that muP rests on
+WIDTHS = (
+    16,
+    32,
+    64,
+    128,
+)  # eight channels are too few for the law of large numbers that muP rests on
 WIDER = {"gemnet_oc": (32, 64, 128, 256)}  # its quadruplet messages have a quarter of the channels
 
 
 @dataclass(frozen=True)
 class Coordinate:
-    """RMS of one output against width. kind: start (before training), change (by training), end (after it)."""
+    """RMS of one output against width. kind: start (before training), change (by training), end
+    (after it)."""
 
     layer: str
     kind: str
@@ -37,7 +45,8 @@ class Coordinate:
 
 
 def fixed_batch() -> tuple[GraphBatch, Tensor, Tensor]:
-    """Four molecules with fixed random labels: energies (4,) of 0.3 eV an atom, forces (n, 3) of 1 eV/Angstrom."""
+    """Four molecules with fixed random labels: energies (4,) of 0.3 eV an atom, forces (n, 3) of 1
+    eV/Angstrom."""
     mols = [named("CH3OH"), random_cluster(6, 1), named("C2H2"), random_cluster(9, 2)]
     generator = torch.Generator().manual_seed(0)
     graph = make_graph(mols, torch.float32)
@@ -46,20 +55,25 @@ def fixed_batch() -> tuple[GraphBatch, Tensor, Tensor]:
 
 
 def layer_outputs(model: ForceField, graph: GraphBatch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Outputs of every block (children of the model, items of its lists) by name, and energies and forces apart."""
+    """Outputs of every block (children of the model, items of its lists) by name, and energies and
+    forces apart."""
     seen: dict[str, Tensor] = {}
 
     def watch(name: str) -> object:
         def hook(_: nn.Module, __: object, output: object) -> None:
             for k, tensor in enumerate(tensors(output)):
                 seen[name if k == 0 else f"{name}[{k}]"] = tensor
+
         return hook
 
     handles = [module.register_forward_hook(watch(name)) for name, module in blocks(model)]
     energy, forces = model(graph)
     for handle in handles:
         handle.remove()
-    seen["forces"] = forces  # the energies are four sums over atoms: too few numbers for an RMS, the head has them all
+    seen["forces"] = (
+        # the energies are four sums over atoms: too few numbers for an RMS, the head has them all
+        forces
+    )
     return seen, energy, forces
 
 
@@ -89,7 +103,9 @@ def train(model: ForceField, steps: int, lr: float, standard: bool) -> Iterator[
                 module.multiplier = 1.0
         groups = [{"params": list(model.parameters()), "lr": lr}]
     else:
-        groups = [{"params": g["params"], "lr": lr * g["lr_scale"]} for g in parameter_groups(model)]
+        groups = [
+            {"params": g["params"], "lr": lr * g["lr_scale"]} for g in parameter_groups(model)
+        ]
     optimizer = torch.optim.Adam(groups, lr=lr, betas=(0.9, 0.95))
     for step in range(steps + 1):
         seen, e, f = layer_outputs(model, graph)
@@ -102,13 +118,20 @@ def train(model: ForceField, steps: int, lr: float, standard: bool) -> Iterator[
             optimizer.step()
 
 
-def coordinate_check(name: str, *, seeds: int, steps: int = 10, standard: bool = False,
-                     widths: tuple[int, ...] | None = None, lr: float | None = None,
-                     **options: object) -> list[Coordinate]:
+def coordinate_check(
+    name: str,
+    *,
+    seeds: int,
+    steps: int = 10,
+    standard: bool = False,
+    widths: tuple[int, ...] | None = None,
+    lr: float | None = None,
+    **options: object,
+) -> list[Coordinate]:
     """Slopes of every layer of architecture ``name``; see the module's docstring.
 
-    lr: a quarter of the architecture's when left out; ten steps at the full one come near the labels, which hides the
-    scaling.
+    lr: a quarter of the architecture's when left out; ten steps at the full one come near the
+    labels, which hides the scaling.
     """
     widths = WIDER.get(name, WIDTHS) if widths is None else widths
     lr = 0.25 * ARCHITECTURES[name].learning_rate if lr is None else lr
@@ -116,13 +139,21 @@ def coordinate_check(name: str, *, seeds: int, steps: int = 10, standard: bool =
     for width in widths:
         row: dict[tuple[str, str], list[float]] = {}
         for seed in range(seeds):
-            model = build(small_config(name, width=width, base_width=widths[1], **options), seed=seed)
+            model = build(
+                small_config(name, width=width, base_width=widths[1], **options), seed=seed
+            )
             start, end = train(model, steps, lr, standard)
             for layer in start:
                 change = end[layer] - start[layer]
-                for kind, value in (("start", start[layer]), ("change", change), ("end", end[layer])):
+                for kind, value in (
+                    ("start", start[layer]),
+                    ("change", change),
+                    ("end", end[layer]),
+                ):
                     rms = float(value.double().square().mean().sqrt())
-                    row.setdefault((layer, kind), []).append(math.log(rms) if rms > 0 else -math.inf)
+                    row.setdefault((layer, kind), []).append(
+                        math.log(rms) if rms > 0 else -math.inf
+                    )
         for key, values in row.items():
             logs.setdefault(key, []).append(values)
     out = []
@@ -135,19 +166,24 @@ def coordinate_check(name: str, *, seeds: int, steps: int = 10, standard: bool =
 
 
 def may_vanish(layer: str) -> bool:
-    """Forces, and the further tensors "[k]" of a block beside its main stream, such as vectors read out of scalars."""
+    """Forces, and the further tensors "[k]" of a block beside its main stream, such as vectors read
+    out of scalars."""
     return layer == "forces" or layer.endswith("]")
 
 
 def failures(coordinates: list[Coordinate], limit: float, shrink: float | None = None) -> list[str]:
     """Slopes of starts and changes that are out of bounds, a line each.
 
-    Nothing may grow with width and the main stream may not shrink. Outputs, and what is made of readouts, may shrink
-    like 1/sqrt(width): that is their random start, which training outgrows. shrink: another bound for the main stream.
+    Nothing may grow with width and the main stream may not shrink. Outputs, and what is made of
+    readouts, may shrink like 1/sqrt(width): that is their random start, which training outgrows.
+    shrink: another bound for the main stream.
     """
     bad = []
     for c in coordinates:
         low = -(limit if shrink is None else shrink) - (0.5 if may_vanish(c.layer) else 0.0)
         if c.kind in ("start", "change") and not low <= c.slope <= limit:
-            bad.append(f"{c.layer} {c.kind}: slope {c.slope:+.2f}, RMS {', '.join(f'{x:.3g}' for x in c.rms)}")
+            bad.append(
+                f"{c.layer} {c.kind}: slope {c.slope:+.2f}, RMS"
+                f" {', '.join(f'{x:.3g}' for x in c.rms)}"
+            )
     return bad

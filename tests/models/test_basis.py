@@ -15,7 +15,12 @@ def general_envelope(x: float, p: int) -> float:
     """DimeNet (arXiv 2003.03123), eq. 8, for any p."""
     if x >= 1.0:
         return 0.0
-    return (1.0 - (p + 1) * (p + 2) / 2.0 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2.0 * x ** (p + 2))
+    return (
+        1.0
+        - (p + 1) * (p + 2) / 2.0 * x**p
+        + p * (p + 2) * x ** (p + 1)
+        - p * (p + 1) / 2.0 * x ** (p + 2)
+    )
 
 
 def test_envelope_is_the_polynomial_of_order_five() -> None:
@@ -52,7 +57,10 @@ def test_envelope_is_finite_with_gradients_far_outside() -> None:
 def test_gaussian_basis_is_its_formula(count: int, cutoff: float, spread: float) -> None:
     r = [0.0, 0.7, 2.9, cutoff, 7.5]
     spacing = cutoff / (count - 1)
-    expected = [[math.exp(-0.5 * ((x - k * spacing) / (spread * spacing)) ** 2) for k in range(count)] for x in r]
+    expected = [
+        [math.exp(-0.5 * ((x - k * spacing) / (spread * spacing)) ** 2) for k in range(count)]
+        for x in r
+    ]
     found = GaussianBasis(count, cutoff, spread).double()(torch.tensor(r, dtype=torch.float64))
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)  # centres are stored in float32
     assert found.shape == (5, count)
@@ -60,16 +68,21 @@ def test_gaussian_basis_is_its_formula(count: int, cutoff: float, spread: float)
 
 @pytest.mark.parametrize("count,cutoff", [(2, 3.0), (16, 6.0)])
 def test_exponential_basis_is_its_formula(count: int, cutoff: float) -> None:
-    """PhysNet (arXiv 1902.08408), eq. 7: exp(-beta (exp(-r') - mu_k)^2), mu_k from exp(-5) to 1; r' = 5 r / cutoff."""
+    """PhysNet (arXiv 1902.08408), eq. 7: exp(-beta (exp(-r') - mu_k)^2), mu_k from exp(-5) to 1; r'
+    = 5 r / cutoff."""
     r, low = [0.0, 0.7, 2.9, cutoff, 7.5], math.exp(-5.0)
     beta = (2.0 / count * (1.0 - low)) ** -2
     centres = [low + (1.0 - low) * k / (count - 1) for k in range(count)]
-    expected = [[math.exp(-beta * (math.exp(-5.0 * x / cutoff) - mu) ** 2) for mu in centres] for x in r]
+    expected = [
+        [math.exp(-beta * (math.exp(-5.0 * x / cutoff) - mu) ** 2) for mu in centres] for x in r
+    ]
     found = ExponentialBasis(count, cutoff).double()(torch.tensor(r, dtype=torch.float64))
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)  # centres are stored in float32
 
 
-@pytest.mark.parametrize("basis", [GaussianBasis(8, 6.0), ExponentialBasis(8, 6.0)], ids=["Gaussian", "exponential"])
+@pytest.mark.parametrize(
+    "basis", [GaussianBasis(8, 6.0), ExponentialBasis(8, 6.0)], ids=["Gaussian", "exponential"]
+)
 def test_bases_have_no_parameters_and_no_state(basis: torch.nn.Module) -> None:
     assert not list(basis.parameters()) and not basis.state_dict()
     r = torch.linspace(0.0, 2e3, 99, requires_grad=True)
@@ -78,10 +91,16 @@ def test_bases_have_no_parameters_and_no_state(basis: torch.nn.Module) -> None:
 
 
 def test_safe_norm_is_the_length_and_is_differentiable_at_zero() -> None:
-    vec = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0], [1e-3, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    vec = torch.tensor(
+        [[3.0, 4.0, 0.0], [0.0, 0.0, 0.0], [1e-3, 0.0, 0.0]],
+        dtype=torch.float64,
+        requires_grad=True,
+    )
     length = safe_norm(vec)
     np.testing.assert_allclose(length.detach().numpy(), [5.0, 1e-7, 1e-3], rtol=1e-12)
     (slope,) = torch.autograd.grad(length.sum(), vec, create_graph=True)
-    np.testing.assert_allclose(slope.detach().numpy(), [[0.6, 0.8, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], atol=1e-12)
+    np.testing.assert_allclose(
+        slope.detach().numpy(), [[0.6, 0.8, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], atol=1e-12
+    )
     (second,) = torch.autograd.grad(slope.square().sum(), vec)
     assert bool(second.isfinite().all())

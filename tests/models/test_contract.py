@@ -1,6 +1,8 @@
-"""The contract of every architecture, one suite: whatever ``forcelaw.models.ARCHITECTURES`` holds goes through it.
+"""The contract of every architecture, one suite: whatever ``forcelaw.models.ARCHITECTURES`` holds
+goes through it.
 
-Tolerances: reference table 1.7 (float64 and float32). Each model has all its parameters randomised first.
+Tolerances: reference table 1.7 (float64 and float32). Each model has all its parameters randomised
+first.
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from forcelaw.graph import GraphBatch, build_graph
 from forcelaw.models import ARCHITECTURES, build
-from tests.models.configs import Variant, all_variants, conservative_variants, direct_variants, small_config
+from tests.models.configs import (
+    Variant,
+    all_variants,
+    conservative_variants,
+    direct_variants,
+    small_config,
+)
 from tests.models.tools import (
     energy_error,
     evaluate,
@@ -31,23 +39,39 @@ from tests.models.tools import (
     run,
     shared_model,
 )
-from tests.molecules import CUTOFF, ELEMENTS, Molecule, all_molecules, far_fragments, random_cluster, single_atom
+from tests.molecules import (
+    CUTOFF,
+    ELEMENTS,
+    Molecule,
+    all_molecules,
+    far_fragments,
+    random_cluster,
+    single_atom,
+)
 
 MOLS = all_molecules()
 BROKEN = 1e-3  # a symmetry that is absent must be off by more than this
 variants = pytest.mark.parametrize("variant", all_variants(), ids=lambda v: v.id)
 conservative = pytest.mark.parametrize("variant", conservative_variants(), ids=lambda v: v.id)
 direct = pytest.mark.parametrize("variant", direct_variants(), ids=lambda v: v.id)
-precisions = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+precisions = pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32], ids=["float64", "float32"]
+)
 
 
 def force_tolerance(variant: Variant, dtype: torch.dtype, double: float, single: float) -> float:
-    """Conservative forces in float32 get ten times more: a derivative of the energy amplifies its rounding."""
+    """Conservative forces in float32 get ten times more: a derivative of the energy amplifies its
+    rounding."""
     return double if dtype == torch.float64 else single * (10.0 if variant.conservative else 1.0)
 
 
-def compare(variant: Variant, dtype: torch.dtype, before: list[Molecule], after: list[Molecule],
-            matrix: np.ndarray | None = None) -> tuple[float, float]:
+def compare(
+    variant: Variant,
+    dtype: torch.dtype,
+    before: list[Molecule],
+    after: list[Molecule],
+    matrix: np.ndarray | None = None,
+) -> tuple[float, float]:
     """Energy and force errors of f(after) against matrix f(before)."""
     model = shared_model(variant, dtype)
     energy, forces = evaluate(model, before)
@@ -63,14 +87,21 @@ def test_outputs_have_the_right_shape_and_are_not_trivial(variant: Variant) -> N
     assert energy.shape == (len(MOLS),) and forces.shape == (len(graph.pos), 3)
     assert energy.dtype == forces.dtype == torch.float64
     assert bool(energy.isfinite().all()) and bool(forces.isfinite().all())
-    assert float(energy.detach().std()) > 0.1 and 0.05 < float(forces.detach().square().mean().sqrt()) < 1e3
+    assert (
+        float(energy.detach().std()) > 0.1
+        and 0.05 < float(forces.detach().square().mean().sqrt()) < 1e3
+    )
 
 
 @precisions
 @variants
 def test_rotation(variant: Variant, dtype: torch.dtype) -> None:
-    """Exact for E(3) and SE(3); an unconstrained model must see the rotation, or the ladder has no lower end."""
-    tolerance, loose = 1e-10 if dtype == torch.float64 else 1e-5, force_tolerance(variant, dtype, 1e-10, 1e-5)
+    """Exact for E(3) and SE(3); an unconstrained model must see the rotation, or the ladder has no
+    lower end."""
+    tolerance, loose = (
+        1e-10 if dtype == torch.float64 else 1e-5,
+        force_tolerance(variant, dtype, 1e-10, 1e-5),
+    )
     errors = []
     for seed in range(2):
         rotation = random_rotation(seed)
@@ -85,8 +116,12 @@ def test_rotation(variant: Variant, dtype: torch.dtype) -> None:
 @precisions
 @variants
 def test_inversion(variant: Variant, dtype: torch.dtype) -> None:
-    """x -> -x: exact for E(3), and failing for SE(3) and for unconstrained models (clusters are chiral)."""
-    tolerance, loose = 1e-10 if dtype == torch.float64 else 1e-5, force_tolerance(variant, dtype, 1e-10, 1e-5)
+    """x -> -x: exact for E(3), and failing for SE(3) and for unconstrained models (clusters are
+    chiral)."""
+    tolerance, loose = (
+        1e-10 if dtype == torch.float64 else 1e-5,
+        force_tolerance(variant, dtype, 1e-10, 1e-5),
+    )
     energy, forces = compare(variant, dtype, MOLS, moved(MOLS, -np.eye(3)), -np.eye(3))
     if variant.symmetry == "E(3)":
         assert energy < tolerance and forces < loose
@@ -106,7 +141,10 @@ def test_translation(variant: Variant, dtype: torch.dtype) -> None:
 @precisions
 @variants
 def test_permutation_of_atoms(variant: Variant, dtype: torch.dtype) -> None:
-    tolerance, loose = 1e-12 if dtype == torch.float64 else 1e-5, force_tolerance(variant, dtype, 1e-12, 1e-5)
+    tolerance, loose = (
+        1e-12 if dtype == torch.float64 else 1e-5,
+        force_tolerance(variant, dtype, 1e-12, 1e-5),
+    )
     rng = np.random.default_rng(3)
     orders = [rng.permutation(len(m)) for m in MOLS]
     model = shared_model(variant, dtype)
@@ -122,7 +160,9 @@ def test_permutation_of_atoms(variant: Variant, dtype: torch.dtype) -> None:
 def test_order_of_edges(variant: Variant) -> None:
     model, graph = shared_model(variant), make_graph(MOLS)
     other = reverse_within_receivers(graph)
-    assert not torch.equal(other.sender, graph.sender) and torch.equal(other.receiver, graph.receiver)
+    assert not torch.equal(other.sender, graph.sender) and torch.equal(
+        other.receiver, graph.receiver
+    )
     energy, forces = run(model, graph)
     energy2, forces2 = run(model, other)
     assert energy_error(energy2, energy) < 1e-12 and force_error(forces2, forces, MOLS) < 1e-12
@@ -132,7 +172,10 @@ def test_order_of_edges(variant: Variant) -> None:
 @variants
 def test_batching(variant: Variant, dtype: torch.dtype) -> None:
     """A molecule alone equals the same molecule in a batch of 64."""
-    tolerance, loose = 1e-12 if dtype == torch.float64 else 1e-5, force_tolerance(variant, dtype, 1e-12, 1e-5)
+    tolerance, loose = (
+        1e-12 if dtype == torch.float64 else 1e-5,
+        force_tolerance(variant, dtype, 1e-12, 1e-5),
+    )
     model = shared_model(variant, dtype)
     batch = [*MOLS, *(random_cluster(2 + k % 7, 100 + k) for k in range(64 - len(MOLS)))]
     energy, forces = evaluate(model, batch)
@@ -141,7 +184,9 @@ def test_batching(variant: Variant, dtype: torch.dtype) -> None:
         alone_energy, alone_forces = evaluate(model, [batch[k]])
         together = forces[starts[k] : starts[k + 1]]
         assert energy_error(energy[k : k + 1], alone_energy) < tolerance
-        assert np.linalg.norm(together - alone_forces) < loose * np.sqrt(np.mean(forces**2) * alone_forces.size)
+        assert np.linalg.norm(together - alone_forces) < loose * np.sqrt(
+            np.mean(forces**2) * alone_forces.size
+        )
 
 
 @precisions
@@ -161,15 +206,22 @@ def test_size_extensivity(variant: Variant, dtype: torch.dtype) -> None:
 
 @variants
 def test_supercell_is_twice_the_cell(variant: Variant) -> None:
-    """Self images and lattice shifts: energy per cell and forces do not depend on how the crystal is cut."""
+    """Self images and lattice shifts: energy per cell and forces do not depend on how the crystal
+    is cut."""
     cell = [[4.1, 0.0, 0.0], [0.7, 3.8, 0.0], [-0.3, 0.5, 4.4]]
     atoms = ase.Atoms("CO", [[0.1, 0.2, 0.3], [1.3, 0.9, 0.2]], cell=cell, pbc=True)
     model = shared_model(variant)
     results = []
     for crystal in (atoms, atoms.repeat((2, 1, 1))):
         species = torch.tensor(np.searchsorted(ELEMENTS, crystal.numbers))
-        graph = build_graph(torch.tensor(crystal.positions), species, torch.tensor([len(crystal)]), 5.0,
-                            cells=np.array(crystal.cell)[None], pbc=crystal.pbc[None])
+        graph = build_graph(
+            torch.tensor(crystal.positions),
+            species,
+            torch.tensor([len(crystal)]),
+            5.0,
+            cells=np.array(crystal.cell)[None],
+            pbc=crystal.pbc[None],
+        )
         results.append(run(model, graph))
     (energy, forces), (energy2, forces2) = results
     assert energy_error(energy2, 2.0 * energy) < 1e-10
@@ -177,22 +229,29 @@ def test_supercell_is_twice_the_cell(variant: Variant) -> None:
 
 
 def probe_scan(distances: np.ndarray) -> list[Molecule]:
-    """A bent C-N-O fragment and a hydrogen at the given distances from its carbon; all other pairs are near."""
+    """A bent C-N-O fragment and a hydrogen at the given distances from its carbon; all other pairs
+    are near."""
     base = np.array([[0.0, 0.0, 0.0], [1.2, 0.4, 0.1], [1.9, 1.4, -0.3]])
     line = np.array([0.8, 0.5, 0.33])
     line /= np.linalg.norm(line)
-    return [Molecule("probe", np.array([6, 7, 8, 1]), np.vstack([base, r * line])) for r in distances]
+    return [
+        Molecule("probe", np.array([6, 7, 8, 1]), np.vstack([base, r * line])) for r in distances
+    ]
 
 
 @variants
 def test_smooth_through_the_cutoff(variant: Variant) -> None:
-    """Scan one distance through the cutoff in steps of 1e-4 Angstrom: energy and forces neither jump nor kink."""
+    """Scan one distance through the cutoff in steps of 1e-4 Angstrom: energy and forces neither
+    jump nor kink."""
     step = 1e-4
     offsets = np.arange(-150, 151) * step + 0.5 * step
     mols = probe_scan(CUTOFF + offsets)
     graph = make_graph(mols)
     degrees = np.bincount(graph.batch[graph.receiver].numpy())
-    assert set(degrees) == {10, 12}  # the edge between probe and carbon goes, the other five pairs stay
+    assert set(degrees) == {
+        10,
+        12,
+    }  # the edge between probe and carbon goes, the other five pairs stay
     energy, forces = run(shared_model(variant), graph)
     values = np.concatenate([energy[:, None], forces.reshape(len(mols), 12)], axis=1)
     first = np.abs(np.diff(values, axis=0))
@@ -279,13 +338,18 @@ def test_conservative_model_under_no_grad_keeps_no_graph(variant: Variant) -> No
 
 
 def scalar_loss(model: torch.nn.Module, graph: GraphBatch, real: int | None = None) -> torch.Tensor:
-    """A smooth loss of energies and of the forces of the first ``real`` atoms, with fixed random weights."""
+    """A smooth loss of energies and of the forces of the first ``real`` atoms, with fixed random
+    weights."""
     energy, forces = model(graph)
     real = len(forces) if real is None else real
     generator = torch.Generator().manual_seed(7)
     w = torch.randn(64, generator=generator, dtype=energy.dtype)
     f = torch.randn(512, 3, generator=generator, dtype=energy.dtype)
-    return (energy * w[: len(energy)]).sum() + (forces[:real] * f[:real]).sum() + forces[:real].square().sum()
+    return (
+        (energy * w[: len(energy)]).sum()
+        + (forces[:real] * f[:real]).sum()
+        + forces[:real].square().sum()
+    )
 
 
 @variants
@@ -300,14 +364,17 @@ def test_every_parameter_receives_a_gradient(variant: Variant) -> None:
 
 @variants
 def test_parameter_gradients_against_finite_differences(variant: Variant) -> None:
-    """Directional derivative of a loss of energies and forces: also right for hand-written backward passes."""
+    """Directional derivative of a loss of energies and forces: also right for hand-written backward
+    passes."""
     model = fresh_model(variant).train()
     graph = make_graph([random_cluster(7, 31), MOLS[0], MOLS[4]])
     scalar_loss(model, graph).backward()
     generator = torch.Generator().manual_seed(9)
     used = [p for p in model.parameters() if p.grad is not None]
-    directions = [torch.randn(p.shape, generator=generator, dtype=p.dtype) * p.detach().square().mean().sqrt()
-                  for p in used]
+    directions = [
+        torch.randn(p.shape, generator=generator, dtype=p.dtype) * p.detach().square().mean().sqrt()
+        for p in used
+    ]
     analytic = sum(float((p.grad * d).sum()) for p, d in zip(used, directions))
     h, values = 1e-5, []
     for sign in (1.0, -1.0):
@@ -331,7 +398,11 @@ def test_padding_changes_nothing(variant: Variant, dtype: torch.dtype) -> None:
     graph = make_graph(mols, dtype)
     model = fresh_model(variant, dtype).train()
     results = []
-    for batch in (graph, padded(graph, atoms=5, edges=13, graphs=3), padded(graph, atoms=1, edges=0, graphs=0)):
+    for batch in (
+        graph,
+        padded(graph, atoms=5, edges=13, graphs=3),
+        padded(graph, atoms=1, edges=0, graphs=0),
+    ):
         model.zero_grad()
         energy, forces = (x.detach() for x in model(batch))
         scalar_loss(model, batch, real=len(graph.pos)).backward()
@@ -344,13 +415,22 @@ def test_padding_changes_nothing(variant: Variant, dtype: torch.dtype) -> None:
     for other in results[1:]:
         for found, expected in zip(other, results[0], strict=True):
             assert found.shape == expected.shape
-            assert float((found - expected).abs().max()) < tolerance * (1.0 + float(expected.abs().max()))
+            assert float((found - expected).abs().max()) < tolerance * (
+                1.0 + float(expected.abs().max())
+            )
 
 
 @direct
 def test_scale_multiplies_both_outputs(variant: Variant) -> None:
-    outputs = [evaluate(shared_model(Variant(f"{variant.id}-{s}", variant.name, variant.options | {"scale": s})), MOLS)
-               for s in (1.0, 2.5)]
+    outputs = [
+        evaluate(
+            shared_model(
+                Variant(f"{variant.id}-{s}", variant.name, variant.options | {"scale": s})
+            ),
+            MOLS,
+        )
+        for s in (1.0, 2.5)
+    ]
     np.testing.assert_allclose(outputs[1][0], 2.5 * outputs[0][0], rtol=1e-12)
     np.testing.assert_allclose(outputs[1][1], 2.5 * outputs[0][1], rtol=1e-12)
 
@@ -378,7 +458,8 @@ def test_state_round_trip_through_safetensors(variant: Variant, tmp_path) -> Non
 
 @variants
 def test_resume_is_exact(variant: Variant, tmp_path) -> None:
-    """Two steps, saved and restored, two more: the same weights to the last bit as four in one go."""
+    """Two steps, saved and restored, two more: the same weights to the last bit as four in one
+    go."""
     graph = make_graph([MOLS[0], MOLS[4], random_cluster(8, 61)], torch.float32)
 
     def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
@@ -403,7 +484,9 @@ def test_resume_is_exact(variant: Variant, tmp_path) -> None:
     untrained = start()[0].state_dict()
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    assert any(not torch.equal(value, untrained[name]) for name, value in straight.state_dict().items())
+    assert any(
+        not torch.equal(value, untrained[name]) for name, value in straight.state_dict().items()
+    )
 
 
 @variants

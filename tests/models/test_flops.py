@@ -1,7 +1,7 @@
 """Closed-form FLOPs against ``torch.utils.flop_counter`` on real graphs: equal to the last FLOP.
 
-The counter sees matrix products (mm, addmm, bmm, linear), as the closed forms do; pointwise products, norms, gathers
-and segment sums are in neither.
+The counter sees matrix products (mm, addmm, bmm, linear), as the closed forms do; pointwise
+products, norms, gathers and segment sums are in neither.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ GRAPHS = (GRAPH, SMALL_GRAPH, SPARSE_GRAPH)
 variants = pytest.mark.parametrize("variant", direct_variants(), ids=lambda v: v.id)
 WITHOUT_TABLES = ("mpnn", "painn", "egnn")  # nothing is computed once per batch
 
-# FLOPs per edge and per unit of width of products whose input needs no gradient (geometry times W): their backward pass
-# computes the gradient of the weight only, one product instead of two
+# FLOPs per edge and per unit of width of products whose input needs no gradient (geometry times W):
+# their backward pass computes the gradient of the weight only, one product instead of two
 CONSTANT_INPUT = {
     "mpnn": lambda c: 2.0 * c.depth * c.geometry * c.width,
     "painn": lambda c: 2.0 * c.depth * c.radial * 3 * c.width,
@@ -52,15 +52,17 @@ def closed_form(config: ModelConfig) -> Flops:
 def forward_form(config: ModelConfig, graph: GraphBatch) -> float:
     """The closed form at the statistics of one graph.
 
-    GemNet-OC: its configuration says how many neighbours have a middle edge of quadruplets; and products over padded rows
-    run over empty slots too, which are no part of the definition.
+    GemNet-OC: its configuration says how many neighbours have a middle edge of quadruplets; and
+    products over padded rows run over empty slots too, which are no part of the definition.
     """
     edges, atoms = len(graph.sender), len(graph.pos)
     if not isinstance(config, GemNetOCConfig):
         return closed_form(config).forward(edges, atoms)
     number = counts(build_index(graph, graph.vectors(), config.near))
     here = config.model_copy(update={"quad_degree": number["short_edges"] / atoms})
-    return closed_form(here).forward(edges, atoms) + 2.0 * operations(config).row * (number["rows"] - edges)
+    return closed_form(here).forward(edges, atoms) + 2.0 * operations(config).row * (
+        number["rows"] - edges
+    )
 
 
 def sizes(variant: Variant) -> list[dict[str, Any]]:
@@ -70,10 +72,11 @@ def sizes(variant: Variant) -> list[dict[str, Any]]:
 
 @variants
 def test_forward_flops_are_exact(variant: Variant) -> None:
-    """Counter minus closed form is the same on three graphs with unlike numbers of neighbours: both coefficients hold.
+    """Counter minus closed form is the same on three graphs with unlike numbers of neighbours: both
+    coefficients hold.
 
-    What is left is work per batch (eSEN multiplies its table of elements by weights once): small, and nothing at all
-    for architectures without such tables.
+    What is left is work per batch (eSEN multiplies its table of elements by weights once): small,
+    and nothing at all for architectures without such tables.
     """
     for size in sizes(variant):
         config = small_config(variant.name, **variant.options | size)
@@ -83,7 +86,9 @@ def test_forward_flops_are_exact(variant: Variant) -> None:
         assert form.per_edge > 0 and form.per_atom > 0
         assert form.training(10.0, 3.0) == 3.0 * (10.0 * form.per_edge + 3.0 * form.per_atom)
         assert rest[0] == rest[1] == rest[2], size
-        assert rest[0] == 0 or (variant.name not in WITHOUT_TABLES and 0 < rest[0] < 0.01 * forms[0]), size
+        assert rest[0] == 0 or (
+            variant.name not in WITHOUT_TABLES and 0 < rest[0] < 0.01 * forms[0]
+        ), size
 
 
 def test_the_three_graphs_tell_edges_from_atoms() -> None:
@@ -93,7 +98,8 @@ def test_the_three_graphs_tell_edges_from_atoms() -> None:
 
 @variants
 def test_forward_and_backward(variant: Variant) -> None:
-    """Three forward passes, less the gradients of geometry, which nobody asks for with direct forces."""
+    """Three forward passes, less the gradients of geometry, which nobody asks for with direct
+    forces."""
     config = small_config(variant.name, **variant.options)
     forward = forward_form(config, GRAPH)
     total = counted(config, GRAPH, backward=True)
@@ -104,11 +110,16 @@ def test_forward_and_backward(variant: Variant) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_training_is_three_forward_passes_at_the_base_width(name: str) -> None:
-    """C = 3 kappa N D overstates the products really computed, by at most a fifth at a million parameters."""
+    """C = 3 kappa N D overstates the products really computed, by at most a fifth at a million
+    parameters."""
     entry = ARCHITECTURES[name]
-    config = entry.config(architecture=name, width=entry.base_width, depth=4, elements=(1, 6, 7, 8, 9, 16))
+    config = entry.config(
+        architecture=name, width=entry.base_width, depth=4, elements=(1, 6, 7, 8, 9, 16)
+    )
     form = closed_form(config)
-    ratio = counted(config, SMALL_GRAPH, backward=True) / form.training(len(SMALL_GRAPH.sender), len(SMALL_GRAPH.pos))
+    ratio = counted(config, SMALL_GRAPH, backward=True) / form.training(
+        len(SMALL_GRAPH.sender), len(SMALL_GRAPH.pos)
+    )
     assert 0.8 < ratio < 1.01
 
 
@@ -122,11 +133,13 @@ def test_additive_mpnn_at_the_ladder_of_the_reference() -> None:
 
 
 def test_padding_is_computed_and_the_closed_form_says_so() -> None:
-    """The closed form takes what is on the device: with padding, edges and atoms are those of the padded batch."""
+    """The closed form takes what is on the device: with padding, edges and atoms are those of the
+    padded batch."""
     from tests.models.tools import padded
 
     for name in ("mpnn", "painn", "egnn"):
         config = small_config(name)
         graph = padded(GRAPH, atoms=6, edges=40, graphs=1)
-        assert counted(config, graph, backward=False) == closed_form(config).forward(len(GRAPH.sender) + 40,
-                                                                                    len(GRAPH.pos) + 6)
+        assert counted(config, graph, backward=False) == closed_form(config).forward(
+            len(GRAPH.sender) + 40, len(GRAPH.pos) + 6
+        )

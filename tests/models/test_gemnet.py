@@ -1,4 +1,5 @@
-"""GemNet-OC: indices, bases and the whole model against loops and trigonometry; size, FLOPs, scales, fixed shapes."""
+"""GemNet-OC: indices, bases and the whole model against loops and trigonometry; size, FLOPs,
+scales, fixed shapes."""
 
 from __future__ import annotations
 
@@ -64,7 +65,14 @@ def index_of(graph: GraphBatch, quad_cutoff: float = 2.5) -> EdgeIndex:
     return build_index(graph, graph.vectors(), quad_cutoff)
 
 
-MOLECULES = [named("CO2"), named("CH3OH"), single_atom(), random_cluster(9, 3), pair(), named("C2H2")]
+MOLECULES = [
+    named("CO2"),
+    named("CH3OH"),
+    single_atom(),
+    random_cluster(9, 3),
+    pair(),
+    named("C2H2"),
+]
 
 
 # ---- indices
@@ -90,11 +98,21 @@ def test_reverse_edges_of_a_small_periodic_cell() -> None:
     cell = np.array([[2.9, 0.0, 0.0], [0.4, 3.1, 0.0], [-0.3, 0.5, 3.4]])
     pos = torch.tensor([[0.1, 0.2, 0.3], [1.3, 0.9, 0.2], [0.4, 1.9, 1.7]])
     graph = build_graph(
-        pos.double(), torch.tensor([0, 1, 2]), torch.tensor([3]), 5.0, cells=cell[None], pbc=np.ones((1, 3), bool)
+        pos.double(),
+        torch.tensor([0, 1, 2]),
+        torch.tensor([3]),
+        5.0,
+        cells=cell[None],
+        pbc=np.ones((1, 3), bool),
     )
     assert int((graph.sender == graph.receiver).sum()) > 6
     shuffle = torch.randperm(len(graph.sender), generator=torch.Generator().manual_seed(0))
-    graph = replace(graph, sender=graph.sender[shuffle], receiver=graph.receiver[shuffle], shift=graph.shift[shuffle])
+    graph = replace(
+        graph,
+        sender=graph.sender[shuffle],
+        receiver=graph.receiver[shuffle],
+        shift=graph.shift[shuffle],
+    )
     index = index_of(graph)
     vec = graph.vectors()[index.order]
     assert torch.equal(graph.receiver[index.order], index.receiver)
@@ -115,9 +133,12 @@ def test_triplets_and_quadruplets_are_those_of_the_loops(cutoff: float) -> None:
         assert len(found) == len(set(found)) and set(found) == slow.triplets(expected)
         inner, middle, outer = quadruplets(index)
         found3 = [
-            (name[d], name[index.short[b]], name[c]) for d, b, c in zip(inner.tolist(), middle.tolist(), outer.tolist())
+            (name[d], name[index.short[b]], name[c])
+            for d, b, c in zip(inner.tolist(), middle.tolist(), outer.tolist())
         ]
-        assert len(found3) == len(set(found3)) and set(found3) == slow.quadruplets(expected, molecule.pos, 1.8)
+        assert len(found3) == len(set(found3)) and set(found3) == slow.quadruplets(
+            expected, molecule.pos, 1.8
+        )
         number = counts(index)
         assert (number["triplets"], number["quadruplets"]) == (len(found), len(found3))
 
@@ -127,7 +148,8 @@ def test_triplets_and_quadruplets_are_those_of_the_loops(cutoff: float) -> None:
 
 def random_units(count: int, seed: int = 0) -> torch.Tensor:
     return torch.nn.functional.normalize(
-        torch.randn(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)), dim=1
+        torch.randn(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)),
+        dim=1,
     )
 
 
@@ -137,8 +159,14 @@ def test_harmonics_are_scipys() -> None:
     found = harmonics(unit, 7).numpy()
     for l in range(7):
         for m in range(-l, l + 1):
-            y = sph_harm_y(l, abs(m), theta, phi) * math.sqrt(4 * math.pi) * (1 if m == 0 else math.sqrt(2) * (-1) ** m)
-            np.testing.assert_allclose(found[:, l * l + l + m], y.imag if m < 0 else y.real, atol=1e-12)
+            y = (
+                sph_harm_y(l, abs(m), theta, phi)
+                * math.sqrt(4 * math.pi)
+                * (1 if m == 0 else math.sqrt(2) * (-1) ** m)
+            )
+            np.testing.assert_allclose(
+                found[:, l * l + l + m], y.imag if m < 0 else y.real, atol=1e-12
+            )
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 7])
@@ -147,7 +175,9 @@ def test_rotations_turn_harmonics_into_the_frame(count: int) -> None:
     unit = torch.cat([unit, torch.eye(3, dtype=torch.float64), -torch.eye(3, dtype=torch.float64)])
     other = torch.cat([other, random_units(6, 2)])
     turn = frames(unit)
-    torch.testing.assert_close(turn @ turn.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand_as(turn))
+    torch.testing.assert_close(
+        turn @ turn.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand_as(turn)
+    )
     assert float((torch.linalg.det(turn) - 1).abs().max()) < 1e-12
     torch.testing.assert_close(turn[:, 2], unit)
     points, fit = (torch.from_numpy(a) for a in rotation_points(count))
@@ -164,7 +194,8 @@ def test_rotations_turn_harmonics_into_the_frame(count: int) -> None:
 
 
 def test_factorised_product_is_the_function_of_the_dihedral() -> None:
-    """leave^T . enter over one short edge is sum_j of P_p^j P_l^j cos(j dihedral), by trigonometry."""
+    """leave^T . enter over one short edge is sum_j of P_p^j P_l^j cos(j dihedral), by
+    trigonometry."""
     count = 4
     s, w = count * count, 2 * count - 1
     rng = np.random.default_rng(0)
@@ -173,7 +204,9 @@ def test_factorised_product_is_the_function_of_the_dihedral() -> None:
     blocks = rotations(torch.tensor(b)[None], points, fit, count)[0].numpy()
     enter, leave, share = quad_layout(count)
     blocks = np.append(blocks, 0.0)
-    inward = blocks[enter].reshape(count, w, s) @ harmonics(torch.tensor(d), count).numpy()  # (l, j)
+    inward = (
+        blocks[enter].reshape(count, w, s) @ harmonics(torch.tensor(d), count).numpy()
+    )  # (l, j)
     outward = blocks[leave].reshape(-1, w)
     y_c = harmonics(torch.tensor(c), count).numpy()
     theta_c, theta_d = slow.angle(c, b), slow.angle(d, b)
@@ -184,7 +217,9 @@ def test_factorised_product_is_the_function_of_the_dihedral() -> None:
             column = share[number] * y_c[p * p : (p + 1) ** 2] @ outward[place : place + 2 * p + 1]
             place += 2 * p + 1
             for l in range(count):
-                expected = slow.quad_function(p, l, j, theta_c, theta_d, dihedral) if j <= l else 0.0
+                expected = (
+                    slow.quad_function(p, l, j, theta_c, theta_d, dihedral) if j <= l else 0.0
+                )
                 assert abs(column @ inward[l] - expected) < 1e-12
             number += 1
 
@@ -216,21 +251,46 @@ def test_radial_functions_and_envelope_have_the_stated_size() -> None:
     "options",
     [
         {},
-        {"spherical": 3, "rbf": 5, "cbf": 6, "sbf": 7, "radial": 9, "depth": 1, "basis": "gaussian"},
-        {"spherical": 2, "before_skip": 1, "concat": 0, "update_layers": 1, "after_atom": 1, "norm": False},
+        {
+            "spherical": 3,
+            "rbf": 5,
+            "cbf": 6,
+            "sbf": 7,
+            "radial": 9,
+            "depth": 1,
+            "basis": "gaussian",
+        },
+        {
+            "spherical": 2,
+            "before_skip": 1,
+            "concat": 0,
+            "update_layers": 1,
+            "after_atom": 1,
+            "norm": False,
+        },
     ],
 )
 def test_whole_model_is_the_loops(options: dict) -> None:
-    config = small(**({"width": 4, "depth": 2, "cutoff": 3.5, "quad_cutoff": 2.4, "mean_degree": 6.0} | options))
+    config = small(
+        **(
+            {"width": 4, "depth": 2, "cutoff": 3.5, "quad_cutoff": 2.4, "mean_degree": 6.0}
+            | options
+        )
+    )
     model = model_of(config)
     molecule = random_cluster(6, 4)
     graph = make_graph([molecule], cutoff=config.cutoff)
     assert counts(index_of(graph, config.quad_cutoff))["quadruplets"] > 15
     site, forces = model.atomwise(graph, graph.vectors())
     expected_site, expected_forces = slow.Slow(model).run(molecule.species, molecule.pos)
-    np.testing.assert_allclose(site.detach().numpy(), expected_site, rtol=1e-9, atol=1e-9 * np.abs(expected_site).max())
     np.testing.assert_allclose(
-        forces.detach().numpy(), expected_forces, rtol=1e-9, atol=1e-9 * np.abs(expected_forces).max()
+        site.detach().numpy(), expected_site, rtol=1e-9, atol=1e-9 * np.abs(expected_site).max()
+    )
+    np.testing.assert_allclose(
+        forces.detach().numpy(),
+        expected_forces,
+        rtol=1e-9,
+        atol=1e-9 * np.abs(expected_forces).max(),
     )
     assert np.abs(expected_forces).max() > 1e-3
 
@@ -247,12 +307,17 @@ def test_every_interaction_matters(interaction: str) -> None:
 
 
 def test_dihedral_is_seen() -> None:
-    """A chain of four atoms where the cutoff leaves the three bonds alone: turned about the middle one, only a dihedral
-    changes, and only quadruplets can tell."""
+    """A chain of four atoms where the cutoff leaves the three bonds alone: turned about the middle
+    one, only a dihedral changes, and only quadruplets can tell."""
 
     def chain(turn: float) -> np.ndarray:
         ends = np.array([[-0.6, 1.2, 0.0], [0.0, 0.0, 0.0], [1.5, 0.0, 0.0]])
-        return np.vstack([ends, np.array([1.5, 0, 0]) + Rotation.from_rotvec([turn, 0, 0]).apply([0.6, 1.2, 0.0])])
+        return np.vstack(
+            [
+                ends,
+                np.array([1.5, 0, 0]) + Rotation.from_rotvec([turn, 0, 0]).apply([0.6, 1.2, 0.0]),
+            ]
+        )
 
     def energies(config: GemNetOCConfig) -> tuple[float, float]:
         model, out = model_of(config), []
@@ -270,7 +335,8 @@ def test_dihedral_is_seen() -> None:
 
 
 def test_conservative_forces_are_smooth_where_three_atoms_are_in_line() -> None:
-    """Gradients and second derivatives stay finite and continuous through a collinear arrangement."""
+    """Gradients and second derivatives stay finite and continuous through a collinear
+    arrangement."""
     model = model_of(small(forces="conservative"))
     base = named("C2H2")
     forces = []
@@ -296,21 +362,32 @@ def test_conservative_forces_are_smooth_where_three_atoms_are_in_line() -> None:
 @pytest.mark.parametrize("wider", [0, 1, 7])
 @pytest.mark.parametrize("padding", [0, 1, 40])
 def test_fixed_shapes_give_the_same_numbers(wider: int, padding: int) -> None:
-    """A given row width, all edges taken as short and any padding change energies, forces and gradients by rounding only."""
+    """A given row width, all edges taken as short and any padding change energies, forces and
+    gradients by rounding only."""
     model = model_of(small(quad_cutoff=2.5))
     graph = make_graph([named("CH3OH"), random_cluster(7, 6)])
     width = int(torch.bincount(graph.receiver).max())
     batch = padded(graph, atoms=3, edges=padding, graphs=1) if padding else replace(graph)
     batch.max_degree = width + wider
     index = index_of(batch)
-    assert index.width == width + wider and index.short is None and index_of(graph).short is not None
+    assert (
+        index.width == width + wider and index.short is None and index_of(graph).short is not None
+    )
     results = []
     for g in (graph, batch):
         energy, forces = model(g)
         loss = energy[:2].square().sum() + forces[: len(graph.pos)].square().sum()
-        results.append((energy[:2], forces[: len(graph.pos)], *torch.autograd.grad(loss, list(model.parameters()))))
+        results.append(
+            (
+                energy[:2],
+                forces[: len(graph.pos)],
+                *torch.autograd.grad(loss, list(model.parameters())),
+            )
+        )
     for found, expected in zip(results[1], results[0]):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * max(1.0, float(expected.detach().abs().max())))
+        torch.testing.assert_close(
+            found, expected, rtol=1e-12, atol=1e-12 * max(1.0, float(expected.detach().abs().max()))
+        )
 
 
 def test_too_small_a_row_width_is_an_error_and_not_a_wrong_result() -> None:
@@ -324,10 +401,13 @@ def test_too_small_a_row_width_is_an_error_and_not_a_wrong_result() -> None:
 
 
 def test_batches_of_a_shard_need_no_sorting_and_carry_their_row_width(tmp_path: Path) -> None:
-    """What training on a GPU sees: padded batches of a shard give the numbers of each molecule alone."""
+    """What training on a GPU sees: padded batches of a shard give the numbers of each molecule
+    alone."""
     pack = write_pack(tmp_path / "pack")
     model = model_of(small(elements=tuple(pack.elements), cutoff=3.0, quad_cutoff=2.0))
-    shard = Shard(pack, np.arange(len(pack)), cutoff=3.0, elements=tuple(pack.elements), dtype=torch.float64)
+    shard = Shard(
+        pack, np.arange(len(pack)), cutoff=3.0, elements=tuple(pack.elements), dtype=torch.float64
+    )
     rows = torch.tensor([2, 0, 5])
     atoms, edges = int(shard.host_natoms[rows].sum()), int(shard.host_nedges[rows].sum())
     exact, _ = shard.batch(rows, atoms, edges)
@@ -337,19 +417,25 @@ def test_batches_of_a_shard_need_no_sorting_and_carry_their_row_width(tmp_path: 
     for graph in (exact, fixed):
         sorting = replace(graph, transposed=None)
         for name in ("order", "swap", "flat"):
-            assert torch.equal(getattr(index_of(graph, 2.0), name), getattr(index_of(sorting, 2.0), name))
+            assert torch.equal(
+                getattr(index_of(graph, 2.0), name), getattr(index_of(sorting, 2.0), name)
+            )
     (energy, forces), (energy2, forces2) = model(exact), model(fixed)
     torch.testing.assert_close(energy2[:3], energy, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(forces2[:atoms], forces, rtol=1e-12, atol=1e-12)
 
 
 def test_fixed_shapes_need_nothing_from_the_device() -> None:
-    """With fake tensors, which have shapes but no values, a step goes through: so does CUDA graph capture."""
+    """With fake tensors, which have shapes but no values, a step goes through: so does CUDA graph
+    capture."""
     graph = make_graph([named("CH3OH")], torch.float32)
     for given in (9, None):
         with FakeTensorMode(allow_non_fake_inputs=True):
-            fake = {f: torch.empty_strided(v.shape, v.stride(), dtype=v.dtype)
-                    for f in ("species", "batch", "pos", "sender", "receiver", "natoms") for v in [getattr(graph, f)]}
+            fake = {
+                f: torch.empty_strided(v.shape, v.stride(), dtype=v.dtype)
+                for f in ("species", "batch", "pos", "sender", "receiver", "natoms")
+                for v in [getattr(graph, f)]
+            }
             batch = GraphBatch(**fake, max_degree=given)
             model = GemNetOC(small())
             if given is None:
@@ -364,7 +450,9 @@ def test_fixed_shapes_need_nothing_from_the_device() -> None:
 def test_middle_edges_never_reach_beyond_the_cutoff() -> None:
     """Whatever quad_cutoff says: an edge just inside the cutoff carries nothing."""
     model = model_of(small(cutoff=2.5, quad_cutoff=4.0))
-    pos = torch.tensor([[0.0, 0.0, 0.0], [1.2, 0.4, 0.1], [1.9, 1.4, -0.3], [-0.5, 1.0, 0.6], [-0.2, -2.4919, 0.0]]).double()
+    pos = torch.tensor(
+        [[0.0, 0.0, 0.0], [1.2, 0.4, 0.1], [1.9, 1.4, -0.3], [-0.5, 1.0, 0.6], [-0.2, -2.4919, 0.0]]
+    ).double()
     pos[4] *= (2.5 - 1e-5) / pos[4].norm()
     graph = build_graph(pos, torch.tensor([1, 2, 3, 0, 0]), torch.tensor([5]), 2.5)
     keep = graph.vectors().norm(dim=-1) < 2.499
@@ -401,7 +489,8 @@ def parameters(config: GemNetOCConfig) -> int:
 
 
 def test_parameter_count_at_the_published_sizes() -> None:
-    """38,864,384 in the reference, with S^2 columns per spherical function where this one has S (S + 1) / 2."""
+    """38,864,384 in the reference, with S^2 columns per spherical function where this one has S (S
+    + 1) / 2."""
     c = published()
     missing = c.radial * c.sbf * (c.spherical**2 - c.spherical * (c.spherical + 1) // 2)
     assert parameters(c) + missing == 38_864_384
@@ -432,15 +521,20 @@ def test_operations_against_the_counter(options: dict) -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.atomwise(graph, graph.vectors())
     exact = operations(config)
-    assert counter.get_total_flops() == exact.flops(*(number[k] for k in ("edges", "rows", "atoms", "short_edges")))
+    assert counter.get_total_flops() == exact.flops(
+        *(number[k] for k in ("edges", "rows", "atoms", "short_edges"))
+    )
     # the linear form is the same without padding, at the stated number of short edges per atom
-    linear = flops(config.model_copy(update={"quad_degree": number["short_edges"] / number["atoms"]}))
+    linear = flops(
+        config.model_copy(update={"quad_degree": number["short_edges"] / number["atoms"]})
+    )
     expected = exact.flops(number["edges"], number["edges"], number["atoms"], number["short_edges"])
     assert linear.forward(number["edges"], number["atoms"]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_variance_of_messages_is_flat_in_width_and_near_one() -> None:
-    """Scale factors do not know the width: sizes of all messages and states stay put from width 32 to 128."""
+    """Scale factors do not know the width: sizes of all messages and states stay put from width 32
+    to 128."""
     mols = [random_cluster(18, k) for k in range(2)]
     graph = make_graph(mols, torch.float32)
     widths = (32, 64, 128)
@@ -454,7 +548,9 @@ def test_variance_of_messages_is_flat_in_width_and_near_one() -> None:
             def watch(name: str, out: dict[str, list[float]] = logs) -> object:
                 def hook(_: object, __: object, value: object) -> None:
                     for k, tensor in enumerate(value if isinstance(value, tuple) else (value,)):
-                        out.setdefault(f"{name}[{k}]", []).append(math.log(float(tensor.square().mean())))
+                        out.setdefault(f"{name}[{k}]", []).append(
+                            math.log(float(tensor.square().mean()))
+                        )
 
                 return hook
 

@@ -1,4 +1,5 @@
-"""muP: groups, kinds against shapes, and the coordinate check, which standard parametrisation must fail.
+"""muP: groups, kinds against shapes, and the coordinate check, which standard parametrisation must
+fail.
 
 benchmarks/mup_check.py runs the full check (more seeds) and prints every slope.
 """
@@ -17,9 +18,14 @@ from tests.molecules import ELEMENTS
 variants = pytest.mark.parametrize("variant", all_variants(), ids=lambda v: v.id)
 names = pytest.mark.parametrize("name", ARCHITECTURES)
 FLAT = 0.2  # largest abs(slope) with the few seeds of a test
-QUICK: dict[str, dict] = {  # costly architectures: fewer widths and seeds here, all of them in benchmarks/mup_check.py
+QUICK: dict[
+    str, dict
+] = {  # costly architectures: fewer widths and seeds here, all of them in benchmarks/mup_check.py
     "gemnet_oc": {"widths": (32, 64, 128), "seeds": 4},
-    "esen": {"widths": (32, 64, 128), "seeds": 4},  # below width 32 the scatter between seeds exceeds the bound
+    "esen": {
+        "widths": (32, 64, 128),
+        "seeds": 4,
+    },  # below width 32 the scatter between seeds exceeds the bound
 }
 BROKEN = 0.5  # what standard parametrisation shows, at least in two outputs
 CHECKED = [Variant(name, name) for name in ARCHITECTURES] + [v for v in EXTRA if v.coordinates]
@@ -32,16 +38,25 @@ def test_groups_hold_every_parameter_once(variant: Variant) -> None:
     members = [id(p) for group in groups for p in group["params"]]
     assert len(members) == len(set(members))
     assert set(members) == {id(p) for p in model.parameters()}
-    assert sum(group["count"] for group in groups) == sum(p.numel() for p in model.parameters()) == model.n_parameters()
+    assert (
+        sum(group["count"] for group in groups)
+        == sum(p.numel() for p in model.parameters())
+        == model.n_parameters()
+    )
     for group in groups:
-        assert all((p.mup_kind, p.lr_scale) == (group["kind"], group["lr_scale"]) for p in group["params"])
+        assert all(
+            (p.mup_kind, p.lr_scale) == (group["kind"], group["lr_scale"]) for p in group["params"]
+        )
 
 
 @variants
 def test_embedding_is_what_grows_with_the_elements(variant: Variant) -> None:
-    """One more element adds one row of each embedding and nothing else: N without embeddings does not move."""
-    models = [build(small_config(variant.name, **variant.options | {"elements": e}), seed=0)
-              for e in (ELEMENTS, (*ELEMENTS, 17), (*ELEMENTS, 17, 35))]
+    """One more element adds one row of each embedding and nothing else: N without embeddings does
+    not move."""
+    models = [
+        build(small_config(variant.name, **variant.options | {"elements": e}), seed=0)
+        for e in (ELEMENTS, (*ELEMENTS, 17), (*ELEMENTS, 17, 35))
+    ]
     total, rest = [m.n_parameters() for m in models], [m.n_nonembedding() for m in models]
     row = total[1] - total[0]
     assert row > 0 and total[2] - total[1] == row
@@ -50,8 +65,8 @@ def test_embedding_is_what_grows_with_the_elements(variant: Variant) -> None:
 
 @variants
 def test_kinds_agree_with_how_shapes_grow(variant: Variant) -> None:
-    """Build at width w and 2w: a matrix whose columns (fan-in) grow is hidden or output, else input; vectors are gains
-    and biases."""
+    """Build at width w and 2w: a matrix whose columns (fan-in) grow is hidden or output, else
+    input; vectors are gains and biases."""
     config = small_config(variant.name, **variant.options)
     narrow = dict(build(config, seed=0).named_parameters())
     wide_config = small_config(variant.name, **variant.options | {"width": 2 * config.width})
@@ -63,7 +78,9 @@ def test_kinds_agree_with_how_shapes_grow(variant: Variant) -> None:
         expected = 1.0 / wide_config.m if parameter.mup_kind == "hidden" else 1.0
         assert parameter.lr_scale == expected, name
         if parameter.mup_kind == "vector":
-            assert set(parameter.detach().unique().tolist()) in ({0.0}, {1.0}), name  # a bias or a gain
+            assert set(parameter.detach().unique().tolist()) in ({0.0}, {1.0}), (
+                name
+            )  # a bias or a gain
         elif getattr(parameter, "is_embedding", False):
             assert parameter.mup_kind == "input" and before[0] == after[0] == len(ELEMENTS), name
         elif parameter.mup_kind == "input":
@@ -77,7 +94,8 @@ def test_kinds_agree_with_how_shapes_grow(variant: Variant) -> None:
 
 @names
 def test_learning_rates_are_stated_at_the_base_width(name: str) -> None:
-    """At the base width every factor is one; at four times that width hidden matrices learn four times slower."""
+    """At the base width every factor is one; at four times that width hidden matrices learn four
+    times slower."""
     entry = ARCHITECTURES[name]
     base = small_config(name, width=entry.base_width, depth=1)
     assert base.base_width == entry.base_width and base.m == 1.0
@@ -92,7 +110,9 @@ def test_learning_rates_are_stated_at_the_base_width(name: str) -> None:
 def test_linear_layers_start_and_scale_by_kind() -> None:
     torch.manual_seed(0)
     x = torch.randn(64, 400)
-    hidden, entry, output, readout = (Linear(400, 300, k, 4.0) for k in ("hidden", "input", "output", "readout"))
+    hidden, entry, output, readout = (
+        Linear(400, 300, k, 4.0) for k in ("hidden", "input", "output", "readout")
+    )
     with torch.no_grad():
         assert float(hidden(x).std()) == pytest.approx(1.0, rel=0.05) == float(entry(x).std())
         assert float(output(x).abs().max()) == 0.0
@@ -109,14 +129,17 @@ def test_unmarked_parameters_are_refused() -> None:
 
 @pytest.mark.parametrize("variant", CHECKED, ids=lambda v: v.id)
 def test_coordinate_check(variant: Variant) -> None:
-    found = coordinate_check(variant.name, **{"seeds": 3} | QUICK.get(variant.name, {}) | variant.options)
+    found = coordinate_check(
+        variant.name, **{"seeds": 3} | QUICK.get(variant.name, {}) | variant.options
+    )
     assert {c.kind for c in found} == {"start", "change", "end"} and len(found) > 9
     assert not failures(found, FLAT)
 
 
 @names
 def test_standard_parametrisation_fails_the_coordinate_check(name: str) -> None:
-    """The check can fail: one learning rate for all and no output multiplier, and layers grow with width."""
+    """The check can fail: one learning rate for all and no output multiplier, and layers grow with
+    width."""
     found = coordinate_check(name, **QUICK.get(name, {}) | {"seeds": 1, "standard": True})
     growing = [c for c in found if c.kind == "change" and c.slope > BROKEN]
     assert len(growing) >= 2, [(c.layer, round(c.slope, 2)) for c in found if c.kind == "change"]

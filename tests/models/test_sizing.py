@@ -1,4 +1,5 @@
-"""The size dial: architecture and target give a configuration, whose exact N is that of the model that is built."""
+"""The size dial: architecture and target give a configuration, whose exact N is that of the model
+that is built."""
 
 from __future__ import annotations
 
@@ -43,10 +44,19 @@ def test_parameters_against_closed_forms(width: int, depth: int) -> None:
     z = len(ELEMENTS)
     options = {"width": width, "depth": depth}
     cases = [
-        (small_config("mpnn", radial=8, angular=5, **options), mpnn_parameters(width, depth, 3 + 8 + 15, z)),
-        (small_config("mpnn", message="additive", radial=8, **options), mpnn_parameters(width, depth, 11, z)),
+        (
+            small_config("mpnn", radial=8, angular=5, **options),
+            mpnn_parameters(width, depth, 3 + 8 + 15, z),
+        ),
+        (
+            small_config("mpnn", message="additive", radial=8, **options),
+            mpnn_parameters(width, depth, 11, z),
+        ),
         (small_config("painn", radial=20, **options), painn_parameters(width, depth, 20, z)),
-        (small_config("egnn", radial=10, channels=3, **options), egnn_parameters(width, depth, 10, 3, z)),
+        (
+            small_config("egnn", radial=10, channels=3, **options),
+            egnn_parameters(width, depth, 10, 3, z),
+        ),
     ]
     for config, expected in cases:
         assert count_parameters(config) == (expected, expected - z * width), config
@@ -60,7 +70,9 @@ def test_counting_without_weights_is_exact(variant: Variant) -> None:
         config = small_config(variant.name, **variant.options | options)
         model = build(config, seed=0)
         assert count_parameters(config) == (model.n_parameters(), model.n_nonembedding())
-        assert model.n_parameters() == sum(v.numel() for v in dict(model.named_parameters()).values())
+        assert model.n_parameters() == sum(
+            v.numel() for v in dict(model.named_parameters()).values()
+        )
 
 
 @names
@@ -91,7 +103,9 @@ def test_no_neighbouring_width_is_nearer(name: str) -> None:
         step = max(entry.step, 8) if config.width > 64 else entry.step
         assert config.width % step == 0
         for width in (config.width - step, config.width + step):
-            other = entry.config(architecture=name, width=width, depth=config.depth, elements=ELEMENTS)
+            other = entry.config(
+                architecture=name, width=width, depth=config.depth, elements=ELEMENTS
+            )
             assert best <= abs(math.log(count_parameters(other)[0] / target))
 
 
@@ -111,7 +125,9 @@ def test_options_and_depth_are_passed_through(name: str) -> None:
 
 
 def test_variants_are_sized_with_their_own_options() -> None:
-    gated, additive = (size("mpnn", 3e4, elements=ELEMENTS, message=m) for m in ("gated", "additive"))
+    gated, additive = (
+        size("mpnn", 3e4, elements=ELEMENTS, message=m) for m in ("gated", "additive")
+    )
     assert additive.message == "additive" and gated.message == "gated"
     for config in (gated, additive):
         assert 1 / 1.2 < count_parameters(config)[0] / 3e4 < 1.2

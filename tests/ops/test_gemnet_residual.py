@@ -1,4 +1,5 @@
-"""Kernels of GemNet-OC's dense side, interpreted on a CPU in float64, against plain autograd; then the whole model."""
+"""Kernels of GemNet-OC's dense side, interpreted on a CPU in float64, against plain autograd; then
+the whole model."""
 
 from __future__ import annotations
 
@@ -31,14 +32,17 @@ RADIAL, CUTOFF = 5, 3.5
 
 @pytest.fixture(params=[False, True], ids=["exact", "padded"])
 def index(request) -> EdgeIndex:
-    """Edges of three molecules, one of them a single atom; padded: three dummy atoms and forty edges more."""
+    """Edges of three molecules, one of them a single atom; padded: three dummy atoms and forty
+    edges more."""
     graph = make_graph(MOLECULES, cutoff=3.0)
     width = int(torch.bincount(graph.receiver).max())
     if request.param:
         graph = replace(padded(graph, atoms=3, edges=40, graphs=1), max_degree=width)
     out = build_index(graph, graph.vectors(), 2.0)
     out = replace(out, ptr=out.segments(graph.pad))
-    return EdgeIndex(**{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in vars(out).items()})
+    return EdgeIndex(
+        **{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in vars(out).items()}
+    )
 
 
 def leaf(*shape: int) -> torch.Tensor:
@@ -46,19 +50,27 @@ def leaf(*shape: int) -> torch.Tensor:
 
 
 def functions(index: EdgeIndex) -> torch.Tensor:
-    """rbf of all edges, as columns of something wider; zero on padding edges, as the envelope makes it."""
+    """rbf of all edges, as columns of something wider; zero on padding edges, as the envelope makes
+    it."""
     real = (torch.arange(len(index.sender), device=DEVICE) < index.ptr[-1]).double()
-    return (torch.randn(len(real), 3 * RADIAL, dtype=torch.float64, device=DEVICE) * real.unsqueeze(1)).requires_grad_()
+    return (
+        torch.randn(len(real), 3 * RADIAL, dtype=torch.float64, device=DEVICE) * real.unsqueeze(1)
+    ).requires_grad_()
 
 
-def check(fast: Callable, slow: Callable, leaves: list[torch.Tensor], keep: torch.Tensor | None = None) -> None:
-    """Outputs of both, and the gradients of a random projection of them (``keep``: of these rows alone)."""
+def check(
+    fast: Callable, slow: Callable, leaves: list[torch.Tensor], keep: torch.Tensor | None = None
+) -> None:
+    """Outputs of both, and the gradients of a random projection of them (``keep``: of these rows
+    alone)."""
     found = []
     for function in (fast, slow):
         torch.manual_seed(1)
         outputs = function()
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        weights = [torch.randn_like(o) if keep is None else torch.randn_like(o) * keep for o in outputs]
+        weights = [
+            torch.randn_like(o) if keep is None else torch.randn_like(o) * keep for o in outputs
+        ]
         loss = sum((o * w).sum() for o, w in zip(outputs, weights))
         found.append((*outputs, *torch.autograd.grad(loss, leaves)))
     for a, b in zip(*found, strict=True):
@@ -81,7 +93,11 @@ def test_residual(rows: int, w: int, keep: bool, few: int, monkeypatch: pytest.M
     monkeypatch.setattr(dense, "KEEP_INNER", keep)
     monkeypatch.setattr(dense, "FEW", few)
     x, w1, w2 = leaf(rows, w), leaf(w, w), leaf(w, w)
-    check(lambda: ops.residual(x, w1, w2), lambda: (x + act(act(x @ w1.T) @ w2.T)) * 0.5**0.5, [x, w1, w2])
+    check(
+        lambda: ops.residual(x, w1, w2),
+        lambda: (x + act(act(x @ w1.T) @ w2.T)) * 0.5**0.5,
+        [x, w1, w2],
+    )
 
 
 @pytest.mark.parametrize("rows, w", [(0, 5), (37, 3), (300, 52)])
@@ -108,35 +124,55 @@ def test_read_edges(index: EdgeIndex, w: int, narrow: int) -> None:
 @pytest.mark.parametrize("w", [6, 144])
 def test_gathered(index: EdgeIndex, w: int) -> None:
     x = leaf(index.atoms, w)
-    check(lambda: ops.gathered(x, index.sender, index.ptr, index.swap), lambda: x[index.sender], [x], real_edges(index))
+    check(
+        lambda: ops.gathered(x, index.sender, index.ptr, index.swap),
+        lambda: x[index.sender],
+        [x],
+        real_edges(index),
+    )
 
 
 @pytest.mark.parametrize("w", [6, 144])
 def test_gathered_linear(index: EdgeIndex, w: int) -> None:
     x, wide, v, d = leaf(index.atoms, w), functions(index), leaf(w, RADIAL), leaf(7, w)
     rbf = wide[:, RADIAL : 2 * RADIAL]
-    check(lambda: ops.gathered_linear(x, rbf, v, d, index.sender, index.ptr, index.swap),
-          lambda: (x[index.sender] * (rbf @ v.T)) @ d.T, [x, wide, v, d])
+    check(
+        lambda: ops.gathered_linear(x, rbf, v, d, index.sender, index.ptr, index.swap),
+        lambda: (x[index.sender] * (rbf @ v.T)) @ d.T,
+        [x, wide, v, d],
+    )
 
 
 @pytest.mark.parametrize("rows, w", [(0, 6), (37, 6), (150, 144)])
 def test_filtered_linear(rows: int, w: int) -> None:
     x, rbf, v, d = leaf(rows, w), leaf(rows, RADIAL), leaf(w, RADIAL), leaf(9, w)
-    check(lambda: ops.filtered_linear(x, rbf, v, d), lambda: (x * (rbf @ v.T)) @ d.T, [x, rbf, v, d])
+    check(
+        lambda: ops.filtered_linear(x, rbf, v, d), lambda: (x * (rbf @ v.T)) @ d.T, [x, rbf, v, d]
+    )
 
 
 @pytest.mark.parametrize("w", [6, 144])
 def test_filter_sum(index: EdgeIndex, w: int) -> None:
     x, wide, v = leaf(len(index.sender), w), functions(index), leaf(w, RADIAL)
     rbf = wide[:, RADIAL : 2 * RADIAL]
-    real = (torch.arange(index.atoms, device=DEVICE) < index.atoms - 1).unsqueeze(1)  # of the dummy nobody asks
-    check(lambda: ops.filter_sum(x, rbf, v, index.receiver, index.ptr, 0.3),
-          lambda: 0.3 * segment_sum(x * (rbf @ v.T), index.receiver, index.atoms), [x, wide, v], real)
+    real = (torch.arange(index.atoms, device=DEVICE) < index.atoms - 1).unsqueeze(
+        1
+    )  # of the dummy nobody asks
+    check(
+        lambda: ops.filter_sum(x, rbf, v, index.receiver, index.ptr, 0.3),
+        lambda: 0.3 * segment_sum(x * (rbf @ v.T), index.receiver, index.atoms),
+        [x, wide, v],
+        real,
+    )
 
 
 @pytest.mark.parametrize("w", [6, 144])
 def test_merge(index: EdgeIndex, w: int) -> None:
-    skip, x, u = leaf(len(index.sender), w), [leaf(len(index.sender), k) for k in (4, 3, 6)], [leaf(2 * w, k) for k in (4, 3, 6)]
+    skip, x, u = (
+        leaf(len(index.sender), w),
+        [leaf(len(index.sender), k) for k in (4, 3, 6)],
+        [leaf(2 * w, k) for k in (4, 3, 6)],
+    )
 
     def slow() -> torch.Tensor:
         ca, ac = sum(act(a @ b.T) for a, b in zip(x, u)).chunk(2, dim=1)
@@ -149,8 +185,12 @@ def test_merge(index: EdgeIndex, w: int) -> None:
 def test_join(index: EdgeIndex, w: int) -> None:
     pair, x, weight = leaf(index.atoms, 2 * w), leaf(len(index.sender), 9), leaf(w, 9)
     s, t = pair.chunk(2, dim=1)
-    check(lambda: ops.join(pair, x, weight, index.sender, index.receiver, index.ptr, index.swap),
-          lambda: act(s[index.sender] + t[index.receiver] + x @ weight.T), [pair, x, weight], real_edges(index))
+    check(
+        lambda: ops.join(pair, x, weight, index.sender, index.receiver, index.ptr, index.swap),
+        lambda: act(s[index.sender] + t[index.receiver] + x @ weight.T),
+        [pair, x, weight],
+        real_edges(index),
+    )
 
 
 def calls(index: EdgeIndex) -> dict[str, Callable[[], tuple[object, tuple]]]:
@@ -164,43 +204,86 @@ def calls(index: EdgeIndex) -> dict[str, Callable[[], tuple[object, tuple]]]:
         "residual": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), 0)),
         "residual kept": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), 1)),
         "residual kept whole": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), 3)),
-        "read_edges": (filters._read_edges, (leaf(e, w), leaf(4 * w, w), *(t for k in range(3) for t in (rbf[k], v[k], d[k])))),
+        "read_edges": (
+            filters._read_edges,
+            (leaf(e, w), leaf(4 * w, w), *(t for k in range(3) for t in (rbf[k], v[k], d[k]))),
+        ),
         "gathered": (dense._gathered, (leaf(i.atoms, w), i.sender, i.ptr, i.swap)),
-        "gathered_linear": (filters._gathered_linear, (leaf(i.atoms, w), rbf[0], v[0], d[0], i.sender, i.ptr, i.swap)),
+        "gathered_linear": (
+            filters._gathered_linear,
+            (leaf(i.atoms, w), rbf[0], v[0], d[0], i.sender, i.ptr, i.swap),
+        ),
         "filtered_linear": (filters._filtered_linear, (leaf(e, w), rbf[0], v[0], d[0])),
         "filter_sum": (filters._filter_sum, (leaf(e, w), rbf[0], v[0], i.receiver, i.ptr, 0.3)),
-        "merge": (dense._merge, (leaf(e, w), i.swap, *(leaf(*s) for k in (2, 3, 4) for s in ((e, k), (2 * w, k))))),
-        "join": (dense._join_edges, (leaf(i.atoms, 2 * w), leaf(e, 5), leaf(w, 5), i.sender, i.receiver, i.ptr, i.swap)),
+        "merge": (
+            dense._merge,
+            (leaf(e, w), i.swap, *(leaf(*s) for k in (2, 3, 4) for s in ((e, k), (2 * w, k)))),
+        ),
+        "join": (
+            dense._join_edges,
+            (leaf(i.atoms, 2 * w), leaf(e, 5), leaf(w, 5), i.sender, i.receiver, i.ptr, i.swap),
+        ),
         "unit_rms": (dense._unit_rms, (leaf(e, w),)),
         "blend": (dense._blend, (leaf(e, w), leaf(e, w), 0.3)),
     }
 
 
-@pytest.mark.parametrize("name", ["scaled_silu", "residual", "residual kept", "residual kept whole", "read_edges",
-                                  "gathered", "gathered_linear", "filtered_linear", "filter_sum", "merge", "join",
-                                  "unit_rms", "blend"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scaled_silu",
+        "residual",
+        "residual kept",
+        "residual kept whole",
+        "read_edges",
+        "gathered",
+        "gathered_linear",
+        "filtered_linear",
+        "filter_sum",
+        "merge",
+        "join",
+        "unit_rms",
+        "blend",
+    ],
+)
 def test_what_torch_is_told_of_an_op(index: EdgeIndex, name: str) -> None:
     op, arguments = calls(index)[name]
-    torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+    torch.library.opcheck(
+        op, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor")
+    )
     # shapes, strides and dtypes of gradients without values
     outputs = op(*arguments)
     first = outputs[0] if isinstance(outputs, tuple) else outputs
     leaves = [a for a in arguments if isinstance(a, torch.Tensor) and a.requires_grad]
-    real = torch.autograd.grad(first.sum() if name != "read_edges" else sum(o.sum() for o in outputs), leaves)
+    real = torch.autograd.grad(
+        first.sum() if name != "read_edges" else sum(o.sum() for o in outputs), leaves
+    )
     with FakeTensorMode() as mode:
         given = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments]
         outputs = op(*given)
         first = outputs[0] if isinstance(outputs, tuple) else outputs
         leaves = [a for a in given if isinstance(a, torch.Tensor) and a.requires_grad]
-        fake = torch.autograd.grad(first.sum() if name != "read_edges" else sum(o.sum() for o in outputs), leaves)
+        fake = torch.autograd.grad(
+            first.sum() if name != "read_edges" else sum(o.sum() for o in outputs), leaves
+        )
     for a, b in zip(real, fake, strict=True):
         assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
 
 
 def model_of(**options: object) -> GemNetOC:
     torch.manual_seed(0)
-    small = {"width": 8, "depth": 1, "elements": (1, 6, 7, 8, 9, 16), "mean_degree": 6.0, "cutoff": CUTOFF, "quad_cutoff": 2.4,
-             "radial": 6, "cbf": 3, "sbf": 5, "rbf": 3}
+    small = {
+        "width": 8,
+        "depth": 1,
+        "elements": (1, 6, 7, 8, 9, 16),
+        "mean_degree": 6.0,
+        "cutoff": CUTOFF,
+        "quad_cutoff": 2.4,
+        "radial": 6,
+        "cbf": 3,
+        "sbf": 5,
+        "rbf": 3,
+    }
     config = GemNetOCConfig(**(small | options))
     model = GemNetOC(config).double()
     for parameter in model.parameters():  # the heads start at zero
@@ -209,11 +292,19 @@ def model_of(**options: object) -> GemNetOC:
 
 
 def on_device(graph: GraphBatch) -> GraphBatch:
-    return type(graph)(**{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in vars(graph).items()})
+    return type(graph)(
+        **{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in vars(graph).items()}
+    )
 
 
-@pytest.mark.parametrize("options, pad", [({}, True), ({"norm": False, "edge_ratio": 1, "width": 10, "spherical": 3}, False),
-                                          ({"depth": 2, "spherical": 2, "concat": 0, "before_skip": 0, "rbf": 5}, True)])
+@pytest.mark.parametrize(
+    "options, pad",
+    [
+        ({}, True),
+        ({"norm": False, "edge_ratio": 1, "width": 10, "spherical": 3}, False),
+        ({"depth": 2, "spherical": 2, "concat": 0, "before_skip": 0, "rbf": 5}, True),
+    ],
+)
 def test_whole_model(options: dict, pad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Energies, forces and all gradients are those of the plain path."""
     model = model_of(**options)
@@ -227,19 +318,30 @@ def test_whole_model(options: dict, pad: bool, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(ops, "fused", lambda vec, fused=fused: fused)
         energy, forces = model(graph)
         loss = energy[:2].square().sum() + forces[:atoms].square().sum()
-        found.append((energy[:2], forces[:atoms], *torch.autograd.grad(loss, list(model.parameters()))))
+        found.append(
+            (energy[:2], forces[:atoms], *torch.autograd.grad(loss, list(model.parameters())))
+        )
     for a, b in zip(*found, strict=True):
         assert float(b.detach().abs().max()) > 0
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * max(1.0, float(b.detach().abs().max())))
+        torch.testing.assert_close(
+            a, b, rtol=1e-10, atol=1e-10 * max(1.0, float(b.detach().abs().max()))
+        )
 
 
 def test_nothing_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With fake tensors, which have no values, the fused path goes through: so does CUDA graph capture."""
+    """With fake tensors, which have no values, the fused path goes through: so does CUDA graph
+    capture."""
     monkeypatch.setattr(ops, "fused", lambda vec: True)
-    model, graph = model_of(depth=2).float().cpu(), make_graph([random_cluster(6, 5)], torch.float32)
+    model, graph = (
+        model_of(depth=2).float().cpu(),
+        make_graph([random_cluster(6, 5)], torch.float32),
+    )
     with FakeTensorMode(allow_non_fake_inputs=True):
-        fake = {f: torch.empty_strided(v.shape, v.stride(), dtype=v.dtype)
-                for f in ("species", "batch", "pos", "sender", "receiver", "natoms") for v in [getattr(graph, f)]}
+        fake = {
+            f: torch.empty_strided(v.shape, v.stride(), dtype=v.dtype)
+            for f in ("species", "batch", "pos", "sender", "receiver", "natoms")
+            for v in [getattr(graph, f)]
+        }
         batch = type(graph)(**fake, pad=True, max_degree=9)
         energy, forces = model(batch)
         (energy.sum() + forces.sum()).backward()
@@ -266,16 +368,25 @@ def test_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of()
     graph = on_device(make_graph([linear(), random_cluster(4, 6)], cutoff=CUTOFF))
     exact = [t.detach() for t in model(graph)]
-    gradients = torch.autograd.grad(sum(t.square().sum() for t in model(graph)), list(model.parameters()))
+    gradients = torch.autograd.grad(
+        sum(t.square().sum() for t in model(graph)), list(model.parameters())
+    )
     exact.extend(gradients)
     model, graph, error = model.float(), graph.to(torch.float32), {}
     for fused in (True, False):
         monkeypatch.setattr(ops, "fused", lambda vec, fused=fused: fused)
         with torch.autocast(DEVICE, dtype=torch.bfloat16):
             outputs = model(graph)
-        found = [*outputs, *torch.autograd.grad(sum(t.float().square().sum() for t in outputs), list(model.parameters()))]
+        found = [
+            *outputs,
+            *torch.autograd.grad(
+                sum(t.float().square().sum() for t in outputs), list(model.parameters())
+            ),
+        ]
         assert all(g.dtype == torch.float32 for g in found[2:])
-        difference = sum(float((a.detach().double() - b).square().sum()) for a, b in zip(found, exact))
+        difference = sum(
+            float((a.detach().double() - b).square().sum()) for a, b in zip(found, exact)
+        )
         error[fused] = (difference / sum(float(b.square().sum()) for b in exact)) ** 0.5
     assert error[True] < max(0.03, 1.5 * error[False]), error
 
@@ -283,7 +394,10 @@ def test_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fewer_numbers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that a training step keeps for its backward pass, where they count."""
     monkeypatch.setattr(dense, "FEW", 0)
-    model, graph = model_of(), on_device(make_graph([linear(), random_cluster(4, 6)], cutoff=CUTOFF))
+    model, graph = (
+        model_of(),
+        on_device(make_graph([linear(), random_cluster(4, 6)], cutoff=CUTOFF)),
+    )
     kept = []
     for fused in (True, False):
         monkeypatch.setattr(ops, "fused", lambda vec, fused=fused: fused)

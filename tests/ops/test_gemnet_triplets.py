@@ -1,5 +1,5 @@
-"""Kernels of GemNet-OC's sums over triplets and quadruplets, interpreted on a CPU in float64, against plain autograd; then
-the interaction and the whole model against their plain path."""
+"""Kernels of GemNet-OC's sums over triplets and quadruplets, interpreted on a CPU in float64,
+against plain autograd; then the interaction and the whole model against their plain path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from torch import Tensor
 
 from forcelaw import ops
 from forcelaw.graph import GraphBatch, build_graph
-from forcelaw.models.gemnet_basis import degrees, harmonic_norms, harmonics, quad_layout, rotation_points, rotations
+from forcelaw.models.gemnet_basis import (
+    degrees,
+    harmonic_norms,
+    harmonics,
+    quad_layout,
+    rotation_points,
+    rotations,
+)
 from forcelaw.models.gemnet_index import EdgeIndex, build_index
 from forcelaw.models.gemnet_oc import FusedBases, GemNetOC, GemNetOCConfig
 from forcelaw.ops.gemnet import quadruplets
@@ -31,7 +38,9 @@ CUTOFF, NEAR, PADDING = 2.6, 1.7, 6
 
 
 def on_device(graph: GraphBatch) -> GraphBatch:
-    return GraphBatch(**{k: v.to(DEVICE) if isinstance(v, Tensor) else v for k, v in vars(graph).items()})
+    return GraphBatch(
+        **{k: v.to(DEVICE) if isinstance(v, Tensor) else v for k, v in vars(graph).items()}
+    )
 
 
 def graph_of(pad: bool) -> GraphBatch:
@@ -44,7 +53,8 @@ def graph_of(pad: bool) -> GraphBatch:
 
 @pytest.fixture(autouse=True)
 def small_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few channels a program, so that 20 take two; few programs for padding, since the interpreter is slow."""
+    """Few channels a program, so that 20 take two; few programs for padding, since the interpreter
+    is slow."""
     monkeypatch.setattr(moments, "TILES", dict.fromkeys(moments.TILES, (16, 1)))
     for module in (moments, quadruplets):
         monkeypatch.setattr(module, "FILL", 2)
@@ -64,7 +74,9 @@ class Edges:
     def sums(self, values: Tensor) -> Tensor:
         """Edge values (e, ...) at their receivers, without padding edges."""
         real = self.real.view(-1, *[1] * (values.dim() - 1))
-        return values.new_zeros(self.index.atoms, *values.shape[1:]).index_add(0, self.index.receiver, values * real)
+        return values.new_zeros(self.index.atoms, *values.shape[1:]).index_add(
+            0, self.index.receiver, values * real
+        )
 
 
 @pytest.fixture(params=[False, True], ids=["exact", "padded"])
@@ -87,8 +99,11 @@ def leaf(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, device=DEVICE).to(dtype).requires_grad_(True)
 
 
-def check(fast: Callable, slow: Callable, leaves: list[Tensor], edges: Edges, tolerance: float = 1e-12) -> None:
-    """Outputs of both, where they mean something, and the gradients of a random projection of them; zeros for padding."""
+def check(
+    fast: Callable, slow: Callable, leaves: list[Tensor], edges: Edges, tolerance: float = 1e-12
+) -> None:
+    """Outputs of both, where they mean something, and the gradients of a random projection of them;
+    zeros for padding."""
     found = []
     for function in (fast, slow):
         torch.manual_seed(1)
@@ -106,7 +121,11 @@ def check(fast: Callable, slow: Callable, leaves: list[Tensor], edges: Edges, to
 
 def masked(x: Tensor, edges: Edges) -> Tensor:
     """Zero on padding edges."""
-    return x if len(x) != edges.e else torch.where(edges.real.view(-1, *[1] * (x.dim() - 1)) == 1, x, torch.zeros_like(x))
+    return (
+        x
+        if len(x) != edges.e
+        else torch.where(edges.real.view(-1, *[1] * (x.dim() - 1)) == 1, x, torch.zeros_like(x))
+    )
 
 
 def plain_triplets(b: Tensor, y: Tensor, x: Tensor, edges: Edges) -> Tensor:
@@ -114,8 +133,14 @@ def plain_triplets(b: Tensor, y: Tensor, x: Tensor, edges: Edges) -> Tensor:
     total = 0
     for l in range(round(y.shape[1] ** 0.5)):
         block = y[:, l * l : (l + 1) ** 2]
-        seen = torch.einsum("em,emc->ec", block, edges.sums(block.unsqueeze(2) * x.unsqueeze(1))[edges.index.receiver])
-        total = total + b[..., l].unsqueeze(2) * (seen - block.square().sum(1, keepdim=True) * x).unsqueeze(1)
+        seen = torch.einsum(
+            "em,emc->ec",
+            block,
+            edges.sums(block.unsqueeze(2) * x.unsqueeze(1))[edges.index.receiver],
+        )
+        total = total + b[..., l].unsqueeze(2) * (
+            seen - block.square().sum(1, keepdim=True) * x
+        ).unsqueeze(1)
     return total
 
 
@@ -123,22 +148,35 @@ def plain_triplets(b: Tensor, y: Tensor, x: Tensor, edges: Edges) -> Tensor:
 @pytest.mark.parametrize("k, c", [(5, 7), (16, 20)])
 def test_outer_sum(edges: Edges, k: int, c: int, weights: bool) -> None:
     w, x = leaf(edges.e, k).requires_grad_(weights), leaf(edges.e, c)
-    check(lambda: ops.outer_sum(w, x, edges.index.ptr), lambda: edges.sums(w.unsqueeze(2) * x.unsqueeze(1)),
-          [w, x] if weights else [x], edges)
+    check(
+        lambda: ops.outer_sum(w, x, edges.index.ptr),
+        lambda: edges.sums(w.unsqueeze(2) * x.unsqueeze(1)),
+        [w, x] if weights else [x],
+        edges,
+    )
 
 
 @pytest.mark.parametrize("s, f, c", [(4, 3, 20), (3, 8, 6), (1, 1, 3), (5, 2, 4)])
 def test_triplets(edges: Edges, s: int, f: int, c: int) -> None:
     y, b, x = harmonics(edges.unit, s), leaf(edges.e, f, s), leaf(edges.e, c)
-    check(lambda: ops.triplets(b, y, x, edges.index.ptr), lambda: plain_triplets(b, y, x, edges), [b, x], edges)
+    check(
+        lambda: ops.triplets(b, y, x, edges.index.ptr),
+        lambda: plain_triplets(b, y, x, edges),
+        [b, x],
+        edges,
+    )
 
 
 @pytest.mark.parametrize("s, f", [(4, 3), (2, 20)])
 def test_cosines(edges: Edges, s: int, f: int) -> None:
     y, b = harmonics(edges.unit, s), leaf(edges.e, f, s)
     one = torch.eye(s, dtype=torch.float64, device=DEVICE).expand(edges.e, s, s)  # degree by degree
-    check(lambda: ops.cosines(b, y, edges.index.ptr),
-          lambda: sum(plain_triplets(one, y, b[..., l], edges)[:, l] for l in range(s)), [b], edges)
+    check(
+        lambda: ops.cosines(b, y, edges.index.ptr),
+        lambda: sum(plain_triplets(one, y, b[..., l], edges)[:, l] for l in range(s)),
+        [b],
+        edges,
+    )
 
 
 def layouts(unit: Tensor, s: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,7 +196,9 @@ def test_turns(s: int) -> None:
     unit[:2] = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])
     points, fit = (torch.as_tensor(v, device=DEVICE) for v in rotation_points(s))
     unit, norms = unit.to(DEVICE), torch.as_tensor(harmonic_norms(s), device=DEVICE)
-    torch.testing.assert_close(ops.turns(unit, points, fit, norms), rotations(unit, points, fit, s), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        ops.turns(unit, points, fit, norms), rotations(unit, points, fit, s), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("s", [1, 2, 4, 7])
@@ -166,14 +206,25 @@ def test_harmonics(s: int) -> None:
     unit = torch.nn.functional.normalize(torch.randn(150, 3, dtype=torch.float64), dim=1)
     unit[:2] = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])
     unit, norms = unit.to(DEVICE), torch.as_tensor(harmonic_norms(s), device=DEVICE)
-    torch.testing.assert_close(ops.harmonics(unit, norms), harmonics(unit, s), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        ops.harmonics(unit, norms), harmonics(unit, s), rtol=1e-12, atol=1e-12
+    )
 
 
-def short_inputs(edges: Edges, s: int, f: int, c: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
-    return leaf(edges.index.atoms, s * s, c), leaf(edges.e, c, dtype=dtype), leaf(edges.e, s, f), leaf(c, f)
+def short_inputs(
+    edges: Edges, s: int, f: int, c: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, ...]:
+    return (
+        leaf(edges.index.atoms, s * s, c),
+        leaf(edges.e, c, dtype=dtype),
+        leaf(edges.e, s, f),
+        leaf(c, f),
+    )
 
 
-def plain_short(m: Tensor, x: Tensor, b: Tensor, w: Tensor, edges: Edges, s: int) -> tuple[Tensor, Tensor]:
+def plain_short(
+    m: Tensor, x: Tensor, b: Tensor, w: Tensor, edges: Edges, s: int
+) -> tuple[Tensor, Tensor]:
     _, enter, leave = layouts(edges.unit, s)
     index = edges.index
     incoming = m[index.sender] - harmonics(-edges.unit, s).unsqueeze(2) * x[index.swap].unsqueeze(1)
@@ -188,13 +239,25 @@ def test_short_sum(edges: Edges, s: int, f: int, c: int) -> None:
     i = edges.index
 
     def fast() -> tuple[Tensor, Tensor]:
-        return ops.short_sum(m, x, harmonics(edges.unit, s), layouts(edges.unit, s)[0], b, w, edges.near.int(),
-                                 i.sender, i.swap, i.ptr)
+        return ops.short_sum(
+            m,
+            x,
+            harmonics(edges.unit, s),
+            layouts(edges.unit, s)[0],
+            b,
+            w,
+            edges.near.int(),
+            i.sender,
+            i.swap,
+            i.ptr,
+        )
 
     check(fast, lambda: plain_short(m, x, b, w, edges, s), [m, x, b, w], edges)
 
 
-def plain_read(b: Tensor, own: Tensor, y: Tensor, returned: Tensor, message: Tensor, edges: Edges) -> Tensor:
+def plain_read(
+    b: Tensor, own: Tensor, y: Tensor, returned: Tensor, message: Tensor, edges: Edges
+) -> Tensor:
     s, place, pair = round(y.shape[1] ** 0.5), 0, 0
     total = -own.unsqueeze(2) * message.unsqueeze(1)
     for p in range(s):
@@ -209,14 +272,24 @@ def plain_read(b: Tensor, own: Tensor, y: Tensor, returned: Tensor, message: Ten
 
 @pytest.mark.parametrize("s, f, c", [(4, 3, 5), (3, 5, 20), (1, 1, 2)])
 def test_quad_read(edges: Edges, s: int, f: int, c: int) -> None:
-    y, b, own, message = harmonics(edges.unit, s), leaf(edges.e, f, s * (s + 1) // 2), leaf(edges.e, f), leaf(edges.e, c)
+    y, b, own, message = (
+        harmonics(edges.unit, s),
+        leaf(edges.e, f, s * (s + 1) // 2),
+        leaf(edges.e, f),
+        leaf(edges.e, c),
+    )
     returned = leaf(edges.index.atoms, s * (s + 1) * (4 * s - 1) // 6, c)
-    check(lambda: ops.quad_read(b, own, y, returned, message, edges.index.ptr, torch.float64),
-          lambda: plain_read(b, own, y, returned, message, edges), [b, own, returned, message], edges)
+    check(
+        lambda: ops.quad_read(b, own, y, returned, message, edges.index.ptr, torch.float64),
+        lambda: plain_read(b, own, y, returned, message, edges),
+        [b, own, returned, message],
+        edges,
+    )
 
 
 def test_bfloat16_messages_and_weights_are_summed_in_float32(edges: Edges) -> None:
-    """As under autocast: geometry in float32, messages in bf16. Results are those of the rounded inputs, rounded once."""
+    """As under autocast: geometry in float32, messages in bf16. Results are those of the rounded
+    inputs, rounded once."""
     s, f, c, low = 3, 3, 5, torch.bfloat16
     y, ptr, index = harmonics(edges.unit, s).float(), edges.index.ptr, edges.index
     turns = layouts(edges.unit, s)[0].float()
@@ -226,23 +299,46 @@ def test_bfloat16_messages_and_weights_are_summed_in_float32(edges: Edges) -> No
     m, r, v, b, w, q = (k.detach().float().requires_grad_() for k in (m, r, v, b, w, q))
 
     def fast() -> list[Tensor]:
-        message, returned = ops.short_sum(m, quad, y, turns, r, v, edges.near.int(), index.sender, index.swap, ptr)
-        return [ops.triplets(b, y, x, ptr), ops.outer_sum(w, x, ptr), message, returned,
-                ops.quad_read(q, w, y, returned, message, ptr, low)]
+        message, returned = ops.short_sum(
+            m, quad, y, turns, r, v, edges.near.int(), index.sender, index.swap, ptr
+        )
+        return [
+            ops.triplets(b, y, x, ptr),
+            ops.outer_sum(w, x, ptr),
+            message,
+            returned,
+            ops.quad_read(q, w, y, returned, message, ptr, low),
+        ]
 
     def slow() -> list[Tensor]:
         message, returned = plain_short(m.double(), quad.double(), r.double(), v.double(), edges, s)
         outer = edges.sums(w.double().unsqueeze(2) * x.double().unsqueeze(1))
-        return [plain_triplets(b.double(), y.double(), x.double(), edges), outer, message, returned,
-                plain_read(q.double(), w.double(), y.double(), returned, message, edges)]
+        return [
+            plain_triplets(b.double(), y.double(), x.double(), edges),
+            outer,
+            message,
+            returned,
+            plain_read(q.double(), w.double(), y.double(), returned, message, edges),
+        ]
 
     results = []
     for function in (fast, slow):
         torch.manual_seed(2)
         outputs = function()
-        loss = sum((masked(o, edges).double() * torch.randn(o.shape, dtype=torch.float64, device=DEVICE)).sum() for o in outputs)
+        loss = sum(
+            (
+                masked(o, edges).double() * torch.randn(o.shape, dtype=torch.float64, device=DEVICE)
+            ).sum()
+            for o in outputs
+        )
         results.append((outputs, torch.autograd.grad(loss, [quad, x, m, r, v, b, w, q])))
-    assert [o.dtype for o in results[0][0]] == [low, torch.float32, torch.float32, torch.float32, low]
+    assert [o.dtype for o in results[0][0]] == [
+        low,
+        torch.float32,
+        torch.float32,
+        torch.float32,
+        low,
+    ]
     assert [g.dtype for g in results[0][1]] == [low, low] + [torch.float32] * 6
     for name in range(2):
         for found, expected in zip(results[0][name], results[1][name]):
@@ -256,8 +352,14 @@ def test_the_same_bits_twice(edges: Edges) -> None:
     y, turns, i = harmonics(edges.unit, 3).float(), layouts(edges.unit, 3)[0].float(), edges.index
     runs = []
     for _ in range(2):
-        message, returned = ops.short_sum(m, x, y, turns, b, w, edges.near.int(), i.sender, i.swap, i.ptr)
-        loss = message.square().sum() + returned.square().sum() + ops.triplets(b.transpose(1, 2), y, x, i.ptr).square().sum()
+        message, returned = ops.short_sum(
+            m, x, y, turns, b, w, edges.near.int(), i.sender, i.swap, i.ptr
+        )
+        loss = (
+            message.square().sum()
+            + returned.square().sum()
+            + ops.triplets(b.transpose(1, 2), y, x, i.ptr).square().sum()
+        )
         runs.append([message.detach(), returned.detach(), *torch.autograd.grad(loss, [m, x, b, w])])
     assert all(torch.equal(a, b) for a, b in zip(*runs))
 
@@ -270,8 +372,24 @@ def model_of(**options: object) -> GemNetOC:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
     try:
-        model = GemNetOC(GemNetOCConfig(**({"width": 8, "depth": 2, "elements": (1, 6, 7, 8, 9, 16), "cutoff": CUTOFF,
-                                            "quad_cutoff": NEAR, "radial": 6, "cbf": 3, "sbf": 5, "rbf": 3} | options)))
+        model = GemNetOC(
+            GemNetOCConfig(
+                **(
+                    {
+                        "width": 8,
+                        "depth": 2,
+                        "elements": (1, 6, 7, 8, 9, 16),
+                        "cutoff": CUTOFF,
+                        "quad_cutoff": NEAR,
+                        "radial": 6,
+                        "cbf": 3,
+                        "sbf": 5,
+                        "rbf": 3,
+                    }
+                    | options
+                )
+            )
+        )
     finally:
         torch.set_default_dtype(torch.float32)
     for name, parameter in model.named_parameters():
@@ -283,7 +401,8 @@ def model_of(**options: object) -> GemNetOC:
 @pytest.mark.parametrize("options", [{}, {"width": 10, "spherical": 3}, {"spherical": 1}])
 @pytest.mark.parametrize("pad", [False, True], ids=["exact", "padded"])
 def test_interaction(options: dict, pad: bool) -> None:
-    """All five sums of a block, with gradients by messages and by the weights that make the bases, are the plain ones."""
+    """All five sums of a block, with gradients by messages and by the weights that make the bases,
+    are the plain ones."""
     model, graph = model_of(depth=1, **options), graph_of(pad)
     c, vec = model.config, graph.vectors()
     plain = build_index(graph, vec, c.near)
@@ -302,33 +421,57 @@ def test_interaction(options: dict, pad: bool) -> None:
         outputs = [o.flatten(1) for o in outputs]
         outputs = [*(o[real] for o in outputs[:3]), *(o[:atoms] for o in outputs[3:])]
         loss = sum((o * torch.randn_like(o)).sum() for o in outputs)
-        loss = loss + sum(x[real].square().sum() for x in b.rbf)  # so that every weight has a gradient
+        loss = loss + sum(
+            x[real].square().sum() for x in b.rbf
+        )  # so that every weight has a gradient
         found.append((*outputs, *torch.autograd.grad(loss, leaves)))
     for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-12, atol=1e-12 * max(1.0, float(a.detach().abs().max())))
+        torch.testing.assert_close(
+            b, a, rtol=1e-12, atol=1e-12 * max(1.0, float(a.detach().abs().max()))
+        )
 
 
 def test_periodic_and_shuffled_edges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several edges between two atoms, edges from an atom to its own image, in any order."""
     pos = torch.tensor([[0.1, 0.2, 0.3], [1.3, 0.9, 0.2], [0.4, 1.9, 1.7]]).double()
     cell = np.array([[2.9, 0.0, 0.0], [0.4, 3.1, 0.0], [-0.3, 0.5, 3.4]])
-    graph = build_graph(pos, torch.tensor([0, 1, 2]), torch.tensor([3]), 3.3, cells=cell[None], pbc=np.ones((1, 3), bool))
+    graph = build_graph(
+        pos,
+        torch.tensor([0, 1, 2]),
+        torch.tensor([3]),
+        3.3,
+        cells=cell[None],
+        pbc=np.ones((1, 3), bool),
+    )
     shuffle = torch.randperm(len(graph.sender), generator=torch.Generator().manual_seed(0))
-    graph = on_device(replace(graph, sender=graph.sender[shuffle], receiver=graph.receiver[shuffle], shift=graph.shift[shuffle]))
+    graph = on_device(
+        replace(
+            graph,
+            sender=graph.sender[shuffle],
+            receiver=graph.receiver[shuffle],
+            shift=graph.shift[shuffle],
+        )
+    )
     assert int((graph.sender == graph.receiver).sum()) > 3
     model, found = model_of(cutoff=3.3, quad_cutoff=2.5, depth=1), []
     for fused in (True, False):
         monkeypatch.setattr(ops, "fused", lambda vec, fused=fused: fused)
         found.append(model(graph))
     for a, b in zip(*found):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10 * max(1.0, float(b.detach().abs().max())))
+        torch.testing.assert_close(
+            a, b, rtol=1e-10, atol=1e-10 * max(1.0, float(b.detach().abs().max()))
+        )
 
 
 def test_rows_are_where_the_kernels_look() -> None:
-    """The closed forms in the kernels: first row of degree p in ``returned``, first element of degree l in the rotations."""
+    """The closed forms in the kernels: first row of degree p in ``returned``, first element of
+    degree l in the rotations."""
     for s in range(1, 8):
         place = [sum((k + 1) * (2 * k + 1) for k in range(p)) for p in range(s + 1)]
-        assert place == [p * (p + 1) * (4 * p - 1) // 6 for p in range(s + 1)] and quadruplets._columns(s) == place[-1]
+        assert (
+            place == [p * (p + 1) * (4 * p - 1) // 6 for p in range(s + 1)]
+            and quadruplets._columns(s) == place[-1]
+        )
         first = [sum((2 * k + 1) ** 2 for k in range(l)) for l in range(s)]
         assert first == [l * (2 * l - 1) * (2 * l + 1) // 3 for l in range(s)]
         assert len(degrees(s)) == s * s and math.isqrt(s * s) == s

@@ -1,4 +1,5 @@
-"""The Triton kernels, interpreted on a CPU in float64, against plain autograd over obvious torch code."""
+"""The Triton kernels, interpreted on a CPU in float64, against plain autograd over obvious torch
+code."""
 
 from __future__ import annotations
 
@@ -38,18 +39,30 @@ def graph(request) -> GraphBatch:
     sender, receiver = molecule_edges(pos, natoms, 3.0)
     batch = torch.repeat_interleave(torch.arange(3), natoms)
     if request.param:
-        pos, batch = torch.cat([pos, torch.zeros(2, 3, dtype=torch.float64)]), torch.cat([batch, torch.tensor([3, 3])])
+        pos, batch = (
+            torch.cat([pos, torch.zeros(2, 3, dtype=torch.float64)]),
+            torch.cat([batch, torch.tensor([3, 3])]),
+        )
         ghost = torch.full((PADDING,), 12)
         sender, receiver = torch.cat([sender, ghost]), torch.cat([receiver, ghost])
-    out = GraphBatch(torch.zeros_like(batch), batch, pos, sender, receiver, natoms, pad=request.param)
-    return GraphBatch(**{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in vars(out).items()})
+    out = GraphBatch(
+        torch.zeros_like(batch), batch, pos, sender, receiver, natoms, pad=request.param
+    )
+    return GraphBatch(
+        **{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in vars(out).items()}
+    )
 
 
 def leaf(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, device=DEVICE).requires_grad_(True)
 
 
-def same(fast: tuple[torch.Tensor, ...], slow: tuple[torch.Tensor, ...], leaves: list[torch.Tensor], real: int) -> None:
+def same(
+    fast: tuple[torch.Tensor, ...],
+    slow: tuple[torch.Tensor, ...],
+    leaves: list[torch.Tensor],
+    real: int,
+) -> None:
     """Outputs agree on real atoms, and gradients of a random projection of them agree."""
     weights = [torch.randn_like(s[:real]) for s in slow]
     gradients = []
@@ -70,16 +83,26 @@ def sums(values: torch.Tensor, graph: GraphBatch) -> torch.Tensor:
 def test_gated(graph: GraphBatch, d: int) -> None:
     n, e = len(graph.pos), len(graph.sender)
     pair, w = leaf(n, 2 * d), leaf(e, d)
-    mask = (graph.receiver != n - 1 if graph.pad else torch.ones(e, dtype=torch.bool, device=DEVICE)).unsqueeze(1)
+    mask = (
+        graph.receiver != n - 1 if graph.pad else torch.ones(e, dtype=torch.bool, device=DEVICE)
+    ).unsqueeze(1)
     s, t = pair.chunk(2, dim=1)
-    slow = 0.3 * sums(torch.nn.functional.silu(s[graph.sender] + t[graph.receiver]) * w * mask, graph)
+    slow = 0.3 * sums(
+        torch.nn.functional.silu(s[graph.sender] + t[graph.receiver]) * w * mask, graph
+    )
     fast = gated_sum(pair, w, graph.sender, graph.receiver, *graph.segments(), 0.3)
     same((fast,), (slow,), [pair, w], n - 1 if graph.pad else n)
 
 
-def slow_message(graph: GraphBatch, h, v, x, g, weight, unit, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def slow_message(
+    graph: GraphBatch, h, v, x, g, weight, unit, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """By index_add, edges of the dummy left out."""
-    real = graph.receiver != len(graph.pos) - 1 if graph.pad else torch.ones_like(graph.receiver, dtype=torch.bool)
+    real = (
+        graph.receiver != len(graph.pos) - 1
+        if graph.pad
+        else torch.ones_like(graph.receiver, dtype=torch.bool)
+    )
     a, b, c = (x[graph.sender] * (g @ weight.T) * real.unsqueeze(1)).chunk(3, dim=1)
     change = unit.unsqueeze(2) * c.unsqueeze(1)
     if v is not None:
@@ -95,7 +118,13 @@ def test_painn_message(graph: GraphBatch, d: int, moving: bool, few: int, monkey
     n, e, blocks = len(graph.pos), len(graph.sender), -(-d // 16)
     monkeypatch.setattr(vectors, "ENOUGH", n * blocks // few)
     monkeypatch.setattr(vectors, "PROGRAMS", 2 * blocks)
-    h, x, v, weight, g = leaf(n, d), leaf(n, 3 * d), leaf(n, 3, d), leaf(3 * d, 5), leaf(e, 5).detach()
+    h, x, v, weight, g = (
+        leaf(n, d),
+        leaf(n, 3 * d),
+        leaf(n, 3, d),
+        leaf(3 * d, 5),
+        leaf(e, 5).detach(),
+    )
     assert vectors._shape("vectors", x, g)[0] == min(16, n * blocks // (n * blocks // few)) >= few
     unit = torch.randn(e, 3, dtype=torch.float64, device=DEVICE)
     given = h, v if moving else None, x, g, weight, unit
@@ -112,21 +141,34 @@ def tf32() -> Iterator[None]:
 
 
 def messages(graph: GraphBatch, precision: str) -> list[tuple[float, float]]:
-    """Of outputs and gradients: error over norm, and by what share they are too large; against float64."""
+    """Of outputs and gradients: error over norm, and by what share they are too large; against
+    float64."""
     torch.manual_seed(1)
     n, e, d, real = len(graph.pos), len(graph.sender), 40, len(graph.pos) - 2 * graph.pad
     shapes = (n, d), (n, 3, d), (n, 3 * d), (e, 20), (3 * d, 20), (e, 3)
     rounded = [leaf(*shape).detach().float() for shape in shapes]
     exact = [t.double() for t in rounded]
-    moved = [t.requires_grad_(True) for t in (*(rounded[k] for k in (0, 1, 2, 4)), *(exact[k] for k in (0, 1, 2, 4)))]
+    moved = [
+        t.requires_grad_(True)
+        for t in (*(rounded[k] for k in (0, 1, 2, 4)), *(exact[k] for k in (0, 1, 2, 4)))
+    ]
     slow = slow_message(graph, *exact, 0.3)
     with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
         fast = painn_message(*rounded, graph.sender, graph.receiver, *graph.segments(), 0.3)
     weights = [torch.randn_like(s[:real]) for s in slow]
-    sum((w.to(o.dtype) * o[:real]).sum() for outputs in (fast, slow) for w, o in zip(weights, outputs)).backward()
+    sum(
+        (w.to(o.dtype) * o[:real]).sum()
+        for outputs in (fast, slow)
+        for w, o in zip(weights, outputs)
+    ).backward()
     pairs = [*zip(fast, slow), *((f.grad, s.grad) for f, s in zip(moved[:4], moved[4:]))]
-    pairs = [[t.detach().double()[:real] if len(t) == n else t.double() for t in pair] for pair in pairs]
-    return [(((f - s).norm() / s.norm()).item(), ((f * s).sum() / (s * s).sum()).item() - 1) for f, s in pairs]
+    pairs = [
+        [t.detach().double()[:real] if len(t) == n else t.double() for t in pair] for pair in pairs
+    ]
+    return [
+        (((f - s).norm() / s.norm()).item(), ((f * s).sum() / (s * s).sum()).item() - 1)
+        for f, s in pairs
+    ]
 
 
 def test_painn_message_in_float32(graph: GraphBatch) -> None:
@@ -134,9 +176,12 @@ def test_painn_message_in_float32(graph: GraphBatch) -> None:
 
 
 def test_painn_message_in_tf32(graph: GraphBatch, tf32: None) -> None:
-    """A GPU cuts off the digits that TF32 has not, so factors are rounded up before. The interpreter cuts nothing off."""
+    """A GPU cuts off the digits that TF32 has not, so factors are rounded up before. The
+    interpreter cuts nothing off."""
     for error, share in messages(graph, "tf32"):
-        assert error < (6e-4 if DEVICE == "cuda" else 2e-3) and (DEVICE == "cpu" or abs(share) < 1e-4)
+        assert error < (6e-4 if DEVICE == "cuda" else 2e-3) and (
+            DEVICE == "cpu" or abs(share) < 1e-4
+        )
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="the interpreter has no products of bf16")
@@ -162,16 +207,34 @@ def test_rotations(seed: int, step: int) -> None:
         return x ^ (x >> 31)
 
     rows = [0, 5, 123_456_789, *range(70)]
-    fast = ops.rotations(torch.tensor([*rows, -1], device=DEVICE), torch.tensor(step, device=DEVICE), seed, torch.float64)
+    fast = ops.rotations(
+        torch.tensor([*rows, -1], device=DEVICE),
+        torch.tensor(step, device=DEVICE),
+        seed,
+        torch.float64,
+    )
     fast = fast.cpu()
     key = mix(step * 0x1F123BB5 + seed * 0x5851F42D + 0x2545F491)
     for row, found in zip(rows, fast):
         u = [((mix(mix(row * 8 + k) ^ key) >> 11) + 0.5) / 2**53 for k in range(8)]
-        normal = [math.sqrt(-2 * math.log(u[2 * k])) * math.cos(2 * math.pi * u[2 * k + 1]) for k in range(4)]
+        normal = [
+            math.sqrt(-2 * math.log(u[2 * k])) * math.cos(2 * math.pi * u[2 * k + 1])
+            for k in range(4)
+        ]
         w, x, y, z = (value / math.hypot(*normal) for value in normal)
         skew = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
-        torch.testing.assert_close(found, torch.eye(3, dtype=torch.float64) + 2 * w * skew + 2 * skew @ skew, rtol=0, atol=1e-14)
-    torch.testing.assert_close(fast[:-1], random_rotations(torch.tensor(rows), step, seed, torch.float64), rtol=0, atol=1e-14)
+        torch.testing.assert_close(
+            found,
+            torch.eye(3, dtype=torch.float64) + 2 * w * skew + 2 * skew @ skew,
+            rtol=0,
+            atol=1e-14,
+        )
+    torch.testing.assert_close(
+        fast[:-1],
+        random_rotations(torch.tensor(rows), step, seed, torch.float64),
+        rtol=0,
+        atol=1e-14,
+    )
     assert torch.equal(fast[-1], fast[0])
 
 
@@ -179,14 +242,28 @@ def test_rotations(seed: int, step: int) -> None:
 def test_so2_block(rows: int, columns: int) -> None:
     tied = leaf(2, rows, columns)
     a, b = tied
-    same((ops.so2_block(tied),), (torch.cat([torch.cat([a, -b], dim=1), torch.cat([b, a], dim=1)]),), [tied], 2 * rows)
+    same(
+        (ops.so2_block(tied),),
+        (torch.cat([torch.cat([a, -b], dim=1), torch.cat([b, a], dim=1)]),),
+        [tied],
+        2 * rows,
+    )
 
 
 @pytest.mark.parametrize("many", [0, 30_000])
-@pytest.mark.parametrize("lmax, mmax, width, programs",
-                         [(1, 1, 4, 3), (2, 2, 6, 2), (2, 2, 6, 1056), (3, 2, 4, 3), (4, 2, 4, 1056)])
-def test_so2_message(graph: GraphBatch, lmax: int, mmax: int, width: int, programs: int, many: int,
-                     monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "lmax, mmax, width, programs",
+    [(1, 1, 4, 3), (2, 2, 6, 2), (2, 2, 6, 1056), (3, 2, 4, 3), (4, 2, 4, 1056)],
+)
+def test_so2_message(
+    graph: GraphBatch,
+    lmax: int,
+    mmax: int,
+    width: int,
+    programs: int,
+    many: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Against dense frames, split orders and index_add."""
     monkeypatch.setattr(turn, "MANY", many)
     monkeypatch.setattr(turn, "PROGRAMS", programs)
@@ -200,19 +277,30 @@ def test_so2_message(graph: GraphBatch, lmax: int, mmax: int, width: int, progra
         scale = scale * (graph.receiver != n - 1)
     y, rad = leaf(n, shape.s, width), leaf(e, shape.r * 2 * width)
     counts = [c * (1 if m == 0 else 2) for m, c in enumerate(shape.degrees)]
-    weights1 = [leaf(c * width + (lmax * width if m == 0 else 0), c * 2 * width) for m, c in enumerate(counts)]
+    weights1 = [
+        leaf(c * width + (lmax * width if m == 0 else 0), c * 2 * width)
+        for m, c in enumerate(counts)
+    ]
     weights2 = [leaf(c * width, c * width) for c in counts]
     bias1, bias2, shift = leaf(len(weights1[0])), leaf(len(weights2[0])), leaf(shape.r * 2 * width)
 
     z = torch.cat([dense @ y[graph.sender], dense @ y[graph.receiver]], dim=2)  # (e, S_m, 2C)
-    split = [part.flatten(1) for part in (rad + shift).split([2 * width * c for c in shape.degrees], dim=1)]
+    split = [
+        part.flatten(1)
+        for part in (rad + shift).split([2 * width * c for c in shape.degrees], dim=1)
+    ]
     parts = []
     for m, block in enumerate(z.split(counts, dim=1)):
         factor = split[m].view(e, shape.degrees[m], 2 * width)
-        parts.append((block * (factor if m == 0 else torch.cat([factor, factor], dim=1))).flatten(1) @ weights1[m].T)
+        parts.append(
+            (block * (factor if m == 0 else torch.cat([factor, factor], dim=1))).flatten(1)
+            @ weights1[m].T
+        )
     parts[0] = parts[0] + bias1
     gates, parts[0] = torch.sigmoid(parts[0][:, : lmax * width]), parts[0][:, lmax * width :]
-    gates = torch.cat([torch.ones(e, 1, width, dtype=y.dtype, device=DEVICE), gates.view(e, lmax, width)], dim=1)
+    gates = torch.cat(
+        [torch.ones(e, 1, width, dtype=y.dtype, device=DEVICE), gates.view(e, lmax, width)], dim=1
+    )
     degree = [math_degree for math_degree in (p**0.5 // 1 for p in order_major(lmax, mmax))]
     a = torch.cat(parts, dim=1).view(e, shape.sm, width)
     g = a * gates[:, [int(l) for l in degree]]
@@ -222,9 +310,28 @@ def test_so2_message(graph: GraphBatch, lmax: int, mmax: int, width: int, progra
     q = torch.cat(q, dim=1).view(e, shape.sm, width)
     slow = sums(dense.transpose(1, 2) @ q * scale[:, None, None], graph)
 
-    fast = so2_message(y, packed, scale, rad, shift, graph.sender, graph.receiver, *graph.segments(), lmax, mmax, weights1, bias1,
-                       weights2, bias2)
-    same((fast,), (slow,), [y, rad, shift, bias1, bias2, *weights1, *weights2], n - 1 if graph.pad else n)
+    fast = so2_message(
+        y,
+        packed,
+        scale,
+        rad,
+        shift,
+        graph.sender,
+        graph.receiver,
+        *graph.segments(),
+        lmax,
+        mmax,
+        weights1,
+        bias1,
+        weights2,
+        bias2,
+    )
+    same(
+        (fast,),
+        (slow,),
+        [y, rad, shift, bias1, bias2, *weights1, *weights2],
+        n - 1 if graph.pad else n,
+    )
 
 
 @pytest.mark.parametrize("lmax, mmax", [(2, 2), (4, 2)])
@@ -232,14 +339,18 @@ def test_spread(graph: GraphBatch, lmax: int, mmax: int) -> None:
     """m = 0 rows alone, turned back and summed."""
     n, e, width = len(graph.pos), len(graph.sender), 6
     frames = EdgeFrames(lmax, mmax).to(DEVICE)
-    unit = torch.nn.functional.normalize(torch.randn(e, 3, dtype=torch.float64, device=DEVICE), dim=1)
+    unit = torch.nn.functional.normalize(
+        torch.randn(e, 3, dtype=torch.float64, device=DEVICE), dim=1
+    )
     scale = torch.rand(e, dtype=torch.float64, device=DEVICE)
     if graph.pad:
         scale = scale * (graph.receiver != n - 1)
     z, bias = leaf(e, (lmax + 1) * width), leaf((lmax + 1) * width)
     slow = (z + bias).view(e, lmax + 1, width)
     slow = sums(frames(unit)[:, : lmax + 1].transpose(1, 2) @ slow * scale[:, None, None], graph)
-    fast = spread(z, bias, frames.packed(unit), scale, graph.receiver, graph.segments()[0], lmax, 0, mmax)
+    fast = spread(
+        z, bias, frames.packed(unit), scale, graph.receiver, graph.segments()[0], lmax, 0, mmax
+    )
     same((fast,), (slow,), [z, bias], n - 1 if graph.pad else n)
 
 
@@ -250,17 +361,30 @@ def test_layer_norm(rows: int, width: int, programs: int, monkeypatch: pytest.Mo
     x, gain, bias, shift = leaf(rows, width), leaf(width), leaf(width), leaf(width)
     slow = [torch.nn.functional.layer_norm(v, (width,), gain, bias) for v in (x, x + shift)]
     slow = slow[0], *(torch.nn.functional.silu(v) for v in slow)
-    fast = (ops.layer_norm(x, gain, bias), ops.norm_silu(x, gain, bias), ops.norm_silu(x, gain, bias, shift))
+    fast = (
+        ops.layer_norm(x, gain, bias),
+        ops.norm_silu(x, gain, bias),
+        ops.norm_silu(x, gain, bias, shift),
+    )
     same(fast, slow, [x, gain, bias, shift], rows)
 
 
 @pytest.mark.parametrize("few", [0, 1024])
-@pytest.mark.parametrize("rows, fan_in, fan_out, programs", [(1, 3, 1, 64), (37, 6, 5, 64), (300, 4, 130, 3)])
-def test_linear(rows: int, fan_in: int, fan_out: int, programs: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "rows, fan_in, fan_out, programs", [(1, 3, 1, 64), (37, 6, 5, 64), (300, 4, 130, 3)]
+)
+def test_linear(
+    rows: int, fan_in: int, fan_out: int, programs: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(affine, "PROGRAMS", programs)
     monkeypatch.setattr(affine, "FEW", few)
     x, weight, bias = leaf(rows, fan_in), leaf(fan_out, fan_in), leaf(fan_out)
-    same((ops.linear(x, weight, bias),), (torch.nn.functional.linear(x, weight, bias),), [x, weight, bias], rows)
+    same(
+        (ops.linear(x, weight, bias),),
+        (torch.nn.functional.linear(x, weight, bias),),
+        [x, weight, bias],
+        rows,
+    )
 
 
 @pytest.mark.parametrize("n, d", [(1, 3), (13, 20), (6, 70)])
@@ -269,23 +393,36 @@ def test_painn_update(n: int, d: int) -> None:
     a, h, v, weight, mixed = leaf(n, d), leaf(n, d), leaf(n, 3, d), leaf(2 * d, d), leaf(n, 3 * d)
     u, w = v @ weight[:d].T, v @ weight[d:].T
     p, q, gate = mixed.split(d, dim=1)
-    slow = (torch.cat([a, (w.square().sum(1) + 1e-4).sqrt()], dim=1), h + p + q * (u * w).sum(1), v + gate[:, None] * u)
+    slow = (
+        torch.cat([a, (w.square().sum(1) + 1e-4).sqrt()], dim=1),
+        h + p + q * (u * w).sum(1),
+        v + gate[:, None] * u,
+    )
     pair, read = ops.painn_pair(a, v, weight)
     same((read, *ops.painn_update(h, v, pair, mixed)), slow, [a, h, v, weight, mixed], n)
 
 
 @pytest.mark.parametrize("edges, channels", [(1, 8), (37, 8), (21, 5), (5, 1)])
 def test_edge_mix(edges: int, channels: int) -> None:
-    dv, phi, radial = leaf(edges, 3, channels), leaf(edges, channels, channels), leaf(edges, channels)
-    unit = torch.nn.functional.normalize(torch.randn(edges, 3, dtype=torch.float64, device=DEVICE), dim=1)
+    dv, phi, radial = (
+        leaf(edges, 3, channels),
+        leaf(edges, channels, channels),
+        leaf(edges, channels),
+    )
+    unit = torch.nn.functional.normalize(
+        torch.randn(edges, 3, dtype=torch.float64, device=DEVICE), dim=1
+    )
     turned = torch.einsum("eka,eab->ekb", dv / (1 + dv.square().sum(1, keepdim=True)).sqrt(), phi)
     slow = turned + torch.einsum("ek,eb->ekb", unit, radial)
     same((ops.edge_mix(dv, phi, unit, radial),), (slow,), [dv, phi, radial], edges)
 
 
-@pytest.mark.parametrize("edges, radial, angular, vectors", [(1, 5, None, False), (37, 32, 32, True), (11, 4, 6, False)])
+@pytest.mark.parametrize(
+    "edges, radial, angular, vectors", [(1, 5, None, False), (37, 32, 32, True), (11, 4, 6, False)]
+)
 def test_edge_features(edges: int, radial: int, angular: int | None, vectors: bool) -> None:
-    """Against the formulas of PhysNet and DimeNet; some edges end beyond the cutoff, one is of length zero."""
+    """Against the formulas of PhysNet and DimeNet; some edges end beyond the cutoff, one is of
+    length zero."""
     vec = torch.randn(edges, 3, dtype=torch.float64, device=DEVICE) * 4
     vec[-1] = 0
     r = vec.norm(dim=1, keepdim=True).clamp_min(1e-7)
@@ -296,20 +433,34 @@ def test_edge_features(edges: int, radial: int, angular: int | None, vectors: bo
     for count in [radial] if angular is None else [radial, angular]:
         low = torch.tensor(-5.0, dtype=torch.float64).exp()
         centres = torch.linspace(float(low), 1.0, count, dtype=torch.float64, device=DEVICE)
-        bases.append(torch.exp((-((count / (2 * (1 - float(low)))) ** 2) * ((-5 * x).exp() - centres) ** 2).clamp_min(-50)))
-    columns += [bases[0], *(vec[:, k : k + 1] / r * bases[1] for k in range(3) if angular), torch.zeros(edges, 2, device=DEVICE)]
+        bases.append(
+            torch.exp(
+                (
+                    -((count / (2 * (1 - float(low)))) ** 2) * ((-5 * x).exp() - centres) ** 2
+                ).clamp_min(-50)
+            )
+        )
+    columns += [
+        bases[0],
+        *(vec[:, k : k + 1] / r * bases[1] for k in range(3) if angular),
+        torch.zeros(edges, 2, device=DEVICE),
+    ]
     torch.set_default_dtype(torch.float64)
     try:
         made = [ExponentialBasis(count, 6.0) for count in (radial, angular) if count]
     finally:
         torch.set_default_dtype(torch.float32)
     features = Features(6.0, *made, vectors=vectors, padding=2).to(DEVICE)
-    torch.testing.assert_close(features(vec), torch.cat(columns, dim=1) * envelope, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        features(vec), torch.cat(columns, dim=1) * envelope, rtol=1e-12, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("n, lmax, width", [(1, 2, 6), (13, 1, 5), (70, 4, 20)])
 @pytest.mark.parametrize("programs", [3, 1056])
-def test_spherical_norm(n: int, lmax: int, width: int, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spherical_norm(
+    n: int, lmax: int, width: int, programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against degrees one by one; y as SO3Linear takes it, coefficients first."""
     monkeypatch.setattr(spherical, "PROGRAMS", programs)
     shape = n, (lmax + 1) ** 2, width
@@ -317,18 +468,33 @@ def test_spherical_norm(n: int, lmax: int, width: int, programs: int, monkeypatc
     degrees = [slice(l * l, (l + 1) ** 2) for l in range(lmax + 1)]
     v = torch.cat([x[:, :1] - x[:, :1].mean(2, keepdim=True), x[:, 1:]], dim=1)
     mean_square = sum(v[:, d].square().mean((1, 2)) for d in degrees) / (lmax + 1)
-    slow = torch.cat([v[:, d] * g for d, g in zip(degrees, gain)], dim=1) / (mean_square + 1e-5).sqrt()[:, None, None]
+    slow = (
+        torch.cat([v[:, d] * g for d, g in zip(degrees, gain)], dim=1)
+        / (mean_square + 1e-5).sqrt()[:, None, None]
+    )
     slow = torch.cat([slow[:, :1] + bias, slow[:, 1:]], dim=1)
     degree = degree_index(lmax).to(DEVICE)
-    y, scalars = ops.spherical_norm(x, gain, bias, 1 / ((lmax + 1) * (2 * degree.double() + 1) * width), degree)
-    same((y, y.transpose(0, 1), scalars), (slow, slow.transpose(0, 1), slow[:, 0]), [x, gain, bias], max(shape))
+    y, scalars = ops.spherical_norm(
+        x, gain, bias, 1 / ((lmax + 1) * (2 * degree.double() + 1) * width), degree
+    )
+    same(
+        (y, y.transpose(0, 1), scalars),
+        (slow, slow.transpose(0, 1), slow[:, 0]),
+        [x, gain, bias],
+        max(shape),
+    )
 
 
 @pytest.mark.parametrize("lmax, mmax", [(1, 1), (2, 2), (4, 2)])
 def test_edge_frames(lmax: int, mmax: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the dense frames; near the poles and at them, too."""
-    unit = torch.nn.functional.normalize(torch.randn(70, 3, dtype=torch.float64, device=DEVICE), dim=1)
-    unit[:6] = torch.tensor([[0, 1, 0], [0, -1, 0], [1e-9, -1, 0], [0, -1, -1e-20], [1, 0, 0], [0, 0, -1]], dtype=torch.float64)
+    unit = torch.nn.functional.normalize(
+        torch.randn(70, 3, dtype=torch.float64, device=DEVICE), dim=1
+    )
+    unit[:6] = torch.tensor(
+        [[0, 1, 0], [0, -1, 0], [1e-9, -1, 0], [0, -1, -1e-20], [1, 0, 0], [0, 0, -1]],
+        dtype=torch.float64,
+    )
     frames = EdgeFrames(lmax, mmax).to(DEVICE)
     monkeypatch.setattr(ops, "fused", lambda x: False)
     dense, slow = frames(unit), frames.packed(unit)
@@ -339,7 +505,9 @@ def test_edge_frames(lmax: int, mmax: int, monkeypatch: pytest.MonkeyPatch) -> N
     for l in range(lmax + 1):
         for m in [0] + [s * m for m in range(1, min(l, mmax) + 1) for s in (1, -1)]:
             block = dense[:, row_of[l * l + l + m], l * l : (l + 1) ** 2]
-            torch.testing.assert_close(fast[:, entry : entry + 2 * l + 1], block, rtol=1e-13, atol=1e-14)
+            torch.testing.assert_close(
+                fast[:, entry : entry + 2 * l + 1], block, rtol=1e-13, atol=1e-14
+            )
             entry += 2 * l + 1
     assert entry == fast.shape[1]
 
@@ -354,32 +522,65 @@ def test_by_degree(lmax: int, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("n, lmax, width", [(1, 2, 6), (13, 1, 5), (30, 4, 70)])
 def test_spherical_gate_and_sum(n: int, lmax: int, width: int) -> None:
     s = (lmax + 1) ** 2
-    x, u, h, bias, last = leaf(n, s, width), leaf(s, n, width), leaf(n, lmax * width), leaf(width), leaf(width)
+    x, u, h, bias, last = (
+        leaf(n, s, width),
+        leaf(s, n, width),
+        leaf(n, lmax * width),
+        leaf(width),
+        leaf(width),
+    )
     gates = torch.sigmoid(torch.nn.functional.silu(h)).view(n, lmax, width)
-    v = [torch.nn.functional.silu(u[0] + bias), *(u[k] * gates[:, int(k**0.5) - 1] for k in range(1, len(u)))]
+    v = [
+        torch.nn.functional.silu(u[0] + bias),
+        *(u[k] * gates[:, int(k**0.5) - 1] for k in range(1, len(u))),
+    ]
     slow = x + torch.stack(v, dim=1)
     slow = torch.cat([slow[:, :1] + last, slow[:, 1:]], dim=1)
     fast = ops.spherical_gate(h, u, bias)
-    same((fast, ops.spherical_add(x, fast, last)), (torch.stack(v), slow), [x, u, h, bias, last], max(x.shape))
+    same(
+        (fast, ops.spherical_add(x, fast, last)),
+        (torch.stack(v), slow),
+        [x, u, h, bias, last],
+        max(x.shape),
+    )
 
 
-@pytest.mark.parametrize("name, options", [("mpnn", {}), ("mpnn", {"feed_forward": "edges"}), ("mpnn", {"message": "additive"}),
-                                           ("egnn", {}), ("painn", {}), ("esen", {}), ("esen", {"lmax": 3}),
-                                           ("esen", {"parity": True}), ("esen", {"untied": True})])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("mpnn", {}),
+        ("mpnn", {"feed_forward": "edges"}),
+        ("mpnn", {"message": "additive"}),
+        ("egnn", {}),
+        ("painn", {}),
+        ("esen", {}),
+        ("esen", {"lmax": 3}),
+        ("esen", {"parity": True}),
+        ("esen", {"untied": True}),
+    ],
+)
 def test_models(name: str, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs and all gradients of a model are those of its plain path."""
-    config = ARCHITECTURES[name].config(width=8, depth=2, elements=(1, 6, 8), mean_degree=4.0, **options)
+    config = ARCHITECTURES[name].config(
+        width=8, depth=2, elements=(1, 6, 8), mean_degree=4.0, **options
+    )
     model = build(config, seed=0).double().to(DEVICE)
     torch.manual_seed(0)
     for parameter in model.parameters():  # the heads start at zero
         parameter.data.add_(0.1 * torch.randn_like(parameter))
-    graph = build_graph(torch.randn(7, 3, dtype=torch.float64, device=DEVICE) * 1.5, torch.randint(0, 3, (7,), device=DEVICE),
-                        torch.tensor([4, 3], device=DEVICE), 6.0)
+    graph = build_graph(
+        torch.randn(7, 3, dtype=torch.float64, device=DEVICE) * 1.5,
+        torch.randint(0, 3, (7,), device=DEVICE),
+        torch.tensor([4, 3], device=DEVICE),
+        6.0,
+    )
     found = []
     for fused in (True, False):
         monkeypatch.setattr(ops, "fused", lambda vec, fused=fused: fused)
         energy, forces = model(graph)
-        gradients = torch.autograd.grad(energy.square().sum() + forces.square().sum(), list(model.parameters()))
+        gradients = torch.autograd.grad(
+            energy.square().sum() + forces.square().sum(), list(model.parameters())
+        )
         found.append((energy, forces, *gradients))
     for a, b in zip(*found):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
@@ -392,7 +593,10 @@ def test_same_bits_twice() -> None:
     natoms = torch.tensor([20], device=DEVICE)
     sender, receiver = molecule_edges(pos, natoms, 3.0)
     graph = GraphBatch(natoms, natoms, pos, sender, receiver, natoms)
-    pair, w = leaf(20, 80).detach().float().requires_grad_(), leaf(len(sender), 40).detach().float().requires_grad_()
+    pair, w = (
+        leaf(20, 80).detach().float().requires_grad_(),
+        leaf(len(sender), 40).detach().float().requires_grad_(),
+    )
     runs = []
     for _ in range(2):
         out = gated_sum(pair, w, sender, receiver, *graph.segments(), 1.0)
@@ -402,7 +606,9 @@ def test_same_bits_twice() -> None:
 
 def real_edges(graph: GraphBatch) -> torch.Tensor:
     n, e = len(graph.pos), len(graph.sender)
-    return (graph.receiver != n - 1 if graph.pad else torch.ones(e, dtype=torch.bool, device=DEVICE)).unsqueeze(1)
+    return (
+        graph.receiver != n - 1 if graph.pad else torch.ones(e, dtype=torch.bool, device=DEVICE)
+    ).unsqueeze(1)
 
 
 @pytest.mark.parametrize("d", [6, 72])
@@ -419,7 +625,9 @@ def test_gate(graph: GraphBatch, d: int, added: bool) -> None:
 
 def test_gate_in_bf16_is_float32_rounded_once(graph: GraphBatch) -> None:
     n, e = len(graph.pos), len(graph.sender)
-    pair, z, w = (torch.randn(*shape, device=DEVICE).bfloat16() for shape in ((n, 12), (e, 6), (e, 6)))
+    pair, z, w = (
+        torch.randn(*shape, device=DEVICE).bfloat16() for shape in ((n, 12), (e, 6), (e, 6))
+    )
     fast = ops.gate(pair, z, w, graph, graph.segments())
     slow = ops.gate(pair.float(), z.float(), w.float(), graph, graph.segments())
     assert fast.dtype == torch.bfloat16
@@ -431,7 +639,12 @@ def test_row_sum_and_differences(graph: GraphBatch, d: int) -> None:
     n, e = len(graph.pos), len(graph.sender)
     values, v = leaf(e, d), leaf(n, d)
     real = n - 1 if graph.pad else n
-    same((ops.row_sum(values, graph, graph.segments()),), (sums(values * real_edges(graph), graph),), [values], real)
+    same(
+        (ops.row_sum(values, graph, graph.segments()),),
+        (sums(values * real_edges(graph), graph),),
+        [values],
+        real,
+    )
     slow = (v[graph.sender] - v[graph.receiver]) * real_edges(graph)
     same((ops.differences(v, graph, graph.segments()),), (slow,), [v], e)
 

@@ -1,7 +1,7 @@
 """Slow obvious readers, one structure at a time, as oracles for forcelaw.data.readers.
 
-They share no code with it: extxyz goes through ase.io.read, npz through np.load, HDF5 through plain h5py loops,
-databases through ase.db rows; conversion factors are written out here.
+They share no code with it: extxyz goes through ase.io.read, npz through np.load, HDF5 through plain
+h5py loops, databases through ase.db rows; conversion factors are written out here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import numpy as np
 HARTREE, KCAL, BOHR = 27.211386245988, 0.0433641153087705, 0.529177210903
 
 
-def structure(numbers, positions, energy, forces, cell=None, pbc=None, charge=None, spin=None, group=None) -> dict:
+def structure(
+    numbers, positions, energy, forces, cell=None, pbc=None, charge=None, spin=None, group=None
+) -> dict:
     periodic = pbc is not None and any(pbc)
     return {
         "numbers": np.asarray(numbers, int),
@@ -29,7 +31,9 @@ def structure(numbers, positions, energy, forces, cell=None, pbc=None, charge=No
     }
 
 
-def extxyz(path: Path, energy: str = "energy", forces: str = "forces", unit: float = 1.0) -> list[dict]:
+def extxyz(
+    path: Path, energy: str = "energy", forces: str = "forces", unit: float = 1.0
+) -> list[dict]:
     import ase.io
 
     out = []
@@ -94,7 +98,12 @@ def ani(path: Path, numbers: str, energy: str, forces: str, most: int = 10**9) -
             for k in range(min(most, len(g["coordinates"]))):
                 z = g[numbers][()] if g[numbers].ndim == 1 else g[numbers][k]
                 out.append(
-                    structure(z, g["coordinates"][k], g[energy][k] * HARTREE, g[forces][k].astype(float) * HARTREE)
+                    structure(
+                        z,
+                        g["coordinates"][k],
+                        g[energy][k] * HARTREE,
+                        g[forces][k].astype(float) * HARTREE,
+                    )
                 )
     return out
 
@@ -147,7 +156,9 @@ def split(blocks: Any) -> list[dict]:
         for k in range(len(block)):
             stop = start + int(block.counts[k])
             pbc = None if block.pbc is None else block.pbc[k]
-            charge = None if block.charges is None or block.charges[k] == 127 else int(block.charges[k])
+            charge = (
+                None if block.charges is None or block.charges[k] == 127 else int(block.charges[k])
+            )
             spin = None if block.spins is None or block.spins[k] == 0 else int(block.spins[k])
             groups = block.groups
             group = groups if groups is None or isinstance(groups, str) else groups[k]
@@ -170,7 +181,9 @@ def split(blocks: Any) -> list[dict]:
     return out
 
 
-def same(got: list[dict], expected: list[dict], *, labels: bool = False, rtol: float = 1e-13) -> None:
+def same(
+    got: list[dict], expected: list[dict], *, labels: bool = False, rtol: float = 1e-13
+) -> None:
     """Assert that two lists of structures agree; labels: charge, spin and group as well."""
     assert len(got) == len(expected)
     for a, b in zip(got, expected):

@@ -1,6 +1,8 @@
-"""Spherical harmonics, Wigner matrices and a whole eSEN by the definition: NumPy, float64, loops over edges. Slow.
+"""Spherical harmonics, Wigner matrices and a whole eSEN by the definition: NumPy, float64, loops
+over edges. Slow.
 
-Real harmonics with polar axis y and without Condon-Shortley sign: those of l = 1 are proportional to (x, y, z).
+Real harmonics with polar axis y and without Condon-Shortley sign: those of l = 1 are proportional
+to (x, y, z).
 """
 
 from __future__ import annotations
@@ -12,16 +14,20 @@ from numpy.polynomial.legendre import Legendre
 
 
 def harmonics(unit: np.ndarray, lmax: int) -> np.ndarray:
-    """(p, 3) unit vectors -> (p, (lmax + 1)^2): d^m P_l(y)/dy^m times the real (m >= 0) or imaginary (z + ix)^m.
+    """(p, 3) unit vectors -> (p, (lmax + 1)^2): d^m P_l(y)/dy^m times the real (m >= 0) or
+    imaginary (z + ix)^m.
 
-    With sin(theta)^m inside the power nothing is lost near the poles, unlike sqrt(1 - y^2) and the azimuth.
+    With sin(theta)^m inside the power nothing is lost near the poles, unlike sqrt(1 - y^2) and the
+    azimuth.
     """
     x, y, z = unit.T
     columns = []
     for l in range(lmax + 1):
         for m in range(-l, l + 1):
             k = abs(m)
-            norm = math.sqrt((2 * l + 1) / (4 * math.pi) * math.factorial(l - k) / math.factorial(l + k))
+            norm = math.sqrt(
+                (2 * l + 1) / (4 * math.pi) * math.factorial(l - k) / math.factorial(l + k)
+            )
             power = (z + 1j * x) ** k
             angular = 1.0 if m == 0 else math.sqrt(2.0) * (power.real if m > 0 else power.imag)
             columns.append(norm * Legendre.basis(l).deriv(k)(y) * angular)
@@ -29,7 +35,8 @@ def harmonics(unit: np.ndarray, lmax: int) -> np.ndarray:
 
 
 def wigner(rotation: np.ndarray, lmax: int) -> np.ndarray:
-    """D with Y(R r) = D Y(r), solved by least squares over scattered points; block-diagonal by construction of Y."""
+    """D with Y(R r) = D Y(r), solved by least squares over scattered points; block-diagonal by
+    construction of Y."""
     points = np.random.default_rng(0).normal(size=(8 * (lmax + 1) ** 2, 3))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     d = np.zeros(((lmax + 1) ** 2,) * 2)
@@ -58,8 +65,9 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 class SlowESEN:
     """The equations of eSEN with the weights of a forcelaw model, one edge at a time.
 
-    state: its parameters as float64 arrays; sizes from its configuration. Untied blocks and parity are written out from
-    their definitions. muP multipliers are applied as 1/m on the two output layers.
+    state: its parameters as float64 arrays; sizes from its configuration. Untied blocks and parity
+    are written out from their definitions. muP multipliers are applied as 1/m on the two output
+    layers.
     """
 
     def __init__(self, state: dict[str, np.ndarray], config: object):
@@ -69,7 +77,9 @@ class SlowESEN:
         return x @ self.p[f"{name}.weight"].T + self.p.get(f"{name}.bias", 0.0)
 
     def layer_norm(self, name: str, x: np.ndarray) -> np.ndarray:
-        return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * self.p[f"{name}.weight"] + self.p[f"{name}.bias"]
+        return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * self.p[f"{name}.weight"] + self.p[
+            f"{name}.bias"
+        ]
 
     def degree_of(self, k: int) -> int:
         return math.isqrt(k)
@@ -78,7 +88,9 @@ class SlowESEN:
         """x (S, C) of one atom."""
         x = x.copy()
         x[0] -= x[0].mean()
-        total = sum(np.square(x[l * l : (l + 1) ** 2]).mean() for l in range(self.c.lmax + 1)) / (self.c.lmax + 1)
+        total = sum(np.square(x[l * l : (l + 1) ** 2]).mean() for l in range(self.c.lmax + 1)) / (
+            self.c.lmax + 1
+        )
         x /= np.sqrt(total + 1e-5)
         gain = self.p[f"{name}.gain"]
         for k in range(len(x)):
@@ -95,14 +107,19 @@ class SlowESEN:
         c = self.c
         spacing = c.cutoff / (c.radial - 1)
         basis = np.exp(-0.5 * ((r - np.linspace(0.0, c.cutoff, c.radial)) / (2.0 * spacing)) ** 2)
-        x = np.concatenate([basis, self.p["source.weight"][sender], self.p["target.weight"][receiver]])
-        weight = np.concatenate([self.p[f"{name}.{part}.weight"] for part in ("basis", "source", "target")], axis=1)
+        x = np.concatenate(
+            [basis, self.p["source.weight"][sender], self.p["target.weight"][receiver]]
+        )
+        weight = np.concatenate(
+            [self.p[f"{name}.{part}.weight"] for part in ("basis", "source", "target")], axis=1
+        )
         x = silu(self.layer_norm(f"{name}.norm1", weight @ x + self.p[f"{name}.basis.bias"]))
         x = silu(self.layer_norm(f"{name}.norm2", self.linear(f"{name}.hidden", x)))
         return self.linear(f"{name}.last", x)
 
     def so2(self, name: str, z: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
-        """z[m] (n_|m| C,) for m = -M..M -> the same after the convolution; z[0] with the gates in front."""
+        """z[m] (n_|m| C,) for m = -M..M -> the same after the convolution; z[0] with the gates in
+        front."""
         out = {0: self.linear(f"{name}.zero", z[0])}
         for m in range(1, self.c.mmax + 1):
             tied = self.p[f"{name}.tied.{m - 1}"]
@@ -118,7 +135,8 @@ class SlowESEN:
         return out
 
     def message(self, name: str, pair: np.ndarray, rad: np.ndarray, d: np.ndarray) -> np.ndarray:
-        """pair (S, 2C) sender and receiver, in the laboratory frame -> (S, C), in the laboratory frame."""
+        """pair (S, 2C) sender and receiver, in the laboratory frame -> (S, C), in the laboratory
+        frame."""
         w, lmax, mmax = self.c.width, self.c.lmax, self.c.mmax
         local = d @ pair
         z, start = {}, 0
@@ -143,13 +161,21 @@ class SlowESEN:
                 out[l * l + l + m] = row
         return d.T @ out
 
-    def __call__(self, species: np.ndarray, edges: list[tuple[int, int]], vec: np.ndarray,
-                 frames: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Site energies (n,) and forces (n, 3), unscaled. edges: (sender, receiver); frames: a rotation of each."""
+    def __call__(
+        self,
+        species: np.ndarray,
+        edges: list[tuple[int, int]],
+        vec: np.ndarray,
+        frames: list[np.ndarray],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Site energies (n,) and forces (n, 3), unscaled. edges: (sender, receiver); frames: a
+        rotation of each."""
         c, w, n = self.c, self.c.width, len(species)
         distance = np.linalg.norm(vec, axis=1)
         t = distance / c.cutoff
-        factor = np.where(t < 1, 1 - 21 * t**5 + 35 * t**6 - 15 * t**7, 0.0) / math.sqrt(c.mean_degree)
+        factor = np.where(t < 1, 1 - 21 * t**5 + 35 * t**6 - 15 * t**7, 0.0) / math.sqrt(
+            c.mean_degree
+        )
         turns = [wigner(frame, c.lmax) for frame in frames]
         x = np.zeros((n, (c.lmax + 1) ** 2, w))
         x[:, 0] = self.p["embedding.weight"][species]

@@ -8,8 +8,8 @@ from typing import Any
 
 
 class Page(HTMLParser):
-    """tags: (name, attributes) in order. tables: id or position -> rows of cells. scripts: their texts. text: all
-    visible text."""
+    """tags: (name, attributes) in order. tables: id or position -> rows of cells. scripts: their
+    texts. text: all visible text."""
 
     def __init__(self, source: str):
         super().__init__(convert_charrefs=True)

@@ -1,7 +1,8 @@
-"""Synthetic studies with known laws, written as study directories (see forcelaw.store.runs): the oracle of report tests.
+"""Synthetic studies with known laws, written as study directories (see forcelaw.store.runs): the
+oracle of report tests.
 
-L(N, D) = E + A N^-alpha + B D^-beta, run noise, checkpoint noise, and a transient in the first steps
-C = 3 kappa N D,  H = D / throughput
+L(N, D) = E + A N^-alpha + B D^-beta, run noise, checkpoint noise, and a transient in the first
+steps C = 3 kappa N D,  H = D / throughput
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from forcelaw.store.runs import RunDirectory, table
 
 @dataclass(frozen=True)
 class Truth:
-    """The law of one architecture. ``scale`` is the loss at N0 = 3e4 and D0 = 1e6, where both terms are equal."""
+    """The law of one architecture. ``scale`` is the loss at N0 = 3e4 and D0 = 1e6, where both terms
+    are equal."""
 
     label: str
     architecture: str
@@ -93,7 +95,8 @@ def metrics_of(
     points: int = 22,
     stop: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl: log-spaced steps, one run effect and small checkpoint noise around the law."""
+    """Rows of metrics.jsonl: log-spaced steps, one run effect and small checkpoint noise around the
+    law."""
     n, kappa = spec["n"], truth.kappa * (1 + 8 / spec["n"] ** 0.5)
     throughput = min(2e5, truth.speed / (kappa * n))
     steps = np.unique(np.geomspace(20, spec["steps"], points).round().astype(int))
@@ -126,7 +129,9 @@ def metrics_of(
     return rows
 
 
-def write_run(root: Path, spec: dict[str, Any], rows: list[dict[str, Any]], result: dict[str, Any] | None) -> str:
+def write_run(
+    root: Path, spec: dict[str, Any], rows: list[dict[str, Any]], result: dict[str, Any] | None
+) -> str:
     run = RunDirectory.create(root, spec)
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     (run.path / "metrics.jsonl").write_text(text)
@@ -161,7 +166,12 @@ def study_json(truths: list[Truth]) -> dict[str, Any]:
         "description": "Invented runs with known laws, to test the report.",
         "command": "forcelaw run studies/synthetic.yaml --out runs/synthetic",
         "created": "2026-11-22T12:00:00+00:00",
-        "versions": {"forcelaw": "0.1.0", "python": "3.11.9", "torch": "2.9.0", "commit": "0000000"},
+        "versions": {
+            "forcelaw": "0.1.0",
+            "python": "3.11.9",
+            "torch": "2.9.0",
+            "commit": "0000000",
+        },
         "data": {
             "name": "sample",
             "hash": "0123456789abcdef",
@@ -172,21 +182,38 @@ def study_json(truths: list[Truth]) -> dict[str, Any]:
             "validation": {"structures": 1000, "atoms": 22_400},
             "statistics": {"mean_force_norm": 1.9, "mean_atoms": 22.4},
         },
-        "architectures": [{"label": t.label, "architecture": t.architecture, "symmetry": t.symmetry} for t in truths],
+        "architectures": [
+            {"label": t.label, "architecture": t.architecture, "symmetry": t.symmetry}
+            for t in truths
+        ],
     }
 
 
 def write_sweep(
-    runs: Path, truth: Truth, rng: np.random.Generator, *, best: float = 4e-3, n: int = 32_000, hours: bool = True
+    runs: Path,
+    truth: Truth,
+    rng: np.random.Generator,
+    *,
+    best: float = 4e-3,
+    n: int = 32_000,
+    hours: bool = True,
 ) -> None:
-    """A learning-rate sweep at the base width: a parabola in log2(lr), the largest rate diverges."""
+    """A learning-rate sweep at the base width: a parabola in log2(lr), the largest rate
+    diverges."""
     for lr in (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2):
         spec = spec_of(truth, n, 0, kind="sweep", lr=lr, steps=1500)
         if lr > 1e-2 and truth.label == "PaiNN":
-            write_run(runs, spec, metrics_of(truth, spec, rng, stop=200, hours=hours), diverged(212, lr))
+            write_run(
+                runs, spec, metrics_of(truth, spec, rng, stop=200, hours=hours), diverged(212, lr)
+            )
             continue
         factor = 1 + 0.06 * float(np.log2(lr / best)) ** 2
-        write_run(runs, spec, metrics_of(truth, spec, rng, factor=factor, hours=hours), finished(truth, spec))
+        write_run(
+            runs,
+            spec,
+            metrics_of(truth, spec, rng, factor=factor, hours=hours),
+            finished(truth, spec),
+        )
 
 
 def write_study(
@@ -221,7 +248,9 @@ def write_study(
     if diverge:
         first = truths[0]
         spec = spec_of(first, sizes[-1], 77, lr=3.2e-2, steps=steps)
-        write_run(runs, spec, metrics_of(first, spec, rng, stop=300, hours=hours), diverged(341, 3.2e-2))
+        write_run(
+            runs, spec, metrics_of(first, spec, rng, stop=300, hours=hours), diverged(341, 3.2e-2)
+        )
         spec = spec_of(first, sizes[0], 78, lr=6.4e-2, steps=steps)
         write_run(runs, spec, [], diverged(3, 6.4e-2))
     return out

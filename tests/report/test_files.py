@@ -70,13 +70,16 @@ def test_tables_hold_what_the_analysis_holds(written: dict[str, Any]) -> None:
     assert exponents["eSEN"]["gamma_c_paper"] == "0.4" and exponents["PaiNN"]["gamma_c_paper"] == ""
     assert len(rows(written["tables"] / "problems.csv")) == 3
     sweep = [row for row in rows(written["tables"] / "lr_sweep.csv") if row["chosen"] == "True"]
-    assert {row["architecture"]: float(row["lr"]) for row in sweep} == {t.label: 4e-3 for t in synthetic.TRIO}
+    assert {row["architecture"]: float(row["lr"]) for row in sweep} == {
+        t.label: 4e-3 for t in synthetic.TRIO
+    }
     markdown = (written["tables"] / "exponents.md").read_text()
     assert "(paper 0.28)" in markdown and markdown.count("\n| ") == len(synthetic.TRIO)
 
 
 def lowest(truth: synthetic.Truth, c: float, first: float, last: float) -> float:
-    """The law's lowest loss at compute c over the sizes that were run and had seen between first and last atoms."""
+    """The law's lowest loss at compute c over the sizes that were run and had seen between first
+    and last atoms."""
     seen = [(n, c / (3 * truth.kappa * (1 + 8 / n**0.5) * n)) for n in synthetic.SIZES]
     return min((truth.loss(n, min(d, last)) for n, d in seen if d >= first), default=np.inf)
 
@@ -87,7 +90,10 @@ def test_loss_at_equal_compute_is_that_of_the_law(written: dict[str, Any]) -> No
     assert {row["architecture"] for row in flops} == {t.label for t in synthetic.TRIO}
     laws = {t.label: t for t in synthetic.TRIO}
     steps = np.unique(np.geomspace(20, 8000, 22).round())
-    first, last = steps[steps >= 400][0] * 400, steps[-1] * 400  # atoms at the ends of what is fitted
+    first, last = (
+        steps[steps >= 400][0] * 400,
+        steps[-1] * 400,
+    )  # atoms at the ends of what is fitted
     for row in flops:
         truth, c = laws[row["architecture"]], float(row["budget"])
         # a size that begins just at this budget may or may not count; the noise of a run is 1%
@@ -95,18 +101,33 @@ def test_loss_at_equal_compute_is_that_of_the_law(written: dict[str, Any]) -> No
         assert float(row["loss"]) <= 1.03 * lowest(truth, c, 1.03 * first, last)
 
 
-def test_the_command_prints_the_table_and_the_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = synthetic.write_study(tmp_path / "small", synthetic.TRIO[:2], sizes=(2000, 8000, 32000), seeds=1, points=12)
+def test_the_command_prints_the_table_and_the_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = synthetic.write_study(
+        tmp_path / "small", synthetic.TRIO[:2], sizes=(2000, 8000, 32000), seeds=1, points=12
+    )
     source = synthetic.write_table(tmp_path / "committed", small)
     started = time.process_time()
-    assert main(["report", str(source.parent), "--out", str(tmp_path / "out"), "--burn-in-steps", "600"]) == 0
+    assert (
+        main(
+            ["report", str(source.parent), "--out", str(tmp_path / "out"), "--burn-in-steps", "600"]
+        )
+        == 0
+    )
     assert time.process_time() - started < 60
     out = capsys.readouterr().out
-    assert "architecture" in out and "gamma (FLOPs)" in out and str(tmp_path / "out" / "report.html") in out
+    assert (
+        "architecture" in out
+        and "gamma (FLOPs)" in out
+        and str(tmp_path / "out" / "report.html") in out
+    )
     assert "Evaluations before step 600" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_wrong_arguments_are_mistakes_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_mistakes_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", str(tmp_path / "none")]) == 2
     assert "there is no such study or table" in capsys.readouterr().err
     with pytest.raises(SystemExit):

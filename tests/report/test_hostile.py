@@ -31,7 +31,9 @@ PAIR = [synthetic.LADDER[0], synthetic.LADDER[4]]
 
 def small(folder: Path, truths: list[synthetic.Truth] = PAIR, **options: Any) -> Path:
     """A study with what the laws need at the least: four sizes, one seed."""
-    return synthetic.write_study(folder, truths, **{"sizes": SMALL, "seeds": 1, "points": 14, **options})
+    return synthetic.write_study(
+        folder, truths, **{"sizes": SMALL, "seeds": 1, "points": 14, **options}
+    )
 
 
 def made(folder: Path, burn_in_steps: int | None = None) -> tuple[Analysis, Page]:
@@ -63,13 +65,19 @@ def test_no_run_has_finished(tmp_path: Path) -> None:
 def test_a_run_that_counts_but_ends_far_above_its_best_is_named(tmp_path: Path) -> None:
     folder = small(tmp_path, sweep=False, diverge=False)
     assert not made(folder)[0].risen
-    run = next(r for r in sorted((folder / "runs").iterdir()) if json.loads((r / "spec.json").read_text())["n"] == 8_000)
+    run = next(
+        r
+        for r in sorted((folder / "runs").iterdir())
+        if json.loads((r / "spec.json").read_text())["n"] == 8_000
+    )
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     lowest, step = lines[-2]["loss"], lines[-2]["step"]
     lines[-1]["loss"] = 1.2 * lowest
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     analysis, page = made(folder)
-    assert [(r["run"], r["n"], r["lowest_step"]) for r in analysis.risen] == [(run.name, 8_000, step)]
+    assert [(r["run"], r["n"], r["lowest_step"]) for r in analysis.risen] == [
+        (run.name, 8_000, step)
+    ]
     assert "1 run(s) of" in page.words and run.name in page.words
     assert "end above their own lowest loss, by up to 20%" in page.words
     lines[-1]["loss"] = 1.04 * lowest
@@ -132,7 +140,9 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
 def test_a_bare_table_with_five_columns(tmp_path: Path) -> None:
     lines = ["run,architecture,n,d,loss"]
     for n in (1e3, 4e3, 16e3, 64e3):
-        lines += [f"r{n:g},toy,{n:g},{d:g},{PAIR[0].loss(n, d):.9g}" for d in (1e5, 2e5, 4e5, 8e5, 16e5)]
+        lines += [
+            f"r{n:g},toy,{n:g},{d:g},{PAIR[0].loss(n, d):.9g}" for d in (1e5, 2e5, 4e5, 8e5, 16e5)
+        ]
     (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
     analysis, page = made(tmp_path)
     arch = analysis.architectures[0]
@@ -145,7 +155,11 @@ def test_nan_and_infinite_losses_are_left_out_and_the_rest_is_fitted(tmp_path: P
     folder = small(tmp_path / "full", PAIR[:1], sweep=False, diverge=False)
     frame = table(folder / "runs")
     broken = frame.with_row_index("i").with_columns(
-        loss=pl.when(pl.col("i") == 15).then(float("nan")).when(pl.col("i") == 40).then(float("inf")).otherwise("loss")
+        loss=pl.when(pl.col("i") == 15)
+        .then(float("nan"))
+        .when(pl.col("i") == 40)
+        .then(float("inf"))
+        .otherwise("loss")
     )
     broken.drop("i").write_parquet(tmp_path / "runs.parquet")
     arch = analyse(load(tmp_path / "runs.parquet")).architectures[0]
@@ -156,11 +170,17 @@ def test_report_of_an_empty_study_writes_everything(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(json.dumps(synthetic.study_json(PAIR)))
     written = report(tmp_path)
     assert written["page"] == tmp_path / "report" / "report.html"
-    assert len(list(written["figures"].glob("*.png"))) == len(list(written["figures"].glob("*.pdf"))) == 11
+    assert (
+        len(list(written["figures"].glob("*.png")))
+        == len(list(written["figures"].glob("*.pdf")))
+        == 11
+    )
     assert "cannot carry a fit" in written["table"]
 
 
-def test_runs_on_smaller_training_sets_are_kept_out_of_the_fits_and_shown_apart(tmp_path: Path) -> None:
+def test_runs_on_smaller_training_sets_are_kept_out_of_the_fits_and_shown_apart(
+    tmp_path: Path,
+) -> None:
     truth = PAIR[0]
     folder = small(tmp_path, [truth], sweep=False, diverge=False)
     alone = analyse(load(folder)).architectures[0]
@@ -183,12 +203,18 @@ def test_runs_on_smaller_training_sets_are_kept_out_of_the_fits_and_shown_apart(
     for x, ratio in zip(marks.x, marks.y, strict=True):
         assert x == pytest.approx(8, rel=1e-3) and ratio == pytest.approx(1.1, abs=0.04)
     courses = [s for s in figure.panels[0].series if s.kind == "line"]
-    assert len(courses) == 4 and all(min(s.x) > 1 and max(s.x) == pytest.approx(8, rel=1e-3) for s in courses)
-    assert "What repeats cost" in page.words and "4 run(s) repeated a smaller training set" in page.words
+    assert len(courses) == 4 and all(
+        min(s.x) > 1 and max(s.x) == pytest.approx(8, rel=1e-3) for s in courses
+    )
+    assert (
+        "What repeats cost" in page.words
+        and "4 run(s) repeated a smaller training set" in page.words
+    )
 
 
 def with_repeats(tmp_path: Path, r_d: Callable[[float], float]) -> Path:
-    """A study whose runs of 8 and 40 passes lose as the law of repeats says, with R_D a function of N."""
+    """A study whose runs of 8 and 40 passes lose as the law of repeats says, with R_D a function of
+    N."""
     truth = PAIR[0]
     folder = small(tmp_path, [truth], sweep=False, diverge=False)
     assert analyse(load(folder)).architectures[0].repeats is None
@@ -224,19 +250,30 @@ def test_how_often_data_can_be_repeated_is_read_off_runs_on_small_sets(tmp_path:
     truth = PAIR[0]
     analysis, page = made(with_repeats(tmp_path, lambda n: 5.0))
     found = analysis.architectures[0].repeats.get("R_D")
-    assert found.low < 5 < found.high and found.high / found.low < 4 and found.value == pytest.approx(5, rel=0.35)
+    assert (
+        found.low < 5 < found.high
+        and found.high / found.low < 4
+        and found.value == pytest.approx(5, rel=0.35)
+    )
     assert f"R_D = {pretty(found.value)} [" in page.words
     write_all(analysis, tmp_path / "tables")
     row = next(csv.DictReader((tmp_path / "tables" / "repeats.csv").read_text().splitlines()))
-    assert float(row["R_D"]) == found.value and int(row["runs"]) == 2 * len(SMALL) and row["rho"] == ""
-    runs = list(csv.DictReader((tmp_path / "tables" / "repeated_runs.csv").read_text().splitlines()))
+    assert (
+        float(row["R_D"]) == found.value and int(row["runs"]) == 2 * len(SMALL) and row["rho"] == ""
+    )
+    runs = list(
+        csv.DictReader((tmp_path / "tables" / "repeated_runs.csv").read_text().splitlines())
+    )
     assert len(runs) == 2 * len(SMALL)
     for run in runs:  # what the law that made them says, whose losses have a noise of 0.3%
         passes = float(run["passes"])
         worth = 1 + 5 * (1 - synthetic.np.exp(-(passes - 1) / 5))
         assert passes == pytest.approx(8, rel=1e-3) or passes == pytest.approx(40, rel=1e-3)
         assert float(run["worth_passes"]) == pytest.approx(worth, rel=0.1), run
-        new = float(truth.loss(float(run["n"]), worth * float(run["u"])) / truth.loss(float(run["n"]), float(run["d"])))
+        new = float(
+            truth.loss(float(run["n"]), worth * float(run["u"]))
+            / truth.loss(float(run["n"]), float(run["d"]))
+        )
         assert float(run["loss_over_new"]) == pytest.approx(new, rel=0.02)
     value = next(f for f in figures(analysis) if f.name == "repeats").panels[1]
     ends = next(s for s in value.series if s.kind == "points")
@@ -252,7 +289,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Analysis, Page]:
 
 def test_missing_hours(plain: tuple[Analysis, Page]) -> None:
     analysis, page = plain
-    assert analysis.architectures[0].frontier_c.points and not analysis.architectures[0].frontier_h.points
+    assert (
+        analysis.architectures[0].frontier_c.points
+        and not analysis.architectures[0].frontier_h.points
+    )
     assert "the table has no device-hours" in page.figures[0][1]["layout"]["annotations"][0]["text"]
 
 
@@ -262,7 +302,9 @@ def test_without_failed_runs_the_page_says_none(plain: tuple[Analysis, Page]) ->
 
 def test_without_a_sweep(plain: tuple[Analysis, Page]) -> None:
     panels = [panel for figure in plain[1].figures for panel in figure]
-    assert any("this study has no learning-rate sweep" in json.dumps(panel["layout"]) for panel in panels)
+    assert any(
+        "this study has no learning-rate sweep" in json.dumps(panel["layout"]) for panel in panels
+    )
 
 
 def test_without_study_json(plain: tuple[Analysis, Page]) -> None:
@@ -289,5 +331,7 @@ def test_a_committed_table_gives_the_same_numbers_as_the_runs(
         for name, value in left.surface.estimates.items():
             assert right.surface.estimates[name].value == pytest.approx(value.value, rel=1e-9)
         for name, value in left.frontier_c.fitted.estimates.items():
-            assert right.frontier_c.fitted.estimates[name].value == pytest.approx(value.value, rel=1e-9)
+            assert right.frontier_c.fitted.estimates[name].value == pytest.approx(
+                value.value, rel=1e-9
+            )
     assert len(one.problems) == len(other.problems)

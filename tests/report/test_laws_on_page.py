@@ -1,6 +1,8 @@
-"""What issue 4 asks of the page beyond exponents: floors, three routes, equal loss and compute, budgets, runs to add.
+"""What issue 4 asks of the page beyond exponents: floors, three routes, equal loss and compute,
+budgets, runs to add.
 
-Each number is computed again here, by a direct call of the laws on runs read by another path, or from the known truth.
+Each number is computed again here, by a direct call of the laws on runs read by another path, or
+from the known truth.
 """
 
 from __future__ import annotations
@@ -38,10 +40,14 @@ def _runs(study: Path, label: str) -> Runs:
     frame = table(study / "runs").filter(
         (pl.col("kind") == "grid") & (pl.col("status") == "finished") & (pl.col("architecture") == label)
         & (pl.col("step") >= 400))  # fmt: skip
-    return Runs.from_frame(frame.select("run", "architecture", "seed", "step", "n", "d", "u", "c", "h", "loss"))
+    return Runs.from_frame(
+        frame.select("run", "architecture", "seed", "step", "n", "d", "u", "c", "h", "loss")
+    )
 
 
-def test_the_floor_on_the_page_is_that_of_the_profile(study: Path, written: dict[str, Any], page: str) -> None:
+def test_the_floor_on_the_page_is_that_of_the_profile(
+    study: Path, written: dict[str, Any], page: str
+) -> None:
     rows = {row[0]["text"].strip(): row for row in Page(page).table("floors-data")[1:]}
     assert list(rows) == [truth.label for truth in synthetic.TRIO]
     for arch in written["analysis"].architectures:
@@ -52,8 +58,12 @@ def test_the_floor_on_the_page_is_that_of_the_profile(study: Path, written: dict
         assert f"{expected.gamma_high:.3f}" in rows[arch.label][5]["text"]
         told = "yes" if expected.low > 0 else "no"
         assert rows[arch.label][2]["text"].split()[0] == told
-        at_ends = np.interp([arch.profile.low, arch.profile.high], arch.profile.floor, arch.profile.rise)
-        assert at_ends == pytest.approx([1, 1], abs=0.15) or arch.profile.low == 0  # the dotted line of the figure
+        at_ends = np.interp(
+            [arch.profile.low, arch.profile.high], arch.profile.floor, arch.profile.rise
+        )
+        assert (
+            at_ends == pytest.approx([1, 1], abs=0.15) or arch.profile.low == 0
+        )  # the dotted line of the figure
 
 
 def test_three_routes_stand_side_by_side(study: Path, written: dict[str, Any], page: str) -> None:
@@ -62,7 +72,9 @@ def test_three_routes_stand_side_by_side(study: Path, written: dict[str, Any], p
         assert [route.method for route in arch.routes] == ["surface", "frontier", "iso-FLOP"]
         surface, _, iso = arch.routes
         assert surface.a.low <= surface.a.value <= surface.a.high
-        assert abs(surface.a.value - truth.beta / (truth.alpha + truth.beta)) < 0.04  # kappa drifts a little with N
+        assert (
+            abs(surface.a.value - truth.beta / (truth.alpha + truth.beta)) < 0.04
+        )  # kappa drifts a little with N
         assert f"{surface.a.value:.2f}" in rows[arch.label][1]["text"]
         expected = isoflop(_runs(study, arch.label))
         assert len(iso.points) == np.isfinite(expected.n_star).sum()
@@ -86,9 +98,13 @@ def test_equal_loss_and_equal_compute_agree_with_the_known_laws(written: dict[st
     assert len(compared) == 3
     for one in compared:
         true = best(one.second, one.at_compute) / best(one.first, one.at_compute)
-        assert one.ratio.value == pytest.approx(true, rel=0.12)  # frontiers of corners are a little too high
+        assert one.ratio.value == pytest.approx(
+            true, rel=0.12
+        )  # frontiers of corners are a little too high
         assert one.ratio.low < one.ratio.value < one.ratio.high
-        assert all(low is None or low <= value <= high for _, value, low, high in one.multiplier_curve)
+        assert all(
+            low is None or low <= value <= high for _, value, low, high in one.multiplier_curve
+        )
         losses = [loss for loss, *_ in one.multiplier_curve]
         assert losses == sorted(losses) and len(losses) > 5
 
@@ -111,14 +127,18 @@ def test_a_forecast_without_bounds_is_not_told(written: dict[str, Any]) -> None:
     """data_limited's page promised PaiNN a loss between 7.6e-12 and 1.1e15, in bold."""
     analysis = copy.copy(written["analysis"])
     budget = sorted({one.flops for one in analysis.prospects})[1]
-    best = min((one for one in analysis.prospects if one.flops == budget), key=lambda one: one.loss.value)
+    best = min(
+        (one for one in analysis.prospects if one.flops == budget), key=lambda one: one.loss.value
+    )
     vague = replace(best, loss=Estimate(best.loss.value, 1e-9, 1e9))
     assert best.told and not vague.told
     analysis.prospects = [vague if one is best else one for one in analysis.prospects]
     page = Page(render(analysis, figures(analysis)))
     assert "wider than a factor of 100" in page.words and "1e-09" not in page.words
     assert f"FLOPs: {best.label} with" not in budget_words(analysis)
-    analysis.prospects = [replace(one, loss=Estimate(one.loss.value, 1e-9, 1e9)) for one in analysis.prospects]
+    analysis.prospects = [
+        replace(one, loss=Estimate(one.loss.value, 1e-9, 1e9)) for one in analysis.prospects
+    ]
     assert "cannot tell what a larger budget would buy" in budget_words(analysis)
 
 
@@ -126,7 +146,9 @@ def test_every_figure_is_explained_in_a_sentence(written: dict[str, Any], page: 
     words = " ".join(Page(page).words.split())
 
     made = figures(written["analysis"])
-    assert {"equal_terms", "floors", "compute_optimal", "diagnosis"} <= {figure.name for figure in made}
+    assert {"equal_terms", "floors", "compute_optimal", "diagnosis"} <= {
+        figure.name for figure in made
+    }
     for figure in made:
         assert len(figure.explain) > 60 and figure.explain.endswith(".")
         assert " ".join(figure.explain.split()) in words
@@ -142,7 +164,10 @@ def test_runs_to_add_are_named(written: dict[str, Any], page: str) -> None:
 
 def test_the_commands_on_the_page_run_as_they_stand(study: Path, tmp_path: Path, page: str, monkeypatch: Any,
                                                     capsys: Any) -> None:  # fmt: skip
-    commands = [html.unescape(text) for text in re.findall(r"<pre>(forcelaw (?:budget|design) [^<]*)</pre>", page)]
+    commands = [
+        html.unescape(text)
+        for text in re.findall(r"<pre>(forcelaw (?:budget|design) [^<]*)</pre>", page)
+    ]
     assert [command.split()[1] for command in commands] == ["budget", "design"]
     monkeypatch.chdir(study.parent)
     assert main(shlex.split(commands[0])[1:]) == 0

@@ -33,7 +33,9 @@ def test_nothing_is_loaded_from_anywhere(page: str) -> None:
             assert value is None or value.startswith(("#", "data:")), f"<{tag} {name}={value}>"
     style = re.search(r"<style>(.*?)</style>", page, re.S)
     assert style is not None and "url(" not in style[1] and "@import" not in style[1]
-    policy = next(a["content"] for t, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"] for t, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None and "default-src 'none'" in policy and "http" not in policy
 
 
@@ -44,12 +46,20 @@ def test_plotly_is_inlined_once_and_the_page_is_light(page: str, written: dict[s
 
 def test_every_section_is_there_and_every_panel_has_data(page: str) -> None:
     parsed = Page(page)
-    assert [a["id"] for t, a in parsed.tags if t == "section" and a.get("id") in SECTIONS] == list(SECTIONS)
-    panels = [(int(a["data-figure"]), int(a["data-panel"])) for t, a in parsed.tags if "data-figure" in a]
-    assert sorted(panels) == [(i, j) for i, figure in enumerate(parsed.figures) for j in range(len(figure))]
+    assert [a["id"] for t, a in parsed.tags if t == "section" and a.get("id") in SECTIONS] == list(
+        SECTIONS
+    )
+    panels = [
+        (int(a["data-figure"]), int(a["data-panel"])) for t, a in parsed.tags if "data-figure" in a
+    ]
+    assert sorted(panels) == [
+        (i, j) for i, figure in enumerate(parsed.figures) for j in range(len(figure))
+    ]
     for figure in parsed.figures:
         assert all(panel["data"] or panel["layout"]["annotations"] for panel in figure)
-    assert all(panel["data"] for figure in parsed.figures[:11] for panel in figure)  # the checks may have too few sizes
+    assert all(
+        panel["data"] for figure in parsed.figures[:11] for panel in figure
+    )  # the checks may have too few sizes
 
 
 def test_plotly_accepts_every_trace_and_layout(page: str) -> None:
@@ -57,11 +67,15 @@ def test_plotly_accepts_every_trace_and_layout(page: str) -> None:
 
     for figure in Page(page).figures:
         for panel in figure:
-            assert len(go.Figure(panel).data) == len(panel["data"])  # go.Figure refuses any unknown property
+            assert len(go.Figure(panel).data) == len(
+                panel["data"]
+            )  # go.Figure refuses any unknown property
 
 
 def test_exponent_table_holds_the_numbers_of_the_laws(page: str, study: Path) -> None:
-    frame = table(study / "runs").filter((pl.col("kind") == "grid") & (pl.col("status") == "finished"))
+    frame = table(study / "runs").filter(
+        (pl.col("kind") == "grid") & (pl.col("status") == "finished")
+    )
     rows = Page(page).table("exponents-data")[1:]
     assert len(rows) == len(synthetic.TRIO)
     for truth, row in zip(synthetic.TRIO, rows, strict=True):
@@ -103,14 +117,22 @@ def test_failed_runs_are_listed_with_what_happened(page: str) -> None:
 
 def test_command_versions_and_data_are_named(page: str) -> None:
     words = Page(page).words
-    for text in ("forcelaw run studies/synthetic.yaml", "torch 2.9.0", "0123456789abcdef", "224,000", "H, C, N, O"):
+    for text in (
+        "forcelaw run studies/synthetic.yaml",
+        "torch 2.9.0",
+        "0123456789abcdef",
+        "224,000",
+        "H, C, N, O",
+    ):
         assert text in words
 
 
 def test_text_of_a_study_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\"'&"
     truth = synthetic.Truth(evil, "mpnn", "none", 0.3, 0.3, 3, 0.9)
-    folder = synthetic.write_study(tmp_path, [truth, synthetic.LADDER[1]], sizes=(2000, 8000, 32000), seeds=1)
+    folder = synthetic.write_study(
+        tmp_path, [truth, synthetic.LADDER[1]], sizes=(2000, 8000, 32000), seeds=1
+    )
     source = _render(folder)
     assert "<script>alert" not in source
     parsed = Page(source)
@@ -142,7 +164,9 @@ def test_the_command_line_is_light_to_import() -> None:
 
 
 @pytest.mark.slow
-def test_a_browser_draws_every_figure_without_a_complaint(written: dict[str, Any], tmp_path: Path) -> None:
+def test_a_browser_draws_every_figure_without_a_complaint(
+    written: dict[str, Any], tmp_path: Path
+) -> None:
     browser = shutil.which("chromium")
     if browser is None:
         pytest.skip("chromium is not installed")

@@ -1,4 +1,5 @@
-"""Small parts: numbers in words, colours, the paper's numbers, interpolation, the words of the summary."""
+"""Small parts: numbers in words, colours, the paper's numbers, interpolation, the words of the
+summary."""
 
 from __future__ import annotations
 
@@ -32,15 +33,31 @@ def test_fewer_digits_never_give_an_exponent_before_a_unit() -> None:
 
 
 def test_colours_are_distinct_and_stay_with_their_family() -> None:
-    ladder = [("MPNN", "mpnn"), ("PaiNN", "painn"), ("eSEN L2", "esen"), ("eSEN L4", "esen"), ("MC-EGNN", "egnn")]
+    ladder = [
+        ("MPNN", "mpnn"),
+        ("PaiNN", "painn"),
+        ("eSEN L2", "esen"),
+        ("eSEN L4", "esen"),
+        ("MC-EGNN", "egnn"),
+    ]
     all_looks = looks(ladder)
-    assert len({look.colour for look in all_looks.values()}) == len({look.symbol for look in all_looks.values()}) == 5
+    assert (
+        len({look.colour for look in all_looks.values()})
+        == len({look.symbol for look in all_looks.values()})
+        == 5
+    )
     alone = looks([("anything", "egnn")])
     assert alone["anything"].colour == all_looks["MC-EGNN"].colour
     many = looks([(f"a{i}", "new") for i in range(15)])
     assert len({look.colour for look in many.values()}) >= len(DARK)
-    depths = looks([(f"{name} {k}", name) for name in ("mpnn", "painn", "esen") for k in (3, 1, 2, 4, 6)])
-    assert len({look.colour for look in depths.values()}) == len({look.dark for look in depths.values()}) == 15
+    depths = looks(
+        [(f"{name} {k}", name) for name in ("mpnn", "painn", "esen") for k in (3, 1, 2, 4, 6)]
+    )
+    assert (
+        len({look.colour for look in depths.values()})
+        == len({look.dark for look in depths.values()})
+        == 15
+    )
     assert depths["painn 3"].colour == all_looks["PaiNN"].colour  # the others are shades of it
     for look in depths.values():
         assert _contrast(look.colour, "#ffffff") > 3 and _contrast(look.dark, "#14161a") > 3
@@ -60,7 +77,9 @@ def _contrast(colour: str, ground: str) -> float:
 
 def test_colours_stand_out_on_both_pages() -> None:
     for light, dark in DARK.items():
-        assert _contrast(light, "#ffffff") >= 3 and _contrast(dark, "#14171c") >= 3  # WCAG 1.4.11, graphical objects
+        assert (
+            _contrast(light, "#ffffff") >= 3 and _contrast(dark, "#14171c") >= 3
+        )  # WCAG 1.4.11, graphical objects
 
 
 @pytest.mark.parametrize(("names_", "gamma"), [
@@ -69,7 +88,9 @@ def test_colours_stand_out_on_both_pages() -> None:
     (("painn", "PaiNN"), None), (("mpnn", "MPNN edge MLP"), None), (("mpnn", "MPNN edges"), None), (("mpnn", "MPNN 1%"), None),
     (("mpnn", "MPNN M=1"), None), (("esen", "eSEN untied"), None), (("esen", "eSEN L1"), None), (("x", "y"), None),
 ])  # fmt: skip
-def test_the_paper_is_quoted_for_its_own_architectures_only(names_: tuple[str, str], gamma: float | None) -> None:
+def test_the_paper_is_quoted_for_its_own_architectures_only(
+    names_: tuple[str, str], gamma: float | None
+) -> None:
     found = published(*names_)
     assert (found.gamma_c if found else None) == gamma
 
@@ -95,9 +116,12 @@ def test_regime_names_what_limits() -> None:
         values = {"alpha": 0.5, "beta": 0.5, "A": a, "B": b}
         return Fitted(True, estimates={name: Estimate(value) for name, value in values.items()})
 
-    # at D = 1e6 the data term is B/1000, the size term A/31.6 for the small and A/1000 for the large model
+    # at D = 1e6 the data term is B/1000, the size term A/31.6 for the small and A/1000 for the
+    # large model
     assert "size limits the whole ladder" in regime(frame, fitted(10, 1))
-    assert "the small ones are limited by size, the large ones by steps or data" in regime(frame, fitted(1, 10))
+    assert "the small ones are limited by size, the large ones by steps or data" in regime(
+        frame, fitted(1, 10)
+    )
     assert "steps or data limit the whole ladder" in regime(frame, fitted(1, 100))
     assert regime(frame, Fitted(False, "no")) == ""
 
@@ -109,10 +133,19 @@ def test_regime_names_what_limits() -> None:
     ({1e-3: 0.5, 2e-3: 0.4, 4e-3: None}, None),  # the next one diverged: there is no "beyond"
     ({1e-3: None, 2e-3: None}, None), ({2e-3: 0.4}, None),
 ])  # fmt: skip
-def test_a_sweep_that_ends_too_early_is_said(losses: dict[float, float | None], said: str | None) -> None:
-    points = [{"lr": lr, "loss": loss, "status": "diverged" if loss is None else "finished"} for lr, loss in losses.items()]
+def test_a_sweep_that_ends_too_early_is_said(
+    losses: dict[float, float | None], said: str | None
+) -> None:
+    points = [
+        {"lr": lr, "loss": loss, "status": "diverged" if loss is None else "finished"}
+        for lr, loss in losses.items()
+    ]
     words = sweep_words([SweepResult("PaiNN", points, best_rate(points), [], None)])
-    assert (words == []) if said is None else ("PaiNN" in words[0] and f"gained {said} of the loss" in words[0])
+    assert (
+        (words == [])
+        if said is None
+        else ("PaiNN" in words[0] and f"gained {said} of the loss" in words[0])
+    )
 
 
 def test_the_chosen_rate_is_the_best_mean_without_divergence() -> None:
@@ -126,18 +159,38 @@ def test_the_chosen_rate_is_the_best_mean_without_divergence() -> None:
 
 
 def test_the_rate_that_is_ringed_is_the_one_that_the_study_takes() -> None:
-    """data_limited takes the smallest rate within 2% of the lowest loss; its report used to ring the lowest."""
-    points = [{"lr": lr, "loss": loss, "status": "finished", "diverged": False, "run": "r", "n": 1, "seed": 0}
-              for lr, loss in ((2e-3, 0.5), (4e-3, 0.404), (8e-3, 0.4))]
-    for study, chosen in (({}, 8e-3), ({"study": {"learning_rate": {"value": 1e-3, "sweep": None}}}, 8e-3),
-                          ({"study": {"learning_rate": {"sweep": {"within": 0.02}}}}, 4e-3)):
+    """data_limited takes the smallest rate within 2% of the lowest loss; its report used to ring
+    the lowest."""
+    points = [
+        {
+            "lr": lr,
+            "loss": loss,
+            "status": "finished",
+            "diverged": False,
+            "run": "r",
+            "n": 1,
+            "seed": 0,
+        }
+        for lr, loss in ((2e-3, 0.5), (4e-3, 0.404), (8e-3, 0.4))
+    ]
+    for study, chosen in (
+        ({}, 8e-3),
+        ({"study": {"learning_rate": {"value": 1e-3, "sweep": None}}}, 8e-3),
+        ({"study": {"learning_rate": {"sweep": {"within": 0.02}}}}, 4e-3),
+    ):
         result = SweepResult("PaiNN", points, best_rate(points), [], 1, _within(study))
         assert (result.best, result.chosen) == (8e-3, chosen)
 
 
 def test_ticks_lie_inside_and_read_well() -> None:
     values, labels = log_ticks(2e9, 3e14)
-    assert labels == ["10¹⁰", "10¹¹", "10¹²", "10¹³", "10¹⁴"] and values == [1e10, 1e11, 1e12, 1e13, 1e14]
+    assert labels == ["10¹⁰", "10¹¹", "10¹²", "10¹³", "10¹⁴"] and values == [
+        1e10,
+        1e11,
+        1e12,
+        1e13,
+        1e14,
+    ]
     assert log_ticks(0.15, 1.3)[1] == ["0.2", "0.5", "1"]
 
 
@@ -145,7 +198,16 @@ def test_lists_in_words() -> None:
     assert names([]) == "" and names(["A"]) == "A" and names(["A", "B", "C"]) == "A, B and C"
 
 
-@pytest.mark.parametrize("value, text", [(0.35, "0.350"), (-12.0, "-12.000"), (99.0, "99.000"), (377.63, "380"), (5.9e8, "590M"),
-                                         (6e11, "6e11")])
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.35, "0.350"),
+        (-12.0, "-12.000"),
+        (99.0, "99.000"),
+        (377.63, "380"),
+        (5.9e8, "590M"),
+        (6e11, "6e11"),
+    ],
+)
 def test_exponents_beyond_any_meaning_are_short(value: float, text: str) -> None:
     assert decimal(value, 3) == text

@@ -1,4 +1,5 @@
-"""Run directories: claims have one winner, stale ones are taken over, half-written files are survived."""
+"""Run directories: claims have one winner, stale ones are taken over, half-written files are
+survived."""
 
 import json
 import multiprocessing
@@ -14,12 +15,27 @@ from forcelaw.store.runs import LEASE_SECONDS, RunDirectory, content_id, table
 
 
 def spec(**changes):
-    return {"study": "s", "kind": "grid", "label": "MPNN", "model": {"architecture": "mpnn", "width": 8, "depth": 2},
-            "seed": 0, "lr": 1e-3, "batch_atoms": 80, "epochs": 1.0, "steps": 10, "n": 100, "n_nonembedding": 90} | changes
+    return {
+        "study": "s",
+        "kind": "grid",
+        "label": "MPNN",
+        "model": {"architecture": "mpnn", "width": 8, "depth": 2},
+        "seed": 0,
+        "lr": 1e-3,
+        "batch_atoms": 80,
+        "epochs": 1.0,
+        "steps": 10,
+        "n": 100,
+        "n_nonembedding": 90,
+    } | changes
 
 
 def test_the_id_does_not_depend_on_key_order() -> None:
-    assert content_id({"a": 1, "b": [1, 2]}) == content_id({"b": [1, 2], "a": 1}) != content_id({"a": 1, "b": [2, 1]})
+    assert (
+        content_id({"a": 1, "b": [1, 2]})
+        == content_id({"b": [1, 2], "a": 1})
+        != content_id({"a": 1, "b": [2, 1]})
+    )
 
 
 def test_a_claim_has_one_holder_until_released(tmp_path) -> None:
@@ -35,7 +51,10 @@ def test_a_claim_has_one_holder_until_released(tmp_path) -> None:
 
 def test_the_claim_of_a_dead_process_is_taken_at_once(tmp_path) -> None:
     run = RunDirectory.create(tmp_path, spec())
-    code = f"from forcelaw.store.runs import RunDirectory; import sys; sys.exit(not RunDirectory({str(run.path)!r}).claim())"
+    code = (
+        "from forcelaw.store.runs import RunDirectory; import sys; sys.exit(not"
+        f" RunDirectory({str(run.path)!r}).claim())"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert (run.path / "claim").exists() and run.claim()
 
@@ -60,7 +79,9 @@ def _race(path, barrier, wins):
 
 
 def test_a_stale_claim_has_exactly_one_new_winner(tmp_path) -> None:
-    context = multiprocessing.get_context("forkserver")  # forked from a test worker with threads, a child may die and all wait
+    context = multiprocessing.get_context(
+        "forkserver"
+    )  # forked from a test worker with threads, a child may die and all wait
     for k in range(5):
         run = RunDirectory.create(tmp_path / str(k), spec())
         (run.path / "claim").mkdir()
@@ -94,9 +115,21 @@ def test_a_line_cut_short_is_ignored_and_truncation_keeps_what_counts(tmp_path) 
 def test_the_table_has_a_row_per_evaluation_and_keeps_runs_that_diverged_at_once(tmp_path) -> None:
     good, bad = RunDirectory.create(tmp_path, spec()), RunDirectory.create(tmp_path, spec(lr=9.0))
     for step in (5, 10):
-        good.append_metric({"step": step, "d": 80 * step, "u": 80 * step, "c": 1e6 * step, "h": 0.1, "loss": 1.0 / step,
-                            "loss_energy": 0.0, "loss_forces": 1.0 / step})
-    good.finish({"status": "finished", "device": "CPU", "symmetry": {"rotation": 1e-6, "inversion": 2e-6}})
+        good.append_metric(
+            {
+                "step": step,
+                "d": 80 * step,
+                "u": 80 * step,
+                "c": 1e6 * step,
+                "h": 0.1,
+                "loss": 1.0 / step,
+                "loss_energy": 0.0,
+                "loss_forces": 1.0 / step,
+            }
+        )
+    good.finish(
+        {"status": "finished", "device": "CPU", "symmetry": {"rotation": 1e-6, "inversion": 2e-6}}
+    )
     bad.finish({"status": "diverged", "device": "CPU", "step": 3})
     frame = table(tmp_path).sort("lr", "step")
     assert frame["status"].to_list() == ["finished", "finished", "diverged"]

@@ -1,4 +1,5 @@
-"""Runs side by side in one worker: the same numbers to the last bit, and none that another can disturb."""
+"""Runs side by side in one worker: the same numbers to the last bit, and none that another can
+disturb."""
 
 import itertools
 import time
@@ -39,9 +40,20 @@ def train(tmp_path, monkeypatch):
     (tmp_path / "t.yaml").write_text(STUDY)
 
     def run(name, pack, *, background=False, stop=lambda: False):
-        monkeypatch.setattr(lanes, "SideBySide",
-                            lambda limit, device, **_: SideBySide(limit, device=device, background=background))
-        worker.work(load(tmp_path / "t.yaml"), tmp_path / name, tmp_path, device="cpu", pack=pack, stop=stop, show=False)
+        monkeypatch.setattr(
+            lanes,
+            "SideBySide",
+            lambda limit, device, **_: SideBySide(limit, device=device, background=background),
+        )
+        worker.work(
+            load(tmp_path / "t.yaml"),
+            tmp_path / name,
+            tmp_path,
+            device="cpu",
+            pack=pack,
+            stop=stop,
+            show=False,
+        )
         return tmp_path / name / "runs"
 
     return run
@@ -62,7 +74,9 @@ def test_runs_side_by_side_make_the_same_bits(train) -> None:
     assert_equal(serial, train("prepared-in-a-thread", 4, background=True))
     for run in runs(serial):
         result = run.result()
-        assert result["timing"] == "solo" and result["seconds"] == pytest.approx(result["wall_seconds"])
+        assert result["timing"] == "solo" and result["seconds"] == pytest.approx(
+            result["wall_seconds"]
+        )
 
 
 def test_runs_are_really_interleaved_and_share_their_data(train, monkeypatch) -> None:
@@ -114,7 +128,9 @@ def test_out_of_memory_beside_others_is_tried_again_with_fewer(train, monkeypatc
     assert "no more than 2 at once" in capsys.readouterr().err
 
 
-def test_a_device_that_gave_up_ends_the_worker_and_blames_nobody(train, monkeypatch, tmp_path) -> None:
+def test_a_device_that_gave_up_ends_the_worker_and_blames_nobody(
+    train, monkeypatch, tmp_path
+) -> None:
     from forcelaw.errors import StudyError
 
     original = lanes.training
@@ -131,7 +147,10 @@ def test_a_device_that_gave_up_ends_the_worker_and_blames_nobody(train, monkeypa
     with pytest.raises(StudyError, match="gave up"):
         train("packed", 3)
     left = list(runs(tmp_path / "packed" / "runs"))
-    assert not any((run.result() or {}).get("status") == "failed" or (run.path / "claim").exists() for run in left)
+    assert not any(
+        (run.result() or {}).get("status") == "failed" or (run.path / "claim").exists()
+        for run in left
+    )
 
 
 class Event:
@@ -170,14 +189,20 @@ def test_who_asks_to_be_alone_finds_nothing_else_under_way(background) -> None:
             yield queue(name, 1 + k % 4)
         return name
 
-    side, ended, waiting = SideBySide(3, device=CPU, background=background), [], [(f"run {k}", 10 + 3 * k) for k in range(7)]
+    side, ended, waiting = (
+        SideBySide(3, device=CPU, background=background),
+        [],
+        [(f"run {k}", 10 + 3 * k) for k in range(7)],
+    )
     while waiting or side.tasks:
         if waiting and len(side.tasks) < 3 and side.settled:
             name, turns = waiting.pop()
             side.add(name, training(name, turns))
         ended += side.turn()
     side.close()
-    assert sorted(e.result for e in ended) == [f"run {k}" for k in range(7)] and not any(e.error for e in ended)
+    assert sorted(e.result for e in ended) == [f"run {k}" for k in range(7)] and not any(
+        e.error for e in ended
+    )
     assert len(alone_with) > 20 and not any(alone_with)
 
 
@@ -195,7 +220,12 @@ def test_an_error_carries_its_text_and_drops_its_tensors() -> None:
     side = SideBySide(2, device=CPU, background=False)
     side.add("run", training())
     ended = side.turn() + side.turn()
-    assert isinstance(ended[0].error, ValueError) and "odd" in ended[0].traceback and not side.tasks and len(side.free) == 2
+    assert (
+        isinstance(ended[0].error, ValueError)
+        and "odd" in ended[0].traceback
+        and not side.tasks
+        and len(side.free) == 2
+    )
     assert seen[0]() is None
 
 

@@ -1,5 +1,5 @@
-"""The driver of a lent device, dry: two bare machines with few packages, data in parts, a study in pieces; and what training
-imports."""
+"""The driver of a lent device, dry: two bare machines with few packages, data in parts, a study in
+pieces; and what training imports."""
 
 import os
 import shutil
@@ -14,9 +14,26 @@ from forcelaw.store.runs import runs, table
 from tests.packs import write_pack
 
 ROOT = Path(__file__).parents[2]
-# what a bare machine may lack; what it has or is carried there: torch, triton, numpy, safetensors, yaml, pydantic
-ABSENT = ("ase", "polars", "matplotlib", "plotly", "rdkit", "vesin", "tblite", "jinja2", "rich", "h5py", "scipy", "pandas",
-          "ase_db_backends", "schedulefree", "e3nn", "pytest")
+# what a bare machine may lack; what it has or is carried there: torch, triton, numpy, safetensors,
+# yaml, pydantic
+ABSENT = (
+    "ase",
+    "polars",
+    "matplotlib",
+    "plotly",
+    "rdkit",
+    "vesin",
+    "tblite",
+    "jinja2",
+    "rich",
+    "h5py",
+    "scipy",
+    "pandas",
+    "ase_db_backends",
+    "schedulefree",
+    "e3nn",
+    "pytest",
+)
 STUDY = """
 name: t
 data: ../packs/p
@@ -36,13 +53,27 @@ def bare(tmp_path):
     """Environment of a Python in which the packages ABSENT cannot be imported, workers included."""
     site = tmp_path / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n")
-    return {**os.environ, "PYTHONPATH": str(site), "PYTHON": sys.executable, "RESERVE": "1", "OMP_NUM_THREADS": "1"}
+    (site / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n"
+    )
+    return {
+        **os.environ,
+        "PYTHONPATH": str(site),
+        "PYTHON": sys.executable,
+        "RESERVE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def machine(folder, environment, script, *arguments):
-    return subprocess.run(["bash", str(ROOT / "studies" / "device" / script), *map(str, arguments)], capture_output=True,
-                          text=True, env=environment | {"WORK": str(folder)}, check=False, cwd=folder)
+    return subprocess.run(
+        ["bash", str(ROOT / "studies" / "device" / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment | {"WORK": str(folder)},
+        check=False,
+        cwd=folder,
+    )
 
 
 @pytest.mark.slow
@@ -50,7 +81,9 @@ def test_two_bare_machines_do_a_study_in_pieces_and_the_table_comes_home(tmp_pat
     pack = write_pack(tmp_path / "home" / "packs" / "p", structures=120)
     (tmp_path / "home" / "studies").mkdir()
     (tmp_path / "home" / "studies" / "t.yaml").write_text(STUDY)
-    assert main(["export", str(pack.path), "--to", str(tmp_path / "data"), "--part-mb", "0.01"]) == 0
+    assert (
+        main(["export", str(pack.path), "--to", str(tmp_path / "data"), "--part-mb", "0.01"]) == 0
+    )
     first, *rest = sorted((tmp_path / "data").iterdir())
     assert rest
     environment = bare | {"DATA_ENV": str(tmp_path / "data.env")}
@@ -65,10 +98,21 @@ def test_two_bare_machines_do_a_study_in_pieces_and_the_table_comes_home(tmp_pat
                 shutil.copy(file, folder / "out" / f"carry-{number}")
             if number == 1:
                 done = machine(folder, environment, "stage.sh")
-                assert done.returncode == 0 and "not all here yet" in done.stdout, done.stdout + done.stderr
-        # the first machine is too short of time for the study, which takes several times its twelve seconds
-        done = machine(folder, environment, "piece.sh", folder / "studies" / "t.yaml", folder / "back", (12, 300)[k],
-                       "--workers", 1)
+                assert done.returncode == 0 and "not all here yet" in done.stdout, (
+                    done.stdout + done.stderr
+                )
+        # the first machine is too short of time for the study, which takes several times its twelve
+        # seconds
+        done = machine(
+            folder,
+            environment,
+            "piece.sh",
+            folder / "studies" / "t.yaml",
+            folder / "back",
+            (12, 300)[k],
+            "--workers",
+            1,
+        )
         assert done.returncode == (75, 0)[k], done.stdout + done.stderr
         assert f"hash {pack.hash}" in done.stdout and "WARNING" not in done.stdout
         back = sorted((folder / "back").iterdir())
@@ -78,8 +122,20 @@ def test_two_bare_machines_do_a_study_in_pieces_and_the_table_comes_home(tmp_pat
     assert not all(run.done for run in runs(study[0] / "runs"))
     home = tmp_path / "home" / "out" / "t"
     for k in range(2):
-        assert main(["import", *map(str, (tmp_path / f"machine-{k}" / "back").glob("t.tar.*")), "--to", str(home)]) == 0
-    assert all(run.done for run in runs(home / "runs")) and len(list((home / "pieces").iterdir())) == 2
+        assert (
+            main(
+                [
+                    "import",
+                    *map(str, (tmp_path / f"machine-{k}" / "back").glob("t.tar.*")),
+                    "--to",
+                    str(home),
+                ]
+            )
+            == 0
+        )
+    assert (
+        all(run.done for run in runs(home / "runs")) and len(list((home / "pieces").iterdir())) == 2
+    )
     ends = table(home / "runs").filter(table(home / "runs")["final"])
     assert len(ends) == 6 and (ends["status"] == "finished").all()
 
@@ -89,31 +145,70 @@ def test_queues_of_studies_run_side_by_side_and_all_come_back(tmp_path, bare) ->
     write_pack(tmp_path / "packs" / "p", structures=60)
     (tmp_path / "studies").mkdir()
     for name in "abc":
-        text = STUDY.replace("name: t", f"name: {name}").replace("epochs: 60", "epochs: 1").replace(", painn]", "]")
+        text = (
+            STUDY.replace("name: t", f"name: {name}")
+            .replace("epochs: 60", "epochs: 1")
+            .replace(", painn]", "]")
+        )
         (tmp_path / "studies" / f"{name}.yaml").write_text(text)
     (tmp_path / "data.env").write_text("PACK=p\nSOURCE=none\nPREPARE=\nHASH=\n")
-    done = machine(tmp_path, bare | {"DATA_ENV": str(tmp_path / "data.env")}, "queues.sh", tmp_path / "back", 200,
-                   "studies/a.yaml studies/b.yaml", "studies/c.yaml")
+    done = machine(
+        tmp_path,
+        bare | {"DATA_ENV": str(tmp_path / "data.env")},
+        "queues.sh",
+        tmp_path / "back",
+        200,
+        "studies/a.yaml studies/b.yaml",
+        "studies/c.yaml",
+    )
     said = (tmp_path / "back" / "all.txt").read_text()
     assert done.stdout.count("exit code 0") == 3, done.stdout + done.stderr + said
     assert {p.name for p in (tmp_path / "back").rglob("*") if p.is_file()} == {
-        "all.txt", *(f"{name}.tar.1-of-1" for name in "abc")}
+        "all.txt",
+        *(f"{name}.tar.1-of-1" for name in "abc"),
+    }
     assert said.count("runs finished, 0 diverged, 0 failed") == 3
 
 
 def test_training_imports_nothing_that_a_bare_machine_may_lack(bare) -> None:
-    code = ("import sys, forcelaw.cli.main, forcelaw.training.loop, forcelaw.data.device_dataset, forcelaw.models\n"
-            "from forcelaw.study import concurrent, export, launcher, state, worker\n"
-            "forcelaw.cli.main.build_parser()\n"
-            "print(*sorted({m.partition('.')[0] for m, module in sys.modules.items() if module}))")
-    done = subprocess.run([sys.executable, "-c", code], env=bare | {"PYTHONPATH": f"{bare['PYTHONPATH']}:{ROOT / 'src'}"},
-                          capture_output=True, text=True, check=False)
+    code = (
+        "import sys, forcelaw.cli.main, forcelaw.training.loop, forcelaw.data.device_dataset,"
+        " forcelaw.models\nfrom forcelaw.study import concurrent, export, launcher, state,"
+        " worker\nforcelaw.cli.main.build_parser()\nprint(*sorted({m.partition('.')[0] for m,"
+        " module in sys.modules.items() if module}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=bare | {"PYTHONPATH": f"{bare['PYTHONPATH']}:{ROOT / 'src'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     # torch brings torchgen, opt_einsum, sympy and the like; pydantic its three
-    mine = set(done.stdout.split()) & {"numpy", "torch", "safetensors", "yaml", "pydantic", "pydantic_core", "annotated_types",
-                                       "typing_inspection", "typing_extensions", *ABSENT}
-    assert mine == {"numpy", "torch", "safetensors", "yaml", "pydantic", "pydantic_core", "annotated_types", "typing_inspection",
-                    "typing_extensions"}
+    mine = set(done.stdout.split()) & {
+        "numpy",
+        "torch",
+        "safetensors",
+        "yaml",
+        "pydantic",
+        "pydantic_core",
+        "annotated_types",
+        "typing_inspection",
+        "typing_extensions",
+        *ABSENT,
+    }
+    assert mine == {
+        "numpy",
+        "torch",
+        "safetensors",
+        "yaml",
+        "pydantic",
+        "pydantic_core",
+        "annotated_types",
+        "typing_inspection",
+        "typing_extensions",
+    }
 
 
 def test_a_pack_with_another_hash_is_warned_of(tmp_path, bare) -> None:

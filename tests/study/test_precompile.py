@@ -17,18 +17,30 @@ from forcelaw.study.concurrent import Lanes
 from forcelaw.study.config import Planner, find_pack, load
 from tests.packs import write_pack
 
-SPECS = [{"model": c.model_dump(mode="json"), "train": {"precision": "tf32"}}
-         for c in (MPNNConfig(width=8, depth=1, elements=(1, 6, 8), mean_degree=4.0),
-                   PaiNNConfig(width=8, depth=2, elements=(1, 6, 8), mean_degree=4.0))]
+SPECS = [
+    {"model": c.model_dump(mode="json"), "train": {"precision": "tf32"}}
+    for c in (
+        MPNNConfig(width=8, depth=1, elements=(1, 6, 8), mean_degree=4.0),
+        PaiNNConfig(width=8, depth=2, elements=(1, 6, 8), mean_degree=4.0),
+    )
+]
 
 
 def compiled(folder: Path, pack: Path, lines: list[dict]) -> dict[str, int]:
     """Kernels in Triton's cache after a process was given these models: name -> files."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    text = "".join(json.dumps({"model": s["model"], "precision": s["train"]["precision"]}) + "\n" for s in lines)
-    done = subprocess.run([sys.executable, "-m", "forcelaw.study.precompile", str(pack), "90"], input=text, text=True,
-                          timeout=300,
-                          capture_output=True, env={**environment, "TRITON_CACHE_DIR": str(folder), "CUDA_VISIBLE_DEVICES": ""})
+    text = "".join(
+        json.dumps({"model": s["model"], "precision": s["train"]["precision"]}) + "\n"
+        for s in lines
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "forcelaw.study.precompile", str(pack), "90"],
+        input=text,
+        text=True,
+        timeout=300,
+        capture_output=True,
+        env={**environment, "TRITON_CACHE_DIR": str(folder), "CUDA_VISIBLE_DEVICES": ""},
+    )
     assert done.returncode == 0 and not done.stderr.strip(), done.stderr
     found: dict[str, int] = {}
     for path in folder.rglob("*.cubin"):
@@ -39,9 +51,23 @@ def compiled(folder: Path, pack: Path, lines: list[dict]) -> dict[str, int]:
 def test_a_process_leaves_what_a_training_step_launches_in_the_cache(tmp_path) -> None:
     write_pack(tmp_path / "pack")
     once = compiled(tmp_path / "cache", tmp_path / "pack", SPECS[:1])
-    assert {"_rotations", "_slots", "_atoms", "_edges", "_features", "_forward", "_backward", "_forces", "_finish", "_update",
-            "_record", "_column_sums"} <= set(once)
-    assert compiled(tmp_path / "cache", tmp_path / "pack", SPECS[:1]) == once  # the same again: nothing new
+    assert {
+        "_rotations",
+        "_slots",
+        "_atoms",
+        "_edges",
+        "_features",
+        "_forward",
+        "_backward",
+        "_forces",
+        "_finish",
+        "_update",
+        "_record",
+        "_column_sums",
+    } <= set(once)
+    assert (
+        compiled(tmp_path / "cache", tmp_path / "pack", SPECS[:1]) == once
+    )  # the same again: nothing new
     both = compiled(tmp_path / "cache", tmp_path / "pack", SPECS)
     assert both["_lengths"] >= 1 and both["_rotations"] == once["_rotations"]
 
@@ -67,16 +93,26 @@ class Process:
 def test_each_model_is_given_once_and_dealt_out(tmp_path, monkeypatch) -> None:
     made: list[Process] = []
     monkeypatch.setattr(ahead.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(ahead.Ahead, "_start", lambda self: (made.append(Process()), self.processes.append(made[-1])))
+    monkeypatch.setattr(
+        ahead.Ahead,
+        "_start",
+        lambda self: (made.append(Process()), self.processes.append(made[-1])),
+    )
     helper = ahead.Ahead(tmp_path, "cuda")
     wide = {**SPECS[0], "model": {**SPECS[0]["model"], "width": 12}}
     gradient = {**SPECS[0], "model": {**SPECS[0]["model"], "forces": "conservative"}}
     helper.give([*SPECS, SPECS[0], gradient])
     helper.give([wide, SPECS[1]])
     assert [len(p.lines) for p in made] == [2, 1]  # four cores, two of them spared
-    assert sorted(json.loads(line)["model"]["width"] for p in made for line in p.lines) == [8, 8, 12]
+    assert sorted(json.loads(line)["model"]["width"] for p in made for line in p.lines) == [
+        8,
+        8,
+        12,
+    ]
     monkeypatch.setattr(ahead, "BYTES", 100)
-    helper.give([{**wide, "model": {**wide["model"], "width": 20}}])  # a full pipe: left to the training
+    helper.give(
+        [{**wide, "model": {**wide["model"], "width": 20}}]
+    )  # a full pipe: left to the training
     assert [len(p.lines) for p in made] == [2, 1]
     helper.close()
     assert all(p.killed for p in made)
@@ -85,7 +121,9 @@ def test_each_model_is_given_once_and_dealt_out(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("device, cores, workers", [("cpu", 64, 1), ("cuda", 2, 1), ("cuda", 8, 4)])
-def test_there_are_none_without_a_gpu_or_cores_to_spare(tmp_path, monkeypatch, device, cores, workers) -> None:
+def test_there_are_none_without_a_gpu_or_cores_to_spare(
+    tmp_path, monkeypatch, device, cores, workers
+) -> None:
     monkeypatch.setattr(ahead.os, "cpu_count", lambda: cores)
     helper = ahead.Ahead(tmp_path, device, workers)
     helper.give(SPECS)
@@ -93,19 +131,39 @@ def test_there_are_none_without_a_gpu_or_cores_to_spare(tmp_path, monkeypatch, d
 
 
 def test_grids_that_wait_for_a_sweep_are_compiled_for_as_well(tmp_path) -> None:
-    """On an H100 eSEN's fifteen widths of `depth` were compiled one by one, when its sweep was over and the card was idle."""
+    """On an H100 eSEN's fifteen widths of `depth` were compiled one by one, when its sweep was over
+    and the card was idle."""
     write_pack(tmp_path / "pack")
     path = tmp_path / "t.yaml"
-    path.write_text("name: t\ndata: pack\ncutoff: 3.0\narchitectures: [{name: painn, stage: 1}, mpnn]\nsizes: [2e3, 6e3]\n"
-                    "depth: 1\nepochs: 2\n"
-                    "train: {batch_molecules: 4, evaluations: 2, first_evaluation: 2, validation_structures: 6}\n"
-                    "learning_rate: {sweep: {size: 2e3, factors: [0.5, 1], epochs: 1}}\n")
+    path.write_text(
+        "name: t\ndata: pack\ncutoff: 3.0\narchitectures: [{name: painn, stage: 1}, mpnn]\nsizes:"
+        " [2e3, 6e3]\ndepth: 1\nepochs: 2\ntrain: {batch_molecules: 4, evaluations: 2,"
+        " first_evaluation: 2, validation_structures: 6}\nlearning_rate: {sweep: {size: 2e3,"
+        " factors: [0.5, 1], epochs: 1}}\n"
+    )
     planner = Planner(load(path), find_pack(load(path), tmp_path))
-    lanes = Lanes(planner, tmp_path / "runs", device="cpu", pack=1, compile_model=False, stop=lambda: False, show=False)
+    lanes = Lanes(
+        planner,
+        tmp_path / "runs",
+        device="cpu",
+        pack=1,
+        compile_model=False,
+        stop=lambda: False,
+        show=False,
+    )
     given: list[tuple[str, int]] = []
-    lanes.ahead.give = lambda specs: given.extend((s["model"]["architecture"], s["model"]["width"]) for s in specs)
+    lanes.ahead.give = lambda specs: given.extend(
+        (s["model"]["architecture"], s["model"]["width"]) for s in specs
+    )
     assert lanes._start_one()
     lanes.side.close()
-    small, large = ({a.name: planner.config(a, size).width for a in planner.study.architectures} for size in (2e3, 6e3))
-    assert given[:4] == [("mpnn", small["mpnn"])] * 2 + [("painn", small["painn"])] * 2  # the sweeps that are listed, by stage
-    assert given[4:] == [(name, width[name]) for name in ("mpnn", "painn") for width in (small, large)]
+    small, large = (
+        {a.name: planner.config(a, size).width for a in planner.study.architectures}
+        for size in (2e3, 6e3)
+    )
+    assert (
+        given[:4] == [("mpnn", small["mpnn"])] * 2 + [("painn", small["painn"])] * 2
+    )  # the sweeps that are listed, by stage
+    assert given[4:] == [
+        (name, width[name]) for name in ("mpnn", "painn") for width in (small, large)
+    ]

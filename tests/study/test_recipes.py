@@ -1,4 +1,5 @@
-"""Every recipe under studies/ is valid, its models exist, it says what it costs; its quick form has its columns and is small."""
+"""Every recipe under studies/ is valid, its models exist, it says what it costs; its quick form has
+its columns and is small."""
 
 from pathlib import Path
 
@@ -16,7 +17,8 @@ QUICK_FLOPS = 2e12
 
 
 def planner(path):
-    """The study on the shipped sample, whatever data it names: models and options are what is looked at."""
+    """The study on the shipped sample, whatever data it names: models and options are what is
+    looked at."""
     return Planner(load(path), Pack(sample_path()))
 
 
@@ -25,7 +27,11 @@ def test_a_recipe_can_build_its_models_and_says_what_it_costs(name) -> None:
     p = planner(STUDIES / name)
     assert p.study.name == name.removesuffix(".yaml") and p.study.data == "../packs/xtb"
     head = (STUDIES / name).read_text().split("name:")[0]
-    assert ("Claim" in head or "Question" in head or "Pilot" in head) and "# Cost:" in head and "device-hours" in head
+    assert (
+        ("Claim" in head or "Question" in head or "Pilot" in head)
+        and "# Cost:" in head
+        and "device-hours" in head
+    )
     for a in p.study.architectures:
         for size in {min(p.sizes(a)), max(p.sizes(a))}:
             assert p.config(a, size).architecture == a.name
@@ -42,8 +48,17 @@ def test_a_recipe_can_build_its_models_and_says_what_it_costs(name) -> None:
 def test_the_ladder_has_what_the_analysis_needs() -> None:
     p = planner(STUDIES / "symmetry_ladder.yaml")
     by = {label_of(a): a for a in p.study.architectures}
-    assert set(by) == {"MPNN", "MPNN edges", "MPNN additive", "PaiNN", "MC-EGNN", "GemNet-OC", "eSEN L2", "eSEN L4",
-                       "eSEN L2 untied"}
+    assert set(by) == {
+        "MPNN",
+        "MPNN edges",
+        "MPNN additive",
+        "PaiNN",
+        "MC-EGNN",
+        "GemNet-OC",
+        "eSEN L2",
+        "eSEN L4",
+        "eSEN L2 untied",
+    }
     assert len(p.sizes(by["MPNN additive"])) >= 3
     for label, a in by.items():
         replicated = [size for size in p.sizes(a) if len(p.seeds(a, size)) >= 3]
@@ -56,7 +71,10 @@ def test_the_ladder_has_what_the_analysis_needs() -> None:
         config = p.config(by[label], size)
         from forcelaw.models.sizing import count_parameters
 
-        return architecture(by[label].name).flops(config).forward(19.1, 1) / count_parameters(config)[0]
+        return (
+            architecture(by[label].name).flops(config).forward(19.1, 1)
+            / count_parameters(config)[0]
+        )
 
     for one, other in (("MPNN", "PaiNN"), ("eSEN L2", "eSEN L2 untied"), ("eSEN L2", "MPNN edges")):
         assert 0.5 < kappa(one, 3e5) / kappa(other, 3e5) < 2.0
@@ -69,6 +87,14 @@ def test_the_quick_form_is_the_recipe_in_small(name) -> None:
     columns = {label_of(a): a for a in full.study.architectures}
     for a in quick.study.architectures:
         same = columns[label_of(a)]
-        assert (a.name, a.options, a.forces, a.depth, a.stage) == (same.name, same.options, same.forces, same.depth, same.stage)
-    specs = [spec for a in quick.study.architectures for spec in (*quick.sweep(a), *quick.grid(a, 1e-3))]
+        assert (a.name, a.options, a.forces, a.depth, a.stage) == (
+            same.name,
+            same.options,
+            same.forces,
+            same.depth,
+            same.stage,
+        )
+    specs = [
+        spec for a in quick.study.architectures for spec in (*quick.sweep(a), *quick.grid(a, 1e-3))
+    ]
     assert sum(map(planned_flops, specs)) < QUICK_FLOPS and 2 <= len(quick.study.sizes) <= 4

@@ -1,4 +1,5 @@
-"""A whole study through the command line: two workers, a kill in the middle, and the same table as without it."""
+"""A whole study through the command line: two workers, a kill in the middle, and the same table as
+without it."""
 
 import os
 import signal
@@ -28,8 +29,20 @@ learning_rate: {sweep: {size: 3e3, factors: [0.5, 1], epochs: 1}}
 
 
 def command(tmp_path, out):
-    return [sys.executable, "-m", "forcelaw.cli.main", "run", str(tmp_path / "t.yaml"), "--out", str(out), "--workers", "2",
-            "--device", "cpu", "--no-report"]
+    return [
+        sys.executable,
+        "-m",
+        "forcelaw.cli.main",
+        "run",
+        str(tmp_path / "t.yaml"),
+        "--out",
+        str(out),
+        "--workers",
+        "2",
+        "--device",
+        "cpu",
+        "--no-report",
+    ]
 
 
 def numbers(out):
@@ -39,11 +52,17 @@ def numbers(out):
 def test_a_killed_study_goes_on_and_ends_with_the_same_table(tmp_path, capsys) -> None:
     write_pack(tmp_path / "pack")
     (tmp_path / "t.yaml").write_text(STUDY)
-    done = subprocess.run(command(tmp_path, tmp_path / "a"), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command(tmp_path, tmp_path / "a"), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "6 runs finished, 0 diverged, 0 failed" in done.stdout
-    process = subprocess.Popen(command(tmp_path, tmp_path / "b"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)
+    process = subprocess.Popen(
+        command(tmp_path, tmp_path / "b"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     until = time.monotonic() + 60
     while not list((tmp_path / "b").glob("runs/*/result.json")) and time.monotonic() < until:
         time.sleep(0.02)
@@ -57,13 +76,17 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_table(tmp_path, capsys) -
 
 
 @pytest.mark.parametrize("pack", [1, 2])
-def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(tmp_path, monkeypatch, capsys, pack) -> None:
+def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(
+    tmp_path, monkeypatch, capsys, pack
+) -> None:
     from forcelaw.study import concurrent as lanes
     from forcelaw.study import worker
     from forcelaw.study.config import load
 
     write_pack(tmp_path / "pack")
-    (tmp_path / "t.yaml").write_text(STUDY.replace("{sweep: {size: 3e3, factors: [0.5, 1], epochs: 1}}", "{value: 1e-3}"))
+    (tmp_path / "t.yaml").write_text(
+        STUDY.replace("{sweep: {size: 3e3, factors: [0.5, 1], epochs: 1}}", "{value: 1e-3}")
+    )
     original = lanes.training
 
     def training(run, *rest, **options):
@@ -73,35 +96,56 @@ def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(tmp_path, 
         return (yield from original(run, *rest, **options))
 
     monkeypatch.setattr(lanes, "training", training)
-    worker.work(load(tmp_path / "t.yaml"), tmp_path / "out", tmp_path, device="cpu", pack=pack, show=False)
+    worker.work(
+        load(tmp_path / "t.yaml"), tmp_path / "out", tmp_path, device="cpu", pack=pack, show=False
+    )
     frame = table(tmp_path / "out" / "runs").filter(pl.col("final"))
     assert sorted(frame["status"]) == ["failed", "finished"]
     assert main(["status", str(tmp_path / "out")]) == 0
     assert "out of memory" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments,message", [
-    (["run", "nothing.yaml"], "no such study file"),
-    (["train", "mpnn", "--size", "1e4", "--epochs", "1", "--data", "nothing"], "not a pack"),
-    (["train", "nope", "--size", "1e4", "--epochs", "1"], "unknown architecture"),
-    (["train", "mpnn", "--size", "10", "--epochs", "1"], "cannot have about 10 parameters"),
-    (["train", "mpnn", "--size", "1e4", "--epochs", "1", "--option", "message=odd"], "message"),
-    (["status", "nothing"], "no study here"),
-    (["run", "studies/quickstart.yaml", "--pack", "0"], "neither auto nor a number"),
-])
-def test_a_mistake_on_the_command_line_prints_what_and_what_to_do(arguments, message, capsys, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["run", "nothing.yaml"], "no such study file"),
+        (["train", "mpnn", "--size", "1e4", "--epochs", "1", "--data", "nothing"], "not a pack"),
+        (["train", "nope", "--size", "1e4", "--epochs", "1"], "unknown architecture"),
+        (["train", "mpnn", "--size", "10", "--epochs", "1"], "cannot have about 10 parameters"),
+        (["train", "mpnn", "--size", "1e4", "--epochs", "1", "--option", "message=odd"], "message"),
+        (["status", "nothing"], "no study here"),
+        (["run", "studies/quickstart.yaml", "--pack", "0"], "neither auto nor a number"),
+    ],
+)
+def test_a_mistake_on_the_command_line_prints_what_and_what_to_do(
+    arguments, message, capsys, tmp_path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
 
 
 def test_help_is_instant_because_it_imports_nothing_heavy() -> None:
-    code = ("import sys; from forcelaw.cli.main import build_parser; build_parser().format_help(); "
-            "print(sorted({'torch', 'numpy', 'ase', 'scipy', 'polars', 'pydantic'} & set(sys.modules)))")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys; from forcelaw.cli.main import build_parser; build_parser().format_help(); "
+        "print(sorted({'torch', 'numpy', 'ase', 'scipy', 'polars', 'pydantic'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_analysis_never_imports_torch() -> None:
-    code = ("import sys, forcelaw.laws, forcelaw.report.html, forcelaw.store.runs; forcelaw.store.runs.table('nothing'); "
-            "print('torch' in sys.modules)")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    code = (
+        "import sys, forcelaw.laws, forcelaw.report.html, forcelaw.store.runs;"
+        " forcelaw.store.runs.table('nothing'); print('torch' in sys.modules)"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )

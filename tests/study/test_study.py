@@ -36,7 +36,9 @@ def test_the_plan_is_what_the_file_says(tmp_path) -> None:
     assert [s["lr"] for s in planner.sweep(mpnn)] == [2e-3, 4e-3, 8e-3]
     assert all(s["kind"] == "sweep" and s["label"] == "MPNN" for s in planner.sweep(mpnn))
     grid = planner.grid(painn, 1e-3)
-    assert len(grid) == 4 and {s["seed"] for s in grid} == {0, 1} and len({s["n"] for s in grid}) == 2
+    assert (
+        len(grid) == 4 and {s["seed"] for s in grid} == {0, 1} and len({s["n"] for s in grid}) == 2
+    )
     assert all(abs(s["n"] / t - 1) < 0.35 for s, t in zip(grid[::2], (3e3, 6e3)))
     assert all(s["symmetry"] == "E(3)" and s["epochs"] >= 2 for s in grid)
     only = planner.grid(additive, 1e-3)
@@ -45,21 +47,24 @@ def test_the_plan_is_what_the_file_says(tmp_path) -> None:
     assert planner.grid(mpnn, 1e-3)[0]["steps"] == grid[0]["steps"]
 
 
-@pytest.mark.parametrize("old,new,message", [
-    ("epochs: 2", "epoch: 2", "epoch: unknown key"),
-    ("name: t\n", "", "name: required key is missing"),
-    ("epochs: 2\n", "epochs: 2\natoms: 1e5\n", "epochs or as atoms"),
-    ("[mpnn, ", "[mpnnn, ", "unknown architecture 'mpnnn'"),
-    ("{message: additive}", "{mesage: additive}", "no option 'mesage'"),
-    ("batch_molecules: 4", "batch_molecules: 0", "batch_molecules"),
-    ("batch_molecules: 4", "batch: 4", "batch: unknown key"),
-    ("label: additive", "label: mpnn", "share a label"),
-    ("depth: 1", "depth: one", "depth"),
-    ("factors: [0.5, 1, 2]", "factors: [1]", "factors"),
-    ("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]", "'seeds' is given twice"),
-    ("name: t", "name: [", "not valid YAML"),
-    ("name: t", "name: !!python/object/apply:os.system ['true']", "not valid YAML"),
-])
+@pytest.mark.parametrize(
+    "old,new,message",
+    [
+        ("epochs: 2", "epoch: 2", "epoch: unknown key"),
+        ("name: t\n", "", "name: required key is missing"),
+        ("epochs: 2\n", "epochs: 2\natoms: 1e5\n", "epochs or as atoms"),
+        ("[mpnn, ", "[mpnnn, ", "unknown architecture 'mpnnn'"),
+        ("{message: additive}", "{mesage: additive}", "no option 'mesage'"),
+        ("batch_molecules: 4", "batch_molecules: 0", "batch_molecules"),
+        ("batch_molecules: 4", "batch: 4", "batch: unknown key"),
+        ("label: additive", "label: mpnn", "share a label"),
+        ("depth: 1", "depth: one", "depth"),
+        ("factors: [0.5, 1, 2]", "factors: [1]", "factors"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]", "'seeds' is given twice"),
+        ("name: t", "name: [", "not valid YAML"),
+        ("name: t", "name: !!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
 def test_a_wrong_file_is_named_by_key(tmp_path, old, new, message) -> None:
     assert old in GOOD
     with pytest.raises(StudyError) as caught:
@@ -68,7 +73,10 @@ def test_a_wrong_file_is_named_by_key(tmp_path, old, new, message) -> None:
 
 
 def test_a_wrong_value_of_an_option_is_named(tmp_path) -> None:
-    planner = Planner(study(tmp_path, GOOD.replace("message: additive", "message: addditive")), write_pack(tmp_path / "pack"))
+    planner = Planner(
+        study(tmp_path, GOOD.replace("message: additive", "message: addditive")),
+        write_pack(tmp_path / "pack"),
+    )
     with pytest.raises(StudyError, match="message"):
         planner.grid(planner.study.architectures[1], 1e-3)
 
@@ -110,11 +118,20 @@ def test_another_study_in_the_same_directory_is_refused(tmp_path) -> None:
     write_study(Planner(study(tmp_path), pack), tmp_path / "out", "command")
     write_study(Planner(study(tmp_path), pack), tmp_path / "out", "again")
     planner = Planner(study(tmp_path), pack)
-    (one,) = [spec for spec in planner.grid(planner.study.architectures[0], 1e-3) if spec["seed"] == 1][:1]
+    (one,) = [
+        spec for spec in planner.grid(planner.study.architectures[0], 1e-3) if spec["seed"] == 1
+    ][:1]
     RunDirectory.create(tmp_path / "out" / "runs", one).append_metric({"step": 1, "loss": 1.0})
     before = (tmp_path / "out" / "study.json").read_bytes()
-    with pytest.raises(StudyError, match="different: seeds; 1 runs that were trained there are not part of this one"):
-        write_study(Planner(study(tmp_path, GOOD.replace("[0, 1]", "[0, 2]")), pack), tmp_path / "out", "command")
+    with pytest.raises(
+        StudyError,
+        match="different: seeds; 1 runs that were trained there are not part of this one",
+    ):
+        write_study(
+            Planner(study(tmp_path, GOOD.replace("[0, 1]", "[0, 2]")), pack),
+            tmp_path / "out",
+            "command",
+        )
     assert (tmp_path / "out" / "study.json").read_bytes() == before
 
 
@@ -132,7 +149,9 @@ def test_a_study_may_grow_and_nothing_trained_is_lost(tmp_path) -> None:
     assert "has changed (seeds)" in write_study(larger, out, "second")
     written = json.loads((out / "study.json").read_text())
     assert written["command"] == "first" and written["study"]["seeds"] == [0, 1, 2]
-    assert [entry["keys"] for entry in written["grown"]] == [["seeds"]] and len(list((out / "runs").iterdir())) == len(specs)
+    assert [entry["keys"] for entry in written["grown"]] == [["seeds"]] and len(
+        list((out / "runs").iterdir())
+    ) == len(specs)
     # one that shrinks forgets what was only planned and keeps what was trained
     seed = specs[0]["seed"]
     write_study(Planner(study(tmp_path, fixed.replace("[0, 1]", f"[{seed}]")), pack), out, "third")

@@ -1,4 +1,5 @@
-"""Entries of a study that differ in more than the architecture: what they override arrives in the specification, nothing else."""
+"""Entries of a study that differ in more than the architecture: what they override arrives in the
+specification, nothing else."""
 
 import numpy as np
 import pytest
@@ -12,8 +13,19 @@ from forcelaw.study.listing import known_runs
 from tests.packs import write_pack
 
 BASE = {
-    "name": "t", "data": "pack", "cutoff": 3.0, "architectures": ["mpnn"], "sizes": [3e3, 6e3], "depth": 1, "epochs": 2,
-    "train": {"batch_molecules": 4, "evaluations": 3, "first_evaluation": 2, "validation_structures": 6},
+    "name": "t",
+    "data": "pack",
+    "cutoff": 3.0,
+    "architectures": ["mpnn"],
+    "sizes": [3e3, 6e3],
+    "depth": 1,
+    "epochs": 2,
+    "train": {
+        "batch_molecules": 4,
+        "evaluations": 3,
+        "first_evaluation": 2,
+        "validation_structures": 6,
+    },
     "learning_rate": {"sweep": {"size": 3e3, "factors": [0.5, 1], "epochs": 1}},
 }
 
@@ -35,24 +47,54 @@ def differences(a, b):
     return out
 
 
-FORCES = {"model.forces", "n", "n_nonembedding", "flops_per_edge", "flops_per_atom", "cost_factor", "model.width"}
+FORCES = {
+    "model.forces",
+    "n",
+    "n_nonembedding",
+    "flops_per_edge",
+    "flops_per_atom",
+    "cost_factor",
+    "model.width",
+}
 
 
-@pytest.mark.parametrize("override,changed", [
-    ({"train": {"augment": True}}, {"train.augment"}),
-    ({"train": {"symmetry_rotations": 3}}, {"train.symmetry_rotations", "cost_factor"}),
-    ({"train": {"batch_atoms": 12}}, {"train.batch_molecules", "train.batch_atoms", "steps", "batch_atoms", "epochs"}),
-    ({"epochs": 4}, {"atoms_total", "epochs", "steps"}),
-    ({"atoms": 500}, {"atoms_total", "epochs", "steps", "batch_atoms"}),
-    ({"distinct_atoms": [60], "epochs": 2}, {"train_structures", "train_atoms", "atoms_total", "steps", "epochs", "batch_atoms"}),
-    ({"forces": "conservative"}, FORCES),
-    ({"depth": 2}, {"model.depth", "model.width", "n", "n_nonembedding", "flops_per_edge", "flops_per_atom"}),
-    ({"learning_rate": 1e-3}, {"lr"}),
-    ({"seeds": [5]}, {"seed"}),
-])
+@pytest.mark.parametrize(
+    "override,changed",
+    [
+        ({"train": {"augment": True}}, {"train.augment"}),
+        ({"train": {"symmetry_rotations": 3}}, {"train.symmetry_rotations", "cost_factor"}),
+        (
+            {"train": {"batch_atoms": 12}},
+            {"train.batch_molecules", "train.batch_atoms", "steps", "batch_atoms", "epochs"},
+        ),
+        ({"epochs": 4}, {"atoms_total", "epochs", "steps"}),
+        ({"atoms": 500}, {"atoms_total", "epochs", "steps", "batch_atoms"}),
+        (
+            {"distinct_atoms": [60], "epochs": 2},
+            {"train_structures", "train_atoms", "atoms_total", "steps", "epochs", "batch_atoms"},
+        ),
+        ({"forces": "conservative"}, FORCES),
+        (
+            {"depth": 2},
+            {
+                "model.depth",
+                "model.width",
+                "n",
+                "n_nonembedding",
+                "flops_per_edge",
+                "flops_per_atom",
+            },
+        ),
+        ({"learning_rate": 1e-3}, {"lr"}),
+        ({"seeds": [5]}, {"seed"}),
+    ],
+)
 def test_an_override_changes_what_it_says_and_the_id(tmp_path, override, changed) -> None:
     planner = planner_of(tmp_path, ["mpnn", {"name": "mpnn", "label": "variant", **override}])
-    plain, variant = (planner.grid(a, planner.learning_rate(a, tmp_path) or 4e-3)[0] for a in planner.study.architectures)
+    plain, variant = (
+        planner.grid(a, planner.learning_rate(a, tmp_path) or 4e-3)[0]
+        for a in planner.study.architectures
+    )
     found = differences(plain, variant) - {"label"}
     assert found <= changed and found, found
     assert next(iter(changed)) in found or len(changed) > 1
@@ -60,11 +102,21 @@ def test_an_override_changes_what_it_says_and_the_id(tmp_path, override, changed
 
 
 def test_what_is_left_out_is_as_in_the_study(tmp_path) -> None:
-    planner = planner_of(tmp_path, [{"name": "mpnn", "label": "a"}, {"name": "mpnn", "label": "b", "train": {"augment": False}}],
-                         distinct_atoms=[40, 60], seeds=[0, 3], forces="conservative")
+    planner = planner_of(
+        tmp_path,
+        [
+            {"name": "mpnn", "label": "a"},
+            {"name": "mpnn", "label": "b", "train": {"augment": False}},
+        ],
+        distinct_atoms=[40, 60],
+        seeds=[0, 3],
+        forces="conservative",
+    )
     a, b = (planner.grid(x, 1e-3) for x in planner.study.architectures)
     assert [{**s, "label": ""} for s in a] == [{**s, "label": ""} for s in b]
-    assert len(a) == 2 * 2 * 2 and all(s["model"]["forces"] == "conservative" and s["cost_factor"] == 2 for s in a)
+    assert len(a) == 2 * 2 * 2 and all(
+        s["model"]["forces"] == "conservative" and s["cost_factor"] == 2 for s in a
+    )
     assert sorted({s["train_atoms"] for s in a})[0] >= 40
 
 
@@ -80,7 +132,9 @@ def test_replicates_are_further_seeds_at_some_sizes(tmp_path) -> None:
 
 def test_replicates_may_be_shorter_than_the_rest(tmp_path) -> None:
     long = {"name": "mpnn", "epochs": 2}
-    planner = planner_of(tmp_path, ["painn", long], replicates={"sizes": [6e3], "seeds": [1], "atoms": 100.0})
+    planner = planner_of(
+        tmp_path, ["painn", long], replicates={"sizes": [6e3], "seeds": [1], "atoms": 100.0}
+    )
     for a in planner.study.architectures:
         specs = planner.grid(a, 1e-3)
         short = [s for s in specs if s["seed"] == 1]
@@ -97,7 +151,12 @@ def finish(runs, spec, loss):
 
 
 def test_one_sweep_serves_several_entries(tmp_path) -> None:
-    augmented = {"name": "mpnn", "label": "augmented", "train": {"augment": True}, "sweep_of": "MPNN"}
+    augmented = {
+        "name": "mpnn",
+        "label": "augmented",
+        "train": {"augment": True},
+        "sweep_of": "MPNN",
+    }
     planner = planner_of(tmp_path, [augmented, "mpnn"])
     follower, giver = planner.study.architectures
     runs = tmp_path / "runs"
@@ -112,9 +171,15 @@ def test_one_sweep_serves_several_entries(tmp_path) -> None:
     assert complete and len(listed) == 2 + 2 + 2
 
 
-@pytest.mark.parametrize("optimum,tried", [  # by hand: from .5, .7, 1 by 1.43 up or 1.4 down, while the last one is the best
-    (0.7, [0.5, 0.7, 1]), (1.3, [0.5, 0.7, 1, 1.43, 2.04]), (9.0, [0.5, 0.7, 1, 1.43, 2.04]),
-    (0.36, [0.255, 0.357, 0.5, 0.7, 1])])
+@pytest.mark.parametrize(
+    "optimum,tried",
+    [  # by hand: from .5, .7, 1 by 1.43 up or 1.4 down, while the last one is the best
+        (0.7, [0.5, 0.7, 1]),
+        (1.3, [0.5, 0.7, 1, 1.43, 2.04]),
+        (9.0, [0.5, 0.7, 1, 1.43, 2.04]),
+        (0.36, [0.255, 0.357, 0.5, 0.7, 1]),
+    ],
+)
 def test_a_sweep_goes_on_while_its_best_rate_is_at_an_end(tmp_path, optimum, tried) -> None:
     """At most two more rates; the loss is a parabola in ln lr."""
     sweep = {"size": 3e3, "factors": [0.5, 1, 0.7], "epochs": 1, "extend": 2}
@@ -122,7 +187,9 @@ def test_a_sweep_goes_on_while_its_best_rate_is_at_an_end(tmp_path, optimum, tri
     (a,), runs = planner.study.architectures, tmp_path / "runs"
     for _ in range(5):
         listed, _ = known_runs(planner, runs)
-        waiting = [run.spec() for run, _ in listed if run.spec()["kind"] == "sweep" and not run.done]
+        waiting = [
+            run.spec() for run, _ in listed if run.spec()["kind"] == "sweep" and not run.done
+        ]
         assert bool(waiting) == (planner.learning_rate(a, runs) is None) == planner.waits(a, runs)
         for spec in waiting:
             finish(runs, spec, 0.5 + np.log(spec["lr"] / 4e-3 / optimum) ** 2)
@@ -146,8 +213,13 @@ def test_a_rate_beyond_which_all_diverged_is_no_end(tmp_path) -> None:
 
 def test_a_study_that_lacks_a_new_key_is_the_same_study(tmp_path) -> None:
     content = planner_of(tmp_path, ["mpnn"]).study.model_dump(mode="json")
-    old = {**content, "learning_rate": {**content["learning_rate"], "sweep": {
-        k: v for k, v in content["learning_rate"]["sweep"].items() if k != "extend"}}}
+    old = {
+        **content,
+        "learning_rate": {
+            **content["learning_rate"],
+            "sweep": {k: v for k, v in content["learning_rate"]["sweep"].items() if k != "extend"},
+        },
+    }
     assert differences_of_studies(old, content) == []
     assert differences_of_studies(old, {**content, "epochs": 3.0}) == ["epochs"]
 
@@ -163,20 +235,33 @@ def test_entries_that_follow_a_failed_sweep_have_no_grid_and_wait_for_none(tmp_p
 
 
 def test_what_is_trained_first(tmp_path) -> None:
-    planner = planner_of(tmp_path, [{"name": "painn", "learning_rate": 1e-3, "stage": 1},
-                                    {"name": "mpnn", "learning_rate": 1e-3}],
-                         replicates={"sizes": [3e3], "seeds": [1]})
+    planner = planner_of(
+        tmp_path,
+        [
+            {"name": "painn", "learning_rate": 1e-3, "stage": 1},
+            {"name": "mpnn", "learning_rate": 1e-3},
+        ],
+        replicates={"sizes": [3e3], "seeds": [1]},
+    )
     listed, _ = known_runs(planner, tmp_path / "runs")
     specs = [run.spec() for run, _ in listed]
     small, large = sorted({s["n"] for s in specs if s["label"] == "MPNN"})
     assert [(s["label"], s["n"], s["seed"]) for s in specs[:3]] == [
-        ("MPNN", large, 0), ("MPNN", small, 0), ("MPNN", small, 1)]
-    assert [s["seed"] for s in specs[3:]] == [0, 0, 1] and {s["label"] for s in specs[3:]} == {"PaiNN"}
+        ("MPNN", large, 0),
+        ("MPNN", small, 0),
+        ("MPNN", small, 1),
+    ]
+    assert [s["seed"] for s in specs[3:]] == [0, 0, 1] and {s["label"] for s in specs[3:]} == {
+        "PaiNN"
+    }
 
 
 def test_planned_flops_know_gradient_forces_and_turned_copies(tmp_path) -> None:
-    entries = ["mpnn", {"name": "mpnn", "label": "symmetry loss", "train": {"symmetry_rotations": 4}},
-               {"name": "mpnn", "label": "conservative", "forces": "conservative"}]
+    entries = [
+        "mpnn",
+        {"name": "mpnn", "label": "symmetry loss", "train": {"symmetry_rotations": 4}},
+        {"name": "mpnn", "label": "conservative", "forces": "conservative"},
+    ]
     planner = planner_of(tmp_path, entries)
     plain, turned, gradient = (planner.grid(a, 1e-3)[0] for a in planner.study.architectures)
     assert planned_flops(turned) == 5 * planned_flops(plain)
@@ -184,30 +269,52 @@ def test_planned_flops_know_gradient_forces_and_turned_copies(tmp_path) -> None:
 
 
 def test_differences_arrive_in_the_table_of_runs(tmp_path) -> None:
-    entries = [{"name": "mpnn", "label": "a", "train": {"symmetry_rotations": 4, "symmetry_weight": 0.5}},
-               {"name": "mpnn", "label": "b", "forces": "conservative", "train": {"augment": True}}]
+    entries = [
+        {"name": "mpnn", "label": "a", "train": {"symmetry_rotations": 4, "symmetry_weight": 0.5}},
+        {"name": "mpnn", "label": "b", "forces": "conservative", "train": {"augment": True}},
+    ]
     planner = planner_of(tmp_path, entries, sizes=[3e3])
     for a in planner.study.architectures:
         finish(tmp_path / "runs", planner.grid(a, 1e-3)[0], 0.5)
     a, b = sorted(rows(tmp_path / "runs"), key=lambda row: row["architecture"])
-    assert (a["forces"], a["augment"], a["symmetry_rotations"], a["symmetry_weight"]) == ("direct", False, 4, 0.5)
+    assert (a["forces"], a["augment"], a["symmetry_rotations"], a["symmetry_weight"]) == (
+        "direct",
+        False,
+        4,
+        0.5,
+    )
     assert (b["forces"], b["augment"], b["symmetry_rotations"]) == ("conservative", True, 0)
 
 
-@pytest.mark.parametrize("architectures,changes,message", [
-    ([{"name": "mpnn", "train": {"batch": 3}}], {}, "architectures.0.train"),
-    ([{"name": "mpnn", "train": {"symmetry_rotations": -1}}], {}, "symmetry_rotations"),
-    ([{"name": "mpnn", "train": {"batch_atoms": 8, "batch_molecules": 2}}], {}, "batch_molecules or batch_atoms"),
-    ([{"name": "mpnn", "atoms": 1e3, "epochs": 2}], {}, "atoms or epochs"),
-    ([{"name": "mpnn", "learning_rate": 1e-3, "sweep_of": "PaiNN"}, "painn"], {}, "learning_rate or sweep_of"),
-    ([{"name": "mpnn", "label": "x", "sweep_of": "painn"}, "painn"], {}, "use one of: PaiNN"),
-    ([{"name": "mpnn", "sweep_of": "MPNN"}], {}, "'MPNN' has a learning rate of its own"),
-    (["painn", {"name": "mpnn", "label": "PaiNN"}], {}, "share a label: 'PaiNN'"),
-    ([{"name": "mpnn", "options": {"forces": "conservative"}}], {}, "no option 'forces'"),
-    ([{"name": "mpnn", "forces": "gradient"}], {}, "architectures.0.forces"),
-    (["mpnn"], {"replicates": {"sizes": [1e5], "seeds": [1]}}, "not among the sizes"),
-    ([{"name": "mpnn", "replicates": {"sizes": [1e5], "seeds": [1]}}], {}, "replicates of mpnn"),
-])
+@pytest.mark.parametrize(
+    "architectures,changes,message",
+    [
+        ([{"name": "mpnn", "train": {"batch": 3}}], {}, "architectures.0.train"),
+        ([{"name": "mpnn", "train": {"symmetry_rotations": -1}}], {}, "symmetry_rotations"),
+        (
+            [{"name": "mpnn", "train": {"batch_atoms": 8, "batch_molecules": 2}}],
+            {},
+            "batch_molecules or batch_atoms",
+        ),
+        ([{"name": "mpnn", "atoms": 1e3, "epochs": 2}], {}, "atoms or epochs"),
+        (
+            [{"name": "mpnn", "learning_rate": 1e-3, "sweep_of": "PaiNN"}, "painn"],
+            {},
+            "learning_rate or sweep_of",
+        ),
+        ([{"name": "mpnn", "label": "x", "sweep_of": "painn"}, "painn"], {}, "use one of: PaiNN"),
+        ([{"name": "mpnn", "sweep_of": "MPNN"}], {}, "'MPNN' has a learning rate of its own"),
+        (["painn", {"name": "mpnn", "label": "PaiNN"}], {}, "share a label: 'PaiNN'"),
+        ([{"name": "mpnn", "options": {"forces": "conservative"}}], {}, "no option 'forces'"),
+        ([{"name": "mpnn", "forces": "gradient"}], {}, "architectures.0.forces"),
+        (["mpnn"], {"replicates": {"sizes": [1e5], "seeds": [1]}}, "not among the sizes"),
+        (
+            [{"name": "mpnn", "replicates": {"sizes": [1e5], "seeds": [1]}}],
+            {},
+            "replicates of mpnn",
+        ),
+    ],
+)
 def test_a_wrong_override_is_named(tmp_path, architectures, changes, message) -> None:
     with pytest.raises(StudyError) as caught:
         planner_of(tmp_path, architectures, **changes)

@@ -1,4 +1,5 @@
-"""Reading tables: columns are recognised and reported, filters are parsed and never evaluated, faults are named."""
+"""Reading tables: columns are recognised and reported, filters are parsed and never evaluated,
+faults are named."""
 
 import gzip
 import json
@@ -15,16 +16,25 @@ from forcelaw.table.runs import Runs
 from tests.laws.studies import columns, study
 
 
-@pytest.mark.parametrize("names", [
-    {"n": "params", "d": "tokens", "loss": "loss", "run": "run_name"},
-    {"n": "n_params", "d": "Training Tokens", "loss": "val/loss", "run": "run_id"},
-    {"n": "Model Size", "d": "tokens_seen", "loss": "validation_loss", "run": "Run"},
-    {"n": "num_parameters", "d": "atoms", "loss": "eval-loss", "run": "trial"},
-])
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"n": "params", "d": "tokens", "loss": "loss", "run": "run_name"},
+        {"n": "n_params", "d": "Training Tokens", "loss": "val/loss", "run": "run_id"},
+        {"n": "Model Size", "d": "tokens_seen", "loss": "validation_loss", "run": "Run"},
+        {"n": "num_parameters", "d": "atoms", "loss": "eval-loss", "run": "trial"},
+    ],
+)
 def test_usual_names_are_recognised(names):
     runs = study(5)
-    frame = pl.DataFrame({names["n"]: runs["n"], names["d"]: runs["d"], names["loss"]: runs["loss"],
-                          names["run"]: [str(i) for i in runs.run]})
+    frame = pl.DataFrame(
+        {
+            names["n"]: runs["n"],
+            names["d"]: runs["d"],
+            names["loss"]: runs["loss"],
+            names["run"]: [str(i) for i in runs.run],
+        }
+    )
     read = Runs.from_frame(frame)
     assert {role: read.taken[role] for role in names} == names
     for role in ("n", "d", "loss"):
@@ -34,7 +44,13 @@ def test_usual_names_are_recognised(names):
 
 
 def test_explicit_columns_win_and_alternatives_are_reported():
-    table = {"params": [1.0, 2], "n_params": [3.0, 4], "tokens": [5.0, 6], "train_loss": [7.0, 8], "val_loss": [1.0, 2]}
+    table = {
+        "params": [1.0, 2],
+        "n_params": [3.0, 4],
+        "tokens": [5.0, 6],
+        "train_loss": [7.0, 8],
+        "val_loss": [1.0, 2],
+    }
     read = Runs.from_frame(table, {"n": "n_params"})
     assert read["n"].tolist() == [3, 4]
     assert read.taken["loss"] == "val_loss"
@@ -64,12 +80,28 @@ def test_store_columns_and_failed_runs():
         for k in range(3):
             for name in rows:
                 rows[name].append(None)
-            values = {"run": run, "architecture": "mpnn", "status": status, "step": k, "n": 10, "d": 10 + k, "c": 1.0 + k,
-                      "loss": None if status == "unfinished" else 1.0 / (k + 1), "seed": 0}
+            values = {
+                "run": run,
+                "architecture": "mpnn",
+                "status": status,
+                "step": k,
+                "n": 10,
+                "d": 10 + k,
+                "c": 1.0 + k,
+                "loss": None if status == "unfinished" else 1.0 / (k + 1),
+                "seed": 0,
+            }
             for name, value in values.items():
                 rows[name][-1] = value
-    read = Runs.from_frame(pl.DataFrame(rows, schema={k: {str: pl.String, int: pl.Int64, float: pl.Float64,
-                                                          bool: pl.Boolean}[t] for k, t in store.COLUMNS.items()}))
+    read = Runs.from_frame(
+        pl.DataFrame(
+            rows,
+            schema={
+                k: {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}[t]
+                for k, t in store.COLUMNS.items()
+            },
+        )
+    )
     assert read.run_names == ["a"] and len(read) == 3
     assert any("diverged" in note and "b" in note for note in read.notes)
     assert any("no evaluation" in note and "c" in note for note in read.notes)
@@ -90,18 +122,33 @@ def test_copies_are_dropped_within_runs_only():
     assert len(Runs.from_frame(table)) == 3
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda t: t | {"val_loss": ["x"] * 40}, "row 1 holds text, 'x'"),
-    (lambda t: t | {"val_loss": [*map(str, t["val_loss"][:-1]), "=SUM(A1:A9)"]}, "row 40 holds a formula"),
-    (lambda t: t | {"val_loss": ["1_000"] * 40}, "holds text, '1_000'"),
-    (lambda t: t | {"params": -t["params"]}, "all 40 values are zero or negative"),
-    (lambda t: t | {"tokens": np.where(np.arange(40) == 3, 0.0, t["tokens"])}, "1 of 40 values are zero or negative"),
-    (lambda t: t | {"val_loss": np.full(40, np.nan)}, "all 40 values are missing or NaN"),
-    (lambda t: t | {"val_loss": np.full(40, np.inf)}, "all 40 values are infinite"),
-    (lambda t: t | {"status": ["diverged"] * 40}, "all 40 rows are of runs that failed or diverged"),
-    (lambda t: {k: v for k, v in t.items() if k != "val_loss"}, "no column is recognised as the loss"),
-    (lambda t: {k: v[:0] for k, v in t.items()}, "no rows"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t | {"val_loss": ["x"] * 40}, "row 1 holds text, 'x'"),
+        (
+            lambda t: t | {"val_loss": [*map(str, t["val_loss"][:-1]), "=SUM(A1:A9)"]},
+            "row 40 holds a formula",
+        ),
+        (lambda t: t | {"val_loss": ["1_000"] * 40}, "holds text, '1_000'"),
+        (lambda t: t | {"params": -t["params"]}, "all 40 values are zero or negative"),
+        (
+            lambda t: t | {"tokens": np.where(np.arange(40) == 3, 0.0, t["tokens"])},
+            "1 of 40 values are zero or negative",
+        ),
+        (lambda t: t | {"val_loss": np.full(40, np.nan)}, "all 40 values are missing or NaN"),
+        (lambda t: t | {"val_loss": np.full(40, np.inf)}, "all 40 values are infinite"),
+        (
+            lambda t: t | {"status": ["diverged"] * 40},
+            "all 40 rows are of runs that failed or diverged",
+        ),
+        (
+            lambda t: {k: v for k, v in t.items() if k != "val_loss"},
+            "no column is recognised as the loss",
+        ),
+        (lambda t: {k: v[:0] for k, v in t.items()}, "no rows"),
+    ],
+)
 def test_each_fault_has_its_own_error(change, words):
     with pytest.raises(FitError, match=words.replace("(", r"\(")):
         Runs.from_frame(change(columns(study(4))))
@@ -109,8 +156,11 @@ def test_each_fault_has_its_own_error(change, words):
 
 def test_faulty_columns_argument():
     table = columns(study(4))
-    for given, words in (({"n": "nothing"}, "no column 'nothing'"), ({"q": "params"}, "'q' is not a role"),
-                         ({"n": "params", "d": "params"}, "n and d at once")):
+    for given, words in (
+        ({"n": "nothing"}, "no column 'nothing'"),
+        ({"q": "params"}, "'q' is not a role"),
+        ({"n": "params", "d": "params"}, "n and d at once"),
+    ):
         with pytest.raises(FitError, match=words):
             Runs.from_frame(table, given)
 
@@ -130,7 +180,13 @@ def test_duplicated_header_and_unreadable_files(tmp_path):
 
 
 def test_select_and_with_loss():
-    runs = Runs.from_frame(columns(study(4)) | {"step": np.tile(np.arange(1, 11) * 100, 4), "loss_forces": np.full(40, 2.0)})
+    runs = Runs.from_frame(
+        columns(study(4))
+        | {
+            "step": np.tile(np.arange(1, 11) * 100, 4),
+            "loss_forces": np.full(40, 2.0),
+        }
+    )
     assert runs.select(burn_in_steps=400)["step"].min() == 400
     assert set(runs.select(last=True)["step"]) == {1000} and len(runs.select(last=True)) == 4
     assert runs.select(burn_in_fraction=0.5)["step"].min() == 500
@@ -141,20 +197,43 @@ def test_select_and_with_loss():
 
 # -- filters -------------------------------------------------------------------------------------------------------
 
-FRAME = pl.DataFrame({"x": [1.0, 2.0, None, 4.0, float("nan")], "name": ["a", "b", None, "a b", "c"], "flag": [0, 1, 1, 0, 1],
-                      "two words": [5, 6, 7, 8, 9], "ok": [True, False, True, None, True]})
+FRAME = pl.DataFrame(
+    {
+        "x": [1.0, 2.0, None, 4.0, float("nan")],
+        "name": ["a", "b", None, "a b", "c"],
+        "flag": [0, 1, 1, 0, 1],
+        "two words": [5, 6, 7, 8, 9],
+        "ok": [True, False, True, None, True],
+    }
+)
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("flag == 1", [0, 1, 1, 0, 1]), ("flag = 1", [0, 1, 1, 0, 1]), ("x >= 2", [0, 1, 0, 1, 0]), ("2 <= x", [0, 1, 0, 1, 0]),
-    ("not x >= 2", [1, 0, 1, 0, 1]), ("x != 2", [1, 0, 1, 1, 1]), ("x is null", [0, 0, 1, 0, 1]),
-    ("x is not null and flag == 0", [1, 0, 0, 1, 0]), ("name == 'a' or name == 'a b'", [1, 0, 0, 1, 0]),
-    ("name in ('a', 'c')", [1, 0, 0, 0, 1]), ("name not in ('a', 'c')", [0, 1, 1, 1, 0]), ("flag in (0)", [1, 0, 0, 1, 0]),
-    ("`two words` > 7", [0, 0, 0, 1, 1]), ('"two words" > 7', [0, 0, 0, 1, 1]), ('name == "a"', [1, 0, 0, 0, 0]),
-    ("ok == true", [1, 0, 1, 0, 1]), ("flag == 1 and (x < 3 or name == 'c')", [0, 1, 0, 0, 1]),
-    ("flag == 1 or x < 3 and x > 5", [0, 1, 1, 0, 1]),  # and binds tighter
-    ("flag == 1 & x < 3", [0, 1, 0, 0, 0]), ("x > -1e0 AND x < +3.5e0", [1, 1, 0, 0, 0]), ("x < flag", [0, 0, 0, 0, 0]),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flag == 1", [0, 1, 1, 0, 1]),
+        ("flag = 1", [0, 1, 1, 0, 1]),
+        ("x >= 2", [0, 1, 0, 1, 0]),
+        ("2 <= x", [0, 1, 0, 1, 0]),
+        ("not x >= 2", [1, 0, 1, 0, 1]),
+        ("x != 2", [1, 0, 1, 1, 1]),
+        ("x is null", [0, 0, 1, 0, 1]),
+        ("x is not null and flag == 0", [1, 0, 0, 1, 0]),
+        ("name == 'a' or name == 'a b'", [1, 0, 0, 1, 0]),
+        ("name in ('a', 'c')", [1, 0, 0, 0, 1]),
+        ("name not in ('a', 'c')", [0, 1, 1, 1, 0]),
+        ("flag in (0)", [1, 0, 0, 1, 0]),
+        ("`two words` > 7", [0, 0, 0, 1, 1]),
+        ('"two words" > 7', [0, 0, 0, 1, 1]),
+        ('name == "a"', [1, 0, 0, 0, 0]),
+        ("ok == true", [1, 0, 1, 0, 1]),
+        ("flag == 1 and (x < 3 or name == 'c')", [0, 1, 0, 0, 1]),
+        ("flag == 1 or x < 3 and x > 5", [0, 1, 1, 0, 1]),  # and binds tighter
+        ("flag == 1 & x < 3", [0, 1, 0, 0, 0]),
+        ("x > -1e0 AND x < +3.5e0", [1, 1, 0, 0, 0]),
+        ("x < flag", [0, 0, 0, 0, 0]),
+    ],
+)
 def test_filters(text, expected):
     np.testing.assert_array_equal(where(text, FRAME), np.array(expected, bool))
 
@@ -162,36 +241,86 @@ def test_filters(text, expected):
 def test_filters_agree_with_numpy_on_random_comparisons():
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"p": rng.integers(0, 5, 200), "q": rng.normal(size=200)})
-    signs = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne}
+    signs = {
+        "<": operator.lt,
+        "<=": operator.le,
+        ">": operator.gt,
+        ">=": operator.ge,
+        "==": operator.eq,
+        "!=": operator.ne,
+    }
     p, q = frame["p"].to_numpy(), frame["q"].to_numpy()
     for one, f in signs.items():
         for two, g in signs.items():
-            np.testing.assert_array_equal(where(f"p {one} 2 and not q {two} 0.25 or p == 4", FRAME := frame),
-                                          (f(p, 2) & ~g(q, 0.25)) | (p == 4))
+            np.testing.assert_array_equal(
+                where(f"p {one} 2 and not q {two} 0.25 or p == 4", FRAME := frame),
+                (f(p, 2) & ~g(q, 0.25)) | (p == 4),
+            )
     assert FRAME is frame
 
 
-@pytest.mark.parametrize("text", [
-    "__import__('os').system('touch /tmp/never')", "x >", "(x > 1", "x > 1)", "nothing > 1", "x > 1 and", "1 if x else 2",
-    "x.real > 1", "lambda: 1", "x > 1; flag == 1", "x == 'a'", "name > 3", "x ** 2 > 1", "exec('1')", "x > 1 flag == 1", "",
-    "(" * 300 + "x > 1" + ")" * 300, "x > 1 and " * 300 + "x > 1", "'unclosed", "x in ()", "x is 3", "x > 1e", "@x > 1",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('touch /tmp/never')",
+        "x >",
+        "(x > 1",
+        "x > 1)",
+        "nothing > 1",
+        "x > 1 and",
+        "1 if x else 2",
+        "x.real > 1",
+        "lambda: 1",
+        "x > 1; flag == 1",
+        "x == 'a'",
+        "name > 3",
+        "x ** 2 > 1",
+        "exec('1')",
+        "x > 1 flag == 1",
+        "",
+        "(" * 300 + "x > 1" + ")" * 300,
+        "x > 1 and " * 300 + "x > 1",
+        "'unclosed",
+        "x in ()",
+        "x is 3",
+        "x > 1e",
+        "@x > 1",
+    ],
+)
 def test_what_is_no_filter_is_refused(text):
     with pytest.raises(FitError):
         where(text, FRAME)
 
 
-@pytest.mark.parametrize("cells", [[1, 0, 1, None], [True, False, True, None], ["True", "False", "TRUE", None],
-                                   ["true", "false", " true ", None], ["1", "0", "1.0", None]])
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [1, 0, 1, None],
+        [True, False, True, None],
+        ["True", "False", "TRUE", None],
+        ["true", "false", " true ", None],
+        ["1", "0", "1.0", None],
+    ],
+)
 def test_flags_are_plain(cells):
     frame = pl.DataFrame({"flag": cells}, strict=False)
-    for text in ("flag == 1", "flag == true", "1 == flag", "flag > 0", "flag in (1, 7)", "not (flag == 0 or flag is null)"):
+    for text in (
+        "flag == 1",
+        "flag == true",
+        "1 == flag",
+        "flag > 0",
+        "flag in (1, 7)",
+        "not (flag == 0 or flag is null)",
+    ):
         assert where(text, frame).tolist() == [True, False, True, False], text
 
 
 def test_words_and_numbers_are_not_mixed():
     frame = pl.DataFrame({"flag": ["yes", "no"], "x": [1, 2]})
-    with pytest.raises(FitError, match=r"column 'flag', which holds text such as 'yes', is compared with 1.*flag == 'yes'"):
+    with pytest.raises(
+        FitError,
+        match=r"column 'flag', which holds text such as 'yes', is compared with 1.*flag == 'yes'",
+    ):
         where("flag == 1", frame)
     with pytest.raises(FitError, match="the text 'yes' is compared with x"):
         where("x == 'yes'", frame)
@@ -215,21 +344,58 @@ def test_a_choice_between_columns_is_said():
     table = {"n": [1.0, 2], "d": [5.0, 6], "train_loss": [7.0, 8]}
     assert any("training loss" in note for note in Runs.from_frame(table).notes)
     both = Runs.from_frame(table | {"val_loss": [1.0, 2]})
-    assert both.taken["loss"] == "val_loss" and any("'train_loss' would have fitted" in note for note in both.notes)
+    assert both.taken["loss"] == "val_loss" and any(
+        "'train_loss' would have fitted" in note for note in both.notes
+    )
 
 
-@pytest.mark.parametrize("cells", [[True, False, True, None], ["True", "False", "TRUE", None], ["true", "false", " true ", None]])
+@pytest.mark.parametrize(
+    "cells",
+    [[True, False, True, None], ["True", "False", "TRUE", None], ["true", "false", " true ", None]],
+)
 def test_a_flag_of_true_and_false_may_be_asked_for_in_any_way(cells):
     frame = pl.DataFrame({"outlier": cells, "x": [1, 2, 3, 4]})
-    for text in ("outlier", "(outlier)", "`outlier`", "outlier == 'true'", "outlier == 'True'", "'true' == outlier",
-                 "outlier == true", "not not outlier", "outlier and x > 0", "x > 0 and outlier"):
+    for text in (
+        "outlier",
+        "(outlier)",
+        "`outlier`",
+        "outlier == 'true'",
+        "outlier == 'True'",
+        "'true' == outlier",
+        "outlier == true",
+        "not not outlier",
+        "outlier and x > 0",
+        "x > 0 and outlier",
+    ):
         assert where(text, frame).tolist() == [True, False, True, False], text
-    for text in ("not outlier", "outlier != 'true'", "outlier != 'TRUE'", "outlier != true", "outlier != 1", "not (outlier)"):
-        assert where(text, frame).tolist() == [False, True, False, True], text  # a missing cell is not true
-    for text in ("outlier == 'false'", "outlier == false", "outlier == 0", "not (outlier or outlier is null)"):
+    for text in (
+        "not outlier",
+        "outlier != 'true'",
+        "outlier != 'TRUE'",
+        "outlier != true",
+        "outlier != 1",
+        "not (outlier)",
+    ):
+        assert where(text, frame).tolist() == [
+            False,
+            True,
+            False,
+            True,
+        ], text  # a missing cell is not true
+    for text in (
+        "outlier == 'false'",
+        "outlier == false",
+        "outlier == 0",
+        "not (outlier or outlier is null)",
+    ):
         assert where(text, frame).tolist() == [False, True, False, False], text
-    with pytest.raises(FitError, match="the text 'yes' is compared with column 'outlier', which holds true and false: write "
-                                       "outlier == true, or not outlier"):
+    with pytest.raises(
+        FitError,
+        match=(
+            "the text 'yes' is compared with column 'outlier', which holds true and false: write "
+            "outlier == true, or not outlier"
+        ),
+    ):
         where("outlier == 'yes'", frame)
     with pytest.raises(FitError, match="write outlier == true"):
         where("outlier x", frame)

@@ -33,14 +33,25 @@ def test_a_batch_is_the_structures_side_by_side(pack) -> None:
     for k, s in enumerate(chosen):
         rows = slice(pack.offsets[s], pack.offsets[s + 1])
         numbers, n = pack.numbers[rows], pack.offsets[s + 1] - pack.offsets[s]
-        np.testing.assert_array_equal(graph.species[start : start + n], np.searchsorted([1, 6, 8], numbers))
+        np.testing.assert_array_equal(
+            graph.species[start : start + n], np.searchsorted([1, 6, 8], numbers)
+        )
         np.testing.assert_allclose(graph.pos[start : start + n], pack.positions[rows].astype(float))
-        np.testing.assert_allclose(target.forces[start : start + n], pack.forces[rows].astype(float))
-        assert float(target.energy[k]) == pytest.approx(pack.energies[s] - references[numbers].sum(), abs=1e-12)
+        np.testing.assert_allclose(
+            target.forces[start : start + n], pack.forces[rows].astype(float)
+        )
+        assert float(target.energy[k]) == pytest.approx(
+            pack.energies[s] - references[numbers].sum(), abs=1e-12
+        )
         assert (graph.batch[start : start + n] == k).all()
-        alone = build_graph(torch.from_numpy(pack.positions[rows].astype(float)), torch.zeros(n, dtype=torch.int64),
-                            torch.tensor([n]), 3.0, cells=pack.cells[s : s + 1] if periodic else None,
-                            pbc=pack.pbc[s : s + 1] if periodic else None)
+        alone = build_graph(
+            torch.from_numpy(pack.positions[rows].astype(float)),
+            torch.zeros(n, dtype=torch.int64),
+            torch.tensor([n]),
+            3.0,
+            cells=pack.cells[s : s + 1] if periodic else None,
+            pbc=pack.pbc[s : s + 1] if periodic else None,
+        )
         m = len(alone.sender)
         np.testing.assert_array_equal(graph.sender[edge : edge + m] - start, alone.sender)
         np.testing.assert_array_equal(graph.receiver[edge : edge + m] - start, alone.receiver)
@@ -60,7 +71,13 @@ def test_padding_adds_only_dummies(pack) -> None:
     torch.testing.assert_close(graph.vectors()[:edges], exact.vectors())
     assert (graph.vectors()[edges:].norm(dim=-1) > 100).all()
     assert (graph.sender[edges:] == atoms + 4).all() and (graph.receiver[edges:] == atoms + 4).all()
-    assert graph.natoms.tolist() == [shard.host_natoms[3], shard.host_natoms[9], 0, shard.host_natoms[12], 0]
+    assert graph.natoms.tolist() == [
+        shard.host_natoms[3],
+        shard.host_natoms[9],
+        0,
+        shard.host_natoms[12],
+        0,
+    ]
     assert (graph.batch[atoms:] == 5).all()
     torch.testing.assert_close(target.real, torch.cat([torch.ones(atoms), torch.zeros(5)]).double())
     torch.testing.assert_close(target.energy[[0, 1, 3]], wanted.energy)
@@ -69,7 +86,9 @@ def test_padding_adds_only_dummies(pack) -> None:
 @needs_interpreter
 @pytest.mark.parametrize("chosen", [[3], [3, 9, -1, 12, -1], [-1, 0], list(range(35))])
 @pytest.mark.parametrize("turn", [False, True])
-def test_the_kernels_assemble_the_same_batch(tmp_path, chosen: list[int], turn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_assemble_the_same_batch(
+    tmp_path, chosen: list[int], turn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ops, "fused", lambda x: False)
     shard = shard_of(pack := write_pack(tmp_path / "pack"), np.arange(len(pack)))
     held = np.array([c for c in chosen if c >= 0])
@@ -108,14 +127,18 @@ def test_rotation_turns_positions_forces_and_shifts_alike(pack) -> None:
 def test_random_rotations_are_rotations_uniform_and_functions_of_seed_step_and_row() -> None:
     rows = torch.arange(20_000)
     r = random_rotations(rows, 5, 1, torch.float64)
-    torch.testing.assert_close(r @ r.transpose(1, 2), torch.eye(3).double().expand_as(r), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        r @ r.transpose(1, 2), torch.eye(3).double().expand_as(r), atol=1e-12, rtol=0
+    )
     torch.testing.assert_close(torch.linalg.det(r), torch.ones(len(r)).double())
     # uniform on SO(3): each entry has mean 0 and variance 1/3; five sigma of the mean is about 0.02
     assert r.mean(0).abs().max() < 0.02 and (r.square().mean(0) - 1 / 3).abs().max() < 0.02
     # the angle has density (1 - cos t) / pi: mean of cos t is -1/2
     cosine = (r.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2
     assert abs(float(cosine.mean()) + 0.5) < 0.02
-    torch.testing.assert_close(random_rotations(rows[7:9], torch.tensor(5), 1, torch.float64), r[7:9], rtol=0, atol=0)
+    torch.testing.assert_close(
+        random_rotations(rows[7:9], torch.tensor(5), 1, torch.float64), r[7:9], rtol=0, atol=0
+    )
     assert (random_rotations(rows[:9], 6, 1, torch.float64) - r[:9]).abs().amax((1, 2)).min() > 1e-3
     assert (random_rotations(rows[:9], 5, 2, torch.float64) - r[:9]).abs().amax((1, 2)).min() > 1e-3
 
@@ -125,24 +148,38 @@ def test_the_plan_covers_each_epoch_once_and_stops_at_the_target() -> None:
     for rule in ({"molecules": 8, "atoms": None}, {"molecules": None, "atoms": 90}):
         p = plan(natoms, atoms_total=2.5 * natoms.sum(), seed=3, **rule)
         assert p.atoms.sum() >= 2.5 * natoms.sum() > p.atoms[:-1].sum()
-        np.testing.assert_array_equal(p.atoms, [natoms[p.order[a:b]].sum() for a, b in zip(p.ptr[:-1], p.ptr[1:])])
+        np.testing.assert_array_equal(
+            p.atoms, [natoms[p.order[a:b]].sum() for a, b in zip(p.ptr[:-1], p.ptr[1:])]
+        )
         first = p.order[: p.ptr[(p.epoch == 0).sum()]]
         assert sorted(first) == list(range(101))
         if rule["atoms"]:
             assert p.atoms.max() <= 90
-    assert (plan(natoms, atoms_total=100, seed=3, molecules=8, atoms=None).order[:8]
-            != plan(natoms, atoms_total=100, seed=4, molecules=8, atoms=None).order[:8]).any()
+    assert (
+        plan(natoms, atoms_total=100, seed=3, molecules=8, atoms=None).order[:8]
+        != plan(natoms, atoms_total=100, seed=4, molecules=8, atoms=None).order[:8]
+    ).any()
 
 
 def test_a_structure_larger_than_the_budget_is_a_batch_of_its_own() -> None:
-    assert plan_epoch(np.array([5, 50, 5, 5]), np.array([0, 1, 2, 3]), atoms=12).tolist() == [0, 1, 2, 4]
+    assert plan_epoch(np.array([5, 50, 5, 5]), np.array([0, 1, 2, 3]), atoms=12).tolist() == [
+        0,
+        1,
+        2,
+        4,
+    ]
 
 
 def test_windows_hold_the_same_batches_as_the_resident_shard(pack) -> None:
     indices = np.arange(len(pack))
     natoms = np.diff(pack.offsets)
     schedule = plan(natoms, atoms_total=1.7 * natoms.sum(), seed=0, molecules=3, atoms=None)
-    options = {"cutoff": 3.0, "elements": (1, 6, 8), "device": torch.device("cpu"), "dtype": torch.float64}
+    options = {
+        "cutoff": 3.0,
+        "elements": (1, 6, 8),
+        "device": torch.device("cpu"),
+        "dtype": torch.float64,
+    }
     whole = Feed(pack, indices, schedule, **options).whole()
     with pytest.raises(ValueError, match="not one window of 60 atoms"):
         Feed(pack, indices, schedule, capacity=60, **options).whole()
@@ -159,7 +196,12 @@ def test_a_short_plan_reads_no_more_than_it_comes_to(pack) -> None:
     """Alone; where runs share shards, all is read once. The batches are the same."""
     natoms = np.diff(pack.offsets)
     schedule = plan(natoms, atoms_total=0.4 * natoms.sum(), seed=0, molecules=3, atoms=None)
-    options = {"cutoff": 3.0, "elements": (1, 6, 8), "device": torch.device("cpu"), "dtype": torch.float64}
+    options = {
+        "cutoff": 3.0,
+        "elements": (1, 6, 8),
+        "device": torch.device("cpu"),
+        "dtype": torch.float64,
+    }
     indices = np.arange(len(pack))[::-1]
     whole = Feed(pack, indices, schedule, shards=Shards(), **options).whole()
     assert len(whole.shard) == len(pack)
@@ -184,19 +226,33 @@ def test_an_unknown_element_is_named(pack) -> None:
 
 def test_nested_training_sets_share_one_shard(tmp_path) -> None:
     pack = write_pack(tmp_path / "pack")
-    options = {"cutoff": 3.0, "elements": tuple(pack.elements), "device": torch.device("cpu"), "dtype": torch.float64}
+    options = {
+        "cutoff": 3.0,
+        "elements": tuple(pack.elements),
+        "device": torch.device("cpu"),
+        "dtype": torch.float64,
+    }
     order = np.random.default_rng(0).permutation(len(pack))
     shards = Shards()
     small = shards.get(pack, order[:5], **options)
     large = shards.get(pack, order, **options)
     assert len(small) == 5 and len(large) == len(pack)
-    assert shards.get(pack, order[:5], **options) is large and shards.get(pack, order[:7], **options) is large
+    assert (
+        shards.get(pack, order[:5], **options) is large
+        and shards.get(pack, order[:7], **options) is large
+    )
     assert shards.get(pack, order[1:4], **options) is not large  # other rows
     assert shards.get(pack, order[:5], **{**options, "dtype": torch.float32}) is not large
     rows = torch.tensor([3, 0, 4])
     sizes = int(small.host_natoms[rows].sum()), int(small.host_nedges[rows].sum())
     (a, ta), (b, tb) = small.batch(rows, *sizes), large.batch(rows, *sizes)
-    for x, y in ((a.pos, b.pos), (a.sender, b.sender), (a.receiver, b.receiver), (ta.energy, tb.energy), (ta.forces, tb.forces)):
+    for x, y in (
+        (a.pos, b.pos),
+        (a.sender, b.sender),
+        (a.receiver, b.receiver),
+        (ta.energy, tb.energy),
+        (ta.forces, tb.forces),
+    ):
         assert torch.equal(x, y)
 
 

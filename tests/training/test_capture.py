@@ -1,9 +1,14 @@
-"""What a CUDA graph holds never asks the device: without a GPU, fake tensors have no numbers to be asked for, and say so."""
+"""What a CUDA graph holds never asks the device: without a GPU, fake tensors have no numbers to be
+asked for, and say so."""
 
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 
 from forcelaw.data.device_dataset import Shard
 from forcelaw.data.schedule import Window
@@ -21,7 +26,9 @@ ASKED = (DataDependentOutputException, DynamicOutputShapeException)
 @pytest.fixture
 def shard(tmp_path):
     pack = write_pack(tmp_path / "pack")
-    made = Shard(pack, np.arange(len(pack)), cutoff=3.0, elements=tuple(pack.elements), dtype=torch.float64)
+    made = Shard(
+        pack, np.arange(len(pack)), cutoff=3.0, elements=tuple(pack.elements), dtype=torch.float64
+    )
     return pack, made
 
 
@@ -50,14 +57,28 @@ def test_a_step_on_a_gpu_asks_nothing(shard, name) -> None:
     optimizer = ScheduleFreeAdamW(model, lr=1e-3, steps=4, warmup=0)
     rows = np.array([4, 0, 17, 9])
     atoms, edges = int(made.host_natoms[rows].sum()), int(made.host_nedges[rows].sum())
-    step = Step(model, optimizer, TrainOptions(batch_molecules=4, augment=True), 5, new_stats(torch.device("cpu")))
+    step = Step(
+        model,
+        optimizer,
+        TrainOptions(batch_molecules=4, augment=True),
+        5,
+        new_stats(torch.device("cpu")),
+    )
     chosen = torch.tensor([*rows, -1])
     with FakeTensorMode(allow_non_fake_inputs=True):
-        step._advance(Window(0, 4, made, rows, 0), chosen, (atoms + 16, edges + 64), True, torch.tensor(0), optimizer.table[0])
+        step._advance(
+            Window(0, 4, made, rows, 0),
+            chosen,
+            (atoms + 16, edges + 64),
+            True,
+            torch.tensor(0),
+            optimizer.table[0],
+        )
 
 
 def test_the_guard_can_fail(shard) -> None:
-    """GemNet-OC reads the row width back when nobody tells it: what failed on an H100 on 2026-11-25."""
+    """GemNet-OC reads the row width back when nobody tells it: what failed on an H100 on
+    2026-11-25."""
     pack, made = shard
     evaluation = Evaluation(model_of(pack, "gemnet_oc"), made)
     with pytest.raises(ASKED), FakeTensorMode(allow_non_fake_inputs=True):

@@ -1,4 +1,5 @@
-"""What a step costs over three forward passes: gradient forces twice as much (torch's counter), each turned copy once more."""
+"""What a step costs over three forward passes: gradient forces twice as much (torch's counter),
+each turned copy once more."""
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ BATCH = 4
 
 
 class Products(TorchDispatchMode):
-    """Counts the FLOPs of matrix products by torch's own formulas. (FlopCounterMode also follows modules, with hooks that fail
-    inside the nested derivative of gradient forces.)"""
+    """Counts the FLOPs of matrix products by torch's own formulas. (FlopCounterMode also follows
+    modules, with hooks that fail inside the nested derivative of gradient forces.)"""
 
     flops = 0
 
@@ -34,7 +35,8 @@ class Products(TorchDispatchMode):
 
 
 def counted(name, forces, n=2e4, **options):
-    """FLOPs of matrix products in one real training step, and what three forward passes are by the closed form."""
+    """FLOPs of matrix products in one real training step, and what three forward passes are by the
+    closed form."""
     from forcelaw.data.schedule import Window, plan
     from forcelaw.models import architecture
 
@@ -45,11 +47,21 @@ def counted(name, forces, n=2e4, **options):
     schedule = plan(shard.host_natoms, atoms_total=1.0, seed=0, molecules=BATCH, atoms=None)
     window = Window(0, 1, shard, schedule.order, 0)
     optimizer = ScheduleFreeAdamW(model, lr=1e-3, steps=1, warmup=0)
-    stepper = EagerStep(model, optimizer, TrainOptions(batch_molecules=BATCH, **options), 0, new_stats(torch.device("cpu")))
+    stepper = EagerStep(
+        model,
+        optimizer,
+        TrainOptions(batch_molecules=BATCH, **options),
+        0,
+        new_stats(torch.device("cpu")),
+    )
     stepper.begin(schedule, window)
     with Products() as counter:
         stepper.run(0)
-    plain = architecture(name).flops(config).training(int(shard.host_nedges.sum()), int(shard.host_natoms.sum()))
+    plain = (
+        architecture(name)
+        .flops(config)
+        .training(int(shard.host_nedges.sum()), int(shard.host_natoms.sum()))
+    )
     return counter.flops, plain
 
 
@@ -57,7 +69,8 @@ def counted(name, forces, n=2e4, **options):
 def test_gradient_forces_cost_about_twice_a_plain_step(name) -> None:
     got, plain = counted(name, "conservative")
     assert cost_factor("conservative", 0) == 2.0
-    # the counter sees the backward pass as it is, which leaves out inputs that need no gradient; the closed form does not
+    # the counter sees the backward pass as it is, which leaves out inputs that need no gradient;
+    # the closed form does not
     assert 0.8 < got / (2.0 * plain) < 1.1, got / plain
 
 
@@ -69,7 +82,8 @@ def test_each_turned_copy_costs_one_more_structure(rotations) -> None:
 
 
 def test_the_penalty_is_added_to_what_is_minimised_and_not_to_what_is_recorded() -> None:
-    """One step from non-zero outputs: weights move differently, the recorded training loss is that of the data."""
+    """One step from non-zero outputs: weights move differently, the recorded training loss is that
+    of the data."""
     from forcelaw.data.schedule import Window, plan
 
     pack = Pack(sample_path())
@@ -77,16 +91,24 @@ def test_the_penalty_is_added_to_what_is_minimised_and_not_to_what_is_recorded()
     shard = Shard(pack, np.arange(BATCH), cutoff=config.cutoff, elements=config.elements)
     schedule = plan(shard.host_natoms, atoms_total=1.0, seed=0, molecules=BATCH, atoms=None)
     moved, recorded = [], []
-    for options in ({}, {"symmetry_rotations": 2}, {"symmetry_rotations": 2, "symmetry_weight": 3.0},
-                    {"symmetry_rotations": 2, "symmetry_penalty": "norm"}):
+    for options in (
+        {},
+        {"symmetry_rotations": 2},
+        {"symmetry_rotations": 2, "symmetry_weight": 3.0},
+        {"symmetry_rotations": 2, "symmetry_penalty": "norm"},
+    ):
         model = build(config, 0)
         for p in model.parameters():
             p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-        graph, target = shard.batch(torch.arange(BATCH), int(shard.host_natoms.sum()), int(shard.host_nedges.sum()))
+        graph, target = shard.batch(
+            torch.arange(BATCH), int(shard.host_natoms.sum()), int(shard.host_nedges.sum())
+        )
         data_loss = float(sum(loss_terms(*model(graph), target)).detach())
         optimizer = ScheduleFreeAdamW(model, lr=1e-3, steps=1, warmup=0)
         stats = new_stats(torch.device("cpu"))
-        stepper = EagerStep(model, optimizer, TrainOptions(batch_molecules=BATCH, **options), 0, stats)
+        stepper = EagerStep(
+            model, optimizer, TrainOptions(batch_molecules=BATCH, **options), 0, stats
+        )
         stepper.begin(schedule, Window(0, 1, shard, schedule.order, 0))
         stepper.run(0)
         moved.append((optimizer.y.clone(), float(stats[1])))

@@ -1,7 +1,8 @@
-"""A whole training step by the kernels, interpreted on a CPU, beside the plain step: batch, model, loss, optimizer and books.
+"""A whole training step by the kernels, interpreted on a CPU, beside the plain step: batch, model,
+loss, optimizer and books.
 
-torch fills what it allocates with NaN meanwhile (its deterministic mode does), so a number that is read before it is written
-shows; padding is on, as in a CUDA graph.
+torch fills what it allocates with NaN meanwhile (its deterministic mode does), so a number that is
+read before it is written shows; padding is on, as in a CUDA graph.
 """
 
 import numpy as np
@@ -20,7 +21,9 @@ from forcelaw.training.spec import TrainOptions, data_options
 from forcelaw.training.step import Step, new_stats
 from tests.packs import write_pack
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="benchmarks/gpu_check.py does this, and more, on a GPU")
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="benchmarks/gpu_check.py does this, and more, on a GPU"
+)
 STEPS = 2
 MODELS = [*((name, {}) for name in ARCHITECTURES), ("mpnn", {"feed_forward": "edges"})]
 
@@ -34,23 +37,37 @@ def filled_with_nan():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("name, options", MODELS, ids=[f"{name} {' '.join(options)}".strip() for name, options in MODELS])
-def test_steps_by_kernels_are_the_plain_steps(tmp_path, name, options, monkeypatch, filled_with_nan) -> None:
+@pytest.mark.parametrize(
+    "name, options", MODELS, ids=[f"{name} {' '.join(options)}".strip() for name, options in MODELS]
+)
+def test_steps_by_kernels_are_the_plain_steps(
+    tmp_path, name, options, monkeypatch, filled_with_nan
+) -> None:
     pack = write_pack(tmp_path / "pack")
-    shard = Shard(pack, np.arange(len(pack)), cutoff=3.0, elements=tuple(pack.elements), dtype=torch.float64)
+    shard = Shard(
+        pack, np.arange(len(pack)), cutoff=3.0, elements=tuple(pack.elements), dtype=torch.float64
+    )
     rows = np.array([4, 0, 17])
     atoms, edges = int(shard.host_natoms[rows].sum()), int(shard.host_nedges[rows].sum())
     found = []
     for fused in (True, False):
         monkeypatch.setattr(ops, "fused", lambda x, fused=fused: fused and not x.requires_grad)
         target = 1.3e4 if name == "gemnet_oc" else 6e3
-        model = build(size(name, target, depth=1, **data_options(pack, cutoff=3.0), **options), 0).double()
+        model = build(
+            size(name, target, depth=1, **data_options(pack, cutoff=3.0), **options), 0
+        ).double()
         optimizer = ScheduleFreeAdamW(model, lr=1e-2, steps=STEPS, warmup=1, clip=10.0)
         stats = new_stats(torch.device("cpu"))
         step = Step(model, optimizer, TrainOptions(batch_molecules=3, augment=True), 5, stats)
         for k in range(STEPS):
-            step._advance(Window(0, STEPS, shard, rows, 0), torch.tensor([*rows, -1]), (atoms + 6, edges + 40), True,
-                          torch.tensor(k), optimizer.table[k])
+            step._advance(
+                Window(0, STEPS, shard, rows, 0),
+                torch.tensor([*rows, -1]),
+                (atoms + 6, edges + 40),
+                True,
+                torch.tensor(k),
+                optimizer.table[k],
+            )
         found.append((stats, optimizer.y, optimizer.z, optimizer.v))
     assert float(found[1][0][3]) == STEPS and float((found[1][1] - found[1][2]).abs().max()) > 0
     for a, b in zip(*found, strict=True):

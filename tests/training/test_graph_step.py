@@ -1,4 +1,5 @@
-"""The stepper of a GPU, its CUDA graphs replaced by calls: padded batches of a few sizes must train as exact ones do."""
+"""The stepper of a GPU, its CUDA graphs replaced by calls: padded batches of a few sizes must train
+as exact ones do."""
 
 import contextlib
 import types
@@ -27,12 +28,18 @@ def log(monkeypatch) -> list:
 
     def capture(body, pool=None):
         done.append("capture")
-        assert (pool is None) == (done.count("capture") == 1)  # all graphs of a run share the first one's memory
+        assert (pool is None) == (
+            done.count("capture") == 1
+        )  # all graphs of a run share the first one's memory
         return types.SimpleNamespace(replay=body, pool=lambda: "pool", reset=lambda: None)
 
     stream = types.SimpleNamespace(wait_stream=lambda other: None)
-    for name, value in {"current_stream": lambda: stream, "default_stream": lambda: stream, "Stream": lambda: stream,
-                        "stream": lambda s: contextlib.nullcontext()}.items():
+    for name, value in {
+        "current_stream": lambda: stream,
+        "default_stream": lambda: stream,
+        "Stream": lambda: stream,
+        "stream": lambda s: contextlib.nullcontext(),
+    }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(module, "capture", capture)
     monkeypatch.setattr(module, "make_room", lambda: done.append("room"))
@@ -46,12 +53,22 @@ def trained(pack, kind, log=None):
     plan = plan_for(natoms, STEPS * 3 * natoms.mean(), 0, OPTIONS)
     model = build(config, 0).double()
     optimizer = ScheduleFreeAdamW(model, lr=1e-2, steps=plan.steps, warmup=2)
-    window = Feed(pack, indices, plan, cutoff=3.0, elements=config.elements, device=torch.device("cpu"),
-                  dtype=torch.float64).whole()
+    window = Feed(
+        pack,
+        indices,
+        plan,
+        cutoff=3.0,
+        elements=config.elements,
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+    ).whole()
     stepper = kind(model, optimizer, OPTIONS, 0, new_stats(torch.device("cpu")))
     if log is not None:
         advance = stepper._advance
-        stepper._advance = lambda window, rows, sizes, *rest: (log.append(sizes), advance(window, rows, sizes, *rest))
+        stepper._advance = lambda window, rows, sizes, *rest: (
+            log.append(sizes),
+            advance(window, rows, sizes, *rest),
+        )
     before = optimizer.y.clone()
     stepper.begin(plan, window)
     assert torch.equal(before, optimizer.y) and stepper.stats[3] == 0  # warming up leaves no trace
@@ -66,15 +83,22 @@ def test_padded_steps_train_as_exact_ones_do(tmp_path, log) -> None:
     padded, graphs, _ = trained(pack, GraphStep)
     assert plan.steps >= 8 and len(graphs.sizes) == len(graphs.graphs) == 4
     for name in ("y", "z", "v"):
-        torch.testing.assert_close(getattr(padded, name), getattr(exact, name), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            getattr(padded, name), getattr(exact, name), rtol=1e-9, atol=1e-12
+        )
     torch.testing.assert_close(graphs.stats, eager.stats, rtol=1e-10, atol=1e-12)
     assert graphs.stats[3] == plan.steps
 
 
 def test_sizes_are_warmed_up_before_any_is_captured(tmp_path, log) -> None:
-    """The largest twice and first: what a warm-up needs and what graphs hold is never there at once."""
+    """The largest twice and first: what a warm-up needs and what graphs hold is never there at
+    once."""
     pack = write_pack(tmp_path / "pack")
     _, graphs, plan = trained(pack, GraphStep, log)
     warm = [graphs.sizes[-1], *graphs.sizes[::-1]]
-    assert log[: len(warm) + 1 + len(graphs.sizes)] == [*warm, "room", *["capture"] * len(graphs.sizes)]
+    assert log[: len(warm) + 1 + len(graphs.sizes)] == [
+        *warm,
+        "room",
+        *["capture"] * len(graphs.sizes),
+    ]
     assert len(log) == len(warm) + 1 + len(graphs.sizes) + plan.steps

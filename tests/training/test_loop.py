@@ -1,4 +1,5 @@
-"""The loop: exact resume, books that balance, divergence in the record, real learning on the shipped sample."""
+"""The loop: exact resume, books that balance, divergence in the record, real learning on the
+shipped sample."""
 
 import itertools
 import json
@@ -16,14 +17,28 @@ from forcelaw.store.runs import RunDirectory, content_id
 from forcelaw.training import checkpoint
 from forcelaw.training.evaluate import evaluate, symmetry_error
 from forcelaw.training.loop import train
-from forcelaw.training.spec import TrainOptions, data_options, evaluation_steps, resolve, validation_set, warmup_steps
+from forcelaw.training.spec import (
+    TrainOptions,
+    data_options,
+    evaluation_steps,
+    resolve,
+    validation_set,
+    warmup_steps,
+)
 from tests.packs import write_pack
 
 
 def make_run(tmp_path, pack, name="mpnn", lr=4e-3, **changes):
     config = size(name, 3e3, depth=1, **data_options(pack, cutoff=3.0))
-    options = TrainOptions(**{"batch_molecules": 4, "evaluations": 4, "first_evaluation": 5, "validation_structures": 6,
-                              **changes})
+    options = TrainOptions(
+        **{
+            "batch_molecules": 4,
+            "evaluations": 4,
+            "first_evaluation": 5,
+            "validation_structures": 6,
+            **changes,
+        }
+    )
     spec = resolve(pack, config, options, lr=lr, seed=0, atoms=30 * 4 * 4.5)
     run = RunDirectory.create(tmp_path, spec.as_json())
     assert run.claim()
@@ -35,8 +50,15 @@ def losses(run):
     return [{k: v for k, v in row.items() if k not in timing} for row in run.metrics()]
 
 
-@pytest.mark.parametrize("changes", [{}, {"augment": True}, {"batch_molecules": None, "batch_atoms": 20},
-                                     {"symmetry_rotations": 2, "augment": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"augment": True},
+        {"batch_molecules": None, "batch_atoms": 20},
+        {"symmetry_rotations": 2, "augment": True},
+    ],
+)
 def test_an_interrupted_run_reaches_the_same_bits(tmp_path, changes) -> None:
     torch.set_num_threads(1)
     pack = write_pack(tmp_path / "pack")
@@ -77,12 +99,18 @@ def test_the_books_balance(tmp_path, changes, factor) -> None:
     run, spec = make_run(tmp_path / "a", pack, **changes)
     result = train(run, pack)
     rows, last = run.metrics(), run.metrics()[-1]
-    assert [r["step"] for r in rows] == evaluation_steps(spec.steps, spec.train) and last["step"] == spec.steps
+    assert [r["step"] for r in rows] == evaluation_steps(spec.steps, spec.train) and last[
+        "step"
+    ] == spec.steps
     edges = last["mean_degree"] * last["d"]
-    assert last["c"] == pytest.approx(factor * 3 * (edges * spec.flops_per_edge + last["d"] * spec.flops_per_atom), rel=1e-9)
+    assert last["c"] == pytest.approx(
+        factor * 3 * (edges * spec.flops_per_edge + last["d"] * spec.flops_per_atom), rel=1e-9
+    )
     assert last["kappa"] == pytest.approx(last["c"] / (3 * spec.n * last["d"]))
     assert last["u"] == min(last["d"], spec.train_atoms)
-    assert all(a["d"] < b["d"] and a["c"] < b["c"] and a["h"] < b["h"] for a, b in itertools.pairwise(rows))
+    assert all(
+        a["d"] < b["d"] and a["c"] < b["c"] and a["h"] < b["h"] for a, b in itertools.pairwise(rows)
+    )
     assert last["loss"] == pytest.approx(last["loss_energy"] + last["loss_forces"])
     assert last["energy_mae"] == pytest.approx(1e3 * last["loss_energy"])
     assert result["symmetry"]["rotation"] > 1e-3  # the MPNN is not equivariant
@@ -107,14 +135,22 @@ def test_evaluation_matches_a_loop_over_single_structures(tmp_path) -> None:
     config = size("painn", 3e3, depth=1, **data_options(pack, cutoff=3.0))
     model = build(config, 0).double()
     for p in model.parameters():
-        p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=torch.float64)
-    shard = Shard(pack, np.arange(len(pack)), cutoff=3.0, elements=config.elements, dtype=torch.float64)
+        p.data += 0.1 * torch.randn(
+            p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=torch.float64
+        )
+    shard = Shard(
+        pack, np.arange(len(pack)), cutoff=3.0, elements=config.elements, dtype=torch.float64
+    )
     references, de, df = pack.reference_energies(), [], []
     for s in range(len(pack)):
         rows = slice(pack.offsets[s], pack.offsets[s + 1])
         numbers = pack.numbers[rows]
-        graph = build_graph(torch.from_numpy(pack.positions[rows].astype(np.float64)),
-                            torch.from_numpy(np.searchsorted([1, 6, 8], numbers)), torch.tensor([len(numbers)]), 3.0)
+        graph = build_graph(
+            torch.from_numpy(pack.positions[rows].astype(np.float64)),
+            torch.from_numpy(np.searchsorted([1, 6, 8], numbers)),
+            torch.tensor([len(numbers)]),
+            3.0,
+        )
         with torch.no_grad():
             e, f = model(graph)
         de.append(abs(float(e) - (pack.energies[s] - references[numbers].sum())) / len(numbers))
@@ -123,7 +159,11 @@ def test_evaluation_matches_a_loop_over_single_structures(tmp_path) -> None:
     assert got["loss_energy"] == pytest.approx(np.mean(de), rel=1e-10)
     assert got["loss_forces"] == pytest.approx(np.concatenate(df).mean(), rel=1e-10)
     error = symmetry_error(model, shard)
-    assert error["rotation"] < 1e-12 and error["inversion"] < 1e-12 and error["rotation_energy"] < 1e-12
+    assert (
+        error["rotation"] < 1e-12
+        and error["inversion"] < 1e-12
+        and error["rotation_energy"] < 1e-12
+    )
 
 
 def test_divergence_is_recorded_with_step_and_rate(tmp_path) -> None:
@@ -151,15 +191,23 @@ def test_length_is_needed_exactly_once(tmp_path) -> None:
 def test_the_id_of_a_run_is_its_content(tmp_path) -> None:
     pack = write_pack(tmp_path / "pack")
     config = size("mpnn", 3e3, **data_options(pack, cutoff=3.0))
-    specs = [resolve(pack, config, TrainOptions(batch_molecules=4), lr=lr, seed=seed, atoms=1e3).as_json()
-             for lr, seed in ((1e-3, 0), (1e-3, 0), (2e-3, 0), (1e-3, 1))]
+    specs = [
+        resolve(
+            pack, config, TrainOptions(batch_molecules=4), lr=lr, seed=seed, atoms=1e3
+        ).as_json()
+        for lr, seed in ((1e-3, 0), (1e-3, 0), (2e-3, 0), (1e-3, 1))
+    ]
     ids = [content_id(s) for s in specs]
     assert ids[0] == ids[1] and len(set(ids)) == 3
 
 
 def test_warm_up_is_at_most_a_twentieth() -> None:
     options = TrainOptions(batch_molecules=4, warmup=100)
-    assert warmup_steps(10_000, options) == 100 and warmup_steps(400, options) == 20 and warmup_steps(10, options) == 1
+    assert (
+        warmup_steps(10_000, options) == 100
+        and warmup_steps(400, options) == 20
+        and warmup_steps(10, options) == 1
+    )
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
@@ -167,14 +215,17 @@ def test_every_architecture_learns_on_the_shipped_sample(tmp_path, name) -> None
     torch.set_num_threads(1)
     pack = Pack(sample_path())
     config = size(name, 1.2e4, depth=1, **data_options(pack))
-    options = TrainOptions(batch_molecules=4, evaluations=2, first_evaluation=1, validation_structures=24)
+    options = TrainOptions(
+        batch_molecules=4, evaluations=2, first_evaluation=1, validation_structures=24
+    )
     spec = resolve(pack, config, options, lr=8e-3, seed=0, atoms=80 * 4 * 21)
     run = RunDirectory.create(tmp_path, spec.as_json())
     run.claim()
     result = train(run, pack)
     first, last = run.metrics()[0], run.metrics()[-1]
     assert result["status"] == "finished"
-    # the unconstrained models leave the zero predictor late: for them any fall is asked, for the others a real one
+    # the unconstrained models leave the zero predictor late: for them any fall is asked, for the
+    # others a real one
     bound = 0.998 if spec.symmetry == "none" else 0.93
     assert last["loss"] < bound * first["loss"], (first["loss"], last["loss"])
     if spec.symmetry != "none":

@@ -23,9 +23,13 @@ def test_terms_match_the_definition_and_padding_is_ignored() -> None:
     f, tf = rng.normal(size=(9, 3)), rng.normal(size=(9, 3))
     expected = by_hand(e, f, te, tf, natoms)
     tensors = [torch.from_numpy(np.asarray(x, np.float64)) for x in (e, f, te, tf)]
-    got = loss_terms(tensors[0], tensors[1], Targets(tensors[2], tensors[3], torch.from_numpy(natoms)))
+    got = loss_terms(
+        tensors[0], tensors[1], Targets(tensors[2], tensors[3], torch.from_numpy(natoms))
+    )
     np.testing.assert_allclose([t.item() for t in got], expected, rtol=1e-12)
-    sums = error_sums(tensors[0], tensors[1], Targets(tensors[2], tensors[3], torch.from_numpy(natoms))).tolist()
+    sums = error_sums(
+        tensors[0], tensors[1], Targets(tensors[2], tensors[3], torch.from_numpy(natoms))
+    ).tolist()
     np.testing.assert_allclose([sums[0] / 3, sums[1] / 9], expected, rtol=1e-12)
     np.testing.assert_allclose(sums[2] / 27, np.abs(f - tf).mean(), rtol=1e-12)
 
@@ -33,29 +37,43 @@ def test_terms_match_the_definition_and_padding_is_ignored() -> None:
         return torch.cat([x, torch.full((rows, *x.shape[1:]), 7.7, dtype=torch.float64)])
 
     real = torch.cat([torch.ones(9), torch.zeros(4)]).double()
-    target = Targets(padded(tensors[2], 2), padded(tensors[3], 4), torch.tensor([3, 1, 5, 0, 0]), real)
-    got = loss_terms(padded(tensors[0], 2) * 3 - 2 * padded(tensors[0], 2), padded(tensors[1], 4), target)
+    target = Targets(
+        padded(tensors[2], 2), padded(tensors[3], 4), torch.tensor([3, 1, 5, 0, 0]), real
+    )
+    got = loss_terms(
+        padded(tensors[0], 2) * 3 - 2 * padded(tensors[0], 2), padded(tensors[1], 4), target
+    )
     np.testing.assert_allclose([t.item() for t in got], expected, rtol=1e-12)
 
 
 def test_gradient_is_finite_where_a_force_is_met_exactly() -> None:
     f = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
     e = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    terms = loss_terms(e, f, Targets(torch.zeros(1).double(), torch.zeros(2, 3).double(), torch.tensor([2])))
+    terms = loss_terms(
+        e, f, Targets(torch.zeros(1).double(), torch.zeros(2, 3).double(), torch.tensor([2]))
+    )
     (gradient,) = torch.autograd.grad(terms[1], f)
     assert torch.isfinite(gradient).all()
 
 
 @needs_interpreter
-@pytest.mark.parametrize("slots, empty, atoms, padding", [(1, 0, 3, 1), (5, 2, 40, 7), (9, 1, 1300, 300)])
-def test_the_kernels_give_the_same_terms_and_gradients(slots: int, empty: int, atoms: int, padding: int,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "slots, empty, atoms, padding", [(1, 0, 3, 1), (5, 2, 40, 7), (9, 1, 1300, 300)]
+)
+def test_the_kernels_give_the_same_terms_and_gradients(
+    slots: int, empty: int, atoms: int, padding: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    natoms = torch.cat([torch.full((slots,), atoms // slots), torch.zeros(empty, dtype=torch.int64)])
+    natoms = torch.cat(
+        [torch.full((slots,), atoms // slots), torch.zeros(empty, dtype=torch.int64)]
+    )
     real = torch.cat([torch.ones(atoms), torch.zeros(padding)]).double()
     energy = torch.randn(slots + empty, dtype=torch.float64, requires_grad=True)
     forces = torch.randn(atoms + padding, 3, dtype=torch.float64, requires_grad=True)
-    labels = torch.randn(slots + empty, dtype=torch.float64), torch.randn(atoms + padding, 3, dtype=torch.float64)
+    labels = (
+        torch.randn(slots + empty, dtype=torch.float64),
+        torch.randn(atoms + padding, 3, dtype=torch.float64),
+    )
     labels[1][0] = forces[0].detach()  # met exactly
     labels[0][0] = energy[0].detach()
     found = []

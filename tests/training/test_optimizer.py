@@ -25,15 +25,22 @@ class Toy(torch.nn.Module):
         return self.c(torch.tanh(self.b(torch.tanh(self.a(x)))))
 
 
-@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=needs_interpreter)], ids=["torch", "kernel"])
+@pytest.mark.parametrize(
+    "fused", [False, pytest.param(True, marks=needs_interpreter)], ids=["torch", "kernel"]
+)
 @pytest.mark.parametrize("warmup,decay", [(0, 0.0), (7, 0.0), (7, 0.03)])
-def test_matches_the_package_over_many_steps_with_per_group_learning_rates(warmup: int, decay: float, fused: bool,
-                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matches_the_package_over_many_steps_with_per_group_learning_rates(
+    warmup: int, decay: float, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ops, "fused", lambda x: fused)
     ours, theirs = Toy(torch.float64), Toy(torch.float64)
     flat = ScheduleFreeAdamW(ours, lr=3e-2, steps=60, warmup=warmup, clip=None, weight_decay=decay)
-    groups = [{"params": g["params"], "lr": 3e-2 * g["lr_scale"]} for g in mup.parameter_groups(theirs)]
-    package = schedulefree.AdamWScheduleFree(groups, betas=(0.9, 0.999), warmup_steps=warmup, weight_decay=decay)
+    groups = [
+        {"params": g["params"], "lr": 3e-2 * g["lr_scale"]} for g in mup.parameter_groups(theirs)
+    ]
+    package = schedulefree.AdamWScheduleFree(
+        groups, betas=(0.9, 0.999), warmup_steps=warmup, weight_decay=decay
+    )
     package.train()
     generator = torch.Generator().manual_seed(1)
     for step in range(60):
@@ -64,8 +71,12 @@ def test_parameters_stay_views_of_the_flat_vector_and_swapping_is_exact() -> Non
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=needs_interpreter)], ids=["torch", "kernel"])
-def test_clipping_scales_the_whole_gradient_and_is_reported(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "fused", [False, pytest.param(True, marks=needs_interpreter)], ids=["torch", "kernel"]
+)
+def test_clipping_scales_the_whole_gradient_and_is_reported(
+    fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ops, "fused", lambda x: fused)
     model = Toy(torch.float64)
     optimizer = ScheduleFreeAdamW(model, lr=1e-2, steps=2, warmup=0, clip=1.0)
@@ -73,7 +84,9 @@ def test_clipping_scales_the_whole_gradient_and_is_reported(fused: bool, monkeyp
     norm, clipped = optimizer.update(gradients, optimizer.table[0])
     n = sum(p.numel() for p in optimizer.params)
     assert float(norm) == pytest.approx(n**0.5) and float(clipped) == 1.0
-    assert float(optimizer.v.sum()) == pytest.approx(0.001 * 1.0, rel=1e-5)  # clipped to norm 1, squared, times 1 - beta2
+    assert float(optimizer.v.sum()) == pytest.approx(
+        0.001 * 1.0, rel=1e-5
+    )  # clipped to norm 1, squared, times 1 - beta2
     _, clipped = optimizer.update([g * 1e-6 for g in gradients], optimizer.table[1])
     assert float(clipped) == 0.0
 
@@ -82,8 +95,17 @@ def test_clipping_scales_the_whole_gradient_and_is_reported(fused: bool, monkeyp
 def test_the_kernel_of_the_books_adds_up_and_remembers_the_first_step_that_was_not_finite() -> None:
     stats = new_stats(torch.device("cpu"))
     number = lambda x: torch.tensor(x, dtype=torch.float32)  # noqa: E731
-    for step, (loss, norm) in enumerate([(1.0, 2.0), (0.5, 4.0), (0.25, float("inf")), (float("nan"), 1.0)]):
-        ops.record(stats, number(loss / 2), number(loss), number(norm), number(float(step == 1)), torch.tensor(step))
+    for step, (loss, norm) in enumerate(
+        [(1.0, 2.0), (0.5, 4.0), (0.25, float("inf")), (float("nan"), 1.0)]
+    ):
+        ops.record(
+            stats,
+            number(loss / 2),
+            number(loss),
+            number(norm),
+            number(float(step == 1)),
+            torch.tensor(step),
+        )
         if step == 1:
             assert stats.tolist() == [0.75, 6.0, 1.0, 2.0, NEVER]
     assert stats[3] == 4 and stats[4] == 2

@@ -1,4 +1,5 @@
-"""The symmetry loss against a slow obvious version, molecule by molecule; zero where symmetry is built in; its gradient."""
+"""The symmetry loss against a slow obvious version, molecule by molecule; zero where symmetry is
+built in; its gradient."""
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ def stirred(pack, name, **options):
     """A float64 model whose output layers are not zero any more."""
     model = build(size(name, 8e3, depth=1, **data_options(pack, cutoff=3.0), **options), 0).double()
     for p in model.parameters():
-        p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=torch.float64)
+        p.data += 0.1 * torch.randn(
+            p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=torch.float64
+        )
     return model
 
 
@@ -30,15 +33,20 @@ def batch_of(pack, rows, pad=0):
     shard = Shard(pack, np.arange(len(pack)), cutoff=3.0, elements=elements, dtype=torch.float64)
     atoms, edges = int(shard.host_natoms[rows].sum()), int(shard.host_nedges[rows].sum())
     chosen = torch.tensor([*rows, *[-1] * bool(pad)])
-    return shard.batch(chosen, atoms + 16 * bool(pad), edges + 64 * bool(pad), pad=bool(pad)), chosen
+    return shard.batch(
+        chosen, atoms + 16 * bool(pad), edges + 64 * bool(pad), pad=bool(pad)
+    ), chosen
 
 
 def measure(model, graph, target, chosen, rotations, scale=None, step=3, seed=5):
-    return penalty(model, graph, *model(graph), target, chosen, step, seed, rotations=rotations, scale=scale)
+    return penalty(
+        model, graph, *model(graph), target, chosen, step, seed, rotations=rotations, scale=scale
+    )
 
 
 def slowly(pack, model, rows, rotations, scale=None, step=3, seed=5):
-    """Each molecule alone, its graph built anew for the turned positions, everything in NumPy loops but the model."""
+    """Each molecule alone, its graph built anew for the turned positions, everything in NumPy loops
+    but the model."""
     total = 0.0
     for k in range(1, rotations + 1):
         turns = random_rotations(torch.tensor(rows), step, seed + k * STREAM, torch.float64).numpy()
@@ -51,7 +59,9 @@ def slowly(pack, model, rows, rotations, scale=None, step=3, seed=5):
             outputs = []
             for x in (pos, pos @ turn.T):
                 with torch.no_grad():
-                    e, f = model(build_graph(torch.from_numpy(x), species, torch.tensor([high - low]), 3.0))
+                    e, f = model(
+                        build_graph(torch.from_numpy(x), species, torch.tensor([high - low]), 3.0)
+                    )
                 outputs.append((float(e), f.numpy()))
             (e0, f0), (e1, f1) = outputs
             price = (lambda d: d) if scale is None else (lambda d: d * d / scale)
@@ -68,21 +78,34 @@ def test_the_penalty_is_the_definition(tmp_path, pad, rotations, scale) -> None:
     model = stirred(pack, "mpnn")
     (graph, target), chosen = batch_of(pack, rows, pad)
     got = float(measure(model, graph, target, chosen, rotations, scale).detach())
-    assert got == pytest.approx(slowly(pack, model, rows, rotations, scale), rel=1e-9) and got > 1e-2
+    assert (
+        got == pytest.approx(slowly(pack, model, rows, rotations, scale), rel=1e-9) and got > 1e-2
+    )
 
 
-@pytest.mark.parametrize("name,forces", [("painn", "direct"), ("egnn", "direct"), ("esen", "direct"), ("painn", "conservative")])
+@pytest.mark.parametrize(
+    "name,forces",
+    [("painn", "direct"), ("egnn", "direct"), ("esen", "direct"), ("painn", "conservative")],
+)
 @pytest.mark.parametrize("scale", [None, 2.5])
-def test_it_is_zero_for_an_equivariant_model_and_changes_no_gradient(tmp_path, name, forces, scale) -> None:
+def test_it_is_zero_for_an_equivariant_model_and_changes_no_gradient(
+    tmp_path, name, forces, scale
+) -> None:
     pack = write_pack(tmp_path / "pack")
     model = stirred(pack, name, forces=forces)
     (graph, target), chosen = batch_of(pack, [4, 0, 17, 9])
-    assert float(measure(model, graph, target, chosen, 2, scale).detach()) < 1e-7  # the root in the loss has a floor of 1e-8
+    assert (
+        float(measure(model, graph, target, chosen, 2, scale).detach()) < 1e-7
+    )  # the root in the loss has a floor of 1e-8
     params = list(model.parameters())
-    plain = torch.autograd.grad(sum(loss_terms(*model(graph), target)), params, allow_unused=True, materialize_grads=True)
+    plain = torch.autograd.grad(
+        sum(loss_terms(*model(graph), target)), params, allow_unused=True, materialize_grads=True
+    )
     price = measure(model, graph, target, chosen, 2, scale)
     extra = torch.autograd.grad(price, params, allow_unused=True, materialize_grads=True)
-    size_of = [float(torch.cat([g.flatten() for g in gradients]).norm()) for gradients in (plain, extra)]
+    size_of = [
+        float(torch.cat([g.flatten() for g in gradients]).norm()) for gradients in (plain, extra)
+    ]
     assert size_of[1] < 1e-6 * size_of[0]
 
 
@@ -94,23 +117,33 @@ def test_its_gradient_is_that_of_finite_differences(tmp_path, scale) -> None:
     params = [p for p in model.parameters() if p.numel() > 20]
     gradients = torch.autograd.grad(measure(model, graph, target, chosen, 2, scale), params)
     for p, gradient in zip(params, gradients):
-        direction = torch.randn(p.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        direction = torch.randn(
+            p.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
         values = []
         for sign in (1, -1):
             p.data += sign * 1e-6 * direction
             values.append(float(measure(model, graph, target, chosen, 2, scale).detach()))
             p.data -= sign * 1e-6 * direction
-        assert (values[0] - values[1]) / 2e-6 == pytest.approx(float((gradient * direction).sum().detach()), rel=1e-4, abs=1e-7)
+        assert (values[0] - values[1]) / 2e-6 == pytest.approx(
+            float((gradient * direction).sum().detach()), rel=1e-4, abs=1e-7
+        )
 
 
 def test_copies_steps_seeds_and_the_augmentation_have_rotations_of_their_own(tmp_path) -> None:
     rows = torch.arange(4)
-    seen = [random_rotations(rows, step, seed + k * STREAM, torch.float64)
-            for step in (0, 1) for seed in (0, 1) for k in (0, 1, 2)]
+    seen = [
+        random_rotations(rows, step, seed + k * STREAM, torch.float64)
+        for step in (0, 1)
+        for seed in (0, 1)
+        for k in (0, 1, 2)
+    ]
     flat = torch.stack(seen).flatten(0, 1)
     distance = (flat[:, None] - flat[None]).abs().amax((-1, -2)) + torch.eye(len(flat))
     assert float(distance.min()) > 1e-3
-    again = random_rotations(rows, torch.tensor(1), 1 + 2 * STREAM, torch.float64)  # a step on the device: the same numbers
+    again = random_rotations(
+        rows, torch.tensor(1), 1 + 2 * STREAM, torch.float64
+    )  # a step on the device: the same numbers
     assert torch.equal(again, seen[-1])
 
 
@@ -126,7 +159,8 @@ def test_a_periodic_batch_turns_with_its_cell(tmp_path) -> None:
 
 
 def test_a_norm_holds_a_model_at_zero_and_a_square_does_not(tmp_path) -> None:
-    """A small step away from zero output, not symmetric yet: the norm costs as much as the step, the square next to nothing."""
+    """A small step away from zero output, not symmetric yet: the norm costs as much as the step,
+    the square next to nothing."""
     pack = write_pack(tmp_path / "pack")
     model = stirred(pack, "mpnn")
     (graph, target), chosen = batch_of(pack, [4, 0, 17, 9])
@@ -136,7 +170,11 @@ def test_a_norm_holds_a_model_at_zero_and_a_square_does_not(tmp_path) -> None:
             e, f = model(g)
             return step * e, step * f
 
-        return float(penalty(small, graph, *small(graph), target, chosen, 0, 0, rotations=1, scale=scale).detach())
+        return float(
+            penalty(
+                small, graph, *small(graph), target, chosen, 0, 0, rotations=1, scale=scale
+            ).detach()
+        )
 
     assert cost(1e-3, None) / cost(1e-1, None) == pytest.approx(1e-2, rel=1e-6)
     assert cost(1e-3, 1.0) / cost(1e-1, 1.0) == pytest.approx(1e-4, rel=1e-6)
@@ -144,9 +182,12 @@ def test_a_norm_holds_a_model_at_zero_and_a_square_does_not(tmp_path) -> None:
 
 @pytest.mark.parametrize("name,forces", [("mpnn", "direct"), ("painn", "conservative")])
 def test_the_padded_step_of_a_gpu_is_the_exact_step_of_a_cpu(tmp_path, name, forces) -> None:
-    """What a CUDA graph replays, run eagerly: fixed sizes, an empty slot, dummy atoms, the step as a tensor."""
+    """What a CUDA graph replays, run eagerly: fixed sizes, an empty slot, dummy atoms, the step as
+    a tensor."""
     pack = write_pack(tmp_path / "pack")
-    shard = Shard(pack, np.arange(len(pack)), cutoff=3.0, elements=tuple(pack.elements), dtype=torch.float64)
+    shard = Shard(
+        pack, np.arange(len(pack)), cutoff=3.0, elements=tuple(pack.elements), dtype=torch.float64
+    )
     rows = torch.tensor([4, 0, 17, 9])
     atoms, edges = int(shard.host_natoms[rows].sum()), int(shard.host_nedges[rows].sum())
     options = TrainOptions(batch_molecules=4, symmetry_rotations=2, augment=True)
@@ -160,7 +201,9 @@ def test_the_padded_step_of_a_gpu_is_the_exact_step_of_a_cpu(tmp_path, name, for
         for k in range(3):
             chosen = torch.cat([rows, torch.tensor([-1])]) if pad else rows
             sizes = (atoms + 7, edges + 11) if pad else (atoms, edges)
-            step._advance(window, chosen, sizes, pad, torch.tensor(k) if pad else k, optimizer.table[k])
+            step._advance(
+                window, chosen, sizes, pad, torch.tensor(k) if pad else k, optimizer.table[k]
+            )
         ends.append((optimizer.y.clone(), stats.clone()))
     torch.testing.assert_close(ends[0][0], ends[1][0], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(ends[0][1], ends[1][1], rtol=1e-9, atol=1e-12)

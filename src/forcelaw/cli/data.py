@@ -1,4 +1,5 @@
-"""``forcelaw data``: check, prepare, generate, info. Building the parser imports neither numpy nor ase."""
+"""``forcelaw data``: check, prepare, generate, info. Building the parser imports neither numpy nor
+ase."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def add_subcommands(subparsers: Any) -> None:
     """Add check, prepare, generate and info to the subparsers of ``forcelaw data``."""
     check = _parser(subparsers, "check", "can these structures be trained on?", CHECK)
     _add_source_arguments(check)
-    check.add_argument("--limit", type=_positive, metavar="N", help="look at the first N structures only")
+    check.add_argument(
+        "--limit", type=_positive, metavar="N", help="look at the first N structures only"
+    )
     check.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     check.set_defaults(handler=_check)
 
@@ -56,11 +59,15 @@ def add_subcommands(subparsers: Any) -> None:
     _add_prepare_arguments(prepare)
     prepare.set_defaults(handler=_prepare)
 
-    make = subparsers.add_parser("generate", help="make a pack of labelled molecules without any download")
+    make = subparsers.add_parser(
+        "generate", help="make a pack of labelled molecules without any download"
+    )
     generate.add_arguments(make)
     make.set_defaults(handler=generate.run)
 
-    info = subparsers.add_parser("info", help="describe a pack", description="Describe a pack from its manifest.")
+    info = subparsers.add_parser(
+        "info", help="describe a pack", description="Describe a pack from its manifest."
+    )
     info.add_argument("pack", type=Path, metavar="PACK")
     info.add_argument("--json", action="store_true", help="print the manifest")
     info.set_defaults(handler=_info)
@@ -68,7 +75,11 @@ def add_subcommands(subparsers: Any) -> None:
 
 def _parser(subparsers: Any, name: str, help_: str, description: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        name, help=help_, description=description, epilog=SOURCES, formatter_class=argparse.RawDescriptionHelpFormatter
+        name,
+        help=help_,
+        description=description,
+        epilog=SOURCES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return parser
 
@@ -81,10 +92,20 @@ def _positive(text: str) -> int:
 
 
 def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="files, folders of .aselmdb, or packs")
-    group = parser.add_argument_group("labels and units, where the format does not say (for every SOURCE)")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="SOURCE",
+        help="files, folders of .aselmdb, or packs",
+    )
+    group = parser.add_argument_group(
+        "labels and units, where the format does not say (for every SOURCE)"
+    )
     group.add_argument(
-        "--reader", metavar="NAME", help="extxyz, ase, hdf5, npz or pack, where the suffix does not tell"
+        "--reader",
+        metavar="NAME",
+        help="extxyz, ase, hdf5, npz or pack, where the suffix does not tell",
     )
     for name, text in (
         ("energy", "total energy"),
@@ -95,18 +116,28 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{name}-key",
             metavar="KEY",
-            help=f"where the {text} is" if name != "forces" else "where the forces (minus dE/dx) are",
+            help=(
+                f"where the {text} is" if name != "forces" else "where the forces (minus dE/dx) are"
+            ),
         )
-    group.add_argument("--gradient-key", metavar="KEY", help="where dE/dx is; forces are minus that")
-    group.add_argument("--energy-unit", metavar="UNIT", help="eV, meV, hartree, kcal/mol, kJ/mol, rydberg")
+    group.add_argument(
+        "--gradient-key", metavar="KEY", help="where dE/dx is; forces are minus that"
+    )
+    group.add_argument(
+        "--energy-unit", metavar="UNIT", help="eV, meV, hartree, kcal/mol, kJ/mol, rydberg"
+    )
     group.add_argument("--length-unit", metavar="UNIT", help="Angstrom, bohr, nm, pm")
     group.add_argument(
-        "--force-unit", metavar="UNIT", help="energy/length, for example hartree/bohr (default: of the two)"
+        "--force-unit",
+        metavar="UNIT",
+        help="energy/length, for example hartree/bohr (default: of the two)",
     )
 
 
 def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, type=Path, metavar="PACK", help="the pack to make (a new folder)")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="PACK", help="the pack to make (a new folder)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace PACK if it is there")
     split = parser.add_argument_group("split")
     split.add_argument(
@@ -116,30 +147,49 @@ def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="share of the molecules held out for validation (default 0.1)",
     )
-    split.add_argument("--seed", type=int, default=0, help="of the split and the rotations (default 0)")
+    split.add_argument(
+        "--seed", type=int, default=0, help="of the split and the rotations (default 0)"
+    )
     split.add_argument(
         "--group",
         default="auto",
         metavar="RULE",
-        help="what a molecule is: auto (the source's own label, else the formula), formula, key:NAME, or "
-        "frame, for sources with a single molecule (default auto)",
+        help=(
+            "what a molecule is: auto (the source's own label, else the formula), formula,"
+            " key:NAME, or frame, for sources with a single molecule (default auto)"
+        ),
     )
     keep = parser.add_argument_group("what to keep")
     keep.add_argument("--limit", type=_positive, metavar="N", help="stop after N kept structures")
     keep.add_argument("--only-neutral", action="store_true", help="leave out charged structures")
     keep.add_argument(
-        "--max-force", type=float, metavar="F", help="leave out structures with a larger force on an atom, eV/Angstrom"
+        "--max-force",
+        type=float,
+        metavar="F",
+        help="leave out structures with a larger force on an atom, eV/Angstrom",
     )
     keep.add_argument(
-        "--elements", metavar="LIST", help="leave out structures with other elements, for example H,C,N,O"
+        "--elements",
+        metavar="LIST",
+        help="leave out structures with other elements, for example H,C,N,O",
     )
-    keep.add_argument("--skip-unlabelled", action="store_true", help="leave out frames without energy or forces")
     keep.add_argument(
-        "--skip-bad", action="store_true", help="leave out frames whose labels or positions are not finite"
+        "--skip-unlabelled", action="store_true", help="leave out frames without energy or forces"
+    )
+    keep.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out frames whose labels or positions are not finite",
     )
     keep.add_argument("--keep-isolated-atoms", action="store_true", help="keep single free atoms")
     turn = parser.add_mutually_exclusive_group()
-    turn.add_argument("--rotate", dest="rotate", action="store_true", default=None, help="turn periodic structures too")
+    turn.add_argument(
+        "--rotate",
+        dest="rotate",
+        action="store_true",
+        default=None,
+        help="turn periodic structures too",
+    )
     turn.add_argument("--no-rotate", dest="rotate", action="store_false", help="turn nothing")
 
 
@@ -193,8 +243,14 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _command() -> str:
-    """The command as typed, with folders taken off the paths: a manifest carries no place of one machine."""
-    return shlex.join(["forcelaw", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])])
+    """The command as typed, with folders taken off the paths: a manifest carries no place of one
+    machine."""
+    return shlex.join(
+        [
+            "forcelaw",
+            *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]),
+        ]
+    )
 
 
 def _elements(text: str | None) -> frozenset[int] | None:
@@ -206,7 +262,8 @@ def _elements(text: str | None) -> frozenset[int] | None:
     unknown = [name for name in names if name not in SYMBOLS[1:]]
     if unknown or not names:
         raise DataError(
-            f"--elements {text}: unknown {', '.join(unknown) or 'list'}", remedy="for example --elements H,C,N,O"
+            f"--elements {text}: unknown {', '.join(unknown) or 'list'}",
+            remedy="for example --elements H,C,N,O",
         )
     return frozenset(SYMBOLS.index(name) for name in names)
 

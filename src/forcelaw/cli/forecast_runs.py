@@ -1,4 +1,5 @@
-"""Where a forecast finds its runs: finished ones from a study or a table, planned ones from specifications or a plan."""
+"""Where a forecast finds its runs: finished ones from a study or a table, planned ones from
+specifications or a plan."""
 
 from __future__ import annotations
 
@@ -19,31 +20,45 @@ TABLES = ("runs.parquet", "runs.csv")
 
 
 def place(source: Path) -> Path:
-    """The table itself: a file, the runs of a study directory, or the table of a directory of evidence."""
+    """The table itself: a file, the runs of a study directory, or the table of a directory of
+    evidence."""
     if not source.exists():
         raise FitError("there is no such study or table", where=str(source))
     if source.is_dir() and (source / "runs").is_dir():
         return source / "runs"
-    return next((source / name for name in TABLES if source.is_dir() and (source / name).exists()), source)
+    return next(
+        (source / name for name in TABLES if source.is_dir() and (source / name).exists()), source
+    )
 
 
-def runs_of(source: Path, columns: Mapping[str, str] | None = None, where: str | None = None) -> Runs:
-    """Every finished run of the grid, with all its evaluations. Left out are sweeps, runs under way, and runs that repeated a
-    clearly smaller training set than others of their architecture did: those measure repeats, and would bend beta."""
+def runs_of(
+    source: Path, columns: Mapping[str, str] | None = None, where: str | None = None
+) -> Runs:
+    """Every finished run of the grid, with all its evaluations. Left out are sweeps, runs under
+    way, and runs that repeated a clearly smaller training set than others of their architecture
+    did: those measure repeats, and would bend beta."""
     runs = Runs.from_frame(place(source), columns, where)
     keep = np.ones(len(runs), bool)
-    for column, unwanted in (("kind", ("sweep",)), ("status", ("unfinished", "running", "pending"))):
+    for column, unwanted in (
+        ("kind", ("sweep",)),
+        ("status", ("unfinished", "running", "pending")),
+    ):
         if column in runs.frame.columns:
-            keep &= np.array([str(value) not in unwanted for value in runs.frame[column].to_list()], bool)
+            keep &= np.array(
+                [str(value) not in unwanted for value in runs.frame[column].to_list()], bool
+            )
     small = repeated(runs)
     keep &= ~np.isin(runs.run, [k for k, name in enumerate(runs.run_names) if name in small])
     if not keep.any():
-        raise FitError("no run of the grid is finished", where=str(source), remedy="train the small runs first")
+        raise FitError(
+            "no run of the grid is finished", where=str(source), remedy="train the small runs first"
+        )
     return runs.take(keep)
 
 
 def repeated(runs: Runs) -> set[str]:
-    """Names of runs that repeated a clearly smaller training set than others of their architecture have."""
+    """Names of runs that repeated a clearly smaller training set than others of their architecture
+    have."""
     if "u" not in runs or "d" not in runs:
         return set()
     most = np.zeros(len(runs.run_names))
@@ -53,12 +68,16 @@ def repeated(runs: Runs) -> set[str]:
     np.maximum.at(largest, runs.group, runs["u"])
     group = np.zeros(len(runs.run_names), int)
     group[runs.run] = runs.group
-    return {runs.run_names[k] for k in np.flatnonzero(repeats_smaller_set(passes, most, largest[group]))}
+    return {
+        runs.run_names[k] for k in np.flatnonzero(repeats_smaller_set(passes, most, largest[group]))
+    }
 
 
-def planned_runs(source: Path, plan: Path | None, runs: Runs, where: str | None = None) -> list[Planned]:
-    """The planned runs: of ``plan`` (a study file or a table), else those that a study directory knows, else of the table;
-    the last two with the filter ``where``."""
+def planned_runs(
+    source: Path, plan: Path | None, runs: Runs, where: str | None = None
+) -> list[Planned]:
+    """The planned runs: of ``plan`` (a study file or a table), else those that a study directory
+    knows, else of the table; the last two with the filter ``where``."""
     if plan is not None and plan.suffix.lower() in (".yaml", ".yml"):
         return _of_study(plan)
     if plan is not None:
@@ -75,26 +94,50 @@ def _of_specs(root: Path, where: str | None) -> list[Planned]:
     from ..store.runs import table
 
     frame = table(root)
-    wanted = set(frame["run"].to_list() if where is None else frame.filter(filter_rows(where, frame))["run"].to_list())
+    wanted = set(
+        frame["run"].to_list()
+        if where is None
+        else frame.filter(filter_rows(where, frame))["run"].to_list()
+    )
     specs = {run.id: run.spec() for run in directories(root) if run.id in wanted}
-    out = [_planned(spec, run) for run, spec in specs.items() if spec["kind"] != "sweep" and not _small(spec, specs.values())]
+    out = [
+        _planned(spec, run)
+        for run, spec in specs.items()
+        if spec["kind"] != "sweep" and not _small(spec, specs.values())
+    ]
     if not out:
-        raise FitError("the grid of the study is not planned yet", where=str(root),
-                       remedy="finish its learning-rate sweep (`forcelaw run STUDY --hold-largest`), or give --plan")
+        raise FitError(
+            "the grid of the study is not planned yet",
+            where=str(root),
+            remedy=(
+                "finish its learning-rate sweep (`forcelaw run STUDY --hold-largest`), or give"
+                " --plan"
+            ),
+        )
     return out
 
 
 def _small(spec: dict[str, Any], all_specs: Collection[dict[str, Any]]) -> bool:
     """The rule of :func:`repeated`, for a run that is only planned."""
-    largest = max(other["train_atoms"] for other in all_specs if other["label"] == spec["label"] and other["kind"] != "sweep")
+    largest = max(
+        other["train_atoms"]
+        for other in all_specs
+        if other["label"] == spec["label"] and other["kind"] != "sweep"
+    )
     return repeats_smaller_set(spec["epochs"], spec["train_atoms"], largest)
 
 
 def _planned(spec: dict[str, Any], run: str = "") -> Planned:
     from ..store.runs import planned_flops
 
-    return Planned(spec["label"], float(spec["n"]), float(spec["steps"] * spec["batch_atoms"]), planned_flops(spec),
-                   str(spec["seed"]), run)
+    return Planned(
+        spec["label"],
+        float(spec["n"]),
+        float(spec["steps"] * spec["batch_atoms"]),
+        planned_flops(spec),
+        str(spec["seed"]),
+        run,
+    )
 
 
 def _of_study(path: Path) -> list[Planned]:
@@ -103,35 +146,51 @@ def _of_study(path: Path) -> list[Planned]:
 
     study = load(path)
     planner = Planner(study, find_pack(study, path.parent))
-    # neither size nor length depends on the learning rate; the id does, so runs are matched by size, length and seed
+    # neither size nor length depends on the learning rate; the id does, so runs are matched by
+    # size, length and seed
     specs = [spec for a in study.architectures for spec in planner.grid(a, 1.0)]
     return [_planned(spec) for spec in specs if not _small(spec, specs)]
 
 
 def _of_table(path: Path, runs: Runs, where: str | None = None) -> list[Planned]:
-    """From a table with one or more rows a run; the largest D of each counts. Where it has no compute, that of the finished
-    runs per parameter and datum is taken."""
+    """From a table with one or more rows a run; the largest D of each counts. Where it has no
+    compute, that of the finished runs per parameter and datum is taken."""
     frame, name, *_ = read(path)
     frame = frame if where is None else frame.filter(filter_rows(where, frame))
     taken, _ = col.recognise(frame.columns, {})
     missing = [role for role in ("n", "d") if role not in taken]
     if missing:
-        raise FitError(f"the plan has no column for {' and '.join(missing)}", where=name,
-                       remedy="name its columns architecture, n, d, c, seed, run")
+        raise FitError(
+            f"the plan has no column for {' and '.join(missing)}",
+            where=name,
+            remedy="name its columns architecture, n, d, c, seed, run",
+        )
     rows = frame.to_dicts()
     group = taken.get("group")
     out: dict[Any, Planned] = {}
     for number, row in enumerate(rows):
         if str(row.get("kind", "")) == "sweep":
             continue
-        architecture = str(row[group]) if group and row[group] is not None else (runs.group_names[0] if runs.group_names else "")
+        architecture = (
+            str(row[group])
+            if group and row[group] is not None
+            else (runs.group_names[0] if runs.group_names else "")
+        )
         n, d = row[taken["n"]], row[taken["d"]]
-        if row.get("steps") and row.get("batch_atoms") and str(row.get("status")) in ("unfinished", "stopped"):
+        if (
+            row.get("steps")
+            and row.get("batch_atoms")
+            and str(row.get("status")) in ("unfinished", "stopped")
+        ):
             d = row["steps"] * row["batch_atoms"]  # what it is to reach, not where it is
         if n is None or d is None:
             continue
         full = d == row[taken["d"]] and "c" in taken and row[taken["c"]]
-        c = float(row[taken["c"]]) if full else float(n) * float(d) * _flops_per_parameter(runs, architecture)
+        c = (
+            float(row[taken["c"]])
+            if full
+            else float(n) * float(d) * _flops_per_parameter(runs, architecture)
+        )
         run = str(row[taken["run"]]) if "run" in taken and row[taken["run"]] is not None else ""
         seed = str(row[taken["seed"]]) if "seed" in taken and row[taken["seed"]] is not None else ""
         key = run or number

@@ -1,4 +1,5 @@
-"""The command line. Nothing heavy is imported before a command is chosen, so that --help is instant."""
+"""The command line. Nothing heavy is imported before a command is chosen, so that --help is
+instant."""
 
 from __future__ import annotations
 
@@ -46,9 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
     from .train import add_subcommands as add_train
 
     parser = argparse.ArgumentParser(
-        prog="forcelaw", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="A laboratory for the scaling laws of neural force fields: which architecture, how large, on how much "
-                    "data, for my budget?")
+        prog="forcelaw",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "A laboratory for the scaling laws of neural force fields: which architecture, how"
+            " large, on how much data, for my budget?"
+        ),
+    )
     parser.add_argument("--version", action="version", version=f"forcelaw {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     data = commands.add_parser("data", help="check, prepare, generate and describe data")
@@ -65,4 +71,3 @@ def build_parser() -> argparse.ArgumentParser:
 def default_out(study_file: Path) -> Path:
     """Where a study writes when no --out is given."""
     return Path("out") / study_file.stem
-

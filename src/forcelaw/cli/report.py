@@ -14,24 +14,39 @@ def add_subcommands(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         help="make the HTML report, figures and tables of a study or of a table of runs",
-        description="Fit the laws of a study and write one self-contained HTML page that opens offline, figures for "
-        "a paper (PNG, SVG, PDF) and tables (CSV, Markdown). Works from run directories or from a committed table "
-        "alone, and needs no torch.",
-        epilog="examples:\n  forcelaw report runs/quickstart\n  forcelaw report results/symmetry_ladder\n"
-        "  forcelaw report runs.parquet --out report --burn-in-steps 800",
+        description=(
+            "Fit the laws of a study and write one self-contained HTML page that opens offline,"
+            " figures for a paper (PNG, SVG, PDF) and tables (CSV, Markdown). Works from run"
+            " directories or from a committed table alone, and needs no torch."
+        ),
+        epilog=(
+            "examples:\n  forcelaw report runs/quickstart\n  forcelaw report"
+            " results/symmetry_ladder\n  forcelaw report runs.parquet --out report"
+            " --burn-in-steps 800"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "source",
         metavar="STUDY_DIR_OR_TABLE",
-        help="output directory of `forcelaw run`, a directory with runs.parquet or runs.csv, or such a file",
+        help=(
+            "output directory of `forcelaw run`, a directory with runs.parquet or runs.csv, or such"
+            " a file"
+        ),
     )
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: report/ inside the study's directory)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where to write (default: report/ inside the study's directory)",
+    )
     parser.add_argument(
         "--burn-in-steps",
         metavar="N",
         type=_steps,
-        help="leave evaluations before this step out of the fits (default: the study's own, else 400)",
+        help=(
+            "leave evaluations before this step out of the fits (default: the study's own, else"
+            " 400)"
+        ),
     )
     parser.set_defaults(handler=command)
 
@@ -52,20 +67,29 @@ def command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def write_report(source: str | Path, out: str | Path | None = None, *, burn_in_steps: int | None = None) -> Path:
-    """Make the report of ``source``, print its exponent table and where it lies; returns the path of the page."""
+def write_report(
+    source: str | Path, out: str | Path | None = None, *, burn_in_steps: int | None = None
+) -> Path:
+    """Make the report of ``source``, print its exponent table and where it lies; returns the path
+    of the page."""
     written = report(source, out, burn_in_steps=burn_in_steps)
     print(written["table"])
     for line in written["notes"]:
         print(line)
-    print(f"\nreport:  {written['page']}\nfigures: {written['figures']}\ntables:  {written['tables']}")
+    print(
+        f"\nreport:  {written['page']}\nfigures: {written['figures']}\ntables:  {written['tables']}"
+    )
     return written["page"]
 
 
-def report(source: str | Path, out: str | Path | None = None, *, burn_in_steps: int | None = None) -> dict[str, Any]:
-    """Write OUT/report.html, OUT/figures/ and OUT/tables/; returns their paths, the exponent table as text and notes.
+def report(
+    source: str | Path, out: str | Path | None = None, *, burn_in_steps: int | None = None
+) -> dict[str, Any]:
+    """Write OUT/report.html, OUT/figures/ and OUT/tables/; returns their paths, the exponent table
+    as text and notes.
 
-    Raises StoreError where ``source`` holds no table of runs; a fit that cannot be carried is words on the page.
+    Raises StoreError where ``source`` holds no table of runs; a fit that cannot be carried is words
+    on the page.
     """
     from ..figures.matplotlib import save
     from ..figures.spec import names
@@ -96,7 +120,9 @@ def report(source: str | Path, out: str | Path | None = None, *, burn_in_steps: 
     for figure in figures:
         say(f"drawing {figure.name}")
         save(figure, folder / "figures", analysis)
-    notes = [f"{names(labels)}: {reason}" for reason, labels in tables.grouped_reasons(analysis).items()]
+    notes = [
+        f"{names(labels)}: {reason}" for reason, labels in tables.grouped_reasons(analysis).items()
+    ]
     if analysis.problems:
         notes.append(f"{len(analysis.problems)} run(s) diverged or failed: see the page")
     notes += risen_words(analysis)

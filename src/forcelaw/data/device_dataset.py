@@ -1,5 +1,6 @@
-"""Batches built where the data lives: a shard of the pack sits on the device, edges included, and a step assembles its
-batch from it by index arithmetic alone. No loader, no host work, fixed shapes when asked for (CUDA graphs).
+"""Batches built where the data lives: a shard of the pack sits on the device, edges included, and a
+step assembles its batch from it by index arithmetic alone. No loader, no host work, fixed shapes
+when asked for (CUDA graphs).
 
 Legend: s structures, a atoms, e edges of the shard; g structures, n atoms, m edges of a batch.
 """
@@ -22,7 +23,8 @@ _LOAD_ATOMS = 500_000  # atoms read from the memory map and turned into edges at
 
 @dataclass
 class Targets:
-    """Labels of a batch. energy (g,) eV relative to the reference energies; forces (n, 3) eV/Angstrom; natoms (g,).
+    """Labels of a batch. energy (g,) eV relative to the reference energies; forces (n, 3)
+    eV/Angstrom; natoms (g,).
 
     real (n,) is 1 for atoms and 0 for padding, None when there is no padding.
     """
@@ -36,12 +38,21 @@ class Targets:
 class Shard:
     """Structures of a pack on one device, with their edges.
 
-    natoms, nedges (s,) int64; species (a,); pos, forces (a, 3); energy (s,); sender, receiver, transposed (e,) local to the
-    structure, the last one being its edges in the order of their senders; first_of (a,) the first edge into each atom, likewise.
+    natoms, nedges (s,) int64; species (a,); pos, forces (a, 3); energy (s,); sender, receiver,
+    transposed (e,) local to the structure, the last one being its edges in the order of their
+    senders; first_of (a,) the first edge into each atom, likewise.
     """
 
-    def __init__(self, pack: Pack, indices: np.ndarray, *, cutoff: float, elements: tuple[int, ...],
-                 device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        pack: Pack,
+        indices: np.ndarray,
+        *,
+        cutoff: float,
+        elements: tuple[int, ...],
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
         self.device, self.dtype, self.cutoff = torch.device(device), dtype, cutoff
         self.indices = np.asarray(indices, np.int64)
         self.max_degree = 1  # neighbours of an atom, at most
@@ -49,18 +60,49 @@ class Shard:
         lookup[list(elements)] = np.arange(len(elements))
         references = pack.reference_energies()
         counts = np.diff(pack.offsets)[self.indices] if len(self.indices) else np.zeros(0, np.int64)
-        parts: dict[str, list[Tensor]] = {k: [] for k in ("species", "pos", "forces", "energy", "nedges", "sender",
-                                                          "receiver", "transposed", "first_of", "shift")}
+        parts: dict[str, list[Tensor]] = {
+            k: []
+            for k in (
+                "species",
+                "pos",
+                "forces",
+                "energy",
+                "nedges",
+                "sender",
+                "receiver",
+                "transposed",
+                "first_of",
+                "shift",
+            )
+        }
         ends = np.cumsum(counts)
         low = 0
         while low < len(self.indices):
-            high = max(low + 1, int(np.searchsorted(ends, (ends[low - 1] if low else 0) + _LOAD_ATOMS, side="right")))
+            high = max(
+                low + 1,
+                int(
+                    np.searchsorted(ends, (ends[low - 1] if low else 0) + _LOAD_ATOMS, side="right")
+                ),
+            )
             self._load(pack, self.indices[low:high], counts[low:high], lookup, references, parts)
             low = high
-        empty = {"species": (0,), "pos": (0, 3), "forces": (0, 3), "energy": (0,), "nedges": (0,), "sender": (0,),
-                 "receiver": (0,), "transposed": (0,), "first_of": (0,)}
+        empty = {
+            "species": (0,),
+            "pos": (0, 3),
+            "forces": (0, 3),
+            "energy": (0,),
+            "nedges": (0,),
+            "sender": (0,),
+            "receiver": (0,),
+            "transposed": (0,),
+            "first_of": (0,),
+        }
         for name, shape in empty.items():
-            setattr(self, name, torch.cat(parts[name]) if parts[name] else torch.zeros(shape, device=self.device))
+            setattr(
+                self,
+                name,
+                torch.cat(parts[name]) if parts[name] else torch.zeros(shape, device=self.device),
+            )
         self.shift = torch.cat(parts["shift"]) if parts["shift"] else None
         self.natoms = torch.from_numpy(counts.astype(np.int64)).to(self.device)
         self.first_atom = torch.cumsum(self.natoms, 0) - self.natoms
@@ -79,17 +121,29 @@ class Shard:
     transposed: Tensor
     first_of: Tensor
 
-    def _load(self, pack: Pack, indices: np.ndarray, counts: np.ndarray, lookup: np.ndarray, references: np.ndarray,
-              parts: dict[str, list[Tensor]]) -> None:
+    def _load(
+        self,
+        pack: Pack,
+        indices: np.ndarray,
+        counts: np.ndarray,
+        lookup: np.ndarray,
+        references: np.ndarray,
+        parts: dict[str, list[Tensor]],
+    ) -> None:
         first = np.asarray(pack.offsets[indices], np.int64)
         atoms = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
         numbers = np.asarray(pack.numbers[atoms])
         species = lookup[numbers]
         if (species < 0).any():
             absent = sorted(set(numbers[species < 0].tolist()))
-            raise DataError(f"the pack holds elements {absent} that the model does not know", where=str(pack.path))
+            raise DataError(
+                f"the pack holds elements {absent} that the model does not know",
+                where=str(pack.path),
+            )
         structure = np.repeat(np.arange(len(indices)), counts)
-        energy = np.asarray(pack.energies[indices]) - np.bincount(structure, references[numbers], len(indices))
+        energy = np.asarray(pack.energies[indices]) - np.bincount(
+            structure, references[numbers], len(indices)
+        )
         to = {"device": self.device, "dtype": self.dtype}
         pos64 = torch.from_numpy(pack.vectors("positions", atoms))
         pos = pos64.to(**to)
@@ -98,10 +152,14 @@ class Shard:
         if pack.manifest.get("periodic") or counts.max(initial=0) > ALL_PAIRS_MAX_ATOMS:
             cells = np.asarray(pack.cells[indices]) if pack.manifest.get("periodic") else None
             pbc = np.asarray(pack.pbc[indices], bool) if pack.manifest.get("periodic") else None
-            graph = build_graph(pos64, torch.from_numpy(species), natoms.cpu(), self.cutoff, cells=cells, pbc=pbc)
+            graph = build_graph(
+                pos64, torch.from_numpy(species), natoms.cpu(), self.cutoff, cells=cells, pbc=pbc
+            )
             sender, receiver = graph.sender.to(self.device), graph.receiver.to(self.device)
             if pack.manifest.get("periodic"):
-                shift = (graph.shift if graph.shift is not None else torch.zeros(len(sender), 3)).to(**to)
+                shift = (
+                    graph.shift if graph.shift is not None else torch.zeros(len(sender), 3)
+                ).to(**to)
         else:
             sender, receiver = molecule_edges(pos, natoms, self.cutoff)
         owner = torch.from_numpy(structure).to(self.device)
@@ -136,18 +194,31 @@ class Shard:
         """Mean number of neighbours of an atom."""
         return float(self.host_nedges.sum() / max(1, self.host_natoms.sum()))
 
-    def batch(self, chosen: Tensor, n_atoms: int, n_edges: int, *, pad: bool = False,
-              rotation: Tensor | None = None) -> tuple[GraphBatch, Targets]:
+    def batch(
+        self,
+        chosen: Tensor,
+        n_atoms: int,
+        n_edges: int,
+        *,
+        pad: bool = False,
+        rotation: Tensor | None = None,
+    ) -> tuple[GraphBatch, Targets]:
         """The batch of structures ``chosen`` (g,), indices into the shard; -1 marks an empty slot.
 
-        n_atoms, n_edges: totals of the batch, or with ``pad`` the fixed sizes to fill up to, where n_atoms leaves room for
-        at least one dummy atom; padding edges go from the last (dummy) atom to itself. rotation (g, 3, 3) turns positions
-        and forces. Contains no synchronisation with the host.
+        n_atoms, n_edges: totals of the batch, or with ``pad`` the fixed sizes to fill up to, where
+        n_atoms leaves room for at least one dummy atom; padding edges go from the last (dummy) atom
+        to itself. rotation (g, 3, 3) turns positions and forces. Contains no synchronisation with
+        the host.
         """
         if pad and self.shift is None and ops.fused(self.pos):
             part = ops.assemble(vars(self), chosen, n_atoms, n_edges, rotation)
-            graph = GraphBatch(*(part[k] for k in ("species", "batch", "pos", "sender", "receiver", "natoms")), pad=True,
-                               transposed=part["transposed"], max_degree=self.max_degree, ptr=part["ptr"])
+            graph = GraphBatch(
+                *(part[k] for k in ("species", "batch", "pos", "sender", "receiver", "natoms")),
+                pad=True,
+                transposed=part["transposed"],
+                max_degree=self.max_degree,
+                ptr=part["ptr"],
+            )
             return graph, Targets(part["energy"], part["forces"], part["natoms"], part["real"])
         device = self.device
         slots = chosen.shape[0]
@@ -158,7 +229,10 @@ class Shard:
         else:
             natoms, nedges = self.natoms[chosen], self.nedges[chosen]
         atom_end, edge_end = torch.cumsum(natoms, 0), torch.cumsum(nedges, 0)
-        atom_slot, edge_slot = torch.arange(n_atoms, device=device), torch.arange(n_edges, device=device)
+        atom_slot, edge_slot = (
+            torch.arange(n_atoms, device=device),
+            torch.arange(n_edges, device=device),
+        )
         owner = torch.searchsorted(atom_end, atom_slot, right=True)  # == slots for padding
         edge_owner = torch.searchsorted(edge_end, edge_slot, right=True)
         real = None
@@ -173,12 +247,17 @@ class Shard:
         base = (atom_end - natoms).index_select(0, edge_held)
         sender = self.sender.index_select(0, edge) + base
         receiver = self.receiver.index_select(0, edge) + base
-        transposed = self.transposed.index_select(0, edge) + (edge_end - nedges).index_select(0, edge_held)
+        transposed = self.transposed.index_select(0, edge) + (edge_end - nedges).index_select(
+            0, edge_held
+        )
         pos, forces = self.pos.index_select(0, atom), self.forces.index_select(0, atom)
         shift = self.shift.index_select(0, edge) if self.shift is not None else None
         if pad:
             ghost = edge_owner >= slots
-            sender, receiver = torch.where(ghost, n_atoms - 1, sender), torch.where(ghost, n_atoms - 1, receiver)
+            sender, receiver = (
+                torch.where(ghost, n_atoms - 1, sender),
+                torch.where(ghost, n_atoms - 1, receiver),
+            )
             transposed = torch.where(ghost, edge_slot, transposed)
             real = real.to(self.dtype)
         if rotation is not None:
@@ -186,8 +265,18 @@ class Shard:
             pos, forces = _turn(turn, pos), _turn(turn, forces)
             if shift is not None:
                 shift = _turn(rotation.index_select(0, edge_held), shift)
-        graph = GraphBatch(self.species.index_select(0, atom), owner, pos, sender, receiver, natoms, shift, pad, transposed,
-                           self.max_degree if pad else None)
+        graph = GraphBatch(
+            self.species.index_select(0, atom),
+            owner,
+            pos,
+            sender,
+            receiver,
+            natoms,
+            shift,
+            pad,
+            transposed,
+            self.max_degree if pad else None,
+        )
         energy = self.energy.index_select(0, chosen)
         return graph, Targets(energy, forces, natoms, real)
 
@@ -197,12 +286,15 @@ def _turn(rotation: Tensor, vectors: Tensor) -> Tensor:
     return (rotation * vectors.unsqueeze(1)).sum(-1)
 
 
-def plan_epoch(natoms: np.ndarray, order: np.ndarray, *, molecules: int | None = None,
-               atoms: int | None = None) -> np.ndarray:
-    """Boundaries of the batches of one epoch: batch k is ``order[ptr[k]:ptr[k + 1]]``; ptr (batches + 1,) int64.
+def plan_epoch(
+    natoms: np.ndarray, order: np.ndarray, *, molecules: int | None = None, atoms: int | None = None
+) -> np.ndarray:
+    """Boundaries of the batches of one epoch: batch k is ``order[ptr[k]:ptr[k + 1]]``; ptr (batches
+    + 1,) int64.
 
-    molecules: that many structures a batch (the last may be smaller). atoms: as many as fit into that budget, at least
-    one. The batches depend on the data and the order alone, never on the architecture.
+    molecules: that many structures a batch (the last may be smaller). atoms: as many as fit into
+    that budget, at least one. The batches depend on the data and the order alone, never on the
+    architecture.
     """
     total = len(order)
     if (molecules is None) == (atoms is None):
@@ -218,5 +310,6 @@ def plan_epoch(natoms: np.ndarray, order: np.ndarray, *, molecules: int | None =
 
 
 def epoch_order(structures: int, seed: int, epoch: int) -> np.ndarray:
-    """Order of the training structures in one epoch, (structures,) int64; the same for every architecture."""
+    """Order of the training structures in one epoch, (structures,) int64; the same for every
+    architecture."""
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(structures)

@@ -1,4 +1,5 @@
-"""Which structures of a block are kept, and why the others are not. Nothing is dropped without a count and a reason."""
+"""Which structures of a block are kept, and why the others are not. Nothing is dropped without a
+count and a reason."""
 
 from __future__ import annotations
 
@@ -29,10 +30,12 @@ UNLABELLED, BAD = (2, 3), (4, 5, 6)
 
 @dataclass(frozen=True)
 class Filter:
-    """What to leave out. elements: allowed atomic numbers, None for all. max_force: eV/Angstrom, norm on any atom.
+    """What to leave out. elements: allowed atomic numbers, None for all. max_force: eV/Angstrom,
+    norm on any atom.
 
-    keep_isolated_atoms: single free atoms carry no forces to learn, and their energies (open shells) would pull the
-    reference energies of molecules by eV, so they are left out unless asked for.
+    keep_isolated_atoms: single free atoms carry no forces to learn, and their energies (open
+    shells) would pull the reference energies of molecules by eV, so they are left out unless asked
+    for.
     """
 
     only_neutral: bool = False
@@ -71,7 +74,9 @@ def reasons(block: Block, rule: Filter) -> np.ndarray:
         allowed[list(rule.elements)] = True
         mark(~np.logical_and.reduceat(allowed[block.numbers], first), "other elements")
     if rule.only_neutral:
-        charges = block.charges if block.charges is not None else np.full(len(block), NO_CHARGE, np.int8)
+        charges = (
+            block.charges if block.charges is not None else np.full(len(block), NO_CHARGE, np.int8)
+        )
         mark(charges == NO_CHARGE, "charge not given")
         mark(charges != 0, "charged")
     if rule.max_force is not None:

@@ -11,8 +11,8 @@
     PACK/charges.npy     int8, PACK/spins.npy int8     only when the source says; 127 / 0 mean "not given"
     PACK/cells.npy       float64 (structures, 3, 3), PACK/pbc.npy uint8 (structures, 3)   only when periodic
 
-Writing is streaming and atomic: arrays grow in PACK.partial-*, and one rename makes the pack. Memory does not grow
-with the number of structures.
+Writing is streaming and atomic: arrays grow in PACK.partial-*, and one rename makes the pack.
+Memory does not grow with the number of structures.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _HEADER = 128  # bytes; every array header is rewritten in place when the final 
 
 
 class NpyStream:
-    """A growing .npy file: rows are appended, the header is corrected on close. Memory use is one row block."""
+    """A growing .npy file: rows are appended, the header is corrected on close. Memory use is one
+    row block."""
 
     def __init__(self, path: Path, dtype: Any, row: tuple[int, ...] = ()):
         self.path, self.dtype, self.row, self.rows = path, np.dtype(dtype), row, 0
@@ -46,14 +47,19 @@ class NpyStream:
         self._file.write(self._header())
 
     def _header(self) -> bytes:
-        text = f"{{'descr': '{self.dtype.str}', 'fortran_order': False, 'shape': {(self.rows, *self.row)!r}, }}"
+        text = (
+            f"{{'descr': '{self.dtype.str}', 'fortran_order': False, 'shape':"
+            f" {(self.rows, *self.row)!r}, }}"
+        )
         body = text.encode() + b" " * (_HEADER - 10 - len(text) - 1) + b"\n"
         return b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little") + body
 
     def append(self, rows: np.ndarray) -> None:
         rows = np.ascontiguousarray(rows, dtype=self.dtype)
         if rows.shape[1:] != self.row:
-            raise ValueError(f"{self.path.name}: rows of shape {rows.shape[1:]}, expected {self.row}")
+            raise ValueError(
+                f"{self.path.name}: rows of shape {rows.shape[1:]}, expected {self.row}"
+            )
         self._file.write(rows.data if rows.size else b"")
         self.rows += len(rows)
 
@@ -66,18 +72,34 @@ class NpyStream:
 
 
 class PackWriter:
-    """Write a pack structure block by structure block; nothing appears at ``path`` before :meth:`finish`.
+    """Write a pack structure block by structure block; nothing appears at ``path`` before
+    :meth:`finish`.
 
-    quantum: when given, (positions quantum in Angstrom, forces quantum in eV/Angstrom); values are stored as int16
-    multiples of it. Positions must already be multiples of the quantum if labels are to be exact for them.
+    quantum: when given, (positions quantum in Angstrom, forces quantum in eV/Angstrom); values are
+    stored as int16 multiples of it. Positions must already be multiples of the quantum if labels
+    are to be exact for them.
     """
 
-    def __init__(self, path: str | Path, *, quantum: tuple[float, float] | None = None, periodic: bool = False,
-                 charges: bool = False, overwrite: bool = False):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        quantum: tuple[float, float] | None = None,
+        periodic: bool = False,
+        charges: bool = False,
+        overwrite: bool = False,
+    ):
         self.path = Path(path)
         if self.path.exists() and not overwrite:
-            raise DataError(f"{self.path} exists already", remedy="choose another --out, or pass --overwrite")
-        self.overwrite, self.quantum, self.periodic, self.with_charges = overwrite, quantum, periodic, charges
+            raise DataError(
+                f"{self.path} exists already", remedy="choose another --out, or pass --overwrite"
+            )
+        self.overwrite, self.quantum, self.periodic, self.with_charges = (
+            overwrite,
+            quantum,
+            periodic,
+            charges,
+        )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial = self.path.with_name(f"{self.path.name}.partial-{secrets.token_hex(4)}")
         self.partial.mkdir()
@@ -95,7 +117,9 @@ class PackWriter:
             spec |= {"charges": (np.int8, ()), "spins": (np.int8, ())}
         if periodic:
             spec |= {"cells": (np.float64, (3, 3)), "pbc": (np.uint8, (3,))}
-        self._streams = {name: NpyStream(self.partial / f"{name}.npy", *s) for name, s in spec.items()}
+        self._streams = {
+            name: NpyStream(self.partial / f"{name}.npy", *s) for name, s in spec.items()
+        }
         self._streams["offsets"].append(np.zeros(1, np.int64))
         self.structures = self.atoms = 0
 
@@ -104,13 +128,28 @@ class PackWriter:
             return values
         scaled = np.rint(np.asarray(values, np.float64) / self.quantum[name == "forces"])
         if np.abs(scaled).max(initial=0) > 32767:
-            raise DataError(f"{name} too large to store in the compact encoding", remedy="prepare without quantum")
+            raise DataError(
+                f"{name} too large to store in the compact encoding",
+                remedy="prepare without quantum",
+            )
         return scaled
 
-    def append(self, counts: np.ndarray, numbers: np.ndarray, positions: np.ndarray, forces: np.ndarray,
-               energies: np.ndarray, groups: np.ndarray, split: np.ndarray, charges: np.ndarray | None = None,
-               spins: np.ndarray | None = None, cells: np.ndarray | None = None, pbc: np.ndarray | None = None) -> None:
-        """Append a block of structures. counts (s,) atoms of each; per-atom arrays are concatenated, (sum(counts), ...)."""
+    def append(
+        self,
+        counts: np.ndarray,
+        numbers: np.ndarray,
+        positions: np.ndarray,
+        forces: np.ndarray,
+        energies: np.ndarray,
+        groups: np.ndarray,
+        split: np.ndarray,
+        charges: np.ndarray | None = None,
+        spins: np.ndarray | None = None,
+        cells: np.ndarray | None = None,
+        pbc: np.ndarray | None = None,
+    ) -> None:
+        """Append a block of structures. counts (s,) atoms of each; per-atom arrays are
+        concatenated, (sum(counts), ...)."""
         ends = self.atoms + np.cumsum(counts)
         rows: dict[str, np.ndarray] = {
             "numbers": numbers,
@@ -131,7 +170,8 @@ class PackWriter:
         self.atoms += int(np.sum(counts))
 
     def drop(self, *names: str) -> None:
-        """Leave out optional arrays that turned out to say nothing (a stream is known only at its end)."""
+        """Leave out optional arrays that turned out to say nothing (a stream is known only at its
+        end)."""
         for name in names:
             stream = self._streams.pop(name)
             stream.close()
@@ -147,11 +187,23 @@ class PackWriter:
             scale = 1.0
             if self.quantum and name in ("positions", "forces"):
                 scale = self.quantum[name == "forces"]
-            arrays[name] = {"dtype": stream.dtype.name, "scale": scale, "sha256": file_sha256(stream.path)}
-        full = {"format": FORMAT, "version": VERSION, "structures": self.structures, "atoms": self.atoms,
-                "periodic": self.periodic, "arrays": arrays, **manifest}
+            arrays[name] = {
+                "dtype": stream.dtype.name,
+                "scale": scale,
+                "sha256": file_sha256(stream.path),
+            }
+        full = {
+            "format": FORMAT,
+            "version": VERSION,
+            "structures": self.structures,
+            "atoms": self.atoms,
+            "periodic": self.periodic,
+            "arrays": arrays,
+            **manifest,
+        }
         full["content_hash"] = hashlib.sha256(
-            json.dumps({n: a["sha256"] for n, a in arrays.items()}, sort_keys=True).encode()).hexdigest()[:16]
+            json.dumps({n: a["sha256"] for n, a in arrays.items()}, sort_keys=True).encode()
+        ).hexdigest()[:16]
         write_json(self.partial / "manifest.json", full)
         if self.overwrite and self.path.exists():
             old = self.path.with_name(f"{self.path.name}.partial-old-{secrets.token_hex(4)}")
@@ -178,30 +230,47 @@ class PackWriter:
 
 
 class Pack:
-    """A prepared pack, opened for reading; arrays are memory-mapped and nothing is loaded until it is touched."""
+    """A prepared pack, opened for reading; arrays are memory-mapped and nothing is loaded until it
+    is touched."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         manifest = self.path / "manifest.json"
         if not manifest.is_file():
-            raise DataError(f"{self.path} is not a pack (no manifest.json)",
-                            remedy="make one with: forcelaw data prepare SOURCE --out PACK")
+            raise DataError(
+                f"{self.path} is not a pack (no manifest.json)",
+                remedy="make one with: forcelaw data prepare SOURCE --out PACK",
+            )
         self.manifest: dict[str, Any] = json.loads(manifest.read_text())
         if self.manifest.get("format") != FORMAT or self.manifest.get("version") != VERSION:
-            raise DataError(f"{manifest} is not a version-{VERSION} pack manifest",
-                            remedy="prepare it again with this version of forcelaw")
+            raise DataError(
+                f"{manifest} is not a version-{VERSION} pack manifest",
+                remedy="prepare it again with this version of forcelaw",
+            )
         for name, spec in self.manifest["arrays"].items():
             try:
                 array = np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError) as error:
-                raise DataError(f"{name}.npy of the pack cannot be read: {error}", where=str(self.path),
-                                remedy="prepare the pack again") from error
+                raise DataError(
+                    f"{name}.npy of the pack cannot be read: {error}",
+                    where=str(self.path),
+                    remedy="prepare the pack again",
+                ) from error
             if array.dtype.name != spec["dtype"]:
-                raise DataError(f"{name}.npy holds {array.dtype}, the manifest says {spec['dtype']}", where=str(self.path))
+                raise DataError(
+                    f"{name}.npy holds {array.dtype}, the manifest says {spec['dtype']}",
+                    where=str(self.path),
+                )
             setattr(self, name, array)
-        if len(self.offsets) != self.manifest["structures"] + 1 or len(self.numbers) != self.manifest["atoms"]:
-            raise DataError("the arrays and the manifest of the pack disagree on counts", where=str(self.path),
-                            remedy="prepare the pack again")
+        if (
+            len(self.offsets) != self.manifest["structures"] + 1
+            or len(self.numbers) != self.manifest["atoms"]
+        ):
+            raise DataError(
+                "the arrays and the manifest of the pack disagree on counts",
+                where=str(self.path),
+                remedy="prepare the pack again",
+            )
 
     numbers: np.ndarray
     positions: np.ndarray

@@ -1,8 +1,9 @@
-"""Sources to a pack: stream, filter, group, split, centre, rotate, fit references, write, all in one pass.
+"""Sources to a pack: stream, filter, group, split, centre, rotate, fit references, write, all in
+one pass.
 
-Memory is a few blocks whatever the size of the sources. The pack appears by one rename when everything is there; a
-killed call leaves only ``OUT.partial-*``, which the next call with the same OUT removes. The same sources and options
-give the same arrays, byte for byte.
+Memory is a few blocks whatever the size of the sources. The pack appears by one rename when
+everything is there; a killed call leaves only ``OUT.partial-*``, which the next call with the same
+OUT removes. The same sources and options give the same arrays, byte for byte.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ _OWNER = "writer-"  # PACK.partial-*/writer-<host>-<pid>: whose it is, while it 
 class PrepareOptions:
     """val_fraction: share of groups in validation. group: auto, formula, frame, or key:NAME.
 
-    rotate: None turns molecules and leaves periodic structures, True turns both (with the cell), False neither.
-    limit: stop after so many kept structures. command: written to the manifest.
+    rotate: None turns molecules and leaves periodic structures, True turns both (with the cell),
+    False neither. limit: stop after so many kept structures. command: written to the manifest.
     """
 
     val_fraction: float = 0.1
@@ -79,12 +80,14 @@ def prepare(
 ) -> Path:
     """Write the pack ``out`` from sources of any format; returns its path.
 
-    Raises DataError for anything wrong in the sources, and then leaves nothing behind. say: where to print what was
-    chosen (default stderr).
+    Raises DataError for anything wrong in the sources, and then leaves nothing behind. say: where
+    to print what was chosen (default stderr).
     """
     out, options, say = Path(out), options or PrepareOptions(), say or sys.stderr
     if options.group not in ("auto", "formula", "frame") and not options.group.startswith("key:"):
-        raise DataError(f"no grouping called {options.group!r}", remedy="use auto, formula, frame or key:NAME")
+        raise DataError(
+            f"no grouping called {options.group!r}", remedy="use auto, formula, frame or key:NAME"
+        )
     if options.group.startswith("key:"):
         sources = _with_group_key(sources or SourceOptions(), options.group.removeprefix("key:"))
     opened = [open_source(path, sources) for path in paths]
@@ -109,8 +112,11 @@ def prepare(
     return out
 
 
-def summary(name: str, manifest: dict[str, Any], structures: np.ndarray, atoms: np.ndarray) -> list[str]:
-    """What was written, in a few lines for the user. structures, atoms: int64 (2,), train and validation."""
+def summary(
+    name: str, manifest: dict[str, Any], structures: np.ndarray, atoms: np.ndarray
+) -> list[str]:
+    """What was written, in a few lines for the user. structures, atoms: int64 (2,), train and
+    validation."""
     fit, stats = manifest["references"], manifest["statistics"]
     lines = [
         f"{name}: {structures.sum():,} structures, {atoms.sum():,} atoms of "
@@ -120,16 +126,20 @@ def summary(name: str, manifest: dict[str, Any], structures: np.ndarray, atoms: 
     lines.append(
         f"  split        {manifest['split']['rule']}"
         + (f" ({groups:,} groups)" if groups else "")
-        + f": train {structures[0]:,} ({atoms[0]:,} atoms), validation {structures[1]:,} ({atoms[1]:,} atoms)"
+        + f": train {structures[0]:,} ({atoms[0]:,} atoms), validation {structures[1]:,}"
+        f" ({atoms[1]:,} atoms)"
     )
     lines.append(
-        f"  references   leave {1000 * stats['energy_per_atom_sd']:.1f} meV/atom (sd) on the training molecules"
+        f"  references   leave {1000 * stats['energy_per_atom_sd']:.1f} meV/atom (sd) on the"
+        " training molecules"
     )
     lines.append(
         f"  forces       rms {stats['force_rms']:.3f} eV/Angstrom per component, norm mean "
         f"{stats['force_norm_mean']:.3f}, max {stats['force_norm_max']:.2f}"
     )
-    lines += [f"  skipped      {count:,}: {reason}" for reason, count in manifest["skipped"].items()]
+    lines += [
+        f"  skipped      {count:,}: {reason}" for reason, count in manifest["skipped"].items()
+    ]
     lines += [f"  warning      {text}" for text in fit["warnings"]]
     return lines
 
@@ -140,7 +150,8 @@ def _with_group_key(sources: SourceOptions, key: str) -> SourceOptions:
 
 
 def _clear_partials(out: Path) -> None:
-    """Remove what a killed call left; put back a pack that was being replaced; never touch a live writer's folder."""
+    """Remove what a killed call left; put back a pack that was being replaced; never touch a live
+    writer's folder."""
     for old in out.parent.glob(f"{out.name}.partial-old-*"):
         if out.exists():
             shutil.rmtree(old)
@@ -156,7 +167,9 @@ def _clear_partials(out: Path) -> None:
                 raise DataError(
                     f"another process ({pid}) is writing {out.name}",
                     where=str(partial),
-                    remedy="wait for it, choose another --out, or remove that folder if it is not so",
+                    remedy=(
+                        "wait for it, choose another --out, or remove that folder if it is not so"
+                    ),
                 )
         shutil.rmtree(partial)
 
@@ -213,7 +226,9 @@ class PackBuild:
         """Filter one block and write what is kept."""
         why = filters.reasons(block, self.options.keep)
         if self.options.limit is not None:  # nothing after the last structure that is kept was seen
-            enough = np.flatnonzero(np.cumsum(why == filters.KEEP) == self.options.limit - self.tally.kept)
+            enough = np.flatnonzero(
+                np.cumsum(why == filters.KEEP) == self.options.limit - self.tally.kept
+            )
             if len(enough):
                 met = np.arange(len(block)) <= enough[0]
                 block, why = filters.select(block, met), why[met]
@@ -227,7 +242,9 @@ class PackBuild:
         groups = self.group_hashes(block, indices)
         side = split_of(groups, fraction=self.options.val_fraction, seed=self.options.seed)
         positions, forces, cells = self.place(block, indices)
-        absent_charge, absent_spin = (np.full(len(block), value, np.int8) for value in (NO_CHARGE, NO_SPIN))
+        absent_charge, absent_spin = (
+            np.full(len(block), value, np.int8) for value in (NO_CHARGE, NO_SPIN)
+        )
         charges = absent_charge if block.charges is None else block.charges
         spins = absent_spin if block.spins is None else block.spins
         self.tally.charges |= bool((charges != NO_CHARGE).any() or (spins != NO_SPIN).any())
@@ -237,7 +254,17 @@ class PackBuild:
             pbc = block.pbc
             self.tally.periodic |= bool(pbc.any())
         self.writer.append(
-            block.counts, block.numbers, positions, forces, block.energies, groups, side, charges, spins, cells, pbc
+            block.counts,
+            block.numbers,
+            positions,
+            forces,
+            block.energies,
+            groups,
+            side,
+            charges,
+            spins,
+            cells,
+            pbc,
         )
         self.accumulate(block, groups, side)
 
@@ -269,7 +296,8 @@ class PackBuild:
         return np.array([table[label] for label in labels], np.uint64)
 
     def place(self, block: Block, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, forces and cells as they are written: molecules centred, and turned by the fixed rotation."""
+        """Positions, forces and cells as they are written: molecules centred, and turned by the
+        fixed rotation."""
         counts, rotate = block.counts, self.options.rotate
         periodic = np.zeros(len(block), bool) if block.pbc is None else block.pbc.any(axis=1)
         centre = np.add.reduceat(block.positions, filters.starts(counts), axis=0) / counts[:, None]
@@ -307,19 +335,28 @@ class PackBuild:
         self.atoms_max = max(self.atoms_max, int(train.counts.max()))
 
     def refuse(self) -> None:
-        """One error for everything that was refused: how many by reason, where first, and what to pass."""
+        """One error for everything that was refused: how many by reason, where first, and what to
+        pass."""
         numbers = ", ".join(f"{name}: {number:,}" for name, number in self.tally.refused.items())
         indices = {filters.REASONS.index(name) for name in self.tally.refused}
         remedies = []
         if indices & {*filters.UNLABELLED}:
-            remedies.append("pass --skip-unlabelled to leave frames without labels out (they are counted)")
+            remedies.append(
+                "pass --skip-unlabelled to leave frames without labels out (they are counted)"
+            )
         if indices & {*filters.BAD}:
-            remedies.append("pass --skip-bad to leave frames out whose numbers are not finite (they are counted)")
+            remedies.append(
+                "pass --skip-bad to leave frames out whose numbers are not finite (they are"
+                " counted)"
+            )
         if "charge not given" in self.tally.refused:
-            remedies.append("name --charge-key, or drop --only-neutral: the source does not say what is neutral")
+            remedies.append(
+                "name --charge-key, or drop --only-neutral: the source does not say what is neutral"
+            )
         raise DataError(
             f"{numbers} of {self.tally.seen:,} structures",
-            where="first: " + "; ".join(f"{name}: {place}" for name, place in self.tally.first_refused.items()),
+            where="first: "
+            + "; ".join(f"{name}: {place}" for name, place in self.tally.first_refused.items()),
             remedy="; ".join(remedies),
         )
 
@@ -328,12 +365,18 @@ class PackBuild:
         if self.tally.refused:
             self.refuse()
         if not self.tally.kept:
-            reasons = ", ".join(f"{name}: {number:,}" for name, number in self.tally.skipped.items())
+            reasons = ", ".join(
+                f"{name}: {number:,}" for name, number in self.tally.skipped.items()
+            )
             raise DataError(
                 f"no structure is left of {self.tally.seen:,} (skipped: {reasons or 'none'})",
                 remedy="loosen the filters, or check that this is the right source",
             )
-        if self.options.val_fraction > 0 and self.options.group != "frame" and self.groups.number == 1:
+        if (
+            self.options.val_fraction > 0
+            and self.options.group != "frame"
+            and self.groups.number == 1
+        ):
             raise DataError(
                 "all structures belong to one molecule, so they cannot be split by molecule",
                 remedy="pass --group frame to split by frame (frames of one trajectory are alike)",
@@ -341,10 +384,15 @@ class PackBuild:
         for index, name in ((TRAIN, "training"), (VALIDATION, "validation")):
             if self.structures[index] == 0 and (index == TRAIN or self.options.val_fraction > 0):
                 groups = "frames" if self.options.group == "frame" else "molecules"
-                number = self.structures.sum() if self.options.group == "frame" else self.groups.number
+                number = (
+                    self.structures.sum() if self.options.group == "frame" else self.groups.number
+                )
                 raise DataError(
                     f"none of the {number} {groups} fell into the {name} set",
-                    remedy="there are few: choose another --seed or --val-fraction, or pass --group frame",
+                    remedy=(
+                        "there are few: choose another --seed or --val-fraction, or pass --group"
+                        " frame"
+                    ),
                 )
 
     def manifest(self, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -354,8 +402,12 @@ class PackBuild:
         unfitted = [SYMBOLS[z] for z in elements if z not in energies]
         if unfitted:
             raise DataError(
-                f"{', '.join(unfitted)} occurs in validation only, so its reference energy cannot be fitted",
-                remedy="choose another --seed, leave the element out with --elements, or pass --group frame",
+                f"{', '.join(unfitted)} occurs in validation only, so its reference energy cannot"
+                " be fitted",
+                remedy=(
+                    "choose another --seed, leave the element out with --elements, or pass --group"
+                    " frame"
+                ),
             )
         train_atoms = max(int(self.atoms[TRAIN]), 1)
         rule = {
@@ -365,7 +417,10 @@ class PackBuild:
         }
         note = "frames of one molecule never straddle the split"
         if self.options.group == "frame":
-            note = "frames of one molecule are on both sides: validation says nothing about new molecules"
+            note = (
+                "frames of one molecule are on both sides: validation says nothing about new"
+                " molecules"
+            )
         number = None if self.options.group == "frame" else self.groups.number
         return {
             "elements": elements,

@@ -1,9 +1,11 @@
-"""Atomic reference energies by least squares, streamed: memory does not grow with the number of structures.
+"""Atomic reference energies by least squares, streamed: memory does not grow with the number of
+structures.
 
-The model is E = sum over elements of n_z e_z (no intercept), every structure with weight one. Rather than normal
-equations, whose condition number is the square, the triangular factor R of [counts | energies] is carried along and
-updated block by block (sequential TSQR; Golub & Van Loan, *Matrix Computations*, 5.2 and 6.5): it holds everything
-that least squares needs, to full float64 precision even when energies are -1e5 eV and residuals meV.
+The model is E = sum over elements of n_z e_z (no intercept), every structure with weight one.
+Rather than normal equations, whose condition number is the square, the triangular factor R of
+[counts | energies] is carried along and updated block by block (sequential TSQR; Golub & Van Loan,
+*Matrix Computations*, 5.2 and 6.5): it holds everything that least squares needs, to full float64
+precision even when energies are -1e5 eV and residuals meV.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import numpy as np
 from ..errors import DataError
 from .structure import MAX_Z, SYMBOLS
 
-# Singular values below this, relative to the largest, count as zero. Exact collinearity shows as 1e-15; an element that
-# occurs once in a billion structures shows as 1e-6.
+# Singular values below this, relative to the largest, count as zero. Exact collinearity shows as
+# 1e-15; an element that occurs once in a billion structures shows as 1e-6.
 RANK_TOLERANCE = 1e-11
 
 
@@ -48,7 +50,8 @@ class ReferenceAccumulator:
         self._sums = np.zeros(1)  # column sums of [counts/n | E/n]
 
     def add(self, counts: np.ndarray, numbers: np.ndarray, energies: np.ndarray) -> None:
-        """Add structures. counts (s,) atoms of each, numbers (sum(counts),), energies (s,) total in eV."""
+        """Add structures. counts (s,) atoms of each, numbers (sum(counts),), energies (s,) total in
+        eV."""
         if not len(counts):
             return
         table = composition(counts, numbers)
@@ -57,9 +60,13 @@ class ReferenceAccumulator:
         new = np.setdiff1d(np.flatnonzero(seen), self._elements)
         if len(new):
             self._elements = np.concatenate([self._elements, new])
-            self._total, self._per_atom = (_widen(r, len(new)) for r in (self._total, self._per_atom))
+            self._total, self._per_atom = (
+                _widen(r, len(new)) for r in (self._total, self._per_atom)
+            )
             self._sums = np.concatenate([self._sums[:-1], np.zeros(len(new)), self._sums[-1:]])
-        rows = np.column_stack([table[:, self._elements].astype(np.float64), np.asarray(energies, np.float64)])
+        rows = np.column_stack(
+            [table[:, self._elements].astype(np.float64), np.asarray(energies, np.float64)]
+        )
         self._total = np.linalg.qr(np.vstack([self._total, rows]), mode="r")
         rows /= np.asarray(counts, np.float64)[:, None]
         self._per_atom = np.linalg.qr(np.vstack([self._per_atom, rows]), mode="r")
@@ -67,21 +74,26 @@ class ReferenceAccumulator:
         self.structures += len(counts)
 
     def solve(self) -> dict[int, float]:
-        """Least-squares reference energies in eV by atomic number, for the elements that occurred, ascending.
+        """Least-squares reference energies in eV by atomic number, for the elements that occurred,
+        ascending.
 
-        Where the compositions do not determine them (one molecule only; elements that always come together in the same
-        ratio) the solution of minimum norm is taken, and ``warnings`` says so and what it means.
+        Where the compositions do not determine them (one molecule only; elements that always come
+        together in the same ratio) the solution of minimum norm is taken, and ``warnings`` says so
+        and what it means.
         """
         if not self.structures:
             raise DataError("no structures to fit reference energies to")
         factor, width = self._total, len(self._elements)
-        solution, _, rank, _ = np.linalg.lstsq(factor[:, :width], factor[:, width], rcond=RANK_TOLERANCE)
+        solution, _, rank, _ = np.linalg.lstsq(
+            factor[:, :width], factor[:, width], rcond=RANK_TOLERANCE
+        )
         self.warnings = []
         if rank < width:
             names = ", ".join(SYMBOLS[z] for z in sorted(self._elements))
             self.warnings.append(
-                f"these compositions do not determine the reference energies of {names} (rank {rank} of {width}): the "
-                "minimum-norm solution was taken; it centres these compositions and says nothing about others"
+                f"these compositions do not determine the reference energies of {names} (rank"
+                f" {rank} of {width}): the minimum-norm solution was taken; it centres these"
+                " compositions and says nothing about others"
             )
         residual = self._per_atom[:, width] - self._per_atom[:, :width] @ solution
         square = float(residual @ residual) / self.structures
@@ -98,5 +110,6 @@ def _widen(factor: np.ndarray, columns: int) -> np.ndarray:
 
 
 def baseline(counts: np.ndarray, numbers: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Sum of reference energies of each structure: float64 (structures,) eV. references: (119,) eV by atomic number."""
+    """Sum of reference energies of each structure: float64 (structures,) eV. references: (119,) eV
+    by atomic number."""
     return composition(counts, numbers) @ np.asarray(references, np.float64)

@@ -1,7 +1,9 @@
-"""The stream of batches of a run: which structures make which step, and the shard they are read from.
+"""The stream of batches of a run: which structures make which step, and the shard they are read
+from.
 
-When the training set fits on the device it is loaded once and stays. When it does not, it is loaded in windows of whole
-batches, the next one read ahead by a thread; the batches are the same ones, so the results do not change.
+When the training set fits on the device it is loaded once and stays. When it does not, it is loaded
+in windows of whole batches, the next one read ahead by a thread; the batches are the same ones, so
+the results do not change.
 """
 
 from __future__ import annotations
@@ -21,15 +23,17 @@ from .. import ops
 from .device_dataset import Shard, epoch_order, plan_epoch
 from .pack import Pack
 
-BYTES_PER_ATOM = 240  # arrays of an atom and its 20 edges on the device, measured: 28 + 20 * 4 and slack while loading
+# arrays of an atom and its 20 edges on the device, measured: 28 + 20 * 4 and slack while loading
+BYTES_PER_ATOM = 240
 
 
 @dataclass
 class Plan:
     """All steps of a run, fixed before it starts.
 
-    order: structures (positions in the training set) of every epoch, concatenated, (epochs * structures,)
-    ptr: step k takes ``order[ptr[k]:ptr[k + 1]]``; atoms (steps,) int64, their atoms; epoch (steps,) int64
+    order: structures (positions in the training set) of every epoch, concatenated, (epochs *
+    structures,) ptr: step k takes ``order[ptr[k]:ptr[k + 1]]``; atoms (steps,) int64, their atoms;
+    epoch (steps,) int64
     """
 
     order: np.ndarray
@@ -42,7 +46,9 @@ class Plan:
         return len(self.ptr) - 1
 
 
-def plan(natoms: np.ndarray, *, atoms_total: float, seed: int, molecules: int | None, atoms: int | None) -> Plan:
+def plan(
+    natoms: np.ndarray, *, atoms_total: float, seed: int, molecules: int | None, atoms: int | None
+) -> Plan:
     """Steps until at least ``atoms_total`` atoms have been seen, in as many epochs as that takes.
 
     natoms (structures,): sizes of the training structures.
@@ -54,7 +60,9 @@ def plan(natoms: np.ndarray, *, atoms_total: float, seed: int, molecules: int | 
         ptr = plan_epoch(natoms, order, molecules=molecules, atoms=atoms)
         ends = np.concatenate([[0], np.cumsum(natoms[order])])
         size = ends[ptr[1:]] - ends[ptr[:-1]]
-        keep = min(len(size), int(np.searchsorted(seen + np.cumsum(size), atoms_total, side="left")) + 1)
+        keep = min(
+            len(size), int(np.searchsorted(seen + np.cumsum(size), atoms_total, side="left")) + 1
+        )
         orders.append(order[: ptr[keep]])
         ptrs.append(offset + ptr[1 : keep + 1])
         sizes.append(size[:keep])
@@ -62,12 +70,15 @@ def plan(natoms: np.ndarray, *, atoms_total: float, seed: int, molecules: int | 
         seen += int(size[:keep].sum())
         offset += int(ptr[keep])
         epoch += 1
-    return Plan(np.concatenate(orders), np.concatenate(ptrs), np.concatenate(sizes), np.concatenate(epochs))
+    return Plan(
+        np.concatenate(orders), np.concatenate(ptrs), np.concatenate(sizes), np.concatenate(epochs)
+    )
 
 
 @dataclass
 class Window:
-    """Steps low:high of the plan and the shard that holds their structures; local maps plan order to shard rows."""
+    """Steps low:high of the plan and the shard that holds their structures; local maps plan order
+    to shard rows."""
 
     low: int
     high: int
@@ -89,15 +100,16 @@ def load_shard(pack: Pack, indices: np.ndarray, **options: Any) -> Shard:
 
 
 class Shards:
-    """Shards that the runs of one process share. Training sets are nested prefixes of one order, so a shard serves every set
-    that it begins with: rows keep their numbers."""
+    """Shards that the runs of one process share. Training sets are nested prefixes of one order, so
+    a shard serves every set that it begins with: rows keep their numbers."""
 
     def __init__(self) -> None:
         self._held: dict[Any, list[Shard]] = {}
         self._lock = threading.Lock()
 
     def get(self, pack: Pack, indices: np.ndarray, **options: Any) -> Shard:
-        """A shard whose first rows are ``indices``; loaded when there is none yet. Options as for :class:`Shard`."""
+        """A shard whose first rows are ``indices``; loaded when there is none yet. Options as for
+        :class:`Shard`."""
         key = (pack.hash, *(str(options[name]) for name in sorted(options)))
         with self._lock:
             held = self._held.setdefault(key, [])
@@ -114,13 +126,26 @@ def _begins_with(longer: np.ndarray, shorter: np.ndarray) -> bool:
 
 
 class Feed:
-    """Windows over a plan. ``capacity`` is the number of atoms that may live on the device at once; without one, all.
+    """Windows over a plan. ``capacity`` is the number of atoms that may live on the device at once;
+    without one, all.
 
-    With ``shards`` all structures are loaded, for other runs too; without, no more than the plan comes to.
+    With ``shards`` all structures are loaded, for other runs too; without, no more than the plan
+    comes to.
     """
 
-    def __init__(self, pack: Pack, indices: np.ndarray, schedule: Plan, *, cutoff: float, elements: tuple[int, ...],
-                 device: torch.device, dtype: torch.dtype, capacity: float = math.inf, shards: Shards | None = None):
+    def __init__(
+        self,
+        pack: Pack,
+        indices: np.ndarray,
+        schedule: Plan,
+        *,
+        cutoff: float,
+        elements: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+        capacity: float = math.inf,
+        shards: Shards | None = None,
+    ):
         self.pack, self.indices, self.plan, self.capacity = pack, indices, schedule, capacity
         self.shards = shards
         self.options = {"cutoff": cutoff, "elements": elements, "device": device, "dtype": dtype}
@@ -151,10 +176,13 @@ class Feed:
         return Window(start, self.plan.steps, shard, self.plan.order, 0)
 
     def whole(self) -> Window:
-        """All steps in one window; ValueError where there are none, or where capacity parts them."""
+        """All steps in one window; ValueError where there are none, or where capacity parts
+        them."""
         if not self.resident or not self.plan.steps:
-            raise ValueError(f"{self.plan.steps} steps of {len(self.indices)} structures are not one window of "
-                             f"{self.capacity:g} atoms")
+            raise ValueError(
+                f"{self.plan.steps} steps of {len(self.indices)} structures are not one window of "
+                f"{self.capacity:g} atoms"
+            )
         return self._rest(0)
 
     def _bounds(self, start: int) -> list[tuple[int, int]]:
@@ -171,11 +199,14 @@ class Feed:
         first, last = int(self.plan.ptr[low]), int(self.plan.ptr[high])
         wanted = self.plan.order[first:last]
         unique, local = np.unique(wanted, return_inverse=True)
-        return Window(low, high, load_shard(self.pack, self.indices[unique], **self.options), local, first)
+        return Window(
+            low, high, load_shard(self.pack, self.indices[unique], **self.options), local, first
+        )
 
 
 def device_capacity(device: torch.device) -> float:
-    """Atoms that may live on ``device``: half of the free memory of a GPU, a quarter of the free memory of a CPU machine."""
+    """Atoms that may live on ``device``: half of the free memory of a GPU, a quarter of the free
+    memory of a CPU machine."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free / 2 / BYTES_PER_ATOM
@@ -189,8 +220,9 @@ def device_capacity(device: torch.device) -> float:
 
 
 def random_rotations(rows: Tensor, step: Tensor | int, seed: int, dtype: torch.dtype) -> Tensor:
-    """Uniform rotations (g, 3, 3), a fixed function of (seed, step, row): the same on every device, resumable, and free of
-    host work (the step may be a tensor inside a CUDA graph). Rows below zero, empty slots, count as zero.
+    """Uniform rotations (g, 3, 3), a fixed function of (seed, step, row): the same on every device,
+    resumable, and free of host work (the step may be a tensor inside a CUDA graph). Rows below
+    zero, empty slots, count as zero.
 
     Four normal deviates make a random unit quaternion; the bits come from a splitmix64 hash.
     """
@@ -203,9 +235,17 @@ def random_rotations(rows: Tensor, step: Tensor | int, seed: int, dtype: torch.d
     uniform = (((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) + 0.5) / (1 << 53)
     q = torch.sqrt(-2 * torch.log(uniform[:, ::2])) * torch.cos(2 * torch.pi * uniform[:, 1::2])
     w, x, y, z = (q / q.norm(dim=-1, keepdim=True)).unbind(-1)
-    rows_ = [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-             2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-             2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]
+    rows_ = [
+        1 - 2 * (y * y + z * z),
+        2 * (x * y - w * z),
+        2 * (x * z + w * y),
+        2 * (x * y + w * z),
+        1 - 2 * (x * x + z * z),
+        2 * (y * z - w * x),
+        2 * (x * z - w * y),
+        2 * (y * z + w * x),
+        1 - 2 * (x * x + y * y),
+    ]
     return torch.stack(rows_, -1).view(-1, 3, 3).to(dtype)
 
 

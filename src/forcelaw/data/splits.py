@@ -1,9 +1,10 @@
-"""Splits by molecule and nested prefixes. Both are pure functions of hashes, so they stream and never change.
+"""Splits by molecule and nested prefixes. Both are pure functions of hashes, so they stream and
+never change.
 
-A structure's side of the split is decided by the hash of its group label (the molecule) and the seed alone: all frames
-of a molecule fall on the same side, in every pack and every source, whatever the order. The mixing function is
-splitmix64 (Steele, Lea & Flood, OOPSLA 2014, doi:10.1145/2660193.2660195), a bijection of 64 bits whose output passes
-BigCrush.
+A structure's side of the split is decided by the hash of its group label (the molecule) and the
+seed alone: all frames of a molecule fall on the same side, in every pack and every source, whatever
+the order. The mixing function is splitmix64 (Steele, Lea & Flood, OOPSLA 2014,
+doi:10.1145/2660193.2660195), a bijection of 64 bits whose output passes BigCrush.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
 
 
 def keyed(values: np.ndarray, seed: int) -> np.ndarray:
-    """splitmix64 of values under a seed: uint64 (n,) to uint64 (n,), independent streams for different seeds."""
+    """splitmix64 of values under a seed: uint64 (n,) to uint64 (n,), independent streams for
+    different seeds."""
     with np.errstate(over="ignore"):
         key = splitmix64(np.array([seed % 2**64], np.uint64))
         return splitmix64(splitmix64(values) ^ key)
@@ -39,31 +41,38 @@ def keyed(values: np.ndarray, seed: int) -> np.ndarray:
 def split_of(groups: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
     """Side of the split of each structure: uint8 (n,), 0 train and 1 validation.
 
-    groups: uint64 (n,) hashes of group labels. fraction: expected share of *groups* in validation, 0 <= fraction < 1.
+    groups: uint64 (n,) hashes of group labels. fraction: expected share of *groups* in validation,
+    0 <= fraction < 1.
     """
     if not 0.0 <= fraction < 1.0:
-        raise DataError(f"validation fraction {fraction} is not in [0, 1)", remedy="pass --val-fraction 0.1 or so")
+        raise DataError(
+            f"validation fraction {fraction} is not in [0, 1)",
+            remedy="pass --val-fraction 0.1 or so",
+        )
     threshold = np.uint64(min(int(fraction * 2.0**64), 2**64 - 1))
     return (keyed(groups, seed) < threshold).astype(np.uint8)
 
 
 def order(pack: Pack, which: str, seed: int = 0) -> np.ndarray:
-    """Structure indices of one side of a pack in a fixed random order: int64 (structures of that side,).
+    """Structure indices of one side of a pack in a fixed random order: int64 (structures of that
+    side,).
 
-    which: "train" or "validation". The order depends on the seed and the structure's place in the pack only; every
-    smaller data set is a prefix of it, so data sets nest.
+    which: "train" or "validation". The order depends on the seed and the structure's place in the
+    pack only; every smaller data set is a prefix of it, so data sets nest.
     """
     if which not in _SIDES:
         raise DataError(f"no split called {which!r}", remedy="use 'train' or 'validation'")
     members = np.flatnonzero(np.asarray(pack.split) == _SIDES[which])
-    return members[np.argsort(keyed(members.astype(np.uint64), seed), kind="stable")].astype(np.int64)
+    return members[np.argsort(keyed(members.astype(np.uint64), seed), kind="stable")].astype(
+        np.int64
+    )
 
 
 def prefix(order: np.ndarray, offsets: np.ndarray, atoms: int) -> np.ndarray:
     """The shortest prefix of ``order`` that holds at least ``atoms`` atoms.
 
-    order: int64 structure indices, as :func:`order` gives. offsets: int64 (structures + 1,) of the pack.
-    Asking for more atoms than there are is an error, never a silently smaller set.
+    order: int64 structure indices, as :func:`order` gives. offsets: int64 (structures + 1,) of the
+    pack. Asking for more atoms than there are is an error, never a silently smaller set.
     """
     if atoms <= 0:
         return order[:0]

@@ -1,4 +1,5 @@
-"""Panels as matplotlib figures for a paper: PNG, SVG and PDF, without titles, with a legend that print needs."""
+"""Panels as matplotlib figures for a paper: PNG, SVG and PDF, without titles, with a legend that
+print needs."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ STYLE = {
 
 
 def save(figure: Figure, folder: Path, analysis: Analysis) -> list[Path]:
-    """Write ``figure`` as FOLDER/<name>.png, .svg and .pdf; returns the paths. The same table gives the same files."""
+    """Write ``figure`` as FOLDER/<name>.png, .svg and .pdf; returns the paths. The same table gives
+    the same files."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -58,20 +60,27 @@ def save(figure: Figure, folder: Path, analysis: Analysis) -> list[Path]:
 
 
 def _canvas(figure: Figure, analysis: Analysis) -> Any:
-    """The drawn figure. Margins are set in inches by hand: automatic layouts cost more than all the drawing."""
+    """The drawn figure. Margins are set in inches by hand: automatic layouts cost more than all the
+    drawing."""
     from matplotlib.figure import Figure as Canvas
 
     count = len(figure.panels)
     columns = count if count <= 4 else 3
     rows = -(-count // columns)
-    names = max((len(name) for panel in figure.panels for name in panel.categories or []), default=0)
+    names = max(
+        (len(name) for panel in figure.panels for name in panel.categories or []), default=0
+    )
     shown = {series.group for panel in figure.panels for series in panel.series}
     entries = [] if names else [arch for arch in analysis.architectures if arch.label in shown]
     per_line = 3 if columns == 1 else 6
     legend = 0.08 + 0.17 * -(-len(entries) // per_line)
     width = WIDTH.get(columns, 7.2)
-    left, right, gap = (0.2 + 0.07 * names, 0.1, 0.16) if names else (0.56, 0.08, 0.6 if columns < 3 else 0.46)
-    inner = 0.3 + 0.28 * max(len(panel.categories or []) for panel in figure.panels) if names else 1.75
+    left, right, gap = (
+        (0.2 + 0.07 * names, 0.1, 0.16) if names else (0.56, 0.08, 0.6 if columns < 3 else 0.46)
+    )
+    inner = (
+        0.3 + 0.28 * max(len(panel.categories or []) for panel in figure.panels) if names else 1.75
+    )
     top, bottom, between = 0.22, 0.28 if names else 0.42, 0.68
     height = legend + top + rows * inner + (rows - 1) * between + bottom
     canvas = Canvas(figsize=(width, height), dpi=DPI)
@@ -90,7 +99,16 @@ def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
     from matplotlib.ticker import NullLocator
 
     if panel.empty:
-        ax.text(0.5, 0.5, panel.empty, ha="center", va="center", transform=ax.transAxes, color="#6b7280", wrap=True)
+        ax.text(
+            0.5,
+            0.5,
+            panel.empty,
+            ha="center",
+            va="center",
+            transform=ax.transAxes,
+            color="#6b7280",
+            wrap=True,
+        )
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_title(panel.title)
@@ -106,7 +124,10 @@ def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
     if panel.y_range:
         ax.set_ylim(*panel.y_range)
     if panel.categories is not None:
-        ax.set_yticks(range(len(panel.categories)), panel.categories if first else [""] * len(panel.categories))
+        ax.set_yticks(
+            range(len(panel.categories)),
+            panel.categories if first else [""] * len(panel.categories),
+        )
         ax.grid(False, axis="y")
         ax.set_title(panel.title, fontsize=8)
     else:
@@ -114,7 +135,10 @@ def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
         if first or not shared:
             ax.set_ylabel(panel.y_title)
         ax.set_title(panel.title, fontsize=8)
-    for axis, log, ends in ((ax.xaxis, panel.x_log, ax.get_xlim()), (ax.yaxis, panel.y_log, ax.get_ylim())):
+    for axis, log, ends in (
+        (ax.xaxis, panel.x_log, ax.get_xlim()),
+        (ax.yaxis, panel.y_log, ax.get_ylim()),
+    ):
         if log:
             values, labels = log_ticks(*ends)
             axis.set_ticks(values, labels)
@@ -122,8 +146,8 @@ def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
 
 
 def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
-    """Ticks inside [low, high] and their labels: powers of ten on a long axis, 1-2-5 on a short one. Plain text, since
-    typeset exponents take longer than the figure."""
+    """Ticks inside [low, high] and their labels: powers of ten on a long axis, 1-2-5 on a short
+    one. Plain text, since typeset exponents take longer than the figure."""
     decades = math.log10(high / low)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     if decades > 2:
@@ -134,7 +158,11 @@ def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
         steps = (1, 2, 5) if decades > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 8)
         values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
         labels = [pretty(value) for value in values]
-    inside = [(v, text) for v, text in zip(values, labels, strict=True) if low * 0.999 <= v <= high * 1.001]
+    inside = [
+        (v, text)
+        for v, text in zip(values, labels, strict=True)
+        if low * 0.999 <= v <= high * 1.001
+    ]
     return [v for v, _ in inside], [text for _, text in inside]
 
 
@@ -142,7 +170,11 @@ def _series(ax: Any, series: Series, order: int) -> None:
     nan = float("nan")
     x = [nan if v is None else v for v in series.x]
     y = [nan if v is None else v for v in series.y]
-    line = {"solid": "-", "dash": (0, (4, 2)), "dot": (0, (1, 1.5))}[series.dash] if series.kind != "points" else "none"
+    line = (
+        {"solid": "-", "dash": (0, (4, 2)), "dot": (0, (1, 1.5))}[series.dash]
+        if series.kind != "points"
+        else "none"
+    )
     marker = series.marker if series.kind in ("points", "both") else "none"
     thin = marker in ("|", "x")
     face = "none" if series.hollow else series.colour
@@ -158,16 +190,29 @@ def _series(ax: Any, series: Series, order: int) -> None:
         "zorder": 2 + order * 1e-3 + (1 if series.width > 2 or series.kind == "points" else 0),
     }
     if series.kind == "band":
-        low, high = ([nan if v is None else v for v in side or []] for side in (series.low, series.high))
-        ax.fill_between(x, low, high, color=series.colour, alpha=series.opacity, linewidth=0, zorder=1.5)
+        low, high = (
+            [nan if v is None else v for v in side or []] for side in (series.low, series.high)
+        )
+        ax.fill_between(
+            x, low, high, color=series.colour, alpha=series.opacity, linewidth=0, zorder=1.5
+        )
     elif series.low is not None and series.high is not None:
         middle = x if series.horizontal else y
         error = [
             [m - lo for lo, m in zip(series.low, middle, strict=True)],
             [h - m for h, m in zip(series.high, middle, strict=True)],
         ]
-        error = [[max(0.0, v) for v in side] for side in error]  # a minimum may be the mean but for rounding
-        ax.errorbar(x, y, **{"xerr" if series.horizontal else "yerr": error}, elinewidth=0.8, capsize=0, **options)
+        error = [
+            [max(0.0, v) for v in side] for side in error
+        ]  # a minimum may be the mean but for rounding
+        ax.errorbar(
+            x,
+            y,
+            **{"xerr" if series.horizontal else "yerr": error},
+            elinewidth=0.8,
+            capsize=0,
+            **options,
+        )
     else:
         ax.plot(x, y, **options)
 

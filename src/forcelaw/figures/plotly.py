@@ -22,7 +22,10 @@ def _numbers(values: Sequence[float | None]) -> list[float | None]:
 
 def draw(figure: Figure) -> list[dict[str, Any]]:
     """One {data, layout} object for each panel."""
-    return [{"data": [_trace(s, panel) for s in panel.series], "layout": _layout(panel)} for panel in figure.panels]
+    return [
+        {"data": [_trace(s, panel) for s in panel.series], "layout": _layout(panel)}
+        for panel in figure.panels
+    ]
 
 
 def _band(series: Series) -> dict[str, Any]:
@@ -61,7 +64,11 @@ def _trace(series: Series, panel: Panel) -> dict[str, Any]:
     if series.kind != "points":
         trace["line"] = {"color": series.colour, "width": series.width, "dash": series.dash}
     if series.kind in ("points", "both"):
-        symbol = series.symbol if not series.hollow or series.symbol.endswith("-open") else f"{series.symbol}-open"
+        symbol = (
+            series.symbol
+            if not series.hollow or series.symbol.endswith("-open")
+            else f"{series.symbol}-open"
+        )
         thin = symbol.startswith("line-") or symbol.endswith(("-thin", "-open"))
         trace["marker"] = {
             "color": series.colour,
@@ -84,7 +91,8 @@ def _trace(series: Series, panel: Panel) -> dict[str, Any]:
         trace["hovertemplate"] = "%{hovertext}<extra></extra>"
     else:
         trace["hovertemplate"] = (
-            f"%{{hovertext}}<br>{_short(panel.x_title)} %{{x:.3s}}, {_short(panel.y_title)} %{{y:.3~g}}<extra></extra>"
+            f"%{{hovertext}}<br>{_short(panel.x_title)} %{{x:.3s}}, {_short(panel.y_title)}"
+            " %{y:.3~g}<extra></extra>"
         )
     trace["hovertext"] = series.hover if isinstance(series.hover, str) else list(series.hover)
     if not series.hover:
@@ -113,7 +121,12 @@ def _layout(panel: Panel) -> dict[str, Any]:
         }
         if wanted is not None:
             entry["range"] = [round(math.log10(v), 4) for v in wanted] if log else list(wanted)
-        values = [v for s in panel.series for v in (s.x if axis == "xaxis" else s.y) if v is not None and v > 0]
+        values = [
+            v
+            for s in panel.series
+            for v in (s.x if axis == "xaxis" else s.y)
+            if v is not None and v > 0
+        ]
         if log and values:
             entry |= _log_ticks(wanted or (min(values), max(values)))
         axes[axis] = entry
@@ -125,23 +138,44 @@ def _layout(panel: Panel) -> dict[str, Any]:
         }
         axes["xaxis"]["title"] = {"text": ""}
         axes["yaxis"]["title"] = {"text": ""}
-    layout: dict[str, Any] = {**axes, "hovermode": "closest", "margin": {"l": 56, "r": 12, "t": 8, "b": 44}}
+    layout: dict[str, Any] = {
+        **axes,
+        "hovermode": "closest",
+        "margin": {"l": 56, "r": 12, "t": 8, "b": 44},
+    }
     if panel.empty:
         layout["annotations"] = [
-            {"text": panel.empty, "showarrow": False, "xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+            {
+                "text": panel.empty,
+                "showarrow": False,
+                "xref": "paper",
+                "yref": "paper",
+                "x": 0.5,
+                "y": 0.5,
+            }
         ]
         for axis in ("xaxis", "yaxis"):
-            layout[axis] |= {"showticklabels": False, "showgrid": False, "ticks": "", "range": [0, 1], "type": "linear"}
+            layout[axis] |= {
+                "showticklabels": False,
+                "showgrid": False,
+                "ticks": "",
+                "range": [0, 1],
+                "type": "linear",
+            }
             layout[axis].pop("dtick", None)
     return layout
 
 
 def _log_ticks(ends: tuple[float, float]) -> dict[str, Any]:
-    """Powers of ten on a long axis, 1-2-5 on a short one (also beyond its ends, for a reader who zooms out)."""
+    """Powers of ten on a long axis, 1-2-5 on a short one (also beyond its ends, for a reader who
+    zooms out)."""
     decades = math.log10(ends[1] / ends[0]) if ends[1] > ends[0] > 0 else 0.0
     if decades > 2.2:
         return {"dtick": 1 if decades < 8 else 2, "exponentformat": "power"}
     steps = (1, 2, 5) if decades > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 8)
     first, last = math.floor(math.log10(ends[0])) - 1, math.ceil(math.log10(ends[1])) + 1
     ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
-    return {"tickvals": [_number(tick) for tick in ticks], "ticktext": [pretty(tick) for tick in ticks]}
+    return {
+        "tickvals": [_number(tick) for tick in ticks],
+        "ticktext": [pretty(tick) for tick in ticks],
+    }

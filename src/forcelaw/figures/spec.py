@@ -1,4 +1,5 @@
-"""What a figure shows, apart from who draws it: the page (plotly) and the paper (matplotlib) draw the same panels."""
+"""What a figure shows, apart from who draws it: the page (plotly) and the paper (matplotlib) draw
+the same panels."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from typing import Any, Literal
 class Series:
     """One set of marks. x and y have the panel's units; None and NaN break a line.
 
-    kind: "line", "points", "both", or "band" (between ``low`` and ``high``). ``group`` is the architecture whose
-    switch on the page shows and hides it. ``hover`` is one short text for each point, or one for all.
+    kind: "line", "points", "both", or "band" (between ``low`` and ``high``). ``group`` is the
+    architecture whose switch on the page shows and hides it. ``hover`` is one short text for each
+    point, or one for all.
     """
 
     x: Sequence[float | None]
@@ -37,7 +39,8 @@ class Series:
 
 @dataclass
 class Panel:
-    """One pair of axes. ``empty`` says why there is nothing to draw; ``categories`` name integer positions on y."""
+    """One pair of axes. ``empty`` says why there is nothing to draw; ``categories`` name integer
+    positions on y."""
 
     x_title: str
     y_title: str
@@ -53,8 +56,8 @@ class Panel:
 
 @dataclass
 class Figure:
-    """Panels that belong together. ``explain``: one plain sentence for a reader who never fitted a law. ``key`` says
-    what the marks are."""
+    """Panels that belong together. ``explain``: one plain sentence for a reader who never fitted a
+    law. ``key`` says what the marks are."""
 
     name: str
     title: str
@@ -75,7 +78,8 @@ def finite(values: Sequence[float | None]) -> list[float]:
 
 
 def pretty(value: float | None, digits: int = 3) -> str:
-    """A number for people, to ``digits`` significant digits: 0.123, 45.6, 12.3k, 4.56M, 7.8e12; "-" for none."""
+    """A number for people, to ``digits`` significant digits: 0.123, 45.6, 12.3k, 4.56M, 7.8e12; "-"
+    for none."""
     if value is None or not math.isfinite(value):
         return "-"
     if value == 0:
@@ -94,7 +98,8 @@ def pretty(value: float | None, digits: int = 3) -> str:
 
 
 def decimal(value: float, digits: int) -> str:
-    """With ``digits`` decimals; from 100 on, where an exponent says nothing any more, as :func:`pretty` writes it."""
+    """With ``digits`` decimals; from 100 on, where an exponent says nothing any more, as
+    :func:`pretty` writes it."""
     return f"{value:.{digits}f}" if abs(value) < 100 else pretty(value, 2)
 
 
@@ -103,7 +108,11 @@ def interval_text(value: Any, digits: int) -> str:
     if value is None:
         return "-"
     text = decimal(value.value, digits)
-    return f"{text} [{decimal(value.low, digits)}, {decimal(value.high, digits)}]" if value.bounded else text
+    return (
+        f"{text} [{decimal(value.low, digits)}, {decimal(value.high, digits)}]"
+        if value.bounded
+        else text
+    )
 
 
 def names(items: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Colours and symbols: one architecture looks the same in every figure, and never by colour alone.
 
-The colours are Okabe and Ito's (safe for the common colour-vision deficiencies), each with a lighter twin for dark
-pages. Symbols repeat the coding for print in grey.
+The colours are Okabe and Ito's (safe for the common colour-vision deficiencies), each with a
+lighter twin for dark pages. Symbols repeat the coding for print in grey.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ PAPER = "#8b8f98"
 
 @dataclass(frozen=True)
 class Look:
-    """How one architecture is drawn: colour on a light page, on a dark page, plotly symbol and matplotlib marker."""
+    """How one architecture is drawn: colour on a light page, on a dark page, plotly symbol and
+    matplotlib marker."""
 
     colour: str
     dark: str
@@ -58,9 +59,9 @@ class Look:
 
 
 def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
-    """A look for every (label, architecture), in the given order. The first of a family gets the family's colour, so
-    that an architecture keeps its colour from one study to the next. Where there are more columns than colours, the
-    others of a family get darker shades of it."""
+    """A look for every (label, architecture), in the given order. The first of a family gets the
+    family's colour, so that an architecture keeps its colour from one study to the next. Where
+    there are more columns than colours, the others of a family get darker shades of it."""
     taken: dict[str, str] = {}
     for label, architecture in labels:
         colour = PREFERRED.get(_family(label, architecture))
@@ -89,7 +90,8 @@ DEEPEST = 0.65  # how far the last shade of a family is mixed with black, on a d
 
 
 def _shades(labels: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Label -> colour on a light and on a dark page, of all whose family has a colour; the first of a family has it pure."""
+    """Label -> colour on a light and on a dark page, of all whose family has a colour; the first of
+    a family has it pure."""
     members: dict[str, list[str]] = {}
     for label, architecture in labels:
         name = _family(label, architecture)
@@ -99,7 +101,10 @@ def _shades(labels: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
     for name, own in members.items():
         for k, label in enumerate(own):
             share = DEEPEST * k / max(1, len(own) - 1)
-            out[label] = _mixed(PREFERRED[name], 0, share), _mixed(DARK[PREFERRED[name]], 255, share)
+            out[label] = (
+                _mixed(PREFERRED[name], 0, share),
+                _mixed(DARK[PREFERRED[name]], 255, share),
+            )
     return out
 
 

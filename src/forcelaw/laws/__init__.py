@@ -1,1 +1,2 @@
-"""Scaling laws of any table of runs, without torch: forms | fit | frontier | compare | diagnose | decide."""
+"""Scaling laws of any table of runs, without torch: forms | fit | frontier | compare | diagnose |
+decide."""

@@ -13,7 +13,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "esen": esen.ARCHITECTURE,
 }
 
-__all__ = ["ARCHITECTURES", "Architecture", "Flops", "ForceField", "ModelConfig", "build", "make_config"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Flops",
+    "ForceField",
+    "ModelConfig",
+    "build",
+    "make_config",
+]
 
 
 def architecture(name: str) -> Architecture:
@@ -21,17 +29,23 @@ def architecture(name: str) -> Architecture:
     from ..errors import StudyError
 
     if name not in ARCHITECTURES:
-        raise StudyError(f"unknown architecture {name!r}", remedy=f"use one of: {', '.join(ARCHITECTURES)}")
+        raise StudyError(
+            f"unknown architecture {name!r}", remedy=f"use one of: {', '.join(ARCHITECTURES)}"
+        )
     return ARCHITECTURES[name]
 
 
 def make_config(spec: dict) -> ModelConfig:
-    """A validated model configuration from a plain dictionary with the key "architecture"; JSON's lists become tuples."""
-    return architecture(spec["architecture"]).config(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()})
+    """A validated model configuration from a plain dictionary with the key "architecture"; JSON's
+    lists become tuples."""
+    return architecture(spec["architecture"]).config(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+    )
 
 
 def build(config: ModelConfig, seed: int | None = None) -> ForceField:
-    """A model with fresh weights; the same seed gives the same weights. The global random state is left as it was."""
+    """A model with fresh weights; the same seed gives the same weights. The global random state is
+    left as it was."""
     import torch
 
     entry = architecture(config.architecture)

@@ -1,9 +1,10 @@
 """The contract of every force field, and the description of an architecture.
 
-A model maps a :class:`~forcelaw.graph.GraphBatch` to energies (g,) in eV, without reference energies, and forces (n, 3)
-in eV/Angstrom. It computes per-atom energies and direct forces in :meth:`ForceField.atomwise`; with
-``forces="conservative"`` the forces are minus the gradient of the energy instead. Both outputs carry one common scale,
-so that the ratio of energy to force is that of physics.
+A model maps a :class:`~forcelaw.graph.GraphBatch` to energies (g,) in eV, without reference
+energies, and forces (n, 3) in eV/Angstrom. It computes per-atom energies and direct forces in
+:meth:`ForceField.atomwise`; with ``forces="conservative"`` the forces are minus the gradient of the
+energy instead. Both outputs carry one common scale, so that the ratio of energy to force is that of
+physics.
 """
 
 from __future__ import annotations
@@ -28,10 +29,16 @@ class ModelConfig(BaseModel):
     architecture: str
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
-    elements: tuple[int, ...] = Field(min_length=1, description="atomic numbers, ascending; one embedding row each")
+    elements: tuple[int, ...] = Field(
+        min_length=1, description="atomic numbers, ascending; one embedding row each"
+    )
     cutoff: float = Field(6.0, gt=0, description="Angstrom")
-    mean_degree: float = Field(20.0, gt=0, description="sums over neighbours are divided by the root of it")
-    scale: float = Field(1.0, gt=0, description="force RMS of the data, eV/Angstrom; multiplies both outputs")
+    mean_degree: float = Field(
+        20.0, gt=0, description="sums over neighbours are divided by the root of it"
+    )
+    scale: float = Field(
+        1.0, gt=0, description="force RMS of the data, eV/Angstrom; multiplies both outputs"
+    )
     forces: Literal["direct", "conservative"] = "direct"
     base_width: int = Field(gt=0, description="muP: the width at which learning rates are stated")
 
@@ -43,7 +50,8 @@ class ModelConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Flops:
-    """Forward FLOPs (a multiply-add is 2), linear in edges and atoms: closed forms, checked against torch's counter.
+    """Forward FLOPs (a multiply-add is 2), linear in edges and atoms: closed forms, checked against
+    torch's counter.
 
     Only matrix products count, as in the paper; pointwise work and sums are left out.
     """
@@ -55,7 +63,8 @@ class Flops:
         return self.per_edge * edges + self.per_atom * atoms
 
     def training(self, edges: float, atoms: float) -> float:
-        """Forward and backward with direct forces: three forward passes (the paper's C = 3 kappa N D)."""
+        """Forward and backward with direct forces: three forward passes (the paper's C = 3 kappa N
+        D)."""
         return 3.0 * self.forward(edges, atoms)
 
 
@@ -70,8 +79,8 @@ class ForceField(nn.Module, ABC):
 
     @abstractmethod
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Unscaled per-atom energies (n,) and direct forces (n, 3) from edge vectors (e, 3); no forces, and no weights for
-        them, in a conservative model."""
+        """Unscaled per-atom energies (n,) and direct forces (n, 3) from edge vectors (e, 3); no
+        forces, and no weights for them, in a conservative model."""
 
     def forward(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
         """Energies (g,) eV, relative to the reference energies, and forces (n, 3) eV/Angstrom."""
@@ -83,15 +92,22 @@ class ForceField(nn.Module, ABC):
     def _total(self, site: Tensor, graph: GraphBatch) -> Tensor:
         # padding atoms carry the index n_graphs: one extra row takes them and is cut off
         extra = 1 if graph.pad else 0
-        return segment_sum(site, graph.batch, graph.n_graphs + extra)[: graph.n_graphs] * self.config.scale
+        return (
+            segment_sum(site, graph.batch, graph.n_graphs + extra)[: graph.n_graphs]
+            * self.config.scale
+        )
 
     def _conservative(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
-        wanted = torch.is_grad_enabled()  # asked before enable_grad: under no_grad nothing may hold on to the graph
+        wanted = (
+            torch.is_grad_enabled()
+        )  # asked before enable_grad: under no_grad nothing may hold on to the graph
         with torch.enable_grad():
             pos = graph.pos.detach().clone().requires_grad_(True)
             site, _ = self.atomwise(graph, graph.vectors(pos))
             energy = self._total(site, graph)
-            (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=self.training and wanted)
+            (gradient,) = torch.autograd.grad(
+                energy.sum(), pos, create_graph=self.training and wanted
+            )
         return (energy if wanted else energy.detach()), -gradient
 
     def n_parameters(self) -> int:
@@ -105,10 +121,11 @@ class ForceField(nn.Module, ABC):
 class Architecture:
     """One entry of the explicit dictionary in ``models/__init__``.
 
-    symmetry: the group for which direct forces are exactly equivariant ("E(3)", "SE(3)" or "none": translations and
-    permutations only). base_width: muP base, about one million parameters at depth 4. depths: (N up to, depth) pairs.
-    step: widths are multiples of it (above 64, of 8). symmetry_of: that group for one configuration, where flags
-    change it (eSEN's twins); ask it through :meth:`symmetry_for`, which falls back to ``symmetry``.
+    symmetry: the group for which direct forces are exactly equivariant ("E(3)", "SE(3)" or "none":
+    translations and permutations only). base_width: muP base, about one million parameters at depth
+    4. depths: (N up to, depth) pairs. step: widths are multiples of it (above 64, of 8).
+    symmetry_of: that group for one configuration, where flags change it (eSEN's twins); ask it
+    through :meth:`symmetry_for`, which falls back to ``symmetry``.
     """
 
     name: str
@@ -121,7 +138,9 @@ class Architecture:
     depths: tuple[tuple[float, int], ...] = ((4e4, 2), (1.8e5, 3), (6e6, 4), (float("inf"), 6))
     step: int = 2
     smallest_width: int = 4
-    learning_rate: float = 4e-3  # at the base width, 16 to 64 molecules a step; a study sweeps around it
+    learning_rate: float = (
+        4e-3  # at the base width, 16 to 64 molecules a step; a study sweeps around it
+    )
     symmetry_of: Callable[[Any], Literal["E(3)", "SE(3)", "none"]] | None = None
 
     def symmetry_for(self, config: ModelConfig) -> Literal["E(3)", "SE(3)", "none"]:

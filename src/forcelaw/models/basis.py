@@ -21,7 +21,8 @@ def envelope(x: Tensor) -> Tensor:
 
 
 class GaussianBasis(nn.Module):
-    """Gaussians with centres equally spaced on [0, cutoff] and a width of ``spread`` spacings: (...,) -> (..., count).
+    """Gaussians with centres equally spaced on [0, cutoff] and a width of ``spread`` spacings:
+    (...,) -> (..., count).
 
     They are not zero at the cutoff: multiply by :func:`envelope`.
     """
@@ -35,15 +36,18 @@ class GaussianBasis(nn.Module):
 
     def forward(self, r: Tensor) -> Tensor:
         exponent = self.coefficient * (r.unsqueeze(-1) - self.centres).square()
-        # exp(-50) = 2e-22 is nothing, but below exp(-87) float32 has denormals, which slow a CPU down tenfold
+        # exp(-50) = 2e-22 is nothing, but below exp(-87) float32 has denormals, which slow a CPU
+        # down tenfold
         return torch.exp(exponent.clamp_min(-50.0))
 
 
 class ExponentialBasis(nn.Module):
-    """Gaussians in exp(-5 r / cutoff), equally spaced there, so that they are dense where bonds are: (...,) -> (..., count).
+    """Gaussians in exp(-5 r / cutoff), equally spaced there, so that they are dense where bonds
+    are: (...,) -> (..., count).
 
-    The "exponential normal" basis of PhysNet (arXiv 1902.08408, eq. 7) with the scale of TorchMD-NET. With 16 functions and
-    6 Angstrom the spacing is about 0.2 Angstrom at a bond length, half that of equally spaced Gaussians.
+    The "exponential normal" basis of PhysNet (arXiv 1902.08408, eq. 7) with the scale of
+    TorchMD-NET. With 16 functions and 6 Angstrom the spacing is about 0.2 Angstrom at a bond
+    length, half that of equally spaced Gaussians.
     """
 
     def __init__(self, count: int, cutoff: float):
@@ -60,16 +64,27 @@ class ExponentialBasis(nn.Module):
 
 
 class Features(nn.Module):
-    """Edge vectors (e, 3) -> features (e, columns) times the envelope, by one kernel: what the models make of their bases.
+    """Edge vectors (e, 3) -> features (e, columns) times the envelope, by one kernel: what the
+    models make of their bases.
 
-    radial(r); before it with ``vectors`` vec / r_c; after it the products of the unit vector's components with angular(r).
-    ``padding`` columns of zeros. Nothing is differentiated by vec.
+    radial(r); before it with ``vectors`` vec / r_c; after it the products of the unit vector's
+    components with angular(r). ``padding`` columns of zeros. Nothing is differentiated by vec.
     """
 
-    def __init__(self, cutoff: float, radial: ExponentialBasis, angular: ExponentialBasis | None = None,
-                 vectors: bool = False, padding: int = 0):
+    def __init__(
+        self,
+        cutoff: float,
+        radial: ExponentialBasis,
+        angular: ExponentialBasis | None = None,
+        vectors: bool = False,
+        padding: int = 0,
+    ):
         super().__init__()
-        self.cutoff, self.beta, self.beta_unit = cutoff, radial.beta, angular.beta if angular is not None else 0.0
+        self.cutoff, self.beta, self.beta_unit = (
+            cutoff,
+            radial.beta,
+            angular.beta if angular is not None else 0.0,
+        )
         none = radial.centres.new_zeros
         # kinds of columns: see kernels/features.py
         centres, kinds = [radial.centres], [0] * len(radial.centres)
@@ -79,12 +94,17 @@ class Features(nn.Module):
             centres += [angular.centres] * 3
             kinds += [k for k in (1, 2, 3) for _ in range(len(angular.centres))]
         self.register_buffer("centres", torch.cat([*centres, none(padding)]), persistent=False)
-        self.register_buffer("kinds", torch.tensor(kinds + [7] * padding, dtype=torch.int32), persistent=False)
+        self.register_buffer(
+            "kinds", torch.tensor(kinds + [7] * padding, dtype=torch.int32), persistent=False
+        )
 
     def forward(self, vec: Tensor) -> Tensor:
-        return ops.edge_features(vec, self.centres, self.kinds, self.cutoff, self.beta, self.beta_unit)
+        return ops.edge_features(
+            vec, self.centres, self.kinds, self.cutoff, self.beta, self.beta_unit
+        )
 
 
 def safe_norm(vec: Tensor) -> Tensor:
-    """(..., 3) -> (...,): the length, with a finite gradient at zero. Never returns less than 1e-7 Angstrom."""
+    """(..., 3) -> (...,): the length, with a finite gradient at zero. Never returns less than 1e-7
+    Angstrom."""
     return vec.square().sum(-1).clamp_min(1e-14).sqrt()

@@ -1,6 +1,8 @@
-"""MC-EGNN: E(3)-equivariant with M Cartesian vector channels per atom (Levy, Kaba et al., arXiv 2309.03139).
+"""MC-EGNN: E(3)-equivariant with M Cartesian vector channels per atom (Levy, Kaba et al., arXiv
+2309.03139).
 
-State h (n, d) and V (n, 3, M), V = 0 at the start; the geometry r, r_hat stays that of the input. K layers:
+State h (n, d) and V (n, 3, M), V = 0 at the start; the geometry r, r_hat stays that of the input. K
+layers:
 
     s, t = W_s LN(h), W_t LN(h)                               on atoms (hoisted)
     dV = V_j - V_i,  q = |dV|^2 per channel,  q~ = q / (1 + q)
@@ -10,9 +12,10 @@ State h (n, d) and V (n, 3, M), V = 0 at the start; the geometry r, r_hat stays 
     V += sum_j (Phi dV / sqrt(1 + q) + gamma r_hat) / sqrt(k)
     h += W_f SiLU(W_e [LN(h), sum_j m / sqrt(k)])
 
-Departures, and why: the filter-type message replaces the additive one of the original, which starts slowly
-(reference/feasibility.md, section 5); sums are divided by sqrt(k), never by the actual degree; layers after the
-envelope have no bias, so that a message vanishes smoothly with its edge. Forces: f_i = sum_c w_c(h_i) V_i^c.
+Departures, and why: the filter-type message replaces the additive one of the original, which starts
+slowly (reference/feasibility.md, section 5); sums are divided by sqrt(k), never by the actual
+degree; layers after the envelope have no bias, so that a message vanishes smoothly with its edge.
+Forces: f_i = sum_c w_c(h_i) V_i^c.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ from .mup import Embedding, LayerNorm, Linear
 class EGNNConfig(ModelConfig):
     architecture: Literal["egnn"] = "egnn"
     base_width: int = 176
-    channels: int = Field(8, ge=1, description="vector channels M, fixed along a ladder so that muP is clean")
+    channels: int = Field(
+        8, ge=1, description="vector channels M, fixed along a ladder so that muP is clean"
+    )
     radial: int = Field(32, ge=2, description="radial basis functions")
 
 
@@ -58,10 +63,17 @@ class Layer(nn.Module):
         self.node1 = Linear(2 * d, d, "hidden", m)
         self.node2 = Linear(d, d, "hidden", m)
 
-    def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch,
-                segments: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor | None]:
-        """h (n, d), v (n, 3, M) or None while it is zero, g (e, radial), unit (e, 3), segments of the graph if kernels may be
-        used."""
+    def forward(
+        self,
+        h: Tensor,
+        v: Tensor | None,
+        g: Tensor,
+        unit: Tensor,
+        graph: GraphBatch,
+        segments: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """h (n, d), v (n, 3, M) or None while it is zero, g (e, radial), unit (e, 3), segments of
+        the graph if kernels may be used."""
         n = h.shape[0]
         fused = segments is not None
         a = self.norm(h, fused)
@@ -73,11 +85,19 @@ class Layer(nn.Module):
         gated = ops.gate(self.pair(a, fused), lengths, self.filter(g), graph, segments)
         message = nn.functional.silu(self.message(gated))
         total = ops.row_sum(message, graph, segments) * self.sum_scale
-        h = h + self.node2(nn.functional.silu(self.node1(torch.cat([a, total], dim=-1), fused)), fused)
+        h = h + self.node2(
+            nn.functional.silu(self.node1(torch.cat([a, total], dim=-1), fused)), fused
+        )
         if self.radiate is None:
             return h, v
         radial = self.radiate(message)
-        phi = None if v is None else self.mix2(nn.functional.silu(self.mix1(message))).view(-1, self.channels, self.channels)
+        phi = (
+            None
+            if v is None
+            else self.mix2(nn.functional.silu(self.mix1(message))).view(
+                -1, self.channels, self.channels
+            )
+        )
         if phi is not None and fused:
             change = ops.edge_mix(dv, phi, unit, radial)
         else:
@@ -98,8 +118,8 @@ class EGNN(ForceField):
         self.radial = ExponentialBasis(c.radial, c.cutoff)
         self.features = Features(c.cutoff, self.radial)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
-        # weights that could never receive a gradient are left out: the first layer has no vectors to mix yet, and without a
-        # direct head nobody reads the vectors of the last
+        # weights that could never receive a gradient are left out: the first layer has no vectors
+        # to mix yet, and without a direct head nobody reads the vectors of the last
         for name in ("lengths", "mix1", "mix2"):
             delattr(self.layers[0], name)
         if c.forces == "conservative":
@@ -114,7 +134,11 @@ class EGNN(ForceField):
         unit = vec / r.unsqueeze(-1)
         segments = graph.segments() if ops.fused(vec) else None
         fused = segments is not None
-        g = self.features(vec) if fused else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
+        g = (
+            self.features(vec)
+            if fused
+            else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
+        )
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph, segments)
@@ -124,8 +148,8 @@ class EGNN(ForceField):
 
 
 def flops(c: EGNNConfig) -> Flops:
-    """Per edge and layer: filter, message, radiate; from the second layer on also lengths, mix1, mix2 and the product
-    Phi dV. Per atom: K (2 + 2 + 1) d^2 and heads."""
+    """Per edge and layer: filter, message, radiate; from the second layer on also lengths, mix1,
+    mix2 and the product Phi dV. Per atom: K (2 + 2 + 1) d^2 and heads."""
     d, m = c.width, c.channels
     every, lengths = c.radial * d + d * d, m * d
     radiate, mix = d * m, d * d + d * m * m + 3 * m * m
@@ -135,5 +159,12 @@ def flops(c: EGNNConfig) -> Flops:
     return Flops(per_edge=2.0 * edge, per_atom=2.0 * (c.depth * 5 * d * d + heads))
 
 
-ARCHITECTURE = Architecture(name="egnn", title="MC-EGNN", config=EGNNConfig, model=EGNN, flops=flops, symmetry="E(3)",
-                            base_width=176)
+ARCHITECTURE = Architecture(
+    name="egnn",
+    title="MC-EGNN",
+    config=EGNNConfig,
+    model=EGNN,
+    flops=flops,
+    symmetry="E(3)",
+    base_width=176,
+)

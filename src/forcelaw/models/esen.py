@@ -1,7 +1,9 @@
-"""eSEN: SO(2) convolutions in edge-aligned frames (Fu et al., arXiv 2502.12147; eSCN, arXiv 2302.03655).
+"""eSEN: SO(2) convolutions in edge-aligned frames (Fu et al., arXiv 2502.12147; eSCN, arXiv
+2302.03655).
 
-State x (n, S, C), S = (lmax + 1)^2 spherical coefficients; e directed edges j -> i; frames D turn r_ij onto the polar
-axis, where a rotation-equivariant kernel is a linear map that mixes degrees but not orders |m|. K layers:
+State x (n, S, C), S = (lmax + 1)^2 spherical coefficients; e directed edges j -> i; frames D turn
+r_ij onto the polar axis, where a rotation-equivariant kernel is a linear map that mixes degrees but
+not orders |m|. K layers:
 
     z = D [y_j | y_i],  y = SphericalNorm(x)                     (e, S_m, 2C), orders |m| <= mmax only
     z0 = W_0 (z_0 * rad_0) + b;  z_m = [[W1, -W2], [W2, W1]] (z_m * rad_m)       conv1, with lmax extra scalars as gates
@@ -9,16 +11,19 @@ axis, where a rotation-equivariant kernel is a linear map that mixes degrees but
     z = conv2(z), the same without rad;  x += sum_j D^T z u(r) / sqrt(k)
     x += SO3Linear(gate(SO3Linear(y))),  y = SphericalNorm(x), gates from its scalars          ("spectral" feed-forward)
 
-rad = radial network of [RBF(r), species of j, species of i]; the degree embedding (its own radial network, m = 0) gives
-x its first l > 0 parts. Energies: MLP of the scalars; forces: one l = 1 output channel. Exact group SE(3).
+rad = radial network of [RBF(r), species of j, species of i]; the degree embedding (its own radial
+network, m = 0) gives x its first l > 0 parts. Energies: MLP of the scalars; forces: one l = 1
+output channel. Exact group SE(3).
 
-Twins, one flag each: ``parity`` (W2 = 0 in every block: E(3)); ``untied`` with ``epsilon`` (each m > 0 block becomes
-(tied + epsilon * free) / sqrt(1 + epsilon^2), free being the complement [[P, Q], [Q, -P]], so that epsilon = 0 is eSEN
-and epsilon = 1 an unconstrained block; the roll of the frames, which then matters, is the fixed shortest arc).
+Twins, one flag each: ``parity`` (W2 = 0 in every block: E(3)); ``untied`` with ``epsilon`` (each m
+> 0 block becomes (tied + epsilon * free) / sqrt(1 + epsilon^2), free being the complement [[P, Q],
+[Q, -P]], so that epsilon = 0 is eSEN and epsilon = 1 an unconstrained block; the roll of the
+frames, which then matters, is the fixed shortest arc).
 
-Against fairchem's eSEN (gate, spectral, envelope on; benchmarks/esen_parity.py): sums over neighbours carry 1/sqrt(k)
-(there 1/5 in the degree embedding, 1 in the layers); the l = 0 row of its force head, which reaches no output, is left
-out unless ``reference_heads``; only the elements present have an embedding row.
+Against fairchem's eSEN (gate, spectral, envelope on; benchmarks/esen_parity.py): sums over
+neighbours carry 1/sqrt(k) (there 1/5 in the degree embedding, 1 in the layers); the l = 0 row of
+its force head, which reaches no output, is left out unless ``reference_heads``; only the elements
+present have an embedding row.
 """
 
 from __future__ import annotations
@@ -45,14 +50,29 @@ class ESENConfig(ModelConfig):
     architecture: Literal["esen"] = "esen"
     base_width: int = 52
     lmax: int = Field(2, ge=1, le=8, description="highest degree of the spherical features")
-    mmax: int = Field(2, ge=1, description="highest order in the edge frames; min(2, lmax) when left out")
+    mmax: int = Field(
+        2, ge=1, description="highest order in the edge frames; min(2, lmax) when left out"
+    )
     radial: int = Field(32, ge=2, description="radial basis functions")
-    basis: Literal["exponential", "gaussian"] = Field("exponential", description="gaussian: equally spaced, as fairchem's")
-    parity: bool = Field(False, description="W2 = 0 in every SO(2) block: exact E(3) instead of SE(3)")
-    untied: bool = Field(False, description="free the m > 0 blocks from SO(2): breaks rotations when epsilon > 0")
-    epsilon: float = Field(1.0, ge=0.0, description="size of the free part of untied blocks; 0 is eSEN, without one")
-    reference_heads: bool = Field(False, description="carry the l = 0 row and the bias of fairchem's force head, which "
-                                                     "reach no output, so that N is the published one")
+    basis: Literal["exponential", "gaussian"] = Field(
+        "exponential", description="gaussian: equally spaced, as fairchem's"
+    )
+    parity: bool = Field(
+        False, description="W2 = 0 in every SO(2) block: exact E(3) instead of SE(3)"
+    )
+    untied: bool = Field(
+        False, description="free the m > 0 blocks from SO(2): breaks rotations when epsilon > 0"
+    )
+    epsilon: float = Field(
+        1.0, ge=0.0, description="size of the free part of untied blocks; 0 is eSEN, without one"
+    )
+    reference_heads: bool = Field(
+        False,
+        description=(
+            "carry the l = 0 row and the bias of fairchem's force head, which "
+            "reach no output, so that N is the published one"
+        ),
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -64,7 +84,10 @@ class ESENConfig(ModelConfig):
     @model_validator(mode="after")
     def _consistent(self) -> ESENConfig:
         if self.mmax > self.lmax:
-            raise ValueError(f"mmax ({self.mmax}) is larger than lmax ({self.lmax}): no coefficient has such an order")
+            raise ValueError(
+                f"mmax ({self.mmax}) is larger than lmax ({self.lmax}): no coefficient has such an"
+                " order"
+            )
         if self.parity and self.untied:
             raise ValueError("parity and untied are two different twins: choose one")
         return self
@@ -84,8 +107,8 @@ class ESENConfig(ModelConfig):
 class Edges:
     """What all layers share about the edges of a batch.
 
-    both (2e,) sender and receiver of each edge, in turn; turn (e, S_m, S) frames; back (e, S, S_m) inverse frames times
-    envelope and 1/sqrt(k); receiver (e,).
+    both (2e,) sender and receiver of each edge, in turn; turn (e, S_m, S) frames; back (e, S, S_m)
+    inverse frames times envelope and 1/sqrt(k); receiver (e,).
     """
 
     both: Tensor
@@ -96,7 +119,8 @@ class Edges:
 
 @dataclass
 class FusedEdges:
-    """The same for the kernels: the blocks of the frames (e, P), envelope times 1/sqrt(k) (e,), and the graph's segments."""
+    """The same for the kernels: the blocks of the frames (e, P), envelope times 1/sqrt(k) (e,), and
+    the graph's segments."""
 
     frames: Tensor
     scale: Tensor
@@ -107,17 +131,22 @@ class FusedEdges:
 
 
 class RadialNetwork(nn.Module):
-    """Invariant edge network: Linear, LayerNorm, SiLU, Linear, LayerNorm, SiLU, Linear on [RBF(r), Emb_j, Emb_i].
+    """Invariant edge network: Linear, LayerNorm, SiLU, Linear, LayerNorm, SiLU, Linear on [RBF(r),
+    Emb_j, Emb_i].
 
-    The first Linear comes in three blocks, since only RBF has a fixed number of columns (muP). Emb W is formed once per
-    element (Z rows) and picked by one-hot columns instead of being multiplied on every edge.
+    The first Linear comes in three blocks, since only RBF has a fixed number of columns (muP). Emb
+    W is formed once per element (Z rows) and picked by one-hot columns instead of being multiplied
+    on every edge.
     """
 
     def __init__(self, c: ESENConfig, outputs: int):
         super().__init__()
         w, m = c.width, c.m
-        # the squares of the basis functions sum to sqrt(pi) SPREAD: unit variance after the first product
-        self.basis = Linear(c.radial, w, "input", m, gain=math.sqrt(c.radial / (math.sqrt(math.pi) * SPREAD)))
+        # the squares of the basis functions sum to sqrt(pi) SPREAD: unit variance after the first
+        # product
+        self.basis = Linear(
+            c.radial, w, "input", m, gain=math.sqrt(c.radial / (math.sqrt(math.pi) * SPREAD))
+        )
         self.source = Linear(w, w, "hidden", m, bias=False)
         self.target = Linear(w, w, "hidden", m, bias=False)
         self.norm1 = LayerNorm(w, m)
@@ -126,8 +155,11 @@ class RadialNetwork(nn.Module):
         self.last = Linear(w, outputs, "hidden", m)
 
     def forward(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """features (e, B + 2Z or more) basis and one-hot columns, source and target (Z, C) embeddings -> (e, outputs)."""
-        with torch.autocast(features.device.type, enabled=False):  # distances keep their precision under bf16
+        """features (e, B + 2Z or more) basis and one-hot columns, source and target (Z, C)
+        embeddings -> (e, outputs)."""
+        with torch.autocast(
+            features.device.type, enabled=False
+        ):  # distances keep their precision under bf16
             h = torch.addmm(self.basis.bias, features, self._columns(features, source, target))
         h = nn.functional.silu(self.norm1(h))
         return self.last(nn.functional.silu(self.norm2(self.hidden(h))))
@@ -137,7 +169,12 @@ class RadialNetwork(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             h = torch.mm(features, self._columns(features, source, target))
         h = ops.norm_silu(h, self.norm1.weight, self.norm1.bias, self.basis.bias)
-        h = ops.norm_silu(nn.functional.linear(h, self.hidden.weight), self.norm2.weight, self.norm2.bias, self.hidden.bias)
+        h = ops.norm_silu(
+            nn.functional.linear(h, self.hidden.weight),
+            self.norm2.weight,
+            self.norm2.bias,
+            self.hidden.bias,
+        )
         return nn.functional.linear(h, self.last.weight)
 
     def _columns(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -169,8 +206,9 @@ class SO2Linear(nn.Module):
         """Add the free complement of each tied block."""
         self.epsilon = epsilon
         std = [1.0 / math.sqrt(2 * w.shape[2]) for w in self.tied]
-        self.free = nn.ParameterList(mark(nn.Parameter(normal(*w.shape, std=s)), "hidden", m)
-                                     for w, s in zip(self.tied, std))
+        self.free = nn.ParameterList(
+            mark(nn.Parameter(normal(*w.shape, std=s)), "hidden", m) for w, s in zip(self.tied, std)
+        )
 
     def block(self, k: int) -> Tensor:
         """(2 n_m C, 2 n_m C copies) matrix of order m = k + 1: [[W1, -W2], [W2, W1]] when tied."""
@@ -179,7 +217,12 @@ class SO2Linear(nn.Module):
         if self.epsilon is not None:
             p, q = self.free[k].unbind(0)
             eps, norm = self.epsilon, 1.0 / math.sqrt(1.0 + self.epsilon**2)
-            a, b, c, d = (a + eps * p) * norm, (b + eps * q) * norm, (c + eps * q) * norm, (d - eps * p) * norm
+            a, b, c, d = (
+                (a + eps * p) * norm,
+                (b + eps * q) * norm,
+                (c + eps * q) * norm,
+                (d - eps * p) * norm,
+            )
         return torch.cat([torch.cat([a, b], dim=1), torch.cat([c, d], dim=1)])
 
     def matrices(self) -> list[Tensor]:
@@ -217,24 +260,33 @@ class Layer(nn.Module):
         self.gates = Linear(w, lmax * w, "hidden", m)
         self.up = SO3Linear(w, w, lmax, "hidden", m)
         self.down = SO3Linear(w, w, lmax, "hidden", m)
-        self.register_buffer("degree", self.up.degree[1:] - 1, persistent=False)  # gate of each l > 0 coefficient
+        self.register_buffer(
+            "degree", self.up.degree[1:] - 1, persistent=False
+        )  # gate of each l > 0 coefficient
 
     def forward(self, x: Tensor, rad: Tensor, edges: Edges | FusedEdges) -> Tensor:
-        """x (n, S, C), rad (e, 2 C sum_m n_m) radial factors, without their bias for FusedEdges -> x (n, S, C)."""
+        """x (n, S, C), rad (e, 2 C sum_m n_m) radial factors, without their bias for FusedEdges ->
+        x (n, S, C)."""
         if isinstance(edges, FusedEdges):
             return self.fused(x, rad, edges)
         x = x + self.message(self.norm1(x), rad, edges)
         y = self.norm2(x)
-        gates = torch.sigmoid(nn.functional.silu(self.gates(y[:, 0]))).unflatten(1, (self.lmax, self.width))
+        gates = torch.sigmoid(nn.functional.silu(self.gates(y[:, 0]))).unflatten(
+            1, (self.lmax, self.width)
+        )
         y = self.up(y)
-        y = torch.cat([nn.functional.silu(y[:, :1]), y[:, 1:] * gates.index_select(1, self.degree)], dim=1)
+        y = torch.cat(
+            [nn.functional.silu(y[:, :1]), y[:, 1:] * gates.index_select(1, self.degree)], dim=1
+        )
         return x + self.down(y)
 
     def fused(self, x: Tensor, rad: Tensor, edges: FusedEdges) -> Tensor:
         """The same through the kernels."""
         x = x + self.fused_message(self.norm1.fused(x)[0], rad, edges)
         y, scalars = self.norm2.fused(x)
-        y = ops.spherical_gate(self.gates(scalars, True), self.up.product(y.transpose(0, 1)), self.up.bias)
+        y = ops.spherical_gate(
+            self.gates(scalars, True), self.up.product(y.transpose(0, 1)), self.up.bias
+        )
         return ops.spherical_add(x, self.down.product(y), self.down.bias)
 
     def message(self, y: Tensor, rad: Tensor, edges: Edges) -> Tensor:
@@ -242,26 +294,48 @@ class Layer(nn.Module):
         n, s, w = y.shape
         e = len(edges.receiver)
         z = y.flatten(1).index_select(0, edges.both).view(e, 2, s, w)
-        # both ends side by side: half as many small products, which cost a CPU more than their arithmetic
+        # both ends side by side: half as many small products, which cost a CPU more than their
+        # arithmetic
         z = torch.bmm(edges.turn, z.transpose(1, 2).reshape(e, s, 2 * w))  # (e, S_m, 2C)
         sizes = [2 * w * count for count in self.degrees]
         factors = rad.split(sizes, dim=1)
-        blocks = z.flatten(1).split([size * (1 if m == 0 else 2) for m, size in enumerate(sizes)], dim=1)
+        blocks = z.flatten(1).split(
+            [size * (1 if m == 0 else 2) for m, size in enumerate(sizes)], dim=1
+        )
         parts = [factors[0] * blocks[0]]
-        parts += [(factor.unsqueeze(1) * block.unflatten(1, (2, factor.shape[1]))).flatten(1)
-                  for factor, block in zip(factors[1:], blocks[1:])]
+        parts += [
+            (factor.unsqueeze(1) * block.unflatten(1, (2, factor.shape[1]))).flatten(1)
+            for factor, block in zip(factors[1:], blocks[1:])
+        ]
         parts = self.conv2(self._gate(self.conv1(parts)))
         z = torch.bmm(edges.back, torch.cat(parts, dim=1).view(e, z.shape[1], w))
-        return segment_sum(z.flatten(1).to(y.dtype), edges.receiver, n).view(n, s, w)  # never summed in bf16
+        return segment_sum(z.flatten(1).to(y.dtype), edges.receiver, n).view(
+            n, s, w
+        )  # never summed in bf16
 
     def fused_message(self, y: Tensor, rad: Tensor, edges: FusedEdges) -> Tensor:
         """The same through the kernels."""
-        return ops.so2_message(y, edges.frames, edges.scale, rad, self.radial.last.bias, edges.sender, edges.receiver,
-                                   edges.ptr, edges.order, self.lmax, self.mmax, self.conv1.matrices(), self.conv1.zero.bias,
-                                   self.conv2.matrices(), self.conv2.zero.bias)
+        return ops.so2_message(
+            y,
+            edges.frames,
+            edges.scale,
+            rad,
+            self.radial.last.bias,
+            edges.sender,
+            edges.receiver,
+            edges.ptr,
+            edges.order,
+            self.lmax,
+            self.mmax,
+            self.conv1.matrices(),
+            self.conv1.zero.bias,
+            self.conv2.matrices(),
+            self.conv2.zero.bias,
+        )
 
     def _gate(self, parts: list[Tensor]) -> list[Tensor]:
-        """SiLU for l = 0, sigmoid gates for l > 0, on the output of conv1 (its first lmax C columns are the gates)."""
+        """SiLU for l = 0, sigmoid gates for l > 0, on the output of conv1 (its first lmax C columns
+        are the gates)."""
         w, lmax = self.width, self.lmax
         gates, scalars, rest = parts[0].split([lmax * w, w, lmax * w], dim=1)
         gates = torch.sigmoid(gates)
@@ -283,40 +357,64 @@ class ESEN(ForceField):
         self.frames = EdgeFrames(c.lmax, c.mmax)
         self.source = Embedding(len(c.elements), w, m)
         self.target = Embedding(len(c.elements), w, m)
-        self.basis = (ExponentialBasis(c.radial, c.cutoff) if c.basis == "exponential"
-                      else GaussianBasis(c.radial, c.cutoff, SPREAD))
-        self.register_buffer("one_hot", torch.eye(len(c.elements), dtype=torch.get_default_dtype()), persistent=False)
-        self.padding = -(c.radial + 2 * len(c.elements)) % 4  # zero columns on a GPU, for rows of 16 bytes, as the MPNN's
+        self.basis = (
+            ExponentialBasis(c.radial, c.cutoff)
+            if c.basis == "exponential"
+            else GaussianBasis(c.radial, c.cutoff, SPREAD)
+        )
+        self.register_buffer(
+            "one_hot", torch.eye(len(c.elements), dtype=torch.get_default_dtype()), persistent=False
+        )
+        self.padding = (
+            -(c.radial + 2 * len(c.elements)) % 4
+        )  # zero columns on a GPU, for rows of 16 bytes, as the MPNN's
         self.degree = RadialNetwork(c, c.degrees[0] * w)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = SphericalNorm(c.lmax, w, m)
-        self.energy = nn.Sequential(Linear(w, w, "hidden", m), nn.SiLU(), Linear(w, w, "hidden", m), nn.SiLU(),
-                                    Linear(w, 1, "output", m))
+        self.energy = nn.Sequential(
+            Linear(w, w, "hidden", m),
+            nn.SiLU(),
+            Linear(w, w, "hidden", m),
+            nn.SiLU(),
+            Linear(w, 1, "output", m),
+        )
         self.force = None
         if c.forces == "direct":
-            self.force = SO3Linear(w, 1, 1, "output", m) if c.reference_heads else Linear(w, 1, "output", m, bias=False)
+            self.force = (
+                SO3Linear(w, 1, 1, "output", m)
+                if c.reference_heads
+                else Linear(w, 1, "output", m, bias=False)
+            )
         if c.broken:  # last, so that the other weights of a seed are those of eSEN
             for module in self.modules():
                 if isinstance(module, SO2Linear):
                     module.untie(c.epsilon, m)
 
     def turn(self, unit: Tensor) -> Tensor:
-        """Frames (e, S_m, S) of unit vectors (e, 3). Autograd records nothing unless ``unit`` asks for a gradient."""
+        """Frames (e, S_m, S) of unit vectors (e, 3). Autograd records nothing unless ``unit`` asks
+        for a gradient."""
         return self.frames(unit, smooth=unit.requires_grad and not self.config.broken)
 
     def edges(self, graph: GraphBatch, unit: Tensor, r: Tensor) -> Edges | FusedEdges:
         """Frames and indices of a batch, once per forward."""
         factor = envelope(r / self.config.cutoff) / math.sqrt(self.config.mean_degree)
         if ops.fused(unit):
-            return FusedEdges(self.frames.packed(unit), factor, graph.sender, graph.receiver, *graph.segments())
+            return FusedEdges(
+                self.frames.packed(unit), factor, graph.sender, graph.receiver, *graph.segments()
+            )
         d = self.turn(unit)
         back = d.transpose(1, 2) * factor[:, None, None]
-        return Edges(torch.stack([graph.sender, graph.receiver], dim=1).flatten(), graph.receiver, d, back)
+        return Edges(
+            torch.stack([graph.sender, graph.receiver], dim=1).flatten(), graph.receiver, d, back
+        )
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         edges = self.edges(graph, vec / r.unsqueeze(-1), r)
-        species = (graph.species.index_select(0, graph.sender), graph.species.index_select(0, graph.receiver))
+        species = (
+            graph.species.index_select(0, graph.sender),
+            graph.species.index_select(0, graph.receiver),
+        )
         columns = [self.basis(r), *(self.one_hot.index_select(0, s) for s in species)]
         if vec.is_cuda and self.padding:
             columns.append(vec.new_zeros(len(vec), self.padding))
@@ -327,15 +425,31 @@ class ESEN(ForceField):
         fused = isinstance(edges, FusedEdges)
         if fused:
             start = self.degree.fused(features, *embeddings)
-            x = ops.spread(start, self.degree.last.bias, edges.frames, edges.scale, graph.receiver, edges.ptr,
-                               self.config.lmax, 0, self.config.mmax)
+            x = ops.spread(
+                start,
+                self.degree.last.bias,
+                edges.frames,
+                edges.scale,
+                graph.receiver,
+                edges.ptr,
+                self.config.lmax,
+                0,
+                self.config.mmax,
+            )
         else:
             start = self.degree(features, *embeddings)  # m = 0 rows
-            first = torch.bmm(edges.back[:, :, : self.config.degrees[0]], start.unflatten(1, (self.config.degrees[0], w)))
-            x = segment_sum(first.flatten(1).to(scalars.dtype), graph.receiver, n).unflatten(1, (first.shape[1], w))
+            first = torch.bmm(
+                edges.back[:, :, : self.config.degrees[0]],
+                start.unflatten(1, (self.config.degrees[0], w)),
+            )
+            x = segment_sum(first.flatten(1).to(scalars.dtype), graph.receiver, n).unflatten(
+                1, (first.shape[1], w)
+            )
         x = torch.cat([x[:, :1] + scalars.unsqueeze(1), x[:, 1:]], dim=1)
         for layer in self.layers:
-            x = layer(x, (layer.radial.fused if fused else layer.radial)(features, *embeddings), edges)
+            x = layer(
+                x, (layer.radial.fused if fused else layer.radial)(features, *embeddings), edges
+            )
         with torch.autocast(x.device.type, enabled=False):
             x = self.norm.fused(x)[0] if fused else self.norm(x)
             energy = self.energy(x[:, 0]).squeeze(-1)
@@ -347,9 +461,9 @@ class ESEN(ForceField):
 
 
 def flops(c: ESENConfig) -> Flops:
-    """Forward FLOPs as run: frames once, then per layer radial network, conv1, conv2 and both rotations (dense S_m x S,
-    as batched products); per atom feed-forward and heads. The 4 (K + 1) Z C^2 of the element tables, once per batch
-    whatever its size, are left out."""
+    """Forward FLOPs as run: frames once, then per layer radial network, conv1, conv2 and both
+    rotations (dense S_m x S, as batched products); per atom feed-forward and heads. The 4 (K + 1) Z
+    C^2 of the element tables, once per batch whatever its size, are left out."""
     w, n = c.width, c.degrees
     n0, s, sm = n[0], (c.lmax + 1) ** 2, n_coefficients(c.lmax, c.mmax)
     frames = (c.lmax + 1) * (2 * c.lmax + 1) * sm * s
@@ -362,7 +476,9 @@ def flops(c: ESENConfig) -> Flops:
     heads = 2 * w * w + w
     if c.forces == "direct":
         heads += 4 * w if c.reference_heads else 3 * w
-    return Flops(per_edge=2.0 * (frames + degree + c.depth * layer), per_atom=2.0 * (c.depth * atom + heads))
+    return Flops(
+        per_edge=2.0 * (frames + degree + c.depth * layer), per_atom=2.0 * (c.depth * atom + heads)
+    )
 
 
 def symmetry_of(c: ESENConfig) -> Literal["E(3)", "SE(3)", "none"]:
@@ -372,5 +488,13 @@ def symmetry_of(c: ESENConfig) -> Literal["E(3)", "SE(3)", "none"]:
     return "E(3)" if c.parity else "SE(3)"
 
 
-ARCHITECTURE = Architecture(name="esen", title="eSEN", config=ESENConfig, model=ESEN, flops=flops, symmetry="SE(3)",
-                            base_width=52, symmetry_of=symmetry_of)
+ARCHITECTURE = Architecture(
+    name="esen",
+    title="eSEN",
+    config=ESENConfig,
+    model=ESEN,
+    flops=flops,
+    symmetry="SE(3)",
+    base_width=52,
+    symmetry_of=symmetry_of,
+)

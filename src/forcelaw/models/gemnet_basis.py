@@ -1,13 +1,16 @@
-"""Bases of GemNet: real spherical harmonics, their rotation into the frame of an edge, and normalised radial functions.
+"""Bases of GemNet: real spherical harmonics, their rotation into the frame of an edge, and
+normalised radial functions.
 
-Sums over triplets and quadruplets factorise, exactly, into sums over edges (Y: harmonics of mean square 1 on the sphere):
+Sums over triplets and quadruplets factorise, exactly, into sums over edges (Y: harmonics of mean
+square 1 on the sphere):
 
     sqrt(2l+1) P_l(cos cab) = sum_m Y_lm(ca) Y_lm(ba) / sqrt(2l+1)                            addition theorem
     Y_pj(ca in the frame of ba) . Y_lj(db in the frame of ba)  ~  P_p^j P_l^j cos(j dihedral)    j = 0 .. min(l, p)
 
-so that sum_b needs one moment sum_b Y_lm(ba) x_ba per atom, and sum_{b,d} needs one moment per atom b, rotated into the
-frame of each short edge ba, weighted, and rotated back. The cost is linear in the number of edges. The roll of a frame
-about its edge is arbitrary: it cancels, because cosine and sine parts of order j always enter as a scalar product.
+so that sum_b needs one moment sum_b Y_lm(ba) x_ba per atom, and sum_{b,d} needs one moment per atom
+b, rotated into the frame of each short edge ba, weighted, and rotated back. The cost is linear in
+the number of edges. The roll of a frame about its edge is arbitrary: it cancels, because cosine and
+sine parts of order j always enter as a scalar product.
 """
 
 from __future__ import annotations
@@ -32,8 +35,9 @@ def degrees(count: int) -> np.ndarray:
 def harmonics(unit: Tensor, count: int) -> Tensor:
     """Real spherical harmonics of unit vectors (..., 3), degrees below ``count``: (..., count^2).
 
-    Polynomials of x, y, z (smooth everywhere, the poles included), normalised to mean square 1 over the sphere:
-    sum_m Y_lm(a) Y_lm(b) = (2l+1) P_l(a.b). Order m < 0 goes with sin(|m| phi), m > 0 with cos(m phi), no sign (-1)^m.
+    Polynomials of x, y, z (smooth everywhere, the poles included), normalised to mean square 1 over
+    the sphere: sum_m Y_lm(a) Y_lm(b) = (2l+1) P_l(a.b). Order m < 0 goes with sin(|m| phi), m > 0
+    with cos(m phi), no sign (-1)^m.
     """
     x, y, z = unit.unbind(-1)
     cosine, sine = [torch.ones_like(x)], [torch.zeros_like(x)]  # Re, Im of (x + i y)^m
@@ -49,7 +53,9 @@ def harmonics(unit: Tensor, count: int) -> Tensor:
                 if previous is not None:
                     following = following - (l + m - 1) * previous
                 previous, current = current, following / (l - m)
-            norm = math.sqrt((2 * l + 1) * (1 if m == 0 else 2) * math.factorial(l - m) / math.factorial(l + m))
+            norm = math.sqrt(
+                (2 * l + 1) * (1 if m == 0 else 2) * math.factorial(l - m) / math.factorial(l + m)
+            )
             columns[l * l + l + m] = norm * current * cosine[m]
             if m:
                 columns[l * l + l - m] = norm * current * sine[m]
@@ -58,10 +64,13 @@ def harmonics(unit: Tensor, count: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def harmonic_norms(count: int) -> np.ndarray:
-    """(count^2,) factors of :func:`harmonics` on what the recursions give when they start from 1 at l = m."""
+    """(count^2,) factors of :func:`harmonics` on what the recursions give when they start from 1 at
+    l = m."""
     norm = [
         math.prod(range(2 * m - 1, 0, -2))
-        * math.sqrt((2 * l + 1) * (1 if m == 0 else 2) * math.factorial(l - m) / math.factorial(l + m))
+        * math.sqrt(
+            (2 * l + 1) * (1 if m == 0 else 2) * math.factorial(l - m) / math.factorial(l + m)
+        )
         for l in range(count)
         for m in map(abs, range(-l, l + 1))
     ]
@@ -70,11 +79,11 @@ def harmonic_norms(count: int) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def rotation_points(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points (p, 3) on the sphere and the matrix (p, count^2) that fits the harmonics of each degree below ``count`` to
-    values at them.
+    """Points (p, 3) on the sphere and the matrix (p, count^2) that fits the harmonics of each
+    degree below ``count`` to values at them.
 
-    A Fibonacci spiral of 2 count + 3 points on a half (harmonics are even or odd): condition 2 for count 4, at most 10
-    up to count 7 (measured).
+    A Fibonacci spiral of 2 count + 3 points on a half (harmonics are even or odd): condition 2 for
+    count 4, at most 10 up to count 7 (measured).
     """
     number = 2 * count + 3
     step = np.arange(number) + 0.5
@@ -87,7 +96,8 @@ def rotation_points(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def frames(unit: Tensor) -> Tensor:
-    """(q, 3) unit vectors -> (q, 3, 3) right-handed frames whose third row is the vector (Duff et al., JCGT 2017).
+    """(q, 3) unit vectors -> (q, 3, 3) right-handed frames whose third row is the vector (Duff et
+    al., JCGT 2017).
 
     Differentiable; the frame turns suddenly at z = 0, which no invariant notices.
     """
@@ -101,9 +111,11 @@ def frames(unit: Tensor) -> Tensor:
 
 
 def rotations(unit: Tensor, points: Tensor, fit: Tensor, count: int) -> Tensor:
-    """Blocks D of degrees l below ``count``, (q, sum (2l+1)^2), each row-major: Y_l(F v) = D_l Y_l(v) for any v.
+    """Blocks D of degrees l below ``count``, (q, sum (2l+1)^2), each row-major: Y_l(F v) = D_l
+    Y_l(v) for any v.
 
-    F is the frame of each unit vector (q, 3); points (p, 3) and fit (p, count^2) are those of :func:`rotation_points`.
+    F is the frame of each unit vector (q, 3); points (p, 3) and fit (p, count^2) are those of
+    :func:`rotation_points`.
     """
     local = torch.einsum("qij,pj->qpi", frames(unit), points)
     values = harmonics(local, count).transpose(1, 2)
@@ -113,18 +125,24 @@ def rotations(unit: Tensor, points: Tensor, fit: Tensor, count: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def quad_layout(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which columns of :func:`rotations` make the two matrices of the quadruplet sums; s = count^2, w = 2 count - 1.
+    """Which columns of :func:`rotations` make the two matrices of the quadruplet sums; s = count^2,
+    w = 2 count - 1.
 
-    enter (count * w * s,): rows (l, j), columns m: the element D_l[j, m], or zero where |j| > l or the degrees differ.
-    leave (P * w,), P = sum (p+1)(2p+1): rows (p, |j|, m), columns j: the element D_p[j, m], or zero unless j = +-|j|.
-    The index past the last element stands for zero. share (count (count + 1) / 2,): 1 for pairs (p, 0) and 1 / sqrt 2
-    for (p, j > 0), so that each product function has mean square 1 over both directions.
+    enter (count * w * s,): rows (l, j), columns m: the element D_l[j, m], or zero where |j| > l or
+    the degrees differ. leave (P * w,), P = sum (p+1)(2p+1): rows (p, |j|, m), columns j: the
+    element D_p[j, m], or zero unless j = +-|j|. The index past the last element stands for zero.
+    share (count (count + 1) / 2,): 1 for pairs (p, 0) and 1 / sqrt 2 for (p, j > 0), so that each
+    product function has mean square 1 over both directions.
     """
     degree_of = degrees(count)
     start = np.cumsum([0] + [(2 * l + 1) ** 2 for l in range(count)])
     zero, orders = start[-1], range(-(count - 1), count)
     enter = [
-        start[l] + (l + j) * (2 * l + 1) + column - l * l if abs(j) <= l and degree_of[column] == l else zero
+        (
+            start[l] + (l + j) * (2 * l + 1) + column - l * l
+            if abs(j) <= l and degree_of[column] == l
+            else zero
+        )
         for l in range(count)
         for j in orders
         for column in range(count * count)
@@ -145,12 +163,15 @@ BASES = {"exponential": ExponentialBasis, "gaussian": GaussianBasis}
 
 @lru_cache(maxsize=64)
 def radial_norm(kind: str, count: int, cutoff: float) -> float:
-    """The factor that gives a radial basis, before its envelope, a mean square of 1 over functions and distances.
+    """The factor that gives a radial basis, before its envelope, a mean square of 1 over functions
+    and distances.
 
     So near neighbours, where the envelope is 1, see functions of size 1 and distant ones see less.
     """
     precision = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # the basis rounds its centres to the default: who asks first must not matter
+    torch.set_default_dtype(
+        torch.float64
+    )  # the basis rounds its centres to the default: who asks first must not matter
     try:
         with torch.device("cpu"):  # sizes are counted on the meta device
             values = BASES[kind](count, cutoff)(torch.linspace(NEAREST, cutoff, 2001))
@@ -161,10 +182,11 @@ def radial_norm(kind: str, count: int, cutoff: float) -> float:
 
 @lru_cache(maxsize=64)
 def envelope_share(cutoff: float) -> float:
-    """Mean squared envelope over the edges: degree times this is the number of neighbours that count.
+    """Mean squared envelope over the edges: degree times this is the number of neighbours that
+    count.
 
-    Edges are taken equally per dr between NEAREST and the cutoff (Angstrom), which is what finite molecules have
-    (measured: 0.47 at 6 Angstrom, 0.45 by this rule).
+    Edges are taken equally per dr between NEAREST and the cutoff (Angstrom), which is what finite
+    molecules have (measured: 0.47 at 6 Angstrom, 0.45 by this rule).
     """
     x = np.linspace(NEAREST, cutoff, 2001) / cutoff
     return float(((1 - 21 * x**5 + 35 * x**6 - 15 * x**7) ** 2).mean())

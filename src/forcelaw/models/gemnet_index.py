@@ -1,12 +1,14 @@
-"""Indices of GemNet: reverse edges, padded rows of edges per receiver, short edges; lists of triplets and quadruplets.
+"""Indices of GemNet: reverse edges, padded rows of edges per receiver, short edges; lists of
+triplets and quadruplets.
 
 Names, as in the paper (arXiv 2204.02782): an edge c -> a has sender c and receiver a.
 
     triplet      b -> a <- c        input edge (b, a), output edge (c, a), b != c
     quadruplet   d -> b -> a <- c   input edge (d, b), short edge (b, a), output edge (c, a), d != a and b != c
 
-The model itself never lists triplets or quadruplets: its sums over them factorise (gemnet_basis.py). The lists are the
-definition of those sums; they are for tests, for parity with other codes and for counting.
+The model itself never lists triplets or quadruplets: its sums over them factorise
+(gemnet_basis.py). The lists are the definition of those sums; they are for tests, for parity with
+other codes and for counting.
 """
 
 from __future__ import annotations
@@ -56,10 +58,13 @@ class EdgeIndex:
     def rows(self, values: Tensor) -> Tensor:
         """(e, c) -> (atoms, width, c), zero in empty slots. Edges without a slot are dropped."""
         out = values.new_zeros(self.atoms * self.width + 1, values.shape[1])
-        return out.index_copy(0, self.flat, values)[:-1].view(self.atoms, self.width, values.shape[1])
+        return out.index_copy(0, self.flat, values)[:-1].view(
+            self.atoms, self.width, values.shape[1]
+        )
 
     def edges(self, rows: Tensor) -> Tensor:
-        """(atoms, width, c) -> (e, c): the inverse of :meth:`rows`; anything for edges without a slot."""
+        """(atoms, width, c) -> (e, c): the inverse of :meth:`rows`; anything for edges without a
+        slot."""
         last = self.atoms * self.width - 1
         return rows.flatten(0, 1).index_select(0, self.flat.clamp_max(last))
 
@@ -69,7 +74,8 @@ class EdgeIndex:
 
 
 def _sort_by(columns: list[Tensor]) -> Tensor:
-    """Permutation that sorts by the last column, ties by the one before it, and so on (stable, no host work)."""
+    """Permutation that sorts by the last column, ties by the one before it, and so on (stable, no
+    host work)."""
     order = torch.argsort(columns[0], stable=True)
     for column in columns[1:]:
         order = order.index_select(0, torch.argsort(column.index_select(0, order), stable=True))
@@ -77,10 +83,12 @@ def _sort_by(columns: list[Tensor]) -> Tensor:
 
 
 def _canonical(graph: GraphBatch) -> tuple[Tensor, Tensor]:
-    """(order, swap) of :class:`EdgeIndex`. Every edge needs its reverse: a cutoff without a neighbour cap gives it."""
+    """(order, swap) of :class:`EdgeIndex`. Every edge needs its reverse: a cutoff without a
+    neighbour cap gives it."""
     n, e = graph.species.shape[0], graph.sender.shape[0]
     if graph.transposed is not None and graph.shift is None:
-        # a batch of a shard: sorted already, and the k-th edge by sender is the reverse of the k-th by receiver
+        # a batch of a shard: sorted already, and the k-th edge by sender is the reverse of the k-th
+        # by receiver
         return torch.arange(e, device=graph.sender.device), graph.transposed
     shifts = [] if graph.shift is None else [graph.shift[:, axis] for axis in range(3)]
     order = _sort_by([*shifts, graph.receiver * n + graph.sender])
@@ -92,14 +100,17 @@ def _canonical(graph: GraphBatch) -> tuple[Tensor, Tensor]:
 def build_index(graph: GraphBatch, vec: Tensor, quad_cutoff: float) -> EdgeIndex:
     """Indices of one batch; vec (e, 3) in Angstrom, quad_cutoff in Angstrom.
 
-    ``graph.max_degree`` gives the row width as a plain integer: then all shapes are fixed and nothing is read back from the
-    device (CUDA graphs), all edges count as short, and an atom with more neighbours is an error that the device raises.
-    Without it rows are as wide as this batch needs.
+    ``graph.max_degree`` gives the row width as a plain integer: then all shapes are fixed and
+    nothing is read back from the device (CUDA graphs), all edges count as short, and an atom with
+    more neighbours is an error that the device raises. Without it rows are as wide as this batch
+    needs.
     """
     n = graph.species.shape[0]
     order, swap = _canonical(graph)
     sender, receiver = graph.sender.index_select(0, order), graph.receiver.index_select(0, order)
-    slot = torch.arange(len(receiver), device=receiver.device) - torch.searchsorted(receiver, receiver)
+    slot = torch.arange(len(receiver), device=receiver.device) - torch.searchsorted(
+        receiver, receiver
+    )
     if graph.max_degree is None:
         width = int(slot.max()) + 1 if len(slot) else 1
         near = vec.detach().square().sum(-1) < quad_cutoff * quad_cutoff
@@ -107,12 +118,25 @@ def build_index(graph: GraphBatch, vec: Tensor, quad_cutoff: float) -> EdgeIndex
         return EdgeIndex(order, sender, receiver, swap, receiver * width + slot, short, n, width)
     width, fits = graph.max_degree, slot < graph.max_degree
     allowed = fits | (receiver == n - 1) if graph.pad else fits
-    torch._assert_async(allowed.all(), "an atom has more neighbours than the rows of fixed shapes (graph.max_degree)")
-    return EdgeIndex(order, sender, receiver, swap, torch.where(fits, receiver * width + slot, n * width), None, n, width)
+    torch._assert_async(
+        allowed.all(),
+        "an atom has more neighbours than the rows of fixed shapes (graph.max_degree)",
+    )
+    return EdgeIndex(
+        order,
+        sender,
+        receiver,
+        swap,
+        torch.where(fits, receiver * width + slot, n * width),
+        None,
+        n,
+        width,
+    )
 
 
 def _expand(count: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """For each item k the range first[k] .. first[k] + count[k]: (item, member), both (sum of count,)."""
+    """For each item k the range first[k] .. first[k] + count[k]: (item, member), both (sum of
+    count,)."""
     item = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
     start = torch.cumsum(count, 0) - count
     member = torch.arange(len(item), device=count.device) - start[item] + first[item]
@@ -127,7 +151,8 @@ def _csr(receiver: Tensor, atoms: int) -> tuple[Tensor, Tensor]:
 
 
 def triplets(index: EdgeIndex) -> tuple[Tensor, Tensor]:
-    """(input edge b -> a, output edge c -> a), each (t,) int64, output ascending, the edge itself left out."""
+    """(input edge b -> a, output edge c -> a), each (t,) int64, output ascending, the edge itself
+    left out."""
     count, first = _csr(index.receiver, index.atoms)
     out, inner = _expand(count[index.receiver], first[index.receiver])
     keep = out != inner
@@ -137,8 +162,9 @@ def triplets(index: EdgeIndex) -> tuple[Tensor, Tensor]:
 def quadruplets(index: EdgeIndex) -> tuple[Tensor, Tensor, Tensor]:
     """(input edge d -> b, place of b -> a in ``index.short``, output edge c -> a), each (p,) int64.
 
-    d != a (as edges: the input edge is not the reverse of the short one) and b != c. The case d = c, a triangle, is
-    kept: it carries three-body information and is smooth (the reference implementation drops it).
+    d != a (as edges: the input edge is not the reverse of the short one) and b != c. The case d =
+    c, a triangle, is kept: it carries three-body information and is smooth (the reference
+    implementation drops it).
     """
     count, first = _csr(index.receiver, index.atoms)
     assert index.short is not None  # lists are made without fixed shapes

@@ -1,8 +1,9 @@
-"""GemNet-OC (Gasteiger et al., arXiv 2204.02782): distances, angles and dihedrals; invariant features, exact for E(3).
+"""GemNet-OC (Gasteiger et al., arXiv 2204.02782): distances, angles and dihedrals; invariant
+features, exact for E(3).
 
-State h (n, A) on atoms, m (e, E) on directed edges c -> a. Every Dense is a matrix without bias, then SiLU / 0.6; sums of
-J terms are divided by sqrt J; Res(x) = (x + Dense(Dense(x))) / sqrt 2. One block (|h|, |m|: divided by
-their RMS over channels):
+State h (n, A) on atoms, m (e, E) on directed edges c -> a. Every Dense is a matrix without bias,
+then SiLU / 0.6; sums of J terms are divided by sqrt J; Res(x) = (x + Dense(Dense(x))) / sqrt 2. One
+block (|h|, |m|: divided by their RMS over channels):
 
     x = (Dense|m| + e2e|m| + quad|m| + a2e|h|) / 2            messages to edges, of 3, 4 and 3 bodies
     h = Res^2((h + e2a|m| + a2a|h|) / sqrt 3)
@@ -13,23 +14,26 @@ their RMS over channels):
     e2e   x_ca = up(sum_f W_f sum_b R_fl(r_ca) P_l(cos cab) y_ba),  y_ba = down(Dense(m_ba) * V rbf(r_ba))
     quad  x_ca = up(sum_f W_f sum_{b,d} R_fpj(r_ca) Q_pjl(c, a, b, d) S_l(r_ba) y_db)
 
-each added to the edge c -> a and, by a second "up", to its reverse. K + 1 output blocks read (h, m); their sum goes through
-an MLP to site energies and to F_ca; f_a = sum_c F_ca r_hat_ca.
+each added to the edge c -> a and, by a second "up", to its reverse. K + 1 output blocks read (h,
+m); their sum goes through an MLP to site energies and to F_ca; f_a = sum_c F_ca r_hat_ca.
 
 What differs from the published model, and why:
 - sums over triplets and quadruplets are factorised (gemnet_basis.py): exact, linear in edges, nothing is listed;
 - Q are products of associated Legendre functions of both angles with cos(j dihedral), j <= min(l, p). The published ones,
   Legendre functions of angle and of cos(dihedral), jump where three atoms are in line. So the quadruplet basis has
   S (S + 1) / 2 columns per radial function, not S^2 (S: ``spherical``);
-- quadruplets go through all short edges (r < ``quad_cutoff``, enveloped), not the nearest 8: no neighbour cap, so all is
+- quadruplets go through all short edges (r < ``quad_cutoff``, enveloped), not the nearest 8: no
+neighbour cap, so all is
   smooth and symmetric under permutations; quadruplets with d = c are kept;
-- states are normalised where they are read: SiLU / 0.6 keeps a variance of 1 but damps smaller and amplifies larger ones, so
+- states are normalised where they are read: SiLU / 0.6 keeps a variance of 1 but damps smaller and
+amplifies larger ones, so
   that without it states shrink or grow with depth as data and seed have it (``norm=False``, as published; RMS of h measured:
   2, 4, 8, 38 after four blocks on the shipped sample, but 0.4, 0.16 after two on the molecules of the muP check);
 - scale factors are closed formulas of degree and basis (:class:`Scales`), not fitted to data: they do not know the width;
 - matrices on h_c and h_a are applied on atoms before they are gathered (exact algebra, fewer operations).
 
-With weights and scale factors copied it agrees with fairchem-core's modules (results/gemnet_parity.txt).
+With weights and scale factors copied it agrees with fairchem-core's modules
+(results/gemnet_parity.txt).
 """
 
 from __future__ import annotations
@@ -47,43 +51,82 @@ from .. import ops
 from ..graph import GraphBatch, segment_sum
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, Features, envelope, safe_norm
-from .gemnet_basis import BASES, envelope_share, harmonic_norms, harmonics, quad_layout, radial_norm, rotation_points, rotations
+from .gemnet_basis import (
+    BASES,
+    envelope_share,
+    harmonic_norms,
+    harmonics,
+    quad_layout,
+    radial_norm,
+    rotation_points,
+    rotations,
+)
 from .gemnet_index import EdgeIndex, build_index
 from .mup import Embedding, Linear, weightless
 
 HALF = math.sqrt(0.5)
 GAIN = 1 / 0.6  # ScaledSiLU
-MOST_DEGREES = 5  # of the kernels: they unroll over degrees, and spill and compile for minutes at the published 7
+# of the kernels: they unroll over degrees, and spill and compile for minutes at the published 7
+MOST_DEGREES = 5
 
 
 class GemNetOCConfig(ModelConfig):
-    """width is A. Basis sizes, the same along a ladder, and message widths default to small models; see :func:`published`."""
+    """width is A. Basis sizes, the same along a ladder, and message widths default to small models;
+    see :func:`published`."""
 
     architecture: Literal["gemnet_oc"] = "gemnet_oc"
     base_width: int = 40
-    basis: Literal["exponential", "gaussian"] = Field("exponential", description="radial functions (published: gaussian)")
+    basis: Literal["exponential", "gaussian"] = Field(
+        "exponential", description="radial functions (published: gaussian)"
+    )
     radial: int = Field(32, ge=2, description="radial basis functions")
-    spherical: int = Field(4, ge=1, le=10, description="degrees of angular functions, S: l = 0 .. S - 1")
+    spherical: int = Field(
+        4, ge=1, le=10, description="degrees of angular functions, S: l = 0 .. S - 1"
+    )
     rbf: int = Field(8, ge=1, description="radial functions after the shared projection")
-    cbf: int = Field(8, ge=1, description="circular functions (one angle) after the shared projection")
-    sbf: int = Field(8, ge=1, description="spherical functions (angle and dihedral) after the shared projection")
-    quad_cutoff: float = Field(3.5, gt=0, description="Angstrom; middle edges of quadruplets are shorter")
-    quad_degree: float = Field(10.0, gt=0, description="mean number of neighbours within quad_cutoff")
+    cbf: int = Field(
+        8, ge=1, description="circular functions (one angle) after the shared projection"
+    )
+    sbf: int = Field(
+        8, ge=1, description="spherical functions (angle and dihedral) after the shared projection"
+    )
+    quad_cutoff: float = Field(
+        3.5, gt=0, description="Angstrom; middle edges of quadruplets are shorter"
+    )
+    quad_degree: float = Field(
+        10.0, gt=0, description="mean number of neighbours within quad_cutoff"
+    )
     edge_ratio: int = Field(2, ge=1, description="E / A")
-    triplet_divisor: int = Field(2, ge=1, description="A / width of triplet and pair messages (published: 4)")
-    quad_divisor: int = Field(4, ge=1, description="A / width of quadruplet messages (published: 8)")
-    before_skip: int = Field(2, ge=0, description="residual layers of a block on edges, before its skip connection")
+    triplet_divisor: int = Field(
+        2, ge=1, description="A / width of triplet and pair messages (published: 4)"
+    )
+    quad_divisor: int = Field(
+        4, ge=1, description="A / width of quadruplet messages (published: 8)"
+    )
+    before_skip: int = Field(
+        2, ge=0, description="residual layers of a block on edges, before its skip connection"
+    )
     after_skip: int = Field(2, ge=0)
     concat: int = Field(1, ge=0, description="residual layers after joining atoms and edges")
     atom_layers: int = Field(2, ge=0, description="residual layers on atoms in a block")
-    update_layers: int = Field(3, ge=0, description="residual layers of an atom update and of the force branch")
-    after_atom: int = Field(3, ge=1, description="residual layers of an output block after adding h")
+    update_layers: int = Field(
+        3, ge=0, description="residual layers of an atom update and of the force branch"
+    )
+    after_atom: int = Field(
+        3, ge=1, description="residual layers of an output block after adding h"
+    )
     final_layers: int = Field(2, ge=0, description="residual layers of the last MLPs")
-    norm: bool = Field(True, description="blocks read states divided by their RMS over channels (published: as they are)")
+    norm: bool = Field(
+        True,
+        description=(
+            "blocks read states divided by their RMS over channels (published: as they are)"
+        ),
+    )
 
     @property
     def near(self) -> float:
-        """Cutoff of the middle edges of quadruplets, Angstrom: an edge must have vanished where it ends."""
+        """Cutoff of the middle edges of quadruplets, Angstrom: an edge must have vanished where it
+        ends."""
         return min(self.quad_cutoff, self.cutoff)
 
     @property
@@ -129,13 +172,16 @@ def published(elements: tuple[int, ...] = tuple(range(1, 84)), **options: object
 
 @dataclass(frozen=True)
 class Scales:
-    """Factors that keep the variance of messages near one at the start; functions of degree and basis only.
+    """Factors that keep the variance of messages near one at the start; functions of degree and
+    basis only.
 
-    A sum of k terms, each the product of an activation x (mean 0.34, mean square 1) and functions of the geometry with
-    mean square 1, has variance k for the independent parts; the part of the mean adds up coherently where the function
-    has a mean itself (l = 0). Weights before the sum are random, so functions of r alone are partly coherent, too:
-    COHERENT is the share that is, measured once on organic molecules and kept for all widths. Measured with it, at width
-    16 to 64: message over input variance 0.4 to 1.5, and states that stay within 0.1 to 10 through four blocks.
+    A sum of k terms, each the product of an activation x (mean 0.34, mean square 1) and functions
+    of the geometry with mean square 1, has variance k for the independent parts; the part of the
+    mean adds up coherently where the function has a mean itself (l = 0). Weights before the sum are
+    random, so functions of r alone are partly coherent, too: COHERENT is the share that is,
+    measured once on organic molecules and kept for all widths. Measured with it, at width 16 to 64:
+    message over input variance 0.4 to 1.5, and states that stay within 0.1 to 10 through four
+    blocks.
     """
 
     trip: float
@@ -150,7 +196,9 @@ class Scales:
     def of(cls, c: GemNetOCConfig) -> Scales:
         k, s = c.mean_degree * envelope_share(c.cutoff), c.spherical
         q = c.quad_degree * envelope_share(c.near)
-        together = k * (1.0 + cls.COHERENT * k)  # sum over neighbours of a function of r with the mean of x
+        together = k * (
+            1.0 + cls.COHERENT * k
+        )  # sum over neighbours of a function of r with the mean of x
         products = sum((s - j) ** 2 for j in range(s))
         return cls(
             trip=1 / math.sqrt(s * k + cls.COHERENT * k * k),
@@ -162,21 +210,25 @@ class Scales:
 
 
 def act(x: Tensor, fused: bool = False) -> Tensor:
-    """SiLU / 0.6: about unit variance from unit variance. fused, here and below: whether kernels may be used."""
+    """SiLU / 0.6: about unit variance from unit variance. fused, here and below: whether kernels
+    may be used."""
     return ops.scaled_silu(x) if fused else nn.functional.silu(x) * GAIN
 
 
 def matrix(fan_in: int, fan_out: int, m: float, gain: float = 1.0) -> Linear:
     """A hidden matrix without bias, whose rows sum to zero at the start, as in the reference.
 
-    Activations have a positive mean, the same in all channels. There is no LayerNorm: rows that see the mean let the
-    variance grow by up to 1.4 per layer (measured: 1e12 after four blocks); rows that do not keep it at most constant.
+    Activations have a positive mean, the same in all channels. There is no LayerNorm: rows that see
+    the mean let the variance grow by up to 1.4 per layer (measured: 1e12 after four blocks); rows
+    that do not keep it at most constant.
     """
     linear = Linear(fan_in, fan_out, "hidden", m, bias=False, gain=gain)
     if weightless():
         return linear
     with torch.no_grad():
-        linear.weight.sub_(linear.weight.mean(dim=1, keepdim=True)).mul_(math.sqrt(fan_in / (fan_in - 1)))
+        linear.weight.sub_(linear.weight.mean(dim=1, keepdim=True)).mul_(
+            math.sqrt(fan_in / (fan_in - 1))
+        )
     return linear
 
 
@@ -217,7 +269,8 @@ class Residual(nn.Module):
 
 
 def normalised(x: Tensor, fused: bool = False) -> Tensor:
-    """(rows, channels) divided by its RMS over channels; without weights, since a matrix follows wherever it is used."""
+    """(rows, channels) divided by its RMS over channels; without weights, since a matrix follows
+    wherever it is used."""
     return ops.unit_rms(x) if fused else nn.functional.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
@@ -241,8 +294,13 @@ class Residuals(nn.Sequential):
 
 
 def scaled(linear: Linear, x: Tensor, scale: float, fused: bool) -> Tensor:
-    """``linear(x) * scale``; fused: the factor is applied to the matrix, a pass less over the edges."""
-    return nn.functional.linear(x, linear.weight * (scale * linear.multiplier)) if fused else linear(x) * scale
+    """``linear(x) * scale``; fused: the factor is applied to the matrix, a pass less over the
+    edges."""
+    return (
+        nn.functional.linear(x, linear.weight * (scale * linear.multiplier))
+        if fused
+        else linear(x) * scale
+    )
 
 
 def residuals(count: int, width: int, m: float) -> Residuals:
@@ -256,14 +314,16 @@ def basis_matrix(fan_in: int, fan_out: int, c: GemNetOCConfig, gain: float = 1.0
 
 @dataclass
 class Bases:
-    """Geometry of one batch, projected by the weights that all blocks share. n atoms, K row width, s = S^2, w = 2S - 1,
-    P = sum (p+1)(2p+1), f = cbf, q short edges. All of it is computed once per forward."""
+    """Geometry of one batch, projected by the weights that all blocks share. n atoms, K row width,
+    s = S^2, w = 2S - 1, P = sum (p+1)(2p+1), f = cbf, q short edges. All of it is computed once per
+    forward."""
 
     radial: Tensor  # (e, radial)
     rbf: tuple[Tensor, ...]  # e2e, quad, a2e, e2a, update, out: each (e, rbf)
     a2a: Tensor  # (n, rbf, K)
     harmonics: Tensor  # (n, K, s) of the edges into each atom
-    e2e: Tensor  # (e, f, S + 1) radial weights, and minus the weight of the edge on itself, which is left out
+    # (e, f, S + 1) radial weights, and minus the weight of the edge on itself, which is left out
+    e2e: Tensor
     a2e: Tensor  # the same
     e2a: Tensor  # (n, f, s)
     e2a_self: Tensor  # (n, f, K)
@@ -277,8 +337,9 @@ class Bases:
 
 @dataclass
 class FusedBases:
-    """The same for kernels, all of it on edges, without rows. Radial weights of P_l are those of :class:`Bases` over
-    sqrt(2l + 1), since here whole sums over m leave out the edge itself, which is 2l + 1 there."""
+    """The same for kernels, all of it on edges, without rows. Radial weights of P_l are those of
+    :class:`Bases` over sqrt(2l + 1), since here whole sums over m leave out the edge itself, which
+    is 2l + 1 there."""
 
     radial: Tensor  # (e, radial)
     rbf: tuple[Tensor, ...]  # e2e, quad, a2e, e2a, update, out: each (e, rbf)
@@ -307,9 +368,13 @@ class SharedBases(nn.Module):
         self.c = c
         s = c.spherical
         self.main, self.near = (BASES[c.basis](c.radial, cutoff) for cutoff in (c.cutoff, c.near))
-        self.main_norm, self.near_norm = (radial_norm(c.basis, c.radial, r) for r in (c.cutoff, c.near))
-        self.main_fused, self.near_fused = (Features(cutoff, basis) if isinstance(basis, ExponentialBasis) else None
-                                            for cutoff, basis in ((c.cutoff, self.main), (c.near, self.near)))
+        self.main_norm, self.near_norm = (
+            radial_norm(c.basis, c.radial, r) for r in (c.cutoff, c.near)
+        )
+        self.main_fused, self.near_fused = (
+            Features(cutoff, basis) if isinstance(basis, ExponentialBasis) else None
+            for cutoff, basis in ((c.cutoff, self.main), (c.near, self.near))
+        )
         self.rbf = basis_matrix(c.radial, 7 * c.rbf, c)  # e2e, quad, a2e, e2a, update, out, a2a
         self.cbf = basis_matrix(c.radial, 3 * c.cbf * s, c)  # e2e, a2e, e2a
         self.cbf_quad = basis_matrix(c.radial, s * c.cbf, c)  # short edges
@@ -346,10 +411,15 @@ class SharedBases(nn.Module):
         spherical = nn.functional.linear(g, weight.flatten(0, 1)).view(e, c.sbf, c.pairs)
         pole = index.shorter(spherical).index_select(-1, self.pole)
         rows = index.rows(torch.cat([y, a2a, own[:, 2], circular[:, 2].flatten(1)], dim=-1))
-        rows_y, rows_a2a, rows_own, rows_e2a = rows.split([y.shape[1], c.rbf, c.cbf, c.cbf * c.spherical], dim=-1)
-        rows_e2a = rows_e2a.unflatten(-1, (c.cbf, c.spherical)).permute(3, 0, 2, 1).contiguous()  # (S, n, f, K)
+        rows_y, rows_a2a, rows_own, rows_e2a = rows.split(
+            [y.shape[1], c.rbf, c.cbf, c.cbf * c.spherical], dim=-1
+        )
+        rows_e2a = (
+            rows_e2a.unflatten(-1, (c.cbf, c.spherical)).permute(3, 0, 2, 1).contiguous()
+        )  # (S, n, f, K)
         e2a = [
-            torch.bmm(rows_e2a[l], rows_y[..., l * l : (l + 1) ** 2]) / math.sqrt(2 * l + 1) for l in range(c.spherical)
+            torch.bmm(rows_e2a[l], rows_y[..., l * l : (l + 1) ** 2]) / math.sqrt(2 * l + 1)
+            for l in range(c.spherical)
         ]
         enter, leave, reverse, cbf = self.quad_frames(index.shorter(vec), index.shorter(r))
         return Bases(
@@ -385,7 +455,9 @@ class SharedBases(nn.Module):
         root = self.root.to(y).unsqueeze(-1)
         # factors and sums over degrees are taken on the weights: fewer passes over the edges
         circular = (self.cbf.weight.view(3, c.cbf, c.spherical, c.radial) / root).flatten(1, 2)
-        e2e, a2e, e2a = (nn.functional.linear(g, w).view(e, c.cbf, c.spherical) for w in circular.unbind(0))
+        e2e, a2e, e2a = (
+            nn.functional.linear(g, w).view(e, c.cbf, c.spherical) for w in circular.unbind(0)
+        )
         weight = self.sbf.weight.view(c.sbf, c.pairs, c.radial) * self.share.to(y).unsqueeze(-1)
         return FusedBases(
             radial=g,
@@ -403,7 +475,8 @@ class SharedBases(nn.Module):
         )
 
     def quad_frames(self, vec: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """enter, leave, reverse and cbf of :class:`Bases` from short edges: vec (q, 3), r (q,) in Angstrom."""
+        """enter, leave, reverse and cbf of :class:`Bases` from short edges: vec (q, 3), r (q,) in
+        Angstrom."""
         c, q = self.c, vec.shape[0]
         s, w = c.spherical * c.spherical, 2 * c.spherical - 1
         unit = vec / r.unsqueeze(-1)
@@ -412,17 +485,25 @@ class SharedBases(nn.Module):
         enter = d.index_select(1, self.enter).view(q, c.spherical * w, s)
         leave = d.index_select(1, self.leave).view(q, self.columns, w)
         near = enveloped(self.near, r, c.near, self.near_norm)
-        return enter, leave, harmonics(-unit, c.spherical), self.cbf_quad(near).view(q, c.spherical, c.cbf)
+        return (
+            enter,
+            leave,
+            harmonics(-unit, c.spherical),
+            self.cbf_quad(near).view(q, c.spherical, c.cbf),
+        )
 
 
 class Interaction(nn.Module):
-    """The messages of one block: (n, A), (e, E) -> x of the module's docstring (e, E), and what is added to atoms (n, A)."""
+    """The messages of one block: (n, A), (e, E) -> x of the module's docstring (e, E), and what is
+    added to atoms (n, A)."""
 
     def __init__(self, c: GemNetOCConfig):
         super().__init__()
         self.c, self.scale = c, Scales.of(c)
         a, e, t, q = c.width, c.edge, c.trip, c.quad
-        self.from_edges = Dense(e, 4 * e, c.m)  # skip, e2e, quad, e2a: four matrices E x E side by side
+        self.from_edges = Dense(
+            e, 4 * e, c.m
+        )  # skip, e2e, quad, e2a: four matrices E x E side by side
         self.from_atoms = Dense(a, a, c.m)
         self.rbf_e2e = basis_matrix(c.rbf, e, c)
         self.rbf_quad = basis_matrix(c.rbf, e, c)
@@ -445,7 +526,9 @@ class Interaction(nn.Module):
         self.up_e2a = Dense(t, a, c.m)
         self.up_a2a = Dense(t, a, c.m)
 
-    def forward(self, h: Tensor, m: Tensor, b: Bases | FusedBases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, h: Tensor, m: Tensor, b: Bases | FusedBases, index: EdgeIndex
+    ) -> tuple[Tensor, Tensor]:
         scale = self.scale
         skip, e2e, quad, a2e, e2a = self.down(h, m, b, index)
         a2a = self.down_a2a(h, index.fused)
@@ -455,21 +538,43 @@ class Interaction(nn.Module):
             a2a = a2a.index_select(0, index.sender)
         sums = self.fused_sums if isinstance(b, FusedBases) else self.sums
         x_e2e, x_a2e, x_quad, h_e2a, h_a2a = sums(e2e, a2e, quad, e2a, a2a, b, index)
-        edges = self.up(skip, (scaled(self.bilinear_e2e, x_e2e.flatten(1), scale.trip, index.fused),
-                               scaled(self.bilinear_a2e, x_a2e.flatten(1), scale.trip, index.fused),
-                               scaled(self.bilinear_quad, x_quad.flatten(1), scale.quad, index.fused)), index)
-        atoms = self.up_e2a(scaled(self.bilinear_e2a, h_e2a.flatten(1), scale.e2a, index.fused), index.fused)
-        return edges, atoms + self.up_a2a(scaled(self.bilinear_a2a, h_a2a.flatten(1), scale.a2a, index.fused), index.fused)
+        edges = self.up(
+            skip,
+            (
+                scaled(self.bilinear_e2e, x_e2e.flatten(1), scale.trip, index.fused),
+                scaled(self.bilinear_a2e, x_a2e.flatten(1), scale.trip, index.fused),
+                scaled(self.bilinear_quad, x_quad.flatten(1), scale.quad, index.fused),
+            ),
+            index,
+        )
+        atoms = self.up_e2a(
+            scaled(self.bilinear_e2a, h_e2a.flatten(1), scale.e2a, index.fused), index.fused
+        )
+        return edges, atoms + self.up_a2a(
+            scaled(self.bilinear_a2a, h_a2a.flatten(1), scale.a2a, index.fused), index.fused
+        )
 
     def down(self, h: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, ...]:
-        """Half of the skip connection (e, E), and the narrow messages e2e (e, t), quad (e, q), a2e (e, t), e2a (e, t)."""
+        """Half of the skip connection (e, E), and the narrow messages e2e (e, t), quad (e, q), a2e
+        (e, t), e2a (e, t)."""
         atoms = self.from_atoms(h, index.fused)
         if index.ptr is not None:
-            parts = (self.rbf_e2e, self.down_e2e), (self.rbf_quad, self.down_quad), (self.rbf_e2a, self.down_e2a)
+            parts = (
+                (self.rbf_e2e, self.down_e2e),
+                (self.rbf_quad, self.down_quad),
+                (self.rbf_e2a, self.down_e2a),
+            )
             filters = ((b.rbf[k], v.weight, d.linear.weight) for k, (v, d) in zip((0, 1, 3), parts))
             skip, e2e, quad, e2a = ops.read_edges(m, self.from_edges.linear.weight, *filters)
-            a2e = ops.gathered_linear(atoms, b.rbf[2], self.rbf_a2e.weight, self.down_a2e.linear.weight, index.sender,
-                                          index.ptr, index.swap)
+            a2e = ops.gathered_linear(
+                atoms,
+                b.rbf[2],
+                self.rbf_a2e.weight,
+                self.down_a2e.linear.weight,
+                index.sender,
+                index.ptr,
+                index.swap,
+            )
             return skip, *(act(x, True) for x in (e2e, quad, a2e, e2a))
         skip, e2e, quad, e2a = self.from_edges(m).chunk(4, dim=-1)
         e2e = self.down_e2e(e2e * self.rbf_e2e(b.rbf[0]))
@@ -478,36 +583,73 @@ class Interaction(nn.Module):
         return skip * 0.5, e2e, quad, a2e, self.down_e2a(e2a * self.rbf_e2a(b.rbf[3]))
 
     def up(self, skip: Tensor, messages: tuple[Tensor, Tensor, Tensor], index: EdgeIndex) -> Tensor:
-        """Messages of e2e, a2e (e, t) and quad (e, q), given to their edge and to its reverse: half of all (e, E)."""
+        """Messages of e2e, a2e (e, t) and quad (e, q), given to their edge and to its reverse: half
+        of all (e, E)."""
         ups = self.up_e2e, self.up_a2e, self.up_quad
         if index.ptr is not None:
-            return ops.merge(skip, index.swap, *((x, u.linear.weight) for x, u in zip(messages, ups)))
+            return ops.merge(
+                skip, index.swap, *((x, u.linear.weight) for x, u in zip(messages, ups))
+            )
         ca, ac = sum(u(x) for x, u in zip(messages, ups)).chunk(2, dim=-1)
         return skip + (ca + ac.index_select(0, index.swap)) * (0.5 * HALF)
 
-    def sums(self, e2e: Tensor, a2e: Tensor, quad: Tensor, e2a: Tensor, a2a: Tensor, b: Bases,
-             index: EdgeIndex) -> tuple[Tensor, ...]:
-        """Narrow messages (e, t), quad (e, q) -> what edges see of e2e and a2e (e, f, t) and of quad (e, sbf, q), and atoms of
-        e2a (n, f, t) and a2a (n, rbf, t)."""
+    def sums(
+        self,
+        e2e: Tensor,
+        a2e: Tensor,
+        quad: Tensor,
+        e2a: Tensor,
+        a2a: Tensor,
+        b: Bases,
+        index: EdgeIndex,
+    ) -> tuple[Tensor, ...]:
+        """Narrow messages (e, t), quad (e, q) -> what edges see of e2e and a2e (e, f, t) and of
+        quad (e, sbf, q), and atoms of e2a (n, f, t) and a2a (n, rbf, t)."""
         t = self.c.trip
         rows = index.rows(torch.cat([e2e, a2e, e2a, quad, a2a], dim=-1))
-        moments = torch.bmm(b.harmonics.transpose(1, 2), rows[..., : 3 * t + self.c.quad])  # (n, s, 3t + q)
+        moments = torch.bmm(
+            b.harmonics.transpose(1, 2), rows[..., : 3 * t + self.c.quad]
+        )  # (n, s, 3t + q)
         message, returned = self.through_short_edges(moments[..., 3 * t :], quad, b, index)
         # what each edge c -> a reads of the moments at a, for every degree
-        e2e_l, a2e_l, quad_pj = self.read(b.harmonics, moments[..., : 2 * t], returned, rows[..., : 2 * t], index)
+        e2e_l, a2e_l, quad_pj = self.read(
+            b.harmonics, moments[..., : 2 * t], returned, rows[..., : 2 * t], index
+        )
         own = (b.quad_self.unsqueeze(-1) * message.unsqueeze(1)).to(e2e)
         x_quad = small_products(b.quad, quad_pj)
-        x_quad = x_quad - own if index.short is None else x_quad.index_add(0, index.short, own, alpha=-1)
-        h_e2a = torch.bmm(b.e2a, moments[..., 2 * t : 3 * t]) - torch.bmm(b.e2a_self, rows[..., 2 * t : 3 * t])
+        x_quad = (
+            x_quad - own if index.short is None else x_quad.index_add(0, index.short, own, alpha=-1)
+        )
+        h_e2a = torch.bmm(b.e2a, moments[..., 2 * t : 3 * t]) - torch.bmm(
+            b.e2a_self, rows[..., 2 * t : 3 * t]
+        )
         h_a2a = torch.bmm(b.a2a, rows[..., 3 * t + self.c.quad :])
         return small_products(b.e2e, e2e_l), small_products(b.a2e, a2e_l), x_quad, h_e2a, h_a2a
 
-    def fused_sums(self, e2e: Tensor, a2e: Tensor, quad: Tensor, e2a: Tensor, a2a: Tensor, b: FusedBases,
-                   index: EdgeIndex) -> tuple[Tensor, ...]:
+    def fused_sums(
+        self,
+        e2e: Tensor,
+        a2e: Tensor,
+        quad: Tensor,
+        e2a: Tensor,
+        a2a: Tensor,
+        b: FusedBases,
+        index: EdgeIndex,
+    ) -> tuple[Tensor, ...]:
         """:meth:`sums` in kernels: no rows, no moments or values of degrees on edges."""
         y, ptr = b.harmonics, index.ptr
-        message, returned = ops.short_sum(ops.outer_sum(y, quad, ptr), quad, y, b.turns, b.cbf, self.cbf_quad.weight,
-                                              b.near, index.sender, index.swap, ptr)
+        message, returned = ops.short_sum(
+            ops.outer_sum(y, quad, ptr),
+            quad,
+            y,
+            b.turns,
+            b.cbf,
+            self.cbf_quad.weight,
+            b.near,
+            index.sender,
+            index.swap,
+            ptr,
+        )
         return (
             ops.triplets(b.e2e, y, e2e, ptr),
             ops.triplets(b.a2e, y, a2e, ptr),
@@ -516,17 +658,22 @@ class Interaction(nn.Module):
             ops.outer_sum(b.a2a, a2a, ptr),
         )
 
-    def through_short_edges(self, moments: Tensor, x: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
+    def through_short_edges(
+        self, moments: Tensor, x: Tensor, b: Bases, index: EdgeIndex
+    ) -> tuple[Tensor, Tensor]:
         """d -> b -> a, summed over d: moments (n, s, q) of the edges into each atom, x (e, q).
 
-        Returns the part of order 0 of each short edge (short, q), and the sum over b at each atom (n, P, q).
+        Returns the part of order 0 of each short edge (short, q), and the sum over b at each atom
+        (n, P, q).
         """
         c, w, receiver = self.c, 2 * self.c.spherical - 1, index.shorter(index.receiver)
         # at b: all d, less the edge that comes back from a; then turned into the frame of b -> a
         incoming = moments.index_select(0, index.shorter(index.sender))
         back = x.index_select(0, index.shorter(index.swap))
         turned = small_products(b.enter, incoming - b.reverse.unsqueeze(-1) * back.unsqueeze(1))
-        turned = turned.view(len(receiver), c.spherical, w, c.quad) * self.cbf_quad(b.cbf).unsqueeze(2)
+        turned = turned.view(len(receiver), c.spherical, w, c.quad) * self.cbf_quad(
+            b.cbf
+        ).unsqueeze(2)
         message = turned.sum(1)  # (short, w, q)
         returned = segment_sum(small_products(b.leave, message), receiver, index.atoms)
         return message[:, w // 2], returned
@@ -536,29 +683,43 @@ class Interaction(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Moments at a, contracted with the harmonics of each edge c -> a degree by degree.
 
-        harmonics (n, K, s), trip (n, s, 2t), quad (n, P, q), own (n, K, 2t) -> e2e and a2e (e, S + 1, t), whose last
-        entry is the edge's own message, and quad (e, S (S + 1) / 2, q).
+        harmonics (n, K, s), trip (n, s, 2t), quad (n, P, q), own (n, K, 2t) -> e2e and a2e (e, S +
+        1, t), whose last entry is the edge's own message, and quad (e, S (S + 1) / 2, q).
         """
         c, t, n = self.c, self.c.trip, trip.shape[0]
         first, second, third, place = [], [], [], 0
         for l in range(c.spherical):
             size = 2 * l + 1
             # (p, j, m) -> m rows, (j, q) columns
-            part = quad[:, place : place + (l + 1) * size].view(n, l + 1, size, c.quad).transpose(1, 2).flatten(2)
+            part = (
+                quad[:, place : place + (l + 1) * size]
+                .view(n, l + 1, size, c.quad)
+                .transpose(1, 2)
+                .flatten(2)
+            )
             place += (l + 1) * size
-            columns = torch.cat([trip[:, l * l : (l + 1) ** 2] * (1 / math.sqrt(size)), part], dim=-1)
+            columns = torch.cat(
+                [trip[:, l * l : (l + 1) ** 2] * (1 / math.sqrt(size)), part], dim=-1
+            )
             values = torch.bmm(harmonics[..., l * l : (l + 1) ** 2], columns)
             first.append(values[..., :t])
             second.append(values[..., t : 2 * t])
             third.append(values[..., 2 * t :])
-        values = index.edges(torch.cat([*first, own[..., :t], *second, own[..., t:], *third], dim=-1))
+        values = index.edges(
+            torch.cat([*first, own[..., :t], *second, own[..., t:], *third], dim=-1)
+        )
         shape = (c.spherical + 1, t)
         e2e, a2e, quads = values.split([shape[0] * t, shape[0] * t, c.quad * c.pairs], -1)
-        return e2e.unflatten(1, shape), a2e.unflatten(1, shape), quads.unflatten(1, (c.pairs, c.quad))
+        return (
+            e2e.unflatten(1, shape),
+            a2e.unflatten(1, shape),
+            quads.unflatten(1, (c.pairs, c.quad)),
+        )
 
 
 class AtomUpdate(nn.Module):
-    """(e, E) -> (n, A): Res^j(Dense(scale sum_c m_ca * V rbf)); without the Dense where A = E, as in the reference."""
+    """(e, E) -> (n, A): Res^j(Dense(scale sum_c m_ca * V rbf)); without the Dense where A = E, as
+    in the reference."""
 
     def __init__(self, c: GemNetOCConfig):
         super().__init__()
@@ -576,24 +737,36 @@ class AtomUpdate(nn.Module):
 
 
 class Join(nn.Module):
-    """Dense[h_c, h_a, x] on edges, with the atoms' part applied before gathering; x has ``fan_in`` columns.
+    """Dense[h_c, h_a, x] on edges, with the atoms' part applied before gathering; x has ``fan_in``
+    columns.
 
     kind: of the matrix on x: "input" for basis functions, "hidden" for edge embeddings.
     """
 
     def __init__(self, fan_in: int, kind: Literal["input", "hidden"], c: GemNetOCConfig):
         super().__init__()
-        # variance: a quarter from h_c, a quarter from h_a, half from x, as with one matrix on [h_c, h_a, m] and E = 2A;
-        # one matrix on [h_c, h_a, basis] would let the share of the basis fall with width
+        # variance: a quarter from h_c, a quarter from h_a, half from x, as with one matrix on [h_c,
+        # h_a, m] and E = 2A; one matrix on [h_c, h_a, basis] would let the share of the basis fall
+        # with width
         self.atoms = matrix(c.width, 2 * c.edge, c.m, 0.5)
-        self.other = basis_matrix(fan_in, c.edge, c, HALF) if kind == "input" else matrix(fan_in, c.edge, c.m, HALF)
+        self.other = (
+            basis_matrix(fan_in, c.edge, c, HALF)
+            if kind == "input"
+            else matrix(fan_in, c.edge, c.m, HALF)
+        )
 
     def forward(self, h: Tensor, x: Tensor, index: EdgeIndex) -> Tensor:
         pair = self.atoms(h)
         if index.ptr is not None:
-            return ops.join(pair, x, self.other.weight, index.sender, index.receiver, index.ptr, index.swap)
+            return ops.join(
+                pair, x, self.other.weight, index.sender, index.receiver, index.ptr, index.swap
+            )
         sender, receiver = pair.chunk(2, dim=-1)
-        return act(sender.index_select(0, index.sender) + receiver.index_select(0, index.receiver) + self.other(x))
+        return act(
+            sender.index_select(0, index.sender)
+            + receiver.index_select(0, index.receiver)
+            + self.other(x)
+        )
 
 
 class Block(nn.Module):
@@ -610,7 +783,9 @@ class Block(nn.Module):
         self.joined = residuals(c.concat, c.edge, c.m)
         self.unit = normalised if c.norm else Unchanged()
 
-    def forward(self, h: Tensor, m: Tensor, read: tuple[Tensor, Tensor], b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, h: Tensor, m: Tensor, read: tuple[Tensor, Tensor], b: Bases, index: EdgeIndex
+    ) -> tuple[Tensor, Tensor]:
         """read: |h| and |m|."""
         f = index.fused
         edges, atoms = self.interaction(*read, b, index)
@@ -622,7 +797,8 @@ class Block(nn.Module):
 
 
 class Output(nn.Module):
-    """(|h|, |m|, m) -> contributions to the first layer of the last MLPs: atoms (n, A), edges (e, E) (direct forces only)."""
+    """(|h|, |m|, m) -> contributions to the first layer of the last MLPs: atoms (n, A), edges (e,
+    E) (direct forces only)."""
 
     def __init__(self, c: GemNetOCConfig):
         super().__init__()
@@ -636,7 +812,9 @@ class Output(nn.Module):
             self.rbf = basis_matrix(c.rbf, c.edge, c)
             self.to_force = matrix(c.edge, c.edge, c.m, share)
 
-    def forward(self, h: Tensor, read: Tensor, m: Tensor, b: Bases, index: EdgeIndex) -> tuple[Tensor, Tensor | float]:
+    def forward(
+        self, h: Tensor, read: Tensor, m: Tensor, b: Bases, index: EdgeIndex
+    ) -> tuple[Tensor, Tensor | float]:
         f = index.fused
         x = self.to_energy(self.after(blend(h, self.update(read, b.rbf[5], index), HALF, f), f))
         if not self.direct:
@@ -648,7 +826,8 @@ class Output(nn.Module):
 
 
 class GemNetOC(ForceField):
-    """See the module's docstring. With conservative forces the force branch is left out, as in the reference."""
+    """See the module's docstring. With conservative forces the force branch is left out, as in the
+    reference."""
 
     config: GemNetOCConfig
 
@@ -672,7 +851,9 @@ class GemNetOC(ForceField):
         if ops.fused(vec) and self.config.spherical <= MOST_DEGREES:
             index = replace(index, ptr=index.segments(graph.pad))
         vec = vec.index_select(0, index.order)
-        with torch.autocast(vec.device.type, enabled=False):  # geometry in full precision whatever the matrices have
+        with torch.autocast(
+            vec.device.type, enabled=False
+        ):  # geometry in full precision whatever the matrices have
             b = self.bases(vec, index)
         h = self.embedding(graph.species)
         m = self.join(h, b.radial, index)
@@ -694,7 +875,8 @@ class GemNetOC(ForceField):
 
 @dataclass(frozen=True)
 class Operations:
-    """Multiply-adds of a forward pass per edge, padded row slot, atom and short edge; exact for the code above."""
+    """Multiply-adds of a forward pass per edge, padded row slot, atom and short edge; exact for the
+    code above."""
 
     edge: float
     row: float
@@ -702,12 +884,16 @@ class Operations:
     short: float
 
     def flops(self, edges: int, rows: int, atoms: int, short_edges: int) -> float:
-        """Forward FLOPs of one batch; rows: atoms times row width, as the padded products really run."""
-        return 2.0 * (self.edge * edges + self.row * rows + self.atom * atoms + self.short * short_edges)
+        """Forward FLOPs of one batch; rows: atoms times row width, as the padded products really
+        run."""
+        return 2.0 * (
+            self.edge * edges + self.row * rows + self.atom * atoms + self.short * short_edges
+        )
 
 
 def operations(c: GemNetOCConfig) -> Operations:
-    """Closed form, term by term in the order of the code; A, E, t, q as in the configuration, f = cbf."""
+    """Closed form, term by term in the order of the code; A, E, t, q as in the configuration, f =
+    cbf."""
     a, e, t, q, s = c.width, c.edge, c.trip, c.quad, c.spherical
     side, wide, pairs = s * s, 2 * s - 1, c.pairs
     columns = sum((p + 1) * (2 * p + 1) for p in range(s))
@@ -720,7 +906,13 @@ def operations(c: GemNetOCConfig) -> Operations:
     row = float(c.cbf * side)
     for _ in range(c.depth):
         edge += 4 * e * e + c.rbf * (3 * e + a) + t * (2 * e + a) + e * q
-        edge += 2 * c.cbf * (s + 1) * t + c.sbf * pairs * q + 2 * c.cbf * t * t + c.sbf * q * q + 2 * e * (2 * t + q)
+        edge += (
+            2 * c.cbf * (s + 1) * t
+            + c.sbf * pairs * q
+            + 2 * c.cbf * t * t
+            + c.sbf * q * q
+            + 2 * e * (2 * t + q)
+        )
         edge += 2 * e * e * (c.before_skip + c.after_skip + c.concat) + c.rbf * e + e * e
         row += side * (3 * t + q) + 2 * t * side + q * columns + (c.cbf + c.rbf) * t
         atom += a * a + a * t + c.cbf * side * t + (c.cbf + c.rbf) * t * t + 2 * t * a
@@ -735,9 +927,13 @@ def operations(c: GemNetOCConfig) -> Operations:
 
 
 def flops(c: GemNetOCConfig) -> Flops:
-    """Without padding: a row slot per edge; and ``quad_degree`` short edges per atom. Both are a few percent of all."""
+    """Without padding: a row slot per edge; and ``quad_degree`` short edges per atom. Both are a
+    few percent of all."""
     count = operations(c)
-    return Flops(per_edge=2.0 * (count.edge + count.row), per_atom=2.0 * (count.atom + c.quad_degree * count.short))
+    return Flops(
+        per_edge=2.0 * (count.edge + count.row),
+        per_atom=2.0 * (count.atom + c.quad_degree * count.short),
+    )
 
 
 ARCHITECTURE = Architecture(

@@ -1,6 +1,8 @@
-"""The unconstrained message passing network: relative positions enter raw, so nothing is symmetric under rotation.
+"""The unconstrained message passing network: relative positions enter raw, so nothing is symmetric
+under rotation.
 
-State h (n, d). Geometry of an edge, g = [r_ij / r_c (3), RBF(r), r_hat x RBF'(r)] times the envelope. K pre-norm layers:
+State h (n, d). Geometry of an edge, g = [r_ij / r_c (3), RBF(r), r_hat x RBF'(r)] times the
+envelope. K pre-norm layers:
 
     s, t = W_s LN(h), W_t LN(h)                        on atoms (hoisted: exact algebra)
     gated:     m_ij = SiLU(s_j + t_i) * (W_g g_ij)
@@ -8,12 +10,14 @@ State h (n, d). Geometry of an edge, g = [r_ij / r_c (3), RBF(r), r_hat x RBF'(r
     h += W_o (sum_j m_ij) / sqrt(k)
     h += W_2 SiLU(W_1 LN(h))                           d -> 4d -> d
 
-With ``feed_forward: edges`` the last line moves to the edges, m_ij += W_2 SiLU(W_1 m_ij) before the sum, without biases so
-that messages still end at the cutoff: the same N at the same width and six times the FLOPs, and no more symmetry. It is the
-control that separates symmetry from compute per parameter.
+With ``feed_forward: edges`` the last line moves to the edges, m_ij += W_2 SiLU(W_1 m_ij) before the
+sum, without biases so that messages still end at the cutoff: the same N at the same width and six
+times the FLOPs, and no more symmetry. It is the control that separates symmetry from compute per
+parameter.
 
-Heads: e_i = MLP(h_i), f_i = MLP(h_i) in R^3. The gated message is the default: the additive one sits on the plateau of the
-zero predictor until about a million atoms (reference/feasibility.md, 0.1 and 0.2). Exact group: translations and permutations.
+Heads: e_i = MLP(h_i), f_i = MLP(h_i) in R^3. The gated message is the default: the additive one
+sits on the plateau of the zero predictor until about a million atoms (reference/feasibility.md, 0.1
+and 0.2). Exact group: translations and permutations.
 """
 
 from __future__ import annotations
@@ -38,7 +42,11 @@ class MPNNConfig(ModelConfig):
     message: Literal["gated", "additive"] = "gated"
     feed_forward: Literal["atoms", "edges"] = "atoms"
     radial: int = Field(32, ge=2, description="radial basis functions")
-    angular: int = Field(32, ge=0, description="radial functions multiplied with the unit vector (gated message only)")
+    angular: int = Field(
+        32,
+        ge=0,
+        description="radial functions multiplied with the unit vector (gated message only)",
+    )
 
     @property
     def geometry(self) -> int:
@@ -63,13 +71,21 @@ class Layer(nn.Module):
         self.up = Linear(d, 4 * d, "hidden", m, bias=not self.on_edges)
         self.down = Linear(4 * d, d, "hidden", m, bias=not self.on_edges)
 
-    def forward(self, h: Tensor, g: Tensor, u: Tensor | None, graph: GraphBatch,
-                segments: tuple[Tensor, Tensor] | None) -> Tensor:
-        """h (n, d), g (e, geometry or more), u (e, 1) if messages are added, segments of the graph if kernels may be used ->
-        h (n, d)."""
+    def forward(
+        self,
+        h: Tensor,
+        g: Tensor,
+        u: Tensor | None,
+        graph: GraphBatch,
+        segments: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """h (n, d), g (e, geometry or more), u (e, 1) if messages are added, segments of the graph
+        if kernels may be used -> h (n, d)."""
         fused = segments is not None
         pair = self.pair(self.norm1(h, fused), fused)
-        w = nn.functional.linear(g, nn.functional.pad(self.filter.weight, (0, g.shape[1] - self.filter.weight.shape[1])))
+        w = nn.functional.linear(
+            g, nn.functional.pad(self.filter.weight, (0, g.shape[1] - self.filter.weight.shape[1]))
+        )
         if self.gated and not self.on_edges and fused:
             total = ops.gated_sum(pair, w, graph.sender, graph.receiver, *segments, self.sum_scale)
         else:
@@ -104,9 +120,17 @@ class MPNN(ForceField):
         c = config
         self.embedding = Embedding(len(c.elements), c.width, c.m)
         self.radial = ExponentialBasis(c.radial, c.cutoff)
-        self.angular = ExponentialBasis(c.angular, c.cutoff) if c.message == "gated" and c.angular > 1 else None
-        self.padding = -c.geometry % 4  # zero columns on a GPU: rows that are not 16 bytes wide make its products 4 times slower
-        self.features = Features(c.cutoff, self.radial, self.angular, vectors=True, padding=self.padding)
+        self.angular = (
+            ExponentialBasis(c.angular, c.cutoff)
+            if c.message == "gated" and c.angular > 1
+            else None
+        )
+        self.padding = (
+            -c.geometry % 4
+        )  # zero columns on a GPU: rows that are not 16 bytes wide make its products 4 times slower
+        self.features = Features(
+            c.cutoff, self.radial, self.angular, vectors=True, padding=self.padding
+        )
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)
@@ -123,28 +147,44 @@ class MPNN(ForceField):
         if vec.is_cuda and self.padding:
             columns.append(vec.new_zeros(len(vec), self.padding))
         g = torch.cat(columns, dim=-1)
-        # the envelope kills each message at the cutoff: inside g when g multiplies, outside when g is added
+        # the envelope kills each message at the cutoff: inside g when g multiplies, outside when g
+        # is added
         return (g * u if self.config.message == "gated" else g), u
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         segments = graph.segments() if ops.fused(vec) else None
         fused = segments is not None
-        g, u = (self.features(vec), None) if fused and self.config.message == "gated" else self.geometry(vec)
+        g, u = (
+            (self.features(vec), None)
+            if fused and self.config.message == "gated"
+            else self.geometry(vec)
+        )
         h = self.embedding(graph.species)
         for layer in self.layers:
             h = layer(h, g, u, graph, segments)
         h = self.norm(h, fused)
-        return self.energy(h, fused).squeeze(-1), self.force(h, fused) if self.force is not None else None
+        return self.energy(h, fused).squeeze(-1), self.force(
+            h, fused
+        ) if self.force is not None else None
 
 
 def flops(c: MPNNConfig) -> Flops:
-    """Forward FLOPs: per edge 2 K geometry d; per atom K (2 + 1 + 8) matrices d x d, and the two heads. The 8 may stand on
-    the edges."""
+    """Forward FLOPs: per edge 2 K geometry d; per atom K (2 + 1 + 8) matrices d x d, and the two
+    heads. The 8 may stand on the edges."""
     d, on_edges = c.width, c.feed_forward == "edges"
     heads = (d * d + d) + (d * d + 3 * d if c.forces == "direct" else 0)
-    return Flops(per_edge=2.0 * c.depth * (c.geometry * d + (8 * d * d if on_edges else 0)),
-                 per_atom=2.0 * (c.depth * (3 if on_edges else 11) * d * d + heads))
+    return Flops(
+        per_edge=2.0 * c.depth * (c.geometry * d + (8 * d * d if on_edges else 0)),
+        per_atom=2.0 * (c.depth * (3 if on_edges else 11) * d * d + heads),
+    )
 
 
-ARCHITECTURE = Architecture(name="mpnn", title="MPNN", config=MPNNConfig, model=MPNN, flops=flops, symmetry="none",
-                            base_width=144)
+ARCHITECTURE = Architecture(
+    name="mpnn",
+    title="MPNN",
+    config=MPNNConfig,
+    model=MPNN,
+    flops=flops,
+    symmetry="none",
+    base_width=144,
+)

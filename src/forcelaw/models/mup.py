@@ -1,4 +1,5 @@
-"""muP: the width-independent parametrisation (Tensor Programs V, arXiv 2203.03466, table 8), for Adam-like optimisers.
+"""muP: the width-independent parametrisation (Tensor Programs V, arXiv 2203.03466, table 8), for
+Adam-like optimisers.
 
 m = width / base width. Every layer of every architecture is one of five kinds:
 
@@ -9,10 +10,11 @@ m = width / base width. Every layer of every architecture is one of five kinds:
     readout  width -> fixed, feeds later layers   sqrt(m/fan_in)  1 / m      lr
     vector   bias, LayerNorm gain                 0 or 1          1          lr
 
-An input layer has a fixed fan-in, so 1/sqrt(fan_in) is constant in width. A readout is an output that must not be zero at
-the start (MC-EGNN's vector channels): its output vanishes like 1/sqrt(width) there, as it must. As "hidden", its random
-weights W of size 1/sqrt(width) would be followed by the features it reads, whose gradient is W^T times something, and the
-change of its output would grow like sqrt(width): measured slopes +0.4 to +0.5 (benchmarks/mup_check.py).
+An input layer has a fixed fan-in, so 1/sqrt(fan_in) is constant in width. A readout is an output
+that must not be zero at the start (MC-EGNN's vector channels): its output vanishes like
+1/sqrt(width) there, as it must. As "hidden", its random weights W of size 1/sqrt(width) would be
+followed by the features it reads, whose gradient is W^T times something, and the change of its
+output would grow like sqrt(width): measured slopes +0.4 to +0.5 (benchmarks/mup_check.py).
 """
 
 from __future__ import annotations
@@ -36,19 +38,31 @@ def mark(parameter: nn.Parameter, kind: Kind, m: float) -> nn.Parameter:
 
 
 def normal(*shape: int, std: float = 1.0) -> Tensor:
-    """Numbers from N(0, std^2); of a model without weights only the shape, since on device "meta" torch works in slow Python."""
+    """Numbers from N(0, std^2); of a model without weights only the shape, since on device "meta"
+    torch works in slow Python."""
     return torch.empty(*shape) if weightless() else torch.randn(*shape) * std
 
 
 def weightless() -> bool:
-    """Whether a model is being built for its shapes alone (:func:`forcelaw.models.sizing.count_parameters`)."""
+    """Whether a model is being built for its shapes alone
+    (:func:`forcelaw.models.sizing.count_parameters`)."""
     return torch.get_default_device().type == "meta"
 
 
 class Linear(nn.Module):
-    """x (..., fan_in) -> (..., fan_out), initialised and scaled by its muP kind; m is the width multiplier."""
+    """x (..., fan_in) -> (..., fan_out), initialised and scaled by its muP kind; m is the width
+    multiplier."""
 
-    def __init__(self, fan_in: int, fan_out: int, kind: Kind, m: float, *, bias: bool = True, gain: float = 1.0):
+    def __init__(
+        self,
+        fan_in: int,
+        fan_out: int,
+        kind: Kind,
+        m: float,
+        *,
+        bias: bool = True,
+        gain: float = 1.0,
+    ):
         super().__init__()
         self.multiplier = 1.0 / m if kind in ("output", "readout") else 1.0
         std = 0.0 if kind == "output" else gain / math.sqrt(fan_in)
@@ -94,14 +108,17 @@ class Embedding(nn.Module):
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Groups {kind, lr_scale, params, count} of a model; their counts sum to its number of parameters (checked)."""
+    """Groups {kind, lr_scale, params, count} of a model; their counts sum to its number of
+    parameters (checked)."""
     groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not hasattr(parameter, "mup_kind"):
             raise TypeError(f"parameter {name} has no muP kind: build it from forcelaw.models.mup")
         groups.setdefault((parameter.mup_kind, parameter.lr_scale), []).append(parameter)
-    out = [{"kind": kind, "lr_scale": scale, "params": params, "count": sum(p.numel() for p in params)}
-           for (kind, scale), params in sorted(groups.items(), key=lambda item: item[0])]
+    out = [
+        {"kind": kind, "lr_scale": scale, "params": params, "count": sum(p.numel() for p in params)}
+        for (kind, scale), params in sorted(groups.items(), key=lambda item: item[0])
+    ]
     if sum(g["count"] for g in out) != sum(p.numel() for p in model.parameters()):
         raise AssertionError("muP groups do not sum to N")
     return out

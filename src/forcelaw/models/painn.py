@@ -1,4 +1,5 @@
-"""PaiNN (Schuett et al., arXiv 2102.03150): scalars and vectors with exact E(3) symmetry; the MPNN's twin at low kappa.
+"""PaiNN (Schuett et al., arXiv 2102.03150): scalars and vectors with exact E(3) symmetry; the
+MPNN's twin at low kappa.
 
 State h (n, d) and v (n, 3, d), v = 0 at the start. K layers of message and update:
 
@@ -8,8 +9,9 @@ State h (n, d) and v (n, 3, d), v = 0 at the start. K layers of message and upda
     Uv, Vv = v W;                      s = <Uv, Vv>
     (p, q, g) = W_4 SiLU(W_3 [LN(h), |Vv|]);   h += p + q * s;   v += g * Uv
 
-Departures from the paper: LayerNorm on scalars, an envelope on the messages, and no 1/sqrt(d) factors (both products are
-pointwise in the channel, so those factors would break muP). Forces: f_i = sum_c w_c (gate_c(h) v_c).
+Departures from the paper: LayerNorm on scalars, an envelope on the messages, and no 1/sqrt(d)
+factors (both products are pointwise in the channel, so those factors would break muP). Forces: f_i
+= sum_c w_c (gate_c(h) v_c).
 """
 
 from __future__ import annotations
@@ -51,39 +53,64 @@ class Layer(nn.Module):
         self.update1 = Linear(2 * d, d, "hidden", m)
         self.update2 = Linear(d, 3 * d, "hidden", m)
 
-    def message(self, x: Tensor, v: Tensor | None, w: Tensor, unit: Tensor, graph: GraphBatch) -> tuple[Tensor, Tensor]:
+    def message(
+        self, x: Tensor, v: Tensor | None, w: Tensor, unit: Tensor, graph: GraphBatch
+    ) -> tuple[Tensor, Tensor]:
         """Sums over neighbours from x (n, 3d), v, w (e, 3d), unit: (n, d) and (n, 3, d)."""
         n = x.shape[0]
         a, b, c = (x.index_select(0, graph.sender) * w).chunk(3, dim=-1)
         dv = unit.unsqueeze(-1) * c.unsqueeze(1)
         if v is not None:
             dv = dv + v.index_select(0, graph.sender) * b.unsqueeze(1)
-        return segment_sum(a, graph.receiver, n) * self.sum_scale, segment_sum(dv, graph.receiver, n) * self.sum_scale
+        return segment_sum(a, graph.receiver, n) * self.sum_scale, segment_sum(
+            dv, graph.receiver, n
+        ) * self.sum_scale
 
-    def forward(self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch,
-                segments: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3), segments if kernels may be used."""
+    def forward(
+        self,
+        h: Tensor,
+        v: Tensor | None,
+        g: Tensor,
+        unit: Tensor,
+        graph: GraphBatch,
+        segments: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3), segments if
+        kernels may be used."""
         fused = segments is not None
         x = self.node2(nn.functional.silu(self.node1(self.norm1(h, fused), fused)), fused)
         if fused:
-            h, v = ops.painn_message(h, v, x, g, self.filter.weight, unit, graph.sender, graph.receiver, *segments,
-                                         self.sum_scale)
+            h, v = ops.painn_message(
+                h,
+                v,
+                x,
+                g,
+                self.filter.weight,
+                unit,
+                graph.sender,
+                graph.receiver,
+                *segments,
+                self.sum_scale,
+            )
             pair, mixed = ops.painn_pair(self.norm2(h, fused), v, self.vectors.weight)
             mixed = self.update2(nn.functional.silu(self.update1(mixed, fused)), fused)
             return ops.painn_update(h, v, pair, mixed)
         dh, dv = self.message(x, v, self.filter(g), unit, graph)
         h, v = h + dh, dv if v is None else v + dv
         uv, vv = self.vectors(v).chunk(2, dim=-1)
-        # 1e-4, not the 1e-8 of the source: vectors vanish on sites of high symmetry (the carbon of CH4), where a root with
-        # curvature 1e4 makes conservative forces wrong by 1% in float32
+        # 1e-4, not the 1e-8 of the source: vectors vanish on sites of high symmetry (the carbon of
+        # CH4), where a root with curvature 1e4 makes conservative forces wrong by 1% in float32
         length = (vv.square().sum(1) + 1e-4).sqrt()
-        mixed = self.update2(nn.functional.silu(self.update1(torch.cat([self.norm2(h), length], dim=-1))))
+        mixed = self.update2(
+            nn.functional.silu(self.update1(torch.cat([self.norm2(h), length], dim=-1)))
+        )
         p, q, gate = mixed.chunk(3, dim=-1)
         return h + p + q * (uv * vv).sum(1), v + gate.unsqueeze(1) * uv
 
 
 class VectorHead(nn.Module):
-    """Forces (n, 3) from scalars (n, d) and vectors (n, 3, d): gate the channels, then sum them with output weights."""
+    """Forces (n, 3) from scalars (n, d) and vectors (n, 3, d): gate the channels, then sum them
+    with output weights."""
 
     def __init__(self, d: int, m: float):
         super().__init__()
@@ -115,20 +142,36 @@ class PaiNN(ForceField):
         unit = vec / r.unsqueeze(-1)
         segments = graph.segments() if ops.fused(vec) else None
         fused = segments is not None
-        g = self.features(vec) if fused else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
+        g = (
+            self.features(vec)
+            if fused
+            else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
+        )
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph, segments)
         h = self.norm(h, fused)
-        return self.energy(h, fused).squeeze(-1), self.force(h, v, fused) if self.force is not None else None
+        return self.energy(h, fused).squeeze(-1), self.force(
+            h, v, fused
+        ) if self.force is not None else None
 
 
 def flops(c: PaiNNConfig) -> Flops:
-    """Per edge 2 K 3 B d; per atom K (4 + 6 + 5) d^2 (vectors count three times), heads 3 d^2 + d + 3 d."""
+    """Per edge 2 K 3 B d; per atom K (4 + 6 + 5) d^2 (vectors count three times), heads 3 d^2 + d +
+    3 d."""
     d = c.width
     heads = (d * d + d) + (2 * d * d + 3 * d if c.forces == "direct" else 0)
-    return Flops(per_edge=6.0 * c.depth * c.radial * d, per_atom=2.0 * (c.depth * 15 * d * d + heads))
+    return Flops(
+        per_edge=6.0 * c.depth * c.radial * d, per_atom=2.0 * (c.depth * 15 * d * d + heads)
+    )
 
 
-ARCHITECTURE = Architecture(name="painn", title="PaiNN", config=PaiNNConfig, model=PaiNN, flops=flops, symmetry="E(3)",
-                            base_width=136)
+ARCHITECTURE = Architecture(
+    name="painn",
+    title="PaiNN",
+    config=PaiNNConfig,
+    model=PaiNN,
+    flops=flops,
+    symmetry="E(3)",
+    base_width=136,
+)

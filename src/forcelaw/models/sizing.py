@@ -22,7 +22,8 @@ def count_parameters(config: ModelConfig) -> tuple[int, int]:
 
 
 def depth_for(entry: Architecture, target: float) -> int:
-    """Layers at a target N, by the architecture's rule (ladders in reference/architectures.md, 1.5 and 3)."""
+    """Layers at a target N, by the architecture's rule (ladders in reference/architectures.md, 1.5
+    and 3)."""
     return next(depth for limit, depth in entry.depths if target <= limit)
 
 
@@ -32,8 +33,9 @@ LARGEST_WIDTH = 8192
 def size(name: str, target: float, *, depth: int | None = None, **options: Any) -> ModelConfig:
     """The configuration of architecture ``name`` whose N is nearest to ``target`` in ratio.
 
-    depth: overrides the architecture's rule. options: anything else of its configuration (elements, cutoff, message, ...).
-    Targets that no width reaches within a factor of 1.35 are an error that says what can be had.
+    depth: overrides the architecture's rule. options: anything else of its configuration (elements,
+    cutoff, message, ...). Targets that no width reaches within a factor of 1.35 are an error that
+    says what can be had.
     """
     entry = architecture(name)
     layers = depth or depth_for(entry, target)
@@ -44,7 +46,8 @@ def size(name: str, target: float, *, depth: int | None = None, **options: Any) 
     def miss(width: int) -> float:
         return math.log(count_parameters(configured(width))[0] / target)
 
-    # N is about quadratic in the width, so a few steps in the square root come close; each costs a model without weights
+    # N is about quadratic in the width, so a few steps in the square root come close; each costs a
+    # model without weights
     width, visited = _grid(entry.base_width, entry), set()
     while width not in visited:
         visited.add(width)
@@ -53,11 +56,16 @@ def size(name: str, target: float, *, depth: int | None = None, **options: Any) 
         width = _next(width, -1, entry)
     while miss(width) < 0 and width < LARGEST_WIDTH:
         width = _next(width, +1, entry)
-    best = min((_next(width, -1, entry), width), key=lambda w: abs(miss(w)))  # N grows with width: the two around the target
+    best = min(
+        (_next(width, -1, entry), width), key=lambda w: abs(miss(w))
+    )  # N grows with width: the two around the target
     if abs(miss(best)) > 0.3:
         got = count_parameters(configured(best))[0]
-        raise StudyError(f"{name} with {layers} layers cannot have about {target:,.0f} parameters; nearest is {got:,}",
-                         remedy="choose another size or depth")
+        raise StudyError(
+            f"{name} with {layers} layers cannot have about {target:,.0f} parameters; nearest is"
+            f" {got:,}",
+            remedy="choose another size or depth",
+        )
     return configured(best)
 
 

@@ -1,12 +1,15 @@
-"""Rotations of spherical features: edge-aligned frames, Wigner matrices by polynomials, norms, linear maps per degree.
+"""Rotations of spherical features: edge-aligned frames, Wigner matrices by polynomials, norms,
+linear maps per degree.
 
-Features are (..., S, C) with S = (lmax + 1)^2 real spherical-harmonic coefficients, degree-major: index l^2 + l + m, m
-from -l to l. The polar axis is y, as in e3nn: those of l = 1 are (x, y, z). D(R) acts as Y(R r) = D(R) Y(r).
+Features are (..., S, C) with S = (lmax + 1)^2 real spherical-harmonic coefficients, degree-major:
+index l^2 + l + m, m from -l to l. The polar axis is y, as in e3nn: those of l = 1 are (x, y, z).
+D(R) acts as Y(R r) = D(R) Y(r).
 
-A unit edge vector is turned onto +y by the shortest arc, a rotation about an axis in the xz plane. Its quaternion
-(w, a, 0, c) has three components, so D^l is a homogeneous polynomial of degree 2l in (w, a, c). As w^2 + a^2 + c^2 = 1,
-every degree is lifted to 2 lmax and all blocks come out of one small matrix product; there are no angles, so nothing is
-singular at the poles. It runs in float64 whatever the model's precision: TF32 would cost three digits of symmetry.
+A unit edge vector is turned onto +y by the shortest arc, a rotation about an axis in the xz plane.
+Its quaternion (w, a, 0, c) has three components, so D^l is a homogeneous polynomial of degree 2l in
+(w, a, c). As w^2 + a^2 + c^2 = 1, every degree is lifted to 2 lmax and all blocks come out of one
+small matrix product; there are no angles, so nothing is singular at the poles. It runs in float64
+whatever the model's precision: TF32 would cost three digits of symmetry.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ def n_coefficients(lmax: int, mmax: int | None = None) -> int:
 
 
 def order_major(lmax: int, mmax: int) -> list[int]:
-    """Degree-major positions of: m = 0 (l = 0..lmax), then for each m > 0 first +m (l = m..lmax), then -m (same l)."""
+    """Degree-major positions of: m = 0 (l = 0..lmax), then for each m > 0 first +m (l = m..lmax),
+    then -m (same l)."""
     out = [l * l + l for l in range(lmax + 1)]
     for m in range(1, mmax + 1):
         for signed in (m, -m):
@@ -40,11 +44,15 @@ def order_major(lmax: int, mmax: int) -> list[int]:
     return out
 
 
-def _power_of_sum(first: tuple[Monomial, complex], second: tuple[Monomial, complex], n: int) -> Polynomial:
+def _power_of_sum(
+    first: tuple[Monomial, complex], second: tuple[Monomial, complex], n: int
+) -> Polynomial:
     """(x + y)^n for two monomials with coefficients."""
     (mx, cx), (my, cy) = first, second
-    return {tuple(i * (n - k) + j * k for i, j in zip(mx, my)): math.comb(n, k) * cx ** (n - k) * cy**k
-            for k in range(n + 1)}
+    return {
+        tuple(i * (n - k) + j * k for i, j in zip(mx, my)): math.comb(n, k) * cx ** (n - k) * cy**k
+        for k in range(n + 1)
+    }
 
 
 def _times(p: Polynomial, q: Polynomial) -> Polynomial:
@@ -59,23 +67,29 @@ def _times(p: Polynomial, q: Polynomial) -> Polynomial:
 def _wigner_polynomials(l: int) -> list[list[Polynomial]]:
     """Real D^l[i][j] of the rotation with quaternion (w, a, 0, c), as polynomials of degree 2l.
 
-    Spin-l states are u^(l+m) v^(l-m) / sqrt((l+m)! (l-m)!), on which the SU(2) matrix [[w, -b], [conj b, w]] acts with
-    b = a + ic (standard axes z, x, y are y, z, x here); then the change to real harmonics without Condon-Shortley sign.
+    Spin-l states are u^(l+m) v^(l-m) / sqrt((l+m)! (l-m)!), on which the SU(2) matrix [[w, -b],
+    [conj b, w]] acts with b = a + ic (standard axes z, x, y are y, z, x here); then the change to
+    real harmonics without Condon-Shortley sign.
     """
     a, c = (0, 1, 0), (0, 0, 1)
     n = 2 * l + 1
     spin = [[{} for _ in range(n)] for _ in range(n)]
     for mp in range(-l, l + 1):
         for m in range(-l, l + 1):
-            scale = math.sqrt(math.factorial(l + mp) * math.factorial(l - mp)
-                              / (math.factorial(l + m) * math.factorial(l - m)))
+            scale = math.sqrt(
+                math.factorial(l + mp)
+                * math.factorial(l - mp)
+                / (math.factorial(l + m) * math.factorial(l - m))
+            )
             total: Polynomial = {}
             for k in range(max(0, m + mp), min(l + m, l + mp) + 1):
                 # u^k from (w u + conj(b) v)^(l+m), the other u^(l+mp-k) from (-b u + w v)^(l-m)
                 p = l + m - k  # power of conj(b)
                 q = l + mp - k  # power of -b
                 factor = scale * math.comb(l + m, k) * math.comb(l - m, q)
-                term = _times(_power_of_sum((a, 1), (c, -1j), p), _power_of_sum((a, -1), (c, -1j), q))
+                term = _times(
+                    _power_of_sum((a, 1), (c, -1j), p), _power_of_sum((a, -1), (c, -1j), q)
+                )
                 for key, value in term.items():
                     full = (key[0] + 2 * l - p - q, key[1], key[2])
                     total[full] = total.get(full, 0) + factor * value
@@ -87,7 +101,9 @@ def _wigner_polynomials(l: int) -> list[list[Polynomial]]:
         real[l + m, l + m], real[l + m, l - m] = (-1) ** m * s, s
         real[l - m, l + m], real[l - m, l - m] = -1j * (-1) ** m * s, 1j * s
     keys = sorted({key for row in spin for p in row for key in p})
-    tensor = np.array([[[p.get(key, 0) for key in keys] for p in row] for row in spin])  # (n, n, monomials)
+    tensor = np.array(
+        [[[p.get(key, 0) for key in keys] for p in row] for row in spin]
+    )  # (n, n, monomials)
     turned = np.einsum("ip,pqk,jq->ijk", real, tensor.conj(), real.conj())
     if np.abs(turned.imag).max() > 1e-12:
         raise AssertionError("real Wigner polynomials came out complex")
@@ -98,7 +114,8 @@ def _wigner_polynomials(l: int) -> list[list[Polynomial]]:
 def wigner_table(lmax: int, mmax: int) -> tuple[np.ndarray, np.ndarray]:
     """Powers (K, 3) of (w, a, c) and coefficients (K, S_m, S), float64, K = (lmax + 1)(2 lmax + 1).
 
-    Rows of D in order-major order (see :func:`order_major`), columns degree-major; everything lifted to degree 2 lmax.
+    Rows of D in order-major order (see :func:`order_major`), columns degree-major; everything
+    lifted to degree 2 lmax.
     """
     top = 2 * lmax
     powers = [(top - i - j, i, j) for i in range(top + 1) for j in range(top + 1 - i)]
@@ -118,21 +135,25 @@ def wigner_table(lmax: int, mmax: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _half_turn_signs(lmax: int) -> np.ndarray:
-    """(S,) diagonal of D for the half turn about x, (x, y, z) -> (x, -y, -z): each real harmonic keeps or changes sign.
+    """(S,) diagonal of D for the half turn about x, (x, y, z) -> (x, -y, -z): each real harmonic
+    keeps or changes sign.
 
-    Y_lm ~ P_l^|m|(y) times cos(m phi) (m >= 0) or sin(|m| phi), with z = cos, x = sin: y -> -y gives (-1)^(l+m), and
-    phi -> pi - phi gives (-1)^m for the cosine, -(-1)^m for the sine.
+    Y_lm ~ P_l^|m|(y) times cos(m phi) (m >= 0) or sin(|m| phi), with z = cos, x = sin: y -> -y
+    gives (-1)^(l+m), and phi -> pi - phi gives (-1)^m for the cosine, -(-1)^m for the sine.
     """
-    return np.array([(-1.0) ** l * (1 if m >= 0 else -1) for l in range(lmax + 1) for m in range(-l, l + 1)])
+    return np.array(
+        [(-1.0) ** l * (1 if m >= 0 else -1) for l in range(lmax + 1) for m in range(-l, l + 1)]
+    )
 
 
 class EdgeFrames(nn.Module):
     """Wigner matrices (e, S_m, S) that turn features into the frame of each edge, rows order-major.
 
-    Fixed roll: the shortest arc from the edge to +y. It is continuous but at -y, where any choice of roll must jump
-    (hairy ball); there the axis x, or rather the limit from +x, is taken. When a gradient is wanted, edges with y < 0
-    are first given a half turn about x, so that nothing is near that point and derivatives are exact everywhere, at
-    the price of a roll that jumps across the equator: right wherever the roll does not matter.
+    Fixed roll: the shortest arc from the edge to +y. It is continuous but at -y, where any choice
+    of roll must jump (hairy ball); there the axis x, or rather the limit from +x, is taken. When a
+    gradient is wanted, edges with y < 0 are first given a half turn about x, so that nothing is
+    near that point and derivatives are exact everywhere, at the price of a roll that jumps across
+    the equator: right wherever the roll does not matter.
     """
 
     def __init__(self, lmax: int, mmax: int):
@@ -141,21 +162,37 @@ class EdgeFrames(nn.Module):
         powers, table = wigner_table(lmax, mmax)
         self.monomials = len(powers)
         # float64 bits kept as integers: model.to(float32) must not round them
-        self.register_buffer("bits", torch.from_numpy(table.reshape(len(powers), -1).copy()).view(torch.int64),
-                             persistent=False)
-        # the entries of a frame that are not zero by construction: its blocks, one per degree, one after the other
+        self.register_buffer(
+            "bits",
+            torch.from_numpy(table.reshape(len(powers), -1).copy()).view(torch.int64),
+            persistent=False,
+        )
+        # the entries of a frame that are not zero by construction: its blocks, one per degree, one
+        # after the other
         where, row_of = [], {p: k for k, p in enumerate(order_major(lmax, mmax))}
         for l in range(lmax + 1):
             for m in [0] + [s * m for m in range(1, min(l, mmax) + 1) for s in (1, -1)]:
-                where += [row_of[l * l + l + m] * self.shape[1] + l * l + j for j in range(2 * l + 1)]
-        self.register_buffer("packed_bits", torch.from_numpy(np.ascontiguousarray(
-            table.reshape(len(powers), -1)[:, where])).view(torch.int64), persistent=False)
-        self.register_buffer("sign_bits", torch.from_numpy(_half_turn_signs(lmax)).view(torch.int64), persistent=False)
+                where += [
+                    row_of[l * l + l + m] * self.shape[1] + l * l + j for j in range(2 * l + 1)
+                ]
+        self.register_buffer(
+            "packed_bits",
+            torch.from_numpy(np.ascontiguousarray(table.reshape(len(powers), -1)[:, where])).view(
+                torch.int64
+            ),
+            persistent=False,
+        )
+        self.register_buffer(
+            "sign_bits",
+            torch.from_numpy(_half_turn_signs(lmax)).view(torch.int64),
+            persistent=False,
+        )
         for name, column in zip(("power_w", "power_a", "power_c"), powers.T):
             self.register_buffer(name, torch.from_numpy(column.copy()), persistent=False)
 
     def forward(self, unit: Tensor, *, smooth: bool = False) -> Tensor:
-        """unit (e, 3) -> D (e, S_m, S) in the dtype of ``unit``; smooth: use the half turn (see the class)."""
+        """unit (e, 3) -> D (e, S_m, S) in the dtype of ``unit``; smooth: use the half turn (see the
+        class)."""
         x, y, z = unit.double().unbind(-1)
         if smooth:
             side = torch.where(y < 0, -1.0, 1.0).to(y)
@@ -167,41 +204,51 @@ class EdgeFrames(nn.Module):
         return d.to(unit.dtype)
 
     def packed(self, unit: Tensor) -> Tensor:
-        """unit (e, 3) -> (e, P): the blocks of D alone, degree by degree; rows m = 0, +1, -1, +2, ..., columns of the degree."""
+        """unit (e, 3) -> (e, P): the blocks of D alone, degree by degree; rows m = 0, +1, -1, +2,
+        ..., columns of the degree."""
         if ops.fused(unit):
             return ops.edge_frames(unit, self.packed_bits.view(torch.float64), self.lmax)
         return self._polynomial(*_arc(*unit.double().unbind(-1)), packed=True).to(unit.dtype)
 
     def _polynomial(self, w: Tensor, a: Tensor, c: Tensor, *, packed: bool = False) -> Tensor:
         """(e,) x 3 -> (e, S_m S), or the packed entries (e, P), float64."""
+
         def powers(v: Tensor) -> Tensor:
             out = [torch.ones_like(v)]
             for _ in range(2 * self.lmax):
                 out.append(out[-1] * v)
             return torch.stack(out, dim=-1)
 
-        mono = (powers(w).index_select(1, self.power_w) * powers(a).index_select(1, self.power_a)
-                * powers(c).index_select(1, self.power_c))
+        mono = (
+            powers(w).index_select(1, self.power_w)
+            * powers(a).index_select(1, self.power_a)
+            * powers(c).index_select(1, self.power_c)
+        )
         return mono @ (self.packed_bits if packed else self.bits).view(torch.float64)
 
 
 def _arc_upper(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Quaternion parts (w, a, c) of the shortest arc from the unit vector (x, y, z), y >= 0, to +y; smooth."""
+    """Quaternion parts (w, a, c) of the shortest arc from the unit vector (x, y, z), y >= 0, to +y;
+    smooth."""
     w = ((1.0 + y) * 0.5).sqrt()
     half = 0.5 / w
     return w, -z * half, x * half
 
 
 def _arc(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for any unit vector, without cancellation near -y; at -y exactly, a half turn about z."""
+    """The same for any unit vector, without cancellation near -y; at -y exactly, a half turn about
+    z."""
     upper = _arc_upper(x, y.clamp_min(0.0), z)
     s2 = x * x + z * z
     at_pole = s2 < 1e-60
     s = torch.where(at_pole, torch.ones_like(s2), s2).sqrt()
     n = ((1.0 - y.clamp_max(0.0)) * 0.5).sqrt()  # length of the vector part
     zero = torch.zeros_like(s)
-    lower = (torch.where(at_pole, zero, 0.5 * s / n), torch.where(at_pole, zero, -z / s * n),
-             torch.where(at_pole, n, x / s * n))
+    lower = (
+        torch.where(at_pole, zero, 0.5 * s / n),
+        torch.where(at_pole, zero, -z / s * n),
+        torch.where(at_pole, n, x / s * n),
+    )
     return tuple(torch.where(y < 0, low, up) for low, up in zip(lower, upper))  # type: ignore[return-value]
 
 
@@ -213,16 +260,23 @@ def degree_index(lmax: int) -> Tensor:
 class SphericalNorm(nn.Module):
     """RMS norm of spherical features (n, S, C): equivariant, one scale per atom.
 
-    The channel mean of l = 0 is removed; the scale is 1 / sqrt(mean over degrees, orders and channels of x^2 + 1e-5),
-    each degree weighing the same; gain per (degree, channel), bias for l = 0.
+    The channel mean of l = 0 is removed; the scale is 1 / sqrt(mean over degrees, orders and
+    channels of x^2 + 1e-5), each degree weighing the same; gain per (degree, channel), bias for l =
+    0.
     """
 
     def __init__(self, lmax: int, channels: int, m: float):
         super().__init__()
         self.gain = mark(nn.Parameter(torch.ones(lmax + 1, channels)), "vector", m)
         self.bias = mark(nn.Parameter(torch.zeros(channels)), "vector", m)
-        weights = [1.0 / ((lmax + 1) * (2 * l + 1) * channels) for l in range(lmax + 1) for _ in range(2 * l + 1)]
-        self.register_buffer("weights", torch.tensor(weights, dtype=torch.get_default_dtype()), persistent=False)
+        weights = [
+            1.0 / ((lmax + 1) * (2 * l + 1) * channels)
+            for l in range(lmax + 1)
+            for _ in range(2 * l + 1)
+        ]
+        self.register_buffer(
+            "weights", torch.tensor(weights, dtype=torch.get_default_dtype()), persistent=False
+        )
         self.register_buffer("degree", degree_index(lmax), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -240,7 +294,9 @@ class SphericalNorm(nn.Module):
 class SO3Linear(nn.Module):
     """(n, S, fan_in) -> (n, S, fan_out): one matrix per degree, bias for l = 0."""
 
-    def __init__(self, fan_in: int, fan_out: int, lmax: int, kind: Kind, m: float, *, gain: float = 1.0):
+    def __init__(
+        self, fan_in: int, fan_out: int, lmax: int, kind: Kind, m: float, *, gain: float = 1.0
+    ):
         super().__init__()
         self.multiplier = 1.0 / m if kind == "output" else 1.0
         std = 0.0 if kind == "output" else gain / math.sqrt(fan_in)
@@ -250,7 +306,9 @@ class SO3Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight if self.multiplier == 1.0 else self.weight * self.multiplier
-        out = torch.bmm(x.transpose(0, 1), weight.index_select(0, self.degree).transpose(1, 2))  # no copy of x
+        out = torch.bmm(
+            x.transpose(0, 1), weight.index_select(0, self.degree).transpose(1, 2)
+        )  # no copy of x
         out = torch.cat([out[:1] + self.bias, out[1:]], dim=0)
         return out.transpose(0, 1)
 

@@ -1,8 +1,10 @@
-"""Fused kernels for what surrounds the matrix products of a message: gather, weigh, rotate, sum over neighbours.
+"""Fused kernels for what surrounds the matrix products of a message: gather, weigh, rotate, sum
+over neighbours.
 
-Triton on a GPU. Every model keeps a plain torch path, which is what a CPU runs, what a gradient of a gradient needs
-(conservative forces), and what the kernels are tested against. Sums run over edges sorted by receiver, or through the
-``transposed`` order by sender, one program per atom: no atomics, so a step gives the same bits every time.
+Triton on a GPU. Every model keeps a plain torch path, which is what a CPU runs, what a gradient of
+a gradient needs (conservative forces), and what the kernels are tested against. Sums run over edges
+sorted by receiver, or through the ``transposed`` order by sender, one program per atom: no atomics,
+so a step gives the same bits every time.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ if AVAILABLE:
 Segments = tuple[Tensor, Tensor]  # of GraphBatch.segments
 
 
-def gate(pair: Tensor, z: Tensor | None, w: Tensor, graph: GraphBatch, segments: Segments | None) -> Tensor:
+def gate(
+    pair: Tensor, z: Tensor | None, w: Tensor, graph: GraphBatch, segments: Segments | None
+) -> Tensor:
     """SiLU(s_j + t_i + z_ij) * w_ij (e, d) of pair (n, 2d) s | t, z (e, d) or None, w (e, d)."""
     if segments is not None:
         return edge_gate(pair, z, w, graph.sender, graph.receiver, *segments)
@@ -69,8 +73,8 @@ def differences(v: Tensor, graph: GraphBatch, segments: Segments | None) -> Tens
 
 
 def fused(x: Tensor) -> bool:
-    """Whether work on x can take the fused kernels: on a GPU, and without a gradient by x. For messages x is the edge vectors
-    (e, 3): gradients by positions take the plain path."""
+    """Whether work on x can take the fused kernels: on a GPU, and without a gradient by x. For
+    messages x is the edge vectors (e, 3): gradients by positions take the plain path."""
     return AVAILABLE and x.is_cuda and not x.requires_grad
 
 

@@ -1,4 +1,5 @@
-"""A padded batch of molecules out of a shard in three launches, where index arithmetic in torch takes some sixty.
+"""A padded batch of molecules out of a shard in three launches, where index arithmetic in torch
+takes some sixty.
 
 Legend: as in data/batches.py: s structures, a atoms, e edges of the shard; g slots, n atoms, m edges of the batch. A slot of
 -1 is empty; atoms and edges beyond those of the structures are padding.
@@ -17,9 +18,24 @@ ROWS = 256  # atoms or edges of a program
 
 
 @triton.jit(do_not_specialize=["g"])
-def _slots(chosen, natoms, nedges, first_atom, first_edge, energy, held, atom_end, edge_end, atom_source, edge_source, label, g,
-           GP: tl.constexpr):
-    """One program: of each slot its atoms, where its atoms and edges end in the batch and begin in the shard, its label."""
+def _slots(
+    chosen,
+    natoms,
+    nedges,
+    first_atom,
+    first_edge,
+    energy,
+    held,
+    atom_end,
+    edge_end,
+    atom_source,
+    edge_source,
+    label,
+    g,
+    GP: tl.constexpr,
+):
+    """One program: of each slot its atoms, where its atoms and edges end in the batch and begin in
+    the shard, its label."""
     k = tl.arange(0, GP)
     inside = k < g
     row = tl.load(chosen + k, mask=inside, other=-1)
@@ -32,8 +48,16 @@ def _slots(chosen, natoms, nedges, first_atom, first_edge, energy, held, atom_en
     tl.store(atom_end + k, a_end, mask=inside)
     tl.store(edge_end + k, e_end, mask=inside)
     # what has to be added to a number in the batch to give that in the shard
-    tl.store(atom_source + k, tl.load(first_atom + row, mask=inside, other=0) - (a_end - atoms), mask=inside)
-    tl.store(edge_source + k, tl.load(first_edge + row, mask=inside, other=0) - (e_end - edges), mask=inside)
+    tl.store(
+        atom_source + k,
+        tl.load(first_atom + row, mask=inside, other=0) - (a_end - atoms),
+        mask=inside,
+    )
+    tl.store(
+        edge_source + k,
+        tl.load(first_edge + row, mask=inside, other=0) - (e_end - edges),
+        mask=inside,
+    )
     tl.store(label + k, tl.load(energy + row, mask=inside, other=0.0), mask=inside)
 
 
@@ -49,8 +73,28 @@ def _owner(i, end, g, LOG: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["n", "g"])
-def _atoms(atom_end, edge_end, atom_source, species, pos, forces, first_of, rotation, batch, kind, new_pos, new_forces, real, ptr,
-           n, g, LOG: tl.constexpr, TURN: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr):
+def _atoms(
+    atom_end,
+    edge_end,
+    atom_source,
+    species,
+    pos,
+    forces,
+    first_of,
+    rotation,
+    batch,
+    kind,
+    new_pos,
+    new_forces,
+    real,
+    ptr,
+    n,
+    g,
+    LOG: tl.constexpr,
+    TURN: tl.constexpr,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+):
     i = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     mask = i < n
     owner = _owner(i, atom_end, g, LOG)
@@ -64,9 +108,15 @@ def _atoms(atom_end, edge_end, atom_source, species, pos, forces, first_of, rota
     tl.store(batch + i, owner, mask=mask)
     tl.store(kind + i, tl.load(species + source, mask=mask, other=0), mask=mask)
     tl.store(real + i, tl.where(is_real, 1.0, 0.0).to(WIDE), mask=mask)
-    x0, x1 = tl.load(pos + source * 3, mask=mask, other=0.0), tl.load(pos + source * 3 + 1, mask=mask, other=0.0)
+    x0, x1 = (
+        tl.load(pos + source * 3, mask=mask, other=0.0),
+        tl.load(pos + source * 3 + 1, mask=mask, other=0.0),
+    )
     x2 = tl.load(pos + source * 3 + 2, mask=mask, other=0.0)
-    f0, f1 = tl.load(forces + source * 3, mask=mask, other=0.0), tl.load(forces + source * 3 + 1, mask=mask, other=0.0)
+    f0, f1 = (
+        tl.load(forces + source * 3, mask=mask, other=0.0),
+        tl.load(forces + source * 3 + 1, mask=mask, other=0.0),
+    )
     f2 = tl.load(forces + source * 3 + 2, mask=mask, other=0.0)
     if TURN:
         for row in tl.static_range(3):
@@ -85,8 +135,23 @@ def _atoms(atom_end, edge_end, atom_source, species, pos, forces, first_of, rota
 
 
 @triton.jit(do_not_specialize=["n", "m", "g"])
-def _edges(atom_end, edge_end, held, edge_source, sender, receiver, transposed, new_sender, new_receiver, order, n, m, g,
-           LOG: tl.constexpr, ROWS: tl.constexpr):
+def _edges(
+    atom_end,
+    edge_end,
+    held,
+    edge_source,
+    sender,
+    receiver,
+    transposed,
+    new_sender,
+    new_receiver,
+    order,
+    n,
+    m,
+    g,
+    LOG: tl.constexpr,
+    ROWS: tl.constexpr,
+):
     i = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     mask = i < m
     owner = _owner(i, edge_end, g, LOG)
@@ -105,28 +170,99 @@ def _edges(atom_end, edge_end, held, edge_source, sender, receiver, transposed, 
     tl.store(order + i, tl.where(ghost, i, back), mask=mask)
 
 
-def assemble(shard: dict[str, Tensor], chosen: Tensor, n: int, m: int, rotation: Tensor | None) -> dict[str, Tensor]:
-    """species, batch (n,), pos, forces (n, 3), real (n,), sender, receiver, transposed (m,), ptr (n + 1,), natoms, energy (g,).
+def assemble(
+    shard: dict[str, Tensor], chosen: Tensor, n: int, m: int, rotation: Tensor | None
+) -> dict[str, Tensor]:
+    """species, batch (n,), pos, forces (n, 3), real (n,), sender, receiver, transposed (m,), ptr (n
+    + 1,), natoms, energy (g,).
 
-    shard: natoms, nedges, first_atom, first_edge, energy (s,); species, first_of (a,), pos, forces (a, 3); sender, receiver,
-    transposed (e,), the last three local to the structure, first_of the first edge of an atom in its structure. chosen (g,).
+    shard: natoms, nedges, first_atom, first_edge, energy (s,); species, first_of (a,), pos, forces
+    (a, 3); sender, receiver, transposed (e,), the last three local to the structure, first_of the
+    first edge of an atom in its structure. chosen (g,).
     """
     g, device, dtype = len(chosen), chosen.device, shard["pos"].dtype
     whole = {"dtype": torch.int64, "device": device}
     held, atom_end, edge_end, atom_source, edge_source = torch.empty(5, g, **whole).unbind(0)
     energy = torch.empty(g, dtype=dtype, device=device)
-    _slots[(1,)](chosen.contiguous(), shard["natoms"], shard["nedges"], shard["first_atom"], shard["first_edge"], shard["energy"],
-                 held, atom_end, edge_end, atom_source, edge_source, energy, g, GP=max(2, triton.next_power_of_2(g)), num_warps=4)
+    _slots[(1,)](
+        chosen.contiguous(),
+        shard["natoms"],
+        shard["nedges"],
+        shard["first_atom"],
+        shard["first_edge"],
+        shard["energy"],
+        held,
+        atom_end,
+        edge_end,
+        atom_source,
+        edge_source,
+        energy,
+        g,
+        GP=max(2, triton.next_power_of_2(g)),
+        num_warps=4,
+    )
     log = max(1, g.bit_length())
     batch, kind = torch.empty(n, **whole), torch.empty(n, **whole)
-    pos, forces = torch.empty(n, 3, dtype=dtype, device=device), torch.empty(n, 3, dtype=dtype, device=device)
-    real, ptr = torch.empty(n, dtype=dtype, device=device), torch.empty(n + 1, dtype=torch.int32, device=device)
+    pos, forces = (
+        torch.empty(n, 3, dtype=dtype, device=device),
+        torch.empty(n, 3, dtype=dtype, device=device),
+    )
+    real, ptr = (
+        torch.empty(n, dtype=dtype, device=device),
+        torch.empty(n + 1, dtype=torch.int32, device=device),
+    )
     _atoms[(triton.cdiv(n + 1, ROWS),)](
-        atom_end, edge_end, atom_source, shard["species"], shard["pos"], shard["forces"], shard["first_of"],
-        shard["pos"] if rotation is None else rotation.contiguous(), batch, kind, pos, forces, real, ptr, n, g, LOG=log,
-        TURN=rotation is not None, WIDE=wide(pos), ROWS=ROWS, num_warps=4)
+        atom_end,
+        edge_end,
+        atom_source,
+        shard["species"],
+        shard["pos"],
+        shard["forces"],
+        shard["first_of"],
+        shard["pos"] if rotation is None else rotation.contiguous(),
+        batch,
+        kind,
+        pos,
+        forces,
+        real,
+        ptr,
+        n,
+        g,
+        LOG=log,
+        TURN=rotation is not None,
+        WIDE=wide(pos),
+        ROWS=ROWS,
+        num_warps=4,
+    )
     sender, receiver, order = torch.empty(3, m, **whole).unbind(0)
-    _edges[(triton.cdiv(m, ROWS),)](atom_end, edge_end, held, edge_source, shard["sender"], shard["receiver"],
-                                    shard["transposed"], sender, receiver, order, n, m, g, LOG=log, ROWS=ROWS, num_warps=4)
-    return {"species": kind, "batch": batch, "pos": pos, "forces": forces, "real": real, "sender": sender, "receiver": receiver,
-            "transposed": order, "ptr": ptr, "natoms": held, "energy": energy}
+    _edges[(triton.cdiv(m, ROWS),)](
+        atom_end,
+        edge_end,
+        held,
+        edge_source,
+        shard["sender"],
+        shard["receiver"],
+        shard["transposed"],
+        sender,
+        receiver,
+        order,
+        n,
+        m,
+        g,
+        LOG=log,
+        ROWS=ROWS,
+        num_warps=4,
+    )
+    return {
+        "species": kind,
+        "batch": batch,
+        "pos": pos,
+        "forces": forces,
+        "real": real,
+        "sender": sender,
+        "receiver": receiver,
+        "transposed": order,
+        "ptr": ptr,
+        "natoms": held,
+        "energy": energy,
+    }

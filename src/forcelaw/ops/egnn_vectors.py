@@ -1,8 +1,9 @@
-"""MC-EGNN's change of the vectors, on edges: out_k = r_hat_k r + (dv_k / sqrt(1 + |dv|^2)) Phi, k = x, y, z, in one pass.
+"""MC-EGNN's change of the vectors, on edges: out_k = r_hat_k r + (dv_k / sqrt(1 + |dv|^2)) Phi, k =
+x, y, z, in one pass.
 
-Legend: e edges, M channels; dv (e, 3, M), |dv|^2 a sum over k for each channel; Phi (e, M, M), the channels of dv in front;
-r_hat (e, 3), a constant here; r (e, M). torch runs e products of matrices of eight channels outside the tensor cores, at some
-twentieth of what the memory allows.
+Legend: e edges, M channels; dv (e, 3, M), |dv|^2 a sum over k for each channel; Phi (e, M, M), the
+channels of dv in front; r_hat (e, 3), a constant here; r (e, M). torch runs e products of matrices
+of eight channels outside the tensor cores, at some twentieth of what the memory allows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ NUMBERS = 1024  # of Phi in a program
 
 @triton.jit
 def _edges(dv, phi, unit, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr):
-    """Of a block of edges: offsets and masks of (BE, M) and (BE, M, M), dv, 1 / sqrt(1 + |dv|^2), Phi, r_hat (BE, 1)."""
+    """Of a block of edges: offsets and masks of (BE, M) and (BE, M, M), dv, 1 / sqrt(1 + |dv|^2),
+    Phi, r_hat (BE, 1)."""
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     a = tl.arange(0, MP)
     me, mm = e < edges, a < M
@@ -35,7 +37,9 @@ def _edges(dv, phi, unit, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.const
 
 
 @triton.jit(do_not_specialize=["edges"])
-def _forward(dv, phi, unit, radial, out, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr):
+def _forward(
+    dv, phi, unit, radial, out, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr
+):
     at, at3, mask, _, _, v0, v1, v2, s, f, x0, x1, x2 = _edges(dv, phi, unit, edges, M, MP, BE)
     r = tl.load(radial + at, mask=mask, other=0.0).to(v0.dtype)
     y0 = x0 * r + tl.sum((v0 * s)[:, :, None] * f, axis=1)
@@ -47,10 +51,28 @@ def _forward(dv, phi, unit, radial, out, edges, M: tl.constexpr, MP: tl.constexp
 
 
 @triton.jit(do_not_specialize=["edges"])
-def _backward(dv, phi, unit, grad, d_dv, dphi, dradial, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr):
-    at, at3, mask, square, full, v0, v1, v2, s, f, x0, x1, x2 = _edges(dv, phi, unit, edges, M, MP, BE)
+def _backward(
+    dv,
+    phi,
+    unit,
+    grad,
+    d_dv,
+    dphi,
+    dradial,
+    edges,
+    M: tl.constexpr,
+    MP: tl.constexpr,
+    BE: tl.constexpr,
+):
+    at, at3, mask, square, full, v0, v1, v2, s, f, x0, x1, x2 = _edges(
+        dv, phi, unit, edges, M, MP, BE
+    )
     g0, g1, g2 = three(grad + at3, M, mask, grad.dtype.element_ty)
-    outer = (v0 * s)[:, :, None] * g0[:, None, :] + (v1 * s)[:, :, None] * g1[:, None, :] + (v2 * s)[:, :, None] * g2[:, None, :]
+    outer = (
+        (v0 * s)[:, :, None] * g0[:, None, :]
+        + (v1 * s)[:, :, None] * g1[:, None, :]
+        + (v2 * s)[:, :, None] * g2[:, None, :]
+    )
     u0 = tl.sum(f * g0[:, None, :], axis=2)
     u1 = tl.sum(f * g1[:, None, :], axis=2)
     u2 = tl.sum(f * g2[:, None, :], axis=2)
@@ -83,8 +105,15 @@ def _(dv, phi, unit, radial):
 
 
 @torch.library.custom_op("forcelaw::edge_mix_backward", mutates_args=())
-def _edge_mix_backward(grad: Tensor, dv: Tensor, phi: Tensor, unit: Tensor, radial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    (edges, _, m), d_dv, dphi, dradial = dv.shape, torch.empty_like(dv), torch.empty_like(phi), torch.empty_like(radial)
+def _edge_mix_backward(
+    grad: Tensor, dv: Tensor, phi: Tensor, unit: Tensor, radial: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    (edges, _, m), d_dv, dphi, dradial = (
+        dv.shape,
+        torch.empty_like(dv),
+        torch.empty_like(phi),
+        torch.empty_like(radial),
+    )
     grid, sizes = _tile(edges, m)
     _backward[grid](dv, phi, unit, grad.contiguous(), d_dv, dphi, dradial, edges, m, **sizes)
     return d_dv, dphi, dradial
@@ -108,5 +137,6 @@ _edge_mix.register_autograd(_differentiate, setup_context=_save)
 
 
 def edge_mix(dv: Tensor, phi: Tensor, unit: Tensor, radial: Tensor) -> Tensor:
-    """(e, 3, M) of dv (e, 3, M), Phi (e, M, M), unit vectors (e, 3) and radial parts (e, M), at least in float32."""
+    """(e, 3, M) of dv (e, 3, M), Phi (e, M, M), unit vectors (e, 3) and radial parts (e, M), at
+    least in float32."""
     return _edge_mix(at_least_float32(dv), phi.contiguous(), unit, radial.contiguous())

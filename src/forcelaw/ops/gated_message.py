@@ -1,9 +1,11 @@
-"""The MPNN's message in one pass over the edges: scale times the sum over j of SiLU(s_j + t_i) * w_ij.
+"""The MPNN's message in one pass over the edges: scale times the sum over j of SiLU(s_j + t_i) *
+w_ij.
 
 Legend: n atoms, e edges, d channels; pair (n, 2d) holds s | t; w (e, d) the filter of each edge.
 
-The derivative by t needs sum_j SiLU'(s_j + t_i) w_ij, which the forward pass collects beside the message; so the backward
-pass is one pass too, over the edges of each sender, where it writes the gradient of w row by row.
+The derivative by t needs sum_j SiLU'(s_j + t_i) w_ij, which the forward pass collects beside the
+message; so the backward pass is one pass too, over the edges of each sender, where it writes the
+gradient of w row by row.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ FILL = 128  # programs that zero the gradient of padding edges
 @triton.jit
 def three(x, step: tl.constexpr, mask, WIDE: tl.constexpr):
     """Numbers at x, x + step and x + 2 step: three components, or three parts of a row."""
-    return (tl.load(x, mask=mask, other=0.0).to(WIDE), tl.load(x + step, mask=mask, other=0.0).to(WIDE),
-            tl.load(x + 2 * step, mask=mask, other=0.0).to(WIDE))
+    return (
+        tl.load(x, mask=mask, other=0.0).to(WIDE),
+        tl.load(x + step, mask=mask, other=0.0).to(WIDE),
+        tl.load(x + 2 * step, mask=mask, other=0.0).to(WIDE),
+    )
 
 
 @triton.jit
@@ -48,12 +53,26 @@ def _silu(x):
 
 
 @triton.jit
-def _forward(pair, w, sender, ptr, out, slope, d: tl.constexpr, scale: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _forward(
+    pair,
+    w,
+    sender,
+    ptr,
+    out,
+    slope,
+    d: tl.constexpr,
+    scale: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+):
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < d
     t = tl.load(pair + i * 2 * d + d + c, mask=mc, other=0.0)
-    total, slopes = tl.zeros([BE, BC], t.dtype), tl.zeros([BE, BC], t.dtype)  # summed over BE once: a sum waits for all warps
+    total, slopes = (
+        tl.zeros([BE, BC], t.dtype),
+        tl.zeros([BE, BC], t.dtype),
+    )  # summed over BE once: a sum waits for all warps
     low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
     for k in range(low, high, BE):
         e = k + tl.arange(0, BE)
@@ -70,8 +89,24 @@ def _forward(pair, w, sender, ptr, out, slope, d: tl.constexpr, scale: tl.conste
 
 
 @triton.jit(do_not_specialize=["n", "n_edges"])
-def _backward(pair, w, receiver, order, ptr, grad, slope, dpair, dw, n, n_edges, d: tl.constexpr,
-              scale: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
+def _backward(
+    pair,
+    w,
+    receiver,
+    order,
+    ptr,
+    grad,
+    slope,
+    dpair,
+    dw,
+    n,
+    n_edges,
+    d: tl.constexpr,
+    scale: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+    FILL: tl.constexpr,
+):
     pid = tl.program_id(0)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < d
@@ -80,7 +115,11 @@ def _backward(pair, w, receiver, order, ptr, grad, slope, dpair, dw, n, n_edges,
             e = k + tl.arange(0, BE)
             mask = (e < n_edges)[:, None] & mc[None, :]
             e = tl.load(order + e, mask=e < n_edges, other=0).to(tl.int64)
-            tl.store(dw + e[:, None] * d + c[None, :], tl.zeros([BE, BC], tl.float32).to(dw.dtype.element_ty), mask=mask)
+            tl.store(
+                dw + e[:, None] * d + c[None, :],
+                tl.zeros([BE, BC], tl.float32).to(dw.dtype.element_ty),
+                mask=mask,
+            )
     else:
         j = pid.to(tl.int64)
         s = tl.load(pair + j * 2 * d + c, mask=mc, other=0.0)
@@ -95,10 +134,14 @@ def _backward(pair, w, receiver, order, ptr, grad, slope, dpair, dw, n, n_edges,
             g = tl.load(grad + i[:, None] * d + c[None, :], mask=mask, other=0.0) * scale
             x = tl.load(w + e[:, None] * d + c[None, :], mask=mask, other=0.0).to(s.dtype)
             value, derivative = _silu(s[None, :] + t)
-            tl.store(dw + e[:, None] * d + c[None, :], (g * value).to(dw.dtype.element_ty), mask=mask)
+            tl.store(
+                dw + e[:, None] * d + c[None, :], (g * value).to(dw.dtype.element_ty), mask=mask
+            )
             ds += g * x * derivative
         tl.store(dpair + j * 2 * d + c, tl.sum(ds, axis=0), mask=mc)
-        own = tl.load(grad + j * d + c, mask=mc, other=0.0) * tl.load(slope + j * d + c, mask=mc, other=0.0)
+        own = tl.load(grad + j * d + c, mask=mc, other=0.0) * tl.load(
+            slope + j * d + c, mask=mc, other=0.0
+        )
         tl.store(dpair + j * 2 * d + d + c, own, mask=mc)
 
 
@@ -109,7 +152,11 @@ TILES = {"gated": (32, 32, 2), "gated_grad": (16, 32, 2)}
 def tile(tiles: dict[str, tuple[int, int, int]], kernel: str, channels: int) -> dict[str, int]:
     """BE, BC, num_warps of a kernel; no more lanes than the channels need."""
     edges, most, warps = tiles[kernel]
-    return {"BE": edges, "BC": min(most, max(16, triton.next_power_of_2(channels))), "num_warps": warps}
+    return {
+        "BE": edges,
+        "BC": min(most, max(16, triton.next_power_of_2(channels))),
+        "num_warps": warps,
+    }
 
 
 def wide(x: Tensor) -> tl.dtype:
@@ -123,8 +170,15 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("forcelaw::gated_sum", mutates_args=())
-def _gated_sum(pair: Tensor, w: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, order: Tensor,
-               scale: float) -> tuple[Tensor, Tensor]:
+def _gated_sum(
+    pair: Tensor,
+    w: Tensor,
+    sender: Tensor,
+    receiver: Tensor,
+    ptr: Tensor,
+    order: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
     n, d = pair.shape[0], w.shape[1]
     out, slope = pair.new_empty(n, d), pair.new_empty(n, d)
     size = tile(TILES, "gated", d)
@@ -139,13 +193,36 @@ def _(pair, w, sender, receiver, ptr, order, scale):
 
 
 @torch.library.custom_op("forcelaw::gated_sum_backward", mutates_args=())
-def _gated_sum_backward(grad: Tensor, pair: Tensor, w: Tensor, receiver: Tensor, ptr: Tensor, order: Tensor,
-                        slope: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _gated_sum_backward(
+    grad: Tensor,
+    pair: Tensor,
+    w: Tensor,
+    receiver: Tensor,
+    ptr: Tensor,
+    order: Tensor,
+    slope: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
     n, (edges, d) = pair.shape[0], w.shape
     dpair, dw = torch.empty_like(pair), torch.empty_like(w)
     size = tile(TILES, "gated_grad", d)
-    _backward[n + FILL, triton.cdiv(d, size["BC"])](pair, w, receiver, order, ptr, grad.contiguous(), slope, dpair, dw, n, edges,
-                                                    d, scale, FILL=FILL, **size)
+    _backward[n + FILL, triton.cdiv(d, size["BC"])](
+        pair,
+        w,
+        receiver,
+        order,
+        ptr,
+        grad.contiguous(),
+        slope,
+        dpair,
+        dw,
+        n,
+        edges,
+        d,
+        scale,
+        FILL=FILL,
+        **size,
+    )
     return dpair, dw
 
 
@@ -169,9 +246,20 @@ def _differentiate(ctx, grad, _):
 _gated_sum.register_autograd(_differentiate, setup_context=_save)
 
 
-def gated_sum(pair: Tensor, w: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, order: Tensor, scale: float) -> Tensor:
+def gated_sum(
+    pair: Tensor,
+    w: Tensor,
+    sender: Tensor,
+    receiver: Tensor,
+    ptr: Tensor,
+    order: Tensor,
+    scale: float,
+) -> Tensor:
     """scale times the sum over edges j -> i of SiLU(s_j + t_i) * w_ij: (n, d), at least in float32.
 
-    pair (n, 2d) s | t; w (e, d), any float type; ptr (n + 1,) and order (e,) from ``GraphBatch.segments``.
+    pair (n, 2d) s | t; w (e, d), any float type; ptr (n + 1,) and order (e,) from
+    ``GraphBatch.segments``.
     """
-    return _gated_sum(at_least_float32(pair), w.contiguous(), sender, receiver, ptr, order, scale)[0]
+    return _gated_sum(at_least_float32(pair), w.contiguous(), sender, receiver, ptr, order, scale)[
+        0
+    ]

@@ -1,9 +1,10 @@
-"""LayerNorm(x), alone or with SiLU after it, in one pass each way: torch's own takes ten times its memory traffic on rows this
-short.
+"""LayerNorm(x), alone or with SiLU after it, in one pass each way: torch's own takes ten times its
+memory traffic on rows this short.
 
-x (rows, w), rows being atoms or edges; gain and bias (w,); shift (w,), added to x first: the bias of the product that x comes
-from, whose gradient costs nothing here and a pass over all rows elsewhere. The backward pass recomputes mean and scale, and
-sums the gradients of vectors in each program before one small sum over programs.
+x (rows, w), rows being atoms or edges; gain and bias (w,); shift (w,), added to x first: the bias
+of the product that x comes from, whose gradient costs nothing here and a pass over all rows
+elsewhere. The backward pass recomputes mean and scale, and sums the gradients of vectors in each
+program before one small sum over programs.
 """
 
 from __future__ import annotations
@@ -18,8 +19,19 @@ EPSILON = tl.constexpr(1e-5)  # that of torch.nn.functional.layer_norm
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _forward(x, shift, gain, bias, out, rows, SHIFT: tl.constexpr, SILU: tl.constexpr, w: tl.constexpr, BE: tl.constexpr,
-             BC: tl.constexpr):
+def _forward(
+    x,
+    shift,
+    gain,
+    bias,
+    out,
+    rows,
+    SHIFT: tl.constexpr,
+    SILU: tl.constexpr,
+    w: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.arange(0, BC)
     mc = c < w
@@ -30,15 +42,32 @@ def _forward(x, shift, gain, bias, out, rows, SHIFT: tl.constexpr, SILU: tl.cons
         v += tl.load(shift + c, mask=mc, other=0.0)[None, :]
     v = tl.where(mask, v - (tl.sum(v, axis=1) / w)[:, None], 0.0)
     v = v * (1.0 / tl.sqrt(tl.sum(v * v, axis=1) / w + EPSILON))[:, None]
-    y = v * tl.load(gain + c, mask=mc, other=0.0)[None, :] + tl.load(bias + c, mask=mc, other=0.0)[None, :]
+    y = (
+        v * tl.load(gain + c, mask=mc, other=0.0)[None, :]
+        + tl.load(bias + c, mask=mc, other=0.0)[None, :]
+    )
     if SILU:
         y = y / (1.0 + tl.exp(-y))
     tl.store(out + r[:, None] * w + c[None, :], y.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows", "programs"])
-def _backward(x, shift, gain, bias, grad, dx, sums, rows, programs, SHIFT: tl.constexpr, SILU: tl.constexpr, w: tl.constexpr,
-              BE: tl.constexpr, BC: tl.constexpr):
+def _backward(
+    x,
+    shift,
+    gain,
+    bias,
+    grad,
+    dx,
+    sums,
+    rows,
+    programs,
+    SHIFT: tl.constexpr,
+    SILU: tl.constexpr,
+    w: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+):
     """sums (2 or 3, programs, w): of gain, bias and shift, over the rows of a program."""
     pid = tl.program_id(0)
     c = tl.arange(0, BC)
@@ -47,7 +76,11 @@ def _backward(x, shift, gain, bias, grad, dx, sums, rows, programs, SHIFT: tl.co
     g = tl.load(gain + c, mask=mc, other=0.0)[None, :]
     b = tl.load(bias + c, mask=mc, other=0.0)[None, :]
     # summed over BE once, at the end: a sum waits for all warps
-    sum_gain, sum_bias, sum_shift = tl.zeros([BE, BC], wide), tl.zeros([BE, BC], wide), tl.zeros([BE, BC], wide)
+    sum_gain, sum_bias, sum_shift = (
+        tl.zeros([BE, BC], wide),
+        tl.zeros([BE, BC], wide),
+        tl.zeros([BE, BC], wide),
+    )
     moved = tl.zeros([1, BC], wide)
     if SHIFT:
         moved = tl.load(shift + c, mask=mc, other=0.0)[None, :]
@@ -66,7 +99,9 @@ def _backward(x, shift, gain, bias, grad, dx, sums, rows, programs, SHIFT: tl.co
         sum_gain += dy * v
         sum_bias += dy
         dv = dy * g
-        dv = (dv - (tl.sum(dv, axis=1) / w)[:, None] - v * (tl.sum(dv * v, axis=1) / w)[:, None]) * scale
+        dv = (
+            dv - (tl.sum(dv, axis=1) / w)[:, None] - v * (tl.sum(dv * v, axis=1) / w)[:, None]
+        ) * scale
         tl.store(dx + r[:, None] * w + c[None, :], dv.to(dx.dtype.element_ty), mask=mask)
         if SHIFT:
             sum_shift += tl.where(mask, dv, 0.0)
@@ -85,8 +120,18 @@ def _tile(w: int) -> dict[str, int]:
 def _norm(x: Tensor, shift: Tensor | None, gain: Tensor, bias: Tensor, silu: bool) -> Tensor:
     out = torch.empty_like(x)
     tile = _tile(x.shape[1])
-    _forward[(triton.cdiv(x.shape[0], tile["BE"]),)](x, gain if shift is None else shift, gain, bias, out, x.shape[0],
-                                                     shift is not None, silu, x.shape[1], **tile)
+    _forward[(triton.cdiv(x.shape[0], tile["BE"]),)](
+        x,
+        gain if shift is None else shift,
+        gain,
+        bias,
+        out,
+        x.shape[0],
+        shift is not None,
+        silu,
+        x.shape[1],
+        **tile,
+    )
     return out
 
 
@@ -96,14 +141,28 @@ def _(x, shift, gain, bias, silu):
 
 
 @torch.library.custom_op("forcelaw::norm_backward", mutates_args=())
-def _norm_backward(grad: Tensor, x: Tensor, shift: Tensor | None, gain: Tensor, bias: Tensor,
-                   silu: bool) -> tuple[Tensor, Tensor]:
+def _norm_backward(
+    grad: Tensor, x: Tensor, shift: Tensor | None, gain: Tensor, bias: Tensor, silu: bool
+) -> tuple[Tensor, Tensor]:
     rows, w = x.shape
     tile = _tile(w)
     programs = min(PROGRAMS, triton.cdiv(rows, tile["BE"]))
     dx, sums = torch.empty_like(x), gain.new_empty(2 if shift is None else 3, programs, w)
-    _backward[(programs,)](x, gain if shift is None else shift, gain, bias, grad.contiguous(), dx, sums, rows, programs,
-                           shift is not None, silu, w, **tile)
+    _backward[(programs,)](
+        x,
+        gain if shift is None else shift,
+        gain,
+        bias,
+        grad.contiguous(),
+        dx,
+        sums,
+        rows,
+        programs,
+        shift is not None,
+        silu,
+        w,
+        **tile,
+    )
     return dx, sums.sum(1)
 
 
@@ -126,7 +185,8 @@ _norm.register_autograd(_differentiate, setup_context=_save)
 
 
 def norm_silu(x: Tensor, gain: Tensor, bias: Tensor, shift: Tensor | None = None) -> Tensor:
-    """SiLU(LayerNorm(x + shift) gain + bias) over the last axis of x (rows, w), in the dtype of x."""
+    """SiLU(LayerNorm(x + shift) gain + bias) over the last axis of x (rows, w), in the dtype of
+    x."""
     return _norm(x.contiguous(), shift, gain, bias, True)
 
 

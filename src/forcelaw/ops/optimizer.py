@@ -15,9 +15,26 @@ FLAT = 1024  # numbers of a program
 
 
 @triton.jit
-def _update(gradient, y, z, v, scale, scalars, norm, clipped, numbers, clip: tl.constexpr, beta2: tl.constexpr,
-            rest: tl.constexpr, eps: tl.constexpr, decay: tl.constexpr, CLIP: tl.constexpr, SCALE: tl.constexpr,
-            WIDE: tl.constexpr, FLAT: tl.constexpr):
+def _update(
+    gradient,
+    y,
+    z,
+    v,
+    scale,
+    scalars,
+    norm,
+    clipped,
+    numbers,
+    clip: tl.constexpr,
+    beta2: tl.constexpr,
+    rest: tl.constexpr,
+    eps: tl.constexpr,
+    decay: tl.constexpr,
+    CLIP: tl.constexpr,
+    SCALE: tl.constexpr,
+    WIDE: tl.constexpr,
+    FLAT: tl.constexpr,
+):
     i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
     mask = i < numbers
     rate, averaging = tl.load(scalars).to(WIDE), tl.load(scalars + 1).to(WIDE)
@@ -43,16 +60,47 @@ def _update(gradient, y, z, v, scale, scalars, norm, clipped, numbers, clip: tl.
     tl.store(z + i, old_z - u * rate, mask=mask)
 
 
-def schedule_free(gradient: Tensor, y: Tensor, z: Tensor, v: Tensor, scale: Tensor | None, scalars: Tensor, norm: Tensor, *,
-                  clip: float | None, beta2: float, eps: float, weight_decay: float) -> Tensor:
+def schedule_free(
+    gradient: Tensor,
+    y: Tensor,
+    z: Tensor,
+    v: Tensor,
+    scale: Tensor | None,
+    scalars: Tensor,
+    norm: Tensor,
+    *,
+    clip: float | None,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> Tensor:
     """Updates y, z and v in place; returns (), 1 if clipping acted, else 0.
 
-    gradient, y, z, v and scale (the learning-rate factors) are flat; scalars (4,); norm () of the gradient.
+    gradient, y, z, v and scale (the learning-rate factors) are flat; scalars (4,); norm () of the
+    gradient.
     """
     numbers, clipped = y.numel(), torch.empty_like(norm)
-    _update[(triton.cdiv(numbers, FLAT),)](gradient, y, z, v, y if scale is None else scale, scalars, norm, clipped, numbers,
-                                           clip or 0.0, beta2, 1.0 - beta2, eps, weight_decay, CLIP=clip is not None,
-                                           SCALE=scale is not None, WIDE=wide(y), FLAT=FLAT, num_warps=4)
+    _update[(triton.cdiv(numbers, FLAT),)](
+        gradient,
+        y,
+        z,
+        v,
+        y if scale is None else scale,
+        scalars,
+        norm,
+        clipped,
+        numbers,
+        clip or 0.0,
+        beta2,
+        1.0 - beta2,
+        eps,
+        weight_decay,
+        CLIP=clip is not None,
+        SCALE=scale is not None,
+        WIDE=wide(y),
+        FLAT=FLAT,
+        num_warps=4,
+    )
     return clipped
 
 
@@ -70,6 +118,9 @@ def _record(stats, value, loss, norm, clipped, step):
     tl.store(stats + 4, tl.where(finite, first, tl.minimum(first, tl.load(step).to(wide))))
 
 
-def record(stats: Tensor, value: Tensor, loss: Tensor, norm: Tensor, clipped: Tensor, step: Tensor) -> None:
-    """Adds a step to stats (5,) float64 (train/step.py): all others have no dimension; step is an int64."""
+def record(
+    stats: Tensor, value: Tensor, loss: Tensor, norm: Tensor, clipped: Tensor, step: Tensor
+) -> None:
+    """Adds a step to stats (5,) float64 (train/step.py): all others have no dimension; step is an
+    int64."""
     _record[(1,)](stats, value, loss, norm, clipped, step, num_warps=1)

@@ -1,16 +1,20 @@
-"""PaiNN's message and the residual around it, in one pass over the edges, with filters w = g W^T that are never written.
+"""PaiNN's message and the residual around it, in one pass over the edges, with filters w = g W^T
+that are never written.
 
     h_i + sum_j x_j^a w^a,   v_i + sum_j (v_j x_j^b w^b + r_hat x_j^c w^c)          (sums times a scale)
 
-Legend: n atoms, e edges, d channels, R radial functions; x (n, 3d), w (e, 3d) and W (3d, R) hold a | b | c; g (e, R); h (n, d),
-v (n, 3, d); unit (e, 3). Filters would be the largest arrays of a step, and writing and reading them its largest part.
+Legend: n atoms, e edges, d channels, R radial functions; x (n, 3d), w (e, 3d) and W (3d, R) hold a
+| b | c; g (e, R); h (n, d), v (n, 3, d); unit (e, 3). Filters would be the largest arrays of a
+step, and writing and reading them its largest part.
 
-A program has some channels of a few consecutive atoms, goes over all edges of these in tiles, makes the filters of a tile by a
-product on the tensor cores, and adds messages up by another one, with the indicator of the edges of each atom. The backward pass
-does the same over the edges of each sender, and makes the gradient of W on the way. Atoms of a program are few where atoms are
-(a step must not wait for one program), 16 where there are many.
+A program has some channels of a few consecutive atoms, goes over all edges of these in tiles, makes
+the filters of a tile by a product on the tensor cores, and adds messages up by another one, with
+the indicator of the edges of each atom. The backward pass does the same over the edges of each
+sender, and makes the gradient of W on the way. Atoms of a program are few where atoms are (a step
+must not wait for one program), 16 where there are many.
 
-Products round their factors to TF32 here, half up: the tensor cores cut digits off, so that every sum would come out too small.
+Products round their factors to TF32 here, half up: the tensor cores cut digits off, so that every
+sum would come out too small.
 """
 
 from __future__ import annotations
@@ -27,21 +31,30 @@ from .gemnet.residual import lowered
 TILES = {"vectors": (32, 16, 1, 2), "vectors_grad": (32, 16, 1, 2)}
 GROUP = tl.constexpr(16)  # atoms of a program at most: rows of the smallest product
 ENOUGH = 1056  # programs that keep an H100 busy: as many as fit at a time
-PROGRAMS = 4608  # of the backward pass at most: each writes a gradient of its rows of W, and torch sums them
+# of the backward pass at most: each writes a gradient of its rows of W, and torch sums them
+PROGRAMS = 4608
 
 
 @triton.jit
 def _factor(x, kind: tl.constexpr, PRECISION: tl.constexpr):
     """x as a factor of a product of type ``kind``."""
     if PRECISION == "tf32" and kind == tl.float32:
-        return (x.to(tl.int32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True)  # 13 digits will be cut off
+        return (x.to(tl.int32, bitcast=True) + 0x1000).to(
+            tl.float32, bitcast=True
+        )  # 13 digits will be cut off
     return x.to(kind)
 
 
 @triton.jit
-def _weight(weight, part: tl.constexpr, k, c, d: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr):
+def _weight(
+    weight, part: tl.constexpr, k, c, d: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr
+):
     """W of part a, b or c, transposed: (RP, BC)."""
-    w = tl.load(weight + part * d * R + c[None, :] * R + k[:, None], mask=(k < R)[:, None] & (c < d)[None, :], other=0.0)
+    w = tl.load(
+        weight + part * d * R + c[None, :] * R + k[:, None],
+        mask=(k < R)[:, None] & (c < d)[None, :],
+        other=0.0,
+    )
     return _factor(w, weight.dtype.element_ty, PRECISION)
 
 
@@ -61,13 +74,36 @@ def _product(a, b, WIDE: tl.constexpr, PRECISION: tl.constexpr):
 @triton.jit
 def _plus(total, a, b, kind: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr):
     """total + a b, where b is no factor yet."""
-    return tl.dot(a, _factor(b, kind, PRECISION), acc=total, input_precision=PRECISION, out_dtype=WIDE)
+    return tl.dot(
+        a, _factor(b, kind, PRECISION), acc=total, input_precision=PRECISION, out_dtype=WIDE
+    )
 
 
 @triton.jit(do_not_specialize=["n", "few"])
-def _forward(h, v, x, g, weight, unit, sender, receiver, ptr, out_h, out_v, n, few, d: tl.constexpr, R: tl.constexpr,
-             scale: tl.constexpr, HAS_V: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr, RP: tl.constexpr,
-             BE: tl.constexpr, BC: tl.constexpr):
+def _forward(
+    h,
+    v,
+    x,
+    g,
+    weight,
+    unit,
+    sender,
+    receiver,
+    ptr,
+    out_h,
+    out_v,
+    n,
+    few,
+    d: tl.constexpr,
+    R: tl.constexpr,
+    scale: tl.constexpr,
+    HAS_V: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,
+    RP: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+):
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     k = tl.arange(0, RP)
     mc = c < d
@@ -78,13 +114,19 @@ def _forward(h, v, x, g, weight, unit, sender, receiver, ptr, out_h, out_v, n, f
     last = tl.minimum(first + few, n)
     atoms = first + tl.arange(0, GROUP)
     s = tl.zeros([GROUP, BC], WIDE)
-    s0, s1, s2 = tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE)
+    s0, s1, s2 = (
+        tl.zeros([GROUP, BC], WIDE),
+        tl.zeros([GROUP, BC], WIDE),
+        tl.zeros([GROUP, BC], WIDE),
+    )
     high = tl.load(ptr + last)
     for low in range(tl.load(ptr + first), high, BE):
         e = low + tl.arange(0, BE)
         me = e < high
         j = tl.load(sender + e, mask=me, other=0).to(tl.int32)
-        of = (atoms[:, None] == tl.load(receiver + e, mask=me, other=-1).to(tl.int32)[None, :]).to(WIDE)
+        of = (atoms[:, None] == tl.load(receiver + e, mask=me, other=-1).to(tl.int32)[None, :]).to(
+            WIDE
+        )
         mask = me[:, None] & mc[None, :]
         at = j[:, None] * (3 * d) + c[None, :]
         rows = _radial(g, e, me, k, R, PRECISION)
@@ -119,10 +161,36 @@ def _forward(h, v, x, g, weight, unit, sender, receiver, ptr, out_h, out_v, n, f
 
 
 @triton.jit(do_not_specialize=["n", "few", "groups", "each"])
-def _backward(v, x, g, weight, unit, receiver, order, ptr, grad_h, grad_v, dx, dv, dw, n, few, groups, each, d: tl.constexpr,
-              R: tl.constexpr, scale: tl.constexpr, HAS_V: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
-              RP: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
-    """dx (n, 3d), dv (n, 3, d) with the residual's, dw (programs, 3d, R). A program has ``each`` groups of ``few`` atoms."""
+def _backward(
+    v,
+    x,
+    g,
+    weight,
+    unit,
+    receiver,
+    order,
+    ptr,
+    grad_h,
+    grad_v,
+    dx,
+    dv,
+    dw,
+    n,
+    few,
+    groups,
+    each,
+    d: tl.constexpr,
+    R: tl.constexpr,
+    scale: tl.constexpr,
+    HAS_V: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDE: tl.constexpr,
+    RP: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """dx (n, 3d), dv (n, 3, d) with the residual's, dw (programs, 3d, R). A program has ``each``
+    groups of ``few`` atoms."""
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     k = tl.arange(0, RP)
     mc = c < d
@@ -130,21 +198,31 @@ def _backward(v, x, g, weight, unit, receiver, order, ptr, grad_h, grad_v, dx, d
     wa, wc = _weight(weight, 0, k, c, d, R, PRECISION), _weight(weight, 2, k, c, d, R, PRECISION)
     if HAS_V:
         wb = _weight(weight, 1, k, c, d, R, PRECISION)
-    sum_a, sum_b, sum_c = tl.zeros([RP, BC], WIDE), tl.zeros([RP, BC], WIDE), tl.zeros([RP, BC], WIDE)
+    sum_a, sum_b, sum_c = (
+        tl.zeros([RP, BC], WIDE),
+        tl.zeros([RP, BC], WIDE),
+        tl.zeros([RP, BC], WIDE),
+    )
     start = tl.program_id(0) * each
     for group in range(start, tl.minimum(start + each, groups)):
         first = group * few
         last = tl.minimum(first + few, n)
         atoms = first + tl.arange(0, GROUP)
         da, dc = tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE)
-        s0, s1, s2 = tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE)
+        s0, s1, s2 = (
+            tl.zeros([GROUP, BC], WIDE),
+            tl.zeros([GROUP, BC], WIDE),
+            tl.zeros([GROUP, BC], WIDE),
+        )
         high = tl.load(ptr + last)
         for low in range(tl.load(ptr + first), high, BE):
             place = low + tl.arange(0, BE)
             me = place < high
             e = tl.load(order + place, mask=me, other=0)
             i = tl.load(receiver + e, mask=me, other=0).to(tl.int32)
-            j = tl.load(receiver + place, mask=me, other=-1).to(tl.int32)  # the sender: an atom has as many edges out as in
+            j = tl.load(receiver + place, mask=me, other=-1).to(
+                tl.int32
+            )  # the sender: an atom has as many edges out as in
             of = (atoms[:, None] == j[None, :]).to(WIDE)
             mask = me[:, None] & mc[None, :]
             at = i[:, None] * (3 * d) + c[None, :]
@@ -153,18 +231,39 @@ def _backward(v, x, g, weight, unit, receiver, order, ptr, grad_h, grad_v, dx, d
             fc = _product(rows, wc, WIDE, PRECISION)
             gh = tl.load(grad_h + i[:, None] * d + c[None, :], mask=mask, other=0.0)
             g0, g1, g2 = three(grad_v + at, d, mask, WIDE)
-            along = (g0 * tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
-                     + g1 * tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
-                     + g2 * tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None])
+            along = (
+                g0 * tl.load(unit + e * 3, mask=me, other=0.0)[:, None]
+                + g1 * tl.load(unit + e * 3 + 1, mask=me, other=0.0)[:, None]
+                + g2 * tl.load(unit + e * 3 + 2, mask=me, other=0.0)[:, None]
+            )
             at = j[:, None] * (3 * d) + c[None, :]
             turned = tl.trans(rows)
-            sum_a = _plus(sum_a, turned, gh * tl.load(x + at, mask=mask, other=0.0), kind, WIDE, PRECISION)
+            sum_a = _plus(
+                sum_a, turned, gh * tl.load(x + at, mask=mask, other=0.0), kind, WIDE, PRECISION
+            )
             if HAS_V:
                 fb = _product(rows, wb, WIDE, PRECISION)
-                inner = (g0 * tl.load(v + at, mask=mask, other=0.0) + g1 * tl.load(v + at + d, mask=mask, other=0.0)
-                         + g2 * tl.load(v + at + 2 * d, mask=mask, other=0.0))
-                sum_b = _plus(sum_b, turned, inner * tl.load(x + at + d, mask=mask, other=0.0), kind, WIDE, PRECISION)
-            sum_c = _plus(sum_c, turned, along * tl.load(x + at + 2 * d, mask=mask, other=0.0), kind, WIDE, PRECISION)
+                inner = (
+                    g0 * tl.load(v + at, mask=mask, other=0.0)
+                    + g1 * tl.load(v + at + d, mask=mask, other=0.0)
+                    + g2 * tl.load(v + at + 2 * d, mask=mask, other=0.0)
+                )
+                sum_b = _plus(
+                    sum_b,
+                    turned,
+                    inner * tl.load(x + at + d, mask=mask, other=0.0),
+                    kind,
+                    WIDE,
+                    PRECISION,
+                )
+            sum_c = _plus(
+                sum_c,
+                turned,
+                along * tl.load(x + at + 2 * d, mask=mask, other=0.0),
+                kind,
+                WIDE,
+                PRECISION,
+            )
             da = _plus(da, of, gh * fa, WIDE, WIDE, PRECISION)
             dc = _plus(dc, of, along * fc, WIDE, WIDE, PRECISION)
             if HAS_V:
@@ -196,28 +295,71 @@ def _shape(kernel: str, x: Tensor, g: Tensor) -> tuple[int, int, dict]:
     """Atoms of a program, blocks of channels, and the constants of a kernel."""
     (n, d), radial = (x.shape[0], x.shape[1] // 3), g.shape[1]
     if max(x.numel(), g.numel()) >= 1 << 31:
-        raise ValueError(f"a step of {n:,} atoms and {g.shape[0]:,} edges is too large for {d} channels: kernels count in 32 "
-                         "bits; take fewer atoms a step")
+        raise ValueError(
+            f"a step of {n:,} atoms and {g.shape[0]:,} edges is too large for {d} channels: kernels"
+            " count in 32 bits; take fewer atoms a step"
+        )
     edges, channels, warps, stages = TILES[kernel]
     blocks = triton.cdiv(d, channels)
     precision = "ieee" if x.dtype == torch.float64 else "tf32"
     if precision == "tf32" and not torch.backends.cuda.matmul.allow_tf32:
-        precision = "tf32x3"  # three products on the tensor cores that give float32's digits together
+        precision = (  # three products on the tensor cores that give float32's digits together
+            "tf32x3"
+        )
     if precision != "tf32":
         edges = min(edges, 16)  # several products for one take more registers
-    return max(1, min(GROUP.value, n * blocks // ENOUGH)), blocks, {
-        "d": d, "R": radial, "PRECISION": precision, "WIDE": wide(x), "RP": max(16, triton.next_power_of_2(radial)),
-        "BE": edges, "BC": channels, "num_warps": warps, "num_stages": stages}
+    return (
+        max(1, min(GROUP.value, n * blocks // ENOUGH)),
+        blocks,
+        {
+            "d": d,
+            "R": radial,
+            "PRECISION": precision,
+            "WIDE": wide(x),
+            "RP": max(16, triton.next_power_of_2(radial)),
+            "BE": edges,
+            "BC": channels,
+            "num_warps": warps,
+            "num_stages": stages,
+        },
+    )
 
 
 @torch.library.custom_op("forcelaw::painn_message", mutates_args=())
-def _message(h: Tensor, v: Tensor | None, x: Tensor, g: Tensor, weight: Tensor, unit: Tensor, sender: Tensor, receiver: Tensor,
-             ptr: Tensor, order: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _message(
+    h: Tensor,
+    v: Tensor | None,
+    x: Tensor,
+    g: Tensor,
+    weight: Tensor,
+    unit: Tensor,
+    sender: Tensor,
+    receiver: Tensor,
+    ptr: Tensor,
+    order: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
     n, d = h.shape
     new_h, new_v = torch.empty_like(h), h.new_empty(n, 3, d)
     few, blocks, constants = _shape("vectors", x, g)
-    _forward[triton.cdiv(n, few), blocks](h, x if v is None else v, x, g, weight, unit, sender, receiver, ptr, new_h, new_v, n,
-                                          few, scale=scale, HAS_V=v is not None, **constants)
+    _forward[triton.cdiv(n, few), blocks](
+        h,
+        x if v is None else v,
+        x,
+        g,
+        weight,
+        unit,
+        sender,
+        receiver,
+        ptr,
+        new_h,
+        new_v,
+        n,
+        few,
+        scale=scale,
+        HAS_V=v is not None,
+        **constants,
+    )
     return new_h, new_v
 
 
@@ -227,8 +369,19 @@ def _(h, v, x, g, weight, unit, sender, receiver, ptr, order, scale):
 
 
 @torch.library.custom_op("forcelaw::painn_message_backward", mutates_args=())
-def _message_backward(grad_h: Tensor, grad_v: Tensor, v: Tensor | None, x: Tensor, g: Tensor, weight: Tensor, unit: Tensor,
-                      receiver: Tensor, ptr: Tensor, order: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _message_backward(
+    grad_h: Tensor,
+    grad_v: Tensor,
+    v: Tensor | None,
+    x: Tensor,
+    g: Tensor,
+    weight: Tensor,
+    unit: Tensor,
+    receiver: Tensor,
+    ptr: Tensor,
+    order: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of v, x and weight."""
     n = x.shape[0]
     few, blocks, constants = _shape("vectors_grad", x, g)
@@ -237,15 +390,38 @@ def _message_backward(grad_h: Tensor, grad_v: Tensor, v: Tensor | None, x: Tenso
     programs = triton.cdiv(groups, each)
     dx, dv = torch.empty_like(x), x.new_empty(0) if v is None else torch.empty_like(v)
     dw = x.new_empty(programs, *weight.shape)
-    _backward[programs, blocks](x if v is None else v, x, g, weight, unit, receiver, order, ptr, grad_h.contiguous(),
-                                grad_v.contiguous(), dx, dv, dw, n, few, groups, each, scale=scale, HAS_V=v is not None,
-                                **constants)
+    _backward[programs, blocks](
+        x if v is None else v,
+        x,
+        g,
+        weight,
+        unit,
+        receiver,
+        order,
+        ptr,
+        grad_h.contiguous(),
+        grad_v.contiguous(),
+        dx,
+        dv,
+        dw,
+        n,
+        few,
+        groups,
+        each,
+        scale=scale,
+        HAS_V=v is not None,
+        **constants,
+    )
     return dv, dx, dw.sum(0).to(weight.dtype)
 
 
 @_message_backward.register_fake
 def _(grad_h, grad_v, v, x, g, weight, unit, receiver, ptr, order, scale):
-    return x.new_empty(0) if v is None else torch.empty_like(v), torch.empty_like(x), torch.empty_like(weight)
+    return (
+        x.new_empty(0) if v is None else torch.empty_like(v),
+        torch.empty_like(x),
+        torch.empty_like(weight),
+    )
 
 
 def _save(ctx, inputs, output):
@@ -262,13 +438,36 @@ def _differentiate(ctx, grad_h, grad_v):
 _message.register_autograd(_differentiate, setup_context=_save)
 
 
-def painn_message(h: Tensor, v: Tensor | None, x: Tensor, g: Tensor, weight: Tensor, unit: Tensor, sender: Tensor,
-                  receiver: Tensor, ptr: Tensor, order: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def painn_message(
+    h: Tensor,
+    v: Tensor | None,
+    x: Tensor,
+    g: Tensor,
+    weight: Tensor,
+    unit: Tensor,
+    sender: Tensor,
+    receiver: Tensor,
+    ptr: Tensor,
+    order: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
     """h and v with their messages: (n, d) and (n, 3, d), see the module's docstring. v None: zero.
 
-    ptr (n + 1,) and order (e,) from ``GraphBatch.segments``. Filters have the dtype that torch's own product would have here. No
-    gradient goes to ``g`` and ``unit``. ValueError where n 3d or e R reaches 2^31.
+    ptr (n + 1,) and order (e,) from ``GraphBatch.segments``. Filters have the dtype that torch's
+    own product would have here. No gradient goes to ``g`` and ``unit``. ValueError where n 3d or e
+    R reaches 2^31.
     """
     weight = lowered(weight)
-    return _message(at_least_float32(h), None if v is None else at_least_float32(v), at_least_float32(x),
-                    g.to(weight.dtype).contiguous(), weight.contiguous(), unit.contiguous(), sender, receiver, ptr, order, scale)
+    return _message(
+        at_least_float32(h),
+        None if v is None else at_least_float32(v),
+        at_least_float32(x),
+        g.to(weight.dtype).contiguous(),
+        weight.contiguous(),
+        unit.contiguous(),
+        sender,
+        receiver,
+        ptr,
+        order,
+        scale,
+    )

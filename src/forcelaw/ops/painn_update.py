@@ -1,10 +1,12 @@
-"""PaiNN's update of atoms, around its matrix products, in two launches each way; torch takes some forty a layer.
+"""PaiNN's update of atoms, around its matrix products, in two launches each way; torch takes some
+forty a layer.
 
     pair       (U v | V v) and [a | sqrt(sum_k (V v_k)^2 + 1e-4)]
     update     h + p + q sum_k U v_k V v_k,   v_k + g U v_k
 
-Legend: n atoms, d channels, k = x, y, z; pair (n, 3, 2d); a, h (n, d), v (n, 3, d), mixed (n, 3d) p | q | g. The product is part
-of the first operation, so that the gradient of the pair, by far the largest array here, is summed where it is read.
+Legend: n atoms, d channels, k = x, y, z; pair (n, 3, 2d); a, h (n, d), v (n, 3, d), mixed (n, 3d) p
+| q | g. The product is part of the first operation, so that the gradient of the pair, by far the
+largest array here, is summed where it is read.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def _place(n, d: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["n"])
-def _lengths(a, pair, out, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _lengths(
+    a, pair, out, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr
+):
     i, c, mask = _place(n, d, BE, BC)
     x, y, z = three(pair + i * 6 * d + d + c, 2 * d, mask, WIDE)
     scalar = tl.load(a + i * d + c, mask=mask, other=0.0)
@@ -40,8 +44,18 @@ def _lengths(a, pair, out, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.conste
 
 
 @triton.jit(do_not_specialize=["n"])
-def _lengths_backward(pair, grad, grad_pair, da, dpair, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr,
-                      BC: tl.constexpr):
+def _lengths_backward(
+    pair,
+    grad,
+    grad_pair,
+    da,
+    dpair,
+    n,
+    d: tl.constexpr,
+    WIDE: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+):
     """dpair: grad_pair and what comes by the lengths."""
     i, c, mask = _place(n, d, BE, BC)
     at = i * 6 * d + c
@@ -49,7 +63,9 @@ def _lengths_backward(pair, grad, grad_pair, da, dpair, n, d: tl.constexpr, WIDE
     u0, u1, u2 = three(grad_pair + at, 2 * d, mask, WIDE)
     w0, w1, w2 = three(grad_pair + at + d, 2 * d, mask, WIDE)
     scalar = tl.load(grad + i * 2 * d + c, mask=mask, other=0.0)
-    g = tl.load(grad + i * 2 * d + d + c, mask=mask, other=0.0).to(WIDE) / tl.sqrt(x * x + y * y + z * z + LEAST)
+    g = tl.load(grad + i * 2 * d + d + c, mask=mask, other=0.0).to(WIDE) / tl.sqrt(
+        x * x + y * y + z * z + LEAST
+    )
     kind = dpair.dtype.element_ty
     tl.store(da + i * d + c, scalar, mask=mask)
     tl.store(dpair + at, u0.to(kind), mask=mask)
@@ -61,7 +77,19 @@ def _lengths_backward(pair, grad, grad_pair, da, dpair, n, d: tl.constexpr, WIDE
 
 
 @triton.jit(do_not_specialize=["n"])
-def _update(h, v, pair, mixed, new_h, new_v, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _update(
+    h,
+    v,
+    pair,
+    mixed,
+    new_h,
+    new_v,
+    n,
+    d: tl.constexpr,
+    WIDE: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+):
     i, c, mask = _place(n, d, BE, BC)
     at, at3 = i * d + c, i * 3 * d + c
     u0, u1, u2 = three(pair + i * 6 * d + c, 2 * d, mask, WIDE)
@@ -76,8 +104,19 @@ def _update(h, v, pair, mixed, new_h, new_v, n, d: tl.constexpr, WIDE: tl.conste
 
 
 @triton.jit(do_not_specialize=["n"])
-def _update_backward(pair, mixed, grad_h, grad_v, dpair, dmixed, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr,
-                     BC: tl.constexpr):
+def _update_backward(
+    pair,
+    mixed,
+    grad_h,
+    grad_v,
+    dpair,
+    dmixed,
+    n,
+    d: tl.constexpr,
+    WIDE: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+):
     i, c, mask = _place(n, d, BE, BC)
     at3, at6 = i * 3 * d + c, i * 6 * d + c
     u0, u1, u2 = three(pair + at6, 2 * d, mask, WIDE)
@@ -121,26 +160,39 @@ def _(a, v, weight):
 
 
 @torch.library.custom_op("forcelaw::painn_pair_backward", mutates_args=())
-def _painn_pair_backward(grad_pair: Tensor, grad: Tensor, v: Tensor, weight: Tensor,
-                         pair: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _painn_pair_backward(
+    grad_pair: Tensor, grad: Tensor, v: Tensor, weight: Tensor, pair: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     n, d = len(pair), pair.shape[2] // 2
     da, dpair = grad.new_empty(n, d), torch.empty_like(pair)
     grid, size = _launch("lengths", n, d)
-    _lengths_backward[grid](pair, grad.contiguous(), grad_pair.contiguous(), da, dpair, n, d, WIDE=_wide(grad), **size)
+    _lengths_backward[grid](
+        pair, grad.contiguous(), grad_pair.contiguous(), da, dpair, n, d, WIDE=_wide(grad), **size
+    )
     rows = dpair.view(3 * n, 2 * d)
-    return da, torch.mm(rows, weight).view(n, 3, d).to(v.dtype), torch.mm(rows.t(), v.view(3 * n, d).to(weight.dtype))
+    return (
+        da,
+        torch.mm(rows, weight).view(n, 3, d).to(v.dtype),
+        torch.mm(rows.t(), v.view(3 * n, d).to(weight.dtype)),
+    )
 
 
 @_painn_pair_backward.register_fake
 def _(grad_pair, grad, v, weight, pair):
-    return grad.new_empty(pair.shape[0], pair.shape[2] // 2), torch.empty_like(v), torch.empty_like(weight)
+    return (
+        grad.new_empty(pair.shape[0], pair.shape[2] // 2),
+        torch.empty_like(v),
+        torch.empty_like(weight),
+    )
 
 
 def _save_pair(ctx, inputs, output):
     ctx.save_for_backward(*inputs[1:], output[0])
 
 
-_painn_pair.register_autograd(lambda ctx, *grads: _painn_pair_backward(*grads, *ctx.saved_tensors), setup_context=_save_pair)
+_painn_pair.register_autograd(
+    lambda ctx, *grads: _painn_pair_backward(*grads, *ctx.saved_tensors), setup_context=_save_pair
+)
 
 
 @torch.library.custom_op("forcelaw::painn_update", mutates_args=())
@@ -157,10 +209,23 @@ def _(h, v, pair, mixed):
 
 
 @torch.library.custom_op("forcelaw::painn_update_backward", mutates_args=())
-def _painn_update_backward(grad_h: Tensor, grad_v: Tensor, pair: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor]:
+def _painn_update_backward(
+    grad_h: Tensor, grad_v: Tensor, pair: Tensor, mixed: Tensor
+) -> tuple[Tensor, Tensor]:
     (n, d), dpair, dmixed = grad_h.shape, torch.empty_like(pair), torch.empty_like(mixed)
     grid, size = _launch("update", n, d)
-    _update_backward[grid](pair, mixed, grad_h.contiguous(), grad_v.contiguous(), dpair, dmixed, n, d, WIDE=_wide(grad_h), **size)
+    _update_backward[grid](
+        pair,
+        mixed,
+        grad_h.contiguous(),
+        grad_v.contiguous(),
+        dpair,
+        dmixed,
+        n,
+        d,
+        WIDE=_wide(grad_h),
+        **size,
+    )
     return dpair, dmixed
 
 
@@ -181,11 +246,13 @@ _painn_update.register_autograd(_differentiate_update, setup_context=_save_updat
 
 
 def painn_pair(a: Tensor, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """a (n, d), v (n, 3, d), weight (2d, d) of U | V -> pair (n, 3, 2d) in the dtype that torch's own product would have here,
-    and (n, 2d) in that of a."""
+    """a (n, d), v (n, 3, d), weight (2d, d) of U | V -> pair (n, 3, 2d) in the dtype that torch's
+    own product would have here, and (n, 2d) in that of a."""
     return _painn_pair(a.contiguous(), v.contiguous(), lowered(weight).contiguous())
 
 
 def painn_update(h: Tensor, v: Tensor, pair: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor]:
     """h (n, d) and v (n, 3, d) of the next layer, at least in float32."""
-    return _painn_update(at_least_float32(h), at_least_float32(v), pair.contiguous(), mixed.contiguous())
+    return _painn_update(
+        at_least_float32(h), at_least_float32(v), pair.contiguous(), mixed.contiguous()
+    )

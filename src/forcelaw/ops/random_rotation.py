@@ -1,4 +1,5 @@
-"""Random rotations of molecules in one launch: what data/feed.py makes in some sixty, a fixed function of (seed, step, row).
+"""Random rotations of molecules in one launch: what data/feed.py makes in some sixty, a fixed
+function of (seed, step, row).
 
 At 16 molecules a step a small model takes as long as its launches.
 """
@@ -41,7 +42,9 @@ def _normal(counter, key, k: tl.constexpr):
     a = ((_mix(_mix(counter + 2 * k) ^ key) >> 11) & ((1 << 53) - 1)).to(tl.float64)
     b = ((_mix(_mix(counter + 2 * k + 1) ^ key) >> 11) & ((1 << 53) - 1)).to(tl.float64)
     unit = tl.full([], 1.0 / (1 << 53), tl.float64)
-    return tl.sqrt(-2.0 * tl.log((a + 0.5) * unit)) * tl.cos((b + 0.5) * unit * tl.full([], TWO_PI, tl.float64))
+    return tl.sqrt(-2.0 * tl.log((a + 0.5) * unit)) * tl.cos(
+        (b + 0.5) * unit * tl.full([], TWO_PI, tl.float64)
+    )
 
 
 @triton.jit(do_not_specialize=["n", "offset"])
@@ -71,5 +74,7 @@ def rotations(rows: Tensor, step: Tensor, seed: int, dtype: torch.dtype) -> Tens
     """rows (g,) int64, those below zero taken as zero; step () int64 -> (g, 3, 3)."""
     out = torch.empty(len(rows), 3, 3, dtype=dtype, device=rows.device)
     offset = _signed(seed * 0x5851F42D + 0x2545F491)
-    _rotations[(triton.cdiv(len(rows), ROWS),)](rows.contiguous(), step, out, len(rows), offset, R=ROWS, num_warps=2)
+    _rotations[(triton.cdiv(len(rows), ROWS),)](
+        rows.contiguous(), step, out, len(rows), offset, R=ROWS, num_warps=2
+    )
     return out

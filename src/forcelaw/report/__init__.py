@@ -1,1 +1,2 @@
-"""Reports: one self-contained HTML page, figures for a paper and tables, from a study or a table of runs. No torch."""
+"""Reports: one self-contained HTML page, figures for a paper and tables, from a study or a table of
+runs. No torch."""

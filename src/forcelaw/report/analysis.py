@@ -17,22 +17,35 @@ from ..store.runs import COUNTED
 from ..table.load import Source
 from . import fits as lawcalls
 from .paper import published
-from .results import Analysis, ArchitectureResult, Estimate, Fitted, FrontierResult, SweepResult, SymmetryPoint, mean_losses
-
-BURN_IN_STEPS = (
-    400  # every model leaves its transient after 350 to 400 steps (shared/reference/feasibility.md, section 2)
+from .results import (
+    Analysis,
+    ArchitectureResult,
+    Estimate,
+    Fitted,
+    FrontierResult,
+    SweepResult,
+    SymmetryPoint,
+    mean_losses,
 )
-# relative force error below which a symmetry counts as built in; TF32 rounding is up to 4e-4 (results/symmetry_ladder, H100)
+
+# every model leaves its transient after 350 to 400 steps (shared/reference/feasibility.md, section
+# 2)
+BURN_IN_STEPS = 400
+# relative force error below which a symmetry counts as built in; TF32 rounding is up to 4e-4
+# (results/symmetry_ladder, H100)
 EXACT = 1e-3
 SWEEP = "sweep"
 RISEN = 0.05  # evaluations of the averaged weights scatter by 1%
 
 
 def analyse(
-    source: Source, burn_in_steps: int | None = None, progress: Callable[[str], None] = lambda text: None
+    source: Source,
+    burn_in_steps: int | None = None,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> Analysis:
-    """Fit, compare and diagnose everything in ``source``. ``burn_in_steps``: evaluations before this step are left out
-    of the fits (default: the study's own ``burn_in_steps``, else 400). A refused fit becomes its reason."""
+    """Fit, compare and diagnose everything in ``source``. ``burn_in_steps``: evaluations before
+    this step are left out of the fits (default: the study's own ``burn_in_steps``, else 400). A
+    refused fit becomes its reason."""
     started = time.monotonic()
     if burn_in_steps is None:
         burn_in_steps = int(source.study.get("burn_in_steps") or BURN_IN_STEPS)
@@ -44,10 +57,14 @@ def analyse(
     for label, architecture, symmetry in labels:
         progress(f"fitting {label}")
         mine = grid.filter(pl.col("architecture") == label)
-        architectures.append(_architecture(label, architecture, symmetry, look[label], mine, burn_in_steps))
+        architectures.append(
+            _architecture(label, architecture, symmetry, look[label], mine, burn_in_steps)
+        )
     fitted = [arch for arch in architectures if arch.runs]
     progress("comparing architectures")
-    comparisons, notes = lawcalls.compare_pairs(fitted, burn_in_steps) if len(fitted) > 1 else ([], [])
+    comparisons, notes = (
+        lawcalls.compare_pairs(fitted, burn_in_steps) if len(fitted) > 1 else ([], [])
+    )
     return Analysis(
         source=source,
         burn_in_steps=burn_in_steps,
@@ -68,7 +85,9 @@ def analyse(
 def _clean(frame: pl.DataFrame) -> pl.DataFrame:
     """Non-finite numbers become missing ones; rows are ordered by run and progress."""
     floats = [name for name, kind in frame.schema.items() if kind == pl.Float64]
-    frame = frame.with_columns(pl.when(pl.col(name).is_finite()).then(pl.col(name)) for name in floats)
+    frame = frame.with_columns(
+        pl.when(pl.col(name).is_finite()).then(pl.col(name)) for name in floats
+    )
     return frame.sort("architecture", "n", "seed", "run", "d", nulls_last=True, maintain_order=True)
 
 
@@ -79,10 +98,18 @@ def _labels(source: Source, frame: pl.DataFrame) -> list[tuple[str, str, str]]:
     for entry in source.study.get("architectures") or []:
         label = str(entry.get("label") or entry.get("architecture"))
         if label not in [known for known, _, _ in out]:
-            out.append((label, str(entry.get("architecture", label)), _symmetry_words(entry.get("symmetry"))))
+            out.append(
+                (
+                    label,
+                    str(entry.get("architecture", label)),
+                    _symmetry_words(entry.get("symmetry")),
+                )
+            )
     for label in present:
         if label not in [known for known, _, _ in out]:
-            variants = frame.filter(pl.col("architecture") == label)["variant"].drop_nulls().to_list()
+            variants = (
+                frame.filter(pl.col("architecture") == label)["variant"].drop_nulls().to_list()
+            )
             out.append((label, variants[0] if variants else label, ""))
     return out
 
@@ -95,7 +122,8 @@ SYMMETRIES = {
 
 
 def _symmetry_words(value: Any) -> str:
-    """The symmetry entry of study.json: text, or an object such as {"rotation": true, "inversion": false}."""
+    """The symmetry entry of study.json: text, or an object such as {"rotation": true, "inversion":
+    false}."""
     if isinstance(value, dict):
         exact = [name for name, has in value.items() if has]
         return ", ".join(exact) if exact else SYMMETRIES["none"]
@@ -103,7 +131,12 @@ def _symmetry_words(value: Any) -> str:
 
 
 def _architecture(
-    label: str, architecture: str, symmetry: str, look: Look, frame: pl.DataFrame, burn_in_steps: int
+    label: str,
+    architecture: str,
+    symmetry: str,
+    look: Look,
+    frame: pl.DataFrame,
+    burn_in_steps: int,
 ) -> ArchitectureResult:
     usable = frame.filter((pl.col("loss") > 0) & (pl.col("n") > 0) & (pl.col("d") > 0))
     done, repeated = split_repeats(usable.filter(pl.col("status").is_in(COUNTED)))
@@ -124,11 +157,17 @@ def _architecture(
         paper=published(architecture, label),
         frame=done,
         repeated=repeated,
-        repeats=lawcalls.repeats(pl.concat([done, repeated]), burn_in_steps) if len(repeated) else None,
+        repeats=(
+            lawcalls.repeats(pl.concat([done, repeated]), burn_in_steps) if len(repeated) else None
+        ),
         unfinished=usable.filter(~pl.col("status").is_in(COUNTED)),
         sizes=sorted(done["n"].unique().to_list()),
         runs=done["run"].n_unique(),
-        seeds=int(done.group_by("n").agg(pl.col("seed").n_unique())["seed"].max() or 0) if len(done) else 0,
+        seeds=(
+            int(done.group_by("n").agg(pl.col("seed").n_unique())["seed"].max() or 0)
+            if len(done)
+            else 0
+        ),
         surface=laws.surface,
         allocation=laws.allocation,
         frontier_c=laws.frontier,
@@ -149,10 +188,11 @@ def _architecture(
 
 
 def split_repeats(done: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Evaluations for the fits, and those of runs that repeated a clearly smaller training set than others did.
+    """Evaluations for the fits, and those of runs that repeated a clearly smaller training set than
+    others did.
 
-    A study with several training sets (nested prefixes) measures what repeats cost; in one surface with the others
-    they would bend beta.
+    A study with several training sets (nested prefixes) measures what repeats cost; in one surface
+    with the others they would bend beta.
     """
     if not len(done) or not len(done["u"].drop_nulls()):
         return done, done.head(0)
@@ -177,7 +217,8 @@ def _hours(frame: pl.DataFrame) -> float | None:
 
 
 def regime(frame: pl.DataFrame, surface: Fitted) -> str:
-    """What limits the loss: size, steps or data (design.md, protocol 10), in one or two plain sentences."""
+    """What limits the loss: size, steps or data (design.md, protocol 10), in one or two plain
+    sentences."""
     if not len(frame):
         return ""
     parts = []
@@ -192,14 +233,16 @@ def regime(frame: pl.DataFrame, surface: Fitted) -> str:
 
         small, large = share(sizes[0]), share(sizes[-1])
         parts.append(
-            f"At {pretty(d_max)} atoms the size of the model accounts for {100 * small:.0f}% of the reducible loss "
-            f"of the smallest model and {100 * large:.0f}% of the largest"
+            f"At {pretty(d_max)} atoms the size of the model accounts for {100 * small:.0f}% of the"
+            f" reducible loss of the smallest model and {100 * large:.0f}% of the largest"
             + (
                 ": the small ones are limited by size, the large ones by steps or data."
                 if small > 0.5 > large
-                else ": size limits the whole ladder."
-                if large >= 0.5
-                else ": steps or data limit the whole ladder, larger models would gain little."
+                else (
+                    ": size limits the whole ladder."
+                    if large >= 0.5
+                    else ": steps or data limit the whole ladder, larger models would gain little."
+                )
             )
         )
     return " ".join(parts)
@@ -213,7 +256,9 @@ def _within(study: dict[str, Any]) -> float:
     return float(rule.get("within") or 0.0) if isinstance(rule, dict) else 0.0
 
 
-def _sweeps(labels: list[tuple[str, str, str]], frame: pl.DataFrame, grid: pl.DataFrame, within: float) -> list[SweepResult]:
+def _sweeps(
+    labels: list[tuple[str, str, str]], frame: pl.DataFrame, grid: pl.DataFrame, within: float
+) -> list[SweepResult]:
     """Final loss against learning rate; ``used`` is what the grid ran at."""
     out = []
     sweep = frame.filter(pl.col("kind") == SWEEP)
@@ -245,7 +290,8 @@ def _sweeps(labels: list[tuple[str, str, str]], frame: pl.DataFrame, grid: pl.Da
 
 
 def best_rate(points: list[dict[str, Any]]) -> float | None:
-    """The learning rate of lowest mean final loss over seeds; a rate at which a seed diverged is out."""
+    """The learning rate of lowest mean final loss over seeds; a rate at which a seed diverged is
+    out."""
     return sweeps.best_rate(mean_losses(points))
 
 
@@ -295,26 +341,53 @@ def _problems(source: Source, frame: pl.DataFrame) -> list[dict[str, Any]]:
                 "status": last["status"],
                 "step": said.get("step", last["step"]),
                 "last_loss": seen["loss"][-1] if len(seen) else None,
-                "message": said.get("message")
-                or (f"last evaluated at step {seen['step'][-1]}" if len(seen) else "no evaluation was reached"),
+                "message": (
+                    said.get("message")
+                    or (
+                        f"last evaluated at step {seen['step'][-1]}"
+                        if len(seen)
+                        else "no evaluation was reached"
+                    )
+                ),
             }
         )
     return out
 
 
 def _risen(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Runs of the grid that count although they end more than RISEN above their own lowest loss: a law takes them for noise.
+    """Runs of the grid that count although they end more than RISEN above their own lowest loss: a
+    law takes them for noise.
 
-    Either the learning rate is too large for runs of that length (a spike, which the averaged weights of the evaluation show
-    late), or data seen many times have been learnt by heart.
+    Either the learning rate is too large for runs of that length (a spike, which the averaged
+    weights of the evaluation show late), or data seen many times have been learnt by heart.
     """
-    seen = frame.filter(pl.col("loss").is_not_null() & pl.col("status").is_in(COUNTED) & (pl.col("kind") != SWEEP))
+    seen = frame.filter(
+        pl.col("loss").is_not_null() & pl.col("status").is_in(COUNTED) & (pl.col("kind") != SWEEP)
+    )
     out = []
     for _, rows in seen.sort("d", nulls_last=False).group_by(["run"], maintain_order=True):
         last, least = rows.row(-1, named=True), rows.row(rows["loss"].arg_min(), named=True)
         if last["loss"] > (1.0 + RISEN) * least["loss"]:
-            out.append({**{key: last[key] for key in ("run", "architecture", "kind", "n", "seed", "lr", "status", "step")},
-                        "last_loss": last["loss"], "lowest_loss": least["loss"], "lowest_step": least["step"]})
+            out.append(
+                {
+                    **{
+                        key: last[key]
+                        for key in (
+                            "run",
+                            "architecture",
+                            "kind",
+                            "n",
+                            "seed",
+                            "lr",
+                            "status",
+                            "step",
+                        )
+                    },
+                    "last_loss": last["loss"],
+                    "lowest_loss": least["loss"],
+                    "lowest_step": least["step"],
+                }
+            )
     return sorted(out, key=lambda row: (row["architecture"], row["n"] or 0, row["run"]))
 
 
@@ -324,11 +397,16 @@ def _counts(frame: pl.DataFrame) -> dict[str, int]:
 
 
 def _burn_in_effect(fitted: list[ArchitectureResult], chosen: int) -> list[dict[str, Any]]:
-    """The frontier exponent when more or less of the start is left out: the reader sees what burn-in does."""
+    """The frontier exponent when more or less of the start is left out: the reader sees what
+    burn-in does."""
     out = []
     for arch in fitted:
         for steps in sorted({0, chosen // 2, chosen, 2 * chosen}):
-            result = arch.frontier_c if steps == chosen else lawcalls.frontier_of(arch.frame, steps, "c", quick=True)
+            result = (
+                arch.frontier_c
+                if steps == chosen
+                else lawcalls.frontier_of(arch.frame, steps, "c", quick=True)
+            )
             out.append(
                 {
                     "label": arch.label,

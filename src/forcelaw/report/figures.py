@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from ..figures.spec import Figure
 from .figures_compare import equal_terms, floors
-from .figures_laws import diagnosis, exponents, frontier, loss_against_data, loss_against_size, optimum, terms
+from .figures_laws import (
+    diagnosis,
+    exponents,
+    frontier,
+    loss_against_data,
+    loss_against_size,
+    optimum,
+    terms,
+)
 from .figures_measured import cost, repeats, sweep, symmetry
 from .results import Analysis
 
-ALL = (frontier, exponents, equal_terms, floors, loss_against_size, loss_against_data, terms, optimum, cost, symmetry, sweep)
+ALL = (
+    frontier,
+    exponents,
+    equal_terms,
+    floors,
+    loss_against_size,
+    loss_against_data,
+    terms,
+    optimum,
+    cost,
+    symmetry,
+    sweep,
+)
 
 
 def figures(analysis: Analysis) -> list[Figure]:

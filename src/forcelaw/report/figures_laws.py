@@ -1,4 +1,5 @@
-"""Figures of what is fitted: frontiers, exponents, loss against size and data, the two terms, the optimum."""
+"""Figures of what is fitted: frontiers, exponents, loss against size and data, the two terms, the
+optimum."""
 
 from __future__ import annotations
 
@@ -33,21 +34,28 @@ def frontier(analysis: Analysis) -> Figure:
     """Loss against FLOPs and against hours, with frontiers and fits."""
     panels = []
     for x, title, attribute in (("c", FLOPS, "frontier_c"), ("h", HOURS, "frontier_h")):
-        panel = Panel(title, LOSS, title="against counted FLOPs" if x == "c" else "against measured device-hours")
+        panel = Panel(
+            title,
+            LOSS,
+            title="against counted FLOPs" if x == "c" else "against measured device-hours",
+        )
         for arch in analysis.architectures:
             panel.series += run_series(arch, x, "loss")
         for arch in analysis.architectures:
             panel.series += frontier_series(arch, getattr(arch, attribute))
         zoom(panel, [getattr(arch, attribute) for arch in analysis.architectures])
         panels.append(
-            or_empty(panel, "no run has a positive loss yet" if x == "c" else "the table has no device-hours")
+            or_empty(
+                panel,
+                "no run has a positive loss yet" if x == "c" else "the table has no device-hours",
+            )
         )
     return Figure(
         "frontier",
         "Loss against compute",
-        "Each thin line is one training as it goes on; the marked points are the lowest loss that anything reached "
-        "for that much compute, and the slope of the dashed line through them says how fast an architecture turns "
-        "compute into accuracy: steeper is better.",
+        "Each thin line is one training as it goes on; the marked points are the lowest loss that"
+        " anything reached for that much compute, and the slope of the dashed line through them"
+        " says how fast an architecture turns compute into accuracy: steeper is better.",
         panels,
         "thin: runs · marked: frontier · dashed: fitted law L = E + F·C⁻ᵞ",
         refusals(analysis, "frontier_c"),
@@ -87,10 +95,19 @@ def exponents(analysis: Analysis) -> Figure:
                 hover = f"{arch.paper.name} in the paper: {quoted}"
                 tick = {"colour": PAPER, "symbol": "line-ns", "marker": "|", "size": 11}
                 panel.series.append(
-                    Series([quoted], [row - 0.28], "points", name="paper", group=arch.label, hover=hover, **tick)
+                    Series(
+                        [quoted],
+                        [row - 0.28],
+                        "points",
+                        name="paper",
+                        group=arch.label,
+                        hover=hover,
+                        **tick,
+                    )
                 )
                 known.append(quoted)
-        if known:  # wide intervals would squash the rest: the axis shows the values, intervals may run off it
+        # wide intervals would squash the rest: the axis shows the values, intervals may run off it
+        if known:
             top = max(known + ends)
             panel.x_range = (min(0.0, min(known) - 0.1), 1.1 * top if top > 0 else 1.0)
             panel.y_range = (-0.7, len(labels) - 0.4)
@@ -98,25 +115,34 @@ def exponents(analysis: Analysis) -> Figure:
     return Figure(
         "exponents",
         "Exponents with their intervals",
-        "An exponent is the slope on these double-logarithmic figures; the bar is the range that would cover the "
-        "true value in 19 of 20 repetitions of the study, so two architectures differ for sure only where a direct "
-        "comparison says so.",
+        "An exponent is the slope on these double-logarithmic figures; the bar is the range that"
+        " would cover the true value in 19 of 20 repetitions of the study, so two architectures"
+        " differ for sure only where a direct comparison says so.",
         panels,
         "filled: holds · hollow: a trend, not an exponent · grey tick: the paper's value",
     )
 
 
 def is_trend(arch: ArchitectureResult, source: str) -> bool:
-    """Whether the numbers of this source ("surface", "optimum", "frontier_c", "frontier_h") describe a trend only."""
+    """Whether the numbers of this source ("surface", "optimum", "frontier_c", "frontier_h")
+    describe a trend only."""
     if source in ("surface", "optimum"):
         return bool(arch.surface.trend)
     return bool(getattr(arch, source).fitted.trend)
 
 
-def _forest_mark(arch: ArchitectureResult, value: Estimate, row: int, title: str, trend: bool) -> Series:
+def _forest_mark(
+    arch: ArchitectureResult, value: Estimate, row: int, title: str, trend: bool
+) -> Series:
     text = f"{arch.label}: {title} = {interval_text(value, 3)}" + (" (a trend)" if trend else "")
     ends = {"low": [value.low], "high": [value.high]} if value.bounded else {}
-    marks = {"symbol": arch.look.symbol, "marker": arch.look.marker, "size": 9, "hollow": trend, "horizontal": True}
+    marks = {
+        "symbol": arch.look.symbol,
+        "marker": arch.look.marker,
+        "size": 9,
+        "hollow": trend,
+        "horizontal": True,
+    }
     return Series(
         [value.value],
         [row],
@@ -147,7 +173,9 @@ def loss_against_size(analysis: Analysis) -> Figure:
     frames = [arch.frame for arch in analysis.architectures if arch.runs]
     ends = [float(f.group_by("run").agg(pl.col("d").max())["d"].max()) for f in frames]
     starts = [
-        float(_settled(arch.frame, analysis.burn_in_steps)["d"].min()) for arch in analysis.architectures if arch.runs
+        float(_settled(arch.frame, analysis.burn_in_steps)["d"].min())
+        for arch in analysis.architectures
+        if arch.runs
     ]
     levels = _levels(max(starts), min(ends)) or [min(ends)] if ends else []
     for d in reversed(levels):
@@ -155,12 +183,14 @@ def loss_against_size(analysis: Analysis) -> Figure:
         for arch in analysis.architectures:
             _size_series(panel, arch, d)
         panels.append(panel)
-    panels = [panel for panel in panels if panel.series] or [Panel("parameters N", LOSS, empty="no finished run")]
+    panels = [panel for panel in panels if panel.series] or [
+        Panel("parameters N", LOSS, empty="no finished run")
+    ]
     return Figure(
         "loss_vs_n",
         "Loss against model size",
-        "Every model here saw the same number of atoms; where the curve still falls, larger models pay, and where it "
-        "flattens, data or training steps are what is missing.",
+        "Every model here saw the same number of atoms; where the curve still falls, larger models"
+        " pay, and where it flattens, data or training steps are what is missing.",
         panels,
         "points: mean over seeds, bars: smallest and largest · dashed: fitted surface L(N, D)",
         refusals(analysis, "surface"),
@@ -229,8 +259,9 @@ def loss_against_data(analysis: Analysis) -> Figure:
     return Figure(
         "loss_vs_d",
         "Loss against data",
-        "Each line is one training from its first steps to its end, stronger for larger models; straight and "
-        "parallel means a power law in data, and a line that bends off early has run out of parameters.",
+        "Each line is one training from its first steps to its end, stronger for larger models;"
+        " straight and parallel means a power law in data, and a line that bends off early has run"
+        " out of parameters.",
         panels or [Panel("atoms seen D", LOSS, empty="no run has been evaluated")],
         "lines: runs, strong: large N · dotted: fitted surface L(N, D) after burn-in",
     )
@@ -277,8 +308,8 @@ def terms(analysis: Analysis) -> Figure:
     return Figure(
         "terms",
         "Energy and forces apart",
-        "The loss is the sum of these two and nearly all of it is the force term, so the energy is shown by itself: "
-        "it may follow another law.",
+        "The loss is the sum of these two and nearly all of it is the force term, so the energy is"
+        " shown by itself: it may follow another law.",
         panels,
         "thin: runs · marked: frontier of the term alone · dashed: its fit",
     )
@@ -297,29 +328,49 @@ def optimum(analysis: Analysis) -> Figure:
     return Figure(
         "compute_optimal",
         "How to spend a budget: size against data",
-        "For each budget, three answers to how large the model should be and how many atoms it should see, "
-        "which should agree: the fitted surface, the frontier of what was measured, and the lowest point of loss against "
-        "size at equal compute; a slope of one half in both (the paper's finding) means that size and data should grow "
-        "together.",
+        "For each budget, three answers to how large the model should be and how many atoms it"
+        " should see, which should agree: the fitted surface, the frontier of what was measured,"
+        " and the lowest point of loss against size at equal compute; a slope of one half in both"
+        " (the paper's finding) means that size and data should grow together.",
         panels,
-        "dashed: optimum on the fitted surface, with its 95% band · filled: corners of the frontier · hollow: minima of "
-        "iso-FLOP curves",
+        "dashed: optimum on the fitted surface, with its 95% band · filled: corners of the frontier"
+        " · hollow: minima of iso-FLOP curves",
         _refusals_optimum(analysis),
     )
 
 
 def _route_marks(arch: ArchitectureResult, key: str) -> list[Series]:
-    """N or D at the corners of the frontier (filled) and at the minima of iso-FLOP curves (hollow)."""
+    """N or D at the corners of the frontier (filled) and at the minima of iso-FLOP curves
+    (hollow)."""
     iso = next((route.points for route in arch.routes if route.method == "iso-FLOP"), [])
     corners = [(p["x"], p["n"], p["d"]) for p in arch.frontier_c.points]
     out, look = [], arch.look
-    for points, hollow, text in ((corners, False, "on the frontier"), (iso, True, "minimum of an iso-FLOP curve")):
+    for points, hollow, text in (
+        (corners, False, "on the frontier"),
+        (iso, True, "minimum of an iso-FLOP curve"),
+    ):
         points = [points[i] for i in thin(len(points), 40)]
         if points:
             xs, ys = [p[0] for p in points], [p[1 if key == "n" else 2] for p in points]
             hover = f"{arch.label}: {text}"
-            marks = {"symbol": look.symbol, "marker": look.marker, "size": 9 if hollow else 7, "hollow": hollow}
-            out.append(Series(xs, ys, "points", group=arch.label, colour=look.colour, hover=hover, name=hover, **marks))
+            marks = {
+                "symbol": look.symbol,
+                "marker": look.marker,
+                "size": 9 if hollow else 7,
+                "hollow": hollow,
+            }
+            out.append(
+                Series(
+                    xs,
+                    ys,
+                    "points",
+                    group=arch.label,
+                    colour=look.colour,
+                    hover=hover,
+                    name=hover,
+                    **marks,
+                )
+            )
     return out
 
 
@@ -333,7 +384,9 @@ def _allocation_series(arch: ArchitectureResult, key: str) -> list[Series]:
     low, high = lines.get(f"{key}_low"), lines.get(f"{key}_high")
     common = {"name": text, "group": arch.label, "colour": arch.look.colour}
     if low and high:
-        out.append(Series(lines["c"], lines[key], "band", low=low, high=high, opacity=0.12, **common))
+        out.append(
+            Series(lines["c"], lines[key], "band", low=low, high=high, opacity=0.12, **common)
+        )
     out.append(Series(lines["c"], lines[key], "line", width=2.0, dash="dash", hover=text, **common))
     return out
 
@@ -344,33 +397,65 @@ def _refusals_optimum(analysis: Analysis) -> list[str]:
 
 
 def diagnosis(analysis: Analysis) -> Figure:
-    """What two of the checks saw: the slope along the frontier, and large budgets predicted from small ones."""
-    slopes = Panel(FLOPS, "local exponent −d ln L / d ln C", title="slope along the frontier", y_log=False)
+    """What two of the checks saw: the slope along the frontier, and large budgets predicted from
+    small ones."""
+    slopes = Panel(
+        FLOPS, "local exponent −d ln L / d ln C", title="slope along the frontier", y_log=False
+    )
     held = Panel(
-        FLOPS, "measured / predicted loss", title="largest budgets, from a tenth of the compute", y_log=False
+        FLOPS,
+        "measured / predicted loss",
+        title="largest budgets, from a tenth of the compute",
+        y_log=False,
     )
     for arch in analysis.architectures:
         look = arch.look
         common = {"group": arch.label, "colour": look.colour}
         marks = {"symbol": look.symbol, "marker": look.marker}
-        data = next((c.data for c in arch.checks if c.name == "local exponents" and "exponent" in c.data), None)
+        data = next(
+            (c.data for c in arch.checks if c.name == "local exponents" and "exponent" in c.data),
+            None,
+        )
         if data is not None:
-            xs, ys, low, high = ([float(v) for v in data[key]] for key in ("x", "exponent", "low", "high"))
-            slopes.series.append(Series(xs, ys, "band", low=low, high=high, opacity=0.12, name=arch.label, **common))
+            xs, ys, low, high = (
+                [float(v) for v in data[key]] for key in ("x", "exponent", "low", "high")
+            )
             slopes.series.append(
-                Series(xs, ys, "both", name=arch.label, hover=f"{arch.label}: local", **marks, **common)
+                Series(xs, ys, "band", low=low, high=high, opacity=0.12, name=arch.label, **common)
+            )
+            slopes.series.append(
+                Series(
+                    xs, ys, "both", name=arch.label, hover=f"{arch.label}: local", **marks, **common
+                )
             )
             law = [float(v) for v in data["law"]]
             hover = f"{arch.label}: slope of the fitted law"
-            slopes.series.append(Series(xs, law, "line", name=hover, dash="dash", hover=hover, **common))
+            slopes.series.append(
+                Series(xs, law, "line", name=hover, dash="dash", hover=hover, **common)
+            )
         row = _held_out(arch)
         if row is not None:
-            ratio = [float(t) / float(p) for t, p in zip(row["true"], row["predicted"], strict=True)]
+            ratio = [
+                float(t) / float(p) for t, p in zip(row["true"], row["predicted"], strict=True)
+            ]
             low = [float(t) / float(h) for t, h in zip(row["true"], row["high"], strict=True)]
             high = [float(t) / float(lo) for t, lo in zip(row["true"], row["low"], strict=True)]
-            xs, hover = [float(v) for v in row["x"]], f"{arch.label}: a run that the fit had not seen"
+            xs, hover = (
+                [float(v) for v in row["x"]],
+                f"{arch.label}: a run that the fit had not seen",
+            )
             held.series.append(
-                Series(xs, ratio, "points", low=low, high=high, name=hover, hover=hover, **marks, **common)
+                Series(
+                    xs,
+                    ratio,
+                    "points",
+                    low=low,
+                    high=high,
+                    name=hover,
+                    hover=hover,
+                    **marks,
+                    **common,
+                )
             )
     known = [v for s in slopes.series if s.kind != "band" for v in s.y if v is not None]
     if known:  # a band of few points may be very wide
@@ -378,10 +463,13 @@ def diagnosis(analysis: Analysis) -> Figure:
     return Figure(
         "diagnosis",
         "Two of the checks, drawn",
-        "Left, the slope of the frontier piece by piece: an exponent keeps the slope of its law (dashed). "
-        "Right, the law "
-        "is fitted without the largest budgets and predicts them: points at one were predicted exactly.",
-        [or_empty(slopes, "too few sizes on the frontier"), or_empty(held, "too few runs to hold any out")],
+        "Left, the slope of the frontier piece by piece: an exponent keeps the slope of its law"
+        " (dashed). Right, the law is fitted without the largest budgets and predicts them: points"
+        " at one were predicted exactly.",
+        [
+            or_empty(slopes, "too few sizes on the frontier"),
+            or_empty(held, "too few runs to hold any out"),
+        ],
         "bars: 95% prediction interval of a new run",
     )
 

@@ -44,7 +44,10 @@ def cost(analysis: Analysis) -> Figure:
                 )
             )
             if column == "kappa" and arch.paper is not None:
-                value, text = PUBLISHED_KAPPA[arch.paper.name], f"{arch.paper.name} in the paper: {arch.paper.kappa}"
+                value, text = (
+                    PUBLISHED_KAPPA[arch.paper.name],
+                    f"{arch.paper.name} in the paper: {arch.paper.kappa}",
+                )
                 panel.series.append(
                     Series(
                         [ends["n"].min(), ends["n"].max()],
@@ -63,9 +66,9 @@ def cost(analysis: Analysis) -> Figure:
     return Figure(
         "cost",
         "What a parameter costs",
-        "κ counts how much arithmetic each parameter does for each atom: two architectures of equal κ differ in "
-        "symmetry alone, and two of unequal κ differ in compute per parameter as well; the speed on the right is "
-        "what turns FLOPs into hours.",
+        "κ counts how much arithmetic each parameter does for each atom: two architectures of equal"
+        " κ differ in symmetry alone, and two of unequal κ differ in compute per parameter as well;"
+        " the speed on the right is what turns FLOPs into hours.",
         panels,
         "dotted: κ in the paper",
     )
@@ -87,8 +90,9 @@ def symmetry(analysis: Analysis) -> Figure:
     return Figure(
         "symmetry",
         "How symmetric the trained models are",
-        "Turn a molecule and the forces should turn with it: architectures that have the symmetry built in are "
-        "wrong by rounding alone (about 1e-6), the others must learn it, and the figure shows how far they came.",
+        "Turn a molecule and the forces should turn with it: architectures that have the symmetry"
+        " built in are wrong by rounding alone (about 1e-6), the others must learn it, and the"
+        " figure shows how far they came.",
         panels,
         "one mark for each trained model; an error of exactly zero is drawn at 1e-8",
     )
@@ -97,7 +101,9 @@ def symmetry(analysis: Analysis) -> Figure:
 def _symmetry_series(panel: Panel, analysis: Analysis, x: str, kind: str) -> None:
     for arch in analysis.architectures:
         points = [
-            p for p in analysis.symmetry if p.label == arch.label and getattr(p, kind) is not None and getattr(p, x) > 0
+            p
+            for p in analysis.symmetry
+            if p.label == arch.label and getattr(p, kind) is not None and getattr(p, x) > 0
         ]
         if not points:
             continue
@@ -120,7 +126,8 @@ def _symmetry_series(panel: Panel, analysis: Analysis, x: str, kind: str) -> Non
 
 
 def repeats(analysis: Analysis) -> Figure:
-    """What seeing the same atoms again costs, and what it is worth, beside the runs of equal N on the largest set."""
+    """What seeing the same atoms again costs, and what it is worth, beside the runs of equal N on
+    the largest set."""
     seen = "times each atom was seen, D / U"
     cost = Panel(seen, "loss / loss on the largest training set", y_log=False)
     value = Panel(seen, "worth so many passes of new data")
@@ -133,25 +140,43 @@ def repeats(analysis: Analysis) -> Figure:
             line = {"kind": "line", "group": arch.label, "colour": arch.look.colour, "opacity": 0.4}
             cost.series.append(Series(passes, [point.ratio for point in course], **line))
             value.series.append(Series(passes, [point.worth for point in course], **line))
-            ends.append((course[-1], f"{arch.label}, N = {pretty(last['n'])}, U = {pretty(last['u'])}, run {last['run']}"))
+            ends.append(
+                (
+                    course[-1],
+                    (
+                        f"{arch.label}, N = {pretty(last['n'])}, U = {pretty(last['u'])}, run"
+                        f" {last['run']}"
+                    ),
+                )
+            )
         if ends:
             xs, hovers = [end.passes for end, _ in ends], [hover for _, hover in ends]
             most = max(most, *xs)
             points = {"kind": "points", "group": arch.label, "hover": hovers, **marks}
-            cost.series.append(Series(xs, [end.ratio for end, _ in ends], name=arch.label, **points))
+            cost.series.append(
+                Series(xs, [end.ratio for end, _ in ends], name=arch.label, **points)
+            )
             value.series.append(Series(xs, [end.worth for end, _ in ends], **points))
         if arch.repeats is not None:
             notes.append(_repeats_note(arch))
     if value.series:
-        value.series.append(Series([1.0, most], [1.0, most], "line", width=1.0, dash="dot", hover="as good as new data"))
+        value.series.append(
+            Series(
+                [1.0, most], [1.0, most], "line", width=1.0, dash="dot", hover="as good as new data"
+            )
+        )
     return Figure(
         "repeats",
         "What repeats cost",
-        "Some runs went over a smaller training set several times: a ratio of one means that an atom seen again was as "
-        "good as a new one, and above it that distinct data have run out.",
-        [or_empty(panel, "no pair of runs of equal size and length on two training sets") for panel in (cost, value)],
-        "line: a run on a smaller training set, from its second pass on · mark: its end · right: passes of new data after which "
-        "the same model had that loss; dotted: as good as new · R_D is fitted to all runs, the other laws without these",
+        "Some runs went over a smaller training set several times: a ratio of one means that an"
+        " atom seen again was as good as a new one, and above it that distinct data have run out.",
+        [
+            or_empty(panel, "no pair of runs of equal size and length on two training sets")
+            for panel in (cost, value)
+        ],
+        "line: a run on a smaller training set, from its second pass on · mark: its end · right:"
+        " passes of new data after which the same model had that loss; dotted: as good as new · R_D"
+        " is fitted to all runs, the other laws without these",
         notes,
     )
 
@@ -163,17 +188,21 @@ def _repeats_note(arch: ArchitectureResult) -> str:
     if not fitted.ok:
         return f"{label}: R_D, how often repeating helps, cannot be fitted: {fitted.reason}"
     if found is None or not found.bounded:
-        return f"{label}: repeats hardly cost anything here, so R_D (how often repeating helps) is not bounded"
+        return (
+            f"{label}: repeats hardly cost anything here, so R_D (how often repeating helps) is not"
+            " bounded"
+        )
     words = (
-        f"{label}: R_D = {pretty(found.value)} [{pretty(found.low)}, {pretty(found.high)}]: after so many repeats one more pass "
-        "is worth 1/e of as many fresh data"
+        f"{label}: R_D = {pretty(found.value)} [{pretty(found.low)}, {pretty(found.high)}]: after"
+        " so many repeats one more pass is worth 1/e of as many fresh data"
     )
     if rho is None:
         return words
     small, large = (pretty(fitted.get(f"R_D_{end}").value) for end in ("smallest", "largest"))
     return (
-        f"{words}; so for a model in the middle of the sizes, and sooner for larger ones, as N^-{pretty(rho.value)} "
-        f"[{pretty(rho.low)}, {pretty(rho.high)}]: {small} at N = {pretty(arch.sizes[0])}, {large} at {pretty(arch.sizes[-1])}"
+        f"{words}; so for a model in the middle of the sizes, and sooner for larger ones, as"
+        f" N^-{pretty(rho.value)} [{pretty(rho.low)}, {pretty(rho.high)}]: {small} at N ="
+        f" {pretty(arch.sizes[0])}, {large} at {pretty(arch.sizes[-1])}"
     )
 
 
@@ -190,8 +219,8 @@ def sweep(analysis: Analysis) -> Figure:
     return Figure(
         "lr_sweep",
         "Learning-rate sweep",
-        "A law is only fair when every architecture runs at its own best learning rate: it is found here on one small "
-        "size and carried to the others by muP.",
+        "A law is only fair when every architecture runs at its own best learning rate: it is found"
+        " here on one small size and carried to the others by muP.",
         [or_empty(panel, "this study has no learning-rate sweep")],
         "line: mean over seeds · ringed: chosen · cross: diverged (its height means nothing)",
         notes,
@@ -215,13 +244,27 @@ def _sweep_series(arch: ArchitectureResult, result: SweepResult) -> list[Series]
     if result.chosen in means:
         hover = f"{arch.label}: chosen by the sweep, lr = {result.chosen:g}"
         ring = {"symbol": "circle-open", "marker": "o", "hollow": True, "size": 17}
-        out.append(Series([result.chosen], [means[result.chosen]], "points", name=hover, hover=hover, **ring, **common))
+        out.append(
+            Series(
+                [result.chosen],
+                [means[result.chosen]],
+                "points",
+                name=hover,
+                hover=hover,
+                **ring,
+                **common,
+            )
+        )
     bad = sorted({point["lr"] for point in result.points if point["diverged"]})
     if bad:
         height = [max(means.values(), default=1.0) * 1.06] * len(bad)
         hover = [f"{arch.label}: diverged at lr = {lr:g}" for lr in bad]
         cross = {"symbol": "x-thin", "marker": "x", "size": 9}
-        out.append(Series(bad, height, "points", name=f"{arch.label} diverged", hover=hover, **cross, **common))
+        out.append(
+            Series(
+                bad, height, "points", name=f"{arch.label} diverged", hover=hover, **cross, **common
+            )
+        )
     return out
 
 

@@ -41,8 +41,9 @@ def _mark(look: Look) -> Any:
 
     outline = MARKS.get(look.symbol, MARKS["circle"])
     return Markup(
-        f'<svg class="mark" viewBox="0 0 14 14" aria-hidden="true" style="color:{look.colour}" '
-        f'data-light="{look.colour}" data-dark="{look.dark}"><path fill="currentColor" d="{outline}"/></svg>'
+        f'<svg class="mark" viewBox="0 0 14 14" aria-hidden="true" style="color:{look.colour}"'
+        f' data-light="{look.colour}" data-dark="{look.dark}"><path fill="currentColor"'
+        f' d="{outline}"/></svg>'
     )
 
 
@@ -108,7 +109,11 @@ def render(analysis: Analysis, figures: Sequence[Figure]) -> str:
         floor_rows=_floor_rows(analysis),
         route_rows=_route_rows(analysis),
         route_notes=_route_notes(analysis),
-        suggestions=[(arch.look, arch.label, arch.suggestion) for arch in analysis.architectures if arch.suggestion],
+        suggestions=[
+            (arch.look, arch.label, arch.suggestion)
+            for arch in analysis.architectures
+            if arch.suggestion
+        ],
         table_name=_table_name(analysis),
         selection=_selection(analysis),
         checks=_checks(analysis),
@@ -116,7 +121,9 @@ def render(analysis: Analysis, figures: Sequence[Figure]) -> str:
         burn_rows=_burn_rows(analysis, steps),
         provenance=provenance(analysis),
         command=str(study.get("command") or ""),
-        dark_colours=_script(DARK | {arch.look.colour: arch.look.dark for arch in analysis.architectures}),
+        dark_colours=_script(
+            DARK | {arch.look.colour: arch.look.dark for arch in analysis.architectures}
+        ),
         figure_data=_script([draw_plotly.draw(figure) for figure in figures]),
         plotly=Markup(get_plotlyjs()),
     )
@@ -146,7 +153,9 @@ def _equal(analysis: Analysis) -> list[dict[str, Any]]:
         levels = words.equal_compute(analysis, attribute)
         for level in levels if len(levels) and len(levels[0]["losses"]) > 1 else []:
             known = [loss for loss in level["losses"].values() if loss is not None]
-            budget = f"{pretty(level['x'], 2)} FLOPs" if unit == "FLOPs" else duration(3600 * level["x"])
+            budget = (
+                f"{pretty(level['x'], 2)} FLOPs" if unit == "FLOPs" else duration(3600 * level["x"])
+            )
             out.append({**level, "budget": budget, "best": min(known) if known else None})
     return out
 
@@ -191,7 +200,11 @@ def _term_rows(analysis: Analysis) -> list[dict[str, Any]]:
             {
                 "label": arch.label,
                 "look": arch.look,
-                "cells": [arch.term_surfaces[term].get(name) for term in arch.term_surfaces for name in TERM_COLUMNS],
+                "cells": [
+                    arch.term_surfaces[term].get(name)
+                    for term in arch.term_surfaces
+                    for name in TERM_COLUMNS
+                ],
                 "energy_mae": best["energy_mae"],
                 "force_mae": best["force_mae"],
             }
@@ -215,7 +228,10 @@ def _prospects(analysis: Analysis) -> dict[str, Any]:
                 }
             )
     best = [
-        min((one.loss.value for one in analysis.prospects if one.flops == flops and one.told), default=None)
+        min(
+            (one.loss.value for one in analysis.prospects if one.flops == flops and one.told),
+            default=None,
+        )
         for flops in budgets
     ]
     return {"budgets": budgets, "rows": rows, "best": best}
@@ -226,7 +242,14 @@ def _floor_rows(analysis: Analysis) -> list[dict[str, Any]]:
     for arch in analysis.architectures:
         floor = arch.surface.get("E")
         if arch.profile is not None and floor is not None:
-            rows.append({"label": arch.label, "look": arch.look, "value": floor.value, "profile": arch.profile})
+            rows.append(
+                {
+                    "label": arch.label,
+                    "look": arch.look,
+                    "value": floor.value,
+                    "profile": arch.profile,
+                }
+            )
     return rows
 
 
@@ -256,7 +279,8 @@ def _route_notes(analysis: Analysis) -> dict[str, list[str]]:
 
 
 def _table_name(analysis: Analysis) -> str:
-    """What a reader would give to a command, from the directory above the study; never a path of this machine."""
+    """What a reader would give to a command, from the directory above the study; never a path of
+    this machine."""
     source = analysis.source
     folder = source.path.resolve().name
     return shlex.quote(folder if source.origin.name == "runs" else f"{folder}/{source.origin.name}")
@@ -268,7 +292,11 @@ def _selection(analysis: Analysis) -> str:
     parts = ["kind != 'sweep'"] if "sweep" in frame["kind"].to_list() else []
     counted = [f"'{status}'" for status in COUNTED if status in frame["status"].to_list()]
     if frame["status"].n_unique() > len(counted):
-        parts.append(f"status in ({', '.join(counted)})" if len(counted) > 1 else f"status == {''.join(counted)}")
+        parts.append(
+            f"status in ({', '.join(counted)})"
+            if len(counted) > 1
+            else f"status == {''.join(counted)}"
+        )
     where = f'--where "{" and ".join(parts)}" ' if parts else ""
     steps = analysis.burn_in_steps if len(frame["step"].drop_nulls()) else 0
     return f"{where}--burn-in-steps {steps}"
@@ -290,13 +318,19 @@ ANSWERS = {True: ("yes", "yes"), False: ("no", "no"), None: ("unsure", "cannot s
 
 
 def _checks(analysis: Analysis) -> dict[str, Any]:
-    """A matrix of questions and architectures; what failed, with its remedy; everything in words."""
+    """A matrix of questions and architectures; what failed, with its remedy; everything in
+    words."""
     asked = [arch for arch in analysis.architectures if arch.checks]
     order = list(dict.fromkeys(check.name for arch in asked for check in arch.checks))
     rows = []
     for name in order:
         found = [next((c for c in arch.checks if c.name == name), None) for arch in asked]
-        rows.append({"question": QUESTIONS.get(name, name), "cells": [c and ANSWERS[c.passed] for c in found]})
+        rows.append(
+            {
+                "question": QUESTIONS.get(name, name),
+                "cells": [c and ANSWERS[c.passed] for c in found],
+            }
+        )
     words_ = [
         (arch.label, QUESTIONS.get(c.name, c.name), ANSWERS[c.passed], c.text, c.remedy)
         for arch in asked
@@ -319,7 +353,11 @@ def _checks(analysis: Analysis) -> dict[str, Any]:
 def _burn_rows(analysis: Analysis, steps: list[int]) -> list[tuple[str, list[Any]]]:
     out = []
     for arch in analysis.architectures:
-        mine = {row["burn_in_steps"]: row["gamma"] for row in analysis.burn_in_effect if row["label"] == arch.label}
+        mine = {
+            row["burn_in_steps"]: row["gamma"]
+            for row in analysis.burn_in_effect
+            if row["label"] == arch.label
+        }
         if mine:
             out.append((arch.label, [mine.get(step) for step in steps]))
     return out
@@ -339,11 +377,20 @@ def provenance(analysis: Analysis) -> list[tuple[str, str]]:
     versions = study.get("versions") or {}
     if isinstance(versions, dict) and versions:
         out.append(("versions", ", ".join(f"{name} {value}" for name, value in versions.items())))
-    devices = [d for d in analysis.source.frame["device"].drop_nulls().unique().sort().to_list() if d]
+    devices = [
+        d for d in analysis.source.frame["device"].drop_nulls().unique().sort().to_list() if d
+    ]
     if devices:
         out.append(("devices", ", ".join(devices)))
-    out.append(("runs", ", ".join(f"{count} {status}" for status, count in analysis.counts.items()) or "none"))
-    out.append(("table", f"{analysis.source.origin.name}, {len(analysis.source.frame)} evaluations"))
+    out.append(
+        (
+            "runs",
+            ", ".join(f"{count} {status}" for status, count in analysis.counts.items()) or "none",
+        )
+    )
+    out.append(
+        ("table", f"{analysis.source.origin.name}, {len(analysis.source.frame)} evaluations")
+    )
     out.append(("burn-in", f"{analysis.burn_in_steps} steps"))
     if not study:
         out.append(("study.json", "not there: this page was made from the table alone"))
@@ -357,10 +404,19 @@ def _flat(value: dict[str, Any], head: str = "") -> list[tuple[str, str]]:
         label = f"{head}{str(name).replace('_', ' ')}"
         if isinstance(item, dict):
             out += _flat(item, f"{label} ")
-        elif isinstance(item, list) and name == "elements" and all(isinstance(z, int) and 0 < z <= MAX_Z for z in item):
+        elif (
+            isinstance(item, list)
+            and name == "elements"
+            and all(isinstance(z, int) and 0 < z <= MAX_Z for z in item)
+        ):
             out.append((label, ", ".join(SYMBOLS[z] for z in item)))
         elif isinstance(item, list):
-            out.append((label, ", ".join(str(entry) for entry in item[:40]) + (" …" if len(item) > 40 else "")))
+            out.append(
+                (
+                    label,
+                    ", ".join(str(entry) for entry in item[:40]) + (" …" if len(item) > 40 else ""),
+                )
+            )
         elif isinstance(item, float):
             out.append((label, f"{item:.6g}"))
         elif isinstance(item, int) and not isinstance(item, bool):

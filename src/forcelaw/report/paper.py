@@ -1,9 +1,10 @@
-"""What the paper reports: arXiv 2510.09768 (Ngo & Ravanbakhsh, Scaling Laws and Symmetry, Evidence from Neural Force
-Fields), as collected in shared/reference/architectures.md, section 0.
+"""What the paper reports: arXiv 2510.09768 (Ngo & Ravanbakhsh, Scaling Laws and Symmetry, Evidence
+from Neural Force Fields), as collected in shared/reference/architectures.md, section 0.
 
-gamma_c: frontier exponent in FLOPs. gamma_h: frontier exponent in GPU-hours. beta: data. alpha: parameters. kappa:
-training FLOPs / (3 N D). The paper gives no intervals for alpha and beta and sets the floor to zero; its scale (about
-34 million OMol25 molecules, at most 30 GPU-hours a run) is far above that of a small study.
+gamma_c: frontier exponent in FLOPs. gamma_h: frontier exponent in GPU-hours. beta: data. alpha:
+parameters. kappa: training FLOPs / (3 N D). The paper gives no intervals for alpha and beta and
+sets the floor to zero; its scale (about 34 million OMol25 molecules, at most 30 GPU-hours a run) is
+far above that of a small study.
 """
 
 from __future__ import annotations
@@ -29,19 +30,25 @@ class Published:
 PUBLISHED = {
     "mpnn": Published("MPNN", gamma_c=0.14, gamma_h=0.21, beta=0.31, alpha=0.28, kappa=2.33),
     "egnn": Published("MC-EGNN", gamma_c=0.17, gamma_h=0.27, beta=0.39, alpha=0.39, kappa=28.09),
-    "gemnet_oc": Published("GemNet-OC", gamma_c=0.25, gamma_h=0.33, beta=0.50, alpha=0.52, kappa=35.18),
+    "gemnet_oc": Published(
+        "GemNet-OC", gamma_c=0.25, gamma_h=0.33, beta=0.50, alpha=0.52, kappa=35.18
+    ),
     "esen": Published("eSEN", gamma_c=0.40, gamma_h=0.45, beta=0.75, alpha=0.82, kappa=74.36),
 }
 
-# of its eSEN with tensor order 2 alone the paper gives one exponent; the others are not to be borrowed from its best
-ESEN_L2 = Published("eSEN", gamma_c=0.35, gamma_h=None, beta=None, alpha=None, kappa=PUBLISHED["esen"].kappa)
+# of its eSEN with tensor order 2 alone the paper gives one exponent; the others are not to be
+# borrowed from its best
+ESEN_L2 = Published(
+    "eSEN", gamma_c=0.35, gamma_h=None, beta=None, alpha=None, kappa=PUBLISHED["esen"].kappa
+)
 
 # Exponent of N* and of D* against compute: "a and b about one half" for every architecture.
 OPTIMUM = 0.5
 
 
 def family(name: str) -> str | None:
-    """The architecture family that a name belongs to: "MC-EGNN" -> "egnn". None where it is none of the known ones."""
+    """The architecture family that a name belongs to: "MC-EGNN" -> "egnn". None where it is none of
+    the known ones."""
     flat = re.sub(r"[^a-z0-9]", "", name.lower())
     for key, word in (
         ("gemnet_oc", "gemnet"),
@@ -55,7 +62,8 @@ def family(name: str) -> str | None:
     return None
 
 
-# what a name may say beside the family and still mean the paper's architecture: its eSEN has tensor orders 2 to 4
+# what a name may say beside the family and still mean the paper's architecture: its eSEN has tensor
+# orders 2 to 4
 PLAIN = re.compile(r"(mc)?egnn|gemnet(oc)?|mpnn|painn|esen((lmax|lmax=|l|l=)[234])?")
 
 

@@ -1,4 +1,5 @@
-"""Runs on a smaller training set beside those of equal N on the largest one: what is data worth that was seen again?"""
+"""Runs on a smaller training set beside those of equal N on the largest one: what is data worth
+that was seen again?"""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from .series import loss_at_data
 
 @dataclass(frozen=True)
 class Repeated:
-    """One evaluation. passes D/U; ratio: its loss over that of the runs on the largest set at equal N and D; worth: the passes
-    of data never seen before after which those had its loss, at most ``passes``, None below their first evaluation."""
+    """One evaluation. passes D/U; ratio: its loss over that of the runs on the largest set at equal
+    N and D; worth: the passes of data never seen before after which those had its loss, at most
+    ``passes``, None below their first evaluation."""
 
     passes: float
     ratio: float
@@ -24,7 +26,8 @@ class Repeated:
 
 
 def repeated_runs(arch: ArchitectureResult) -> list[tuple[dict[str, Any], list[Repeated]]]:
-    """Last evaluation and course, from the second pass on, of each run that has others of equal N to be set beside."""
+    """Last evaluation and course, from the second pass on, of each run that has others of equal N
+    to be set beside."""
     out = []
     for _, rows in arch.repeated.group_by(["run"], maintain_order=True):
         rows = rows.sort("d")
@@ -34,7 +37,10 @@ def repeated_runs(arch: ArchitectureResult) -> list[tuple[dict[str, Any], list[R
 
 
 def _beside_fresh(arch: ArchitectureResult, rows: pl.DataFrame) -> list[Repeated]:
-    others = [other.sort("d") for _, other in arch.frame.filter(pl.col("n") == rows["n"][0]).group_by(["run"])]
+    others = [
+        other.sort("d")
+        for _, other in arch.frame.filter(pl.col("n") == rows["n"][0]).group_by(["run"])
+    ]
     ds = sorted({d for other in others for d in other["d"].to_list()})
     lowest = np.minimum.accumulate([_mean_at(d, others) for d in ds]) if ds else []
     out = []
@@ -46,7 +52,11 @@ def _beside_fresh(arch: ArchitectureResult, rows: pl.DataFrame) -> list[Repeated
         if row["loss"] > fresh:
             there = float(np.exp(np.interp(-np.log(row["loss"]), -np.log(lowest), np.log(ds))))
             new = None if row["loss"] > lowest[0] else min(row["d"], there)
-        out.append(Repeated(row["d"] / row["u"], row["loss"] / fresh, None if new is None else new / row["u"]))
+        out.append(
+            Repeated(
+                row["d"] / row["u"], row["loss"] / fresh, None if new is None else new / row["u"]
+            )
+        )
     return out
 
 

@@ -1,4 +1,5 @@
-"""Everything a report says, as plain data: figures, tables and the page are drawn from this and from nothing else."""
+"""Everything a report says, as plain data: figures, tables and the page are drawn from this and
+from nothing else."""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ class Estimate:
 
 @dataclass
 class Fitted:
-    """A fit, or why there is none. ``curve``: points (x, loss) of the fitted line. ``trend``: why its numbers describe
-    a trend only; empty when they do not."""
+    """A fit, or why there is none. ``curve``: points (x, loss) of the fitted line. ``trend``: why
+    its numbers describe a trend only; empty when they do not."""
 
     ok: bool
     reason: str = ""
@@ -48,14 +49,17 @@ class Fitted:
 
 @dataclass
 class FrontierResult:
-    """The lowest loss at each compute (x in FLOPs, or device-hours): hull points, fit, compute-optimal N and D."""
+    """The lowest loss at each compute (x in FLOPs, or device-hours): hull points, fit,
+    compute-optimal N and D."""
 
     fitted: Fitted
     points: list[dict[str, Any]] = field(default_factory=list)  # x, loss, n, d, run
     optimum: Fitted = field(default_factory=lambda: Fitted(False, "no frontier"))  # estimates a, b
     optimum_n: list[tuple[float, float]] = field(default_factory=list)  # fitted line (x, N)
     optimum_d: list[tuple[float, float]] = field(default_factory=list)
-    envelope: list[tuple[float, float]] = field(default_factory=list)  # (x, loss), lowest of the run-averaged curves
+    envelope: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # (x, loss), lowest of the run-averaged curves
     raw: Any = None  # the laws' own result, for comparisons
 
     @property
@@ -69,7 +73,8 @@ class FrontierResult:
 
 @dataclass
 class AllocationResult:
-    """The best size and data for a budget, on the fitted surface. lines: c, n, d, n_low, n_high, d_low, d_high."""
+    """The best size and data for a budget, on the fitted surface. lines: c, n, d, n_low, n_high,
+    d_low, d_high."""
 
     fitted: Fitted
     lines: dict[str, list[float]] = field(default_factory=dict)
@@ -78,8 +83,8 @@ class AllocationResult:
 
 @dataclass(frozen=True)
 class Check:
-    """One diagnostic question with its answer in words. passed is None where it could not be answered; remedy: the runs
-    that would mend it; data: what a figure of it needs."""
+    """One diagnostic question with its answer in words. passed is None where it could not be
+    answered; remedy: the runs that would mend it; data: what a figure of it needs."""
 
     name: str
     passed: bool | None
@@ -90,8 +95,9 @@ class Check:
 
 @dataclass(frozen=True)
 class FloorProfile:
-    """How the misfit rises as the floor is held elsewhere. rise is 1 at the ends of the 95% interval low..high; p_zero: of
-    a floor of zero; gamma_*: what the exponent would be with floor zero, as fitted, and with the largest floor."""
+    """How the misfit rises as the floor is held elsewhere. rise is 1 at the ends of the 95%
+    interval low..high; p_zero: of a floor of zero; gamma_*: what the exponent would be with floor
+    zero, as fitted, and with the largest floor."""
 
     floor: list[float]
     rise: list[float]
@@ -105,7 +111,8 @@ class FloorProfile:
 
 @dataclass(frozen=True)
 class Route:
-    """One way to the best size and data for a budget: exponents a and b, points (x, n, d), and why there are none."""
+    """One way to the best size and data for a budget: exponents a and b, points (x, n, d), and why
+    there are none."""
 
     method: str
     a: Estimate | None
@@ -116,7 +123,8 @@ class Route:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """The run that would shorten the interval of ``quantity`` most for its cost: from half-width ``before`` to ``after``."""
+    """The run that would shorten the interval of ``quantity`` most for its cost: from half-width
+    ``before`` to ``after``."""
 
     quantity: str
     n: float
@@ -130,7 +138,8 @@ class Suggestion:
 
 @dataclass
 class Laws:
-    """What the laws say of one architecture. trend: why the numbers are a trend and not an exponent."""
+    """What the laws say of one architecture. trend: why the numbers are a trend and not an
+    exponent."""
 
     surface: Fitted
     allocation: AllocationResult
@@ -151,9 +160,12 @@ class ArchitectureResult:
     look: Look
     paper: Published | None
     frame: pl.DataFrame  # evaluations of the finished grid runs, by run and step
-    repeated: pl.DataFrame  # evaluations of finished runs on clearly smaller training sets; in the fit of ``repeats`` alone
+    # evaluations of finished runs on clearly smaller training sets; in the fit of ``repeats`` alone
+    repeated: pl.DataFrame
     repeats: Fitted | None  # R_D of the law of repeated data; None without such runs
-    unfinished: pl.DataFrame  # evaluations of runs that are not finished (still going, failed, diverged)
+    unfinished: (
+        pl.DataFrame
+    )  # evaluations of runs that are not finished (still going, failed, diverged)
     sizes: list[int]
     runs: int
     seeds: int
@@ -161,7 +173,9 @@ class ArchitectureResult:
     allocation: AllocationResult
     frontier_c: FrontierResult
     frontier_h: FrontierResult
-    terms: dict[str, FrontierResult]  # energy, forces: frontiers of the two terms of the loss, without intervals
+    terms: dict[
+        str, FrontierResult
+    ]  # energy, forces: frontiers of the two terms of the loss, without intervals
     term_surfaces: dict[str, Fitted]  # energy, forces: surfaces of the two terms
     checks: list[Check]
     trend: list[str]  # why its numbers are a trend and not an exponent; empty when they hold
@@ -179,7 +193,11 @@ class ArchitectureResult:
         """ "holds", "trend" or "none": whether the frontier's exponent may be quoted."""
         if not self.frontier_c.fitted.ok and not self.surface.ok:
             return "none"
-        return "trend" if self.trend or not self.surface.ok or not self.frontier_c.fitted.ok else "holds"
+        return (
+            "trend"
+            if self.trend or not self.surface.ok or not self.frontier_c.fitted.ok
+            else "holds"
+        )
 
 
 @dataclass(frozen=True)
@@ -197,9 +215,10 @@ class Test:
 
 @dataclass
 class Comparison:
-    """Two architectures. multiplier: compute that the second needs for the loss ``at_loss``, in units of the first's;
-    ratio: its loss at the compute ``at_compute``, in units of the first's; the curves hold (loss or compute, value, low,
-    high) over the common range. trend: a frontier that they are read off describes a trend only."""
+    """Two architectures. multiplier: compute that the second needs for the loss ``at_loss``, in
+    units of the first's; ratio: its loss at the compute ``at_compute``, in units of the first's;
+    the curves hold (loss or compute, value, low, high) over the common range. trend: a frontier
+    that they are read off describes a trend only."""
 
     first: str
     second: str
@@ -209,7 +228,9 @@ class Comparison:
     at_loss: float | None = None
     ratio: Estimate | None = None
     at_compute: float | None = None
-    multiplier_curve: list[tuple[float, float, float | None, float | None]] = field(default_factory=list)
+    multiplier_curve: list[tuple[float, float, float | None, float | None]] = field(
+        default_factory=list
+    )
     ratio_curve: list[tuple[float, float, float | None, float | None]] = field(default_factory=list)
     crossing: float | None = None
     trend: bool = False
@@ -218,7 +239,8 @@ class Comparison:
 
 @dataclass
 class Prospect:
-    """What the fitted surface of one architecture expects of a budget of ``flops``, spent at its best size and data."""
+    """What the fitted surface of one architecture expects of a budget of ``flops``, spent at its
+    best size and data."""
 
     label: str
     flops: float
@@ -241,7 +263,9 @@ class SweepResult:
     best: float | None
     used: list[float]
     n: int | None
-    within: float = 0.0  # the study takes the smallest rate whose loss is within this share of the lowest
+    within: float = (
+        0.0  # the study takes the smallest rate whose loss is within this share of the lowest
+    )
 
     @property
     def chosen(self) -> float | None:
@@ -249,8 +273,11 @@ class SweepResult:
 
 
 def mean_losses(points: list[dict[str, Any]]) -> dict[float, float]:
-    """Learning rate -> mean final loss over seeds of a sweep, without the rates at which a seed diverged or did not end."""
-    pairs = ((point["lr"], point["loss"] if point["status"] == "finished" else None) for point in points)
+    """Learning rate -> mean final loss over seeds of a sweep, without the rates at which a seed
+    diverged or did not end."""
+    pairs = (
+        (point["lr"], point["loss"] if point["status"] == "finished" else None) for point in points
+    )
     return {lr: mean for lr, mean in sweeps.mean_losses(pairs).items() if math.isfinite(mean)}
 
 

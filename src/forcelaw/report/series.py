@@ -1,4 +1,5 @@
-"""Marks that several figures share: curves of runs, frontiers with their fits, the fitted surface."""
+"""Marks that several figures share: curves of runs, frontiers with their fits, the fitted
+surface."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import polars as pl
 from ..figures.spec import Panel, Series, names, pretty
 from .results import Analysis, ArchitectureResult, Fitted, FrontierResult
 
-LONG_RUN = 28  # points of one run drawn in a figure; a longer curve is thinned evenly in log D, its ends kept
+# points of one run drawn in a figure; a longer curve is thinned evenly in log D, its ends kept
+LONG_RUN = 28
 FLOPS, HOURS, LOSS = "training compute C (FLOPs)", "device-hours H", "loss (eV/atom + eV/Å)"
 
 
@@ -21,9 +23,13 @@ def thin(count: int, room: int = LONG_RUN) -> list[int]:
     return sorted({round(i * (count - 1) / (room - 1)) for i in range(room)})
 
 
-def run_curves(frame: pl.DataFrame, x: str, y: str) -> list[tuple[dict[str, float], list[float], list[float]]]:
+def run_curves(
+    frame: pl.DataFrame, x: str, y: str
+) -> list[tuple[dict[str, float], list[float], list[float]]]:
     """One curve for each run: (n and seed, x, y), points without x or y left out."""
-    part = frame.filter((pl.col(x) > 0) & (pl.col(y) > 0)).select("run", "n", "seed", "d", x if x != "d" else "c", y)
+    part = frame.filter((pl.col(x) > 0) & (pl.col(y) > 0)).select(
+        "run", "n", "seed", "d", x if x != "d" else "c", y
+    )
     out = []
     for _, rows in part.group_by(["run"], maintain_order=True):
         rows = rows.sort("d")
@@ -34,7 +40,8 @@ def run_curves(frame: pl.DataFrame, x: str, y: str) -> list[tuple[dict[str, floa
 
 
 def run_series(arch: ArchitectureResult, x: str, y: str, *, opacity: float = 0.3) -> list[Series]:
-    """Thin lines, all runs of one size in one series with gaps, so that a large study stays light."""
+    """Thin lines, all runs of one size in one series with gaps, so that a large study stays
+    light."""
     out = []
     kinds = ((arch.frame, "solid", ""), (arch.repeated, "dash", " (smaller training set)"))
     for frame, dash, ending in (*kinds, (arch.unfinished, "dot", " (not finished)")):
@@ -62,7 +69,8 @@ def run_series(arch: ArchitectureResult, x: str, y: str, *, opacity: float = 0.3
 
 
 def frontier_series(arch: ArchitectureResult, result: FrontierResult) -> list[Series]:
-    """The lowest loss of any run (line), the corners of the frontier (marks) and the fitted law (dashed)."""
+    """The lowest loss of any run (line), the corners of the frontier (marks) and the fitted law
+    (dashed)."""
     look, out = arch.look, []
     common = {"group": arch.label, "colour": look.colour}
     if result.envelope:
@@ -71,10 +79,14 @@ def frontier_series(arch: ArchitectureResult, result: FrontierResult) -> list[Se
         out.append(Series(xs, ys, "line", name=text, width=1.8, opacity=0.8, hover=text, **common))
     points = [result.points[i] for i in thin(len(result.points), 24)]
     if points:
-        hover = [f"{arch.label} frontier: N = {pretty(p['n'])}, D = {pretty(p['d'])}" for p in points]
+        hover = [
+            f"{arch.label} frontier: N = {pretty(p['n'])}, D = {pretty(p['d'])}" for p in points
+        ]
         xs, ys = [p["x"] for p in points], [p["loss"] for p in points]
         marks = {"symbol": look.symbol, "marker": look.marker, "size": 8}
-        out.append(Series(xs, ys, "points", name=f"{arch.label} frontier", hover=hover, **marks, **common))
+        out.append(
+            Series(xs, ys, "points", name=f"{arch.label} frontier", hover=hover, **marks, **common)
+        )
     if result.fitted.ok and result.fitted.curve:
         gamma = result.fitted.get("gamma")
         text = f"{arch.label}: fit" + (f", exponent {gamma.value:.3f}" if gamma else "")
@@ -89,7 +101,9 @@ def zoom(panel: Panel, results: list[FrontierResult]) -> None:
     points += [(point["x"], point["loss"]) for result in results for point in result.points]
     if not points:
         return
-    corners = [(point["x"], point["loss"]) for result in results for point in result.points] or points
+    corners = [
+        (point["x"], point["loss"]) for result in results for point in result.points
+    ] or points
     xs, losses = [x for x, _ in points], [loss for _, loss in corners]
     panel.x_range = (min(xs) / 2, max(xs) * 2)
     panel.y_range = (min(losses) / 1.25, max(losses) * 1.8)
@@ -105,7 +119,9 @@ def or_empty(panel: Panel, why: str) -> Panel:
 def refusals(analysis: Analysis, attribute: str) -> list[str]:
     """Why there is no fit, for the architectures that have none."""
     results = [(arch.label, getattr(arch, attribute)) for arch in analysis.architectures]
-    return refused([(label, r.fitted if isinstance(r, FrontierResult) else r) for label, r in results])
+    return refused(
+        [(label, r.fitted if isinstance(r, FrontierResult) else r) for label, r in results]
+    )
 
 
 def refused(fits: list[tuple[str, Fitted]], what: str = "cannot carry a fit") -> list[str]:
@@ -118,7 +134,8 @@ def refused(fits: list[tuple[str, Fitted]], what: str = "cannot carry a fit") ->
 
 
 def loss_at_data(rows: pl.DataFrame, d: float) -> float | None:
-    """Loss of one run at D = d: log-log between its two nearest evaluations; None outside of what it saw."""
+    """Loss of one run at D = d: log-log between its two nearest evaluations; None outside of what
+    it saw."""
     ds, losses = rows["d"].to_list(), rows["loss"].to_list()
     if not ds or d < ds[0] * 0.999 or d > ds[-1] * 1.001:
         return None
@@ -131,7 +148,9 @@ def loss_at_data(rows: pl.DataFrame, d: float) -> float | None:
     return None
 
 
-def surface_line(arch: ArchitectureResult, ns: Sequence[float], ds: Sequence[float]) -> list[float] | None:
+def surface_line(
+    arch: ArchitectureResult, ns: Sequence[float], ds: Sequence[float]
+) -> list[float] | None:
     """The fitted surface at (n, d), or None where there is no fit."""
     wanted = [arch.surface.get(name) for name in ("A", "alpha", "B", "beta")]
     if any(value is None for value in wanted):
@@ -145,7 +164,9 @@ def surface_line(arch: ArchitectureResult, ns: Sequence[float], ds: Sequence[flo
 def share_range(panels: list[Panel]) -> None:
     """The same axes in every panel, so that architectures can be compared by eye."""
     for axis, attribute in (("x", "x_range"), ("y", "y_range")):
-        values = [v for p in panels for s in p.series for v in getattr(s, axis) if v is not None and v > 0]
+        values = [
+            v for p in panels for s in p.series for v in getattr(s, axis) if v is not None and v > 0
+        ]
         if values:
             low, high = min(values), max(values)
             room = (high / low) ** 0.04 if high > low else 1.2

@@ -35,7 +35,8 @@ def estimate(arch: ArchitectureResult, source: str, name: str) -> Estimate | Non
 
 
 def exponent_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """One row for each architecture: every exponent with its interval, the paper's beside it, and the verdict."""
+    """One row for each architecture: every exponent with its interval, the paper's beside it, and
+    the verdict."""
     rows = []
     for arch in analysis.architectures:
         row: dict[str, Any] = {
@@ -84,7 +85,8 @@ def grouped_reasons(analysis: Analysis) -> dict[str, list[str]]:
 
 
 def markdown(analysis: Analysis) -> str:
-    """The exponent table in Markdown: value [95% interval], the paper's number in brackets after it."""
+    """The exponent table in Markdown: value [95% interval], the paper's number in brackets after
+    it."""
     head = ["architecture", "runs", *[heading for *_, heading, _ in COLUMNS], "verdict"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for arch in analysis.architectures:
@@ -95,7 +97,9 @@ def markdown(analysis: Analysis) -> str:
                 text += f" (paper {getattr(arch.paper, paper):.2f})"
             cells.append(text)
         lines.append("| " + " | ".join([*cells, VERDICTS[arch.verdict]]).replace("\n", " ") + " |")
-    notes = [f"* {arch.label}: {reason}" for arch in analysis.architectures for reason in reasons(arch)]
+    notes = [
+        f"* {arch.label}: {reason}" for arch in analysis.architectures for reason in reasons(arch)
+    ]
     text = "\n".join(lines) + "\n\nValue [95% interval]. "
     text += f"Burn-in: evaluations before step {analysis.burn_in_steps} are left out.\n"
     return text + ("\n" + "\n".join(notes) + "\n" if notes else "")
@@ -103,7 +107,12 @@ def markdown(analysis: Analysis) -> str:
 
 def terminal(analysis: Analysis) -> str:
     """The compact exponent table that `forcelaw report` prints."""
-    columns = [("gamma_c", "gamma (FLOPs)"), ("gamma_h", "gamma (hours)"), ("alpha", "alpha"), ("beta", "beta")]
+    columns = [
+        ("gamma_c", "gamma (FLOPs)"),
+        ("gamma_h", "gamma (hours)"),
+        ("alpha", "alpha"),
+        ("beta", "beta"),
+    ]
     by_key = {key: (source, name, paper) for key, source, name, _, paper in COLUMNS}
     table = [["architecture", "runs", *[heading for _, heading in columns], "verdict"]]
     for arch in analysis.architectures:
@@ -114,9 +123,14 @@ def terminal(analysis: Analysis) -> str:
         table.append([*row, VERDICTS[arch.verdict]])
         if arch.paper:
             quoted = [getattr(arch.paper, by_key[key][2]) for key, _ in columns]
-            table.append(["  paper", "", *["" if value is None else f"{value:.2f}" for value in quoted], ""])
+            table.append(
+                ["  paper", "", *["" if value is None else f"{value:.2f}" for value in quoted], ""]
+            )
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in table
+    ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
 
@@ -135,22 +149,43 @@ def write_csv(path: Path, rows: list[dict[str, Any]], columns: list[str] | None 
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in rows:
-            writer.writerow(["" if row.get(key) is None else _safe(row.get(key)) for key in columns])
+            writer.writerow(
+                ["" if row.get(key) is None else _safe(row.get(key)) for key in columns]
+            )
     return path
 
 
-COMPARED = ["first", "second", "quantity", "value", "low", "high", "p_holm", "at_loss", "at_compute", "paired_runs"]
+COMPARED = [
+    "first",
+    "second",
+    "quantity",
+    "value",
+    "low",
+    "high",
+    "p_holm",
+    "at_loss",
+    "at_compute",
+    "paired_runs",
+]
 
 
 def comparison_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """Differences of exponents (second minus first) and compute multipliers (second / first), one a row."""
+    """Differences of exponents (second minus first) and compute multipliers (second / first), one a
+    row."""
     rows = []
     for one in analysis.comparisons:
         head = {"first": one.first, "second": one.second, "paired_runs": one.pairs}
         for name, test in one.tests.items():
             value = test.difference
             rows.append(
-                {**head, "quantity": name, "value": value.value, "low": value.low, "high": value.high, "p_holm": test.p}
+                {
+                    **head,
+                    "quantity": name,
+                    "value": value.value,
+                    "low": value.low,
+                    "high": value.high,
+                    "p_holm": test.p,
+                }
             )
         if one.multiplier is not None:
             value = one.multiplier
@@ -166,13 +201,19 @@ def comparison_rows(analysis: Analysis) -> list[dict[str, Any]]:
             )
         if one.ratio is not None:
             value = one.ratio
-            row = {"quantity": "loss at equal compute", "value": value.value, "low": value.low, "high": value.high}
+            row = {
+                "quantity": "loss at equal compute",
+                "value": value.value,
+                "low": value.low,
+                "high": value.high,
+            }
             rows.append({**head, **row, "at_compute": one.at_compute})
     return rows
 
 
 def extra_rows(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
-    """Tables of the floors, of the three routes to the best size, of larger budgets and of runs to add."""
+    """Tables of the floors, of the three routes to the best size, of larger budgets and of runs to
+    add."""
     floors, routes, budgets, runs = [], [], [], []
     for arch in analysis.architectures:
         if arch.profile is not None:
@@ -189,17 +230,51 @@ def extra_rows(analysis: Analysis) -> dict[str, list[dict[str, Any]]]:
         if arch.suggestion is not None:
             runs.append({"architecture": arch.label, **vars(arch.suggestion)})
     for one in analysis.prospects:
-        new = {"new_run_low": one.new_run.low, "new_run_high": one.new_run.high} if one.new_run else {}
+        new = (
+            {"new_run_low": one.new_run.low, "new_run_high": one.new_run.high}
+            if one.new_run
+            else {}
+        )
         budgets.append({"architecture": one.label, "flops": one.flops, "n": one.n, "d": one.d, "loss": one.loss.value,
                         "low": one.loss.low, "high": one.loss.high, **new, "decades_beyond": one.decades})  # fmt: skip
     return {"floors": floors, "routes": routes, "budgets": budgets, "runs_to_add": runs}
 
 
 EXTRA = {
-    "floors": ["architecture", "floor", "low", "high", "p_zero", "gamma_zero", "gamma_free", "gamma_high"],
+    "floors": [
+        "architecture",
+        "floor",
+        "low",
+        "high",
+        "p_zero",
+        "gamma_zero",
+        "gamma_free",
+        "gamma_high",
+    ],
     "routes": ["architecture", "route", "exponent", "value", "low", "high", "reason"],
-    "budgets": ["architecture", "flops", "n", "d", "loss", "low", "high", "new_run_low", "new_run_high", "decades_beyond"],
-    "runs_to_add": ["architecture", "quantity", "n", "d", "cost", "unit", "before", "after", "kind"],
+    "budgets": [
+        "architecture",
+        "flops",
+        "n",
+        "d",
+        "loss",
+        "low",
+        "high",
+        "new_run_low",
+        "new_run_high",
+        "decades_beyond",
+    ],
+    "runs_to_add": [
+        "architecture",
+        "quantity",
+        "n",
+        "d",
+        "cost",
+        "unit",
+        "before",
+        "after",
+        "kind",
+    ],
 }
 
 
@@ -212,22 +287,40 @@ def write_all(analysis: Analysis, folder: Path) -> list[Path]:
     points = []
     for arch in analysis.architectures:
         for axis, result in (("flops", arch.frontier_c), ("hours", arch.frontier_h)):
-            points += [{"architecture": arch.label, "axis": axis, **point} for point in result.points]
-    paths.append(write_csv(folder / "frontier.csv", points, ["architecture", "axis", "x", "loss", "n", "d", "run"]))
+            points += [
+                {"architecture": arch.label, "axis": axis, **point} for point in result.points
+            ]
+    paths.append(
+        write_csv(
+            folder / "frontier.csv", points, ["architecture", "axis", "x", "loss", "n", "d", "run"]
+        )
+    )
     equal = [
         {"axis": axis, "budget": level["x"], "architecture": label, "loss": loss}
         for axis, attribute in (("flops", "frontier_c"), ("hours", "frontier_h"))
         for level in equal_compute(analysis, attribute)
         for label, loss in level["losses"].items()
     ]
-    paths.append(write_csv(folder / "equal_compute.csv", equal, ["axis", "budget", "architecture", "loss"]))
+    paths.append(
+        write_csv(folder / "equal_compute.csv", equal, ["axis", "budget", "architecture", "loss"])
+    )
     paths.append(write_csv(folder / "comparisons.csv", comparison_rows(analysis), COMPARED))
     checks = [
-        {"architecture": arch.label, "check": c.name, "passed": c.passed, "text": c.text, "remedy": c.remedy}
+        {
+            "architecture": arch.label,
+            "check": c.name,
+            "passed": c.passed,
+            "text": c.text,
+            "remedy": c.remedy,
+        }
         for arch in analysis.architectures
         for c in arch.checks
     ]
-    paths.append(write_csv(folder / "checks.csv", checks, ["architecture", "check", "passed", "text", "remedy"]))
+    paths.append(
+        write_csv(
+            folder / "checks.csv", checks, ["architecture", "check", "passed", "text", "remedy"]
+        )
+    )
     burn = [
         {
             "architecture": row["label"],
@@ -242,31 +335,73 @@ def write_all(analysis: Analysis, folder: Path) -> list[Path]:
     ]
     paths.append(
         write_csv(
-            folder / "burn_in.csv", burn, ["architecture", "burn_in_steps", "chosen", "gamma", "low", "high", "reason"]
+            folder / "burn_in.csv",
+            burn,
+            ["architecture", "burn_in_steps", "chosen", "gamma", "low", "high", "reason"],
         )
     )
     seen = [
-        {"architecture": arch.label, "runs": arch.repeated["run"].n_unique(), "reason": arch.repeats.reason,
-         **({"R_D": found.value, "low": found.low, "high": found.high} if found and found.bounded else {}),
-         **({"rho": rho.value, "rho_low": rho.low, "rho_high": rho.high} if rho else {})}
+        {
+            "architecture": arch.label,
+            "runs": arch.repeated["run"].n_unique(),
+            "reason": arch.repeats.reason,
+            **(
+                {"R_D": found.value, "low": found.low, "high": found.high}
+                if found and found.bounded
+                else {}
+            ),
+            **({"rho": rho.value, "rho_low": rho.low, "rho_high": rho.high} if rho else {}),
+        }
         for arch in analysis.architectures
         if arch.repeats is not None
         for found, rho in [(arch.repeats.get("R_D"), arch.repeats.get("rho"))]
     ]
-    paths.append(write_csv(folder / "repeats.csv", seen, ["architecture", "runs", "R_D", "low", "high", "rho", "rho_low",
-                                                          "rho_high", "reason"]))
+    paths.append(
+        write_csv(
+            folder / "repeats.csv",
+            seen,
+            ["architecture", "runs", "R_D", "low", "high", "rho", "rho_low", "rho_high", "reason"],
+        )
+    )
     again = [
-        {**last, "architecture": arch.label, "passes": course[-1].passes, "loss_over_new": course[-1].ratio,
-         "worth_passes": course[-1].worth}
+        {
+            **last,
+            "architecture": arch.label,
+            "passes": course[-1].passes,
+            "loss_over_new": course[-1].ratio,
+            "worth_passes": course[-1].worth,
+        }
         for arch in analysis.architectures
         for last, course in repeated_runs(arch)
     ]
-    paths.append(write_csv(folder / "repeated_runs.csv", again, ["architecture", "n", "seed", "u", "d", "passes", "loss",
-                                                                 "loss_over_new", "worth_passes", "run"]))
-    sweep = [{"architecture": s.label, "chosen": s.chosen == p["lr"], **p} for s in analysis.sweeps for p in s.points]
     paths.append(
         write_csv(
-            folder / "lr_sweep.csv", sweep, ["architecture", "n", "seed", "lr", "loss", "diverged", "chosen", "run"]
+            folder / "repeated_runs.csv",
+            again,
+            [
+                "architecture",
+                "n",
+                "seed",
+                "u",
+                "d",
+                "passes",
+                "loss",
+                "loss_over_new",
+                "worth_passes",
+                "run",
+            ],
+        )
+    )
+    sweep = [
+        {"architecture": s.label, "chosen": s.chosen == p["lr"], **p}
+        for s in analysis.sweeps
+        for p in s.points
+    ]
+    paths.append(
+        write_csv(
+            folder / "lr_sweep.csv",
+            sweep,
+            ["architecture", "n", "seed", "lr", "loss", "diverged", "chosen", "run"],
         )
     )
     symmetry = [
@@ -282,21 +417,46 @@ def write_all(analysis: Analysis, folder: Path) -> list[Path]:
     ]
     paths.append(
         write_csv(
-            folder / "symmetry.csv", symmetry, ["architecture", "n", "d", "rotation_error", "inversion_error", "exact"]
+            folder / "symmetry.csv",
+            symmetry,
+            ["architecture", "n", "d", "rotation_error", "inversion_error", "exact"],
         )
     )
     paths.append(
         write_csv(
             folder / "problems.csv",
             analysis.problems,
-            ["run", "architecture", "kind", "n", "seed", "lr", "status", "step", "last_loss", "message"],
+            [
+                "run",
+                "architecture",
+                "kind",
+                "n",
+                "seed",
+                "lr",
+                "status",
+                "step",
+                "last_loss",
+                "message",
+            ],
         )
     )
     paths.append(
         write_csv(
             folder / "risen.csv",
             analysis.risen,
-            ["run", "architecture", "kind", "n", "seed", "lr", "status", "step", "last_loss", "lowest_loss", "lowest_step"],
+            [
+                "run",
+                "architecture",
+                "kind",
+                "n",
+                "seed",
+                "lr",
+                "status",
+                "step",
+                "last_loss",
+                "lowest_loss",
+                "lowest_step",
+            ],
         )
     )
     for name, rows in extra_rows(analysis).items():

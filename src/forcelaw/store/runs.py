@@ -1,4 +1,5 @@
-"""Run directories: the only thing that training and analysis share. Plain files that any language can read.
+"""Run directories: the only thing that training and analysis share. Plain files that any language
+can read.
 
     RUNS/<id>/spec.json        resolved specification; <id> is the hash of its content
     RUNS/<id>/claim/           mkdir is the atomic claim; holder.json inside, its mtime is the heartbeat
@@ -6,8 +7,8 @@
     RUNS/<id>/last.safetensors last.json     state to resume from
     RUNS/<id>/result.json      written by rename; exists when, and only when, the run ended (finished or diverged)
 
-There is no database and no file with two writers, because clusters have NFS. :func:`table` is a derived read and
-needs no torch.
+There is no database and no file with two writers, because clusters have NFS. :func:`table` is a
+derived read and needs no torch.
 """
 
 from __future__ import annotations
@@ -31,17 +32,53 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS = 120.0  # a claim whose heartbeat is older than this is stale and may be taken over
 
-# Columns of a table of runs: one row per evaluation. d, u in atoms; c in FLOPs; h in device-hours; losses as in
-# design.md (loss = loss_energy [eV/atom] + loss_forces [eV/Angstrom]). forces: direct or conservative. ended, message: step
-# at which a run ended, and what it said if it diverged or failed.
+# Columns of a table of runs: one row per evaluation. d, u in atoms; c in FLOPs; h in device-hours;
+# losses as in design.md (loss = loss_energy [eV/atom] + loss_forces [eV/Angstrom]). forces: direct
+# or conservative. ended, message: step at which a run ended, and what it said if it diverged or
+# failed.
 COLUMNS = {
-    "run": str, "study": str, "kind": str, "architecture": str, "variant": str, "width": int, "depth": int,
-    "seed": int, "lr": float, "batch_atoms": int, "epochs": float, "device": str, "status": str, "final": bool,
-    "step": int, "steps": int, "n": int, "n_nonembedding": int, "d": int, "u": int, "c": float, "h": float,
-    "loss": float, "loss_energy": float, "loss_forces": float, "energy_mae": float, "force_mae": float,
-    "kappa": float, "throughput": float, "mean_degree": float, "rotation_error": float, "inversion_error": float,
-    "forces": str, "augment": bool, "symmetry_rotations": int, "symmetry_weight": float,
-    "epoch": int, "train_loss": float, "grad_norm": float, "clipped": float, "ended": int, "message": str,
+    "run": str,
+    "study": str,
+    "kind": str,
+    "architecture": str,
+    "variant": str,
+    "width": int,
+    "depth": int,
+    "seed": int,
+    "lr": float,
+    "batch_atoms": int,
+    "epochs": float,
+    "device": str,
+    "status": str,
+    "final": bool,
+    "step": int,
+    "steps": int,
+    "n": int,
+    "n_nonembedding": int,
+    "d": int,
+    "u": int,
+    "c": float,
+    "h": float,
+    "loss": float,
+    "loss_energy": float,
+    "loss_forces": float,
+    "energy_mae": float,
+    "force_mae": float,
+    "kappa": float,
+    "throughput": float,
+    "mean_degree": float,
+    "rotation_error": float,
+    "inversion_error": float,
+    "forces": str,
+    "augment": bool,
+    "symmetry_rotations": int,
+    "symmetry_weight": float,
+    "epoch": int,
+    "train_loss": float,
+    "grad_norm": float,
+    "clipped": float,
+    "ended": int,
+    "message": str,
 }
 
 
@@ -60,7 +97,8 @@ class RunDirectory:
 
     @classmethod
     def create(cls, root: str | Path, spec: dict[str, Any]) -> RunDirectory:
-        """The directory of ``spec`` under ``root``; made if it is not there, left alone if it is."""
+        """The directory of ``spec`` under ``root``; made if it is not there, left alone if it
+        is."""
         run = cls(Path(root) / content_id(spec))
         run.path.mkdir(parents=True, exist_ok=True)
         if not (run.path / "spec.json").exists():
@@ -83,7 +121,8 @@ class RunDirectory:
         return (self.path / "result.json").exists()
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Evaluations so far. A last line that was cut short by a crash is ignored: the run will write it again."""
+        """Evaluations so far. A last line that was cut short by a crash is ignored: the run will
+        write it again."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
@@ -97,8 +136,11 @@ class RunDirectory:
             except json.JSONDecodeError as error:
                 if number == len(lines) - 1:
                     break
-                raise StoreError(f"line {number + 1} is not JSON", where=str(path),
-                                 remedy="delete this run directory to train it again") from error
+                raise StoreError(
+                    f"line {number + 1} is not JSON",
+                    where=str(path),
+                    remedy="delete this run directory to train it again",
+                ) from error
         return rows
 
     def append_metric(self, row: dict[str, Any]) -> None:
@@ -121,7 +163,8 @@ class RunDirectory:
     # -- claims ------------------------------------------------------------------------------------------------
 
     def claim(self) -> bool:
-        """Try to become the one worker of this run. A stale claim is taken over by exactly one winner."""
+        """Try to become the one worker of this run. A stale claim is taken over by exactly one
+        winner."""
         target = self.path / "claim"
         token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
@@ -140,7 +183,10 @@ class RunDirectory:
             except FileExistsError:
                 return False
         self._token = token
-        write_json(target / "holder.json", {"token": token, "host": socket.gethostname(), "pid": os.getpid()})
+        write_json(
+            target / "holder.json",
+            {"token": token, "host": socket.gethostname(), "pid": os.getpid()},
+        )
         return True
 
     def _stale(self, target: Path) -> bool:
@@ -158,14 +204,17 @@ class RunDirectory:
         return age > LEASE_SECONDS
 
     def heartbeat(self) -> None:
-        """Renew the lease; a claim that was lost meanwhile is an error, so that two workers never write one run."""
+        """Renew the lease; a claim that was lost meanwhile is an error, so that two workers never
+        write one run."""
         holder = self.path / "claim" / "holder.json"
         try:
             mine = read_json(holder)["token"] == self._token
         except (FileNotFoundError, StoreError):
             mine = False
         if not mine:
-            raise StoreError(f"run {self.id} was taken over by another worker", where=str(self.path))
+            raise StoreError(
+                f"run {self.id} was taken over by another worker", where=str(self.path)
+            )
         os.utime(holder)
 
     def release(self) -> None:
@@ -182,7 +231,11 @@ class RunDirectory:
     def position(self) -> int:
         """The step from which a worker would go on: that of the checkpoint; 0 without one."""
         path = self.path / "last.json"
-        return int(read_json(path)["step"]) if path.exists() and (self.path / "last.safetensors").exists() else 0
+        return (
+            int(read_json(path)["step"])
+            if path.exists() and (self.path / "last.safetensors").exists()
+            else 0
+        )
 
 
 def _alive(pid: int) -> bool:
@@ -203,14 +256,18 @@ def _alive(pid: int) -> bool:
 
 
 def planned_flops(spec: dict[str, Any]) -> float:
-    """Training FLOPs that a specification plans; what a run spends is counted from its own edges and atoms."""
+    """Training FLOPs that a specification plans; what a run spends is counted from its own edges
+    and atoms."""
     atoms = spec["steps"] * spec["batch_atoms"]
-    forward = atoms * (spec["model"]["mean_degree"] * spec["flops_per_edge"] + spec["flops_per_atom"])
+    forward = atoms * (
+        spec["model"]["mean_degree"] * spec["flops_per_edge"] + spec["flops_per_atom"]
+    )
     return 3.0 * forward * spec["cost_factor"]
 
 
-# Statuses of runs whose evaluations are data. A stopped run was ended before its planned length, for want of time: without a
-# schedule that looks ahead, what it evaluated is what a shorter run would have.
+# Statuses of runs whose evaluations are data. A stopped run was ended before its planned length,
+# for want of time: without a schedule that looks ahead, what it evaluated is what a shorter run
+# would have.
 COUNTED = ("finished", "stopped")
 
 
@@ -221,27 +278,54 @@ def runs(root: str | Path) -> Iterator[RunDirectory]:
 
 
 def rows(root: str | Path) -> list[dict[str, Any]]:
-    """One row per evaluation over all runs under ``root``; the keys are :data:`COLUMNS`. Runs without any evaluation
-    still give one row (losses None), so that a run that diverged at once stays in the table."""
+    """One row per evaluation over all runs under ``root``; the keys are :data:`COLUMNS`. Runs
+    without any evaluation still give one row (losses None), so that a run that diverged at once
+    stays in the table."""
     out = []
     for run in runs(root):
         spec, result, metrics = run.spec(), run.result(), run.metrics()
-        how = {key: spec.get("train", {}).get(key) for key in ("augment", "symmetry_rotations", "symmetry_weight")}
+        how = {
+            key: spec.get("train", {}).get(key)
+            for key in ("augment", "symmetry_rotations", "symmetry_weight")
+        }
         head = how | {
-            "run": run.id, "forces": spec["model"].get("forces"),
-            "study": spec["study"], "kind": spec["kind"], "architecture": spec["label"],
-            "variant": spec["model"]["architecture"], "width": spec["model"]["width"], "depth": spec["model"]["depth"],
-            "seed": spec["seed"], "lr": spec["lr"], "batch_atoms": spec["batch_atoms"], "epochs": spec["epochs"],
-            "device": (result or {}).get("device"), "status": (result or {}).get("status", "unfinished"),
-            "steps": spec["steps"], "n": spec["n"], "n_nonembedding": spec["n_nonembedding"],
-            "ended": (result or {}).get("step", (result or {}).get("steps")), "message": (result or {}).get("message"),
+            "run": run.id,
+            "forces": spec["model"].get("forces"),
+            "study": spec["study"],
+            "kind": spec["kind"],
+            "architecture": spec["label"],
+            "variant": spec["model"]["architecture"],
+            "width": spec["model"]["width"],
+            "depth": spec["model"]["depth"],
+            "seed": spec["seed"],
+            "lr": spec["lr"],
+            "batch_atoms": spec["batch_atoms"],
+            "epochs": spec["epochs"],
+            "device": (result or {}).get("device"),
+            "status": (result or {}).get("status", "unfinished"),
+            "steps": spec["steps"],
+            "n": spec["n"],
+            "n_nonembedding": spec["n_nonembedding"],
+            "ended": (result or {}).get("step", (result or {}).get("steps")),
+            "message": (result or {}).get("message"),
         }
         symmetry = (result or {}).get("symmetry", {})
         for metric in metrics or [{}]:
-            row = dict.fromkeys(COLUMNS) | head | {key: metric[key] for key in COLUMNS if key in metric}
-            row["final"] = result is not None and metric is (metrics or [{}])[-1] if metrics else result is not None
+            row = (
+                dict.fromkeys(COLUMNS)
+                | head
+                | {key: metric[key] for key in COLUMNS if key in metric}
+            )
+            row["final"] = (
+                result is not None and metric is (metrics or [{}])[-1]
+                if metrics
+                else result is not None
+            )
             if row["final"]:
-                row |= {"rotation_error": symmetry.get("rotation"), "inversion_error": symmetry.get("inversion")}
+                row |= {
+                    "rotation_error": symmetry.get("rotation"),
+                    "inversion_error": symmetry.get("inversion"),
+                }
             out.append(row)
     return out
 

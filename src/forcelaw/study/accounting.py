@@ -1,9 +1,10 @@
-"""What a study cost: device-hours by the clock on the wall, what they bought, and how well the devices were used.
+"""What a study cost: device-hours by the clock on the wall, what they bought, and how well the
+devices were used.
 
     OUT/pieces/<when>-<token>.json   one for each call of `forcelaw run`: its devices and how long it held them
 
-One file has one writer, so that pieces of several machines can be put together. A piece that was killed counts up to its last
-beat. Needs no torch.
+One file has one writer, so that pieces of several machines can be put together. A piece that was
+killed counts up to its last beat. Needs no torch.
 """
 
 from __future__ import annotations
@@ -20,18 +21,25 @@ from ..progress import count, duration
 from ..store.runs import RunDirectory, runs
 
 BEAT_SECONDS = 10.0
-# arXiv 2510.09768 by ../shared/reference/architectures.md, section 0; neither the number of its runs nor their sum is known
+# arXiv 2510.09768 by ../shared/reference/architectures.md, section 0; neither the number of its
+# runs nor their sum is known
 PAPER = "the paper (arXiv 2510.09768) spent up to about 30 GPU-hours on one run"
 
 
 class Piece:
-    """One call of `forcelaw run` in the books: a context that writes down how long it held its devices."""
+    """One call of `forcelaw run` in the books: a context that writes down how long it held its
+    devices."""
 
     def __init__(self, out: Path, *, device: str, devices: int, workers: int):
         began = datetime.datetime.now(datetime.UTC)
         self.path = out / "pieces" / f"{began:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}.json"
-        self.content: dict[str, Any] = {"began": began.isoformat(timespec="seconds"), "seconds": 0.0, "device": device,
-                                        "devices": devices, "workers": workers}
+        self.content: dict[str, Any] = {
+            "began": began.isoformat(timespec="seconds"),
+            "seconds": 0.0,
+            "device": device,
+            "devices": devices,
+            "workers": workers,
+        }
         self.began = self.saved = time.monotonic()
 
     def __enter__(self) -> Piece:
@@ -55,16 +63,19 @@ class Piece:
 class Accounts:
     """Hours and FLOPs of a study.
 
-    solo_hours: device-hours of training alone, as if every run had a device to itself, unfinished runs included.
-    held_hours: hours by the clock times devices, over all pieces: compiling, evaluating and waiting included; 0 where nothing
-    was written down. flops: bought, a multiply-add counted as 2.
+    solo_hours: device-hours of training alone, as if every run had a device to itself, unfinished
+    runs included. held_hours: hours by the clock times devices, over all pieces: compiling,
+    evaluating and waiting included; 0 where nothing was written down. flops: bought, a multiply-add
+    counted as 2.
     """
 
     solo_hours: float = 0.0
     held_hours: float = 0.0
     flops: float = 0.0
     longest_hours: float = 0.0
-    shared: int = 0  # runs taken over from other studies: in ``runs``, and not in the hours and FLOPs
+    shared: int = (
+        0  # runs taken over from other studies: in ``runs``, and not in the hours and FLOPs
+    )
     pieces: int = 0
     devices: dict[str, float] = field(default_factory=dict)  # name -> held hours
     runs: dict[str, int] = field(default_factory=dict)  # status -> count
@@ -72,7 +83,8 @@ class Accounts:
 
     @property
     def utilisation(self) -> float | None:
-        """Solo hours of training that one held device-hour bought; above 1 where runs side by side fill a device."""
+        """Solo hours of training that one held device-hour bought; above 1 where runs side by side
+        fill a device."""
         return self.solo_hours / self.held_hours if self.held_hours else None
 
     def as_json(self) -> dict[str, Any]:
@@ -81,15 +93,23 @@ class Accounts:
     def words(self) -> str:
         lines = [f"{'architecture':<28}{'runs':>6}{'solo hours':>12}{'FLOPs':>10}"]
         for label, row in sorted(self.by_architecture.items()):
-            lines.append(f"{label:<28}{row['runs']:>6.0f}{row['solo_hours']:>12.3f}{row['flops']:>10.1e}")
-        lines.append(f"bought: {self.flops:.2e} FLOPs in {self.solo_hours:.3f} device-hours of training alone; the longest run "
-                     f"took {duration(3600 * self.longest_hours)}")
+            lines.append(
+                f"{label:<28}{row['runs']:>6.0f}{row['solo_hours']:>12.3f}{row['flops']:>10.1e}"
+            )
+        lines.append(
+            f"bought: {self.flops:.2e} FLOPs in {self.solo_hours:.3f} device-hours of training"
+            f" alone; the longest run took {duration(3600 * self.longest_hours)}"
+        )
         if self.shared:
-            lines.append(f"        {self.shared} runs more are those of other studies, and counted there")
+            lines.append(
+                f"        {self.shared} runs more are those of other studies, and counted there"
+            )
         if self.held_hours:
             held = ", ".join(f"{hours:.3f} h of {name}" for name, hours in self.devices.items())
-            lines.append(f"paid:   {held} in {count(self.pieces)} pieces; each hour bought {self.utilisation:.2f} hours of "
-                         "training alone")
+            lines.append(
+                f"paid:   {held} in {count(self.pieces)} pieces; each hour bought"
+                f" {self.utilisation:.2f} hours of training alone"
+            )
         return "\n".join([*lines, f"beside: {PAPER}"])
 
 
@@ -107,7 +127,9 @@ def accounts(out: Path) -> Accounts:
         books.solo_hours += seconds / 3600
         books.flops += flops
         books.longest_hours = max(books.longest_hours, seconds / 3600)
-        row = books.by_architecture.setdefault(run.spec()["label"], {"runs": 0, "solo_hours": 0.0, "flops": 0.0})
+        row = books.by_architecture.setdefault(
+            run.spec()["label"], {"runs": 0, "solo_hours": 0.0, "flops": 0.0}
+        )
         row["runs"] += 1
         row["solo_hours"] += seconds / 3600
         row["flops"] += flops
@@ -121,7 +143,8 @@ def accounts(out: Path) -> Accounts:
 
 
 def spent(run: RunDirectory, result: dict[str, Any] | None) -> tuple[float, float]:
-    """Seconds alone on the device and FLOPs that a run has used, from the latest of what it wrote."""
+    """Seconds alone on the device and FLOPs that a run has used, from the latest of what it
+    wrote."""
     if result and "seconds" in result:
         return float(result["seconds"]), float(result["flops"])
     last = run.path / "last.json"

@@ -1,4 +1,5 @@
-"""The inside of a worker: claims runs, gives them turns on the device, and writes down how they end."""
+"""The inside of a worker: claims runs, gives them turns on the device, and writes down how they
+end."""
 
 from __future__ import annotations
 
@@ -25,20 +26,48 @@ POLL_SECONDS = 1.0
 
 
 class Lanes:
-    """Up to ``pack`` runs of a study at once; with 1 they go one after the other. ``stop``: put everything down now.
-    ``closing``: begin nothing new."""
+    """Up to ``pack`` runs of a study at once; with 1 they go one after the other. ``stop``: put
+    everything down now. ``closing``: begin nothing new."""
 
-    def __init__(self, planner: Planner, runs: Path, *, device: str, pack: int, compile_model: bool, stop: Callable[[], bool],
-                 show: bool, closing: Callable[[], bool] = lambda: False, hold: float | None = None):
-        self.planner, self.runs, self.stop, self.closing, self.show = planner, runs, stop, closing, show
+    def __init__(
+        self,
+        planner: Planner,
+        runs: Path,
+        *,
+        device: str,
+        pack: int,
+        compile_model: bool,
+        stop: Callable[[], bool],
+        show: bool,
+        closing: Callable[[], bool] = lambda: False,
+        hold: float | None = None,
+    ):
+        self.planner, self.runs, self.stop, self.closing, self.show = (
+            planner,
+            runs,
+            stop,
+            closing,
+            show,
+        )
         self.hold = hold
         self.device, self.limit, self.on_gpu = torch.device(device), pack, device == "cuda"
         self.side = SideBySide(pack, device=self.device, background=self.on_gpu and pack > 1)
-        # runs share the data on the device; how much of it may be there is asked before they take memory
-        self.options = {"device": self.device, "compile_model": compile_model, "stop": stop, "shards": Shards(),
-                        "capacity": device_capacity(self.device), "shared": pack > 1}
+        # runs share the data on the device; how much of it may be there is asked before they take
+        # memory
+        self.options = {
+            "device": self.device,
+            "compile_model": compile_model,
+            "stop": stop,
+            "shards": Shards(),
+            "capacity": device_capacity(self.device),
+            "shared": pack > 1,
+        }
         # compiled models have few kernels of ours
-        self.ahead = Ahead(planner.pack.path, "cpu" if compile_model else device, torch.cuda.device_count() if self.on_gpu else 1)
+        self.ahead = Ahead(
+            planner.pack.path,
+            "cpu" if compile_model else device,
+            torch.cuda.device_count() if self.on_gpu else 1,
+        )
         self.empty = self._free_memory()
         self.look_again = self.beat = 0.0
         self.seen: set[str] = set()  # runs whose kernels are asked for
@@ -50,7 +79,12 @@ class Lanes:
         try:
             while True:
                 leaving = self.stop() or self.closing()
-                if not leaving and time.monotonic() >= self.look_again and self._has_room() and self._start_one():
+                if (
+                    not leaving
+                    and time.monotonic() >= self.look_again
+                    and self._has_room()
+                    and self._start_one()
+                ):
                     continue
                 if not self.side.tasks:
                     if leaving or self.over:
@@ -68,11 +102,15 @@ class Lanes:
             for run in left:
                 run.release()
         wall = time.monotonic() - began
-        print(f"the runs that ended here take {solo:.0f} s of the device each by itself; they took {wall:.0f} s, preparation "
-              f"and evaluation included: {solo / wall:.2f} at once", file=sys.stderr)
+        print(
+            f"the runs that ended here take {solo:.0f} s of the device each by itself; they took"
+            f" {wall:.0f} s, preparation and evaluation included: {solo / wall:.2f} at once",
+            file=sys.stderr,
+        )
 
     def _has_room(self) -> bool:
-        """Whether another run can begin: a place, nobody in preparation, and twice the memory of the mean run so far."""
+        """Whether another run can begin: a place, nobody in preparation, and twice the memory of
+        the mean run so far."""
         if len(self.side.tasks) >= self.limit or not self.side.settled:
             return False
         if self._crowded():
@@ -107,11 +145,14 @@ class Lanes:
         if run.done:  # finished by another between the listing and the claim
             run.release()
             return True
-        self.side.add(run, training(run, self.planner.pack, progress=self._progress(run), **self.options))
+        self.side.add(
+            run, training(run, self.planner.pack, progress=self._progress(run), **self.options)
+        )
         return True
 
     def _later(self) -> Iterator[dict[str, Any]]:
-        """Runs that wait for a sweep, at a learning rate of 1: their kernels are those that they will have."""
+        """Runs that wait for a sweep, at a learning rate of 1: their kernels are those that they
+        will have."""
         for a in sorted(self.planner.study.architectures, key=lambda a: a.stage):
             if self.planner.waits(a, self.runs):
                 yield from self.planner.grid(a, 1.0)
@@ -120,7 +161,11 @@ class Lanes:
         if not self.show:
             return None
         spec = run.spec()
-        return Progress(f"{spec['label']} N={spec['n']:,} seed {spec['seed']} lr {spec['lr']:g}", spec["steps"], unit="steps")
+        return Progress(
+            f"{spec['label']} N={spec['n']:,} seed {spec['seed']} lr {spec['lr']:g}",
+            spec["steps"],
+            unit="steps",
+        )
 
     def _settle(self, ended: Ended) -> None:
         """Write down how a run ended. One bad run must not end the study; it stays in the table."""
@@ -130,18 +175,36 @@ class Lanes:
             if error is None:
                 return
             if isinstance(error, StoreError):
-                print(f"run {run.id}: {error}", file=sys.stderr)  # lost the claim or damaged: leave it alone
+                print(
+                    f"run {run.id}: {error}", file=sys.stderr
+                )  # lost the claim or damaged: leave it alone
             elif others and not self._device_answers():
-                # it answers nothing any more to this process, and any of the runs may have been the cause
-                raise StudyError(f"the device gave up: {error}", remedy="the same command goes on from the last checkpoints; "
-                                 "with --pack 1 it shows which run it is") from error
+                # it answers nothing any more to this process, and any of the runs may have been the
+                # cause
+                raise StudyError(
+                    f"the device gave up: {error}",
+                    remedy=(
+                        "the same command goes on from the last checkpoints; "
+                        "with --pack 1 it shows which run it is"
+                    ),
+                ) from error
             elif others and isinstance(error, torch.OutOfMemoryError):
                 self.limit = others  # the run is still open and will be tried with fewer beside it
-                print(f"run {run.id}: out of memory beside {others} others: no more than {others} at once", file=sys.stderr)
+                print(
+                    f"run {run.id}: out of memory beside {others} others: no more than {others} at"
+                    " once",
+                    file=sys.stderr,
+                )
             else:
                 print(f"run {run.id} failed: {error}", file=sys.stderr)
-                run.finish({"status": "failed", "message": f"{type(error).__name__}: {error}"[:2000],
-                            "device": self.device.type, "traceback": ended.traceback[-4000:]})
+                run.finish(
+                    {
+                        "status": "failed",
+                        "message": f"{type(error).__name__}: {error}"[:2000],
+                        "device": self.device.type,
+                        "traceback": ended.traceback[-4000:],
+                    }
+                )
         finally:
             run.release()
 

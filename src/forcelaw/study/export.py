@@ -1,13 +1,14 @@
-"""The evidence of a study, small enough to commit: what a report needs and what a reader would ask for.
+"""The evidence of a study, small enough to commit: what a report needs and what a reader would ask
+for.
 
     NAME/runs.parquet or runs.csv   one row per evaluation, the columns of :data:`forcelaw.store.runs.COLUMNS`; every run is there
     NAME/runs.jsonl                 one run a line: its resolved specification and how it ended
     NAME/study.json                 the resolved study
     NAME/provenance.json            command, date, versions, devices, device-hours and FLOPs
 
-`forcelaw report NAME` needs the first file and reads study.json beside it; `forcelaw import NAME --to OUT` makes a study of them
-that goes on (restore.py). Paths of the machine that trained are left out. CSV
-needs no polars, so it can be written where the training was.
+`forcelaw report NAME` needs the first file and reads study.json beside it; `forcelaw import NAME
+--to OUT` makes a study of them that goes on (restore.py). Paths of the machine that trained are
+left out. CSV needs no polars, so it can be written where the training was.
 """
 
 from __future__ import annotations
@@ -30,13 +31,19 @@ from .accounting import accounts
 TABLES = {"parquet": "runs.parquet", "csv": "runs.csv"}
 
 
-def write_evidence(out: Path, folder: Path, kind: str | None = None, *, stop: bool = False) -> dict[str, Any]:
-    """Write the evidence of the study in ``out`` into ``folder`` and return the provenance. kind: parquet, csv, or None:
-    parquet where polars is installed. stop: see :func:`stopped`."""
+def write_evidence(
+    out: Path, folder: Path, kind: str | None = None, *, stop: bool = False
+) -> dict[str, Any]:
+    """Write the evidence of the study in ``out`` into ``folder`` and return the provenance. kind:
+    parquet, csv, or None: parquet where polars is installed. stop: see :func:`stopped`."""
     kind = kind or ("parquet" if find_spec("polars") else "csv")
     listed = list(runs(out / "runs"))
     if not listed:
-        raise StoreError("there are no runs here", where=str(out), remedy="give the output directory of `forcelaw run`")
+        raise StoreError(
+            "there are no runs here",
+            where=str(out),
+            remedy="give the output directory of `forcelaw run`",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / TABLES[kind]
     content = [row | {"message": portable(row["message"])} for row in rows(out / "runs")]
@@ -56,24 +63,45 @@ def write_evidence(out: Path, folder: Path, kind: str | None = None, *, stop: bo
     counts = dict(Counter({row["run"]: row["status"] for row in content}.values()))
     data = study.get("data", {})
     provenance = {
-        "study": study.get("name", listed[0].spec()["study"]), "table": {"file": path.name, "sha256": file_sha256(path)},
-        "evaluations": len(content), "runs": dict(sorted(counts.items())), "began": study.get("created"),
-        "written": datetime.date.today().isoformat(), "command": study.get("command"),
-        "versions": _versions(listed, study), "data": {key: data.get(key) for key in ("name", "hash", "command")},
+        "study": study.get("name", listed[0].spec()["study"]),
+        "table": {"file": path.name, "sha256": file_sha256(path)},
+        "evaluations": len(content),
+        "runs": dict(sorted(counts.items())),
+        "began": study.get("created"),
+        "written": datetime.date.today().isoformat(),
+        "command": study.get("command"),
+        "versions": _versions(listed, study),
+        "data": {key: data.get(key) for key in ("name", "hash", "command")},
         "cost": books.as_json(),
-        "pieces": {piece.name: read_json(piece) for piece in sorted((out / "pieces").glob("*.json"))},
+        "pieces": {
+            piece.name: read_json(piece) for piece in sorted((out / "pieces").glob("*.json"))
+        },
     }
     write_json(folder / "provenance.json", provenance)
     return provenance
 
 
 def stopped(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of a table in which runs of the grid that are under way and have been evaluated count as ended where they are: their
-    status is "stopped", their last evaluation is final."""
-    last = {row["run"]: row["step"] for row in content if row["status"] == "unfinished" and row["kind"] != "sweep"
-            and row["loss"] is not None}
-    return [row | {"status": "stopped", "final": row["step"] == last[row["run"]], "ended": last[row["run"]]}
-            if row["run"] in last else row for row in content]
+    """Rows of a table in which runs of the grid that are under way and have been evaluated count as
+    ended where they are: their status is "stopped", their last evaluation is final."""
+    last = {
+        row["run"]: row["step"]
+        for row in content
+        if row["status"] == "unfinished" and row["kind"] != "sweep" and row["loss"] is not None
+    }
+    return [
+        (
+            row
+            | {
+                "status": "stopped",
+                "final": row["step"] == last[row["run"]],
+                "ended": last[row["run"]],
+            }
+            if row["run"] in last
+            else row
+        )
+        for row in content
+    ]
 
 
 def _csv(content: list[dict[str, Any]], path: Path) -> None:
@@ -90,20 +118,29 @@ def _jsonl(listed: list[Any], path: Path) -> None:
             result = run.result()
             if result:  # a traceback is full of paths; what went wrong is in the message
                 result = {key: value for key, value in result.items() if key != "traceback"}
-            file.write(json.dumps(portable({"run": run.id, "spec": run.spec(), "result": result}), allow_nan=False) + "\n")
+            file.write(
+                json.dumps(
+                    portable({"run": run.id, "spec": run.spec(), "result": result}), allow_nan=False
+                )
+                + "\n"
+            )
 
 
 def _versions(listed: list[Any], study: dict[str, Any]) -> dict[str, list[str]]:
     """Every version that trained a run of the study."""
     found: dict[str, set[str]] = {}
-    for versions in [study.get("versions", {}), *((run.result() or {}).get("versions", {}) for run in listed)]:
+    for versions in [
+        study.get("versions", {}),
+        *((run.result() or {}).get("versions", {}) for run in listed),
+    ]:
         for name, version in versions.items():
             found.setdefault(name, set()).add(str(version))
     return {name: sorted(values) for name, values in sorted(found.items())}
 
 
 def portable(value: Any, key: str = "") -> Any:
-    """``value`` without the paths of a machine: of an absolute path in a command or message the last part stays."""
+    """``value`` without the paths of a machine: of an absolute path in a command or message the
+    last part stays."""
     if isinstance(value, dict):
         return {name: portable(item, name) for name, item in value.items()}
     if isinstance(value, list):
@@ -111,7 +148,10 @@ def portable(value: Any, key: str = "") -> Any:
     if not isinstance(value, str):
         return value
     if key == "command":
-        return " ".join(shlex.quote(Path(word).name if Path(word).is_absolute() else word) for word in _words(value))
+        return " ".join(
+            shlex.quote(Path(word).name if Path(word).is_absolute() else word)
+            for word in _words(value)
+        )
     return re.sub(r"(?<![\w/.])(?:/[\w.+-]+){2,}", lambda match: match[0].rpartition("/")[2], value)
 
 

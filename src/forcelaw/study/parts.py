@@ -1,9 +1,11 @@
-"""Files that travel: one archive cut into parts of a given size, put together and checked at the other end.
+"""Files that travel: one archive cut into parts of a given size, put together and checked at the
+other end.
 
     NAME.tar.gz.1-of-3 ...    a tar whose first member, index.json, names every file with its size and SHA-256; without .gz
                               where compression gains nothing
 
-The same files make the same bytes (no dates, owners or machine in it), and `cat NAME.tar.gz.* | tar xz` works too.
+The same files make the same bytes (no dates, owners or machine in it), and `cat NAME.tar.gz.* | tar
+xz` works too.
 """
 
 from __future__ import annotations
@@ -90,11 +92,22 @@ class _Chain(io.RawIOBase):
         super().close()
 
 
-def write(files: dict[str, Path], folder: Path, name: str, *, size: int, compress: bool, about: dict[str, Any]) -> list[Path]:
-    """Write ``files`` (name inside -> path) into FOLDER/NAME.tar[.gz].K-of-N, parts of at most ``size`` bytes. ``about``
-    goes into the index. Older parts of that name are replaced."""
+def write(
+    files: dict[str, Path],
+    folder: Path,
+    name: str,
+    *,
+    size: int,
+    compress: bool,
+    about: dict[str, Any],
+) -> list[Path]:
+    """Write ``files`` (name inside -> path) into FOLDER/NAME.tar[.gz].K-of-N, parts of at most
+    ``size`` bytes. ``about`` goes into the index. Older parts of that name are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    listed = {inside: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for inside, path in sorted(files.items())}
+    listed = {
+        inside: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for inside, path in sorted(files.items())
+    }
     head = (json.dumps(about | {"files": listed}, indent=1) + "\n").encode()
     cut = _Cut(folder, size)
     try:
@@ -102,7 +115,9 @@ def write(files: dict[str, Path], folder: Path, name: str, *, size: int, compres
             sink: Any = stack.enter_context(io.BufferedWriter(cut, 1 << 20))
             if compress:
                 sink = stack.enter_context(gzip.GzipFile("", "wb", 6, sink, mtime=0))
-            archive = stack.enter_context(tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT))
+            archive = stack.enter_context(
+                tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT)
+            )
             _member(archive, INDEX, len(head), io.BytesIO(head))
             for inside in listed:
                 with files[inside].open("rb") as file:
@@ -130,25 +145,36 @@ def _member(archive: tarfile.TarFile, name: str, size: int, file: Any) -> None:
 
 
 def find(given: list[Path]) -> list[Path]:
-    """The parts of one archive, in order, from some or all of them or from their folder. StoreError if any is missing."""
+    """The parts of one archive, in order, from some or all of them or from their folder. StoreError
+    if any is missing."""
     paths = [p for g in given for p in (sorted(g.iterdir()) if g.is_dir() else [g])]
     parts = {p: m for p in paths if (m := PART.match(p.name))}
     where = ", ".join(map(str, given))
     names = {(m["name"], int(m["n"])) for m in parts.values()}
     if len(names) != 1:
-        what = "several archives: " + ", ".join(sorted(f"{n} of {k} parts" for n, k in names)) if names else "no archive parts"
-        raise StoreError(f"there are {what}", where=where, remedy="give the files NAME.tar.K-of-N of one archive")
+        what = (
+            "several archives: " + ", ".join(sorted(f"{n} of {k} parts" for n, k in names))
+            if names
+            else "no archive parts"
+        )
+        raise StoreError(
+            f"there are {what}", where=where, remedy="give the files NAME.tar.K-of-N of one archive"
+        )
     name, total = names.pop()
     by_number = {int(m["k"]): p for p, m in parts.items()}
     missing = [k for k in range(1, total + 1) if k not in by_number]
     if missing:
-        raise StoreError(f"{name} has {total} parts, and {', '.join(map(str, missing))} is not here", where=where,
-                         remedy="bring the missing parts")
+        raise StoreError(
+            f"{name} has {total} parts, and {', '.join(map(str, missing))} is not here",
+            where=where,
+            remedy="bring the missing parts",
+        )
     return [by_number[k] for k in range(1, total + 1)]
 
 
 def read(parts: list[Path], folder: Path) -> dict[str, Any]:
-    """Unpack an archive into the empty ``folder``, check every file against the index, and return the index."""
+    """Unpack an archive into the empty ``folder``, check every file against the index, and return
+    the index."""
     where = str(parts[0])
     index: dict[str, Any] | None = None
     seen = set()
@@ -169,18 +195,25 @@ def read(parts: list[Path], folder: Path) -> dict[str, Any]:
                 seen.add(member.name)
                 _copy(file, folder / member.name, index["files"][member.name], where)
     except (tarfile.TarError, EOFError, OSError, json.JSONDecodeError, ValueError) as error:
-        raise StoreError(f"the archive is damaged: {error}", where=where, remedy="bring its parts again") from error
+        raise StoreError(
+            f"the archive is damaged: {error}", where=where, remedy="bring its parts again"
+        ) from error
     if index is None or seen != set(index["files"]):
         absent = sorted(set(index["files"]) - seen)[:3] if index else [INDEX]
-        raise StoreError(f"the archive is cut short: {', '.join(absent)} is not in it", where=where,
-                         remedy="bring its parts again")
+        raise StoreError(
+            f"the archive is cut short: {', '.join(absent)} is not in it",
+            where=where,
+            remedy="bring its parts again",
+        )
     return index
 
 
 def _check_name(name: str, index: dict[str, Any], where: str) -> None:
     path = PurePosixPath(name)
     if name not in index["files"] or path.is_absolute() or ".." in path.parts:
-        raise StoreError(f"the archive holds a file {name!r} that its index does not name", where=where)
+        raise StoreError(
+            f"the archive holds a file {name!r} that its index does not name", where=where
+        )
 
 
 def _copy(source: Any, target: Path, expected: dict[str, Any], where: str) -> None:
@@ -189,16 +222,22 @@ def _copy(source: Any, target: Path, expected: dict[str, Any], where: str) -> No
         for block in iter(lambda: source.read(1 << 20), b""):
             file.write(block)
     if file_sha256(target) != expected["sha256"]:
-        raise StoreError(f"{target.name} arrived with other contents than it left with", where=where,
-                         remedy="bring its parts again")
+        raise StoreError(
+            f"{target.name} arrived with other contents than it left with",
+            where=where,
+            remedy="bring its parts again",
+        )
 
 
 def under(root: Path) -> Iterator[tuple[str, Path]]:
-    """(name inside, path) of every file of a folder, or of one file by itself; hidden and half-written ones left out."""
+    """(name inside, path) of every file of a folder, or of one file by itself; hidden and
+    half-written ones left out."""
     if root.is_file():
         yield root.name, root
         return
     for path in sorted(root.rglob("*")):
         inside = path.relative_to(root)
-        if path.is_file() and not any(part.startswith(".") or ".partial" in part for part in inside.parts):
+        if path.is_file() and not any(
+            part.startswith(".") or ".partial" in part for part in inside.parts
+        ):
             yield inside.as_posix(), path

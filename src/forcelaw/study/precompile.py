@@ -1,9 +1,10 @@
 """Compile kernels ahead of the runs that will launch them, on the CPU and beside the training.
 
-Triton compiles a kernel for each width of a model when it is first launched: seconds for each new model, during which a study
-of many widths leaves its GPU half empty. A GPU machine has CPU cores to spare. A process of this module reads models from its
-standard input, one JSON object a line, and runs a training step of each on the CPU with every launch replaced by a
-compilation; Triton finds the results in its cache on disk. It never touches the GPU, and nobody waits for it.
+Triton compiles a kernel for each width of a model when it is first launched: seconds for each new
+model, during which a study of many widths leaves its GPU half empty. A GPU machine has CPU cores to
+spare. A process of this module reads models from its standard input, one JSON object a line, and
+runs a training step of each on the CPU with every launch replaced by a compilation; Triton finds
+the results in its cache on disk. It never touches the GPU, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from typing import Any
 
 PROCESSES = 8  # at most, for each worker
 SPARE = 2  # cores left to a worker
-BYTES = 32_768  # given to one process at most: half of what a pipe holds, since nobody may wait for one that is busy
+# given to one process at most: half of what a pipe holds, since nobody may wait for one that is
+# busy
+BYTES = 32_768
 
 
 class Elsewhere:
-    """What Triton asks of a driver, for a GPU of compute capability arch (90: sm_90) that is not looked at."""
+    """What Triton asks of a driver, for a GPU of compute capability arch (90: sm_90) that is not
+    looked at."""
 
     def __init__(self, arch: int):
         from triton.backends.compiler import GPUTarget
@@ -45,13 +49,17 @@ class Elsewhere:
 
 
 def pretend(arch: int) -> None:
-    """From here on this process takes the fused paths, on the CPU, and launches for a GPU that is not there."""
+    """From here on this process takes the fused paths, on the CPU, and launches for a GPU that is
+    not there."""
     import torch
     from triton.runtime import driver
 
     from .. import ops
 
-    there, torch.cuda.is_available = torch.cuda.is_available, lambda: True  # what the kernels ask when they are imported
+    there, torch.cuda.is_available = (
+        torch.cuda.is_available,
+        lambda: True,
+    )  # what the kernels ask when they are imported
     importlib.reload(ops)
     torch.cuda.is_available = there
     ops.fused = lambda x: not x.requires_grad
@@ -59,8 +67,8 @@ def pretend(arch: int) -> None:
 
 
 def step(pack: Any, config: Any, precision: str) -> int:
-    """One training step of a small batch, padded and turned as in training, after :func:`pretend`; numbers mean nothing.
-    Returns the number of parameters."""
+    """One training step of a small batch, padded and turned as in training, after :func:`pretend`;
+    numbers mean nothing. Returns the number of parameters."""
     import numpy as np
     import torch
 
@@ -72,13 +80,29 @@ def step(pack: Any, config: Any, precision: str) -> int:
     from ..training.spec import TrainOptions, plan_for, training_set
     from ..training.step import new_stats
 
-    indices, dtype = training_set(pack, 16), torch.float64 if precision == "float64" else torch.float32
+    indices, dtype = (
+        training_set(pack, 16),
+        torch.float64 if precision == "float64" else torch.float32,
+    )
     schedule = plan_for(np.diff(pack.offsets)[indices], 200, 0, TrainOptions(batch_atoms=100))
-    window = Feed(pack, indices, schedule, cutoff=config.cutoff, elements=config.elements, device=torch.device("cpu"),
-                  dtype=dtype).whole()
+    window = Feed(
+        pack,
+        indices,
+        schedule,
+        cutoff=config.cutoff,
+        elements=config.elements,
+        device=torch.device("cpu"),
+        dtype=dtype,
+    ).whole()
     rows = torch.from_numpy(window.rows(schedule, 0))
-    atoms, edges = (int(count[rows.numpy()].sum()) for count in (window.shard.host_natoms, window.shard.host_nedges))
-    atoms, edges = -(-(atoms + 1) // 16) * 16, -(-edges // 64) * 64  # the sizes of training are such multiples
+    atoms, edges = (
+        int(count[rows.numpy()].sum())
+        for count in (window.shard.host_natoms, window.shard.host_nedges)
+    )
+    atoms, edges = (
+        -(-(atoms + 1) // 16) * 16,
+        -(-edges // 64) * 64,
+    )  # the sizes of training are such multiples
     number = torch.tensor(0)
     turns = random_rotations(rows, number, 0, dtype)
     window.shard.batch(rows, atoms, edges, pad=True, rotation=turns)
@@ -91,23 +115,31 @@ def step(pack: Any, config: Any, precision: str) -> int:
         energy, forces = model(graph)
     loss = sum(loss_terms(energy.to(target.energy), forces.to(target.forces), target))
     optimizer = ScheduleFreeAdamW(model, lr=1e-3, steps=1, warmup=0)
-    norm, clipped = optimizer.update(list(torch.autograd.grad(loss, optimizer.params)), optimizer.table[0])
+    norm, clipped = optimizer.update(
+        list(torch.autograd.grad(loss, optimizer.params)), optimizer.table[0]
+    )
     ops.record(new_stats(loss.device), loss.detach(), loss.detach(), norm, clipped, number)
     return model.n_parameters()
 
 
 class Ahead:
-    """Processes that compile for the models of runs that have not begun; none where there is no GPU or no core to spare."""
+    """Processes that compile for the models of runs that have not begun; none where there is no GPU
+    or no core to spare."""
 
     def __init__(self, pack: Path, device: str, workers: int = 1):
         self.processes: list[subprocess.Popen[str]] = []
         self.given: set[str] = set()
         self.bytes = 0
-        self.count = min(PROCESSES, (os.cpu_count() or 1) // max(1, workers) - SPARE) if device == "cuda" else 0
+        self.count = (
+            min(PROCESSES, (os.cpu_count() or 1) // max(1, workers) - SPARE)
+            if device == "cuda"
+            else 0
+        )
         self.pack, self.next = pack, 0
 
     def give(self, specs: Iterable[dict[str, Any]]) -> None:
-        """Models of these runs, most urgent first; those given before are passed over. None is read where nothing compiles."""
+        """Models of these runs, most urgent first; those given before are passed over. None is read
+        where nothing compiles."""
         if self.count <= 0:
             return
         for spec in specs:
@@ -121,7 +153,9 @@ class Ahead:
             if len(self.processes) < self.count:
                 self._start()
             if self.processes:
-                with contextlib.suppress(OSError, ValueError):  # one that has ended compiles nothing; training does it then
+                with contextlib.suppress(
+                    OSError, ValueError
+                ):  # one that has ended compiles nothing; training does it then
                     process = self.processes[self.next % len(self.processes)]
                     process.stdin.write(line + "\n")
                     process.stdin.flush()
@@ -132,11 +166,30 @@ class Ahead:
 
         major, minor = torch.cuda.get_device_capability()
         # without threads, GPU and urgency
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "forcelaw.study.precompile", str(self.pack), str(10 * major + minor)]
+        environment = {
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "forcelaw.study.precompile",
+            str(self.pack),
+            str(10 * major + minor),
+        ]
         with contextlib.suppress(OSError):
-            self.processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                                                   stderr=subprocess.DEVNULL, text=True, env=environment))
+            self.processes.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    env=environment,
+                )
+            )
 
     def close(self) -> None:
         for process in self.processes:
@@ -159,7 +212,9 @@ def main(pack: str, arch: str) -> int:
     from triton.runtime.jit import JITFunction
 
     launch = JITFunction.run
-    JITFunction.run = lambda self, *a, grid=None, warmup=False, **k: launch(self, *a, grid=grid, warmup=True, **k)
+    JITFunction.run = lambda self, *a, grid=None, warmup=False, **k: launch(
+        self, *a, grid=grid, warmup=True, **k
+    )
     opened = Pack(Path(pack))
     for line in sys.stdin:
         try:

@@ -1,6 +1,8 @@
-"""A study directory from its committed evidence: what was trained need not be trained again where only the table is left.
+"""A study directory from its committed evidence: what was trained need not be trained again where
+only the table is left.
 
-Finished runs come back whole but for their weights; one that was under way keeps its evaluations and begins anew. Needs polars.
+Finished runs come back whole but for their weights; one that was under way keeps its evaluations
+and begins anew. Needs polars.
 """
 
 from __future__ import annotations
@@ -16,45 +18,88 @@ from ..store.runs import RunDirectory, content_id
 from .export import TABLES
 
 # what an evaluation writes, in its order (train/loop.py)
-METRICS = ("step", "epoch", "d", "u", "c", "h", "loss", "loss_energy", "loss_forces", "energy_mae", "force_mae", "train_loss",
-           "grad_norm", "clipped", "kappa", "throughput", "mean_degree")
+METRICS = (
+    "step",
+    "epoch",
+    "d",
+    "u",
+    "c",
+    "h",
+    "loss",
+    "loss_energy",
+    "loss_forces",
+    "energy_mae",
+    "force_mae",
+    "train_loss",
+    "grad_norm",
+    "clipped",
+    "kappa",
+    "throughput",
+    "mean_degree",
+)
 
 
 def is_evidence(path: Path) -> bool:
-    return path.is_dir() and (path / "runs.jsonl").exists() and any((path / name).exists() for name in TABLES.values())
+    return (
+        path.is_dir()
+        and (path / "runs.jsonl").exists()
+        and any((path / name).exists() for name in TABLES.values())
+    )
 
 
 def unpack_evidence(folder: Path, out: Path) -> None:
-    """Write the study directory that ``folder`` is the evidence of to ``out``, which must not exist yet."""
+    """Write the study directory that ``folder`` is the evidence of to ``out``, which must not exist
+    yet."""
     from ..table.load import read_table
 
     table = next(folder / name for name in TABLES.values() if (folder / name).exists())
-    provenance = read_json(folder / "provenance.json") if (folder / "provenance.json").exists() else {}
+    provenance = (
+        read_json(folder / "provenance.json") if (folder / "provenance.json").exists() else {}
+    )
     known = provenance.get("table", {})
     if known.get("file") == table.name and known.get("sha256") != file_sha256(table):
-        raise StoreError("the table is not the one that provenance.json tells of", where=str(table),
-                         remedy="restore both from the same commit, or write them anew with `forcelaw export --table`")
+        raise StoreError(
+            "the table is not the one that provenance.json tells of",
+            where=str(table),
+            remedy=(
+                "restore both from the same commit, or write them anew with `forcelaw export"
+                " --table`"
+            ),
+        )
     metrics: dict[str, list[dict[str, Any]]] = {}
     for row in read_table(table).iter_rows(named=True):
         if row.get("step") is not None:
-            metrics.setdefault(row["run"], []).append({key: row[key] for key in METRICS if row.get(key) is not None})
+            metrics.setdefault(row["run"], []).append(
+                {key: row[key] for key in METRICS if row.get(key) is not None}
+            )
     try:
-        for number, line in enumerate((folder / "runs.jsonl").read_text(encoding="utf-8").splitlines(), start=1):
-            _restore(json.loads(line), metrics, out / "runs", f"{folder / 'runs.jsonl'}, line {number}")
+        for number, line in enumerate(
+            (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines(), start=1
+        ):
+            _restore(
+                json.loads(line), metrics, out / "runs", f"{folder / 'runs.jsonl'}, line {number}"
+            )
         if (folder / "study.json").exists():
             shutil.copyfile(folder / "study.json", out / "study.json")
         for name, piece in provenance.get("pieces", {}).items():
             (out / "pieces").mkdir(exist_ok=True)
             write_json(out / "pieces" / Path(name).name, piece)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise StoreError(f"cannot be read as the runs of a study: {error!r}", where=str(folder / "runs.jsonl")) from error
+        raise StoreError(
+            f"cannot be read as the runs of a study: {error!r}", where=str(folder / "runs.jsonl")
+        ) from error
 
 
-def _restore(line: dict[str, Any], metrics: dict[str, list[dict[str, Any]]], runs: Path, where: str) -> None:
+def _restore(
+    line: dict[str, Any], metrics: dict[str, list[dict[str, Any]]], runs: Path, where: str
+) -> None:
     spec = line["spec"]
     if content_id(spec) != line["run"]:
-        raise StoreError(f"run {line['run']} has a specification that hashes to {content_id(spec)}", where=where,
-                         remedy="the file was changed: restore it from the commit")
+        raise StoreError(
+            f"run {line['run']} has a specification that hashes to {content_id(spec)}",
+            where=where,
+            remedy="the file was changed: restore it from the commit",
+        )
     run = RunDirectory.create(runs, spec)
     rows = sorted(metrics.get(run.id, []), key=lambda row: row["step"])
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)

@@ -1,8 +1,9 @@
 """Runs that several studies have in common are trained once.
 
-A study names others under ``share``. A run of theirs that is over, and whose specification is the same in everything that
-decides its numbers, is copied into the study instead of being trained again; result.json then says where it comes from
-(``taken_from``), so that its device-hours are counted once.
+A study names others under ``share``. A run of theirs that is over, and whose specification is the
+same in everything that decides its numbers, is copied into the study instead of being trained
+again; result.json then says where it comes from (``taken_from``), so that its device-hours are
+counted once.
 """
 
 from __future__ import annotations
@@ -24,20 +25,28 @@ def training_id(spec: dict[str, Any]) -> str:
 
 
 class Shared:
-    """Finished runs of other studies. ``folders`` are their ``runs`` directories; one that is not there is empty."""
+    """Finished runs of other studies. ``folders`` are their ``runs`` directories; one that is not
+    there is empty."""
 
     def __init__(self, folders: list[Path]):
         self.folders = folders
         self._found: dict[str, RunDirectory] | None = None
 
     def _index(self) -> dict[str, RunDirectory]:
-        if self._found is None:  # once: a study is not trained while another that shares it is being planned
-            self._found = {training_id(run.spec()): run for folder in self.folders for run in all_runs(folder)
-                           if (result := run.result()) and result["status"] in ("finished", "diverged")}
+        if (
+            self._found is None
+        ):  # once: a study is not trained while another that shares it is being planned
+            self._found = {
+                training_id(run.spec()): run
+                for folder in self.folders
+                for run in all_runs(folder)
+                if (result := run.result()) and result["status"] in ("finished", "diverged")
+            }
         return self._found
 
     def place(self, root: Path, spec: dict[str, Any]) -> RunDirectory:
-        """The directory of ``spec`` under ``root``, made if it is not there, and filled if another study has the run."""
+        """The directory of ``spec`` under ``root``, made if it is not there, and filled if another
+        study has the run."""
         run = RunDirectory.create(root, spec)
         if not self.folders or run.done:
             return run

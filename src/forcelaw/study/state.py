@@ -1,7 +1,8 @@
 """The state of a study that travels between machines, and how two of them become one.
 
-What travels: study.json, rates.json, pieces/, and of every run spec.json, metrics.jsonl and result.json. Checkpoints travel for
-runs that are under way only; those of finished runs are large and nothing needs them.
+What travels: study.json, rates.json, pieces/, and of every run spec.json, metrics.jsonl and
+result.json. Checkpoints travel for runs that are under way only; those of finished runs are large
+and nothing needs them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ SLACK = 2048  # bytes of tar around a file, and of its line in the index
 
 @dataclass
 class Export:
-    """What was written: ``parts``; and the runs whose checkpoint did not fit (id -> device seconds to be spent again)."""
+    """What was written: ``parts``; and the runs whose checkpoint did not fit (id -> device seconds
+    to be spent again)."""
 
     parts: list[Path]
     finished: int
@@ -40,32 +42,49 @@ class Export:
 
     def words(self) -> str:
         size = sum(path.stat().st_size for path in self.parts) / parts.MB
-        text = f"{len(self.parts)} part(s), {size:.1f} MB: {self.finished} runs that ended, {self.under_way} under way"
+        text = (
+            f"{len(self.parts)} part(s), {size:.1f} MB: {self.finished} runs that ended,"
+            f" {self.under_way} under way"
+        )
         if self.left_out:
-            text += (f"\n{len(self.left_out)} more under way have checkpoints that do not fit, and begin anew elsewhere: "
-                     f"{duration(sum(self.left_out.values()))} of device time ({', '.join(self.left_out)})")
+            text += (
+                f"\n{len(self.left_out)} more under way have checkpoints that do not fit, and begin"
+                f" anew elsewhere: {duration(sum(self.left_out.values()))} of device time"
+                f" ({', '.join(self.left_out)})"
+            )
         return text
 
 
 def export_study(out: Path, folder: Path, name: str, *, part: int, most: int) -> Export:
-    """Write the state of the study in ``out`` to FOLDER/NAME.tar.K-of-N; parts of ``part`` bytes, ``most`` of them. Where not
-    every checkpoint fits, those that hold the most device time for their size go first."""
+    """Write the state of the study in ``out`` to FOLDER/NAME.tar.K-of-N; parts of ``part`` bytes,
+    ``most`` of them. Where not every checkpoint fits, those that hold the most device time for
+    their size go first."""
     files = {p.name: p for p in (out / "study.json", out / "rates.json") if p.exists()}
     files |= {f"pieces/{p.name}": p for p in sorted((out / "pieces").glob("*.json"))}
     finished, open_runs = 0, []
     for run in runs(out / "runs"):
         if run.held:
-            raise StoreError(f"run {run.id} is being trained", where=str(run.path), remedy="stop `forcelaw run` first")
+            raise StoreError(
+                f"run {run.id} is being trained",
+                where=str(run.path),
+                remedy="stop `forcelaw run` first",
+            )
         files |= {f"runs/{run.id}/{n}": run.path / n for n in SMALL if (run.path / n).exists()}
         finished += run.done
         if not run.done and run.position():
             open_runs.append(run)
     room = part * most - sum(path.stat().st_size + SLACK for path in files.values()) - 20 * SLACK
     if room < 0:
-        raise StoreError(f"the study without any checkpoint takes more than {most} parts of {part / parts.MB:.0f} MB",
-                         where=str(out), remedy="allow more or larger parts (--parts, --part-mb)")
+        raise StoreError(
+            f"the study without any checkpoint takes more than {most} parts of"
+            f" {part / parts.MB:.0f} MB",
+            where=str(out),
+            remedy="allow more or larger parts (--parts, --part-mb)",
+        )
     seconds = {run.id: spent(run, None)[0] for run in open_runs}
-    size = {run.id: sum((run.path / n).stat().st_size + SLACK for n in CHECKPOINT) for run in open_runs}
+    size = {
+        run.id: sum((run.path / n).stat().st_size + SLACK for n in CHECKPOINT) for run in open_runs
+    }
     result = Export([], finished, 0)
     for run in sorted(open_runs, key=lambda r: -seconds[r.id] / size[r.id]):
         if size[run.id] > room:
@@ -74,7 +93,9 @@ def export_study(out: Path, folder: Path, name: str, *, part: int, most: int) ->
         room -= size[run.id]
         result.under_way += 1
         files |= {f"runs/{run.id}/{n}": run.path / n for n in CHECKPOINT}
-    result.parts = parts.write(files, folder, name, size=part, compress=False, about={"kind": "study"})
+    result.parts = parts.write(
+        files, folder, name, size=part, compress=False, about={"kind": "study"}
+    )
     return result
 
 
@@ -88,17 +109,22 @@ class Merge:
     differ: list[str] = field(default_factory=list)  # finished at both ends, with other numbers
 
     def words(self) -> str:
-        text = (f"{len(self.new)} runs are new, {len(self.better)} are further than they were here, {len(self.kept)} stay as "
-                "they are")
+        text = (
+            f"{len(self.new)} runs are new, {len(self.better)} are further than they were here,"
+            f" {len(self.kept)} stay as they are"
+        )
         if self.differ:
-            text += (f"\n{len(self.differ)} ended on both sides with different numbers (another device or thread count); those "
-                     f"that were here stay: {', '.join(self.differ)}")
+            text += (
+                f"\n{len(self.differ)} ended on both sides with different numbers (another device"
+                f" or thread count); those that were here stay: {', '.join(self.differ)}"
+            )
         return text
 
 
 def merge_study(incoming: Path, out: Path) -> Merge:
-    """Put the study directory ``incoming`` into ``out`` (which may not exist yet), run by run: a finished run beats an
-    unfinished one, and one with more steps beats one with fewer. Nothing is mixed within a run."""
+    """Put the study directory ``incoming`` into ``out`` (which may not exist yet), run by run: a
+    finished run beats an unfinished one, and one with more steps beats one with fewer. Nothing is
+    mixed within a run."""
     later = _same_study(incoming, out)
     merge = Merge()
     (out / "runs").mkdir(parents=True, exist_ok=True)
@@ -109,7 +135,11 @@ def merge_study(incoming: Path, out: Path) -> Merge:
             merge.new.append(run.id)
         elif rank(run) > rank(here):
             if here.held:
-                raise StoreError(f"run {run.id} is being trained here", where=str(here.path), remedy="stop `forcelaw run` first")
+                raise StoreError(
+                    f"run {run.id} is being trained here",
+                    where=str(here.path),
+                    remedy="stop `forcelaw run` first",
+                )
             _place(run, here)
             merge.better.append(run.id)
         else:
@@ -122,16 +152,22 @@ def merge_study(incoming: Path, out: Path) -> Merge:
         if not target.exists() or read_json(target)["seconds"] < read_json(path)["seconds"]:
             shutil.copyfile(path, target)
     for name in ("study.json", "rates.json"):
-        if (incoming / name).exists() and (not (out / name).exists() or (later and name == "study.json")):
+        if (incoming / name).exists() and (
+            not (out / name).exists() or (later and name == "study.json")
+        ):
             write_json(out / name, read_json(incoming / name))
     return merge
 
 
 def rank(run: RunDirectory) -> tuple[int, int, int]:
-    """How far a run is: how it ended, the step from which it would go on, the evaluations that it has."""
+    """How far a run is: how it ended, the step from which it would go on, the evaluations that it
+    has."""
     result, metrics = run.result(), run.metrics()
-    return (STATUS.get(result["status"], 1) if result else 0, 0 if result else run.position(),
-            metrics[-1]["step"] if metrics else 0)
+    return (
+        STATUS.get(result["status"], 1) if result else 0,
+        0 if result else run.position(),
+        metrics[-1]["step"] if metrics else 0,
+    )
 
 
 def _numbers(run: RunDirectory) -> list[Any]:
@@ -153,8 +189,8 @@ def _place(run: RunDirectory, target: RunDirectory) -> None:
 
 
 def _same_study(incoming: Path, out: Path) -> bool:
-    """Whether the archive's study is a later stage of the one here (one of the two may have grown: `write_study` keeps what it
-    was); an error if it is another."""
+    """Whether the archive's study is a later stage of the one here (one of the two may have grown:
+    `write_study` keeps what it was); an error if it is another."""
     theirs, ours = incoming / "study.json", out / "study.json"
     if not theirs.exists() or not ours.exists():
         return False
@@ -162,20 +198,23 @@ def _same_study(incoming: Path, out: Path) -> bool:
     different = differences(a["study"], b["study"])
     stages = [content.get("grown", []) for content in (a, b)]
     shorter, longer = sorted(stages, key=len)
-    since = {key for stage in longer[len(shorter):] for key in stage["keys"]}
-    if longer[:len(shorter)] == shorter and set(different) <= since:
+    since = {key for stage in longer[len(shorter) :] for key in stage["keys"]}
+    if longer[: len(shorter)] == shorter and set(different) <= since:
         different = []
     if a["data"].get("hash") != b["data"].get("hash"):
         different.append(f"data ({a['data'].get('hash')} and {b['data'].get('hash')})")
     if different:
-        raise StoreError(f"the archive is of another study (different: {', '.join(different)})", where=str(out),
-                         remedy="import it into a directory of its own")
+        raise StoreError(
+            f"the archive is of another study (different: {', '.join(different)})",
+            where=str(out),
+            remedy="import it into a directory of its own",
+        )
     return len(stages[0]) > len(stages[1])
 
 
 def import_archive(given: list[Path], to: Path) -> str:
-    """Unpack the parts of an archive, or the evidence of a study, into ``to``: a study is merged into what is there, anything
-    else must not be there yet. Tells what was done."""
+    """Unpack the parts of an archive, or the evidence of a study, into ``to``: a study is merged
+    into what is there, anything else must not be there yet. Tells what was done."""
     if len(given) == 1 and is_evidence(given[0]):
         return _import_evidence(given[0], to)
     found = parts.find(given)
@@ -187,14 +226,21 @@ def import_archive(given: list[Path], to: Path) -> str:
         if index.get("kind") == "study":
             return merge_study(folder, to).words()
         if to.exists():
-            raise StoreError("there is something here already", where=str(to), remedy="choose another --to, or remove it")
+            raise StoreError(
+                "there is something here already",
+                where=str(to),
+                remedy="choose another --to, or remove it",
+            )
         if index.get("kind") == "file":
             (folder / next(iter(index["files"]))).rename(to)
         else:
             folder.rename(to)
         if index.get("kind") == "pack":
             _check_pack(to)
-        return f"{len(index['files'])} file(s), {sum(f['bytes'] for f in index['files'].values()) / parts.MB:.1f} MB, checked"
+        return (
+            f"{len(index['files'])} file(s),"
+            f" {sum(f['bytes'] for f in index['files'].values()) / parts.MB:.1f} MB, checked"
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -205,7 +251,10 @@ def _import_evidence(given: Path, to: Path) -> str:
     try:
         unpack_evidence(given, folder)
         said = merge_study(folder, to).words()
-        return said + "\nruns that were under way keep their evaluations and begin anew: no weights travel"
+        return (
+            said
+            + "\nruns that were under way keep their evaluations and begin anew: no weights travel"
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -232,5 +281,8 @@ def _check_pack(path: Path) -> None:
     pack = Pack(path)
     for name, array in pack.manifest["arrays"].items():
         if file_sha256(path / f"{name}.npy") != array["sha256"]:
-            raise StoreError(f"{name}.npy is not what the manifest of the pack says", where=str(path),
-                             remedy="prepare the pack again")
+            raise StoreError(
+                f"{name}.npy is not what the manifest of the pack says",
+                where=str(path),
+                remedy="prepare the pack again",
+            )

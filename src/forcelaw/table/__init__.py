@@ -1,1 +1,2 @@
-"""Tables of runs: run directories, committed evidence and foreign files, under one list of column names."""
+"""Tables of runs: run directories, committed evidence and foreign files, under one list of column
+names."""

@@ -1,10 +1,12 @@
-"""A filter such as ``flag == 1 and (params >= 1e6 or family in ('a', 'b'))`` as a mask over the rows of a table.
+"""A filter such as ``flag == 1 and (params >= 1e6 or family in ('a', 'b'))`` as a mask over the
+rows of a table.
 
-The text is split into tokens and walked by a parser of three rules; it is never handed to Python. Names are columns
-(in backticks or double quotes when they hold spaces), strings stand in single quotes (double quotes are taken as a
-string when no column has that name). A column of true and false, in any case, counts as 1 and 0, may be compared with
-true, 'True' or 1, and may stand alone (``not outlier``); numbers that are written as text compare as numbers with a number.
-A missing cell is unequal to everything and in no order.
+The text is split into tokens and walked by a parser of three rules; it is never handed to Python.
+Names are columns (in backticks or double quotes when they hold spaces), strings stand in single
+quotes (double quotes are taken as a string when no column has that name). A column of true and
+false, in any case, counts as 1 and 0, may be compared with true, 'True' or 1, and may stand alone
+(``not outlier``); numbers that are written as text compare as numbers with a number. A missing cell
+is unequal to everything and in no order.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _TOKEN = re.compile(
     r"|(?P<word>[^\W\d][\w./]*))"
 )
 _WORDS = {"and", "or", "not", "in", "is", "null", "true", "false"}
-_REMEDY = "write comparisons joined by and, or, not and brackets, e.g. \"flag == 1 and params >= 1e6\""
+_REMEDY = (
+    'write comparisons joined by and, or, not and brackets, e.g. "flag == 1 and params >= 1e6"'
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,11 @@ def _tokens(text: str) -> list[_Token]:
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise FitError(f"cannot read the filter at {text[position:position + 20]!r}",
-                           where=f"--where, character {position + 1}", remedy=_REMEDY)
+            raise FitError(
+                f"cannot read the filter at {text[position : position + 20]!r}",
+                where=f"--where, character {position + 1}",
+                remedy=_REMEDY,
+            )
         kind, value = str(match.lastgroup), match.group(str(match.lastgroup))
         if kind == "single":
             token = _Token("string", value[1:-1], position)
@@ -55,9 +62,13 @@ def _tokens(text: str) -> list[_Token]:
             token = _Token("name", value[1:-1], position)
         elif kind == "word":
             lower = value.lower()
-            token = _Token("word" if lower in _WORDS else "name", lower if lower in _WORDS else value, position)
+            token = _Token(
+                "word" if lower in _WORDS else "name", lower if lower in _WORDS else value, position
+            )
         elif kind == "op":
-            same = {"=": "==", "<>": "!=", "&&": "and", "&": "and", "||": "or", "|": "or"}.get(value, value)
+            same = {"=": "==", "<>": "!=", "&&": "and", "&": "and", "||": "or", "|": "or"}.get(
+                value, value
+            )
             token = _Token("word" if same in ("and", "or") else "op", same, position)
         else:
             token = _Token(kind, value, position)
@@ -85,7 +96,10 @@ class _Parser:
 
     def expect(self, text: str) -> None:
         if not self.peek(text):
-            raise self.fail(f"expected {text!r}, found {self.tokens[self.i].text or 'the end'!r}", self.tokens[self.i])
+            raise self.fail(
+                f"expected {text!r}, found {self.tokens[self.i].text or 'the end'!r}",
+                self.tokens[self.i],
+            )
         self.i += 1
 
     def either(self) -> np.ndarray:
@@ -122,8 +136,11 @@ class _Parser:
     def comparison(self) -> np.ndarray:
         start = self.tokens[self.i]
         left = self.operand()
-        if start.text in self.flags and start.kind != "string" and (self.peek("and", "or", ")") or
-                                                                     self.tokens[self.i].kind == "end"):
+        if (
+            start.text in self.flags
+            and start.kind != "string"
+            and (self.peek("and", "or", ")") or self.tokens[self.i].kind == "end")
+        ):
             return _compare(left, "==", 1.0, self.frame.height)  # `outlier` says outlier == true
         if self.peek("is"):
             self.i += 1
@@ -146,8 +163,14 @@ class _Parser:
         token = self.take()
         if negate or token.kind != "op" or token.text not in ("==", "!=", "<", "<=", ">", ">="):
             value = "true" if start.text in self.flags else "'...'" if _textual(left) else "1"
-            hint = f"; write {start.text} == {value}" if start.kind == "name" and start.text in self.frame.columns else ""
-            raise self.fail(f"expected a comparison, found {token.text or 'the end'!r}{hint}", token)
+            hint = (
+                f"; write {start.text} == {value}"
+                if start.kind == "name" and start.text in self.frame.columns
+                else ""
+            )
+            raise self.fail(
+                f"expected a comparison, found {token.text or 'the end'!r}{hint}", token
+            )
         return self.compare(left, token.text, start)
 
     def compare(self, left: np.ndarray | float | str, op: str, start: _Token) -> np.ndarray:
@@ -156,18 +179,38 @@ class _Parser:
         right = self.operand()
         if _textual(left) != _textual(right):
             for value, name in ((left, token), (right, start)):
-                if isinstance(value, str) and name.text in self.flags and _textual(_as_numbers(value)):
-                    raise self.fail(f"the text {value!r} is compared with column {name.text!r}, which holds true and false: "
-                                    f"write {name.text} == true, or not {name.text}", start)
+                if (
+                    isinstance(value, str)
+                    and name.text in self.flags
+                    and _textual(_as_numbers(value))
+                ):
+                    raise self.fail(
+                        f"the text {value!r} is compared with column {name.text!r}, which holds"
+                        f" true and false: write {name.text} == true, or not {name.text}",
+                        start,
+                    )
             left, right = _as_numbers(left), _as_numbers(right)
             for value, name, other in ((left, start, token), (right, token, start)):
                 if _textual(value):
-                    shown = value if isinstance(value, str) else next((v for v in value if v is not None), "nothing")
-                    what = f"the text {value!r}" if isinstance(value, str) else f"column {name.text!r}, which holds text such " \
-                                                                                f"as {shown!r},"
-                    raise self.fail(f"{what} is compared with {other.text}, a number; text stands in single quotes: "
-                                    f"{name.text} == '{shown}'" if not isinstance(value, str) else
-                                    f"{what} is compared with {other.text}, which holds numbers", start)
+                    shown = (
+                        value
+                        if isinstance(value, str)
+                        else next((v for v in value if v is not None), "nothing")
+                    )
+                    what = (
+                        f"the text {value!r}"
+                        if isinstance(value, str)
+                        else f"column {name.text!r}, which holds text such as {shown!r},"
+                    )
+                    raise self.fail(
+                        (
+                            f"{what} is compared with {other.text}, a number; text stands in single"
+                            f" quotes: {name.text} == '{shown}'"
+                            if not isinstance(value, str)
+                            else f"{what} is compared with {other.text}, which holds numbers"
+                        ),
+                        start,
+                    )
         return _compare(left, op, right, self.frame.height)
 
     def operand(self) -> np.ndarray | float | str:
@@ -186,18 +229,28 @@ class _Parser:
                 return values
             if token.kind == "quoted":
                 return token.text
-            raise self.fail(f"there is no column {token.text!r}; columns are {', '.join(self.frame.columns[:30])} "
-                            "(text stands in single quotes)", token)
-        raise self.fail(f"expected a column, a number or a quoted text, found {token.text or 'the end'!r}", token)
+            raise self.fail(
+                f"there is no column {token.text!r}; columns are"
+                f" {', '.join(self.frame.columns[:30])} (text stands in single quotes)",
+                token,
+            )
+        raise self.fail(
+            f"expected a column, a number or a quoted text, found {token.text or 'the end'!r}",
+            token,
+        )
 
 
 def _values(series: pl.Series) -> tuple[np.ndarray, bool]:
-    """A column as float64 (missing is NaN) or as an object array of strings (missing is None), and whether it holds true
-    and false, which count as 1 and 0, however they are written."""
+    """A column as float64 (missing is NaN) or as an object array of strings (missing is None), and
+    whether it holds true and false, which count as 1 and 0, however they are written."""
     if series.dtype.is_numeric() or str(series.dtype) == "Boolean":
         return series.cast(float).fill_null(float("nan")).to_numpy(), str(series.dtype) == "Boolean"
-    text = np.array([None if value is None else str(value) for value in series.to_list()], dtype=object)
-    if {cell.strip().lower() for cell in text if cell is not None} <= {"true", "false"} and any(text):
+    text = np.array(
+        [None if value is None else str(value) for value in series.to_list()], dtype=object
+    )
+    if {cell.strip().lower() for cell in text if cell is not None} <= {"true", "false"} and any(
+        text
+    ):
         numbers = _as_numbers(text)
         assert isinstance(numbers, np.ndarray)
         return numbers, True
@@ -233,23 +286,40 @@ def _as_numbers(value: np.ndarray | float | str) -> np.ndarray | float | str:
     return np.array([np.nan if cell is None else table[cell] for cell in value], float)
 
 
-def _compare(left: np.ndarray | float | str, op: str, right: np.ndarray | float | str, rows: int) -> np.ndarray:
+def _compare(
+    left: np.ndarray | float | str, op: str, right: np.ndarray | float | str, rows: int
+) -> np.ndarray:
     if _textual(left):
         missing = _missing(left, rows) | _missing(right, rows)
-        left, right = (np.where(_missing(v, rows), "", v).astype(str) if isinstance(v, np.ndarray) else v
-                       for v in (left, right))
+        left, right = (
+            np.where(_missing(v, rows), "", v).astype(str) if isinstance(v, np.ndarray) else v
+            for v in (left, right)
+        )
     else:
         missing = _missing(left, rows) | _missing(right, rows)
-    table = {"==": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater,
-             ">=": np.greater_equal}
+    table = {
+        "==": np.equal,
+        "!=": np.not_equal,
+        "<": np.less,
+        "<=": np.less_equal,
+        ">": np.greater,
+        ">=": np.greater_equal,
+    }
     mask = np.broadcast_to(table[op](np.asarray(left), np.asarray(right)), (rows,))
-    return np.where(missing, op == "!=", mask)  # a missing cell is unequal to everything and in no order
+    return np.where(
+        missing, op == "!=", mask
+    )  # a missing cell is unequal to everything and in no order
 
 
 def where(text: str, frame: pl.DataFrame) -> np.ndarray:
-    """Boolean mask [rows] of the rows of ``frame`` that pass the filter ``text``; FitError says what is wrong in it."""
+    """Boolean mask [rows] of the rows of ``frame`` that pass the filter ``text``; FitError says
+    what is wrong in it."""
     if len(text) > MAX_LENGTH:
-        raise FitError(f"the filter has {len(text)} characters, more than {MAX_LENGTH}", where="--where", remedy=_REMEDY)
+        raise FitError(
+            f"the filter has {len(text)} characters, more than {MAX_LENGTH}",
+            where="--where",
+            remedy=_REMEDY,
+        )
     parser = _Parser(text, frame)
     mask = parser.either()
     if parser.tokens[parser.i].kind != "end":

@@ -19,9 +19,11 @@ POLARS = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
 
 @dataclass
 class Source:
-    """A table of runs with :data:`forcelaw.store.runs.COLUMNS`, the resolved study (may be empty) and what failed runs said.
+    """A table of runs with :data:`forcelaw.store.runs.COLUMNS`, the resolved study (may be empty)
+    and what failed runs said.
 
-    path: the directory that the report belongs to. origin: the file or folder that the table was read from.
+    path: the directory that the report belongs to. origin: the file or folder that the table was
+    read from.
     """
 
     path: Path
@@ -32,7 +34,8 @@ class Source:
 
 
 def load(path: str | Path) -> Source:
-    """Read a study directory (``runs/<id>/`` or else ``runs.parquet`` / ``runs.csv`` inside) or a table file.
+    """Read a study directory (``runs/<id>/`` or else ``runs.parquet`` / ``runs.csv`` inside) or a
+    table file.
 
     Raises StoreError where there is nothing to report on, or a table lacks what a report needs.
     """
@@ -41,18 +44,26 @@ def load(path: str | Path) -> Source:
         raise StoreError(
             "there is no such study or table",
             where=str(path),
-            remedy="give the output directory of `forcelaw run`, or a table of runs (.csv, .parquet)",
+            remedy=(
+                "give the output directory of `forcelaw run`, or a table of runs (.csv, .parquet)"
+            ),
         )
     if path.is_file():
         return _of_table(path.parent, path)
     folder = path / "runs"
     if folder.is_dir() and any(folder.glob("*/spec.json")):
-        messages = {run.id: result for run in runs(folder) if (result := run.result()) and "message" in result}
+        messages = {
+            run.id: result
+            for run in runs(folder)
+            if (result := run.result()) and "message" in result
+        }
         return Source(path, folder, _complete(table(folder), folder), _study(path), messages)
     for name in TABLES:
         if (path / name).exists():
             return _of_table(path, path / name)
-    if folder.is_dir() or (path / "study.json").exists():  # a study that has only been planned: an empty report says so
+    if (
+        folder.is_dir() or (path / "study.json").exists()
+    ):  # a study that has only been planned: an empty report says so
         empty = pl.DataFrame(schema={name: POLARS[kind] for name, kind in COLUMNS.items()})
         return Source(path, folder, empty, _study(path))
     raise StoreError(
@@ -68,10 +79,17 @@ def _of_table(folder: Path, path: Path) -> Source:
 
 
 def _messages(frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """What runs said that diverged or failed, and where, from the columns ``message`` and ``ended`` of a table."""
-    said = frame.filter(pl.col("message").is_not_null()).unique("run", keep="last", maintain_order=True)
-    return {row["run"]: {"message": row["message"]} | ({} if row["ended"] is None else {"step": row["ended"]})
-            for row in said.iter_rows(named=True)}
+    """What runs said that diverged or failed, and where, from the columns ``message`` and ``ended``
+    of a table."""
+    said = frame.filter(pl.col("message").is_not_null()).unique(
+        "run", keep="last", maintain_order=True
+    )
+    return {
+        row["run"]: (
+            {"message": row["message"]} | ({} if row["ended"] is None else {"step": row["ended"]})
+        )
+        for row in said.iter_rows(named=True)
+    }
 
 
 def _study(folder: Path) -> dict[str, Any]:
@@ -80,7 +98,11 @@ def _study(folder: Path) -> dict[str, Any]:
         return {}
     study = read_json(path)
     if not isinstance(study, dict):
-        raise StoreError("study.json is not an object", where=str(path), remedy="let `forcelaw run` write it again")
+        raise StoreError(
+            "study.json is not an object",
+            where=str(path),
+            remedy="let `forcelaw run` write it again",
+        )
     return study
 
 
@@ -91,20 +113,26 @@ def read_table(path: Path) -> pl.DataFrame:
         if suffix == ".parquet":
             frame = pl.read_parquet(path)
         elif suffix == ".csv":
-            frame = pl.read_csv(path, infer_schema=False)  # text; _complete converts, and names the column that cannot
+            frame = pl.read_csv(
+                path, infer_schema=False
+            )  # text; _complete converts, and names the column that cannot
         else:
-            raise StoreError(f"unknown kind of table {suffix!r}", where=str(path), remedy="use .csv or .parquet")
+            raise StoreError(
+                f"unknown kind of table {suffix!r}", where=str(path), remedy="use .csv or .parquet"
+            )
     except (pl.exceptions.PolarsError, OSError) as error:
         raise StoreError(f"cannot be read as a table: {error}", where=str(path)) from error
     return _complete(frame, path)
 
 
 def _complete(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """All columns, with their types; derived where a table does not have them and the meaning is plain."""
+    """All columns, with their types; derived where a table does not have them and the meaning is
+    plain."""
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise StoreError(
-            f"the table lacks the column(s) {', '.join(missing)}; it has {', '.join(frame.columns)}",
+            f"the table lacks the column(s) {', '.join(missing)}; it has"
+            f" {', '.join(frame.columns)}",
             where=str(path),
             remedy="rename its columns to those of forcelaw.store.runs.COLUMNS",
         )
@@ -136,6 +164,7 @@ def _cast(column: pl.Series, kind: type, path: Path) -> pl.Series:
         return column.cast(POLARS[kind])
     except pl.exceptions.PolarsError as error:
         raise StoreError(
-            f"column {name!r} holds something that is not a {kind.__name__}: {str(error).splitlines()[0]}",
+            f"column {name!r} holds something that is not a {kind.__name__}:"
+            f" {str(error).splitlines()[0]}",
             where=str(path),
         ) from error

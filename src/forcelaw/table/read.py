@@ -1,5 +1,6 @@
-"""Files as tables: what people have on disk (CSV from a spreadsheet, exports of trackers, compressed or in an odd encoding)
-as a polars DataFrame. What was assumed is said; what would be a guess is refused, with the way out."""
+"""Files as tables: what people have on disk (CSV from a spreadsheet, exports of trackers,
+compressed or in an odd encoding) as a polars DataFrame. What was assumed is said; what would be a
+guess is refused, with the way out."""
 
 from __future__ import annotations
 
@@ -15,17 +16,28 @@ from ..errors import FitError
 if TYPE_CHECKING:
     import polars as pl
 
-KINDS = ".csv, .tsv, .txt, .parquet, .feather, .json, .jsonl (each also as .gz, .bz2 or .xz) or a directory of runs"
+KINDS = (
+    ".csv, .tsv, .txt, .parquet, .feather, .json, .jsonl (each also as .gz, .bz2 or .xz) or a"
+    " directory of runs"
+)
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-MOST_BYTES = 4 * 2**30  # after decompression: a table of runs is never this large, a decompression bomb is
-_COMPRESSED = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\x00", ".zst": b"\x28\xb5\x2f\xfd"}
+MOST_BYTES = (
+    4 * 2**30
+)  # after decompression: a table of runs is never this large, a decompression bomb is
+_COMPRESSED = {
+    ".gz": b"\x1f\x8b",
+    ".bz2": b"BZh",
+    ".xz": b"\xfd7zXZ\x00",
+    ".zst": b"\x28\xb5\x2f\xfd",
+}
 _TEXT = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson")
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".joblib")
 
 
 def read_file(path: Path) -> tuple[pl.DataFrame, list[str]]:
-    """The table in ``path`` and notes on what was assumed. FitError says what the file is and what to do instead."""
+    """The table in ``path`` and notes on what was assumed. FitError says what the file is and what
+    to do instead."""
     import polars as pl
 
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _COMPRESSED]
@@ -38,7 +50,9 @@ def read_file(path: Path) -> tuple[pl.DataFrame, list[str]]:
             return pl.read_ipc(path), []
         text, notes = _text(_content(path), path)
         if not text.strip():
-            raise FitError("the table is empty", where=str(path), remedy="give a table with a header and rows")
+            raise FitError(
+                "the table is empty", where=str(path), remedy="give a table with a header and rows"
+            )
         if kind == ".json":
             return _json(text, path), notes
         if kind in (".jsonl", ".ndjson"):
@@ -46,22 +60,38 @@ def read_file(path: Path) -> tuple[pl.DataFrame, list[str]]:
         return _delimited(text, kind, path, notes), notes
     except FitError:
         raise
-    except (Exception, pl.exceptions.PanicException) as error:  # polars raises many kinds; the user needs file and cause
+    except (
+        Exception,
+        pl.exceptions.PanicException,
+    ) as error:  # polars raises many kinds; the user needs file and cause
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise FitError(f"the table cannot be read: {first}", where=str(path),
-                       remedy="check that it is the format its name says, and that you may read it") from error
+        raise FitError(
+            f"the table cannot be read: {first}",
+            where=str(path),
+            remedy="check that it is the format its name says, and that you may read it",
+        ) from error
 
 
 def _refuse_kind(kind: str, path: Path) -> None:
     if kind in _SPREADSHEETS:
-        raise FitError(f"{kind} is a spreadsheet, which is not read: its cells may be formulas", where=str(path),
-                       remedy="save the sheet as CSV (UTF-8) and give that")
+        raise FitError(
+            f"{kind} is a spreadsheet, which is not read: its cells may be formulas",
+            where=str(path),
+            remedy="save the sheet as CSV (UTF-8) and give that",
+        )
     if kind in _PICKLES:
-        raise FitError(f"tables of kind {kind!r} are not read: such a file can run code when it is opened, or has no "
-                       "column names", where=str(path), remedy=f"write the table as one of {KINDS}")
+        raise FitError(
+            f"tables of kind {kind!r} are not read: such a file can run code when it is opened, or"
+            " has no column names",
+            where=str(path),
+            remedy=f"write the table as one of {KINDS}",
+        )
     if kind not in (*_TEXT, ".parquet", ".pq", ".feather", ".arrow", ".ipc"):
-        raise FitError(f"tables of kind {kind or 'without suffix'!r} are not read", where=str(path),
-                       remedy=f"give {KINDS}; rename delimited text to end in .csv")
+        raise FitError(
+            f"tables of kind {kind or 'without suffix'!r} are not read",
+            where=str(path),
+            remedy=f"give {KINDS}; rename delimited text to end in .csv",
+        )
 
 
 def _content(path: Path) -> bytes:
@@ -76,25 +106,36 @@ def _content(path: Path) -> bytes:
     for suffix, magic in _COMPRESSED.items():
         if head.startswith(magic):
             if suffix == ".zst":
-                raise FitError("the file is compressed with zstd, which is not read", where=str(path),
-                               remedy="decompress it (zstd -d), or use gzip")
+                raise FitError(
+                    "the file is compressed with zstd, which is not read",
+                    where=str(path),
+                    remedy="decompress it (zstd -d), or use gzip",
+                )
             opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[suffix]
     with opener(path, "rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise FitError(f"the table has more than {MOST_BYTES // 2**30} GiB of text", where=str(path),
-                       remedy="keep the rows and columns that matter, or write Parquet")
+        raise FitError(
+            f"the table has more than {MOST_BYTES // 2**30} GiB of text",
+            where=str(path),
+            remedy="keep the rows and columns that matter, or write Parquet",
+        )
     return content
 
 
 def _text(content: bytes, path: Path) -> tuple[str, list[str]]:
-    """The bytes as text: UTF-8 or UTF-16 by their mark, else UTF-8, else Western European, which is said."""
-    for magic, what, remedy in ((b"PK\x03\x04", "a spreadsheet or another zip archive", "save the sheet as CSV (UTF-8)"),
-                                (b"\xd0\xcf\x11\xe0", "an old Excel file", "save the sheet as CSV (UTF-8)"),
-                                (b"PAR1", "Parquet", "rename it to end in .parquet"),
-                                (b"ARROW1", "Arrow", "rename it to end in .feather")):
+    """The bytes as text: UTF-8 or UTF-16 by their mark, else UTF-8, else Western European, which is
+    said."""
+    for magic, what, remedy in (
+        (b"PK\x03\x04", "a spreadsheet or another zip archive", "save the sheet as CSV (UTF-8)"),
+        (b"\xd0\xcf\x11\xe0", "an old Excel file", "save the sheet as CSV (UTF-8)"),
+        (b"PAR1", "Parquet", "rename it to end in .parquet"),
+        (b"ARROW1", "Arrow", "rename it to end in .feather"),
+    ):
         if content.startswith(magic):
-            raise FitError(f"by its contents the file is {what}, not text", where=str(path), remedy=remedy)
+            raise FitError(
+                f"by its contents the file is {what}, not text", where=str(path), remedy=remedy
+            )
     notes = []
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = content.decode("utf-16")
@@ -104,11 +145,16 @@ def _text(content: bytes, path: Path) -> tuple[str, list[str]]:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             text = content.decode("cp1252", errors="replace")
-            notes.append(f"byte {error.start + 1} is not UTF-8: the file was read as Western European (Windows-1252) text; "
-                         "numbers do not depend on this, names with accents may")
+            notes.append(
+                f"byte {error.start + 1} is not UTF-8: the file was read as Western European"
+                " (Windows-1252) text; numbers do not depend on this, names with accents may"
+            )
     if "\0" in text[:100_000]:
-        raise FitError("the file holds zero bytes: it is binary, or UTF-16 text without its mark", where=str(path),
-                       remedy="save it as UTF-8 text, or as Parquet")
+        raise FitError(
+            "the file holds zero bytes: it is binary, or UTF-16 text without its mark",
+            where=str(path),
+            remedy="save it as UTF-8 text, or as Parquet",
+        )
     if "\n" not in text and "\r" in text:  # as old Macs end lines
         text = text.replace("\r", "\n")
     return text, notes
@@ -125,25 +171,34 @@ def _delimited(text: str, kind: str, path: Path, notes: list[str]) -> pl.DataFra
     header = [name.strip() for name in next(csv.reader(io.StringIO(text), delimiter=separator))]
     _check_header(header, path)
     try:
-        frame = pl.read_csv(io.BytesIO(text.encode()), separator=separator, infer_schema_length=None)
+        frame = pl.read_csv(
+            io.BytesIO(text.encode()), separator=separator, infer_schema_length=None
+        )
     except pl.exceptions.PolarsError as error:
         raise _ragged(text, separator, header, path) or error from error
-    if frame.width == len(header) and all(header):  # as the csv module reads quotes: polars keeps doubled ones
+    if frame.width == len(header) and all(
+        header
+    ):  # as the csv module reads quotes: polars keeps doubled ones
         frame.columns = header
     return frame
 
 
 def _after_comments(text: str, notes: list[str]) -> str:
-    """Without lines that start with # above the header, as some writers leave them; not if the header itself has it."""
+    """Without lines that start with # above the header, as some writers leave them; not if the
+    header itself has it."""
     lines = text.split("\n", 50)
     count = 0
-    while count < len(lines) - 1 and (lines[count].lstrip().startswith("#") or not lines[count].strip()):
+    while count < len(lines) - 1 and (
+        lines[count].lstrip().startswith("#") or not lines[count].strip()
+    ):
         count += 1
     comments = [line for line in lines[:count] if line.strip()]
     if not comments:
         return "\n".join(lines[count:]) if count else text
     body = lines[count]
-    if len(comments) == 1 and _width(comments[0]) == _width(body) > 1:  # "# n d loss" above numbers: that is the header
+    if (
+        len(comments) == 1 and _width(comments[0]) == _width(body) > 1
+    ):  # "# n d loss" above numbers: that is the header
         return text
     notes.append(f"{len(comments)} comment line(s) above the header were skipped")
     return "\n".join(lines[count:])
@@ -154,7 +209,8 @@ def _width(line: str) -> int:
 
 
 def _separator(text: str, kind: str, notes: list[str]) -> str:
-    """The separator that the name promises, unless the header has none of it and another splits it."""
+    """The separator that the name promises, unless the header has none of it and another splits
+    it."""
     usual = "\t" if kind == ".tsv" else ","
     line = text.lstrip("\r\n").split("\n", 1)[0]
     if kind != ".txt" and usual in line:
@@ -171,12 +227,18 @@ def _check_header(header: list[str], path: Path) -> None:
     """A name twice cannot be told apart; numbers are no names."""
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
-        raise FitError(f"the header has {', '.join(map(repr, twice))} more than once", where=str(path),
-                       remedy="rename one of them")
+        raise FitError(
+            f"the header has {', '.join(map(repr, twice))} more than once",
+            where=str(path),
+            remedy="rename one of them",
+        )
     named = [name for name in header if name]
     if named and sum(_number(name) for name in named) > len(named) / 2:
-        raise FitError(f"the first line holds numbers ({', '.join(named[:4])}), not the names of columns", where=str(path),
-                       remedy="put a header above, e.g. params,tokens,loss,run")
+        raise FitError(
+            f"the first line holds numbers ({', '.join(named[:4])}), not the names of columns",
+            where=str(path),
+            remedy="put a header above, e.g. params,tokens,loss,run",
+        )
 
 
 def _number(text: str) -> bool:
@@ -188,7 +250,8 @@ def _number(text: str) -> bool:
 
 
 def _ragged(text: str, separator: str, header: list[str], path: Path) -> FitError | None:
-    """The first row that has more fields than the header, as an error that shows it; None if none has."""
+    """The first row that has more fields than the header, as an error that shows it; None if none
+    has."""
     reader = csv.reader(io.StringIO(text), delimiter=separator)
     next(reader)
     for fields in reader:
@@ -200,8 +263,12 @@ def _ragged(text: str, separator: str, header: list[str], path: Path) -> FitErro
                 remedy = "the first line looks like a title: delete it, or start it with #"
             else:
                 remedy = "quote cells that hold the separator, or delete what is too much"
-            return FitError(f"line {reader.line_num} has {len(fields)} fields where the header has {len(header)}: {shown!r}",
-                            where=str(path), remedy=remedy)
+            return FitError(
+                f"line {reader.line_num} has {len(fields)} fields where the header has"
+                f" {len(header)}: {shown!r}",
+                where=str(path),
+                remedy=remedy,
+            )
     return None
 
 
@@ -213,17 +280,32 @@ def _json(text: str, path: Path) -> pl.DataFrame:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise FitError(f"this is not JSON: {error.msg}, line {error.lineno}", where=str(path),
-                       remedy="if there is one object a line, end the name in .jsonl") from error
+        raise FitError(
+            f"this is not JSON: {error.msg}, line {error.lineno}",
+            where=str(path),
+            remedy="if there is one object a line, end the name in .jsonl",
+        ) from error
     rows = content.get("rows", content) if isinstance(content, dict) else content
-    columns = isinstance(rows, dict) and rows and all(isinstance(value, list) for value in rows.values())
+    columns = (
+        isinstance(rows, dict) and rows and all(isinstance(value, list) for value in rows.values())
+    )
     if columns:
         lengths = {name: len(value) for name, value in rows.items()}
         if len(set(lengths.values())) > 1:
-            raise FitError(f"the columns differ in length: {lengths}", where=str(path), remedy="give every row every column")
+            raise FitError(
+                f"the columns differ in length: {lengths}",
+                where=str(path),
+                remedy="give every row every column",
+            )
     elif not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-        raise FitError("this JSON is no table", where=str(path),
-                       remedy="give an array of objects, one a row, or an object of equally long arrays, one a column")
+        raise FitError(
+            "this JSON is no table",
+            where=str(path),
+            remedy=(
+                "give an array of objects, one a row, or an object of equally long arrays, one a"
+                " column"
+            ),
+        )
     return _frame(rows)
 
 
@@ -235,19 +317,31 @@ def _json_lines(text: str, path: Path) -> pl.DataFrame:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise FitError(f"line {number} is not JSON ({error.msg}): {line[:60]!r}", where=str(path),
-                           remedy="give one object a line") from error
+            raise FitError(
+                f"line {number} is not JSON ({error.msg}): {line[:60]!r}",
+                where=str(path),
+                remedy="give one object a line",
+            ) from error
         if not isinstance(row, dict):
-            raise FitError(f"line {number} is no JSON object: {line[:60]!r}", where=str(path), remedy="give one object a line")
+            raise FitError(
+                f"line {number} is no JSON object: {line[:60]!r}",
+                where=str(path),
+                remedy="give one object a line",
+            )
         rows.append(row)
     return _frame(rows)
 
 
 def _frame(rows: Any) -> pl.DataFrame:
-    """Columns whose cells are of several kinds become text, so that the cell that is wrong can be shown."""
+    """Columns whose cells are of several kinds become text, so that the cell that is wrong can be
+    shown."""
     import polars as pl
 
-    names = list(rows) if isinstance(rows, dict) else list(dict.fromkeys(name for row in rows for name in row))
+    names = (
+        list(rows)
+        if isinstance(rows, dict)
+        else list(dict.fromkeys(name for row in rows for name in row))
+    )
     made = []
     for name in names:
         cells = rows[name] if isinstance(rows, dict) else [row.get(name) for row in rows]
@@ -257,10 +351,30 @@ def _frame(rows: Any) -> pl.DataFrame:
         elif kinds == {bool}:
             made.append(pl.Series(name, cells, dtype=pl.Boolean))
         elif kinds <= {int, float}:
-            made.append(pl.Series(name, [None if cell is None else float(cell) for cell in cells], dtype=pl.Float64)
-                        if float in kinds or any(abs(cell) >= 2**63 for cell in cells if cell is not None)
-                        else pl.Series(name, cells, dtype=pl.Int64))
+            made.append(
+                pl.Series(
+                    name,
+                    [None if cell is None else float(cell) for cell in cells],
+                    dtype=pl.Float64,
+                )
+                if float in kinds or any(abs(cell) >= 2**63 for cell in cells if cell is not None)
+                else pl.Series(name, cells, dtype=pl.Int64)
+            )
         else:
-            made.append(pl.Series(name, [None if cell is None else cell if isinstance(cell, str) else json.dumps(cell)
-                                         for cell in cells], dtype=pl.String))
+            made.append(
+                pl.Series(
+                    name,
+                    [
+                        (
+                            None
+                            if cell is None
+                            else cell
+                            if isinstance(cell, str)
+                            else json.dumps(cell)
+                        )
+                        for cell in cells
+                    ],
+                    dtype=pl.String,
+                )
+            )
     return pl.DataFrame(made)

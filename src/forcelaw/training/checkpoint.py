@@ -1,5 +1,5 @@
-"""Checkpoints: one safetensors file, written by rename, holds weights, optimiser and position, so that a run resumes to the
-same numbers. No pickle anywhere.
+"""Checkpoints: one safetensors file, written by rename, holds weights, optimiser and position, so
+that a run resumes to the same numbers. No pickle anywhere.
 
     last.safetensors   y, z, v (flat, see optimizer.py) and the averaged weights under their names; metadata: state as JSON
     last.json          the same state, for people
@@ -23,13 +23,18 @@ from ..models import ForceField
 from .optimizer import ScheduleFreeAdamW
 
 
-def save(path: Path, model: ForceField, optimizer: ScheduleFreeAdamW, state: dict[str, Any]) -> None:
+def save(
+    path: Path, model: ForceField, optimizer: ScheduleFreeAdamW, state: dict[str, Any]
+) -> None:
     """Write the checkpoint of a run directory. state: JSON-able, with at least "step"."""
-    # a few large copies instead of one for each parameter: the host must not be kept from the runs beside this one
+    # a few large copies instead of one for each parameter: the host must not be kept from the runs
+    # beside this one
     averaged = optimizer.averaged().cpu()
     offsets = dict(zip(map(id, optimizer.params), optimizer.offsets))
-    tensors = {f"model.{name}": averaged[offsets[id(p)] :][: p.numel()].view(p.shape).clone()
-               for name, p in model.named_parameters()}
+    tensors = {
+        f"model.{name}": averaged[offsets[id(p)] :][: p.numel()].view(p.shape).clone()
+        for name, p in model.named_parameters()
+    }
     tensors |= {name: getattr(optimizer, name).detach().cpu().clone() for name in ("y", "z", "v")}
     temporary = path / f".last.{secrets.token_hex(4)}"
     save_file(tensors, temporary, metadata={"state": json.dumps(state, allow_nan=False)})
@@ -40,7 +45,8 @@ def save(path: Path, model: ForceField, optimizer: ScheduleFreeAdamW, state: dic
 
 
 def load(path: Path, optimizer: ScheduleFreeAdamW) -> dict[str, Any] | None:
-    """Restore the optimiser (and with it the model) from a run directory; None if there is no checkpoint."""
+    """Restore the optimiser (and with it the model) from a run directory; None if there is no
+    checkpoint."""
     file = path / "last.safetensors"
     if not file.exists():
         return None
@@ -50,8 +56,11 @@ def load(path: Path, optimizer: ScheduleFreeAdamW) -> dict[str, Any] | None:
             for name in ("y", "z", "v"):
                 getattr(optimizer, name).copy_(stored.get_tensor(name))
     except (SafetensorError, KeyError, json.JSONDecodeError, RuntimeError) as error:
-        raise StoreError(f"the checkpoint cannot be read: {error}", where=str(file),
-                         remedy="delete this run directory to train it again") from error
+        raise StoreError(
+            f"the checkpoint cannot be read: {error}",
+            where=str(file),
+            remedy="delete this run directory to train it again",
+        ) from error
     return state
 
 

@@ -1,8 +1,10 @@
-"""Trainings that take turns in one process, so that a device which one small model cannot fill is filled by several.
+"""Trainings that take turns in one process, so that a device which one small model cannot fill is
+filled by several.
 
-A training (:func:`forcelaw.training.loop.training`) is a generator. It queues work on the device and yields an event: "go on
-with me when this is done". One thread resumes whichever training can go on, each on its own CUDA stream, so nothing of
-training needs a lock and a run makes the same numbers as by itself. Two things are asked for in words:
+A training (:func:`forcelaw.training.loop.training`) is a generator. It queues work on the device
+and yields an event: "go on with me when this is done". One thread resumes whichever training can go
+on, each on its own CUDA stream, so nothing of training needs a lock and a run makes the same
+numbers as by itself. Two things are asked for in words:
 
     Turn.PREPARE  what follows is long work of the host (compiling, capturing): it gets the one background thread
     Turn.ALONE    what follows is timed: everything else on the device is finished first and waits
@@ -33,10 +35,11 @@ class Turn(enum.Enum):
 # yields a Turn, an event to wait for, or None: nothing to wait for, but others may go first
 Training = Generator[Any, None, dict[str, Any] | None]
 
-MOST = 24  # torch deals out 32 streams and then gives the same ones again: two runs must never meet on one
+# torch deals out 32 streams and then gives the same ones again: two runs must never meet on one
+MOST = 24
 IDLE_SECONDS = 2e-4
-# a thread that launches a graph gives the interpreter away and gets it back after this time from one that is busy; Python's own
-# 5 ms would slow all runs down whenever one is prepared
+# a thread that launches a graph gives the interpreter away and gets it back after this time from
+# one that is busy; Python's own 5 ms would slow all runs down whenever one is prepared
 SWITCH_SECONDS = 1e-4
 
 
@@ -94,7 +97,8 @@ class _Task:
 class SideBySide:
     """Up to ``limit`` trainings at once.
 
-    background: prepare trainings in a thread while the others go on; of use where the device works by itself.
+    background: prepare trainings in a thread while the others go on; of use where the device works
+    by itself.
     """
 
     def __init__(self, limit: int, *, device: torch.device, background: bool):
@@ -109,7 +113,8 @@ class SideBySide:
 
     @property
     def settled(self) -> bool:
-        """Whether every training is past its preparation and its timing; only then is it time to add another."""
+        """Whether every training is past its preparation and its timing; only then is it time to
+        add another."""
         return not any(t.preparing or isinstance(t.asks, Turn) for t in self.tasks)
 
     def add(self, key: Any, training: Training) -> None:
@@ -117,7 +122,8 @@ class SideBySide:
         self.tasks.append(_Task(key, training, self.free.pop()))
 
     def turn(self) -> list[Ended]:
-        """Resume every training that can go on, sleep a moment if none can, and return those that ended."""
+        """Resume every training that can go on, sleep a moment if none can, and return those that
+        ended."""
         ended: list[Ended] = []
         moved = False
         alone = [t for t in self.tasks if t.asks is Turn.ALONE]
@@ -137,8 +143,14 @@ class SideBySide:
                 continue
             moved = True
             ended += [end] if end else []
-        if alone and not busy and all(t.ready() for t in self.tasks if not isinstance(t.asks, Turn)):
-            moved = True  # one after the other: the first may have queued new work when it comes back
+        if (
+            alone
+            and not busy
+            and all(t.ready() for t in self.tasks if not isinstance(t.asks, Turn))
+        ):
+            moved = (
+                True  # one after the other: the first may have queued new work when it comes back
+            )
             end = self._after(alone[0], alone[0].resume())
             ended += [end] if end else []
         if not moved and self.tasks:
@@ -162,6 +174,8 @@ class SideBySide:
         if self.thread:
             self.thread.shutdown()
         for task in self.tasks:
-            with contextlib.suppress(Exception):  # a device that gave up cannot even take its memory back
+            with contextlib.suppress(
+                Exception
+            ):  # a device that gave up cannot even take its memory back
                 task.training.close()
         self.tasks.clear()

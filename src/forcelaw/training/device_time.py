@@ -1,20 +1,27 @@
-"""The clock of a run: how many steps to queue at once, and the device time of a run that shares its device.
+"""The clock of a run: how many steps to queue at once, and the device time of a run that shares its
+device.
 
-Device-hours are those of a run that has the device to itself. A run beside others takes longer, by an amount that says
-nothing about it; so a few of its steps are timed while everything else waits, at its start and in its middle, and all its
-steps count as long as those. The steps of a run are of a few fixed sizes in random order, so the mean of a few dozen serves.
+Device-hours are those of a run that has the device to itself. A run beside others takes longer, by
+an amount that says nothing about it; so a few of its steps are timed while everything else waits,
+at its start and in its middle, and all its steps count as long as those. The steps of a run are of
+a few fixed sizes in random order, so the mean of a few dozen serves.
 """
 
 from __future__ import annotations
 
 SAMPLE_STEPS = 48
-ENOUGH_STEPS = 32  # a sample may be cut short by an evaluation: below this the next steps are timed too
-AHEAD_SECONDS = 0.15  # work that a GPU has before it: enough to bridge the host's pauses, little to wait for before a sample
+ENOUGH_STEPS = (
+    32  # a sample may be cut short by an evaluation: below this the next steps are timed too
+)
+# work that a GPU has before it: enough to bridge the host's pauses, little to wait for before a
+# sample
+AHEAD_SECONDS = 0.15
 AHEAD_STEPS = (8, 200)
 
 
 class Clock:
-    """step: where the run begins now; steps: its end; sampled: whether other runs use the device."""
+    """step: where the run begins now; steps: its end; sampled: whether other runs use the
+    device."""
 
     def __init__(self, step: int, steps: int, *, sampled: bool):
         self.sampled = sampled

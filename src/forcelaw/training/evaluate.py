@@ -30,19 +30,25 @@ def _chunks(shard: Shard, structures: int) -> list[tuple[np.ndarray, int, int]]:
 
 
 class Evaluation:
-    """Losses and errors of a model over the first ``structures`` of a shard (all by default), evaluated again and again.
+    """Losses and errors of a model over the first ``structures`` of a shard (all by default),
+    evaluated again and again.
 
-    On a GPU all of it is one CUDA graph: launched eagerly, an evaluation costs the host as much as hundreds of training
-    steps, and the runs beside this one would wait.
+    On a GPU all of it is one CUDA graph: launched eagerly, an evaluation costs the host as much as
+    hundreds of training steps, and the runs beside this one would wait.
     """
 
     def __init__(self, model: ForceField, shard: Shard, structures: int | None = None):
         self.model, self.shard = model, shard
         self.sums = torch.zeros(5, dtype=torch.float64, device=shard.device)
-        self.batches = [(torch.from_numpy(rows).to(shard.device), atoms, edges)
-                        for rows, atoms, edges in _chunks(shard, len(shard) if structures is None else structures)]
+        self.batches = [
+            (torch.from_numpy(rows).to(shard.device), atoms, edges)
+            for rows, atoms, edges in _chunks(
+                shard, len(shard) if structures is None else structures
+            )
+        ]
         self.graph: torch.cuda.CUDAGraph | None = None
-        # in a graph nothing may be read back from the device: GemNet-OC must not ask the batch how wide its rows are
+        # in a graph nothing may be read back from the device: GemNet-OC must not ask the batch how
+        # wide its rows are
         self.fixed = shard.device.type == "cuda"
 
     def capture(self, pool: Any = None) -> None:
@@ -70,11 +76,16 @@ class Evaluation:
         self.model.train(was)
 
     def losses(self) -> dict[str, float]:
-        """loss, loss_energy (eV/atom), loss_forces (eV/Angstrom), energy_mae (meV/atom), force_mae (meV/Angstrom, mean over
-        components) of the last launch."""
+        """loss, loss_energy (eV/atom), loss_forces (eV/Angstrom), energy_mae (meV/atom), force_mae
+        (meV/Angstrom, mean over components) of the last launch."""
         de, norm, components, molecules, atoms = self.sums.tolist()
-        return {"loss": de / molecules + norm / atoms, "loss_energy": de / molecules, "loss_forces": norm / atoms,
-                "energy_mae": 1e3 * de / molecules, "force_mae": 1e3 * components / (3 * atoms)}
+        return {
+            "loss": de / molecules + norm / atoms,
+            "loss_energy": de / molecules,
+            "loss_forces": norm / atoms,
+            "energy_mae": 1e3 * de / molecules,
+            "force_mae": 1e3 * components / (3 * atoms),
+        }
 
     def release(self) -> None:
         if self.graph is not None:
@@ -90,9 +101,11 @@ def evaluate(model: ForceField, shard: Shard) -> dict[str, float]:
 
 
 def symmetry_error(model: ForceField, shard: Shard, structures: int = 64) -> dict[str, float]:
-    """How far the forces are from equivariant: root of mean |f(Rx) - R f(x)|^2 over root of mean |f(x)|^2.
+    """How far the forces are from equivariant: root of mean |f(Rx) - R f(x)|^2 over root of mean
+    |f(x)|^2.
 
-    rotation: one random rotation for each structure; inversion: R = -1; rotation_energy: mean |e(Rx) - e(x)| / n, eV/atom.
+    rotation: one random rotation for each structure; inversion: R = -1; rotation_energy: mean
+    |e(Rx) - e(x)| / n, eV/atom.
     """
     chosen = torch.arange(min(structures, len(shard)), device=shard.device)
     host = chosen.cpu().numpy()
@@ -105,7 +118,10 @@ def symmetry_error(model: ForceField, shard: Shard, structures: int = 64) -> dic
         graph, target = shard.batch(chosen, atoms, edges)
         energy, forces = (t.double() for t in model(graph))
         size = forces.square().sum(-1).mean().sqrt().clamp_min(1e-300)
-        for name, matrix in (("rotation", turns), ("inversion", -torch.eye(3).to(turns).expand_as(turns))):
+        for name, matrix in (
+            ("rotation", turns),
+            ("inversion", -torch.eye(3).to(turns).expand_as(turns)),
+        ):
             moved, _ = shard.batch(chosen, atoms, edges, rotation=matrix)
             e, f = (t.double() for t in model(moved))
             expected = (matrix.double()[graph.batch] * forces.unsqueeze(1)).sum(-1)

@@ -45,59 +45,111 @@ def compiled(model: ForceField) -> Any:
     """``model`` under torch.compile, once for all batch sizes."""
     import torch._dynamo
 
-    # all models of a process share the code of ForceField.forward; past its limit torch would silently stop compiling
+    # all models of a process share the code of ForceField.forward; past its limit torch would
+    # silently stop compiling
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
     return torch.compile(model, dynamic=True)
 
 
-def train(run: RunDirectory, pack: Pack, *, device: str | torch.device = "cpu", **options: Any) -> dict[str, Any] | None:
-    """Train a run by itself, from where it stands to its end, and return its result, or None when ``stop`` asked to leave.
-    Options are those of :func:`training`."""
+def train(
+    run: RunDirectory, pack: Pack, *, device: str | torch.device = "cpu", **options: Any
+) -> dict[str, Any] | None:
+    """Train a run by itself, from where it stands to its end, and return its result, or None when
+    ``stop`` asked to leave. Options are those of :func:`training`."""
     return drive(training(run, pack, device=device, **options), torch.device(device))
 
 
-def training(run: RunDirectory, pack: Pack, *, device: str | torch.device = "cpu", compile_model: bool = False,
-             progress: Progress | None = None, stop: Callable[[], bool] = lambda: False, capacity: float | None = None,
-             shards: Shards | None = None, shared: bool = False) -> Training:
-    """Train a run from where it stands to its end, in turns (see turns.py); gives its result, or None after a stop.
+def training(
+    run: RunDirectory,
+    pack: Pack,
+    *,
+    device: str | torch.device = "cpu",
+    compile_model: bool = False,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    capacity: float | None = None,
+    shards: Shards | None = None,
+    shared: bool = False,
+) -> Training:
+    """Train a run from where it stands to its end, in turns (see turns.py); gives its result, or
+    None after a stop.
 
-    Writes metrics.jsonl, last.safetensors and result.json into the run directory. After a kill at any moment, a later call
-    goes on from the last checkpoint; on a CPU it reaches the same numbers to the last bit. shards: data that other runs of
-    this process hold already. shared: other runs use the device meanwhile, so the time of a step is sampled alone.
+    Writes metrics.jsonl, last.safetensors and result.json into the run directory. After a kill at
+    any moment, a later call goes on from the last checkpoint; on a CPU it reaches the same numbers
+    to the last bit. shards: data that other runs of this process hold already. shared: other runs
+    use the device meanwhile, so the time of a step is sampled alone.
     """
     spec = RunSpec(**run.spec())
     if spec.data["hash"] != pack.hash:
-        raise DataError(f"the pack's hash is {pack.hash}, the run was planned on {spec.data['hash']}", where=str(pack.path),
-                        remedy="give the same pack, or start a new study directory")
+        raise DataError(
+            f"the pack's hash is {pack.hash}, the run was planned on {spec.data['hash']}",
+            where=str(pack.path),
+            remedy="give the same pack, or start a new study directory",
+        )
     device = torch.device(device)
-    torch.set_flush_denormal(True)  # tiny second moments and far-off basis functions would slow a CPU down tenfold
-    if device.type == "cuda":  # one setting for the whole process: all runs of a study have one precision
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = spec.train.precision in ("tf32", "bf16")
+    torch.set_flush_denormal(
+        True
+    )  # tiny second moments and far-off basis functions would slow a CPU down tenfold
+    if (
+        device.type == "cuda"
+    ):  # one setting for the whole process: all runs of a study have one precision
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
+            spec.train.precision in ("tf32", "bf16")
+        )
     indices = training_set(pack, spec.train_structures)
     natoms = np.diff(pack.offsets)[indices]
     schedule = plan_for(natoms, spec.atoms_total, spec.seed, spec.train)
     if schedule.steps != spec.steps:
-        raise StoreError(f"the plan has {schedule.steps} steps, the specification {spec.steps}", where=str(run.path),
-                         remedy="the pack or the code changed since the run was planned; start a new study directory")
+        raise StoreError(
+            f"the plan has {schedule.steps} steps, the specification {spec.steps}",
+            where=str(run.path),
+            remedy=(
+                "the pack or the code changed since the run was planned; start a new study"
+                " directory"
+            ),
+        )
     model = make_model(spec, device)
-    optimizer = ScheduleFreeAdamW(model, lr=spec.lr, steps=spec.steps, warmup=warmup_steps(spec.steps, spec.train),
-                                  betas=(spec.train.beta1, spec.train.beta2), weight_decay=spec.train.weight_decay,
-                                  clip=spec.train.clip)
+    optimizer = ScheduleFreeAdamW(
+        model,
+        lr=spec.lr,
+        steps=spec.steps,
+        warmup=warmup_steps(spec.steps, spec.train),
+        betas=(spec.train.beta1, spec.train.beta2),
+        weight_decay=spec.train.weight_decay,
+        clip=spec.train.clip,
+    )
     state = NEW_STATE | (checkpoint.load(run.path, optimizer) or {})
     run.truncate_metrics(state["step"])
     stats = new_stats(device)
     if state["stats"]:
         stats.copy_(torch.tensor(state["stats"], dtype=torch.float64))
     config = spec.config()
-    data = {"cutoff": config.cutoff, "elements": config.elements, "device": device, "dtype": dtype_of(spec)}
+    data = {
+        "cutoff": config.cutoff,
+        "elements": config.elements,
+        "device": device,
+        "dtype": dtype_of(spec),
+    }
     validation = validation_set(pack, spec.train.validation_structures)
-    evaluation = Evaluation(model, (shards or Shards()).get(pack, validation, **data), structures=len(validation))
-    feed = Feed(pack, indices, schedule, capacity=capacity if capacity is not None else device_capacity(device),
-                shards=shards, **data)
+    evaluation = Evaluation(
+        model, (shards or Shards()).get(pack, validation, **data), structures=len(validation)
+    )
+    feed = Feed(
+        pack,
+        indices,
+        schedule,
+        capacity=capacity if capacity is not None else device_capacity(device),
+        shards=shards,
+        **data,
+    )
     # torch.compile cannot differentiate what it compiled twice, as gradient forces ask for
     forward = compiled(model) if compile_model and config.forces == "direct" else model
-    stepper = (GraphStep if device.type == "cuda" else EagerStep)(model, optimizer, spec.train, spec.seed, stats, forward)
-    book = _Book(run, spec, model, optimizer, schedule, evaluation, state, stats, progress, device, shared)
+    stepper = (GraphStep if device.type == "cuda" else EagerStep)(
+        model, optimizer, spec.train, spec.seed, stats, forward
+    )
+    book = _Book(
+        run, spec, model, optimizer, schedule, evaluation, state, stats, progress, device, shared
+    )
     model.train()
     status = "finished"
     try:
@@ -111,7 +163,8 @@ def training(run: RunDirectory, pack: Pack, *, device: str | torch.device = "cpu
             if device.type == "cuda":
                 evaluation.capture(stepper.pool)
             status = yield from book.through(window, stepper, stop)
-            yield Turn.PREPARE  # graphs are made and given back, and models called eagerly, by one thread only
+            # graphs are made and given back, and models called eagerly, by one thread only
+            yield Turn.PREPARE
             stepper.release()
             evaluation.release()
             if status != "finished":
@@ -127,11 +180,34 @@ def training(run: RunDirectory, pack: Pack, *, device: str | torch.device = "cpu
 class _Book:
     """Keeps the books of a run: clock, FLOPs, evaluations, checkpoints, result."""
 
-    def __init__(self, run: RunDirectory, spec: RunSpec, model: ForceField, optimizer: ScheduleFreeAdamW, schedule: Plan,
-                 evaluation: Evaluation, state: dict[str, Any], stats: torch.Tensor, progress: Progress | None,
-                 device: torch.device, shared: bool):
-        self.run, self.spec, self.model, self.optimizer, self.schedule = run, spec, model, optimizer, schedule
-        self.evaluation, self.state, self.stats, self.progress, self.device = evaluation, state, stats, progress, device
+    def __init__(
+        self,
+        run: RunDirectory,
+        spec: RunSpec,
+        model: ForceField,
+        optimizer: ScheduleFreeAdamW,
+        schedule: Plan,
+        evaluation: Evaluation,
+        state: dict[str, Any],
+        stats: torch.Tensor,
+        progress: Progress | None,
+        device: torch.device,
+        shared: bool,
+    ):
+        self.run, self.spec, self.model, self.optimizer, self.schedule = (
+            run,
+            spec,
+            model,
+            optimizer,
+            schedule,
+        )
+        self.evaluation, self.state, self.stats, self.progress, self.device = (
+            evaluation,
+            state,
+            stats,
+            progress,
+            device,
+        )
         self.flops = spec.flops()
         self.factor = spec.cost_factor
         self.seen = np.concatenate([[0], np.cumsum(schedule.atoms)])
@@ -140,10 +216,14 @@ class _Book:
         self.saved = self.beat = time.monotonic()
         self.note = ""
 
-    def through(self, window: Window, stepper: Any, stop: Callable[[], bool]) -> Generator[Any, None, str]:
+    def through(
+        self, window: Window, stepper: Any, stop: Callable[[], bool]
+    ) -> Generator[Any, None, str]:
         """Train the steps of one window; tells the status after them."""
-        edges = np.add.reduceat(window.shard.host_nedges[window.local], self.schedule.ptr[window.low : window.high]
-                                - window.first)
+        edges = np.add.reduceat(
+            window.shard.host_nedges[window.local],
+            self.schedule.ptr[window.low : window.high] - window.first,
+        )
         torch.set_flush_denormal(True)  # once more: it holds for one thread
         step = self.state["step"]
         while step < window.high:
@@ -151,7 +231,9 @@ class _Book:
             reached = yield from self._chunk(step, target, stepper)
             done = int(edges[step - window.low : reached - window.low].sum())
             self.state["edges"] += done
-            self.state["flops"] += self.factor * self.flops.training(done, int(self.seen[reached] - self.seen[step]))
+            self.state["flops"] += self.factor * self.flops.training(
+                done, int(self.seen[reached] - self.seen[step])
+            )
             step = self.state["step"] = reached
             if float(self.stats[4]) < NEVER:
                 self.diverged = int(self.stats[4])
@@ -171,7 +253,8 @@ class _Book:
         alone = self.clock.wants_sample(step)
         if alone:
             yield Turn.ALONE
-            torch.cuda.empty_cache()  # what preparing took, and what ended runs left; it waits for the device, now idle
+            # what preparing took, and what ended runs left; it waits for the device, now idle
+            torch.cuda.empty_cache()
         # a GPU runs ahead of the host; a CPU looks up after every step
         reached = min(target, step + (self.clock.chunk(alone) if on_gpu else 1))
         began = time.perf_counter()
@@ -192,7 +275,8 @@ class _Book:
         return reached
 
     def _evaluate(self, step: int) -> Generator[Any, None, bool]:
-        """Evaluate at the averaged weights and write the row; False when the losses are not finite."""
+        """Evaluate at the averaged weights and write the row; False when the losses are not
+        finite."""
         kept = self.optimizer.swap_in(self.optimizer.averaged())
         self.evaluation.launch()
         self.optimizer.y.copy_(kept)
@@ -205,20 +289,32 @@ class _Book:
             return False
         s, d, total = self.spec, int(self.seen[step]), self.stats.tolist()
         seconds = self.state["seconds"]
-        self.run.append_metric({
-            "step": step, "epoch": int(self.schedule.epoch[step - 1]), "d": d, "u": min(d, s.train_atoms),
-            "c": self.state["flops"], "h": seconds / 3600.0, **losses,
-            "train_loss": total[0] / max(1.0, total[3]), "grad_norm": total[1] / max(1.0, total[3]),
-            "clipped": total[2] / max(1.0, total[3]), "kappa": self.state["flops"] / (3.0 * s.n * d),
-            "throughput": d / seconds if seconds > 0 else None, "mean_degree": self.state["edges"] / d,
-        })
+        self.run.append_metric(
+            {
+                "step": step,
+                "epoch": int(self.schedule.epoch[step - 1]),
+                "d": d,
+                "u": min(d, s.train_atoms),
+                "c": self.state["flops"],
+                "h": seconds / 3600.0,
+                **losses,
+                "train_loss": total[0] / max(1.0, total[3]),
+                "grad_norm": total[1] / max(1.0, total[3]),
+                "clipped": total[2] / max(1.0, total[3]),
+                "kappa": self.state["flops"] / (3.0 * s.n * d),
+                "throughput": d / seconds if seconds > 0 else None,
+                "mean_degree": self.state["edges"] / d,
+            }
+        )
         self.stats.copy_(new_stats(self.device))
         self.note = f"loss {losses['loss']:.3f}"
         self._save()
         return True
 
     def _save(self) -> None:
-        checkpoint.save(self.run.path, self.model, self.optimizer, {**self.state, "stats": self.stats.tolist()})
+        checkpoint.save(
+            self.run.path, self.model, self.optimizer, {**self.state, "stats": self.stats.tolist()}
+        )
         self.saved = time.monotonic()
 
     def _housekeeping(self, step: int) -> None:
@@ -232,18 +328,33 @@ class _Book:
             self.progress.update(step, self.note)
 
     def finish(self, status: str) -> dict[str, Any]:
-        """Write result.json: the run is over. ``seconds`` are those of a run that has the device to itself: ``timing`` says
-        whether they were measured over the whole run ("solo") or over samples of it ("solo sample"); ``wall_seconds`` is
-        the time its steps really took, beside the other runs."""
+        """Write result.json: the run is over. ``seconds`` are those of a run that has the device to
+        itself: ``timing`` says whether they were measured over the whole run ("solo") or over
+        samples of it ("solo sample"); ``wall_seconds`` is the time its steps really took, beside
+        the other runs."""
         result: dict[str, Any] = {
-            "status": status, "steps": self.state["step"], "device": device_name(self.device),
-            "seconds": self.state["seconds"], "timing": "solo sample" if self.clock.sampled else "solo",
-            "wall_seconds": self.state["wall"], "flops": self.state["flops"], "lr": self.spec.lr,
-            "versions": {"forcelaw": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "status": status,
+            "steps": self.state["step"],
+            "device": device_name(self.device),
+            "seconds": self.state["seconds"],
+            "timing": "solo sample" if self.clock.sampled else "solo",
+            "wall_seconds": self.state["wall"],
+            "flops": self.state["flops"],
+            "lr": self.spec.lr,
+            "versions": {
+                "forcelaw": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
         }
         if status == "diverged":
-            result |= {"step": self.diverged, "message": f"non-finite loss or gradient at step {self.diverged} with "
-                                                         f"learning rate {self.spec.lr:g}"}
+            result |= {
+                "step": self.diverged,
+                "message": (
+                    f"non-finite loss or gradient at step {self.diverged} with "
+                    f"learning rate {self.spec.lr:g}"
+                ),
+            }
         else:
             kept = self.optimizer.swap_in(self.optimizer.averaged())
             result["symmetry"] = symmetry_error(self.model, self.evaluation.shard)

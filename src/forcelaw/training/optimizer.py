@@ -1,9 +1,10 @@
 """Schedule-free AdamW (Defazio et al., arXiv 2405.15682) on one flat vector of parameters.
 
-The algorithm is that of the package ``schedulefree`` 1.4.1 (``AdamWScheduleFree``), which the tests hold it to. Two things
-differ in form: all parameters are views into one vector, so a step is one kernel on a GPU (some twenty of torch's elsewhere)
-whatever the number of layers; and the numbers that depend on the step alone are tabulated before training, so that a step
-holds no Python number and can be captured in a CUDA graph.
+The algorithm is that of the package ``schedulefree`` 1.4.1 (``AdamWScheduleFree``), which the tests
+hold it to. Two things differ in form: all parameters are views into one vector, so a step is one
+kernel on a GPU (some twenty of torch's elsewhere) whatever the number of layers; and the numbers
+that depend on the step alone are tabulated before training, so that a step holds no Python number
+and can be captured in a CUDA graph.
 
     y  the point where gradients are taken (what the model holds while it trains)
     z  the base sequence,   x = (y - (1 - beta1) z) / beta1  the average, where losses are evaluated
@@ -22,37 +23,65 @@ from ..models.mup import parameter_groups
 class ScheduleFreeAdamW:
     """Owns the parameters of ``model`` as one flat vector.
 
-    lr: at muP scale 1; each parameter's own factor comes from its muP kind. steps: length of the table (the run).
-    warmup: steps of linear warm-up. No weight decay by default; decay acts on y, as in the package.
+    lr: at muP scale 1; each parameter's own factor comes from its muP kind. steps: length of the
+    table (the run). warmup: steps of linear warm-up. No weight decay by default; decay acts on y,
+    as in the package.
     """
 
-    def __init__(self, model: nn.Module, *, lr: float, steps: int, warmup: int, betas: tuple[float, float] = (0.9, 0.999),
-                 eps: float = 1e-8, weight_decay: float = 0.0, clip: float | None = 100.0):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        lr: float,
+        steps: int,
+        warmup: int,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        clip: float | None = 100.0,
+    ):
         self.params = [p for group in parameter_groups(model) for p in group["params"]]
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
         self.lr = lr
         flat = torch.cat([p.detach().reshape(-1) for p in self.params])
-        self.lr_scale = torch.cat([torch.full_like(p.detach().reshape(-1), p.lr_scale) for p in self.params])
+        self.lr_scale = torch.cat(
+            [torch.full_like(p.detach().reshape(-1), p.lr_scale) for p in self.params]
+        )
         self.uniform_scale = bool((self.lr_scale == 1).all())
         self.y = flat
         self.z = flat.clone()
         self.v = torch.zeros_like(flat)
         self.offsets = np.concatenate([[0], np.cumsum([p.numel() for p in self.params])]).tolist()
-        for p, offset in zip(self.params, self.offsets):  # from here on the parameters are views into y
+        for p, offset in zip(
+            self.params, self.offsets
+        ):  # from here on the parameters are views into y
             p.data = self.y[offset : offset + p.numel()].view_as(p)
         self.table = torch.from_numpy(step_table(lr, steps, warmup, betas)).to(flat)
 
     def update(self, gradients: list[Tensor], scalars: Tensor) -> tuple[Tensor, Tensor]:
-        """One step from gradients in the order of ``params``; scalars (4,) is this step's row of ``table``.
+        """One step from gradients in the order of ``params``; scalars (4,) is this step's row of
+        ``table``.
 
-        Returns the gradient norm before clipping, and 1 if clipping acted, 0 if not; both stay on the device.
+        Returns the gradient norm before clipping, and 1 if clipping acted, 0 if not; both stay on
+        the device.
         """
         g = torch.cat([x.reshape(-1) for x in gradients])
         norm = torch.linalg.vector_norm(g)
         if ops.fused(g):
             scale = None if self.uniform_scale else self.lr_scale
-            clipped = ops.schedule_free(g, self.y, self.z, self.v, scale, scalars, norm, clip=self.clip, beta2=self.betas[1],
-                                            eps=self.eps, weight_decay=self.weight_decay)
+            clipped = ops.schedule_free(
+                g,
+                self.y,
+                self.z,
+                self.v,
+                scale,
+                scalars,
+                norm,
+                clip=self.clip,
+                beta2=self.betas[1],
+                eps=self.eps,
+                weight_decay=self.weight_decay,
+            )
             return norm, clipped
         clipped = torch.zeros_like(norm)
         if self.clip is not None:
@@ -75,21 +104,25 @@ class ScheduleFreeAdamW:
         return (self.y - (1.0 - self.betas[0]) * self.z) / self.betas[0]
 
     def swap_in(self, weights: Tensor) -> Tensor:
-        """Put ``weights`` into the model and return an exact copy of what was there, to be swapped back."""
+        """Put ``weights`` into the model and return an exact copy of what was there, to be swapped
+        back."""
         kept = self.y.clone()
         self.y.copy_(weights)
         return kept
 
 
 def step_table(lr: float, steps: int, warmup: int, betas: tuple[float, float]) -> np.ndarray:
-    """(steps, 4) float64: learning rate, averaging coefficient c, factor of u in the update of y, 1 / bias correction.
+    """(steps, 4) float64: learning rate, averaging coefficient c, factor of u in the update of y, 1
+    / bias correction.
 
-    With schedulefree's defaults r = 0 and weight_lr_power = 2: the weight of step k is the square of the largest learning
-    rate so far, which during warm-up is the present one.
+    With schedulefree's defaults r = 0 and weight_lr_power = 2: the weight of step k is the square
+    of the largest learning rate so far, which during warm-up is the present one.
     """
     k = np.arange(steps, dtype=np.float64)
     rate = lr * np.minimum(1.0, (k + 1) / warmup) if warmup else np.full(steps, lr)
     weight = np.square(np.maximum.accumulate(rate))
     averaging = weight / np.cumsum(weight)
     correction = 1.0 - betas[1] ** (k + 1)
-    return np.stack([rate, averaging, rate * (betas[0] * (1.0 - averaging) - 1.0), 1.0 / correction], axis=1)
+    return np.stack(
+        [rate, averaging, rate * (betas[0] * (1.0 - averaging) - 1.0), 1.0 / correction], axis=1
+    )

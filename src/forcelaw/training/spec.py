@@ -1,4 +1,5 @@
-"""The resolved specification of one run: everything that decides its result, and nothing else. Its hash is the run's id."""
+"""The resolved specification of one run: everything that decides its result, and nothing else. Its
+hash is the run's id."""
 
 from __future__ import annotations
 
@@ -24,22 +25,48 @@ class TrainOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch_molecules: int | None = Field(None, ge=1, description="structures a step")
-    batch_atoms: int | None = Field(None, ge=1, description="or: as many structures as fit into that many atoms")
+    batch_atoms: int | None = Field(
+        None, ge=1, description="or: as many structures as fit into that many atoms"
+    )
     warmup: int = Field(100, ge=0, description="steps of linear warm-up; at most 5% of the run")
-    clip: float | None = Field(100.0, gt=0, description="gradient norm above which gradients are scaled down")
+    clip: float | None = Field(
+        100.0, gt=0, description="gradient norm above which gradients are scaled down"
+    )
     beta1: float = Field(0.9, gt=0, lt=1)
-    beta2: float = Field(0.999, gt=0, lt=1, description="decay of Adam's second moment; where runs spike at a good rate 0.99 is "
-                                                        "steadier (LABLOG, 2026-11-28)")
+    beta2: float = Field(
+        0.999,
+        gt=0,
+        lt=1,
+        description=(
+            "decay of Adam's second moment; where runs spike at a good rate 0.99 is "
+            "steadier (LABLOG, 2026-11-28)"
+        ),
+    )
     weight_decay: float = Field(0.0, ge=0)
-    augment: bool = Field(False, description="a fresh random rotation of every structure at every step")
-    symmetry_rotations: int = Field(0, ge=0, le=64, description="M: turned copies of every structure a step on which the "
-                                                                "symmetry loss is measured; 0 is none (symmetry.py)")
+    augment: bool = Field(
+        False, description="a fresh random rotation of every structure at every step"
+    )
+    symmetry_rotations: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description=(
+            "M: turned copies of every structure a step on which the "
+            "symmetry loss is measured; 0 is none (symmetry.py)"
+        ),
+    )
     symmetry_weight: float = Field(1.0, gt=0, description="of the symmetry loss")
-    symmetry_penalty: Literal["square", "norm"] = Field("square", description="of an asymmetry; a norm can hold a model at zero")
+    symmetry_penalty: Literal["square", "norm"] = Field(
+        "square", description="of an asymmetry; a norm can hold a model at zero"
+    )
     precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
-    evaluations: int = Field(20, ge=2, description="evaluations, at steps equally spaced in the logarithm")
+    evaluations: int = Field(
+        20, ge=2, description="evaluations, at steps equally spaced in the logarithm"
+    )
     first_evaluation: int = Field(50, ge=1, description="step of the first one")
-    validation_structures: int = Field(1000, ge=1, description="structures of the fixed validation set that are used")
+    validation_structures: int = Field(
+        1000, ge=1, description="structures of the fixed validation set that are used"
+    )
 
     @model_validator(mode="after")
     def _one_batch_rule(self) -> TrainOptions:
@@ -62,7 +89,11 @@ class RunSpec(BaseModel):
     n_nonembedding: int
     flops_per_edge: float
     flops_per_atom: float
-    cost_factor: float = Field(description="training FLOPs over three forward passes, which is a plain step with direct forces")
+    cost_factor: float = Field(
+        description=(
+            "training FLOPs over three forward passes, which is a plain step with direct forces"
+        )
+    )
     data: dict[str, Any]
     seed: int
     lr: float = Field(gt=0)
@@ -86,16 +117,21 @@ class RunSpec(BaseModel):
 
 
 def cost_factor(forces: str, symmetry_rotations: int) -> float:
-    """Training FLOPs over those of a step with direct forces and no symmetry loss, which is three forward passes.
+    """Training FLOPs over those of a step with direct forces and no symmetry loss, which is three
+    forward passes.
 
-    Gradient forces take six: each product of the forward pass and of the pass for the forces is differentiated twice
-    (tests/train/test_cost.py has the counter's figures). Each turned copy is one structure more.
+    Gradient forces take six: each product of the forward pass and of the pass for the forces is
+    differentiated twice (tests/train/test_cost.py has the counter's figures). Each turned copy is
+    one structure more.
     """
     return (2.0 if forces == "conservative" else 1.0) * (1 + symmetry_rotations)
 
 
-def data_options(pack: Pack, *, cutoff: float = 6.0, mean_degree: float | None = None) -> dict[str, Any]:
-    """What a model configuration takes from the data: elements, force scale, mean degree, cutoff."""
+def data_options(
+    pack: Pack, *, cutoff: float = 6.0, mean_degree: float | None = None
+) -> dict[str, Any]:
+    """What a model configuration takes from the data: elements, force scale, mean degree,
+    cutoff."""
     require_trainable(pack)
     return {
         "elements": tuple(pack.elements),
@@ -109,26 +145,40 @@ def require_trainable(pack: Pack) -> None:
     """Refuse data that the models cannot represent: they see neither charge nor spin."""
     if "charges" not in pack.manifest["arrays"]:
         return
-    kinds = {(int(c), int(s)) for c, s in np.unique(np.stack([pack.charges, pack.spins], 1), axis=0)}
+    kinds = {
+        (int(c), int(s)) for c, s in np.unique(np.stack([pack.charges, pack.spins], 1), axis=0)
+    }
     if len(kinds) > 1:
-        raise DataError(f"the pack mixes {len(kinds)} combinations of charge and spin multiplicity, and the architectures "
-                        "see neither: equal inputs would carry different labels", where=str(pack.path),
-                        remedy="prepare it again with --only-neutral")
+        raise DataError(
+            f"the pack mixes {len(kinds)} combinations of charge and spin multiplicity, and the"
+            " architectures see neither: equal inputs would carry different labels",
+            where=str(pack.path),
+            remedy="prepare it again with --only-neutral",
+        )
 
 
 def measured_degree(pack: Pack, cutoff: float, structures: int = 500) -> float:
-    """Mean number of neighbours within ``cutoff`` over a fixed sample of training structures, to three digits."""
+    """Mean number of neighbours within ``cutoff`` over a fixed sample of training structures, to
+    three digits."""
     import torch
 
     from ..data.device_dataset import Shard
 
     chosen = np.sort(splits.order(pack, "train")[:structures])
-    shard = Shard(pack, chosen, cutoff=cutoff, elements=tuple(pack.elements), device="cpu", dtype=torch.float32)
+    shard = Shard(
+        pack,
+        chosen,
+        cutoff=cutoff,
+        elements=tuple(pack.elements),
+        device="cpu",
+        dtype=torch.float32,
+    )
     return float(f"{max(shard.mean_degree, 1.0):.3g}")
 
 
 def training_set(pack: Pack, structures: int | None = None) -> np.ndarray:
-    """The first ``structures`` training structures in the pack's fixed random order (all by default): nested prefixes."""
+    """The first ``structures`` training structures in the pack's fixed random order (all by
+    default): nested prefixes."""
     return _order(pack, "train")[:structures]
 
 
@@ -139,17 +189,30 @@ def validation_set(pack: Pack, structures: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _order(pack: Pack, side: str) -> np.ndarray:
-    """One array for all who ask, which therefore cannot be written to: sorting it anew for each run would slow planning down."""
+    """One array for all who ask, which therefore cannot be written to: sorting it anew for each run
+    would slow planning down."""
     found = splits.order(pack, side)
     found.setflags(write=False)
     return found
 
 
-def resolve(pack: Pack, config: ModelConfig, options: TrainOptions, *, lr: float, seed: int, atoms: float | None = None,
-            epochs: float | None = None, distinct_atoms: float | None = None, study: str = "single",
-            kind: Literal["grid", "sweep", "single"] = "single", label: str | None = None) -> RunSpec:
-    """The resolved run. Length: ``atoms`` seen in training (D) or ``epochs`` of the training set; the training set is the
-    prefix of the pack with at least ``distinct_atoms`` atoms (all of it by default)."""
+def resolve(
+    pack: Pack,
+    config: ModelConfig,
+    options: TrainOptions,
+    *,
+    lr: float,
+    seed: int,
+    atoms: float | None = None,
+    epochs: float | None = None,
+    distinct_atoms: float | None = None,
+    study: str = "single",
+    kind: Literal["grid", "sweep", "single"] = "single",
+    label: str | None = None,
+) -> RunSpec:
+    """The resolved run. Length: ``atoms`` seen in training (D) or ``epochs`` of the training set;
+    the training set is the prefix of the pack with at least ``distinct_atoms`` atoms (all of it by
+    default)."""
     entry = architecture(config.architecture)
     natoms = _sizes(pack, distinct_atoms)
     if not len(natoms):
@@ -161,17 +224,33 @@ def resolve(pack: Pack, config: ModelConfig, options: TrainOptions, *, lr: float
     n, n_nonembedding = count_parameters(config)
     flops = entry.flops(config)
     return RunSpec(
-        study=study, kind=kind, label=label or entry.title, model=config.model_dump(mode="json"),
-        symmetry=entry.symmetry_for(config), n=n, n_nonembedding=n_nonembedding, flops_per_edge=flops.per_edge,
-        flops_per_atom=flops.per_atom, cost_factor=cost_factor(config.forces, options.symmetry_rotations),
-        data={"name": pack.path.name, "hash": pack.hash}, seed=seed, lr=lr, train=options,
-        train_structures=len(natoms), train_atoms=int(natoms.sum()), atoms_total=total,
-        epochs=round(seen / float(natoms.sum()), 4), steps=steps, batch_atoms=round(seen / steps))
+        study=study,
+        kind=kind,
+        label=label or entry.title,
+        model=config.model_dump(mode="json"),
+        symmetry=entry.symmetry_for(config),
+        n=n,
+        n_nonembedding=n_nonembedding,
+        flops_per_edge=flops.per_edge,
+        flops_per_atom=flops.per_atom,
+        cost_factor=cost_factor(config.forces, options.symmetry_rotations),
+        data={"name": pack.path.name, "hash": pack.hash},
+        seed=seed,
+        lr=lr,
+        train=options,
+        train_structures=len(natoms),
+        train_atoms=int(natoms.sum()),
+        atoms_total=total,
+        epochs=round(seen / float(natoms.sum()), 4),
+        steps=steps,
+        batch_atoms=round(seen / steps),
+    )
 
 
 @lru_cache(maxsize=64)
 def _sizes(pack: Pack, distinct_atoms: float | None) -> np.ndarray:
-    """Atoms of each training structure, (structures,); of the shortest prefix with at least ``distinct_atoms``."""
+    """Atoms of each training structure, (structures,); of the shortest prefix with at least
+    ``distinct_atoms``."""
     indices = training_set(pack)
     if distinct_atoms is not None:
         indices = splits.prefix(indices, pack.offsets, distinct_atoms)
@@ -179,19 +258,29 @@ def _sizes(pack: Pack, distinct_atoms: float | None) -> np.ndarray:
 
 
 @lru_cache(maxsize=512)
-def _outline(pack: Pack, distinct_atoms: float | None, total: float, seed: int, options: TrainOptions) -> tuple[int, float]:
-    """Steps and atoms of a plan. Runs of a study share few plans, and one takes as long as all else about a specification."""
+def _outline(
+    pack: Pack, distinct_atoms: float | None, total: float, seed: int, options: TrainOptions
+) -> tuple[int, float]:
+    """Steps and atoms of a plan. Runs of a study share few plans, and one takes as long as all else
+    about a specification."""
     made = plan_for(_sizes(pack, distinct_atoms), total, seed, options)
     return made.steps, float(made.atoms.sum())
 
 
 def plan_for(natoms: np.ndarray, atoms_total: float, seed: int, options: TrainOptions) -> Plan:
     """The steps of a run over training structures of sizes ``natoms``."""
-    return plan(natoms, atoms_total=atoms_total, seed=seed, molecules=options.batch_molecules, atoms=options.batch_atoms)
+    return plan(
+        natoms,
+        atoms_total=atoms_total,
+        seed=seed,
+        molecules=options.batch_molecules,
+        atoms=options.batch_atoms,
+    )
 
 
 def evaluation_steps(steps: int, options: TrainOptions) -> list[int]:
-    """Steps after which the run is evaluated: logarithmically spaced, fixed before training, always including the last."""
+    """Steps after which the run is evaluated: logarithmically spaced, fixed before training, always
+    including the last."""
     first = min(options.first_evaluation, steps)
     points = np.geomspace(first, steps, options.evaluations)
     return sorted({int(p) for p in np.rint(points)} | {steps})

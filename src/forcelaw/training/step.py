@@ -1,6 +1,6 @@
-"""One training step: assemble the batch, predict, differentiate, update. Eager on a CPU; on a GPU the whole step, batch
-assembly included, is one launch of a CUDA graph, because at 16 to 64 molecules a step launches would cost several times the
-arithmetic.
+"""One training step: assemble the batch, predict, differentiate, update. Eager on a CPU; on a GPU
+the whole step, batch assembly included, is one launch of a CUDA graph, because at 16 to 64
+molecules a step launches would cost several times the arithmetic.
 """
 
 from __future__ import annotations
@@ -25,23 +25,37 @@ from .symmetry_loss import penalty
 
 NEVER = 2.0**53  # "no step": larger than any, and exact in float64
 
-# Steps differ in size, a graph does not: one graph for all would be as large as the largest step. Steps are sorted by edges and
-# cut here, and each class has its own graph. Empty edge slots on the sample: 67% with one graph, 11% with these four at 16
-# structures a step; 29% and 5% at 64.
+# Steps differ in size, a graph does not: one graph for all would be as large as the largest step.
+# Steps are sorted by edges and cut here, and each class has its own graph. Empty edge slots on the
+# sample: 67% with one graph, 11% with these four at 16 structures a step; 29% and 5% at 64.
 CLASSES = (0.3, 0.65, 0.92, 1.0)
 
 
 def new_stats(device: torch.device) -> Tensor:
-    """(5,) float64: sums of loss, gradient norm, clipped steps, steps; first non-finite step (NEVER if none)."""
+    """(5,) float64: sums of loss, gradient norm, clipped steps, steps; first non-finite step (NEVER
+    if none)."""
     return torch.tensor([0.0, 0.0, 0.0, 0.0, NEVER], dtype=torch.float64, device=device)
 
 
 class Step:
     """Common part of both steppers."""
 
-    def __init__(self, model: ForceField, optimizer: ScheduleFreeAdamW, options: TrainOptions, seed: int, stats: Tensor,
-                 forward: Any = None):
-        self.model, self.optimizer, self.options, self.seed, self.stats = model, optimizer, options, seed, stats
+    def __init__(
+        self,
+        model: ForceField,
+        optimizer: ScheduleFreeAdamW,
+        options: TrainOptions,
+        seed: int,
+        stats: Tensor,
+        forward: Any = None,
+    ):
+        self.model, self.optimizer, self.options, self.seed, self.stats = (
+            model,
+            optimizer,
+            options,
+            seed,
+            stats,
+        )
         self.forward = model if forward is None else forward
 
     def release(self) -> None:
@@ -58,8 +72,15 @@ class Step:
             energy, forces = self.forward(graph)
         return energy.to(target.energy), forces.to(target.forces)
 
-    def _advance(self, window: Window, rows: Tensor, sizes: tuple[int, int], pad: bool, step: Tensor | int,
-                 scalars: Tensor) -> None:
+    def _advance(
+        self,
+        window: Window,
+        rows: Tensor,
+        sizes: tuple[int, int],
+        pad: bool,
+        step: Tensor | int,
+        scalars: Tensor,
+    ) -> None:
         """The step itself; no synchronisation with the host in it."""
         shard = window.shard
         rotation = None
@@ -72,12 +93,23 @@ class Step:
         if self.options.symmetry_rotations:
             scale = self.model.config.scale if self.options.symmetry_penalty == "square" else None
             loss = loss + self.options.symmetry_weight * penalty(
-                lambda turned: self._predict(turned, target), graph, energy, forces, target, rows, step, self.seed,
-                rotations=self.options.symmetry_rotations, scale=scale)
-        # without a direct head some weights of a last layer reach no output (eSEN's l > 0 channels there, as in fairchem)
+                lambda turned: self._predict(turned, target),
+                graph,
+                energy,
+                forces,
+                target,
+                rows,
+                step,
+                self.seed,
+                rotations=self.options.symmetry_rotations,
+                scale=scale,
+            )
+        # without a direct head some weights of a last layer reach no output (eSEN's l > 0 channels
+        # there, as in fairchem)
         conservative = self.model.config.forces == "conservative"
-        gradients = torch.autograd.grad(loss, self.optimizer.params, allow_unused=conservative,
-                                        materialize_grads=conservative)
+        gradients = torch.autograd.grad(
+            loss, self.optimizer.params, allow_unused=conservative, materialize_grads=conservative
+        )
         norm, clipped = self.optimizer.update(list(gradients), scalars)
         with torch.no_grad():
             value = value.detach()  # of the data alone, comparable whatever the penalty
@@ -87,7 +119,9 @@ class Step:
             value = value.double()
             finite = torch.isfinite(loss) & torch.isfinite(norm)
             at = torch.as_tensor(step, device=value.device, dtype=torch.float64)
-            self.stats[:4] += torch.stack([value, norm.double(), clipped.double(), torch.ones_like(value)])
+            self.stats[:4] += torch.stack(
+                [value, norm.double(), clipped.double(), torch.ones_like(value)]
+            )
             self.stats[4] = torch.where(finite, self.stats[4], torch.minimum(self.stats[4], at))
 
 
@@ -103,10 +137,14 @@ class EagerStep(Step):
     def run(self, step: int) -> None:
         low, high = (int(p) - self.window.first for p in self.plan.ptr[step : step + 2])
         sizes = int(self.plan.atoms[step]), int(self._edges[high] - self._edges[low])
-        self._advance(self.window, self._rows[low:high], sizes, False, step, self.optimizer.table[step])
+        self._advance(
+            self.window, self._rows[low:high], sizes, False, step, self.optimizer.table[step]
+        )
 
 
-def size_classes(atoms: np.ndarray, edges: np.ndarray, classes: tuple[float, ...]) -> tuple[list[tuple[int, int]], np.ndarray]:
+def size_classes(
+    atoms: np.ndarray, edges: np.ndarray, classes: tuple[float, ...]
+) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Fixed sizes (atoms, edges) that hold the steps of each class, and the class of every step.
 
     atoms, edges (steps,): true sizes. Sizes are multiples of 16 and 64, with room for a dummy atom.
@@ -117,7 +155,12 @@ def size_classes(atoms: np.ndarray, edges: np.ndarray, classes: tuple[float, ...
     for number, (low, high) in enumerate(zip([0, *ends[:-1]], ends)):
         steps = order[low:high]
         member[steps] = number
-        sizes.append((_round_up(int(atoms[steps].max()) + 1, 16), _round_up(max(1, int(edges[steps].max())), 64)))
+        sizes.append(
+            (
+                _round_up(int(atoms[steps].max()) + 1, 16),
+                _round_up(max(1, int(edges[steps].max())), 64),
+            )
+        )
     return sizes, member
 
 
@@ -126,12 +169,14 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 class GraphStep(Step):
-    """The whole step as one CUDA graph for each size class; the batch of each step is looked up on the device.
+    """The whole step as one CUDA graph for each size class; the batch of each step is looked up on
+    the device.
 
-    Graphs are captured on the current stream (one of their own if that is the default stream) and must be replayed on the
-    same one: the work space of cuBLAS belongs to the stream, and graphs that run side by side must not share it. torch may
-    drop that work space when any graph of the stream is reset (pytorch issue 193402), so all graphs of a stream are released
-    together, by :meth:`release`, before the stream serves another run.
+    Graphs are captured on the current stream (one of their own if that is the default stream) and
+    must be replayed on the same one: the work space of cuBLAS belongs to the stream, and graphs
+    that run side by side must not share it. torch may drop that work space when any graph of the
+    stream is reset (pytorch issue 193402), so all graphs of a stream are released together, by
+    :meth:`release`, before the stream serves another run.
     """
 
     graphs: list[torch.cuda.CUDAGraph]
@@ -141,13 +186,20 @@ class GraphStep(Step):
         widths = np.diff(plan.ptr)[steps]
         matrix = np.full((len(steps), int(widths.max())), -1, np.int64)
         columns = np.arange(matrix.shape[1])[None, :] < widths[:, None]
-        matrix[columns] = window.local[plan.ptr[window.low] - window.first : plan.ptr[window.high] - window.first]
+        matrix[columns] = window.local[
+            plan.ptr[window.low] - window.first : plan.ptr[window.high] - window.first
+        ]
         device = window.shard.device
         self.matrix, self.low = torch.from_numpy(matrix).to(device), window.low
-        edges = np.add.reduceat(window.shard.host_nedges[window.local], plan.ptr[window.low : window.high] - window.first)
+        edges = np.add.reduceat(
+            window.shard.host_nedges[window.local],
+            plan.ptr[window.low : window.high] - window.first,
+        )
         self.sizes, member = size_classes(plan.atoms[steps], edges, CLASSES)
         self.member = member.tolist()
-        self.first_of = [int(np.flatnonzero(member == k)[0]) + window.low for k in range(len(self.sizes))]
+        self.first_of = [
+            int(np.flatnonzero(member == k)[0]) + window.low for k in range(len(self.sizes))
+        ]
         self.window = window
         self.counter = torch.zeros((), dtype=torch.int64, device=device)
         self._capture()
@@ -166,8 +218,9 @@ class GraphStep(Step):
         stream.wait_stream(current)
         self.graphs = []
         with torch.cuda.stream(stream):
-            # the largest first: the others then fit into the memory that it has taken. All are warmed up before the first is
-            # captured: what a warm-up needs and what the graphs hold would otherwise have to be there at once
+            # the largest first: the others then fit into the memory that it has taken. All are
+            # warmed up before the first is captured: what a warm-up needs and what the graphs hold
+            # would otherwise have to be there at once
             largest_first = list(zip(self.sizes, self.first_of))[::-1]
             for sizes, step in largest_first[:1] + largest_first:
                 self.counter.fill_(step)
@@ -198,24 +251,28 @@ class GraphStep(Step):
 
 
 def make_room() -> None:
-    """Before a capture: a graph wants about the memory that its warm-up has left in torch's cache, and cannot take it from there.
-    Handing it back to the driver waits for the device, so only when the card is too full without that."""
+    """Before a capture: a graph wants about the memory that its warm-up has left in torch's cache,
+    and cannot take it from there. Handing it back to the driver waits for the device, so only when
+    the card is too full without that."""
     if torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved() - torch.cuda.memory_allocated():
         torch.cuda.empty_cache()
 
 
 def capture(body: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
-    """A CUDA graph of ``body``, captured on the current stream, while other threads go on using the device.
+    """A CUDA graph of ``body``, captured on the current stream, while other threads go on using the
+    device.
 
-    torch's own context manager waits for the whole device and hands memory back to the driver, which would stop the
-    runs beside this one.
+    torch's own context manager waits for the whole device and hands memory back to the driver,
+    which would stop the runs beside this one.
     """
     graph = torch.cuda.CUDAGraph()
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:
         body()
     except BaseException:
-        with contextlib.suppress(RuntimeError):  # the stream must leave the capture; the first error is the one to tell
+        with contextlib.suppress(
+            RuntimeError
+        ):  # the stream must leave the capture; the first error is the one to tell
             graph.capture_end()
         raise
     graph.capture_end()

@@ -1,12 +1,14 @@
-"""The symmetry loss: an unconstrained model is asked to be equivariant, instead of being built so (arXiv 2510.09768).
+"""The symmetry loss: an unconstrained model is asked to be equivariant, instead of being built so
+(arXiv 2510.09768).
 
     penalty = 1 / M * sum over k = 1..M of  mean over molecules of p(|e(R_k x) - e(x)| / n)
                                           + mean over atoms of p(|f(R_k x) - R_k f(x)|)
 
-R_k is a fresh uniform rotation of each structure at each step; no label enters. With ``square`` p(d) = d^2 / s, s being the
-force RMS of the data in eV/Angstrom; with ``norm`` p(d) = d, as in the loss. Measured (LABLOG.md, 2026-11-25): a norm of weight 1
-holds a model at zero output, which is perfectly symmetric. Leaving it by a small step eps that is not yet symmetric earns at most
-eps in the loss and costs about 1.4 eps in the norm, but only eps^2 in the square.
+R_k is a fresh uniform rotation of each structure at each step; no label enters. With ``square``
+p(d) = d^2 / s, s being the force RMS of the data in eV/Angstrom; with ``norm`` p(d) = d, as in the
+loss. Measured (LABLOG.md, 2026-11-25): a norm of weight 1 holds a model at zero output, which is
+perfectly symmetric. Leaving it by a small step eps that is not yet symmetric earns at most eps in
+the loss and costs about 1.4 eps in the norm, but only eps^2 in the square.
 
 Every rotation is one more forward and backward pass: a step costs M + 1 times the FLOPs
 (:func:`forcelaw.training.spec.cost_factor`).
@@ -25,14 +27,20 @@ from ..data.schedule import random_rotations
 from ..graph import GraphBatch
 from .loss import loss_terms
 
-# keeps these rotations apart from those of the augmentation, and those of one copy from those of the next; seeds are far smaller
+# keeps these rotations apart from those of the augmentation, and those of one copy from those of
+# the next; seeds are far smaller
 STREAM = 1 << 20
 
 
 def rotated(graph: GraphBatch, rotation: Tensor) -> tuple[GraphBatch, Tensor]:
-    """The batch with each structure turned by its ``rotation`` (g, 3, 3), and the rotation of every atom (n, 3, 3)."""
-    of_atom = rotation.index_select(0, graph.batch.clamp_max(graph.n_graphs - 1))  # padding turns with the last structure
-    shift = None if graph.shift is None else turn(of_atom.index_select(0, graph.receiver), graph.shift)
+    """The batch with each structure turned by its ``rotation`` (g, 3, 3), and the rotation of every
+    atom (n, 3, 3)."""
+    of_atom = rotation.index_select(
+        0, graph.batch.clamp_max(graph.n_graphs - 1)
+    )  # padding turns with the last structure
+    shift = (
+        None if graph.shift is None else turn(of_atom.index_select(0, graph.receiver), graph.shift)
+    )
     return replace(graph, pos=turn(of_atom, graph.pos), shift=shift), of_atom
 
 
@@ -42,7 +50,8 @@ def turn(rotation: Tensor, vectors: Tensor) -> Tensor:
 
 
 def squared_terms(energy: Tensor, forces: Tensor, target: Targets) -> tuple[Tensor, Tensor]:
-    """Mean squares of what :func:`loss_terms` takes means of, (eV/atom)^2 and (eV/Angstrom)^2; padding does not count."""
+    """Mean squares of what :func:`loss_terms` takes means of, (eV/atom)^2 and (eV/Angstrom)^2;
+    padding does not count."""
     per_atom = ((energy - target.energy) / target.natoms.clamp_min(1)).square()
     squares = (forces - target.forces).square().sum(-1)
     if target.real is None:
@@ -51,13 +60,25 @@ def squared_terms(energy: Tensor, forces: Tensor, target: Targets) -> tuple[Tens
     return (per_atom * held).sum() / held.sum(), (squares * target.real).sum() / target.real.sum()
 
 
-def penalty(forward: Callable[[GraphBatch], tuple[Tensor, Tensor]], graph: GraphBatch, energy: Tensor, forces: Tensor,
-            target: Targets, rows: Tensor, step: Tensor | int, seed: int, *, rotations: int, scale: float | None) -> Tensor:
-    """The mean penalty over ``rotations`` turned copies of a batch, before its weight; gradients flow through both sides.
+def penalty(
+    forward: Callable[[GraphBatch], tuple[Tensor, Tensor]],
+    graph: GraphBatch,
+    energy: Tensor,
+    forces: Tensor,
+    target: Targets,
+    rows: Tensor,
+    step: Tensor | int,
+    seed: int,
+    *,
+    rotations: int,
+    scale: float | None,
+) -> Tensor:
+    """The mean penalty over ``rotations`` turned copies of a batch, before its weight; gradients
+    flow through both sides.
 
-    energy (g,), forces (n, 3): the model's prediction for ``graph``. rows (g,), step, seed: what the rotations are a function of,
-    so that a resumed run meets the same ones. scale: s of the square, in eV/Angstrom; None is the norm. No synchronisation with
-    the host.
+    energy (g,), forces (n, 3): the model's prediction for ``graph``. rows (g,), step, seed: what
+    the rotations are a function of, so that a resumed run meets the same ones. scale: s of the
+    square, in eV/Angstrom; None is the norm. No synchronisation with the host.
     """
     terms = []
     for k in range(1, rotations + 1):
@@ -65,5 +86,9 @@ def penalty(forward: Callable[[GraphBatch], tuple[Tensor, Tensor]], graph: Graph
         moved, of_atom = rotated(graph, matrices)
         energy_k, forces_k = forward(moved)
         wanted = replace(target, energy=energy, forces=turn(of_atom, forces))
-        terms += loss_terms(energy_k, forces_k, wanted) if scale is None else squared_terms(energy_k, forces_k, wanted)
+        terms += (
+            loss_terms(energy_k, forces_k, wanted)
+            if scale is None
+            else squared_terms(energy_k, forces_k, wanted)
+        )
     return torch.stack(terms).sum() / (rotations * (1.0 if scale is None else scale))

@@ -1,9 +1,9 @@
 """``forcelaw data generate``: real quantum-mechanical labels without any download.
 
-Neutral closed-shell organic molecules (H C N O F P S Cl Br, 3 to 50 atoms) are drawn by the package's own
-combinatorial generator (:mod:`.molecules`) or read from SMILES (:mod:`.smiles`), embedded and displaced
-(:mod:`.conformers`), labelled with GFN2-xTB (:mod:`.label`) in worker processes (:mod:`.worker`, :mod:`.pipeline`), and
-written as a pack (:mod:`.assemble`).
+Neutral closed-shell organic molecules (H C N O F P S Cl Br, 3 to 50 atoms) are drawn by the
+package's own combinatorial generator (:mod:`.molecules`) or read from SMILES (:mod:`.smiles`),
+embedded and displaced (:mod:`.conformers`), labelled with GFN2-xTB (:mod:`.label`) in worker
+processes (:mod:`.worker`, :mod:`.pipeline`), and written as a pack (:mod:`.assemble`).
 
 This module stays light: rdkit and tblite are imported when work starts.
 """
@@ -37,39 +37,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``forcelaw data generate``."""
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--out", required=True, type=Path, metavar="PACK", help="the pack to make (a new folder)")
-    parser.add_argument("--count", type=int, default=20000, help="structures (default 20000: some 400,000 atoms)")
-    parser.add_argument("--seed", type=int, default=0, help="everything random follows from it (default 0)")
-    parser.add_argument("--workers", type=int, default=None, help="processes (default: one per usable core)")
-    parser.add_argument("--smiles", type=Path, metavar="FILE", default=None,
-                        help="label these molecules instead: first column of a .smi, .txt or .csv file")
-    parser.add_argument("--conformers", type=int, default=3, help="structures per molecule (default 3)")
-    parser.add_argument("--val-fraction", type=float, default=0.1, help="part of the molecules held out (default 0.1)")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="PACK", help="the pack to make (a new folder)"
+    )
+    parser.add_argument(
+        "--count", type=int, default=20000, help="structures (default 20000: some 400,000 atoms)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="everything random follows from it (default 0)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=None, help="processes (default: one per usable core)"
+    )
+    parser.add_argument(
+        "--smiles",
+        type=Path,
+        metavar="FILE",
+        default=None,
+        help="label these molecules instead: first column of a .smi, .txt or .csv file",
+    )
+    parser.add_argument(
+        "--conformers", type=int, default=3, help="structures per molecule (default 3)"
+    )
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        default=0.1,
+        help="part of the molecules held out (default 0.1)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace PACK if it is there")
 
 
 def _check(args: argparse.Namespace) -> None:
     for module in ("rdkit", "tblite"):
         if importlib.util.find_spec(module) is None:
-            raise DataError(f"the package {module} is not installed", remedy="pip install 'forcelaw[generate]'")
+            raise DataError(
+                f"the package {module} is not installed", remedy="pip install 'forcelaw[generate]'"
+            )
     workers = 1 if args.workers is None else args.workers
-    for name, value, least in (("count", args.count, 1), ("workers", workers, 1),
-                               ("conformers", args.conformers, 1), ("seed", args.seed, 0)):
+    for name, value, least in (
+        ("count", args.count, 1),
+        ("workers", workers, 1),
+        ("conformers", args.conformers, 1),
+        ("seed", args.seed, 0),
+    ):
         if value < least:
-            raise DataError(f"--{name} {value} makes no sense", remedy=f"pass --{name} {least} or more")
+            raise DataError(
+                f"--{name} {value} makes no sense", remedy=f"pass --{name} {least} or more"
+            )
     if not 0.0 <= args.val_fraction < 1.0:
-        raise DataError(f"--val-fraction {args.val_fraction} is not in [0, 1)", remedy="pass --val-fraction 0.1 or so")
+        raise DataError(
+            f"--val-fraction {args.val_fraction} is not in [0, 1)",
+            remedy="pass --val-fraction 0.1 or so",
+        )
     if args.out.exists() and not args.overwrite:
-        raise DataError(f"{args.out} exists already", remedy="choose another --out, or pass --overwrite")
+        raise DataError(
+            f"{args.out} exists already", remedy="choose another --out, or pass --overwrite"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the pack that the parsed options ask for; 0 on success. Raises DataError with what, where and remedy."""
+    """Make the pack that the parsed options ask for; 0 on success. Raises DataError with what,
+    where and remedy."""
     _check(args)
     if args.workers is None:
-        args.workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        args.workers = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
     from .assemble import generate
 
-    generate(args.out, count=args.count, seed=args.seed, workers=args.workers, smiles=args.smiles,
-             conformers=args.conformers, val_fraction=args.val_fraction, overwrite=args.overwrite)
+    generate(
+        args.out,
+        count=args.count,
+        seed=args.seed,
+        workers=args.workers,
+        smiles=args.smiles,
+        conformers=args.conformers,
+        val_fraction=args.val_fraction,
+        overwrite=args.overwrite,
+    )
     return 0

@@ -1,12 +1,14 @@
-"""Conformers away from equilibrium: ETKDG, a partial MMFF relaxation, a normal displacement, a random rotation.
+"""Conformers away from equilibrium: ETKDG, a partial MMFF relaxation, a normal displacement, a
+random rotation.
 
-Distribution (:class:`Distribution`, written to the manifest): of the conformers of ETKDGv3, ``unrelaxed`` stay as
-embedded, ``partly`` take 5 to 20 MMFF94 steps and the rest up to 200 (UFF where MMFF has no parameters); then every
-atom is moved by a normal of standard deviation uniform in 0 to ``displacement`` Angstrom (one for the structure); then
-the centre of the positions goes to the origin and the structure is turned by a rotation uniform on SO(3). Embedders
-align molecules with their principal axes: without the rotation an unconstrained model would read that frame for free.
-Last, positions are rounded to the quantum in which they are stored, before they are labelled, so that labels are exact
-for what a reader gets.
+Distribution (:class:`Distribution`, written to the manifest): of the conformers of ETKDGv3,
+``unrelaxed`` stay as embedded, ``partly`` take 5 to 20 MMFF94 steps and the rest up to 200 (UFF
+where MMFF has no parameters); then every atom is moved by a normal of standard deviation uniform in
+0 to ``displacement`` Angstrom (one for the structure); then the centre of the positions goes to the
+origin and the structure is turned by a rotation uniform on SO(3). Embedders align molecules with
+their principal axes: without the rotation an unconstrained model would read that frame for free.
+Last, positions are rounded to the quantum in which they are stored, before they are labelled, so
+that labels are exact for what a reader gets.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ POSITION_QUANTUM = 1e-3  # Angstrom
 
 
 class Distribution(BaseModel):
-    """How conformers are spread around their minima; the defaults give a mean force norm near 1.8 eV/Angstrom."""
+    """How conformers are spread around their minima; the defaults give a mean force norm near 1.8
+    eV/Angstrom."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,12 +31,17 @@ class Distribution(BaseModel):
     unrelaxed: float = Field(0.10, ge=0, le=1, description="part left as embedded by ETKDGv3")
     partly: float = Field(0.30, ge=0, le=1, description="part relaxed by 5 to 20 MMFF steps")
     relaxed_steps: int = Field(200, ge=1, description="most MMFF steps of the rest")
-    displacement: float = Field(0.05, ge=0, description="upper end of the displacement's standard deviation, Angstrom")
-    max_force: float = Field(20.0, gt=0, description="structures with an atom above it are dropped, eV/Angstrom")
+    displacement: float = Field(
+        0.05, ge=0, description="upper end of the displacement's standard deviation, Angstrom"
+    )
+    max_force: float = Field(
+        20.0, gt=0, description="structures with an atom above it are dropped, eV/Angstrom"
+    )
 
 
 def random_rotation(rng: np.random.Generator) -> np.ndarray:
-    """A rotation matrix (3, 3) uniform on SO(3), from a normalised quaternion of four normals (Shoemake 1992)."""
+    """A rotation matrix (3, 3) uniform on SO(3), from a normalised quaternion of four normals
+    (Shoemake 1992)."""
     q = rng.normal(size=4)
     w, x, y, z = q / np.linalg.norm(q)
     return np.array(
@@ -46,7 +54,8 @@ def random_rotation(rng: np.random.Generator) -> np.ndarray:
 
 
 def embed(mol: Chem.Mol, count: int, seed: int) -> list[int]:
-    """Add up to ``count`` ETKDGv3 conformers to ``mol`` (with hydrogens); their ids, empty where none can be found.
+    """Add up to ``count`` ETKDGv3 conformers to ``mol`` (with hydrogens); their ids, empty where
+    none can be found.
 
     A second try starts from random coordinates: cages and crowded rings need it.
     """
@@ -67,8 +76,11 @@ def _force_field(mol: Chem.Mol, properties: object, conformer: int) -> object:
     return rdForceFieldHelpers.UFFGetMoleculeForceField(mol, confId=conformer)
 
 
-def conformers(smiles: str, rng: np.random.Generator, d: Distribution) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Atomic numbers (n,) uint8 and positions, one (n, 3) float64 in Angstrom per conformer found, rounded and turned.
+def conformers(
+    smiles: str, rng: np.random.Generator, d: Distribution
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Atomic numbers (n,) uint8 and positions, one (n, 3) float64 in Angstrom per conformer found,
+    rounded and turned.
 
     Every random number comes from ``rng``; the list is empty when the molecule cannot be embedded.
     """
@@ -79,7 +91,9 @@ def conformers(smiles: str, rng: np.random.Generator, d: Distribution) -> tuple[
     found = []
     for index in ids:
         kind, few = rng.random(), int(rng.integers(5, 21))
-        steps = 0 if kind < d.unrelaxed else few if kind < d.unrelaxed + d.partly else d.relaxed_steps
+        steps = (
+            0 if kind < d.unrelaxed else few if kind < d.unrelaxed + d.partly else d.relaxed_steps
+        )
         if steps:
             field = _force_field(mol, properties, index)
             if field is not None:

@@ -1,13 +1,15 @@
-"""The vocabulary of the molecule generator: small molecules, ring systems, chains, substituents and linkers.
+"""The vocabulary of the molecule generator: small molecules, ring systems, chains, substituents and
+linkers.
 
-All lists were written for this package. A fragment is plain SMILES; the first atom of a substituent or linker is the
-one that is joined, what would follow a linker carries the next ring. Any atom of a core that has a hydrogen is a
-possible site.
+All lists were written for this package. A fragment is plain SMILES; the first atom of a substituent
+or linker is the one that is joined, what would follow a linker carries the next ring. Any atom of a
+core that has a hydrogen is a possible site.
 """
 
 from __future__ import annotations
 
-# Whole molecules of 3 atoms and more; drawn now and then so that the small end of chemistry is present.
+# Whole molecules of 3 atoms and more; drawn now and then so that the small end of chemistry is
+# present.
 _SMALL = """
 O S C N P O=C=O S=C=S O=C=S C#N C=O C=S O=S=O CC C=C C#C CO CN CS CP CF CCl CBr FCF ClCCl BrCBr FC(F)F
 ClC(Cl)Cl FC(F)(F)F ClC(Cl)(Cl)Cl BrC(Br)Br FC(Cl)Cl FC(F)Cl NC=O OC=O SC=O NC#N CC#N FC#N ClC#N BrC#N C#CC#N
@@ -20,7 +22,8 @@ ON=O CON=O [C-]#[N+]C C=[N+]=[N-] CN=[N+]=[N-] FC(F)(F)S CSC#N C#P C=P C=CC=C C=
 CC(=O)C#N FC(=O)F ClC(=O)Cl O=C(F)C CC(=O)Cl O=CBr FCCF ClCCCl BrCCBr FCCO ClCCO OCCO NCCN NCCO SCCS CCCC CC(C)C
 """
 
-# Ring systems with a weight per line: aromatic and saturated rings, fused, bridged, spiro and cage systems.
+# Ring systems with a weight per line: aromatic and saturated rings, fused, bridged, spiro and cage
+# systems.
 _RINGS = """
 8: c1ccccc1 c1ccncc1
 4: n1ccncc1 c1cncnc1 c1ccoc1 c1ccsc1 c1cc[nH]c1 c1c[nH]cn1 c1cn[nH]c1 c1cocn1 c1cscn1 c1conc1 c1csnc1
@@ -92,7 +95,8 @@ _LINKERS = """
 
 
 def weighted(text: str) -> tuple[list[str], list[float]]:
-    """Fragments and normalised weights from lines of ``weight: fragment fragment ...``; "-" is the empty fragment."""
+    """Fragments and normalised weights from lines of ``weight: fragment fragment ...``; "-" is the
+    empty fragment."""
     fragments: list[str] = []
     weights: list[float] = []
     for line in text.split("\n"):

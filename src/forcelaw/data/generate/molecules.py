@@ -1,9 +1,11 @@
-"""Draw molecules: fragments are joined, mutated, sanitised by RDKit and filtered for chemical sense.
+"""Draw molecules: fragments are joined, mutated, sanitised by RDKit and filtered for chemical
+sense.
 
-A draw picks a target of heavy atoms and a core (a ring system, an open chain, now and then a small molecule), then
-joins substituents and linked rings at atoms that have hydrogens, or mutates what is there (CH to N in an aromatic ring,
-CH2 to O, S, NH or C=O, a single bond to a double one) until the target is reached. What RDKit cannot sanitise, or what
-matches a pattern of :data:`REJECT`, is thrown away and drawn again. Stereochemistry is left open: the embedding picks.
+A draw picks a target of heavy atoms and a core (a ring system, an open chain, now and then a small
+molecule), then joins substituents and linked rings at atoms that have hydrogens, or mutates what is
+there (CH to N in an aromatic ring, CH2 to O, S, NH or C=O, a single bond to a double one) until the
+target is reached. What RDKit cannot sanitise, or what matches a pattern of :data:`REJECT`, is
+thrown away and drawn again. Stereochemistry is left open: the embedding picks.
 
 Every draw depends on (seed, draw number) alone.
 """
@@ -61,7 +63,8 @@ REJECT = [
 
 
 class Molecule(NamedTuple):
-    """smiles: canonical, isomeric. group: canonical without stereochemistry, the label that splits go by."""
+    """smiles: canonical, isomeric. group: canonical without stereochemistry, the label that splits
+    go by."""
 
     smiles: str
     group: str
@@ -107,13 +110,15 @@ def _may_join(a: Chem.Atom, b: Chem.Atom) -> bool:
 
 
 def _sites(mol: Chem.RWMol) -> list[int]:
-    """Atoms with a hydrogen to replace; hetero atoms that must not take part are left to :func:`_may_join`."""
+    """Atoms with a hydrogen to replace; hetero atoms that must not take part are left to
+    :func:`_may_join`."""
     mol.UpdatePropertyCache(strict=False)
     return [a.GetIdx() for a in mol.GetAtoms() if a.GetTotalNumHs() > 0]
 
 
 def _join(mol: Chem.RWMol, site: int, fragment: Chem.Mol, start: int) -> int | None:
-    """Bond atom ``start`` of a copy of ``fragment`` to ``site``; the copy's first index, None where not allowed."""
+    """Bond atom ``start`` of a copy of ``fragment`` to ``site``; the copy's first index, None where
+    not allowed."""
     if not _may_join(mol.GetAtomWithIdx(site), fragment.GetAtomWithIdx(start)):
         return None
     shift = mol.GetNumAtoms()
@@ -157,9 +162,14 @@ def _hetero_neighbours(atom: Chem.Atom) -> int:
 
 
 def _mutate(rng: np.random.Generator, mol: Chem.RWMol) -> None:
-    """Turn one random carbon into something else; the sanitiser and the filters judge the result."""
+    """Turn one random carbon into something else; the sanitiser and the filters judge the
+    result."""
     mol.UpdatePropertyCache(strict=False)
-    carbons = [a for a in mol.GetAtoms() if a.GetAtomicNum() == 6 and a.GetTotalNumHs() > 0 and a.GetDegree() >= 2]
+    carbons = [
+        a
+        for a in mol.GetAtoms()
+        if a.GetAtomicNum() == 6 and a.GetTotalNumHs() > 0 and a.GetDegree() >= 2
+    ]
     if not carbons:
         return
     atom = carbons[int(rng.integers(len(carbons)))]
@@ -178,8 +188,11 @@ def _mutate(rng: np.random.Generator, mol: Chem.RWMol) -> None:
         oxygen = mol.AddAtom(Chem.Atom(8))
         mol.AddBond(atom.GetIdx(), oxygen, Chem.BondType.DOUBLE)
     else:
-        bonds = [b for b in atom.GetBonds() if b.GetOtherAtom(atom).GetAtomicNum() == 6
-                 and b.GetOtherAtom(atom).GetTotalNumHs() > 0]
+        bonds = [
+            b
+            for b in atom.GetBonds()
+            if b.GetOtherAtom(atom).GetAtomicNum() == 6 and b.GetOtherAtom(atom).GetTotalNumHs() > 0
+        ]
         if bonds:
             bonds[int(rng.integers(len(bonds)))].SetBondType(Chem.BondType.DOUBLE)
 
@@ -189,7 +202,9 @@ def _attempt(rng: np.random.Generator) -> Chem.RWMol:
     kind = rng.random()
     if kind < CORES["small"]:
         return Chem.RWMol(_fragment(SMALL[int(rng.integers(len(SMALL)))]))
-    mol = Chem.RWMol(_fragment(_pick(rng, CHAINS if kind < CORES["small"] + CORES["chain"] else RINGS)))
+    mol = Chem.RWMol(
+        _fragment(_pick(rng, CHAINS if kind < CORES["small"] + CORES["chain"] else RINGS))
+    )
     for _ in range(16):
         missing = target - mol.GetNumAtoms()
         if missing <= 0:
@@ -208,12 +223,16 @@ def _against_bredt(mol: Chem.Mol) -> bool:
     """Whether a bridgehead carries a double bond of its rings (Bredt's rule)."""
     heads: list[int] = []
     rdMolDescriptors.CalcNumBridgeheadAtoms(mol, heads)
-    return any(bond.IsInRing() and bond.GetBondType() != Chem.BondType.SINGLE
-               for head in heads for bond in mol.GetAtomWithIdx(head).GetBonds())
+    return any(
+        bond.IsInRing() and bond.GetBondType() != Chem.BondType.SINGLE
+        for head in heads
+        for bond in mol.GetAtomWithIdx(head).GetBonds()
+    )
 
 
 def draw(seed: int, number: int) -> Molecule:
-    """The molecule of draw ``number``; the same for the same (seed, number), whoever asks and when."""
+    """The molecule of draw ``number``; the same for the same (seed, number), whoever asks and
+    when."""
     rng = np.random.default_rng([seed, number])
     patterns = _patterns()
     while True:
@@ -222,7 +241,11 @@ def draw(seed: int, number: int) -> Molecule:
             Chem.SanitizeMol(mol)
         except (Chem.MolSanitizeException, ValueError):
             continue
-        if inspect(mol) or _against_bredt(mol) or any(mol.HasSubstructMatch(pattern) for pattern in patterns):
+        if (
+            inspect(mol)
+            or _against_bredt(mol)
+            or any(mol.HasSubstructMatch(pattern) for pattern in patterns)
+        ):
             continue
         return Molecule(*(2 * [Chem.MolToSmiles(mol)]))
 
@@ -247,7 +270,8 @@ def inspect(mol: Chem.Mol) -> str:
 
 
 def drawn(seed: int, skipped: Counter[str]) -> Iterator[Molecule]:
-    """Endless stream of distinct molecules (by group); repeated draws are counted in ``skipped``."""
+    """Endless stream of distinct molecules (by group); repeated draws are counted in
+    ``skipped``."""
     seen: set[str] = set()
     number = 0
     while True:

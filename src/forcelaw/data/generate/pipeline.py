@@ -1,8 +1,9 @@
 """Plan molecules, keep worker processes busy, resume what was interrupted, assemble the pack.
 
-The molecules form one deterministic stream (drawn, or read from SMILES), cut into chunks of CHUNK. Workers label chunks
-and write each by rename to PACK.partial-generate/<hash of the settings>/. The pack is the first ``count`` structures of
-chunks 0, 1, 2 ... in order, so neither the number of workers nor an interruption shows in it.
+The molecules form one deterministic stream (drawn, or read from SMILES), cut into chunks of CHUNK.
+Workers label chunks and write each by rename to PACK.partial-generate/<hash of the settings>/. The
+pack is the first ``count`` structures of chunks 0, 1, 2 ... in order, so neither the number of
+workers nor an interruption shows in it.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from .conformers import Distribution
 from .molecules import Molecule
 from .worker import read_chunk
 
-CHUNK = 16  # molecules; about 1.5 s of work, so that little is lost by a kill and dispatching costs nothing
+# molecules; about 1.5 s of work, so that little is lost by a kill and dispatching costs nothing
+CHUNK = 16
 MAX_CRASHES = 3
 EMPTY_CHUNKS = 20  # this many chunks without one structure mean that something is broken
 
 
 class Chunk(NamedTuple):
-    """index, molecules, reasons and counts of what the stream skipped up to its end, and the key of its contents."""
+    """index, molecules, reasons and counts of what the stream skipped up to its end, and the key of
+    its contents."""
 
     index: int
     molecules: list[Molecule]
@@ -45,7 +48,8 @@ def settings_hash(settings: dict[str, Any]) -> str:
 
 
 class Plan:
-    """Chunks in order, made when asked for. ``skipped`` must be the counter that the stream itself counts into."""
+    """Chunks in order, made when asked for. ``skipped`` must be the counter that the stream itself
+    counts into."""
 
     def __init__(self, stream: Iterator[Molecule], skipped: Counter[str], settings: dict[str, Any]):
         self.stream, self.skipped, self.settings = stream, skipped, settings
@@ -67,13 +71,18 @@ class Worker:
     def __init__(self) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "forcelaw.data.generate.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=os.environ | threads)
+            [sys.executable, "-m", "forcelaw.data.generate.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | threads,
+        )
         self.chunk: Chunk | None = None
 
     def send(self, chunk: Chunk, task: dict[str, Any]) -> None:
         self.chunk = chunk
-        with contextlib.suppress(BrokenPipeError):  # it died; its stdout is at the end of file and tells so
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # it died; its stdout is at the end of file and tells so
             self.process.stdin.write(json.dumps(task).encode() + b"\n")
             self.process.stdin.flush()
 
@@ -85,7 +94,9 @@ class Worker:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
-        with contextlib.suppress(BrokenPipeError):  # a task that was never read is still in the buffer
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # a task that was never read is still in the buffer
             self.process.stdin.close()
         self.process.stdout.close()
 
@@ -96,7 +107,16 @@ class Run:
     folder: where chunks lie. ``finished`` maps a chunk's index to (chunk, structures in it).
     """
 
-    def __init__(self, folder: Path, plan: Plan, *, count: int, seed: int, distribution: Distribution, workers: int):
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        *,
+        count: int,
+        seed: int,
+        distribution: Distribution,
+        workers: int,
+    ):
         self.folder, self.plan, self.count, self.seed = folder, plan, count, seed
         self.distribution, self.workers = distribution, workers
         self.finished: dict[int, tuple[Chunk, int]] = {}
@@ -115,11 +135,17 @@ class Run:
         self.ahead += structures
         while self.contiguous in self.finished:
             n = self.finished[self.contiguous][1]
-            self.structures, self.ahead, self.contiguous = self.structures + n, self.ahead - n, self.contiguous + 1
+            self.structures, self.ahead, self.contiguous = (
+                self.structures + n,
+                self.ahead - n,
+                self.contiguous + 1,
+            )
         if self.contiguous >= EMPTY_CHUNKS and not self.structures:
-            raise DataError(f"none of the first {self.contiguous * CHUNK} molecules gave a structure",
-                            where=json.dumps(self.failures()),
-                            remedy="check the SMILES file, or the installed rdkit and tblite")
+            raise DataError(
+                f"none of the first {self.contiguous * CHUNK} molecules gave a structure",
+                where=json.dumps(self.failures()),
+                remedy="check the SMILES file, or the installed rdkit and tblite",
+            )
 
     def failures(self) -> dict[str, int]:
         """Failed structures of the finished chunks by reason."""
@@ -149,8 +175,12 @@ class Run:
         return chunk
 
     def _enough(self, in_flight: int) -> bool:
-        """Whether what is finished and in flight may suffice, so that no chunk is started in vain."""
-        return self.structures + self.ahead + in_flight * CHUNK * self.distribution.conformers >= self.count
+        """Whether what is finished and in flight may suffice, so that no chunk is started in
+        vain."""
+        return (
+            self.structures + self.ahead + in_flight * CHUNK * self.distribution.conformers
+            >= self.count
+        )
 
     def execute(self) -> None:
         """Label chunks until the first ``count`` structures are there or the stream ends."""
@@ -160,11 +190,15 @@ class Run:
             return
         self.waiting.append(first)
         selector = selectors.DefaultSelector()
-        with Progress("generate", self.count, unit="structures", already=self.structures) as progress:
+        with Progress(
+            "generate", self.count, unit="structures", already=self.structures
+        ) as progress:
             try:
                 for _ in range(self.workers):
                     self._start(selector)
-                while self.structures < self.count and any(k.data.chunk for k in selector.get_map().values()):
+                while self.structures < self.count and any(
+                    k.data.chunk for k in selector.get_map().values()
+                ):
                     for key, _ in selector.select(timeout=1.0):
                         self._collect(selector, key.data)
                     self._feed(selector)
@@ -176,7 +210,9 @@ class Run:
 
     def _start(self, selector: selectors.BaseSelector) -> None:
         """Start a worker if there is a chunk for it."""
-        if not self.waiting and self._enough(sum(k.data.chunk is not None for k in selector.get_map().values())):
+        if not self.waiting and self._enough(
+            sum(k.data.chunk is not None for k in selector.get_map().values())
+        ):
             return
         worker = Worker()
         selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
@@ -191,14 +227,25 @@ class Run:
             if not self.waiting and self._enough(sum(w.chunk is not None for w in workers)):
                 return
             chunk = self._next()
-            while chunk is not None and (known := read_chunk(self.path(chunk.index), chunk.key)) is not None:
+            while (
+                chunk is not None
+                and (known := read_chunk(self.path(chunk.index), chunk.key)) is not None
+            ):
                 self.done(chunk, len(known["counts"]))
                 chunk = self._next()
             if chunk is None:
                 return
-            worker.send(chunk, {
-                "chunk": chunk.index, "path": str(self.path(chunk.index)), "key": chunk.key, "seed": self.seed,
-                "molecules": chunk.molecules, "distribution": self.distribution.model_dump()})
+            worker.send(
+                chunk,
+                {
+                    "chunk": chunk.index,
+                    "path": str(self.path(chunk.index)),
+                    "key": chunk.key,
+                    "seed": self.seed,
+                    "molecules": chunk.molecules,
+                    "distribution": self.distribution.model_dump(),
+                },
+            )
 
     def _collect(self, selector: selectors.BaseSelector, worker: Worker) -> None:
         answer = worker.answer()
@@ -216,9 +263,14 @@ class Run:
             if self.crashes[chunk.index] >= MAX_CRASHES:
                 status = worker.process.returncode
                 raise DataError(
-                    f"a worker died {MAX_CRASHES} times on the same molecules (exit status {status})",
+                    f"a worker died {MAX_CRASHES} times on the same molecules (exit status"
+                    f" {status})",
                     where=" ".join(m.smiles for m in chunk.molecules),
-                    remedy="see the messages above; short of memory, use fewer --workers; then start it again")
+                    remedy=(
+                        "see the messages above; short of memory, use fewer --workers; then start"
+                        " it again"
+                    ),
+                )
         self._start(selector)
 
     def chunks(self) -> Iterator[tuple[Chunk, dict[str, Any]]]:
@@ -230,7 +282,10 @@ class Run:
             chunk, structures = self.finished[index]
             arrays = read_chunk(self.path(index), chunk.key)
             if arrays is None:
-                raise DataError("a finished chunk has vanished or changed", where=str(self.path(index)),
-                                remedy="run the same command again: it is made anew")
+                raise DataError(
+                    "a finished chunk has vanished or changed",
+                    where=str(self.path(index)),
+                    remedy="run the same command again: it is made anew",
+                )
             reached += structures
             yield chunk, arrays

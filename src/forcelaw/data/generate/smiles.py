@@ -1,4 +1,5 @@
-"""Molecules from a list of SMILES: one per line, first column (.csv by commas, otherwise by white space)."""
+"""Molecules from a list of SMILES: one per line, first column (.csv by commas, otherwise by white
+space)."""
 
 from __future__ import annotations
 
@@ -18,21 +19,36 @@ def read_column(path: Path) -> list[str]:
     """First column of the file, without empty lines, # comments and a header that says "smiles"."""
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            rows = csv.reader(file) if path.suffix.lower() == ".csv" else (line.split() for line in file)
-            column = [row[0].strip() for row in rows if row and row[0].strip() and not row[0].startswith("#")]
+            rows = (
+                csv.reader(file)
+                if path.suffix.lower() == ".csv"
+                else (line.split() for line in file)
+            )
+            column = [
+                row[0].strip()
+                for row in rows
+                if row and row[0].strip() and not row[0].startswith("#")
+            ]
     except OSError as error:
-        raise DataError(f"the SMILES file cannot be read: {error.strerror}", where=str(path),
-                        remedy="pass --smiles a text file with one SMILES per line") from error
+        raise DataError(
+            f"the SMILES file cannot be read: {error.strerror}",
+            where=str(path),
+            remedy="pass --smiles a text file with one SMILES per line",
+        ) from error
     if column and "smiles" in column[0].lower():
         column = column[1:]
     if not column:
-        raise DataError("the SMILES file holds no molecules", where=str(path),
-                        remedy="write one SMILES per line, first column")
+        raise DataError(
+            "the SMILES file holds no molecules",
+            where=str(path),
+            remedy="write one SMILES per line, first column",
+        )
     return column
 
 
 def parse(text: str) -> Molecule | str:
-    """The molecule of one SMILES (isotopes and atom maps dropped), or the reason why it is not taken."""
+    """The molecule of one SMILES (isotopes and atom maps dropped), or the reason why it is not
+    taken."""
     mol = Chem.MolFromSmiles(text)
     if mol is None:
         return "unreadable SMILES"
@@ -47,7 +63,8 @@ def parse(text: str) -> Molecule | str:
 
 
 def listed(column: list[str], seed: int, skipped: Counter[str]) -> Iterator[Molecule]:
-    """Distinct molecules of the list in an order shuffled by ``seed`` (lists are often sorted by size).
+    """Distinct molecules of the list in an order shuffled by ``seed`` (lists are often sorted by
+    size).
 
     What is not taken is counted by reason in ``skipped``.
     """

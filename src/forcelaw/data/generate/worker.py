@@ -1,7 +1,9 @@
-"""A worker process: reads one task per line from stdin, labels a chunk of molecules, answers one line on stdout.
+"""A worker process: reads one task per line from stdin, labels a chunk of molecules, answers one
+line on stdout.
 
-Start it with OMP_NUM_THREADS=1 in the environment (:mod:`.pipeline` does): tblite reads it when it is loaded, and
-results repeat to the last bit only in one thread. It ends when stdin closes, so it does not outlive a killed parent.
+Start it with OMP_NUM_THREADS=1 in the environment (:mod:`.pipeline` does): tblite reads it when it
+is loaded, and results repeat to the last bit only in one thread. It ends when stdin closes, so it
+does not outlive a killed parent.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ from .label import label
 def compute(molecules: list[list[str]], seed: int, d: Distribution) -> dict[str, np.ndarray]:
     """Label the conformers of some molecules, given as pairs (smiles, group).
 
-    Returns counts (s,), groups (s,), energies (s,) eV, numbers (atoms,), positions (atoms, 3) Angstrom, forces
-    (atoms, 3) eV/Angstrom, and ``failures``, a JSON object of reasons and counts. A molecule's structures
-    depend on the seed and its SMILES alone.
+    Returns counts (s,), groups (s,), energies (s,) eV, numbers (atoms,), positions (atoms, 3)
+    Angstrom, forces (atoms, 3) eV/Angstrom, and ``failures``, a JSON object of reasons and counts.
+    A molecule's structures depend on the seed and its SMILES alone.
     """
     counts: list[int] = []
     groups: list[int] = []
@@ -81,7 +83,8 @@ def write_chunk(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_chunk(path: Path, key: str) -> dict[str, Any] | None:
-    """The arrays of a finished chunk; None where it is absent, damaged, or made from other molecules or settings."""
+    """The arrays of a finished chunk; None where it is absent, damaged, or made from other
+    molecules or settings."""
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -93,7 +96,8 @@ def read_chunk(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Serve tasks until stdin closes. Anything that libraries print goes to stderr, the answers alone to stdout."""
+    """Serve tasks until stdin closes. Anything that libraries print goes to stderr, the answers
+    alone to stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -103,7 +107,11 @@ def main() -> None:
         task = json.loads(line)
         arrays = compute(task["molecules"], task["seed"], Distribution(**task["distribution"]))
         write_chunk(Path(task["path"]), task["key"], arrays)
-        answer = {"chunk": task["chunk"], "structures": len(arrays["counts"]), "seconds": time.perf_counter() - started}
+        answer = {
+            "chunk": task["chunk"],
+            "structures": len(arrays["counts"]),
+            "seconds": time.perf_counter() - started,
+        }
         try:
             answers.write(json.dumps(answer) + "\n")
             answers.flush()

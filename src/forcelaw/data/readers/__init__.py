@@ -1,4 +1,5 @@
-"""Readers: one file per format, one explicit table, one function that opens whatever it is given."""
+"""Readers: one file per format, one explicit table, one function that opens whatever it is
+given."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def _pack(path: Path, options: SourceOptions) -> Source:
     return open_pack(path, options)
 
 
-# a new format is a new file, a line here and its suffixes below; each imports its own heavy packages only when used
+# a new format is a new file, a line here and its suffixes below; each imports its own heavy
+# packages only when used
 READERS: dict[str, Callable[[Path, SourceOptions], Source]] = {
     "extxyz": _extxyz,
     "ase": _ase_db,
@@ -88,8 +90,8 @@ def reader_of(path: Path) -> str:
 def open_source(path: str | Path, options: SourceOptions | None = None) -> Source:
     """Open a file or folder of labelled structures.
 
-    Nothing but its head is read. Missing labels, undeclared units, unknown layouts and damaged files are DataErrors
-    that say what was seen and which option to pass.
+    Nothing but its head is read. Missing labels, undeclared units, unknown layouts and damaged
+    files are DataErrors that say what was seen and which option to pass.
     """
     path, options = Path(path), options or SourceOptions()
     if not path.exists():
@@ -97,5 +99,7 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
     if path.is_file() and path.stat().st_size == 0:
         raise DataError("the file is empty", where=str(path))
     if options.reader and options.reader not in READERS:
-        raise DataError(f"no reader called {options.reader!r}", remedy=f"use one of: {', '.join(READERS)}")
+        raise DataError(
+            f"no reader called {options.reader!r}", remedy=f"use one of: {', '.join(READERS)}"
+        )
     return READERS[options.reader or reader_of(path)](path, options)

@@ -1,10 +1,11 @@
-"""ASE databases: sqlite ``.db`` (plain and SchNetPack) and ``.aselmdb`` (a file, or a folder of them, as OMol25 comes).
+"""ASE databases: sqlite ``.db`` (plain and SchNetPack) and ``.aselmdb`` (a file, or a folder of
+them, as OMol25 comes).
 
-Labels are the calculator's ``energy`` and ``forces`` in eV and eV/Angstrom (ASE's units). A SchNetPack database keeps
-them in ``row.data`` and declares their units in its metadata (``_property_unit_dict``, ``_distance_unit``). Total
-charge and multiplicity come from ``row.data["charge"]`` and ``row.data["spin"]`` (OMol25, Levine et al. 2025,
-arXiv:2505.08762).
-Rows are stored as JSON; nothing is unpickled.
+Labels are the calculator's ``energy`` and ``forces`` in eV and eV/Angstrom (ASE's units). A
+SchNetPack database keeps them in ``row.data`` and declares their units in its metadata
+(``_property_unit_dict``, ``_distance_unit``). Total charge and multiplicity come from
+``row.data["charge"]`` and ``row.data["spin"]`` (OMol25, Levine et al. 2025, arXiv:2505.08762). Rows
+are stored as JSON; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -58,20 +59,27 @@ def _connect(path: Path) -> Any:
             raise _unreadable(path, "it is not an SQLite file")
     try:
         with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True) as probe:
-            tables = {name for (name,) in probe.execute("SELECT name FROM sqlite_master WHERE type='table'")}
+            tables = {
+                name
+                for (name,) in probe.execute("SELECT name FROM sqlite_master WHERE type='table'")
+            }
         probe.close()
         if "systems" not in tables:
-            raise _unreadable(path, f"it has no table 'systems' (tables: {', '.join(sorted(tables)) or 'none'})")
+            raise _unreadable(
+                path, f"it has no table 'systems' (tables: {', '.join(sorted(tables)) or 'none'})"
+            )
         return ase.db.connect(path, type="db", use_lock_file=False)
     except sqlite3.DatabaseError as error:
         raise _unreadable(path, error) from error
 
 
 def _check_length(path: Path) -> None:
-    """Refuse a truncated LMDB file: it is memory-mapped, and reading past its end would kill the process (SIGBUS).
+    """Refuse a truncated LMDB file: it is memory-mapped, and reading past its end would kill the
+    process (SIGBUS).
 
-    A file begins with two meta pages (lmdb.h, MDB_meta): 16 bytes of page header, magic, version, address, map size,
-    two table records of 48 bytes (the first begins with the page size), the last page used, and the transaction.
+    A file begins with two meta pages (lmdb.h, MDB_meta): 16 bytes of page header, magic, version,
+    address, map size, two table records of 48 bytes (the first begins with the page size), the last
+    page used, and the transaction.
     """
     with path.open("rb") as file:
         head = file.read(65536 + 152)
@@ -84,15 +92,20 @@ def _check_length(path: Path) -> None:
     if size == 0:
         raise _unreadable(path, "it is not an LMDB file")
     if path.stat().st_size < (last + 1) * size:
-        raise _unreadable(path, f"it is truncated: {path.stat().st_size} of {(last + 1) * size} bytes")
+        raise _unreadable(
+            path, f"it is truncated: {path.stat().st_size} of {(last + 1) * size} bytes"
+        )
 
 
 def _unreadable(path: Path, why: object) -> DataError:
-    return DataError(f"not a readable ASE database: {why}", where=str(path), remedy="fetch the file again")
+    return DataError(
+        f"not a readable ASE database: {why}", where=str(path), remedy="fetch the file again"
+    )
 
 
 def rows(path: Path) -> Iterator[Any]:
-    """Rows of one database in the order of their ids, a page at a time (ASE would fetch a whole selection at once)."""
+    """Rows of one database in the order of their ids, a page at a time (ASE would fetch a whole
+    selection at once)."""
     database = _connect(path)
     try:
         if path.suffix == ".aselmdb":
@@ -120,7 +133,8 @@ def _lookup(row: Any, key: str, place: str) -> Any:
 
 
 def open_ase_db(path: Path, options: SourceOptions) -> Source:
-    """Open an ASE database, or a folder of ``.aselmdb`` files as one source in the order of their names."""
+    """Open an ASE database, or a folder of ``.aselmdb`` files as one source in the order of their
+    names."""
     files = sorted(path.glob("*.aselmdb")) if path.is_dir() else [path]
     metadata: dict[str, Any] = {}
     structures = 0
@@ -134,17 +148,25 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
         raise DataError("the database holds no rows", where=str(path))
     seen: dict[tuple[str, str], None] = {}
     for _, row in zip(range(PEEK), (row for file in files for row in rows(file))):
-        seen |= dict.fromkeys((name, "calculator") for name in _CALCULATOR if row.get(name) is not None)
+        seen |= dict.fromkeys(
+            (name, "calculator") for name in _CALCULATOR if row.get(name) is not None
+        )
         seen |= dict.fromkeys((name, "data") for name in (row.data or {}))
         seen |= dict.fromkeys((name, "key-value pair") for name in row.key_value_pairs)
     declared_units = metadata.get("_property_unit_dict")
     schnetpack = isinstance(declared_units, dict)
     named = [f"{name} ({place})" for name, place in seen]
     roles = _labels(options, seen, named, path, schnetpack)
-    for kind, wanted in (("charge", options.charge_key), ("spin", options.spin_key), ("group", options.group_key)):
+    for kind, wanted in (
+        ("charge", options.charge_key),
+        ("spin", options.spin_key),
+        ("group", options.group_key),
+    ):
         role = next(((n, p) for n, p in seen if n == wanted), None)
         if wanted and role is None:
-            raise DataError(f"no key {wanted!r} for the {kind}; keys seen: {listed(named)}", where=str(path))
+            raise DataError(
+                f"no key {wanted!r} for the {kind}; keys seen: {listed(named)}", where=str(path)
+            )
         if role is None and kind != "group" and (kind, "data") in seen:
             role = (kind, "data")
         if role:
@@ -153,7 +175,13 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
     keys = {kind: f"{name} ({place})" for kind, (name, place) in roles.items() if kind != "group"}
     if options.gradient_key:
         keys["forces"] = f"minus {keys['forces']} (a gradient)"
-    kind = "aselmdb" if files[0].suffix == ".aselmdb" else "ase db (SchNetPack)" if schnetpack else "ase db"
+    kind = (
+        "aselmdb"
+        if files[0].suffix == ".aselmdb"
+        else "ase db (SchNetPack)"
+        if schnetpack
+        else "ase db"
+    )
     if len(files) > 1 or path.is_dir():
         kind += f", folder of {len(files)} files"
     return Source(
@@ -170,15 +198,27 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
 
 
 def _labels(
-    options: SourceOptions, seen: dict[tuple[str, str], None], named: list[str], path: Path, schnetpack: bool
+    options: SourceOptions,
+    seen: dict[tuple[str, str], None],
+    named: list[str],
+    path: Path,
+    schnetpack: bool,
 ) -> dict[str, tuple[str, str]]:
-    """(key, place) of energy and forces. A SchNetPack database defines row.data, a plain one the calculator."""
+    """(key, place) of energy and forces. A SchNetPack database defines row.data, a plain one the
+    calculator."""
     roles, wanted = {}, {"energy": options.energy_key, "forces": options.force_like}
     for kind, given in wanted.items():
-        places = ("data", "calculator", "key-value pair") if schnetpack or given else ("calculator",)
-        roles[kind] = next(((given or kind, place) for place in places if (given or kind, place) in seen), None)
+        places = (
+            ("data", "calculator", "key-value pair") if schnetpack or given else ("calculator",)
+        )
+        roles[kind] = next(
+            ((given or kind, place) for place in places if (given or kind, place) in seen), None
+        )
     require_labels(
-        {kind: (given or kind, given, [given or kind] if roles[kind] else []) for kind, given in wanted.items()},
+        {
+            kind: (given or kind, given, [given or kind] if roles[kind] else [])
+            for kind, given in wanted.items()
+        },
         named,
         path,
         f" in the first {PEEK} rows",
@@ -192,7 +232,11 @@ def _declared(
     if not schnetpack:
         if any(place != "calculator" for place in (roles["energy"][1], roles["forces"][1])):
             return {"length": "Angstrom"}, "ASE's convention for positions"
-        return {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}, "ASE's convention for its databases"
+        return {
+            "energy": "eV",
+            "length": "Angstrom",
+            "force": "eV/Angstrom",
+        }, "ASE's convention for its databases"
     table = metadata["_property_unit_dict"]
     declared = {
         name: str(table[roles[kind][0]])
@@ -204,7 +248,9 @@ def _declared(
     return declared, "declared in the database's metadata"
 
 
-def _blocks(files: list[Path], roles: dict[str, tuple[str, str]], sign: float, units: Units) -> Iterator[Block]:
+def _blocks(
+    files: list[Path], roles: dict[str, tuple[str, str]], sign: float, units: Units
+) -> Iterator[Block]:
     index = 0
     for file in files:
         page: list[Any] = []
@@ -219,12 +265,24 @@ def _blocks(files: list[Path], roles: dict[str, tuple[str, str]], sign: float, u
 
 
 def _parse(
-    path: Path, page: list[Any], first: int, roles: dict[str, tuple[str, str]], sign: float, units: Units
+    path: Path,
+    page: list[Any],
+    first: int,
+    roles: dict[str, tuple[str, str]],
+    sign: float,
+    units: Units,
 ) -> Block:
-    return join([_one(row, f"{path}, row id {row.id}", first + k, roles, sign, units) for k, row in enumerate(page)])
+    return join(
+        [
+            _one(row, f"{path}, row id {row.id}", first + k, roles, sign, units)
+            for k, row in enumerate(page)
+        ]
+    )
 
 
-def _one(row: Any, where: str, first: int, roles: dict[str, tuple[str, str]], sign: float, units: Units) -> Block:
+def _one(
+    row: Any, where: str, first: int, roles: dict[str, tuple[str, str]], sign: float, units: Units
+) -> Block:
     def place(_: int) -> str:
         return where
 
@@ -237,7 +295,10 @@ def _one(row: Any, where: str, first: int, roles: dict[str, tuple[str, str]], si
     energy = np.nan if energy is None else _single(energy, roles["energy"][0], where)
     forces = np.full((n, 3), np.nan) if forces is None else np.asarray(forces, np.float64)
     if forces.shape != (n, 3):
-        raise DataError(f"{roles['forces'][0]} has shape {forces.shape}, the structure has {n} atoms", where=where)
+        raise DataError(
+            f"{roles['forces'][0]} has shape {forces.shape}, the structure has {n} atoms",
+            where=where,
+        )
     small = {}
     for kind, absent in (("charge", NO_CHARGE), ("spin", NO_SPIN)):
         small[kind] = None
@@ -252,7 +313,9 @@ def _one(row: Any, where: str, first: int, roles: dict[str, tuple[str, str]], si
     if "group" in roles:
         value = _lookup(row, *roles["group"])
         if value is None:
-            raise DataError(f"no group key {roles['group'][0]!r}", where=where, remedy="or pass --group formula")
+            raise DataError(
+                f"no group key {roles['group'][0]!r}", where=where, remedy="or pass --group formula"
+            )
         groups = [str(value)]
     pbc = np.asarray(row.pbc, bool).reshape(1, 3)
     cell = np.asarray(row.cell, np.float64).reshape(1, 3, 3) * units.to_angstrom * float(pbc.any())

@@ -1,4 +1,5 @@
-"""What every reader yields and how keys and units are chosen: from the format, or given by the user, never guessed."""
+"""What every reader yields and how keys and units are chosen: from the format, or given by the
+user, never guessed."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ Z_OF = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What the user says about a source; None leaves it to the format. Keys are names in the file."""
+    """What the user says about a source; None leaves it to the format. Keys are names in the
+    file."""
 
     reader: str | None = None
     energy_key: str | None = None
@@ -41,7 +43,9 @@ class SourceOptions:
         if self.forces_key and self.gradient_key:
             raise DataError(
                 "both --forces-key and --gradient-key were given",
-                remedy="pass --forces-key if the file holds forces, --gradient-key if it holds dE/dx",
+                remedy=(
+                    "pass --forces-key if the file holds forces, --gradient-key if it holds dE/dx"
+                ),
             )
 
     @property
@@ -85,7 +89,8 @@ class Block:
 
 @dataclass
 class Units:
-    """Units of a source and factors to eV, Angstrom, eV/Angstrom; ``origin`` says who declared them."""
+    """Units of a source and factors to eV, Angstrom, eV/Angstrom; ``origin`` says who declared
+    them."""
 
     energy: str
     length: str
@@ -171,12 +176,20 @@ class Source:
         }
 
 
-def choose_units(options: SourceOptions, declared: dict[str, str], origin: str, path: Path) -> Units:
-    """Units given by the user, else declared by the file or defined by its format; otherwise an error.
+def choose_units(
+    options: SourceOptions, declared: dict[str, str], origin: str, path: Path
+) -> Units:
+    """Units given by the user, else declared by the file or defined by its format; otherwise an
+    error.
 
-    declared: any of "energy", "length", "force". The force unit follows as energy/length when nobody names it.
+    declared: any of "energy", "length", "force". The force unit follows as energy/length when
+    nobody names it.
     """
-    given = {"energy": options.energy_unit, "length": options.length_unit, "force": options.force_unit}
+    given = {
+        "energy": options.energy_unit,
+        "length": options.length_unit,
+        "force": options.force_unit,
+    }
     given = {name: unit for name, unit in given.items() if unit}
     absent = [name for name in ("energy", "length") if name not in given and name not in declared]
     if absent:
@@ -188,9 +201,14 @@ def choose_units(options: SourceOptions, declared: dict[str, str], origin: str, 
         )
     merged = {**declared, **given}
     names = {name: units.canonical(merged[name]) for name in ("energy", "length")}
-    # a declared force unit no longer holds once the user corrects the energy or length it is made of
+    # a declared force unit no longer holds once the user corrects the energy or length it is made
+    # of
     stale = "force" not in given and (given.keys() & {"energy", "length"})
-    force = names["energy"] + "/" + names["length"] if stale or "force" not in merged else merged["force"]
+    force = (
+        names["energy"] + "/" + names["length"]
+        if stale or "force" not in merged
+        else merged["force"]
+    )
     units.force_factor(force)
     energy, _, length = force.rpartition("/")
     said = [f"{name} given" for name in given]
@@ -214,18 +232,24 @@ def bare(key: str) -> str:
 
 
 def listed(keys: list[str]) -> str:
-    """Keys by place: "comment line: energy, charge; column: forces"; keys without a place as a plain list."""
+    """Keys by place: "comment line: energy, charge; column: forces"; keys without a place as a
+    plain list."""
     places: dict[str, list[str]] = {}
     for key in keys:
         places.setdefault(key[len(bare(key)) :].strip(" ()"), []).append(bare(key))
-    return "; ".join(f"{place}: {', '.join(names)}" if place else ", ".join(names) for place, names in places.items())
+    return "; ".join(
+        f"{place}: {', '.join(names)}" if place else ", ".join(names)
+        for place, names in places.items()
+    )
 
 
 def suggest(kind: str, keys: list[str]) -> str:
     """A remedy for a missing label: the option to pass, with the keys that look like it."""
     names = [bare(key) for key in keys]
     if kind == "energy":
-        flags = [f"--energy-key {k}" for k in names if "energ" in k.lower() or k in ("E", "U0", "U")]
+        flags = [
+            f"--energy-key {k}" for k in names if "energ" in k.lower() or k in ("E", "U0", "U")
+        ]
     else:
         flags = [
             f"--{'gradient' if 'grad' in k.lower() else 'forces'}-key {k}"
@@ -234,22 +258,38 @@ def suggest(kind: str, keys: list[str]) -> str:
         ]
     if flags:
         return f"pass {' or '.join(flags)} if that is the {kind}"
-    options = "--energy-key NAME" if kind == "energy" else "--forces-key NAME (or --gradient-key NAME for dE/dx)"
-    return f"no key looks like {'an energy' if kind == 'energy' else 'forces'}; if there is one, name it with {options}"
+    options = (
+        "--energy-key NAME"
+        if kind == "energy"
+        else "--forces-key NAME (or --gradient-key NAME for dE/dx)"
+    )
+    return (
+        f"no key looks like {'an energy' if kind == 'energy' else 'forces'}; if there is one, name"
+        f" it with {options}"
+    )
 
 
 def require_labels(
-    labels: dict[str, tuple[str, str | None, list[str]]], seen: list[str], path: Path, extra: str = ""
+    labels: dict[str, tuple[str, str | None, list[str]]],
+    seen: list[str],
+    path: Path,
+    extra: str = "",
 ) -> None:
-    """Fail unless the energy and the forces are there; the error names every key seen and the options to pass.
+    """Fail unless the energy and the forces are there; the error names every key seen and the
+    options to pass.
 
-    labels: {"energy" or "forces": (key that would be read, key that the user gave, keys among which it must be)}.
+    labels: {"energy" or "forces": (key that would be read, key that the user gave, keys among which
+    it must be)}.
     """
     absent = {kind: wanted for kind, (key, wanted, among) in labels.items() if key not in among}
     if not absent:
         return
     found = " and ".join(
-        f"no key {wanted!r} for the {kind}" if wanted else f"no {kind} under the name that the format defines"
+        (
+            f"no key {wanted!r} for the {kind}"
+            if wanted
+            else f"no {kind} under the name that the format defines"
+        )
         for kind, wanted in absent.items()
     )
     raise DataError(
@@ -259,7 +299,9 @@ def require_labels(
     )
 
 
-def check_numbers(numbers: np.ndarray, place: Callable[[int], str], counts: np.ndarray) -> np.ndarray:
+def check_numbers(
+    numbers: np.ndarray, place: Callable[[int], str], counts: np.ndarray
+) -> np.ndarray:
     """Atomic numbers as uint8; anything outside 1..118 is an error that names the structure."""
     numbers = np.asarray(numbers)
     bad = np.flatnonzero((numbers < 1) | (numbers > MAX_Z))
@@ -306,7 +348,8 @@ def _filled(rows: int, value: Any, row: tuple[int, ...], dtype: Any) -> np.ndarr
 
 
 def join(blocks: list[Block]) -> Block:
-    """Consecutive blocks of one source as one. Where only some have an optional array, the others say "not given"."""
+    """Consecutive blocks of one source as one. Where only some have an optional array, the others
+    say "not given"."""
     if len(blocks) == 1:
         return blocks[0]
     starts = np.cumsum([0, *(len(b) for b in blocks)])
@@ -319,14 +362,20 @@ def join(blocks: list[Block]) -> Block:
         parts = [getattr(b, name) for b in blocks]
         if all(part is None for part in parts):
             return None
-        return np.concatenate([_filled(len(b), *absent) if p is None else p for b, p in zip(blocks, parts)])
+        return np.concatenate(
+            [_filled(len(b), *absent) if p is None else p for b, p in zip(blocks, parts)]
+        )
 
     groups: Any = None
     if blocks[0].groups is not None:
         if isinstance(blocks[0].groups, np.ndarray):
             groups = np.concatenate([b.groups for b in blocks])
         else:
-            groups = [g for b in blocks for g in ([b.groups] * len(b) if isinstance(b.groups, str) else b.groups)]
+            groups = [
+                g
+                for b in blocks
+                for g in ([b.groups] * len(b) if isinstance(b.groups, str) else b.groups)
+            ]
     return Block(
         *(together(n) for n in ("counts", "numbers", "positions", "energies", "forces")),
         first=blocks[0].first,

@@ -1,10 +1,10 @@
 """Extended XYZ, plain or gzipped, streamed frame by frame.
 
-The header line is parsed by ASE (``key_val_str_to_dict``); columns are parsed here for a batch of frames at once.
-Labels are looked for where files keep them: energies in the comment line, forces in the columns. ``energy`` and
-``forces`` are ASE's names, ``REF_energy`` and ``REF_forces`` the convention of training sets; any other name must be
-given. Units are eV and Angstrom by ASE's convention unless the user says otherwise.
-Format: https://github.com/libAtoms/extxyz
+The header line is parsed by ASE (``key_val_str_to_dict``); columns are parsed here for a batch of
+frames at once. Labels are looked for where files keep them: energies in the comment line, forces in
+the columns. ``energy`` and ``forces`` are ASE's names, ``REF_energy`` and ``REF_forces`` the
+convention of training sets; any other name must be given. Units are eV and Angstrom by ASE's
+convention unless the user says otherwise. Format: https://github.com/libAtoms/extxyz
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ from .base import (
     suggest,
 )
 
-PAIRS = (("energy", "forces"), ("REF_energy", "REF_forces"))  # names the format or its convention defines
+PAIRS = (
+    ("energy", "forces"),
+    ("REF_energy", "REF_forces"),
+)  # names the format or its convention defines
 PEEK, BATCH = 200, 256  # frames looked at to see the keys; frames parsed together
 _DEFAULT_COLUMNS = "species:S:1:pos:R:3"
 
@@ -95,7 +98,11 @@ def frames(path: Path) -> Iterator[Frame]:
                     ) from None
                 header = file.readline()
                 lines = list(islice(file, atoms))
-                if len(lines) < atoms or atoms < 1 or not (lines[-1].endswith("\n") or len(lines[-1].split()) > 3):
+                if (
+                    len(lines) < atoms
+                    or atoms < 1
+                    or not (lines[-1].endswith("\n") or len(lines[-1].split()) > 3)
+                ):
                     raise DataError(
                         f"truncated: the frame announces {atoms} atoms, {len(lines)} lines follow",
                         where=where,
@@ -108,7 +115,9 @@ def frames(path: Path) -> Iterator[Frame]:
                 index += 1
     except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
         raise DataError(
-            f"the file is damaged or truncated: {error}", where=f"{path}, frame {index}", remedy="fetch the file again"
+            f"the file is damaged or truncated: {error}",
+            where=f"{path}, frame {index}",
+            remedy="fetch the file again",
         ) from error
 
 
@@ -134,16 +143,23 @@ def open_extxyz(path: Path, options: SourceOptions) -> Source:
     for frame in head:
         info |= dict.fromkeys(k for k in frame.info if k not in ("Lattice", "pbc"))
         arrays |= dict.fromkeys(
-            k for k in layout(frame.columns, f"{path}, frame {frame.index}") if k not in ("species", "Z", "pos")
+            k
+            for k in layout(frame.columns, f"{path}, frame {frame.index}")
+            if k not in ("species", "Z", "pos")
         )
     seen = [f"{k} (comment line)" for k in info] + [f"{k} (column)" for k in arrays]
     chosen = _choose(path, options, list(info), list(arrays), seen, len(head))
     keys = {"energy": f"{chosen.energy} (comment line)", "forces": f"{chosen.forces} (column)"}
     if options.gradient_key:
         keys["forces"] = f"minus {chosen.forces} (column, a gradient)"
-    keys |= {n: f"{k} (comment line)" for n, k in (("charge", chosen.charge), ("spin", chosen.spin)) if k}
+    keys |= {
+        n: f"{k} (comment line)" for n, k in (("charge", chosen.charge), ("spin", chosen.spin)) if k
+    }
     units = choose_units(
-        options, {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}, "ASE's convention for extxyz", path
+        options,
+        {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"},
+        "ASE's convention for extxyz",
+        path,
     )
     return Source(
         path,
@@ -157,7 +173,12 @@ def open_extxyz(path: Path, options: SourceOptions) -> Source:
 
 
 def _choose(
-    path: Path, options: SourceOptions, info: list[str], arrays: list[str], seen: list[str], looked: int
+    path: Path,
+    options: SourceOptions,
+    info: list[str],
+    arrays: list[str],
+    seen: list[str],
+    looked: int,
 ) -> Keys:
     complete = [pair for pair in PAIRS if pair[0] in info and pair[1] in arrays]
     energy, forces = options.energy_key, options.force_like
@@ -169,12 +190,19 @@ def _choose(
         )
     default = complete[0] if complete else PAIRS[0]
     require_labels(
-        {"energy": (energy or default[0], energy, info), "forces": (forces or default[1], forces, arrays)},
+        {
+            "energy": (energy or default[0], energy, info),
+            "forces": (forces or default[1], forces, arrays),
+        },
         seen,
         path,
         f" in the first {looked} frames",
     )
-    for kind, key in (("charge", options.charge_key), ("spin", options.spin_key), ("group", options.group_key)):
+    for kind, key in (
+        ("charge", options.charge_key),
+        ("spin", options.spin_key),
+        ("group", options.group_key),
+    ):
         if key and key not in info:
             raise DataError(
                 f"no key {key!r} for the {kind}; keys seen: {listed(seen)}",
@@ -210,7 +238,8 @@ def _table(path: Path, batch: list[Frame], columns: dict[str, tuple[int, int, st
             for k, line in enumerate(frame.lines):
                 if len(line.split()) != width:
                     raise DataError(
-                        f"{len(line.split())} columns, Properties announce {width}: {line.strip()[:60]!r}",
+                        f"{len(line.split())} columns, Properties announce {width}:"
+                        f" {line.strip()[:60]!r}",
                         where=f"{path}, frame {frame.index}, line {frame.line + 2 + k}",
                         remedy="the frame is damaged or truncated",
                     )
@@ -220,7 +249,10 @@ def _table(path: Path, batch: list[Frame], columns: dict[str, tuple[int, int, st
 def _floats(path: Path, batch: list[Frame], text: np.ndarray, name: str) -> np.ndarray:
     """Text (atoms, 3) to float64; a word that is no number is an error that names its frame."""
     if text.shape[1] != 3:
-        raise DataError(f"{name} has {text.shape[1]} columns, expected 3", where=f"{path}, frame {batch[0].index}")
+        raise DataError(
+            f"{name} has {text.shape[1]} columns, expected 3",
+            where=f"{path}, frame {batch[0].index}",
+        )
     try:
         return text.astype(np.float64)
     except ValueError as error:
@@ -254,15 +286,26 @@ def _parse(path: Path, batch: list[Frame], keys: Keys, sign: float, units: Units
         raise DataError(f"no positions or species in Properties={batch[0].columns}", where=place(0))
     missing = np.zeros(len(batch), np.uint8)
     if keys.forces in columns:
-        forces = _floats(path, batch, column(keys.forces), keys.forces) * (sign * units.to_ev_per_angstrom)
+        forces = _floats(path, batch, column(keys.forces), keys.forces) * (
+            sign * units.to_ev_per_angstrom
+        )
     else:
         forces = np.full((len(table), 3), np.nan)
         missing |= MISSING_FORCES
-    energies = np.array([_number(frame.info.get(keys.energy), keys.energy, place(k)) for k, frame in enumerate(batch)])
+    energies = np.array(
+        [
+            _number(frame.info.get(keys.energy), keys.energy, place(k))
+            for k, frame in enumerate(batch)
+        ]
+    )
     missing[[keys.energy not in frame.info for frame in batch]] |= MISSING_ENERGY
     cells, pbc = _cells(batch, units, place)
     positions = _floats(path, batch, column("pos"), "pos") * units.to_angstrom
-    groups = None if keys.group is None else [_group(frame, keys.group, place(k)) for k, frame in enumerate(batch)]
+    groups = (
+        None
+        if keys.group is None
+        else [_group(frame, keys.group, place(k)) for k, frame in enumerate(batch)]
+    )
     return Block(
         counts,
         _numbers(column, columns, counts, place),
@@ -305,7 +348,9 @@ def _number(value: Any, key: str, where: str) -> float:
     except (TypeError, ValueError):
         array = np.zeros(0)
     if array.size != 1 or isinstance(value, bool):
-        raise DataError(f"{key} is not a number: {value!r}", where=where, remedy=suggest("energy", [key]))
+        raise DataError(
+            f"{key} is not a number: {value!r}", where=where, remedy=suggest("energy", [key])
+        )
     return float(array.reshape(()))
 
 
@@ -322,12 +367,19 @@ def _whole(batch: list[Frame], key: str, name: str, absent: int, place: Any) -> 
 
 def _group(frame: Frame, key: str, where: str) -> str:
     if key not in frame.info:
-        raise DataError(f"no group key {key!r}", where=where, remedy="every frame needs one; or pass --group formula")
+        raise DataError(
+            f"no group key {key!r}",
+            where=where,
+            remedy="every frame needs one; or pass --group formula",
+        )
     return str(frame.info[key])
 
 
-def _cells(batch: list[Frame], units: Units, place: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Cells (s, 3, 3) in Angstrom, periodic flags (s, 3). A Lattice without pbc is periodic, pbc without one is not."""
+def _cells(
+    batch: list[Frame], units: Units, place: Any
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Cells (s, 3, 3) in Angstrom, periodic flags (s, 3). A Lattice without pbc is periodic, pbc
+    without one is not."""
     cells, pbc = np.zeros((len(batch), 3, 3)), np.zeros((len(batch), 3), bool)
     for k, frame in enumerate(batch):
         lattice = frame.info.get("Lattice")

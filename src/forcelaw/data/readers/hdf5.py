@@ -1,9 +1,11 @@
-"""HDF5 layouts: SPICE, ANI-1x, ANI-2x, and the flat one of ``xtb_molecules``; which one is seen from the names inside.
+"""HDF5 layouts: SPICE, ANI-1x, ANI-2x, and the flat one of ``xtb_molecules``; which one is seen
+from the names inside.
 
 SPICE   /<name>/atomic_numbers (n,), conformations (k, n, 3), dft_total_energy (k,), dft_total_gradient (k, n, 3),
         smiles; units in the ``units`` attributes (bohr, hartree, hartree/bohr); the gradient is minus the force
         (Eastman et al. 2023, Sci. Data 10, 11)
-ANI-1x  /<formula>/atomic_numbers (n,), coordinates (k, n, 3), <level>.energy (k,), <level>.forces (k, n, 3);
+ANI-1x  /<formula>/atomic_numbers (n,), coordinates (k, n, 3), <level>.energy (k,), <level>.forces
+(k, n, 3);
         Angstrom, hartree, hartree/Angstrom by definition; NaN: not computed (Smith et al. 2020, Sci. Data 7, 134)
 ANI-2x  /<atoms>/species (k, n), coordinates (k, n, 3), energies (k,), forces (k, n, 3)
         Angstrom, hartree, hartree/Angstrom by definition (Devereux et al. 2020, JCTC 16, 4192)
@@ -42,7 +44,8 @@ from .base import (
     small_ints,
 )
 
-# layout: names of numbers, positions, and the energy and force-like keys that the format defines (None: must be given)
+# layout: names of numbers, positions, and the energy and force-like keys that the format defines
+# (None: must be given)
 GROUPED = {
     "SPICE": ("atomic_numbers", "conformations", "dft_total_energy", "dft_total_gradient"),
     "ANI-1x": ("atomic_numbers", "coordinates", None, None),
@@ -81,7 +84,9 @@ def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source
         raise DataError("the HDF5 file is empty", where=str(path))
     seen = list(file[first]) if isinstance(file[first], h5py.Group) else list(file)
     grouped = isinstance(file[first], h5py.Group)
-    layout = next((name for name, keys in GROUPED.items() if grouped and {*keys[:2]} <= {*seen}), None)
+    layout = next(
+        (name for name, keys in GROUPED.items() if grouped and {*keys[:2]} <= {*seen}), None
+    )
     if layout is None:
         raise DataError(
             f"unknown HDF5 layout; names seen: {', '.join(seen)}",
@@ -101,9 +106,15 @@ def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source
         )
     given = {"energy": options.energy_key, "forces": options.force_like}
     require_labels({kind: (key, given[kind], labels) for kind, key in wanted.items()}, labels, path)
-    for kind, key in (("charge", options.charge_key), ("spin", options.spin_key), ("group", options.group_key)):
+    for kind, key in (
+        ("charge", options.charge_key),
+        ("spin", options.spin_key),
+        ("group", options.group_key),
+    ):
         if key and key not in seen:
-            raise DataError(f"no dataset {key!r} for the {kind}; names seen: {', '.join(seen)}", where=str(path))
+            raise DataError(
+                f"no dataset {key!r} for the {kind}; names seen: {', '.join(seen)}", where=str(path)
+            )
     gradient = bool(options.gradient_key) or (layout == "SPICE" and not options.forces_key)
     declared, origin = _declared(file[first], positions, wanted, layout)
     units = choose_units(options, declared, origin, path)
@@ -119,7 +130,9 @@ def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source
     note = (
         f"dataset {options.group_key}"
         if options.group_key
-        else {"SPICE": "smiles" if "smiles" in seen else "name of the HDF5 group"}.get(layout, "formula")
+        else {"SPICE": "smiles" if "smiles" in seen else "name of the HDF5 group"}.get(
+            layout, "formula"
+        )
     )
     roles = {"numbers": numbers, "positions": positions, **wanted}
     optional = {"charge": options.charge_key, "spin": options.spin_key, "group": options.group_key}
@@ -138,11 +151,17 @@ def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source
     )
 
 
-def _declared(group: h5py.Group, positions: str, wanted: dict[str, Any], layout: str) -> tuple[dict[str, str], str]:
+def _declared(
+    group: h5py.Group, positions: str, wanted: dict[str, Any], layout: str
+) -> tuple[dict[str, str], str]:
     if layout != "SPICE":
         return _ANI_UNITS, f"defined by {layout}"
     declared = {}
-    for name, key in (("energy", wanted["energy"]), ("length", positions), ("force", wanted["forces"])):
+    for name, key in (
+        ("energy", wanted["energy"]),
+        ("length", positions),
+        ("force", wanted["forces"]),
+    ):
         unit = group[key].attrs.get("units")
         if unit is not None:
             declared[name] = unit.decode() if isinstance(unit, bytes) else str(unit)
@@ -150,8 +169,8 @@ def _declared(group: h5py.Group, positions: str, wanted: dict[str, Any], layout:
 
 
 class _Set:
-    """A data set, opened without h5py's high-level objects: SPICE has 100,000 small ones, and those objects cost more
-    than the reading."""
+    """A data set, opened without h5py's high-level objects: SPICE has 100,000 small ones, and those
+    objects cost more than the reading."""
 
     def __init__(self, group: h5py.h5g.GroupID, name: str):
         self.id = h5py.h5d.open(group, name.encode())
@@ -173,7 +192,8 @@ class _Set:
 
 @dataclass(frozen=True)
 class _Grouped:
-    """A file whose groups are molecules. roles: names of numbers, positions, energy, forces (charge, spin, group)."""
+    """A file whose groups are molecules. roles: names of numbers, positions, energy, forces
+    (charge, spin, group)."""
 
     path: Path
     layout: str
@@ -197,11 +217,14 @@ class _Grouped:
             ) from error
 
     def molecule(self, name: str, group: h5py.h5g.GroupID) -> Iterator[Block]:
-        """The conformers of one molecule (ANI-2x: of all molecules with one number of atoms), in blocks."""
+        """The conformers of one molecule (ANI-2x: of all molecules with one number of atoms), in
+        blocks."""
         where = f"{self.path}, group {name}"
         sets = {kind: _Set(group, key) for kind, key in self.roles.items() if key.encode() in group}
         absent = [
-            key for kind, key in self.roles.items() if kind not in sets and kind not in ("energy", "forces", "smiles")
+            key
+            for kind, key in self.roles.items()
+            if kind not in sets and kind not in ("energy", "forces", "smiles")
         ]
         if absent:
             raise DataError(f"no {' and no '.join(absent)} in this group", where=where)
@@ -238,10 +261,14 @@ class _Grouped:
         else:
             energies, missing = np.full(size, np.nan), missing | MISSING_ENERGY
         if "forces" in sets:
-            forces = sets["forces"].read(rows).reshape(-1, 3) * np.float64(self.sign * self.units.to_ev_per_angstrom)
+            forces = sets["forces"].read(rows).reshape(-1, 3) * np.float64(
+                self.sign * self.units.to_ev_per_angstrom
+            )
         else:
             forces, missing = np.full((size * atoms, 3), np.nan), missing | MISSING_FORCES
-        if self.layout == "ANI-1x":  # NaN is how ANI-1x says that a level was not computed for a conformer
+        if (
+            self.layout == "ANI-1x"
+        ):  # NaN is how ANI-1x says that a level was not computed for a conformer
             missing[np.isnan(energies)] |= MISSING_ENERGY
             missing[np.isnan(forces).reshape(size, -1).all(axis=1)] |= MISSING_FORCES
         charges = None
@@ -261,9 +288,15 @@ def _group_shape(sets: dict[str, _Set], roles: dict[str, str], where: str) -> tu
     """(conformers, atoms) of a group, after checking that its arrays agree."""
     shape = sets["positions"].shape
     if len(shape) != 3 or shape[2] != 3:
-        raise DataError(f"{roles['positions']} has shape {shape}, expected (conformers, atoms, 3)", where=where)
+        raise DataError(
+            f"{roles['positions']} has shape {shape}, expected (conformers, atoms, 3)", where=where
+        )
     frames, atoms, _ = shape
-    allowed = {"numbers": [(atoms,), (frames, atoms)], "energy": [(frames,), (frames, 1)], "forces": [shape]}
+    allowed = {
+        "numbers": [(atoms,), (frames, atoms)],
+        "energy": [(frames,), (frames, 1)],
+        "forces": [shape],
+    }
     for kind, shapes in allowed.items():
         if kind in sets and sets[kind].shape not in shapes:
             raise DataError(
@@ -302,13 +335,23 @@ def _open_flat(file: h5py.File, path: Path, options: SourceOptions) -> Source:
         "forces": options.force_like or "forces",
     }
     if "positions" not in seen:
-        raise DataError(f"flat HDF5 layout without positions; names seen: {', '.join(seen)}", where=str(path))
+        raise DataError(
+            f"flat HDF5 layout without positions; names seen: {', '.join(seen)}", where=str(path)
+        )
     given = {"energy": options.energy_key, "forces": options.force_like}
-    require_labels({kind: (roles[kind], wanted, seen) for kind, wanted in given.items()}, seen, path)
-    optional = (("charge", options.charge_key), ("spin", options.spin_key), ("group", options.group_key))
+    require_labels(
+        {kind: (roles[kind], wanted, seen) for kind, wanted in given.items()}, seen, path
+    )
+    optional = (
+        ("charge", options.charge_key),
+        ("spin", options.spin_key),
+        ("group", options.group_key),
+    )
     for kind, key in optional:
         if key and key not in seen:
-            raise DataError(f"no dataset {key!r} for the {kind}; names seen: {', '.join(seen)}", where=str(path))
+            raise DataError(
+                f"no dataset {key!r} for the {kind}; names seen: {', '.join(seen)}", where=str(path)
+            )
         if key:
             roles[kind] = key
     scale, declared = {}, {}
@@ -334,7 +377,13 @@ def _open_flat(file: h5py.File, path: Path, options: SourceOptions) -> Source:
         keys["forces"] = f"minus {roles['forces']} (a gradient)"
     keys |= {kind: roles[kind] for kind in ("charge", "spin") if kind in roles}
     by_smiles = "group" not in roles and "molecule" in seen and "smiles" in seen
-    note = f"dataset {roles['group']}" if "group" in roles else "smiles of the molecule" if by_smiles else "formula"
+    note = (
+        f"dataset {roles['group']}"
+        if "group" in roles
+        else "smiles of the molecule"
+        if by_smiles
+        else "formula"
+    )
     return Source(
         path,
         "hdf5 (flat)",
@@ -348,7 +397,12 @@ def _open_flat(file: h5py.File, path: Path, options: SourceOptions) -> Source:
 
 
 def _flat(
-    path: Path, roles: dict[str, str], scale: dict[str, float], sign: float, units: Units, by_smiles: bool
+    path: Path,
+    roles: dict[str, str],
+    scale: dict[str, float],
+    sign: float,
+    units: Units,
+    by_smiles: bool,
 ) -> Iterator[Block]:
     factor = {
         "positions": scale["positions"] * units.to_angstrom,
@@ -381,12 +435,17 @@ def _flat(
                     return f"{path}, structure {first + k}"
 
                 if (counts < 1).any():
-                    raise DataError("a structure without atoms", where=place(int(np.argmin(counts))))
+                    raise DataError(
+                        "a structure without atoms", where=place(int(np.argmin(counts)))
+                    )
                 atoms = slice(start, start + int(counts.sum()))
                 start = atoms.stop
                 have = len(file["atomic_numbers"])
                 if start > have or (rows.stop == structures and start != have):
-                    raise DataError(f"natoms adds up to {start} or more, atomic_numbers holds {have}", where=str(path))
+                    raise DataError(
+                        f"natoms adds up to {start} or more, atomic_numbers holds {have}",
+                        where=str(path),
+                    )
                 yield Block(
                     counts,
                     check_numbers(file["atomic_numbers"][atoms], place, counts),
@@ -397,19 +456,37 @@ def _flat(
                     first,
                     place,
                     _flat_groups(file, roles, rows, names, path),
-                    charges=small_ints(file[roles["charge"]][rows], "charge", place) if "charge" in roles else None,
-                    spins=small_ints(file[roles["spin"]][rows], "spin", place) if "spin" in roles else None,
+                    charges=(
+                        small_ints(file[roles["charge"]][rows], "charge", place)
+                        if "charge" in roles
+                        else None
+                    ),
+                    spins=(
+                        small_ints(file[roles["spin"]][rows], "spin", place)
+                        if "spin" in roles
+                        else None
+                    ),
                 )
     except OSError as error:
-        raise DataError(f"the HDF5 file is damaged: {error}", where=str(path), remedy="fetch it again") from error
+        raise DataError(
+            f"the HDF5 file is damaged: {error}", where=str(path), remedy="fetch it again"
+        ) from error
 
 
-def _flat_groups(file: h5py.File, roles: dict[str, str], rows: slice, names: np.ndarray | None, path: Path) -> Any:
+def _flat_groups(
+    file: h5py.File, roles: dict[str, str], rows: slice, names: np.ndarray | None, path: Path
+) -> Any:
     if "group" in roles:
-        return [v.decode() if isinstance(v, bytes) else str(v) for v in file[roles["group"]][rows].tolist()]
+        return [
+            v.decode() if isinstance(v, bytes) else str(v)
+            for v in file[roles["group"]][rows].tolist()
+        ]
     if names is None:
         return None
     molecule = file["molecule"][rows]
     if molecule.min() < 0 or molecule.max() >= len(names):
-        raise DataError(f"molecule {molecule.max()} has no entry in smiles ({len(names)} entries)", where=str(path))
+        raise DataError(
+            f"molecule {molecule.max()} has no entry in smiles ({len(names)} entries)",
+            where=str(path),
+        )
     return names[molecule]

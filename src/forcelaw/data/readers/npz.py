@@ -1,11 +1,13 @@
-"""NumPy archives: sGDML (z, R, E, F), also zero-padded (QM7-X), and rMD17 (nuclear_charges, coords, energies, forces).
+"""NumPy archives: sGDML (z, R, E, F), also zero-padded (QM7-X), and rMD17 (nuclear_charges, coords,
+energies, forces).
 
     z  (n,) shared by all frames, or (frames, n) with 0 for padding     R, coords  (frames, n, 3)
     E, energies  (frames,) or (frames, 1)                               F, forces  (frames, n, 3)
 
-Members are streamed from the archive in rows, compressed or not, so that memory does not grow with the file. Units:
-rMD17 (recognised by its ``old_indices``) is defined in kcal/mol and Angstrom (Christensen & von Lilienfeld 2020,
-arXiv:2007.09593); official sGDML files carry ``e_unit`` and ``r_unit`` (sgdml.org); all others must be told.
+Members are streamed from the archive in rows, compressed or not, so that memory does not grow with
+the file. Units: rMD17 (recognised by its ``old_indices``) is defined in kcal/mol and Angstrom
+(Christensen & von Lilienfeld 2020, arXiv:2007.09593); official sGDML files carry ``e_unit`` and
+``r_unit`` (sgdml.org); all others must be told.
 """
 
 from __future__ import annotations
@@ -21,20 +23,35 @@ from typing import IO, Any
 import numpy as np
 
 from ...errors import DataError
-from .base import Block, Source, SourceOptions, check_numbers, choose_units, require_labels, rows_per_block, small_ints
+from .base import (
+    Block,
+    Source,
+    SourceOptions,
+    check_numbers,
+    choose_units,
+    require_labels,
+    rows_per_block,
+    small_ints,
+)
 
-LAYOUTS = {"sgdml": ("z", "R", "E", "F"), "rmd17": ("nuclear_charges", "coords", "energies", "forces")}
+LAYOUTS = {
+    "sgdml": ("z", "R", "E", "F"),
+    "rmd17": ("nuclear_charges", "coords", "energies", "forces"),
+}
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError)
 
 
 def _damaged(path: Path, what: object) -> DataError:
     return DataError(
-        f"the archive is damaged or truncated: {what}", where=str(path), remedy="fetch or write the file again"
+        f"the archive is damaged or truncated: {what}",
+        where=str(path),
+        remedy="fetch or write the file again",
     )
 
 
 class Member:
-    """One array of a .npz, read row by row. rows is the length of the first axis, row the shape of the others."""
+    """One array of a .npz, read row by row. rows is the length of the first axis, row the shape of
+    the others."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str, path: Path):
         self.name, self.path = name, path
@@ -52,7 +69,10 @@ class Member:
         name, path = self.name, self.path
         try:
             version = np.lib.format.read_magic(self._file)
-            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+            header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
             shape, fortran, self.dtype = header(self._file)
         except (*_DAMAGED, KeyError) as error:
             raise _damaged(path, f"array {name}: {error}") from error
@@ -99,18 +119,25 @@ def _members(path: Path, roles: dict[str, str]) -> Iterator[dict[str, Member]]:
     """The arrays of an archive by role, open for reading."""
     with contextlib.ExitStack() as stack:
         archive = stack.enter_context(zipfile.ZipFile(path))
-        yield {kind: stack.enter_context(contextlib.closing(Member(archive, key, path))) for kind, key in roles.items()}
+        yield {
+            kind: stack.enter_context(contextlib.closing(Member(archive, key, path)))
+            for kind, key in roles.items()
+        }
 
 
 def _names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            return [
+                name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")
+            ]
     except _DAMAGED as error:
         raise _damaged(path, error) from error
 
 
-def _declared(archive: zipfile.ZipFile, layout: str, seen: list[str], path: Path) -> tuple[dict[str, str], str]:
+def _declared(
+    archive: zipfile.ZipFile, layout: str, seen: list[str], path: Path
+) -> tuple[dict[str, str], str]:
     if layout == "rmd17" and "old_indices" in seen:
         return (
             {"energy": "kcal/mol", "length": "Angstrom", "force": "kcal/mol/Angstrom"},
@@ -126,7 +153,8 @@ def _declared(archive: zipfile.ZipFile, layout: str, seen: list[str], path: Path
 
 
 def _keys(seen: list[str], options: SourceOptions, path: Path) -> tuple[str, dict[str, str]]:
-    """The layout, and the array of each role: numbers, positions, energy, forces; charge, spin, group if asked for."""
+    """The layout, and the array of each role: numbers, positions, energy, forces; charge, spin,
+    group if asked for."""
     layout = next((name for name, keys in LAYOUTS.items() if {*keys[:2]} <= {*seen}), None)
     if layout is None:
         raise DataError(
@@ -138,11 +166,20 @@ def _keys(seen: list[str], options: SourceOptions, path: Path) -> tuple[str, dic
     roles = {"numbers": numbers, "positions": positions}
     roles |= {"energy": options.energy_key or energy, "forces": options.force_like or forces}
     given = {"energy": options.energy_key, "forces": options.force_like}
-    require_labels({kind: (roles[kind], wanted, seen) for kind, wanted in given.items()}, seen, path)
-    for kind, wanted in (("charge", options.charge_key), ("spin", options.spin_key), ("group", options.group_key)):
+    require_labels(
+        {kind: (roles[kind], wanted, seen) for kind, wanted in given.items()}, seen, path
+    )
+    for kind, wanted in (
+        ("charge", options.charge_key),
+        ("spin", options.spin_key),
+        ("group", options.group_key),
+    ):
         if wanted:
             if wanted not in seen:
-                raise DataError(f"no array {wanted!r} for the {kind}; arrays seen: {', '.join(seen)}", where=str(path))
+                raise DataError(
+                    f"no array {wanted!r} for the {kind}; arrays seen: {', '.join(seen)}",
+                    where=str(path),
+                )
             roles[kind] = wanted
     return layout, roles
 
@@ -185,48 +222,69 @@ def _check_shapes(members: dict[str, Member], roles: dict[str, str], path: Path)
     positions, numbers = members["positions"], members["numbers"]
     if len(positions.shape) != 3 or positions.shape[2] != 3:
         raise DataError(
-            f"{roles['positions']} has shape {positions.shape}, expected (frames, atoms, 3)", where=str(path)
+            f"{roles['positions']} has shape {positions.shape}, expected (frames, atoms, 3)",
+            where=str(path),
         )
     frames, atoms, _ = positions.shape
-    allowed = {"numbers": [(atoms,), (frames, atoms)], "energy": [(frames,), (frames, 1)], "forces": [positions.shape]}
+    allowed = {
+        "numbers": [(atoms,), (frames, atoms)],
+        "energy": [(frames,), (frames, 1)],
+        "forces": [positions.shape],
+    }
     one = [(frames,), (frames, 1)]
     for kind, member in members.items():
         shapes = allowed.get(kind, one)
         if kind != "positions" and member.shape not in shapes:
             raise DataError(
-                f"{roles[kind]} has shape {member.shape}; {roles['positions']} has {positions.shape}, so "
-                f"{' or '.join(map(str, shapes))} was expected",
+                f"{roles[kind]} has shape {member.shape}; {roles['positions']} has"
+                f" {positions.shape}, so {' or '.join(map(str, shapes))} was expected",
                 where=str(path),
                 remedy="the arrays of one file must describe the same frames",
             )
     if numbers.dtype.kind not in "iu":
-        raise DataError(f"{roles['numbers']} holds {numbers.dtype}, expected whole numbers", where=str(path))
+        raise DataError(
+            f"{roles['numbers']} holds {numbers.dtype}, expected whole numbers", where=str(path)
+        )
 
 
-def _blocks(path: Path, roles: dict[str, str], options: SourceOptions, units: Any) -> Iterator[Block]:
+def _blocks(
+    path: Path, roles: dict[str, str], options: SourceOptions, units: Any
+) -> Iterator[Block]:
     with _members(path, roles) as members:
         frames, atoms, _ = members["positions"].shape
         shared = members["numbers"].all() if len(members["numbers"].shape) == 1 else None
         for first in range(0, frames, rows_per_block(atoms)):
             rows = min(rows_per_block(atoms), frames - first)
-            raw = {kind: m.read(rows) for kind, m in members.items() if kind != "numbers" or shared is None}
+            raw = {
+                kind: m.read(rows)
+                for kind, m in members.items()
+                if kind != "numbers" or shared is None
+            }
 
             def place(k: int, first: int = first) -> str:
                 return f"{path}, frame {first + k}"
 
-            numbers = np.broadcast_to(shared, (rows, atoms)) if shared is not None else raw["numbers"]
+            numbers = (
+                np.broadcast_to(shared, (rows, atoms)) if shared is not None else raw["numbers"]
+            )
             real = numbers != 0 if shared is None else np.ones((rows, atoms), bool)
             counts = real.sum(axis=1)
             if not counts.all():
                 raise DataError("a frame without atoms", where=place(int(np.argmin(counts))))
             full = bool(real.all())
             vectors = {}
-            for kind, factor in (("positions", units.to_angstrom), ("forces", options.sign * units.to_ev_per_angstrom)):
+            for kind, factor in (
+                ("positions", units.to_angstrom),
+                ("forces", options.sign * units.to_ev_per_angstrom),
+            ):
                 rows3 = raw[kind].reshape(-1, 3) if full else raw[kind][real]
                 vectors[kind] = rows3 * np.float64(factor)
             groups = None
             if "group" in raw:
-                groups = [v.decode() if isinstance(v, bytes) else str(v) for v in raw["group"].reshape(rows).tolist()]
+                groups = [
+                    v.decode() if isinstance(v, bytes) else str(v)
+                    for v in raw["group"].reshape(rows).tolist()
+                ]
             yield Block(
                 counts,
                 check_numbers(numbers.reshape(-1) if full else numbers[real], place, counts),

@@ -1,4 +1,5 @@
-"""A pack as a source: prepare it again with another split, filter or rotation, or merge it with other sources."""
+"""A pack as a source: prepare it again with another split, filter or rotation, or merge it with
+other sources."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from .base import BLOCK_ATOMS, BLOCK_STRUCTURES, Block, Source, SourceOptions, U
 
 
 def open_pack(path: Path, options: SourceOptions) -> Source:
-    """Open a pack. Its labels are in eV and Angstrom by definition, so no key or unit can be given."""
+    """Open a pack. Its labels are in eV and Angstrom by definition, so no key or unit can be
+    given."""
     given = [
         f"--{name.replace('_', '-')}"
         for name in (
@@ -57,7 +59,15 @@ def _blocks(pack: Pack) -> Iterator[Block]:
     first, total = 0, len(pack)
     while first < total:
         limit = pack.offsets[first] + BLOCK_ATOMS
-        last = int(np.searchsorted(pack.offsets[first : first + BLOCK_STRUCTURES + 1], limit, side="right")) - 1 + first
+        last = (
+            int(
+                np.searchsorted(
+                    pack.offsets[first : first + BLOCK_STRUCTURES + 1], limit, side="right"
+                )
+            )
+            - 1
+            + first
+        )
         last = min(max(last, first + 1), total)
         rows, atoms = slice(first, last), slice(int(pack.offsets[first]), int(pack.offsets[last]))
 

@@ -1,4 +1,5 @@
-"""Are the forces minus the gradient of the energies? Tested on pairs of frames that lie close together.
+"""Are the forces minus the gradient of the energies? Tested on pairs of frames that lie close
+together.
 
 For two frames a, b of the same atoms in the same order, the trapezoid rule gives
 
@@ -26,15 +27,20 @@ LEAST_PAIRS = 5
 FAR = 0.6  # Angstrom: pairs in which an atom moves further are not looked at
 TOLERANCE = 0.15  # slopes within 1 +- this are consistent
 SHARP = 0.08  # largest standard error of the slope with which a verdict is worth giving
-# Error of the trapezoid rule as a part of |F_a.dx - F_b.dx|: on rMD17, ANI-2x, QM7-X, GFN2-xTB and relaxation data the
-# median of the true error is 0.005 to 0.04 of it, the 90th percentile 0.03 to 0.1
+# Error of the trapezoid rule as a part of |F_a.dx - F_b.dx|: on rMD17, ANI-2x, QM7-X, GFN2-xTB and
+# relaxation data the median of the true error is 0.005 to 0.04 of it, the 90th percentile 0.03 to
+# 0.1
 _ANHARMONIC = 0.05
-_NOISE = 3e-4, 0.01  # eV, and part of the work: convergence of the calculation, rounding of what is printed
+_NOISE = (
+    3e-4,
+    0.01,
+)  # eV, and part of the work: convergence of the calculation, rounding of what is printed
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """state: consistent, gradients, units, inconsistent, or not testable. slope and its standard error; pairs used."""
+    """state: consistent, gradients, units, inconsistent, or not testable. slope and its standard
+    error; pairs used."""
 
     state: str
     pairs: int
@@ -66,7 +72,8 @@ class ConsistencyTest:
         self._frames = self._atoms = 0
 
     def add(self, block: Block) -> None:
-        """Keep frames of the block: at most FRAMES_PER_MOLECULE for the same atoms in the same order."""
+        """Keep frames of the block: at most FRAMES_PER_MOLECULE for the same atoms in the same
+        order."""
         first = starts(block.counts)
         for k, (start, count) in enumerate(zip(first.tolist(), block.counts.tolist())):
             if self._frames >= FRAMES_IN_ALL or self._atoms >= ATOMS_IN_ALL:
@@ -92,7 +99,8 @@ class ConsistencyTest:
             self._atoms += count
 
     def pairs(self) -> np.ndarray:
-        """float64 (pairs, 3): energy difference, work by the trapezoid rule, estimated error of the latter; eV."""
+        """float64 (pairs, 3): energy difference, work by the trapezoid rule, estimated error of the
+        latter; eV."""
         rows = [row for frames in self._molecules.values() for row in _pairs(frames)]
         return np.array(rows).reshape(-1, 3)
 
@@ -102,7 +110,8 @@ class ConsistencyTest:
 
 
 def _pairs(frames: list[_Frame]) -> list[tuple[float, float, float]]:
-    """Close pairs of one molecule: each frame with its nearest earlier or later frame, by internal distances."""
+    """Close pairs of one molecule: each frame with its nearest earlier or later frame, by internal
+    distances."""
     if len(frames) < 2:
         return []
     print_ = np.stack([_fingerprint(frame) for frame in frames])
@@ -118,11 +127,14 @@ def _pairs(frames: list[_Frame]) -> list[tuple[float, float, float]]:
 def _fingerprint(frame: _Frame) -> np.ndarray:
     """Distances to a few atoms, unchanged by translation and rotation: float64 (n * anchors,)."""
     anchors = np.linspace(0, len(frame.positions) - 1, min(6, len(frame.positions))).astype(int)
-    return np.linalg.norm(frame.positions[:, None] - frame.positions[None, anchors], axis=2).reshape(-1)
+    return np.linalg.norm(
+        frame.positions[:, None] - frame.positions[None, anchors], axis=2
+    ).reshape(-1)
 
 
 def _work(a: _Frame, b: _Frame) -> tuple[float, float, float] | None:
-    """(E_b - E_a, trapezoid work, its error), or None where the frames are not close or not comparable."""
+    """(E_b - E_a, trapezoid work, its error), or None where the frames are not close or not
+    comparable."""
     if (a.cell is None) != (b.cell is None):
         return None
     forces = b.forces
@@ -158,33 +170,44 @@ def judge(pairs: np.ndarray) -> Verdict:
             len(pairs),
             None,
             None,
-            f"not testable: {len(pairs)} close pairs of frames; trajectories and relaxations have them",
+            f"not testable: {len(pairs)} close pairs of frames; trajectories and relaxations have"
+            " them",
         )
     difference, work, error = pairs.T
-    expected = 1.25 / np.sqrt(((work / error) ** 2).sum())  # of the slope, if forces and energies do belong together
+    expected = 1.25 / np.sqrt(
+        ((work / error) ** 2).sum()
+    )  # of the slope, if forces and energies do belong together
     if expected > SHARP:
         return Verdict(
             "not testable",
             len(pairs),
             None,
             None,
-            f"not testable: {len(pairs)} pairs of frames, none close enough; trajectories and relaxations are",
+            f"not testable: {len(pairs)} pairs of frames, none close enough; trajectories and"
+            " relaxations are",
         )
     slope = _slope(difference, work, error)
     draws = np.random.default_rng(0).integers(0, len(pairs), (100, len(pairs)))
-    spread = max(float(np.std([_slope(difference[d], work[d], error[d]) for d in draws])), abs(slope) * float(expected))
+    spread = max(
+        float(np.std([_slope(difference[d], work[d], error[d]) for d in draws])),
+        abs(slope) * float(expected),
+    )
     scale = f"slope {slope:.3g} +- {spread:.1g} over {len(pairs)} close pairs"
     size = len(pairs), slope, spread
     if spread < TOLERANCE and abs(abs(slope) - 1) <= max(TOLERANCE, 3 * spread):
         if slope > 0:
-            return Verdict("consistent", *size, f"forces are minus the gradient of the energies ({scale})")
+            return Verdict(
+                "consistent", *size, f"forces are minus the gradient of the energies ({scale})"
+            )
         return Verdict(
             "gradients",
             *size,
             f"the forces have the wrong sign: they are gradients ({scale})",
             "pass --gradient-key with that key instead of --forces-key",
         )
-    left = np.median(np.abs(difference - slope * work) / error) / np.median(np.abs(difference) / error)
+    left = np.median(np.abs(difference - slope * work) / error) / np.median(
+        np.abs(difference) / error
+    )
     if left < 0.5 and spread < 0.2 * abs(slope) and abs(abs(slope) - 1) > 0.25:
         return Verdict(
             "units",
@@ -199,11 +222,14 @@ def judge(pairs: np.ndarray) -> Verdict:
             f"energy differences do not follow the forces ({scale})",
             "check that energies and forces come from the same calculation and the same frames",
         )
-    return Verdict("not testable", *size, f"not testable: the pairs of frames lie too far apart ({scale})")
+    return Verdict(
+        "not testable", *size, f"not testable: the pairs of frames lie too far apart ({scale})"
+    )
 
 
 def _slope(difference: np.ndarray, work: np.ndarray, error: np.ndarray) -> float:
-    """Slope s that minimises sum |difference - s work| / error: the weighted median of the ratios."""
+    """Slope s that minimises sum |difference - s work| / error: the weighted median of the
+    ratios."""
     usable = work != 0
     ratio, weight = difference[usable] / work[usable], np.abs(work[usable]) / error[usable]
     order = np.argsort(ratio)

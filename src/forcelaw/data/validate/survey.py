@@ -1,4 +1,5 @@
-"""Can these structures be trained on? One pass over the sources, a verdict, and the numbers behind it."""
+"""Can these structures be trained on? One pass over the sources, a verdict, and the numbers behind
+it."""
 
 from __future__ import annotations
 
@@ -73,9 +74,15 @@ class Survey:
         largest = np.sqrt(np.maximum.reduceat(squares, filters.starts(block.counts)))
         self.max_force = max(self.max_force, float(largest.max()))
         self.large_forces += int((largest > LARGE_FORCE).sum())
-        net = np.add.reduceat(block.forces, filters.starts(block.counts), axis=0) / block.counts[:, None]
+        net = (
+            np.add.reduceat(block.forces, filters.starts(block.counts), axis=0)
+            / block.counts[:, None]
+        )
         self.net.append(np.linalg.norm(net, axis=1).astype(np.float32))
-        for name, counter, absent in (("charges", self.charges, NO_CHARGE), ("spins", self.spins, NO_SPIN)):
+        for name, counter, absent in (
+            ("charges", self.charges, NO_CHARGE),
+            ("spins", self.spins, NO_SPIN),
+        ):
             values = getattr(block, name)
             values = np.full(len(block), absent, np.int8) if values is None else values
             counter.update(dict(zip(*(x.tolist() for x in np.unique(values, return_counts=True)))))
@@ -85,7 +92,10 @@ class Survey:
         self.unit_sums += block.energies[known].sum(), free[known].sum()
 
     def _geometry(self, block: Block) -> None:
-        self.sizes = [min(self.sizes[0], int(block.counts.min())), max(self.sizes[1], int(block.counts.max()))]
+        self.sizes = [
+            min(self.sizes[0], int(block.counts.min())),
+            max(self.sizes[1], int(block.counts.max())),
+        ]
         if block.pbc is not None:
             self.periodic += int(block.pbc.any(axis=1).sum())
         if isinstance(block.groups, np.ndarray):
@@ -137,13 +147,17 @@ def check(
 def survey(
     paths: Iterable[str | Path], sources: SourceOptions | None = None, *, limit: int | None = None
 ) -> dict[str, Any]:
-    """Read everything (or the first ``limit`` structures) and return all findings as plain JSON values."""
+    """Read everything (or the first ``limit`` structures) and return all findings as plain JSON
+    values."""
     opened = [open_source(path, sources) for path in paths]
     seen, verdicts = Survey(), []
     known = [source.structures for source in opened]
     total = None if None in known else sum(known)
     with Progress(
-        "check", min(total, limit) if total and limit else total, unit="structures", stream=sys.stderr
+        "check",
+        min(total, limit) if total and limit else total,
+        unit="structures",
+        stream=sys.stderr,
     ) as progress:
         for source in opened:
             test = ConsistencyTest()
@@ -155,7 +169,9 @@ def survey(
                 test.add(seen.add(block))
                 progress.update(seen.structures, source.path.name)
             verdicts.append(
-                test.verdict() if seen.usable else Verdict("not testable", 0, None, None, "nothing to test")
+                test.verdict()
+                if seen.usable
+                else Verdict("not testable", 0, None, None, "nothing to test")
             )
     return _result(opened, seen, verdicts)
 
@@ -184,7 +200,9 @@ def _result(opened: list[Source], seen: Survey, verdicts: list[Verdict]) -> dict
         "usable": seen.usable,
         "refused": dict(seen.refused),
         "first_refused": seen.first_refused,
-        "element_counts": {SYMBOLS[z]: int(seen.element_counts[z]) for z in np.flatnonzero(seen.element_counts)},
+        "element_counts": {
+            SYMBOLS[z]: int(seen.element_counts[z]) for z in np.flatnonzero(seen.element_counts)
+        },
     }
     if seen.usable:
         usable_atoms = max(int(seen.references.element_counts.sum()), 1)
@@ -207,15 +225,32 @@ def _result(opened: list[Source], seen: Survey, verdicts: list[Verdict]) -> dict
                 "norm_max": seen.max_force,
                 "structures_above_20": seen.large_forces,
             },
-            "net_force": {"rms_per_atom": float(np.sqrt((net**2).mean())), "max_per_atom": float(net.max())},
+            "net_force": {
+                "rms_per_atom": float(np.sqrt((net**2).mean())),
+                "max_per_atom": float(net.max()),
+            },
             "duplicates": len(hashes) - len(np.unique(hashes)),
-            "charges": {"not given" if q == NO_CHARGE else str(q): n for q, n in sorted(seen.charges.items())},
-            "spins": {"not given" if s == NO_SPIN else str(s): n for s, n in sorted(seen.spins.items())},
+            "charges": {
+                "not given" if q == NO_CHARGE else str(q): n
+                for q, n in sorted(seen.charges.items())
+            },
+            "spins": {
+                "not given" if s == NO_SPIN else str(s): n for s, n in sorted(seen.spins.items())
+            },
             "bond_ratio": float(np.median(ratios)) if len(ratios) else None,
-            "energy_over_free_atoms": float(seen.unit_sums[0] / seen.unit_sums[1]) if seen.unit_sums[1] else None,
+            "energy_over_free_atoms": (
+                float(seen.unit_sums[0] / seen.unit_sums[1]) if seen.unit_sums[1] else None
+            ),
         }
     result["consistency"] = [
-        {"source": s.path.name, "state": v.state, "pairs": v.pairs, "slope": v.slope, "error": v.error, "text": v.text}
+        {
+            "source": s.path.name,
+            "state": v.state,
+            "pairs": v.pairs,
+            "slope": v.slope,
+            "error": v.error,
+            "text": v.text,
+        }
         for s, v in zip(opened, verdicts)
     ]
     result["problems"] = _problems(result, opened, verdicts)
@@ -224,20 +259,32 @@ def _result(opened: list[Source], seen: Survey, verdicts: list[Verdict]) -> dict
     return result
 
 
-def _problems(result: dict[str, Any], opened: list[Source], verdicts: list[Verdict]) -> list[dict[str, str]]:
+def _problems(
+    result: dict[str, Any], opened: list[Source], verdicts: list[Verdict]
+) -> list[dict[str, str]]:
     """What stands in the way of training: what, where, remedy."""
     problems = []
     if not result["usable"]:
-        problems.append({"what": "no structure has energy and forces that can be used", "where": "", "remedy": ""})
+        problems.append(
+            {
+                "what": "no structure has energy and forces that can be used",
+                "where": "",
+                "remedy": "",
+            }
+        )
     for name, number in result["refused"].items():
         index = filters.REASONS.index(name)
         if index in filters.UNLABELLED + filters.BAD:
             flag = "--skip-unlabelled" if index in filters.UNLABELLED else "--skip-bad"
             what = f"{name}: {number:,} of {result['structures']:,} structures"
             remedy = f"mend them, or leave them out with: forcelaw data prepare {flag}"
-            problems.append({"what": what, "where": f"first: {result['first_refused'][name]}", "remedy": remedy})
+            problems.append(
+                {"what": what, "where": f"first: {result['first_refused'][name]}", "remedy": remedy}
+            )
     problems += [
-        {"what": v.text, "where": str(s.path), "remedy": v.remedy} for s, v in zip(opened, verdicts) if v.fatal
+        {"what": v.text, "where": str(s.path), "remedy": v.remedy}
+        for s, v in zip(opened, verdicts)
+        if v.fatal
     ]
     taken = {source.units.energy for source in opened}
     doubts = [length_doubt(result.get("bond_ratio"))]
@@ -251,25 +298,31 @@ def _warnings(result: dict[str, Any]) -> list[str]:
     """What does not forbid training and should be known."""
     out, forces = list(result["references"]["warnings"]), result["forces"]
     if result["groups"] == 1:
-        out.append("all structures belong to one molecule: only a split by frame is possible (prepare --group frame)")
+        out.append(
+            "all structures belong to one molecule: only a split by frame is possible (prepare"
+            " --group frame)"
+        )
     if forces["structures_above_20"]:
         out.append(
-            f"{forces['structures_above_20']:,} structures have a force above {LARGE_FORCE:.0f} eV/Angstrom on an atom "
-            f"(max {forces['norm_max']:.1f}); prepare --max-force leaves them out"
+            f"{forces['structures_above_20']:,} structures have a force above {LARGE_FORCE:.0f}"
+            f" eV/Angstrom on an atom (max {forces['norm_max']:.1f}); prepare --max-force leaves"
+            " them out"
         )
     if result["net_force"]["rms_per_atom"] > 0.05 * forces["rms"]:
         out.append(
-            f"forces do not sum to zero: {result['net_force']['rms_per_atom']:.3f} eV/Angstrom per atom (rms); fixed "
-            "atoms, an outer field, or atoms in another order than their forces do this"
+            f"forces do not sum to zero: {result['net_force']['rms_per_atom']:.3f} eV/Angstrom per"
+            " atom (rms); fixed atoms, an outer field, or atoms in another order than their forces"
+            " do this"
         )
     if result["duplicates"]:
         out.append(
-            f"{result['duplicates']:,} structures repeat another (same atoms, same positions to 0.0001 Angstrom)"
+            f"{result['duplicates']:,} structures repeat another (same atoms, same positions to"
+            " 0.0001 Angstrom)"
         )
     if len(result["charges"]) > 1:
         out.append(
-            "structures of different charge are mixed: a model that is not told the charge cannot tell them apart "
-            "(prepare --only-neutral keeps the neutral ones)"
+            "structures of different charge are mixed: a model that is not told the charge cannot"
+            " tell them apart (prepare --only-neutral keeps the neutral ones)"
         )
     return out
 
@@ -282,7 +335,9 @@ def text(result: dict[str, Any]) -> list[str]:
     lines += [f"warning: {warning}" for warning in result["warnings"]]
     for problem in result["problems"]:
         lines.append(f"problem: {problem['what']}")
-        lines += [f"  {name + ':':<8}{problem[name]}" for name in ("where", "remedy") if problem[name]]
+        lines += [
+            f"  {name + ':':<8}{problem[name]}" for name in ("where", "remedy") if problem[name]
+        ]
     if result["trainable"]:
         return [*lines, "These structures can be trained on."]
     return [*lines, "These structures cannot be trained on as they are."]
@@ -293,22 +348,48 @@ def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     unusable = result["structures"] - result["usable"]
     note = f", {result['usable']:,} usable" if unusable else ""
     yield "structures", f"{result['structures']:,} with {result['atoms']:,} atoms{note}"
-    yield "elements", ", ".join(f"{symbol} {number:,}" for symbol, number in result["element_counts"].items())
+    yield (
+        "elements",
+        ", ".join(f"{symbol} {number:,}" for symbol, number in result["element_counts"].items()),
+    )
     for name, number in result["refused"].items():
         yield "left out", f"{number:,}: {name} (first: {result['first_refused'][name]})"
     if result["usable"]:
         many, least, most = result["groups"], result["atoms_min"], result["atoms_max"]
-        groups = "more than a million groups" if many is None else "1 group" if many == 1 else f"{many:,} groups"
+        groups = (
+            "more than a million groups"
+            if many is None
+            else "1 group"
+            if many == 1
+            else f"{many:,} groups"
+        )
         size = f"{least} atoms each" if least == most else f"{least} to {most} atoms"
-        yield "molecules", f"{groups}, {size}" + (f", {result['periodic']:,} periodic" if result["periodic"] else "")
+        yield (
+            "molecules",
+            f"{groups}, {size}"
+            + (f", {result['periodic']:,} periodic" if result["periodic"] else ""),
+        )
         fit, f, net = result["references"], result["forces"], result["net_force"]
-        yield "references", ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in fit["energies"].items()) + " eV"
-        yield "energies", f"spread (sd) {1000 * fit['sd_ev_per_atom']:.1f} meV/atom after reference energies"
+        yield (
+            "references",
+            ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in fit["energies"].items())
+            + " eV",
+        )
+        yield (
+            "energies",
+            f"spread (sd) {1000 * fit['sd_ev_per_atom']:.1f} meV/atom after reference energies",
+        )
         moments = f"norm mean {f['norm_mean']:.3f}, max {f['norm_max']:.2f}"
         yield "forces", f"rms {f['rms']:.3f} eV/Angstrom per component, {moments}"
-        yield "net force", f"rms {net['rms_per_atom']:.2g} eV/Angstrom per atom, max {net['max_per_atom']:.2g}"
+        yield (
+            "net force",
+            f"rms {net['rms_per_atom']:.2g} eV/Angstrom per atom, max {net['max_per_atom']:.2g}",
+        )
         yield "duplicates", f"{result['duplicates']:,}"
         for name in ("charges", "spins"):
             yield name, ", ".join(f"{value}: {number:,}" for value, number in result[name].items())
     for item in result["consistency"]:
-        yield "consistency", item["text"] + (f" [{item['source']}]" if len(result["consistency"]) > 1 else "")
+        yield (
+            "consistency",
+            item["text"] + (f" [{item['source']}]" if len(result["consistency"]) > 1 else ""),
+        )

@@ -1,4 +1,5 @@
-"""Do the numbers look like the units they are said to be in? Two yardsticks that every chemist carries."""
+"""Do the numbers look like the units they are said to be in? Two yardsticks that every chemist
+carries."""
 
 from __future__ import annotations
 
@@ -6,14 +7,26 @@ import numpy as np
 
 from ... import units
 
-# Total energies of free atoms, -hartree (Hartree-Fock limit, Clementi & Roetti 1974, At. Data Nucl. Data Tables 14,
-# 177). All-electron energies of molecules lie within 2% of their sum, so a wrong energy unit stands out; energies with
-# pseudopotentials, or relative to atoms, match nothing here and are left alone.
+# Total energies of free atoms, -hartree (Hartree-Fock limit, Clementi & Roetti 1974, At. Data Nucl.
+# Data Tables 14, 177). All-electron energies of molecules lie within 2% of their sum, so a wrong
+# energy unit stands out; energies with pseudopotentials, or relative to atoms, match nothing here
+# and are left alone.
 _FREE_ATOM = {
-    **{1: 0.5, 3: 7.433, 5: 24.529, 6: 37.689, 7: 54.401, 8: 74.809, 9: 99.409, 11: 161.859, 12: 199.615},
+    **{
+        1: 0.5,
+        3: 7.433,
+        5: 24.529,
+        6: 37.689,
+        7: 54.401,
+        8: 74.809,
+        9: 99.409,
+        11: 161.859,
+        12: 199.615,
+    },
     **{13: 241.877, 14: 288.854, 15: 340.719, 16: 397.505, 17: 459.482, 35: 2572.441},
 }
-# Covalent radii in Angstrom (Cordero et al. 2008, Dalton Trans. 2832) of the elements that make most molecules
+# Covalent radii in Angstrom (Cordero et al. 2008, Dalton Trans. 2832) of the elements that make
+# most molecules
 _RADIUS = {
     1: 0.31,
     5: 0.84,
@@ -32,30 +45,48 @@ _BONDS = (0.7, 1.45)  # sensible medians of nearest-neighbour distance over sum 
 
 
 def free_atoms(table: np.ndarray) -> np.ndarray:
-    """Free-atom energies summed over each structure, eV, (s,); NaN where unknown. table (s, 119): atom counts."""
-    energies = np.array([-_FREE_ATOM.get(z, np.nan) for z in range(table.shape[1])]) * units.ENERGY["hartree"]
+    """Free-atom energies summed over each structure, eV, (s,); NaN where unknown. table (s, 119):
+    atom counts."""
+    energies = (
+        np.array([-_FREE_ATOM.get(z, np.nan) for z in range(table.shape[1])])
+        * units.ENERGY["hartree"]
+    )
     return np.where(table > 0, table * energies, 0.0).sum(axis=1)
 
 
 def bond_ratios(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Nearest-neighbour distance of each atom over the sum of covalent radii, (n,); empty if a radius is unknown."""
+    """Nearest-neighbour distance of each atom over the sum of covalent radii, (n,); empty if a
+    radius is unknown."""
     radius = np.array([_RADIUS.get(int(z), np.nan) for z in numbers])
     if len(numbers) < 2 or np.isnan(radius).any():
         return np.zeros(0)
-    distance = np.linalg.norm(positions[:, None] - positions[None], axis=2) + np.diag(np.full(len(numbers), np.inf))
+    distance = np.linalg.norm(positions[:, None] - positions[None], axis=2) + np.diag(
+        np.full(len(numbers), np.inf)
+    )
     ratio: np.ndarray = (distance / (radius[:, None] + radius[None])).min(axis=1)
     return ratio
 
 
 def energy_doubt(ratio: float | None, taken: str) -> tuple[str, str] | None:
-    """(what, remedy) if energies look like another unit than the one they are taken for; None if all is well.
+    """(what, remedy) if energies look like another unit than the one they are taken for; None if
+    all is well.
 
     ratio: energies, converted from the unit ``taken`` to eV, over the energies of the free atoms.
     """
     for name, unit in units.ENERGY.items():
-        if ratio is not None and name != taken and abs(ratio * unit / units.energy_factor(taken) - 1) < 0.02:
-            what = f"energies look like {name}, not {taken}: they are {ratio:.4g} times those of the free atoms"
-            return what, f"pass --energy-unit {name} (and --force-unit, if forces are in yet another unit)"
+        if (
+            ratio is not None
+            and name != taken
+            and abs(ratio * unit / units.energy_factor(taken) - 1) < 0.02
+        ):
+            what = (
+                f"energies look like {name}, not {taken}: they are {ratio:.4g} times those of the"
+                " free atoms"
+            )
+            return (
+                what,
+                f"pass --energy-unit {name} (and --force-unit, if forces are in yet another unit)",
+            )
     return None
 
 
@@ -63,5 +94,8 @@ def length_doubt(ratio: float | None) -> tuple[str, str] | None:
     """(what, remedy) if the median of :func:`bond_ratios` is none of a molecule."""
     if ratio is None or _BONDS[0] < ratio < _BONDS[1]:
         return None
-    what = f"the length unit looks wrong: nearest neighbours lie at {ratio:.2f} times a bond length (median)"
+    what = (
+        f"the length unit looks wrong: nearest neighbours lie at {ratio:.2f} times a bond length"
+        " (median)"
+    )
     return what, "pass --length-unit with the unit that positions really are in"

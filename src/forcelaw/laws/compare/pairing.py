@@ -1,4 +1,5 @@
-"""Which runs of two architectures are a pair: same size step, same seed, same data in the same order."""
+"""Which runs of two architectures are a pair: same size step, same seed, same data in the same
+order."""
 
 from __future__ import annotations
 
@@ -8,20 +9,23 @@ import numpy as np
 
 from ...table.runs import Runs
 
-SAME_SIZE = 0.25  # sizes of a pair may differ by this in ln N: a size dial does not hit a target exactly
+SAME_SIZE = (
+    0.25  # sizes of a pair may differ by this in ln N: a size dial does not hit a target exactly
+)
 
 
 @dataclass
 class Pairing:
-    """first[i] and second[i] are the run labels (clusters) of pair i; every run of both tables is in one pair."""
+    """first[i] and second[i] are the run labels (clusters) of pair i; every run of both tables is
+    in one pair."""
 
     first: np.ndarray
     second: np.ndarray
 
 
 def pair(first: Runs, second: Runs) -> tuple[Pairing | None, str]:
-    """The pairing of two tables, or None with the reason. Runs are paired when each has exactly one partner of the same
-    seed and size step that was evaluated at the same D."""
+    """The pairing of two tables, or None with the reason. Runs are paired when each has exactly one
+    partner of the same seed and size step that was evaluated at the same D."""
     if first.seed is None or second.seed is None:
         return None, "there is no seed column to pair runs by"
     keys_a, keys_b = _signatures(first), _signatures(second)
@@ -30,8 +34,14 @@ def pair(first: Runs, second: Runs) -> tuple[Pairing | None, str]:
     left, right = [], []
     free = set(range(len(keys_b)))
     for i, (seed, ln_n, clock) in enumerate(keys_a):
-        fit = [j for j in free if keys_b[j][0] == seed and abs(keys_b[j][1] - ln_n) < SAME_SIZE
-               and len(keys_b[j][2]) == len(clock) and np.allclose(keys_b[j][2], clock, atol=0.02)]
+        fit = [
+            j
+            for j in free
+            if keys_b[j][0] == seed
+            and abs(keys_b[j][1] - ln_n) < SAME_SIZE
+            and len(keys_b[j][2]) == len(clock)
+            and np.allclose(keys_b[j][2], clock, atol=0.02)
+        ]
         if not fit:
             return None, f"run {first.run_names[i]} has no partner of the same size, seed and data"
         best = min(fit, key=lambda j: abs(keys_b[j][1] - ln_n))
@@ -47,5 +57,11 @@ def _signatures(runs: Runs) -> list[tuple[str, float, np.ndarray]]:
     assert runs.seed is not None
     for r in range(len(runs.run_names)):
         rows = np.flatnonzero(runs.run == r)
-        out.append((str(runs.seed[rows[0]]), float(np.log(runs["n"][rows[0]])), np.sort(np.log(runs["d"][rows]))))
+        out.append(
+            (
+                str(runs.seed[rows[0]]),
+                float(np.log(runs["n"][rows[0]])),
+                np.sort(np.log(runs["d"][rows])),
+            )
+        )
     return out

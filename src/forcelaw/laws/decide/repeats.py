@@ -1,4 +1,5 @@
-"""Which runs measure what repeating costs, and would bend beta in one surface with the others; the law of repeats."""
+"""Which runs measure what repeating costs, and would bend beta in one surface with the others; the
+law of repeats."""
 
 from __future__ import annotations
 
@@ -9,23 +10,29 @@ if TYPE_CHECKING:
     from ..fit.result import FitResult
 
 PASSES = 1.05  # over its training set, beyond which a run has repeated it
-SMALLER = 0.6  # of the largest training set of its architecture, below which a set is clearly smaller
+SMALLER = (
+    0.6  # of the largest training set of its architecture, below which a set is clearly smaller
+)
 
 
 def repeats_smaller_set(passes: Any, unique: Any, largest: Any) -> Any:
-    """Whether a run went more than once over a clearly smaller training set than others of its architecture: for numbers,
-    arrays and polars expressions alike. unique: its distinct data; largest: the most that any run has."""
+    """Whether a run went more than once over a clearly smaller training set than others of its
+    architecture: for numbers, arrays and polars expressions alike. unique: its distinct data;
+    largest: the most that any run has."""
     return (passes > PASSES) & (unique < SMALLER * largest)
 
 
 def fit_repeats(runs: Runs, **settings: Any) -> FitResult:
-    """The law of repeated data that ``runs`` ask for: ``data_constrained``, or ``data_constrained_by_size`` where repeats
-    clearly wear out sooner for larger models (the interval of rho lies above zero) and that law is nearer to the losses; both
-    have equally many parameters. settings: those of :func:`forcelaw.laws.fit.fit.fit`."""
+    """The law of repeated data that ``runs`` ask for: ``data_constrained``, or
+    ``data_constrained_by_size`` where repeats clearly wear out sooner for larger models (the
+    interval of rho lies above zero) and that law is nearer to the losses; both have equally many
+    parameters. settings: those of :func:`forcelaw.laws.fit.fit.fit`."""
     from ..fit.fit import fit
 
     plain = fit(runs, "data_constrained", **settings)
-    same = {"delta": plain.delta} if plain.delta is not None else {}  # else their objectives could not be compared
+    same = (
+        {"delta": plain.delta} if plain.delta is not None else {}
+    )  # else their objectives could not be compared
     sized = fit(runs, "data_constrained_by_size", **(settings | same))
     rho = sized.parameters.get("rho")
     nearer = sized.ok and (not plain.ok or sized.objective < plain.objective)

@@ -10,8 +10,8 @@ SIGNIFICANT = 0.01  # of each check: eight at 5% would call a third of sound stu
 
 @dataclass
 class Check:
-    """passed: True, False, or None where the table cannot tell. detail: what was found, in a sentence. remedy: the runs
-    that would mend it. data: arrays and rows for tables and figures."""
+    """passed: True, False, or None where the table cannot tell. detail: what was found, in a
+    sentence. remedy: the runs that would mend it. data: arrays and rows for tables and figures."""
 
     name: str
     passed: bool | None

@@ -1,4 +1,5 @@
-"""Two ways to the same number: gamma read off the frontier, and alpha beta/(alpha + beta) from the surface."""
+"""Two ways to the same number: gamma read off the frontier, and alpha beta/(alpha + beta) from the
+surface."""
 
 from __future__ import annotations
 
@@ -16,9 +17,19 @@ def consistency(found: Frontier, allocation: Allocation) -> Check:
     name = "two gammas"
     surface = allocation.surface
     one, two = found.fit, allocation.gamma
-    if found.method != "tangents" or not one.ok or one.replicates is None or surface.replicates is None:
-        return Check(name, None, f"no gamma from the frontier to compare with {two.value:.3f} from the surface: "
-                                 f"{found.message or one.message}", "add sizes that touch the frontier")
+    if (
+        found.method != "tangents"
+        or not one.ok
+        or one.replicates is None
+        or surface.replicates is None
+    ):
+        return Check(
+            name,
+            None,
+            f"no gamma from the frontier to compare with {two.value:.3f} from the surface: "
+            f"{found.message or one.message}",
+            "add sizes that touch the frontier",
+        )
     theta, many = surface.sample()
     values = surface.law.natural(np.concatenate([theta[None], many]), surface.centre)
     alpha, beta = values["alpha"], values["beta"]
@@ -33,9 +44,18 @@ def consistency(found: Frontier, allocation: Allocation) -> Check:
         se = float(np.hypot(one.parameters["gamma"].se or 0.0, two.se or 0.0))
     p = float(2 * stats.t.sf(abs(difference) / max(se, 1e-300), one.n_runs - 1))
     data = {"frontier": gamma, "surface": two.value, "difference": difference, "se": se}
-    text = f"gamma is {gamma:.3f} on the frontier and {two.value:.3f} = alpha beta/(alpha + beta) on the surface"
+    text = (
+        f"gamma is {gamma:.3f} on the frontier and {two.value:.3f} = alpha beta/(alpha + beta) on"
+        " the surface"
+    )
     if p < SIGNIFICANT:
-        return Check(name, False, f"{text}; they differ (p = {p:.2g})",
-                     "one of the two laws does not describe the study: see the other checks; fit energy and force terms "
-                     "apart, or a narrower range", p, data)
+        return Check(
+            name,
+            False,
+            f"{text}; they differ (p = {p:.2g})",
+            "one of the two laws does not describe the study: see the other checks; fit energy and"
+            " force terms apart, or a narrower range",
+            p,
+            data,
+        )
     return Check(name, True, f"{text} (p = {p:.2f})", "", p, data)

@@ -1,7 +1,7 @@
 """Is what was fitted an exponent, or only a trend over the range that was measured?
 
-Eight checks, each at 1% so that a sound study is seldom called unsound. One that fails turns the verdict into "a trend,
-not an exponent", with its reason and the runs that would mend it.
+Eight checks, each at 1% so that a sound study is seldom called unsound. One that fails turns the
+verdict into "a trend, not an exponent", with its reason and the runs that would mend it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ DECADES = 1.5  # of compute below which nobody should speak of an exponent
 
 @dataclass
 class Diagnosis:
-    """verdict: "an exponent", "a trend, not an exponent" or "refused" (the surface could not be fitted)."""
+    """verdict: "an exponent", "a trend, not an exponent" or "refused" (the surface could not be
+    fitted)."""
 
     verdict: str
     group: str
@@ -57,31 +58,64 @@ class Diagnosis:
         return list(dict.fromkeys(check.remedy for check in self.failed if check.remedy))
 
     def to_dict(self) -> dict[str, Any]:
-        return clean({"status": "refused" if self.verdict == REFUSED else "ok", "verdict": self.verdict,
-                      "group": self.group, "reasons": self.reasons, "remedies": self.remedies,
-                      "checks": [vars(check) for check in self.checks], "surface": self.surface.to_dict(),
-                      "frontier": self.frontier.to_dict() if self.frontier else None,
-                      "profile": self.profile.to_dict() if self.profile else None, "notes": self.notes})
+        return clean(
+            {
+                "status": "refused" if self.verdict == REFUSED else "ok",
+                "verdict": self.verdict,
+                "group": self.group,
+                "reasons": self.reasons,
+                "remedies": self.remedies,
+                "checks": [vars(check) for check in self.checks],
+                "surface": self.surface.to_dict(),
+                "frontier": self.frontier.to_dict() if self.frontier else None,
+                "profile": self.profile.to_dict() if self.profile else None,
+                "notes": self.notes,
+            }
+        )
 
     def summary(self) -> str:
         lines = [f"{self.group + ': ' if self.group else ''}{self.verdict}"]
         marks = {True: "passed", False: "FAILED", None: "unknown"}
-        lines += [f"  {marks[check.passed]:8} {check.name:19} {check.detail}" for check in self.checks]
+        lines += [
+            f"  {marks[check.passed]:8} {check.name:19} {check.detail}" for check in self.checks
+        ]
         lines += [f"  mend it: {remedy}" for remedy in self.remedies]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
-def diagnose(runs: Runs, law: str = "surface", *, x: str = "c", level: float = 0.95, objective: str = "huber",
-             delta: float | None = None, cluster: str | None = "run", floor: Any = None, weights: Any = None) -> Diagnosis:
-    """Diagnose one architecture. ``x``: the cost of the frontier, "c" FLOPs or "h" hours (without it, N D is taken)."""
+def diagnose(
+    runs: Runs,
+    law: str = "surface",
+    *,
+    x: str = "c",
+    level: float = 0.95,
+    objective: str = "huber",
+    delta: float | None = None,
+    cluster: str | None = "run",
+    floor: Any = None,
+    weights: Any = None,
+) -> Diagnosis:
+    """Diagnose one architecture. ``x``: the cost of the frontier, "c" FLOPs or "h" hours (without
+    it, N D is taken)."""
     if len(runs.group_names) > 1:
-        raise FitError(f"a diagnosis is of one architecture; the table has {', '.join(runs.group_names)}",
-                       where="diagnose", remedy="select one: --group NAME")
-    settings = {"objective": objective, "delta": delta, "cluster": cluster, "level": level, "weights": weights}
+        raise FitError(
+            f"a diagnosis is of one architecture; the table has {', '.join(runs.group_names)}",
+            where="diagnose",
+            remedy="select one: --group NAME",
+        )
+    settings = {
+        "objective": objective,
+        "delta": delta,
+        "cluster": cluster,
+        "level": level,
+        "weights": weights,
+    }
     result = fit(runs, law, floor=floor, interval="jackknife", **settings)
     group = runs.group_names[0]
     if not result.ok or result.replicates is None:
-        return Diagnosis(REFUSED, group, [Check("fit", False, result.message or result.status)], result)
+        return Diagnosis(
+            REFUSED, group, [Check("fit", False, result.message or result.status)], result
+        )
     checks = [_range(runs, x)]
     notes = []
     if result.n_runs < 8:
@@ -96,10 +130,17 @@ def diagnose(runs: Runs, law: str = "surface", *, x: str = "c", level: float = 0
     checks.append(curvature(runs, result))
     checks += stability(runs, result, quantity, settings)
     checks += [holdout(runs, result, x, settings), lack_of_fit(runs, result)]
-    profile = profile_floor(runs, result, cluster=cluster, weights=weights) if result.law.free_floor else None
+    profile = (
+        profile_floor(runs, result, cluster=cluster, weights=weights)
+        if result.law.free_floor
+        else None
+    )
     if profile is not None and not profile.excludes_zero:
-        notes.append(f"the floor is not told from zero (p = {profile.p_zero:.2f}): gamma is {profile.gamma_zero:.3f} with "
-                     f"floor 0 and {profile.gamma_high:.3f} with the largest floor the data allow")
+        notes.append(
+            f"the floor is not told from zero (p = {profile.p_zero:.2f}): gamma is"
+            f" {profile.gamma_zero:.3f} with floor 0 and {profile.gamma_high:.3f} with the largest"
+            " floor the data allow"
+        )
     verdict = TREND if any(check.passed is False for check in checks) else EXPONENT
     return Diagnosis(verdict, group, checks, result, found, profile, notes)
 
@@ -116,19 +157,37 @@ def _range(runs: Runs, x: str) -> Check:
     sizes = float(np.log10(runs["n"].max() / runs["n"].min())) if "n" in runs else 0.0
     data = {"decades": decades, "decades_n": sizes}
     if decades < DECADES:
-        return Check("range", False, f"{decades:.1f} decades of {x}", f"extend the study to {DECADES} decades or more: up to "
-                     f"{x} = {clock.min() * 10**DECADES:.2g}", None, data)
+        return Check(
+            "range",
+            False,
+            f"{decades:.1f} decades of {x}",
+            f"extend the study to {DECADES} decades or more: up to "
+            f"{x} = {clock.min() * 10**DECADES:.2g}",
+            None,
+            data,
+        )
     return Check("range", True, f"{decades:.1f} decades of {x}, {sizes:.1f} of N", "", None, data)
 
 
 def _edge(found: Frontier) -> Check:
     best = found.optimum
     if found.method != "tangents":
-        return Check("optimum inside grid", False, found.message, "add sizes so that at least five touch the frontier")
+        return Check(
+            "optimum inside grid",
+            False,
+            found.message,
+            "add sizes so that at least five touch the frontier",
+        )
     if best.edge:
         sizes = np.asarray(found.points["n"])
         largest = float(sizes[-1])
-        return Check("optimum inside grid", False, best.message,
-                     f"add sizes beyond those at the ends of the frontier ({sizes.min():.3g} and {largest:.3g}), or stop the "
-                     "largest budgets earlier")
-    return Check("optimum inside grid", True, "the best size lies inside the grid over most of the range")
+        return Check(
+            "optimum inside grid",
+            False,
+            best.message,
+            f"add sizes beyond those at the ends of the frontier ({sizes.min():.3g} and"
+            f" {largest:.3g}), or stop the largest budgets earlier",
+        )
+    return Check(
+        "optimum inside grid", True, "the best size lies inside the grid over most of the range"
+    )

@@ -11,8 +11,9 @@ from .check import SIGNIFICANT, Check
 
 
 def lack_of_fit(runs: Runs, result: FitResult) -> Check:
-    """F test on run-mean residuals: the scatter of the sizes' means about the law against that between seeds of a size.
-    A size, its coefficient, its exponent and the floor are what the law can adjust between sizes (3 parameters)."""
+    """F test on run-mean residuals: the scatter of the sizes' means about the law against that
+    between seeds of a size. A size, its coefficient, its exponent and the floor are what the law
+    can adjust between sizes (3 parameters)."""
     name = "lack of fit"
     here = {role: runs[role] for role in result.law.roles}
     residual = np.log(runs["loss"]) - result.law.predict_log(result.theta, here, result.centre)[0]
@@ -26,8 +27,12 @@ def lack_of_fit(runs: Runs, result: FitResult) -> Check:
     df_pure = int((repeats - 1).sum())
     df_lack = len(used) - 3
     if runs.seed is None or df_pure < 2 or df_lack < 1:
-        return Check(name, None, "there are too few repeated seeds to tell misfit from noise",
-                     "repeat two or three sizes with two or three seeds each")
+        return Check(
+            name,
+            None,
+            "there are too few repeated seeds to tell misfit from noise",
+            "repeat two or three sizes with two or three seeds each",
+        )
     middle = np.bincount(config, mean) / repeats
     pure = float(((mean - middle[config]) ** 2).sum()) / df_pure
     lack = float((repeats * middle**2).sum()) / df_lack
@@ -35,7 +40,21 @@ def lack_of_fit(runs: Runs, result: FitResult) -> Check:
     p = float(stats.f.sf(f, df_lack, df_pure))
     data = {"F": f, "df_lack": df_lack, "df_pure": df_pure, "sd_seeds": float(np.sqrt(pure))}
     if p < SIGNIFICANT:
-        return Check(name, False, f"sizes miss the law by more than seeds differ: F({df_lack}, {df_pure}) = {f:.1f}, "
-                                  f"p = {p:.2g}", "the sizes do not follow one law: check the learning rate and the "
-                                                  "shape (depth against width) of each", p, data)
-    return Check(name, True, f"sizes miss the law no more than seeds differ (F = {f:.1f}, p = {p:.2f})", "", p, data)
+        return Check(
+            name,
+            False,
+            f"sizes miss the law by more than seeds differ: F({df_lack}, {df_pure}) = {f:.1f}, "
+            f"p = {p:.2g}",
+            "the sizes do not follow one law: check the learning rate and the "
+            "shape (depth against width) of each",
+            p,
+            data,
+        )
+    return Check(
+        name,
+        True,
+        f"sizes miss the law no more than seeds differ (F = {f:.1f}, p = {p:.2f})",
+        "",
+        p,
+        data,
+    )

@@ -1,8 +1,10 @@
-"""The floor by profile likelihood: its interval may be one-sided, and its upper end is the informative one.
+"""The floor by profile likelihood: its interval may be one-sided, and its upper end is the
+informative one.
 
-For each value of the floor everything else is refitted. The rise of the objective is scaled so that its curvature agrees
-with the standard error from deleting runs (checkpoints are not independent; cf. Kent 1982 for robust likelihood ratios),
-and compared with t(G-1) squared; at zero, a boundary, the null is half a point mass and half that distribution.
+For each value of the floor everything else is refitted. The rise of the objective is scaled so that
+its curvature agrees with the standard error from deleting runs (checkpoints are not independent;
+cf. Kent 1982 for robust likelihood ratios), and compared with t(G-1) squared; at zero, a boundary,
+the null is half a point mass and half that distribution.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ FAR = 6.0  # the profile is followed until the statistic is this many times what
 
 @dataclass
 class Profile:
-    """floor [P] and statistic [P] (in units of t squared); low (0 if zero is not excluded) and high; p_zero, of a floor of
-    zero; gamma (or the law's exponent) with floor 0, free, and at the upper end."""
+    """floor [P] and statistic [P] (in units of t squared); low (0 if zero is not excluded) and
+    high; p_zero, of a floor of zero; gamma (or the law's exponent) with floor 0, free, and at the
+    upper end."""
 
     floor: np.ndarray
     statistic: np.ndarray
@@ -48,12 +51,22 @@ class Profile:
         return clean(vars(self) | {"excludes_zero": self.excludes_zero})
 
 
-def profile_floor(runs: Runs, result: FitResult, *, level: float | None = None, cluster: str | None = "run",
-                  weights: Any = None) -> Profile:
+def profile_floor(
+    runs: Runs,
+    result: FitResult,
+    *,
+    level: float | None = None,
+    cluster: str | None = "run",
+    weights: Any = None,
+) -> Profile:
     """Profile of the floor of a fitted law. FitError if its floor was not free."""
     law = result.law
     if not law.free_floor or result.theta is None:
-        raise FitError("the floor was not free in this fit", where=f"law {law.name}", remedy="fit with floor=\"free\"")
+        raise FitError(
+            "the floor was not free in this fit",
+            where=f"law {law.name}",
+            remedy='fit with floor="free"',
+        )
     problem = build(runs, law, Objective(result.objective_kind, result.delta), cluster, weights)
     return profile_of(problem, result, result.level if level is None else level)
 
@@ -65,7 +78,9 @@ def profile_of(problem: Problem, result: FitResult, level: float) -> Profile:
     lowest = float(np.exp(problem.y.min()))
     scale = _scale(problem, result)
     middle = min(best, lowest)
-    near = np.linspace(0.0, 1.0, POINTS // 2) ** 2  # closest together at the best floor, which may be known very well
+    near = (
+        np.linspace(0.0, 1.0, POINTS // 2) ** 2
+    )  # closest together at the best floor, which may be known very well
     parts = [middle + near * (lowest * 0.999 - middle)]
     if middle > 0:
         parts.append(middle * (1.0 - near))
@@ -84,7 +99,8 @@ def profile_of(problem: Problem, result: FitResult, level: float) -> Profile:
 
     df = max(result.n_runs - 1, 1)
     limit = stats.t.ppf(0.5 + level / 2, df) ** 2
-    # outward from the best on either side, each value starting where its neighbour ended, until far outside the interval
+    # outward from the best on either side, each value starting where its neighbour ended, until far
+    # outside the interval
     fitted, value = {}, {}
     for side in (grid[grid >= best], grid[grid < best][::-1]):
         start = result.theta
@@ -101,13 +117,31 @@ def profile_of(problem: Problem, result: FitResult, level: float) -> Profile:
     drop = max(2 * (value_zero - min(values.min(), result.objective)) / scale, 0.0)
     p_zero = 0.5 * float(stats.f.sf(drop, 1, df)) if drop > 0 else 1.0
     upper = refit(fitted[grid[int(np.argmin(np.abs(grid - at_high)))]], at_high)[0]
-    return Profile(grid, statistic, at_low, at_high, p_zero, _exponent(result, at_zero), _exponent(result, result.theta),
-                   _exponent(result, upper), level)
+    return Profile(
+        grid,
+        statistic,
+        at_low,
+        at_high,
+        p_zero,
+        _exponent(result, at_zero),
+        _exponent(result, result.theta),
+        _exponent(result, upper),
+        level,
+    )
 
 
 def _scale(problem, result: FitResult) -> float:
-    """What twice the rise of the objective is divided by: var by deleted runs over var by the curvature alone."""
-    local = evaluate(problem.law, problem.x, problem.y, problem.weights, problem.objective, result.theta[None], problem.free)
+    """What twice the rise of the objective is divided by: var by deleted runs over var by the
+    curvature alone."""
+    local = evaluate(
+        problem.law,
+        problem.x,
+        problem.y,
+        problem.weights,
+        problem.objective,
+        result.theta[None],
+        problem.free,
+    )
     h = 0.5 * (local.safe + local.newton)[0]
     naive = np.diag(np.linalg.pinv(h))
     if result.replicates is None:
@@ -115,12 +149,16 @@ def _scale(problem, result: FitResult) -> float:
     real = spread(result.replicates, result.theta, result.method) ** 2
     k = problem.law.n_coefficients
     if problem.law.floor_name in result.diagnostics.get("bounds_hit", []):
-        index = [i for i in range(len(naive)) if i != k]  # the floor itself is at its bound: take the others' ratio
+        index = [
+            i for i in range(len(naive)) if i != k
+        ]  # the floor itself is at its bound: take the others' ratio
         return float(np.median(real[index] / np.maximum(naive[index], 1e-300)))
     return float(real[k] / max(naive[k], 1e-300))
 
 
-def _ends(grid: np.ndarray, statistic: np.ndarray, limit: float, best: float) -> tuple[float, float]:
+def _ends(
+    grid: np.ndarray, statistic: np.ndarray, limit: float, best: float
+) -> tuple[float, float]:
     below = np.flatnonzero(statistic <= limit)
     if not len(below):
         return best, best

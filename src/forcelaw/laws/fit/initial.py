@@ -1,5 +1,6 @@
-"""Starts by variable projection: at each cell of a grid over the shape parameters the coefficients and the floor follow
-from a small non-negative least-squares problem in relative error (weights 1/L^2), solved for all cells at once."""
+"""Starts by variable projection: at each cell of a grid over the shape parameters the coefficients
+and the floor follow from a small non-negative least-squares problem in relative error (weights
+1/L^2), solved for all cells at once."""
 
 from __future__ import annotations
 
@@ -12,15 +13,24 @@ from ..forms.base import Law
 MOST_POINTS = 2000  # a start needs no more; larger tables are thinned evenly
 
 
-def starts(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray | None, count: int = 6,
-           held: dict[int, float] | None = None) -> np.ndarray:
-    """[count, P] starting points: the best cells that are not neighbours of a better one. ``held``: entries of theta that
-    stand still (index -> internal value); the grid and the projection then work on the others only."""
+def starts(
+    law: Law,
+    x: dict[str, np.ndarray],
+    y: np.ndarray,
+    weights: np.ndarray | None,
+    count: int = 6,
+    held: dict[int, float] | None = None,
+) -> np.ndarray:
+    """[count, P] starting points: the best cells that are not neighbours of a better one. ``held``:
+    entries of theta that stand still (index -> internal value); the grid and the projection then
+    work on the others only."""
     held = held or {}
     n = len(y)
     if n > MOST_POINTS:
         pick = np.unique(np.linspace(0, n - 1, MOST_POINTS).astype(int))
-        order = np.lexsort((y, next(iter(x.values()))))  # even over the range, whatever the order of the rows
+        order = np.lexsort(
+            (y, next(iter(x.values())))
+        )  # even over the range, whatever the order of the rows
         pick = order[pick]
         x, y = {role: value[pick] for role, value in x.items()}, y[pick]
         weights = None if weights is None else weights[pick]
@@ -35,24 +45,38 @@ def starts(law: Law, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarra
     return theta[_apart(psi, misfit, count)]
 
 
-def project(law: Law, psi: np.ndarray, x: dict[str, np.ndarray], y: np.ndarray, weights: np.ndarray | None,
-            held: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
-    """theta [S, P] with the best coefficients at each row of psi [S, Q], and its misfit [S] (squared relative error)."""
+def project(
+    law: Law,
+    psi: np.ndarray,
+    x: dict[str, np.ndarray],
+    y: np.ndarray,
+    weights: np.ndarray | None,
+    held: dict[int, float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """theta [S, P] with the best coefficients at each row of psi [S, Q], and its misfit [S]
+    (squared relative error)."""
     root = None if weights is None else np.sqrt(weights / weights.mean())
     coefficients, misfit = [], []
     for part in np.array_split(psi, max(1, len(psi) * len(y) // 400_000)):
         c, f = _project(law, part, x, y, root, held)
         if not law.projects_exactly:
             with np.errstate(over="ignore", invalid="ignore"):
-                error = np.expm1(law.residuals(np.concatenate([c, part], axis=1), x, y, jacobian=False)[0])
-                f = np.nan_to_num(((error if root is None else error * root) ** 2).sum(axis=1), nan=np.inf)
+                error = np.expm1(
+                    law.residuals(np.concatenate([c, part], axis=1), x, y, jacobian=False)[0]
+                )
+                f = np.nan_to_num(
+                    ((error if root is None else error * root) ** 2).sum(axis=1), nan=np.inf
+                )
         coefficients.append(c)
         misfit.append(f)
     return np.concatenate([np.concatenate(coefficients), psi], axis=1), np.concatenate(misfit)
 
 
-def _project(law: Law, psi: np.ndarray, x, y, root, held: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Log-coefficients and floor [S, K] by non-negative least squares, and the misfit [S], at shapes psi [S, Q]."""
+def _project(
+    law: Law, psi: np.ndarray, x, y, root, held: dict[int, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-coefficients and floor [S, K] by non-negative least squares, and the misfit [S], at
+    shapes psi [S, Q]."""
     gs, _ = law.terms(psi, x)
     with np.errstate(over="ignore"):
         parts = [np.exp(np.clip(g - y, -700, 300)) for g in gs]
@@ -76,13 +100,19 @@ def _project(law: Law, psi: np.ndarray, x, y, root, held: dict[int, float]) -> t
     if not moving:
         return head, square
     phi = np.stack([parts[k] for k in moving], axis=1)  # [S, moving, n]
-    c, misfit = nonnegative(np.matmul(phi, phi.transpose(0, 2, 1)), np.matmul(phi, target[..., None])[..., 0], square)
+    c, misfit = nonnegative(
+        np.matmul(phi, phi.transpose(0, 2, 1)), np.matmul(phi, target[..., None])[..., 0], square
+    )
     for i, k in enumerate(moving):
-        head[:, k] = np.log(np.maximum(c[:, i], np.exp(least[k]))) if k < law.n_coefficients else c[:, i]
+        head[:, k] = (
+            np.log(np.maximum(c[:, i], np.exp(least[k]))) if k < law.n_coefficients else c[:, i]
+        )
     return head, misfit
 
 
-def nonnegative(gram: np.ndarray, right: np.ndarray, square: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def nonnegative(
+    gram: np.ndarray, right: np.ndarray, square: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """min |Phi' c - t|^2 over c >= 0 for a batch, by trying every set of columns: Gram matrices [S, K, K], Phi t [S, K],
     |t|^2 (one, or [S]). K is 1 to 4, so at most 15 sets. Returns c [S, K] and the misfit [S]."""
     s, k = right.shape

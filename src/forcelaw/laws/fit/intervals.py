@@ -1,11 +1,13 @@
-"""Intervals that hold when the checkpoints of a run are not independent: whole runs are deleted or resampled.
+"""Intervals that hold when the checkpoints of a run are not independent: whole runs are deleted or
+resampled.
 
-The default is the delete-one-run jackknife with Student's t: of the methods compared in reference/fitting.md, section 4,
-the only one that keeps its coverage down to six runs. Degrees of freedom and bias of its variance follow from the design
-(:mod:`.small_sample`). Exponents and coefficients are taken on a logarithmic scale, a and b on a logit scale, the floor
-by the logarithm of its distance below the lowest fitted loss: there their distribution is close to symmetric.
-The run-cluster bootstrap serves large, independent tables under a nearly absolute loss (where deleting one point says
-too little), and asymmetric quantities.
+The default is the delete-one-run jackknife with Student's t: of the methods compared in
+reference/fitting.md, section 4, the only one that keeps its coverage down to six runs. Degrees of
+freedom and bias of its variance follow from the design (:mod:`.small_sample`). Exponents and
+coefficients are taken on a logarithmic scale, a and b on a logit scale, the floor by the logarithm
+of its distance below the lowest fitted loss: there their distribution is close to symmetric. The
+run-cluster bootstrap serves large, independent tables under a nearly absolute loss (where deleting
+one point says too little), and asymmetric quantities.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from .problem import Problem
 from .result import Estimate, FitResult, spread
 from .small_sample import Reference, Student
 
-EXACT_LIMIT = 4e7  # residuals (runs times rows) up to which every deletion is refitted; beyond, one Newton step each
+# residuals (runs times rows) up to which every deletion is refitted; beyond, one Newton step each
+EXACT_LIMIT = 4e7
 DRAWS = 1000
 
 
@@ -42,9 +45,9 @@ def jackknife(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray, int, str
 
 
 def below_zero(problem: Problem, theta: np.ndarray) -> tuple[np.ndarray | None, np.ndarray, int]:
-    """The fit [P] and the delete-one refits [G, P] with a floor that may be negative: the usual way to an interval near a
-    boundary is the unconstrained estimate and its error, cut at the boundary afterwards. No fit (None) where the floor
-    runs away to its bound even then."""
+    """The fit [P] and the delete-one refits [G, P] with a floor that may be negative: the usual way
+    to an interval near a boundary is the unconstrained estimate and its error, cut at the boundary
+    afterwards. No fit (None) where the floor runs away to its bound even then."""
     law, k = problem.law, problem.law.n_coefficients
     low, high = (bound.copy() for bound in problem.bounds)
     low[k] = -2.0 * float(np.exp(problem.y.min()))
@@ -81,8 +84,13 @@ def one_step(problem: Problem, theta: np.ndarray) -> np.ndarray:
     scaled = rest * scale[:, :, None] * scale[:, None, :] + 1e-9 * np.eye(len(free))
     step = scale * np.linalg.solve(scaled, (scale * slope)[..., None])[..., 0]
     names = getattr(problem.law, "names", ())
-    # a joint law of several tables has more parameters than names; this is a start only, so its floors may be clipped too
-    floor = [i for i, k in enumerate(free) if len(names) == len(theta) and names[k] == problem.law.floor_name]
+    # a joint law of several tables has more parameters than names; this is a start only, so its
+    # floors may be clipped too
+    floor = [
+        i
+        for i, k in enumerate(free)
+        if len(names) == len(theta) and names[k] == problem.law.floor_name
+    ]
     limit = np.full(len(free), 0.5)
     limit[floor] = np.inf  # the floor is in units of the loss, and has its bounds
     step = np.clip(step, -limit, limit)
@@ -91,10 +99,16 @@ def one_step(problem: Problem, theta: np.ndarray) -> np.ndarray:
     return out
 
 
-def bootstrap(problem: Problem, theta: np.ndarray, draws: int = DRAWS, seed: int = 0,
-              enough: Callable[[np.ndarray], bool] | None = None) -> tuple[np.ndarray, int]:
-    """Refits [draws, P] on runs drawn with replacement, and how many did not converge. A draw for which ``enough``
-    (given the counts of the runs [G]) is false, for instance with two sizes only, is drawn again."""
+def bootstrap(
+    problem: Problem,
+    theta: np.ndarray,
+    draws: int = DRAWS,
+    seed: int = 0,
+    enough: Callable[[np.ndarray], bool] | None = None,
+) -> tuple[np.ndarray, int]:
+    """Refits [draws, P] on runs drawn with replacement, and how many did not converge. A draw for
+    which ``enough`` (given the counts of the runs [G]) is false, for instance with two sizes only,
+    is drawn again."""
     rng = np.random.default_rng(seed)
     groups, n = problem.n_clusters, len(problem.y)
     rows = max(1, int(2e7 // n))
@@ -108,8 +122,12 @@ def bootstrap(problem: Problem, theta: np.ndarray, draws: int = DRAWS, seed: int
                     if enough(counts[i]):
                         break
                     counts[i] = rng.multinomial(groups, np.full(groups, 1.0 / groups))
-        solution = problem.solve(np.tile(theta, (size, 1)), counts[:, problem.cluster].astype(float), tolerance=1e-9,
-                                 damping=0.03)
+        solution = problem.solve(
+            np.tile(theta, (size, 1)),
+            counts[:, problem.cluster].astype(float),
+            tolerance=1e-9,
+            damping=0.03,
+        )
         out[first : first + size] = solution.theta
         failed += int((~solution.converged).sum())
     return out, failed
@@ -122,30 +140,48 @@ LOG: tuple[Callable, Callable] = (lambda v: np.log(np.maximum(v, 1e-300)), np.ex
 LOGIT: tuple[Callable, Callable] = (lambda v: logit(np.clip(v, 1e-12, 1 - 1e-12)), expit)
 
 
-SIGNED = ("c1", "rho")  # changes that may be zero or negative: on a logarithmic scale their intervals could not say so
+SIGNED = (
+    "c1",
+    "rho",
+)  # changes that may be zero or negative: on a logarithmic scale their intervals could not say so
 
 
 def below(ceiling: float) -> tuple[Callable, Callable]:
-    """The logarithm of the distance below ``ceiling``: the scale of a floor, which the lowest loss bounds from above while
-    it is known poorly from below."""
+    """The logarithm of the distance below ``ceiling``: the scale of a floor, which the lowest loss
+    bounds from above while it is known poorly from below."""
     return (lambda v: -np.log(np.maximum(ceiling - v, 1e-300)), lambda z: ceiling - np.exp(-z))
 
 
-def scale_of(name: str, floor_name: str, lowest: float, highest: float, ceiling: float | None = None
-             ) -> tuple[Callable, Callable]:
-    """The scale on which the interval of a quantity is made whose values lie between ``lowest`` and ``highest``."""
+def scale_of(
+    name: str, floor_name: str, lowest: float, highest: float, ceiling: float | None = None
+) -> tuple[Callable, Callable]:
+    """The scale on which the interval of a quantity is made whose values lie between ``lowest`` and
+    ``highest``."""
     if name == floor_name:
         return below(ceiling) if ceiling is not None and highest < ceiling else LINEAR
-    if name in ("a", "b") and lowest > 0 and highest < 1:  # either may be larger than one where cost is not N D
+    if (
+        name in ("a", "b") and lowest > 0 and highest < 1
+    ):  # either may be larger than one where cost is not N D
         return LOGIT
     return LINEAR if name in SIGNED or lowest <= 0 else LOG
 
 
-def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: float, floor_name: str,
-             reference: Student, about: float | None = None, ceiling: float | None = None) -> Estimate:
-    """Interval of one quantity from its replicates [R]. ``about``: the estimate they belong to, where it is not the value
-    (an unconstrained floor); the interval then holds both. ``reference``: distribution of error / standard error of a
-    jackknife. ``ceiling``: the lowest fitted loss, for a floor."""
+def estimate(
+    name: str,
+    value: float,
+    draws: np.ndarray,
+    *,
+    method: str,
+    level: float,
+    floor_name: str,
+    reference: Student,
+    about: float | None = None,
+    ceiling: float | None = None,
+) -> Estimate:
+    """Interval of one quantity from its replicates [R]. ``about``: the estimate they belong to,
+    where it is not the value (an unconstrained floor); the interval then holds both. ``reference``:
+    distribution of error / standard error of a jackknife. ``ceiling``: the lowest fitted loss, for
+    a floor."""
     draws = np.asarray(draws, float)
     about = value if about is None else about
     se = float(spread(draws, np.asarray(about), method))
@@ -154,7 +190,9 @@ def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: 
     if not method.startswith("jackknife"):
         low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
         return Estimate(value, se, float(low), float(high), method)
-    there, back = scale_of(name, floor_name, min(about, float(draws.min())), max(about, float(draws.max())), ceiling)
+    there, back = scale_of(
+        name, floor_name, min(about, float(draws.min())), max(about, float(draws.max())), ceiling
+    )
     centre = there(about)
     reach = reference.critical(level)
     half = reach * float(spread(there(draws), centre, method))
@@ -166,17 +204,28 @@ def estimate(name: str, value: float, draws: np.ndarray, *, method: str, level: 
     return Estimate(value, se, low, high, f"{method}, {reach:.3g} standard errors")
 
 
-def references(result: FitResult, function: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, Student]:
-    """Distribution of error / standard error of each quantity that ``function`` gives (name -> [B]) for theta [B, P]."""
+def references(
+    result: FitResult, function: Callable[[np.ndarray], dict[str, np.ndarray]]
+) -> dict[str, Student]:
+    """Distribution of error / standard error of each quantity that ``function`` gives (name -> [B])
+    for theta [B, P]."""
     theta = result.sample()[0]
     if result.small is None:
         return dict.fromkeys(function(theta[None]), Student(result.n_runs - 1))
-    return {name: Reference(result.small.forms(slope)) for name, slope in slopes(function, theta).items()}
+    return {
+        name: Reference(result.small.forms(slope))
+        for name, slope in slopes(function, theta).items()
+    }
 
 
-def slopes(function: Callable[[np.ndarray], dict[str, np.ndarray]], theta: np.ndarray) -> dict[str, np.ndarray]:
+def slopes(
+    function: Callable[[np.ndarray], dict[str, np.ndarray]], theta: np.ndarray
+) -> dict[str, np.ndarray]:
     """Gradients [P] at theta of the quantities of ``function``, by central differences."""
     count = len(theta)
     step = 1e-5 * np.maximum(np.abs(theta), 0.01)
     moved = np.concatenate([theta + np.diag(step), theta - np.diag(step)])
-    return {name: (value[:count] - value[count:]) / (2 * step) for name, value in function(moved).items()}
+    return {
+        name: (value[:count] - value[count:]) / (2 * step)
+        for name, value in function(moved).items()
+    }

@@ -5,7 +5,8 @@
 - relative: (Lhat/L - 1)^2 / 2, the squared relative error
 - linear: (Lhat - L)^2 / 2, the squared error in units of the loss; for comparison with fits made so
 
-The sum is minimised, never the mean: optimisers stop early on a mean of 1e-6 (reference/fitting.md, section 3).
+The sum is minimised, never the mean: optimisers stop early on a mean of 1e-6 (reference/fitting.md,
+section 3).
 """
 
 from __future__ import annotations
@@ -29,9 +30,19 @@ class Objective:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise FitError(f"{self.kind!r} is not an objective", where="objective", remedy=f"use {', '.join(KINDS)}")
-        if self.kind == "huber" and self.delta is not None and not (np.isfinite(self.delta) and self.delta > 0):
-            raise FitError(f"delta is {self.delta}", where="objective huber", remedy="give a positive number")
+            raise FitError(
+                f"{self.kind!r} is not an objective",
+                where="objective",
+                remedy=f"use {', '.join(KINDS)}",
+            )
+        if (
+            self.kind == "huber"
+            and self.delta is not None
+            and not (np.isfinite(self.delta) and self.delta > 0)
+        ):
+            raise FitError(
+                f"delta is {self.delta}", where="objective huber", remedy="give a positive number"
+            )
 
     @property
     def robust(self) -> bool:
@@ -48,8 +59,8 @@ class Objective:
         return 0.5 * np.expm1(r) ** 2
 
     def slopes(self, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """psi = rho'(r), the weight of the safe quadratic (psi/r, a majoriser of Huber's loss), and that of the
-        Gauss-Newton quadratic where it differs."""
+        """psi = rho'(r), the weight of the safe quadratic (psi/r, a majoriser of Huber's loss), and
+        that of the Gauss-Newton quadratic where it differs."""
         if self.kind == "huber":
             size = np.abs(r)
             safe = self.delta / np.maximum(size, self.delta)
@@ -68,7 +79,8 @@ class Objective:
 
 
 def robust_delta(residuals: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """1.345 robust standard deviations (1.4826 MAD) of the residuals: 95% efficient for normal noise."""
+    """1.345 robust standard deviations (1.4826 MAD) of the residuals: 95% efficient for normal
+    noise."""
     used = residuals if weights is None else residuals[weights > 0]
     sigma = 1.4826 * float(np.median(np.abs(used)))
     return max(1.345 * sigma, 1e-9)

@@ -1,4 +1,5 @@
-"""One law on one table: the arrays that the solver works on, and the checks that the table can carry the law."""
+"""One law on one table: the arrays that the solver works on, and the checks that the table can
+carry the law."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ COLLINEAR = 0.999  # |correlation| of two logs above which their exponents canno
 
 @dataclass
 class Problem:
-    """x: centred logs; y: ln L; weights [n] or None; cluster: labels [n] of the units that are deleted or resampled."""
+    """x: centred logs; y: ln L; weights [n] or None; cluster: labels [n] of the units that are
+    deleted or resampled."""
 
     law: Law
     x: dict[str, np.ndarray]
@@ -36,14 +38,33 @@ class Problem:
     def n_clusters(self) -> int:
         return int(self.cluster.max()) + 1
 
-    def solve(self, theta: np.ndarray, weights: np.ndarray | None = None, tolerance: float = 1e-14,
-              iterations: int = 300, y: np.ndarray | None = None, damping: float = 0.1) -> Solution:
-        """Fits from theta [B, P]; ``weights`` [B, n] multiply those of the problem; ``y`` [B, n] are other losses."""
+    def solve(
+        self,
+        theta: np.ndarray,
+        weights: np.ndarray | None = None,
+        tolerance: float = 1e-14,
+        iterations: int = 300,
+        y: np.ndarray | None = None,
+        damping: float = 0.1,
+    ) -> Solution:
+        """Fits from theta [B, P]; ``weights`` [B, n] multiply those of the problem; ``y`` [B, n]
+        are other losses."""
         w = self.weights
         if weights is not None:
             w = weights if w is None else weights * w
-        return solve(self.law, self.x, self.y if y is None else y, w, self.objective, np.atleast_2d(theta),
-                     bounds=self.bounds, free=self.free, tolerance=tolerance, iterations=iterations, damping=damping)
+        return solve(
+            self.law,
+            self.x,
+            self.y if y is None else y,
+            w,
+            self.objective,
+            np.atleast_2d(theta),
+            bounds=self.bounds,
+            free=self.free,
+            tolerance=tolerance,
+            iterations=iterations,
+            damping=damping,
+        )
 
     def residuals(self, theta: np.ndarray) -> np.ndarray:
         """ln L - ln Lhat [n]: positive where the run is worse than the law."""
@@ -52,26 +73,44 @@ class Problem:
     def subset(self, pick: np.ndarray) -> Problem:
         """The same problem on the rows ``pick`` (same centre)."""
         cluster = np.unique(self.cluster[pick], return_inverse=True)[1].ravel()
-        return replace(self, x={role: value[pick] for role, value in self.x.items()}, y=self.y[pick],
-                       weights=None if self.weights is None else self.weights[pick], cluster=cluster)
+        return replace(
+            self,
+            x={role: value[pick] for role, value in self.x.items()},
+            y=self.y[pick],
+            weights=None if self.weights is None else self.weights[pick],
+            cluster=cluster,
+        )
 
     def with_objective(self, objective: Objective) -> Problem:
         return replace(self, objective=objective)
 
 
-def build(runs: Runs, law: Law, objective: Objective, cluster: str | None, weights: str | np.ndarray | None,
-          fixed: dict[str, float] | None = None) -> Problem:
+def build(
+    runs: Runs,
+    law: Law,
+    objective: Objective,
+    cluster: str | None,
+    weights: str | np.ndarray | None,
+    fixed: dict[str, float] | None = None,
+) -> Problem:
     """The problem of ``law`` on ``runs``. FitError if a column that the law needs is not there."""
     roles = {role: runs[role] for role in law.roles}
     fixed = dict(fixed or {})
     for name, value in fixed.items():
         if name not in law.names:
-            raise FitError(f"{name!r} is not a free parameter of {law.name}", where="fixed parameters",
-                           remedy=f"the parameters are {', '.join(law.names)}")
-        if not np.isfinite(value) or ((name in law.coefficients or name in law.logs) and value <= 0):
+            raise FitError(
+                f"{name!r} is not a free parameter of {law.name}",
+                where="fixed parameters",
+                remedy=f"the parameters are {', '.join(law.names)}",
+            )
+        if not np.isfinite(value) or (
+            (name in law.coefficients or name in law.logs) and value <= 0
+        ):
             raise FitError(f"{name} cannot be fixed at {value}", where="fixed parameters")
     held = any(name in law.coefficients for name in fixed)
-    centre = dict.fromkeys(law.roles, 0.0) if held else None  # a fixed coefficient is that of uncentred data
+    centre = (
+        dict.fromkeys(law.roles, 0.0) if held else None
+    )  # a fixed coefficient is that of uncentred data
     x, centre = law.prepare(roles, centre)
     loss = runs["loss"]
     y = np.log(loss)
@@ -81,29 +120,48 @@ def build(runs: Runs, law: Law, objective: Objective, cluster: str | None, weigh
     if held:  # coefficients at ln N = 0 lie far from the losses
         bounds[0][: law.n_coefficients] = -1000.0
         bounds[1][: law.n_coefficients] = 1000.0
-    return Problem(law, x, centre, y, objective.point_weights(loss, w), objective, labels, bounds,
-                   np.array([name not in fixed for name in law.names]), fixed)
+    return Problem(
+        law,
+        x,
+        centre,
+        y,
+        objective.point_weights(loss, w),
+        objective,
+        labels,
+        bounds,
+        np.array([name not in fixed for name in law.names]),
+        fixed,
+    )
 
 
 def _weights(runs: Runs, weights: str | np.ndarray | None, labels: np.ndarray) -> np.ndarray | None:
     if weights is None or (isinstance(weights, str) and weights in ("none", "point")):
         return None
-    if isinstance(weights, str) and weights == "run":  # every run counts the same, however many checkpoints it has
+    if (
+        isinstance(weights, str) and weights == "run"
+    ):  # every run counts the same, however many checkpoints it has
         return (1.0 / np.bincount(labels))[labels] * len(labels) / (labels.max() + 1)
     if isinstance(weights, str) and weights == "column":
         w = runs["weight"]
     elif isinstance(weights, str):
-        raise FitError(f"weights {weights!r} are not known", where="weights",
-                       remedy="use none, run, column or an array")
+        raise FitError(
+            f"weights {weights!r} are not known",
+            where="weights",
+            remedy="use none, run, column or an array",
+        )
     else:
         w = np.asarray(weights, float)
     if w.shape != (len(runs),) or not np.isfinite(w).all() or (w < 0).any() or not (w > 0).any():
-        raise FitError("weights must be one finite, non-negative number for each row, not all zero", where="weights")
+        raise FitError(
+            "weights must be one finite, non-negative number for each row, not all zero",
+            where="weights",
+        )
     return w
 
 
 def levels(values: np.ndarray, most: int = 1000) -> int:
-    """Distinct values, those within 2% of the lowest of their level being one; counted up to ``most``."""
+    """Distinct values, those within 2% of the lowest of their level being one; counted up to
+    ``most``."""
     logs = np.unique(np.log(values))
     count, i = 0, 0
     while i < len(logs) and count < most:
@@ -118,20 +176,27 @@ def refusal(runs: Runs, law: Law, cluster: np.ndarray, n_free: int) -> str:
     if len(runs) == 0:
         return "no rows are left"
     if float(np.abs(np.log(runs["loss"])).max()) > EXTREME:
-        return (f"losses from {runs['loss'].min():.3g} to {runs['loss'].max():.3g} are beyond what a fit can carry (1e-100 to "
-                "1e100): give them in another unit, and drop runs that blew up")
+        return (
+            f"losses from {runs['loss'].min():.3g} to {runs['loss'].max():.3g} are beyond what a"
+            " fit can carry (1e-100 to 1e100): give them in another unit, and drop runs that"
+            " blew up"
+        )
     for role in law.roles:
         values = runs[role]
         column = runs.taken.get(role, role)
         found = levels(values)
         least = law.least_levels(role)
         if found < least and found == 1:
-            return (f"column {column!r} ({role}) is constant ({values[0]:.6g}): an exponent in {role} cannot be seen; "
-                    "add runs that vary it")
+            return (
+                f"column {column!r} ({role}) is constant ({values[0]:.6g}): an exponent in {role}"
+                " cannot be seen; add runs that vary it"
+            )
         if found < least:
-            return (f"only {found} distinct levels of {role} (column {column!r}); {law.name} needs at least "
-                    f"{least}, else exponent, coefficient and floor trade for one another: add runs in between "
-                    "or beyond")
+            return (
+                f"only {found} distinct levels of {role} (column {column!r}); {law.name} needs at"
+                f" least {least}, else exponent, coefficient and floor trade for one another: add"
+                " runs in between or beyond"
+            )
     logs = [np.log(runs[role]) for role in law.roles]
     for i, first in enumerate(law.roles):
         for j in range(i):
@@ -140,14 +205,19 @@ def refusal(runs: Runs, law: Law, cluster: np.ndarray, n_free: int) -> str:
                 continue
             correlation = float(np.corrcoef(logs[i], logs[j])[0, 1])
             if abs(correlation) > COLLINEAR:
-                return (f"{second} and {first} are perfectly correlated (r = {correlation:.5f} of the logarithms): "
-                        "their exponents cannot be told apart; add runs that vary one at fixed other")
+                return (
+                    f"{second} and {first} are perfectly correlated (r = {correlation:.5f} of the"
+                    " logarithms): their exponents cannot be told apart; add runs that vary one at"
+                    " fixed other"
+                )
     if len(runs) <= n_free:
         return f"{len(runs)} rows cannot determine {n_free} parameters; add runs"
     needed = 4 if len(law.roles) > 1 else 3
     if n_runs < needed:
-        return (f"only {n_runs} independent runs; {law.name} needs at least {needed}: checkpoints of one run share its "
-                "error and do not replace runs")
+        return (
+            f"only {n_runs} independent runs; {law.name} needs at least {needed}: checkpoints of"
+            " one run share its error and do not replace runs"
+        )
     if float(np.ptp(np.log(runs["loss"]))) < 1e-9:
         return "the loss is constant: there is nothing to fit"
     return ""

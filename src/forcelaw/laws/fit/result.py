@@ -1,4 +1,5 @@
-"""What a fit returns: estimates with intervals, the proof that it is an optimum, and predictions."""
+"""What a fit returns: estimates with intervals, the proof that it is an optimum, and
+predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +18,13 @@ from ..forms.base import Law
 if TYPE_CHECKING:
     from .small_sample import SmallSample
 
-OK, AT_BOUND, NOT_IDENTIFIED, NOT_CONVERGED, REFUSED = ("ok", "at_bound", "not_identified", "not_converged", "refused")
+OK, AT_BOUND, NOT_IDENTIFIED, NOT_CONVERGED, REFUSED = (
+    "ok",
+    "at_bound",
+    "not_identified",
+    "not_converged",
+    "refused",
+)
 
 
 @dataclass
@@ -49,13 +56,15 @@ class Band:
 
 @dataclass
 class FitResult:
-    """status: ok; at_bound (the floor is at zero: usable, and said); not_identified, not_converged (numbers are there
-    but should not be used); refused (the design cannot carry the fit: no numbers).
+    """status: ok; at_bound (the floor is at zero: usable, and said); not_identified, not_converged
+    (numbers are there but should not be used); refused (the design cannot carry the fit: no
+    numbers).
 
-    objective is the sum over points of w rho(r). parameters and derived hold :class:`Estimate`. replicates [R, P] are
-    the refits behind the bands of predictions (internal parameters). free_theta and free_replicates, where they are
-    there, are the same with a floor that may go below zero: where some refit's floor stops at zero, the constrained
-    ones move too little to say how uncertain the exponents are (see :meth:`sample`). small: the degrees of freedom of a
+    objective is the sum over points of w rho(r). parameters and derived hold :class:`Estimate`.
+    replicates [R, P] are the refits behind the bands of predictions (internal parameters).
+    free_theta and free_replicates, where they are there, are the same with a floor that may go
+    below zero: where some refit's floor stops at zero, the constrained ones move too little to say
+    how uncertain the exponents are (see :meth:`sample`). small: the degrees of freedom of a
     jackknife.
     """
 
@@ -89,7 +98,10 @@ class FitResult:
     def require(self) -> FitResult:
         """Itself, or FitError if the fit is not usable."""
         if not self.ok:
-            raise FitError(f"the fit is {self.status.replace('_', ' ')}: {self.message}", where=f"law {self.law.name}")
+            raise FitError(
+                f"the fit is {self.status.replace('_', ' ')}: {self.message}",
+                where=f"law {self.law.name}",
+            )
         return self
 
     def __getitem__(self, name: str) -> Estimate:
@@ -100,15 +112,18 @@ class FitResult:
         raise KeyError(f"{name}: there are {', '.join([*self.parameters, *self.derived])}")
 
     def sample(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """theta [P] and refits [R, P] for the uncertainty of parameters and what is derived from them (not of losses)."""
+        """theta [P] and refits [R, P] for the uncertainty of parameters and what is derived from
+        them (not of losses)."""
         if self.free_replicates is not None:
             return self.free_theta, self.free_replicates
         return self._theta(), self.replicates
 
     def _theta(self) -> np.ndarray:
         if self.theta is None:
-            raise FitError(f"a fit that was {self.status} predicts nothing: {self.message}",
-                           where=f"law {self.law.name}")
+            raise FitError(
+                f"a fit that was {self.status} predicts nothing: {self.message}",
+                where=f"law {self.law.name}",
+            )
         return self.theta
 
     def predict(self, **roles: Any) -> np.ndarray:
@@ -117,10 +132,14 @@ class FitResult:
         return out if any(np.ndim(value) for value in roles.values()) else out[0]
 
     def interval(self, kind: str = "mean", *, level: float | None = None, **roles: Any) -> Band:
-        """Band around the prediction. ``mean``: where the law itself lies. ``new run``: where one more run would fall;
-        it adds the spread between runs and the scatter within them."""
+        """Band around the prediction. ``mean``: where the law itself lies. ``new run``: where one
+        more run would fall; it adds the spread between runs and the scatter within them."""
         if kind not in ("mean", "new run", "new_run"):
-            raise FitError(f"there is no interval of kind {kind!r}", where="interval", remedy="use mean or new run")
+            raise FitError(
+                f"there is no interval of kind {kind!r}",
+                where="interval",
+                remedy="use mean or new run",
+            )
         level = self.level if level is None else level
         centre = self.law.predict_log(self._theta(), roles, self.centre)[0]
         if self.replicates is None or len(self.replicates) < 2:
@@ -130,25 +149,42 @@ class FitResult:
         df = max(self.n_runs - 1, 1)
         variance = spread(draws, centre, self.method) ** 2
         if kind != "mean":
-            variance = variance + self.diagnostics["sd_between_runs"] ** 2 + self.diagnostics["sd_within_runs"] ** 2
+            variance = (
+                variance
+                + self.diagnostics["sd_between_runs"] ** 2
+                + self.diagnostics["sd_within_runs"] ** 2
+            )
         half = stats.t.ppf(0.5 + level / 2, df) * np.sqrt(variance)
         return Band(np.exp(centre), np.exp(centre - half), np.exp(centre + half), kind, level)
 
     # -- output ------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        return clean({
-            "status": self.status, "ok": self.ok, "message": self.message,
-            "law": self.law.name, "formula": self.law.formula, "floor": self.law.floor,
-            "objective": self.objective, "objective_kind": self.objective_kind, "delta": self.delta,
-            "parameters": {name: asdict(value) for name, value in self.parameters.items()},
-            "derived": {name: asdict(value) for name, value in self.derived.items()},
-            "level": self.level, "interval_method": self.method, "rows": self.n_rows, "runs": self.n_runs,
-            "diagnostics": self.diagnostics, "table": self.table,
-        })
+        return clean(
+            {
+                "status": self.status,
+                "ok": self.ok,
+                "message": self.message,
+                "law": self.law.name,
+                "formula": self.law.formula,
+                "floor": self.law.floor,
+                "objective": self.objective,
+                "objective_kind": self.objective_kind,
+                "delta": self.delta,
+                "parameters": {name: asdict(value) for name, value in self.parameters.items()},
+                "derived": {name: asdict(value) for name, value in self.derived.items()},
+                "level": self.level,
+                "interval_method": self.method,
+                "rows": self.n_rows,
+                "runs": self.n_runs,
+                "diagnostics": self.diagnostics,
+                "table": self.table,
+            }
+        )
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """The result as JSON text, written to ``path`` if given. What is not a finite number is null."""
+        """The result as JSON text, written to ``path`` if given. What is not a finite number is
+        null."""
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
         if path is not None:
             Path(path).write_text(text + "\n")
@@ -156,14 +192,19 @@ class FitResult:
 
     def summary(self) -> str:
         """The result for a terminal."""
-        lines = [f"{self.law.formula}   ({self.n_rows} points, {self.n_runs} runs)", f"status: {self.status}"]
+        lines = [
+            f"{self.law.formula}   ({self.n_rows} points, {self.n_runs} runs)",
+            f"status: {self.status}",
+        ]
         if self.message:
             lines.append(f"  {self.message}")
         if not self.parameters:
             return "\n".join(lines)
         kind = self.objective_kind + (f", delta = {self.delta:.3g}" if self.delta else "")
         lines.append(f"objective: {self.objective:.9g}  (sum over points, {kind})")
-        lines.append(f"{'':8} {'value':>12} {'se':>11} {f'{self.level:.0%} interval':>28}   {self.method}")
+        lines.append(
+            f"{'':8} {'value':>12} {'se':>11} {f'{self.level:.0%} interval':>28}   {self.method}"
+        )
         for name, value in {**self.parameters, **self.derived}.items():
             se = "-" if value.se is None else f"{value.se:.4g}"
             span = "-" if value.low is None else f"[{value.low:.5g}, {value.high:.5g}]"
@@ -177,7 +218,8 @@ def small_p(p: float) -> str:
 
 
 def spread(draws: np.ndarray, centre: np.ndarray, method: str) -> np.ndarray:
-    """Standard error from replicates [R, ...]: jackknife about the estimate (CR3), else their standard deviation."""
+    """Standard error from replicates [R, ...]: jackknife about the estimate (CR3), else their
+    standard deviation."""
     with np.errstate(invalid="ignore", over="ignore"):
         if method.startswith("jackknife"):
             count = len(draws)

@@ -1,10 +1,11 @@
 """What few runs do to a jackknife: its variance has few degrees of freedom, and is too large.
 
-G runs do not give G - 1 degrees of freedom to every quantity: with three sizes and two seeds each, an exponent in N rests
-on two contrasts. Both corrections follow from the design alone (Bell & McCaffrey 2002; Pustejovsky & Tipton 2018): the
-fit is linearised, so that the jackknife variance is a quadratic form e'Me in the errors, and under a working model of the
-errors (each run off by its own constant, checkpoints scattered about it) its mean and variance are known. Only the shape
-of the working model matters, not its size, and that hardly: see benchmarks/law_coverage.py.
+G runs do not give G - 1 degrees of freedom to every quantity: with three sizes and two seeds each,
+an exponent in N rests on two contrasts. Both corrections follow from the design alone (Bell &
+McCaffrey 2002; Pustejovsky & Tipton 2018): the fit is linearised, so that the jackknife variance is
+a quadratic form e'Me in the errors, and under a working model of the errors (each run off by its
+own constant, checkpoints scattered about it) its mean and variance are known. Only the shape of the
+working model matters, not its size, and that hardly: see benchmarks/law_coverage.py.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ NODES = np.exp(np.arange(-14.0, 16.0, SPACING))
 
 
 class SmallSample:
-    """The linearised fit at theta: sums over the rows of each of G runs of J'WJ and of the variance of J'We."""
+    """The linearised fit at theta: sums over the rows of each of G runs of J'WJ and of the variance
+    of J'We."""
 
     def __init__(self, problem: Problem, theta: np.ndarray):
         groups = problem.n_clusters
@@ -45,17 +47,22 @@ class SmallSample:
         scale = 1.0 / np.sqrt(np.maximum(np.diag(everything), 1e-300))
         both = scale[:, None] * scale[None, :]
         self.inverse = both * np.linalg.pinv(everything * both, rcond=1e-12, hermitian=True)
-        self.without = both * np.linalg.pinv((everything - self.own) * both, rcond=1e-12, hermitian=True)  # [G, F, F]
+        self.without = both * np.linalg.pinv(
+            (everything - self.own) * both, rcond=1e-12, hermitian=True
+        )  # [G, F, F]
 
     def forms(self, gradient: np.ndarray) -> np.ndarray:
-        """For a quantity with ``gradient`` [P] in theta: covariance [1 + G, 1 + G] of its error and of the terms whose
-        squares add up to its jackknife variance (the changes that deleting each run makes), under the working model."""
+        """For a quantity with ``gradient`` [P] in theta: covariance [1 + G, 1 + G] of its error and
+        of the terms whose squares add up to its jackknife variance (the changes that deleting each
+        run makes), under the working model."""
         c = gradient[self.free]
         size = float(np.abs(c).max(initial=0.0))
         if not 0 < size < np.inf:
             return np.full((len(self.own) + 1,) * 2, np.nan)
         c = c / size  # only ratios matter
-        step = -self.without @ c  # [G, F]: deleting run g moves the quantity by step_g' J_g'W (its residuals)
+        step = (
+            -self.without @ c
+        )  # [G, F]: deleting run g moves the quantity by step_g' J_g'W (its residuals)
         y = np.einsum("gij,gj->gi", self.noise, step)
         z = np.einsum("ij,gjk,gk->gi", self.inverse, self.own, step)
         shrink = np.sqrt((len(step) - 1) / len(step))
@@ -85,11 +92,12 @@ class Student:
 
 
 class Reference(Student):
-    """Distribution of error / jackknife standard error where the two have the covariance ``form`` (see SmallSample):
-    Student's t with Satterthwaite's degrees of freedom, on the standard error less its bias. ``exact``: not this
-    approximation, which is a little too wide below some 12 degrees of freedom, but the distribution itself. Tests of
-    differences take it, and have the right size with it; for the interval of one quantity the extra width makes up for the
-    curvature that a linearised fit leaves out (without it coverage is 1 to 2 points lower)."""
+    """Distribution of error / jackknife standard error where the two have the covariance ``form``
+    (see SmallSample): Student's t with Satterthwaite's degrees of freedom, on the standard error
+    less its bias. ``exact``: not this approximation, which is a little too wide below some 12
+    degrees of freedom, but the distribution itself. Tests of differences take it, and have the
+    right size with it; for the interval of one quantity the extra width makes up for the curvature
+    that a linearised fit leaves out (without it coverage is 1 to 2 points lower)."""
 
     def __init__(self, form: np.ndarray, exact: bool = False):
         super().__init__(len(form) - 2)
@@ -127,7 +135,8 @@ class Reference(Student):
         return 0.5 * (low + high)
 
     def _tail(self, t: np.ndarray) -> np.ndarray:
-        """P(error^2 > t^2 variance) [T], a quadratic form in normal errors, by its characteristic function (Imhof 1961)."""
+        """P(error^2 > t^2 variance) [T], a quadratic form in normal errors, by its characteristic
+        function (Imhof 1961)."""
         square = t[:, None] ** 2
         u = NODES / (1.0 + square * self._spread.sum())  # [T, nodes]
         inner = 1.0 + 2j * (u * square)[:, None] * self._spread[:, None]  # [T, 1 + G, nodes]
@@ -137,8 +146,8 @@ class Reference(Student):
 
 
 def apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Form of the difference of two independent quantities, each with runs of its own. (Where runs are deleted in pairs,
-    it is the sum of their forms.)"""
+    """Form of the difference of two independent quantities, each with runs of its own. (Where runs
+    are deleted in pairs, it is the sum of their forms.)"""
     split = len(first)
     out = np.zeros((split + len(second) - 1,) * 2)
     out[:split, :split] = first

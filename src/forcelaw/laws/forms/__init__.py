@@ -35,5 +35,7 @@ def make(law: str | Law, floor: Floor | None = None, **options: Any) -> Law:
         return law
     name = law.strip().lower().replace("-", "_")
     if name not in LAWS:
-        raise FitError(f"there is no law {law!r}", where="law", remedy=f"the laws are {', '.join(LAWS)}")
+        raise FitError(
+            f"there is no law {law!r}", where="law", remedy=f"the laws are {', '.join(LAWS)}"
+        )
     return LAWS[name](floor, **options)

@@ -2,13 +2,14 @@
 
     L(x) = sum_k exp(c_k + g_k(psi, x)) + E
 
-All laws here have this shape (power laws, surfaces, breaks, shifts, repeats), so that one solver serves them all: it
-works on r = ln Lhat - ln L with the exact Jacobian, which for a log-sum-exp is made of the softmax weights q_k of the
-terms. Logarithms of the data are centred (u = ln N - mean ln N): uncentred, a coefficient and its exponent correlate
-above .99 and the problem's condition number is near 1e11 (reference/fitting.md, section 3).
+All laws here have this shape (power laws, surfaces, breaks, shifts, repeats), so that one solver
+serves them all: it works on r = ln Lhat - ln L with the exact Jacobian, which for a log-sum-exp is
+made of the softmax weights q_k of the terms. Logarithms of the data are centred (u = ln N - mean ln
+N): uncentred, a coefficient and its exponent correlate above .99 and the problem's condition number
+is near 1e11 (reference/fitting.md, section 3).
 
-A new law is one file with a subclass of :class:`Law` that gives ``terms`` and ``grid``, and one line in
-``forms/__init__``.
+A new law is one file with a subclass of :class:`Law` that gives ``terms`` and ``grid``, and one
+line in ``forms/__init__``.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ import numpy as np
 from ...errors import FitError
 
 Floor = str | float  # "free", "zero", or the value
-BELOW = 30.0  # a term exp(-30) below the losses is nothing: coefficients are kept above this, relative to ln L
+# a term exp(-30) below the losses is nothing: coefficients are kept above this, relative to ln L
+BELOW = 30.0
 Terms = tuple[list[np.ndarray], list[tuple[int, int, np.ndarray]]]
 
 
 class Law:
     """A law with named parameters.
 
-    theta [P] (or [B, P]) is the internal vector: K log-coefficients (at the centre of the data), the floor E itself if it
-    is free (its bound at zero is then a bound like any other, not a run to minus infinity), then Q shape parameters psi.
-    ``natural`` turns it into the values that people quote.
+    theta [P] (or [B, P]) is the internal vector: K log-coefficients (at the centre of the data),
+    the floor E itself if it is free (its bound at zero is then a bound like any other, not a run to
+    minus infinity), then Q shape parameters psi. ``natural`` turns it into the values that people
+    quote.
     """
 
     name: ClassVar[str]
@@ -41,16 +44,30 @@ class Law:
     floor_name: ClassVar[str] = "E"
     default_floor: ClassVar[Floor] = "free"
     soft: ClassVar[tuple[str, ...]] = ()  # shapes that may end at a bound without spoiling the rest
-    change: ClassVar[str] = ""  # shape that is zero in the plainer law, whose companions then mean nothing (see ``plainer``)
-    projects_exactly: ClassVar[bool] = True  # False where ``terms`` is an approximation that serves the starts alone
+    change: ClassVar[str] = (
+        # shape that is zero in the plainer law, whose companions then mean nothing (see
+        # ``plainer``)
+        ""
+    )
+    projects_exactly: ClassVar[bool] = (
+        True  # False where ``terms`` is an approximation that serves the starts alone
+    )
     levels: ClassVar[int] = 3  # least number of distinct values of each role
 
     def __init__(self, floor: Floor | None = None, **options: Any):
         floor = self.default_floor if floor is None else floor
         if isinstance(floor, str) and floor not in ("free", "zero"):
-            raise FitError(f"the floor is {floor!r}", where=f"law {self.name}", remedy="give free, zero or a number")
+            raise FitError(
+                f"the floor is {floor!r}",
+                where=f"law {self.name}",
+                remedy="give free, zero or a number",
+            )
         if not isinstance(floor, str) and not (np.isfinite(floor) and floor >= 0):
-            raise FitError(f"the floor is {floor}", where=f"law {self.name}", remedy="give a number of at least 0")
+            raise FitError(
+                f"the floor is {floor}",
+                where=f"law {self.name}",
+                remedy="give a number of at least 0",
+            )
         self.floor: Floor = "zero" if floor == 0 else floor
         if options:
             raise FitError(f"law {self.name} has no option {', '.join(options)}", where="law")
@@ -87,21 +104,23 @@ class Law:
     # -- to be given by each law -------------------------------------------------------------------------------
 
     def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
-        """g_k [B, n] for each coefficient, and (k, q, dg_k/dpsi_q [B, n] or [n]) for those that are not zero.
-        psi [B, Q]; x holds the centred logs of the roles, [n]."""
+        """g_k [B, n] for each coefficient, and (k, q, dg_k/dpsi_q [B, n] or [n]) for those that are
+        not zero. psi [B, Q]; x holds the centred logs of the roles, [n]."""
         raise NotImplementedError
 
     def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
         """Shape parameters [S, Q] at which the variable-projection start looks."""
         raise NotImplementedError
 
-    def derived(self, values: dict[str, np.ndarray], context: dict[str, Any]) -> dict[str, np.ndarray]:
+    def derived(
+        self, values: dict[str, np.ndarray], context: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
         """Quantities that follow from the parameters (arrays over a batch), e.g. a, b, gamma."""
         return {}
 
     def context(self, runs: Any, cluster: np.ndarray | None = None) -> dict[str, Any]:
-        """What ``derived`` needs from the table beside the parameters; with ``cluster`` labels [n], the same without
-        each cluster in turn (arrays [G])."""
+        """What ``derived`` needs from the table beside the parameters; with ``cluster`` labels [n],
+        the same without each cluster in turn (arrays [G])."""
         return {}
 
     def least_levels(self, role: str) -> int:
@@ -109,16 +128,18 @@ class Law:
         return self.levels
 
     def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bounds [Q] of psi: wide, there to stop a run-away, and reported when hit."""
+        """Lower and upper bounds [Q] of psi: wide, there to stop a run-away, and reported when
+        hit."""
         return np.full(len(self.shapes), -20.0), np.full(len(self.shapes), 20.0)
 
     def plainer(self) -> tuple[Law, dict[str, str]] | None:
-        """The law without what the data have to show first (a break), and its names for the parameters of this one; None
-        where there is nothing of the kind."""
+        """The law without what the data have to show first (a break), and its names for the
+        parameters of this one; None where there is nothing of the kind."""
         return None
 
     def unseen(self, theta: np.ndarray, x: dict[str, np.ndarray]) -> str:
-        """Why ``theta`` puts what ``change`` stands for where the data cannot see it; empty if it does not."""
+        """Why ``theta`` puts what ``change`` stands for where the data cannot see it; empty if it
+        does not."""
         return ""
 
     def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
@@ -127,16 +148,27 @@ class Law:
 
     # -- what the solver uses ----------------------------------------------------------------------------------
 
-    def prepare(self, values: dict[str, np.ndarray], centre: dict[str, float] | None = None
-                ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    def prepare(
+        self, values: dict[str, np.ndarray], centre: dict[str, float] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Centred logs of the roles, and the centre."""
         logs = {role: np.log(np.asarray(values[role], float)) for role in self.roles}
-        centre = {role: float(value.mean()) for role, value in logs.items()} if centre is None else centre
+        centre = (
+            {role: float(value.mean()) for role, value in logs.items()}
+            if centre is None
+            else centre
+        )
         return {role: value - centre[role] for role, value in logs.items()}, centre
 
-    def residuals(self, theta: np.ndarray, x: dict[str, np.ndarray], y: np.ndarray | float, jacobian: bool = True
-                  ) -> tuple[np.ndarray, np.ndarray | None]:
-        """r = ln Lhat - y [B, n] and dr/dtheta [B, P, n]. theta [B, P]; y = ln L [n] (0 gives ln Lhat itself)."""
+    def residuals(
+        self,
+        theta: np.ndarray,
+        x: dict[str, np.ndarray],
+        y: np.ndarray | float,
+        jacobian: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """r = ln Lhat - y [B, n] and dr/dtheta [B, P, n]. theta [B, P]; y = ln L [n] (0 gives ln
+        Lhat itself)."""
         k, c = self.n_coefficients, self.n_columns
         gs, dgs = self.terms(theta[:, c:], x)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -162,26 +194,42 @@ class Law:
     def natural(self, theta: np.ndarray, centre: dict[str, float]) -> dict[str, np.ndarray]:
         """Named parameter values [B] of theta [B, P]; a given floor is included."""
         theta = np.atleast_2d(theta)
-        psi = theta[:, self.n_columns:]
+        psi = theta[:, self.n_columns :]
         with np.errstate(over="ignore"):
             coefficients = np.exp(theta[:, : self.n_coefficients] + self.centre_shift(psi, centre))
             out = {name: coefficients[:, i] for i, name in enumerate(self.coefficients)}
             if self.free_floor:
                 out[self.floor_name] = theta[:, self.n_coefficients]
             else:
-                out[self.floor_name] = np.full(len(theta), 0.0 if self.floor == "zero" else float(self.floor))
+                out[self.floor_name] = np.full(
+                    len(theta), 0.0 if self.floor == "zero" else float(self.floor)
+                )
             for i, name in enumerate(self.shapes):
-                out[name] = np.exp(psi[:, i] + self.shape_shift(name, centre)) if name in self.logs else psi[:, i]
+                out[name] = (
+                    np.exp(psi[:, i] + self.shape_shift(name, centre))
+                    if name in self.logs
+                    else psi[:, i]
+                )
         return out
 
     def shape_shift(self, name: str, centre: dict[str, float]) -> float:
-        """What is added to the internal logarithm of a shape in ``logs`` to undo the centring of its variable."""
+        """What is added to the internal logarithm of a shape in ``logs`` to undo the centring of
+        its variable."""
         return 0.0
 
     def internal(self, values: dict[str, float], centre: dict[str, float]) -> np.ndarray:
         """theta [P] of named values (the inverse of ``natural``)."""
-        psi = np.array([np.log(values[name]) - self.shape_shift(name, centre) if name in self.logs else values[name]
-                        for name in self.shapes], float)
+        psi = np.array(
+            [
+                (
+                    np.log(values[name]) - self.shape_shift(name, centre)
+                    if name in self.logs
+                    else values[name]
+                )
+                for name in self.shapes
+            ],
+            float,
+        )
         shift = self.centre_shift(psi[None], centre)[0]
         with np.errstate(divide="ignore"):
             head = [np.log(values[name]) - shift[i] for i, name in enumerate(self.coefficients)]
@@ -193,16 +241,25 @@ class Law:
         """Bounds [P] of theta, relative to the losses."""
         low, high = self.bounds(x)
         lowest, highest = float(y.min()) - BELOW, float(y.max()) + BELOW
-        head_low, head_high = [lowest] * self.n_coefficients, [highest + BELOW] * self.n_coefficients
+        head_low, head_high = (
+            [lowest] * self.n_coefficients,
+            [highest + BELOW] * self.n_coefficients,
+        )
         if self.free_floor:
             head_low, head_high = [*head_low, 0.0], [*head_high, float(np.exp(y.max()))]
         return np.array([*head_low, *low]), np.array([*head_high, *high])
 
-    def predict_log(self, theta: np.ndarray, values: dict[str, Any], centre: dict[str, float]) -> np.ndarray:
+    def predict_log(
+        self, theta: np.ndarray, values: dict[str, Any], centre: dict[str, float]
+    ) -> np.ndarray:
         """ln Lhat [B, n] of theta [B, P] at the given roles."""
         missing = [role for role in self.roles if values.get(role) is None]
         if missing:
-            raise FitError(f"the law {self.name} needs {', '.join(missing)} to predict", where=self.formula)
-        arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(values[role], float)) for role in self.roles))
+            raise FitError(
+                f"the law {self.name} needs {', '.join(missing)} to predict", where=self.formula
+            )
+        arrays = np.broadcast_arrays(
+            *(np.atleast_1d(np.asarray(values[role], float)) for role in self.roles)
+        )
         x, _ = self.prepare(dict(zip(self.roles, arrays)), centre)
         return self.residuals(np.atleast_2d(theta), x, np.zeros(1), jacobian=False)[0]

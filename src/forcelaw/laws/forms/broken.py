@@ -11,8 +11,9 @@ from .power import PowerFloor
 
 
 class Broken(Law):
-    """L(x) = A x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1) + E: slope c0 below the break at d1, c0 + c1 above it; f1 is how wide
-    the break is. ``x``: n, d, c or h. Derived gamma = c0 + c1, the slope after the break."""
+    """L(x) = A x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1) + E: slope c0 below the break at d1, c0 + c1
+    above it; f1 is how wide the break is. ``x``: n, d, c or h. Derived gamma = c0 + c1, the slope
+    after the break."""
 
     name = "broken"
     formula = "L = A x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1) + E"
@@ -34,20 +35,30 @@ class Broken(Law):
         z = (u - ln_d) / f
         soft = np.logaddexp(0.0, z)
         gate = 1.0 / (1.0 + np.exp(-np.clip(z, -500, 500)))
-        return [-c0 * u - c1 * f * soft], [(0, 0, -u), (0, 1, -f * soft), (0, 2, c1 * gate),
-                                           (0, 3, -c1 * f * (soft - z * gate))]
+        return [-c0 * u - c1 * f * soft], [
+            (0, 0, -u),
+            (0, 1, -f * soft),
+            (0, 2, c1 * gate),
+            (0, 3, -c1 * f * (soft - z * gate)),
+        ]
 
     def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
         u = x[self.x]
         breaks = np.linspace(u.min(), u.max(), 12)[1:-1]
-        axes = (np.geomspace(0.03, 1.5, 9), np.array([-0.6, -0.3, -0.1, 0.1, 0.2, 0.4, 0.8, 1.6]), breaks,
-                np.log([0.1, 0.4, 1.2]))
+        axes = (
+            np.geomspace(0.03, 1.5, 9),
+            np.array([-0.6, -0.3, -0.1, 0.1, 0.2, 0.4, 0.8, 1.6]),
+            breaks,
+            np.log([0.1, 0.4, 1.2]),
+        )
         return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 4)
 
     def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         u = x[self.x]
-        return (np.array([-20.0, -20.0, u.min() - 0.5, np.log(0.02)]),
-                np.array([20.0, 20.0, u.max() + 0.5, np.log(5.0)]))
+        return (
+            np.array([-20.0, -20.0, u.min() - 0.5, np.log(0.02)]),
+            np.array([20.0, 20.0, u.max() + 0.5, np.log(5.0)]),
+        )
 
     def plainer(self) -> tuple[Law, dict[str, str]]:
         return PowerFloor(self.floor, x=self.x), {"A": "A", "E": "E", "c0": "gamma"}
@@ -58,8 +69,10 @@ class Broken(Law):
         if below >= 2 and above >= 2:
             return ""
         side = "lower" if below < 2 else "upper"
-        return (f"the break lies at the {side} end of the data, so that one of its two slopes is not seen: add runs beyond it, "
-                "or fit power_floor")
+        return (
+            f"the break lies at the {side} end of the data, so that one of its two slopes is not"
+            " seen: add runs beyond it, or fit power_floor"
+        )
 
     def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
         return psi[:, :1] * centre[self.x]
@@ -67,5 +80,7 @@ class Broken(Law):
     def shape_shift(self, name: str, centre: dict[str, float]) -> float:
         return centre[self.x] if name == "d1" else 0.0
 
-    def derived(self, values: dict[str, np.ndarray], context: dict[str, Any]) -> dict[str, np.ndarray]:
+    def derived(
+        self, values: dict[str, np.ndarray], context: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
         return {"gamma": values["c0"] + values["c1"]}

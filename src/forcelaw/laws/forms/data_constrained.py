@@ -1,4 +1,5 @@
-"""Repeated data are worth less: the data-constrained surface (Muennighoff et al. 2023, eqs. 5 and 6)."""
+"""Repeated data are worth less: the data-constrained surface (Muennighoff et al. 2023, eqs. 5 and
+6)."""
 
 from __future__ import annotations
 
@@ -11,10 +12,11 @@ from .surface import Surface
 class DataConstrained(Surface):
     """L = E + A N'^-alpha + B D'^-beta with U distinct data.
 
-    D' = U (1 + R_D (1 - exp(-R/R_D))), R = D/U - 1 repeats: after about R_D repeats more of them add nothing; large R_D
-    means that repeats are as good as new data. N' likewise from U_N = min(N, N*(U)), where N*(U) is the size for which U
-    is the compute-optimal amount of data (C = k N D), with R_N. Both are poorly determined with few long runs: look at
-    their intervals. Published practice holds the surface fixed (``fixed={"A": ..., "alpha": ...}``) and fits R_D and R_N.
+    D' = U (1 + R_D (1 - exp(-R/R_D))), R = D/U - 1 repeats: after about R_D repeats more of them
+    add nothing; large R_D means that repeats are as good as new data. N' likewise from U_N = min(N,
+    N*(U)), where N*(U) is the size for which U is the compute-optimal amount of data (C = k N D),
+    with R_N. Both are poorly determined with few long runs: look at their intervals. Published
+    practice holds the surface fixed (``fixed={"A": ..., "alpha": ...}``) and fits R_D and R_N.
     """
 
     name = "data_constrained"
@@ -33,10 +35,15 @@ class DataConstrained(Surface):
         return x | {f"{role}0": np.full_like(x["n"], centre[role]) for role in ("n", "d")}, centre
 
     def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
-        """The terms without the saturation of N (it depends on the coefficients): for the starts."""
+        """The terms without the saturation of N (it depends on the coefficients): for the
+        starts."""
         d, slope = saturated(x["u"], x["d"], psi[:, 2:3])[:2]
         beta = psi[:, 1:2]
-        return [-psi[:, :1] * x["n"], -beta * d], [(0, 0, -x["n"]), (1, 1, -d), (1, 2, -beta * slope)]
+        return [-psi[:, :1] * x["n"], -beta * d], [
+            (0, 0, -x["n"]),
+            (1, 1, -d),
+            (1, 2, -beta * slope),
+        ]
 
     def residuals(self, theta, x, y, jacobian=True):
         k, c = self.n_coefficients, self.n_columns
@@ -76,14 +83,21 @@ class DataConstrained(Surface):
     def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
         axis = np.geomspace(0.03, 2.0, 14)
         repeats = np.log([1.0, 5.0, 20.0, 100.0, 1e4])
-        return np.stack(np.meshgrid(axis, axis, repeats, np.log([0.3, 2.0, 20.0, 1e4]), indexing="ij"), -1).reshape(-1, 4)
+        return np.stack(
+            np.meshgrid(axis, axis, repeats, np.log([0.3, 2.0, 20.0, 1e4]), indexing="ij"), -1
+        ).reshape(-1, 4)
 
     def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """R_D and R_N so wide that their ends are the limits: nothing beyond the first pass counts, or nothing is lost."""
-        return np.array([1e-3, 1e-3, *np.log([1e-8, 1e-8])]), np.array([20.0, 20.0, *np.log([1e15, 1e15])])
+        """R_D and R_N so wide that their ends are the limits: nothing beyond the first pass counts,
+        or nothing is lost."""
+        return np.array([1e-3, 1e-3, *np.log([1e-8, 1e-8])]), np.array(
+            [20.0, 20.0, *np.log([1e15, 1e15])]
+        )
 
 
-def centred(values: dict[str, np.ndarray], centre: dict[str, float] | None) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def centred(
+    values: dict[str, np.ndarray], centre: dict[str, float] | None
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Centred ln N and ln D; ln U is centred as ln D is, so that their difference stays."""
     n, d, u = (np.log(np.asarray(values[role], float)) for role in ("n", "d", "u"))
     u = np.minimum(u, d)  # more distinct data than data cannot be seen
@@ -92,13 +106,19 @@ def centred(values: dict[str, np.ndarray], centre: dict[str, float] | None) -> t
     return {"n": n - centre["n"], "d": d - centre["d"], "u": u - centre["d"]}, centre
 
 
-def saturated(ln_unique: np.ndarray, ln_seen: np.ndarray, rho: np.ndarray
-              ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ln D' of D seen and U unique with ln R* = rho, and its derivatives by rho and by ln U (at fixed D)."""
+def saturated(
+    ln_unique: np.ndarray, ln_seen: np.ndarray, rho: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ln D' of D seen and U unique with ln R* = rho, and its derivatives by rho and by ln U (at
+    fixed D)."""
     much = np.exp(rho)
     repeats = np.expm1(np.maximum(ln_seen - ln_unique, 0.0))
     z = repeats / much
     decay = np.exp(-z)
     worth = -much * np.expm1(-z)  # R* (1 - exp(-R/R*))
     total = 1.0 + worth
-    return ln_unique + np.log(total), (worth - repeats * decay) / total, 1.0 - decay * (1.0 + repeats) / total
+    return (
+        ln_unique + np.log(total),
+        (worth - repeats * decay) / total,
+        1.0 - decay * (1.0 + repeats) / total,
+    )

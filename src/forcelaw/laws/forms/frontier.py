@@ -9,7 +9,8 @@ from .power import PowerFloor
 
 
 class FrontierFlops(PowerFloor):
-    """L*(C) = F C^-gamma + E, C in FLOPs. On a surface with C = k N D, gamma = alpha beta / (alpha + beta)."""
+    """L*(C) = F C^-gamma + E, C in FLOPs. On a surface with C = k N D, gamma = alpha beta / (alpha
+    + beta)."""
 
     name = "frontier"
     formula = "L = F C^-gamma + E"
@@ -20,7 +21,8 @@ class FrontierFlops(PowerFloor):
 
 
 class FrontierHours(FrontierFlops):
-    """L*(H) = F H^-gamma + E, H in device-hours: it holds for the hardware and the code that were measured."""
+    """L*(H) = F H^-gamma + E, H in device-hours: it holds for the hardware and the code that were
+    measured."""
 
     name = "frontier_hours"
     formula = "L = F H^-gamma + E"

@@ -1,4 +1,5 @@
-"""Several groups fitted at once, with some shape parameters in common: the null model of a comparison."""
+"""Several groups fitted at once, with some shape parameters in common: the null model of a
+comparison."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ from .base import Law
 
 
 class Joint(Law):
-    """One law for each group, of which the shapes in ``shared`` are common. Not in the table of laws: comparisons make it.
+    """One law for each group, of which the shapes in ``shared`` are common. Not in the table of
+    laws: comparisons make it.
 
-    theta is the groups' own parameters one after the other, then the shared shapes. Rows are sorted by group; x holds
-    "group0", "group1", ... (each the prepared logs of its group) and y the concatenation.
+    theta is the groups' own parameters one after the other, then the shared shapes. Rows are sorted
+    by group; x holds "group0", "group1", ... (each the prepared logs of its group) and y the
+    concatenation.
     """
 
     name = "joint"
@@ -44,7 +47,9 @@ class Joint(Law):
         start = 0
         for g, size in enumerate(self.sizes):
             part = slice(start, start + size)
-            rg, jg = self.law.residuals(theta[:, self.index[g]], x[f"group{g}"], y[..., part], jacobian)
+            rg, jg = self.law.residuals(
+                theta[:, self.index[g]], x[f"group{g}"], y[..., part], jacobian
+            )
             r[:, part] = rg
             if jac is not None:
                 jac[:, self.index[g], part] = jg

@@ -33,7 +33,9 @@ class PowerFloor(Law):
     def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
         return psi[:, :1] * centre[self.x]
 
-    def derived(self, values: dict[str, np.ndarray], context: dict[str, Any]) -> dict[str, np.ndarray]:
+    def derived(
+        self, values: dict[str, np.ndarray], context: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
         return {"gamma": values["gamma"]}
 
 

@@ -10,8 +10,8 @@ from .base import Floor, Law, Terms
 
 
 class Shifted(Law):
-    """L(x) = A (x + s)^-gamma + E in one variable ``x``; far above s the exponent is gamma. A shift that runs to zero
-    (its lower bound) means that the points show no bend."""
+    """L(x) = A (x + s)^-gamma + E in one variable ``x``; far above s the exponent is gamma. A shift
+    that runs to zero (its lower bound) means that the points show no bend."""
 
     name = "shifted"
     formula = "L = A (x + s)^-gamma + E"
@@ -46,5 +46,7 @@ class Shifted(Law):
     def shape_shift(self, name: str, centre: dict[str, float]) -> float:
         return centre[self.x]
 
-    def derived(self, values: dict[str, np.ndarray], context: dict[str, Any]) -> dict[str, np.ndarray]:
+    def derived(
+        self, values: dict[str, np.ndarray], context: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
         return {"gamma": values["gamma"]}

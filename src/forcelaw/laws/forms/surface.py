@@ -1,4 +1,5 @@
-"""The surface L(N, D) = E + A N^-alpha + B D^-beta (Hoffmann et al. 2022, eq. 2; Rosenfeld et al. 2020)."""
+"""The surface L(N, D) = E + A N^-alpha + B D^-beta (Hoffmann et al. 2022, eq. 2; Rosenfeld et al.
+2020)."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from .base import Law, Terms
 class Surface(Law):
     """L(N, D) = E + A N^-alpha + B D^-beta.
 
-    Derived for C = k N D: N* ~ C^a, D* ~ C^b with a = beta/(alpha+beta), b = alpha/(alpha+beta), and
-    L* - E ~ C^-gamma with gamma = alpha beta/(alpha+beta).
+    Derived for C = k N D: N* ~ C^a, D* ~ C^b with a = beta/(alpha+beta), b = alpha/(alpha+beta),
+    and L* - E ~ C^-gamma with gamma = alpha beta/(alpha+beta).
     """
 
     name = "surface"
@@ -33,7 +34,13 @@ class Surface(Law):
     def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
         return np.column_stack([psi[:, 0] * centre["n"], psi[:, 1] * centre["d"]])
 
-    def derived(self, values: dict[str, np.ndarray], context: dict[str, Any]) -> dict[str, np.ndarray]:
+    def derived(
+        self, values: dict[str, np.ndarray], context: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
         alpha, beta = values["alpha"], values["beta"]
         with np.errstate(divide="ignore", invalid="ignore"):
-            return {"a": beta / (alpha + beta), "b": alpha / (alpha + beta), "gamma": alpha * beta / (alpha + beta)}
+            return {
+                "a": beta / (alpha + beta),
+                "b": alpha / (alpha + beta),
+                "gamma": alpha * beta / (alpha + beta),
+            }

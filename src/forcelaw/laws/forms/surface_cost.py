@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
 
 class SurfaceCost(Surface):
-    """L(N, D) = E + A N^-alpha + B D^-beta, with ln C = ln k + p ln N + q ln D by least squares over the same rows.
+    """L(N, D) = E + A N^-alpha + B D^-beta, with ln C = ln k + p ln N + q ln D by least squares
+    over the same rows.
 
-    For force fields C depends on edges, tensor order and the pass for the forces; minimising the loss at given C then
-    gives a = beta/(beta p + alpha q), b = alpha/(beta p + alpha q) and gamma = alpha beta/(beta p + alpha q). Needs the
-    column c (option ``cost``: "c" FLOPs or "h" hours). k, p and q are among the derived quantities.
+    For force fields C depends on edges, tensor order and the pass for the forces; minimising the
+    loss at given C then gives a = beta/(beta p + alpha q), b = alpha/(beta p + alpha q) and gamma =
+    alpha beta/(beta p + alpha q). Needs the column c (option ``cost``: "c" FLOPs or "h" hours). k,
+    p and q are among the derived quantities.
     """
 
     name = "surface_cost"
@@ -43,16 +45,29 @@ class SurfaceCost(Surface):
             np.add.at(right, cluster, basis * y[:, None])
             gram, right = gram.sum(axis=0) - gram, right.sum(axis=0) - right
         else:
-            gram, right = ((weight @ (basis[:, :, None] * basis[:, None, :]).reshape(-1, 9)).reshape(1, 3, 3),
-                           weight @ (basis * y[:, None]))
+            gram, right = (
+                (weight @ (basis[:, :, None] * basis[:, None, :]).reshape(-1, 9)).reshape(1, 3, 3),
+                weight @ (basis * y[:, None]),
+            )
         w = np.linalg.solve(gram + 1e-12 * np.eye(3), right[..., None])[..., 0]
-        return {"k": np.exp(w[:, 0] - w[:, 1] * centre[1] - w[:, 2] * centre[2]), "p": w[:, 1], "q": w[:, 2]}
+        return {
+            "k": np.exp(w[:, 0] - w[:, 1] * centre[1] - w[:, 2] * centre[2]),
+            "p": w[:, 1],
+            "q": w[:, 2],
+        }
 
-    def derived(self, values: dict[str, np.ndarray], context: dict[str, Any]) -> dict[str, np.ndarray]:
+    def derived(
+        self, values: dict[str, np.ndarray], context: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
         alpha, beta = values["alpha"], values["beta"]
         p, q, k = context["p"], context["q"], context["k"]
         with np.errstate(divide="ignore", invalid="ignore"):
             total = beta * p + alpha * q
-            return {"a": beta / total, "b": alpha / total, "gamma": alpha * beta / total,
-                    "k": np.broadcast_to(k, alpha.shape), "p": np.broadcast_to(p, alpha.shape),
-                    "q": np.broadcast_to(q, alpha.shape)}
+            return {
+                "a": beta / total,
+                "b": alpha / total,
+                "gamma": alpha * beta / total,
+                "k": np.broadcast_to(k, alpha.shape),
+                "p": np.broadcast_to(p, alpha.shape),
+                "q": np.broadcast_to(q, alpha.shape),
+            }

@@ -1,8 +1,10 @@
-"""Iso-FLOP curves: loss against N at fixed compute, and the N and D at their minima (approach 2 of Hoffmann et al. 2022).
+"""Iso-FLOP curves: loss against N at fixed compute, and the N and D at their minima (approach 2 of
+Hoffmann et al. 2022).
 
-At each budget every run-averaged, smoothed curve that reaches it gives a point; a cubic (a parabola with four sizes or
-fewer) in ln N gives the minimum. Minima at the end of the grid are dropped: they are no minima. The vertex of a parabola
-is biased where alpha and beta differ, so the surface and the tangents stand beside it (:func:`side_by_side`).
+At each budget every run-averaged, smoothed curve that reaches it gives a point; a cubic (a parabola
+with four sizes or fewer) in ln N gives the minimum. Minima at the end of the grid are dropped: they
+are no minima. The vertex of a parabola is biased where alpha and beta differ, so the surface and
+the tangents stand beside it (:func:`side_by_side`).
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ SAME_BUDGET = 0.05  # single-point runs within this in ln C are of one budget
 
 @dataclass
 class IsoFlop:
-    """budgets [K]; curves: for each budget n and loss arrays; n_star, d_star, loss_star [K] (NaN where the minimum is at
-    the edge); a and b: slopes of ln N* and ln D* against ln C."""
+    """budgets [K]; curves: for each budget n and loss arrays; n_star, d_star, loss_star [K] (NaN
+    where the minimum is at the edge); a and b: slopes of ln N* and ln D* against ln C."""
 
     x: str
     budgets: np.ndarray
@@ -43,20 +45,36 @@ class IsoFlop:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        return clean(vars(self) | {"a": vars(self.a) if self.a else None, "b": vars(self.b) if self.b else None})
+        return clean(
+            vars(self)
+            | {"a": vars(self.a) if self.a else None, "b": vars(self.b) if self.b else None}
+        )
 
 
-def isoflop(runs: Runs, x: str = "c", *, budgets: int | np.ndarray = 8, level: float = 0.95) -> IsoFlop:
-    """Iso-FLOP (or iso-hour) minima of one architecture; intervals of a and b by deleting whole runs."""
+def isoflop(
+    runs: Runs, x: str = "c", *, budgets: int | np.ndarray = 8, level: float = 0.95
+) -> IsoFlop:
+    """Iso-FLOP (or iso-hour) minima of one architecture; intervals of a and b by deleting whole
+    runs."""
     if len(runs.group_names) > 1:
-        raise FitError(f"iso-FLOP curves are of one architecture; the table has {', '.join(runs.group_names)}",
-                       where="isoflop", remedy="select one: runs.select(group=...)")
+        raise FitError(
+            f"iso-FLOP curves are of one architecture; the table has {', '.join(runs.group_names)}",
+            where="isoflop",
+            remedy="select one: runs.select(group=...)",
+        )
     found = curves(runs, x)
     single = np.median([len(curve.lx) for curve in found]) < 3
     grid = _single_budgets(runs, x) if single else _budgets(found, budgets)
     if not len(grid):
-        return IsoFlop(x, np.array([]), [], *(np.array([]),) * 3, None, None,
-                       f"no budget is reached by {LEAST_SIZES} sizes: no iso-FLOP curves")
+        return IsoFlop(
+            x,
+            np.array([]),
+            [],
+            *(np.array([]),) * 3,
+            None,
+            None,
+            f"no budget is reached by {LEAST_SIZES} sizes: no iso-FLOP curves",
+        )
     lines, stars = _minima(found, grid, single)
     a, b = _slopes(grid, stars)
     groups = len(runs.run_names)
@@ -65,18 +83,50 @@ def isoflop(runs: Runs, x: str = "c", *, budgets: int | np.ndarray = 8, level: f
     if np.isfinite([a, b]).all():
         used = [i for i, curve in enumerate(found) if curve.runs]
         if groups <= 400:
-            draws = np.array([_slopes(grid, _minima([found[i] for i in used if r not in found[i].runs], grid, single)[1])
-                              for r in range(groups)])
-            estimates = [intervals.estimate("slope", float(value), draws[:, i], method="jackknife", level=level,
-                                            floor_name="slope", reference=Student(groups - 1)) if np.isfinite(draws[:, i]).all()
-                         else Estimate(float(value), method="no interval: a minimum is lost when a run is deleted")
-                         for i, value in enumerate((a, b))]
+            draws = np.array(
+                [
+                    _slopes(
+                        grid,
+                        _minima([found[i] for i in used if r not in found[i].runs], grid, single)[
+                            1
+                        ],
+                    )
+                    for r in range(groups)
+                ]
+            )
+            estimates = [
+                intervals.estimate(
+                    "slope",
+                    float(value),
+                    draws[:, i],
+                    method="jackknife",
+                    level=level,
+                    floor_name="slope",
+                    reference=Student(groups - 1),
+                )
+                if np.isfinite(draws[:, i]).all()
+                else Estimate(
+                    float(value), method="no interval: a minimum is lost when a run is deleted"
+                )
+                for i, value in enumerate((a, b))
+            ]
         else:
             estimates = [Estimate(float(a)), Estimate(float(b))]
     else:
-        message = "fewer than three budgets have their minimum inside the grid of sizes: no exponents"
-    return IsoFlop(x, np.exp(grid), lines, np.exp(stars[:, 0]), np.exp(stars[:, 1]), np.exp(stars[:, 2]), estimates[0],
-                   estimates[1], message)
+        message = (
+            "fewer than three budgets have their minimum inside the grid of sizes: no exponents"
+        )
+    return IsoFlop(
+        x,
+        np.exp(grid),
+        lines,
+        np.exp(stars[:, 0]),
+        np.exp(stars[:, 1]),
+        np.exp(stars[:, 2]),
+        estimates[0],
+        estimates[1],
+        message,
+    )
 
 
 def _budgets(found: list[Curve], budgets: int | np.ndarray) -> np.ndarray:
@@ -94,22 +144,30 @@ def _budgets(found: list[Curve], budgets: int | np.ndarray) -> np.ndarray:
 
 
 def _single_budgets(runs: Runs, x: str) -> np.ndarray:
-    """ln C of the budgets of a table of single points: clusters of equal C with four sizes or more."""
+    """ln C of the budgets of a table of single points: clusters of equal C with four sizes or
+    more."""
     lx = np.sort(np.log(runs[x]))
     cuts = np.flatnonzero(np.diff(lx) > SAME_BUDGET)
     parts = np.split(lx, cuts + 1)
     return np.array([part.mean() for part in parts if len(part) >= LEAST_SIZES])
 
 
-def _minima(found: list[Curve], grid: np.ndarray, single: bool) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
+def _minima(
+    found: list[Curve], grid: np.ndarray, single: bool
+) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
     """The iso-FLOP curves, and ln N*, ln D*, ln L* [K, 3] at their minima."""
     lines, stars = [], np.full((len(grid), 3), np.nan)
     for i, at in enumerate(grid):
         if single:
-            here = [(np.log(c.n), c.ly[0], c.ld[0]) for c in found if abs(c.lx[0] - at) < SAME_BUDGET]
+            here = [
+                (np.log(c.n), c.ly[0], c.ld[0]) for c in found if abs(c.lx[0] - at) < SAME_BUDGET
+            ]
         else:
-            here = [(np.log(c.n), np.interp(at, c.fx, c.fy), np.interp(at, c.lx, c.ld)) for c in found
-                    if len(c.lx) >= 3 and c.lx[0] - 1e-9 <= at <= c.lx[-1] + 1e-9]
+            here = [
+                (np.log(c.n), np.interp(at, c.fx, c.fy), np.interp(at, c.lx, c.ld))
+                for c in found
+                if len(c.lx) >= 3 and c.lx[0] - 1e-9 <= at <= c.lx[-1] + 1e-9
+            ]
         points = np.array(sorted(here)).reshape(-1, 3)
         lines.append({"n": np.exp(points[:, 0]), "loss": np.exp(points[:, 1])})
         stars[i] = _vertex(points)
@@ -117,7 +175,8 @@ def _minima(found: list[Curve], grid: np.ndarray, single: bool) -> tuple[list[di
 
 
 def _vertex(points: np.ndarray) -> np.ndarray:
-    """Minimum of a polynomial in ln N through points [M, 3] (ln N, ln L, ln D); NaN if it is not inside."""
+    """Minimum of a polynomial in ln N through points [M, 3] (ln N, ln L, ln D); NaN if it is not
+    inside."""
     nothing = np.full(3, np.nan)
     sizes = np.unique(np.round(points[:, 0], 3))
     if len(sizes) < LEAST_SIZES:
@@ -141,19 +200,45 @@ def _slopes(grid: np.ndarray, stars: np.ndarray) -> np.ndarray:
     return np.polyfit(grid[good], stars[good, :2], 1)[0]
 
 
-def side_by_side(runs: Runs, x: str = "c", *, surface: FitResult | None = None, found: Frontier | None = None,
-                 level: float = 0.95) -> list[dict[str, Any]]:
-    """a, b and gamma by surface, tangents of the frontier, and iso-FLOP minima: rows of method, a, b, gamma, message."""
+def side_by_side(
+    runs: Runs,
+    x: str = "c",
+    *,
+    surface: FitResult | None = None,
+    found: Frontier | None = None,
+    level: float = 0.95,
+) -> list[dict[str, Any]]:
+    """a, b and gamma by surface, tangents of the frontier, and iso-FLOP minima: rows of method, a,
+    b, gamma, message."""
     rows: list[dict[str, Any]] = []
     surface = surface or fit(runs, "surface", level=level)
     if surface.ok:
         best = compute_optimal(surface, Cost.measured(runs, x))
-        rows.append({"method": "surface", "a": best.a, "b": best.b, "gamma": best.gamma, "message": best.cost.source})
+        rows.append(
+            {
+                "method": "surface",
+                "a": best.a,
+                "b": best.b,
+                "gamma": best.gamma,
+                "message": best.cost.source,
+            }
+        )
     else:
-        rows.append({"method": "surface", "a": None, "b": None, "gamma": None, "message": surface.message})
+        rows.append(
+            {"method": "surface", "a": None, "b": None, "gamma": None, "message": surface.message}
+        )
     found = found or frontier(runs, x, level=level)
-    rows.append({"method": f"frontier ({found.method})", "a": found.optimum.a, "b": found.optimum.b,
-                 "gamma": found.fit.parameters.get("gamma"), "message": found.message or found.optimum.message})
+    rows.append(
+        {
+            "method": f"frontier ({found.method})",
+            "a": found.optimum.a,
+            "b": found.optimum.b,
+            "gamma": found.fit.parameters.get("gamma"),
+            "message": found.message or found.optimum.message,
+        }
+    )
     iso = isoflop(runs, x, level=level)
-    rows.append({"method": "iso-FLOP", "a": iso.a, "b": iso.b, "gamma": None, "message": iso.message})
+    rows.append(
+        {"method": "iso-FLOP", "a": iso.a, "b": iso.b, "gamma": None, "message": iso.message}
+    )
     return rows

@@ -1,5 +1,5 @@
-"""The matrix of an SO(2) convolution, [[W1, -W2], [W2, W1]], in one launch each way; torch takes four and four, for each order of
-each convolution, and small models wait for launches.
+"""The matrix of an SO(2) convolution, [[W1, -W2], [W2, W1]], in one launch each way; torch takes
+four and four, for each order of each convolution, and small models wait for launches.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ def _gather(grad, out, rows, columns, FLAT: tl.constexpr):
     inside = i < rows * columns
     at = i // columns * 2 * columns + i % columns
     below = rows * 2 * columns
-    left, right = tl.load(grad + at, mask=inside, other=0.0), tl.load(grad + at + columns, mask=inside, other=0.0)
+    left, right = (
+        tl.load(grad + at, mask=inside, other=0.0),
+        tl.load(grad + at + columns, mask=inside, other=0.0),
+    )
     low_left = tl.load(grad + at + below, mask=inside, other=0.0)
     low_right = tl.load(grad + at + below + columns, mask=inside, other=0.0)
     tl.store(out + i, left + low_right, mask=inside)
@@ -53,7 +56,9 @@ def _(tied):
 def _so2_block_backward(grad: Tensor) -> Tensor:
     rows, columns = grad.shape[0] // 2, grad.shape[1] // 2
     out = grad.new_empty(2, rows, columns)
-    _gather[(triton.cdiv(rows * columns, FLAT),)](grad.contiguous(), out, rows, columns, FLAT=FLAT, num_warps=4)
+    _gather[(triton.cdiv(rows * columns, FLAT),)](
+        grad.contiguous(), out, rows, columns, FLAT=FLAT, num_warps=4
+    )
     return out
 
 

@@ -1,6 +1,8 @@
-"""Edge frames of eSEN, (e, P) packed blocks of Wigner matrices, in one launch; see models/so3.py, whose polynomials these are.
+"""Edge frames of eSEN, (e, P) packed blocks of Wigner matrices, in one launch; see models/so3.py,
+whose polynomials these are.
 
-torch takes some fifty launches for them, most on arrays of one number an edge. Everything is computed in float64, as there.
+torch takes some fifty launches for them, most on arrays of one number an edge. Everything is
+computed in float64, as there.
 """
 
 from __future__ import annotations
@@ -20,14 +22,25 @@ def _monomial(i, j, top):
 
 
 @triton.jit(do_not_specialize=["edges"])
-def _frames(unit, table, out, edges, P: tl.constexpr, TOP: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BP: tl.constexpr):
+def _frames(
+    unit,
+    table,
+    out,
+    edges,
+    P: tl.constexpr,
+    TOP: tl.constexpr,
+    WIDE: tl.constexpr,
+    BE: tl.constexpr,
+    BP: tl.constexpr,
+):
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     p = tl.arange(0, BP)
     me, mp = e < edges, p < P
     x = tl.load(unit + e * 3, mask=me, other=0.0).to(tl.float64)
     y = tl.load(unit + e * 3 + 1, mask=me, other=1.0).to(tl.float64)
     z = tl.load(unit + e * 3 + 2, mask=me, other=0.0).to(tl.float64)
-    # the shortest arc to +y: quaternion (w, a, 0, c), without cancellation near -y; at -y exactly a half turn about z
+    # the shortest arc to +y: quaternion (w, a, 0, c), without cancellation near -y; at -y exactly a
+    # half turn about z
     w = tl.sqrt((1.0 + tl.maximum(y, 0.0)) * 0.5)
     a, c = -z * (0.5 / w), x * (0.5 / w)
     s2 = x * x + z * z
@@ -60,8 +73,18 @@ def _frames_op(unit: Tensor, table: Tensor, lmax: int) -> Tensor:
     out = unit.new_empty(edges, numbers)
     lanes = triton.next_power_of_2(numbers)
     rows = max(1, 512 // lanes)
-    _frames[(triton.cdiv(edges, rows),)](unit, table, out, edges, P=numbers, TOP=2 * lmax, WIDE=wide(unit), BE=rows, BP=lanes,
-                                         num_warps=4)
+    _frames[(triton.cdiv(edges, rows),)](
+        unit,
+        table,
+        out,
+        edges,
+        P=numbers,
+        TOP=2 * lmax,
+        WIDE=wide(unit),
+        BE=rows,
+        BP=lanes,
+        num_warps=4,
+    )
     return out
 
 
@@ -71,5 +94,6 @@ def _(unit, table, lmax):
 
 
 def edge_frames(unit: Tensor, table: Tensor, lmax: int) -> Tensor:
-    """unit (e, 3), float64 coefficients table (monomials, P) -> (e, P) in the dtype of unit; no gradient."""
+    """unit (e, 3), float64 coefficients table (monomials, P) -> (e, P) in the dtype of unit; no
+    gradient."""
     return _frames_op(unit.contiguous(), table, lmax)

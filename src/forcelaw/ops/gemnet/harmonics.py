@@ -1,7 +1,8 @@
-"""Real spherical harmonics and rotations into the frames of edges for GemNet-OC; nothing is differentiated by positions.
+"""Real spherical harmonics and rotations into the frames of edges for GemNet-OC; nothing is
+differentiated by positions.
 
-    harmonics    y (e, S^2) of mean square 1
-    turns        rotations of every degree; those of degree l come after l (2l - 1)(2l + 1) / 3 elements of lower degrees
+harmonics    y (e, S^2) of mean square 1
+turns        rotations of every degree; those of degree l come after l (2l - 1)(2l + 1) / 3 elements of lower degrees
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def _harmonics_of(x, y, z, norms, S: tl.constexpr):
             if l > m:
                 value = (2 * l - 1) * z * legendre[m * S - m * (m - 1) // 2 + l - 1 - m]
             if l > m + 1:
-                value = (value - (l + m - 1) * legendre[m * S - m * (m - 1) // 2 + l - 2 - m]) / (l - m)
+                value = (value - (l + m - 1) * legendre[m * S - m * (m - 1) // 2 + l - 2 - m]) / (
+                    l - m
+                )
             legendre = legendre + (value,)
     out = ()
     for l in tl.static_range(S):
@@ -42,7 +45,9 @@ def _harmonics_of(x, y, z, norms, S: tl.constexpr):
             if j == l:
                 value *= legendre[l]
             if j > l:
-                value *= legendre[(j - l) * S - (j - l) * (j - l - 1) // 2 + 2 * l - j] * cosine[j - l]
+                value *= (
+                    legendre[(j - l) * S - (j - l) * (j - l - 1) // 2 + 2 * l - j] * cosine[j - l]
+                )
             out = out + (value,)
     return out
 
@@ -59,7 +64,18 @@ def _harmonics(unit, norms, out, n_edges, S: tl.constexpr, BE: tl.constexpr):
 
 
 @_jit
-def _turns(unit, points, fit, norms, out, n_edges, POINTS: tl.constexpr, S: tl.constexpr, D: tl.constexpr, BE: tl.constexpr):
+def _turns(
+    unit,
+    points,
+    fit,
+    norms,
+    out,
+    n_edges,
+    POINTS: tl.constexpr,
+    S: tl.constexpr,
+    D: tl.constexpr,
+    BE: tl.constexpr,
+):
     """``rotations`` of gemnet_basis.py, an edge a lane."""
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     me = e < n_edges
@@ -73,7 +89,11 @@ def _turns(unit, points, fit, norms, out, n_edges, POINTS: tl.constexpr, S: tl.c
     for _ in tl.static_range(D):
         total = total + (zero,)
     for p in range(POINTS):
-        px, py, pz = tl.load(points + 3 * p), tl.load(points + 3 * p + 1), tl.load(points + 3 * p + 2)
+        px, py, pz = (
+            tl.load(points + 3 * p),
+            tl.load(points + 3 * p + 1),
+            tl.load(points + 3 * p + 2),
+        )
         u = (1.0 + sign * x * x * a) * px + sign * x * y * a * py - sign * x * pz
         v = x * y * a * px + (sign + y * y * a) * py - y * pz
         w = x * px + y * py + z * pz
@@ -83,8 +103,10 @@ def _turns(unit, points, fit, norms, out, n_edges, POINTS: tl.constexpr, S: tl.c
             for j in tl.static_range(2 * l + 1):
                 for m in tl.static_range(2 * l + 1):
                     weight = tl.load(fit + p * S * S + l * l + m)
-                    new = new + (total[l * (2 * l - 1) * (2 * l + 1) // 3 + j * (2 * l + 1) + m]
-                                 + weight * values[l * l + j],)
+                    new = new + (
+                        total[l * (2 * l - 1) * (2 * l + 1) // 3 + j * (2 * l + 1) + m]
+                        + weight * values[l * l + j],
+                    )
         total = new
     for d in tl.static_range(D):
         tl.store(out + e * D + d, total[d], mask=me)
@@ -92,10 +114,12 @@ def _turns(unit, points, fit, norms, out, n_edges, POINTS: tl.constexpr, S: tl.c
 
 @torch.library.custom_op("forcelaw::harmonics", mutates_args=())
 def harmonics(unit: Tensor, norms: Tensor) -> Tensor:
-    """``harmonics`` of gemnet_basis.py of unit vectors (e, 3), (e, S^2), without gradients; norms (S^2,) from
-    ``harmonic_norms`` there."""
+    """``harmonics`` of gemnet_basis.py of unit vectors (e, 3), (e, S^2), without gradients; norms
+    (S^2,) from ``harmonic_norms`` there."""
     e, out = len(unit), unit.new_empty(len(unit), len(norms))
-    _harmonics[(triton.cdiv(e, 64),)](unit.contiguous(), norms, out, e, math.isqrt(len(norms)), BE=64, num_warps=2)
+    _harmonics[(triton.cdiv(e, 64),)](
+        unit.contiguous(), norms, out, e, math.isqrt(len(norms)), BE=64, num_warps=2
+    )
     return out
 
 
@@ -106,14 +130,17 @@ def _(unit, norms):
 
 @torch.library.custom_op("forcelaw::turns", mutates_args=())
 def turns(unit: Tensor, points: Tensor, fit: Tensor, norms: Tensor) -> Tensor:
-    """``rotations`` of gemnet_basis.py, (e, sum (2l+1)^2), without gradients; norms (S^2,) from ``harmonic_norms`` there.
+    """``rotations`` of gemnet_basis.py, (e, sum (2l+1)^2), without gradients; norms (S^2,) from
+    ``harmonic_norms`` there.
 
     No matrix product, which would have 11 bits in TF32.
     """
     e, s = len(unit), _degrees(fit)
     out = unit.new_empty(e, s * (2 * s - 1) * (2 * s + 1) // 3)
     constants = points.contiguous(), fit.contiguous(), norms
-    _turns[(triton.cdiv(e, 32),)](unit.contiguous(), *constants, out, e, len(points), s, out.shape[1], BE=32, num_warps=1)
+    _turns[(triton.cdiv(e, 32),)](
+        unit.contiguous(), *constants, out, e, len(points), s, out.shape[1], BE=32, num_warps=1
+    )
     return out
 
 

@@ -1,13 +1,13 @@
-"""The sums of GemNet-OC over quadruplets d -> b -> a <- c, by way of the short edges b -> a and from the moments of the edges
-into each atom.
+"""The sums of GemNet-OC over quadruplets d -> b -> a <- c, by way of the short edges b -> a and
+from the moments of the edges into each atom.
 
 Legend as in moments.py; nothing gets a gradient by y or by rotations.
 
     short_sum    every short edge turns the moments at its sender into its frame, weighs and turns back
     quad_read    out[ca, f] = sum_pj b[ca, f, pj] sum_m y[ca, pm] returned[a, pj, m] - own[ca, f] message[ca]
 
-Row (p, j, m) of the P = sum (p + 1)(2p + 1) rows of ``returned`` is number p (p + 1)(4p - 1) / 6 + j (2p + 1) + m. Rotations of
-degree l come after l (2l - 1)(2l + 1) / 3 elements of lower degrees.
+Row (p, j, m) of the P = sum (p + 1)(2p + 1) rows of ``returned`` is number p (p + 1)(4p - 1) / 6 +
+j (2p + 1) + m. Rotations of degree l come after l (2l - 1)(2l + 1) / 3 elements of lower degrees.
 """
 
 from __future__ import annotations
@@ -22,10 +22,32 @@ from .triplets import _clear, _degrees, _jit, _power, _squashed, _tile
 
 
 @_jit
-def _short(moments, x, y, turns, b, table, near, sender, swap, ptr, message, out, n, n_edges, F: tl.constexpr, S: tl.constexpr,
-           D: tl.constexpr, P: tl.constexpr, C: tl.constexpr, BF: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
-    """turns (e, D) rotations row by row, degree by degree; b (e, S, F) table (F, C) radial weights; out (n, P, C), message
-    (e, C): the part of order 0."""
+def _short(
+    moments,
+    x,
+    y,
+    turns,
+    b,
+    table,
+    near,
+    sender,
+    swap,
+    ptr,
+    message,
+    out,
+    n,
+    n_edges,
+    F: tl.constexpr,
+    S: tl.constexpr,
+    D: tl.constexpr,
+    P: tl.constexpr,
+    C: tl.constexpr,
+    BF: tl.constexpr,
+    BC: tl.constexpr,
+    FILL: tl.constexpr,
+):
+    """turns (e, D) rotations row by row, degree by degree; b (e, S, F) table (F, C) radial weights;
+    out (n, P, C), message (e, C): the part of order 0."""
     pid = tl.program_id(0)
     if pid >= n:
         _clear(message, ptr, n, n_edges, C, FILL)
@@ -36,16 +58,23 @@ def _short(moments, x, y, turns, b, table, near, sender, swap, ptr, message, out
         mc, mf = c < C, f < F
         dtype = out.dtype.element_ty
         kind = message.dtype.element_ty
-        weights = tl.load(table + f[:, None] * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0)
+        weights = tl.load(
+            table + f[:, None] * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0
+        )
         total = zeros(P, BC, dtype)
         for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
             if tl.load(near + e) != 0:
                 at = moments + tl.load(sender + e).to(tl.int64) * S * S * C + c
-                back = tl.load(x + tl.load(swap + e).to(tl.int64) * C + c, mask=mc, other=0.0).to(dtype)
+                back = tl.load(x + tl.load(swap + e).to(tl.int64) * C + c, mask=mc, other=0.0).to(
+                    dtype
+                )
                 turned = zeros(2 * S - 1, BC, dtype)  # orders -(S-1) .. S-1
                 for l in tl.static_range(S):
                     frame = turns + e * D + l * (2 * l - 1) * (2 * l + 1) // 3
-                    radial = tl.sum(tl.load(b + (e * S + l) * F + f, mask=mf, other=0.0)[:, None] * weights, axis=0)
+                    radial = tl.sum(
+                        tl.load(b + (e * S + l) * F + f, mask=mf, other=0.0)[:, None] * weights,
+                        axis=0,
+                    )
                     parts = ()
                     for m in tl.static_range(2 * l + 1):
                         harmonic = tl.load(y + e * S * S + l * l + m)
@@ -58,7 +87,9 @@ def _short(moments, x, y, turns, b, table, near, sender, swap, ptr, message, out
                         value = turned[j]
                         if j >= S - 1 - l and j <= S - 1 + l:
                             for m in tl.static_range(2 * l + 1):
-                                value += tl.load(frame + (j - S + 1 + l) * (2 * l + 1) + m) * parts[m]
+                                value += (
+                                    tl.load(frame + (j - S + 1 + l) * (2 * l + 1) + m) * parts[m]
+                                )
                         new = new + (value,)
                     turned = new
                 tl.store(message + e * C + c, turned[S - 1].to(kind), mask=mc)
@@ -70,7 +101,9 @@ def _short(moments, x, y, turns, b, table, near, sender, swap, ptr, message, out
                             value = total[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
                             value += tl.load(frame + (p + j) * (2 * p + 1) + m) * turned[S - 1 + j]
                             if j > 0:
-                                value += tl.load(frame + (p - j) * (2 * p + 1) + m) * turned[S - 1 - j]
+                                value += (
+                                    tl.load(frame + (p - j) * (2 * p + 1) + m) * turned[S - 1 - j]
+                                )
                             sums = sums + (value,)
                 total = sums
             else:
@@ -80,8 +113,19 @@ def _short(moments, x, y, turns, b, table, near, sender, swap, ptr, message, out
 
 
 @_jit
-def _short_grad_turned(turns, near, ptr, grad_message, grad, dturned, S: tl.constexpr, D: tl.constexpr, P: tl.constexpr,
-                       C: tl.constexpr, BC: tl.constexpr):
+def _short_grad_turned(
+    turns,
+    near,
+    ptr,
+    grad_message,
+    grad,
+    dturned,
+    S: tl.constexpr,
+    D: tl.constexpr,
+    P: tl.constexpr,
+    C: tl.constexpr,
+    BC: tl.constexpr,
+):
     """dturned (e, 2S - 1, C): the gradient in the frame of each short edge. One receiver."""
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -97,18 +141,52 @@ def _short_grad_turned(turns, near, ptr, grad_message, grad, dturned, S: tl.cons
                         if j == 0:
                             value += tl.load(grad_message + e * C + c, mask=mc, other=0.0).to(dtype)
                         for p in tl.static_range(j, S):
-                            row = turns + e * D + p * (2 * p - 1) * (2 * p + 1) // 3 + (p + j - 2 * sign * j) * (2 * p + 1)
+                            row = (
+                                turns
+                                + e * D
+                                + p * (2 * p - 1) * (2 * p + 1) // 3
+                                + (p + j - 2 * sign * j) * (2 * p + 1)
+                            )
                             for m in tl.static_range(2 * p + 1):
-                                value += tl.load(row + m) * g[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
-                        tl.store(dturned + (e * (2 * S - 1) + S - 1 + j - 2 * sign * j) * C + c, value, mask=mc)
+                                value += (
+                                    tl.load(row + m)
+                                    * g[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
+                                )
+                        tl.store(
+                            dturned + (e * (2 * S - 1) + S - 1 + j - 2 * sign * j) * C + c,
+                            value,
+                            mask=mc,
+                        )
 
 
 @_jit
-def _short_grad(moments, x, y, turns, b, table, near, swap, ptr, dturned, dmoments, dx, db, dtable, n, n_edges,
-                F: tl.constexpr, S: tl.constexpr, D: tl.constexpr, C: tl.constexpr, BF: tl.constexpr, BC: tl.constexpr,
-                FILL: tl.constexpr):
-    """One sender: its edges out are the reverses e of its edges k in, whose x comes back. db (blocks, e, S, F), dtable
-    (n, F, C) the part of each sender."""
+def _short_grad(
+    moments,
+    x,
+    y,
+    turns,
+    b,
+    table,
+    near,
+    swap,
+    ptr,
+    dturned,
+    dmoments,
+    dx,
+    db,
+    dtable,
+    n,
+    n_edges,
+    F: tl.constexpr,
+    S: tl.constexpr,
+    D: tl.constexpr,
+    C: tl.constexpr,
+    BF: tl.constexpr,
+    BC: tl.constexpr,
+    FILL: tl.constexpr,
+):
+    """One sender: its edges out are the reverses e of its edges k in, whose x comes back. db
+    (blocks, e, S, F), dtable (n, F, C) the part of each sender."""
     pid = tl.program_id(0)
     f = tl.arange(0, BF)
     mf = f < F
@@ -147,10 +225,16 @@ def _short_grad(moments, x, y, turns, b, table, near, swap, ptr, dturned, dmomen
                         harmonic = tl.load(y + e * S * S + l * l + m)
                         if l % 2 == 1:
                             harmonic = -harmonic
-                        dradial += d * (tl.load(at + (l * l + m) * C, mask=mc, other=0.0) - harmonic * back)
+                        dradial += d * (
+                            tl.load(at + (l * l + m) * C, mask=mc, other=0.0) - harmonic * back
+                        )
                         dback -= harmonic * (d * radial)
                         new = new + (total[l * l + m] + d * radial,)
-                    tl.store(db + (e * S + l) * F + f, tl.sum(weights * dradial[None, :], axis=1), mask=mf)
+                    tl.store(
+                        db + (e * S + l) * F + f,
+                        tl.sum(weights * dradial[None, :], axis=1),
+                        mask=mf,
+                    )
                     dweights += row[:, None] * dradial[None, :]
                 total = new
                 tl.store(dx + k * C + c, dback.to(dx.dtype.element_ty), mask=mc)
@@ -164,17 +248,45 @@ def _short_grad(moments, x, y, turns, b, table, near, swap, ptr, dturned, dmomen
 
 
 @triton.jit
-def _part(y, e, total, p: tl.constexpr, j: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, dtype: tl.constexpr):
+def _part(
+    y,
+    e,
+    total,
+    p: tl.constexpr,
+    j: tl.constexpr,
+    S: tl.constexpr,
+    BC: tl.constexpr,
+    dtype: tl.constexpr,
+):
     """sum_m y[e, pm] returned[a, pj, m], the rows of ``returned`` at a in ``total``."""
     part = tl.zeros([BC], dtype)
     for m in tl.static_range(2 * p + 1):
-        part += tl.load(y + e * S * S + p * p + m) * total[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
+        part += (
+            tl.load(y + e * S * S + p * p + m)
+            * total[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
+        )
     return part
 
 
 @_jit
-def _read(b, own, y, returned, message, ptr, out, n, n_edges, F: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
-          C: tl.constexpr, BF: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
+def _read(
+    b,
+    own,
+    y,
+    returned,
+    message,
+    ptr,
+    out,
+    n,
+    n_edges,
+    F: tl.constexpr,
+    S: tl.constexpr,
+    P: tl.constexpr,
+    C: tl.constexpr,
+    BF: tl.constexpr,
+    BC: tl.constexpr,
+    FILL: tl.constexpr,
+):
     pid = tl.program_id(0)
     if pid >= n:
         _clear(out, ptr, n, n_edges, F * C, FILL)
@@ -188,19 +300,46 @@ def _read(b, own, y, returned, message, ptr, out, n, n_edges, F: tl.constexpr, S
         total = rows(returned, i * P, c, mc, P, C)
         for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
             first = tl.load(message + e * C + c, mask=mc, other=0.0).to(dtype)
-            value = -tl.load(own + e * F + f, mask=mf, other=0.0).to(dtype)[:, None] * first[None, :]
+            value = (
+                -tl.load(own + e * F + f, mask=mf, other=0.0).to(dtype)[:, None] * first[None, :]
+            )
             for p in tl.static_range(S):
                 for j in tl.static_range(p + 1):
                     part = _part(y, e, total, p, j, S, BC, dtype)
-                    weight = tl.load(b + (e * F + f) * pairs + p * (p + 1) // 2 + j, mask=mf, other=0.0).to(dtype)
+                    weight = tl.load(
+                        b + (e * F + f) * pairs + p * (p + 1) // 2 + j, mask=mf, other=0.0
+                    ).to(dtype)
                     value += weight[:, None] * part[None, :]
-            tl.store(out + (e * F + f[:, None]) * C + c[None, :], value.to(out.dtype.element_ty), mask=mf[:, None] & mc[None, :])
+            tl.store(
+                out + (e * F + f[:, None]) * C + c[None, :],
+                value.to(out.dtype.element_ty),
+                mask=mf[:, None] & mc[None, :],
+            )
 
 
 @_jit
-def _read_grad(own, y, returned, message, ptr, grad, db, down, dmessage, n, n_edges, F: tl.constexpr, S: tl.constexpr,
-               P: tl.constexpr, C: tl.constexpr, BF: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
-    """Gradients that belong to an edge: db (blocks, e, F, pairs), down (blocks, e, F) of own, dmessage (e, C)."""
+def _read_grad(
+    own,
+    y,
+    returned,
+    message,
+    ptr,
+    grad,
+    db,
+    down,
+    dmessage,
+    n,
+    n_edges,
+    F: tl.constexpr,
+    S: tl.constexpr,
+    P: tl.constexpr,
+    C: tl.constexpr,
+    BF: tl.constexpr,
+    BC: tl.constexpr,
+    FILL: tl.constexpr,
+):
+    """Gradients that belong to an edge: db (blocks, e, F, pairs), down (blocks, e, F) of own,
+    dmessage (e, C)."""
     pid = tl.program_id(0)
     pairs: tl.constexpr = S * (S + 1) // 2
     block = tl.program_id(1).to(tl.int64) * n_edges * F
@@ -221,21 +360,45 @@ def _read_grad(own, y, returned, message, ptr, grad, db, down, dmessage, n, n_ed
         dtype = returned.dtype.element_ty
         total = rows(returned, i * P, c, mc, P, C)
         for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
-            g = tl.load(grad + (e * F + f[:, None]) * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0).to(dtype)
+            g = tl.load(
+                grad + (e * F + f[:, None]) * C + c[None, :],
+                mask=mf[:, None] & mc[None, :],
+                other=0.0,
+            ).to(dtype)
             first = tl.load(message + e * C + c, mask=mc, other=0.0).to(dtype)
             weight = tl.load(own + e * F + f, mask=mf, other=0.0).to(dtype)
             tl.store(down + e * F + f, -tl.sum(g * first[None, :], axis=1), mask=mf)
-            tl.store(dmessage + e * C + c, (-tl.sum(weight[:, None] * g, axis=0)).to(dmessage.dtype.element_ty), mask=mc)
+            tl.store(
+                dmessage + e * C + c,
+                (-tl.sum(weight[:, None] * g, axis=0)).to(dmessage.dtype.element_ty),
+                mask=mc,
+            )
             for p in tl.static_range(S):
                 for j in tl.static_range(p + 1):
                     part = _part(y, e, total, p, j, S, BC, dtype)
-                    tl.store(db + (e * F + f) * pairs + p * (p + 1) // 2 + j, tl.sum(g * part[None, :], axis=1), mask=mf)
+                    tl.store(
+                        db + (e * F + f) * pairs + p * (p + 1) // 2 + j,
+                        tl.sum(g * part[None, :], axis=1),
+                        mask=mf,
+                    )
 
 
 @_jit
-def _read_grad_atoms(b, y, ptr, grad, dreturned, F: tl.constexpr, S: tl.constexpr, P: tl.constexpr, C: tl.constexpr,
-                     BF: tl.constexpr, BC: tl.constexpr):
-    """The gradient of returned; apart from the others, since together they want more registers than there are."""
+def _read_grad_atoms(
+    b,
+    y,
+    ptr,
+    grad,
+    dreturned,
+    F: tl.constexpr,
+    S: tl.constexpr,
+    P: tl.constexpr,
+    C: tl.constexpr,
+    BF: tl.constexpr,
+    BC: tl.constexpr,
+):
+    """The gradient of returned; apart from the others, since together they want more registers than
+    there are."""
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     f = tl.arange(0, BF)
@@ -244,15 +407,22 @@ def _read_grad_atoms(b, y, ptr, grad, dreturned, F: tl.constexpr, S: tl.constexp
     pairs: tl.constexpr = S * (S + 1) // 2
     total = zeros(P, BC, dtype)
     for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
-        g = tl.load(grad + (e * F + f[:, None]) * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0).to(dtype)
+        g = tl.load(
+            grad + (e * F + f[:, None]) * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0
+        ).to(dtype)
         new = ()
         for p in tl.static_range(S):
             for j in tl.static_range(p + 1):
-                weight = tl.load(b + (e * F + f) * pairs + p * (p + 1) // 2 + j, mask=mf, other=0.0).to(dtype)
+                weight = tl.load(
+                    b + (e * F + f) * pairs + p * (p + 1) // 2 + j, mask=mf, other=0.0
+                ).to(dtype)
                 part = tl.sum(weight[:, None] * g, axis=0)
                 for m in tl.static_range(2 * p + 1):
                     harmonic = tl.load(y + e * S * S + p * p + m)
-                    new = new + (total[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m] + harmonic * part,)
+                    new = new + (
+                        total[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
+                        + harmonic * part,
+                    )
         total = new
     for p in tl.static_range(P):
         tl.store(dreturned + (i * P + p) * C + c, total[p], mask=mc)
@@ -267,38 +437,127 @@ def _columns(count: int) -> int:
 
 
 @torch.library.custom_op("forcelaw::short_sum", mutates_args=())
-def _short_sum(moments: Tensor, x: Tensor, y: Tensor, turns: Tensor, b: Tensor, table: Tensor, near: Tensor, sender: Tensor,
-               swap: Tensor, ptr: Tensor) -> tuple[Tensor, Tensor]:
+def _short_sum(
+    moments: Tensor,
+    x: Tensor,
+    y: Tensor,
+    turns: Tensor,
+    b: Tensor,
+    table: Tensor,
+    near: Tensor,
+    sender: Tensor,
+    swap: Tensor,
+    ptr: Tensor,
+) -> tuple[Tensor, Tensor]:
     (n, _, c), (e, s, f) = moments.shape, b.shape
     message, out = moments.new_empty(e, c), moments.new_empty(n, _columns(s), c)
     blocks, size = _tile("short", c)
-    _short[n + FILL, blocks](moments, x, y, turns, b, table, near, sender, swap, ptr, message, out, n, e, f, s, turns.shape[1],
-                             _columns(s), c, BF=_power(f), FILL=FILL, **size)
+    _short[n + FILL, blocks](
+        moments,
+        x,
+        y,
+        turns,
+        b,
+        table,
+        near,
+        sender,
+        swap,
+        ptr,
+        message,
+        out,
+        n,
+        e,
+        f,
+        s,
+        turns.shape[1],
+        _columns(s),
+        c,
+        BF=_power(f),
+        FILL=FILL,
+        **size,
+    )
     return message, out
 
 
 @_short_sum.register_fake
 def _(moments, x, y, turns, b, table, near, sender, swap, ptr):
-    return moments.new_empty(x.shape), moments.new_empty(moments.shape[0], _columns(b.shape[1]), moments.shape[2])
+    return moments.new_empty(x.shape), moments.new_empty(
+        moments.shape[0], _columns(b.shape[1]), moments.shape[2]
+    )
 
 
 @torch.library.custom_op("forcelaw::short_sum_backward", mutates_args=())
-def _short_sum_backward(grad_message: Tensor, grad: Tensor, moments: Tensor, x: Tensor, y: Tensor, turns: Tensor, b: Tensor,
-                        table: Tensor, near: Tensor, swap: Tensor, ptr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _short_sum_backward(
+    grad_message: Tensor,
+    grad: Tensor,
+    moments: Tensor,
+    x: Tensor,
+    y: Tensor,
+    turns: Tensor,
+    b: Tensor,
+    table: Tensor,
+    near: Tensor,
+    swap: Tensor,
+    ptr: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (n, _, c), (e, s, f), d = moments.shape, b.shape, turns.shape[1]
     dturned = moments.new_empty(e, 2 * s - 1, c)
     blocks, size = _tile("short", c)
-    dmoments, dx, db, dtable = torch.empty_like(moments), torch.empty_like(x), b.new_empty(blocks, e, s, f), b.new_empty(n, f, c)
-    _short_grad_turned[n, blocks](turns, near, ptr, grad_message.contiguous(), grad.contiguous(), dturned, s, d, _columns(s), c,
-                                  **size)
-    _short_grad[n + FILL, blocks](moments, x, y, turns, b, table, near, swap, ptr, dturned, dmoments, dx, db, dtable, n, e, f, s,
-                                  d, c, BF=_power(f), FILL=FILL, **size)
+    dmoments, dx, db, dtable = (
+        torch.empty_like(moments),
+        torch.empty_like(x),
+        b.new_empty(blocks, e, s, f),
+        b.new_empty(n, f, c),
+    )
+    _short_grad_turned[n, blocks](
+        turns,
+        near,
+        ptr,
+        grad_message.contiguous(),
+        grad.contiguous(),
+        dturned,
+        s,
+        d,
+        _columns(s),
+        c,
+        **size,
+    )
+    _short_grad[n + FILL, blocks](
+        moments,
+        x,
+        y,
+        turns,
+        b,
+        table,
+        near,
+        swap,
+        ptr,
+        dturned,
+        dmoments,
+        dx,
+        db,
+        dtable,
+        n,
+        e,
+        f,
+        s,
+        d,
+        c,
+        BF=_power(f),
+        FILL=FILL,
+        **size,
+    )
     return dmoments, dx, _squashed(db), dtable.sum(0)
 
 
 @_short_sum_backward.register_fake
 def _(grad_message, grad, moments, x, y, turns, b, table, near, swap, ptr):
-    return torch.empty_like(moments), torch.empty_like(x), torch.empty_like(b), torch.empty_like(table)
+    return (
+        torch.empty_like(moments),
+        torch.empty_like(x),
+        torch.empty_like(b),
+        torch.empty_like(table),
+    )
 
 
 def _save_short(ctx, inputs, output):
@@ -314,27 +573,59 @@ def _differentiate_short(ctx, grad_message, grad):
 _short_sum.register_autograd(_differentiate_short, setup_context=_save_short)
 
 
-def short_sum(moments: Tensor, x: Tensor, y: Tensor, turns: Tensor, b: Tensor, weight: Tensor, near: Tensor, sender: Tensor,
-              swap: Tensor, ptr: Tensor) -> tuple[Tensor, Tensor]:
-    """d -> b -> a, summed over d and short edges b -> a: message (e, q), the part of order 0, and its sum at a, (n, P, q).
-    Both at least in float32, since parts of them cancel where they are read.
+def short_sum(
+    moments: Tensor,
+    x: Tensor,
+    y: Tensor,
+    turns: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    near: Tensor,
+    sender: Tensor,
+    swap: Tensor,
+    ptr: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """d -> b -> a, summed over d and short edges b -> a: message (e, q), the part of order 0, and
+    its sum at a, (n, P, q). Both at least in float32, since parts of them cancel where they are
+    read.
 
-    moments (n, S^2, q) of the edges into each atom, x (e, q), turns (e, sum (2l+1)^2) from ``rotations``, b (e, S, f) and
-    weight (q, f): radial weights b @ weight^T of every degree; near (e,) int32, 1 for short edges; swap (e,) an involution.
+    moments (n, S^2, q) of the edges into each atom, x (e, q), turns (e, sum (2l+1)^2) from
+    ``rotations``, b (e, S, f) and weight (q, f): radial weights b @ weight^T of every degree; near
+    (e,) int32, 1 for short edges; swap (e,) an involution.
     """
-    return _short_sum(at_least_float32(moments), x.contiguous(), at_least_float32(y), turns.contiguous(), at_least_float32(b),
-                      at_least_float32(weight.t()), near, sender, swap, ptr)
+    return _short_sum(
+        at_least_float32(moments),
+        x.contiguous(),
+        at_least_float32(y),
+        turns.contiguous(),
+        at_least_float32(b),
+        at_least_float32(weight.t()),
+        near,
+        sender,
+        swap,
+        ptr,
+    )
 
 
 # ---- quad_read
 
 
 @torch.library.custom_op("forcelaw::quad_read", mutates_args=())
-def _quad_read(b: Tensor, own: Tensor, y: Tensor, returned: Tensor, message: Tensor, ptr: Tensor, dtype: torch.dtype) -> Tensor:
+def _quad_read(
+    b: Tensor,
+    own: Tensor,
+    y: Tensor,
+    returned: Tensor,
+    message: Tensor,
+    ptr: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
     (n, p, c), (e, f, _), s = returned.shape, b.shape, _degrees(y)
     out = message.new_empty(e, f, c, dtype=dtype)
     blocks, size = _tile("read", c)
-    _read[n + FILL, blocks](b, own, y, returned, message, ptr, out, n, e, f, s, p, c, BF=_power(f), FILL=FILL, **size)
+    _read[n + FILL, blocks](
+        b, own, y, returned, message, ptr, out, n, e, f, s, p, c, BF=_power(f), FILL=FILL, **size
+    )
     return out
 
 
@@ -344,22 +635,46 @@ def _(b, own, y, returned, message, ptr, dtype):
 
 
 @torch.library.custom_op("forcelaw::quad_read_backward", mutates_args=())
-def _quad_read_backward(grad: Tensor, b: Tensor, own: Tensor, y: Tensor, returned: Tensor, message: Tensor,
-                        ptr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _quad_read_backward(
+    grad: Tensor, b: Tensor, own: Tensor, y: Tensor, returned: Tensor, message: Tensor, ptr: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (n, p, c), (e, f, pairs), s = returned.shape, b.shape, _degrees(y)
     blocks, size = _tile("read", c)
     db, down = y.new_empty(blocks, e, f, pairs), y.new_empty(blocks, e, f)
     dreturned, dmessage = torch.empty_like(returned), torch.empty_like(message)
     grad = grad.contiguous()
-    _read_grad[n + FILL, blocks](own, y, returned, message, ptr, grad, db, down, dmessage, n, e, f, s, p, c, BF=_power(f),
-                                 FILL=FILL, **size)
+    _read_grad[n + FILL, blocks](
+        own,
+        y,
+        returned,
+        message,
+        ptr,
+        grad,
+        db,
+        down,
+        dmessage,
+        n,
+        e,
+        f,
+        s,
+        p,
+        c,
+        BF=_power(f),
+        FILL=FILL,
+        **size,
+    )
     _read_grad_atoms[n, blocks](b, y, ptr, grad, dreturned, f, s, p, c, BF=_power(f), **size)
     return _squashed(db), _squashed(down), dreturned, dmessage
 
 
 @_quad_read_backward.register_fake
 def _(grad, b, own, y, returned, message, ptr):
-    return y.new_empty(b.shape), y.new_empty(own.shape), torch.empty_like(returned), torch.empty_like(message)
+    return (
+        y.new_empty(b.shape),
+        y.new_empty(own.shape),
+        torch.empty_like(returned),
+        torch.empty_like(message),
+    )
 
 
 def _save_read(ctx, inputs, output):
@@ -375,10 +690,20 @@ def _differentiate_read(ctx, grad):
 _quad_read.register_autograd(_differentiate_read, setup_context=_save_read)
 
 
-def quad_read(b: Tensor, own: Tensor, y: Tensor, returned: Tensor, message: Tensor, ptr: Tensor, dtype: torch.dtype) -> Tensor:
-    """sum_pj b[e, f, pj] sum_m y[e, pm] returned[a, (p, j, m)] - own[e, f] message[e]: (e, f, q) of ``dtype``.
+def quad_read(
+    b: Tensor,
+    own: Tensor,
+    y: Tensor,
+    returned: Tensor,
+    message: Tensor,
+    ptr: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """sum_pj b[e, f, pj] sum_m y[e, pm] returned[a, (p, j, m)] - own[e, f] message[e]: (e, f, q) of
+    ``dtype``.
 
-    b (e, f, S (S + 1) / 2), own (e, f), y (e, S^2); returned (n, P, q), message (e, q) from :func:`short_sum`.
+    b (e, f, S (S + 1) / 2), own (e, f), y (e, S^2); returned (n, P, q), message (e, q) from
+    :func:`short_sum`.
     """
     sums = at_least_float32(returned), at_least_float32(message)
     return _quad_read(b.contiguous(), own.contiguous(), at_least_float32(y), *sums, ptr, dtype)

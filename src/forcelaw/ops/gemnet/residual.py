@@ -1,4 +1,5 @@
-"""GemNet-OC's dense side: matrix products by torch, and what stands between them in one pass each. See filters.py for the rest.
+"""GemNet-OC's dense side: matrix products by torch, and what stands between them in one pass each.
+See filters.py for the rest.
 
     scaled_silu       a(z) = SiLU(z) / 0.6
     residual          (x + a(W2 a(W1 x))) / sqrt 2
@@ -8,9 +9,10 @@
     unit_rms          x / RMS(x)
     blend             (x + y) * scale
 
-Legend: n atoms, e edges, w channels. All of it is memory traffic. An op keeps its inputs and recomputes the rest in its
-backward pass (KEEP_INNER: but for W1 x of ``residual``). Kernels compute in float32, or in float64; matrix products have the
-dtype of their weights, which is that of autocast where it is on.
+Legend: n atoms, e edges, w channels. All of it is memory traffic. An op keeps its inputs and
+recomputes the rest in its backward pass (KEEP_INNER: but for W1 x of ``residual``). Kernels compute
+in float32, or in float64; matrix products have the dtype of their weights, which is that of
+autocast where it is on.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from torch import Tensor
 from ..gated_message import wide as _wide  # kernels here have a ``wide`` of their own
 from ..segment import _sum, _sum_both
 
-KEEP_INNER = True  # residual keeps W1 x: one matrix product less in its backward pass, w floats more for each row
+# residual keeps W1 x: one matrix product less in its backward pass, w floats more for each row
+KEEP_INNER = True
 FEW = 1 << 14  # up to so many rows it keeps all: memory does not count there, and launches do
 
 WHOLE = 1 << 20  # no limit to the channels of a program
@@ -83,7 +86,9 @@ def _finish_backward(z, grad, dz, dx, n, WIDE: tl.constexpr, FLAT: tl.constexpr)
 @triton.jit
 def _blend_numbers(x, y, out, n, scale: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
-    v = tl.load(x + i, mask=i < n, other=0.0).to(WIDE) + tl.load(y + i, mask=i < n, other=0.0).to(WIDE)
+    v = tl.load(x + i, mask=i < n, other=0.0).to(WIDE) + tl.load(y + i, mask=i < n, other=0.0).to(
+        WIDE
+    )
     tl.store(out + i, (v * scale).to(out.dtype.element_ty), mask=i < n)
 
 
@@ -91,18 +96,32 @@ def _blend_numbers(x, y, out, n, scale: tl.constexpr, WIDE: tl.constexpr, FLAT: 
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _rms(x, out, inverse, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _rms(
+    x, out, inverse, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr
+):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.arange(0, BC)
     mask = (r < rows)[:, None] & (c < w)[None, :]
     v = tl.load(x + r[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE)
     scale = 1.0 / tl.sqrt(tl.sum(v * v, axis=1) / w + EPSILON)
-    tl.store(out + r[:, None] * w + c[None, :], (v * scale[:, None]).to(out.dtype.element_ty), mask=mask)
+    tl.store(
+        out + r[:, None] * w + c[None, :], (v * scale[:, None]).to(out.dtype.element_ty), mask=mask
+    )
     tl.store(inverse + r, scale, mask=r < rows)
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _rms_backward(y, inverse, grad, dx, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _rms_backward(
+    y,
+    inverse,
+    grad,
+    dx,
+    rows,
+    w: tl.constexpr,
+    WIDE: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.arange(0, BC)
     mask = (r < rows)[:, None] & (c < w)[None, :]
@@ -115,8 +134,20 @@ def _rms_backward(y, inverse, grad, dx, rows, w: tl.constexpr, WIDE: tl.constexp
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _join(pair, z, grad, out, sender, receiver, rows, w: tl.constexpr, WIDE: tl.constexpr, BACKWARD: tl.constexpr,
-          BE: tl.constexpr, BC: tl.constexpr):
+def _join(
+    pair,
+    z,
+    grad,
+    out,
+    sender,
+    receiver,
+    rows,
+    w: tl.constexpr,
+    WIDE: tl.constexpr,
+    BACKWARD: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+):
     """a(z + s + t), or grad times its derivative; in the place of z."""
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -143,7 +174,19 @@ def _pair_of(z, r, back, c, w: tl.constexpr, mask, WIDE: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _merge_up(skip, z1, z2, z3, swap, out, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _merge_up(
+    skip,
+    z1,
+    z2,
+    z3,
+    swap,
+    out,
+    rows,
+    w: tl.constexpr,
+    WIDE: tl.constexpr,
+    BE: tl.constexpr,
+    BC: tl.constexpr,
+):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mask = (r < rows)[:, None] & (c < w)[None, :]
@@ -157,8 +200,11 @@ def _merge_up(skip, z1, z2, z3, swap, out, rows, w: tl.constexpr, WIDE: tl.const
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _merge_backward(grad, z, swap, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
-    """The gradient of z (e, 2w), in its place. The second half of edge k was read by swap[k]: swap is its own inverse."""
+def _merge_backward(
+    grad, z, swap, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr
+):
+    """The gradient of z (e, 2w), in its place. The second half of edge k was read by swap[k]: swap
+    is its own inverse."""
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mask = (r < rows)[:, None] & (c < w)[None, :]
@@ -178,7 +224,9 @@ def _merge_backward(grad, z, swap, rows, w: tl.constexpr, WIDE: tl.constexpr, BE
 def _each(kernel, tensors: list[Tensor], **constants) -> None:
     """A kernel on the numbers of contiguous tensors of one shape."""
     n = tensors[0].numel()
-    kernel[(triton.cdiv(n, FLAT),)](*tensors, n, **constants, WIDE=_wide(tensors[0]), FLAT=FLAT, num_warps=4)
+    kernel[(triton.cdiv(n, FLAT),)](
+        *tensors, n, **constants, WIDE=_wide(tensors[0]), FLAT=FLAT, num_warps=4
+    )
 
 
 def _tile(w: int, most: int = 128, numbers: int = 1024) -> dict[str, int]:
@@ -235,7 +283,9 @@ def _save_all(ctx, inputs, output):
     ctx.save_for_backward(*inputs)
 
 
-_scaled_silu.register_autograd(lambda ctx, grad: _scaled_silu_backward(grad, *ctx.saved_tensors), setup_context=_save_all)
+_scaled_silu.register_autograd(
+    lambda ctx, grad: _scaled_silu_backward(grad, *ctx.saved_tensors), setup_context=_save_all
+)
 
 
 def scaled_silu(z: Tensor) -> Tensor:
@@ -247,8 +297,11 @@ def scaled_silu(z: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("forcelaw::residual", mutates_args=())
-def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The sum, and the first ``keep`` (0, 1 or 3) of W1 x, y = a(W1 x) and W2 y; the others have no elements."""
+def _residual(
+    x: Tensor, w1: Tensor, w2: Tensor, keep: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The sum, and the first ``keep`` (0, 1 or 3) of W1 x, y = a(W1 x) and W2 y; the others have no
+    elements."""
     out = torch.empty_like(x)
     inner = torch.mm(x.to(w1.dtype), w1.t())
     y = torch.empty_like(inner) if keep else inner
@@ -260,12 +313,21 @@ def _residual(x: Tensor, w1: Tensor, w2: Tensor, keep: int) -> tuple[Tensor, Ten
 
 @_residual.register_fake
 def _(x, w1, w2, keep):
-    return torch.empty_like(x), *(w1.new_empty((x.shape[0], w1.shape[0]) if k < keep else 0) for k in range(3))
+    return torch.empty_like(x), *(
+        w1.new_empty((x.shape[0], w1.shape[0]) if k < keep else 0) for k in range(3)
+    )
 
 
 @torch.library.custom_op("forcelaw::residual_backward", mutates_args=())
-def _residual_backward(grad: Tensor, x: Tensor, inner: Tensor | None, y: Tensor | None, z: Tensor | None, w1: Tensor,
-                       w2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _residual_backward(
+    grad: Tensor,
+    x: Tensor,
+    inner: Tensor | None,
+    y: Tensor | None,
+    z: Tensor | None,
+    w1: Tensor,
+    w2: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
     low, grad, dx = x.to(w1.dtype), grad.contiguous(), torch.empty_like(x)
     inner = torch.mm(low, w1.t()) if inner is None else inner
     if y is None or z is None:
@@ -326,7 +388,9 @@ def _(x, sender, ptr, swap):
 def _gathered_backward(grad: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
     n, w = ptr.shape[0] - 1, grad.shape[1]
     out, tile = grad.new_empty(n, w), _tile(w) | {"BE": 16}
-    _sum[n, triton.cdiv(w, tile["BC"])](grad.contiguous(), swap, ptr, out, w, ORDER=True, WIDE=_wide(grad), **tile)
+    _sum[n, triton.cdiv(w, tile["BC"])](
+        grad.contiguous(), swap, ptr, out, w, ORDER=True, WIDE=_wide(grad), **tile
+    )
     return out
 
 
@@ -339,12 +403,15 @@ def _gathered_save(ctx, inputs, output):
     ctx.save_for_backward(*inputs[2:])
 
 
-_gathered.register_autograd(lambda ctx, grad: (_gathered_backward(grad, *ctx.saved_tensors), None, None, None),
-                            setup_context=_gathered_save)
+_gathered.register_autograd(
+    lambda ctx, grad: (_gathered_backward(grad, *ctx.saved_tensors), None, None, None),
+    setup_context=_gathered_save,
+)
 
 
 def gathered(x: Tensor, sender: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
-    """x_sender (e, w) of x (n, w); ptr and swap as for :func:`gathered_linear`. Padding edges give no gradient."""
+    """x_sender (e, w) of x (n, w); ptr and swap as for :func:`gathered_linear`. Padding edges give
+    no gradient."""
     return _gathered(x, sender, ptr, swap)
 
 
@@ -352,7 +419,16 @@ def gathered(x: Tensor, sender: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("forcelaw::merge", mutates_args=())
-def _merge(skip: Tensor, swap: Tensor, x1: Tensor, u1: Tensor, x2: Tensor, u2: Tensor, x3: Tensor, u3: Tensor) -> Tensor:
+def _merge(
+    skip: Tensor,
+    swap: Tensor,
+    x1: Tensor,
+    u1: Tensor,
+    x2: Tensor,
+    u2: Tensor,
+    x3: Tensor,
+    u3: Tensor,
+) -> Tensor:
     rows, w = skip.shape
     z = [torch.mm(x.to(u.dtype), u.t()) for x, u in ((x1, u1), (x2, u2), (x3, u3))]
     out, tile = torch.empty_like(skip), _tile(w)
@@ -366,8 +442,16 @@ def _(skip, swap, x1, u1, x2, u2, x3, u3):
 
 
 @torch.library.custom_op("forcelaw::merge_backward", mutates_args=())
-def _merge_gradients(grad: Tensor, swap: Tensor, x1: Tensor, u1: Tensor, x2: Tensor, u2: Tensor, x3: Tensor,
-                     u3: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _merge_gradients(
+    grad: Tensor,
+    swap: Tensor,
+    x1: Tensor,
+    u1: Tensor,
+    x2: Tensor,
+    u2: Tensor,
+    x3: Tensor,
+    u3: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     (rows, w), out, grad = grad.shape, [], grad.contiguous()
     tile = _tile(w)
     for x, u in ((x1, u1), (x2, u2), (x3, u3)):
@@ -387,7 +471,10 @@ def _merge_save(ctx, inputs, output):
     ctx.save_for_backward(*inputs[1:])
 
 
-_merge.register_autograd(lambda ctx, grad: (grad, None, *_merge_gradients(grad, *ctx.saved_tensors)), setup_context=_merge_save)
+_merge.register_autograd(
+    lambda ctx, grad: (grad, None, *_merge_gradients(grad, *ctx.saved_tensors)),
+    setup_context=_merge_save,
+)
 
 
 def merge(skip: Tensor, swap: Tensor, *inputs: tuple[Tensor, Tensor]) -> Tensor:
@@ -395,17 +482,29 @@ def merge(skip: Tensor, swap: Tensor, *inputs: tuple[Tensor, Tensor]) -> Tensor:
 
     skip (e, w); inputs: x (e, any), U (2w, any).
     """
-    return _merge(skip.contiguous(), swap, *(t for x, u in inputs for t in (x.contiguous(), lowered(u))))
+    return _merge(
+        skip.contiguous(), swap, *(t for x, u in inputs for t in (x.contiguous(), lowered(u)))
+    )
 
 
 # ---- join
 
 
 @torch.library.custom_op("forcelaw::join", mutates_args=())
-def _join_edges(pair: Tensor, x: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
+def _join_edges(
+    pair: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    sender: Tensor,
+    receiver: Tensor,
+    ptr: Tensor,
+    swap: Tensor,
+) -> Tensor:
     z = torch.mm(x.to(weight.dtype), weight.t())
     (rows, w), tile = z.shape, _tile(z.shape[1])
-    _join[_grid(rows, w, tile)](pair, z, z, z, sender, receiver, rows, w, WIDE=_wide(z), BACKWARD=False, **tile)
+    _join[_grid(rows, w, tile)](
+        pair, z, z, z, sender, receiver, rows, w, WIDE=_wide(z), BACKWARD=False, **tile
+    )
     return z
 
 
@@ -415,13 +514,35 @@ def _(pair, x, weight, sender, receiver, ptr, swap):
 
 
 @torch.library.custom_op("forcelaw::join_backward", mutates_args=())
-def _join_backward(grad: Tensor, pair: Tensor, x: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor,
-                   swap: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _join_backward(
+    grad: Tensor,
+    pair: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    sender: Tensor,
+    receiver: Tensor,
+    ptr: Tensor,
+    swap: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
     low = x.to(weight.dtype)
     z = torch.mm(low, weight.t())
     (rows, w), tile, dpair = z.shape, _tile(z.shape[1]), torch.empty_like(pair)
-    _join[_grid(rows, w, tile)](pair, z, grad.contiguous(), z, sender, receiver, rows, w, WIDE=_wide(z), BACKWARD=True, **tile)
-    _sum_both[pair.shape[0], triton.cdiv(w, tile["BC"])](z, swap, ptr, dpair, w, WIDE=_wide(z), **tile)
+    _join[_grid(rows, w, tile)](
+        pair,
+        z,
+        grad.contiguous(),
+        z,
+        sender,
+        receiver,
+        rows,
+        w,
+        WIDE=_wide(z),
+        BACKWARD=True,
+        **tile,
+    )
+    _sum_both[pair.shape[0], triton.cdiv(w, tile["BC"])](
+        z, swap, ptr, dpair, w, WIDE=_wide(z), **tile
+    )
     return dpair, torch.mm(z, weight).to(x.dtype), torch.mm(z.t(), low)
 
 
@@ -430,13 +551,26 @@ def _(grad, pair, x, weight, sender, receiver, ptr, swap):
     return torch.empty_like(pair), torch.empty_like(x), torch.empty_like(weight)
 
 
-_join_edges.register_autograd(lambda ctx, grad: (*_join_backward(grad, *ctx.saved_tensors), None, None, None, None),
-                              setup_context=_save_all)
+_join_edges.register_autograd(
+    lambda ctx, grad: (*_join_backward(grad, *ctx.saved_tensors), None, None, None, None),
+    setup_context=_save_all,
+)
 
 
-def join(pair: Tensor, x: Tensor, weight: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
-    """a(s_sender + t_receiver + W x): pair (n, 2w) holds s | t, x (e, any), W (w, any) -> (e, w); ptr and swap as above."""
-    return _join_edges(pair.contiguous(), x.contiguous(), lowered(weight), sender, receiver, ptr, swap)
+def join(
+    pair: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    sender: Tensor,
+    receiver: Tensor,
+    ptr: Tensor,
+    swap: Tensor,
+) -> Tensor:
+    """a(s_sender + t_receiver + W x): pair (n, 2w) holds s | t, x (e, any), W (w, any) -> (e, w);
+    ptr and swap as above."""
+    return _join_edges(
+        pair.contiguous(), x.contiguous(), lowered(weight), sender, receiver, ptr, swap
+    )
 
 
 # ---- unit_rms
@@ -453,14 +587,18 @@ def _unit_rms(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @_unit_rms.register_fake
 def _(x):
-    return torch.empty_like(x), x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+    return torch.empty_like(x), x.new_empty(
+        x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32)
+    )
 
 
 @torch.library.custom_op("forcelaw::unit_rms_backward", mutates_args=())
 def _unit_rms_backward(grad: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
     (rows, w), dx = y.shape, torch.empty_like(y)
     tile = _tile(w, most=WHOLE)
-    _rms_backward[(triton.cdiv(rows, tile["BE"]),)](y, inverse, grad.contiguous(), dx, rows, w, WIDE=_wide(y), **tile)
+    _rms_backward[(triton.cdiv(rows, tile["BE"]),)](
+        y, inverse, grad.contiguous(), dx, rows, w, WIDE=_wide(y), **tile
+    )
     return dx
 
 
@@ -475,7 +613,9 @@ def _unit_rms_save(ctx, inputs, output):
     ctx.save_for_backward(*output)  # y, which what reads it keeps, too, and not x
 
 
-_unit_rms.register_autograd(lambda ctx, grad, _: _unit_rms_backward(grad, *ctx.saved_tensors), setup_context=_unit_rms_save)
+_unit_rms.register_autograd(
+    lambda ctx, grad, _: _unit_rms_backward(grad, *ctx.saved_tensors), setup_context=_unit_rms_save
+)
 
 
 def unit_rms(x: Tensor) -> Tensor:

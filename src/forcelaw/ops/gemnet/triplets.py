@@ -1,16 +1,18 @@
-"""The sums of GemNet-OC over triplets, which factorise into moments of the edges into each atom. Quadruplets: quadruplets.py.
+"""The sums of GemNet-OC over triplets, which factorise into moments of the edges into each atom.
+Quadruplets: quadruplets.py.
 
-Legend: n atoms, e edges c -> a in canonical order (EdgeIndex), ptr (n + 1,) the edges into each atom; y (e, S^2) harmonics of
-mean square 1; f radial weights a degree; channels t or q. Nothing gets a gradient by y: gradients by positions take the plain
-path.
+Legend: n atoms, e edges c -> a in canonical order (EdgeIndex), ptr (n + 1,) the edges into each
+atom; y (e, S^2) harmonics of mean square 1; f radial weights a degree; channels t or q. Nothing
+gets a gradient by y: gradients by positions take the plain path.
 
     outer_sum    out[a, k] = sum_c w[ca, k] x[ca]                                         moments, messages to atoms
     triplets     out[ca, f] = sum_l b[ca, f, l] sum_{b != c} P_l(cos cab) x[ba]           b counts (2l+1) P_l
     cosines      the same where x depends on f and l, and b is 1
 
-One program per atom and block of channels, a channel a lane, harmonics unrolled: the moments of an atom stay in registers from
-the loop over its edges that collects them to the one that reads them. Sums over channels that end on an edge give a row for
-each block of channels. Edges of no atom (padding) get zeros, in outputs and in gradients.
+One program per atom and block of channels, a channel a lane, harmonics unrolled: the moments of an
+atom stay in registers from the loop over its edges that collects them to the one that reads them.
+Sums over channels that end on an edge give a row for each block of channels. Edges of no atom
+(padding) get zeros, in outputs and in gradients.
 """
 
 from __future__ import annotations
@@ -22,10 +24,17 @@ from torch import Tensor
 
 from ..gated_message import FILL, at_least_float32, zeros
 
-# without vectors in wide loads and stores a lane has one channel; four would be four times the registers of the sums of an atom
+# without vectors in wide loads and stores a lane has one channel; four would be four times the
+# registers of the sums of an atom
 _jit = triton.jit(do_not_specialize_on_alignment=["out", "grad", "table", "dtable"])
 
-TILES = {"outer": (32, 1), "triplets": (32, 1), "cosines": (16, 1), "short": (32, 1), "read": (32, 1)}  # channels, warps
+TILES = {
+    "outer": (32, 1),
+    "triplets": (32, 1),
+    "cosines": (16, 1),
+    "short": (32, 1),
+    "read": (32, 1),
+}  # channels, warps
 
 
 @triton.jit
@@ -35,7 +44,11 @@ def _clear(out, ptr, n, n_edges, COLUMNS: tl.constexpr, FILL: tl.constexpr):
     for e in range(tl.load(ptr + n).to(tl.int64) + share, n_edges, FILL * tl.num_programs(1)):
         for k in tl.static_range(0, COLUMNS, 128):
             column = k + tl.arange(0, 128)
-            tl.store(out + e * COLUMNS + column, tl.zeros([128], tl.float32).to(out.dtype.element_ty), mask=column < COLUMNS)
+            tl.store(
+                out + e * COLUMNS + column,
+                tl.zeros([128], tl.float32).to(out.dtype.element_ty),
+                mask=column < COLUMNS,
+            )
 
 
 @_jit
@@ -48,28 +61,56 @@ def _outer(w, x, ptr, out, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, B
     for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
         weight = tl.load(w + e * K + k, mask=k < K, other=0.0).to(dtype)
         total += weight[:, None] * tl.load(x + e * C + c, mask=c < C, other=0.0).to(dtype)[None, :]
-    tl.store(out + (i * K + k[:, None]) * C + c[None, :], total, mask=(k < K)[:, None] & (c < C)[None, :])
+    tl.store(
+        out + (i * K + k[:, None]) * C + c[None, :], total, mask=(k < K)[:, None] & (c < C)[None, :]
+    )
 
 
 @_jit
-def _outer_grad(w, x, ptr, grad, dw, dx, n, n_edges, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BC: tl.constexpr,
-                WEIGHTS: tl.constexpr, FILL: tl.constexpr):
+def _outer_grad(
+    w,
+    x,
+    ptr,
+    grad,
+    dw,
+    dx,
+    n,
+    n_edges,
+    K: tl.constexpr,
+    C: tl.constexpr,
+    BK: tl.constexpr,
+    BC: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    FILL: tl.constexpr,
+):
     pid = tl.program_id(0)
     dw += tl.program_id(1).to(tl.int64) * n_edges * K
     if pid >= n:
         _clear(dx, ptr, n, n_edges, C, FILL)
         if WEIGHTS:
             for e in range(tl.load(ptr + n).to(tl.int64) + pid - n, n_edges, FILL):
-                tl.store(dw + e * K + tl.arange(0, BK), tl.zeros([BK], dw.dtype.element_ty), mask=tl.arange(0, BK) < K)
+                tl.store(
+                    dw + e * K + tl.arange(0, BK),
+                    tl.zeros([BK], dw.dtype.element_ty),
+                    mask=tl.arange(0, BK) < K,
+                )
     else:
         i = pid.to(tl.int64)
         c = tl.program_id(1) * BC + tl.arange(0, BC)
         k = tl.arange(0, BK)
         dtype = grad.dtype.element_ty
-        g = tl.load(grad + (i * K + k[:, None]) * C + c[None, :], mask=(k < K)[:, None] & (c < C)[None, :], other=0.0)
+        g = tl.load(
+            grad + (i * K + k[:, None]) * C + c[None, :],
+            mask=(k < K)[:, None] & (c < C)[None, :],
+            other=0.0,
+        )
         for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
             weight = tl.load(w + e * K + k, mask=k < K, other=0.0).to(dtype)
-            tl.store(dx + e * C + c, tl.sum(weight[:, None] * g, axis=0).to(dx.dtype.element_ty), mask=c < C)
+            tl.store(
+                dx + e * C + c,
+                tl.sum(weight[:, None] * g, axis=0).to(dx.dtype.element_ty),
+                mask=c < C,
+            )
             if WEIGHTS:
                 row = tl.load(x + e * C + c, mask=c < C, other=0.0).to(dtype)
                 tl.store(dw + e * K + k, tl.sum(g * row[None, :], axis=1), mask=k < K)
@@ -90,8 +131,21 @@ def _moments(x, y, low, high, c, mc, C: tl.constexpr, S: tl.constexpr, BC: tl.co
 
 
 @_jit
-def _triplets(b, y, x, ptr, out, n, n_edges, F: tl.constexpr, S: tl.constexpr, C: tl.constexpr, BF: tl.constexpr,
-              BC: tl.constexpr, FILL: tl.constexpr):
+def _triplets(
+    b,
+    y,
+    x,
+    ptr,
+    out,
+    n,
+    n_edges,
+    F: tl.constexpr,
+    S: tl.constexpr,
+    C: tl.constexpr,
+    BF: tl.constexpr,
+    BC: tl.constexpr,
+    FILL: tl.constexpr,
+):
     pid = tl.program_id(0)
     if pid >= n:
         _clear(out, ptr, n, n_edges, F * C, FILL)
@@ -112,12 +166,31 @@ def _triplets(b, y, x, ptr, out, n, n_edges, F: tl.constexpr, S: tl.constexpr, C
                     part += tl.load(y + e * S * S + l * l + m) * total[l * l + m]
                 weight = tl.load(b + (e * F + f) * S + l, mask=mf, other=0.0).to(dtype)
                 value += weight[:, None] * part[None, :]
-            tl.store(out + (e * F + f[:, None]) * C + c[None, :], value.to(out.dtype.element_ty), mask=mf[:, None] & mc[None, :])
+            tl.store(
+                out + (e * F + f[:, None]) * C + c[None, :],
+                value.to(out.dtype.element_ty),
+                mask=mf[:, None] & mc[None, :],
+            )
 
 
 @_jit
-def _triplets_grad(b, y, x, ptr, grad, db, dx, n, n_edges, F: tl.constexpr, S: tl.constexpr, C: tl.constexpr, BF: tl.constexpr,
-                   BC: tl.constexpr, FILL: tl.constexpr):
+def _triplets_grad(
+    b,
+    y,
+    x,
+    ptr,
+    grad,
+    db,
+    dx,
+    n,
+    n_edges,
+    F: tl.constexpr,
+    S: tl.constexpr,
+    C: tl.constexpr,
+    BF: tl.constexpr,
+    BC: tl.constexpr,
+    FILL: tl.constexpr,
+):
     """db (blocks, e, F, S) and dx (e, C), both of the dtype of y."""
     pid = tl.program_id(0)
     db += tl.program_id(1).to(tl.int64) * n_edges * F * S
@@ -138,7 +211,11 @@ def _triplets_grad(b, y, x, ptr, grad, db, dx, n, n_edges, F: tl.constexpr, S: t
         dtotal = zeros(S * S, BC, dtype)
         for e in range(low, high):
             own = tl.load(x + e * C + c, mask=mc, other=0.0).to(dtype)
-            g = tl.load(grad + (e * F + f[:, None]) * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0).to(dtype)
+            g = tl.load(
+                grad + (e * F + f[:, None]) * C + c[None, :],
+                mask=mf[:, None] & mc[None, :],
+                other=0.0,
+            ).to(dtype)
             down = tl.zeros([BC], dtype)
             new = ()
             for l in tl.static_range(S):
@@ -162,7 +239,18 @@ def _triplets_grad(b, y, x, ptr, grad, db, dx, n, n_edges, F: tl.constexpr, S: t
 
 
 @_jit
-def _cosines(b, y, ptr, out, n, n_edges, F: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
+def _cosines(
+    b,
+    y,
+    ptr,
+    out,
+    n,
+    n_edges,
+    F: tl.constexpr,
+    S: tl.constexpr,
+    BC: tl.constexpr,
+    FILL: tl.constexpr,
+):
     pid = tl.program_id(0)
     if pid >= n:
         _clear(out, ptr, n, n_edges, F, FILL)
@@ -183,14 +271,27 @@ def _cosines(b, y, ptr, out, n, n_edges, F: tl.constexpr, S: tl.constexpr, BC: t
         for e in range(low, high):
             value = tl.zeros([BC], dtype)
             for l in tl.static_range(S):
-                value -= (2 * l + 1) * tl.load(b + (e * F + f) * S + l, mask=mf, other=0.0).to(dtype)
+                value -= (2 * l + 1) * tl.load(b + (e * F + f) * S + l, mask=mf, other=0.0).to(
+                    dtype
+                )
                 for m in tl.static_range(2 * l + 1):
                     value += tl.load(y + e * S * S + l * l + m) * total[l * l + m]
             tl.store(out + e * F + f, value.to(out.dtype.element_ty), mask=mf)
 
 
 @_jit
-def _cosines_grad(y, ptr, grad, db, n, n_edges, F: tl.constexpr, S: tl.constexpr, BC: tl.constexpr, FILL: tl.constexpr):
+def _cosines_grad(
+    y,
+    ptr,
+    grad,
+    db,
+    n,
+    n_edges,
+    F: tl.constexpr,
+    S: tl.constexpr,
+    BC: tl.constexpr,
+    FILL: tl.constexpr,
+):
     pid = tl.program_id(0)
     if pid >= n:
         _clear(db, ptr, n, n_edges, F * S, FILL)
@@ -249,12 +350,28 @@ def _(w, x, ptr):
 
 
 @torch.library.custom_op("forcelaw::outer_sum_backward", mutates_args=())
-def _outer_sum_backward(grad: Tensor, w: Tensor, x: Tensor, ptr: Tensor, weights: bool) -> tuple[Tensor, Tensor]:
+def _outer_sum_backward(
+    grad: Tensor, w: Tensor, x: Tensor, ptr: Tensor, weights: bool
+) -> tuple[Tensor, Tensor]:
     n, (e, k), c = len(ptr) - 1, w.shape, x.shape[1]
     blocks, size = _tile("outer", c)
     dw, dx = w.new_empty(blocks, e if weights else 0, k), torch.empty_like(x)
-    _outer_grad[n + FILL, blocks](w, x, ptr, grad.contiguous(), dw, dx, n, e, k, c, BK=_power(k), WEIGHTS=weights, FILL=FILL,
-                                  **size)
+    _outer_grad[n + FILL, blocks](
+        w,
+        x,
+        ptr,
+        grad.contiguous(),
+        dw,
+        dx,
+        n,
+        e,
+        k,
+        c,
+        BK=_power(k),
+        WEIGHTS=weights,
+        FILL=FILL,
+        **size,
+    )
     return _squashed(dw), dx
 
 
@@ -276,7 +393,8 @@ _outer_sum.register_autograd(_differentiate_outer, setup_context=_save_outer)
 
 
 def outer_sum(w: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
-    """sum over the edges into each atom of w (e, k) times x (e, c): (n, k, c), at least in float32."""
+    """sum over the edges into each atom of w (e, k) times x (e, c): (n, k, c), at least in
+    float32."""
     return _outer_sum(at_least_float32(w), x.contiguous(), ptr)
 
 
@@ -298,11 +416,15 @@ def _(b, y, x, ptr):
 
 
 @torch.library.custom_op("forcelaw::triplets_backward", mutates_args=())
-def _triplet_sum_backward(grad: Tensor, b: Tensor, y: Tensor, x: Tensor, ptr: Tensor) -> tuple[Tensor, Tensor]:
+def _triplet_sum_backward(
+    grad: Tensor, b: Tensor, y: Tensor, x: Tensor, ptr: Tensor
+) -> tuple[Tensor, Tensor]:
     n, (e, f, s), c = len(ptr) - 1, b.shape, x.shape[1]
     blocks, size = _tile("triplets", c)
     db, dx = y.new_empty(blocks, e, f, s), y.new_empty(e, c)
-    _triplets_grad[n + FILL, blocks](b, y, x, ptr, grad.contiguous(), db, dx, n, e, f, s, c, BF=_power(f), FILL=FILL, **size)
+    _triplets_grad[n + FILL, blocks](
+        b, y, x, ptr, grad.contiguous(), db, dx, n, e, f, s, c, BF=_power(f), FILL=FILL, **size
+    )
     return _squashed(db), dx
 
 
@@ -321,7 +443,8 @@ _triplet_sum.register_autograd(_differentiate_triplets, setup_context=_save_oute
 
 
 def triplets(b: Tensor, y: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
-    """sum_l b[e, f, l] (sum_m y[e, lm] sum_{e'} y[e', lm] x[e'] - (2l+1) x[e]) over edges e' into the atom of e: (e, f, t).
+    """sum_l b[e, f, l] (sum_m y[e, lm] sum_{e'} y[e', lm] x[e'] - (2l+1) x[e]) over edges e' into
+    the atom of e: (e, f, t).
 
     b (e, f, S), y (e, S^2), x (e, t), whose dtype the result has.
     """
@@ -371,5 +494,6 @@ _cosine_sum.register_autograd(_differentiate_cosines, setup_context=_save_cosine
 
 
 def cosines(b: Tensor, y: Tensor, ptr: Tensor) -> Tensor:
-    """sum_l (sum_m y[e, lm] sum_{e'} y[e', lm] b[e', f, l] - (2l+1) b[e, f, l]) over edges e' into the atom of e: (e, f)."""
+    """sum_l (sum_m y[e, lm] sum_{e'} y[e', lm] b[e', f, l] - (2l+1) b[e, f, l]) over edges e' into
+    the atom of e: (e, f)."""
     return _cosine_sum(b.contiguous(), at_least_float32(y), ptr)

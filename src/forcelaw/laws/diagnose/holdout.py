@@ -76,9 +76,9 @@ def holdout(
                 "high": band.high,
                 "true": held["loss"],
                 "x": clock[above],
-                "n": held["n"] if "n" in held else None,
+                "n": held.get("n", None),
             }
-        )  # noqa: SIM401  Runs is no dict
+        )
         if p < EACH:
             way = "higher" if error.mean() > 0 else "lower"
             failed.append(

@@ -57,7 +57,7 @@ def kernels_of(
 ) -> list[tuple[dict, str, Callable[[], object], float]]:
     """(TILES, kernel, call, bytes that it must move) of every kernel."""
     n, e, d = len(graph.pos), len(graph.sender), width
-    new = lambda *shape: torch.randn(*shape, device=graph.pos.device)
+    new = lambda *shape: torch.randn(*shape, device=graph.pos.device)  # noqa: E731
     ptr, order = graph.segments()
     ends = graph.sender, graph.receiver, ptr, order
     pair, w, grad, slope = new(n, 2 * d), new(e, d), new(n, d), new(n, d)

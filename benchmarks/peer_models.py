@@ -44,7 +44,7 @@ class Stub(metaclass=_Anything):
 
 
 class _StubModule(types.ModuleType):
-    __path__: list[str] = []
+    __path__: list[str] = []  # noqa: RUF012 (a package, to the import system)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -94,7 +94,7 @@ def import_site(folder: Path, site: str) -> None:
     with contextlib.suppress(
         ImportError
     ):  # the real one, before what it imports itself becomes a stub
-        import torch_geometric.nn
+        import torch_geometric.nn  # noqa: F401
     sys.meta_path.insert(0, _StubFinder(STUBS[site]))
     if site == "fairchem1":
         given = {

@@ -114,7 +114,7 @@ def test_a_new_run_scatters_more_than_the_law(written: dict[str, Any]) -> None:
         assert one.new_run.low < one.loss.low < one.loss.value < one.loss.high < one.new_run.high
 
     class Surface:
-        diagnostics = {"sd_between_runs": 0.03, "sd_within_runs": 0.04}
+        diagnostics = {"sd_between_runs": 0.03, "sd_within_runs": 0.04}  # noqa: RUF012
         level, n_runs = 0.95, 1_000_000
 
     known = _new_run(Estimate(2.0, 2.0 * math.exp(-0.1), 2.0 * math.exp(0.1)), Surface())

@@ -94,7 +94,7 @@ def test_clipping_scales_the_whole_gradient_and_is_reported(
 @needs_interpreter
 def test_the_kernel_of_the_books_adds_up_and_remembers_the_first_step_that_was_not_finite() -> None:
     stats = new_stats(torch.device("cpu"))
-    number = lambda x: torch.tensor(x, dtype=torch.float32)
+    number = lambda x: torch.tensor(x, dtype=torch.float32)  # noqa: E731
     for step, (loss, norm) in enumerate(
         [(1.0, 2.0), (0.5, 4.0), (0.25, float("inf")), (float("nan"), 1.0)]
     ):

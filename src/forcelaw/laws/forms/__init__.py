@@ -1,10 +1,12 @@
-"""All laws, by name. Adding one is one file and one line here."""
+"""All laws, by name. One of ours is a file and a line here; one of yours needs no line: give its
+import path (``my_package.laws:MyLaw``) or declare an entry point in the group ``forcelaw.laws``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ...errors import FitError
+from ...plugins import resolve
 from .base import Floor, Law
 from .broken import Broken
 from .data_constrained import DataConstrained
@@ -15,6 +17,7 @@ from .shifted import Shifted
 from .surface import Surface
 from .surface_cost import SurfaceCost
 
+GROUP = "forcelaw.laws"
 LAWS: dict[str, type[Law]] = {
     "power": Power,
     "power_floor": PowerFloor,
@@ -29,13 +32,25 @@ LAWS: dict[str, type[Law]] = {
 }
 
 
-def make(law: str | Law, floor: Floor | None = None, **options: Any) -> Law:
-    """A law by name (dashes and underscores are the same) or as it is."""
+def make(law: str | type[Law] | Law, floor: Floor | None = None, **options: Any) -> Law:
+    """A law with its options.
+
+    law: a name (dashes and underscores are the same), an import path ``module:Class``, the name of
+    an entry point, a subclass of :class:`Law`, or a law as it is, which keeps its own floor.
+    floor: "free", "zero" or a value; None: the law's own. FitError if there is no such law.
+    """
     if isinstance(law, Law):
         return law
-    name = law.strip().lower().replace("-", "_")
-    if name not in LAWS:
+    if isinstance(law, str):
+        name = law.strip()
+        plain = name.lower().replace("-", "_")
+        found = resolve(plain if plain in LAWS else name, LAWS, GROUP, "law", FitError)
+    else:
+        found = law
+    if not (isinstance(found, type) and issubclass(found, Law)):
         raise FitError(
-            f"there is no law {law!r}", where="law", remedy=f"the laws are {', '.join(LAWS)}"
+            f"{law!r} is not a law",
+            where="law",
+            remedy="make it a subclass of forcelaw.laws.forms.base.Law",
         )
-    return LAWS[name](floor, **options)
+    return found(floor, **options)

@@ -1,0 +1,87 @@
+"""One door for what is added from outside the package: laws, architectures, readers.
+
+A name is looked up in this order: the package's own table, then an import path
+(``my_package.laws:MyLaw``), then the entry points that installed packages declare:
+
+    [project.entry-points."forcelaw.laws"]
+    my_law = "my_package.laws:MyLaw"
+
+The groups are ``forcelaw.laws``, ``forcelaw.architectures`` and ``forcelaw.readers``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from .errors import ForcelawError
+
+
+def resolve(
+    name: str,
+    builtin: Mapping[str, Any],
+    group: str,
+    kind: str,
+    error: type[ForcelawError] = ForcelawError,
+) -> Any:
+    """The object called ``name``.
+
+    builtin: the package's own objects by name; a value that is a string is itself an import path,
+    loaded when it is asked for. group: of entry points, e.g. "forcelaw.laws". kind: what the object
+    is, for messages, e.g. "law". Raises ``error`` if there is none or it cannot be imported.
+    """
+    if name in builtin:
+        found = builtin[name]
+        return load(found, kind, error) if isinstance(found, str) else found
+    if ":" in name:
+        return load(name, kind, error)
+    added = {point.value: point for point in entry_points(group=group, name=name)}
+    if len(added) > 1:
+        raise error(
+            f"{len(added)} installed packages provide the {kind} {name!r}: {', '.join(added)}",
+            where=f"entry points {group}",
+            remedy="name one by its import path, as listed",
+        )
+    for point in added.values():
+        return load(point.value, kind, error)
+    raise error(
+        f"there is no {kind} {name!r}",
+        where=kind,
+        remedy=f"use one of {', '.join(known(builtin, group))}; or an import path, "
+        "my_package.module:Name",
+    )
+
+
+def known(builtin: Mapping[str, Any], group: str) -> list[str]:
+    """All names that :func:`resolve` knows: the package's own, then those of entry points."""
+    return list(dict.fromkeys([*builtin, *sorted(p.name for p in entry_points(group=group))]))
+
+
+def load(path: str, kind: str, error: type[ForcelawError] = ForcelawError) -> Any:
+    """The object at the import path ``module:name``; raises ``error`` if it cannot be imported."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        found = importlib.import_module(module_name)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not f"{module_name}.".startswith(f"{missing.name}."):
+            remedy = f"install {missing.name}, which {module_name} imports"
+        else:
+            remedy = "install the package, or put the folder that holds it in PYTHONPATH"
+        raise error(f"there is no module {missing.name!r}", where=path, remedy=remedy) from missing
+    except Exception as failed:
+        raise error(
+            f"importing {module_name!r} failed: {type(failed).__name__}: {failed}",
+            where=path,
+            remedy=f'repair it; python -c "import {module_name}" shows where it fails',
+        ) from failed
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise error(
+                f"{module_name!r} has no {attribute!r}",
+                where=path,
+                remedy=f"write it as module:name, with the name of the {kind} in that module",
+            )
+        found = getattr(found, part)
+    return found

@@ -34,7 +34,9 @@ def test_help_imports_nothing_heavy():
         " argparse.ArgumentParser()\nadd_subcommands(p.add_subparsers())\np.format_help()\nprint([m"
         " for m in ('numpy', 'torch', 'ase', 'h5py', 'rdkit') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -464,14 +464,14 @@ def test_kill_and_rerun_gives_the_same_pack(tmp_path):
         "--out",
     ]
     quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
-    subprocess.run([*words, str(tmp_path / "whole")], check=True, **quiet)
+    subprocess.run([*words, str(tmp_path / "whole")], check=True, timeout=60, **quiet)
     process = subprocess.Popen([*words, str(tmp_path / "pack")], **quiet)
     while not list(tmp_path.glob("pack.partial-*/positions.npy")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait(timeout=30)
     assert not (tmp_path / "pack").exists() and len(list(tmp_path.glob("pack.partial-*"))) == 1
-    subprocess.run([*words, str(tmp_path / "pack")], check=True, **quiet)
+    subprocess.run([*words, str(tmp_path / "pack")], check=True, timeout=60, **quiet)
     assert same_arrays(tmp_path / "whole", tmp_path / "pack") and not list(
         tmp_path.glob("pack.partial-*")
     )

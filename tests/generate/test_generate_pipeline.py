@@ -158,7 +158,7 @@ def test_killed_and_resumed_is_the_same_pack(undisturbed, tmp_path):
     while not chunks(out) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait(timeout=30)
     assert chunks(out) and not out.exists()
     kept = {path.name: path.stat().st_mtime_ns for path in chunks(out)[:1]}
     (
@@ -174,7 +174,8 @@ def test_a_killed_worker_is_replaced(undisturbed, tmp_path):
     out = tmp_path / "pack"
     process = subprocess.Popen(COMMAND + options(out, workers=1), stderr=subprocess.DEVNULL)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not chunks(out):
+    deadline = time.monotonic() + 60
+    while not chunks(out) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
     assert process.wait(timeout=60) == 0
@@ -185,7 +186,7 @@ def test_a_worker_that_died_unnoticed():
     """Its task is lost, it says so by giving no answer, and it can be put away."""
     worker = Worker()
     worker.process.kill()
-    worker.process.wait()
+    worker.process.wait(timeout=30)
     worker.send(None, {"chunk": 0})
     assert worker.answer() is None
     worker.stop()
@@ -229,7 +230,9 @@ def test_help_loads_nothing_heavy():
         " argparse.ArgumentParser(); add_arguments(p); p.format_help(); print(sorted({'rdkit',"
         " 'tblite', 'numpy'} & set(sys.modules)))"
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    assert (
+        subprocess.check_output([sys.executable, "-c", code], text=True, timeout=60).strip() == "[]"
+    )
 
 
 def test_a_pack_too_small_to_split_is_refused(tmp_path):

@@ -280,7 +280,9 @@ def test_no_torch_is_needed(tmp_path) -> None:
         "import sys\nfrom forcelaw.cli.main import main\n"
         f"sys.exit(main(['forecast', {str(tmp_path / 't.csv')!r}]) or 9 * ('torch' in sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0 and "already trained" in done.stdout, done.stderr
 
 

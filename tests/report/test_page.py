@@ -153,14 +153,14 @@ def _render(folder: Path) -> str:
 def test_no_torch_is_imported() -> None:
     code = ("import sys, forcelaw.cli.report, forcelaw.report.analysis, forcelaw.report.html, forcelaw.report.figures; "
             "from forcelaw import fit; assert 'torch' not in sys.modules, 'torch'")  # fmt: skip
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_the_command_line_is_light_to_import() -> None:
     code = ("import sys, forcelaw.cli.report; "
             "heavy = {'polars', 'numpy', 'scipy', 'plotly', 'matplotlib', 'jinja2'} & set(sys.modules); "
             "assert not heavy, heavy")  # fmt: skip
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_a_browser_draws_every_figure_without_a_complaint(
                "--disable-background-networking", "--disable-sync", "--disable-quic", f"--user-data-dir={tmp_path}",
                "--enable-logging=stderr", "--virtual-time-budget=30000", "--window-size=1400,9000", "--dump-dom",
                written["page"].as_uri()]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=90)
     drawn = len(re.findall(r'class="main-svg"', result.stdout))
     panels = result.stdout.count("data-panel=")
     assert panels > 15 and drawn >= panels

@@ -55,7 +55,7 @@ def test_the_claim_of_a_dead_process_is_taken_at_once(tmp_path) -> None:
         "from forcelaw.store.runs import RunDirectory; import sys; sys.exit(not"
         f" RunDirectory({str(run.path)!r}).claim())"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
     assert (run.path / "claim").exists() and run.claim()
 
 
@@ -71,11 +71,11 @@ def test_a_claim_of_another_host_is_respected_until_its_lease_is_over(tmp_path) 
 
 
 def _race(path, barrier, wins):
-    barrier.wait()
+    barrier.wait(timeout=60)  # a racer that died breaks the barrier for all
     if RunDirectory(path).claim():
         with wins.get_lock():
             wins.value += 1
-    barrier.wait()
+    barrier.wait(timeout=60)
 
 
 def test_a_stale_claim_has_exactly_one_new_winner(tmp_path) -> None:
@@ -89,11 +89,15 @@ def test_a_stale_claim_has_exactly_one_new_winner(tmp_path) -> None:
         holder.write_text(json.dumps({"token": "x", "host": "elsewhere", "pid": 1}))
         os.utime(holder, (0, 0))
         barrier, wins = context.Barrier(6), context.Value("i", 0)
-        racers = [context.Process(target=_race, args=(run.path, barrier, wins)) for _ in range(6)]
+        racers = [
+            context.Process(target=_race, args=(run.path, barrier, wins), daemon=True)
+            for _ in range(6)
+        ]
         for racer in racers:
             racer.start()
         for racer in racers:
-            racer.join()
+            racer.join(timeout=90)
+        assert [racer.exitcode for racer in racers] == [0] * 6
         assert wins.value == 1
 
 

@@ -73,10 +73,12 @@ def machine(folder, environment, script, *arguments):
         env=environment | {"WORK": str(folder)},
         check=False,
         cwd=folder,
+        timeout=240,
     )
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(500)
 def test_two_bare_machines_do_a_study_in_pieces_and_the_table_comes_home(tmp_path, bare) -> None:
     pack = write_pack(tmp_path / "home" / "packs" / "p", structures=120)
     (tmp_path / "home" / "studies").mkdir()
@@ -141,6 +143,7 @@ def test_two_bare_machines_do_a_study_in_pieces_and_the_table_comes_home(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(500)
 def test_queues_of_studies_run_side_by_side_and_all_come_back(tmp_path, bare) -> None:
     write_pack(tmp_path / "packs" / "p", structures=60)
     (tmp_path / "studies").mkdir()
@@ -183,6 +186,7 @@ def test_training_imports_nothing_that_a_bare_machine_may_lack(bare) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     # torch brings torchgen, opt_einsum, sympy and the like; pydantic its three

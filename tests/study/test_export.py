@@ -249,6 +249,8 @@ def test_a_csv_is_written_where_there_is_no_polars(study, tmp_path) -> None:
         "import sys; sys.modules['polars'] = None\nfrom forcelaw.cli.main import main;"
         f" sys.exit(main(['export', {str(study)!r}, '--table', {str(tmp_path)!r}]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs.csv").exists() and not (tmp_path / "runs.parquet").exists()

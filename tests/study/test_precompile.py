@@ -37,7 +37,7 @@ def compiled(folder: Path, pack: Path, lines: list[dict]) -> dict[str, int]:
         [sys.executable, "-m", "forcelaw.study.precompile", str(pack), "90"],
         input=text,
         text=True,
-        timeout=300,
+        timeout=240,
         capture_output=True,
         env={**environment, "TRITON_CACHE_DIR": str(folder), "CUDA_VISIBLE_DEVICES": ""},
     )
@@ -48,6 +48,7 @@ def compiled(folder: Path, pack: Path, lines: list[dict]) -> dict[str, int]:
     return found
 
 
+@pytest.mark.timeout(300)
 def test_a_process_leaves_what_a_training_step_launches_in_the_cache(tmp_path) -> None:
     write_pack(tmp_path / "pack")
     once = compiled(tmp_path / "cache", tmp_path / "pack", SPECS[:1])

@@ -53,7 +53,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_table(tmp_path, capsys) -
     write_pack(tmp_path / "pack")
     (tmp_path / "t.yaml").write_text(STUDY)
     done = subprocess.run(
-        command(tmp_path, tmp_path / "a"), capture_output=True, text=True, check=False
+        command(tmp_path, tmp_path / "a"), capture_output=True, text=True, check=False, timeout=100
     )
     assert done.returncode == 0, done.stderr
     assert "6 runs finished, 0 diverged, 0 failed" in done.stdout
@@ -67,7 +67,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_table(tmp_path, capsys) -
     while not list((tmp_path / "b").glob("runs/*/result.json")) and time.monotonic() < until:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.wait(timeout=30)
     assert main(command(tmp_path, tmp_path / "b")[3:]) == 0
     assert numbers(tmp_path / "a").equals(numbers(tmp_path / "b"))
     assert (numbers(tmp_path / "a").filter(pl.col("final"))["status"] == "finished").all()
@@ -132,7 +132,7 @@ def test_help_is_instant_because_it_imports_nothing_heavy() -> None:
     )
     assert (
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
         ).stdout.strip()
         == "[]"
     )
@@ -145,7 +145,7 @@ def test_analysis_never_imports_torch() -> None:
     )
     assert (
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
         ).stdout.strip()
         == "False"
     )

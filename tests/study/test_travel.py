@@ -265,5 +265,7 @@ def test_tar_can_put_the_parts_together(tmp_path) -> None:
     run_directory(tmp_path / "out" / "runs", (5,), checkpoint=5, weight=50_000)
     state.export_study(tmp_path / "out", tmp_path / "p", "s", part=20_000, most=9)
     (tmp_path / "new").mkdir()
-    subprocess.run("cat ../p/s.tar.* | tar xf -", shell=True, cwd=tmp_path / "new", check=True)
+    subprocess.run(
+        "cat ../p/s.tar.* | tar xf -", shell=True, cwd=tmp_path / "new", check=True, timeout=60
+    )
     assert contents(tmp_path / "new" / "runs") == contents(tmp_path / "out" / "runs")

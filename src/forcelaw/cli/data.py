@@ -256,7 +256,7 @@ def _command() -> str:
 def _elements(text: str | None) -> frozenset[int] | None:
     if text is None:
         return None
-    from ..data.structure import SYMBOLS
+    from ..elements import SYMBOLS
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in SYMBOLS[1:]]

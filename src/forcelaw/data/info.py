@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..elements import SYMBOLS
 from .pack import Pack
-from .structure import SYMBOLS
 
 
 def describe(path: Path, *, as_json: bool = False) -> str:

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from .. import __version__
+from ..elements import SYMBOLS, formula
 from ..errors import DataError
 from ..progress import Progress
 from . import filters
@@ -31,7 +32,6 @@ from .readers import Block, Source, SourceOptions, open_source
 from .reference import ReferenceAccumulator, composition
 from .rotation import rotations, turn
 from .splits import TRAIN, VALIDATION, split_of, splitmix64
-from .structure import SYMBOLS, formula
 
 COUNTED_GROUPS = 1_000_000  # distinct groups are counted up to here, so that memory stays bounded
 _OWNER = "writer-"  # PACK.partial-*/writer-<host>-<pid>: whose it is, while it is being written

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..elements import MAX_Z, SYMBOLS
 from ..errors import DataError
-from .structure import MAX_Z, SYMBOLS
 
 # Singular values below this, relative to the largest, count as zero. Exact collinearity shows as
 # 1e-15; an element that occurs once in a billion structures shows as 1e-6.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..data.structure import MAX_Z, SYMBOLS
+from ..elements import MAX_Z, SYMBOLS
 from ..figures import plotly as draw_plotly
 from ..figures.spec import Figure, decimal, names, pretty
 from ..figures.style import DARK, Look

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...elements import SYMBOLS
 from ...errors import DataError
 from ...files import file_sha256
 from ...progress import duration
@@ -19,7 +20,6 @@ from ..pack import PackWriter
 from ..prepare import PackBuild, PrepareOptions, summary
 from ..readers import Block
 from ..splits import TRAIN, VALIDATION, split_of
-from ..structure import SYMBOLS
 from .conformers import POSITION_QUANTUM, Distribution
 from .fragments import CHAINS, LINKERS, RINGS, SMALL, SUBSTITUENTS
 from .label import ACCURACY, METHOD

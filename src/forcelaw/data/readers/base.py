@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from ... import units
+from ...elements import MAX_Z
 from ...errors import DataError
 from ...files import file_sha256
 from ..pack import NO_CHARGE, NO_SPIN
-from ..structure import MAX_Z, SYMBOLS
 
 BLOCK_STRUCTURES, BLOCK_ATOMS = 4096, 131_072
 MISSING_ENERGY, MISSING_FORCES = 1, 2  # bits of Block.missing
-Z_OF = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
 
 
 @dataclass(frozen=True)

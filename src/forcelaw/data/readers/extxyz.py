@@ -20,12 +20,12 @@ from typing import Any, TextIO
 import numpy as np
 from ase.io.extxyz import key_val_str_to_dict
 
+from ...elements import Z_OF
 from ...errors import DataError
 from ..pack import NO_CHARGE, NO_SPIN
 from .base import (
     MISSING_ENERGY,
     MISSING_FORCES,
-    Z_OF,
     Block,
     Source,
     SourceOptions,

@@ -25,9 +25,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ...elements import formula
 from ...errors import DataError
 from ..pack import NO_CHARGE, group_hash
-from ..structure import formula
 from .base import (
     BLOCK_STRUCTURES,
     MISSING_ENERGY,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...elements import SYMBOLS
 from ...errors import DataError
 from ...progress import Progress
 from .. import filters
@@ -20,7 +21,6 @@ from ..pack import NO_CHARGE, NO_SPIN
 from ..prepare import GroupCounter, formula_hashes
 from ..readers import Block, Source, SourceOptions, open_source
 from ..reference import ReferenceAccumulator, composition
-from ..structure import SYMBOLS
 from .force_energy import ConsistencyTest, Verdict
 from .units import bond_ratios, energy_doubt, free_atoms, length_doubt
 

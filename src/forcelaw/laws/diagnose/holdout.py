@@ -76,7 +76,7 @@ def holdout(
                 "high": band.high,
                 "true": held["loss"],
                 "x": clock[above],
-                "n": held.get("n", None),
+                "n": held["n"] if "n" in held else None,  # noqa: SIM401  (no dict)
             }
         )
         if p < EACH:

@@ -25,8 +25,9 @@ from forcelaw.data.pack import Pack
 from forcelaw.data.schedule import Feed
 from forcelaw.models import ARCHITECTURES, ModelConfig, build
 from forcelaw.models.sizing import size
+from forcelaw.training.config import TrainOptions
 from forcelaw.training.optimizer import ScheduleFreeAdamW
-from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.training.spec import data_options, plan_for, training_set
 from forcelaw.training.step import EagerStep, GraphStep, Step, new_stats
 
 WAYS = {"eager": (EagerStep, False), "graph": (GraphStep, False), "compiled": (GraphStep, True)}

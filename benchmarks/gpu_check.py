@@ -18,8 +18,9 @@ from forcelaw.data.pack import Pack
 from forcelaw.models import ARCHITECTURES
 from forcelaw.models.sizing import size
 from forcelaw.store.runs import RunDirectory
+from forcelaw.training.config import TrainOptions
 from forcelaw.training.loop import train
-from forcelaw.training.spec import TrainOptions, data_options, resolve
+from forcelaw.training.spec import data_options, resolve
 
 
 def run_once(

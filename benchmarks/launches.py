@@ -33,8 +33,9 @@ from forcelaw.data.schedule import Feed
 from forcelaw.models import build
 from forcelaw.models.sizing import size
 from forcelaw.study.precompile import pretend
+from forcelaw.training.config import TrainOptions
 from forcelaw.training.optimizer import ScheduleFreeAdamW
-from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.training.spec import data_options, plan_for, training_set
 from forcelaw.training.step import Step, new_stats
 
 ROOT = Path(__file__).resolve().parent.parent

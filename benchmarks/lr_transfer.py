@@ -24,15 +24,10 @@ from forcelaw.data.device_dataset import Shard
 from forcelaw.data.pack import Pack
 from forcelaw.data.schedule import Feed, Window
 from forcelaw.models import ARCHITECTURES, ModelConfig, build, make_config
+from forcelaw.training.config import TrainOptions
 from forcelaw.training.evaluate import evaluate
 from forcelaw.training.optimizer import ScheduleFreeAdamW
-from forcelaw.training.spec import (
-    TrainOptions,
-    data_options,
-    plan_for,
-    training_set,
-    validation_set,
-)
+from forcelaw.training.spec import data_options, plan_for, training_set, validation_set
 from forcelaw.training.step import EagerStep, new_stats
 
 SAMPLE = Path(__file__).resolve().parents[1] / "src" / "forcelaw" / "data" / "sample"

@@ -38,10 +38,11 @@ from forcelaw.store.runs import runs
 from forcelaw.study.config import load
 from forcelaw.study.worker import work
 from forcelaw.training import step as step_module
+from forcelaw.training.config import TrainOptions
 from forcelaw.training.cooperative import on_stream
 from forcelaw.training.loop import compiled
 from forcelaw.training.optimizer import ScheduleFreeAdamW
-from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.training.spec import data_options, plan_for, training_set
 from forcelaw.training.step import EagerStep, GraphStep, new_stats
 
 AHEAD_SECONDS = 0.1  # work queued for each run

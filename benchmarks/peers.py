@@ -143,7 +143,8 @@ def stream(pack: Any, atoms: int, count: int, device: torch.device) -> tuple[Any
     """Plan and window of the first ``count`` batches of about ``atoms`` atoms: the same ones for
     every side."""
     from forcelaw.data.schedule import Feed
-    from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set
+    from forcelaw.training.config import TrainOptions
+    from forcelaw.training.spec import data_options, plan_for, training_set
 
     indices, options = training_set(pack), TrainOptions(batch_atoms=atoms)
     natoms = np.diff(pack.offsets)[indices]
@@ -420,8 +421,9 @@ def run_ours(args: argparse.Namespace, case: Case, device: torch.device, turns: 
     from forcelaw.models import build
     from forcelaw.models.sizing import size
     from forcelaw.training import loop
+    from forcelaw.training.config import TrainOptions
     from forcelaw.training.optimizer import ScheduleFreeAdamW
-    from forcelaw.training.spec import TrainOptions, data_options
+    from forcelaw.training.spec import data_options
     from forcelaw.training.step import EagerStep, GraphStep, new_stats
 
     small = args.sizes == "small"

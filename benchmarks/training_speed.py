@@ -30,9 +30,10 @@ from forcelaw.models import ARCHITECTURES, architecture, build
 from forcelaw.models.sizing import size
 from forcelaw.training import loop
 from forcelaw.training import step as step_module
+from forcelaw.training.config import TrainOptions
 from forcelaw.training.loss import loss_terms
 from forcelaw.training.optimizer import ScheduleFreeAdamW
-from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.training.spec import data_options, plan_for, training_set
 from forcelaw.training.step import CLASSES, EagerStep, GraphStep, Step, new_stats
 
 

@@ -14,9 +14,10 @@ from forcelaw.data.device_dataset import Shard
 from forcelaw.data.schedule import Window
 from forcelaw.models import ARCHITECTURES, build
 from forcelaw.models.sizing import size
+from forcelaw.training.config import TrainOptions
 from forcelaw.training.evaluate import Evaluation
 from forcelaw.training.optimizer import ScheduleFreeAdamW
-from forcelaw.training.spec import TrainOptions, data_options
+from forcelaw.training.spec import data_options
 from forcelaw.training.step import Step, new_stats
 from tests.packs import write_pack
 

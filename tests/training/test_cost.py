@@ -12,9 +12,10 @@ from forcelaw.data.pack import Pack
 from forcelaw.data.sample import sample_path
 from forcelaw.models import build
 from forcelaw.models.sizing import size
+from forcelaw.training.config import TrainOptions, cost_factor
 from forcelaw.training.loss import loss_terms
 from forcelaw.training.optimizer import ScheduleFreeAdamW
-from forcelaw.training.spec import TrainOptions, cost_factor, data_options
+from forcelaw.training.spec import data_options
 from forcelaw.training.step import EagerStep, new_stats
 
 BATCH = 4

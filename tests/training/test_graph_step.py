@@ -12,8 +12,9 @@ from forcelaw.data.schedule import Feed
 from forcelaw.models import build
 from forcelaw.models.sizing import size
 from forcelaw.training import step as module
+from forcelaw.training.config import TrainOptions
 from forcelaw.training.optimizer import ScheduleFreeAdamW
-from forcelaw.training.spec import TrainOptions, data_options, plan_for, training_set
+from forcelaw.training.spec import data_options, plan_for, training_set
 from forcelaw.training.step import EagerStep, GraphStep, new_stats
 from tests.packs import write_pack
 

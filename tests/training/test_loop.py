@@ -15,16 +15,10 @@ from forcelaw.models import ARCHITECTURES, build
 from forcelaw.models.sizing import size
 from forcelaw.store.runs import RunDirectory, content_id
 from forcelaw.training import checkpoint
+from forcelaw.training.config import TrainOptions, evaluation_steps, warmup_steps
 from forcelaw.training.evaluate import evaluate, symmetry_error
 from forcelaw.training.loop import train
-from forcelaw.training.spec import (
-    TrainOptions,
-    data_options,
-    evaluation_steps,
-    resolve,
-    validation_set,
-    warmup_steps,
-)
+from forcelaw.training.spec import data_options, resolve, validation_set
 from tests.packs import write_pack
 
 

@@ -10,9 +10,10 @@ from forcelaw.data.schedule import Window, random_rotations
 from forcelaw.graph import build_graph
 from forcelaw.models import build
 from forcelaw.models.sizing import size
+from forcelaw.training.config import TrainOptions
 from forcelaw.training.loss import loss_terms
 from forcelaw.training.optimizer import ScheduleFreeAdamW
-from forcelaw.training.spec import TrainOptions, data_options
+from forcelaw.training.spec import data_options
 from forcelaw.training.step import Step, new_stats
 from forcelaw.training.symmetry_loss import STREAM, penalty, rotated
 from tests.packs import write_pack

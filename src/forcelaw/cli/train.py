@@ -320,8 +320,9 @@ def handle_train(args: argparse.Namespace) -> int:
     from ..progress import Progress, count, duration
     from ..store.runs import RunDirectory
     from ..study.config import explain
+    from ..training.config import TrainOptions
     from ..training.loop import train
-    from ..training.spec import TrainOptions, data_options, resolve
+    from ..training.spec import data_options, resolve
 
     if args.data == "sample":
         from ..data.sample import sample_path

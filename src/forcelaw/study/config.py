@@ -27,7 +27,7 @@ from ..store.runs import RunDirectory, content_id, runs
 from .reuse import Shared
 
 if TYPE_CHECKING:
-    from ..training.spec import TrainOptions
+    from ..training.config import TrainOptions
 
 FORBID = ConfigDict(extra="forbid", frozen=True)
 
@@ -280,7 +280,7 @@ def train_options(study: Study, a: ArchitectureSpec | None = None) -> TrainOptio
     """Options of the training loop of an entry (of the study without one): its own keys over the
     study's. The two rules for the batch exclude each other, so an entry that gives one takes back
     the other."""
-    from ..training.spec import TrainOptions
+    from ..training.config import TrainOptions
 
     own = a.train if a is not None else {}
     rules = {"batch_molecules", "batch_atoms"}

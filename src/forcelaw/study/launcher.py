@@ -64,8 +64,9 @@ def estimate(planner: Planner) -> dict[str, Rate]:
 
     from ..data.device_dataset import Shard
     from ..models import build
+    from ..training.config import cost_factor
     from ..training.loss import loss_terms
-    from ..training.spec import cost_factor, training_set
+    from ..training.spec import training_set
 
     pack, out = planner.pack, {}
     rows_in_pack = training_set(pack, 512)

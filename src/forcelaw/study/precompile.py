@@ -75,9 +75,10 @@ def step(pack: Any, config: Any, precision: str) -> int:
     from .. import ops
     from ..data.schedule import Feed, random_rotations
     from ..models import build
+    from ..training.config import TrainOptions
     from ..training.loss import loss_terms
     from ..training.optimizer import ScheduleFreeAdamW
-    from ..training.spec import TrainOptions, plan_for, training_set
+    from ..training.spec import plan_for, training_set
     from ..training.step import new_stats
 
     indices, dtype = (

@@ -19,11 +19,12 @@ from ..models import ForceField, build
 from ..progress import Progress
 from ..store.runs import RunDirectory
 from . import checkpoint
+from .config import evaluation_steps, warmup_steps
 from .cooperative import Training, Turn, drive
 from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
 from .optimizer import ScheduleFreeAdamW
-from .spec import RunSpec, evaluation_steps, plan_for, training_set, validation_set, warmup_steps
+from .spec import RunSpec, plan_for, training_set, validation_set
 from .step import NEVER, EagerStep, GraphStep, new_stats
 
 CHECKPOINT_SECONDS = 60.0

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from .. import __version__
 from ..data import splits
@@ -17,62 +17,7 @@ from ..errors import DataError, StudyError
 from ..models import architecture, make_config
 from ..models.base import Flops, ModelConfig
 from ..models.sizing import count_parameters
-
-
-class TrainOptions(BaseModel):
-    """How to train; the same for every architecture of a study. Extra keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    batch_molecules: int | None = Field(None, ge=1, description="structures a step")
-    batch_atoms: int | None = Field(
-        None, ge=1, description="or: as many structures as fit into that many atoms"
-    )
-    warmup: int = Field(100, ge=0, description="steps of linear warm-up; at most 5% of the run")
-    clip: float | None = Field(
-        100.0, gt=0, description="gradient norm above which gradients are scaled down"
-    )
-    beta1: float = Field(0.9, gt=0, lt=1)
-    beta2: float = Field(
-        0.999,
-        gt=0,
-        lt=1,
-        description=(
-            "decay of Adam's second moment; where runs spike at a good rate 0.99 is "
-            "steadier (LABLOG, 2026-11-28)"
-        ),
-    )
-    weight_decay: float = Field(0.0, ge=0)
-    augment: bool = Field(
-        False, description="a fresh random rotation of every structure at every step"
-    )
-    symmetry_rotations: int = Field(
-        0,
-        ge=0,
-        le=64,
-        description=(
-            "M: turned copies of every structure a step on which the "
-            "symmetry loss is measured; 0 is none (symmetry.py)"
-        ),
-    )
-    symmetry_weight: float = Field(1.0, gt=0, description="of the symmetry loss")
-    symmetry_penalty: Literal["square", "norm"] = Field(
-        "square", description="of an asymmetry; a norm can hold a model at zero"
-    )
-    precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
-    evaluations: int = Field(
-        20, ge=2, description="evaluations, at steps equally spaced in the logarithm"
-    )
-    first_evaluation: int = Field(50, ge=1, description="step of the first one")
-    validation_structures: int = Field(
-        1000, ge=1, description="structures of the fixed validation set that are used"
-    )
-
-    @model_validator(mode="after")
-    def _one_batch_rule(self) -> TrainOptions:
-        if (self.batch_molecules is None) == (self.batch_atoms is None):
-            raise ValueError("give batch_molecules or batch_atoms, and not both")
-        return self
+from .config import TrainOptions, cost_factor
 
 
 class RunSpec(BaseModel):
@@ -114,17 +59,6 @@ class RunSpec(BaseModel):
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
-
-
-def cost_factor(forces: str, symmetry_rotations: int) -> float:
-    """Training FLOPs over those of a step with direct forces and no symmetry loss, which is three
-    forward passes.
-
-    Gradient forces take six: each product of the forward pass and of the pass for the forces is
-    differentiated twice (tests/train/test_cost.py has the counter's figures). Each turned copy is
-    one structure more.
-    """
-    return (2.0 if forces == "conservative" else 1.0) * (1 + symmetry_rotations)
 
 
 def data_options(
@@ -276,16 +210,3 @@ def plan_for(natoms: np.ndarray, atoms_total: float, seed: int, options: TrainOp
         molecules=options.batch_molecules,
         atoms=options.batch_atoms,
     )
-
-
-def evaluation_steps(steps: int, options: TrainOptions) -> list[int]:
-    """Steps after which the run is evaluated: logarithmically spaced, fixed before training, always
-    including the last."""
-    first = min(options.first_evaluation, steps)
-    points = np.geomspace(first, steps, options.evaluations)
-    return sorted({int(p) for p in np.rint(points)} | {steps})
-
-
-def warmup_steps(steps: int, options: TrainOptions) -> int:
-    """Warm-up of a run: the option, or 5% of the run if that is less."""
-    return min(options.warmup, max(1, steps // 20)) if options.warmup else 0

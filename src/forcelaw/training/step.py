@@ -18,9 +18,9 @@ from ..data.device_dataset import Targets
 from ..data.schedule import Plan, Window, random_rotations
 from ..graph import GraphBatch
 from ..models import ForceField
+from .config import TrainOptions
 from .loss import loss_terms
 from .optimizer import ScheduleFreeAdamW
-from .spec import TrainOptions
 from .symmetry_loss import penalty
 
 NEVER = 2.0**53  # "no step": larger than any, and exact in float64

@@ -11,7 +11,7 @@ perfectly symmetric. Leaving it by a small step eps that is not yet symmetric ea
 the loss and costs about 1.4 eps in the norm, but only eps^2 in the square.
 
 Every rotation is one more forward and backward pass: a step costs M + 1 times the FLOPs
-(:func:`forcelaw.training.spec.cost_factor`).
+(:func:`forcelaw.training.config.cost_factor`).
 """
 
 from __future__ import annotations

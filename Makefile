@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint format types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/forcelaw run studies/quickstart.yaml --device cpu
@@ -15,7 +15,15 @@ test: $(VENV)/.tested
 	$(THREADS) $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.tested
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.tested
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.tested
+	$(BIN)/mypy
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "forcelaw needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
@@ -25,12 +33,12 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up: installing what forcelaw needs into $(VENV)"
 	@$(PIP) torch
-	@$(PIP) --editable .
+	@$(PIP) --editable '.[train,report]'
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	@$(PIP) --editable '.[test,generate,aselmdb]'
+	@$(PIP) --editable '.[test]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) out build .pytest_cache .ruff_cache
+	rm -rf $(VENV) out build .pytest_cache .ruff_cache .mypy_cache

@@ -16,6 +16,12 @@ def predict(name: str, p: dict[str, float], x: dict[str, np.ndarray]) -> np.ndar
         return p["F"] * x["c" if name == "frontier" else "h"] ** -p["gamma"] + p["E"]
     if name in ("surface", "surface_cost"):
         return p["E"] + p["A"] * x["n"] ** -p["alpha"] + p["B"] * x["d"] ** -p["beta"]
+    if name == "coupled":
+        terms = p["A"] * x["n"] ** -p["alpha"], p["B"] * x["d"] ** -p["beta"]
+        return p["E"] + (terms[0] ** p["p"] + terms[1] ** p["p"]) ** (1 / p["p"])
+    if name == "kaplan":
+        n_c, d_c = p["A"] ** (1 / p["alpha"]), p["B"] ** (1 / p["beta"])
+        return p["E"] + ((n_c / x["n"]) ** (p["alpha"] / p["beta"]) + d_c / x["d"]) ** p["beta"]
     if name == "broken":
         return (
             p["A"]

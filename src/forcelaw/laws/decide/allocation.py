@@ -103,11 +103,10 @@ class Allocation:
     def _at(self, c: Any, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values = self.surface.law.natural(theta, self.surface.centre)
         values = {name: value[:, None] for name, value in values.items()}
-        n, d = optimal(values, np.log(np.atleast_1d(np.asarray(c, float)))[None], self.cost)
-        loss = (
-            values["E"] + values["A"] * n ** -values["alpha"] + values["B"] * d ** -values["beta"]
-        )
-        return n, d, loss
+        law = self.surface.law
+        log_c = np.log(np.atleast_1d(np.asarray(c, float)))[None]
+        n, d = optimal(values, log_c, self.cost, law.norm(values))
+        return n, d, law.loss(values, n, d)
 
     def table(self, c: Any) -> dict[str, np.ndarray]:
         """c, n, d, loss and their intervals (n_low, n_high, d_low, d_high, loss_low, loss_high) at
@@ -162,14 +161,16 @@ class Allocation:
         )
 
 
-def optimal(values: dict[str, Any], log_c: np.ndarray, cost: Cost) -> tuple[np.ndarray, np.ndarray]:
-    """N*, D* minimising A N^-alpha + B D^-beta at k N^p D^q = C. At the optimum alpha A N^-alpha /
-    p = beta B D^-beta / q (Lagrange), which with the constraint is linear in ln N and ln D."""
+def optimal(
+    values: dict[str, Any], log_c: np.ndarray, cost: Cost, norm: Any = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """N*, D* minimising (A N^-alpha)^norm + (B D^-beta)^norm at k N^p D^q = C. At the optimum
+    alpha (A N^-alpha)^norm / p = beta (B D^-beta)^norm / q (Lagrange), which with the constraint
+    is linear in ln N and ln D."""
     alpha, beta = values["alpha"], values["beta"]
     rest = log_c - np.log(cost.k)
-    tilt = np.log(alpha * values["A"] / cost.p) - np.log(
-        beta * values["B"] / cost.q
-    )  # alpha ln N - beta ln D
+    tilt = np.log(values["A"]) - np.log(values["B"])  # alpha ln N - beta ln D
+    tilt = tilt + (np.log(alpha / cost.p) - np.log(beta / cost.q)) / norm
     total = beta * cost.p + alpha * cost.q
     ln_n = (beta * rest + cost.q * tilt) / total
     ln_d = (alpha * rest - cost.p * tilt) / total
@@ -181,7 +182,7 @@ def compute_optimal(
 ) -> Allocation:
     """Allocation on a fitted surface; ``cost`` is "6nd", a factor k, a :class:`Cost` or runs with
     measured FLOPs."""
-    if surface.law.name not in ("surface", "surface_cost"):
+    if surface.law.name not in ("surface", "surface_cost", "coupled", "kaplan"):
         raise FitError(
             f"a compute-optimal allocation needs a surface, not {surface.law.name}",
             where="compute_optimal",

@@ -275,7 +275,8 @@ def attach(
     point, point_derived = quantities(result, theta)
     kind = "jackknife" if method.startswith("jackknife") else method
     reference = intervals.references(result, lambda many: dict(ChainMap(*quantities(result, many))))
-    held = set(values) - set(result.law.names) | set(result.diagnostics.get("fixed", []))
+    named = {*result.law.names, *result.law.tied}
+    held = set(values) - named | set(result.diagnostics.get("fixed", []))
     ends = set(result.diagnostics.get("bounds_hit", [])) & set(result.law.soft)
     for target, many, one in (
         (result.parameters, values, point),

@@ -9,6 +9,7 @@ from ...errors import FitError
 from ...plugins import resolve
 from .base import Floor, Law
 from .broken import Broken
+from .coupled import Coupled, Kaplan
 from .data_constrained import DataConstrained
 from .data_constrained_by_size import DataConstrainedBySize
 from .frontier import FrontierFlops, FrontierHours
@@ -25,6 +26,8 @@ LAWS: dict[str, type[Law]] = {
     "frontier": FrontierFlops,
     "frontier_hours": FrontierHours,
     "surface_cost": SurfaceCost,
+    "coupled": Coupled,
+    "kaplan": Kaplan,
     "data_constrained": DataConstrained,
     "data_constrained_by_size": DataConstrainedBySize,
     "broken": Broken,

@@ -22,6 +22,7 @@ class DataConstrained(Surface):
     name = "data_constrained"
     formula = "L = E + A N'^-alpha + B D'^-beta, D' = U (1 + R_D (1 - exp(-R/R_D))), R = D/U - 1"
     roles = ("n", "d", "u")
+    can_tie = False
     shapes = ("alpha", "beta", "R_D", "R_N")
     logs = ("R_D", "R_N")
     soft = ("R_D", "R_N")

@@ -33,6 +33,7 @@ class DataConstrainedBySize(Surface):
         " N)^-rho"
     )
     roles = ("n", "d", "u")
+    can_tie = False
     shapes = ("alpha", "beta", "R_D", "rho")
     logs = ("R_D",)
     soft = ("R_D", "rho")

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from .base import Law, Terms
+from ...errors import FitError
+from .base import Floor, Law, Terms
+
+TIES = ("alpha=beta", "beta=alpha")
 
 
 class Surface(Law):
     """L(N, D) = E + A N^-alpha + B D^-beta.
 
     Derived for C = k N D: N* ~ C^a, D* ~ C^b with a = beta/(alpha+beta), b = alpha/(alpha+beta),
-    and L* - E ~ C^-gamma with gamma = alpha beta/(alpha+beta).
+    and L* - E ~ C^-gamma with gamma = alpha beta/(alpha+beta). With ``tie="alpha=beta"`` both
+    exponents are one parameter, alpha.
     """
 
     name = "surface"
@@ -22,17 +26,42 @@ class Surface(Law):
     roles = ("n", "d")
     coefficients = ("A", "B")
     shapes = ("alpha", "beta")
+    can_tie: ClassVar[bool] = True
+
+    def __init__(self, floor: Floor | None = None, tie: str | None = None, **options: Any):
+        super().__init__(floor, **options)
+        if tie is None:
+            return
+        if not self.can_tie:
+            raise FitError(
+                f"law {self.name} cannot tie its exponents",
+                where="tie",
+                remedy="use surface, surface_cost or coupled",
+            )
+        if tie.replace(" ", "") not in TIES:
+            raise FitError(f"the tie {tie!r} is not known", where="tie", remedy=f"give {TIES[0]!r}")
+        self.tied = {"beta": "alpha"}
+        self.shapes = tuple(name for name in self.shapes if name != "beta")  # type: ignore[misc]
+        self.formula = self.formula.replace("beta", "alpha")  # type: ignore[misc]
+
+    def exponents(self, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """alpha and beta [B, 1] of psi [B, Q]."""
+        return psi[:, :1], psi[:, :1] if self.tied else psi[:, 1:2]
 
     def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
         u, v = x["n"], x["d"]
-        return [-psi[:, :1] * u, -psi[:, 1:2] * v], [(0, 0, -u), (1, 1, -v)]
+        alpha, beta = self.exponents(psi)
+        return [-alpha * u, -beta * v], [(0, 0, -u), (1, 0 if self.tied else 1, -v)]
 
     def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+        if self.tied:
+            return np.geomspace(0.02, 3.0, 96)[:, None]
         axis = np.geomspace(0.02, 3.0, 24)
         return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
 
     def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
-        return np.column_stack([psi[:, 0] * centre["n"], psi[:, 1] * centre["d"]])
+        alpha, beta = self.exponents(psi)
+        return np.concatenate([alpha * centre["n"], beta * centre["d"]], axis=1)
 
     def derived(
         self, values: dict[str, np.ndarray], context: dict[str, Any]
@@ -44,3 +73,28 @@ class Surface(Law):
                 "b": alpha / (alpha + beta),
                 "gamma": alpha * beta / (alpha + beta),
             }
+
+    def norm(self, values: dict[str, np.ndarray]) -> np.ndarray | float:
+        """p of the p-norm that joins the terms of N and D; 1 is their sum."""
+        return 1.0
+
+    def loss(self, values: dict[str, np.ndarray], n: np.ndarray, d: np.ndarray) -> np.ndarray:
+        """L of named parameter values at N and D, broadcast."""
+        return (
+            values["E"] + values["A"] * n ** -values["alpha"] + values["B"] * d ** -values["beta"]
+        )
+
+    def local_exponents(
+        self, theta: np.ndarray, values: dict[str, Any], centre: dict[str, float]
+    ) -> dict[str, np.ndarray]:
+        """-d ln L / d ln N and -d ln L / d ln D ([B, n] under "n" and "d") of theta [B, P] at the
+        given N and D: what a measurement of L there shows, floor included."""
+        theta = np.atleast_2d(theta)
+        n, d = np.broadcast_arrays(
+            *(np.atleast_1d(np.asarray(values[role], float)) for role in ("n", "d"))
+        )
+        x, _ = self.prepare({"n": n, "d": d}, centre)
+        jac = self.residuals(theta, x, np.zeros(1))[1]
+        assert jac is not None
+        alpha, beta = self.exponents(theta[:, self.n_columns :])
+        return {"n": alpha * jac[:, 0], "d": beta * jac[:, 1]}

@@ -85,9 +85,14 @@ def _common(parser: argparse.ArgumentParser, *, law: bool = True) -> None:
             "--law",
             default="surface",
             help=(
-                "power, power_floor, surface, surface_cost, frontier, frontier_hours,"
+                "power, power_floor, surface, surface_cost, coupled, kaplan, frontier, frontier_hours,"
                 " data_constrained, data_constrained_by_size, broken or shifted (default: surface)"
             ),
+        )
+        fitting.add_argument(
+            "--tie",
+            metavar="TIE",
+            help="alpha=beta: one exponent for N and D (surface, surface_cost, coupled)",
         )
     fitting.add_argument(
         "--objective",
@@ -520,6 +525,15 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _law(args: argparse.Namespace) -> Any:
+    """The law as named, or made with its tie."""
+    if args.tie is None:
+        return args.law
+    from ..laws.forms import make
+
+    return make(args.law, _floor(args.floor), tie=args.tie)
+
+
 def _say(args: argparse.Namespace, text: str) -> None:
     print(text, file=sys.stderr if args.json == "-" else sys.stdout)
 
@@ -539,7 +553,7 @@ def _fit(args: argparse.Namespace) -> int:
         )
         _say(args, f"  WARNING: {runs.notes[-1]}")
     options = {"x": args.x} if args.x else {}
-    result = fit(runs, args.law, fixed=_numbers(args.fix, "--fix"), **_settings(args), **options)
+    result = fit(runs, _law(args), fixed=_numbers(args.fix, "--fix"), **_settings(args), **options)
     content = result.to_dict()
     if args.profile and result.ok:
         from ..laws.fit.floor_profile import profile_floor
@@ -617,7 +631,7 @@ def _compare(args: argparse.Namespace) -> int:
     )
     result = compare(
         runs,
-        args.law,
+        _law(args),
         quantities_tested=asked,
         paired=False if args.unpaired else "auto",
         permutations=args.permutations,
@@ -647,7 +661,7 @@ def _diagnose(args: argparse.Namespace) -> int:
     }
     found = {}
     for name, part in runs.groups().items():
-        found[name] = diagnose(part, args.law, x=args.x, **settings)
+        found[name] = diagnose(part, _law(args), x=args.x, **settings)
         _say(args, "\n" + found[name].summary())
         if args.figure:
             from ..laws.figures import check_path, draw_diagnose

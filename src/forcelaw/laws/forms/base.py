@@ -43,7 +43,7 @@ class Law:
     logs: ClassVar[tuple[str, ...]] = ()  # shapes whose internal form is the logarithm
     floor_name: ClassVar[str] = "E"
     default_floor: ClassVar[Floor] = "free"
-    tied: dict[str, str] = {}  # shape that is given by another one -> that one
+    tied: ClassVar[dict[str, str]] = {}  # shape that is given by another one -> that one
     soft: ClassVar[tuple[str, ...]] = ()  # shapes that may end at a bound without spoiling the rest
     change: ClassVar[str] = (
         # shape that is zero in the plainer law, whose companions then mean nothing (see

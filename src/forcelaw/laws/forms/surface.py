@@ -40,7 +40,7 @@ class Surface(Law):
             )
         if tie.replace(" ", "") not in TIES:
             raise FitError(f"the tie {tie!r} is not known", where="tie", remedy=f"give {TIES[0]!r}")
-        self.tied = {"beta": "alpha"}
+        self.tied = {"beta": "alpha"}  # type: ignore[misc]
         self.shapes = tuple(name for name in self.shapes if name != "beta")  # type: ignore[misc]
         self.formula = self.formula.replace("beta", "alpha")  # type: ignore[misc]
 

@@ -195,7 +195,9 @@ def handle_run(args: argparse.Namespace) -> int:
     from ..study.worker import headroom
 
     if args.schema:
-        print(json.dumps(studies.Study.model_json_schema(), indent=1))
+        from ..study.schema import study_schema
+
+        print(json.dumps(study_schema(), indent=1))
         return 0
     if args.study is None:
         raise StudyError("no study file given", remedy="forcelaw run studies/quickstart.yaml")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ..training.config import TrainOptions
 
 FORBID = ConfigDict(extra="forbid", frozen=True)
+# keys of a model's configuration that come from the data, the size or the study
+RESERVED = ("architecture", "width", "elements", "scale", "cutoff", "mean_degree", "forces")
 
 
 class Replicates(BaseModel):
@@ -127,16 +129,22 @@ class Sweep(BaseModel):
 
 
 class LearningRate(BaseModel):
-    """Either a sweep, or one value for all (architectures may override it)."""
+    """A sweep, or one value for all (architectures may override it); without either, the default
+    of each architecture. A number stands for ``{value: NUMBER}``."""
 
     model_config = FORBID
 
     sweep: Sweep | None = None
-    value: float | None = Field(None, gt=0)
+    value: float | None = Field(None, gt=0, description="at the muP base width, for all entries")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"value": value} if isinstance(value, (int, float, str)) else value
 
     @model_validator(mode="after")
-    def _one(self) -> LearningRate:
-        if (self.sweep is None) == (self.value is None):
+    def _at_most_one(self) -> LearningRate:
+        if self.sweep is not None and self.value is not None:
             raise ValueError("give sweep or value, and not both")
         return self
 
@@ -165,8 +173,11 @@ class Study(BaseModel):
     )
     cutoff: float = Field(6.0, gt=0, description="Angstrom")
     forces: Literal["direct", "conservative"] = "direct"
-    train: dict[str, Any] = Field(description="options of the training loop")
-    learning_rate: LearningRate
+    train: dict[str, Any] = Field(default_factory=dict, description="options of the training loop")
+    learning_rate: LearningRate = Field(
+        default_factory=LearningRate,
+        description="by default that of each architecture, as in `forcelaw train`",
+    )
     share: list[str] = Field(
         default_factory=list,
         description=(
@@ -308,10 +319,9 @@ def _check_contents(study: Study, where: str) -> None:
                 remedy=f"use one of: {', '.join(ARCHITECTURES)}",
             )
         fields = ARCHITECTURES[a.name].config.model_fields
-        reserved = ("architecture", "width", "elements", "scale", "cutoff", "mean_degree", "forces")
         for option in a.options:
-            if option not in fields or option in reserved:
-                free = [f for f in fields if f not in (*reserved, "depth")]
+            if option not in fields or option in RESERVED:
+                free = [f for f in fields if f not in (*RESERVED, "depth")]
                 raise StudyError(
                     f"{a.name} has no option {option!r}",
                     where=f"{where}, key architectures.{k}.options",
@@ -515,6 +525,8 @@ class Planner:
     def learning_rate(self, a: ArchitectureSpec, runs: Path) -> float | None:
         """The rate to use for an entry: given, or the best of its finished sweep; None while that
         is running."""
+        from ..models import ARCHITECTURES
+
         if a.sweep_of is not None:
             return self.learning_rate(self.entries[a.sweep_of], runs)
         if a.learning_rate is not None:
@@ -522,7 +534,9 @@ class Planner:
         if self.study.learning_rate.value is not None:
             return self.study.learning_rate.value
         rule = self.study.learning_rate.sweep
-        return best_rate(self.swept(a, runs), runs, rule.within if rule else 0.0)
+        if rule is None:
+            return ARCHITECTURES[a.name].learning_rate
+        return best_rate(self.swept(a, runs), runs, rule.within)
 
     def waits(self, a: ArchitectureSpec, runs: Path) -> bool:
         """Whether the grid of an entry cannot be planned yet because a sweep is not over."""

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+BATCH_MOLECULES = 16  # structures a step, unless a study or a command says otherwise
 
 
 class TrainOptions(BaseModel):
-    """How to train; the same for every architecture of a study. Extra keys are errors."""
+    """How to train; the same for every architecture of a study. Extra keys are errors.
+
+    The keys of ``train`` in a study, and options of ``forcelaw train`` under the same names.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    batch_molecules: int | None = Field(None, ge=1, description="structures a step")
+    batch_molecules: int | None = Field(
+        None, ge=1, description=f"structures a step (default: {BATCH_MOLECULES})"
+    )
     batch_atoms: int | None = Field(
-        None, ge=1, description="or: as many structures as fit into that many atoms"
+        None, ge=1, description="instead: as many structures as fit into that many atoms"
     )
     warmup: int = Field(100, ge=0, description="steps of linear warm-up; at most 5% of the run")
     clip: float | None = Field(
         100.0, gt=0, description="gradient norm above which gradients are scaled down"
     )
-    beta1: float = Field(0.9, gt=0, lt=1)
+    beta1: float = Field(0.9, gt=0, lt=1, description="momentum of schedule-free AdamW")
     beta2: float = Field(
         0.999,
         gt=0,
         lt=1,
-        description=(
-            "decay of Adam's second moment; where runs spike at a good rate 0.99 is "
-            "steadier (LABLOG, 2026-11-28)"
-        ),
+        description="decay of Adam's second moment; 0.99 is steadier where runs spike",
     )
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
     augment: bool = Field(
         False, description="a fresh random rotation of every structure at every step"
     )
@@ -40,22 +43,33 @@ class TrainOptions(BaseModel):
         ge=0,
         le=64,
         description=(
-            "M: turned copies of every structure a step on which the "
-            "symmetry loss is measured; 0 is none (symmetry.py)"
+            "rotated copies of every structure a step on which the symmetry loss is measured;"
+            " M copies make a step M + 1 times as expensive"
         ),
     )
-    symmetry_weight: float = Field(1.0, gt=0, description="of the symmetry loss")
+    symmetry_weight: float = Field(1.0, gt=0, description="weight of the symmetry loss")
     symmetry_penalty: Literal["square", "norm"] = Field(
-        "square", description="of an asymmetry; a norm can hold a model at zero"
+        "square",
+        description="how an asymmetry is penalised; a norm can hold a model at zero",
     )
-    precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
+    precision: Literal["float32", "tf32", "bf16", "float64"] = Field(
+        "float32", description="number format of the training step"
+    )
     evaluations: int = Field(
         20, ge=2, description="evaluations, at steps equally spaced in the logarithm"
     )
-    first_evaluation: int = Field(50, ge=1, description="step of the first one")
+    first_evaluation: int = Field(50, ge=1, description="step of the first evaluation")
     validation_structures: int = Field(
         1000, ge=1, description="structures of the fixed validation set that are used"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_batch(cls, value: Any) -> Any:
+        batches = ("batch_molecules", "batch_atoms")
+        if isinstance(value, dict) and all(value.get(key) is None for key in batches):
+            return {**value, "batch_molecules": BATCH_MOLECULES}
+        return value
 
     @model_validator(mode="after")
     def _one_batch_rule(self) -> TrainOptions:
@@ -78,6 +92,8 @@ def cost_factor(forces: str, symmetry_rotations: int) -> float:
 def evaluation_steps(steps: int, options: TrainOptions) -> list[int]:
     """Steps after which the run is evaluated: logarithmically spaced, fixed before training, always
     including the last."""
+    import numpy as np  # here, so that the options alone are imported quickly
+
     first = min(options.first_evaluation, steps)
     points = np.geomspace(first, steps, options.evaluations)
     return sorted({int(p) for p in np.rint(points)} | {steps})

@@ -1,14 +1,16 @@
-"""Real data beside the repository; tests that need it skip where it is absent."""
+"""Data for tests: small files that ship with them, and whole data sets beside the repository."""
 
 from pathlib import Path
 
 import pytest
 
+SHIPPED = Path(__file__).parent / "data_files"  # what each is: the README there
 ROOT = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def shared(name: str) -> Path:
-    """The path of a shared data file or folder."""
+    """The path of a data file or folder beside the repository; the test skips where it is
+    absent."""
     path = ROOT / name
     if not path.exists():
         pytest.skip(f"real data ../shared/data/{name} is not here")

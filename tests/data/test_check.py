@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from shared_data import shared
+from shared_data import SHIPPED
 
 from forcelaw.data.filters import select
 from forcelaw.data.prepare import PrepareOptions, prepare
@@ -17,28 +17,24 @@ from forcelaw.data.validate.survey import check, survey
 
 from . import files
 
-ETHANOL = "metatrain_resources/ethanol_reduced_100.xyz"
-SPICE = "hdf5_spice_ani_format/SPICE-1.1.4_n2.hdf5"
-MD17, QM7X, XTB = (
-    "md17_ethanol_npz/ethanol.npz",
-    "qm7x_250/qm7x_250_small.npz",
-    "xtb_molecules/xtb_molecules.h5",
-)
-
 KCAL = {"energy_unit": "kcal/mol", "length_unit": "Angstrom"}
 EV = {"energy_unit": "eV", "length_unit": "Angstrom"}
+XTB = {"energy_key": "energy_xtb", "forces_key": "forces_xtb"}
 CLOSE = [
-    ("rmd17_unique/rmd17_ethanol.npz", {}), ("rmd17_unique/rmd17_paracetamol.npz", {}), (MD17, KCAL),
-    ("asedb_samples/toy_c3h8_relax.extxyz", {}), ("hdf5_spice_ani_format/ani2x_minimal.hdf5", {}),
-    (SPICE, {}), (QM7X, EV),
-    ("botnet_acac/train_300K.xyz", {}),
-    ("solvent_xtb/solvent_xtb_train_200.xyz", {"energy_key": "energy_xtb", "forces_key": "forces_xtb"}),
-]  # fmt: skip
+    ("rmd17_ethanol.npz", {}),
+    ("sgdml_ethanol.npz", KCAL),
+    ("gfn2_padded.npz", EV),
+    ("relaxation.extxyz.gz", {}),
+    ("ani2x.hdf5", {}),
+    ("spice.hdf5", {}),
+    ("acac_300K.xyz.gz", {}),
+    ("solvent_xtb.xyz.gz", XTB),
+]
 
 
 def close_pairs(name, options):
     test = ConsistencyTest()
-    for block in open_source(shared(name), SourceOptions(**options)).blocks():
+    for block in open_source(SHIPPED / name, SourceOptions(**options)).blocks():
         test.add(select(block, block.counts > 1))
     return test.pairs()
 
@@ -65,12 +61,24 @@ def test_real_data_spoiled_in_known_ways(name, options):
 
 def test_no_close_pairs_is_not_testable():
     assert judge(np.zeros((0, 3))).state == "not testable"
-    pairs = close_pairs("asedb_samples/oxides.db", {})
+    pairs = close_pairs("alloys.db", {})
     assert judge(pairs).state == "not testable" and not judge(pairs).fatal
 
 
-def test_frames_far_apart_are_not_judged():
-    assert judge(close_pairs(ETHANOL, KCAL)).state == "not testable"
+def far_apart(folder):
+    """Frames of a hot ethanol molecule in kcal/mol, none near another."""
+    with np.load(SHIPPED / "sgdml_ethanol.npz") as file:
+        frames = [
+            {"numbers": file["z"], "positions": x, "energy": float(e[0]), "forces": f}
+            for x, e, f in zip(file["R"][::20], file["E"][::20], file["F"][::20])
+        ]
+    return files.extxyz(folder / "far.xyz", frames)
+
+
+def test_frames_far_apart_are_not_judged(tmp_path):
+    source = far_apart(tmp_path)
+    result = survey([source], SourceOptions(**KCAL))
+    assert result["consistency"][0]["state"] == "not testable" and result["trainable"]
 
 
 def test_exact_forces_give_slope_one_even_after_rotation(tmp_path):
@@ -116,28 +124,35 @@ def test_net_force_is_noticed(tmp_path):
     assert any("do not sum to zero" in w for w in result["warnings"])
 
 
-@pytest.mark.parametrize(("name", "options", "problem"), [
-    (ETHANOL, {}, "energies look like kcal/mol, not eV"),
-    ("rmd17_unique/rmd17_uracil.npz", {"energy_unit": "kJ/mol"}, "energies look like kcal/mol, not kJ/mol"),
-    (MD17, {"energy_unit": "hartree", "length_unit": "Angstrom"}, "kcal/mol, not hartree"),
-    (QM7X, {"energy_unit": "eV", "length_unit": "bohr"}, "length unit looks wrong"),
-    (SPICE, {"forces_key": "dft_total_gradient"}, "wrong sign: they are gradients"),
-    (MD17, {**KCAL, "force_unit": "eV/Angstrom"}, "energies and forces are in different units"),
-    ("botnet_acac/test_dihedral.xyz", {}, "no forces under the name"),
-])  # fmt: skip
-def test_wrong_units_and_signs_of_real_files(name, options, problem, capsys):
-    assert check([shared(name)], SourceOptions(**options)) == 1
-    out = capsys.readouterr().out
-    assert problem in out and "cannot be trained on" in out and "remedy:" in out
+@pytest.mark.parametrize(
+    ("name", "options", "remedy"),
+    [
+        ("far apart", {}, "--energy-unit kcal/mol"),
+        ("rmd17_ethanol.npz", {"energy_unit": "kJ/mol"}, "--energy-unit kcal/mol"),
+        ("sgdml_ethanol.npz", {**KCAL, "energy_unit": "hartree"}, "--energy-unit kcal/mol"),
+        ("gfn2_padded.npz", {**EV, "length_unit": "bohr"}, "--length-unit"),
+        ("spice.hdf5", {"forces_key": "dft_total_gradient"}, "--gradient-key"),
+        ("sgdml_ethanol.npz", {**KCAL, "force_unit": "eV/Angstrom"}, "--force-unit"),
+        ("acac_dihedral.xyz", {}, "--forces-key"),
+    ],
+)
+def test_wrong_units_and_signs_of_real_files(name, options, remedy, tmp_path, capsys):
+    path = far_apart(tmp_path) if name == "far apart" else SHIPPED / name
+    assert check([path], SourceOptions(**options), as_json=True) == 1
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert any(remedy in problem["remedy"] for problem in problems)
+    assert check([path], SourceOptions(**options)) == 1
+    assert remedy in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    *CLOSE[:3], (XTB, {}), ("asedb_samples/oxides.db", {}), ("asedb_samples/test_database.db", {}), (ETHANOL, KCAL),
-    ("botnet_3bpa/train_300K.xyz", {}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*CLOSE[:4], ("gfn2_flat.h5", {}), ("alloys.db", {}), ("schnetpack.db", {})],
+)
 def test_right_units_pass(name, options, capsys):
-    assert check([shared(name)], SourceOptions(**options), limit=3000) == 0
-    assert "These structures can be trained on." in capsys.readouterr().out
+    assert check([SHIPPED / name], SourceOptions(**options), as_json=True) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["trainable"] and not result["problems"]
 
 
 def test_unlabelled_and_bad_frames_are_counted(tmp_path, capsys):

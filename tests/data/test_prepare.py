@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from reference import readers_slow as slow
 from scipy.spatial.transform import Rotation
-from shared_data import shared
+from shared_data import SHIPPED
 
 from forcelaw.data import splits
 from forcelaw.data.filters import Filter
@@ -48,8 +48,13 @@ ARRAYS = ("numbers", "positions", "forces", "energies", "offsets", "groups", "sp
 
 def make(tmp_path, source, *, out="pack", sources=None, **options):
     say = io.StringIO()
-    path = prepare([source] if isinstance(source, Path) else source, tmp_path / out, sources=sources,
-                   options=PrepareOptions(**{"val_fraction": 0.3, "seed": GOOD, **options}), say=say)  # fmt: skip
+    path = prepare(
+        [source] if isinstance(source, Path) else source,
+        tmp_path / out,
+        sources=sources,
+        options=PrepareOptions(**{"val_fraction": 0.3, "seed": GOOD, **options}),
+        say=say,
+    )
     assert [p.name for p in path.parent.glob(f"{out}.partial*")] == []
     return Pack(path)
 
@@ -75,7 +80,7 @@ def xyz(tmp_path, frames):
     return files.extxyz(tmp_path / "a.xyz", frames)
 
 
-# --- contents ---------------------------------------------------------------------------------------------------------
+# --- contents
 
 
 def test_every_structure_is_centred_and_turned_as_a_whole(tmp_path, xyz, frames):
@@ -97,8 +102,8 @@ def test_every_structure_is_centred_and_turned_as_a_whole(tmp_path, xyz, frames)
 def test_rotations_match_scipy_and_depend_on_index_and_seed_alone():
     index = np.array([7, 0, 123456789], np.uint64)
     u, v, w = uniform(index, 3, 3).T
-    quaternion = np.stack([np.sqrt(1 - u) * np.sin(2 * np.pi * v), np.sqrt(1 - u) * np.cos(2 * np.pi * v),
-                           np.sqrt(u) * np.sin(2 * np.pi * w), np.sqrt(u) * np.cos(2 * np.pi * w)], axis=1)  # fmt: skip
+    a, b, v, w = np.sqrt(1 - u), np.sqrt(u), 2 * np.pi * v, 2 * np.pi * w
+    quaternion = np.stack([a * np.sin(v), a * np.cos(v), b * np.sin(w), b * np.cos(w)], axis=1)
     expected = Rotation.from_quat(quaternion).as_matrix()
     np.testing.assert_allclose(rotations(index, 3), expected, atol=1e-14)
     np.testing.assert_array_equal(rotations(index[::-1], 3)[::-1], rotations(index, 3))
@@ -223,7 +228,7 @@ def test_group_by_key(tmp_path, frames):
     assert pack.groups.tolist() == [group_hash(f"b{k // 8}") for k in range(40)]
 
 
-# --- filters and policies ---------------------------------------------------------------------------------------------
+# --- filters and policies
 
 
 def refuse(tmp_path, source, match, **options):
@@ -271,12 +276,12 @@ def test_labels_that_are_not_finite(tmp_path, frames, value, where):
 
 
 def test_isolated_atoms_are_left_out_and_counted(tmp_path):
-    path = shared("solvent_xtb/solvent_xtb_train_50.xyz")
+    path = SHIPPED / "solvent_xtb.xyz.gz"
     keys = SourceOptions(energy_key="energy_xtb", forces_key="forces_xtb")
     pack = make(tmp_path, path, sources=keys)
-    assert len(pack) == 50 and pack.manifest["skipped"] == {"isolated atom": 3}
+    assert len(pack) == 117 and pack.manifest["skipped"] == {"isolated atom": 3}
     kept = make(tmp_path, path, out="all", sources=keys, keep=Filter(keep_isolated_atoms=True))
-    assert len(kept) == 53 and np.diff(kept.offsets).min() == 1
+    assert len(kept) == 120 and np.diff(kept.offsets).min() == 1
 
 
 def test_filters(tmp_path, frames):
@@ -311,7 +316,7 @@ def test_nothing_left(tmp_path, xyz):
     refuse(tmp_path, xyz, "no structure is left of 40", keep=Filter(max_force=1e-9))
 
 
-# --- splits -----------------------------------------------------------------------------------------------------------
+# --- splits
 
 
 def test_one_molecule_needs_a_split_by_frame(tmp_path):
@@ -333,13 +338,13 @@ def test_element_in_validation_only(tmp_path, xyz):
 
 
 def test_no_leak_on_real_molecules(tmp_path):
-    pack = make(tmp_path, shared("xtb_molecules/xtb_molecules.h5"), limit=6000, val_fraction=0.1)
+    pack = make(tmp_path, SHIPPED / "gfn2_flat.h5", val_fraction=0.1)
     train, held = (
         set(pack.groups[pack.split == 0].tolist()),
         set(pack.groups[pack.split == 1].tolist()),
     )
     assert not train & held and len(train | held) == pack.manifest["split"]["groups"]
-    expected = slow.xtb(shared("xtb_molecules/xtb_molecules.h5"), 100, 3)
+    expected = slow.xtb(SHIPPED / "gfn2_flat.h5", 100, 3)
     for k, reference in zip(range(100, 103), expected):
         rows = slice(int(pack.offsets[k]), int(pack.offsets[k + 1]))
         x = reference["positions"] - reference["positions"].mean(axis=0)
@@ -348,7 +353,7 @@ def test_no_leak_on_real_molecules(tmp_path):
         assert pack.groups[k] == group_hash(reference["group"])
 
 
-# --- determinism, merging, atomicity ----------------------------------------------------------------------------------
+# --- determinism, merging, atomicity
 
 
 def same_arrays(a: Path, b: Path) -> bool:
@@ -448,12 +453,11 @@ def test_a_living_writer_is_not_disturbed(tmp_path, xyz):
 def test_kill_and_rerun_gives_the_same_pack(tmp_path):
     told = ["--energy-unit", "eV", "--length-unit", "Angstrom"]
     source = files.padded_npz(tmp_path / "a.npz", files.molecules(40) * 500)
-    code = ("import argparse, sys; from forcelaw.cli.data import add_subcommands; p = argparse.ArgumentParser(); "
-            "add_subcommands(p.add_subparsers()); a = p.parse_args(); sys.exit(a.handler(a))")  # fmt: skip
     words = [
         sys.executable,
-        "-c",
-        code,
+        "-m",
+        "forcelaw.cli",
+        "data",
         "prepare",
         str(source),
         "--val-fraction",

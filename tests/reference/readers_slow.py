@@ -148,6 +148,17 @@ def ase_db(path: Path, unit: float = 1.0, data: bool = False) -> list[dict]:
     return out
 
 
+def energies_are_those_of_molecules(energies: np.ndarray, numbers: np.ndarray) -> None:
+    """All-electron energies in eV of frames of one molecule at 500 K: their mean lies within 2% of
+    the free atoms' (Hartree-Fock, in hartree), their spread near that of classical oscillators."""
+    atom = {1: -0.5, 6: -37.69, 7: -54.40, 8: -74.81}
+    free = sum(atom[int(z)] for z in numbers) * HARTREE
+    assert 1.0 < energies.mean() / free < 1.02
+    # potential energy of 3N classical oscillators fluctuates by sqrt(3N/2) kT
+    expected = np.sqrt(1.5 * len(numbers)) * 0.0431
+    assert 0.3 * expected < energies.std() < 1.6 * expected
+
+
 def split(blocks: Any) -> list[dict]:
     """Blocks of a source taken apart into the same dictionaries, by a plain loop."""
     out = []

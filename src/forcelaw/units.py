@@ -1,6 +1,6 @@
 """Units: eV, Angstrom and eV/Angstrom inside; this module is the only place that converts.
 
-Constants are CODATA 2018.
+Constants are CODATA 2018, but for kcal/mol.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ ENERGY = {
     "eV": 1.0,
     "meV": 1e-3,
     "hartree": 27.211386245988,
-    "kcal/mol": 0.0433641153087705,  # 4184 J / (N_A e)
+    # 2.6e-7 above 4184 J / (N_A e): the older value that many packages carry, kept so that packs
+    # prepared before keep their hashes
+    "kcal/mol": 0.0433641153087705,
     "kJ/mol": 0.010364269656262175,
     "rydberg": 13.605693122994,
 }

@@ -1,0 +1,96 @@
+"""Best learning rate as a function of N and D, by the rule of PREREGISTRATION.md, part A.
+
+    python studies/ladder_2/best_rates.py [results/ladder_2_rates] [--first-step 2000]
+
+For each column, size and evaluation: the rate of the lowest loss, and the vertex of a parabola of
+log loss in log rate through it and at most two neighbours on each side (one on each side where the
+vertex would leave the interval between these). Then log rate* = c + s_N log N + s_D log D by least
+squares, with standard errors from leaving out whole sizes and whole evaluations in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+
+def vertex(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float, str]:
+    """Best rate, curvature of log loss by (log rate)^2, and "" or why the best is not inside."""
+    k = int(np.argmin(losses))
+    if k in (0, len(rates) - 1):
+        return float(rates[k]), float("nan"), "low end" if k == 0 else "high end"
+    for reach in (2, 1):
+        near = slice(max(0, k - reach), k + reach + 1)
+        c2, c1, _ = np.polyfit(np.log(rates[near]), np.log(losses[near]), 2)
+        if c2 > 0 and rates[k - 1] < (best := np.exp(-c1 / (2 * c2))) < rates[k + 1]:
+            return float(best), float(c2), ""
+    return float(rates[k]), float("nan"), "no minimum"
+
+
+def points(frame: pl.DataFrame, first_step: int) -> pl.DataFrame:
+    """One row for each column, size and evaluation; runs that diverged drop out where they end."""
+    frame = frame.filter((pl.col("step") >= first_step) & pl.col("loss").is_not_null())
+    column = pl.col("architecture").str.replace(r" [0-9.]+$", "").alias("column")
+    rows = []
+    groups = frame.with_columns(column).group_by(["column", "n", "step"], maintain_order=True)
+    for (name, n, step), at in groups:
+        at = at.sort("lr")
+        if len(at) < 4:
+            continue
+        best, curvature, end = vertex(at["lr"].to_numpy(), at["loss"].to_numpy())
+        rows.append(
+            {"column": name, "n": n, "step": step, "d": float(at["d"].mean()), "rates": len(at)}
+            | {"best": best, "curvature": curvature, "end": end, "loss": at["loss"].min()}
+        )
+    return pl.DataFrame(rows).sort("column", "n", "d")
+
+
+def law(at: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (c, s_N, s_D) of log rate*, and standard errors from groups left out."""
+    x = np.column_stack([np.ones(len(at)), np.log(at["n"] / 1e5), np.log(at["d"] / 1e6)])
+    y = np.log(at["best"].to_numpy())
+
+    def solve(keep: np.ndarray) -> np.ndarray:
+        return np.linalg.lstsq(x[keep], y[keep], rcond=None)[0]
+
+    variance = np.zeros(3)
+    for groups in (at["n"].to_numpy(), at["step"].to_numpy()):
+        left = np.array([solve(groups != g) for g in np.unique(groups)])
+        variance += (len(left) - 1) / len(left) * ((left - left.mean(0)) ** 2).sum(0)
+    return solve(np.ones(len(at), bool)), np.sqrt(variance)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", nargs="?", type=Path, default=Path("results/ladder_2_rates"))
+    parser.add_argument("--first-step", type=int, default=2000)
+    args = parser.parse_args()
+    found = points(pl.read_parquet(args.table / "runs.parquet"), args.first_step)
+    print(f"{'column':<10}{'N':>10}{'D':>10}{'rates':>7}{'best rate':>11}{'2x off costs':>14}")
+    for r in found.iter_rows(named=True):
+        cost = 100 * (np.exp(r["curvature"] * np.log(2) ** 2) - 1)
+        print(
+            f"{r['column']:<10}{r['n']:>10,}{r['d']:>10.2e}{r['rates']:>7}{r['best']:>11.2e}"
+            + (f"{cost:>13.0f}%" if np.isfinite(cost) else f"  {r['end']}")
+        )
+    print("\nlog rate* = c + s_N log(N / 1e5) + s_D log(D / 1e6), points inside the sweep:")
+    for (column,), at in found.filter(pl.col("end") == "").group_by(["column"]):
+        if at["n"].n_unique() < 2:
+            print(f"{column:<10} too few sizes with the best rate inside the sweep")
+            continue
+        (c, s_n, s_d), (_, e_n, e_d) = law(at)
+        print(
+            f"{column:<10} rate at 1e5, 1M atoms {np.exp(c):.2e}   s_N {s_n:+.3f} +- {e_n:.3f}"
+            f"   s_D {s_d:+.3f} +- {e_d:.3f}   {len(at)} points, {at['n'].n_unique()} sizes"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

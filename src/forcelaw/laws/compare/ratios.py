@@ -1,0 +1,230 @@
+"""Comparing two architectures without a law: ratios of their losses at equal N and D.
+
+Runs of the same size step and seed are a pair. Their losses are compared at equal D, by
+interpolation of ln L in ln D between evaluations and never beyond them; what a size dial leaves of
+a difference in N is taken off with the slope between the neighbouring sizes of one of the two. From
+each size comes one level and one slope in D of ln(second / first), and the sizes are the
+independent units: what a size has in common over its seeds (a step in depth, a learning rate that
+does not fit) is then not counted as certainty. Heteroskedasticity-robust standard errors (HC2) with
+the degrees of freedom of Bell & McCaffrey (2002) carry the slopes.
+
+Slopes are given as extra slopes, -d ln(second / first) / d ln x: positive where the loss of the
+second falls faster, to be read beside a difference of exponents. Where none is seen a constant
+factor suffices, and a fitted difference of exponents rests on the form of the law.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from ...errors import FitError
+from ...table.runs import Runs
+from ..fit.result import clean, small_p
+from .equal_cost import CostRatio, at_equal_cost
+from .size_pairs import SAME_SIZE, SizeRatio, curves, differences, matched, of_size, windowed
+from .slopes import LEAST_SIZES, Slope, estimate
+
+COLUMNS = 6  # of D in the printed map
+CONSTANT, NOT_CONSTANT, TOO_FEW = "constant factor", "not constant", "too few sizes"
+WORDS = {
+    "d": "extra slope in D at equal N",
+    "n": "extra slope in N at equal D",
+    "d_by_n": "extra slope in D, by ln N",
+    "c": "extra slope in C",
+    "h": "extra slope in hours",
+}
+
+
+@dataclass
+class Ratios:
+    """Comparison of ``second`` with ``first``. window: the common range of each variable.
+
+    verdict: :data:`CONSTANT` (no slope in N or D is seen), :data:`NOT_CONSTANT` or
+    :data:`TOO_FEW`; factor: geometric mean of the levels over sizes, with its interval; p: of the
+    hypothesis of a constant factor, the slopes' p-values corrected together by Holm's rule.
+    """
+
+    first: str
+    second: str
+    level: float
+    window: dict[str, tuple[float, float]]
+    sizes: list[SizeRatio]
+    slopes: dict[str, Slope]
+    factor: float
+    factor_low: float | None
+    factor_high: float | None
+    verdict: str
+    p: float | None
+    costs: dict[str, CostRatio] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return clean(asdict(self))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The map as a long table: one row for each size and D."""
+        return [
+            {
+                "first": self.first,
+                "second": self.second,
+                "n": size.n,
+                "n_first": size.n_first,
+                "n_second": size.n_second,
+                "d": float(d),
+                "ratio": float(ratio),
+            }
+            for size in self.sizes
+            for d, ratio in zip(size.d, size.ratio)
+        ]
+
+    def summary(self) -> str:
+        """For a terminal: the map, the slopes and the verdict."""
+        low, high = self.window["d"]
+        lines = [
+            f"{self.second} / {self.first}: ratio of losses at equal N and D, D from {low:.3g} to"
+            f" {high:.3g}"
+        ]
+        at = np.exp(np.linspace(np.log(low), np.log(high), COLUMNS))
+        lines.append(f"{'N':>10} |" + "".join(f"{d:>9.2g}" for d in at) + "  extra slope")
+        for size in self.sizes:
+            shown = np.interp(np.log(at), np.log(size.d), size.ratio, left=np.nan, right=np.nan)
+            cells = "".join(f"{'-' if np.isnan(r) else f'{r:.3f}':>9}" for r in shown)
+            lines.append(f"{size.n:10.3g} |{cells}  {size.slope:+.3f}")
+        lines += [f"  {WORDS[name]:27} {slope}" for name, slope in self.slopes.items()]
+        for cost in self.costs.values():
+            lines.append(f"  {cost.words()}")
+            lines.append(f"  {WORDS[cost.x]:27} {cost.slope}")
+        lines.append(f"  {self.words()}")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def words(self) -> str:
+        """The verdict in a sentence."""
+        span = (
+            "" if self.factor_low is None else f" [{self.factor_low:.3f}, {self.factor_high:.3f}]"
+        )
+        if self.verdict == TOO_FEW:
+            return (
+                f"{self.verdict}: {len(self.sizes)} sizes are compared, at least {LEAST_SIZES} are"
+                f" needed; the mean ratio is {self.factor:.3f}"
+            )
+        if self.verdict == CONSTANT:
+            return f"a constant factor suffices: {self.factor:.3f}{span}, p {small_p(self.p)}"
+        found = [
+            WORDS[name] for name in _tested(self.slopes) if self.slopes[name].p == _least(self)
+        ]
+        return (
+            f"no constant factor (p {small_p(self.p)}): {found[0]}; the mean ratio is"
+            f" {self.factor:.3f}{span}"
+        )
+
+
+def _least(found: Ratios) -> float:
+    return min(found.slopes[name].p for name in _tested(found.slopes))
+
+
+# -- the comparison -----------------------------------------------------------------------------
+
+
+def ratios(
+    runs: Runs,
+    first: str,
+    second: str,
+    *,
+    d_window: tuple[float, float] | None = None,
+    n_window: tuple[float, float] | None = None,
+    level: float = 0.95,
+) -> Ratios:
+    """Compare ``second`` with ``first`` on the runs that both have.
+
+    d_window, n_window: ranges of D and N to use; default: what both cover at every size. FitError
+    where the two have no size in common.
+    """
+    both = [curves(runs.select(name)) for name in (first, second)]
+    steps, notes = matched(*both, n_window)
+    if not steps:
+        raise FitError(
+            f"{first} and {second} have no size in common",
+            where="ratios",
+            remedy=f"train pairs whose N differ by less than {np.expm1(SAME_SIZE):.0%}",
+        )
+    pairs, window = windowed([differences(both, step) for step in steps], d_window)
+    if not pairs:
+        raise FitError(
+            f"{first} and {second} share no range of D",
+            where="ratios",
+            remedy="evaluate both at the same amounts of data, or give a window that both cover",
+        )
+    sizes = [of_size(pair, 0.5 * float(np.log(window).sum())) for pair in pairs]
+    slopes, mean = _slopes(sizes, level)
+    p, verdict = _constant(slopes, level)
+    if verdict != TOO_FEW and len(sizes) < 5:
+        notes.append(
+            f"only {len(sizes)} sizes: intervals are wide, and a slope is seen only if it is large"
+        )
+    windows = {"d": window, "n": (min(s.n for s in sizes), max(s.n for s in sizes))}
+    costs = {x: at_equal_cost(runs, both, x, level) for x in ("c", "h") if x in runs}
+    costs = {x: cost for x, cost in costs.items() if cost is not None}
+    windows |= {x: (float(cost.at[0]), float(cost.at[-1])) for x, cost in costs.items()}
+    low, high = (None if z is None else float(np.exp(z)) for z in (mean.low, mean.high))
+    factor = float(np.exp(mean.value))
+    return Ratios(
+        first, second, level, windows, sizes, slopes, factor, low, high, verdict, p, costs, notes
+    )
+
+
+def all_ratios(
+    runs: Runs, baseline: str | None = None, **options: Any
+) -> tuple[list[Ratios], list[str]]:
+    """Every two architectures of a table, or each with ``baseline``; and why pairs are left out."""
+    if baseline is not None and baseline not in runs.group_names:
+        raise FitError(
+            f"there is no architecture {baseline!r}",
+            where="ratios",
+            remedy=f"there are {', '.join(runs.group_names)}",
+        )
+    pairs = (
+        list(combinations(runs.group_names, 2))
+        if baseline is None
+        else [(baseline, name) for name in runs.group_names if name != baseline]
+    )
+    out, left_out = [], []
+    for first, second in pairs:
+        try:
+            out.append(ratios(runs, first, second, **options))
+        except FitError as error:
+            left_out.append(error.what)
+    return out, left_out
+
+
+# -- inference ----------------------------------------------------------------------------------
+
+
+def _slopes(sizes: list[SizeRatio], level: float) -> tuple[dict[str, Slope], Slope]:
+    """Extra slopes in D and in N, the change of that in D with ln N; and the mean of the levels
+    of ln(second / first)."""
+    ln_n, in_d = np.log([size.n for size in sizes]), np.array([size.slope for size in sizes])
+    at_centre = np.log([size.level for size in sizes])
+    one = np.ones((len(sizes), 1))
+    line = np.column_stack([one, ln_n - ln_n.mean()])
+    out = {"d": estimate("d", one, in_d, 0, level)}
+    if len(sizes) >= 2:
+        out["n"] = estimate("n", line, -at_centre, 1, level)
+        out["d_by_n"] = estimate("d_by_n", line, in_d, 1, level)
+    return out, estimate("level", one, at_centre, 0, level)
+
+
+def _tested(slopes: dict[str, Slope]) -> list[str]:
+    return [name for name in ("d", "n", "d_by_n") if name in slopes and slopes[name].p is not None]
+
+
+def _constant(slopes: dict[str, Slope], level: float) -> tuple[float | None, str]:
+    """p of a constant factor and the verdict: the smallest p of the slopes times their number."""
+    tested = _tested(slopes)
+    if "d" not in tested or "n" not in tested:
+        return None, TOO_FEW
+    p = min(1.0, len(tested) * min(slopes[name].p for name in tested))
+    return p, NOT_CONSTANT if p < 1 - level else CONSTANT

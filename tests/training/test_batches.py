@@ -1,5 +1,7 @@
 """Batches assembled on the device against batches put together by hand, one structure at a time."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -183,13 +185,16 @@ def test_windows_hold_the_same_batches_as_the_resident_shard(pack) -> None:
     whole = Feed(pack, indices, schedule, **options).whole()
     with pytest.raises(ValueError, match="not one window of 60 atoms"):
         Feed(pack, indices, schedule, capacity=60, **options).whole()
-    count = 0
+    count, held = 0, []
     for window in Feed(pack, indices, schedule, capacity=60, **options).windows(start=2):
+        held.append(int(window.shard.natoms.sum()))
         for step in range(window.low, window.high):
             mine, theirs = window.rows(schedule, step), whole.rows(schedule, step)
             np.testing.assert_array_equal(window.shard.indices[mine], whole.shard.indices[theirs])
             count += 1
     assert count == schedule.steps - 2
+    # the next window is read while this one is used: two live on the device at once
+    assert len(held) > 4 and all(a + b <= 60 for a, b in itertools.pairwise(held))
 
 
 def test_a_short_plan_reads_no_more_than_it_comes_to(pack) -> None:

@@ -100,6 +100,25 @@ def test_known_exponents_lie_in_their_intervals(written: dict[str, Any]) -> None
     assert sum(inside) >= 5  # of six 95% intervals; fewer happens once in 30 studies
 
 
+def test_figures_show_the_papers_exponents_where_they_belong(page: str) -> None:
+    """Of each kind of exponent the figure shows the paper's own values: typed here from its table,
+    once more."""
+    paper = {
+        "FLOPs": {"MPNN": 0.14, "eSEN": 0.40},
+        "device-hours": {"MPNN": 0.21, "eSEN": 0.45},
+        "parameters": {"MPNN": 0.28, "eSEN": 0.82},
+        "data": {"MPNN": 0.31, "eSEN": 0.75},
+    }
+    shown: dict[str, dict[str, float]] = {}
+    for traces in (panel["data"] for figure in Page(page).figures for panel in figure):
+        ticks = {t["meta"]: t["x"][0] for t in traces if "in the paper" in str(t.get("hovertext"))}
+        measured = " ".join(str(t.get("hovertext")) for t in traces if t["name"] != "paper")
+        kind = next((kind for kind in paper if kind in measured), None)
+        if ticks and kind:
+            shown[kind] = ticks
+    assert shown == paper
+
+
 def test_the_papers_numbers_stand_beside(page: str) -> None:
     rows = {row[0]["text"].split()[0]: row for row in Page(page).table("exponents-data")[1:]}
     shown = {cell["data-key"]: cell["text"] for cell in rows["eSEN"] if "data-key" in cell}

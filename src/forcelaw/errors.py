@@ -3,11 +3,30 @@ traceback."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
+# package that is imported -> extra of forcelaw that installs it
+EXTRAS = {
+    "torch": "train",
+    "safetensors": "train",
+    "ase": "train",
+    "h5py": "train",
+    "vesin": "train",
+    "matplotlib": "report",
+    "plotly": "report",
+    "jinja2": "report",
+    "rdkit": "generate",
+    "tblite": "generate",
+    "ase_db_backends": "aselmdb",
+}
+
 
 class ForcelawError(Exception):
-    """A mistake in the input that the user can mend.
+    """A mistake in the input that the user can correct.
 
     what: what was found. where: file, frame, key or column. remedy: what to do about it.
+    exit_code: of the command that meets it.
     """
 
     exit_code = 2
@@ -36,3 +55,29 @@ class StoreError(ForcelawError):
 
 class FitError(ForcelawError):
     """A table of runs cannot carry the fit that was asked for."""
+
+
+class MissingPackageError(ForcelawError, ImportError):
+    """A package that only some uses of forcelaw need is not installed."""
+
+    def __init__(self, package: str):
+        extra = EXTRAS[package]
+        super().__init__(
+            f"the package {package} is not installed",
+            remedy=f"pip install 'forcelaw[{extra}]'",
+        )
+
+
+def require(*packages: str) -> None:
+    """MissingPackageError for the first of ``packages`` that is not installed. Imports none."""
+    for package in packages:
+        hidden = package in sys.modules and sys.modules[package] is None
+        if hidden or (package not in sys.modules and importlib.util.find_spec(package) is None):
+            raise MissingPackageError(package)
+
+
+def missing_package(error: ModuleNotFoundError) -> Exception:
+    """The MissingPackageError that stands for ``error``; ``error`` itself if no extra of forcelaw
+    has the module."""
+    package = (error.name or "").partition(".")[0]
+    return MissingPackageError(package) if package in EXTRAS else error

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from forcelaw.cli.data import add_subcommands
+from forcelaw.cli.data import add_data
 from forcelaw.data.pack import Pack
 from forcelaw.errors import DataError
 from tests.data import files
@@ -18,7 +18,7 @@ from tests.data import files
 
 def run(*words):
     parser = argparse.ArgumentParser()
-    add_subcommands(parser.add_subparsers())
+    add_data(parser)
     args = parser.parse_args([str(word) for word in words])
     return args.handler(args)
 
@@ -30,8 +30,8 @@ def source(tmp_path):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import argparse, sys\nfrom forcelaw.cli.data import add_subcommands\np ="
-        " argparse.ArgumentParser()\nadd_subcommands(p.add_subparsers())\np.format_help()\nprint([m"
+        "import argparse, sys\nfrom forcelaw.cli.data import add_data\np ="
+        " argparse.ArgumentParser()\nadd_data(p)\np.format_help()\nprint([m"
         " for m in ('numpy', 'torch', 'ase', 'h5py', 'rdkit') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -128,4 +128,4 @@ def test_mistakes(source, tmp_path, capsys):
         run("info", tmp_path)
     with pytest.raises(SystemExit):
         run("prepare", source, "--out", tmp_path / "p", "--limit", "0")
-    assert "not a positive number" in capsys.readouterr().err
+    assert "argument --limit: '0' is not a valid value" in capsys.readouterr().err

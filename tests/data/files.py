@@ -9,17 +9,22 @@ import numpy as np
 SPRING = 30.0  # eV/Angstrom^2 between all pairs, rest lengths from a reference geometry
 
 
-def molecules(structures: int = 40, seed: int = 0, step: float = 0.02) -> list[dict]:
-    """CH4, H2O, NH3, C2H6O in turn, displaced; energies and forces (exact) of springs between all
-    pairs."""
+def molecules(
+    structures: int = 40,
+    seed: int = 0,
+    step: float = 0.02,
+    kinds: tuple[str, ...] = ("CH4", "H2O", "NH3", "CH3CH2OH"),
+) -> list[dict]:
+    """Molecules of ASE's collection in turn, displaced; energies and forces (exact) of springs
+    between all pairs."""
     from ase.build import molecule
 
     rng = np.random.default_rng(seed)
-    kinds = [molecule(name) for name in ("CH4", "H2O", "NH3", "CH3CH2OH")]
+    made = [molecule(name) for name in kinds]
     base = {1: -13.0, 6: -1030.0, 7: -1485.0, 8: -2040.0}
     out = []
     for k in range(structures):
-        z, x0 = kinds[k % 4].numbers, kinds[k % 4].positions
+        z, x0 = made[k % len(made)].numbers, made[k % len(made)].positions
         x = x0 + step * rng.normal(size=x0.shape)
         energy, forces = springs(x, x0)
         out.append(

@@ -17,7 +17,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def written(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    from forcelaw.cli.report import report
+    from forcelaw.report.write import report
 
     return report(study, tmp_path_factory.mktemp("report"))
 

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from forcelaw.cli.report import report
+from forcelaw.report.write import report
 from forcelaw.errors import StoreError
 from forcelaw.figures.spec import pretty
 from forcelaw.report.analysis import analyse

@@ -125,19 +125,6 @@ def test_a_mistake_on_the_command_line_prints_what_and_what_to_do(
     assert message in capsys.readouterr().err
 
 
-def test_help_is_instant_because_it_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from forcelaw.cli.main import build_parser; build_parser().format_help(); "
-        "print(sorted({'torch', 'numpy', 'ase', 'scipy', 'polars', 'pydantic'} & set(sys.modules)))"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-        ).stdout.strip()
-        == "[]"
-    )
-
-
 def test_analysis_never_imports_torch() -> None:
     code = (
         "import sys, forcelaw.laws, forcelaw.report.html, forcelaw.store.runs;"

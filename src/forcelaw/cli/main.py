@@ -1,34 +1,79 @@
-"""The command line. Nothing heavy is imported before a command is chosen, so that --help is
-instant."""
+"""The command line. Only the options of the command that was given are built, and what a command
+needs is imported when it runs, so that ``--help`` is instant.
+
+Exit codes of all commands:
+
+    0    done
+    1    done, with a bad result: ``train`` diverged, ``data check`` found that data cannot be used
+    2    a mistake in what was given; nothing was done. A package that is missing counts as one
+    3    the table cannot carry the fit that was asked for (``fit``, ``compare``, ``diagnose``,
+         ``budget``, ``design``, ``forecast``); the reason is printed, and is in the JSON as status
+         and message
+    75   ``run --minutes``: the time is up and work is left; run the same command again
+    130  interrupted with Ctrl-C
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from pathlib import Path
+from collections.abc import Collection
 
 from .. import __version__
-from ..errors import ForcelawError
+from ..errors import ForcelawError, missing_package, require
+from .options import HelpFormatter
 
 EPILOG = """\
 first steps:
-  forcelaw run studies/quickstart.yaml          train a small study on the shipped sample and show the laws
+  forcelaw run studies/quickstart.yaml          train a small study, show its laws
   forcelaw data check my.extxyz                 can this data be trained on?
   forcelaw data prepare my.extxyz --out pack    make a pack of it
-  forcelaw train painn --size 1e5 --data pack   train one model
+  forcelaw train painn --size 1e5 --epochs 20 --data pack
+                                                train one model
   forcelaw fit runs.csv --law surface           fit a scaling law to any table of runs
+
+exit codes: 0 done; 1 done with a bad result (diverged, not trainable); 2 a mistake in the input;
+  3 the table cannot carry the fit; 75 time is up (run --minutes); 130 interrupted
 """
+# command -> (module of this package with a function add_COMMAND(parser), one line of help)
+COMMANDS = {
+    "data": ("data", "check, prepare, generate and describe data"),
+    "report": ("report", "make the HTML report, figures and tables of a study or a table of runs"),
+    "fit": ("laws", "fit a scaling law to a table of runs"),
+    "compare": (
+        "laws",
+        "do exponents differ between architectures, and who needs how much more compute?",
+    ),
+    "diagnose": (
+        "laws",
+        "is it an exponent, or only a trend? and which runs would make it one",
+    ),
+    "budget": ("laws", "which architecture, how large, on how much data, for a budget"),
+    "design": ("laws", "which runs to add to a study for the shortest interval"),
+    "forecast": (
+        "forecast",
+        "predict the largest runs from small ones before they are trained; later, check it",
+    ),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; a user's mistake prints what, where and remedy, without a traceback."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    """Run a command and return its exit code. A user's mistake is printed without a traceback: what
+    was found, where, and what to do."""
+    words = sys.argv[1:] if argv is None else argv
+    command = next((word for word in words if not word.startswith("-")), "")
+    parser = build_parser([command])
+    args = parser.parse_args(words)
     if not hasattr(args, "handler"):
         parser.print_help()
         return 0
     try:
-        return int(args.handler(args) or 0)
+        try:
+            require(*getattr(args, "packages", ()))
+            return int(args.handler(args) or 0)
+        except ModuleNotFoundError as error:
+            raise missing_package(error) from error
     except ForcelawError as error:
         print(f"forcelaw: {error}", file=sys.stderr)
         return error.exit_code
@@ -38,36 +83,27 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    from .data import add_subcommands as add_data
-    from .forecast import add_subcommands as add_forecast
-    from .laws import add_subcommands as add_laws
-    from .report import add_subcommands as add_report
-    from .study import add_subcommands as add_travel
-    from .train import add_subcommands as add_train
-
+def build_parser(commands: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """The parser with every command, of which ``commands`` have their options."""
     parser = argparse.ArgumentParser(
         prog="forcelaw",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         description=(
             "A laboratory for the scaling laws of neural force fields: which architecture, how"
             " large, on how much data, for my budget?"
         ),
     )
     parser.add_argument("--version", action="version", version=f"forcelaw {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    data = commands.add_parser("data", help="check, prepare, generate and describe data")
-    data.set_defaults(handler=lambda _: data.print_help())
-    add_data(data.add_subparsers(title="commands", metavar="COMMAND"))
-    add_train(commands)
-    add_report(commands)
-    add_laws(commands)
-    add_forecast(commands)
-    add_travel(commands)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    from .study import add_subcommands as add_study
+    from .train import add_subcommands as add_train
+
+    add_train(subparsers)
+    add_study(subparsers)
+    for name, (module, text) in COMMANDS.items():
+        command = subparsers.add_parser(name, help=text, formatter_class=HelpFormatter)
+        if name in commands:
+            home = importlib.import_module(f".{module}", __package__)
+            getattr(home, f"add_{name}")(command)
     return parser
-
-
-def default_out(study_file: Path) -> Path:
-    """Where a study writes when no --out is given."""
-    return Path("out") / study_file.stem

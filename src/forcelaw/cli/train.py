@@ -266,7 +266,7 @@ def handle_run(args: argparse.Namespace) -> int:
         )
     if args.no_report:
         return 0
-    from .report import write_report
+    from ..report.write import write_report
 
     write_report(out)
     return 0

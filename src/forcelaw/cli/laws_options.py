@@ -1,0 +1,199 @@
+"""Options of the commands that fit laws, each declared once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from .options import Option
+
+
+class TableOptions(BaseModel):
+    """The table, and which of its rows and columns are used."""
+
+    table: Annotated[str, Option(positional=True)] = Field(
+        title="TABLE",
+        description=(
+            "table of runs, one row a checkpoint: .csv, .tsv, .parquet, .feather, .json or .jsonl"
+            " (also .gz), or a directory of runs"
+        ),
+    )
+    columns: list[str] = Field(
+        [],
+        title="ROLE=COLUMN,...",
+        description=(
+            "which column is what; the roles are n, d, u, c, h, loss, run, architecture, seed,"
+            " step, status, weight; usual names are recognised, and the choice is printed"
+        ),
+    )
+    where: str | None = Field(
+        None,
+        title="FILTER",
+        description='rows to keep, e.g. "flag == 1 and params >= 1e6"; never run as code',
+    )
+    group: str | None = Field(None, title="NAME", description="the one architecture to use")
+    burn_in_steps: float = Field(
+        0,
+        title="N",
+        ge=0,
+        allow_inf_nan=False,
+        description="leave out checkpoints before this step: young models learn faster than any"
+        " law says",
+    )
+    burn_in_fraction: float = Field(
+        0, title="F", ge=0, lt=1, description="leave out this first fraction of every run, 0 to 1"
+    )
+
+
+class FitOptions(BaseModel):
+    """How a law is fitted, for every command that fits one."""
+
+    law: str = Field(
+        "surface",
+        title="LAW",
+        description=(
+            "power, power_floor, surface, surface_cost, coupled, kaplan, frontier, frontier_hours,"
+            " data_constrained, data_constrained_by_size, broken, shifted, or your own as"
+            " module:Class"
+        ),
+    )
+    tie: str | None = Field(
+        None,
+        title="TIE",
+        description="alpha=beta: one exponent for N and D (surface, surface_cost, coupled)",
+    )
+    objective: str = Field(
+        "huber",
+        title="NAME",
+        description=(
+            "what is minimised, of errors in ln L: huber (outliers pull less), log (squared), or"
+            " squared relative or linear errors of L"
+        ),
+    )
+    delta: float | None = Field(
+        None,
+        title="D",
+        gt=0,
+        allow_inf_nan=False,
+        description=(
+            "error in ln L where Huber's loss turns linear (default: 1.345 robust sd of the"
+            " residuals; published language-model fits use 1e-3)"
+        ),
+    )
+    floor: str | None = Field(
+        None,
+        title="FLOOR",
+        description=(
+            "loss that no size and no data would remove: free, zero or a number (default: the law's"
+            " own); where there is one, zero makes exponents too small"
+        ),
+    )
+    weights: str = Field(
+        "none", title="NAME", description="none, run (every run counts the same) or column"
+    )
+    cluster: str = Field(
+        "run",
+        title="NAME",
+        description=(
+            "what is independent: run (checkpoints of one run are not), config (all seeds of a size"
+            " together), seed or none"
+        ),
+    )
+    interval: str = Field(
+        "auto",
+        title="NAME",
+        description="auto, jackknife (delete each run in turn), bootstrap (resample runs) or none",
+    )
+    resamples: int = Field(1000, ge=2, description="draws of the bootstrap")
+    level: float = Field(0.95, title="P", gt=0, lt=1, description="probability of the intervals")
+    seed: int = Field(0, description="of the bootstrap and of permutations")
+
+
+class OutputOptions(BaseModel):
+    """Where results go."""
+
+    json_out: Annotated[str | None, Option(flags=("--json",))] = Field(
+        None,
+        title="OUT",
+        description="write the result as JSON; - prints only the JSON to standard output",
+    )
+    figure: str | None = Field(None, title="OUT", description="draw it: .png, .svg or .pdf")
+
+
+class Fit(BaseModel):
+    """Options of ``forcelaw fit`` only."""
+
+    x: str | None = Field(
+        None, title="ROLE", description="variable of a law in one variable: n, d, c or h"
+    )
+    fix: str = Field("", title="NAME=VALUE,...", description="hold parameters at values")
+    profile: bool = Field(
+        False, description="profile the floor as well: an interval that may be one-sided"
+    )
+
+
+class Compare(BaseModel):
+    """Options of ``forcelaw compare`` only."""
+
+    quantities: str = Field(
+        "", title="NAME,...", description="what to test (default: exponents, a, gamma, floor)"
+    )
+    unpaired: bool = Field(False, description="do not use pairs of runs of one size, seed and data")
+    permutations: int = Field(
+        1999, ge=0, description="draws of the permutation test in paired studies; 0: none"
+    )
+    x: str = Field("c", title="ROLE", description="cost of the frontier: c or h")
+
+
+class Diagnose(BaseModel):
+    """Options of ``forcelaw diagnose`` only."""
+
+    x: str = Field("c", title="ROLE", description="cost of the frontier: c or h")
+
+
+class Budget(BaseModel):
+    """Options of ``forcelaw budget`` only."""
+
+    flops: float | None = Field(
+        None, title="C", gt=0, allow_inf_nan=False, description="budget in training FLOPs"
+    )
+    hours: float | None = Field(
+        None, title="H", gt=0, allow_inf_nan=False, description="budget in device-hours"
+    )
+    device: str | None = Field(None, title="NAME", description="use only runs made on this device")
+    unique: float | None = Field(
+        None,
+        title="U",
+        gt=0,
+        allow_inf_nan=False,
+        description="distinct data there are; more D means epochs",
+    )
+    max_epochs: float = Field(
+        4.0,
+        title="E",
+        gt=0,
+        allow_inf_nan=False,
+        description="most passes that are planned where the table has no repeats",
+    )
+
+
+class Design(BaseModel):
+    """Options of ``forcelaw design`` only."""
+
+    quantity: str = Field("gamma", title="NAME", description="alpha, beta, gamma, a, E ...")
+    add: int = Field(3, ge=1, description="runs to add")
+    cost: Literal["c", "h"] | None = Field(
+        None, description="count FLOPs or hours (default: hours if there are any)"
+    )
+    max_cost: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="leave out candidates that cost more"
+    )
+    rank: Literal["per-cost", "gain"] = Field(
+        "per-cost",
+        description=(
+            "take the run that shortens the interval most per cost (often a small one), or most"
+            " whatever it costs"
+        ),
+    )
+    copies: int = Field(200, ge=10, description="simulated copies")

@@ -11,7 +11,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from forcelaw.report.write import report
 from forcelaw.errors import StoreError
 from forcelaw.figures.spec import pretty
 from forcelaw.report.analysis import analyse
@@ -19,6 +18,7 @@ from forcelaw.report.figures import figures
 from forcelaw.report.html import render
 from forcelaw.report.results import Analysis
 from forcelaw.report.tables import terminal, write_all
+from forcelaw.report.write import report
 from forcelaw.store.runs import table
 from forcelaw.table.load import load
 

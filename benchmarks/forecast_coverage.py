@@ -13,8 +13,7 @@ import sys
 import numpy as np
 
 from forcelaw.laws.decide import simulate
-from forcelaw.laws.decide.forecast import Planned, forecast, to_dict
-from forcelaw.laws.decide.forecast_check import check
+from forcelaw.laws.decide.forecast import Planned, check, forecast, to_json
 
 TRUTHS = {
     "alpha .35 beta .40, floor .02": {"E": 0.02, "A": 9.0, "B": 120.0, "alpha": 0.35, "beta": 0.40},
@@ -78,7 +77,7 @@ def main() -> None:
                     found = forecast(runs, planned, checkpoints=checkpoints)
                     refused += not found[0].ok
                     options = {"level": 0.95, "checkpoints": checkpoints}
-                    rows += check(to_dict(found, date="", source="", options=options), runs)[
+                    rows += check(to_json(found, date="", source="", options=options), runs)[
                         "architectures"
                     ][0]["runs"]
                 error = np.abs([row["error"] for row in rows])

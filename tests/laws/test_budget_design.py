@@ -39,7 +39,7 @@ def test_the_better_architecture_is_chosen_and_the_certainty_is_stated():
     assert min(one.p_best for one in same.choices) > 0.02 and sum(
         one.p_best for one in same.choices
     ) == pytest.approx(1)
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(found.as_json(), allow_nan=False)
     assert "B" in found.summary()
 
 
@@ -192,7 +192,7 @@ def test_cost_decides_between_equal_gains():
         <= limit
         < max(one.cost for one in plan.candidates)
     )
-    json.dumps(plan.to_dict(), allow_nan=False)
+    json.dumps(plan.as_json(), allow_nan=False)
 
 
 def test_design_faults():
@@ -224,7 +224,7 @@ def test_rank_by_gain_takes_the_run_that_helps_most():
         "for their cost (--rank per-cost)" in cheap.summary()
         and "whatever they cost (--rank gain)" in best.summary()
     )
-    assert best.to_dict()["rank"] == "gain"
+    assert best.as_json()["rank"] == "gain"
     with pytest.raises(FitError, match="cannot be ranked by 'price'"):
         design(runs, "alpha", rank="price")
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from forcelaw.errors import FitError
-from forcelaw.laws.compare.compare import Difference, PairComparison, _holm, compare
+from forcelaw.laws.compare.compare import Difference, PairComparison, compare, holm
 from forcelaw.laws.compare.multiplier import multiplier
 from forcelaw.laws.compare.pairing import pair
 from forcelaw.laws.decide import simulate
@@ -116,7 +116,7 @@ def test_holm_is_the_textbook_step_down():
         )
         for value in p
     ]
-    _holm(pairs)
+    holm(pairs)
     assert [one.tests["alpha"].p_holm for one in pairs] == pytest.approx([0.09, 0.04, 0.09, 0.20])
 
 

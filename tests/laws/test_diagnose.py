@@ -119,7 +119,7 @@ def test_the_two_gammas_are_compared_under_the_measured_cost():
 def test_refusals():
     found = diagnose(study(2))
     assert found.verdict == REFUSED and "levels of n" in found.reasons[0]
-    assert found.to_dict()["status"] == "refused"
+    assert found.as_json()["status"] == "refused"
     with pytest.raises(FitError, match="one architecture"):
         diagnose(join(study(6), study(6, seed=1)))
 

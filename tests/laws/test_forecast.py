@@ -14,7 +14,7 @@ import pytest
 from forcelaw.cli.main import main
 from forcelaw.errors import FitError
 from forcelaw.laws.decide import forecast as forecasts
-from forcelaw.laws.decide import forecast_check, simulate
+from forcelaw.laws.decide import simulate
 from forcelaw.laws.decide.forecast import Planned, forecast
 from tests.laws.studies import FIELD, join
 
@@ -48,12 +48,12 @@ def plan(runs):
 def checked(runs, found, **options):
     content = json.loads(
         json.dumps(
-            forecasts.to_dict(
+            forecasts.to_json(
                 found, date="2026-01-01", source="s", options={"level": 0.95} | options
             )
         )
     )
-    return forecast_check.check(content, runs)
+    return forecasts.check(content, runs)
 
 
 def test_on_a_known_surface_the_median_error_is_small_and_the_intervals_hold() -> None:
@@ -118,10 +118,10 @@ def test_each_architecture_is_forecast_by_itself_and_one_that_cannot_be_is_refus
     a, b = forecast(both, plan(both))
     assert a.ok and len(a.predictions) == 3
     assert not b.ok and b.status == "refused" and "n" in b.message and not b.predictions
-    content = forecasts.to_dict([a, b], date="", source="", options={})
-    assert "B" in forecasts.words(content) and "refused" in forecasts.words(content)
+    content = forecasts.to_json([a, b], date="", source="", options={})
+    assert "B" in forecasts.text(content) and "refused" in forecasts.text(content)
     found = checked(both, [a, b])
-    assert found["checked"] == 3 and "no forecast (refused)" in forecast_check.words(found)
+    assert found["checked"] == 3 and "no forecast (refused)" in forecasts.check_text(found)
 
 
 def test_a_law_that_does_not_fall_is_not_used() -> None:
@@ -152,12 +152,12 @@ def test_the_verdict_counts_what_it_should(factor) -> None:
     ] == 0.5
     assert content["largest_error"] == pytest.approx(abs(factor - 1))
     assert content["median_error"] == pytest.approx(abs(factor - 1) / 2)
-    assert "outside" in forecast_check.words(
+    assert "outside" in forecasts.check_text(
         content
-    ) and "not finished yet" in forecast_check.words(content)
+    ) and "not finished yet" in forecasts.check_text(content)
     changed = replace(runs, values=runs.values | {"loss": runs["loss"] * 1.01})
     assert checked(changed, found)["architectures"][0]["unchanged"] is False
-    assert "no longer what they were" in forecast_check.words(checked(changed, found))
+    assert "no longer what they were" in forecasts.check_text(checked(changed, found))
 
 
 def test_a_run_that_was_stopped_is_compared_where_it_stopped() -> None:
@@ -186,9 +186,9 @@ def test_a_run_that_was_stopped_is_compared_where_it_stopped() -> None:
     )
     assert one["early"]["loss"] == pytest.approx(by_hand, rel=1e-9)
     assert one["early"]["error"] == pytest.approx(by_hand / one["early"]["true"] - 1)
-    assert "stopped there:" in forecast_check.words(
+    assert "stopped there:" in forecasts.check_text(
         content
-    ) and "1 of them were stopped" in forecast_check.words(content)
+    ) and "1 of them were stopped" in forecasts.check_text(content)
     changed = replace(short, values=short.values | {"loss": short["loss"] * 1.01})
     assert (
         checked(changed, found)["early"]["checked"] == 0
@@ -290,9 +290,9 @@ def test_no_torch_is_needed(tmp_path) -> None:
     "arguments,message",
     [
         (["forecast", "nothing.csv"], "no such study or table"),
-        (["forecast", "t.csv", "--fraction", "0"], "no share"),
+        (["forecast", "t.csv", "--fraction", "0"], "not a share"),
         (["forecast", "t.csv", "--check", "t.csv"], "not JSON"),
-        (["forecast", "t.csv", "--check", "j.json"], "no forecast"),
+        (["forecast", "t.csv", "--check", "j.json"], "not a forecast"),
         (["forecast", "t.csv", "--plan", "p.csv"], "no column for d"),
         (["forecast", "t.csv", "--where", "kind == 'sweep'"], "no row"),
     ],

@@ -6,10 +6,11 @@ import pytest
 from forcelaw.errors import FitError
 from forcelaw.laws.decide import simulate
 from forcelaw.laws.decide.allocation import Cost, compute_optimal
+from forcelaw.laws.decide.routes import routes
 from forcelaw.laws.fit.fit import fit
 from forcelaw.laws.frontier.curves import curves, lower_hull, smoothed
 from forcelaw.laws.frontier.frontier import frontier
-from forcelaw.laws.frontier.isoflop import isoflop, side_by_side
+from forcelaw.laws.frontier.isoflop import isoflop
 from tests.laws.studies import FIELD, LANGUAGE, clean, exponents, scaled, study
 from tests.reference import laws_slow
 
@@ -219,7 +220,8 @@ def test_isoflop_of_single_points_by_budget():
 
 
 def test_three_ways_side_by_side():
-    rows = side_by_side(study(10, seed=1))
-    assert [row["method"] for row in rows] == ["surface", "frontier (tangents)", "iso-FLOP"]
+    rows = routes(study(10, seed=1))
+    assert [row.method for row in rows] == ["surface", "frontier (tangents)", "iso-FLOP"]
     for row in rows:
-        assert row["a"].low < exponents(FIELD)["a"] < row["a"].high
+        assert row.a.low < exponents(FIELD)["a"] < row.a.high
+        assert len(row.points) >= 3 and set(row.points[0]) == {"x", "n", "d"}

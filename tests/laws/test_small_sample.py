@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from forcelaw.laws.compare.compare import _test
+from forcelaw.laws.compare.compare import difference
 from forcelaw.laws.compare.sign_flip_test import contributions, sign_flip, signs
 from forcelaw.laws.decide import simulate
 from forcelaw.laws.fit import intervals
-from forcelaw.laws.fit.fit import fit, quantities
+from forcelaw.laws.fit.fit import fit
 from forcelaw.laws.fit.objective import Objective
 from forcelaw.laws.fit.problem import build
 from forcelaw.laws.fit.small_sample import SD_RUN, SD_WITHIN, Reference, Student, apart
@@ -115,7 +115,7 @@ def test_linear_fits_follow_it(sizes):
         result = fit(runs, objective="log", interval="jackknife")
         ratio.append(abs(result["alpha"].value - FIELD["alpha"]) / result["alpha"].se)
     slope = intervals.slopes(
-        lambda theta: {"alpha": quantities(result, theta)[0]["alpha"]}, result.theta
+        lambda theta: {"alpha": result.quantity("alpha", theta)}, result.theta
     )["alpha"]
     reference = Reference(result.small.forms(slope), exact=True)
     assert (
@@ -134,7 +134,7 @@ def test_differences_of_linear_fits_follow_it():
         small_studies(150, np.geomspace(1e4, 3e6, 6), 1),
     ):
         fits = [fit(runs, objective="log", interval="jackknife") for runs in (first, second)]
-        p.append(_test("alpha", *fits, None, 0.95).p)
+        p.append(difference("alpha", *fits, None, 0.95).p)
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
 

@@ -89,14 +89,13 @@ examples:
 
 def _forecast(args: argparse.Namespace) -> int:
     from ..laws.decide import forecast as forecasts
-    from ..laws.decide import forecast_check
     from .forecast_runs import planned_runs, runs_of
     from .laws import pairs
 
     everything = runs_of(args.source, pairs(args.columns, "--columns"), args.where)
     if args.check is not None:
-        content = forecast_check.check(forecasts.read(args.check), everything)
-        print(forecast_check.words(content))
+        content = forecasts.check(forecasts.read(args.check), everything)
+        print(forecasts.check_text(content))
         _write(args, content, [row for a in content["architectures"] for row in a["runs"]])
         return 0
     planned = planned_runs(args.source, args.plan, everything, args.where)
@@ -111,13 +110,13 @@ def _forecast(args: argparse.Namespace) -> int:
         "level": args.level,
     }
     found = forecasts.forecast(runs, planned, **options)
-    content = forecasts.to_dict(
+    content = forecasts.to_json(
         found,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         source=args.source.name,
         options={**options, "burn_in_steps": steps, "where": args.where},
     )
-    print(forecasts.words(content))
+    print(forecasts.text(content))
     _write(args, content, [row for a in content["architectures"] for row in a["predictions"]])
     return 0 if content["ok"] else CANNOT_CARRY
 

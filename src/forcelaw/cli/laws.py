@@ -266,12 +266,12 @@ def _fit(args: argparse.Namespace) -> int:
         _say(args, f"  WARNING: {runs.notes[-1]}")
     options = {"x": args.x} if args.x else {}
     result = fit(runs, _law(args), fixed=_fixed(args.fix), **fit_settings(args), **options)
-    content = result.to_dict()
+    content = result.as_json()
     _say(args, "\n" + result.summary() + _optimum_text(result))
     if args.profile and result.ok:
         from ..laws.fit.floor_profile import profile_floor
 
-        content["profile"] = profile_floor(runs, result).to_dict()
+        content["profile"] = profile_floor(runs, result).as_json()
         _say(args, _profile_text(content["profile"]))
     if result.law.name in ("frontier", "frontier_hours") and result.parameters:
         _add_frontier(args, runs, result.law.x, content)
@@ -293,7 +293,7 @@ def _add_frontier(args: argparse.Namespace, runs: Runs, x: str, content: dict[st
     if "n" not in runs or len(set(runs["n"].tolist())) < 3 or len(runs.group_names) > 1:
         return
     found = frontier(runs, x, level=args.level)
-    content["frontier"] = found.to_dict()
+    content["frontier"] = found.as_json()
     values = ", ".join(f"{name} = {value}" for name, value in found.fit.parameters.items())
     _say(
         args,
@@ -346,7 +346,7 @@ def _compare(args: argparse.Namespace) -> int:
     )
     _say(args, "\n" + result.summary())
     good = result.status == "ok"
-    _write(args, result.to_dict() | {"message": "" if good else "; ".join(result.notes)})
+    _write(args, result.as_json() | {"message": "" if good else "; ".join(result.notes)})
     if args.figure:
         from ..laws.figures import draw_compare
 
@@ -371,9 +371,9 @@ def _diagnose(args: argparse.Namespace) -> int:
             draw_diagnose(found[name], path if len(runs.group_names) == 1 else own)
     refused = all(one.verdict == REFUSED for one in found.values())
     if len(found) == 1:
-        content = next(iter(found.values())).to_dict()
+        content = next(iter(found.values())).as_json()
     else:
-        groups = {name: one.to_dict() for name, one in found.items()}
+        groups = {name: one.as_json() for name, one in found.items()}
         content = {"status": "refused" if refused else "ok", "groups": groups}
     reasons = [
         f"{name + ': ' if name else ''}{reason}"
@@ -411,7 +411,7 @@ def _budget(args: argparse.Namespace) -> int:
         for one in result.choices
         if one.reason
     ]
-    _write(args, result.to_dict() | {"message": "" if good else "; ".join(reasons)})
+    _write(args, result.as_json() | {"message": "" if good else "; ".join(reasons)})
     if args.figure and result.best:
         from ..laws.figures import draw_budget
 
@@ -433,7 +433,7 @@ def _design(args: argparse.Namespace) -> int:
         **fit_settings(args, "interval", "resamples"),
     )
     _say(args, "\n" + result.summary())
-    _write(args, result.to_dict())
+    _write(args, result.as_json())
     if args.figure:
         from ..laws.figures import draw_design
 

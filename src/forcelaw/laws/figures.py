@@ -119,7 +119,7 @@ def _some(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).astype(int))
 
 
-# -- fit -----------------------------------------------------------------------------------------------------------
+# -- fit -----------------------------------------------------------------------------------------
 
 
 def draw_fit(runs: Runs, result: FitResult, path: str | Path) -> Path:
@@ -277,7 +277,7 @@ def _residuals(ax: Axes, runs: Runs, result: FitResult) -> None:
     ax.set(xlabel="fitted loss", ylabel="measured above fitted (%)")
 
 
-# -- compare -------------------------------------------------------------------------------------------------------
+# -- compare -------------------------------------------------------------------------------------
 
 
 def draw_compare(comparison: Comparison, path: str | Path) -> Path:
@@ -356,7 +356,7 @@ def draw_compare(comparison: Comparison, path: str | Path) -> Path:
     )
 
 
-# -- diagnose ------------------------------------------------------------------------------------------------------
+# -- diagnose ------------------------------------------------------------------------------------
 
 
 def draw_diagnose(diagnosis: Diagnosis, path: str | Path) -> Path:
@@ -515,7 +515,7 @@ def _profile(ax: Axes, diagnosis: Diagnosis) -> None:
     ax.set(xlabel="floor of the loss", ylabel="rise of the objective (t²)")
 
 
-# -- budget and design ---------------------------------------------------------------------------------------------
+# -- budget and design ---------------------------------------------------------------------------
 
 
 def draw_budget(budget: Budget, path: str | Path, runs: Runs | None = None) -> Path:

@@ -8,6 +8,7 @@ the crossing is where the two frontiers meet.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,15 +17,15 @@ from scipy import stats
 
 from ...errors import FitError
 from ...table.runs import Runs
-from ..fit.result import clean, spread
+from ..fit.result import UNITS, Estimate, Result, note_lines, records, spread
 from ..frontier.frontier import Frontier, frontier
-from .pairing import pair
+from .pairing import Pairing, pair
 
 POINTS = 13
 
 
 @dataclass
-class Multiplier:
+class Multiplier(Result):
     """loss [P] with multiplier = C_second / C_first there, and x [P] (FLOPs or hours) with ratio =
     L_second / L_first, each with low and high. crossing: the x at which the frontiers meet (None:
     nowhere in the common range)."""
@@ -44,40 +45,52 @@ class Multiplier:
     paired: bool
     notes: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
-        return clean(vars(self))
+    @property
+    def unit(self) -> str:
+        """Of x."""
+        return UNITS.get(self.x_name, self.x_name)
+
+    def rows(self, what: str = "multiplier") -> list[dict[str, Any]]:
+        """One row for each loss ("multiplier") or each x ("ratio"): at, value, low, high."""
+        at = self.loss if what == "multiplier" else self.x
+        ends = (getattr(self, f"{what}{end}") for end in ("", "_low", "_high"))
+        return records(dict(zip(("at", "value", "low", "high"), (at, *ends))))
+
+    def middle(self, what: str = "multiplier") -> tuple[float, Estimate] | None:
+        """The loss (or x, for "ratio") in the middle of the common range and the value there; None
+        where there is no common range."""
+        rows = self.rows(what)
+        if not rows:
+            return None
+        row = rows[len(rows) // 2]
+        return row["at"], Estimate(row["value"], None, row["low"], row["high"], "jackknife")
 
     def summary(self) -> str:
+        """For a terminal."""
         first, second = self.names
-        unit = {"c": "FLOPs", "h": "hours"}.get(self.x_name, self.x_name)
         lines = []
         if len(self.loss):
             i = len(self.loss) // 2
             lines.append(
                 f"at loss {self.loss[i]:.4g}, {second} needs {self.multiplier[i]:.3g}"
-                f" [{self.multiplier_low[i]:.3g}, {self.multiplier_high[i]:.3g}] times the {unit}"
-                f" of {first}"
+                f" [{self.multiplier_low[i]:.3g}, {self.multiplier_high[i]:.3g}] times the"
+                f" {self.unit} of {first}"
             )
         if len(self.x):
             i = len(self.x) // 2
             lines.append(
-                f"at {self.x[i]:.3g} {unit}, the loss of {second} is {self.ratio[i]:.3g} "
+                f"at {self.x[i]:.3g} {self.unit}, the loss of {second} is {self.ratio[i]:.3g} "
                 f"[{self.ratio_low[i]:.3g}, {self.ratio_high[i]:.3g}] times that of {first}"
             )
         if self.crossing:
-            told = ((self.ratio_low > 1) | (self.ratio_high < 1)).any()
-            lines.append(
-                f"the frontiers cross at {self.crossing:.3g} {unit}"
-                + (
-                    ""
-                    if told
-                    else (
-                        ", but nowhere in the common range is one told from the other: the crossing"
-                        " may be chance"
-                    )
-                )
+            sure = ((self.ratio_low > 1) | (self.ratio_high < 1)).any()
+            doubt = (
+                ", but nowhere in the common range is one surely better: the crossing may be chance"
             )
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+            lines.append(
+                f"the frontiers cross at {self.crossing:.3g} {self.unit}{'' if sure else doubt}"
+            )
+        return "\n".join([*lines, *note_lines(self.notes)])
 
 
 def multiplier(
@@ -102,17 +115,9 @@ def multiplier(
             notes.append(
                 f"the frontier of {name} is a hull, not tangents: read the ratios as a trend"
             )
-    curves = [_ends(one) for one in found]
-    paired, _ = pair(first, second)
-    level_df = min(one.fit.n_runs for one in found) - 1
-
-    low, high = (
-        max(ends[2] for ends in curves),
-        min(ends[3] for ends in curves),
-    )  # losses both reach
-    losses = np.geomspace(low, high, POINTS) if low < high else np.array([])
-    left, right = max(ends[0] for ends in curves), min(ends[1] for ends in curves)
-    budgets = np.geomspace(left, right, POINTS) if left < right else np.array([])
+    x_low, x_high, loss_low, loss_high = zip(*(_ends(one) for one in found))
+    losses = _common(loss_low, loss_high)
+    budgets = _common(x_low, x_high)
     if not len(losses) and not len(budgets):
         raise FitError(
             f"the frontiers of {names[0]} and {names[1]} share no range of loss or {x}",
@@ -127,39 +132,50 @@ def multiplier(
         values = one.fit.law.natural(theta, one.fit.centre)
         above = losses[None] - values["E"][:, None]
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (
-                np.log(values["F"])[:, None] - np.log(np.where(above > 0, above, np.nan))
-            ) / values["gamma"][:, None]
+            ln_above = np.log(np.where(above > 0, above, np.nan))
+            return (np.log(values["F"])[:, None] - ln_above) / values["gamma"][:, None]
 
     def log_loss(one: Frontier, theta: np.ndarray) -> np.ndarray:
         return one.fit.law.predict_log(theta, {x: budgets}, one.fit.centre)
 
-    made = []
-    for function, size in ((log_x, len(losses)), (log_loss, len(budgets))):
-        if size == 0:
-            made.append((np.array([]),) * 3)
-            continue
-        point = [function(one, one.fit.theta[None])[0] for one in found]
-        value = point[1] - point[0]
-        se = (
-            _error([function(one, one.fit.replicates) for one in found], point, paired)
-            if all(one.fit.replicates is not None for one in found)
-            else np.full(size, np.nan)
-        )
-        half = stats.t.ppf(0.5 + level / 2, level_df) * se
-        made.append((np.exp(value), np.exp(value - half), np.exp(value + half)))
-    return Multiplier(
-        names,
-        x,
-        losses,
-        *made[0],
-        budgets,
-        *made[1],
-        _crossing(budgets, made[1][0]),
-        level,
-        paired is not None,
-        notes,
-    )
+    pairing, _ = pair(first, second)
+    reach = stats.t.ppf(0.5 + level / 2, min(one.fit.n_runs for one in found) - 1)
+    made = [
+        _ratio(found, function, pairing, reach) if len(at) else (at,) * 3
+        for function, at in ((log_x, losses), (log_loss, budgets))
+    ]
+    crossing = _crossing(budgets, made[1][0])
+    paired = pairing is not None
+    return Multiplier(names, x, losses, *made[0], budgets, *made[1], crossing, level, paired, notes)
+
+
+def _common(low: Sequence[float], high: Sequence[float]) -> np.ndarray:
+    """POINTS values over the range that both cover; none where there is no such range."""
+    left, right = max(low), min(high)
+    return np.geomspace(left, right, POINTS) if left < right else np.array([])
+
+
+def _ratio(
+    found: tuple[Frontier, Frontier],
+    function: Callable[[Frontier, np.ndarray], np.ndarray],
+    pairing: Pairing | None,
+    reach: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """exp(second - first) of a function of the two frontiers [P], with its interval. Pairs of runs
+    are deleted together where there are any. A refit without an answer (its floor above the loss)
+    makes the error unknown there."""
+    point = [function(one, one.fit.best()[None])[0] for one in found]
+    value = point[1] - point[0]
+    if any(one.fit.replicates is None for one in found):
+        se = np.full(len(value), np.nan)
+    else:
+        draws = [function(one, one.fit.refits()) for one in found]
+        if pairing is not None:
+            jumps = draws[1][pairing.second] - draws[0][pairing.first]
+            se = spread(jumps, value, "jackknife")
+        else:
+            se = np.sqrt(sum(spread(d, p, "jackknife") ** 2 for d, p in zip(draws, point)))
+    return np.exp(value), np.exp(value - reach * se), np.exp(value + reach * se)
 
 
 def _ends(one: Frontier) -> tuple[float, float, float, float]:
@@ -168,16 +184,6 @@ def _ends(one: Frontier) -> tuple[float, float, float, float]:
     xs = np.asarray(points["x"])
     losses = one.fit.predict(**{one.x: np.array([xs.min(), xs.max()])})
     return float(xs.min()), float(xs.max()), float(losses[1]), float(losses[0])
-
-
-def _error(draws: list[np.ndarray], point: list[np.ndarray], pairing: Any) -> np.ndarray:
-    """Standard error of the difference; pairs of runs are deleted together where there are any. A
-    refit without an answer (its floor above the loss) makes the error unknown there."""
-    if pairing is not None:
-        return spread(
-            draws[1][pairing.second] - draws[0][pairing.first], point[1] - point[0], "jackknife"
-        )
-    return np.sqrt(sum(spread(d, p, "jackknife") ** 2 for d, p in zip(draws, point)))
 
 
 def _crossing(x: np.ndarray, ratio: np.ndarray) -> float | None:

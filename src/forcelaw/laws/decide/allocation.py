@@ -3,15 +3,17 @@ D^q."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from ...errors import FitError
 from ...table.runs import Runs
 from ..fit import intervals
-from ..fit.result import Estimate, FitResult, clean
+from ..fit.result import Estimate, FitResult, Result, clean, records
 
 
 @dataclass
@@ -51,30 +53,22 @@ class Cost:
         """log C = log k + p log N + q log D by least squares over the rows; p and q are 1 if N or D
         hardly vary."""
         n, d, c = np.log(runs["n"]), np.log(runs["d"]), np.log(runs[x])
-        columns = [np.ones(len(c)), n - n.mean(), d - d.mean()]
-        basis = np.stack(columns, axis=1)
+        basis = np.stack([np.ones(len(c)), n - n.mean(), d - d.mean()], axis=1)
         if np.linalg.matrix_rank(basis, tol=1e-6 * np.sqrt(len(c))) < 3:
-            k = float(np.exp((c - n - d).mean()))
-            return cls(
-                k, 1.0, 1.0, float((c - n - d).std()), f"{x} = k N D (N and D do not vary apart)"
-            )
+            k, sd = float(np.exp((c - n - d).mean())), float((c - n - d).std())
+            return cls(k, 1.0, 1.0, sd, f"{x} = k N D (N and D do not vary apart)")
         w = np.linalg.lstsq(basis, c, rcond=None)[0]
         resid = c - basis @ w
         k = float(np.exp(w[0] - w[1] * n.mean() - w[2] * d.mean()))
-        return cls(
-            k,
-            float(w[1]),
-            float(w[2]),
-            float(resid.std()),
-            f"{x} = k N^p D^q measured over {len(c)} rows",
-        )
+        source = f"{x} = k N^p D^q measured over {len(c)} rows"
+        return cls(k, float(w[1]), float(w[2]), float(resid.std()), source)
 
-    def __call__(self, n: np.ndarray | float, d: np.ndarray | float) -> np.ndarray | float:
+    def __call__(self, n: Any, d: Any) -> Any:
         return self.k * n**self.p * d**self.q
 
 
 @dataclass
-class Allocation:
+class Allocation(Result):
     """Compute-optimal exponents with intervals, and N*(C), D*(C), L*(C) with bands.
 
     N* ~ C^a, D* ~ C^b, L* - E ~ C^-gamma; a = beta/(beta p + alpha q), b = alpha/(beta p + alpha
@@ -90,15 +84,15 @@ class Allocation:
 
     def n(self, c: Any) -> np.ndarray:
         """N*(C)."""
-        return self._at(c, self.surface.theta)[0][0]
+        return self._at(c, self.surface.best())[0][0]
 
     def d(self, c: Any) -> np.ndarray:
         """D*(C)."""
-        return self._at(c, self.surface.theta)[1][0]
+        return self._at(c, self.surface.best())[1][0]
 
     def loss(self, c: Any) -> np.ndarray:
         """L*(C)."""
-        return self._at(c, self.surface.theta)[2][0]
+        return self._at(c, self.surface.best())[2][0]
 
     def _at(self, c: Any, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values = self.surface.law.natural(theta, self.surface.centre)
@@ -110,55 +104,71 @@ class Allocation:
 
     def table(self, c: Any) -> dict[str, np.ndarray]:
         """c, n, d, loss and their intervals (n_low, n_high, d_low, d_high, loss_low, loss_high) at
-        budgets ``c``."""
+        budgets ``c`` [K]."""
         c = np.atleast_1d(np.asarray(c, float))
+        surface = self.surface
         out: dict[str, np.ndarray] = {"c": c}
-        points = self._at(c, self.surface.theta)
-        theta, many = self.surface.sample()
-        about = self._at(c, theta)
-        if (
-            many is not None
-        ):  # sizes follow from the exponents, losses from refits whose floor is no less than zero
-            draws = (*self._at(c, many)[:2], self._at(c, self.surface.replicates)[2])
-            about = (*about[:2], points[2])
-        else:
-            draws = None
-        kind = "jackknife" if self.surface.method.startswith("jackknife") else self.surface.method
+        points = self._at(c, surface.best())
+        for name, value in zip(("n", "d", "loss"), points):
+            out[name] = value[0]
+        if surface.replicates is None:
+            return out
+        theta, many = surface.sample()
+        # sizes follow from the exponents, losses from refits whose floor is no less than zero
+        draws = (*self._at(c, many)[:2], self._at(c, surface.replicates)[2])
+        about = (*self._at(c, theta)[:2], points[2])
         for i, name in enumerate(("n", "d", "loss")):
-            out[name] = points[i][0]
-            if draws is None:
-                continue
-            reference = intervals.references(
-                self.surface, lambda many, i=i: dict(enumerate(self._at(c, many)[i].T))
-            )
-            made = [
-                intervals.estimate(
-                    name,
-                    float(points[i][0, j]),
-                    draws[i][:, j],
-                    method=kind,
-                    level=self.level,
-                    floor_name="E",
-                    reference=reference[j],
-                    about=float(about[i][0, j]),
-                )
-                for j in range(len(c))
-            ]
-            out[f"{name}_low"] = np.array([np.nan if one.low is None else one.low for one in made])
-            out[f"{name}_high"] = np.array(
-                [np.nan if one.high is None else one.high for one in made]
-            )
+            made = self._intervals(name, c, i, points[i][0], draws[i], about[i][0])
+            for end in ("low", "high"):
+                ends = [getattr(one, end) for one in made]
+                out[f"{name}_{end}"] = np.array([np.nan if v is None else v for v in ends])
         return out
 
-    def to_dict(self) -> dict[str, Any]:
-        return clean(
-            {
-                "a": vars(self.a),
-                "b": vars(self.b),
-                "gamma": vars(self.gamma),
-                "cost": vars(self.cost),
-            }
+    def _intervals(
+        self,
+        name: str,
+        c: np.ndarray,
+        i: int,
+        point: np.ndarray,
+        draws: np.ndarray,
+        about: np.ndarray,
+    ) -> list[Estimate]:
+        reference = intervals.references(
+            self.surface, lambda many: {str(j): v for j, v in enumerate(self._at(c, many)[i].T)}
         )
+        return [
+            intervals.estimate(
+                name,
+                float(point[j]),
+                draws[:, j],
+                method=self.surface.method,
+                level=self.level,
+                reference=reference[str(j)],
+                about=float(about[j]),
+            )
+            for j in range(len(c))
+        ]
+
+    def rows(self, c: Any) -> list[dict[str, Any]]:
+        """The table at budgets ``c``, one row for each."""
+        return records(self.table(c))
+
+    def new_run(self, loss: Estimate) -> Estimate | None:
+        """Where one more run should fall whose expected loss is ``loss`` (with the interval of the
+        law): widened by what runs and checkpoints scatter, in ln L. None without an interval."""
+        if loss.low is None or loss.high is None or not loss.low > 0:
+            return None
+        df = max(self.surface.n_runs - 1, 1)
+        extra = float(stats.t.ppf(0.5 + self.surface.level / 2, df)) * self.surface.noise
+        down = math.hypot(math.log(loss.value / loss.low), extra)
+        up = math.hypot(math.log(loss.high / loss.value), extra)
+        return Estimate(
+            loss.value, None, loss.value * math.exp(-down), loss.value * math.exp(up), "new run"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The exponents and the cost."""
+        return clean({name: getattr(self, name) for name in ("a", "b", "gamma", "cost")})
 
 
 def optimal(
@@ -198,25 +208,5 @@ def compute_optimal(
         total = beta * cost.p + alpha * cost.q
         return {"a": beta / total, "b": alpha / total, "gamma": alpha * beta / total}
 
-    point = exponents(surface.theta)
-    if surface.replicates is None:
-        made = {name: Estimate(float(value[0])) for name, value in point.items()}
-    else:
-        theta, many = surface.sample()
-        about, draws = exponents(theta), exponents(many)
-        kind = "jackknife" if surface.method.startswith("jackknife") else surface.method
-        reference = intervals.references(surface, exponents)
-        made = {
-            name: intervals.estimate(
-                name,
-                float(point[name][0]),
-                draws[name],
-                method=kind,
-                level=level,
-                floor_name="E",
-                reference=reference[name],
-                about=float(about[name][0]),
-            )
-            for name in point
-        }
+    made = intervals.estimates(surface, exponents, level)
     return Allocation(made["a"], made["b"], made["gamma"], cost, surface, level)

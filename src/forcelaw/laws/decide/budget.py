@@ -8,6 +8,7 @@ fall, and how far all this extrapolates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,8 @@ from ...errors import FitError
 from ...table.columns import ROLES
 from ...table.runs import Runs
 from ..fit.fit import fit
-from ..fit.result import FitResult, clean, spread
+from ..fit.result import UNITS, FitResult, Result, note_lines, spread
+from ..inputs import as_runs
 from .allocation import Cost, optimal
 from .repeats import fit_repeats
 
@@ -28,7 +30,7 @@ MOST_EPOCHS = 4.0
 
 
 @dataclass
-class Choice:
+class Choice(Result):
     """What one architecture would do with the budget. loss: prediction with the interval for a new
     run; loss_mean_*: the interval of the law alone. extrapolation: budget, N and D over the largest
     measured ones. reason: why it has none."""
@@ -48,6 +50,7 @@ class Choice:
     p_best: float = float("nan")
     reason: str = ""
     notes: list[str] = field(default_factory=list)
+    also = ("ok",)
 
     @property
     def ok(self) -> bool:
@@ -55,8 +58,8 @@ class Choice:
 
 
 @dataclass
-class Budget:
-    """choices, the best first; amount and unit of the budget."""
+class Budget(Result):
+    """choices, the best first; amount of the budget and its unit, FLOPs or hours."""
 
     amount: float
     unit: str
@@ -64,6 +67,7 @@ class Budget:
     unique: float | None = None
     level: float = 0.95
     notes: list[str] = field(default_factory=list)
+    also = ("status",)
 
     @property
     def best(self) -> Choice | None:
@@ -73,45 +77,39 @@ class Budget:
     def status(self) -> str:
         return "ok" if self.best else "refused"
 
-    def to_dict(self) -> dict[str, Any]:
-        return clean(
-            {
-                "status": self.status,
-                "amount": self.amount,
-                "unit": self.unit,
-                "unique": self.unique,
-                "level": self.level,
-                "choices": [vars(one) | {"ok": one.ok} for one in self.choices],
-                "notes": self.notes,
-            }
-        )
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each architecture."""
+        return [one.as_json() for one in self.choices]
 
     def summary(self) -> str:
-        head = (
+        """For a terminal."""
+        several = sum(one.ok for one in self.choices) > 1
+        lines = [
+            f"budget: {self.amount:.4g} {self.unit}",
             f"{'architecture':16} {'N':>9} {'D':>9} {'loss':>9}"
             f" {f'{self.level:.0%} of a new run':>22} {'epochs':>7} {'hours':>9} {'FLOPs':>9}"
-            f" {'x beyond':>9} {'P(best)':>8}"
-        )
-        lines = [f"budget: {self.amount:.4g} {self.unit}", head]
+            f" {'x beyond':>9} {'P(best)':>8}",
+        ]
         for one in self.choices:
             if not one.ok:
                 lines.append(f"{one.group or 'all':16} no answer: {one.reason}")
                 continue
-            hours = "-" if one.hours is None else f"{one.hours:.3g}"
-            flops = "-" if one.flops is None else f"{one.flops:.3g}"
-            best = f"{one.p_best:.2f}" if sum(other.ok for other in self.choices) > 1 else "-"
-            epochs = "-" if one.epochs is None else f"{one.epochs:.3g}"
+            hours, flops, epochs = (
+                "-" if value is None else f"{value:.3g}"
+                for value in (one.hours, one.flops, one.epochs)
+            )
+            best = f"{one.p_best:.2f}" if several else "-"
             lines.append(
                 f"{one.group or 'all':16} {one.n:9.3g} {one.d:9.3g} {one.loss:9.4g}"
                 f" {f'[{one.loss_low:.4g}, {one.loss_high:.4g}]':>22} {epochs:>7} {hours:>9}"
                 f" {flops:>9} {one.extrapolation['budget']:9.3g} {best:>8}"
             )
-            lines += [f"{'':16} note: {note}" for note in one.notes]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+            lines += note_lines(one.notes, f"{'':16} ")
+        return "\n".join([*lines, *note_lines(self.notes)])
 
 
 def budget(
-    runs: Runs,
+    runs: Any,
     *,
     flops: float | None = None,
     hours: float | None = None,
@@ -124,10 +122,13 @@ def budget(
 ) -> Budget:
     """The best use of ``flops`` or ``hours`` (one of them) for every architecture of the table.
 
-    unique: distinct data there are; more of D means epochs. If the table has runs with repeats
-    (column u) the data-constrained law says what repeats are worth; else at most ``max_epochs``
-    passes are planned, each counted as new data, and that is said. device: rows of this device only
-    (for hours). settings: those of :func:`forcelaw.laws.fit.fit.fit`.
+    runs: any table (see :func:`forcelaw.fit`). unique: distinct data there are; more of D means
+    epochs. If the table has runs with repeats (column u) the data-constrained law says what repeats
+    are worth; else at most ``max_epochs`` passes are planned, each counted as new data, and that is
+    said. device: rows of this device only (for hours). settings: those of :func:`forcelaw.fit`.
+
+    An architecture that cannot be fitted is listed with the reason. FitError where the budget or
+    the table cannot be used.
     """
     if (flops is None) == (hours is None):
         raise FitError(
@@ -136,45 +137,41 @@ def budget(
             remedy="one of --flops and --hours",
         )
     amount, x = (flops, "c") if flops is not None else (hours, "h")
-    if not (np.isfinite(amount) and amount > 0) or (
-        unique is not None and not (np.isfinite(unique) and unique > 0)
+    if not all(
+        value is None or (np.isfinite(value) and value > 0) for value in (flops, hours, unique)
     ):
         raise FitError(
             f"the budget is {amount}, distinct data {unique}",
             where="budget",
             remedy="give positive numbers",
         )
-    if device is not None:
-        runs = _of_device(runs, device)
+    runs = as_runs(runs) if device is None else _of_device(as_runs(runs), device)
     notes = []
-    if (
-        x == "h"
-        and device is None
-        and runs.frame is not None
-        and "device" in runs.frame.columns
-        and runs.frame["device"].n_unique() > 1
-    ):
+    if x == "h" and device is None and len(set(_devices(runs))) > 1:
         notes.append("hours of several devices are mixed: name one with --device")
     settings.pop("interval", None)
-    choices, draws = [], []
-    for name, part in runs.groups().items():
-        choice, sample = _choose(name, part, x, float(amount), unique, max_epochs, level, settings)
-        choices.append(choice)
-        draws.append(sample)
-    _rank(choices, draws, seed)
-    choices.sort(key=lambda one: (not one.ok, one.loss if one.ok else 0.0))
-    if len(choices) > 1 and choices[0].ok and choices[0].p_best < 0.9:
-        notes.append(f"the choice of {choices[0].group} is not sure (P = {choices[0].p_best:.2f})")
-    return Budget(float(amount), {"c": "FLOPs", "h": "hours"}[x], choices, unique, level, notes)
+    plan = _Plan(x, float(amount or 0.0), unique, max_epochs, level, settings)
+    choices, samples = zip(*(plan.choose(name, part) for name, part in runs.groups().items()))
+    _rank(choices, samples, seed)
+    ranked = sorted(choices, key=lambda one: (not one.ok, one.loss if one.ok else 0.0))
+    if len(ranked) > 1 and ranked[0].ok and ranked[0].p_best < 0.9:
+        notes.append(f"the choice of {ranked[0].group} is not sure (P = {ranked[0].p_best:.2f})")
+    return Budget(plan.amount, UNITS[x], ranked, unique, level, notes)
+
+
+def _devices(runs: Runs) -> list[str]:
+    """The device of each row, empty where the table does not say."""
+    frame = runs.frame
+    known = frame is not None and "device" in frame.columns
+    return [str(value) for value in frame["device"].to_list()] if known else []
 
 
 def _of_device(runs: Runs, device: str) -> Runs:
-    frame = runs.frame
-    if frame is None or "device" not in frame.columns:
+    names = _devices(runs)
+    if not names:
         raise FitError(
             "the table has no column device", where=runs.source, remedy="leave --device out"
         )
-    names = [str(value) for value in frame["device"].to_list()]
     mask = np.array([device.lower() in name.lower() for name in names])
     if not mask.any():
         raise FitError(
@@ -185,133 +182,159 @@ def _of_device(runs: Runs, device: str) -> Runs:
     return runs.take(mask, f"device {device}: {int(mask.sum())} rows")
 
 
-def _choose(
-    name: str,
-    part: Runs,
-    x: str,
-    amount: float,
-    unique: float | None,
-    max_epochs: float,
-    level: float,
-    settings: dict[str, Any],
-) -> tuple[Choice, tuple[float, float] | None]:
-    """One architecture's choice, and mean and sd of its predicted ln loss (of the law)."""
-    choice = Choice(name)
-    try:
-        if x not in part:
-            missing = ROLES[x].split(" (")[0]
-            raise FitError(
-                f"the table has no {missing} ({x}): name their column with --columns {x}=..."
-                + (
-                    ", or give the budget in FLOPs (--flops)"
-                    if x == "h"
-                    else ", or give the budget in --hours"
-                    if "h" in part
-                    else ""
-                )
-            )
-        notes, settings = choice.notes, settings | {"interval": "jackknife", "level": level}
-        repeats = unique is not None and "u" in part and float((part["d"] / part["u"]).max()) > 1.5
-        result = fit_repeats(part, **settings) if repeats else fit(part, "surface", **settings)
-        if repeats and not result.ok:
-            notes.append(f"repeats are not modelled: {result.message}")
+@dataclass
+class _Plan:
+    """The question that every architecture answers. x: c or h, what the budget is in."""
+
+    x: str
+    amount: float
+    unique: float | None
+    max_epochs: float
+    level: float
+    settings: dict[str, Any]
+
+    def choose(self, name: str, part: Runs) -> tuple[Choice, tuple[float, float] | None]:
+        """One architecture's choice, and mean and sd of its predicted ln loss (of the law)."""
+        choice = Choice(name)
+        try:
+            self._check_cost(part)
+            result = self._law(part, choice.notes)
+            cost = Cost.measured(part, self.x)
+        except FitError as error:
+            choice.reason = error.what
+            return choice, None
+        self._size(choice, result, cost)
+        seen = min(self.unique or choice.d, choice.d)
+        at = {"n": choice.n, "d": choice.d, "u": seen}
+        sample = _predict(choice, result, {role: at[role] for role in result.law.roles}, self.level)
+        self._describe(choice, part, cost)
+        return choice, sample
+
+    def _check_cost(self, part: Runs) -> None:
+        if self.x in part:
+            return
+        missing = ROLES[self.x].split(" (")[0]
+        other = ""
+        if self.x == "h":
+            other = ", or give the budget in FLOPs (--flops)"
+        elif "h" in part:
+            other = ", or give the budget in --hours"
+        raise FitError(
+            f"the table has no {missing} ({self.x}): name their column with"
+            f" --columns {self.x}=...{other}"
+        )
+
+    def _law(self, part: Runs, notes: list[str]) -> FitResult:
+        """The surface, or the law of repeated data where it is asked for and can be fitted."""
+        settings = self.settings | {"interval": "jackknife", "level": self.level}
+        seen_again = "u" in part and float((part["d"] / part["u"]).max()) > 1.5
+        result = None
+        if self.unique is not None and seen_again:
+            result = fit_repeats(part, **settings)
+            if not result.ok:
+                notes.append(f"repeats are not modelled: {result.message}")
+        if result is None or not result.ok:
             result = fit(part, "surface", **settings)
         result.require()
         if result.replicates is None:
             raise FitError("the surface has no interval")
-        cost = Cost.measured(part, x)
-    except FitError as error:
-        choice.reason = error.what
-        return choice, None
-    values = {
-        key: float(value[0])
-        for key, value in result.law.natural(result.theta, result.centre).items()
-    }
-    if "u" in result.law.roles:
-        choice.n, choice.d = _search(result, cost, amount, unique)
-        if "rho" in result.parameters:
-            notes.append(
-                f"repeats wear out sooner the larger the model: R_D ~ N^-{result['rho'].value:.2g}"
-            )
-    else:
-        n, d = optimal(values, np.log(amount), cost)
+        return result
+
+    def _size(self, choice: Choice, result: FitResult, cost: Cost) -> None:
+        """N and D of ``choice``."""
+        unique, notes = self.unique, choice.notes
+        if "u" in result.law.roles and unique is not None:
+            choice.n, choice.d = _search(result, cost, self.amount, unique)
+            if "rho" in result.parameters:
+                notes.append(
+                    "repeats wear out sooner the larger the model: R_D ~"
+                    f" N^-{result['rho'].value:.2g}"
+                )
+            return
+        n, d = optimal(_values(result), np.log(self.amount), cost)
         choice.n, choice.d = float(n), float(d)
-        if unique is not None and choice.d > unique * max_epochs:
-            choice.d = unique * max_epochs
-            choice.n = float(np.exp((np.log(amount / cost.k) - cost.q * np.log(choice.d)) / cost.p))
+        if unique is None:
+            return
+        if choice.d > unique * self.max_epochs:
+            choice.d = unique * self.max_epochs
+            rest = np.log(self.amount / cost.k) - cost.q * np.log(choice.d)
+            choice.n = float(np.exp(rest / cost.p))
             notes.append(
-                f"data end at {max_epochs:g} passes, so the model is larger than compute alone"
+                f"data end at {self.max_epochs:g} passes, so the model is larger than compute alone"
                 " would have it"
             )
-        if unique is not None and choice.d > unique:
+        if choice.d > unique:
             notes.append("the table has no runs with repeats: repeated data are counted as new")
-    at = {"n": choice.n, "d": choice.d, "u": min(unique or choice.d, choice.d)}
-    sample = _predict(choice, result, {role: at[role] for role in result.law.roles}, level)
-    choice.epochs = choice.d / unique if unique is not None else None
-    for other, field_name in (("c", "flops"), ("h", "hours")):
-        if other == x:
-            setattr(choice, field_name, amount)
-        elif other in part:
-            setattr(choice, field_name, float(Cost.measured(part, other)(choice.n, choice.d)))
-    choice.extrapolation = {
-        "budget": amount / float(part[x].max()),
-        "n": choice.n / float(part["n"].max()),
-        "d": choice.d / float(part["d"].max()),
-    }
-    if choice.extrapolation["budget"] > FAR:
-        choice.notes.append(
-            f"the budget is {choice.extrapolation['budget']:.3g} times the largest that was"
-            " measured: a law that bends there would not be seen here"
-        )
-    if cost.sd > 0.1:
-        choice.notes.append(f"the cost scatters by {cost.sd:.0%} about k N^p D^q")
-    return choice, sample
+
+    def _describe(self, choice: Choice, part: Runs, cost: Cost) -> None:
+        """Epochs, cost and how far ``choice`` extrapolates."""
+        choice.epochs = choice.d / self.unique if self.unique is not None else None
+        for role, name in (("c", "flops"), ("h", "hours")):
+            if role == self.x:
+                setattr(choice, name, self.amount)
+            elif role in part:
+                setattr(choice, name, float(Cost.measured(part, role)(choice.n, choice.d)))
+        choice.extrapolation = {
+            "budget": self.amount / float(part[self.x].max()),
+            "n": choice.n / float(part["n"].max()),
+            "d": choice.d / float(part["d"].max()),
+        }
+        if choice.extrapolation["budget"] > FAR:
+            choice.notes.append(
+                f"the budget is {choice.extrapolation['budget']:.3g} times the largest that was"
+                " measured: a law that bends there would not be seen here"
+            )
+        if cost.sd > 0.1:
+            choice.notes.append(f"the cost scatters by {cost.sd:.0%} about k N^p D^q")
+
+
+def _values(result: FitResult) -> dict[str, float]:
+    return {name: float(value[0]) for name, value in result.quantities(result.best())[0].items()}
 
 
 def _predict(
     choice: Choice, result: FitResult, at: dict[str, float], level: float
 ) -> tuple[float, float]:
-    new, mean = (
-        result.interval("new run", level=level, **at),
-        result.interval("mean", level=level, **at),
-    )
+    """Put the predicted loss into ``choice``; mean and sd of its logarithm."""
+    new = result.interval("new run", level=level, **at)
+    mean = result.interval("mean", level=level, **at)
     choice.loss, choice.loss_low, choice.loss_high = (
         float(v[0]) for v in (new.value, new.low, new.high)
     )
     choice.loss_mean_low, choice.loss_mean_high = float(mean.low[0]), float(mean.high[0])
-    centre = result.law.predict_log(result.theta, at, result.centre)[0]
-    draws = result.law.predict_log(result.replicates, at, result.centre)
+    centre = result.law.predict_log(result.best(), at, result.centre)[0]
+    draws = result.law.predict_log(result.refits(), at, result.centre)
     return float(centre[0]), float(spread(draws, centre, result.method)[0])
 
 
 def _search(result: FitResult, cost: Cost, amount: float, unique: float) -> tuple[float, float]:
     """N and D of the lowest loss at the budget where repeats lose worth: no closed form, so a fine
     search in ln N."""
-    values = {
-        key: float(value[0])
-        for key, value in result.law.natural(result.theta, result.centre).items()
-    }
-    middle = float(np.log(optimal(values, np.log(amount), cost)[0]))
+    middle = float(np.log(optimal(_values(result), np.log(amount), cost)[0]))
     width = 8.0
+
+    def ln_d(ln_n: np.ndarray | float) -> Any:
+        return (np.log(amount / cost.k) - cost.p * ln_n) / cost.q
+
     for _ in range(4):
         ln_n = np.linspace(middle - width, middle + width, 201)
-        ln_d = (np.log(amount / cost.k) - cost.p * ln_n) / cost.q
-        at = {"n": np.exp(ln_n), "d": np.exp(ln_d), "u": np.minimum(unique, np.exp(ln_d))}
-        loss = result.law.predict_log(result.theta, at, result.centre)[0]
+        d = np.exp(ln_d(ln_n))
+        at = {"n": np.exp(ln_n), "d": d, "u": np.minimum(unique, d)}
+        loss = result.law.predict_log(result.best(), at, result.centre)[0]
         middle, width = float(ln_n[int(np.argmin(loss))]), width / 20
-    return float(np.exp(middle)), float(
-        np.exp((np.log(amount / cost.k) - cost.p * middle) / cost.q)
-    )
+    return float(np.exp(middle)), float(np.exp(ln_d(middle)))
 
 
-def _rank(choices: list[Choice], draws: list[tuple[float, float] | None], seed: int) -> None:
+def _rank(
+    choices: Sequence[Choice], samples: Sequence[tuple[float, float] | None], seed: int
+) -> None:
     """p_best: how often each has the lowest loss when the laws' errors are drawn (independent,
     normal)."""
-    usable = [i for i, one in enumerate(draws) if one is not None]
+    usable = [(one, sample) for one, sample in zip(choices, samples) if sample is not None]
     if not usable:
         return
     rng = np.random.default_rng(seed)
-    sample = np.stack([rng.normal(draws[i][0], max(draws[i][1], 1e-12), 4000) for i in usable])
-    winner = np.bincount(sample.argmin(axis=0), minlength=len(usable)) / sample.shape[1]
-    for i, p in zip(usable, winner):
-        choices[i].p_best = float(p)
+    drawn = np.stack([rng.normal(mean, max(sd, 1e-12), 4000) for _, (mean, sd) in usable])
+    winner = np.bincount(drawn.argmin(axis=0), minlength=len(usable)) / drawn.shape[1]
+    for (one, _), p in zip(usable, winner):
+        one.p_best = float(p)

@@ -9,7 +9,6 @@ of it. All candidates see the same noise in the old runs, so that their ranking 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +18,11 @@ from scipy import stats
 from ...errors import FitError
 from ...progress import Progress
 from ...table.runs import Runs
-from ..fit.fit import fit, quantities
+from ..fit.fit import fit
 from ..fit.objective import Objective
-from ..fit.problem import Problem, build
-from ..fit.result import FitResult, clean
+from ..fit.problem import build
+from ..fit.result import UNITS, FitResult, Result, named, note_lines
+from ..inputs import one_architecture
 from .allocation import Cost
 from .simulate import noise, table
 
@@ -32,9 +32,10 @@ RANKS = {"per-cost": "for their cost", "gain": "whatever they cost"}
 
 
 @dataclass
-class Addition:
-    """One run to add: its size, data and cost, and the half-width of the interval with it (and all
-    above it). gain_se: standard error of the gain, for there are only so many simulated copies."""
+class Addition(Result):
+    """One run to add: its size N, data D and cost, and the half-width of the interval with it (and
+    all above it). gain_se: standard error of the gain, for there are only so many simulated
+    copies."""
 
     n: float
     d: float
@@ -43,6 +44,7 @@ class Addition:
     before: float
     kind: str = ""
     gain_se: float = 0.0
+    also = ("gain",)
 
     @property
     def gain(self) -> float:
@@ -56,8 +58,9 @@ class Addition:
 
 
 @dataclass
-class Design:
-    """additions in the order to make them; candidates: all that were tried at the first step."""
+class Design(Result):
+    """additions in the order to make them; candidates: all that were tried at the first step; unit:
+    of the costs, FLOPs or hours."""
 
     quantity: str
     group: str
@@ -70,38 +73,37 @@ class Design:
     noise: dict[str, float]
     rank: str = "per-cost"
     notes: list[str] = field(default_factory=list)
+    also = ("status",)
+    status = "ok"
 
-    def to_dict(self) -> dict[str, Any]:
-        listed = [
-            [vars(one) | {"gain": one.gain} for one in many]
-            for many in (self.additions, self.candidates)
-        ]
-        return clean(vars(self) | {"status": "ok", "additions": listed[0], "candidates": listed[1]})
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each run to add."""
+        return [one.as_json() for one in self.additions]
 
     def summary(self) -> str:
+        """For a terminal."""
+        measured = self.measured_half_width
         lines = [
-            f"{self.group + ': ' if self.group else ''}{self.quantity} = {self.value:.4g} +-"
+            f"{named(self.group)}{self.quantity} = {self.value:.4g} +-"
             f" {self.half_width:.3g} expected of the study as it is"
-            + (f" ({self.measured_half_width:.3g} measured)" if self.measured_half_width else "")
+            + (f" ({measured:.3g} measured)" if measured else "")
         ]
         if self.additions:
             lines += [
                 f"runs that shorten it most, {RANKS[self.rank]} (--rank {self.rank}):",
-                (
-                    f"{'add':>3} {'N':>9} {'D':>9} {self.unit:>10} {'then +-':>9}"
-                    f" {'shorter by':>10}  what"
-                ),
+                f"{'add':>3} {'N':>9} {'D':>9} {self.unit:>10} {'then +-':>9} {'shorter by':>10}"
+                "  what",
             ]
         for i, one in enumerate(self.additions):
             lines.append(
                 f"{i + 1:>3} {one.n:9.3g} {one.d:9.3g} {one.cost:10.3g} {one.half_width:9.3g} "
                 f"{one.gain:10.0%}  {one.kind}"
             )
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *note_lines(self.notes)])
 
 
 def design(
-    runs: Runs,
+    runs: Any,
     quantity: str = "gamma",
     *,
     add: int = 3,
@@ -115,31 +117,29 @@ def design(
     rank: str = "per-cost",
     **settings: Any,
 ) -> Design:
-    """Plan ``add`` runs. quantity: a parameter or derived quantity of the law (alpha, beta, E, a,
-    gamma). cost: "h" or "c" (default: hours if the table has them). max_cost: leave out dearer
-    candidates (default: 4 times the dearest run). rank: "per-cost" takes the run with the largest
-    fall of the interval per cost, which is often a small one; "gain" the one with the largest fall,
-    whatever it costs."""
+    """Plan ``add`` runs for a table of one architecture.
+
+    runs: any table (see :func:`forcelaw.fit`). quantity: a parameter or derived quantity of the law
+    (alpha, beta, E, a, gamma). cost: "h" or "c" (default: hours if the table has them). max_cost:
+    leave out dearer candidates, in FLOPs or hours (default: 4 times the dearest run). copies:
+    simulated ones. rank: "per-cost" takes the run with the largest fall of the interval per cost,
+    which is often a small one; "gain" the one with the largest fall, whatever it costs. settings:
+    those of :func:`forcelaw.fit`. FitError where the table cannot carry the fit.
+    """
     if rank not in RANKS:
         raise FitError(
             f"candidates cannot be ranked by {rank!r}",
             where="design",
             remedy=f"use {' or '.join(RANKS)}",
         )
-    if len(runs.group_names) > 1:
-        raise FitError(
-            f"a design is for one architecture; the table has {', '.join(runs.group_names)}",
-            where="design",
-            remedy="select one: --group NAME",
-        )
+    runs = one_architecture(runs, "design", "a design")
     settings.pop("interval", None)
     result = fit(runs, law, interval="jackknife", level=level, **settings).require()
-    there = {**result.parameters, **result.derived}
-    if quantity not in there:
+    if quantity not in result.estimates:
         raise FitError(
-            f"{quantity!r} is no quantity of {law}",
+            f"{law} has no quantity {quantity!r}",
             where="design",
-            remedy=f"there are {', '.join(there)}",
+            remedy=f"use one of {', '.join(result.estimates)}",
         )
     unit = cost or ("h" if "h" in runs else "c")
     price = Cost.measured(runs, unit)
@@ -149,51 +149,14 @@ def design(
         raise FitError(
             "no candidate run is within the cost limit", where="design", remedy="raise --max-cost"
         )
-    now = study.values([])  # of the quantity, over the copies
-    base = study.half_width(now, 0)
-    bar = (
-        Progress("design", add * len(candidates), unit="candidates", stream=sys.stderr)
-        if progress
-        else None
-    )
-    chosen: list[Addition] = []
-    tried: list[Addition] = []
-    for step in range(add):
-        before = chosen[-1].half_width if chosen else base
-        options, samples = [], []
-        for i, (n, d, kind) in enumerate(candidates):
-            samples.append(study.values([(one.n, one.d) for one in chosen] + [(n, d)]))
-            options.append(
-                Addition(
-                    n,
-                    d,
-                    float(price(n, d)),
-                    study.half_width(samples[-1], len(chosen) + 1),
-                    before,
-                    kind,
-                    study.doubt(now, samples[-1]),
-                )
-            )
-            if bar:
-                bar.update(step * len(candidates) + i + 1)
-        worth = np.array(
-            [one.gain / one.cost if rank == "per-cost" else one.gain for one in options]
-        )
-        tried = tried or [options[i] for i in np.argsort(-worth, kind="stable")]
-        sure = np.array([one.sure for one in options])
-        if not sure.any():  # the best of many gains that are all noise would be a run at random
-            break
-        best = int(np.argmax(np.where(sure, worth, -np.inf)))
-        chosen.append(options[best])
-        now = samples[best]
-    if bar:
-        bar.close()
+    base = study.half_width(study.values([]), 0)
+    bar = Progress("design", add * len(candidates), unit="candidates") if progress else None
+    chosen, tried, doubt = _choose(study, candidates, price, add, rank, bar)
     notes = []
     if len(chosen) < add:
         notes.append(
             f"no {'single' if not chosen else 'further'} candidate shortens the interval by more"
-            " than the noise of the simulation (about"
-            f" {SURE * float(np.median([one.gain_se for one in options])):.0%}): more --copies see"
+            f" than the noise of the simulation (about {SURE * doubt:.0%}): more --copies see"
             " less, several runs together do more, or raise --max-cost"
         )
     notes += [
@@ -201,21 +164,58 @@ def design(
         for one in chosen
         if one.n > runs["n"].max() * 1.01
     ]
-    value = there[quantity]
-    measured = None if value.low is None or value.high is None else (value.high - value.low) / 2
+    value = result.estimates[quantity]
     return Design(
         quantity,
         runs.group_names[0],
         value.value,
         base,
-        measured,
-        {"h": "hours", "c": "FLOPs"}[unit],
+        value.half_width,
+        UNITS[unit],
         chosen,
         tried,
         study.noise,
         rank,
         notes,
     )
+
+
+def _choose(
+    study: _Study,
+    candidates: list[tuple[float, float, str]],
+    price: Cost,
+    add: int,
+    rank: str,
+    bar: Progress | None,
+) -> tuple[list[Addition], list[Addition], float]:
+    """The runs to add one by one, the candidates of the first step, and the median standard error
+    of the gains of the last one."""
+    now = study.values([])  # of the quantity, over the copies
+    before, doubt = study.half_width(now, 0), 0.0
+    chosen: list[Addition] = []
+    tried: list[Addition] = []
+    for step in range(add):
+        options, samples = [], []
+        for i, (n, d, kind) in enumerate(candidates):
+            sample = study.values([*((one.n, one.d) for one in chosen), (n, d)])
+            width, unsure = study.half_width(sample, len(chosen) + 1), study.doubt(now, sample)
+            options.append(Addition(n, d, float(price(n, d)), width, before, kind, unsure))
+            samples.append(sample)
+            if bar:
+                bar.update(step * len(candidates) + i + 1)
+        per = [one.cost if rank == "per-cost" else 1.0 for one in options]
+        worth = np.array([one.gain / share for one, share in zip(options, per)])
+        tried = tried or [options[i] for i in np.argsort(-worth, kind="stable")]
+        doubt = float(np.median([one.gain_se for one in options]))
+        sure = np.array([one.sure for one in options])
+        if not sure.any():  # the best of many gains that are all noise would be a run at random
+            break
+        best = int(np.argmax(np.where(sure, worth, -np.inf)))
+        chosen.append(options[best])
+        now, before = samples[best], options[best].half_width
+    if bar:
+        bar.close()
+    return chosen, tried, doubt
 
 
 def _candidates(runs: Runs, price: Cost, max_cost: float | None) -> list[tuple[float, float, str]]:
@@ -225,31 +225,26 @@ def _candidates(runs: Runs, price: Cost, max_cost: float | None) -> list[tuple[f
     sizes = sizes[np.concatenate([[True], np.diff(np.log(sizes)) > 0.1])]
     if len(sizes) > 12:  # thin a fine ladder
         sizes = sizes[np.unique(np.linspace(0, len(sizes) - 1, 12).astype(int))]
-    step = (
-        float(np.clip(np.median(np.diff(np.log(sizes))), np.log(1.5), np.log(4.0)))
-        if len(sizes) > 1
-        else np.log(2)
-    )
-    between = np.sqrt(sizes[1:] * sizes[:-1])
+    step = np.log(2)
+    if len(sizes) > 1:
+        typical = np.median(np.diff(np.log(sizes)))
+        step = float(np.clip(typical, np.log(1.5), np.log(4.0)))
     longest = float(runs["d"].max())
     full = runs["n"][runs["d"] > 0.9 * longest]  # sizes with a run as long as the candidates
-    new = [
-        (
-            float(n),
-            "another seed" if (abs(np.log(full / n)) < 0.05).any() else "size there is, longer",
-        )
-        for n in sizes
-    ]
-    new += [(float(n), "size between") for n in between]
+    new = []
+    for n in sizes:
+        repeated = (abs(np.log(full / n)) < 0.05).any()
+        new.append((float(n), "another seed" if repeated else "size there is, longer"))
+    new += [(float(n), "size between") for n in np.sqrt(sizes[1:] * sizes[:-1])]
     new += [(float(sizes[-1] * np.exp(step * k)), "larger size") for k in (1, 2)]
     new += [(float(sizes[0] * np.exp(-step)), "smaller size")]
     limit = max_cost if max_cost is not None else 4 * float(price(runs["n"], runs["d"]).max())
-    out = []
-    for n, kind in new:
-        for factor, more in ((1.0, ""), (4.0, ", 4 times longer")):
-            if price(n, longest * factor) <= limit:
-                out.append((n, longest * factor, kind + more))
-    return out
+    return [
+        (n, longest * factor, kind + more)
+        for n, kind in new
+        for factor, more in ((1.0, ""), (4.0, ", 4 times longer"))
+        if price(n, longest * factor) <= limit
+    ]
 
 
 class _Study:
@@ -259,14 +254,8 @@ class _Study:
     def __init__(
         self, runs: Runs, result: FitResult, quantity: str, copies: int, seed: int, level: float
     ):
-        self.runs, self.result, self.quantity, self.copies, self.seed, self.level = (
-            runs,
-            result,
-            quantity,
-            copies,
-            seed,
-            level,
-        )
+        self.runs, self.result, self.quantity = runs, result, quantity
+        self.copies, self.seed, self.level = copies, seed, level
         d = result.diagnostics
         self.noise = {
             "sd_run": d["sd_between_runs"],
@@ -274,22 +263,22 @@ class _Study:
             "correlation": d["autocorrelation"],
         }
         clock = np.unique(np.round(np.log(runs["d"] / runs["d"].max()), 2))
-        if len(runs) == len(
-            runs.run_names
-        ):  # where every run has one evaluation, so has a new one: its last
+        # where every run has one evaluation, so has a new one: its last
+        if len(runs) == len(runs.run_names):
             clock = np.zeros(1)
-        self.clock = np.exp(
-            clock[np.unique(np.linspace(0, len(clock) - 1, min(len(clock), 12)).astype(int))]
-        )
+        some = np.unique(np.linspace(0, len(clock) - 1, min(len(clock), 12)).astype(int))
+        self.clock = np.exp(clock[some])
         self.objective = Objective(result.objective_kind, result.delta)
-        self.mean = result.law.predict_log(
-            result.theta, {role: runs[role] for role in result.law.roles}, result.centre
-        )[0]
+        self.mean = self._mean({role: runs[role] for role in result.law.roles})
         order = np.lexsort((runs["d"], runs.run))
         self.error = np.empty((copies, len(runs)))
         for copy in range(copies):
             rng = np.random.default_rng([seed, copy])
             self.error[copy, order] = noise(runs.run[order], rng, **self.noise)
+
+    def _mean(self, at: dict[str, np.ndarray]) -> np.ndarray:
+        """ln L of the law."""
+        return self.result.law.predict_log(self.result.best(), at, self.result.centre)[0]
 
     def half_width(self, values: np.ndarray, added: int) -> float:
         """Expected half-width with ``added`` runs more: t(G-1) times the standard deviation of the
@@ -305,53 +294,39 @@ class _Study:
 
     def values(self, additions: list[tuple[float, float]]) -> np.ndarray:
         """The quantity in the refit of each copy [copies] of the study with the runs
-        ``additions``."""
-        runs, law = self.runs, self.result.law
-        extra = [(n, d * self.clock) for n, d in additions]
-        columns = {
-            "n": np.concatenate([runs["n"], *(np.full(len(d), n) for n, d in extra)]),
-            "d": np.concatenate([runs["d"], *(d for _, d in extra)]),
-        }
+        ``additions`` (N, D)."""
+        n, d, run, y = self._simulated(additions)
+        law, result = self.result.law, self.result
+        c = None if law.name == "surface" else n * d
+        whole = table(n=n, d=d, loss=np.exp(y[0]), run=run, c=c)
+        problem = build(whole, law, self.objective, "run", None)
+        positive = {name: max(one.value, 0.0) or 1e-12 for name, one in result.parameters.items()}
+        start = np.clip(law.internal(positive, problem.centre), *problem.bounds)
+        many = np.tile(start, (self.copies, 1))
+        theta = problem.solve(many, tolerance=1e-8, iterations=60, y=y).theta
+        copy = FitResult(law, "ok", theta=theta[0], centre=problem.centre, context=result.context)
+        return copy.quantity(self.quantity, theta)
+
+    def _simulated(
+        self, additions: list[tuple[float, float]]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """N, D, run [rows] and ln L [copies, rows] of the study with the added runs."""
+        runs = self.runs
         groups = len(runs.run_names)
-        run = np.concatenate(
-            [runs.run, *(np.full(len(d), groups + i) for i, (_, d) in enumerate(extra))]
-        ).astype(int)
-        y = np.empty((self.copies, len(run)))
-        y[:, : len(runs)] = self.mean + self.error
-        for i, (n, d) in enumerate(extra):
-            rows = run == groups + i
-            mean = law.predict_log(
-                self.result.theta, {"n": np.full(len(d), n), "d": d}, self.result.centre
-            )[0]
-            for copy in range(
-                self.copies
-            ):  # a generator for each added run: the same whatever else is added
-                rng = np.random.default_rng([self.seed, copy, i + 1, 7])
-                y[copy, rows] = mean + noise(np.zeros(len(d), int), rng, **self.noise)
-        whole = table(
-            n=columns["n"],
-            d=columns["d"],
-            loss=np.exp(y[0]),
-            run=run,
-            c=None if self.result.law.name == "surface" else columns["n"] * columns["d"],
-        )
-        problem: Problem = build(whole, law, self.objective, "run", None)
-        start = law.internal(
-            {
-                name: one.value if one.value > 0 else 1e-12
-                for name, one in self.result.parameters.items()
-            },
-            problem.centre,
-        )
-        low, high = problem.bounds
-        theta = problem.solve(
-            np.tile(np.clip(start, low, high), (self.copies, 1)), tolerance=1e-8, iterations=60, y=y
-        ).theta
-        copy = FitResult(
-            law, "ok", theta=theta[0], centre=problem.centre, context=self.result.context
-        )
-        values, derived = quantities(copy, theta)
-        return {**values, **derived}[self.quantity]
+        n, d, run, y = [runs["n"]], [runs["d"]], [runs.run], [self.mean + self.error]
+        for i, (size, length) in enumerate(additions):
+            data = length * self.clock
+            n.append(np.full(len(data), size))
+            d.append(data)
+            run.append(np.full(len(data), groups + i))
+            mean, rows = self._mean({"n": n[-1], "d": data}), np.zeros(len(data), int)
+            # a generator for each added run: the same whatever else is added
+            makers = [
+                np.random.default_rng([self.seed, copy, i + 1, 7]) for copy in range(self.copies)
+            ]
+            y.append(np.stack([mean + noise(rows, rng, **self.noise) for rng in makers]))
+        whole = np.concatenate(n), np.concatenate(d), np.concatenate(run).astype(int)
+        return *whole, np.concatenate(y, axis=1)
 
 
 def _sd(values: np.ndarray) -> np.ndarray:

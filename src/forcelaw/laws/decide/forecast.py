@@ -9,29 +9,33 @@ schedule-free training allows: any step is a fair end. They matter: runs that ar
 are small models alone, and 20-fold extrapolation in N instead of 2-fold made the median error 4%
 instead of 1.3% (8 sizes, 3 seeds, simulated). Intervals are those of a new run. The forecast names
 the runs that it rests on and carries a hash of their losses, so a reader can check it against the
-table that came later (:mod:`forcelaw.laws.decide.forecast_check`).
+table that came later (:func:`check`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from ... import __version__
 from ...errors import FitError
 from ...table.runs import Runs
 from ..fit.fit import fit
-from ..fit.result import AT_BOUND, FitResult, clean
+from ..fit.result import AT_BOUND, FitResult, Result, clean
+from ..inputs import as_runs
 
 FORMAT = "forcelaw-forecast"
 REMEDY = "give the file of `forcelaw forecast --json`"
 # the free floor first; where a table is too short for it, without a floor, and said
 LAWS: tuple[tuple[str, str | None], ...] = (("surface", None), ("surface", "zero"))
+# of a prediction, in its check
+SHOWN = ("architecture", "run", "n", "d", "c", "seed", "loss", "low", "high", "known")
 SAME = 0.01  # relative difference of N or D below which two runs are of one size and length
 
 
@@ -49,7 +53,7 @@ class Planned:
 
 
 @dataclass
-class Prediction:
+class Prediction(Result):
     """Loss of one planned run. low, high: where a new run falls; law_low, law_high: where the law
     lies. known: whether its loss was in the table already (then the forecast is one in
     hindsight)."""
@@ -69,7 +73,7 @@ class Prediction:
 
 
 @dataclass
-class Forecast:
+class Forecast(Result):
     """Forecast of one architecture. status: as of a fit; usable where it is ok or at_bound, and
     then there are predictions."""
 
@@ -85,9 +89,8 @@ class Forecast:
     runs: list[str] = field(default_factory=list)
     rows: int = 0
     hash: str = ""
-    beyond: dict[str, float] = field(
-        default_factory=dict
-    )  # how far beyond the fitted runs: factors in c, n and d
+    # how far beyond the fitted runs: factors in c, n and d
+    beyond: dict[str, float] = field(default_factory=dict)
     tried: list[dict[str, str]] = field(default_factory=list)
 
     @property
@@ -96,8 +99,8 @@ class Forecast:
 
 
 def forecast(
-    runs: Runs,
-    planned: list[Planned],
+    runs: Any,
+    planned: list[Planned] | None = None,
     *,
     fraction: float = 0.1,
     top: float = 0.5,
@@ -107,13 +110,20 @@ def forecast(
 ) -> list[Forecast]:
     """Forecasts of every architecture that has planned runs.
 
-    checkpoints: whether evaluations up to the limit of runs that went beyond it count; otherwise
-    runs that are within it as a whole. settings: those of :func:`forcelaw.laws.fit.fit.fit`.
+    runs: any table (see :func:`forcelaw.fit`), with compute. planned: None: the runs of the table.
+    fraction: of the compute of the smallest target, up to which evaluations are fitted. top:
+    planned runs with at least this share of the largest compute are targets. checkpoints: whether
+    evaluations up to the limit of runs that went beyond it count; otherwise runs that are within it
+    as a whole. settings: those of :func:`forcelaw.fit`.
+
+    An architecture that cannot be forecast has the reason in ``message``. FitError where the table
+    has no compute.
     """
+    runs = as_runs(runs)
     for name, value in (("fraction", fraction), ("top", top)):
         if not 0 < value <= 1:
             raise FitError(
-                f"a {name} of {value:g} is no share of a run's compute",
+                f"a {name} of {value:g} is not a share of a run's compute",
                 where=name,
                 remedy="give e.g. 0.1",
             )
@@ -123,102 +133,95 @@ def forecast(
             where=runs.source,
             remedy="name the column: --columns c=...",
         )
+    planned = planned_of(runs) if planned is None else planned
+    settings = {"interval": "jackknife", "level": level, **settings}
     out = []
     for architecture in sorted({p.architecture for p in planned}):
         mine = [p for p in planned if p.architecture == architecture]
-        out.append(
-            _forecast(
-                runs, architecture, mine, fraction, top, checkpoints, {"level": level, **settings}
-            )
-        )
+        most = max(p.c for p in mine)
+        targets = [p for p in mine if p.c >= top * most * (1 - 1e-9)]
+        targets.sort(key=lambda p: (p.n, p.d, p.seed))
+        limit = fraction * min(p.c for p in targets)
+        result = Forecast(architecture, "refused", "", limit=limit, targets=targets)
+        here = _of(runs, architecture)
+        if here is None:
+            result.message = "no finished run of it is in the table"
+        else:
+            _fit_and_predict(result, here, fraction, checkpoints, settings)
+        out.append(result)
     return out
 
 
-def _forecast(
-    runs: Runs,
-    architecture: str,
-    planned: list[Planned],
-    fraction: float,
-    top: float,
-    checkpoints: bool,
-    settings: dict[str, Any],
-) -> Forecast:
-    most = max(p.c for p in planned)
-    targets = sorted(
-        (p for p in planned if p.c >= top * most * (1 - 1e-9)), key=lambda p: (p.n, p.d, p.seed)
-    )
-    limit = fraction * min(p.c for p in targets)
-    result = Forecast(architecture, "refused", "", limit=limit, targets=targets)
-    here = (
-        runs.take(runs.group == runs.group_names.index(architecture))
-        if architecture in runs.group_names
-        else None
-    )
-    if here is None:
-        result.message = "no finished run of it is in the table"
-        return result
-    is_target = np.array(
-        [any(is_planned(here, k, p) for p in targets) for k in range(len(here.run_names))], bool
-    )
-    whole = np.zeros(len(here.run_names))
-    np.maximum.at(whole, here.run, here["c"])
-    inside = (
-        here["c"] <= limit * (1 + 1e-9) if checkpoints else whole[here.run] <= limit * (1 + 1e-9)
-    )
-    part = here.take(inside & ~is_target[here.run])
+def planned_of(runs: Runs) -> list[Planned]:
+    """The runs of a table, as far as they were trained, as planned runs."""
+    seeds = [""] * len(runs) if runs.seed is None else [str(seed) for seed in runs.seed]
+    out = []
+    for k, name in enumerate(runs.run_names):
+        end = _end(runs, k)
+        n, d, c = (float(runs[role][end]) for role in ("n", "d", "c"))
+        out.append(Planned(runs.group_names[runs.group[end]], n, d, c, seeds[end], name))
+    return out
+
+
+def _of(runs: Runs, architecture: str) -> Runs | None:
+    """The runs of one architecture; None where there are none."""
+    if architecture not in runs.group_names:
+        return None
+    return runs.take(runs.group == runs.group_names.index(architecture))
+
+
+def _fit_and_predict(
+    result: Forecast, here: Runs, fraction: float, checkpoints: bool, settings: dict[str, Any]
+) -> None:
+    targets, limit = result.targets, result.limit
+    count = len(here.run_names)
+    is_target = np.array([any(is_planned(here, k, p) for p in targets) for k in range(count)], bool)
+    reached = here["c"]
+    if not checkpoints:
+        whole = np.zeros(count)
+        np.maximum.at(whole, here.run, here["c"])
+        reached = whole[here.run]
+    part = here.take((reached <= limit * (1 + 1e-9)) & ~is_target[here.run])
     if not len(part):
         result.message = (
             f"no finished run has at most {limit:.3g} FLOPs, {fraction:g} of the smallest target"
         )
-        return result
+        return
     law = _first_usable(part, result, settings)
     result.runs, result.rows, result.hash = sorted(part.run_names), len(part), digest(part)
     if law is None:
-        return result
-    result.status, result.law, result.floor = (
-        law.status,
-        law.law.name,
-        "zero" if not law.law.free_floor else "free",
-    )
+        return
+    result.status, result.law = law.status, law.law.name
+    result.floor = "free" if law.law.free_floor else "zero"
     if law.status == AT_BOUND:
         result.floor = "free, at its bound of zero"
-    result.parameters = {
-        name: asdict(value) for name, value in {**law.parameters, **law.derived}.items()
-    }
-    result.beyond = {
-        role: float(max(getattr(p, role) for p in targets) / part[role].max())
-        for role in ("c", "n", "d")
-    }
-    roles = {role: np.array([getattr(p, role) for p in targets]) for role in law.law.roles}
+    result.parameters = {name: one.as_json() for name, one in law.estimates.items()}
+    at = {role: np.array([getattr(p, role) for p in targets]) for role in ("c", "n", "d")}
+    result.beyond = {role: float(at[role].max() / part[role].max()) for role in at}
+    roles: dict[str, Any] = {role: at[role] for role in law.law.roles}
     new, mean = law.interval("new run", **roles), law.interval("mean", **roles)
     for i, p in enumerate(targets):
-        known = any(is_planned(here, k, p) for k in range(len(here.run_names)))
         result.predictions.append(
             Prediction(
-                architecture,
+                result.architecture,
                 p.run,
                 p.n,
                 p.d,
                 p.c,
                 p.seed,
-                float(new.value[i]),
-                float(new.low[i]),
-                float(new.high[i]),
-                float(mean.low[i]),
-                float(mean.high[i]),
-                known,
+                loss=float(new.value[i]),
+                low=float(new.low[i]),
+                high=float(new.high[i]),
+                law_low=float(mean.low[i]),
+                law_high=float(mean.high[i]),
+                known=any(is_planned(here, k, p) for k in range(count)),
             )
         )
-    return result
 
 
 def _first_usable(part: Runs, result: Forecast, settings: dict[str, Any]) -> FitResult | None:
     for name, floor in LAWS:
-        law = fit(
-            part,
-            name,
-            **{"interval": "jackknife", **settings, **({"floor": floor} if floor else {})},
-        )
+        law = fit(part, name, **(settings | ({"floor": floor} if floor else {})))
         result.tried.append(
             {"law": name, "floor": floor or "free", "status": law.status, "message": law.message}
         )
@@ -230,12 +233,17 @@ def _first_usable(part: Runs, result: Forecast, settings: dict[str, Any]) -> Fit
     return None
 
 
+def _end(runs: Runs, k: int) -> int:
+    """The row of the last evaluation of run ``k``."""
+    rows = np.flatnonzero(runs.run == k)
+    return int(rows[np.argmax(runs["d"][rows])])
+
+
 def is_planned(runs: Runs, k: int, p: Planned) -> bool:
     """Whether run ``k`` of the table is the planned run: by id, else by size, length and seed."""
     if p.run:
         return runs.run_names[k] == p.run
-    rows = np.flatnonzero(runs.run == k)
-    end = rows[np.argmax(runs["d"][rows])]
+    end = _end(runs, k)
     seed = runs.seed[end] if runs.seed is not None else ""
     return bool(
         abs(runs["n"][end] / p.n - 1) < SAME
@@ -247,20 +255,21 @@ def is_planned(runs: Runs, k: int, p: Planned) -> bool:
 def digest(runs: Runs) -> str:
     """Hash of the points that a fit rests on: run, N, D, compute and loss of every row, in any
     order."""
+    columns = [runs[role] for role in ("n", "d", "c", "loss")]
     lines = sorted(
-        f"{runs.run_names[runs.run[i]]},{runs['n'][i]!r},{runs['d'][i]!r},{runs['c'][i]!r},{runs['loss'][i]!r}"
+        ",".join([runs.run_names[runs.run[i]], *(repr(values[i]) for values in columns)])
         for i in range(len(runs))
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-# -- the file ---------------------------------------------------------------------------------------------------------
+# -- the file ------------------------------------------------------------------------------------
 
 
-def to_dict(
+def to_json(
     forecasts: list[Forecast], *, date: str, source: str, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """The forecast as plain JSON types."""
+    """The content of a forecast file, in plain JSON types."""
     return clean(
         {
             "format": FORMAT,
@@ -269,7 +278,7 @@ def to_dict(
             "source": source,
             "options": options,
             "ok": any(f.ok for f in forecasts),
-            "architectures": [asdict(f) for f in forecasts],
+            "architectures": forecasts,
         }
     )
 
@@ -279,15 +288,15 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise FitError("there is no such forecast", where=str(path)) from None
+        raise FitError("there is no such forecast", where=str(path), remedy=REMEDY) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FitError(f"this is not JSON: {error}", where=str(path), remedy=REMEDY) from None
+        raise FitError(f"the file is not JSON: {error}", where=str(path), remedy=REMEDY) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise FitError("this is no forecast", where=str(path), remedy=REMEDY)
+        raise FitError("the file is not a forecast", where=str(path), remedy=REMEDY)
     return content
 
 
-def words(content: dict[str, Any]) -> str:
+def text(content: dict[str, Any]) -> str:
     """A forecast for a terminal."""
     level = content["options"].get("level", 0.95)
     lines = [
@@ -300,17 +309,203 @@ def words(content: dict[str, Any]) -> str:
             continue
         seen = set()
         for p in f["predictions"]:
-            if (p["n"], round(p["d"], -3)) in seen:
+            size = (p["n"], round(p["d"], -3))
+            if size in seen:  # another seed of it
                 continue
-            seen.add((p["n"], round(p["d"], -3)))
+            seen.add(size)
             lines.append(
-                f"{f['architecture']:<24}{p['n']:>10,.0f}{p['d']:>10.3g}{p['c']:>10.2e}{p['loss']:>9.4f}"
-                f"  [{p['low']:.4f}, {p['high']:.4f}]" + ("  already trained" if p["known"] else "")
+                f"{f['architecture']:<24}{p['n']:>10,.0f}{p['d']:>10.3g}{p['c']:>10.2e}"
+                f"{p['loss']:>9.4f}  {_span(p)}" + ("  already trained" if p["known"] else "")
             )
-        said = f"{f['law']}, floor {f['floor']}" + (f": {f['message']}" if f["message"] else "")
+        beyond = ", ".join(
+            f"{f['beyond'][role]:.{digits}f}x in {role.upper()}"
+            for role, digits in (("c", 0), ("n", 1), ("d", 1))
+        )
         lines.append(
             f"  from {len(f['runs'])} runs up to {f['limit']:.2e} FLOPs ({f['rows']} points, hash"
-            f" {f['hash']}); beyond them by {f['beyond']['c']:.0f}x in C, {f['beyond']['n']:.1f}x"
-            f" in N, {f['beyond']['d']:.1f}x in D; {said}"
+            f" {f['hash']}); beyond them by {beyond}; {f['law']}, floor {f['floor']}"
+            + (f": {f['message']}" if f["message"] else "")
         )
     return "\n".join(lines)
+
+
+def _span(p: dict[str, Any]) -> str:
+    return f"[{p['low']:.4f}, {p['high']:.4f}]"
+
+
+# -- compared with what came of it ---------------------------------------------------------------
+
+
+def check(content: dict[str, Any], runs: Any) -> dict[str, Any]:
+    """The forecast ``content`` compared with the losses in ``runs`` (any table), in plain types.
+
+    errors are forecast / truth - 1 of the loss at the end of a run; one that is not finished is
+    listed without. unchanged: whether the runs that the forecast rests on are still what they were,
+    None where some are not there. early: a run that was stopped, compared with what the same law
+    says of the D that it reached; the law is fitted again to the same points, so only where they
+    are unchanged.
+    """
+    runs = as_runs(runs)
+    options = content["options"]
+    level = options.get("level", 0.95)
+    found = [_check(f, _of(runs, f["architecture"]), options) for f in content["architectures"]]
+    rows = [row for one in found for row in one["runs"]]
+    done = [row for row in rows if row["error"] is not None]
+    early = [row["early"] for row in rows if row["early"] is not None]
+    inside, count = sum(row["inside"] for row in done), len(done)
+    return clean(
+        {
+            "forecast_date": content["date"],
+            "level": level,
+            "architectures": found,
+            "checked": count,
+            "awaited": len(rows) - count,
+            "in_hindsight": sum(row["known"] for row in done),
+            "median_error": _median_error(done),
+            "largest_error": max(abs(row["error"]) for row in done) if done else None,
+            "early": {
+                "checked": len(early),
+                "inside": sum(one["inside"] for one in early),
+                "median_error": _median_error(early),
+            },
+            "inside": inside,
+            "coverage": inside / count if count else None,
+            # chance that so few or fewer are inside if the intervals hold and runs are independent;
+            # runs of one architecture share the error of its law, so a small value is a warning and
+            # not a test
+            "chance": float(stats.binom.cdf(inside, count, level)) if count else None,
+        }
+    )
+
+
+def _median_error(rows: list[dict[str, Any]]) -> float | None:
+    return float(np.median([abs(row["error"]) for row in rows])) if rows else None
+
+
+def _check(f: dict[str, Any], part: Runs | None, options: dict[str, Any]) -> dict[str, Any]:
+    """One architecture: a row for each run that was predicted."""
+    used = _used(f, part, options)
+    unchanged = None if used is None else digest(used) == f["hash"]
+    law: FitResult | None = None
+    rows = []
+    for p in f["predictions"]:
+        last = _last(part, p) if part is not None else None
+        row = {name: p[name] for name in SHOWN}
+        row |= {"true": None, "error": None, "inside": None, "early": None}
+        if last is not None and last["d"] >= p["d"] * (1 - SAME):
+            row |= _against(p, last["loss"])
+        elif last is not None and used is not None and unchanged:
+            law = law or _again(used, f, options)
+            row["early"] = _early(law, p, last, f["limit"])
+        rows.append(row)
+    done = [row for row in rows if row["error"] is not None]
+    return {
+        "architecture": f["architecture"],
+        "status": f["status"],
+        "message": f["message"],
+        "runs": rows,
+        "unchanged": unchanged,
+        "median_error": _median_error(done),
+        "inside": sum(row["inside"] for row in done),
+        "checked": len(done),
+    }
+
+
+def _against(p: dict[str, Any], truth: float) -> dict[str, Any]:
+    """The truth, the error of the prediction ``p``, and whether its interval holds the truth."""
+    error = p["loss"] / truth - 1.0
+    return {"true": truth, "error": error, "inside": p["low"] <= truth <= p["high"]}
+
+
+def _last(part: Runs, p: dict[str, Any]) -> dict[str, float] | None:
+    """D, compute and loss of the last evaluation of the run that was predicted, or None."""
+    wanted = Planned(p["architecture"], p["n"], p["d"], p["c"], p["seed"], p["run"])
+    for k in range(len(part.run_names)):
+        if is_planned(part, k, wanted):
+            end = _end(part, k)
+            return {role: float(part[role][end]) for role in ("d", "c", "loss")}
+    return None
+
+
+def _again(used: Runs, f: dict[str, Any], options: dict[str, Any]) -> FitResult:
+    """The law of a forecast, from the points that it was fitted to."""
+    floor = "zero" if f["floor"] == "zero" else None
+    level = options.get("level", 0.95)
+    return fit(used, f["law"], interval="jackknife", level=level, floor=floor)
+
+
+def _early(
+    law: FitResult, p: dict[str, Any], last: dict[str, float], limit: float
+) -> dict[str, Any]:
+    """What ``law`` says of a run at the D that it reached, and its loss there. beyond: its compute
+    over the limit of the fit."""
+    at = {"n": p["n"], "d": last["d"], "c": last["c"]}
+    roles: dict[str, Any] = {role: np.array([at[role]]) for role in law.law.roles}
+    band = law.interval("new run", **roles)
+    says = {"loss": float(band.value[0]), "low": float(band.low[0]), "high": float(band.high[0])}
+    reached = {"d": last["d"], "c": last["c"], "beyond": last["c"] / limit}
+    return reached | says | _against(says, last["loss"])
+
+
+def _used(f: dict[str, Any], part: Runs | None, options: dict[str, Any]) -> Runs | None:
+    """The points that a forecast was fitted to, as they are now; None where some runs are not
+    there."""
+    if part is None or not f["runs"] or not set(f["runs"]) <= set(part.run_names):
+        return None
+    used = np.isin(part.run, [k for k, name in enumerate(part.run_names) if name in f["runs"]])
+    if options.get("burn_in_steps"):
+        used &= part["step"] >= options["burn_in_steps"]
+    if options.get("checkpoints", True):
+        used &= part["c"] <= f["limit"] * (1 + 1e-9)
+    return part.take(used)
+
+
+def check_text(content: dict[str, Any]) -> str:
+    """A checked forecast for a terminal."""
+    lines = [
+        f"{'architecture':<24}{'N':>10}{'D':>10}{'forecast':>10} "
+        f" {'interval of new runs':>20}{'truth':>9}{'error':>8}"
+    ]
+    for a in content["architectures"]:
+        if not a["runs"]:
+            reason = f"no forecast ({a['status'].replace('_', ' ')}): {a['message']}"
+            lines.append(f"{a['architecture']:<24}{reason}")
+            continue
+        for r in a["runs"]:
+            lines.append(f"{a['architecture']:<24}{r['n']:>10,.0f}" + _checked_row(r))
+            if e := r["early"]:
+                lines.append(
+                    f"{'  stopped there:':<34}{_checked_row(e)}"
+                    f"  ({e['beyond']:.1f}x the fitted compute)"
+                )
+        if a["unchanged"] is not True:
+            gone = a["unchanged"] is None
+            state = "are not all in the table" if gone else "are no longer what they were"
+            lines.append(f"  the runs that this forecast rests on {state}")
+    early = content["early"]
+    if content["checked"]:
+        lines.append(
+            f"{content['checked']} runs: median error {content['median_error']:.1%}, largest"
+            f" {content['largest_error']:.1%}; {content['inside']} inside their"
+            f" {content['level']:.0%} interval (so few or fewer by chance: {content['chance']:.2g})"
+        )
+    if content["awaited"]:
+        lines.append(f"{content['awaited']} runs are not finished yet")
+    if early["checked"]:
+        lines.append(
+            f"{early['checked']} of them were stopped on the way: median error there"
+            f" {early['median_error']:.1%}, {early['inside']} inside"
+        )
+    if content["in_hindsight"]:
+        lines.append(
+            f"{content['in_hindsight']} of the checked runs were trained before the forecast was"
+            " made"
+        )
+    return "\n".join(lines)
+
+
+def _checked_row(r: dict[str, Any]) -> str:
+    truth = " not there"
+    if r["true"] is not None:
+        truth = f"{r['true']:>9.4f}{r['error']:>+8.1%}" + ("" if r["inside"] else "  outside")
+    return f"{r['d']:>10.3g}{r['loss']:>10.4f}  {_span(r):>20}{truth}"

@@ -4,25 +4,20 @@ surface."""
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 from ..decide.allocation import Allocation
 from ..fit.result import spread
 from ..frontier.frontier import Frontier
-from .check import SIGNIFICANT, Check
+from .check import Check, judge, t_test
 
 
 def consistency(found: Frontier, allocation: Allocation) -> Check:
     """t test of the difference, each run deleted from both."""
     name = "two gammas"
-    surface = allocation.surface
+    surface, cost = allocation.surface, allocation.cost
     one, two = found.fit, allocation.gamma
-    if (
-        found.method != "tangents"
-        or not one.ok
-        or one.replicates is None
-        or surface.replicates is None
-    ):
+    refitted = one.replicates is not None and surface.replicates is not None
+    if found.method != "tangents" or not one.ok or not refitted:
         return Check(
             name,
             None,
@@ -33,29 +28,25 @@ def consistency(found: Frontier, allocation: Allocation) -> Check:
     theta, many = surface.sample()
     values = surface.law.natural(np.concatenate([theta[None], many]), surface.centre)
     alpha, beta = values["alpha"], values["beta"]
-    below = alpha * beta / (beta * allocation.cost.p + alpha * allocation.cost.q)
+    below = alpha * beta / (beta * cost.p + alpha * cost.q)
     theta, many = one.sample()
     above = one.law.natural(np.concatenate([theta[None], many]), one.centre)["gamma"]
-    gamma, draws, other = one.parameters["gamma"].value, below[1:], above[1:]
     difference = float(above[0] - below[0])
-    if len(draws) == len(other):
-        se = float(spread(other - draws, np.asarray(difference), "jackknife"))
+    if len(below) == len(above):
+        se = float(spread(above[1:] - below[1:], difference, "jackknife"))
     else:
         se = float(np.hypot(one.parameters["gamma"].se or 0.0, two.se or 0.0))
-    p = float(2 * stats.t.sf(abs(difference) / max(se, 1e-300), one.n_runs - 1))
-    data = {"frontier": gamma, "surface": two.value, "difference": difference, "se": se}
+    gamma = one.parameters["gamma"].value
     text = (
         f"gamma is {gamma:.3f} on the frontier and {two.value:.3f} = alpha beta/(alpha + beta) on"
         " the surface"
     )
-    if p < SIGNIFICANT:
-        return Check(
-            name,
-            False,
-            f"{text}; they differ (p = {p:.2g})",
-            "one of the two laws does not describe the study: see the other checks; fit energy and"
-            " force terms apart, or a narrower range",
-            p,
-            data,
-        )
-    return Check(name, True, f"{text} (p = {p:.2f})", "", p, data)
+    return judge(
+        name,
+        t_test(difference, se, one.n_runs - 1),
+        f"{text}; they differ ({{p}})",
+        f"{text} ({{p}})",
+        remedy="one of the two laws does not describe the study: see the other checks; fit energy"
+        " and force terms apart, or a narrower range",
+        data={"frontier": gamma, "surface": two.value, "difference": difference, "se": se},
+    )

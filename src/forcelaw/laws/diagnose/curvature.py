@@ -4,19 +4,17 @@ have?"""
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 from ...table.runs import Runs
 from ..fit.problem import levels
 from ..fit.result import FitResult, spread
-from .check import SIGNIFICANT, Check
+from .check import Check, judge, t_test
 
 
 def curvature(runs: Runs, result: FitResult) -> Check:
     """Regress the residuals on the cubic part of ln N and of ln D that the law's own parameters
     cannot take up; standard errors by deleting whole runs (with the law refitted without them)."""
     name = "curvature"
-    y = np.log(runs["loss"])
     roles = [role for role in result.law.roles if levels(runs[role]) >= 5]
     if not roles or result.replicates is None or len(result.replicates) != result.n_runs:
         return Check(
@@ -25,55 +23,47 @@ def curvature(runs: Runs, result: FitResult) -> Check:
             "fewer than five levels: no curvature can be seen",
             "add sizes or checkpoints in between",
         )
-    cluster = runs.clusters("run")
     here = {role: runs[role] for role in result.law.roles}
-    fitted = result.law.predict_log(
-        np.concatenate([result.theta[None], result.replicates]), here, result.centre
-    )
-    jac = result.law.residuals(
-        result.theta[None], result.law.prepare(here, result.centre)[0], np.zeros(len(y))
-    )[1][0]
-    lines, worst = [], (1.0, "")
+    theta = result.best()
+    thetas = np.concatenate([theta[None], result.replicates])
+    # [1 + G, n], the first with every run
+    residuals = np.log(runs["loss"]) - result.law.predict_log(thetas, here, result.centre)
+    jac = result.law.jacobian(theta, result.law.prepare(here, result.centre)[0])
     data = {}
     for role in roles:
-        u = np.log(runs[role])
-        u = (u - u.mean()) / u.std()
-        # two shapes of what a law may miss: a bend and an S; what the law can absorb is projected
-        # out
-        extra = np.stack([u**2, u**3], axis=1)
-        extra = extra - jac.T @ np.linalg.lstsq(jac.T, extra, rcond=None)[0]
-        length = np.sqrt((extra**2).sum(axis=0))
-        for k, shape in ((0, "a bend"), (1, "an S shape")):
-            if length[k] < 1e-3 * np.sqrt(len(u)):
-                continue
-            e = extra[:, k]
-            point = float(e @ (y - fitted[0]) / (e @ e))
-            draws = np.array(
-                [
-                    e[cluster != g]
-                    @ (y - fitted[1 + g])[cluster != g]
-                    / (e[cluster != g] @ e[cluster != g])
-                    for g in range(result.n_runs)
-                ]
-            )
-            se = float(spread(draws, np.asarray(point), "jackknife"))
-            p = float(2 * stats.t.sf(abs(point) / max(se, 1e-300), result.n_runs - 1))
+        for shape, missed in _shapes(runs[role], jac).items():
+            point, se = _slope(missed, residuals, runs.clusters("run"))
+            p = t_test(point, se, result.n_runs - 1)
             data[f"{shape} in {role}"] = {"coefficient": point, "se": se, "p": p}
-            lines.append(p)
-            if p < worst[0]:
-                worst = (p, f"{shape} in {role}")
-    if not lines:
+    if not data:
         return Check(name, None, "the design leaves no curvature to be seen")
-    p = min(1.0, worst[0] * len(lines))  # Bonferroni over the shapes
-    if p < SIGNIFICANT:
-        return Check(
-            name,
-            False,
-            f"the residuals have {worst[1]} that the law has not (p = {p:.2g})",
-            "drop the burn-in or the smallest runs, or fit a law with a break or a shift",
-            p,
-            data,
-        )
-    return Check(
-        name, True, f"no curvature beyond the law (smallest corrected p = {p:.2f})", "", p, data
+    worst = min(data, key=lambda what: data[what]["p"])
+    return judge(
+        name,
+        min(1.0, data[worst]["p"] * len(data)),  # Bonferroni over the shapes
+        f"the residuals have {worst} that the law does not have ({{p}})",
+        "no curvature beyond the law (smallest corrected {p})",
+        remedy="drop the burn-in or the smallest runs, or fit a law with a break or a shift",
+        data=data,
     )
+
+
+def _shapes(values: np.ndarray, jac: np.ndarray) -> dict[str, np.ndarray]:
+    """Two shapes [n] of what a law may miss, a bend and an S; what the law (Jacobian [P, n]) can
+    absorb is projected out, and a shape of which nothing is left is left out."""
+    u = np.log(values)
+    u = (u - u.mean()) / u.std()
+    extra = np.stack([u**2, u**3], axis=1)
+    extra = extra - jac.T @ np.linalg.lstsq(jac.T, extra, rcond=None)[0]
+    left = np.sqrt((extra**2).sum(axis=0)) >= 1e-3 * np.sqrt(len(u))
+    return {name: extra[:, k] for k, name in enumerate(("a bend", "an S shape")) if left[k]}
+
+
+def _slope(e: np.ndarray, residuals: np.ndarray, cluster: np.ndarray) -> tuple[float, float]:
+    """Coefficient of the shape e [n] in the residuals [1 + G, n], and its standard error."""
+    point = float(e @ residuals[0] / (e @ e))
+    draws = []
+    for g in range(len(residuals) - 1):
+        kept = cluster != g
+        draws.append(e[kept] @ residuals[1 + g][kept] / (e[kept] @ e[kept]))
+    return point, float(spread(np.array(draws), point, "jackknife"))

@@ -11,12 +11,11 @@ from scipy import stats
 from ...table.runs import Runs
 from ..fit.fit import fit
 from ..fit.result import FitResult, spread
-from .check import SIGNIFICANT, Check
+from .check import SIGNIFICANT, Check, t_test
 
 CUTS = (3.0, 10.0, 30.0)  # the budgets above c_max / cut are held out
-EACH = SIGNIFICANT / len(
-    CUTS
-)  # is the mean off, and, asked apart, are too few inside? The cuts share their runs
+# is the mean off, and, asked apart, are too few inside? The cuts share their runs
+EACH = SIGNIFICANT / len(CUTS)
 DRAWS = 20_000  # simulated hold-outs behind the probability of so few inside
 MOST_HELD = 400  # held-out runs that are simulated; more are thinned evenly
 
@@ -30,80 +29,20 @@ def holdout(
     (:func:`few_inside`); a run whose early part was fitted shares its own error with it, which
     makes the judgement a little lenient."""
     name = "held-out budgets"
-    settings = settings or {}
     clock = runs[x] if x in runs else runs["n"] * runs["d"]
-    rows, failed = [], []
-    used = 0
+    last = np.zeros(len(runs.run_names))
+    np.maximum.at(last, runs.run, clock)
+    rows: list[dict[str, Any]] = []
     for cut in CUTS:
-        limit = clock.max() / cut
+        limit = float(clock.max() / cut)
         below = clock <= limit
-        last = np.zeros(len(runs.run_names))
-        np.maximum.at(last, runs.run, clock)
         above = (clock == last[runs.run]) & ~below
-        if below.sum() < 10 or above.sum() < 2:
-            continue
-        part, held = runs.take(below), runs.take(above)
-        other = fit(part, result.law, interval="jackknife", **settings)
-        if not other.ok or other.replicates is None:
-            rows.append({"cut": float(limit), "status": other.status, "message": other.message})
-            continue
-        used += 1
-        here = {role: held[role] for role in result.law.roles}
-        band = other.interval("new run", **here)
-        error = np.log(held["loss"]) - np.log(band.value)
-        draws = other.law.predict_log(other.replicates, here, other.centre).mean(axis=1)
-        law_sd = float(spread(draws, np.asarray(np.log(band.value).mean()), other.method))
-        noise = np.hypot(other.diagnostics["sd_between_runs"], other.diagnostics["sd_within_runs"])
-        se = float(np.sqrt(law_sd**2 + noise**2 / len(error)))
-        t = float(error.mean()) / max(se, 1e-300)
-        p = float(2 * stats.t.sf(abs(t), max(other.n_runs - 1, 1)))
-        inside = int(((held["loss"] >= band.low) & (held["loss"] <= band.high)).sum())
-        p_inside = few_inside(other, here, inside)
-        rows.append(
-            {
-                "cut": float(limit),
-                "status": other.status,
-                "held_out_runs": len(error),
-                "mean_log_error": float(error.mean()),
-                "se": se,
-                "p": p,
-                "inside_interval": inside / len(error),
-                "inside": inside,
-                "p_inside": p_inside,
-                "level": band.level,
-                "predicted": band.value,
-                "low": band.low,
-                "high": band.high,
-                "true": held["loss"],
-                "x": clock[above],
-                "n": held["n"] if "n" in held else None,  # noqa: SIM401  (no dict)
-            }
-        )
-        if p < EACH:
-            way = "higher" if error.mean() > 0 else "lower"
-            failed.append(
-                (
-                    p,
-                    (
-                        f"budgets above {limit:.3g} are {abs(np.expm1(error.mean())):.1%} {way}"
-                        f" than predicted from below (p = {p:.2g})"
-                    ),
-                )
-            )
-        if p_inside < EACH:
-            failed.append(
-                (
-                    p_inside,
-                    (
-                        f"of {len(error)} runs with budgets above {limit:.3g} only {inside}"
-                        f" ({inside / len(error):.0%}) fell inside the {band.level:.0%} interval"
-                        f" predicted from below (p {_at_least(p_inside)}, the law's error being"
-                        " common to them)"
-                    ),
-                )
-            )
+        if below.sum() >= 10 and above.sum() >= 2:
+            other = fit(runs.take(below), result.law, interval="jackknife", **(settings or {}))
+            rows.append(_predicted(other, limit, runs.take(above), clock[above]))
+    judged = [row for row in rows if "p" in row]
     data = {"rows": rows}
-    if not used:
+    if not judged:
         return Check(
             name,
             None,
@@ -112,8 +51,8 @@ def holdout(
             None,
             data,
         )
-    judged = [row for row in rows if "p" in row]
     smallest = min(min(row["p"], row["p_inside"]) for row in judged)
+    failed = [reason for row in judged for reason in _failures(row)]
     if failed:
         return Check(
             name,
@@ -124,6 +63,66 @@ def holdout(
             smallest,
             data,
         )
+    return Check(name, True, _passed(judged), "", smallest, data)
+
+
+def _predicted(law: FitResult, limit: float, held: Runs, clock: np.ndarray) -> dict[str, Any]:
+    """How the law fitted below ``limit`` predicts the runs that were held out; x: their compute."""
+    row: dict[str, Any] = {"cut": limit, "status": law.status}
+    if not law.ok or law.replicates is None:
+        return row | {"message": law.message}
+    here: dict[str, Any] = {role: held[role] for role in law.law.roles}
+    band = law.interval("new run", **here)
+    error = np.log(held["loss"]) - np.log(band.value)
+    draws = law.law.predict_log(law.replicates, here, law.centre).mean(axis=1)
+    law_sd = float(spread(draws, np.log(band.value).mean(), law.method))
+    se = float(np.sqrt(law_sd**2 + law.noise**2 / len(error)))
+    inside = int(((held["loss"] >= band.low) & (held["loss"] <= band.high)).sum())
+    return row | {
+        "held_out_runs": len(error),
+        "mean_log_error": float(error.mean()),
+        "se": se,
+        "p": t_test(float(error.mean()), se, max(law.n_runs - 1, 1)),
+        "inside_interval": inside / len(error),
+        "inside": inside,
+        "p_inside": few_inside(law, here, inside),
+        "level": band.level,
+        "predicted": band.value,
+        "low": band.low,
+        "high": band.high,
+        "true": held["loss"],
+        "x": clock,
+        "n": held["n"] if "n" in held else None,  # noqa: SIM401  (a table has no get)
+    }
+
+
+def _failures(row: dict[str, Any]) -> list[tuple[float, str]]:
+    """p and reason of what is wrong with one cut."""
+    out = []
+    limit, error, level = row["cut"], row["mean_log_error"], row["level"]
+    if row["p"] < EACH:
+        out.append(
+            (
+                row["p"],
+                f"budgets above {limit:.3g} are {abs(np.expm1(error)):.1%}"
+                f" {'higher' if error > 0 else 'lower'} than predicted from below"
+                f" (p = {row['p']:.2g})",
+            )
+        )
+    if row["p_inside"] < EACH:
+        out.append(
+            (
+                row["p_inside"],
+                f"of {row['held_out_runs']} runs with budgets above {limit:.3g} only"
+                f" {row['inside']} ({row['inside_interval']:.0%}) fell inside the {level:.0%}"
+                f" interval predicted from below (p {_at_least(row['p_inside'])}, the law's error"
+                " being common to them)",
+            )
+        )
+    return out
+
+
+def _passed(judged: list[dict[str, Any]]) -> str:
     shown = max(judged, key=lambda row: row["cut"])
     detail = (
         f"budgets above {shown['cut']:.3g} were predicted to {shown['mean_log_error']:+.1%} on"
@@ -132,20 +131,16 @@ def holdout(
     )
     few = min(judged, key=lambda row: row["p_inside"])
     if few["p_inside"] < 0.05:  # said of some 3% of sound studies
-        where = (
-            ""
-            if few is shown
-            else f" (above {few['cut']:.3g}: {few['inside']} of {few['held_out_runs']})"
-        )
+        where = f" (above {few['cut']:.3g}: {few['inside']} of {few['held_out_runs']})"
         detail += (
-            f"{where}: few, yet not so few that chance is ruled out (p = {few['p_inside']:.2g})"
+            f"{'' if few is shown else where}: few, yet not so few that chance is ruled out"
+            f" (p = {few['p_inside']:.2g})"
         )
-    return Check(name, True, detail, "", smallest, data)
+    return detail
 
 
 def _at_least(p: float) -> str:
-    """A probability from :data:`DRAWS` draws, which cannot be told from zero below a few of
-    them."""
+    """A probability from :data:`DRAWS` draws, which cannot resolve less than a few of them."""
     return f"= {p:.2g}" if p > 5 / DRAWS else f"< {5 / DRAWS:.1g}"
 
 
@@ -157,12 +152,12 @@ def few_inside(law: FitResult, at: dict[str, np.ndarray], inside: int, seed: int
     count = len(next(iter(at.values())))
     pick = np.unique(np.linspace(0, count - 1, min(count, MOST_HELD)).astype(int))
     at = {role: value[pick] for role, value in at.items()}
-    centre = law.law.predict_log(law.theta, at, law.centre)[0]
-    moves = law.law.predict_log(law.replicates, at, law.centre) - centre
+    centre = law.law.predict_log(law.best(), at, law.centre)[0]
+    moves = law.law.predict_log(law.refits(), at, law.centre) - centre
     moves *= np.sqrt((len(moves) - 1) / len(moves))  # the jackknife's covariance is moves' moves
     _, size, directions = np.linalg.svd(moves, full_matrices=False)
     size = size[size > 1e-4 * size[0]] if size[0] > 0 else size[:0]
-    noise = float(np.hypot(law.diagnostics["sd_between_runs"], law.diagnostics["sd_within_runs"]))
+    noise = law.noise
     sd = np.sqrt((moves**2).sum(axis=0) + noise**2)
     df = max(law.n_runs - 1, 1)
     half = stats.t.ppf(0.5 + law.level / 2, df) * sd

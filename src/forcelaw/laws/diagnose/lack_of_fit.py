@@ -7,28 +7,25 @@ from scipy import stats
 
 from ...table.runs import Runs
 from ..fit.result import FitResult
-from .check import SIGNIFICANT, Check
+from .check import Check, judge
 
 
 def lack_of_fit(runs: Runs, result: FitResult) -> Check:
     """F test on run-mean residuals: the scatter of the sizes' means about the law against that
     between seeds of a size. A size, its coefficient, its exponent and the floor are what the law
     can adjust between sizes (3 parameters)."""
-    name = "lack of fit"
     here = {role: runs[role] for role in result.law.roles}
-    residual = np.log(runs["loss"]) - result.law.predict_log(result.theta, here, result.centre)[0]
-    count = np.bincount(runs.run)
-    mean = np.bincount(runs.run, residual) / count
-    config = runs.clusters("config")
+    fitted = result.law.predict_log(result.best(), here, result.centre)[0]
+    mean = np.bincount(runs.run, np.log(runs["loss"]) - fitted) / np.bincount(runs.run)
     own = np.zeros(len(mean), int)
-    own[runs.run] = config
+    own[runs.run] = runs.clusters("config")
     used, config = np.unique(own, return_inverse=True)
     repeats = np.bincount(config)
     df_pure = int((repeats - 1).sum())
     df_lack = len(used) - 3
     if runs.seed is None or df_pure < 2 or df_lack < 1:
         return Check(
-            name,
+            "lack of fit",
             None,
             "there are too few repeated seeds to tell misfit from noise",
             "repeat two or three sizes with two or three seeds each",
@@ -37,24 +34,12 @@ def lack_of_fit(runs: Runs, result: FitResult) -> Check:
     pure = float(((mean - middle[config]) ** 2).sum()) / df_pure
     lack = float((repeats * middle**2).sum()) / df_lack
     f = lack / max(pure, 1e-300)
-    p = float(stats.f.sf(f, df_lack, df_pure))
-    data = {"F": f, "df_lack": df_lack, "df_pure": df_pure, "sd_seeds": float(np.sqrt(pure))}
-    if p < SIGNIFICANT:
-        return Check(
-            name,
-            False,
-            f"sizes miss the law by more than seeds differ: F({df_lack}, {df_pure}) = {f:.1f}, "
-            f"p = {p:.2g}",
-            "the sizes do not follow one law: check the learning rate and the "
-            "shape (depth against width) of each",
-            p,
-            data,
-        )
-    return Check(
-        name,
-        True,
-        f"sizes miss the law no more than seeds differ (F = {f:.1f}, p = {p:.2f})",
-        "",
-        p,
-        data,
+    return judge(
+        "lack of fit",
+        float(stats.f.sf(f, df_lack, df_pure)),
+        f"sizes miss the law by more than seeds differ: F({df_lack}, {df_pure}) = {f:.1f}, {{p}}",
+        f"sizes miss the law no more than seeds differ (F = {f:.1f}, {{p}})",
+        remedy="the sizes do not follow one law: check the learning rate and the shape (depth"
+        " against width) of each",
+        data={"F": f, "df_lack": df_lack, "df_pure": df_pure, "sd_seeds": float(np.sqrt(pure))},
     )

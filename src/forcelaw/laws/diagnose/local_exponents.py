@@ -8,17 +8,17 @@ from scipy import stats
 
 from ..fit.result import spread
 from ..frontier.frontier import Frontier
-from .check import SIGNIFICANT, Check
+from .check import Check, judge, t_test
 
 WINDOW = 4  # points of tangency in a sliding window
 
 
 def local_exponents(found: Frontier, level: float = 0.95) -> Check:
-    """Slopes of ln L against ln x over sliding windows of tangents, with bands, beside those of the
-    fitted law; fails if the difference of the two has a trend, that is, if the law bends otherwise
-    than the losses do."""
+    """Slopes of ln L against ln x over sliding windows of tangents, with bands, compared with those
+    of the fitted law; fails if the difference of the two has a trend, that is, if the law bends
+    otherwise than the losses do."""
     name = "local exponents"
-    x, loss = np.log(np.asarray(found.tangents["x"])), np.log(np.asarray(found.tangents["loss"]))
+    x, loss = (np.log(np.asarray(found.tangents[key])) for key in ("x", "loss"))
     if found.method != "tangents" or len(x) < WINDOW + 2:
         return Check(
             name,
@@ -27,63 +27,46 @@ def local_exponents(found: Frontier, level: float = 0.95) -> Check:
             "add sizes, so that at least six touch the frontier",
         )
     law = np.log(found.fit.predict(**{found.x: np.exp(x)}))
-
-    def windows(keep: np.ndarray) -> np.ndarray:
-        """[windows, 3]: middle, slope of the losses, slope of the law; a window that lost a point
-        uses the rest."""
-        out = []
-        for start in range(len(x) - WINDOW + 1):
-            part = [i for i in range(start, start + WINDOW) if keep[i]]
-            t = x[part] - x[part].mean()
-            out.append(
-                (
-                    x[start : start + WINDOW].mean(),
-                    -(t @ loss[part]) / (t @ t),
-                    -(t @ law[part]) / (t @ t),
-                )
-            )
-        return np.array(out)
-
-    def trend(rows: np.ndarray) -> float:
-        return float(np.polyfit(rows[:, 0], rows[:, 1] - rows[:, 2], 1)[0])
-
-    everything = windows(np.ones(len(x), bool))
-    draws = np.stack([windows(np.arange(len(x)) != i) for i in range(len(x))])
+    everything = _windows(x, loss, law, np.ones(len(x), bool))
+    draws = np.stack([_windows(x, loss, law, np.arange(len(x)) != i) for i in range(len(x))])
     se = spread(draws[:, :, 1], everything[:, 1], "jackknife")
-    drift = trend(everything)
+    drift = _trend(everything)
     # each residual enters three or four windows, so the trend's error is that of deleting points,
     # not of a line fit
-    drift_se = float(
-        spread(np.array([trend(rows) for rows in draws]), np.asarray(drift), "jackknife")
-    )
+    drift_se = float(spread(np.array([_trend(rows) for rows in draws]), drift, "jackknife"))
     df = len(x) - 1
-    p = float(2 * stats.t.sf(abs(drift) / max(drift_se, 1e-300), df))
     half = stats.t.ppf(0.5 + level / 2, df) * se
-    data = {
-        "x": np.exp(everything[:, 0]),
-        "exponent": everything[:, 1],
-        "low": everything[:, 1] - half,
-        "high": everything[:, 1] + half,
-        "law": everything[:, 2],
-        "drift_per_e_fold": drift,
-    }
-    if p < SIGNIFICANT:
-        way = "falls faster" if drift < 0 else "falls more slowly"
-        return Check(
-            name,
-            False,
-            f"the local exponent {way} along the frontier than the law says (p = {p:.2g})",
-            "extend the frontier: larger sizes trained longer, until the local exponents settle on"
-            " the law",
-            p,
-            data,
-        )
-    return Check(
+    way = "falls faster" if drift < 0 else "falls more slowly"
+    first, last = everything[0, 1], everything[-1, 1]
+    return judge(
         name,
-        True,
-        f"local exponents go from {everything[0, 1]:.3f} to {everything[-1, 1]:.3f}, as the law"
-        f" bends (p = {p:.2f})",
-        "",
-        p,
-        data,
+        t_test(drift, drift_se, df),
+        f"the local exponent {way} along the frontier than the law says ({{p}})",
+        f"local exponents go from {first:.3f} to {last:.3f}, as the law bends ({{p}})",
+        remedy="extend the frontier: larger sizes trained longer, until the local exponents settle"
+        " on the law",
+        data={
+            "x": np.exp(everything[:, 0]),
+            "exponent": everything[:, 1],
+            "low": everything[:, 1] - half,
+            "high": everything[:, 1] + half,
+            "law": everything[:, 2],
+            "drift_per_e_fold": drift,
+        },
     )
+
+
+def _windows(x: np.ndarray, loss: np.ndarray, law: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """[windows, 3]: middle, slope of the losses, slope of the law (all in logs); a window that lost
+    a point uses the rest."""
+    out = []
+    for start in range(len(x) - WINDOW + 1):
+        part = [i for i in range(start, start + WINDOW) if keep[i]]
+        t = x[part] - x[part].mean()
+        slopes = [-(t @ y[part]) / (t @ t) for y in (loss, law)]
+        out.append((x[start : start + WINDOW].mean(), *slopes))
+    return np.array(out)
+
+
+def _trend(rows: np.ndarray) -> float:
+    return float(np.polyfit(rows[:, 0], rows[:, 1] - rows[:, 2], 1)[0])

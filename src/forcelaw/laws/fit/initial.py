@@ -113,8 +113,9 @@ def _project(
 def nonnegative(
     gram: np.ndarray, right: np.ndarray, square: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """min |Phi' c - t|^2 over c >= 0 for a batch, by trying every set of columns: Gram matrices [S, K, K], Phi t [S, K],
-    |t|^2 (one, or [S]). K is 1 to 4, so at most 15 sets. Returns c [S, K] and the misfit [S]."""
+    """min |Phi' c - t|^2 over c >= 0 for a batch, by trying every set of columns: Gram matrices
+    [S, K, K], Phi t [S, K], |t|^2 (one, or [S]). K is 1 to 4, so at most 15 sets. Returns c [S, K]
+    and the misfit [S]."""
     s, k = right.shape
     best, misfit = np.zeros((s, k)), np.broadcast_to(np.asarray(square, float), (s,)).copy()
     scale = np.sqrt(np.maximum(np.einsum("skk->sk", gram), 1e-300))

@@ -1,19 +1,20 @@
 """Intervals that hold when the checkpoints of a run are not independent: whole runs are deleted or
 resampled.
 
-The default is the delete-one-run jackknife with Student's t: of the methods compared in
-reference/fitting.md, section 4, the only one that keeps its coverage down to six runs. Degrees of
-freedom and bias of its variance follow from the design (:mod:`.small_sample`). Exponents and
-coefficients are taken on a logarithmic scale, a and b on a logit scale, the floor by the logarithm
-of its distance below the lowest fitted loss: there their distribution is close to symmetric. The
-run-cluster bootstrap serves large, independent tables under a nearly absolute loss (where deleting
-one point says too little), and asymmetric quantities.
+The default is the delete-one-run jackknife with Student's t: of the methods tried on simulated
+studies the only one that keeps its coverage down to six runs (benchmarks/law_coverage.py measures
+it). Degrees of freedom and bias of its variance follow from the design (:mod:`.small_sample`).
+Exponents and coefficients are taken on a logarithmic scale, a and b on a logit scale, the floor by
+the logarithm of its distance below the lowest fitted loss: there their distribution is close to
+symmetric. The run-cluster bootstrap serves large, independent tables under a nearly absolute loss
+(where deleting one point says too little), and asymmetric quantities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
@@ -133,20 +134,17 @@ def bootstrap(
     return out, failed
 
 
-# -- scales --------------------------------------------------------------------------------------------------------
+# -- scales --------------------------------------------------------------------------------------
 
-LINEAR: tuple[Callable, Callable] = (lambda v: v, lambda v: v)
-LOG: tuple[Callable, Callable] = (lambda v: np.log(np.maximum(v, 1e-300)), np.exp)
-LOGIT: tuple[Callable, Callable] = (lambda v: logit(np.clip(v, 1e-12, 1 - 1e-12)), expit)
-
-
-SIGNED = (
-    "c1",
-    "rho",
-)  # changes that may be zero or negative: on a logarithmic scale their intervals could not say so
+Scale = tuple[Callable[..., Any], Callable[..., Any]]  # there and back
+LINEAR: Scale = (lambda v: v, lambda v: v)
+LOG: Scale = (lambda v: np.log(np.maximum(v, 1e-300)), np.exp)
+LOGIT: Scale = (lambda v: logit(np.clip(v, 1e-12, 1 - 1e-12)), expit)
+# changes that may be zero or negative: on a logarithmic scale their intervals could not say so
+SIGNED = ("c1", "rho")
 
 
-def below(ceiling: float) -> tuple[Callable, Callable]:
+def below(ceiling: float) -> Scale:
     """The logarithm of the distance below ``ceiling``: the scale of a floor, which the lowest loss
     bounds from above while it is known poorly from below."""
     return (lambda v: -np.log(np.maximum(ceiling - v, 1e-300)), lambda z: ceiling - np.exp(-z))
@@ -154,15 +152,13 @@ def below(ceiling: float) -> tuple[Callable, Callable]:
 
 def scale_of(
     name: str, floor_name: str, lowest: float, highest: float, ceiling: float | None = None
-) -> tuple[Callable, Callable]:
+) -> Scale:
     """The scale on which the interval of a quantity is made whose values lie between ``lowest`` and
     ``highest``."""
     if name == floor_name:
         return below(ceiling) if ceiling is not None and highest < ceiling else LINEAR
-    if (
-        name in ("a", "b") and lowest > 0 and highest < 1
-    ):  # either may be larger than one where cost is not N D
-        return LOGIT
+    if name in ("a", "b") and lowest > 0 and highest < 1:
+        return LOGIT  # either may be larger than one where cost is not N D
     return LINEAR if name in SIGNED or lowest <= 0 else LOG
 
 
@@ -173,26 +169,29 @@ def estimate(
     *,
     method: str,
     level: float,
-    floor_name: str,
     reference: Student,
+    floor_name: str = "E",
     about: float | None = None,
     ceiling: float | None = None,
 ) -> Estimate:
-    """Interval of one quantity from its replicates [R]. ``about``: the estimate they belong to,
-    where it is not the value (an unconstrained floor); the interval then holds both. ``reference``:
-    distribution of error / standard error of a jackknife. ``ceiling``: the lowest fitted loss, for
-    a floor."""
+    """Interval of one quantity from its replicates [R].
+
+    method: of the replicates ("jackknife ..." or what a bootstrap calls itself). reference:
+    distribution of error / standard error of a jackknife. about: the estimate they belong to, where
+    it is not the value (an unconstrained floor); the interval then holds both. ceiling: the lowest
+    fitted loss, for a floor.
+    """
     draws = np.asarray(draws, float)
     about = value if about is None else about
-    se = float(spread(draws, np.asarray(about), method))
+    method = "jackknife" if method.startswith("jackknife") else method
+    se = float(spread(draws, about, method))
     if not np.isfinite(draws).all():
         return Estimate(value, None, None, None, f"{method}: a refit failed")
-    if not method.startswith("jackknife"):
+    if method != "jackknife":
         low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
         return Estimate(value, se, float(low), float(high), method)
-    there, back = scale_of(
-        name, floor_name, min(about, float(draws.min())), max(about, float(draws.max())), ceiling
-    )
+    ends = min(about, float(draws.min())), max(about, float(draws.max()))
+    there, back = scale_of(name, floor_name, *ends, ceiling)
     centre = there(about)
     reach = reference.critical(level)
     half = reach * float(spread(there(draws), centre, method))
@@ -202,6 +201,51 @@ def estimate(
         low = max(low, 0.0)
     low, high = min(low, value), max(high, value)
     return Estimate(value, se, low, high, f"{method}, {reach:.3g} standard errors")
+
+
+def estimates(
+    result: FitResult, function: Callable[[np.ndarray], dict[str, np.ndarray]], level: float
+) -> dict[str, Estimate]:
+    """Estimates of what ``function`` gives (name -> [B]) for theta [B, P]; they have intervals
+    where the fit has refits."""
+    point = {name: float(value[0]) for name, value in function(result.best()[None]).items()}
+    if result.replicates is None:
+        return {name: Estimate(value) for name, value in point.items()}
+    theta, refits = result.sample()
+    about, draws, reference = function(theta[None]), function(refits), references(result, function)
+    return {
+        name: estimate(
+            name,
+            value,
+            draws[name],
+            method=result.method,
+            level=level,
+            reference=reference[name],
+            about=float(about[name][0]),
+        )
+        for name, value in point.items()
+    }
+
+
+def slope_estimates(
+    values: np.ndarray, draws: np.ndarray, level: float, groups: int, lost: str = ""
+) -> list[Estimate]:
+    """Estimates of the slopes ``values`` [K] of straight lines from their delete-one refits
+    ``draws`` [G, K]. Where a refit gives no slope there is no interval; ``lost`` says why."""
+    return [
+        estimate(
+            "slope",
+            float(value),
+            draws[:, i],
+            method="jackknife",
+            level=level,
+            floor_name="slope",
+            reference=Student(groups - 1),
+        )
+        if np.isfinite(draws[:, i]).all()
+        else Estimate(float(value), method=lost)
+        for i, value in enumerate(values)
+    ]
 
 
 def references(

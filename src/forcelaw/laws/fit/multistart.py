@@ -17,7 +17,7 @@ import numpy as np
 from .initial import project, starts
 from .objective import Objective, robust_delta
 from .problem import Problem
-from .solver import Solution, evaluate
+from .solver import Solution
 
 N_STARTS = 6
 AGREE = 3  # starts that should end at the best optimum
@@ -38,34 +38,16 @@ def optimise(problem: Problem) -> tuple[Problem, np.ndarray, dict[str, Any]]:
             np.sort(order[np.linspace(0, len(order) - 1, THIN // 2).astype(int)])
         )
     if problem.objective.robust and problem.objective.delta is None:
-        rough = small.with_objective(Objective("log")).solve(begin, tolerance=1e-10)
-        best = rough.theta[np.argmin(rough.value)]
-        for _ in range(
-            3
-        ):  # delta follows the residuals, which follow delta; three rounds settle it to a per cent
-            delta = robust_delta(small.residuals(best), small.weights)
-            best = (
-                small.with_objective(Objective("huber", delta))
-                .solve(best[None], tolerance=1e-10)
-                .theta[0]
-            )
+        delta, begin = _settle_delta(small, begin)
         goal = Objective("huber", delta)
         problem, small = problem.with_objective(goal), small.with_objective(goal)
-        begin = np.concatenate([best[None], rough.theta])
     solution = _search(small, begin)
     if thinned:
         near = np.argsort(solution.value)[:2]
         solution = problem.solve(solution.theta[near])
     same = _same(solution)
-    best = int(
-        np.argmin(
-            np.where(
-                same & (solution.converged | ~solution.converged[same].any()),
-                solution.value,
-                np.inf,
-            )
-        )
-    )
+    eligible = same & (solution.converged | ~solution.converged[same].any())
+    best = int(np.argmin(np.where(eligible, solution.value, np.inf)))
     theta, value = solution.theta[best], float(solution.value[best])
     certificate = {
         "objective": value,
@@ -80,6 +62,18 @@ def optimise(problem: Problem) -> tuple[Problem, np.ndarray, dict[str, Any]]:
         "other_optima": int((solution.converged & ~same).sum()),
     }
     return problem, theta, certificate
+
+
+def _settle_delta(problem: Problem, begin: np.ndarray) -> tuple[float, np.ndarray]:
+    """Huber's delta from the residuals of a robust fit, and starts [S, P] near what it found.
+    Delta follows the residuals, which follow delta: three rounds settle it to a per cent."""
+    rough = problem.with_objective(Objective("log")).solve(begin, tolerance=1e-10)
+    best = rough.theta[np.argmin(rough.value)]
+    for _ in range(3):
+        delta = robust_delta(problem.residuals(best), problem.weights)
+        robust = problem.with_objective(Objective("huber", delta))
+        best = robust.solve(best[None], tolerance=1e-10).theta[0]
+    return delta, np.concatenate([best[None], rough.theta])
 
 
 def _starts(problem: Problem) -> np.ndarray:
@@ -152,7 +146,7 @@ def _around(
             psi[:, i - law.n_columns] = value
     made = [project(law, psi, problem.x, problem.y, problem.weights, held)[0]]
     if turn == 0 and problem.objective.robust:
-        theta, delta = solution.theta, problem.objective.delta
+        theta, delta = solution.theta, problem.objective.bend
         softer = max(robust_delta(problem.residuals(best[0]), problem.weights), 300.0 * delta)
         while softer > 3.0 * delta:
             theta = (
@@ -192,15 +186,7 @@ def _of_a_constant(problem: Problem) -> float:
 def _condition(problem: Problem, theta: np.ndarray) -> float:
     """Condition number of J'WJ with its diagonal scaled to one (safe weights), over the parameters
     not at a bound."""
-    h = evaluate(
-        problem.law,
-        problem.x,
-        problem.y,
-        problem.weights,
-        problem.objective,
-        theta[None],
-        problem.free,
-    ).safe[0]
+    h = problem.evaluate(theta).safe[0]
     low, high = (bound[problem.free] for bound in problem.bounds)
     inside = (theta[problem.free] > low) & (theta[problem.free] < high) & (np.diag(h) > 0)
     if not inside.any():

@@ -5,8 +5,7 @@
 - relative: (Lhat/L - 1)^2 / 2, the squared relative error
 - linear: (Lhat - L)^2 / 2, the squared error in units of the loss; for comparison with fits made so
 
-The sum is minimised, never the mean: optimisers stop early on a mean of 1e-6 (reference/fitting.md,
-section 3).
+The sum is minimised, never the mean: optimisers stop early on a mean of 1e-6.
 """
 
 from __future__ import annotations
@@ -45,6 +44,12 @@ class Objective:
             )
 
     @property
+    def bend(self) -> float:
+        """delta, where it is settled."""
+        assert self.delta is not None
+        return self.delta
+
+    @property
     def robust(self) -> bool:
         return self.kind == "huber"
 
@@ -52,7 +57,7 @@ class Objective:
         """Loss of each residual."""
         if self.kind == "huber":
             size = np.abs(r)
-            inner = np.minimum(size, self.delta)
+            inner = np.minimum(size, self.bend)
             return inner * (size - 0.5 * inner)
         if self.kind == "log":
             return 0.5 * r * r
@@ -63,8 +68,8 @@ class Objective:
         that of the Gauss-Newton quadratic where it differs."""
         if self.kind == "huber":
             size = np.abs(r)
-            safe = self.delta / np.maximum(size, self.delta)
-            return r * safe, safe, (size <= self.delta).astype(r.dtype)
+            safe = self.bend / np.maximum(size, self.bend)
+            return r * safe, safe, (size <= self.bend).astype(r.dtype)
         if self.kind == "log":
             return r, np.ones_like(r), None
         grown = np.exp(r)
@@ -76,6 +81,14 @@ class Objective:
             return weights
         square = loss**2
         return square if weights is None else weights * square
+
+
+def objective_of(objective: str | Objective, delta: float | None = None) -> Objective:
+    """An objective by name, with its ``delta``, or as it is."""
+    if isinstance(objective, Objective):
+        return objective
+    kind = objective.strip().lower().replace("-", "_")
+    return Objective(ALIASES.get(kind, kind), delta)
 
 
 def robust_delta(residuals: np.ndarray, weights: np.ndarray | None = None) -> float:

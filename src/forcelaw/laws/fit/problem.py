@@ -4,6 +4,7 @@ carry the law."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ...errors import FitError
 from ...table.runs import Runs
 from ..forms.base import Law
 from .objective import Objective
-from .solver import Solution, solve
+from .solver import Local, Solution, evaluate, solve
 
 EXTREME = 230.0  # |ln L| beyond which squares of 1/L overflow
 SAME_LEVEL = 0.02  # two values closer than this in ln are one level
@@ -66,6 +67,12 @@ class Problem:
             damping=damping,
         )
 
+    def evaluate(self, theta: np.ndarray) -> Local:
+        """Objective, slope and curvatures at one theta [P]."""
+        return evaluate(
+            self.law, self.x, self.y, self.weights, self.objective, theta[None], self.free
+        )
+
     def residuals(self, theta: np.ndarray) -> np.ndarray:
         """ln L - ln Lhat [n]: positive where the run is worse than the law."""
         return -self.law.residuals(np.atleast_2d(theta), self.x, self.y, jacobian=False)[0][0]
@@ -107,15 +114,13 @@ def build(
             (name in law.coefficients or name in law.logs) and value <= 0
         ):
             raise FitError(f"{name} cannot be fixed at {value}", where="fixed parameters")
+    # a fixed coefficient is that of uncentred data
     held = any(name in law.coefficients for name in fixed)
-    centre = (
-        dict.fromkeys(law.roles, 0.0) if held else None
-    )  # a fixed coefficient is that of uncentred data
-    x, centre = law.prepare(roles, centre)
+    x, centre = law.prepare(roles, dict.fromkeys(law.roles, 0.0) if held else None)
     loss = runs["loss"]
     y = np.log(loss)
     labels = runs.clusters(cluster)
-    w = _weights(runs, weights, labels)
+    w = point_weights_of(runs, weights, labels)
     bounds = law.all_bounds(x, y)
     if held:  # coefficients at ln N = 0 lie far from the losses
         bounds[0][: law.n_coefficients] = -1000.0
@@ -134,23 +139,27 @@ def build(
     )
 
 
-def _weights(runs: Runs, weights: str | np.ndarray | None, labels: np.ndarray) -> np.ndarray | None:
-    if weights is None or (isinstance(weights, str) and weights in ("none", "point")):
+def point_weights_of(
+    runs: Runs, weights: str | np.ndarray | None, labels: np.ndarray
+) -> np.ndarray | None:
+    """Weights [rows] as asked for ("run": every run counts the same, however many checkpoints it
+    has); None where all are one."""
+    if weights is None:
         return None
-    if (
-        isinstance(weights, str) and weights == "run"
-    ):  # every run counts the same, however many checkpoints it has
+    if not isinstance(weights, str):
+        w = np.asarray(weights, float)
+    elif weights in ("none", "point"):
+        return None
+    elif weights == "run":
         return (1.0 / np.bincount(labels))[labels] * len(labels) / (labels.max() + 1)
-    if isinstance(weights, str) and weights == "column":
+    elif weights == "column":
         w = runs["weight"]
-    elif isinstance(weights, str):
+    else:
         raise FitError(
             f"weights {weights!r} are not known",
             where="weights",
             remedy="use none, run, column or an array",
         )
-    else:
-        w = np.asarray(weights, float)
     if w.shape != (len(runs),) or not np.isfinite(w).all() or (w < 0).any() or not (w > 0).any():
         raise FitError(
             "weights must be one finite, non-negative number for each row, not all zero",
@@ -172,20 +181,37 @@ def levels(values: np.ndarray, most: int = 1000) -> int:
 
 def refusal(runs: Runs, law: Law, cluster: np.ndarray, n_free: int) -> str:
     """Why the design cannot carry the fit; empty if it can."""
-    n_runs = int(cluster.max()) + 1 if len(cluster) else 0
     if len(runs) == 0:
         return "no rows are left"
-    if float(np.abs(np.log(runs["loss"])).max()) > EXTREME:
+    n_runs = int(cluster.max()) + 1
+    logs = np.log(runs["loss"])
+    if float(np.abs(logs).max()) > EXTREME:
         return (
             f"losses from {runs['loss'].min():.3g} to {runs['loss'].max():.3g} are beyond what a"
             " fit can carry (1e-100 to 1e100): give them in another unit, and drop runs that"
             " blew up"
         )
+    reason = _too_few_levels(runs, law) or _collinear(runs, law)
+    if reason:
+        return reason
+    if len(runs) <= n_free:
+        return f"{len(runs)} rows cannot determine {n_free} parameters; add runs"
+    needed = 4 if len(law.roles) > 1 else 3
+    if n_runs < needed:
+        return (
+            f"only {n_runs} independent runs; {law.name} needs at least {needed}: checkpoints of"
+            " one run share its error and do not replace runs"
+        )
+    if float(np.ptp(logs)) < 1e-9:
+        return "the loss is constant: there is nothing to fit"
+    return ""
+
+
+def _too_few_levels(runs: Runs, law: Law) -> str:
     for role in law.roles:
         values = runs[role]
         column = runs.taken.get(role, role)
-        found = levels(values)
-        least = law.least_levels(role)
+        found, least = levels(values), law.least_levels(role)
         if found < least and found == 1:
             return (
                 f"column {column!r} ({role}) is constant ({values[0]:.6g}): an exponent in {role}"
@@ -197,27 +223,19 @@ def refusal(runs: Runs, law: Law, cluster: np.ndarray, n_free: int) -> str:
                 f" least {least}, else exponent, coefficient and floor trade for one another: add"
                 " runs in between or beyond"
             )
-    logs = [np.log(runs[role]) for role in law.roles]
-    for i, first in enumerate(law.roles):
-        for j in range(i):
-            second = law.roles[j]
-            if "u" in (first, second) or min(float(np.ptp(logs[i])), float(np.ptp(logs[j]))) == 0:
-                continue
-            correlation = float(np.corrcoef(logs[i], logs[j])[0, 1])
-            if abs(correlation) > COLLINEAR:
-                return (
-                    f"{second} and {first} are perfectly correlated (r = {correlation:.5f} of the"
-                    " logarithms): their exponents cannot be told apart; add runs that vary one at"
-                    " fixed other"
-                )
-    if len(runs) <= n_free:
-        return f"{len(runs)} rows cannot determine {n_free} parameters; add runs"
-    needed = 4 if len(law.roles) > 1 else 3
-    if n_runs < needed:
-        return (
-            f"only {n_runs} independent runs; {law.name} needs at least {needed}: checkpoints of"
-            " one run share its error and do not replace runs"
-        )
-    if float(np.ptp(np.log(runs["loss"]))) < 1e-9:
-        return "the loss is constant: there is nothing to fit"
+    return ""
+
+
+def _collinear(runs: Runs, law: Law) -> str:
+    for second, first in combinations(law.roles, 2):
+        logs = [np.log(runs[role]) for role in (first, second)]
+        if "u" in (first, second) or min(float(np.ptp(values)) for values in logs) == 0:
+            continue
+        correlation = float(np.corrcoef(*logs)[0, 1])
+        if abs(correlation) > COLLINEAR:
+            return (
+                f"{second} and {first} are perfectly correlated (r = {correlation:.5f} of the"
+                " logarithms): their exponents cannot be told apart; add runs that vary one at"
+                " fixed other"
+            )
     return ""

@@ -1,13 +1,15 @@
-"""What a fit returns: estimates with intervals, the proof that it is an optimum, and
-predictions."""
+"""What the laws return: estimates with intervals, the proof of an optimum, predictions.
+
+Every result is a dataclass that turns itself into plain JSON types (``as_json``); those that are
+tables at heart also give their rows (``rows``). Losses are in the unit of the table's loss, N in
+parameters, D in atoms or tokens, compute in FLOPs, time in device-hours.
+"""
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from scipy import stats
@@ -18,17 +20,24 @@ from ..forms.base import Law
 if TYPE_CHECKING:
     from .small_sample import SmallSample
 
-OK, AT_BOUND, NOT_IDENTIFIED, NOT_CONVERGED, REFUSED = (
-    "ok",
-    "at_bound",
-    "not_identified",
-    "not_converged",
-    "refused",
-)
+OK, AT_BOUND, NOT_IDENTIFIED = "ok", "at_bound", "not_identified"
+NOT_CONVERGED, REFUSED = "not_converged", "refused"
+UNITS = {"n": "parameters", "d": "atoms or tokens", "c": "FLOPs", "h": "hours"}
+
+
+class Result:
+    """A dataclass of the laws. ``also``: properties that go into its JSON besides its fields."""
+
+    also: ClassVar[tuple[str, ...]] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types; NaN and infinities become None."""
+        names = [one.name for one in fields(self)]  # type: ignore[arg-type]
+        return {name: clean(getattr(self, name)) for name in (*names, *self.also)}
 
 
 @dataclass
-class Estimate:
+class Estimate(Result):
     """A quantity with its standard error and interval (None where no interval was made)."""
 
     value: float
@@ -36,6 +45,17 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     method: str = ""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an interval with finite ends."""
+        ends = (self.low, self.high)
+        return all(end is not None and math.isfinite(end) for end in ends)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the length of the interval."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
@@ -55,8 +75,10 @@ class Band:
 
 
 @dataclass
-class FitResult:
-    """status: ok; at_bound (the floor is at zero: usable, and said); not_identified, not_converged
+class FitResult(Result):
+    """A law fitted to a table.
+
+    status: ok; at_bound (the floor is at zero: usable, and said); not_identified, not_converged
     (numbers are there but should not be used); refused (the design cannot carry the fit: no
     numbers).
 
@@ -95,6 +117,11 @@ class FitResult:
         """True if the numbers may be used: status ok, or the floor alone at its bound of zero."""
         return self.status in (OK, AT_BOUND)
 
+    @property
+    def reason(self) -> str:
+        """The message on one line, or the status where there is none; empty for a plain ok."""
+        return " ".join(self.message.split()) or ("" if self.ok else self.status.replace("_", " "))
+
     def require(self) -> FitResult:
         """Itself, or FitError if the fit is not usable."""
         if not self.ok:
@@ -104,21 +131,35 @@ class FitResult:
             )
         return self
 
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Parameters and derived quantities by name; a derived one replaces its namesake."""
+        return {**self.parameters, **self.derived}
+
+    def get(self, name: str) -> Estimate | None:
+        """An estimate by name; None where the fit is not usable or has no such finite number."""
+        found = self.estimates.get(name) if self.ok else None
+        return found if found is not None and math.isfinite(found.value) else None
+
     def __getitem__(self, name: str) -> Estimate:
         if name in self.parameters:
             return self.parameters[name]
         if name in self.derived:
             return self.derived[name]
-        raise KeyError(f"{name}: there are {', '.join([*self.parameters, *self.derived])}")
+        raise KeyError(f"{name}: there are {', '.join(self.estimates)}")
 
-    def sample(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """theta [P] and refits [R, P] for the uncertainty of parameters and what is derived from
-        them (not of losses)."""
-        if self.free_replicates is not None:
-            return self.free_theta, self.free_replicates
-        return self._theta(), self.replicates
+    def quantities(self, theta: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Named parameters and derived quantities [B] of theta [B, P]."""
+        values = self.law.natural(theta, self.centre)
+        return values, self.law.derived(values, self.context)
 
-    def _theta(self) -> np.ndarray:
+    def quantity(self, name: str, theta: np.ndarray) -> np.ndarray:
+        """One parameter or derived quantity [B] of theta [B, P]."""
+        values, derived = self.quantities(theta)
+        return derived[name] if name in derived else values[name]
+
+    def best(self) -> np.ndarray:
+        """theta [P]; FitError where the fit was refused."""
         if self.theta is None:
             raise FitError(
                 f"a fit that was {self.status} predicts nothing: {self.message}",
@@ -126,10 +167,30 @@ class FitResult:
             )
         return self.theta
 
+    def refits(self) -> np.ndarray:
+        """Refits [R, P] behind the intervals; FitError where none were made."""
+        if self.replicates is None:
+            raise FitError("the fit has no intervals", where=f"law {self.law.name}")
+        return self.replicates
+
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """theta [P] and refits [R, P] for the uncertainty of parameters and what is derived from
+        them (not of losses); FitError where there are none."""
+        if self.free_theta is not None and self.free_replicates is not None:
+            return self.free_theta, self.free_replicates
+        return self.best(), self.refits()
+
     def predict(self, **roles: Any) -> np.ndarray:
         """Loss at the given n, d, c, h (broadcast); a float for scalars."""
-        out = np.exp(self.law.predict_log(self._theta(), roles, self.centre)[0])
+        out = np.exp(self.law.predict_log(self.best(), roles, self.centre)[0])
         return out if any(np.ndim(value) for value in roles.values()) else out[0]
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of ln L of one more run about the law."""
+        return float(
+            np.hypot(self.diagnostics["sd_between_runs"], self.diagnostics["sd_within_runs"])
+        )
 
     def interval(self, kind: str = "mean", *, level: float | None = None, **roles: Any) -> Band:
         """Band around the prediction. ``mean``: where the law itself lies. ``new run``: where one
@@ -141,7 +202,7 @@ class FitResult:
                 remedy="use mean or new run",
             )
         level = self.level if level is None else level
-        centre = self.law.predict_log(self._theta(), roles, self.centre)[0]
+        centre = self.law.predict_log(self.best(), roles, self.centre)[0]
         if self.replicates is None or len(self.replicates) < 2:
             nothing = np.full(centre.shape, np.nan)
             return Band(np.exp(centre), nothing, nothing.copy(), kind, level)
@@ -149,17 +210,27 @@ class FitResult:
         df = max(self.n_runs - 1, 1)
         variance = spread(draws, centre, self.method) ** 2
         if kind != "mean":
-            variance = (
-                variance
-                + self.diagnostics["sd_between_runs"] ** 2
-                + self.diagnostics["sd_within_runs"] ** 2
+            between, within = (
+                self.diagnostics[f"sd_{what}_runs"] for what in ("between", "within")
             )
+            variance = variance + between**2 + within**2
         half = stats.t.ppf(0.5 + level / 2, df) * np.sqrt(variance)
         return Band(np.exp(centre), np.exp(centre - half), np.exp(centre + half), kind, level)
 
-    # -- output ------------------------------------------------------------------------------------------------
+    # -- output -----------------------------------------------------------------------------------
 
-    def to_dict(self) -> dict[str, Any]:
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each estimate: kind (parameter or derived), name, value, se, low, high,
+        method."""
+        both = (("parameter", self.parameters), ("derived", self.derived))
+        return [
+            {"kind": kind, "name": name, **one.as_json()}
+            for kind, many in both
+            for name, one in many.items()
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types, without the internal arrays."""
         return clean(
             {
                 "status": self.status,
@@ -171,8 +242,8 @@ class FitResult:
                 "objective": self.objective,
                 "objective_kind": self.objective_kind,
                 "delta": self.delta,
-                "parameters": {name: asdict(value) for name, value in self.parameters.items()},
-                "derived": {name: asdict(value) for name, value in self.derived.items()},
+                "parameters": self.parameters,
+                "derived": self.derived,
                 "level": self.level,
                 "interval_method": self.method,
                 "rows": self.n_rows,
@@ -181,14 +252,6 @@ class FitResult:
                 "table": self.table,
             }
         )
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The result as JSON text, written to ``path`` if given. What is not a finite number is
-        null."""
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False)
-        if path is not None:
-            Path(path).write_text(text + "\n")
-        return text
 
     def summary(self) -> str:
         """The result for a terminal."""
@@ -205,7 +268,7 @@ class FitResult:
         lines.append(
             f"{'':8} {'value':>12} {'se':>11} {f'{self.level:.0%} interval':>28}   {self.method}"
         )
-        for name, value in {**self.parameters, **self.derived}.items():
+        for name, value in self.estimates.items():
             se = "-" if value.se is None else f"{value.se:.4g}"
             span = "-" if value.low is None else f"[{value.low:.5g}, {value.high:.5g}]"
             lines.append(f"{name:8} {value.value:12.6g} {se:>11} {span:>28}")
@@ -217,7 +280,17 @@ def small_p(p: float) -> str:
     return f"{p:.3f}" if not p < 0.001 else "< 0.001"
 
 
-def spread(draws: np.ndarray, centre: np.ndarray, method: str) -> np.ndarray:
+def named(name: str) -> str:
+    """The start of a line about an architecture: "name: ", or nothing where there is no name."""
+    return f"{name}: " if name else ""
+
+
+def note_lines(notes: list[str], indent: str = "") -> list[str]:
+    """Notes for a terminal, one a line."""
+    return [f"{indent}note: {note}" for note in notes]
+
+
+def spread(draws: np.ndarray, centre: np.ndarray | float, method: str) -> np.ndarray:
     """Standard error from replicates [R, ...]: jackknife about the estimate (CR3), else their
     standard deviation."""
     with np.errstate(invalid="ignore", over="ignore"):
@@ -227,8 +300,18 @@ def spread(draws: np.ndarray, centre: np.ndarray, method: str) -> np.ndarray:
         return np.std(draws, axis=0, ddof=1)
 
 
+def records(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a table that is given by its columns (arrays or lists of one length)."""
+    plain = {name: clean(values) for name, values in columns.items()}
+    return [dict(zip(plain, row, strict=True)) for row in zip(*plain.values(), strict=True)]
+
+
 def clean(value: Any) -> Any:
     """Plain JSON types; NaN and infinities become None."""
+    if isinstance(value, Result):
+        return value.as_json()
+    if is_dataclass(value) and not isinstance(value, type):
+        return clean(asdict(value))
     if isinstance(value, dict):
         return {str(key): clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -38,8 +38,10 @@ class Solution:
 
 
 @dataclass
-class _Local:
-    value: np.ndarray
+class Local:
+    """The objective around each row of a batch."""
+
+    value: np.ndarray  # [B]
     slope: np.ndarray  # [B, P]
     safe: np.ndarray  # [B, P, P]
     newton: np.ndarray  # [B, P, P], the same object as safe where they do not differ
@@ -94,7 +96,7 @@ def evaluate(
     objective: Objective,
     theta: np.ndarray,
     free: np.ndarray,
-) -> _Local:
+) -> Local:
     """Objective, slope and both curvatures at theta [B, P]; weights None, [n] or [B, n]."""
     r, jac = law.residuals(theta, x, y)
     assert jac is not None
@@ -119,7 +121,7 @@ def evaluate(
         np.isfinite(value) & np.isfinite(slope).all(axis=1) & np.isfinite(h_safe).all(axis=(1, 2))
     )
     value[bad] = np.inf
-    return _Local(value, slope, h_safe, h_newton, cosine)
+    return Local(value, slope, h_safe, h_newton, cosine)
 
 
 def _solve_chunk(
@@ -185,7 +187,7 @@ def _solve_chunk(
 
 
 def _step(
-    now: _Local, mu: np.ndarray, theta: np.ndarray, low: np.ndarray, high: np.ndarray
+    now: Local, mu: np.ndarray, theta: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Step [B, P] and the decrease it promises; parameters that press against a bound stay
     there."""
@@ -212,24 +214,24 @@ def _step(
     return step, predicted
 
 
-def _pressed(now: _Local, theta: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _pressed(now: Local, theta: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """[B, P]: at a bound, with the objective falling beyond it."""
     return ((theta <= low) & (now.slope > 0)) | ((theta >= high) & (now.slope < 0))
 
 
-def _take(now: _Local, keep: np.ndarray) -> _Local:
+def _take(now: Local, keep: np.ndarray) -> Local:
     safe = now.safe[keep]
     newton = safe if now.newton is now.safe else now.newton[keep]
-    return _Local(now.value[keep], now.slope[keep], safe, newton, now.cosine[keep])
+    return Local(now.value[keep], now.slope[keep], safe, newton, now.cosine[keep])
 
 
-def _merge(old: _Local, new: _Local, better: np.ndarray) -> _Local:
+def _merge(old: Local, new: Local, better: np.ndarray) -> Local:
     if better.all():
         return new
     b1, b2, b3 = better, better[:, None], better[:, None, None]
     safe = np.where(b3, new.safe, old.safe)
     newton = safe if old.newton is old.safe else np.where(b3, new.newton, old.newton)
-    return _Local(
+    return Local(
         np.where(b1, new.value, old.value),
         np.where(b2, new.slope, old.slope),
         safe,

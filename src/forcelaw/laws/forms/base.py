@@ -6,7 +6,7 @@ All laws here have this shape (power laws, surfaces, breaks, shifts, repeats), s
 serves them all: it works on r = ln Lhat - ln L with the exact Jacobian, which for a log-sum-exp is
 made of the softmax weights q_k of the terms. Logarithms of the data are centred (u = ln N - mean ln
 N): uncentred, a coefficient and its exponent correlate above .99 and the problem's condition number
-is near 1e11 (reference/fitting.md, section 3).
+is near 1e11.
 
 A new law is one file with a subclass of :class:`Law` that gives ``terms`` and ``grid``, and one
 line in ``forms/__init__``.
@@ -73,7 +73,7 @@ class Law:
         if options:
             raise FitError(f"law {self.name} has no option {', '.join(options)}", where="law")
 
-    # -- names and layout --------------------------------------------------------------------------------------
+    # -- names and layout -------------------------------------------------------------------------
 
     @property
     def free_floor(self) -> bool:
@@ -102,7 +102,7 @@ class Law:
         """ln E where the floor is given and not zero."""
         return float(np.log(self.floor)) if not isinstance(self.floor, str) else None
 
-    # -- to be given by each law -------------------------------------------------------------------------------
+    # -- to be given by each law ------------------------------------------------------------------
 
     def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
         """g_k [B, n] for each coefficient, and (k, q, dg_k/dpsi_q [B, n] or [n]) for those that are
@@ -147,7 +147,7 @@ class Law:
         """[B, K]: what is added to the internal log-coefficients to have them at uncentred data."""
         raise NotImplementedError
 
-    # -- what the solver uses ----------------------------------------------------------------------------------
+    # -- what the solver uses ---------------------------------------------------------------------
 
     def prepare(
         self, values: dict[str, np.ndarray], centre: dict[str, float] | None = None
@@ -191,6 +191,14 @@ class Law:
             for i, q, dg in dgs:
                 jac[:, c + q] += jac[:, i] * dg
         return r, jac
+
+    def jacobian(
+        self, theta: np.ndarray, x: dict[str, np.ndarray], y: np.ndarray | float = 0.0
+    ) -> np.ndarray:
+        """d ln Lhat / dtheta [P, n] at one theta [P]."""
+        jac = self.residuals(theta[None], x, np.atleast_1d(np.asarray(y, float)))[1]
+        assert jac is not None
+        return jac[0]
 
     def natural(self, theta: np.ndarray, centre: dict[str, float]) -> dict[str, np.ndarray]:
         """Named parameter values [B] of theta [B, P]; a given floor is included."""

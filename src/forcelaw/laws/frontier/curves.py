@@ -4,6 +4,7 @@ noisy minima."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from ..forms.power import PowerFloor
 
 DENSE = 33  # points of the dense version of a curve
 MOST = 200  # checkpoints of a curve that its smooth version is fitted to
+SAME_SIZE = 0.03  # single points within this in ln N are of one size
 _LAW = PowerFloor(x="x")
 
 
@@ -32,6 +34,10 @@ class Curve:
     fx: np.ndarray
     fy: np.ndarray
 
+    def names(self, table: Runs) -> str:
+        """Names of its runs, the first three."""
+        return " ".join(table.run_names[r] for r in self.runs[:3])
+
 
 def curves(
     runs: Runs, x: str = "c", smooth: bool = True, keep: np.ndarray | None = None
@@ -43,41 +49,66 @@ def curves(
     ld = np.log(runs["d"]) if "d" in runs else np.full(len(lx), np.nan)
     order = np.lexsort((lx, runs.run))
     bounds = np.searchsorted(runs.run[order], np.arange(len(runs.run_names) + 1))
-    parts: dict[tuple, list[tuple[int, np.ndarray]]] = {}
+    members: dict[tuple[Any, ...], list[tuple[int, np.ndarray]]] = {}
     for r in range(len(runs.run_names)):
         index = order[bounds[r] : bounds[r + 1]]
         if len(index) == 0 or (keep is not None and not keep[r]):
             continue
-        first = index[0]
-        n = float(runs["n"][first]) if "n" in runs else float("nan")
-        key: tuple = (r,)
+        key: tuple[Any, ...] = (r,)
         if runs.seed is not None:
             clock = ld[index] if "d" in runs else lx[index]
-            key = (int(runs.group[first]), n, *np.round(clock, 3).tolist())
-        parts.setdefault(key, []).append((r, index))
+            n = float(runs["n"][index[0]]) if "n" in runs else float("nan")
+            key = (int(runs.group[index[0]]), n, *np.round(clock, 3).tolist())
+        members.setdefault(key, []).append((r, index))
     out = []
-    for members in parts.values():
-        seeds = (
-            {str(runs.seed[index[0]]) for _, index in members} if runs.seed is not None else set()
-        )
-        split = [members] if len(seeds) == len(members) else [[member] for member in members]
-        for together in split:
+    for alike in members.values():
+        seeds = set() if runs.seed is None else {str(runs.seed[index[0]]) for _, index in alike}
+        for together in [alike] if len(seeds) == len(alike) else [[one] for one in alike]:
             stack = np.stack([index for _, index in together])
-            first = stack[0, 0]
-            mx, my = lx[stack].mean(axis=0), ly[stack].mean(axis=0)
+            mx, my, md = (values[stack].mean(axis=0) for values in (lx, ly, ld))
             sy, fx, fy = smoothed(mx, my) if smooth else (my, mx, my)
-            out.append(
-                Curve(
-                    mx,
-                    sy,
-                    ld[stack].mean(axis=0),
-                    float(runs["n"][first]) if "n" in runs else float("nan"),
-                    tuple(r for r, _ in together),
-                    fx,
-                    fy,
-                )
-            )
+            n = float(runs["n"][stack[0, 0]]) if "n" in runs else float("nan")
+            out.append(Curve(mx, sy, md, n, tuple(r for r, _ in together), fx, fy))
     return out
+
+
+def pooled(found: list[Curve]) -> list[Curve]:
+    """Curves as they are if runs are trajectories; where runs are single points, those of one N
+    level form one curve."""
+    if not found or np.median([len(curve.lx) for curve in found]) >= 3:
+        return found
+    sets: list[list[Curve]] = []
+    for curve in sorted(found, key=lambda curve: curve.n):
+        if sets and np.log(curve.n / sets[-1][0].n) <= SAME_SIZE:
+            sets[-1].append(curve)
+        else:
+            sets.append([curve])
+    out = []
+    for members in sets:
+        lx, ly, ld = (
+            np.concatenate([getattr(curve, name) for curve in members])
+            for name in ("lx", "ly", "ld")
+        )
+        by = np.argsort(lx)
+        runs = tuple(r for curve in members for r in curve.runs)
+        out.append(Curve(lx[by], ly[by], ld[by], members[0].n, runs, lx[by], ly[by]))
+    return out
+
+
+def envelope(runs: Runs, x: str = "c", count: int = 48) -> tuple[np.ndarray, np.ndarray]:
+    """x and the loss [K] of the lowest run-averaged curve up to each x (whoever has more compute
+    may stop early): where a loss at equal compute is read off. Empty where no run has two
+    evaluations."""
+    found = [curve for curve in curves(runs, x) if len(curve.lx) > 1]
+    if not found:
+        return np.array([]), np.array([])
+    ends = [end for curve in found for end in (curve.lx[0], curve.lx[-1])]  # where it may jump
+    low, high = min(curve.lx[0] for curve in found), max(curve.lx[-1] for curve in found)
+    grid = np.unique(np.concatenate([np.linspace(low, high, count), ends]))
+    there = [np.interp(grid, c.lx, c.ly, left=np.inf, right=np.inf) for c in found]
+    lowest = np.exp(np.minimum.accumulate(np.stack(there).min(axis=0)))
+    known = np.isfinite(lowest)
+    return np.exp(grid)[known], lowest[known]
 
 
 def smoothed(lx: np.ndarray, ly: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -92,38 +123,25 @@ def smoothed(lx: np.ndarray, ly: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
         return ly, lx, ly
     dense = np.linspace(lx[0], lx[-1], DENSE)
     centre = float(lx.mean())
-    thin = (
-        np.unique(np.linspace(0, len(lx) - 1, MOST).astype(int)) if len(lx) > MOST else slice(None)
+    some: Any = slice(None)
+    if len(lx) > MOST:
+        some = np.unique(np.linspace(0, len(lx) - 1, MOST).astype(int))
+    x, y = {"x": lx[some] - centre}, ly[some]
+    begin, bounds = starts(_LAW, x, y, None, 1), _LAW.all_bounds(x, y)
+    found = solve(
+        _LAW, x, y, None, Objective("log"), begin, bounds=bounds, tolerance=1e-9, iterations=60
     )
-    x = {"x": lx[thin] - centre}
-    y = ly[thin]
-    bounds = _LAW.all_bounds(x, y)
-    solution = solve(
-        _LAW,
-        x,
-        y,
-        None,
-        Objective("log"),
-        starts(_LAW, x, y, None, 1),
-        bounds=bounds,
-        tolerance=1e-9,
-        iterations=60,
-    )
-
-    def power(z: np.ndarray) -> np.ndarray:
-        return _LAW.residuals(solution.theta, {"x": z - centre}, np.zeros(1), jacobian=False)[0][0]
-
     if len(y) >= 9:
-        coefficients = np.polyfit(x["x"], y, 4)
-        free = np.sqrt(((y - np.polyval(coefficients, x["x"])) ** 2).sum() / (len(y) - 5))
-        stiff = np.sqrt(2 * solution.value[0] / (len(y) - 3))
+        quartic = np.polyfit(x["x"], y, 4)
+        free = np.sqrt(((y - np.polyval(quartic, x["x"])) ** 2).sum() / (len(y) - 5))
+        stiff = np.sqrt(2 * found.value[0] / (len(y) - 3))
         if stiff > 0.005 and stiff > 1.5 * free:
-            return (
-                np.polyval(coefficients, lx - centre),
-                dense,
-                np.polyval(coefficients, dense - centre),
-            )
-    return power(lx), dense, power(dense)
+            return np.polyval(quartic, lx - centre), dense, np.polyval(quartic, dense - centre)
+    at_points, at_dense = (
+        _LAW.residuals(found.theta, {"x": z - centre}, np.zeros(1), jacobian=False)[0][0]
+        for z in (lx, dense)
+    )
+    return at_points, dense, at_dense
 
 
 def lower_hull(lx: np.ndarray, ly: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ Hoffmann et al. 2022).
 At each budget every run-averaged, smoothed curve that reaches it gives a point; a cubic (a parabola
 with four sizes or fewer) in ln N gives the minimum. Minima at the end of the grid are dropped: they
 are no minima. The vertex of a parabola is biased where alpha and beta differ, so the surface and
-the tangents stand beside it (:func:`side_by_side`).
+the tangents should be read with it (:mod:`forcelaw.laws.decide.routes`).
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import FitError
 from ...table.runs import Runs
-from ..decide.allocation import Cost, compute_optimal
 from ..fit import intervals
-from ..fit.fit import fit
-from ..fit.result import Estimate, FitResult, clean
-from ..fit.small_sample import Student
+from ..fit.result import Estimate, Result, records
+from ..fit.small_sample import MOST_RUNS
+from ..inputs import one_architecture
 from .curves import Curve, curves
-from .frontier import Frontier, frontier
 
 LEAST_SIZES = 4
 SAME_BUDGET = 0.05  # single-point runs within this in ln C are of one budget
 
 
 @dataclass
-class IsoFlop:
+class IsoFlop(Result):
     """budgets [K]; curves: for each budget n and loss arrays; n_star, d_star, loss_star [K] (NaN
     where the minimum is at the edge); a and b: slopes of ln N* and ln D* against ln C."""
 
@@ -39,94 +36,50 @@ class IsoFlop:
     n_star: np.ndarray
     d_star: np.ndarray
     loss_star: np.ndarray
-    a: Estimate | None
-    b: Estimate | None
+    a: Estimate | None = None
+    b: Estimate | None = None
     message: str = ""
     notes: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
-        return clean(
-            vars(self)
-            | {"a": vars(self.a) if self.a else None, "b": vars(self.b) if self.b else None}
-        )
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each budget whose minimum is inside the grid: x, n, d, loss."""
+        columns = {"x": self.budgets, "n": self.n_star, "d": self.d_star, "loss": self.loss_star}
+        return [row for row in records(columns) if row["n"] is not None]
 
 
 def isoflop(
-    runs: Runs, x: str = "c", *, budgets: int | np.ndarray = 8, level: float = 0.95
+    runs: Any, x: str = "c", *, budgets: int | np.ndarray = 8, level: float = 0.95
 ) -> IsoFlop:
     """Iso-FLOP (or iso-hour) minima of one architecture; intervals of a and b by deleting whole
-    runs."""
-    if len(runs.group_names) > 1:
-        raise FitError(
-            f"iso-FLOP curves are of one architecture; the table has {', '.join(runs.group_names)}",
-            where="isoflop",
-            remedy="select one: runs.select(group=...)",
-        )
+    runs.
+
+    runs: any table (see :func:`forcelaw.fit`). budgets: how many, or their values in FLOPs (x="c")
+    or hours. FitError where the table has several architectures.
+    Source: Hoffmann et al. (2022), arXiv 2203.15556, approach 2.
+    """
+    runs = one_architecture(runs, "isoflop", "an iso-FLOP curve")
     found = curves(runs, x)
-    single = np.median([len(curve.lx) for curve in found]) < 3
+    single = bool(np.median([len(curve.lx) for curve in found]) < 3)
     grid = _single_budgets(runs, x) if single else _budgets(found, budgets)
     if not len(grid):
-        return IsoFlop(
-            x,
-            np.array([]),
-            [],
-            *(np.array([]),) * 3,
-            None,
-            None,
-            f"no budget is reached by {LEAST_SIZES} sizes: no iso-FLOP curves",
-        )
+        none = np.array([])
+        message = f"no budget is reached by {LEAST_SIZES} sizes: no iso-FLOP curves"
+        return IsoFlop(x, none, [], none, none, none, message=message)
     lines, stars = _minima(found, grid, single)
-    a, b = _slopes(grid, stars)
-    groups = len(runs.run_names)
-    estimates: list[Estimate | None] = [None, None]
-    message = ""
-    if np.isfinite([a, b]).all():
-        used = [i for i, curve in enumerate(found) if curve.runs]
-        if groups <= 400:
-            draws = np.array(
-                [
-                    _slopes(
-                        grid,
-                        _minima([found[i] for i in used if r not in found[i].runs], grid, single)[
-                            1
-                        ],
-                    )
-                    for r in range(groups)
-                ]
-            )
-            estimates = [
-                intervals.estimate(
-                    "slope",
-                    float(value),
-                    draws[:, i],
-                    method="jackknife",
-                    level=level,
-                    floor_name="slope",
-                    reference=Student(groups - 1),
-                )
-                if np.isfinite(draws[:, i]).all()
-                else Estimate(
-                    float(value), method="no interval: a minimum is lost when a run is deleted"
-                )
-                for i, value in enumerate((a, b))
-            ]
-        else:
-            estimates = [Estimate(float(a)), Estimate(float(b))]
-    else:
-        message = (
+    result = IsoFlop(x, np.exp(grid), lines, *np.exp(stars).T)
+    slopes, groups = _slopes(grid, stars), len(runs.run_names)
+    if not np.isfinite(slopes).all():
+        result.message = (
             "fewer than three budgets have their minimum inside the grid of sizes: no exponents"
         )
-    return IsoFlop(
-        x,
-        np.exp(grid),
-        lines,
-        np.exp(stars[:, 0]),
-        np.exp(stars[:, 1]),
-        np.exp(stars[:, 2]),
-        estimates[0],
-        estimates[1],
-        message,
-    )
+        return result
+    draws, lost = np.full((1, 2), np.nan), ""
+    if groups <= MOST_RUNS:
+        lost = "no interval: a minimum is lost when a run is deleted"
+        rest = [[one for one in found if one.runs and r not in one.runs] for r in range(groups)]
+        draws = np.array([_slopes(grid, _minima(part, grid, single)[1]) for part in rest])
+    result.a, result.b = intervals.slope_estimates(slopes, draws, level, groups, lost)
+    return result
 
 
 def _budgets(found: list[Curve], budgets: int | np.ndarray) -> np.ndarray:
@@ -198,47 +151,3 @@ def _slopes(grid: np.ndarray, stars: np.ndarray) -> np.ndarray:
     if good.sum() < 3:
         return np.full(2, np.nan)
     return np.polyfit(grid[good], stars[good, :2], 1)[0]
-
-
-def side_by_side(
-    runs: Runs,
-    x: str = "c",
-    *,
-    surface: FitResult | None = None,
-    found: Frontier | None = None,
-    level: float = 0.95,
-) -> list[dict[str, Any]]:
-    """a, b and gamma by surface, tangents of the frontier, and iso-FLOP minima: rows of method, a,
-    b, gamma, message."""
-    rows: list[dict[str, Any]] = []
-    surface = surface or fit(runs, "surface", level=level)
-    if surface.ok:
-        best = compute_optimal(surface, Cost.measured(runs, x))
-        rows.append(
-            {
-                "method": "surface",
-                "a": best.a,
-                "b": best.b,
-                "gamma": best.gamma,
-                "message": best.cost.source,
-            }
-        )
-    else:
-        rows.append(
-            {"method": "surface", "a": None, "b": None, "gamma": None, "message": surface.message}
-        )
-    found = found or frontier(runs, x, level=level)
-    rows.append(
-        {
-            "method": f"frontier ({found.method})",
-            "a": found.optimum.a,
-            "b": found.optimum.b,
-            "gamma": found.fit.parameters.get("gamma"),
-            "message": found.message or found.optimum.message,
-        }
-    )
-    iso = isoflop(runs, x, level=level)
-    rows.append(
-        {"method": "iso-FLOP", "a": iso.a, "b": iso.b, "gamma": None, "message": iso.message}
-    )
-    return rows

@@ -34,6 +34,7 @@ ORDER = [
     ["training"],
     ["study"],
     ["calculator", "evaluate"],
+    ["api"],
     ["cli"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

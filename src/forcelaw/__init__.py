@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Run": "api",
     "Runs": "table.runs",
     "budget": "laws.decide.budget",
     "compare": "laws.compare.compare",
@@ -22,8 +23,11 @@ _PUBLIC = {
     "forecast": "laws.decide.forecast",
     "frontier": "laws.frontier.frontier",
     "isoflop": "laws.frontier.isoflop",
+    "load_run": "api",
+    "train": "api",
 }
 __all__ = [
+    "Run",
     "Runs",
     "__version__",
     "budget",
@@ -35,9 +39,12 @@ __all__ = [
     "forecast",
     "frontier",
     "isoflop",
+    "load_run",
+    "train",
 ]
 
 if TYPE_CHECKING:
+    from .api import Run, load_run, train
     from .laws.compare.compare import compare
     from .laws.decide.allocation import compute_optimal
     from .laws.decide.budget import budget

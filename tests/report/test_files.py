@@ -132,4 +132,4 @@ def test_wrong_arguments_are_mistakes_in_words(
     assert "there is no such study or table" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path), "--burn-in-steps", "-3"])
-    assert "not a number of steps" in capsys.readouterr().err
+    assert "argument --burn-in-steps: '-3' is not a valid value" in capsys.readouterr().err

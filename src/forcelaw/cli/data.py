@@ -6,13 +6,13 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, Field
 
 from ..data import generate
 from ..errors import DataError
-from .options import HelpFormatter, Option, add_options
+from .options import JSON, HelpFormatter, add_options
 
 SOURCES = """\
 sources (the suffix names the format, the format names labels and units; the choice is printed):
@@ -134,9 +134,7 @@ class Check(BaseModel):
     """How much is read, and what is printed."""
 
     limit: int | None = Field(None, ge=1, description="stop after N structures")
-    json_out: Annotated[bool, Option(flags=("--json",))] = Field(
-        False, description="print one JSON object instead of text"
-    )
+    json_out: bool = Field(False, description="print one JSON object instead of text")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +152,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
     check = add("check", "can these structures be trained on?", CHECK, SOURCES)
     _add_sources(check)
-    add_options(check, Check)
+    add_options(check, Check, flags=JSON)
     check.set_defaults(handler=_check)
 
     prepare = add("prepare", "make a pack of sources", PREPARE, SOURCES)
@@ -177,7 +175,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
     info = add("info", "describe a pack", "Describe a pack from its manifest.")
     info.add_argument("pack", type=Path, metavar="PACK")
-    add_options(info, Check, only=("json_out",))
+    add_options(info, Check, only=("json_out",), flags=JSON)
     info.set_defaults(handler=_info)
 
 

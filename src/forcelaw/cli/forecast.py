@@ -7,14 +7,14 @@ import argparse
 import csv
 import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, Field
 
 from ..errors import FitError
 from . import CANNOT_CARRY
 from .laws_options import FitOptions, TableOptions
-from .options import Option, add_options
+from .options import JSON, add_options
 
 BURN_IN_STEPS = 400  # as in reports
 
@@ -22,7 +22,7 @@ BURN_IN_STEPS = 400  # as in reports
 class Forecast(BaseModel):
     """Options of ``forcelaw forecast`` only."""
 
-    source: Annotated[Path, Option(positional=True)] = Field(
+    source: Path = Field(
         title="STUDY_OR_TABLE",
         description=(
             "output directory of `forcelaw run`, a directory with runs.parquet or runs.csv, or a"
@@ -58,7 +58,7 @@ class Forecast(BaseModel):
     check: Path | None = Field(
         None, title="FORECAST", description="compare this forecast with what was reached instead"
     )
-    json_out: Annotated[Path | None, Option(flags=("--json",))] = Field(
+    json_out: Path | None = Field(
         None, title="OUT", description="write the forecast (with --check: the verdict) as JSON"
     )
     csv: Path | None = Field(None, title="OUT", description="write one row per planned run")
@@ -78,7 +78,7 @@ examples:
   forcelaw run study.yaml
   forcelaw forecast --check forecast.json out/study
 """
-    add_options(parser, Forecast)
+    add_options(parser, Forecast, positional=("source",), flags=JSON)
     table = parser.add_argument_group("what is in the table")
     add_options(table, TableOptions, only=("columns", "where"))
     text = f"leave out earlier checkpoints (default: {BURN_IN_STEPS} where the table has steps)"

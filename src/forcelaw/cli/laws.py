@@ -23,7 +23,7 @@ from .laws_options import (
     OutputOptions,
     TableOptions,
 )
-from .options import add_options
+from .options import JSON, add_options
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -111,10 +111,10 @@ def _add_common(
     :func:`_guarded`."""
     parser.epilog = examples + NOTES
     add_options(parser, own)
-    add_options(parser, TableOptions, only=("table",))
+    add_options(parser, TableOptions, only=("table",), positional=("table",))
     add_options(parser.add_argument_group("what is in the table"), TableOptions, skip=("table",))
     add_options(parser.add_argument_group("how it is fitted"), FitOptions, skip=skip)
-    add_options(parser.add_argument_group("what comes out"), OutputOptions)
+    add_options(parser.add_argument_group("what comes out"), OutputOptions, flags=JSON)
     parser.set_defaults(handler=lambda args: _guarded(args, command))
 
 

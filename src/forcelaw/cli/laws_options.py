@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
-
-from .options import Option
 
 
 class TableOptions(BaseModel):
     """The table, and which of its rows and columns are used."""
 
-    table: Annotated[str, Option(positional=True)] = Field(
+    table: str = Field(
         title="TABLE",
         description=(
             "table of runs, one row a checkpoint: .csv, .tsv, .parquet, .feather, .json or .jsonl"
@@ -113,7 +111,7 @@ class FitOptions(BaseModel):
 class OutputOptions(BaseModel):
     """Where results go."""
 
-    json_out: Annotated[str | None, Option(flags=("--json",))] = Field(
+    json_out: str | None = Field(
         None,
         title="OUT",
         description="write the result as JSON; - prints only the JSON to standard output",

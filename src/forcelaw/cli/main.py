@@ -38,6 +38,8 @@ exit codes: 0 done; 1 done with a bad result (diverged, not trainable); 2 a mist
 """
 # command -> (module of this package with a function add_COMMAND(parser), one line of help)
 COMMANDS = {
+    "train": ("single", "train one model"),
+    "models": ("single", "the architectures, their symmetry, size and cost"),
     "data": ("data", "check, prepare, generate and describe data"),
     "report": ("report", "make the HTML report, figures and tables of a study or a table of runs"),
     "fit": ("laws", "fit a scaling law to a table of runs"),

@@ -2,8 +2,7 @@
 
 A field ``batch_atoms: int | None = Field(None, ge=1, description="...")`` becomes
 ``--batch-atoms N``: its help is the field's description, its metavar the field's title, its choices
-come from a ``Literal``, and a value is checked by pydantic as soon as it is read. :class:`Option`
-in the annotation says what a field cannot.
+come from a ``Literal``, and a value is checked by pydantic as soon as it is read.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import argparse
 import types
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -23,20 +21,8 @@ if TYPE_CHECKING:
 
     Model = TypeVar("Model", bound=BaseModel)
 
+JSON = {"json_out": ("--json",)}  # a field called json would hide a method of pydantic's
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
-
-
-@dataclass(frozen=True)
-class Option:
-    """What a field cannot say of its option.
-
-    flags: instead of ``--name-of-the-field``; the first is the one to use. positional: without a
-    flag. optional_value: what the flag alone stands for.
-    """
-
-    flags: tuple[str, ...] = ()
-    positional: bool = False
-    optional_value: Any = None
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -54,15 +40,24 @@ def add_options(
     *,
     only: Collection[str] | None = None,
     skip: Collection[str] = (),
-    descriptions: Mapping[str, str] | None = None,
+    positional: Collection[str] = (),
+    flags: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Add an option for each field of ``model`` to a parser or an argument group.
 
-    only, skip: names of fields. descriptions: instead of those of the fields.
+    only, skip: names of fields. positional: fields that have no flag. flags: those of fields where
+    ``--name-of-the-field`` is not the one.
     """
     for name, field in model.model_fields.items():
-        if name not in skip and (only is None or name in only):
-            _add_option(parser, name, field, (descriptions or {}).get(name))
+        if name in skip or (only is not None and name not in only):
+            continue
+        if name in positional:
+            words = _words(field)
+            parser.add_argument(name, **words, **({} if field.is_required() else {"nargs": "?"}))
+        else:
+            own = (flags or {}).get(name, (f"--{name.replace('_', '-')}",))
+            required = {"required": True} if field.is_required() else {}
+            parser.add_argument(*own, dest=name, **_words(field), **required)
 
 
 def from_options(model: type[Model], args: argparse.Namespace, **more: Any) -> Model:
@@ -78,31 +73,22 @@ def from_options(model: type[Model], args: argparse.Namespace, **more: Any) -> M
         raise StudyError(problems, where="command line") from error
 
 
-def _add_option(parser: Any, name: str, field: FieldInfo, description: str | None) -> None:
-    option = next((item for item in field.metadata if isinstance(item, Option)), Option())
-    flags = option.flags or (f"--{name.replace('_', '-')}",)
+def _words(field: FieldInfo) -> dict[str, Any]:
+    """What argparse is told about a field."""
     default = None if field.is_required() else field.get_default(call_default_factory=True)
-    text = (description or field.description or "").replace("%", "%%")
-    if default not in (None, False, 0, "", []) and "default" not in text:
+    text = (field.description or "").replace("%", "%%")
+    if default not in (None, False, 0, "", [], {}) and "default" not in text:
         shown = f"{default:g}" if isinstance(default, float) else default
         text += f" (default: {shown})"
     kind = _plain_type(field.annotation)
     if kind is bool:
-        parser.add_argument(*flags, dest=name, action="store_true", help=text)
-        return
-    words: dict[str, Any] = {"help": text, "default": default}
+        return {"action": "store_true", "help": text}
+    words = {"help": text, "default": default}
     if get_origin(kind) is Literal:
-        words["choices"] = get_args(kind)
-    elif get_origin(kind) is list:
-        words |= {"action": "append", "metavar": field.title}
-    else:
-        words |= {"type": _reader(field), "metavar": field.title or METAVARS.get(kind)}
-    if option.optional_value is not None:
-        words |= {"nargs": "?", "const": option.optional_value}
-    if option.positional:
-        parser.add_argument(name, **words, **({} if field.is_required() else {"nargs": "?"}))
-        return
-    parser.add_argument(*flags, dest=name, required=field.is_required(), **words)
+        return words | {"choices": get_args(kind)}
+    if get_origin(kind) in (list, dict):
+        return words | {"action": "append", "default": [], "metavar": field.title}
+    return words | {"type": _reader(field), "metavar": field.title or METAVARS.get(kind)}
 
 
 def _plain_type(annotation: Any) -> Any:
@@ -126,3 +112,16 @@ def _reader(field: FieldInfo) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{text!r} is not a valid value: {problem}") from None
 
     return read
+
+
+def parse_pairs(items: list[str], option: str) -> dict[str, Any]:
+    """KEY=VALUE strings as a dict; true and false are booleans, other values stay text."""
+    out: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise StudyError(
+                f"{item!r} is not KEY=VALUE", where=option, remedy=f"write {option} KEY=VALUE"
+            )
+        out[key] = {"true": True, "false": False}.get(value.lower(), value)
+    return out

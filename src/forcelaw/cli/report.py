@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from .options import Option, add_options
+from .options import add_options
 
 
 class Report(BaseModel):
     """Options of ``forcelaw report``."""
 
-    source: Annotated[str, Option(positional=True)] = Field(
+    source: str = Field(
         title="STUDY_DIR_OR_TABLE",
         description=(
             "output directory of `forcelaw run`, a directory with runs.parquet or runs.csv, or such"
@@ -47,7 +46,7 @@ examples:
   forcelaw report results/symmetry_ladder
   forcelaw report runs.csv --out report --burn-in-steps 800
 """
-    add_options(parser, Report)
+    add_options(parser, Report, positional=("source",))
     parser.set_defaults(handler=_report, packages=("matplotlib", "plotly", "jinja2"))
 
 

@@ -1,0 +1,286 @@
+"""Training and studies from Python: what the commands ``train``, ``run`` and ``status`` do, as
+functions. The names here are public as ``forcelaw.train``, ``forcelaw.load_run`` and
+``forcelaw.Run``.
+
+The laws (``forcelaw.fit``, ``compare``, ``diagnose``, ``budget``, ``design``, ``forecast``) stand
+in :mod:`forcelaw.laws` and need no torch; what is here needs ``pip install 'forcelaw[train]'``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .errors import StoreError, require
+from .files import read_json
+from .training.config import TrainOptions
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from .data.pack import Pack
+    from .models.base import ForceField
+
+Say = Callable[[str], None]
+SINGLE = Path("out/single")  # where runs outside of a study are written
+
+
+class Training(BaseModel):
+    """What is trained: the options of ``forcelaw train`` that are not :class:`TrainOptions`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str = Field(
+        description="mpnn, painn, egnn, ... (see: forcelaw models), or your own as module:NAME"
+    )
+    size: float = Field(gt=0, title="N", description="target number of parameters, for example 1e5")
+    data: str = Field("sample", description='directory of a pack, or "sample"')
+    epochs: float | None = Field(
+        None, gt=0, description="length of the run: passes over the training set"
+    )
+    atoms: float | None = Field(
+        None, gt=0, description="length of the run: D, atoms seen in training"
+    )
+    distinct_atoms: float | None = Field(
+        None, gt=0, description="train on a prefix of the training set with that many atoms"
+    )
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="at the muP base width (default: the architecture's)",
+    )
+    seed: int = Field(0, description="of the weights and the order of the data (default: 0)")
+    depth: int | None = Field(None, ge=1, description="layers (default: by size)")
+    cutoff: float = Field(6.0, gt=0, description="in Angstrom")
+    forces: Literal["direct", "conservative"] = Field(
+        "direct", description="an output of the model, or minus the gradient of its energy"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        title="KEY=VALUE",
+        description="an option of the architecture; `forcelaw models ARCHITECTURE` lists them",
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Training:
+        if (self.epochs is None) == (self.atoms is None):
+            raise ValueError("give the length of the run as epochs or as atoms, and not both")
+        return self
+
+    def resolve(self, pack: Pack, options: TrainOptions) -> Any:
+        """The specification of the run (:class:`forcelaw.training.spec.RunSpec`) on ``pack``."""
+        from pydantic import ValidationError
+
+        from .models import architecture
+        from .models.sizing import size
+        from .study.config import explain
+        from .training.spec import data_options, resolve
+
+        entry = architecture(self.architecture)
+        try:
+            config = size(
+                self.architecture,
+                self.size,
+                depth=self.depth,
+                forces=self.forces,
+                **{**data_options(pack, cutoff=self.cutoff), **self.options},
+            )
+        except ValidationError as error:
+            raise explain(error, f"options of {self.architecture}") from error
+        return resolve(
+            pack,
+            config,
+            options,
+            lr=self.learning_rate or entry.learning_rate,
+            seed=self.seed,
+            atoms=self.atoms,
+            epochs=self.epochs,
+            distinct_atoms=self.distinct_atoms,
+        )
+
+    def run(
+        self,
+        options: TrainOptions,
+        *,
+        out: str | Path = SINGLE,
+        device: str = "auto",
+        compile: bool = False,
+        say: Say = lambda text: None,
+    ) -> Run:
+        """Train to the end, resuming where an earlier call stopped, and return the run."""
+        require("torch", "safetensors")
+        from .data.pack import Pack
+        from .data.sample import sample_path
+        from .models import architecture
+        from .progress import Progress, count
+        from .store.runs import RunDirectory
+        from .training.device import pick_device
+        from .training.loop import train
+
+        pack = Pack(sample_path() if self.data == "sample" else self.data)
+        spec = self.resolve(pack, options)
+        run = RunDirectory.create(Path(out) / "runs", spec.as_json())
+        say(
+            f"{architecture(self.architecture).title}: N = {spec.n:,} (width"
+            f" {spec.model['width']}, depth {spec.model['depth']}), symmetry {spec.symmetry};"
+            f" {spec.steps:,} steps of {spec.batch_atoms} atoms, D ="
+            f" {count(spec.steps * spec.batch_atoms)}; {run.path}"
+        )
+        if not run.done:
+            if not run.claim():
+                raise StoreError(
+                    "another process is training this run",
+                    where=str(run.path),
+                    remedy="wait for it, or stop it",
+                )
+            try:
+                with Progress("training", spec.steps, unit="steps") as progress:
+                    train(
+                        run,
+                        pack,
+                        device=pick_device(device),
+                        compile_model=compile,
+                        progress=progress,
+                    )
+            finally:
+                run.release()
+        return Run(run.path)
+
+
+def train(
+    architecture: str,
+    *,
+    size: float,
+    data: str | Path = "sample",
+    epochs: float | None = None,
+    atoms: float | None = None,
+    distinct_atoms: float | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    depth: int | None = None,
+    cutoff: float = 6.0,
+    forces: str = "direct",
+    options: Mapping[str, Any] | None = None,
+    out: str | Path = SINGLE,
+    device: str = "auto",
+    compile: bool = False,
+    say: Say = lambda text: None,
+    **training: Any,
+) -> Run:
+    """Train one model, as ``forcelaw train`` does, and return its :class:`Run`.
+
+    architecture: its name (``forcelaw models`` lists them), or an import path ``module:NAME``.
+    size: target number of parameters N; the nearest width is used. data: directory of a pack, or
+    "sample". epochs, atoms: the length of the run as passes over the training set or as atoms seen
+    in training, D; give one. distinct_atoms: train on a prefix of the training set with that many
+    atoms. learning_rate: at the muP base width; by default the architecture's. depth: layers; by
+    default they follow from the size. cutoff: in Angstrom. forces: "direct" or "conservative"
+    (minus the gradient of the energy). options: of the architecture. out: the run is written to
+    OUT/runs/ID, where ID is the hash of all that decides its result; a run that is finished there
+    is not trained again, one that was stopped is resumed. device: "auto", "cpu" or "cuda".
+    compile: torch.compile the model. say: called with one line about the run, for example
+    ``print``. training: any field of :class:`forcelaw.training.config.TrainOptions`
+    (batch_molecules, beta1, weight_decay, precision, ...).
+
+    Raises StudyError for options that are wrong, DataError for a pack that cannot be used, and
+    MissingPackageError without torch.
+    """
+    from pydantic import ValidationError
+
+    require("torch", "safetensors")
+    from .study.config import explain
+
+    try:
+        what = Training(
+            architecture=architecture,
+            size=size,
+            data=str(data),
+            epochs=epochs,
+            atoms=atoms,
+            distinct_atoms=distinct_atoms,
+            learning_rate=learning_rate,
+            seed=seed,
+            depth=depth,
+            cutoff=cutoff,
+            forces=forces,  # type: ignore[arg-type]
+            options=dict(options or {}),
+        )
+        how = TrainOptions(**training)
+    except ValidationError as error:
+        raise explain(error, "forcelaw.train") from error
+    return what.run(how, out=out, device=device, compile=compile, say=say)
+
+
+def load_run(path: str | Path) -> Run:
+    """The run in directory ``path`` (OUT/runs/ID). Raises StoreError if there is none."""
+    return Run(path)
+
+
+class Run:
+    """One run, read from its directory; nothing is written.
+
+    path: the directory. id: its name, the hash of the specification.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not (self.path / "spec.json").is_file():
+            raise StoreError(
+                "this is not the directory of a run: it has no spec.json",
+                where=str(self.path),
+                remedy="give OUT/runs/ID; forcelaw.train returns the run itself",
+            )
+
+    def __repr__(self) -> str:
+        status = (self.result or {}).get("status", "unfinished")
+        return f"Run({str(self.path)!r}, {self.spec['label']}, N = {self.spec['n']:,}, {status})"
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The resolved specification: model, N, FLOPs per atom and edge, data, seed, learning rate,
+        options of training."""
+        return read_json(self.path / "spec.json")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """How the run ended: status ("finished", "diverged" or "failed"), seconds, device, symmetry
+        errors. None while it has not ended."""
+        path = self.path / "result.json"
+        return read_json(path) if path.exists() else None
+
+    @property
+    def metrics(self) -> pl.DataFrame:
+        """One row per evaluation, in the order of training: step, d (atoms seen), c (FLOPs), loss,
+        loss_energy (eV/atom), loss_forces (eV/Angstrom), energy_mae (meV/atom), force_mae
+        (meV/Angstrom) and more."""
+        import polars as pl
+
+        from .store.runs import RunDirectory
+
+        return pl.DataFrame(RunDirectory(self.path).metrics(), infer_schema_length=None)
+
+    def model(self, device: str = "cpu") -> ForceField:
+        """The trained model on ``device``, with the averaged weights, which are those that losses
+        are measured at, in evaluation mode.
+
+        It maps a :class:`forcelaw.graph.GraphBatch` to energies (g,) in eV, without the reference
+        energies of the atoms, and forces (n, 3) in eV/Angstrom. Raises StoreError if the run has no
+        checkpoint.
+        """
+        require("torch", "safetensors")
+        import torch
+
+        from .training.checkpoint import load_model
+        from .training.device import pick_device
+        from .training.loop import make_model
+        from .training.spec import RunSpec
+
+        model = make_model(RunSpec(**self.spec), torch.device(pick_device(device)))
+        return load_model(self.path, model).eval()

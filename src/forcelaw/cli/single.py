@@ -1,0 +1,152 @@
+"""`forcelaw train` and `forcelaw models`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from ..api import Training
+from ..progress import count, duration
+from ..training.config import TrainOptions
+from . import FAILED
+from .options import add_options, from_options, parse_pairs
+
+ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35)  # H C N O F P S Cl Br, as the sample has them
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train one model on a pack. If it is stopped, the same command resumes from the last"
+        " checkpoint. Exit code 1: the run diverged."
+    )
+    parser.epilog = """\
+examples:
+  forcelaw train painn --size 1e4 --epochs 1
+  forcelaw train esen --size 1e5 --atoms 1e6 --option lmax=3 --forces conservative --data pack
+  forcelaw models esen                          # the options of an architecture
+"""
+    flags = {"learning_rate": ("--learning-rate", "--lr"), "options": ("--option",)}
+    add_options(parser, Training, positional=("architecture",), flags=flags)
+    add_options(parser.add_argument_group("how it is trained"), TrainOptions)
+    machine = parser.add_argument_group("where it is trained")
+    add_device(machine)
+    machine.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/single"),
+        metavar="DIR",
+        help="the run is written to OUT/runs/ID (default: out/single)",
+    )
+    parser.set_defaults(handler=_train, packages=("torch", "safetensors"))
+
+
+def add_device(parser: Any) -> None:
+    """The options of every command that trains: --device and --compile."""
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="auto uses a GPU if there is one",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the models (needs a C++ compiler)"
+    )
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "The architectures, their symmetry, and their size and cost at some target sizes; with the"
+        " name of one, its options."
+    )
+    parser.epilog = "examples:\n  forcelaw models --sizes 1e4 1e6\n  forcelaw models esen\n"
+    parser.add_argument(
+        "architecture", nargs="?", help="list the options of this architecture instead"
+    )
+    parser.add_argument(
+        "--sizes",
+        type=float,
+        nargs="*",
+        default=[1e4, 1e5, 1e6],
+        metavar="N",
+        help="target numbers of parameters (default: 1e4 1e5 1e6)",
+    )
+    parser.add_argument(
+        "--degree",
+        type=float,
+        default=20.0,
+        metavar="X",
+        help="mean number of neighbours, for kappa (default: 20)",
+    )
+    parser.set_defaults(handler=_models, packages=("torch",))
+
+
+def _train(args: argparse.Namespace) -> int:
+    threads = "1" if args.device == "cpu" else str(os.cpu_count() or 1)
+    os.environ.setdefault("OMP_NUM_THREADS", threads)
+    args.options = parse_pairs(args.options, "--option")
+    training = from_options(Training, args)
+    options = from_options(TrainOptions, args)
+    run = training.run(options, out=args.out, device=args.device, compile=args.compile, say=print)
+    result = run.result or {}
+    print(f"{'step':>8}{'atoms':>9}{'FLOPs':>10}{'loss':>9}{'energy':>12}{'forces':>14}")
+    for row in run.metrics.iter_rows(named=True):
+        print(
+            f"{row['step']:>8}{count(row['d']):>9}{row['c']:>10.2e}{row['loss']:>9.4f}"
+            f"{row['energy_mae']:>7.1f} meV/at{row['force_mae']:>8.1f} meV/A"
+        )
+    error = result.get("symmetry", {}).get("rotation", float("nan"))
+    print(
+        f"{result.get('status')} in {duration(result.get('seconds', 0))} of training on"
+        f" {result.get('device')}; energy MAE per atom, force MAE per component; symmetry error"
+        f" {error:.1e} (rotation)"
+    )
+    return 0 if result.get("status") == "finished" else FAILED
+
+
+def _models(args: argparse.Namespace) -> int:
+    from ..models import ARCHITECTURES
+
+    if args.architecture is not None:
+        print(_options_text(args.architecture))
+        return 0
+    head = "".join(f"{'N / width x depth / kappa':>30}" for _ in args.sizes)
+    print(f"{'name':<12}{'title':<12}{'symmetry':<10}{head}")
+    for name, entry in ARCHITECTURES.items():
+        cells = "".join(f"{_size_text(name, target, args.degree):>30}" for target in args.sizes)
+        print(f"{name:<12}{entry.title:<12}{entry.symmetry:<10}{cells}")
+    print(
+        f"kappa: forward FLOPs per atom and parameter at {args.degree:g} neighbours; -: no width"
+        " comes near that size"
+    )
+    return 0
+
+
+def _size_text(name: str, target: float, degree: float) -> str:
+    """N, width, depth and kappa of an architecture at a target size, "-" if it cannot have it."""
+    from ..errors import StudyError
+    from ..models import architecture
+    from ..models.sizing import count_parameters, size
+
+    try:
+        config = size(name, target, elements=ELEMENTS)
+    except StudyError:
+        return "-"
+    n, _ = count_parameters(config)
+    kappa = architecture(name).flops(config).forward(degree, 1) / n
+    return f"{n:,} / {config.width}x{config.depth} / {kappa:.1f}"
+
+
+def _options_text(name: str) -> str:
+    """The options of an architecture: name, default and description, one a line."""
+    from ..models import architecture
+    from ..study.config import RESERVED
+
+    entry = architecture(name)
+    lines = [f"{entry.title}: options of `forcelaw train {name} --option KEY=VALUE` and of studies"]
+    for key, field in entry.config.model_fields.items():
+        if key not in (*RESERVED, "depth"):
+            default = f"{key}={field.get_default(call_default_factory=True)}"
+            lines.append(f"  {default:<24}  {field.description or ''}".rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,20 @@
+"""The device to train on."""
+
+from __future__ import annotations
+
+from ..errors import StudyError
+
+
+def pick_device(name: str) -> str:
+    """The device for ``name``; "auto" is a GPU if there is one. StudyError if torch has no GPU that
+    ``name`` asks for."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise StudyError(
+            "no CUDA device is visible to torch",
+            remedy="use the device cpu, or install a CUDA build of torch",
+        )
+    return name

@@ -25,7 +25,7 @@ import numpy as np
 ATOMS, CHUNK = 22, 5000
 RUN = """
 import argparse, sys
-from forcelaw.data.cli import add_subcommands
+from forcelaw.cli.data import add_subcommands
 parser = argparse.ArgumentParser()
 add_subcommands(parser.add_subparsers())
 args = parser.parse_args()

@@ -1,55 +1,43 @@
-"""Readers: one file per format, one explicit table, one function that opens whatever it is
-given."""
+"""Readers: one file per format, one table of them, one function that opens whatever it is given.
+
+A reader is a function ``(path, options) -> Source``. One of ours is a file and a line in READERS
+(and its suffixes in SUFFIXES); one of yours needs no line here: name it by its import path
+(``--reader my_package.my_format:open_mine``), or declare an entry point in the group
+``forcelaw.readers``; files whose suffix is the entry point's name then find it by themselves.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from ...errors import DataError
-from .base import Block, Source, SourceOptions
+from ...plugins import known, resolve
+from .base import Block, Source, SourceOptions, Units, choose_units, gather, one_structure
 
-__all__ = ["READERS", "SUFFIXES", "Block", "Source", "SourceOptions", "open_source"]
+__all__ = [
+    "READERS",
+    "SUFFIXES",
+    "Block",
+    "Source",
+    "SourceOptions",
+    "Units",
+    "choose_units",
+    "gather",
+    "one_structure",
+    "open_source",
+]
 
-
-def _extxyz(path: Path, options: SourceOptions) -> Source:
-    from .extxyz import open_extxyz
-
-    return open_extxyz(path, options)
-
-
-def _ase_db(path: Path, options: SourceOptions) -> Source:
-    from .ase_db import open_ase_db
-
-    return open_ase_db(path, options)
-
-
-def _hdf5(path: Path, options: SourceOptions) -> Source:
-    from .hdf5 import open_hdf5
-
-    return open_hdf5(path, options)
-
-
-def _npz(path: Path, options: SourceOptions) -> Source:
-    from .npz import open_npz
-
-    return open_npz(path, options)
-
-
-def _pack(path: Path, options: SourceOptions) -> Source:
-    from .pack import open_pack
-
-    return open_pack(path, options)
-
-
-# a new format is a new file, a line here and its suffixes below; each imports its own heavy
-# packages only when used
-READERS: dict[str, Callable[[Path, SourceOptions], Source]] = {
-    "extxyz": _extxyz,
-    "ase": _ase_db,
-    "hdf5": _hdf5,
-    "npz": _npz,
-    "pack": _pack,
+GROUP = "forcelaw.readers"
+Reader = Callable[[Path, SourceOptions], Source]
+# import paths, because each format has heavy packages of its own
+READERS = {
+    "extxyz": "forcelaw.data.readers.extxyz:open_extxyz",
+    "ase": "forcelaw.data.readers.ase_db:open_ase_db",
+    "hdf5": "forcelaw.data.readers.hdf5:open_hdf5",
+    "npz": "forcelaw.data.readers.npz:open_npz",
+    "pack": "forcelaw.data.readers.pack:open_pack",
 }
 SUFFIXES = {
     ".extxyz": "extxyz",
@@ -76,30 +64,33 @@ def reader_of(path: Path) -> str:
             where=str(path),
             remedy="name the files themselves",
         )
-    for suffix, reader in SUFFIXES.items():
+    added = {f".{point.name}": point.name for point in entry_points(group=GROUP)}
+    suffixes = added | SUFFIXES
+    for suffix, reader in suffixes.items():
         if path.name.lower().endswith(suffix):
             return reader
-    known = ", ".join(SUFFIXES)
     raise DataError(
         f"no reader for {path.name!r}",
         where=str(path),
-        remedy=f"known suffixes are {known}; or name the reader: --reader {'|'.join(READERS)}",
+        remedy=f"known suffixes are {', '.join(suffixes)}; or name the reader: --reader"
+        f" {'|'.join(known(READERS, GROUP))}, or an import path, my_package.module:function",
     )
 
 
 def open_source(path: str | Path, options: SourceOptions | None = None) -> Source:
     """Open a file or folder of labelled structures.
 
-    Nothing but its head is read. Missing labels, undeclared units, unknown layouts and damaged
-    files are DataErrors that say what was seen and which option to pass.
+    Only its head is read. Missing labels, undeclared units, unknown layouts and damaged files are
+    DataErrors that say what was seen and which option to pass.
     """
     path, options = Path(path), options or SourceOptions()
     if not path.exists():
-        raise DataError("no such file or folder", where=str(path))
-    if path.is_file() and path.stat().st_size == 0:
-        raise DataError("the file is empty", where=str(path))
-    if options.reader and options.reader not in READERS:
         raise DataError(
-            f"no reader called {options.reader!r}", remedy=f"use one of: {', '.join(READERS)}"
+            "no such file or folder", where=str(path), remedy="check the path of the source"
         )
-    return READERS[options.reader or reader_of(path)](path, options)
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError(
+            "the file is empty", where=str(path), remedy="fetch or write the file again"
+        )
+    reader: Reader = resolve(options.reader or reader_of(path), READERS, GROUP, "reader", DataError)
+    return reader(path, options)

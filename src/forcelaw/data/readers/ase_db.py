@@ -27,14 +27,13 @@ from .base import (
     Source,
     SourceOptions,
     Units,
-    check_numbers,
     choose_units,
     gather,
     join,
-    listed,
     need,
+    one_structure,
+    optional_keys,
     require_labels,
-    small_ints,
 )
 
 PAGE, PEEK = 256, 200
@@ -157,20 +156,12 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
     schnetpack = isinstance(declared_units, dict)
     named = [f"{name} ({place})" for name, place in seen]
     roles = _labels(options, seen, named, path, schnetpack)
-    for kind, wanted in (
-        ("charge", options.charge_key),
-        ("spin", options.spin_key),
-        ("group", options.group_key),
-    ):
-        role = next(((n, p) for n, p in seen if n == wanted), None)
-        if wanted and role is None:
-            raise DataError(
-                f"no key {wanted!r} for the {kind}; keys seen: {listed(named)}", where=str(path)
-            )
-        if role is None and kind != "group" and (kind, "data") in seen:
-            role = (kind, "data")
-        if role:
-            roles[kind] = role
+    given = optional_keys(options, [name for name, _ in seen], named, path)
+    for kind in ("charge", "spin", "group"):
+        if kind in given:
+            roles[kind] = next(role for role in seen if role[0] == given[kind])
+        elif kind != "group" and (kind, "data") in seen:
+            roles[kind] = (kind, "data")
     units = choose_units(options, *_declared(metadata, roles, schnetpack), path)
     keys = {kind: f"{name} ({place})" for kind, (name, place) in roles.items() if kind != "group"}
     if options.gradient_key:
@@ -206,23 +197,15 @@ def _labels(
 ) -> dict[str, tuple[str, str]]:
     """(key, place) of energy and forces. A SchNetPack database defines row.data, a plain one the
     calculator."""
-    roles, wanted = {}, {"energy": options.energy_key, "forces": options.force_like}
-    for kind, given in wanted.items():
-        places = (
-            ("data", "calculator", "key-value pair") if schnetpack or given else ("calculator",)
-        )
-        roles[kind] = next(
-            ((given or kind, place) for place in places if (given or kind, place) in seen), None
-        )
-    require_labels(
-        {
-            kind: (given or kind, given, [given or kind] if roles[kind] else [])
-            for kind, given in wanted.items()
-        },
-        named,
-        path,
-        f" in the first {PEEK} rows",
-    )
+    defined = ("data", "calculator", "key-value pair") if schnetpack else ("calculator",)
+    anywhere = ("data", "calculator", "key-value pair")
+    keys, roles, among = {}, {}, {}
+    for kind, given in (("energy", options.energy_key), ("forces", options.force_like)):
+        keys[kind] = given or kind
+        found = [(keys[kind], place) for place in (anywhere if given else defined)]
+        roles[kind] = next((role for role in found if role in seen), None)
+        among[kind] = [keys[kind]] if roles[kind] else []
+    require_labels(keys, options, among, named, path, f" in the first {PEEK} rows")
     return roles
 
 
@@ -232,11 +215,8 @@ def _declared(
     if not schnetpack:
         if any(place != "calculator" for place in (roles["energy"][1], roles["forces"][1])):
             return {"length": "Angstrom"}, "ASE's convention for positions"
-        return {
-            "energy": "eV",
-            "length": "Angstrom",
-            "force": "eV/Angstrom",
-        }, "ASE's convention for its databases"
+        units = {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}
+        return units, "ASE's convention for its databases"
     table = metadata["_property_unit_dict"]
     declared = {
         name: str(table[roles[kind][0]])
@@ -283,11 +263,8 @@ def _parse(
 def _one(
     row: Any, where: str, first: int, roles: dict[str, tuple[str, str]], sign: float, units: Units
 ) -> Block:
-    def place(_: int) -> str:
-        return where
-
     numbers = np.asarray(row.numbers)
-    n, counts = len(numbers), np.array([len(numbers)], np.int64)
+    n = len(numbers)
     if n == 0:
         raise DataError("a row without atoms", where=where)
     energy, forces = (_lookup(row, *roles[kind]) for kind in ("energy", "forces"))
@@ -299,40 +276,33 @@ def _one(
             f"{roles['forces'][0]} has shape {forces.shape}, the structure has {n} atoms",
             where=where,
         )
-    small = {}
+    small: dict[str, int | None] = {"charge": None, "spin": None}
     for kind, absent in (("charge", NO_CHARGE), ("spin", NO_SPIN)):
-        small[kind] = None
         if kind in roles:
             value = _lookup(row, *roles[kind])
-            small[kind] = (
-                np.full(1, absent, np.int8)
-                if value is None
-                else small_ints(np.array([_single(value, kind, where)]), kind, place)
-            )
-    groups = None
+            small[kind] = absent if value is None else _single(value, kind, where)
+    group = None
     if "group" in roles:
         value = _lookup(row, *roles["group"])
         if value is None:
             raise DataError(
                 f"no group key {roles['group'][0]!r}", where=where, remedy="or pass --group formula"
             )
-        groups = [str(value)]
-    pbc = np.asarray(row.pbc, bool).reshape(1, 3)
-    cell = np.asarray(row.cell, np.float64).reshape(1, 3, 3) * units.to_angstrom * float(pbc.any())
-    return Block(
-        counts,
-        check_numbers(numbers, place, counts),
+        group = str(value)
+    pbc = np.asarray(row.pbc, bool)
+    return one_structure(
+        numbers,
         np.asarray(row.positions, np.float64) * units.to_angstrom,
-        np.array([energy * units.to_ev]),
+        energy * units.to_ev,
         forces * (sign * units.to_ev_per_angstrom),
-        first,
-        place,
-        groups,
-        np.array([missing], np.uint8),
-        small["charge"],
-        small["spin"],
-        cell,
-        pbc,
+        first=first,
+        where=where,
+        group=group,
+        missing=missing,
+        charge=small["charge"],
+        spin=small["spin"],
+        cell=np.asarray(row.cell, np.float64) * units.to_angstrom * float(pbc.any()),
+        pbc=pbc,
     )
 
 

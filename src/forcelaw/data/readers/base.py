@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,16 @@ class SourceOptions:
 class Block:
     """Some thousand structures (s of them, a atoms together), in eV and Angstrom.
 
-    counts (s,) int64 atoms of each; numbers (a,) uint8; positions and forces (a, 3) float64; energies (s,) float64
-    groups   one label for all, a list of s labels, uint64 (s,) hashes of labels, or None where the source names none
-    missing  uint8 (s,): bit 1 no energy, bit 2 no forces (the arrays hold NaN there); None when every label is there
-    charges, spins  int8 (s,) as in the pack, or None; cells (s, 3, 3), pbc (s, 3) bool, or None for molecules
-    first    index of the block's first structure in its source; place(k) says where structure k of the block is
+    counts    (s,) int64, atoms of each
+    numbers   (a,) uint8; positions, forces (a, 3) float64; energies (s,) float64
+    groups    one label for all, a list of s labels, uint64 (s,) hashes of labels, or None where the
+              source names none
+    missing   uint8 (s,): bit 1 no energy, bit 2 no forces (the arrays hold NaN there); None when
+              every label is there
+    charges, spins   int8 (s,) as in the pack, or None
+    cells (s, 3, 3), pbc (s, 3) bool   None for molecules
+    first     index of the block's first structure in its source
+    place(k)  where structure k of the block is, for messages
     """
 
     counts: np.ndarray
@@ -95,6 +100,15 @@ class Units:
     length: str
     force: str
     origin: str
+
+    def record(self) -> dict[str, str]:
+        """The units as a manifest and ``data check`` keep them."""
+        return {
+            "energy": self.energy,
+            "length": self.length,
+            "forces": self.force,
+            "origin": self.origin,
+        }
 
     @property
     def to_ev(self) -> float:
@@ -166,12 +180,7 @@ class Source:
             "sha256": self.sha256(),
             "reader": self.reader,
             "keys": self.keys,
-            "units": {
-                "energy": self.units.energy,
-                "length": self.units.length,
-                "forces": self.units.force,
-                "origin": self.units.origin,
-            },
+            "units": self.units.record(),
         }
 
 
@@ -246,30 +255,22 @@ def suggest(kind: str, keys: list[str]) -> str:
     """A remedy for a missing label: the option to pass, with the keys that look like it."""
     names = [bare(key) for key in keys]
     if kind == "energy":
-        flags = [
-            f"--energy-key {k}" for k in names if "energ" in k.lower() or k in ("E", "U0", "U")
-        ]
+        alike = [k for k in names if "energ" in k.lower() or k in ("E", "U0", "U")]
+        flags = [f"--energy-key {k}" for k in alike]
+        that, option = "that is the energy", "--energy-key NAME"
     else:
-        flags = [
-            f"--{'gradient' if 'grad' in k.lower() else 'forces'}-key {k}"
-            for k in names
-            if "forc" in k.lower() or "grad" in k.lower() or k == "F"
-        ]
+        alike = [k for k in names if any(w in k.lower() for w in ("forc", "grad")) or k == "F"]
+        flags = [f"--{'gradient' if 'grad' in k.lower() else 'forces'}-key {k}" for k in alike]
+        that, option = "those are the forces", "--forces-key NAME (or --gradient-key for dE/dx)"
     if flags:
-        return f"pass {' or '.join(flags)} if that is the {kind}"
-    options = (
-        "--energy-key NAME"
-        if kind == "energy"
-        else "--forces-key NAME (or --gradient-key NAME for dE/dx)"
-    )
-    return (
-        f"no key looks like {'an energy' if kind == 'energy' else 'forces'}; if there is one, name"
-        f" it with {options}"
-    )
+        return f"pass {' or '.join(flags)} if {that}"
+    return f"no key looks like the {kind}; if there is one, name it with {option}"
 
 
 def require_labels(
-    labels: dict[str, tuple[str, str | None, list[str]]],
+    keys: dict[str, str],
+    options: SourceOptions,
+    among: dict[str, list[str]],
     seen: list[str],
     path: Path,
     extra: str = "",
@@ -277,25 +278,84 @@ def require_labels(
     """Fail unless the energy and the forces are there; the error names every key seen and the
     options to pass.
 
-    labels: {"energy" or "forces": (key that would be read, key that the user gave, keys among which
-    it must be)}.
+    keys: the key that "energy" and "forces" would be read from. among: for both, the keys that are
+    there. extra: where they were looked for.
     """
-    absent = {kind: wanted for kind, (key, wanted, among) in labels.items() if key not in among}
+    given = {"energy": options.energy_key, "forces": options.force_like}
+    absent = [kind for kind in given if keys[kind] not in among[kind]]
     if not absent:
         return
     found = " and ".join(
-        (
-            f"no key {wanted!r} for the {kind}"
-            if wanted
-            else f"no {kind} under the name that the format defines"
-        )
-        for kind, wanted in absent.items()
+        f"no key {given[kind]!r} for the {kind}"
+        if given[kind]
+        else f"no {kind} under the name that the format defines"
+        for kind in absent
     )
     raise DataError(
         f"{found}{extra}; keys seen: {listed(seen) or 'none'}",
         where=str(path),
         remedy="; ".join(suggest(kind, seen) for kind in absent),
     )
+
+
+def optional_keys(
+    options: SourceOptions, among: Iterable[str], seen: list[str], path: Path
+) -> dict[str, str]:
+    """The keys that the user names for charge, spin and group; each must be there."""
+    flags = {"charge": "--charge-key", "spin": "--spin-key", "group": "--group key:NAME"}
+    given = {kind: getattr(options, f"{kind}_key") for kind in flags}
+    given = {kind: key for kind, key in given.items() if key}
+    for kind, key in given.items():
+        if key not in among:
+            raise DataError(
+                f"no key {key!r} for the {kind}; keys seen: {listed(seen) or 'none'}",
+                where=str(path),
+                remedy=f"pass {flags[kind]} with one of these keys",
+            )
+    return given
+
+
+def label_names(roles: dict[str, str], gradient: bool) -> dict[str, str]:
+    """What each label is read from, as :attr:`Source.keys` says it."""
+    forces = f"minus {roles['forces']} (a gradient)" if gradient else roles["forces"]
+    optional = {kind: roles[kind] for kind in ("charge", "spin") if kind in roles}
+    return {"energy": roles["energy"], "forces": forces, **optional}
+
+
+def text_of(value: Any) -> str:
+    """A string of a file, which may come as bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def check_shapes(
+    shapes: dict[str, tuple[int, ...]], names: dict[str, str], where: str
+) -> tuple[int, int]:
+    """(frames, atoms) of arrays by role that describe the same frames.
+
+    positions and forces (frames, atoms, 3), numbers (atoms,) or (frames, atoms), all others
+    (frames,) or (frames, 1).
+    """
+    positions = shapes["positions"]
+    if len(positions) != 3 or positions[2] != 3:
+        raise DataError(
+            f"{names['positions']} has shape {positions}, expected (frames, atoms, 3)", where=where
+        )
+    frames, atoms, _ = positions
+    allowed: dict[str, list[tuple[int, ...]]] = {
+        "positions": [positions],
+        "forces": [positions],
+        "numbers": [(atoms,), (frames, atoms)],
+    }
+    for kind, shape in shapes.items():
+        expected = allowed.get(kind, [(frames,), (frames, 1)])
+        if shape not in expected:
+            raise DataError(
+                f"{names[kind]} has shape {shape}; {names['positions']} has {positions}, so"
+                f" {' or '.join(map(str, expected))} was expected",
+                where=where,
+                remedy="the arrays of one source must describe the same frames",
+            )
+    return frames, atoms
 
 
 def check_numbers(
@@ -309,7 +369,7 @@ def check_numbers(
         raise DataError(
             f"unknown element: atomic number {numbers[bad[0]]}",
             where=place(owner),
-            remedy=f"atomic numbers run from 1 to {MAX_Z}; mend or remove the frame",
+            remedy=f"atomic numbers run from 1 to {MAX_Z}; correct or remove the frame",
         )
     return numbers.astype(np.uint8)
 
@@ -322,9 +382,61 @@ def small_ints(values: np.ndarray, name: str, place: Callable[[int], str]) -> np
         raise DataError(
             f"{name} {values[bad[0]]} is not a whole number within +-126",
             where=place(int(bad[0])),
-            remedy=f"mend the frame, or choose another key with --{name}-key",
+            remedy=f"correct the frame, or choose another key with --{name}-key",
         )
     return values.astype(np.int8)
+
+
+def one_structure(
+    numbers: np.ndarray,
+    positions: np.ndarray,
+    energy: float,
+    forces: np.ndarray,
+    *,
+    first: int,
+    where: str,
+    group: str | None = None,
+    missing: int = 0,
+    charge: float | None = None,
+    spin: float | None = None,
+    cell: np.ndarray | None = None,
+    pbc: np.ndarray | None = None,
+) -> Block:
+    """A block of one structure, for formats that are read one by one; :func:`gather` joins them.
+
+    numbers (n,); positions (n, 3) Angstrom; energy eV; forces (n, 3) eV/Angstrom; first: index in
+    the source; where: file and frame, for messages. Charge and spin are whole numbers: where one
+    structure of a source gives them, all give them or NO_CHARGE, NO_SPIN.
+    """
+
+    def place(_: int) -> str:
+        return where
+
+    counts = np.array([len(numbers)], np.int64)
+    absent = {"charge": NO_CHARGE, "spin": NO_SPIN}
+    small = {
+        kind: None
+        if value is None
+        else np.full(1, value, np.int8)
+        if value == absent[kind]
+        else small_ints(np.array([value]), kind, place)
+        for kind, value in (("charge", charge), ("spin", spin))
+    }
+    return Block(
+        counts,
+        check_numbers(numbers, place, counts),
+        positions,
+        np.array([energy], np.float64),
+        forces,
+        first,
+        place,
+        None if group is None else [group],
+        np.array([missing], np.uint8),
+        small["charge"],
+        small["spin"],
+        None if cell is None else cell.reshape(1, 3, 3),
+        None if pbc is None else pbc.reshape(1, 3),
+    )
 
 
 def rows_per_block(atoms: int) -> int:
@@ -342,10 +454,6 @@ _ABSENT: dict[str, tuple[Any, tuple[int, ...], Any]] = {
 }
 
 
-def _filled(rows: int, value: Any, row: tuple[int, ...], dtype: Any) -> np.ndarray:
-    return np.full((rows, *row), value, dtype)
-
-
 def join(blocks: list[Block]) -> Block:
     """Consecutive blocks of one source as one. Where only some have an optional array, the others
     say "not given"."""
@@ -361,9 +469,13 @@ def join(blocks: list[Block]) -> Block:
         parts = [getattr(b, name) for b in blocks]
         if all(part is None for part in parts):
             return None
-        return np.concatenate(
-            [_filled(len(b), *absent) if p is None else p for b, p in zip(blocks, parts)]
-        )
+        if absent:
+            value, row, dtype = absent
+            parts = [
+                np.full((len(b), *row), value, dtype) if p is None else p
+                for b, p in zip(blocks, parts)
+            ]
+        return np.concatenate(parts)
 
     groups: Any = None
     if blocks[0].groups is not None:

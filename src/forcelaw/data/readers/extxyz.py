@@ -33,7 +33,7 @@ from .base import (
     check_numbers,
     choose_units,
     gather,
-    listed,
+    optional_keys,
     require_labels,
     small_ints,
     suggest,
@@ -57,15 +57,6 @@ class Frame:
     info: dict[str, Any]
     columns: str
     lines: list[str]
-
-
-@dataclass(frozen=True)
-class Keys:
-    energy: str
-    forces: str
-    charge: str | None
-    spin: str | None
-    group: str | None
 
 
 def _open(path: Path) -> TextIO:
@@ -149,12 +140,14 @@ def open_extxyz(path: Path, options: SourceOptions) -> Source:
         )
     seen = [f"{k} (comment line)" for k in info] + [f"{k} (column)" for k in arrays]
     chosen = _choose(path, options, list(info), list(arrays), seen, len(head))
-    keys = {"energy": f"{chosen.energy} (comment line)", "forces": f"{chosen.forces} (column)"}
-    if options.gradient_key:
-        keys["forces"] = f"minus {chosen.forces} (column, a gradient)"
-    keys |= {
-        n: f"{k} (comment line)" for n, k in (("charge", chosen.charge), ("spin", chosen.spin)) if k
-    }
+    keys = {kind: f"{key} (comment line)" for kind, key in chosen.items()}
+    gradient = bool(options.gradient_key)
+    keys["forces"] = (
+        f"minus {chosen['forces']} (column, a gradient)"
+        if gradient
+        else f"{chosen['forces']} (column)"
+    )
+    group = keys.pop("group", "formula")
     units = choose_units(
         options,
         {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"},
@@ -167,7 +160,7 @@ def open_extxyz(path: Path, options: SourceOptions) -> Source:
         seen,
         keys,
         units,
-        group_note=f"{chosen.group} (comment line)" if chosen.group else "formula",
+        group_note=group,
         stream=lambda: gather(_batches(path, chosen, options.sign, units)),
     )
 
@@ -179,7 +172,8 @@ def _choose(
     arrays: list[str],
     seen: list[str],
     looked: int,
-) -> Keys:
+) -> dict[str, str]:
+    """The key of each role: energy, forces, and charge, spin and group where there are any."""
     complete = [pair for pair in PAIRS if pair[0] in info and pair[1] in arrays]
     energy, forces = options.energy_key, options.force_like
     if len(complete) > 1 and not (energy and forces):
@@ -189,35 +183,15 @@ def _choose(
             remedy="pass --energy-key and --forces-key to say which",
         )
     default = complete[0] if complete else PAIRS[0]
-    require_labels(
-        {
-            "energy": (energy or default[0], energy, info),
-            "forces": (forces or default[1], forces, arrays),
-        },
-        seen,
-        path,
-        f" in the first {looked} frames",
-    )
-    for kind, key in (
-        ("charge", options.charge_key),
-        ("spin", options.spin_key),
-        ("group", options.group_key),
-    ):
-        if key and key not in info:
-            raise DataError(
-                f"no key {key!r} for the {kind}; keys seen: {listed(seen)}",
-                where=str(path),
-                remedy=f"pass --{kind}-key with one of the keys in the comment line",
-            )
+    labels = {"energy": energy or default[0], "forces": forces or default[1]}
+    extra = f" in the first {looked} frames"
+    require_labels(labels, options, {"energy": info, "forces": arrays}, seen, path, extra)
     # charge and spin in the comment line are what ASE-based trainers (fairchem) read and write
-    charge, spin = (
-        given or (name if name in info else None)
-        for name, given in (("charge", options.charge_key), ("spin", options.spin_key))
-    )
-    return Keys(energy or default[0], forces or default[1], charge, spin, options.group_key)
+    found = {kind: kind for kind in ("charge", "spin") if kind in info}
+    return labels | found | optional_keys(options, info, seen, path)
 
 
-def _batches(path: Path, keys: Keys, sign: float, units: Units) -> Iterator[Block]:
+def _batches(path: Path, keys: dict[str, str], sign: float, units: Units) -> Iterator[Block]:
     """Consecutive frames with the same columns, up to BATCH, as blocks."""
     batch: list[Frame] = []
     for frame in frames(path):
@@ -270,7 +244,9 @@ def _floats(path: Path, batch: list[Frame], text: np.ndarray, name: str) -> np.n
         raise
 
 
-def _parse(path: Path, batch: list[Frame], keys: Keys, sign: float, units: Units) -> Block:
+def _parse(
+    path: Path, batch: list[Frame], keys: dict[str, str], sign: float, units: Units
+) -> Block:
     def place(k: int) -> str:
         return f"{path}, frame {batch[k].index}"
 
@@ -285,8 +261,8 @@ def _parse(path: Path, batch: list[Frame], keys: Keys, sign: float, units: Units
     if "pos" not in columns or not {"species", "Z"} & columns.keys():
         raise DataError(f"no positions or species in Properties={batch[0].columns}", where=place(0))
     missing = np.zeros(len(batch), np.uint8)
-    if keys.forces in columns:
-        forces = _floats(path, batch, column(keys.forces), keys.forces) * (
+    if keys["forces"] in columns:
+        forces = _floats(path, batch, column(keys["forces"]), keys["forces"]) * (
             sign * units.to_ev_per_angstrom
         )
     else:
@@ -294,17 +270,17 @@ def _parse(path: Path, batch: list[Frame], keys: Keys, sign: float, units: Units
         missing |= MISSING_FORCES
     energies = np.array(
         [
-            _number(frame.info.get(keys.energy), keys.energy, place(k))
+            _number(frame.info.get(keys["energy"]), keys["energy"], place(k))
             for k, frame in enumerate(batch)
         ]
     )
-    missing[[keys.energy not in frame.info for frame in batch]] |= MISSING_ENERGY
+    missing[[keys["energy"] not in frame.info for frame in batch]] |= MISSING_ENERGY
     cells, pbc = _cells(batch, units, place)
     positions = _floats(path, batch, column("pos"), "pos") * units.to_angstrom
     groups = (
         None
-        if keys.group is None
-        else [_group(frame, keys.group, place(k)) for k, frame in enumerate(batch)]
+        if "group" not in keys
+        else [_group(frame, keys["group"], place(k)) for k, frame in enumerate(batch)]
     )
     return Block(
         counts,
@@ -316,8 +292,8 @@ def _parse(path: Path, batch: list[Frame], keys: Keys, sign: float, units: Units
         place,
         groups,
         missing if missing.any() else None,
-        charges=_whole(batch, keys.charge, "charge", NO_CHARGE, place) if keys.charge else None,
-        spins=_whole(batch, keys.spin, "spin", NO_SPIN, place) if keys.spin else None,
+        charges=_whole(batch, keys.get("charge"), "charge", NO_CHARGE, place),
+        spins=_whole(batch, keys.get("spin"), "spin", NO_SPIN, place),
         cells=cells,
         pbc=pbc,
     )
@@ -354,8 +330,12 @@ def _number(value: Any, key: str, where: str) -> float:
     return float(array.reshape(()))
 
 
-def _whole(batch: list[Frame], key: str, name: str, absent: int, place: Any) -> np.ndarray:
-    """Charges or spins, ``absent`` where a frame has none."""
+def _whole(
+    batch: list[Frame], key: str | None, name: str, absent: int, place: Any
+) -> np.ndarray | None:
+    """Charges or spins, ``absent`` where a frame has none; None without a key."""
+    if key is None:
+        return None
     given = np.array([key in frame.info for frame in batch])
     out = np.full(len(batch), absent, np.int8)
     rows = np.flatnonzero(given)

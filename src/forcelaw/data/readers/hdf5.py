@@ -1,16 +1,17 @@
 """HDF5 layouts: SPICE, ANI-1x, ANI-2x, and the flat one of ``xtb_molecules``; which one is seen
 from the names inside.
 
-SPICE   /<name>/atomic_numbers (n,), conformations (k, n, 3), dft_total_energy (k,), dft_total_gradient (k, n, 3),
-        smiles; units in the ``units`` attributes (bohr, hartree, hartree/bohr); the gradient is minus the force
-        (Eastman et al. 2023, Sci. Data 10, 11)
-ANI-1x  /<formula>/atomic_numbers (n,), coordinates (k, n, 3), <level>.energy (k,), <level>.forces
-(k, n, 3);
-        Angstrom, hartree, hartree/Angstrom by definition; NaN: not computed (Smith et al. 2020, Sci. Data 7, 134)
-ANI-2x  /<atoms>/species (k, n), coordinates (k, n, 3), energies (k,), forces (k, n, 3)
-        Angstrom, hartree, hartree/Angstrom by definition (Devereux et al. 2020, JCTC 16, 4192)
-flat    natoms (s,), atomic_numbers (a,), positions (a, 3), forces (a, 3), energy (s,), molecule (s,) -> smiles (m,)
-        units in the ``units`` attributes, with a number in front where integers are stored ("1e-4 Angstrom")
+SPICE   /<name>/atomic_numbers (n,), conformations (k, n, 3), dft_total_energy (k,),
+        dft_total_gradient (k, n, 3), smiles; units in the ``units`` attributes (bohr, hartree,
+        hartree/bohr); the gradient is minus the force (Eastman et al. 2023, Sci. Data 10, 11)
+ANI-1x  /<formula>/atomic_numbers (n,), coordinates (k, n, 3), <level>.energy (k,),
+        <level>.forces (k, n, 3); Angstrom, hartree, hartree/Angstrom by definition; NaN: not
+        computed (Smith et al. 2020, Sci. Data 7, 134)
+ANI-2x  /<atoms>/species (k, n), coordinates (k, n, 3), energies (k,), forces (k, n, 3); Angstrom,
+        hartree, hartree/Angstrom by definition (Devereux et al. 2020, JCTC 16, 4192)
+flat    natoms (s,), atomic_numbers (a,), positions (a, 3), forces (a, 3), energy (s,),
+        molecule (s,) -> smiles (m,); units in the ``units`` attributes, with a number in front
+        where integers are stored ("1e-4 Angstrom")
 """
 
 from __future__ import annotations
@@ -37,11 +38,15 @@ from .base import (
     SourceOptions,
     Units,
     check_numbers,
+    check_shapes,
     choose_units,
     gather,
+    label_names,
+    optional_keys,
     require_labels,
     rows_per_block,
     small_ints,
+    text_of,
 )
 
 # layout: names of numbers, positions, and the energy and force-like keys that the format defines
@@ -82,8 +87,8 @@ def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source
     first = next(iter(file), None)
     if first is None:
         raise DataError("the HDF5 file is empty", where=str(path))
-    seen = list(file[first]) if isinstance(file[first], h5py.Group) else list(file)
     grouped = isinstance(file[first], h5py.Group)
+    seen = list(file[first] if grouped else file)
     layout = next(
         (name for name, keys in GROUPED.items() if grouped and {*keys[:2]} <= {*seen}), None
     )
@@ -104,41 +109,19 @@ def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source
             where=str(path),
             remedy=f"say which: {flags}",
         )
-    given = {"energy": options.energy_key, "forces": options.force_like}
-    require_labels({kind: (key, given[kind], labels) for kind, key in wanted.items()}, labels, path)
-    for kind, key in (
-        ("charge", options.charge_key),
-        ("spin", options.spin_key),
-        ("group", options.group_key),
-    ):
-        if key and key not in seen:
-            raise DataError(
-                f"no dataset {key!r} for the {kind}; names seen: {', '.join(seen)}", where=str(path)
-            )
-    gradient = bool(options.gradient_key) or (layout == "SPICE" and not options.forces_key)
-    declared, origin = _declared(file[first], positions, wanted, layout)
-    units = choose_units(options, declared, origin, path)
-    keys = dict(wanted)
-    if gradient:
-        keys["forces"] = f"minus {wanted['forces']} (a gradient)"
-    if options.charge_key:
-        keys["charge"] = options.charge_key
-    elif layout == "SPICE" and "smiles" in seen:
-        keys["charge"] = "formal charges in smiles"
-    if options.spin_key:
-        keys["spin"] = options.spin_key
-    note = (
-        f"dataset {options.group_key}"
-        if options.group_key
-        else {"SPICE": "smiles" if "smiles" in seen else "name of the HDF5 group"}.get(
-            layout, "formula"
-        )
-    )
     roles = {"numbers": numbers, "positions": positions, **wanted}
-    optional = {"charge": options.charge_key, "spin": options.spin_key, "group": options.group_key}
-    if layout == "SPICE" and "smiles" in seen:
-        optional["smiles"] = "smiles"
-    roles |= {kind: key for kind, key in optional.items() if key}
+    require_labels(roles, options, {"energy": labels, "forces": labels}, labels, path)
+    roles |= optional_keys(options, seen, seen, path)
+    gradient = bool(options.gradient_key) or (layout == "SPICE" and not options.forces_key)
+    units = choose_units(options, *_declared(file[first], roles, layout), path)
+    keys = label_names(roles, gradient)
+    note = f"dataset {options.group_key}" if options.group_key else "formula"
+    if layout == "SPICE":
+        if "smiles" in seen:
+            roles["smiles"] = "smiles"
+            keys.setdefault("charge", "formal charges in smiles")
+        if not options.group_key:
+            note = "smiles" if "smiles" in seen else "name of the HDF5 group"
     whole = _Grouped(path, layout, roles, units, -1.0 if gradient else 1.0)
     return Source(
         path,
@@ -151,20 +134,14 @@ def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source
     )
 
 
-def _declared(
-    group: h5py.Group, positions: str, wanted: dict[str, Any], layout: str
-) -> tuple[dict[str, str], str]:
+def _declared(group: h5py.Group, roles: dict[str, str], layout: str) -> tuple[dict[str, str], str]:
     if layout != "SPICE":
         return _ANI_UNITS, f"defined by {layout}"
     declared = {}
-    for name, key in (
-        ("energy", wanted["energy"]),
-        ("length", positions),
-        ("force", wanted["forces"]),
-    ):
-        unit = group[key].attrs.get("units")
+    for name, kind in (("energy", "energy"), ("length", "positions"), ("force", "forces")):
+        unit = group[roles[kind]].attrs.get("units")
         if unit is not None:
-            declared[name] = unit.decode() if isinstance(unit, bytes) else str(unit)
+            declared[name] = text_of(unit)
     return declared, "declared in the file's units attributes"
 
 
@@ -186,8 +163,7 @@ class _Set:
         return out
 
     def text(self) -> str:
-        value = self.read().reshape(-1)[0]
-        return value.decode() if isinstance(value, bytes) else str(value)
+        return text_of(self.read().reshape(-1)[0])
 
 
 @dataclass(frozen=True)
@@ -212,9 +188,7 @@ class _Grouped:
                         first += len(block)
                         yield block
         except (OSError, RuntimeError) as error:  # the low-level interface raises both
-            raise DataError(
-                f"the HDF5 file is damaged: {error}", where=str(self.path), remedy="fetch it again"
-            ) from error
+            raise _damaged(self.path, error) from error
 
     def molecule(self, name: str, group: h5py.h5g.GroupID) -> Iterator[Block]:
         """The conformers of one molecule (ANI-2x: of all molecules with one number of atoms), in
@@ -228,7 +202,9 @@ class _Grouped:
         ]
         if absent:
             raise DataError(f"no {' and no '.join(absent)} in this group", where=where)
-        frames, atoms = _group_shape(sets, self.roles, where)
+        checked = ("numbers", "positions", "energy", "forces")
+        shapes = {kind: sets[kind].shape for kind in checked if kind in sets}
+        frames, atoms = check_shapes(shapes, self.roles, where)
         shared = sets["numbers"].read() if len(sets["numbers"].shape) == 1 else None
         smiles = sets["smiles"].text() if "smiles" in sets else None
         label: str | None = smiles or name if self.layout == "SPICE" else None
@@ -241,9 +217,15 @@ class _Grouped:
             yield self.conformers(sets, rows, atoms, shared, smiles, label, where)
 
     def conformers(
-        self, sets: dict[str, _Set], rows: slice, atoms: int, shared: np.ndarray | None, smiles: str | None,
-        label: str | None, where: str,
-    ) -> Block:  # fmt: skip
+        self,
+        sets: dict[str, _Set],
+        rows: slice,
+        atoms: int,
+        shared: np.ndarray | None,
+        smiles: str | None,
+        label: str | None,
+        where: str,
+    ) -> Block:
         """One block of conformers of one molecule."""
         size = rows.stop - rows.start
 
@@ -278,33 +260,18 @@ class _Grouped:
             charges = np.full(size, NO_CHARGE if smiles is None else formal_charge(smiles), np.int8)
         positions = sets["positions"].read(rows).reshape(-1, 3) * np.float64(self.units.to_angstrom)
         return Block(
-            counts, numbers, positions, energies, forces, 0, place,
-            groups=None if label is None else [label] * size, missing=missing, charges=charges,
+            counts,
+            numbers,
+            positions,
+            energies,
+            forces,
+            0,
+            place,
+            groups=None if label is None else [label] * size,
+            missing=missing,
+            charges=charges,
             spins=_whole(sets["spin"], rows, size, "spin", place) if "spin" in sets else None,
-        )  # fmt: skip
-
-
-def _group_shape(sets: dict[str, _Set], roles: dict[str, str], where: str) -> tuple[int, int]:
-    """(conformers, atoms) of a group, after checking that its arrays agree."""
-    shape = sets["positions"].shape
-    if len(shape) != 3 or shape[2] != 3:
-        raise DataError(
-            f"{roles['positions']} has shape {shape}, expected (conformers, atoms, 3)", where=where
         )
-    frames, atoms, _ = shape
-    allowed = {
-        "numbers": [(atoms,), (frames, atoms)],
-        "energy": [(frames,), (frames, 1)],
-        "forces": [shape],
-    }
-    for kind, shapes in allowed.items():
-        if kind in sets and sets[kind].shape not in shapes:
-            raise DataError(
-                f"{roles[kind]} has shape {sets[kind].shape}; {roles['positions']} has {shape}, so "
-                f"{' or '.join(map(str, shapes))} was expected",
-                where=where,
-            )
-    return frames, atoms
 
 
 def _whole(data: _Set, rows: slice, size: int, name: str, place: Any) -> np.ndarray:
@@ -318,7 +285,7 @@ def _scaled_unit(data: h5py.Dataset) -> tuple[float, str] | None:
     text = data.attrs.get("units")
     if text is None:
         return None
-    text = text.decode() if isinstance(text, bytes) else str(text)
+    text = text_of(text)
     number, space, unit = text.partition(" ")
     try:
         return (float(number), unit) if space else (1.0, text)
@@ -338,22 +305,8 @@ def _open_flat(file: h5py.File, path: Path, options: SourceOptions) -> Source:
         raise DataError(
             f"flat HDF5 layout without positions; names seen: {', '.join(seen)}", where=str(path)
         )
-    given = {"energy": options.energy_key, "forces": options.force_like}
-    require_labels(
-        {kind: (roles[kind], wanted, seen) for kind, wanted in given.items()}, seen, path
-    )
-    optional = (
-        ("charge", options.charge_key),
-        ("spin", options.spin_key),
-        ("group", options.group_key),
-    )
-    for kind, key in optional:
-        if key and key not in seen:
-            raise DataError(
-                f"no dataset {key!r} for the {kind}; names seen: {', '.join(seen)}", where=str(path)
-            )
-        if key:
-            roles[kind] = key
+    require_labels(roles, options, {"energy": seen, "forces": seen}, seen, path)
+    roles |= optional_keys(options, seen, seen, path)
     scale, declared = {}, {}
     for kind, name in (("energy", "energy"), ("positions", "length"), ("forces", "force")):
         found = _scaled_unit(file[roles[kind]])
@@ -372,10 +325,6 @@ def _open_flat(file: h5py.File, path: Path, options: SourceOptions) -> Source:
             )
     if structures == 0:
         raise DataError("the HDF5 file holds no structures", where=str(path))
-    keys = {"energy": roles["energy"], "forces": roles["forces"]}
-    if options.gradient_key:
-        keys["forces"] = f"minus {roles['forces']} (a gradient)"
-    keys |= {kind: roles[kind] for kind in ("charge", "spin") if kind in roles}
     by_smiles = "group" not in roles and "molecule" in seen and "smiles" in seen
     note = (
         f"dataset {roles['group']}"
@@ -388,7 +337,7 @@ def _open_flat(file: h5py.File, path: Path, options: SourceOptions) -> Source:
         path,
         "hdf5 (flat)",
         seen,
-        keys,
+        label_names(roles, bool(options.gradient_key)),
         units,
         structures=structures,
         group_note=note,
@@ -411,21 +360,7 @@ def _flat(
     }
     try:
         with h5py.File(path, "r") as file:
-            names = None
-            if by_smiles:  # eight bytes a molecule, whatever the length of its SMILES
-                names = np.concatenate(
-                    [
-                        np.array(
-                            [
-                                group_hash(s.decode() if isinstance(s, bytes) else s)
-                                for s in file["smiles"][i : i + 8192].tolist()
-                            ],
-                            np.uint64,
-                        )
-                        for i in range(0, len(file["smiles"]), 8192)
-                    ]
-                    or [np.zeros(0, np.uint64)]
-                )
+            names = _smiles_hashes(file["smiles"]) if by_smiles else None
             start, structures = 0, len(file["natoms"])
             for first in range(0, structures, BLOCK_STRUCTURES):
                 rows = slice(first, min(first + BLOCK_STRUCTURES, structures))
@@ -446,41 +381,41 @@ def _flat(
                         f"natoms adds up to {start} or more, atomic_numbers holds {have}",
                         where=str(path),
                     )
+                small = {
+                    kind: small_ints(file[roles[kind]][rows], kind, place)
+                    for kind in ("charge", "spin")
+                    if kind in roles
+                }
                 yield Block(
                     counts,
                     check_numbers(file["atomic_numbers"][atoms], place, counts),
-                    *(
-                        file[roles[kind]][rows if kind == "energy" else atoms] * factor[kind]
-                        for kind in ("positions", "energy", "forces")
-                    ),
+                    file[roles["positions"]][atoms] * factor["positions"],
+                    file[roles["energy"]][rows] * factor["energy"],
+                    file[roles["forces"]][atoms] * factor["forces"],
                     first,
                     place,
                     _flat_groups(file, roles, rows, names, path),
-                    charges=(
-                        small_ints(file[roles["charge"]][rows], "charge", place)
-                        if "charge" in roles
-                        else None
-                    ),
-                    spins=(
-                        small_ints(file[roles["spin"]][rows], "spin", place)
-                        if "spin" in roles
-                        else None
-                    ),
+                    charges=small.get("charge"),
+                    spins=small.get("spin"),
                 )
     except OSError as error:
-        raise DataError(
-            f"the HDF5 file is damaged: {error}", where=str(path), remedy="fetch it again"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _smiles_hashes(smiles: h5py.Dataset) -> np.ndarray:
+    """uint64 (molecules,): eight bytes a molecule, whatever the length of its SMILES."""
+    parts = [np.zeros(0, np.uint64)]
+    for start in range(0, len(smiles), 8192):
+        hashes = [group_hash(text_of(s)) for s in smiles[start : start + 8192].tolist()]
+        parts.append(np.array(hashes, np.uint64))
+    return np.concatenate(parts)
 
 
 def _flat_groups(
     file: h5py.File, roles: dict[str, str], rows: slice, names: np.ndarray | None, path: Path
-) -> Any:
+) -> list[str] | np.ndarray | None:
     if "group" in roles:
-        return [
-            v.decode() if isinstance(v, bytes) else str(v)
-            for v in file[roles["group"]][rows].tolist()
-        ]
+        return [text_of(v) for v in file[roles["group"]][rows].tolist()]
     if names is None:
         return None
     molecule = file["molecule"][rows]
@@ -490,3 +425,7 @@ def _flat_groups(
             where=str(path),
         )
     return names[molecule]
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"the HDF5 file is damaged: {error}", where=str(path), remedy="fetch it again")

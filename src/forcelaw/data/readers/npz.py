@@ -7,7 +7,7 @@ energies, forces).
 Members are streamed from the archive in rows, compressed or not, so that memory does not grow with
 the file. Units: rMD17 (recognised by its ``old_indices``) is defined in kcal/mol and Angstrom
 (Christensen & von Lilienfeld 2020, arXiv:2007.09593); official sGDML files carry ``e_unit`` and
-``r_unit`` (sgdml.org); all others must be told.
+``r_unit`` (sgdml.org); for all others the user must name them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -27,11 +27,16 @@ from .base import (
     Block,
     Source,
     SourceOptions,
+    Units,
     check_numbers,
+    check_shapes,
     choose_units,
+    label_names,
+    optional_keys,
     require_labels,
     rows_per_block,
     small_ints,
+    text_of,
 )
 
 LAYOUTS = {
@@ -147,8 +152,7 @@ def _declared(
     for name, key in (("energy", "e_unit"), ("length", "r_unit")):
         if key in seen:
             with contextlib.closing(Member(archive, key, path)) as member:
-                value: Any = member.all().reshape(-1)[0]
-            declared[name] = value.decode() if isinstance(value, bytes) else str(value)
+                declared[name] = text_of(member.all().reshape(-1)[0])
     return declared, "declared in the file by e_unit and r_unit"
 
 
@@ -160,28 +164,13 @@ def _keys(seen: list[str], options: SourceOptions, path: Path) -> tuple[str, dic
         raise DataError(
             f"not an sGDML or rMD17 archive; arrays seen: {', '.join(seen) or 'none'}",
             where=str(path),
-            remedy="it needs z and R, or nuclear_charges and coords, beside energies and forces",
+            remedy="it needs z and R, or nuclear_charges and coords, with energies and forces",
         )
-    numbers, positions, energy, forces = LAYOUTS[layout]
-    roles = {"numbers": numbers, "positions": positions}
-    roles |= {"energy": options.energy_key or energy, "forces": options.force_like or forces}
+    roles = dict(zip(("numbers", "positions", "energy", "forces"), LAYOUTS[layout]))
     given = {"energy": options.energy_key, "forces": options.force_like}
-    require_labels(
-        {kind: (roles[kind], wanted, seen) for kind, wanted in given.items()}, seen, path
-    )
-    for kind, wanted in (
-        ("charge", options.charge_key),
-        ("spin", options.spin_key),
-        ("group", options.group_key),
-    ):
-        if wanted:
-            if wanted not in seen:
-                raise DataError(
-                    f"no array {wanted!r} for the {kind}; arrays seen: {', '.join(seen)}",
-                    where=str(path),
-                )
-            roles[kind] = wanted
-    return layout, roles
+    roles |= {kind: key for kind, key in given.items() if key}
+    require_labels(roles, options, {"energy": seen, "forces": seen}, seen, path)
+    return layout, roles | optional_keys(options, seen, seen, path)
 
 
 def open_npz(path: Path, options: SourceOptions) -> Source:
@@ -197,59 +186,32 @@ def open_npz(path: Path, options: SourceOptions) -> Source:
     with zipfile.ZipFile(path) as archive:
         declared, origin = _declared(archive, layout, seen, path)
     with _members(path, roles) as members:
-        _check_shapes(members, roles, path)
-        frames = members["positions"].rows
-        padded = len(members["numbers"].shape) == 2
-    keys = {kind: roles[kind] for kind in ("energy", "forces")}
-    if options.gradient_key:
-        keys["forces"] = f"minus {options.gradient_key} (a gradient)"
-    keys |= {kind: roles[kind] for kind in ("charge", "spin", "group") if kind in roles}
+        shapes = {kind: member.shape for kind, member in members.items()}
+        frames, _ = check_shapes(shapes, roles, str(path))
+        kind = members["numbers"].dtype
+    if kind.kind not in "iu":
+        raise DataError(f"{roles['numbers']} holds {kind}, expected whole numbers", where=str(path))
     if frames == 0:
         raise DataError("the archive holds no frames", where=str(path))
+    keys = label_names(roles, bool(options.gradient_key))
+    if "group" in roles:
+        keys["group"] = roles["group"]
+    units = choose_units(options, declared, origin, path)
+    padded = ", padded" if len(shapes["numbers"]) == 2 else ""
     return Source(
         path,
-        f"npz ({'rMD17' if layout == 'rmd17' else 'sGDML'}{', padded' if padded else ''})",
+        f"npz ({'rMD17' if layout == 'rmd17' else 'sGDML'}{padded})",
         seen,
         keys,
-        choose_units(options, declared, origin, path),
-        stream=lambda: _blocks(path, roles, options, choose_units(options, declared, origin, path)),
+        units,
+        stream=lambda: _blocks(path, roles, options.sign, units),
         structures=frames,
         group_note=f"array {roles['group']}" if "group" in roles else "",
     )
 
 
-def _check_shapes(members: dict[str, Member], roles: dict[str, str], path: Path) -> None:
-    positions, numbers = members["positions"], members["numbers"]
-    if len(positions.shape) != 3 or positions.shape[2] != 3:
-        raise DataError(
-            f"{roles['positions']} has shape {positions.shape}, expected (frames, atoms, 3)",
-            where=str(path),
-        )
-    frames, atoms, _ = positions.shape
-    allowed = {
-        "numbers": [(atoms,), (frames, atoms)],
-        "energy": [(frames,), (frames, 1)],
-        "forces": [positions.shape],
-    }
-    one = [(frames,), (frames, 1)]
-    for kind, member in members.items():
-        shapes = allowed.get(kind, one)
-        if kind != "positions" and member.shape not in shapes:
-            raise DataError(
-                f"{roles[kind]} has shape {member.shape}; {roles['positions']} has"
-                f" {positions.shape}, so {' or '.join(map(str, shapes))} was expected",
-                where=str(path),
-                remedy="the arrays of one file must describe the same frames",
-            )
-    if numbers.dtype.kind not in "iu":
-        raise DataError(
-            f"{roles['numbers']} holds {numbers.dtype}, expected whole numbers", where=str(path)
-        )
-
-
-def _blocks(
-    path: Path, roles: dict[str, str], options: SourceOptions, units: Any
-) -> Iterator[Block]:
+def _blocks(path: Path, roles: dict[str, str], sign: float, units: Units) -> Iterator[Block]:
+    factor = {"positions": units.to_angstrom, "forces": sign * units.to_ev_per_angstrom}
     with _members(path, roles) as members:
         frames, atoms, _ = members["positions"].shape
         shared = members["numbers"].all() if len(members["numbers"].shape) == 1 else None
@@ -264,27 +226,23 @@ def _blocks(
             def place(k: int, first: int = first) -> str:
                 return f"{path}, frame {first + k}"
 
-            numbers = (
-                np.broadcast_to(shared, (rows, atoms)) if shared is not None else raw["numbers"]
-            )
-            real = numbers != 0 if shared is None else np.ones((rows, atoms), bool)
+            if shared is None:
+                numbers = raw["numbers"]
+                real = numbers != 0
+            else:
+                numbers = np.broadcast_to(shared, (rows, atoms))
+                real = np.ones((rows, atoms), bool)
             counts = real.sum(axis=1)
             if not counts.all():
                 raise DataError("a frame without atoms", where=place(int(np.argmin(counts))))
             full = bool(real.all())
-            vectors = {}
-            for kind, factor in (
-                ("positions", units.to_angstrom),
-                ("forces", options.sign * units.to_ev_per_angstrom),
-            ):
-                rows3 = raw[kind].reshape(-1, 3) if full else raw[kind][real]
-                vectors[kind] = rows3 * np.float64(factor)
+            vectors = {
+                kind: (raw[kind].reshape(-1, 3) if full else raw[kind][real]) * np.float64(f)
+                for kind, f in factor.items()
+            }
             groups = None
             if "group" in raw:
-                groups = [
-                    v.decode() if isinstance(v, bytes) else str(v)
-                    for v in raw["group"].reshape(rows).tolist()
-                ]
+                groups = [text_of(v) for v in raw["group"].reshape(rows).tolist()]
             yield Block(
                 counts,
                 check_numbers(numbers.reshape(-1) if full else numbers[real], place, counts),

@@ -205,7 +205,7 @@ def train(
             seed=seed,
             depth=depth,
             cutoff=cutoff,
-            forces=forces,  # type: ignore[arg-type]
+            forces=forces,
             options=dict(options or {}),
         )
         how = TrainOptions(**training)

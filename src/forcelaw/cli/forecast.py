@@ -17,6 +17,9 @@ from .laws_options import FitOptions, TableOptions
 from .options import JSON, add_options
 
 BURN_IN_STEPS = 400  # as in reports
+# options of the fit, recorded where they are not the defaults; the law and its floor are those of
+# forecasts
+FIT = ("objective", "delta", "cluster", "weights")
 
 
 class Forecast(BaseModel):
@@ -80,17 +83,17 @@ examples:
 """
     add_options(parser, Forecast, positional=("source",), flags=JSON)
     table = parser.add_argument_group("what is in the table")
-    add_options(table, TableOptions, only=("columns", "where"))
+    add_options(table, TableOptions, only=("columns", "where", "group", "burn_in_fraction"))
     text = f"leave out earlier checkpoints (default: {BURN_IN_STEPS} where the table has steps)"
     table.add_argument("--burn-in-steps", type=float, metavar="N", help=text)
-    add_options(parser.add_argument_group("how it is fitted"), FitOptions, only=("level",))
+    add_options(parser.add_argument_group("how it is fitted"), FitOptions, only=(*FIT, "level"))
     parser.set_defaults(handler=_forecast)
 
 
 def _forecast(args: argparse.Namespace) -> int:
     from ..laws.decide import forecast as forecasts
     from .forecast_runs import planned_runs, runs_of
-    from .laws import pairs
+    from .laws import fit_settings, pairs
 
     everything = runs_of(args.source, pairs(args.columns, "--columns"), args.where)
     if args.check is not None:
@@ -102,19 +105,37 @@ def _forecast(args: argparse.Namespace) -> int:
     steps = args.burn_in_steps
     if steps is None:
         steps = BURN_IN_STEPS if "step" in everything else 0
-    runs = everything.select(burn_in_steps=steps) if steps else everything
+    runs = everything
+    if steps or args.group or args.burn_in_fraction:
+        runs = everything.select(
+            args.group, burn_in_steps=steps, burn_in_fraction=args.burn_in_fraction
+        )
+        planned = [run for run in planned if args.group in (None, run.architecture)]
+    found = forecasts.forecast(
+        runs,
+        planned,
+        fraction=args.fraction,
+        top=args.top,
+        checkpoints=not args.whole_runs,
+        **fit_settings(args),
+    )
     options = {
         "fraction": args.fraction,
         "top": args.top,
         "checkpoints": not args.whole_runs,
+        "burn_in_steps": steps,
+        "where": args.where,
         "level": args.level,
     }
-    found = forecasts.forecast(runs, planned, **options)
+    own = {"group": args.group, "burn_in_fraction": args.burn_in_fraction}
+    own |= {name: getattr(args, name) for name in FIT}
+    fields = {**TableOptions.model_fields, **FitOptions.model_fields}
+    changed = {name: value for name, value in own.items() if value != fields[name].default}
     content = forecasts.to_json(
         found,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         source=args.source.name,
-        options={**options, "burn_in_steps": steps, "where": args.where},
+        options={**options, **changed},
     )
     print(forecasts.text(content))
     _write(args, content, [row for a in content["architectures"] for row in a["predictions"]])

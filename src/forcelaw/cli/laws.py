@@ -134,7 +134,12 @@ def _guarded(args: argparse.Namespace, command: Callable[[argparse.Namespace], i
         if error.what.startswith("the fit is "):
             error.exit_code = CANNOT_CARRY
         refusal = {"message": error.what, "where": error.where, "remedy": error.remedy}
-        empty = {"objective": None, "parameters": {}, "derived": {}, "diagnostics": {}}
+        empty: dict[str, Any] = {
+            "objective": None,
+            "parameters": {},
+            "derived": {},
+            "diagnostics": {},
+        }
         _write(args, {"status": "refused", "ok": False, **refusal, **empty})
         raise
 
@@ -229,19 +234,18 @@ def _runs(args: argparse.Namespace) -> Runs:
 
 
 def fit_settings(args: argparse.Namespace, *without: str) -> dict[str, Any]:
-    """Keyword arguments of :func:`forcelaw.laws.fit.fit.fit` from the command line."""
+    """Keyword arguments of :func:`forcelaw.laws.fit.fit.fit` from the options of a command."""
     settings = {
-        "objective": args.objective,
-        "delta": args.delta,
-        "cluster": None if args.cluster in ("none", "row") else args.cluster,
-        "floor": _floor(args.floor),
-        "weights": None if args.weights == "none" else args.weights,
-        "interval": args.interval,
-        "level": args.level,
-        "resamples": args.resamples,
-        "seed": args.seed,
+        name: getattr(args, name)
+        for name in FitOptions.model_fields
+        if name in args and name not in ("law", "tie", *without)
     }
-    return {name: value for name, value in settings.items() if name not in without}
+    if "floor" in settings:
+        settings["floor"] = _floor(args.floor)
+    for name, words in (("cluster", ("none", "row")), ("weights", ("none",))):
+        if settings[name] in words:
+            settings[name] = None
+    return settings
 
 
 def _law(args: argparse.Namespace) -> Any:
@@ -274,7 +278,7 @@ def _fit(args: argparse.Namespace) -> int:
         content["profile"] = profile_floor(runs, result).as_json()
         _say(args, _profile_text(content["profile"]))
     if result.law.name in ("frontier", "frontier_hours") and result.parameters:
-        _add_frontier(args, runs, result.law.x, content)
+        _add_frontier(args, runs, "h" if result.law.name == "frontier_hours" else "c", content)
     _write(args, content)
     if args.figure and result.parameters:
         from ..laws.figures import draw_fit

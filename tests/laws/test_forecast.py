@@ -274,6 +274,22 @@ def test_runs_that_repeated_a_smaller_training_set_are_neither_fitted_nor_target
     assert one.predictions == other.predictions
 
 
+def test_options_of_the_fit_are_used_and_recorded_where_they_are_not_the_defaults(tmp_path):
+    write_table(tmp_path / "t.csv", study(seeds=1))
+    out, loss = tmp_path / "f.json", []
+    for more, recorded in (
+        ([], {}),
+        (["--objective", "linear", "--group", "PaiNN"], {"objective": "linear", "group": "PaiNN"}),
+    ):
+        assert main(["forecast", str(tmp_path / "t.csv"), "--json", str(out), *more]) == 0
+        content = json.loads(out.read_text())
+        standard = {"fraction", "top", "checkpoints", "burn_in_steps", "where", "level"}
+        own = {k: v for k, v in content["options"].items() if k not in standard}
+        assert own == recorded
+        loss.append(content["architectures"][0]["predictions"][0]["loss"])
+    assert loss[0] != loss[1]
+
+
 def test_no_torch_is_needed(tmp_path) -> None:
     write_table(tmp_path / "t.csv", study(seeds=1))
     code = (

@@ -277,8 +277,9 @@ def _fit(args: argparse.Namespace) -> int:
 
         content["profile"] = profile_floor(runs, result).as_json()
         _say(args, _profile_text(content["profile"]))
-    if result.law.name in ("frontier", "frontier_hours") and result.parameters:
-        _add_frontier(args, runs, "h" if result.law.name == "frontier_hours" else "c", content)
+    law: Any = result.law
+    if law.name in ("frontier", "frontier_hours") and result.parameters:
+        _add_frontier(args, runs, law.x, content)
     _write(args, content)
     if args.figure and result.parameters:
         from ..laws.figures import draw_fit

@@ -269,6 +269,8 @@ def _fit(args: argparse.Namespace) -> int:
         )
         _say(args, f"  WARNING: {runs.notes[-1]}")
     options = {"x": args.x} if args.x else {}
+    if args.law == "auto":
+        return _fit_auto(args, runs, options)
     result = fit(runs, _law(args), fixed=_fixed(args.fix), **fit_settings(args), **options)
     content = result.as_json()
     _say(args, "\n" + result.summary() + _optimum_text(result))
@@ -287,6 +289,20 @@ def _fit(args: argparse.Namespace) -> int:
         draw_fit(runs, result, args.figure)
     elif args.figure:
         _say(args, "no figure: there is no law to draw")
+    return 0 if result.ok else CANNOT_CARRY
+
+
+def _fit_auto(args: argparse.Namespace, runs: Runs, options: dict[str, Any]) -> int:
+    """The forms of law compete; the figure is of the best one."""
+    from ..laws.fit.fit import fit
+
+    result = fit(runs, "auto", fixed=_fixed(args.fix), **fit_settings(args), **options)
+    _say(args, "\n" + result.summary())
+    _write(args, result.as_json())
+    if args.figure and result.ok:
+        from ..laws.figures import draw_fit
+
+        draw_fit(runs, result.best.result, args.figure)
     return 0 if result.ok else CANNOT_CARRY
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from ...table.runs import Runs
+from ..fit.result import Result
 from .size_pairs import Curve, Curves, partners
 from .slopes import Slope, jackknife
 
@@ -16,7 +17,7 @@ SHOWN = 6  # of them in the printed line
 
 
 @dataclass
-class CostRatio:
+class CostRatio(Result):
     """Frontier of the second over that of the first at equal cost x ("c" FLOPs or "h" hours).
 
     n_first, n_second: the size that is lowest there; edge: whether it is the smallest or largest of

@@ -15,7 +15,7 @@ factor suffices, and a fitted difference of exponents rests on the form of the l
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from ...errors import FitError
 from ...table.runs import Runs
-from ..fit.result import clean, small_p
+from ..fit.result import Result, small_p
 from .equal_cost import CostRatio, at_equal_cost
 from .size_pairs import SAME_SIZE, SizeRatio, curves, differences, matched, of_size, windowed
 from .slopes import LEAST_SIZES, Slope, estimate
@@ -40,7 +40,7 @@ WORDS = {
 
 
 @dataclass
-class Ratios:
+class Ratios(Result):
     """Comparison of ``second`` with ``first``. window: the common range of each variable.
 
     verdict: :data:`CONSTANT` (no slope in N or D is seen), :data:`NOT_CONSTANT` or
@@ -61,9 +61,6 @@ class Ratios:
     p: float | None
     costs: dict[str, CostRatio] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        return clean(asdict(self))
 
     def rows(self) -> list[dict[str, Any]]:
         """The map as a long table: one row for each size and D."""

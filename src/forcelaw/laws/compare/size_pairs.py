@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...table.runs import Runs
+from ..fit.result import Result
 
 SAME_SIZE = 0.4  # sizes that are compared differ by at most this in ln N
 LEVEL_OF_N = 0.05  # runs of one architecture closer than this in ln N are of one size
@@ -82,7 +83,7 @@ def matched(
 
 
 @dataclass
-class SizeRatio:
+class SizeRatio(Result):
     """One size step: N at which the two are compared and the sizes that were trained; D [k] of the
     map and the ratio second / first [k] there; level (ratio at the centre of the window) and extra
     slope in D over all its seeds."""

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ..fit.result import small_p
+from ..fit.result import Result, small_p
 
 LEAST_SIZES = 3  # sizes below which no interval is made
 EXACT = 1e-9  # errors below this are rounding
 
 
 @dataclass
-class Slope:
+class Slope(Result):
     """Extra slope of the second, -d ln(second / first) / d ln ``variable``: positive where the loss
     of the second falls faster. No interval (None) where there are too few sizes. units: sizes that
     it rests on."""

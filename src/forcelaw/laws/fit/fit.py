@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -25,12 +25,29 @@ from .residuals import residual_summary
 from .result import AT_BOUND, NOT_CONVERGED, NOT_IDENTIFIED, OK, REFUSED, Estimate, FitResult
 from .small_sample import MOST_RUNS, SmallSample
 
+if TYPE_CHECKING:
+    from .averaging import Averaged
+
 # condition number of the scaled curvature beyond which parameters cannot be told apart
 SINGULAR = 1e13
 # of the objective of a constant loss, below which a law says nothing about the table
 LEAST_EXPLAINED = 0.2
 BOOTSTRAP_FROM = 50  # runs from which a nearly absolute loss gets bootstrap intervals
 METHODS = ("auto", "jackknife", "bootstrap", "none")
+
+
+@overload
+def fit(runs: Any, law: Literal["auto"], **settings: Any) -> Averaged: ...
+
+
+@overload
+def fit(
+    runs: Any,
+    law: str | type[Law] | Law = ...,
+    objective: str | Objective = ...,
+    delta: float | None = ...,
+    **settings: Any,
+) -> FitResult: ...
 
 
 def fit(
@@ -48,8 +65,9 @@ def fit(
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
     **options: Any,
-) -> FitResult:
-    """Fit ``law`` to a table of runs.
+) -> FitResult | Averaged:
+    """Fit ``law`` to a table of runs; with "auto" the forms compete, and numbers are averaged over
+    those that stand (:func:`forcelaw.laws.fit.averaging.average`).
 
     runs: :class:`forcelaw.Runs`, a path, a DataFrame or a dict of columns; one row is one
         evaluation. All architectures of it are fitted as one.
@@ -79,6 +97,13 @@ def fit(
             where="interval",
             remedy=f"use {', '.join(METHODS)}",
         )
+    if law == "auto":
+        from .averaging import average  # which fits each form with this function
+
+        if fixed:
+            raise FitError("parameters of forms that compete cannot be fixed", where="law auto")
+        settings = {"objective": objective, "delta": delta, "cluster": cluster, "weights": weights}
+        return average(runs, floor=floor, level=level, seed=seed, **settings, **options)
     form = make(law, floor, **options)
     goal = objective_of(objective, delta)
     problem = problems.build(runs, form, goal, cluster, weights, dict(fixed or {}))

@@ -104,7 +104,7 @@ def _search(problem: Problem, begin: np.ndarray) -> Solution:
     solution = problem.solve(begin)
     rng = np.random.default_rng(0)
     least = (
-        2 if problem.law.soft else 0
+        2 if problem.law.soft and not problem.law.one_optimum else 0
     )  # laws with a break, a shift or repeats: starts may agree on a wrong optimum
     for turn in range(ROUNDS):
         same = _same(solution)

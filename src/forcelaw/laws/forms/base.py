@@ -45,6 +45,7 @@ class Law:
     default_floor: ClassVar[Floor] = "free"
     tied: ClassVar[dict[str, str]] = {}  # shape that is given by another one -> that one
     soft: ClassVar[tuple[str, ...]] = ()  # shapes that may end at a bound without spoiling the rest
+    one_optimum: ClassVar[bool] = False  # soft shapes, yet starts that agree may be trusted
     change: ClassVar[str] = (
         # shape that is zero in the plainer law, whose companions then mean nothing (see
         # ``plainer``)

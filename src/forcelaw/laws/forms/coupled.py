@@ -31,6 +31,7 @@ class Coupled(Surface):
     logs = ("p",)
     soft = ("p",)
     projects_exactly = False
+    one_optimum = True
 
     def norm(self, values: dict[str, np.ndarray]) -> np.ndarray | float:
         return values["p"]

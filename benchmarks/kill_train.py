@@ -17,7 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from forcelaw.store.runs import RunDirectory, table
+from forcelaw.store.runs import RunDirectory
+from forcelaw.table.directory import table
 
 STUDY = """
 name: kill

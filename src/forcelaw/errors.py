@@ -57,6 +57,10 @@ class FitError(ForcelawError):
     """A table of runs cannot carry the fit that was asked for."""
 
 
+class TableError(FitError):
+    """A table of runs cannot be read, or its cells are not what they are taken for."""
+
+
 class MissingPackageError(ForcelawError, ImportError):
     """A package that only some uses of forcelaw need is not installed."""
 

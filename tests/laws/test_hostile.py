@@ -217,7 +217,7 @@ REFUSED = {  # name of the file: its bytes, and words of the refusal
     "noend": (TEXT.encode(), ["without suffix", ".csv"]),
     "torn.csv.gz": (gzip.compress(TEXT.encode())[:-20], ["cannot be read"]),
     "bad.json": (b'{"a":', ["not JSON", "line 1"]),
-    "list.json": (b"[1, 2]", ["no table", "array of objects"]),
+    "list.json": (b"[1, 2]", ["not a table", "array of objects"]),
     "torn.jsonl": (b'{"params": 1, "tokens": 2, "loss": 3}\n{"params"', ["line 2 is not JSON"]),
     "mixed.jsonl": (
         b'{"params": 1, "tokens": 2, "loss": 3}\n{"params": "big", "tokens": 2, "loss": 3}',

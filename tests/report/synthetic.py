@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from forcelaw.store.runs import RunDirectory, table
+from forcelaw.store.runs import RunDirectory
+from forcelaw.table.directory import table
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from forcelaw.errors import StoreError
+from forcelaw.errors import TableError
 from forcelaw.figures.spec import pretty
 from forcelaw.report.analysis import analyse
 from forcelaw.report.figures import figures
 from forcelaw.report.html import render
+from forcelaw.report.load import load
 from forcelaw.report.results import Analysis
 from forcelaw.report.tables import terminal, write_all
 from forcelaw.report.write import report
-from forcelaw.store.runs import table
-from forcelaw.table.load import load
+from forcelaw.table.directory import table
 
 from . import synthetic
 from .pages import Page
@@ -122,18 +122,18 @@ def test_burn_in_that_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_tables_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no such study"):
+    with pytest.raises(TableError, match="no such"):
         load(tmp_path / "nowhere")
-    with pytest.raises(StoreError, match="no runs here"):
+    with pytest.raises(TableError, match="no runs"):
         load(tmp_path)
     (tmp_path / "runs.csv").write_text("run,architecture,n,d\na,b,1,2\n")
-    with pytest.raises(StoreError, match=r"lacks the column\(s\) loss"):
+    with pytest.raises(TableError, match=r"lacks the column\(s\) loss"):
         load(tmp_path)
     (tmp_path / "runs.csv").write_text("run,architecture,n,d,loss\na,b,1,2,three\n")
-    with pytest.raises(StoreError, match="column 'loss'"):
+    with pytest.raises(TableError, match="column 'loss'"):
         load(tmp_path)
     (tmp_path / "runs.json").write_text("{}")
-    with pytest.raises(StoreError, match="unknown kind of table"):
+    with pytest.raises(TableError, match="not a table"):
         load(tmp_path / "runs.json")
 
 

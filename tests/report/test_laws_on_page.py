@@ -29,7 +29,7 @@ from forcelaw.report.fits import _new_run
 from forcelaw.report.html import render
 from forcelaw.report.results import Estimate
 from forcelaw.report.summary import budget_words
-from forcelaw.store.runs import table
+from forcelaw.table.directory import table
 from forcelaw.table.runs import Runs
 
 from . import synthetic

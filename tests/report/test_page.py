@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from forcelaw.laws.fit.fit import fit
-from forcelaw.store.runs import table
+from forcelaw.table.directory import table
 from forcelaw.table.runs import Runs
 
 from . import synthetic
@@ -163,7 +163,7 @@ def _render(folder: Path) -> str:
     from forcelaw.report.analysis import analyse
     from forcelaw.report.figures import figures
     from forcelaw.report.html import render
-    from forcelaw.table.load import load
+    from forcelaw.report.load import load
 
     analysis = analyse(load(folder))
     return render(analysis, figures(analysis))

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from forcelaw.errors import StoreError
-from forcelaw.store.runs import LEASE_SECONDS, RunDirectory, content_id, table
+from forcelaw.store.runs import LEASE_SECONDS, RunDirectory, content_id
+from forcelaw.table.directory import table
 
 
 def spec(**changes):

@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 import torch
 
-from forcelaw.store.runs import runs, table
+from forcelaw.store.runs import runs
 from forcelaw.study import concurrent as lanes
 from forcelaw.study import worker
 from forcelaw.study.config import load
+from forcelaw.table.directory import table
 from forcelaw.training.cooperative import SideBySide, Turn, drive
 from forcelaw.training.device_time import AHEAD_STEPS, ENOUGH_STEPS, SAMPLE_STEPS, Clock
 from tests.packs import write_pack

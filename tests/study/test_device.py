@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from forcelaw.cli.main import main
-from forcelaw.store.runs import runs, table
+from forcelaw.store.runs import runs
+from forcelaw.table.directory import table
 from tests.packs import write_pack
 
 ROOT = Path(__file__).parents[2]

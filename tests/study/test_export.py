@@ -12,8 +12,9 @@ import pytest
 
 from forcelaw.cli.main import main
 from forcelaw.report.html import render
-from forcelaw.store.runs import RunDirectory, runs, table
+from forcelaw.store.runs import RunDirectory, runs
 from forcelaw.study.export import portable
+from forcelaw.table.directory import table
 from tests.report import synthetic
 
 
@@ -53,7 +54,7 @@ def study(tmp_path_factory):
 def test_the_report_of_the_table_is_the_report_of_the_runs(study, tmp_path, kind) -> None:
     from forcelaw.report import figures
     from forcelaw.report.analysis import analyse
-    from forcelaw.table.load import load
+    from forcelaw.report.load import load
 
     assert main(["export", str(study), "--table", str(tmp_path / "kept"), "--format", kind]) == 0
     pages = []
@@ -77,10 +78,10 @@ def test_the_report_of_the_table_is_the_report_of_the_runs(study, tmp_path, kind
 def test_every_run_is_there_to_the_last_bit_and_nothing_of_the_machine(
     study, tmp_path, kind
 ) -> None:
-    from forcelaw.table.load import read_table
+    from forcelaw.report.load import load
 
     main(["export", str(study), "--table", str(tmp_path), "--format", kind])
-    kept = read_table(tmp_path / f"runs.{kind}").sort("run", "step")
+    kept = load(tmp_path / f"runs.{kind}").frame.sort("run", "step")
     there = table(study / "runs").sort("run", "step")
     assert kept.drop("message").equals(there.drop("message"))
     assert kept.filter(kept["message"].is_not_null())["message"].n_unique() == 3
@@ -156,11 +157,11 @@ def test_evidence_that_was_changed_is_not_taken(study, tmp_path, capsys) -> None
 def test_runs_under_way_may_count_as_shorter_runs(study, tmp_path) -> None:
     from forcelaw.report import figures
     from forcelaw.report.analysis import analyse
-    from forcelaw.table.load import load, read_table
+    from forcelaw.report.load import load
 
     main(["export", str(study), "--table", str(tmp_path / "plain")])
     assert main(["export", str(study), "--table", str(tmp_path / "stop"), "--stop"]) == 0
-    plain, stop = (read_table(tmp_path / name / "runs.parquet") for name in ("plain", "stop"))
+    plain, stop = (load(tmp_path / name / "runs.parquet").frame for name in ("plain", "stop"))
     halted = stop.filter(stop["status"] == "stopped")
     assert halted["run"].n_unique() == 1 and halted["final"].to_list() == [False] * (
         len(halted) - 1

@@ -11,11 +11,12 @@ import torch
 
 from forcelaw.cli.main import main
 from forcelaw.cli.train import UNFINISHED
-from forcelaw.store.runs import runs, table
+from forcelaw.store.runs import runs
 from forcelaw.study import worker
 from forcelaw.study.accounting import Piece, accounts
 from forcelaw.study.config import Planner, find_pack, load
 from forcelaw.study.listing import known_runs
+from forcelaw.table.directory import table
 from tests.packs import write_pack
 
 STUDY = """

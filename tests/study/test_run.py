@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from forcelaw.cli.main import main
-from forcelaw.store.runs import table
+from forcelaw.table.directory import table
 from tests.packs import write_pack
 
 STUDY = """

@@ -4,13 +4,14 @@ faults are named."""
 import gzip
 import json
 import operator
+import time
 
 import numpy as np
 import polars as pl
 import pytest
 
-from forcelaw.errors import FitError
-from forcelaw.store import runs as store
+from forcelaw.errors import FitError, TableError
+from forcelaw.table.columns import COLUMNS, schema
 from forcelaw.table.filter import where
 from forcelaw.table.runs import Runs
 from tests.laws.studies import columns, study
@@ -75,7 +76,7 @@ def test_every_format_gives_the_same_table(tmp_path):
 
 
 def test_store_columns_and_failed_runs():
-    rows = {name: [] for name in store.COLUMNS}
+    rows = {name: [] for name in COLUMNS}
     for run, status in (("a", "finished"), ("b", "diverged"), ("c", "unfinished")):
         for k in range(3):
             for name in rows:
@@ -93,15 +94,7 @@ def test_store_columns_and_failed_runs():
             }
             for name, value in values.items():
                 rows[name][-1] = value
-    read = Runs.from_frame(
-        pl.DataFrame(
-            rows,
-            schema={
-                k: {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}[t]
-                for k, t in store.COLUMNS.items()
-            },
-        )
-    )
+    read = Runs.from_frame(pl.DataFrame(rows, schema=schema()))
     assert read.run_names == ["a"] and len(read) == 3
     assert any("diverged" in note and "b" in note for note in read.notes)
     assert any("no evaluation" in note and "c" in note for note in read.notes)
@@ -232,6 +225,10 @@ FRAME = pl.DataFrame(
         ("flag == 1 & x < 3", [0, 1, 0, 0, 0]),
         ("x > -1e0 AND x < +3.5e0", [1, 1, 0, 0, 0]),
         ("x < flag", [0, 0, 0, 0, 0]),
+        ("1 < x <= 4", [0, 1, 0, 1, 0]),
+        ("x is null or x in (1, 4)", [1, 0, 1, 1, 1]),
+        ("1 == 1", [1, 1, 1, 1, 1]),
+        ("not not ok", [1, 0, 1, 0, 1]),
     ],
 )
 def test_filters(text, expected):
@@ -285,11 +282,68 @@ def test_filters_agree_with_numpy_on_random_comparisons():
         "x is 3",
         "x > 1e",
         "@x > 1",
+        "read_csv('secret.csv') == 1",
+        "abs(x) > 1",
+        "x > max(flag)",
+        "(select 1) == 1",
+        "x in (select x from self)",
+        "exists (select 1)",
+        "x in flag",
+        "x in (1, (2, 3))",
+        "x == null",
+        "null is null",
+        "x if flag else ok",
+        "x and 'name'",
+        "(x, flag)",
+        "x == (1, 2)",
+        "x := 1",
+        "*",
     ],
 )
 def test_what_is_no_filter_is_refused(text):
     with pytest.raises(FitError):
         where(text, FRAME)
+
+
+@pytest.mark.parametrize(
+    ("text", "character", "said"),
+    [
+        ("flag == 1 and two_words > 7", 15, ["'two_words'", "did you mean two words?"]),
+        ("NAME == 'a'", 1, ["'NAME'", "did you mean name?"]),
+        ("flag == 1 and zebra > 7", 15, ["'zebra'", "columns are x, name, flag"]),
+        ("flag == 1 and len(x) > 7", 15, ["'len'"]),
+        ("flag == 1 and x(1) > 7", 16, ["functions"]),
+        ("x > 1 flag == 1", 7, ["expected a comparison, found 'flag'"]),
+        ("x > 1 and", 10, ["not complete"]),
+        ("(x > 1", 1, ["never closed"]),
+        ("x > 1)", 6, ["unmatched"]),
+        ("x > 1 and $", 10, ["' $'"]),
+    ],
+)
+def test_faults_of_a_filter_say_where_they_are(text, character, said):
+    with pytest.raises(TableError) as caught:
+        where(text, FRAME)
+    assert caught.value.where == f"--where, character {character}"
+    assert all(words in caught.value.what for words in said), caught.value.what
+    assert "joined by and, or, not" in caught.value.remedy
+
+
+def test_a_long_filter_on_a_million_rows():
+    rng = np.random.default_rng(0)
+    x, k = rng.normal(size=10**6), rng.integers(0, 9, 10**6)
+    names = pl.Series([f"architecture {i}" for i in range(9)])
+    frame = pl.DataFrame({"x": x, "name": names.gather(k)})
+    text = " or ".join(f"name == 'architecture {i % 5}' and x > {i}" for i in range(50))
+    assert 1800 < len(text) < 2000
+    started = time.process_time()
+    mask = where(text, frame)
+    assert time.process_time() - started < 5  # half a second where nothing else runs
+    expected = np.zeros(10**6, bool)
+    for i in range(50):
+        expected |= (k == i % 5) & (x > i)
+    np.testing.assert_array_equal(mask, expected)
+    with pytest.raises(TableError, match="more than 2000"):
+        where(text * 2, frame)
 
 
 @pytest.mark.parametrize(

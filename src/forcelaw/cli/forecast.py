@@ -95,13 +95,14 @@ def _forecast(args: argparse.Namespace) -> int:
     from .forecast_runs import planned_runs, runs_of
     from .laws import fit_settings, pairs
 
-    everything = runs_of(args.source, pairs(args.columns, "--columns"), args.where)
+    columns = pairs(args.columns, "--columns")
+    everything = runs_of(args.source, columns, args.where)
     if args.check is not None:
         content = forecasts.check(forecasts.read(args.check), everything)
         print(forecasts.check_text(content))
         _write(args, content, [row for a in content["architectures"] for row in a["runs"]])
         return 0
-    planned = planned_runs(args.source, args.plan, everything, args.where)
+    planned = planned_runs(args.source, args.plan, everything, args.where, columns)
     steps = args.burn_in_steps
     if steps is None:
         steps = BURN_IN_STEPS if "step" in everything else 0

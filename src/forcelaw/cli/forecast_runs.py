@@ -12,23 +12,10 @@ import numpy as np
 from ..errors import FitError
 from ..laws.decide.forecast import Planned
 from ..laws.decide.repeats import repeats_smaller_set
-from ..table import columns as col
 from ..table.filter import where as filter_rows
-from ..table.runs import Runs, read
-
-TABLES = ("runs.parquet", "runs.csv")
-
-
-def place(source: Path) -> Path:
-    """The table itself: a file, the runs of a study directory, or the table of a directory of
-    evidence."""
-    if not source.exists():
-        raise FitError("there is no such study or table", where=str(source))
-    if source.is_dir() and (source / "runs").is_dir():
-        return source / "runs"
-    return next(
-        (source / name for name in TABLES if source.is_dir() and (source / name).exists()), source
-    )
+from ..table.read import read
+from ..table.roles import recognise
+from ..table.runs import Runs
 
 
 def runs_of(
@@ -37,7 +24,7 @@ def runs_of(
     """Every finished run of the grid, with all its evaluations. Left out are sweeps, runs under
     way, and runs that repeated a clearly smaller training set than others of their architecture
     did: those measure repeats, and would bend beta."""
-    runs = Runs.from_frame(place(source), columns, where)
+    runs = Runs.from_frame(source, columns, where)
     keep = np.ones(len(runs), bool)
     for column, unwanted in (
         ("kind", ("sweep",)),
@@ -74,24 +61,28 @@ def repeated(runs: Runs) -> set[str]:
 
 
 def planned_runs(
-    source: Path, plan: Path | None, runs: Runs, where: str | None = None
+    source: Path,
+    plan: Path | None,
+    runs: Runs,
+    where: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> list[Planned]:
     """The planned runs: of ``plan`` (a study file or a table), else those that a study directory
-    knows, else of the table; the last two with the filter ``where``."""
+    knows, else of the table; the last two with the filter ``where``, the last with ``columns``."""
     if plan is not None and plan.suffix.lower() in (".yaml", ".yml"):
         return _of_study(plan)
     if plan is not None:
         return _of_table(plan, runs)
     if (source / "runs").is_dir():
         return _of_specs(source / "runs", where)
-    small = repeated(Runs.from_frame(place(source)))
-    return [p for p in _of_table(place(source), runs, where) if p.run not in small]
+    small = repeated(Runs.from_frame(source, columns))
+    return [p for p in _of_table(source, runs, where, columns) if p.run not in small]
 
 
 def _of_specs(root: Path, where: str | None) -> list[Planned]:
     """From the specifications of a study directory: every run of its grid, trained or not."""
     from ..store.runs import runs as directories
-    from ..store.runs import table
+    from ..table.directory import table
 
     frame = table(root)
     wanted = set(
@@ -152,17 +143,22 @@ def _of_study(path: Path) -> list[Planned]:
     return [_planned(spec) for spec in specs if not _small(spec, specs)]
 
 
-def _of_table(path: Path, runs: Runs, where: str | None = None) -> list[Planned]:
+def _of_table(
+    path: Path,
+    runs: Runs,
+    where: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> list[Planned]:
     """From a table with one or more rows a run; the largest D of each counts. Where it has no
     compute, that of the finished runs per parameter and datum is taken."""
-    frame, name, *_ = read(path)
-    frame = frame if where is None else frame.filter(filter_rows(where, frame))
-    taken, _ = col.recognise(frame.columns, {})
+    table = read(path)
+    frame = table.frame if where is None else table.frame.filter(filter_rows(where, table.frame))
+    taken = recognise(table.frame, columns).taken
     missing = [role for role in ("n", "d") if role not in taken]
     if missing:
         raise FitError(
             f"the plan has no column for {' and '.join(missing)}",
-            where=name,
+            where=table.name,
             remedy="name its columns architecture, n, d, c, seed, run",
         )
     rows = frame.to_dicts()
@@ -197,7 +193,7 @@ def _of_table(path: Path, runs: Runs, where: str | None = None) -> list[Planned]
         if key not in out or out[key].d < float(d):
             out[key] = Planned(architecture, float(n), float(d), c, seed, run)
     if not out:
-        raise FitError("the plan names no run with N and D", where=name)
+        raise FitError("the plan names no run with N and D", where=table.name)
     return list(out.values())
 
 

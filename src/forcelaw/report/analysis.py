@@ -14,8 +14,8 @@ from ..figures.style import Look, looks
 from ..laws.decide.repeats import repeats_smaller_set
 from ..store import sweep as sweeps
 from ..store.runs import COUNTED
-from ..table.load import Source
 from . import fits as lawcalls
+from .load import Source
 from .paper import published
 from .results import (
     Analysis,

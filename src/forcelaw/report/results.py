@@ -11,7 +11,7 @@ import polars as pl
 
 from ..figures.style import Look
 from ..store import sweep as sweeps
-from ..table.load import Source
+from .load import Source
 from .paper import Published
 
 WIDE = 100.0  # a loss is known to less than such a factor, or it is not told at all

@@ -34,11 +34,11 @@ def report(
     """
     from ..figures.matplotlib import save
     from ..figures.spec import names
-    from ..table.load import load
     from . import figures as figures_module
     from . import tables
     from .analysis import analyse
     from .html import render
+    from .load import load
     from .summary import risen_words
 
     started = time.monotonic()

@@ -7,8 +7,8 @@ can read.
     RUNS/<id>/last.safetensors last.json     state to resume from
     RUNS/<id>/result.json      written by rename; exists when, and only when, the run ended (finished or diverged)
 
-There is no database and no file with two writers, because clusters have NFS. :func:`table` is a
-derived read and needs no torch.
+There is no database and no file with two writers, because clusters have NFS. A table of runs
+(:mod:`forcelaw.table`) is derived from them.
 """
 
 from __future__ import annotations
@@ -22,64 +22,12 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import StoreError
 from ..files import read_json, write_json
 
-if TYPE_CHECKING:
-    import polars as pl
-
 LEASE_SECONDS = 120.0  # a claim whose heartbeat is older than this is stale and may be taken over
-
-# Columns of a table of runs: one row per evaluation. d, u in atoms; c in FLOPs; h in device-hours;
-# losses as in design.md (loss = loss_energy [eV/atom] + loss_forces [eV/Angstrom]). forces: direct
-# or conservative. ended, message: step at which a run ended, and what it said if it diverged or
-# failed.
-COLUMNS = {
-    "run": str,
-    "study": str,
-    "kind": str,
-    "architecture": str,
-    "variant": str,
-    "width": int,
-    "depth": int,
-    "seed": int,
-    "lr": float,
-    "batch_atoms": int,
-    "epochs": float,
-    "device": str,
-    "status": str,
-    "final": bool,
-    "step": int,
-    "steps": int,
-    "n": int,
-    "n_nonembedding": int,
-    "d": int,
-    "u": int,
-    "c": float,
-    "h": float,
-    "loss": float,
-    "loss_energy": float,
-    "loss_forces": float,
-    "energy_mae": float,
-    "force_mae": float,
-    "kappa": float,
-    "throughput": float,
-    "mean_degree": float,
-    "rotation_error": float,
-    "inversion_error": float,
-    "forces": str,
-    "augment": bool,
-    "symmetry_rotations": int,
-    "symmetry_weight": float,
-    "epoch": int,
-    "train_loss": float,
-    "grad_norm": float,
-    "clipped": float,
-    "ended": int,
-    "message": str,
-}
 
 
 def content_id(spec: dict[str, Any]) -> str:
@@ -275,69 +223,3 @@ def runs(root: str | Path) -> Iterator[RunDirectory]:
     """All run directories under ``root``, in the order of their ids."""
     for path in sorted(Path(root).glob("*/spec.json")):
         yield RunDirectory(path.parent)
-
-
-def rows(root: str | Path) -> list[dict[str, Any]]:
-    """One row per evaluation over all runs under ``root``; the keys are :data:`COLUMNS`. Runs
-    without any evaluation still give one row (losses None), so that a run that diverged at once
-    stays in the table."""
-    out = []
-    for run in runs(root):
-        spec, result, metrics = run.spec(), run.result(), run.metrics()
-        how = {
-            key: spec.get("train", {}).get(key)
-            for key in ("augment", "symmetry_rotations", "symmetry_weight")
-        }
-        head = how | {
-            "run": run.id,
-            "forces": spec["model"].get("forces"),
-            "study": spec["study"],
-            "kind": spec["kind"],
-            "architecture": spec["label"],
-            "variant": spec["model"]["architecture"],
-            "width": spec["model"]["width"],
-            "depth": spec["model"]["depth"],
-            "seed": spec["seed"],
-            "lr": spec["lr"],
-            "batch_atoms": spec["batch_atoms"],
-            "epochs": spec["epochs"],
-            "device": (result or {}).get("device"),
-            "status": (result or {}).get("status", "unfinished"),
-            "steps": spec["steps"],
-            "n": spec["n"],
-            "n_nonembedding": spec["n_nonembedding"],
-            "ended": (result or {}).get("step", (result or {}).get("steps")),
-            "message": (result or {}).get("message"),
-        }
-        symmetry = (result or {}).get("symmetry", {})
-        for metric in metrics or [{}]:
-            row = (
-                dict.fromkeys(COLUMNS)
-                | head
-                | {key: metric[key] for key in COLUMNS if key in metric}
-            )
-            row["final"] = (
-                result is not None and metric is (metrics or [{}])[-1]
-                if metrics
-                else result is not None
-            )
-            if row["final"]:
-                row |= {
-                    "rotation_error": symmetry.get("rotation"),
-                    "inversion_error": symmetry.get("inversion"),
-                }
-            out.append(row)
-    return out
-
-
-def table(root: str | Path) -> pl.DataFrame:
-    """The table of runs under ``root`` as a polars DataFrame with :data:`COLUMNS`."""
-    return frame(rows(root))
-
-
-def frame(content: list[dict[str, Any]]) -> pl.DataFrame:
-    """Rows as :func:`rows` gives them, as a polars DataFrame."""
-    import polars as pl
-
-    types = {str: pl.String, int: pl.Int64, float: pl.Float64, bool: pl.Boolean}
-    return pl.DataFrame(content, schema={name: types[kind] for name, kind in COLUMNS.items()})

@@ -1,7 +1,7 @@
 """The evidence of a study, small enough to commit: what a report needs and what a reader would ask
 for.
 
-    NAME/runs.parquet or runs.csv   one row per evaluation, the columns of :data:`forcelaw.store.runs.COLUMNS`; every run is there
+    NAME/runs.parquet or runs.csv   one row per evaluation, the columns of :mod:`forcelaw.table.columns`
     NAME/runs.jsonl                 one run a line: its resolved specification and how it ended
     NAME/study.json                 the resolved study
     NAME/provenance.json            command, date, versions, devices, device-hours and FLOPs
@@ -25,10 +25,10 @@ from typing import Any
 
 from ..errors import StoreError
 from ..files import file_sha256, read_json, write_json
-from ..store.runs import COLUMNS, frame, rows, runs
+from ..store.runs import runs
+from ..table.columns import COLUMNS
+from ..table.directory import EVIDENCE, frame, rows
 from .accounting import accounts
-
-TABLES = {"parquet": "runs.parquet", "csv": "runs.csv"}
 
 
 def write_evidence(
@@ -45,7 +45,7 @@ def write_evidence(
             remedy="give the output directory of `forcelaw run`",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / TABLES[kind]
+    path = folder / EVIDENCE[kind]
     content = [row | {"message": portable(row["message"])} for row in rows(out / "runs")]
     content = stopped(content) if stop else content
     content.sort(key=lambda r: (r["architecture"], r["kind"], r["n"], r["run"], r["step"] or 0))
@@ -53,7 +53,7 @@ def write_evidence(
         frame(content).write_parquet(path, compression="zstd")
     else:
         _csv(content, path)
-    for other in set(TABLES.values()) - {path.name}:
+    for other in set(EVIDENCE.values()) - {path.name}:
         (folder / other).unlink(missing_ok=True)
     _jsonl(listed, folder / "runs.jsonl")
     study = portable(read_json(out / "study.json")) if (out / "study.json").exists() else {}

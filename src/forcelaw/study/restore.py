@@ -15,44 +15,24 @@ from typing import Any
 from ..errors import StoreError
 from ..files import file_sha256, read_json, write_json
 from ..store.runs import RunDirectory, content_id
-from .export import TABLES
-
-# what an evaluation writes, in its order (train/loop.py)
-METRICS = (
-    "step",
-    "epoch",
-    "d",
-    "u",
-    "c",
-    "h",
-    "loss",
-    "loss_energy",
-    "loss_forces",
-    "energy_mae",
-    "force_mae",
-    "train_loss",
-    "grad_norm",
-    "clipped",
-    "kappa",
-    "throughput",
-    "mean_degree",
-)
+from ..table.columns import measured
+from ..table.directory import EVIDENCE, typed
 
 
 def is_evidence(path: Path) -> bool:
     return (
         path.is_dir()
         and (path / "runs.jsonl").exists()
-        and any((path / name).exists() for name in TABLES.values())
+        and any((path / name).exists() for name in EVIDENCE.values())
     )
 
 
 def unpack_evidence(folder: Path, out: Path) -> None:
     """Write the study directory that ``folder`` is the evidence of to ``out``, which must not exist
     yet."""
-    from ..table.load import read_table
+    from ..table.read import read
 
-    table = next(folder / name for name in TABLES.values() if (folder / name).exists())
+    table = next(folder / name for name in EVIDENCE.values() if (folder / name).exists())
     provenance = (
         read_json(folder / "provenance.json") if (folder / "provenance.json").exists() else {}
     )
@@ -67,10 +47,10 @@ def unpack_evidence(folder: Path, out: Path) -> None:
             ),
         )
     metrics: dict[str, list[dict[str, Any]]] = {}
-    for row in read_table(table).iter_rows(named=True):
+    for row in typed(read(table).frame, str(table)).iter_rows(named=True):
         if row.get("step") is not None:
             metrics.setdefault(row["run"], []).append(
-                {key: row[key] for key in METRICS if row.get(key) is not None}
+                {key: row[key] for key in measured() if row.get(key) is not None}
             )
     try:
         for number, line in enumerate(

@@ -1,370 +1,232 @@
-"""Which column of a table is what. Names in the usual spellings are recognised; what was taken is
-always reported."""
+"""The columns of a table of runs: each is declared here and nowhere else.
+
+Everything that needs their names follows from :data:`COLUMNS`: what is read from a run directory,
+the types of the committed evidence, which column plays which role in a law, the headers of other
+people's tables that are recognised, the words of error messages, and the page of the documentation
+(:func:`markdown`). A new measured column is written by the training loop and declared here.
+"""
 
 from __future__ import annotations
 
-import math
 import re
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from ..errors import FitError
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import polars as pl
 
-ROLES = {
-    "n": "trainable parameters",
-    "d": "data seen in training (atoms, tokens), repeats counted",
-    "u": "distinct data",
-    "c": "training compute (FLOPs)",
-    "h": "device-hours",
-    "loss": "loss",
-    "run": "run: the checkpoints of one training share it",
-    "group": "architecture",
-    "seed": "seed",
-    "step": "training step",
-    "status": "status",
-    "weight": "weight of the point",
-}
-NUMERIC = ("n", "d", "u", "c", "h", "loss", "step", "weight")
-REQUIRED_POSITIVE = ("n", "d", "u", "c", "h", "loss")
+# What a column can be to a law, in the order in which columns are recognised and listed.
+Role = Literal["n", "d", "u", "c", "h", "loss", "run", "group", "seed", "step", "status", "weight"]
+_ERROR = " of structures changes forces by this share, after training"
+TRAINING_LOSS = "trainloss trainingloss losstrain finaltrainloss"
 
-# In order of preference; compared after lower-casing and dropping everything but letters and
-# digits. A total count is preferred to a non-embedding one and a validation loss to a training
-# loss; others that matched are reported as seen.
-ALIASES = {
-    "n": (
-        "n",
-        "params",
-        "nparams",
-        "numparams",
-        "parameters",
-        "nparameters",
-        "numparameters",
-        "parametercount",
-        "paramcount",
-        "paramscount",
-        "totalparams",
-        "totalparameters",
-        "modelparams",
-        "modelparameters",
-        "trainableparams",
-        "trainableparameters",
-        "modelsize",
-        "modelsizeparams",
-        "size",
-        "nonembeddingparams",
-        "paramsnonembedding",
-        "nonembparams",
-        "paramsnonemb",
-        "paramsnoembed",
-        "nnonembedding",
-        "activeparams",
-    ),
-    "d": (
-        "d",
-        "tokens",
-        "ntokens",
-        "numtokens",
-        "tokencount",
-        "tokensseen",
-        "trainingtokens",
-        "traintokens",
-        "numtrainingtokens",
-        "totaltokens",
-        "tokenstotal",
-        "datatokens",
-        "data",
-        "datasize",
-        "datasetsize",
-        "atoms",
-        "natoms",
-        "atomsseen",
-        "samples",
-        "nsamples",
-        "examples",
-        "numtokensseen",
-        "consumedtokens",
-    ),
-    "u": (
-        "u",
-        "unique",
-        "uniquetokens",
-        "uniquedata",
-        "distinct",
-        "distincttokens",
-        "distinctatoms",
-        "uniqueatoms",
-        "nunique",
-        "datauniquetokens",
-        "datasetuniquetokens",
-    ),
-    "c": (
-        "c",
-        "flops",
-        "flop",
-        "trainingflop",
-        "trainingflops",
-        "trainflop",
-        "trainflops",
-        "totalflops",
-        "totalflop",
-        "flopstotal",
-        "compute",
-        "trainingcompute",
-        "trainingcomputeflop",
-        "trainingcomputeflops",
-        "computeflops",
-        "computebudget",
-        "flopbudget",
-    ),
-    "h": (
-        "h",
-        "hours",
-        "gpuhours",
-        "devicehours",
-        "gpuh",
-        "trainhours",
-        "traininghours",
-        "acceleratorhours",
-    ),
-    "loss": (
-        "loss",
-        "valloss",
-        "validationloss",
-        "validloss",
-        "evalloss",
-        "testloss",
-        "lossval",
-        "lossvalidation",
-        "losseval",
-        "losstest",
-        "finalvalloss",
-        "finalloss",
-        "lossnats",
-        "nll",
-        "crossentropy",
-        "ce",
-        "celoss",
-        "vallosses",
-        "smoothedloss",
-        "trainloss",
-        "trainingloss",
-        "losstrain",
-        "finaltrainloss",
-    ),
-    "run": (
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table of runs; a row is one evaluation.
+
+    source: where a run directory holds the value. "spec.x.y" and "result.x.y" are entries of
+    spec.json and result.json, "metrics.x" of a line of metrics.jsonl, "last.x.y" an entry of
+    result.json that belongs to the last evaluation only; "" is derived from several of them.
+    role: what a law takes the column for. spellings: headers that are recognised as this role, the
+    preferred first, without case and without everything but letters and digits (:func:`plain`).
+    weak_spellings: headers that may mean something else, taken after a look at their values.
+    positive: a law needs a positive finite number in every row.
+    """
+
+    name: str
+    type: type[str] | type[int] | type[float]
+    meaning: str
+    unit: str = ""
+    source: str = ""
+    role: Role | None = None
+    spellings: str = ""
+    weak_spellings: str = ""
+    positive: bool = False
+
+    @property
+    def numeric(self) -> bool:
+        """Whether laws calculate with it; a seed is a number too, but only a label."""
+        return self.type is not str and self.role != "seed"
+
+
+def _spec(name: str, kind: Any, source: str, meaning: str, **more: Any) -> Column:
+    return Column(name, kind, meaning, source=f"spec.{source}", **more)
+
+
+def _metric(name: str, kind: Any, unit: str, meaning: str, **more: Any) -> Column:
+    return Column(name, kind, meaning, unit, f"metrics.{name}", **more)
+
+
+_DECLARED = (
+    Column(
         "run",
-        "runid",
-        "runname",
-        "runkey",
-        "runs",
-        "trial",
-        "trialid",
-        "experiment",
-        "experimentid",
-        "expname",
-        "trajectory",
-        "runuuid",
+        str,
+        "run: the checkpoints of one training share it",
+        role="run",
+        spellings="run runid runname runkey runs trial trialid experiment experimentid expname"
+        " trajectory runuuid",
+        weak_spellings="name modelid",
     ),
-    "group": ("architecture", "arch", "group", "modeltype", "modelfamily", "family"),
-    "seed": ("seed", "randomseed", "rngseed"),
-    "step": (
+    _spec("study", str, "study", "name of the study"),
+    _spec("kind", str, "kind", "grid, or sweep of learning rates"),
+    _spec(
+        "architecture",
+        str,
+        "label",
+        "architecture",
+        role="group",
+        spellings="architecture arch group modeltype modelfamily family",
+        weak_spellings="model modelname method",
+    ),
+    _spec("variant", str, "model.architecture", "name of the model class"),
+    _spec("width", int, "model.width", "channels of the model"),
+    _spec("depth", int, "model.depth", "layers of the model"),
+    _spec("seed", int, "seed", "seed", role="seed", spellings="seed randomseed rngseed"),
+    _spec("lr", float, "lr", "learning rate at this width"),
+    _spec("batch_atoms", int, "batch_atoms", "atoms in a step"),
+    _spec("epochs", float, "epochs", "planned passes over the training set"),
+    Column("device", str, "device that trained it", source="result.device"),
+    Column("status", str, "status", role="status", spellings="status state"),
+    Column("final", bool, "last evaluation of a run that has ended"),
+    _metric(
         "step",
-        "steps",
-        "globalstep",
-        "iteration",
-        "iterations",
-        "iter",
-        "trainingstep",
-        "trainstep",
+        int,
+        "",
+        "training step",
+        role="step",
+        spellings="step steps globalstep iteration iterations iter trainingstep trainstep",
     ),
-    "status": ("status", "state"),
-    "weight": (),  # only when it is named: a column called weight is seldom a statistical one
+    _spec("steps", int, "steps", "planned steps"),
+    _spec(
+        "n",
+        int,
+        "n",
+        "trainable parameters",
+        role="n",
+        positive=True,
+        # a total count is preferred to one without the embedding
+        spellings="n params nparams numparams parameters nparameters numparameters parametercount"
+        " paramcount paramscount totalparams totalparameters modelparams modelparameters"
+        " trainableparams trainableparameters modelsize modelsizeparams size nonembeddingparams"
+        " paramsnonembedding nonembparams paramsnonemb paramsnoembed nnonembedding activeparams",
+    ),
+    _spec("n_nonembedding", int, "n_nonembedding", "parameters but for the embedding of elements"),
+    _metric(
+        "d",
+        int,
+        "atoms",
+        "data seen in training (atoms, tokens), repeats counted",
+        role="d",
+        positive=True,
+        spellings="d tokens ntokens numtokens tokencount tokensseen trainingtokens traintokens"
+        " numtrainingtokens totaltokens tokenstotal datatokens data datasize datasetsize atoms"
+        " natoms atomsseen samples nsamples examples numtokensseen consumedtokens",
+    ),
+    _metric(
+        "u",
+        int,
+        "atoms",
+        "distinct data",
+        role="u",
+        positive=True,
+        spellings="u unique uniquetokens uniquedata distinct distincttokens distinctatoms"
+        " uniqueatoms nunique datauniquetokens datasetuniquetokens",
+    ),
+    _metric(
+        "c",
+        float,
+        "FLOPs",
+        "training compute (FLOPs)",
+        role="c",
+        positive=True,
+        spellings="c flops flop trainingflop trainingflops trainflop trainflops totalflops"
+        " totalflop flopstotal compute trainingcompute trainingcomputeflop trainingcomputeflops"
+        " computeflops computebudget flopbudget",
+    ),
+    _metric(
+        "h",
+        float,
+        "hours",
+        "device-hours",
+        role="h",
+        positive=True,
+        spellings="h hours gpuhours devicehours gpuh trainhours traininghours acceleratorhours",
+    ),
+    _metric(
+        "loss",
+        float,
+        "eV/atom + eV/Angstrom",
+        "loss",
+        role="loss",
+        positive=True,
+        # a validation loss is preferred to a training loss
+        spellings="loss valloss validationloss validloss evalloss testloss lossval lossvalidation"
+        " losseval losstest finalvalloss finalloss lossnats nll crossentropy ce celoss vallosses"
+        f" smoothedloss {TRAINING_LOSS}",
+    ),
+    _metric("loss_energy", float, "eV/atom", "energy term of the loss"),
+    _metric("loss_forces", float, "eV/Angstrom", "force term of the loss"),
+    _metric("energy_mae", float, "meV/atom", "mean energy error"),
+    _metric("force_mae", float, "meV/Angstrom", "mean error of a force component"),
+    _metric("kappa", float, "", "training FLOPs over 3 N D"),
+    _metric("throughput", float, "atoms/s", "speed of training"),
+    _metric("mean_degree", float, "edges/atom", "neighbours of an atom"),
+    Column("rotation_error", float, "rotation" + _ERROR, source="last.symmetry.rotation"),
+    Column("inversion_error", float, "inversion" + _ERROR, source="last.symmetry.inversion"),
+    _spec("forces", str, "model.forces", "direct or conservative"),
+    _spec("augment", bool, "train.augment", "training data are rotated at random"),
+    _spec("symmetry_rotations", int, "train.symmetry_rotations", "copies in the symmetry loss"),
+    _spec("symmetry_weight", float, "train.symmetry_weight", "weight of the symmetry loss"),
+    _metric("epoch", int, "", "pass over the training set"),
+    # the next three are means over the steps since the evaluation before
+    _metric("train_loss", float, "eV/atom + eV/Angstrom", "loss on the training data"),
+    _metric("grad_norm", float, "", "norm of the gradient"),
+    _metric("clipped", float, "", "share of steps whose gradient was clipped"),
+    Column("ended", int, "step at which the run ended"),
+    Column("message", str, "why the run diverged or failed", source="result.message"),
+)
+
+# Name -> column, in the order of the committed evidence.
+COLUMNS: dict[str, Column] = {column.name: column for column in _DECLARED}
+
+# Other people's tables may have weights; never recognised, because a column of that name is seldom
+# a statistical weight.
+_WEIGHT = Column("weight", float, "weight of the point", role="weight")
+ROLES: dict[str, Column] = {
+    role: next(column for column in (*_DECLARED, _WEIGHT) if column.role == role)
+    for role in get_args(Role)
 }
-TRAINING_LOSSES = ("trainloss", "trainingloss", "losstrain", "finaltrainloss")
-# Names that may mean something else: taken after a look at their values (table._weak_names)
-WEAK: dict[str, tuple[str, ...]] = {
-    "group": ("model", "modelname", "method"),
-    "run": ("name", "modelid"),
-}
-SUFFIXES = {
-    "%": "percent",
-    "k": "thousands",
-    "K": "thousands",
-    "M": "millions",
-    "B": "billions",
-    "G": "billions",
-    "T": "trillions",
-}
+
+
+def schema() -> dict[str, pl.DataType]:
+    """The polars type of each column."""
+    import polars as pl
+
+    types = {str: pl.String(), int: pl.Int64(), float: pl.Float64(), bool: pl.Boolean()}
+    return {name: types[column.type] for name, column in COLUMNS.items()}
+
+
+def measured() -> list[str]:
+    """Names of the columns that an evaluation writes into metrics.jsonl."""
+    return [name for name, column in COLUMNS.items() if column.source == f"metrics.{name}"]
 
 
 def plain(name: str) -> str:
-    """A column name with only its lower-case letters and digits."""
+    """A header with only its lower-case letters and digits."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def is_training_loss(name: str) -> bool:
-    """Whether the name of a column says that it is the loss on the training data."""
-    return plain(name) in TRAINING_LOSSES
+    """Whether a header says that it is the loss on the training data."""
+    return plain(name) in TRAINING_LOSS.split()
 
 
-def recognise(
-    names: list[str], given: dict[str, str] | None, wanted: tuple[str, ...] = tuple(ROLES)
-) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Role -> column, and role -> other columns that would have fitted. ``given`` overrides; a role
-    given as "" or "none" is left out. FitError for unknown roles, missing columns and one column in
-    two roles."""
-    given = {role.strip().lower(): name for role, name in (given or {}).items()}
-    if "architecture" in given:
-        given["group"] = given.pop("architecture")
-    for role, name in given.items():
-        if role not in ROLES:
-            raise FitError(
-                f"{role!r} is not a role of a column",
-                where="--columns",
-                remedy=f"the roles are {', '.join(ROLES)}",
-            )
-        if name not in names and plain(name) not in ("", "none"):
-            raise FitError(
-                f"there is no column {name!r} for {role}",
-                where=f"columns are {', '.join(names[:40])}",
-                remedy=f"name one of them: --columns {role}=...",
-            )
-    taken = {role: name for role, name in given.items() if name in names}
-    seen: dict[str, list[str]] = {}
-    spelled: dict[str, list[str]] = {}
-    for name in names:
-        spelled.setdefault(plain(name), []).append(name)
-    for role in wanted:
-        if role in given:
-            continue
-        twins = next(
-            (
-                there
-                for alias in ALIASES[role]
-                if (there := [n for n in spelled.get(alias, []) if n not in taken.values()])
-            ),
-            [],
-        )
-        if len(twins) > 1:
-            raise FitError(
-                f"{' and '.join(map(repr, twins))} are spelled alike, and either could be {role}"
-                f" ({ROLES[role]})",
-                where="the header",
-                remedy=f"choose one: --columns {role}={twins[0]}, or rename the other",
-            )
-        found = [name for alias in ALIASES[role] for name in spelled.get(alias, [])]
-        free = [name for name in found if name not in taken.values()]
-        if free:
-            taken[role] = free[0]
-            seen[role] = free[1:]
-    by_column: dict[str, list[str]] = {}
-    for role, name in taken.items():
-        by_column.setdefault(name, []).append(role)
-    for name, roles in by_column.items():
-        if len(roles) > 1:
-            raise FitError(
-                f"column {name!r} is asked to be {' and '.join(roles)} at once",
-                where="--columns",
-                remedy="give each role its own column",
-            )
-    return taken, {role: others for role, others in seen.items() if others}
-
-
-def numbers(series: pl.Series, role: str, rows: np.ndarray | None = None) -> np.ndarray:
-    """A column as float64 [rows], missing cells NaN. Text that is not a plain number is an error
-    that shows it; a formula in a cell is text. ``rows`` are the row numbers to name in errors."""
-    where = f"column {series.name!r} (taken as {role})"
-    if series.dtype.is_numeric() or str(series.dtype) == "Boolean":
-        return series.cast(float).fill_null(float("nan")).to_numpy().astype(float)
-    if str(series.dtype) not in ("String", "Null", "Object", "Categorical", "Enum"):
-        raise FitError(
-            f"the cells are {series.dtype}, not numbers",
-            where=where,
-            remedy="give a column of numbers",
-        )
-    out = np.empty(len(series))
-    wrong: list[tuple[int, str]] = []
-    for row, cell in enumerate(series.to_list()):
-        text = "" if cell is None else str(cell).strip()
-        if text.lower() in ("", "na", "n/a", "none", "null", "nan", "-", "#n/a"):
-            out[row] = math.nan
-            continue
-        try:
-            if "_" in text:  # float() takes 1_000, a table of numbers does not
-                raise ValueError
-            out[row] = float(text)
-        except ValueError:
-            wrong.append((row, text))
-    if wrong:
-        row, text = wrong[0]
-        kind = "a formula" if text[0] in "=@" else "text"
-        others = f" ({len(wrong)} of {len(series)} rows do)" if len(wrong) > 1 else ""
-        raise FitError(
-            f"row {row + 1 if rows is None else int(rows[row])} holds {kind}, {text[:40]!r}, where"
-            f" a number is needed{others}",
-            where=where,
-            remedy=_remedy(text, role),
-        )
-    return out
-
-
-def _remedy(text: str, role: str) -> str:
-    """What to do about a cell that is no number. Nothing is guessed: 1,234 may be a thousand or one
-    and a bit."""
-    if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", text):
-        return f"write numbers without separators between thousands: {text.replace(',', '')}"
-    if re.fullmatch(r"[-+]?\d*,\d+([eE][-+]?\d+)?", text):
-        return (
-            "decimal commas are not read: save the table with decimal points"
-            f" ({text.replace(',', '.')})"
-        )
-    if re.fullmatch(r"[-+]?\d+(\.\d+)?\s*[%kKMBGT]", text):
-        return f"write plain numbers, e.g. 1.5e6: {text[-1]} ({SUFFIXES[text[-1]]}) is not read"
-    return (
-        "nothing in a cell is ever evaluated: save the table with plain numbers, drop the rows"
-        f" with --where, or name another column with --columns {role}=..."
-    )
-
-
-def quoted(column: str) -> str:
-    """A column as a filter wants it written."""
-    return column if re.fullmatch(r"[^\W\d][\w./]*", column) else f"`{column}`"
-
-
-def check_values(
-    values: np.ndarray, role: str, column: str, rows: np.ndarray | None = None
-) -> None:
-    """FitError unless every value is finite and positive; each fault has its own message, with the
-    number of rows, the first of them (``rows``: the row numbers to name) and its value."""
-    where, name = f"column {column!r} (taken as {role})", quoted(column)
-    for bad, what, remedy in (
-        (np.isnan(values), "missing or NaN", f'keep the good rows: --where "{name} > 0"'),
-        (np.isinf(values), "infinite", f'keep the good rows: --where "{name} < 1e300"'),
-        (
-            values <= 0,
-            "zero or negative",
-            "laws are fitted to logarithms: give positive values, or drop the rows: "
-            f'--where "{name} > 0"',
-        ),
-    ):
-        if bad.any():
-            if bad.all():
-                remedy = f"give positive numbers, or name another column: --columns {role}=..."
-            extra = (
-                "; a status column that says diverged marks runs that failed"
-                if role == "loss"
-                else ""
-            )
-            every = "all" if bad.all() else f"{int(bad.sum())} of"
-            first = int(np.argmax(bad))
-            shown = "" if np.isnan(values[first]) else f" ({values[first]:.6g})"
-            raise FitError(
-                f"{every} {len(values)} values are {what}, the first in row "
-                f"{first + 1 if rows is None else int(rows[first])}{shown}",
-                where=where,
-                remedy=remedy + extra,
-            )
+def markdown() -> str:
+    """The columns as a table in Markdown."""
+    lines = ["| column | type | unit | meaning | role in a law |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{c.name}` | {c.type.__name__} | {c.unit} | {c.meaning} | {c.role or ''} |"
+        for c in COLUMNS.values()
+    ]
+    return "\n".join(lines)

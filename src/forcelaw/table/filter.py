@@ -1,328 +1,281 @@
 """A filter such as ``flag == 1 and (params >= 1e6 or family in ('a', 'b'))`` as a mask over the
 rows of a table.
 
-The text is split into tokens and walked by a parser of three rules; it is never handed to Python.
-Names are columns (in backticks or double quotes when they hold spaces), strings stand in single
-quotes (double quotes are taken as a string when no column has that name). A column of true and
-false, in any case, counts as 1 and 0, may be compared with true, 'True' or 1, and may stand alone
-(``not outlier``); numbers that are written as text compare as numbers with a number. A missing cell
-is unequal to everything and in no order.
+Names are columns (in backticks or double quotes where they hold spaces), text stands in single
+quotes (double quotes are text where no column has that name). A column of true and false, in any
+case, counts as 1 and 0, may be compared with true, 'True' or 1, and may stand by itself (``not
+outlier``); numbers that are written as text compare as numbers with a number. A missing cell is
+unequal to everything and in no order.
+
+The text is never run. Each column, number and piece of text is first replaced by a numbered name,
+so that Python's own parser sees nothing but these names, operators and brackets; of its syntax
+tree, comparisons joined by and, or, not are evaluated with polars, and all else is refused. SQL as
+polars reads it is not used: it takes subqueries and functions, and ``not x > 2`` would drop the
+rows without x.
 """
 
 from __future__ import annotations
 
+import ast
+import difflib
+import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import reduce
+from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 
-from ..errors import FitError
+from ..errors import TableError
+from .values import as_text, text_numbers
 
-if TYPE_CHECKING:
-    import polars as pl
-
-MAX_LENGTH = 2000  # characters; nobody types more, and the parser is recursive
+MAX_LENGTH = 2000  # characters; nobody types more
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])"
     r"|(?P<single>'[^']*')|(?P<double>\"[^\"]*\")|(?P<back>`[^`]*`)"
-    r"|(?P<op>==|!=|<>|<=|>=|<|>|=|&&|\|\||&|\||\(|\)|,)"
+    r"|(?P<sign>==|!=|<>|<=|>=|<|>|=|&&|\|\||&|\||\(|\)|,)"
     r"|(?P<word>[^\W\d][\w./]*))"
 )
-_WORDS = {"and", "or", "not", "in", "is", "null", "true", "false"}
+_SIGNS = {"=": "==", "<>": "!=", "&&": "and", "&": "and", "||": "or", "|": "or"}
+_WORDS = {"and": "and", "or": "or", "not": "not", "in": "in", "is": "is", "null": "None"}
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
 _REMEDY = (
     'write comparisons joined by and, or, not and brackets, e.g. "flag == 1 and params >= 1e6"'
 )
 
 
 @dataclass(frozen=True)
-class _Token:
-    kind: str  # number, string, quoted, name, op, word, end
-    text: str
-    at: int
+class _Operand:
+    """A column or a constant. kind: flags are numbers 1 and 0 that stand for true and false."""
 
+    kind: Literal["number", "flag", "text"]
+    value: pl.Series | float | str
+    label: str  # as it was written
+    at: int  # character of the filter, from 0
 
-def _tokens(text: str) -> list[_Token]:
-    out, position = [], 0
-    text = text.rstrip()
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise FitError(
-                f"cannot read the filter at {text[position : position + 20]!r}",
-                where=f"--where, character {position + 1}",
-                remedy=_REMEDY,
-            )
-        kind, value = str(match.lastgroup), match.group(str(match.lastgroup))
-        if kind == "single":
-            token = _Token("string", value[1:-1], position)
-        elif kind == "double":
-            token = _Token("quoted", value[1:-1], position)
-        elif kind == "back":
-            token = _Token("name", value[1:-1], position)
-        elif kind == "word":
-            lower = value.lower()
-            token = _Token(
-                "word" if lower in _WORDS else "name", lower if lower in _WORDS else value, position
-            )
-        elif kind == "op":
-            same = {"=": "==", "<>": "!=", "&&": "and", "&": "and", "||": "or", "|": "or"}.get(
-                value, value
-            )
-            token = _Token("word" if same in ("and", "or") else "op", same, position)
-        else:
-            token = _Token(kind, value, position)
-        out.append(token)
-        position = match.end()
-    return [*out, _Token("end", "", len(text))]
-
-
-class _Parser:
-    def __init__(self, text: str, frame: pl.DataFrame):
-        self.frame, self.tokens, self.i, self.depth = frame, _tokens(text), 0, 0
-        self.flags: set[str] = set()  # columns of true and false that were named
-
-    def fail(self, what: str, token: _Token) -> FitError:
-        return FitError(what, where=f"--where, character {token.at + 1}", remedy=_REMEDY)
-
-    def peek(self, *texts: str) -> bool:
-        token = self.tokens[self.i]
-        return token.kind in ("op", "word") and token.text in texts
-
-    def take(self) -> _Token:
-        token = self.tokens[self.i]
-        self.i += 1
-        return token
-
-    def expect(self, text: str) -> None:
-        if not self.peek(text):
-            raise self.fail(
-                f"expected {text!r}, found {self.tokens[self.i].text or 'the end'!r}",
-                self.tokens[self.i],
-            )
-        self.i += 1
-
-    def either(self) -> np.ndarray:
-        mask = self.both()
-        while self.peek("or"):
-            self.i += 1
-            mask = mask | self.both()
-        return mask
-
-    def both(self) -> np.ndarray:
-        mask = self.unary()
-        while self.peek("and"):
-            self.i += 1
-            mask = mask & self.unary()
-        return mask
-
-    def unary(self) -> np.ndarray:
-        self.depth += 1
-        if self.depth > 200:
-            raise self.fail("the filter is nested too deeply", self.tokens[self.i])
-        try:
-            if self.peek("not"):
-                self.i += 1
-                return ~self.unary()
-            if self.peek("("):
-                self.i += 1
-                mask = self.either()
-                self.expect(")")
-                return mask
-            return self.comparison()
-        finally:
-            self.depth -= 1
-
-    def comparison(self) -> np.ndarray:
-        start = self.tokens[self.i]
-        left = self.operand()
-        if (
-            start.text in self.flags
-            and start.kind != "string"
-            and (self.peek("and", "or", ")") or self.tokens[self.i].kind == "end")
-        ):
-            return _compare(left, "==", 1.0, self.frame.height)  # `outlier` says outlier == true
-        if self.peek("is"):
-            self.i += 1
-            negate = self.peek("not")
-            self.i += int(negate)
-            self.expect("null")
-            missing = _missing(left, self.frame.height)
-            return ~missing if negate else missing
-        negate = self.peek("not")
-        self.i += int(negate)
-        if self.peek("in"):
-            self.i += 1
-            self.expect("(")
-            mask = self.compare(left, "==", start)
-            while self.peek(","):
-                self.i += 1
-                mask = mask | self.compare(left, "==", start)
-            self.expect(")")
-            return ~mask if negate else mask
-        token = self.take()
-        if negate or token.kind != "op" or token.text not in ("==", "!=", "<", "<=", ">", ">="):
-            value = "true" if start.text in self.flags else "'...'" if _textual(left) else "1"
-            hint = (
-                f"; write {start.text} == {value}"
-                if start.kind == "name" and start.text in self.frame.columns
-                else ""
-            )
-            raise self.fail(
-                f"expected a comparison, found {token.text or 'the end'!r}{hint}", token
-            )
-        return self.compare(left, token.text, start)
-
-    def compare(self, left: np.ndarray | float | str, op: str, start: _Token) -> np.ndarray:
-        """``left`` against the operand that follows."""
-        token = self.tokens[self.i]
-        right = self.operand()
-        if _textual(left) != _textual(right):
-            for value, name in ((left, token), (right, start)):
-                if (
-                    isinstance(value, str)
-                    and name.text in self.flags
-                    and _textual(_as_numbers(value))
-                ):
-                    raise self.fail(
-                        f"the text {value!r} is compared with column {name.text!r}, which holds"
-                        f" true and false: write {name.text} == true, or not {name.text}",
-                        start,
-                    )
-            left, right = _as_numbers(left), _as_numbers(right)
-            for value, name, other in ((left, start, token), (right, token, start)):
-                if _textual(value):
-                    shown = (
-                        value
-                        if isinstance(value, str)
-                        else next((v for v in value if v is not None), "nothing")
-                    )
-                    what = (
-                        f"the text {value!r}"
-                        if isinstance(value, str)
-                        else f"column {name.text!r}, which holds text such as {shown!r},"
-                    )
-                    raise self.fail(
-                        (
-                            f"{what} is compared with {other.text}, a number; text stands in single"
-                            f" quotes: {name.text} == '{shown}'"
-                            if not isinstance(value, str)
-                            else f"{what} is compared with {other.text}, which holds numbers"
-                        ),
-                        start,
-                    )
-        return _compare(left, op, right, self.frame.height)
-
-    def operand(self) -> np.ndarray | float | str:
-        token = self.take()
-        if token.kind == "number":
-            return float(token.text)
-        if token.kind == "word" and token.text in ("true", "false"):
-            return float(token.text == "true")
-        if token.kind == "string":
-            return token.text
-        if token.kind in ("name", "quoted"):
-            if token.text in self.frame.columns:
-                values, flag = _values(self.frame[token.text])
-                if flag:
-                    self.flags.add(token.text)
-                return values
-            if token.kind == "quoted":
-                return token.text
-            raise self.fail(
-                f"there is no column {token.text!r}; columns are"
-                f" {', '.join(self.frame.columns[:30])} (text stands in single quotes)",
-                token,
-            )
-        raise self.fail(
-            f"expected a column, a number or a quoted text, found {token.text or 'the end'!r}",
-            token,
-        )
-
-
-def _values(series: pl.Series) -> tuple[np.ndarray, bool]:
-    """A column as float64 (missing is NaN) or as an object array of strings (missing is None), and
-    whether it holds true and false, which count as 1 and 0, however they are written."""
-    if series.dtype.is_numeric() or str(series.dtype) == "Boolean":
-        return series.cast(float).fill_null(float("nan")).to_numpy(), str(series.dtype) == "Boolean"
-    text = np.array(
-        [None if value is None else str(value) for value in series.to_list()], dtype=object
-    )
-    if {cell.strip().lower() for cell in text if cell is not None} <= {"true", "false"} and any(
-        text
-    ):
-        numbers = _as_numbers(text)
-        assert isinstance(numbers, np.ndarray)
-        return numbers, True
-    return text, False
-
-
-def _missing(value: np.ndarray | float | str, rows: int) -> np.ndarray:
-    if not isinstance(value, np.ndarray):
-        return np.zeros(rows, bool)
-    if value.dtype == object:
-        return np.array([item is None for item in value], bool)
-    return np.isnan(value)
-
-
-def _textual(value: np.ndarray | float | str) -> bool:
-    return isinstance(value, str) or (isinstance(value, np.ndarray) and value.dtype == object)
-
-
-def _as_numbers(value: np.ndarray | float | str) -> np.ndarray | float | str:
-    """Text that says true, false or a number, all of it, as numbers; other text as it is."""
-    if not _textual(value):
-        return value
-    known = {"true": 1.0, "false": 0.0}
-    try:
-        if isinstance(value, str):
-            return known[value.strip().lower()] if value.strip().lower() in known else float(value)
-        distinct = {cell for cell in value if cell is not None}
-        table = {cell: known.get(cell.strip().lower()) for cell in distinct}
-        if any(number is None for number in table.values()):  # words and numbers are not mixed
-            table = {cell: float(cell) for cell in distinct}
-    except ValueError:
-        return value
-    return np.array([np.nan if cell is None else table[cell] for cell in value], float)
-
-
-def _compare(
-    left: np.ndarray | float | str, op: str, right: np.ndarray | float | str, rows: int
-) -> np.ndarray:
-    if _textual(left):
-        missing = _missing(left, rows) | _missing(right, rows)
-        left, right = (
-            np.where(_missing(v, rows), "", v).astype(str) if isinstance(v, np.ndarray) else v
-            for v in (left, right)
-        )
-    else:
-        missing = _missing(left, rows) | _missing(right, rows)
-    table = {
-        "==": np.equal,
-        "!=": np.not_equal,
-        "<": np.less,
-        "<=": np.less_equal,
-        ">": np.greater,
-        ">=": np.greater_equal,
-    }
-    mask = np.broadcast_to(table[op](np.asarray(left), np.asarray(right)), (rows,))
-    return np.where(
-        missing, op == "!=", mask
-    )  # a missing cell is unequal to everything and in no order
+    @property
+    def is_column(self) -> bool:
+        return isinstance(self.value, pl.Series)
 
 
 def where(text: str, frame: pl.DataFrame) -> np.ndarray:
-    """Boolean mask [rows] of the rows of ``frame`` that pass the filter ``text``; FitError says
+    """Boolean mask [rows] of the rows of ``frame`` that pass the filter ``text``; TableError says
     what is wrong in it."""
     if len(text) > MAX_LENGTH:
-        raise FitError(
+        raise TableError(
             f"the filter has {len(text)} characters, more than {MAX_LENGTH}",
             where="--where",
             remedy=_REMEDY,
         )
-    parser = _Parser(text, frame)
-    mask = parser.either()
-    if parser.tokens[parser.i].kind != "end":
-        token = parser.tokens[parser.i]
-        raise parser.fail(f"the filter goes on with {token.text!r} after it was complete", token)
-    return mask
+    return _Filter(text, frame).mask().to_numpy()
+
+
+class _Filter:
+    """One filter on one table."""
+
+    def __init__(self, text: str, frame: pl.DataFrame):
+        self.text, self.frame = text, frame
+        self.columns: dict[str, _Operand] = {}  # those that were named, prepared once
+        self.operands: list[_Operand] = []
+        self.source = ""  # what Python's parser is given
+        self.places: list[tuple[int, int]] = []  # its characters, and those of the filter
+
+    def fail(self, what: str, at: int) -> TableError:
+        return TableError(what, where=f"--where, character {at + 1}", remedy=_REMEDY)
+
+    # -- from text to a syntax tree ----------------------------------------------------------------
+
+    def mask(self) -> pl.Series:
+        """Boolean series [rows]."""
+        self.translate()
+        try:
+            tree = ast.parse(self.source, mode="eval").body
+            return self.evaluate(tree)
+        except SyntaxError as error:
+            # Python puts a line that ends too early at 0
+            at = self.place(error.offset - 1) if error.offset else len(self.text)
+            found = self.text[at : at + 20].strip()
+            what = f"cannot read the filter at {found!r}" if found else "the filter is not complete"
+            bracket = f": {error.msg}" if "(" in error.msg or ")" in error.msg else ""
+            raise self.fail(what + bracket, at) from None
+        except (RecursionError, MemoryError):
+            raise self.fail("the filter is nested too deeply", 0) from None
+
+    def translate(self) -> None:
+        """Fill ``source`` and ``operands``."""
+        position, before = 0, ""
+        end = len(self.text.rstrip())
+        while position < end:
+            match = _TOKEN.match(self.text, position)
+            if match is None:
+                raise self.fail(
+                    f"cannot read the filter at {self.text[position : position + 20]!r}", position
+                )
+            kind = str(match.lastgroup)
+            at, token = match.start(kind), match.group(kind)
+            out = _SIGNS.get(token, token) if kind == "sign" else _WORDS.get(token.lower(), "")
+            if kind not in ("sign", "word") or not out:
+                out = f"_{len(self.operands)}"
+                if before.startswith("_"):
+                    raise self.fail(self.no_comparison(token, self.operands[-1]), at)
+                self.operands.append(self.operand(kind, token, at))
+            elif out == "(" and before.startswith("_"):
+                raise self.fail("functions cannot be called in a filter", at)
+            if before == "in" and out != "(":
+                raise self.fail(f"expected '(' after in, found {token!r}", at)
+            self.places.append((len(self.source), at))
+            self.source += f"{out} "
+            position, before = match.end(), out
+
+    def place(self, offset: int) -> int:
+        """The character of the filter that a character of ``source`` came from."""
+        found = [at for start, at in self.places if start <= offset]
+        return len(self.text) if offset >= len(self.source) - 1 else (found or [0])[-1]
+
+    def operand(self, kind: str, token: str, at: int) -> _Operand:
+        name = token[1:-1] if kind in ("single", "double", "back") else token
+        if kind == "number":
+            return _Operand("number", float(token), token, at)
+        if kind == "word" and token.lower() in ("true", "false"):
+            return _Operand("number", float(token.lower() == "true"), token, at)
+        if kind != "single" and name in self.frame.columns:
+            if name not in self.columns:
+                self.columns[name] = _Operand(*_prepare(self.frame[name]), name, at)
+            return self.columns[name]
+        if kind in ("single", "double"):
+            return _Operand("text", name, name, at)
+        columns = {column.lower(): column for column in self.frame.columns}
+        close = difflib.get_close_matches(name.lower(), columns, n=3)
+        near = f"did you mean {', '.join(columns[c] for c in close)}? " if close else ""
+        raise self.fail(
+            f"there is no column {name!r}; {near}columns are {', '.join(self.frame.columns[:30])}"
+            " (text stands in single quotes)",
+            at,
+        )
+
+    def no_comparison(self, found: str, left: _Operand) -> str:
+        hint = ""
+        if left.is_column:
+            value = {"flag": "true", "text": "'...'", "number": "1"}[left.kind]
+            hint = f"; write {left.label} == {value}"
+        return f"expected a comparison, found {found!r}{hint}"
+
+    # -- from a syntax tree to a mask --------------------------------------------------------------
+
+    def evaluate(self, node: ast.expr) -> pl.Series:
+        if isinstance(node, ast.BoolOp):
+            join = operator.and_ if isinstance(node.op, ast.And) else operator.or_
+            return reduce(join, map(self.evaluate, node.values))
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return ~self.evaluate(node.operand)
+        if isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]  # a < b < c is a < b and b < c
+            return reduce(operator.and_, map(self.compare, parts, node.ops, parts[1:]))
+        if isinstance(node, ast.Name):
+            operand = self.operands[int(node.id[1:])]
+            if operand.kind == "flag":  # `outlier` says outlier == true
+                return self.test(operand, operator.eq, _Operand("number", 1.0, "true", operand.at))
+            raise self.fail(self.no_comparison("the end", operand), operand.at)
+        raise self.fail("this is not a comparison", self.place(node.col_offset))
+
+    def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pl.Series:
+        first = self.constant_or_column(left)
+        if isinstance(op, ast.Is | ast.IsNot):
+            if not isinstance(right, ast.Constant):
+                raise self.fail("expected null or not null after is", self.place(right.col_offset))
+            missing = self.spread(
+                first.value.is_null() if isinstance(first.value, pl.Series) else False
+            )
+            return missing if isinstance(op, ast.Is) else ~missing
+        if isinstance(op, ast.In | ast.NotIn):
+            members = right.elts if isinstance(right, ast.Tuple) else [right]
+            if not members:
+                raise self.fail("the brackets after in are empty", self.place(right.col_offset))
+            found = reduce(
+                operator.or_,
+                (self.test(first, operator.eq, self.constant_or_column(m)) for m in members),
+            )
+            return found if isinstance(op, ast.In) else ~found
+        return self.test(first, _COMPARE[type(op)], self.constant_or_column(right))
+
+    def constant_or_column(self, node: ast.expr) -> _Operand:
+        if not isinstance(node, ast.Name):
+            at = self.place(node.col_offset)
+            what = (
+                f"expected a column, a number or a quoted text, found {self.text[at : at + 20]!r}"
+            )
+            if isinstance(node, ast.Constant):
+                what = "a missing cell is found with `is null`"
+            raise self.fail(what, at)
+        return self.operands[int(node.id[1:])]
+
+    def test(self, left: _Operand, op: Callable[[Any, Any], Any], right: _Operand) -> pl.Series:
+        """One comparison; text is compared with text, all else as numbers."""
+        if (left.kind == "text") != (right.kind == "text"):
+            left, right = (
+                self.as_numbers(one, other) for one, other in ((left, right), (right, left))
+            )
+        # a missing cell is unequal to everything and in no order
+        return self.spread(op(left.value, right.value)).fill_null(op is operator.ne)
+
+    def as_numbers(self, one: _Operand, other: _Operand) -> _Operand:
+        """``one`` for a comparison with ``other``, which holds numbers."""
+        if one.kind != "text":
+            return one
+        series = one.value if isinstance(one.value, pl.Series) else pl.Series([one.value])
+        found = _flags(series)
+        if found is None:
+            found, wrong = text_numbers(series)
+            if not one.is_column and found[0] is None:
+                what = f"the text {one.value!r} is compared with {other.label}, which holds numbers"
+                if other.kind == "flag":
+                    what = (
+                        f"the text {one.value!r} is compared with column {other.label!r}, which"
+                        f" holds true and false: write {other.label} == true, or not {other.label}"
+                    )
+                raise self.fail(what, one.at)
+            if wrong.any():
+                shown = series.filter(wrong)[0]
+                raise self.fail(
+                    f"column {one.label!r}, which holds text such as {shown!r}, is compared with"
+                    f" {other.label}, a number; text stands in single quotes: {one.label} =="
+                    f" {shown!r}",
+                    one.at,
+                )
+        value = found if one.is_column else found[0]
+        return _Operand("number", value, one.label, one.at)
+
+    def spread(self, result: pl.Series | bool) -> pl.Series:
+        """The result of a comparison, also of one between two constants, as a series [rows]."""
+        if isinstance(result, pl.Series):
+            return result
+        return pl.repeat(result, self.frame.height, dtype=pl.Boolean, eager=True)
+
+
+def _prepare(series: pl.Series) -> tuple[Literal["number", "flag", "text"], pl.Series]:
+    """A column as float64, or as text; missing and NaN are null."""
+    if series.dtype.is_numeric() or series.dtype == pl.Boolean:
+        kind: Literal["number", "flag"] = "flag" if series.dtype == pl.Boolean else "number"
+        return kind, series.cast(pl.Float64).fill_nan(None)
+    text = as_text(series)
+    flags = _flags(text)
+    return ("text", text) if flags is None else ("flag", flags)
+
+
+def _flags(text: pl.Series) -> pl.Series | None:
+    """Cells that say true or false, in any case, as 1 and 0; None where another cell is there."""
+    known = {"true": 1.0, "false": 0.0}
+    cells = [cell for cell in text.unique()[:1000].to_list() if cell is not None]
+    found = {cell: known.get(cell.strip().lower()) for cell in cells}
+    if not cells or None in found.values():
+        return None
+    return text.replace_strict(cells, [found[cell] for cell in cells], return_dtype=pl.Float64)

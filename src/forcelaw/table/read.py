@@ -1,6 +1,5 @@
-"""Files as tables: what people have on disk (CSV from a spreadsheet, exports of trackers,
-compressed or in an odd encoding) as a polars DataFrame. What was assumed is said; what would be a
-guess is refused, with the way out."""
+"""One reader for every table of runs: run directories, committed evidence, and files of others (CSV from a spreadsheet, exports of trackers, compressed or in an odd encoding). What was
+assumed is said; what would be a guess is refused, with the way out."""
 
 from __future__ import annotations
 
@@ -8,10 +7,14 @@ import csv
 import io
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FitError
+from ..errors import TableError
+from .columns import COLUMNS
+from .directory import locate, table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,9 +24,8 @@ KINDS = (
     " directory of runs"
 )
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-MOST_BYTES = (
-    4 * 2**30
-)  # after decompression: a table of runs is never this large, a decompression bomb is
+# after decompression: a table of runs is never this large, a decompression bomb is
+MOST_BYTES = 4 * 2**30
 _COMPRESSED = {
     ".gz": b"\x1f\x8b",
     ".bz2": b"BZh",
@@ -31,41 +33,80 @@ _COMPRESSED = {
     ".zst": b"\x28\xb5\x2f\xfd",
 }
 _TEXT = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson")
+_BINARY = (".parquet", ".pq", ".feather", ".arrow", ".ipc")
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".joblib")
 
 
-def read_file(path: Path) -> tuple[pl.DataFrame, list[str]]:
-    """The table in ``path`` and notes on what was assumed. FitError says what the file is and what
-    to do instead."""
+@dataclass(frozen=True)
+class Table:
+    """A table as it was read. name: where it is from, for messages. notes: what was assumed."""
+
+    frame: pl.DataFrame
+    name: str
+    notes: list[str] = field(default_factory=list)
+
+
+def read(source: Any) -> Table:
+    """The table in ``source``: a file, a study directory, a directory of run directories or of
+    evidence, a DataFrame (polars or pandas), or a dict of columns. TableError for what cannot be
+    read."""
+    import polars as pl
+
+    if isinstance(source, pl.DataFrame):
+        return Table(source, "the data frame")
+    if isinstance(source, pl.LazyFrame):
+        return Table(source.collect(), "the data frame")
+    if isinstance(source, Mapping):
+        return Table(_of_columns(source, "the table"), "the table")
+    if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas, without importing it
+        columns = {name: source[name].tolist() for name in source.columns}
+        return Table(_of_columns(columns, "the data frame"), "the data frame")
+    path = Path(source)
+    if not path.exists():
+        raise TableError("there is no such table", where=str(path), remedy=f"give {KINDS}")
+    found = locate(path)
+    if not found.is_dir():
+        return _file(found)
+    frame = table(found)
+    if frame.height == 0:
+        raise TableError(
+            "the directory holds no runs",
+            where=str(path),
+            remedy="give the output directory of `forcelaw run`, or a table of runs",
+        )
+    return Table(frame, str(path))
+
+
+def _file(path: Path) -> Table:
+    """The table in a file."""
     import polars as pl
 
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _COMPRESSED]
     kind = suffixes[-1] if suffixes else ""
     _refuse_kind(kind, path)
     try:
-        if kind in (".parquet", ".pq"):
-            return pl.read_parquet(path), []
-        if kind in (".feather", ".arrow", ".ipc"):
-            return pl.read_ipc(path), []
+        if kind in _BINARY:
+            reader = pl.read_parquet if kind in (".parquet", ".pq") else pl.read_ipc
+            return Table(reader(path), str(path))
         text, notes = _text(_content(path), path)
         if not text.strip():
-            raise FitError(
+            raise TableError(
                 "the table is empty", where=str(path), remedy="give a table with a header and rows"
             )
         if kind == ".json":
-            return _json(text, path), notes
-        if kind in (".jsonl", ".ndjson"):
-            return _json_lines(text, path), notes
-        return _delimited(text, kind, path, notes), notes
-    except FitError:
+            frame = _json(text, path)
+        elif kind in (".jsonl", ".ndjson"):
+            frame = _json_lines(text, path)
+        else:
+            frame = _delimited(text, kind, path, notes)
+        return Table(frame, str(path), notes)
+    except TableError:
         raise
-    except (
-        Exception,
-        pl.exceptions.PanicException,
-    ) as error:  # polars raises many kinds; the user needs file and cause
+    # polars raises many kinds; the user needs the file and the cause
+    except (Exception, pl.exceptions.PanicException) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise FitError(
+        raise TableError(
             f"the table cannot be read: {first}",
             where=str(path),
             remedy="check that it is the format its name says, and that you may read it",
@@ -74,20 +115,20 @@ def read_file(path: Path) -> tuple[pl.DataFrame, list[str]]:
 
 def _refuse_kind(kind: str, path: Path) -> None:
     if kind in _SPREADSHEETS:
-        raise FitError(
+        raise TableError(
             f"{kind} is a spreadsheet, which is not read: its cells may be formulas",
             where=str(path),
             remedy="save the sheet as CSV (UTF-8) and give that",
         )
     if kind in _PICKLES:
-        raise FitError(
+        raise TableError(
             f"tables of kind {kind!r} are not read: such a file can run code when it is opened, or"
             " has no column names",
             where=str(path),
             remedy=f"write the table as one of {KINDS}",
         )
-    if kind not in (*_TEXT, ".parquet", ".pq", ".feather", ".arrow", ".ipc"):
-        raise FitError(
+    if kind not in (*_TEXT, *_BINARY):
+        raise TableError(
             f"tables of kind {kind or 'without suffix'!r} are not read",
             where=str(path),
             remedy=f"give {KINDS}; rename delimited text to end in .csv",
@@ -106,7 +147,7 @@ def _content(path: Path) -> bytes:
     for suffix, magic in _COMPRESSED.items():
         if head.startswith(magic):
             if suffix == ".zst":
-                raise FitError(
+                raise TableError(
                     "the file is compressed with zstd, which is not read",
                     where=str(path),
                     remedy="decompress it (zstd -d), or use gzip",
@@ -115,7 +156,7 @@ def _content(path: Path) -> bytes:
     with opener(path, "rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise FitError(
+        raise TableError(
             f"the table has more than {MOST_BYTES // 2**30} GiB of text",
             where=str(path),
             remedy="keep the rows and columns that matter, or write Parquet",
@@ -133,7 +174,7 @@ def _text(content: bytes, path: Path) -> tuple[str, list[str]]:
         (b"ARROW1", "Arrow", "rename it to end in .feather"),
     ):
         if content.startswith(magic):
-            raise FitError(
+            raise TableError(
                 f"by its contents the file is {what}, not text", where=str(path), remedy=remedy
             )
     notes = []
@@ -150,7 +191,7 @@ def _text(content: bytes, path: Path) -> tuple[str, list[str]]:
                 " (Windows-1252) text; numbers do not depend on this, names with accents may"
             )
     if "\0" in text[:100_000]:
-        raise FitError(
+        raise TableError(
             "the file holds zero bytes: it is binary, or UTF-16 text without its mark",
             where=str(path),
             remedy="save it as UTF-8 text, or as Parquet",
@@ -160,9 +201,6 @@ def _text(content: bytes, path: Path) -> tuple[str, list[str]]:
     return text, notes
 
 
-# -- delimited text ------------------------------------------------------------------------------------------------
-
-
 def _delimited(text: str, kind: str, path: Path, notes: list[str]) -> pl.DataFrame:
     import polars as pl
 
@@ -170,9 +208,14 @@ def _delimited(text: str, kind: str, path: Path, notes: list[str]) -> pl.DataFra
     separator = _separator(text, kind, notes)
     header = [name.strip() for name in next(csv.reader(io.StringIO(text), delimiter=separator))]
     _check_header(header, path)
+    # a run id of digits alone is text: 000123456789, 12e345678901
+    ours = {c.name: pl.String for c in COLUMNS.values() if c.type is str and c.name in header}
     try:
         frame = pl.read_csv(
-            io.BytesIO(text.encode()), separator=separator, infer_schema_length=None
+            io.BytesIO(text.encode()),
+            separator=separator,
+            infer_schema_length=None,
+            schema_overrides=ours,
         )
     except pl.exceptions.PolarsError as error:
         raise _ragged(text, separator, header, path) or error from error
@@ -224,17 +267,17 @@ def _separator(text: str, kind: str, notes: list[str]) -> str:
 
 
 def _check_header(header: list[str], path: Path) -> None:
-    """A name twice cannot be told apart; numbers are no names."""
+    """Each name once, and names, not numbers."""
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
-        raise FitError(
+        raise TableError(
             f"the header has {', '.join(map(repr, twice))} more than once",
             where=str(path),
             remedy="rename one of them",
         )
     named = [name for name in header if name]
     if named and sum(_number(name) for name in named) > len(named) / 2:
-        raise FitError(
+        raise TableError(
             f"the first line holds numbers ({', '.join(named[:4])}), not the names of columns",
             where=str(path),
             remedy="put a header above, e.g. params,tokens,loss,run",
@@ -249,7 +292,7 @@ def _number(text: str) -> bool:
     return True
 
 
-def _ragged(text: str, separator: str, header: list[str], path: Path) -> FitError | None:
+def _ragged(text: str, separator: str, header: list[str], path: Path) -> TableError | None:
     """The first row that has more fields than the header, as an error that shows it; None if none
     has."""
     reader = csv.reader(io.StringIO(text), delimiter=separator)
@@ -263,7 +306,7 @@ def _ragged(text: str, separator: str, header: list[str], path: Path) -> FitErro
                 remedy = "the first line looks like a title: delete it, or start it with #"
             else:
                 remedy = "quote cells that hold the separator, or delete what is too much"
-            return FitError(
+            return TableError(
                 f"line {reader.line_num} has {len(fields)} fields where the header has"
                 f" {len(header)}: {shown!r}",
                 where=str(path),
@@ -272,41 +315,27 @@ def _ragged(text: str, separator: str, header: list[str], path: Path) -> FitErro
     return None
 
 
-# -- JSON ----------------------------------------------------------------------------------------------------------
-
-
 def _json(text: str, path: Path) -> pl.DataFrame:
     """An array of objects (rows), an object of arrays (columns), or {"rows": [...]}."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise FitError(
+        raise TableError(
             f"this is not JSON: {error.msg}, line {error.lineno}",
             where=str(path),
             remedy="if there is one object a line, end the name in .jsonl",
         ) from error
     rows = content.get("rows", content) if isinstance(content, dict) else content
-    columns = (
-        isinstance(rows, dict) and rows and all(isinstance(value, list) for value in rows.values())
+    if isinstance(rows, dict) and rows and all(isinstance(v, list) for v in rows.values()):
+        return _of_columns(rows, str(path))
+    if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+        return _of_rows(rows)
+    raise TableError(
+        "this JSON is not a table",
+        where=str(path),
+        remedy="give an array of objects, one a row, or an object of equally long arrays, one a"
+        " column",
     )
-    if columns:
-        lengths = {name: len(value) for name, value in rows.items()}
-        if len(set(lengths.values())) > 1:
-            raise FitError(
-                f"the columns differ in length: {lengths}",
-                where=str(path),
-                remedy="give every row every column",
-            )
-    elif not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-        raise FitError(
-            "this JSON is no table",
-            where=str(path),
-            remedy=(
-                "give an array of objects, one a row, or an object of equally long arrays, one a"
-                " column"
-            ),
-        )
-    return _frame(rows)
 
 
 def _json_lines(text: str, path: Path) -> pl.DataFrame:
@@ -317,64 +346,41 @@ def _json_lines(text: str, path: Path) -> pl.DataFrame:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise FitError(
+            raise TableError(
                 f"line {number} is not JSON ({error.msg}): {line[:60]!r}",
                 where=str(path),
                 remedy="give one object a line",
             ) from error
         if not isinstance(row, dict):
-            raise FitError(
-                f"line {number} is no JSON object: {line[:60]!r}",
+            raise TableError(
+                f"line {number} is not a JSON object: {line[:60]!r}",
                 where=str(path),
                 remedy="give one object a line",
             )
         rows.append(row)
-    return _frame(rows)
+    return _of_rows(rows)
 
 
-def _frame(rows: Any) -> pl.DataFrame:
-    """Columns whose cells are of several kinds become text, so that the cell that is wrong can be
+def _of_rows(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """A column whose cells are of several kinds becomes text, so that the cell that is wrong can be
     shown."""
     import polars as pl
 
-    names = (
-        list(rows)
-        if isinstance(rows, dict)
-        else list(dict.fromkeys(name for row in rows for name in row))
-    )
-    made = []
-    for name in names:
-        cells = rows[name] if isinstance(rows, dict) else [row.get(name) for row in rows]
-        kinds = {type(cell) for cell in cells if cell is not None}
-        if not kinds:
-            made.append(pl.Series(name, cells, dtype=pl.Null))
-        elif kinds == {bool}:
-            made.append(pl.Series(name, cells, dtype=pl.Boolean))
-        elif kinds <= {int, float}:
-            made.append(
-                pl.Series(
-                    name,
-                    [None if cell is None else float(cell) for cell in cells],
-                    dtype=pl.Float64,
-                )
-                if float in kinds or any(abs(cell) >= 2**63 for cell in cells if cell is not None)
-                else pl.Series(name, cells, dtype=pl.Int64)
-            )
-        else:
-            made.append(
-                pl.Series(
-                    name,
-                    [
-                        (
-                            None
-                            if cell is None
-                            else cell
-                            if isinstance(cell, str)
-                            else json.dumps(cell)
-                        )
-                        for cell in cells
-                    ],
-                    dtype=pl.String,
-                )
-            )
-    return pl.DataFrame(made)
+    return pl.DataFrame(rows, strict=False, infer_schema_length=None)
+
+
+def _of_columns(columns: Mapping[str, Any], where: str) -> pl.DataFrame:
+    import polars as pl
+
+    lengths = {str(name): len(cells) for name, cells in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise TableError(
+            f"the columns differ in length: {lengths}",
+            where=where,
+            remedy="give every row every column",
+        )
+    cells = {
+        str(name): values if type(values).__module__ == "numpy" else list(values)
+        for name, values in columns.items()
+    }
+    return pl.DataFrame(cells, strict=False)

@@ -1,39 +1,36 @@
 """A table of runs, ready to be fitted: clean arrays, who belongs to which run, and what was taken
-and left out.
-
-Sources are a file (:mod:`forcelaw.table.read`), a directory of runs of :mod:`forcelaw.store.runs`,
-a DataFrame (polars or pandas) or a dict of columns. One row is one evaluation (a checkpoint) of one
-run.
-"""
+and left out. One row is one evaluation (a checkpoint) of one run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import FitError
-from . import columns as col
-from .filter import where as filter_rows
-from .read import KINDS, read_file
+from ..errors import TableError
+from .columns import ROLES
+from .read import read
+from .roles import recognise
+from .values import as_text, check_positive, numbers
 
 if TYPE_CHECKING:
     import polars as pl
 
 BAD_STATUS = ("diverged", "failed", "crashed", "nan", "oom", "killed", "error")
+WAITING_STATUS = ("unfinished", "running", "pending")
 
 
 @dataclass(frozen=True)
 class Runs:
     """Checkpoints of runs. All arrays have one entry per row.
 
-    values: role -> float64 [rows] for those of n, d, u, c, h, loss, step, weight that are there
+    values: role -> float64 [rows] for those of n, d, u, c, h, loss, step, weight that are there.
     run: int [rows], index into ``run_names``; group: int [rows], index into ``group_names``; seed:
-    text [rows] or None taken: role -> column of the source (or how it was derived); notes: what was
-    dropped or assumed, in plain words
+    text [rows] or None. taken: role -> column of the source (or how it was derived). notes: what
+    was dropped or assumed, in plain words. frame: the rows that were kept, as read, for other
+    columns. independent: there is no run column, so every row is a run of its own.
     """
 
     values: dict[str, np.ndarray]
@@ -45,85 +42,46 @@ class Runs:
     taken: dict[str, str]
     notes: list[str] = field(default_factory=list)
     source: str = ""
-    frame: Any = None  # the rows that were kept, as read, for other columns
-    independent: bool = False  # no run column: every row is a run of its own
+    frame: Any = None
+    independent: bool = False
 
     @classmethod
     def from_frame(
         cls, source: Any, columns: Mapping[str, str] | None = None, where: str | None = None
     ) -> Runs:
-        """Read and check a table. ``columns`` maps roles (see :data:`forcelaw.table.columns.ROLES`)
-        to column names, others are recognised; ``where`` is a filter
-        (:mod:`forcelaw.table.filter`). FitError for what cannot be used."""
-        frame, name, notes = read(source)
+        """Read and check a table: a file or directory, a DataFrame (polars or pandas) or a dict of
+        columns (:mod:`forcelaw.table.read`). ``columns`` maps roles (see
+        :data:`forcelaw.table.columns.ROLES`) to column names, others are recognised; ``where`` is a
+        filter (:mod:`forcelaw.table.filter`). TableError for what cannot be used."""
+        table = read(source)
+        frame = table.frame
         if frame.height == 0:
-            raise FitError(
+            raise TableError(
                 "the table has no rows, only a header",
-                where=name,
+                where=table.name,
                 remedy="give one row for each evaluation",
             )
-        taken, seen = col.recognise(frame.columns, dict(columns or {}))
-        notes += [
-            f"{taken[role]!r} was taken as {role}, although {', '.join(map(repr, others))} would"
-            f" have fitted too: --columns {role}=... chooses"
-            for role, others in seen.items()
-            if role != "step"
-        ]
-        _weak_names(frame, taken, dict(columns or {}), notes)
-        if (
-            "loss" in taken
-            and col.is_training_loss(taken["loss"])
-            and "loss" not in (columns or {})
-        ):
-            notes.append(
-                f"{taken['loss']!r} looks like a training loss: laws are about loss on data not"
-                " trained on"
-            )
+        found = recognise(frame, columns)
+        taken, notes = found.taken, [*table.notes, *found.notes]
         rows = np.arange(1, frame.height + 1)  # row numbers of the source, for messages
         if where:
-            mask = filter_rows(where, frame)
-            if not mask.any():
-                raise FitError(
-                    f"no row of {frame.height} passes the filter",
-                    where=f"--where {where!r}",
-                    remedy="widen it, or look at the values of its columns",
-                )
-            notes.append(f"the filter {where!r} kept {int(mask.sum())} of {frame.height} rows")
-            frame, rows = frame.filter(mask), rows[mask]
+            frame, rows = _filtered(frame, rows, where, notes)
         if "loss" not in taken:
-            raise FitError(
+            raise TableError(
                 "no column is recognised as the loss",
                 where=f"columns are {', '.join(frame.columns[:40])}",
                 remedy="name it: --columns loss=...",
             )
         frame, rows = _drop_failed(frame, taken, rows, notes)
-        values = {
-            role: col.numbers(frame[taken[role]], role, rows)
-            for role in col.NUMERIC
-            if role in taken
-        }
-        for role in col.REQUIRED_POSITIVE:
-            if role in values:
-                bad = ~np.isfinite(values[role]) | (values[role] <= 0)
-                if role in ("u", "c", "h") and role not in (columns or {}) and bad.any():
-                    notes.append(
-                        f"column {taken[role]!r} (recognised as {role}) is left out:"
-                        f" {int(bad.sum())} of {len(bad)} values are missing, infinite or not"
-                        " positive"
-                    )
-                    del values[role], taken[role]
-                    continue
-                col.check_values(values[role], role, taken[role], rows)
-        runs = _assemble(cls, frame, values, taken, notes, name)
+        values = _values(frame, taken, rows, notes, chosen=columns or {})
+        runs = _assemble(cls, frame, values, taken, notes, table.name)
         return _drop_copies(_derive_d(runs))
-
-    # -- shape -------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.values["loss"])
 
     def __getitem__(self, role: str) -> np.ndarray:
-        """The values of a role; FitError if the table has none."""
+        """The values of a role; TableError if the table has none."""
         if role not in self.values:
             there = (
                 f"; columns are {', '.join(self.frame.columns[:40])}"
@@ -131,8 +89,8 @@ class Runs:
                 else ""
             )
             left = [note for note in self.notes if f"(recognised as {role}) is left out" in note]
-            raise FitError(
-                f"the table has no {role} ({col.ROLES.get(role, role)})"
+            raise TableError(
+                f"the table has no {role} ({ROLES[role].meaning if role in ROLES else role})"
                 + "".join(f": {n}" for n in left),
                 where=self.source + there,
                 remedy=f"name the column: --columns {role}=...",
@@ -161,14 +119,12 @@ class Runs:
         elif by == "seed" and self.seed is not None:
             labels = self.seed
         else:
-            raise FitError(
+            raise TableError(
                 f"rows cannot be clustered by {by!r}",
                 where=self.source,
                 remedy="use run, config, seed or none",
             )
         return np.unique(labels, return_inverse=True)[1].ravel()
-
-    # -- parts -------------------------------------------------------------------------------------------------
 
     def take(self, mask: np.ndarray, note: str = "") -> Runs:
         """The rows where ``mask`` (bool or index [rows]) is true."""
@@ -213,7 +169,7 @@ class Runs:
         said = []
         if group is not None:
             if group not in self.group_names:
-                raise FitError(
+                raise TableError(
                     f"there is no architecture {group!r}",
                     where=self.source,
                     remedy=f"there are {', '.join(self.group_names)}",
@@ -239,7 +195,9 @@ class Runs:
                 mask &= (self[role] >= low) & (self[role] <= high)
                 said.append(f"{role} in [{low:g}, {high:g}]")
         if where:
-            mask &= filter_rows(where, self.frame)
+            from .filter import where as passes
+
+            mask &= passes(where, self.frame)
             said.append(where)
         note = f"selected {int(mask.sum())} of {len(self)} rows: {', '.join(said)}" if said else ""
         return self.take(mask, note)
@@ -247,9 +205,11 @@ class Runs:
     def with_loss(self, column: str) -> Runs:
         """The same runs with another column of the source as the loss (energy or force term)."""
         if self.frame is None or column not in self.frame.columns:
-            raise FitError(f"there is no column {column!r} to take as the loss", where=self.source)
-        values = col.numbers(self.frame[column], "loss")
-        col.check_values(values, "loss", column)
+            raise TableError(
+                f"there is no column {column!r} to take as the loss", where=self.source
+            )
+        values = numbers(self.frame[column], "loss")
+        check_positive(values, "loss", column)
         return replace(
             self, values={**self.values, "loss": values}, taken={**self.taken, "loss": column}
         )
@@ -277,97 +237,21 @@ class Runs:
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
-def read(source: Any) -> tuple[pl.DataFrame, str, list[str]]:
-    """A polars DataFrame, a name for messages and notes, from a path, a directory of runs, a
-    DataFrame or a dict."""
-    import polars as pl
+def _filtered(
+    frame: pl.DataFrame, rows: np.ndarray, where: str, notes: list[str]
+) -> tuple[pl.DataFrame, np.ndarray]:
+    """The rows that pass the filter, and their numbers."""
+    from .filter import where as passes
 
-    if isinstance(source, Runs):
-        return source.frame, source.source, []
-    if isinstance(source, pl.DataFrame):
-        return source, "the data frame", []
-    if isinstance(source, pl.LazyFrame):
-        return source.collect(), "the data frame", []
-    if isinstance(source, Mapping):
-        lengths = {name: len(value) for name, value in source.items()}
-        if len(set(lengths.values())) > 1:
-            raise FitError(f"columns differ in length: {lengths}", where="the table")
-        return (
-            pl.DataFrame(
-                {
-                    str(name): list(value) if not isinstance(value, np.ndarray) else value
-                    for name, value in source.items()
-                },
-                strict=False,
-            ),
-            "the table",
-            [],
+    mask = passes(where, frame)
+    if not mask.any():
+        raise TableError(
+            f"no row of {frame.height} passes the filter",
+            where=f"--where {where!r}",
+            remedy="widen it, or look at the values of its columns",
         )
-    if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas, without importing it
-        return (
-            pl.DataFrame(
-                {str(name): source[name].tolist() for name in source.columns}, strict=False
-            ),
-            "the data frame",
-            [],
-        )
-    path = Path(source)
-    if not path.exists():
-        raise FitError("there is no such table", where=str(path), remedy=f"give {KINDS}")
-    if path.is_dir():
-        from ..store import runs as store
-
-        for inside in ("runs.parquet", "runs.csv"):  # a study's folder, or a committed table
-            if not (path / "runs").is_dir() and (path / inside).is_file():
-                return _named(read_file(path / inside), str(path / inside))
-        folder = path / "runs" if (path / "runs").is_dir() else path
-        frame = store.table(folder)
-        if frame.height == 0:
-            raise FitError(
-                "the directory holds no runs",
-                where=str(path),
-                remedy="give the output directory of `forcelaw run`, or a table of runs",
-            )
-        return frame, str(path), []
-    return _named(read_file(path), str(path))
-
-
-def _named(found: tuple[pl.DataFrame, list[str]], name: str) -> tuple[pl.DataFrame, str, list[str]]:
-    return found[0], name, found[1]
-
-
-def _weak_names(
-    frame: pl.DataFrame, taken: dict[str, str], given: dict[str, str], notes: list[str]
-) -> None:
-    """Take a column called model as the architecture, or one called name as the run, where the
-    table bears it out.
-
-    A model may be an architecture ("painn", with several sizes) or a size ("7B"); only the first is
-    a group.
-    """
-    import polars as pl
-
-    for role, names in col.WEAK.items():
-        found = next(
-            (n for n in frame.columns if col.plain(n) in names and n not in taken.values()), None
-        )
-        if role in taken or role in given or found is None:
-            continue
-        text = frame[found].cast(pl.String, strict=False)
-        if role == "group" and "n" in taken:
-            sizes = frame.select(
-                key=text, n=pl.col(taken["n"]).cast(pl.String, strict=False)
-            ).group_by("key")
-            if (
-                frame[taken["n"]].n_unique() > 1
-                and sizes.agg(pl.col("n").n_unique())["n"].max() < 2
-            ):
-                notes.append(
-                    f"column {found!r} is not taken: each of its values has one size, so it names"
-                    f" sizes or runs; --columns run={found} or architecture={found} if it should be"
-                )
-                continue
-        taken[role] = found
+    notes.append(f"the filter {where!r} kept {int(mask.sum())} of {frame.height} rows")
+    return frame.filter(mask), rows[mask]
 
 
 def _drop_failed(
@@ -377,42 +261,65 @@ def _drop_failed(
     evaluation yet."""
     if "status" not in taken:
         return frame, rows
-    status = [str(value or "").strip().lower() for value in frame[taken["status"]].to_list()]
-    failed = np.array([value in BAD_STATUS for value in status])
-    loss_missing = frame[taken["loss"]].is_null().to_numpy()
-    waiting = (
-        ~failed
-        & loss_missing
-        & np.array([value in ("unfinished", "running", "pending") for value in status])
-    )
-    names = frame[taken["run"]].to_list() if "run" in taken else list(range(frame.height))
+    status = as_text(frame[taken["status"]]).fill_null("").str.strip_chars().str.to_lowercase()
+    failed = status.is_in(BAD_STATUS)
+    waiting = status.is_in(WAITING_STATUS) & frame[taken["loss"]].is_null()
     for mask, what in (
         (failed, "that failed or diverged"),
         (waiting, "that have no evaluation yet"),
     ):
         if mask.any():
-            runs = sorted({str(names[i]) for i in np.flatnonzero(mask)})
+            names = as_text(frame[taken["run"]]).filter(mask) if "run" in taken else mask.arg_true()
+            runs = sorted(map(str, names.unique()))
             notes.append(
                 f"left out {int(mask.sum())} rows of {len(runs)} runs {what}: {', '.join(runs[:8])}"
                 + (" ..." if len(runs) > 8 else "")
             )
     keep = ~(failed | waiting)
     if not keep.any():
-        raise FitError(
+        raise TableError(
             f"all {frame.height} rows are of runs that failed or diverged",
             where=f"column {taken['status']!r}",
             remedy="train again with a smaller learning rate",
         )
-    return frame.filter(keep), rows[keep]
+    return frame.filter(keep), rows[keep.to_numpy()]
+
+
+def _values(
+    frame: pl.DataFrame,
+    taken: dict[str, str],
+    rows: np.ndarray,
+    notes: list[str],
+    chosen: Mapping[str, str],
+) -> dict[str, np.ndarray]:
+    """Role -> numbers. A column of u, c or h that was only recognised and has holes is left out,
+    and out of ``taken``."""
+    values = {}
+    for role, column in ROLES.items():
+        if role not in taken or not column.numeric:
+            continue
+        cells = numbers(frame[taken[role]], role, rows)
+        bad = int((~(np.isfinite(cells) & (cells > 0))).sum()) if column.positive else 0
+        if bad and role in ("u", "c", "h") and role not in chosen:
+            notes.append(
+                f"column {taken[role]!r} (recognised as {role}) is left out: {bad} of"
+                f" {len(cells)} values are missing, infinite or not positive"
+            )
+            del taken[role]
+            continue
+        if bad:
+            check_positive(cells, role, taken[role], rows)
+        values[role] = cells
+    return values
 
 
 def _labels(frame: pl.DataFrame, name: str) -> tuple[np.ndarray, list[str]]:
+    """Index [rows] of each cell in the sorted distinct cells of a column, and those."""
     import polars as pl
 
-    text = frame[name].cast(pl.String, strict=False).fill_null("")
-    codes = text.rank("dense").to_numpy().astype(np.int64) - 1
-    names = text.unique().sort().to_list()
-    return codes, names
+    text = as_text(frame[name]).fill_null("")
+    names = text.unique().sort()
+    return text.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64), names.to_list()
 
 
 def _assemble(
@@ -424,26 +331,22 @@ def _assemble(
     source: str,
 ) -> Runs:
     rows = frame.height
+    group, group_names = np.zeros(rows, np.int64), [""]
     if "group" in taken:
         group, group_names = _labels(frame, taken["group"])
+    seed = None
+    if "seed" in taken:
+        seed = as_text(frame[taken["seed"]]).fill_null("None").to_numpy().astype(str)
+    if "run" in taken:
+        run, run_names = _labels(frame, taken["run"])
+        if len(run_names) == 1 and rows > 1:
+            notes.append(f"all rows are of one run ({run_names[0]})")
     else:
-        group, group_names = np.zeros(rows, np.int64), [""]
-    seed = (
-        np.array(frame[taken["seed"]].to_list(), dtype=object).astype(str)
-        if "seed" in taken
-        else None
-    )
-    independent = "run" not in taken
-    if independent:
         run, run_names = np.arange(rows), [str(i + 1) for i in range(rows)]
         notes.append(
             "no run column: every row counts as a run of its own; if rows are checkpoints of one"
             " training, intervals come out too narrow: give --columns run=..."
         )
-    else:
-        run, run_names = _labels(frame, taken["run"])
-        if len(run_names) == 1 and rows > 1:
-            notes.append(f"all rows are of one run ({run_names[0]})")
     return cls(
         values=values,
         run=run,
@@ -455,7 +358,7 @@ def _assemble(
         notes=notes,
         source=source,
         frame=frame,
-        independent=independent,
+        independent="run" not in taken,
     )
 
 

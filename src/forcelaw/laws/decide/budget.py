@@ -213,7 +213,7 @@ class _Plan:
     def _check_cost(self, part: Runs) -> None:
         if self.x in part:
             return
-        missing = ROLES[self.x].split(" (")[0]
+        missing = ROLES[self.x].meaning.split(" (")[0]
         other = ""
         if self.x == "h":
             other = ", or give the budget in FLOPs (--flops)"

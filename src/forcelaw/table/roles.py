@@ -1,0 +1,196 @@
+"""Which column of a table plays which role. Headers in the usual spellings are recognised; what was
+chosen, and what else could have been, is always said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import TableError
+from .columns import ROLES, is_training_loss, plain
+from .values import as_text, holds_words_only, text_numbers
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SAME_SIZE = 1.01  # sizes within 1% are one size
+DIRTY_RUNS = 0.1  # share of its values that may hold several sizes in a column that is still a run
+RUN_WORDS = ("run", "id", "name", "trial", "exp", "job")
+
+
+@dataclass
+class Recognised:
+    """taken: role -> column. notes: what was chosen or left, in plain words."""
+
+    taken: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+
+def recognise(frame: pl.DataFrame, columns: Mapping[str, str] | None = None) -> Recognised:
+    """The roles of the columns of ``frame``. ``columns`` (role -> column) goes before what is
+    recognised; a role given as "" or "none" is left out.
+
+    Raises TableError for an unknown role, a missing column, one column in two roles, two headers
+    that are spelled alike, and a column given as the run whose values hold many N.
+    """
+    given = _given(frame, columns or {})
+    taken = {role: name for role, name in given.items() if name in frame.columns}
+    out = Recognised(taken)
+    for role in ROLES:
+        if role in given:
+            continue
+        names = list(_candidates(frame, role, taken))
+        if role == "run":
+            refused = {name: _not_a_run(frame, name, taken) for name in names}
+            names = [name for name in names if not refused[name]]
+            out.notes += filter(None, refused.values())
+        if names:
+            taken[role] = names[0]
+        if len(names) > 1 and role != "step":
+            others = ", ".join(map(repr, names[1:]))
+            out.notes.append(
+                f"{names[0]!r} was taken as {role}, although {others} would have fitted too:"
+                f" --columns {role}=... chooses"
+            )
+    _weak_spellings(frame, given, out)
+    _refuse_twice(taken)
+    if "run" in given and "run" in taken and (why := _not_a_run(frame, taken["run"], taken)):
+        raise TableError(
+            why,
+            where="--columns",
+            remedy="name the column that tells trainings apart, or run=none where every row is a"
+            " training of its own",
+        )
+    if "loss" not in given and is_training_loss(taken.get("loss", "")):
+        out.notes.append(
+            f"{taken['loss']!r} looks like a training loss: laws are about loss on data not"
+            " trained on"
+        )
+    return out
+
+
+def _given(frame: pl.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
+    given = {role.strip().lower(): name for role, name in columns.items()}
+    if "architecture" in given:
+        given["group"] = given.pop("architecture")
+    for role, name in given.items():
+        if role not in ROLES:
+            raise TableError(
+                f"{role!r} is not a role of a column",
+                where="--columns",
+                remedy=f"the roles are {', '.join(ROLES)}",
+            )
+        if name not in frame.columns and plain(name) not in ("", "none"):
+            raise TableError(
+                f"there is no column {name!r} for {role}",
+                where=f"columns are {', '.join(frame.columns[:40])}",
+                remedy=f"name one of them: --columns {role}=...",
+            )
+    return given
+
+
+def _candidates(frame: pl.DataFrame, role: str, taken: dict[str, str]) -> Iterator[str]:
+    """Columns that are spelled as ``role``, the preferred first. Text without one number is not a
+    candidate for a number where another column is."""
+    column = ROLES[role]
+    found: list[str] = []
+    for spelling in column.spellings.split():
+        alike = [n for n in frame.columns if plain(n) == spelling and n not in taken.values()]
+        if len(alike) > 1 and not found:
+            raise TableError(
+                f"{' and '.join(map(repr, alike))} are spelled alike, and either could be {role}"
+                f" ({column.meaning})",
+                where="the header",
+                remedy=f"choose one: --columns {role}={alike[0]}, or rename the other",
+            )
+        found += alike
+    if column.numeric and len(found) > 1:
+        words = [name for name in found if holds_words_only(frame[name])]
+        found = [name for name in found if name not in words] or found[:1]
+    yield from found
+
+
+def _sizes(frame: pl.DataFrame, name: str, n: str) -> pl.DataFrame:
+    """One row for each value of column ``name``: the smallest and largest N among its rows."""
+    import polars as pl
+
+    size = frame[n].cast(pl.Float64) if frame[n].dtype.is_numeric() else None
+    size = text_numbers(as_text(frame[n]))[0] if size is None else size
+    table = pl.DataFrame({"value": as_text(frame[name]), "n": size.fill_nan(None)}).drop_nulls()
+    return table.group_by("value").agg(low=pl.col("n").min(), high=pl.col("n").max())
+
+
+def _not_a_run(frame: pl.DataFrame, name: str, taken: dict[str, str]) -> str:
+    """Why a column cannot be the run: a run has one N, and its values hold many; "" if it can."""
+    import polars as pl
+
+    if "n" not in taken:
+        return ""
+    sizes = _sizes(frame, name, taken["n"])
+    many = sizes.filter(pl.col("high") > SAME_SIZE * pl.col("low"))
+    if many.height <= DIRTY_RUNS * sizes.height:
+        return ""
+    first = many.sort("value").row(0, named=True)
+    better = _better_run(frame, taken)
+    return (
+        f"column {name!r} is not a run, which has one N: {many.height} of its {sizes.height} values"
+        f" hold several, {first['value']!r} from {first['low']:.4g} to {first['high']:.4g}"
+        + (f"; --columns run={better} fits" if better else "")
+    )
+
+
+def _better_run(frame: pl.DataFrame, taken: dict[str, str]) -> str:
+    """The column whose name or text looks most like that of a run, with one N for each value."""
+    import polars as pl
+
+    best, score = "", (False, 0)
+    for name in frame.columns:
+        named = any(word in plain(name) for word in RUN_WORDS)
+        label = frame[name].dtype in (pl.String, pl.Categorical, pl.Enum)
+        if name in taken.values() or not (label or (named and frame[name].dtype.is_integer())):
+            continue
+        sizes = _sizes(frame, name, taken["n"])
+        one = sizes.filter(pl.col("high") > SAME_SIZE * pl.col("low")).is_empty()
+        if one and sizes.height > 1 and (named, sizes.height) > score:
+            best, score = name, (named, sizes.height)
+    return best
+
+
+def _weak_spellings(frame: pl.DataFrame, given: dict[str, str], out: Recognised) -> None:
+    """Take a column called model as the architecture, or one called name as the run, where the
+    cells bear it out: a model may be an architecture ("painn", with several sizes) or a size
+    ("7B")."""
+    import polars as pl
+
+    taken = out.taken
+    for role, column in ROLES.items():
+        weak = column.weak_spellings.split()
+        found = next(
+            (n for n in frame.columns if plain(n) in weak and n not in taken.values()), None
+        )
+        if role in taken or role in given or found is None:
+            continue
+        if role == "run" and _not_a_run(frame, found, taken):
+            continue
+        if role == "group" and "n" in taken:
+            sizes = _sizes(frame, found, taken["n"])
+            several = sizes["low"].min() != sizes["high"].max()
+            if several and sizes.filter(pl.col("low") != pl.col("high")).is_empty():
+                out.notes.append(
+                    f"column {found!r} is not taken: each of its values has one size, so it names"
+                    f" sizes or runs; --columns run={found} or architecture={found} if it should be"
+                )
+                continue
+        taken[role] = found
+
+
+def _refuse_twice(taken: dict[str, str]) -> None:
+    for name in taken.values():
+        roles = [role for role, column in taken.items() if column == name]
+        if len(roles) > 1:
+            raise TableError(
+                f"column {name!r} is asked to be {' and '.join(roles)} at once",
+                where="--columns",
+                remedy="give each role its own column",
+            )

@@ -305,7 +305,7 @@ def test_no_torch_is_needed(tmp_path) -> None:
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        (["forecast", "nothing.csv"], "no such study or table"),
+        (["forecast", "nothing.csv"], "no such table"),
         (["forecast", "t.csv", "--fraction", "0"], "not a share"),
         (["forecast", "t.csv", "--check", "t.csv"], "not JSON"),
         (["forecast", "t.csv", "--check", "j.json"], "not a forecast"),

@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 from forcelaw.errors import StudyError
-from forcelaw.store.runs import RunDirectory, content_id, planned_flops, rows
+from forcelaw.store.runs import RunDirectory, content_id, planned_flops
 from forcelaw.study.config import Planner, load
 from forcelaw.study.config import differences as differences_of_studies
 from forcelaw.study.listing import known_runs
+from forcelaw.table.directory import rows
 from tests.packs import write_pack
 
 BASE = {

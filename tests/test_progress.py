@@ -1,4 +1,4 @@
-"""Rates and times that progress lines tell, against a clock that the test sets."""
+"""Rates and times in progress lines, against a clock that the test sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small files written whole and read with a clear error."""
+"""JSON files: written whole or not at all, read with a clear error."""
 
 from __future__ import annotations
 

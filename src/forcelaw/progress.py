@@ -1,5 +1,5 @@
-"""Progress of long work: a live line on a terminal, a plain line now and then elsewhere (logs,
-SLURM)."""
+"""Progress of long work: a line that is redrawn on a terminal, a plain line every ten seconds
+elsewhere (logs, SLURM)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 42 s, 3 min 05 s, 2 h 10 min."""
+    """Seconds in words: 42 s, 3 min 05 s, 2 h 10 min."""
     seconds = max(0.0, seconds)
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -18,8 +18,8 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
 
 
-def count(value: float) -> str:
-    """A large number for people: 950, 12.3k, 4.56M, 7.89G, 1.2e+13."""
+def count(value: float | None) -> str:
+    """A large number in short: 950, 12.3k, 4.56M, 7.89G, 1.2e+13; "-" for None."""
     if value is None:
         return "-"
     for limit, scale, suffix in ((1e3, 1, ""), (1e6, 1e3, "k"), (1e9, 1e6, "M"), (1e12, 1e9, "G")):
@@ -29,9 +29,10 @@ def count(value: float) -> str:
 
 
 class Progress:
-    """Report how far a loop has come: done/total, rate, time left, and a free note.
+    """Report how far a loop is: done/total, rate, time left, and a note.
 
-    ``already`` items were done by an earlier, interrupted call and do not count for the rate.
+    already: items that an earlier, interrupted call did; they do not count for the rate. interval:
+    seconds between lines.
     """
 
     def __init__(
@@ -53,15 +54,15 @@ class Progress:
         self._width = 0
 
     def say(self, what: str) -> None:
-        """What is being done before the first item."""
+        """Say what is done before the first item."""
         self._show(f"{self.what}: {what}")
 
     def begin(self, already: float = 0) -> None:
-        """The first item begins now: what went before does not count for the rate, nor do items
-        done by an earlier call."""
+        """Start the clock of the rate, which leaves out the time before and ``already`` items."""
         self.started, self.already = time.monotonic(), already
 
     def line(self, done: float, note: str = "") -> str:
+        """The text for ``done`` items."""
         elapsed = time.monotonic() - self.started
         rate = (done - self.already) / elapsed if elapsed > 0 else 0.0
         text = f"{self.what}: {count(done)}"
@@ -75,6 +76,7 @@ class Progress:
         return f"{text}, {note}" if note else text
 
     def update(self, done: float, note: str = "") -> None:
+        """Show that ``done`` items are done, unless a line was shown just now."""
         now = time.monotonic()
         if now - self._last < self.interval:
             return

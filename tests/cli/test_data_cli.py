@@ -40,9 +40,15 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("command", "words"), [
-    ("check", ["--gradient-key", "Exit code 0: trainable"]), ("prepare", ["--val-fraction", "rotation", "--skip-bad"]),
-    ("info", ["--json"]), ("generate", ["--count"])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("check", ["--gradient-key", "Exit code 0: trainable"]),
+        ("prepare", ["--val-fraction", "rotation", "--skip-bad"]),
+        ("info", ["--json"]),
+        ("generate", ["--count"]),
+    ],
+)
 def test_help_teaches(command, words, capsys):
     with pytest.raises(SystemExit) as stop:
         run(command, "--help")

@@ -52,8 +52,8 @@ class FitOptions(BaseModel):
         title="LAW",
         description=(
             "power, power_floor, surface, surface_cost, coupled, kaplan, frontier, frontier_hours,"
-            " data_constrained, data_constrained_by_size, broken, shifted, your own as module:Class,"
-            " or (fit) auto: forms compete, and numbers are averaged over them"
+            " data_constrained, data_constrained_by_size, broken, shifted, your own as"
+            " module:Class, or (fit) auto: forms compete, and numbers are averaged over them"
         ),
     )
     tie: str | None = Field(

@@ -40,7 +40,7 @@ def test_a_form_that_is_clearly_right_stands_alone():
 def test_an_additive_truth_is_not_missed():
     found = average(study(truth=STEEP, seed=1))
     assert "surface" in [form.name for form in found.standing]
-    assert sum(form.weight for form in found.forms) == pytest.approx(1.0)
+    assert sum(form.weight for form in found.forms if not form.within) == pytest.approx(1.0)
     assert found["alpha"].low < STEEP["alpha"] < found["alpha"].high
     assert found["beta"].low < STEEP["beta"] < found["beta"].high
     assert {form.name for form in found.forms} == set(SURFACES)
@@ -57,6 +57,18 @@ def test_averaged_intervals_hold_the_doubt_about_the_form():
                 assert found[name].low < form.result[name].value < found[name].high
     values = [form.result["alpha"].value for form in found.standing]
     assert min(values) <= found["alpha"].value <= max(values)
+
+
+def test_a_hypothesis_is_weighed_but_not_averaged():
+    """alpha = beta where it is wrong by .1: the interval of a holds the truth, not one half."""
+    truth = STEEP | {"alpha": 0.4}
+    found = average(study(truth=truth, seed=2, sd_run=0.02))
+    tied = next(form for form in found.forms if form.within)
+    assert tied.name == "surface, alpha=beta" and 0 <= tied.weight <= 1
+    assert tied.name not in [form.name for form in found.standing]
+    assert found["a"].low < 0.5 / 0.9 < found["a"].high
+    equal = average(study(truth=STEEP | {"alpha": 0.5}, seed=2, sd_run=0.02))
+    assert next(form for form in equal.forms if form.within).weight > tied.weight
 
 
 def test_mixture_is_that_of_draws():
@@ -108,6 +120,7 @@ def test_laws_in_one_variable_compete_too():
     assert {form.name for form in found.forms} == set(LINES)
     assert found["gamma"].low < 0.4 < found["gamma"].high
     by_name = {form.name: form for form in found.forms}
+    assert by_name["power"].within == "power_floor"
     assert by_name["power"].weight < STANDING  # a floor of that size cannot be missed
 
 

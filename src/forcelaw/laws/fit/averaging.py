@@ -53,12 +53,16 @@ LINES: dict[str, tuple[str, dict[str, Any], Floor | None]] = {
     "power": ("power", {}, None),
     "shifted": ("shifted", {}, None),
 }
+# Sharp hypotheses within a form. They are weighed against it but not averaged: that a hypothesis
+# cannot be excluded is no evidence for it, and it would take the doubt out of the interval.
+WITHIN = {"surface, alpha=beta": "surface", "power": "power_floor"}
 
 
 @dataclass
 class Form(Result):
     """One candidate: its fit, its weight, the two parts of its score (natural logarithms; only
-    differences between forms mean something), and why it has no weight."""
+    differences between forms mean something), and why it has no weight. within: the form of which
+    it is a special case that is not averaged; its weight is then against that form alone."""
 
     name: str
     result: FitResult
@@ -66,6 +70,7 @@ class Form(Result):
     left_out: float = float("nan")
     held_out: float = 0.0
     reason: str = ""
+    within: str = ""
 
 
 @dataclass
@@ -88,7 +93,7 @@ class Averaged(Result):
     @property
     def standing(self) -> list[Form]:
         """The forms that stand, with weights that add up to one."""
-        kept = [form for form in self.forms if form.weight >= STANDING]
+        kept = [f for f in self.forms if f.weight >= STANDING and not f.within]
         total = sum(form.weight for form in kept)
         return [
             Form(f.name, f.result, f.weight / total, f.left_out, f.held_out, f.reason) for f in kept
@@ -140,7 +145,12 @@ class Averaged(Result):
         """For a terminal: how sure the form is, the averaged numbers, and those of the best form."""
         lines = [f"{'form':24} {'weight':>7} {'left out':>9} {'held out':>9}"]
         for form in self.forms:
-            if form.reason:
+            if form.within and not form.reason:
+                lines.append(
+                    f"{form.name:24} {form.weight:7.2f} {form.left_out:9.2f} {form.held_out:9.2f}"
+                    f"   against {form.within}; not averaged"
+                )
+            elif form.reason:
                 lines.append(f"{form.name:24} {'-':>7}   {form.reason}")
             else:
                 lines.append(
@@ -195,8 +205,11 @@ def average(
     usable = [form for form in found if not form.reason]
     if not usable:
         return Averaged(found, {}, level, REFUSED, found[0].reason)
+    for form in usable:
+        if WITHIN.get(form.name) in [other.name for other in usable]:
+            form.within = WITHIN[form.name]
     _score(runs, usable, settings, seed)
-    found.sort(key=lambda form: -form.weight)
+    found.sort(key=lambda form: (bool(form.within), -form.weight))
     out = Averaged(found, {}, level)
     out.estimates = _estimates(out)
     return out
@@ -249,12 +262,20 @@ def _score(runs: Runs, forms: list[Form], settings: dict[str, Any], seed: int) -
     for form, left, one in zip(forms, score(np.full(groups, 1.0 / groups)), held):
         form.left_out, form.held_out = float(left), float(one)
     rng = np.random.default_rng(seed)
-    weights = np.zeros(len(forms))
-    for share in rng.dirichlet(np.ones(groups), DRAWS):
-        total = score(share) + held
-        weights += np.exp(total - total.max()) / np.exp(total - total.max()).sum() / DRAWS
-    for form, weight in zip(forms, weights):
-        form.weight = float(weight)
+    totals = np.stack([score(share) for share in rng.dirichlet(np.ones(groups), DRAWS)]) + held
+    free = [i for i, form in enumerate(forms) if not form.within]
+    for i, form in enumerate(forms):
+        if form.within:
+            parent = next(k for k in free if forms[k].name == form.within)
+            form.weight = float(_shares(totals[:, [i, parent]])[0])
+    for i, weight in zip(free, _shares(totals[:, free])):
+        forms[i].weight = float(weight)
+
+
+def _shares(totals: np.ndarray) -> np.ndarray:
+    """Softmax of scores [draws, F], averaged over the draws."""
+    raised = np.exp(totals - totals.max(axis=1, keepdims=True))
+    return (raised / raised.sum(axis=1, keepdims=True)).mean(axis=0)
 
 
 def _problem(runs: Runs, result: FitResult, settings: dict[str, Any]) -> Problem:

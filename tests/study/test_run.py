@@ -127,8 +127,8 @@ def test_a_mistake_on_the_command_line_prints_what_and_what_to_do(
 
 def test_analysis_never_imports_torch() -> None:
     code = (
-        "import sys, forcelaw.laws, forcelaw.report.html, forcelaw.store.runs;"
-        " forcelaw.store.runs.table('nothing'); print('torch' in sys.modules)"
+        "import sys, forcelaw.laws, forcelaw.report.html, forcelaw.table.directory;"
+        " forcelaw.table.directory.table('nothing'); print('torch' in sys.modules)"
     )
     assert (
         subprocess.run(

@@ -40,12 +40,12 @@ def write_pack(path: Path, structures: int = 40, seed: int = 0, periodic: bool =
     with PackWriter(path, periodic=periodic) as writer:
         writer.append(
             counts,
-            np.concatenate(rows["numbers"]),
-            np.concatenate(rows["positions"]),
-            forces,
-            np.array(rows["energies"]),
-            groups,
-            split,
+            numbers=np.concatenate(rows["numbers"]),
+            positions=np.concatenate(rows["positions"]),
+            forces=forces,
+            energies=np.array(rows["energies"]),
+            groups=groups,
+            split=split,
             **extra,
         )
         writer.finish(

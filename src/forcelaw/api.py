@@ -112,8 +112,7 @@ class Training(BaseModel):
     ) -> Run:
         """Train to the end, resuming where an earlier call stopped, and return the run."""
         require("torch", "safetensors")
-        from .data.pack import Pack
-        from .data.sample import sample_path
+        from .data.pack import Pack, sample_path
         from .models import architecture
         from .progress import Progress, count
         from .store.runs import RunDirectory

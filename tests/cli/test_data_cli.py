@@ -128,7 +128,7 @@ def test_mistakes(source, tmp_path, capsys):
         run("prepare", source, "--out", tmp_path / "p", "--elements", "H,Q")
     with pytest.raises(DataError, match="no grouping called 'smile'"):
         run("prepare", source, "--out", tmp_path / "p", "--group", "smile")
-    with pytest.raises(DataError, match="no reader 'xyz'"):
+    with pytest.raises(DataError, match="reader 'xyz'"):
         run("prepare", source, "--out", tmp_path / "p", "--reader", "xyz")
     with pytest.raises(DataError, match=r"is not a pack \(no manifest.json\)"):
         run("info", tmp_path)

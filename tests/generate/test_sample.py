@@ -5,8 +5,7 @@ import shlex
 import numpy as np
 import pytest
 
-from forcelaw.data.pack import Pack
-from forcelaw.data.sample import sample_path
+from forcelaw.data.pack import Pack, sample_path
 from forcelaw.files import file_sha256
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from forcelaw.data.pack import Pack
-from forcelaw.data.sample import sample_path
+from forcelaw.data.pack import Pack, sample_path
 from forcelaw.store.runs import planned_flops
 from forcelaw.study.config import Planner, label_of, load
 

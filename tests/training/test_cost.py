@@ -8,8 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from forcelaw.data.device_dataset import Shard
-from forcelaw.data.pack import Pack
-from forcelaw.data.sample import sample_path
+from forcelaw.data.pack import Pack, sample_path
 from forcelaw.models import build
 from forcelaw.models.sizing import size
 from forcelaw.training.config import TrainOptions, cost_factor

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from forcelaw.data.pack import Pack
-from forcelaw.data.sample import sample_path
+from forcelaw.data.pack import Pack, sample_path
 from forcelaw.errors import DataError, StudyError
 from forcelaw.models import ARCHITECTURES, build
 from forcelaw.models.sizing import size

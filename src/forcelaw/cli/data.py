@@ -258,7 +258,7 @@ def _elements(text: str | None) -> frozenset[int] | None:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from ..data.info import describe
+    from ..data.pack import describe
 
     print(describe(args.pack, as_json=args.json_out))
     return 0

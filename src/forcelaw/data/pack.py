@@ -1,15 +1,18 @@
-"""The pack: prepared data as memory-mapped arrays beside one manifest.
+"""The pack: prepared data as memory-mapped arrays and one manifest.
 
-    PACK/manifest.json   counts, elements, units, keys, source hashes, split, reference energies, statistics
-    PACK/numbers.npy     uint8   (atoms,)
-    PACK/positions.npy   float32 or int16 (atoms, 3)   Angstrom = stored * arrays.positions.scale
-    PACK/forces.npy      float32 or int16 (atoms, 3)   eV/Angstrom = stored * arrays.forces.scale
-    PACK/energies.npy    float64 (structures,)         total, eV
-    PACK/offsets.npy     int64   (structures + 1,)     atoms of structure k are offsets[k]:offsets[k+1]
-    PACK/groups.npy      uint64  (structures,)         hash of the group label (the molecule)
-    PACK/split.npy       uint8   (structures,)         0 train, 1 validation
-    PACK/charges.npy     int8, PACK/spins.npy int8     only when the source says; 127 / 0 mean "not given"
-    PACK/cells.npy       float64 (structures, 3, 3), PACK/pbc.npy uint8 (structures, 3)   only when periodic
+    manifest.json   counts, elements, units, keys, source hashes, split, reference energies,
+                    statistics
+    numbers.npy     uint8   (atoms,)
+    positions.npy   float32 or int16 (atoms, 3)   Angstrom = stored * arrays.positions.scale
+    forces.npy      float32 or int16 (atoms, 3)   eV/Angstrom = stored * arrays.forces.scale
+    energies.npy    float64 (structures,)         total, eV
+    offsets.npy     int64   (structures + 1,)     structure k has atoms offsets[k]:offsets[k+1]
+    groups.npy      uint64  (structures,)         hash of the group label (the molecule)
+    split.npy       uint8   (structures,)         0 train, 1 validation
+    charges.npy     int8    (structures,)         only when the source says; 127: not given
+    spins.npy       int8    (structures,)         likewise; 0: not given
+    cells.npy       float64 (structures, 3, 3)    only when periodic
+    pbc.npy         uint8   (structures, 3)       likewise
 
 Writing is streaming and atomic: arrays grow in PACK.partial-*, and one rename makes the pack.
 Memory does not grow with the number of structures.
@@ -23,16 +26,17 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..elements import SYMBOLS
 from ..errors import DataError
 from ..files import file_sha256, write_json
 
 FORMAT, VERSION = "forcelaw-pack", 1
-TRAIN, VALIDATION = 0, 1
 NO_CHARGE, NO_SPIN = 127, 0
 _HEADER = 128  # bytes; every array header is rewritten in place when the final length is known
 
@@ -94,12 +98,7 @@ class PackWriter:
             raise DataError(
                 f"{self.path} exists already", remedy="choose another --out, or pass --overwrite"
             )
-        self.overwrite, self.quantum, self.periodic, self.with_charges = (
-            overwrite,
-            quantum,
-            periodic,
-            charges,
-        )
+        self.overwrite, self.quantum, self.periodic = overwrite, quantum, periodic
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial = self.path.with_name(f"{self.path.name}.partial-{secrets.token_hex(4)}")
         self.partial.mkdir()
@@ -123,8 +122,18 @@ class PackWriter:
         self._streams["offsets"].append(np.zeros(1, np.int64))
         self.structures = self.atoms = 0
 
-    def _vector(self, name: str, values: np.ndarray) -> np.ndarray:
-        if not self.quantum:
+    def append(self, counts: np.ndarray, **arrays: np.ndarray) -> None:
+        """Append a block of structures. counts (s,): atoms of each. arrays: those of the pack but
+        for offsets, by name; those of atoms are concatenated, (sum(counts), ...)."""
+        rows = {**arrays, "offsets": self.atoms + np.cumsum(counts)}
+        for name, stream in self._streams.items():
+            stream.append(self._stored(name, rows[name]))
+        self.structures += len(counts)
+        self.atoms += int(np.sum(counts))
+
+    def _stored(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Values as they are stored: positions and forces as multiples of the quantum."""
+        if not self.quantum or name not in ("positions", "forces"):
             return values
         scaled = np.rint(np.asarray(values, np.float64) / self.quantum[name == "forces"])
         if np.abs(scaled).max(initial=0) > 32767:
@@ -134,41 +143,6 @@ class PackWriter:
             )
         return scaled
 
-    def append(
-        self,
-        counts: np.ndarray,
-        numbers: np.ndarray,
-        positions: np.ndarray,
-        forces: np.ndarray,
-        energies: np.ndarray,
-        groups: np.ndarray,
-        split: np.ndarray,
-        charges: np.ndarray | None = None,
-        spins: np.ndarray | None = None,
-        cells: np.ndarray | None = None,
-        pbc: np.ndarray | None = None,
-    ) -> None:
-        """Append a block of structures. counts (s,) atoms of each; per-atom arrays are
-        concatenated, (sum(counts), ...)."""
-        ends = self.atoms + np.cumsum(counts)
-        rows: dict[str, np.ndarray] = {
-            "numbers": numbers,
-            "positions": self._vector("positions", positions),
-            "forces": self._vector("forces", forces),
-            "energies": energies,
-            "offsets": ends,
-            "groups": groups,
-            "split": split,
-        }
-        if self.with_charges:
-            rows |= {"charges": charges, "spins": spins}
-        if self.periodic:
-            rows |= {"cells": cells, "pbc": pbc}
-        for name, values in rows.items():
-            self._streams[name].append(values)
-        self.structures += len(counts)
-        self.atoms += int(np.sum(counts))
-
     def drop(self, *names: str) -> None:
         """Leave out optional arrays that turned out to say nothing (a stream is known only at its
         end)."""
@@ -177,7 +151,6 @@ class PackWriter:
             stream.close()
             stream.path.unlink()
         self.periodic &= "pbc" in self._streams
-        self.with_charges &= "charges" in self._streams
 
     def finish(self, manifest: dict[str, Any]) -> Path:
         """Close the arrays, write the manifest, and rename the whole into place."""
@@ -316,3 +289,71 @@ class Pack:
 def group_hash(label: str) -> int:
     """Stable 64-bit hash of a group label."""
     return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")
+
+
+def sample_path() -> Path:
+    """The folder of the shipped pack: some 250,000 atoms with GFN2-xTB labels, made by the command
+    that its manifest quotes."""
+    return Path(__file__).parent / "sample"
+
+
+def describe(path: Path, *, as_json: bool = False) -> str:
+    """The manifest of a pack as text for people, or as JSON."""
+    pack = Pack(path)
+    m = pack.manifest
+    if as_json:
+        return json.dumps(m, indent=1)
+    size = sum(f.stat().st_size for f in pack.path.iterdir())
+    head = (
+        f"{pack.path.name}: {len(pack):,} structures, {pack.atoms:,} atoms, {size / 1e6:.1f} MB,"
+        f" hash {pack.hash}"
+    )
+    rows = _rows(m)
+    return "\n".join([head, *(f"  {name:<12} {text}" for name, text in rows)])
+
+
+def _rows(m: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, text) for :func:`describe`."""
+    counts = m.get("element_counts", {})
+    yield "elements", ", ".join(f"{SYMBOLS[int(z)]} {n:,}" for z, n in counts.items())
+    if m.get("split"):
+        yield "split", split_text(m["split"])
+    if fit := m.get("references"):
+        energies = ", ".join(f"{SYMBOLS[int(z)]} {e:.3f}" for z, e in fit["energies"].items())
+        yield "references", energies + " eV"
+        yield from (("warning", text) for text in fit.get("warnings", []))
+    if stats := m.get("statistics"):
+        spread = 1000 * stats["energy_per_atom_sd"]
+        yield "energies", f"sd {spread:.1f} meV/atom after references"
+        yield "forces", forces_text(stats)
+        mean, most = stats["atoms_mean"], stats["atoms_max"]
+        yield "molecules", f"{mean:.1f} atoms on average, at most {most}"
+    yield "rotated", "every structure by a fixed random rotation" if m.get("rotated") else "no"
+    if m.get("periodic"):
+        yield "periodic", "some or all structures"
+    for source in m.get("sources", []):
+        text = ", ".join(str(source[k]) for k in ("name", "reader") if k in source)
+        number = f", {source['structures']:,} structures" if "structures" in source else ""
+        yield "source", text + number
+    for reason, count in m.get("skipped", {}).items():
+        yield "skipped", f"{count:,}: {reason}"
+    if m.get("command"):
+        yield "made by", m["command"] + (f" ({m['created']})" if m.get("created") else "")
+
+
+def split_text(split: dict[str, Any]) -> str:
+    """A manifest's split in one line."""
+    groups = f" ({split['groups']:,} groups)" if split.get("groups") else ""
+    return (
+        f"{split.get('rule', '')}{groups}: train {split['train_structures']:,}"
+        f" ({split['train_atoms']:,} atoms), validation {split['val_structures']:,}"
+        f" ({split['val_atoms']:,} atoms)"
+    )
+
+
+def forces_text(statistics: dict[str, Any]) -> str:
+    """A manifest's forces in one line."""
+    return (
+        f"rms {statistics['force_rms']:.3f} eV/Angstrom per component, norm mean"
+        f" {statistics['force_norm_mean']:.3f}, max {statistics['force_norm_max']:.2f}"
+    )

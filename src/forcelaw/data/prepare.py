@@ -8,6 +8,7 @@ OUT removes. The same sources and options give the same arrays, byte for byte.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import platform
@@ -23,17 +24,17 @@ from typing import Any, TextIO
 import numpy as np
 
 from .. import __version__
-from ..elements import SYMBOLS, formula
+from ..elements import SYMBOLS
 from ..errors import DataError
 from ..progress import Progress
 from . import filters
-from .pack import NO_CHARGE, NO_SPIN, PackWriter, group_hash
+from .groups import GroupCounter, formula_hashes, group_hashes
+from .pack import NO_CHARGE, NO_SPIN, PackWriter, forces_text, split_text
 from .readers import Block, Source, SourceOptions, open_source
-from .reference import ReferenceAccumulator, composition
+from .reference import ForceAccumulator, ReferenceAccumulator
 from .rotation import rotations, turn
 from .splits import TRAIN, VALIDATION, split_of, splitmix64
 
-COUNTED_GROUPS = 1_000_000  # distinct groups are counted up to here, so that memory stays bounded
 _OWNER = "writer-"  # PACK.partial-*/writer-<host>-<pid>: whose it is, while it is being written
 
 
@@ -89,7 +90,8 @@ def prepare(
             f"no grouping called {options.group!r}", remedy="use auto, formula, frame or key:NAME"
         )
     if options.group.startswith("key:"):
-        sources = _with_group_key(sources or SourceOptions(), options.group.removeprefix("key:"))
+        key = options.group.removeprefix("key:")
+        sources = dataclasses.replace(sources or SourceOptions(), group_key=key)
     opened = [open_source(path, sources) for path in paths]
     if not opened:
         raise DataError("no sources given", remedy="name at least one file or folder")
@@ -108,45 +110,25 @@ def prepare(
         manifest = work.manifest(records)
         owner.unlink()
         writer.finish(manifest)
-    print("\n".join(summary(out.name, manifest, work.structures, work.atoms)), file=say)
+    print("\n".join(summary(out.name, manifest)), file=say)
     return out
 
 
-def summary(
-    name: str, manifest: dict[str, Any], structures: np.ndarray, atoms: np.ndarray
-) -> list[str]:
-    """What was written, in a few lines for the user. structures, atoms: int64 (2,), train and
-    validation."""
-    fit, stats = manifest["references"], manifest["statistics"]
-    lines = [
-        f"{name}: {structures.sum():,} structures, {atoms.sum():,} atoms of "
-        + " ".join(SYMBOLS[z] for z in manifest["elements"])
+def summary(name: str, manifest: dict[str, Any]) -> list[str]:
+    """What was written, in a few lines for the user."""
+    spread = 1000 * manifest["statistics"]["energy_per_atom_sd"]
+    split = manifest["split"]
+    structures = split["train_structures"] + split["val_structures"]
+    atoms = split["train_atoms"] + split["val_atoms"]
+    symbols = " ".join(SYMBOLS[z] for z in manifest["elements"])
+    return [
+        f"{name}: {structures:,} structures, {atoms:,} atoms of {symbols}",
+        f"  split        {split_text(split)}",
+        f"  references   leave {spread:.1f} meV/atom (sd) on the training molecules",
+        f"  forces       {forces_text(manifest['statistics'])}",
+        *(f"  skipped      {count:,}: {reason}" for reason, count in manifest["skipped"].items()),
+        *(f"  warning      {text}" for text in manifest["references"]["warnings"]),
     ]
-    groups = manifest["split"]["groups"]
-    lines.append(
-        f"  split        {manifest['split']['rule']}"
-        + (f" ({groups:,} groups)" if groups else "")
-        + f": train {structures[0]:,} ({atoms[0]:,} atoms), validation {structures[1]:,}"
-        f" ({atoms[1]:,} atoms)"
-    )
-    lines.append(
-        f"  references   leave {1000 * stats['energy_per_atom_sd']:.1f} meV/atom (sd) on the"
-        " training molecules"
-    )
-    lines.append(
-        f"  forces       rms {stats['force_rms']:.3f} eV/Angstrom per component, norm mean "
-        f"{stats['force_norm_mean']:.3f}, max {stats['force_norm_max']:.2f}"
-    )
-    lines += [
-        f"  skipped      {count:,}: {reason}" for reason, count in manifest["skipped"].items()
-    ]
-    lines += [f"  warning      {text}" for text in fit["warnings"]]
-    return lines
-
-
-def _with_group_key(sources: SourceOptions, key: str) -> SourceOptions:
-    values = {name: getattr(sources, name) for name in sources.__dataclass_fields__}
-    return SourceOptions(**{**values, "group_key": key})
 
 
 def _clear_partials(out: Path) -> None:
@@ -194,7 +176,7 @@ class PackBuild:
         self.element_counts = np.zeros(119, np.int64)
         self.structures = np.zeros(2, np.int64)  # train, validation
         self.atoms = np.zeros(2, np.int64)
-        self.force_squares = self.force_norms = self.force_max = 0.0
+        self.forces = ForceAccumulator()
         self.atoms_max = 0
         self.turned = False
 
@@ -239,32 +221,36 @@ class PackBuild:
         if self.tally.refused or not len(block):
             return  # nothing will be written; go on only to count how many there are
         indices = np.arange(first, first + len(block))
-        groups = self.group_hashes(block, indices)
+        if self.options.group == "frame":
+            groups = splitmix64(indices.astype(np.uint64))
+        elif self.options.group == "formula":
+            groups = formula_hashes(block.counts, block.numbers)
+        else:
+            groups = group_hashes(block)
         side = split_of(groups, fraction=self.options.val_fraction, seed=self.options.seed)
         positions, forces, cells = self.place(block, indices)
-        absent_charge, absent_spin = (
-            np.full(len(block), value, np.int8) for value in (NO_CHARGE, NO_SPIN)
+        absent = {
+            "charges": np.full(len(block), NO_CHARGE, np.int8),
+            "spins": np.full(len(block), NO_SPIN, np.int8),
+            "pbc": np.zeros((len(block), 3), bool),
+        }
+        state = {
+            n: v if getattr(block, n) is None else getattr(block, n) for n, v in absent.items()
+        }
+        self.tally.charges |= any(
+            bool((state[name] != absent[name]).any()) for name in ("charges", "spins")
         )
-        charges = absent_charge if block.charges is None else block.charges
-        spins = absent_spin if block.spins is None else block.spins
-        self.tally.charges |= bool((charges != NO_CHARGE).any() or (spins != NO_SPIN).any())
-        if block.pbc is None:
-            pbc = np.zeros((len(block), 3), bool)
-        else:
-            pbc = block.pbc
-            self.tally.periodic |= bool(pbc.any())
+        self.tally.periodic |= bool(state["pbc"].any())
         self.writer.append(
             block.counts,
-            block.numbers,
-            positions,
-            forces,
-            block.energies,
-            groups,
-            side,
-            charges,
-            spins,
-            cells,
-            pbc,
+            numbers=block.numbers,
+            positions=positions,
+            forces=forces,
+            energies=block.energies,
+            groups=groups,
+            split=side,
+            cells=cells,
+            **state,
         )
         self.accumulate(block, groups, side)
 
@@ -282,18 +268,6 @@ class PackBuild:
             table[name] = table.get(name, 0) + len(rows)
             if fatal:
                 self.tally.first_refused.setdefault(name, block.place(int(rows[0])))
-
-    def group_hashes(self, block: Block, indices: np.ndarray) -> np.ndarray:
-        """uint64 (s,) hash of the group of each structure."""
-        if self.options.group == "frame":
-            return splitmix64(indices.astype(np.uint64))
-        if self.options.group == "formula" or block.groups is None:
-            return formula_hashes(block.counts, block.numbers)
-        if isinstance(block.groups, np.ndarray):
-            return block.groups
-        labels = [block.groups] * len(block) if isinstance(block.groups, str) else block.groups
-        table = {label: group_hash(label) for label in set(labels)}
-        return np.array([table[label] for label in labels], np.uint64)
 
     def place(self, block: Block, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Positions, forces and cells as they are written: molecules centred, and turned by the
@@ -327,11 +301,7 @@ class PackBuild:
         if not len(train):
             return
         self.references.add(train.counts, train.numbers, train.energies)
-        squares = np.einsum("ij,ij->i", train.forces, train.forces)
-        self.force_squares += float(squares.sum())
-        norms = np.sqrt(squares)
-        self.force_norms += float(norms.sum())
-        self.force_max = max(self.force_max, float(norms.max()))
+        self.forces.add(train.forces)
         self.atoms_max = max(self.atoms_max, int(train.counts.max()))
 
     def refuse(self) -> None:
@@ -447,9 +417,9 @@ class PackBuild:
             },
             "statistics": {
                 "over": "training split",
-                "force_rms": (self.force_squares / (3 * train_atoms)) ** 0.5,
-                "force_norm_mean": self.force_norms / train_atoms,
-                "force_norm_max": self.force_max,
+                "force_rms": self.forces.rms,
+                "force_norm_mean": self.forces.norm_mean,
+                "force_norm_max": self.forces.norm_max,
                 "energy_per_atom_sd": self.references.sd_per_atom,
                 "atoms_mean": train_atoms / max(int(self.structures[TRAIN]), 1),
                 "atoms_max": self.atoms_max,
@@ -460,45 +430,6 @@ class PackBuild:
             "versions": _versions(),
             "created": datetime.date.today().isoformat(),
         }
-
-
-class GroupCounter:
-    """Count distinct group hashes in bounded memory; ``number`` is None beyond COUNTED_GROUPS."""
-
-    def __init__(self) -> None:
-        self._known = np.zeros(0, np.uint64)
-        self._waiting: list[np.ndarray] = []
-        self._rows = 0
-        self.overflow = False
-
-    def add(self, groups: np.ndarray) -> None:
-        if self.overflow:
-            return
-        self._waiting.append(np.unique(groups))
-        self._rows += len(self._waiting[-1])
-        if self._rows > 131_072:
-            self._merge()
-
-    def _merge(self) -> None:
-        self._known = np.unique(np.concatenate([self._known, *self._waiting]))
-        self._waiting, self._rows = [], 0
-        if len(self._known) > COUNTED_GROUPS:
-            self.overflow, self._known = True, self._known[:2]
-
-    @property
-    def number(self) -> int | None:
-        if not self.overflow:
-            self._merge()
-        return None if self.overflow else len(self._known)
-
-
-def formula_hashes(counts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Hash of the Hill formula of each structure: uint64 (s,)."""
-    table = composition(counts, numbers)
-    present = np.flatnonzero(table.any(axis=0))
-    rows, inverse = np.unique(table[:, present], axis=0, return_inverse=True)
-    hashes = np.array([group_hash(formula(np.repeat(present, row))) for row in rows], np.uint64)
-    return hashes[inverse.reshape(-1)]
 
 
 def _versions() -> dict[str, str]:

@@ -1,5 +1,5 @@
-"""Atomic reference energies by least squares, streamed: memory does not grow with the number of
-structures.
+"""Sums over a stream of structures: atomic reference energies by least squares, and sizes of
+forces. Memory does not grow with the number of structures.
 
 The model is E = sum over elements of n_z e_z (no intercept), every structure with weight one.
 Rather than normal equations, whose condition number is the square, the triangular factor R of
@@ -28,6 +28,33 @@ def composition(counts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     width = MAX_Z + 1
     owner = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
     return np.bincount(owner * width + numbers, minlength=len(counts) * width).reshape(-1, width)
+
+
+class ForceAccumulator:
+    """Root mean square of force components, mean and largest norm, of a stream; eV/Angstrom."""
+
+    def __init__(self) -> None:
+        self.atoms = 0
+        self._squares = self._norms = self.norm_max = 0.0
+
+    def add(self, forces: np.ndarray) -> np.ndarray:
+        """Add forces (a, 3); returns their squared norms (a,)."""
+        squares = np.einsum("ij,ij->i", forces, forces)
+        norms = np.sqrt(squares)
+        self.atoms += len(forces)
+        self._squares += float(squares.sum())
+        self._norms += float(norms.sum())
+        self.norm_max = max(self.norm_max, float(norms.max()))
+        return squares
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of a component."""
+        return (self._squares / (3 * max(self.atoms, 1))) ** 0.5
+
+    @property
+    def norm_mean(self) -> float:
+        return self._norms / max(self.atoms, 1)
 
 
 class ReferenceAccumulator:
@@ -78,7 +105,7 @@ class ReferenceAccumulator:
         ascending.
 
         Where the compositions do not determine them (one molecule only; elements that always come
-        together in the same ratio) the solution of minimum norm is taken, and ``warnings`` says so
+        together in the same ratio) the solution of minimum norm is used, and ``warnings`` says so
         and what it means.
         """
         if not self.structures:
@@ -92,7 +119,7 @@ class ReferenceAccumulator:
             names = ", ".join(SYMBOLS[z] for z in sorted(self._elements))
             self.warnings.append(
                 f"these compositions do not determine the reference energies of {names} (rank"
-                f" {rank} of {width}): the minimum-norm solution was taken; it centres these"
+                f" {rank} of {width}): the minimum-norm solution was used; it centres these"
                 " compositions and says nothing about others"
             )
         residual = self._per_atom[:, width] - self._per_atom[:, :width] @ solution

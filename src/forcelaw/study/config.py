@@ -358,7 +358,7 @@ def _check_labels(study: Study, where: str) -> None:
 def find_pack(study: Study, directory: str | Path) -> Pack:
     """The pack of a study; ``directory`` is that of the study file."""
     if study.data == "sample":
-        from ..data.sample import sample_path
+        from ..data.pack import sample_path
 
         return Pack(sample_path())
     path = Path(study.data).expanduser()

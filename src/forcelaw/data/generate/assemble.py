@@ -198,17 +198,9 @@ def _assemble(
             if not len(block):
                 continue
             split = split_of(block.groups, fraction=val_fraction, seed=SPLIT_SEED)
-            writer.append(
-                block.counts,
-                block.numbers,
-                block.positions,
-                block.forces,
-                block.energies,
-                block.groups,
-                split,
-                block.charges,
-                block.spins,
-            )
+            names = ("numbers", "positions", "forces", "energies", "groups", "charges", "spins")
+            arrays = {name: getattr(block, name) for name in names}
+            writer.append(block.counts, split=split, **arrays)
             work.accumulate(block, block.groups, split)
         _check_split(work, val_fraction)
         full = work.manifest(manifest["sources"])
@@ -229,7 +221,7 @@ def _assemble(
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
     made.rename(out)
-    print("\n".join(summary(out.name, full, work.structures, work.atoms)))
+    print("\n".join(summary(out.name, full)))
     return writer
 
 

@@ -251,7 +251,7 @@ def draw(seed: int, number: int) -> Molecule:
 
 
 def inspect(mol: Chem.Mol) -> str:
-    """Why a sanitised molecule is not taken, in a few words; empty when it is."""
+    """Why a sanitised molecule is left out, in a few words; empty when it is not."""
     atoms = list(mol.GetAtoms())
     total = len(atoms) + sum(a.GetTotalNumHs() for a in atoms)
     if any(a.GetAtomicNum() not in ELEMENTS for a in atoms):

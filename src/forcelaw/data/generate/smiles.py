@@ -47,8 +47,8 @@ def read_column(path: Path) -> list[str]:
 
 
 def parse(text: str) -> Molecule | str:
-    """The molecule of one SMILES (isotopes and atom maps dropped), or the reason why it is not
-    taken."""
+    """The molecule of one SMILES (isotopes and atom maps dropped), or the reason why it is
+    left out."""
     mol = Chem.MolFromSmiles(text)
     if mol is None:
         return "unreadable SMILES"
@@ -66,7 +66,7 @@ def listed(column: list[str], seed: int, skipped: Counter[str]) -> Iterator[Mole
     """Distinct molecules of the list in an order shuffled by ``seed`` (lists are often sorted by
     size).
 
-    What is not taken is counted by reason in ``skipped``.
+    What is left out is counted by reason in ``skipped``.
     """
     RDLogger.DisableLog("rdApp.*")
     seen: set[str] = set()

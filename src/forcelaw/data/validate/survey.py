@@ -17,10 +17,10 @@ from ...elements import SYMBOLS
 from ...errors import DataError
 from ...progress import Progress
 from .. import filters
+from ..groups import GroupCounter, group_hashes
 from ..pack import NO_CHARGE, NO_SPIN
-from ..prepare import GroupCounter, formula_hashes
 from ..readers import Block, Source, SourceOptions, open_source
-from ..reference import ReferenceAccumulator, composition
+from ..reference import ForceAccumulator, ReferenceAccumulator, composition
 from .force_energy import ConsistencyTest, Verdict
 from .units import bond_ratios, energy_doubt, free_atoms, length_doubt
 
@@ -39,7 +39,7 @@ class Survey:
         self.groups = GroupCounter()
         self.element_counts = np.zeros(119, np.int64)
         self.sizes = [10**9, 0]
-        self.squares = self.norms = self.max_force = 0.0
+        self.forces = ForceAccumulator()
         self.large_forces = 0
         self.net: list[np.ndarray] = []
         self.charges: Counter[int] = Counter()
@@ -68,16 +68,10 @@ class Survey:
 
     def _labels(self, block: Block) -> None:
         self.references.add(block.counts, block.numbers, block.energies)
-        squares = np.einsum("ij,ij->i", block.forces, block.forces)
-        self.squares += float(squares.sum())
-        self.norms += float(np.sqrt(squares).sum())
-        largest = np.sqrt(np.maximum.reduceat(squares, filters.starts(block.counts)))
-        self.max_force = max(self.max_force, float(largest.max()))
+        first = filters.starts(block.counts)
+        largest = np.sqrt(np.maximum.reduceat(self.forces.add(block.forces), first))
         self.large_forces += int((largest > LARGE_FORCE).sum())
-        net = (
-            np.add.reduceat(block.forces, filters.starts(block.counts), axis=0)
-            / block.counts[:, None]
-        )
+        net = np.add.reduceat(block.forces, first, axis=0) / block.counts[:, None]
         self.net.append(np.linalg.norm(net, axis=1).astype(np.float32))
         for name, counter, absent in (
             ("charges", self.charges, NO_CHARGE),
@@ -86,8 +80,7 @@ class Survey:
             values = getattr(block, name)
             values = np.full(len(block), absent, np.int8) if values is None else values
             counter.update(dict(zip(*(x.tolist() for x in np.unique(values, return_counts=True)))))
-        table = composition(block.counts, block.numbers)
-        free = free_atoms(table)
+        free = free_atoms(composition(block.counts, block.numbers))
         known = np.isfinite(free)
         self.unit_sums += block.energies[known].sum(), free[known].sum()
 
@@ -98,29 +91,14 @@ class Survey:
         ]
         if block.pbc is not None:
             self.periodic += int(block.pbc.any(axis=1).sum())
-        if isinstance(block.groups, np.ndarray):
-            self.groups.add(block.groups)
-        elif block.groups is None:
-            self.groups.add(formula_hashes(block.counts, block.numbers))
-        else:
-            labels = [block.groups] if isinstance(block.groups, str) else sorted(set(block.groups))
-            self.groups.add(np.array([_hash(label.encode()) for label in labels], np.uint64))
-        ends = np.cumsum(block.counts)
+        self.groups.add(group_hashes(block))
         rounded = np.rint(block.positions * 1e4).astype(np.int64)
-        first = filters.starts(block.counts)
-        self.hashes.append(
-            np.array(
-                [
-                    _hash(block.numbers[a:b].tobytes() + rounded[a:b].tobytes())
-                    for a, b in zip(first.tolist(), ends.tolist())
-                ],
-                np.uint64,
-            )
-        )
-        for a, b in zip(first.tolist(), ends.tolist()):
-            if len(self.bond_ratios) >= _MEASURED:
-                break
-            self.bond_ratios.append(bond_ratios(block.numbers[a:b], block.positions[a:b]))
+        ends = np.cumsum(block.counts).tolist()
+        rows = list(map(slice, filters.starts(block.counts).tolist(), ends))
+        hashes = [_hash(block.numbers[r].tobytes() + rounded[r].tobytes()) for r in rows]
+        self.hashes.append(np.array(hashes, np.uint64))
+        for r in rows[: max(0, _MEASURED - len(self.bond_ratios))]:
+            self.bond_ratios.append(bond_ratios(block.numbers[r], block.positions[r]))
 
 
 def _hash(data: bytes) -> int:
@@ -138,7 +116,7 @@ def check(
     try:
         result = survey(paths, sources, limit=limit)
     except DataError as error:
-        problem = {"what": error.what, "where": error.where, "remedy": error.remedy}
+        problem = _problem(error.what, error.remedy, error.where)
         result = {"trainable": False, "problems": [problem], "warnings": []}
     print(json.dumps(result, indent=1) if as_json else "\n".join(text(result)))
     return 0 if result["trainable"] else 1
@@ -185,12 +163,7 @@ def _result(opened: list[Source], seen: Survey, verdicts: list[Verdict]) -> dict
                 "keys_seen": s.keys_seen,
                 "keys": s.keys,
                 "group": s.group_note,
-                "units": {
-                    "energy": s.units.energy,
-                    "length": s.units.length,
-                    "forces": s.units.force,
-                    "origin": s.units.origin,
-                },
+                "units": s.units.record(),
                 "described": s.describe(),
             }
             for s in opened
@@ -205,7 +178,6 @@ def _result(opened: list[Source], seen: Survey, verdicts: list[Verdict]) -> dict
         },
     }
     if seen.usable:
-        usable_atoms = max(int(seen.references.element_counts.sum()), 1)
         energies = seen.references.solve()
         net, hashes = np.concatenate(seen.net).astype(np.float64), np.concatenate(seen.hashes)
         ratios = np.concatenate(seen.bond_ratios) if seen.bond_ratios else np.zeros(0)
@@ -220,9 +192,9 @@ def _result(opened: list[Source], seen: Survey, verdicts: list[Verdict]) -> dict
                 "warnings": seen.references.warnings,
             },
             "forces": {
-                "rms": (seen.squares / (3 * usable_atoms)) ** 0.5,
-                "norm_mean": seen.norms / usable_atoms,
-                "norm_max": seen.max_force,
+                "rms": seen.forces.rms,
+                "norm_mean": seen.forces.norm_mean,
+                "norm_max": seen.forces.norm_max,
                 "structures_above_20": seen.large_forces,
             },
             "net_force": {
@@ -259,38 +231,33 @@ def _result(opened: list[Source], seen: Survey, verdicts: list[Verdict]) -> dict
     return result
 
 
+def _problem(what: str, remedy: str = "", where: str = "") -> dict[str, str]:
+    return {"what": what, "where": where, "remedy": remedy}
+
+
 def _problems(
     result: dict[str, Any], opened: list[Source], verdicts: list[Verdict]
 ) -> list[dict[str, str]]:
     """What stands in the way of training: what, where, remedy."""
     problems = []
     if not result["usable"]:
-        problems.append(
-            {
-                "what": "no structure has energy and forces that can be used",
-                "where": "",
-                "remedy": "",
-            }
-        )
+        problems.append(_problem("no structure has energy and forces that can be used"))
     for name, number in result["refused"].items():
         index = filters.REASONS.index(name)
         if index in filters.UNLABELLED + filters.BAD:
             flag = "--skip-unlabelled" if index in filters.UNLABELLED else "--skip-bad"
             what = f"{name}: {number:,} of {result['structures']:,} structures"
-            remedy = f"mend them, or leave them out with: forcelaw data prepare {flag}"
-            problems.append(
-                {"what": what, "where": f"first: {result['first_refused'][name]}", "remedy": remedy}
-            )
-    problems += [
-        {"what": v.text, "where": str(s.path), "remedy": v.remedy}
-        for s, v in zip(opened, verdicts)
-        if v.fatal
-    ]
-    taken = {source.units.energy for source in opened}
+            remedy = f"correct them, or leave them out with: forcelaw data prepare {flag}"
+            first = f"first: {result['first_refused'][name]}"
+            problems.append(_problem(what, remedy, first))
+    for source, verdict in zip(opened, verdicts):
+        if verdict.fatal:
+            problems.append(_problem(verdict.text, verdict.remedy, str(source.path)))
+    used = {source.units.energy for source in opened}
     doubts = [length_doubt(result.get("bond_ratio"))]
-    if len(taken) == 1:
-        doubts.append(energy_doubt(result.get("energy_over_free_atoms"), taken.pop()))
-    problems += [{"what": doubt[0], "where": "", "remedy": doubt[1]} for doubt in doubts if doubt]
+    if len(used) == 1:
+        doubts.append(energy_doubt(result.get("energy_over_free_atoms"), used.pop()))
+    problems += [_problem(*doubt) for doubt in doubts if doubt]
     return problems
 
 
@@ -321,8 +288,8 @@ def _warnings(result: dict[str, Any]) -> list[str]:
         )
     if len(result["charges"]) > 1:
         out.append(
-            "structures of different charge are mixed: a model that is not told the charge cannot"
-            " tell them apart (prepare --only-neutral keeps the neutral ones)"
+            "structures of different charge are mixed: a model that does not see the charge cannot"
+            " distinguish them (prepare --only-neutral keeps the neutral ones)"
         )
     return out
 

@@ -67,20 +67,20 @@ def bond_ratios(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return ratio
 
 
-def energy_doubt(ratio: float | None, taken: str) -> tuple[str, str] | None:
-    """(what, remedy) if energies look like another unit than the one they are taken for; None if
+def energy_doubt(ratio: float | None, unit: str) -> tuple[str, str] | None:
+    """(what, remedy) if energies look like another unit than the one they are read in; None if
     all is well.
 
-    ratio: energies, converted from the unit ``taken`` to eV, over the energies of the free atoms.
+    ratio: energies, converted from ``unit`` to eV, over the energies of the free atoms.
     """
-    for name, unit in units.ENERGY.items():
+    for name, factor in units.ENERGY.items():
         if (
             ratio is not None
-            and name != taken
-            and abs(ratio * unit / units.energy_factor(taken) - 1) < 0.02
+            and name != unit
+            and abs(ratio * factor / units.energy_factor(unit) - 1) < 0.02
         ):
             what = (
-                f"energies look like {name}, not {taken}: they are {ratio:.4g} times those of the"
+                f"energies look like {name}, not {unit}: they are {ratio:.4g} times those of the"
                 " free atoms"
             )
             return (

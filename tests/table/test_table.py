@@ -188,7 +188,7 @@ def test_select_and_with_loss():
     assert len(runs.select(where="params > 1e5 and run_name != 'run 3'").run_names) == 1
 
 
-# -- filters -------------------------------------------------------------------------------------------------------
+# -- filters --------------------------------------------------------------------------------------
 
 FRAME = pl.DataFrame(
     {

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from ..errors import FitError
+from ..table.columns import ROLES
 from .results import (
     AllocationResult,
     ArchitectureResult,
@@ -27,7 +28,8 @@ from .results import (
     Test,
 )
 
-COLUMNS = ("run", "architecture", "seed", "step", "n", "d", "u", "c", "h", "loss")
+# what a law reads of a run that counts
+COLUMNS = [column.name for role, column in ROLES.items() if role not in ("status", "weight")]
 CURVE_POINTS = 32
 ENVELOPE_POINTS = 48
 HULL = (

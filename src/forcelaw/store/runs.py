@@ -2,7 +2,7 @@
 can read.
 
     RUNS/<id>/spec.json        resolved specification; <id> is the hash of its content
-    RUNS/<id>/claim/           mkdir is the atomic claim; holder.json inside, its mtime is the heartbeat
+    RUNS/<id>/claim/           mkdir is the atomic claim; holder.json's mtime is the heartbeat
     RUNS/<id>/metrics.jsonl    append-only, one object per evaluation
     RUNS/<id>/last.safetensors last.json     state to resume from
     RUNS/<id>/result.json      written by rename; exists when, and only when, the run ended (finished or diverged)

@@ -1,5 +1,6 @@
-"""One reader for every table of runs: run directories, committed evidence, and files of others (CSV from a spreadsheet, exports of trackers, compressed or in an odd encoding). What was
-assumed is said; what would be a guess is refused, with the way out."""
+"""One reader for every table of runs: run directories, committed evidence, and files of others (CSV
+from a spreadsheet, exports of trackers, compressed or in an odd encoding). What was assumed is
+said; what would be a guess is refused, with the way out."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import TableError
 from .columns import ROLES
+from .filter import where as passes
 from .read import read
 from .roles import recognise
 from .values import as_text, check_positive, numbers
@@ -180,23 +181,20 @@ class Runs:
             mask &= self["step"] >= burn_in_steps
             said.append(f"steps from {burn_in_steps:g}")
         clock = self.values.get("step", self.values.get("d"))
-        if burn_in_fraction and clock is not None:
+        if clock is not None and (burn_in_fraction or last):
             end = np.zeros(len(self.run_names))
             np.maximum.at(end, self.run, clock)
-            mask &= clock >= burn_in_fraction * end[self.run]
-            said.append(f"the first {burn_in_fraction:.0%} of each run dropped")
-        if last and clock is not None:
-            end = np.zeros(len(self.run_names))
-            np.maximum.at(end, self.run, clock)
-            mask &= clock == end[self.run]
-            said.append("last checkpoint of each run")
+            if burn_in_fraction:
+                mask &= clock >= burn_in_fraction * end[self.run]
+                said.append(f"the first {burn_in_fraction:.0%} of each run dropped")
+            if last:
+                mask &= clock == end[self.run]
+                said.append("last checkpoint of each run")
         for role, low, high in (("n", n_min, n_max), ("d", d_min, d_max)):
             if low > 0 or high < np.inf:
                 mask &= (self[role] >= low) & (self[role] <= high)
                 said.append(f"{role} in [{low:g}, {high:g}]")
         if where:
-            from .filter import where as passes
-
             mask &= passes(where, self.frame)
             said.append(where)
         note = f"selected {int(mask.sum())} of {len(self)} rows: {', '.join(said)}" if said else ""
@@ -241,8 +239,6 @@ def _filtered(
     frame: pl.DataFrame, rows: np.ndarray, where: str, notes: list[str]
 ) -> tuple[pl.DataFrame, np.ndarray]:
     """The rows that pass the filter, and their numbers."""
-    from .filter import where as passes
-
     mask = passes(where, frame)
     if not mask.any():
         raise TableError(

@@ -3,9 +3,10 @@ intervals.
 
     python benchmarks/forecast_coverage.py [copies]
 
-The design is that of one architecture of studies/symmetry_ladder.yaml: N from 5e3 to 1e6, three seeds at three of the sizes, D to
-1.6e7 atoms, evaluations past 400 steps of 16 molecules; the target is the run at N = 1e6, and what is fitted has a tenth of its
-compute or less. Each run is off by its own error (sd below), its evaluations by an autocorrelated 0.4%.
+The design is that of one architecture of studies/symmetry_ladder.yaml: N from 5e3 to 1e6, three
+seeds at three of the sizes, D to 1.6e7 atoms, evaluations past 400 steps of 16 molecules; the
+target is the run at N = 1e6, and what is fitted has a tenth of its compute or less. Each run is off
+by its own error (sd below), its evaluations by an autocorrelated 0.4%.
 """
 
 import sys
@@ -64,9 +65,9 @@ def copy(truth: dict[str, float], sd: float, seed: int):
 def main() -> None:
     copies = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     print(
-        f"{copies} copies"
-        f" each\n{'truth':<32}{'run sd':>7}{'what is fitted':>16}{'refused':>9}{'median error':>14}{'90%':>7}"
-        f"{'inside':>8}{'half-width':>12}"
+        f"{copies} copies each\n"
+        f"{'truth':<32}{'run sd':>7}{'what is fitted':>16}{'refused':>9}{'median error':>14}"
+        f"{'90%':>7}{'inside':>8}{'half-width':>12}"
     )
     for name, truth in TRUTHS.items():
         for sd in (0.005, 0.013):
@@ -85,8 +86,8 @@ def main() -> None:
                 what = "all below" if checkpoints else "whole runs"
                 inside = np.mean([row["inside"] for row in rows])
                 print(
-                    f"{name:<32}{sd:>7.1%}{what:>16}{refused:>9}{np.median(error):>14.1%}{np.quantile(error, 0.9):>7.1%}"
-                    f"{inside:>8.2f}{np.median(width):>12.1%}",
+                    f"{name:<32}{sd:>7.1%}{what:>16}{refused:>9}{np.median(error):>14.1%}"
+                    f"{np.quantile(error, 0.9):>7.1%}{inside:>8.2f}{np.median(width):>12.1%}",
                     flush=True,
                 )
 

@@ -5,7 +5,8 @@ autocorrelated error (sd 0.4%, lag-one correlation 0.8).
 
     python benchmarks/law_coverage.py --trials 1000 --out results/laws/coverage.txt
     python benchmarks/law_coverage.py --only intervals --trials 100
-    python benchmarks/law_coverage.py --only comparison --study language --runs 6 --null --trials 2000   # one cell, closer
+    python benchmarks/law_coverage.py --only comparison --study language --runs 6 --null \\
+        --trials 2000   # one cell, closer
 """
 
 from __future__ import annotations

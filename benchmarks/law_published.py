@@ -6,9 +6,11 @@ parameters side by side.
 FOLDER holds checkouts of public repositories, each under its own name; one that is not there is
 left out:
 
-- gemstone-scaling-laws (mcleish7): wandb_dfs/*.jsonl, checkpoints of 22 runs; published are parameters_delta-*/*.json
+- gemstone-scaling-laws (mcleish7): wandb_dfs/*.jsonl, checkpoints of 22 runs; published are
+  parameters_delta-*/*.json
 - chinchilla (kyo-takano): examples/llm/df.csv
-- scaling-law-analysis (Open-Athena): data/isoflops/transform/isoflops.csv, rows that are not marked as outliers
+- scaling-law-analysis (Open-Athena): data/isoflops/transform/isoflops.csv, rows that are not marked
+  as outliers
 
 SciPy is least_squares with the same loss, from 12 random starts, delta brought down in steps.
 """

@@ -1,6 +1,7 @@
 """Speed of the fits, against SciPy doing the same with an analytic gradient.
 
-    python benchmarks/law_speed.py --chinchilla ../shared/data/chinchilla_epoch245.csv --out results/laws/speed.txt
+    python benchmarks/law_speed.py --chinchilla ../shared/data/chinchilla_epoch245.csv \\
+        --out results/laws/speed.txt
 
 Wall time and processor time are both given: they differ where the machine is busy with other
 things.

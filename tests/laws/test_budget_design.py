@@ -137,7 +137,7 @@ def test_budget_faults():
     assert any("times the largest" in note for note in budget(runs, flops=1e25).best.notes)
 
 
-# -- design ----------------------------------------------------------------------------------------------------------
+# -- design --------------------------------------------------------------------------------------
 
 
 def test_the_simulated_interval_is_that_of_the_jackknife():

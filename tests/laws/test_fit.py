@@ -311,7 +311,7 @@ def test_robust_delta_follows_the_scatter_and_ignores_outliers():
     assert abs(robust["beta"].value - 0.40) < 0.03 < abs(squared["beta"].value - 0.40)
 
 
-# -- refusals and statuses -------------------------------------------------------------------------------------------
+# -- refusals and statuses -----------------------------------------------------------------------
 
 
 def tables():

@@ -131,7 +131,7 @@ def test_the_edge_of_the_grid_is_seen():
     assert frontier(runs, interval="none").optimum.edge
 
 
-# -- allocation ------------------------------------------------------------------------------------------------------
+# -- allocation ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("k", "p", "q"), [(6.0, 1.0, 1.0), (40.0, 0.8, 1.1)])
@@ -188,7 +188,7 @@ def test_allocation_needs_a_usable_surface():
         compute_optimal(fit(study(6), "power_floor", x="n"))
 
 
-# -- iso-FLOP --------------------------------------------------------------------------------------------------------
+# -- iso-FLOP ------------------------------------------------------------------------------------
 
 
 def test_isoflop_minima_of_exact_curves():

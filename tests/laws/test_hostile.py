@@ -145,7 +145,7 @@ def test_one_wild_point_or_run_does_not_decide():
     assert result.ok and result["beta"].value == pytest.approx(0.40, abs=0.02)
 
 
-# -- files as people have them --------------------------------------------------------------------------------------
+# -- files as people have them -------------------------------------------------------------------
 
 TEXT = pl.DataFrame(columns(study(5))).write_csv()
 READ = {  # name of the file: its bytes, and what is said about it

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy import stats
@@ -14,6 +14,7 @@ from ...errors import FitError
 from ...table.runs import Runs
 from ..fit import intervals
 from ..fit.result import Estimate, FitResult, Result, clean, records
+from ..forms.surface import Surface
 
 
 @dataclass
@@ -97,7 +98,7 @@ class Allocation(Result):
     def _at(self, c: Any, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values = self.surface.law.natural(theta, self.surface.centre)
         values = {name: value[:, None] for name, value in values.items()}
-        law = self.surface.law
+        law = cast(Surface, self.surface.law)
         log_c = np.log(np.atleast_1d(np.asarray(c, float)))[None]
         n, d = optimal(values, log_c, self.cost, law.norm(values))
         return n, d, law.loss(values, n, d)
@@ -179,8 +180,9 @@ def optimal(
     is linear in ln N and ln D."""
     alpha, beta = values["alpha"], values["beta"]
     rest = log_c - np.log(cost.k)
-    tilt = np.log(values["A"]) - np.log(values["B"])  # alpha ln N - beta ln D
-    tilt = tilt + (np.log(alpha / cost.p) - np.log(beta / cost.q)) / norm
+    tilt = np.log(alpha * values["A"] / cost.p) - np.log(beta * values["B"] / cost.q)
+    # alpha ln N - beta ln D; a norm of one changes nothing, to the last digit
+    tilt = tilt + (1.0 / norm - 1.0) * (np.log(alpha / cost.p) - np.log(beta / cost.q))
     total = beta * cost.p + alpha * cost.q
     ln_n = (beta * rest + cost.q * tilt) / total
     ln_d = (alpha * rest - cost.p * tilt) / total
@@ -192,7 +194,7 @@ def compute_optimal(
 ) -> Allocation:
     """Allocation on a fitted surface; ``cost`` is "6nd", a factor k, a :class:`Cost` or runs with
     measured FLOPs."""
-    if surface.law.name not in ("surface", "surface_cost", "coupled", "kaplan"):
+    if not surface.law.closed_optimum:
         raise FitError(
             f"a compute-optimal allocation needs a surface, not {surface.law.name}",
             where="compute_optimal",

@@ -70,7 +70,7 @@ class Design(Result):
     unit: str
     additions: list[Addition]
     candidates: list[Addition]
-    noise: dict[str, float]
+    noise: dict[str, float] = field(default_factory=dict)
     rank: str = "per-cost"
     notes: list[str] = field(default_factory=list)
     also = ("status",)
@@ -152,32 +152,19 @@ def design(
     base = study.half_width(study.values([]), 0)
     bar = Progress("design", add * len(candidates), unit="candidates") if progress else None
     chosen, tried, doubt = _choose(study, candidates, price, add, rank, bar)
-    notes = []
+    value, group = result.estimates[quantity], runs.group_names[0]
+    found = Design(quantity, group, value.value, base, value.half_width, UNITS[unit], chosen, tried)
+    found.noise, found.rank = study.noise, rank
     if len(chosen) < add:
-        notes.append(
+        found.notes.append(
             f"no {'single' if not chosen else 'further'} candidate shortens the interval by more"
             f" than the noise of the simulation (about {SURE * doubt:.0%}): more --copies see"
             " less, several runs together do more, or raise --max-cost"
         )
-    notes += [
-        f"with N = {one.n:.3g} the study goes beyond its sizes"
-        for one in chosen
-        if one.n > runs["n"].max() * 1.01
-    ]
-    value = result.estimates[quantity]
-    return Design(
-        quantity,
-        runs.group_names[0],
-        value.value,
-        base,
-        value.half_width,
-        UNITS[unit],
-        chosen,
-        tried,
-        study.noise,
-        rank,
-        notes,
-    )
+    for one in chosen:
+        if one.n > runs["n"].max() * 1.01:
+            found.notes.append(f"with N = {one.n:.3g} the study goes beyond its sizes")
+    return found
 
 
 def _choose(

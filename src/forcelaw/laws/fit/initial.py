@@ -8,14 +8,14 @@ from itertools import combinations
 
 import numpy as np
 
-from ..forms.base import Law
+from ..forms.base import Arrays, Law
 
 MOST_POINTS = 2000  # a start needs no more; larger tables are thinned evenly
 
 
 def starts(
     law: Law,
-    x: dict[str, np.ndarray],
+    x: Arrays,
     y: np.ndarray,
     weights: np.ndarray | None,
     count: int = 6,
@@ -48,7 +48,7 @@ def starts(
 def project(
     law: Law,
     psi: np.ndarray,
-    x: dict[str, np.ndarray],
+    x: Arrays,
     y: np.ndarray,
     weights: np.ndarray | None,
     held: dict[int, float],
@@ -73,7 +73,12 @@ def project(
 
 
 def _project(
-    law: Law, psi: np.ndarray, x, y, root, held: dict[int, float]
+    law: Law,
+    psi: np.ndarray,
+    x: Arrays,
+    y: np.ndarray,
+    root: np.ndarray | None,
+    held: dict[int, float],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-coefficients and floor [S, K] by non-negative least squares, and the misfit [S], at
     shapes psi [S, Q]."""

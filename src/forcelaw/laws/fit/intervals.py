@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit
 
+from ..forms.base import Arrays
 from .problem import Problem
 from .result import Estimate, FitResult, spread
 from .small_sample import Reference, Student
@@ -204,7 +205,7 @@ def estimate(
 
 
 def estimates(
-    result: FitResult, function: Callable[[np.ndarray], dict[str, np.ndarray]], level: float
+    result: FitResult, function: Callable[[np.ndarray], Arrays], level: float
 ) -> dict[str, Estimate]:
     """Estimates of what ``function`` gives (name -> [B]) for theta [B, P]; they have intervals
     where the fit has refits."""
@@ -248,9 +249,7 @@ def slope_estimates(
     ]
 
 
-def references(
-    result: FitResult, function: Callable[[np.ndarray], dict[str, np.ndarray]]
-) -> dict[str, Student]:
+def references(result: FitResult, function: Callable[[np.ndarray], Arrays]) -> dict[str, Student]:
     """Distribution of error / standard error of each quantity that ``function`` gives (name -> [B])
     for theta [B, P]."""
     theta = result.sample()[0]
@@ -262,9 +261,7 @@ def references(
     }
 
 
-def slopes(
-    function: Callable[[np.ndarray], dict[str, np.ndarray]], theta: np.ndarray
-) -> dict[str, np.ndarray]:
+def slopes(function: Callable[[np.ndarray], Arrays], theta: np.ndarray) -> Arrays:
     """Gradients [P] at theta of the quantities of ``function``, by central differences."""
     count = len(theta)
     step = 1e-5 * np.maximum(np.abs(theta), 0.01)

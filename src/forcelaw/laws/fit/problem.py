@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import FitError
 from ...table.runs import Runs
-from ..forms.base import Law
+from ..forms.base import Arrays, Law
 from .objective import Objective
 from .solver import Local, Solution, evaluate, solve
 
@@ -25,7 +25,7 @@ class Problem:
     deleted or resampled."""
 
     law: Law
-    x: dict[str, np.ndarray]
+    x: Arrays
     centre: dict[str, float]
     y: np.ndarray
     weights: np.ndarray | None

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from ...errors import FitError
-from ..forms.base import Law
+from ..forms.base import Arrays, Law
 
 if TYPE_CHECKING:
     from .small_sample import SmallSample
@@ -148,7 +148,7 @@ class FitResult(Result):
             return self.derived[name]
         raise KeyError(f"{name}: there are {', '.join(self.estimates)}")
 
-    def quantities(self, theta: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def quantities(self, theta: np.ndarray) -> tuple[Arrays, Arrays]:
         """Named parameters and derived quantities [B] of theta [B, P]."""
         values = self.law.natural(theta, self.centre)
         return values, self.law.derived(values, self.context)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..forms.base import Law
+from ..forms.base import Arrays, Law
 from .objective import Objective
 
 # residuals worked on at once: the arrays of a chunk fit in a second-level cache of 1 MiB or so
@@ -50,7 +50,7 @@ class Local:
 
 def solve(
     law: Law,
-    x: dict[str, np.ndarray],
+    x: Arrays,
     y: np.ndarray,
     weights: np.ndarray | None,
     objective: Objective,
@@ -82,15 +82,14 @@ def solve(
         part = slice(start, min(start + rows, batch))
         w = weights[part] if weights is not None and weights.ndim == 2 else weights
         part_y = y[part] if y.ndim == 2 else y
-        _solve_chunk(
-            law, x, part_y, w, objective, bounds, free, tolerance, iterations, damping, out, part
-        )
+        chunk = _Chunk(law, x, part_y, w, objective, bounds, free, tolerance, damping, out, part)
+        chunk.run(iterations)
     return out
 
 
 def evaluate(
     law: Law,
-    x: dict[str, np.ndarray],
+    x: Arrays,
     y: np.ndarray,
     weights: np.ndarray | None,
     objective: Objective,
@@ -124,66 +123,87 @@ def evaluate(
     return Local(value, slope, h_safe, h_newton, cosine)
 
 
-def _solve_chunk(
-    law, x, y, weights, objective, bounds, free, tolerance, iterations, damping, out: Solution, part
-) -> None:
-    index = np.arange(part.start, part.stop)
-    low, high = bounds[0][free], bounds[1][free]
-    theta = np.array(out.theta[part])
-    w = weights
-    now = evaluate(law, x, y, w, objective, theta, free)
-    mu = np.full(len(theta), damping)
-    quiet = np.zeros(len(theta), int)
-    for iteration in range(iterations + 1):
-        step, predicted = _step(now, mu, theta[:, free], low, high)
-        small = (
-            predicted <= tolerance * now.value + 1e-28 * y.shape[-1]
-        )  # the second for data without noise
-        done = (small & (mu < 0.05)) | (mu > 1e12) | (quiet >= 4) | ~np.isfinite(now.value)
-        if iteration == iterations:
-            ended = np.ones(len(theta), bool)
-        else:
-            ended = done
-        if ended.any():
-            cosine = np.where(_pressed(now, theta[:, free], low, high), 0.0, now.cosine).max(
-                axis=1, initial=0.0
-            )
-            out.theta[index[ended]] = theta[ended]
-            out.value[index[ended]] = now.value[ended]
-            out.gradient[index[ended]] = cosine[ended]
-            out.converged[index[ended]] = (
-                done[ended]
-                & np.isfinite(now.value[ended])
-                & (small[ended] | (cosine[ended] < 1e-6))
-            )
-            out.iterations[index[ended]] = iteration
-            if ended.all():
-                return
-            keep = ~ended
-            index, theta, mu, quiet, step, predicted = (
-                a[keep] for a in (index, theta, mu, quiet, step, predicted)
-            )
-            now = _take(now, keep)
-            if w is not None and w.ndim == 2:
-                w = w[keep]
-            if y.ndim == 2:
-                y = y[keep]
-        trial = theta.copy()
-        trial[:, free] = np.clip(theta[:, free] + step, low, high)
-        new = evaluate(law, x, y, w, objective, trial, free)
+class _Chunk:
+    """The rows of a chunk that have not ended yet: index in the batch, theta, damping mu, and
+    how often the objective did not change (quiet)."""
+
+    def __init__(
+        self,
+        law: Law,
+        x: Arrays,
+        y: np.ndarray,
+        weights: np.ndarray | None,
+        objective: Objective,
+        bounds: tuple[np.ndarray, np.ndarray],
+        free: np.ndarray,
+        tolerance: float,
+        damping: float,
+        out: Solution,
+        part: slice,
+    ):
+        self.law, self.x, self.y, self.weights, self.objective = law, x, y, weights, objective
+        self.free, self.low, self.high = free, bounds[0][free], bounds[1][free]
+        self.tolerance, self.out = tolerance, out
+        self.index = np.arange(part.start, part.stop)
+        self.theta = np.array(out.theta[part])
+        self.mu = np.full(len(self.theta), damping)
+        self.quiet = np.zeros(len(self.theta), int)
+        self.now = self._evaluate(self.theta)
+
+    def _evaluate(self, theta: np.ndarray) -> Local:
+        return evaluate(self.law, self.x, self.y, self.weights, self.objective, theta, self.free)
+
+    def run(self, iterations: int) -> None:
+        """Iterate until every row has ended."""
+        for iteration in range(iterations + 1):
+            now, inner = self.now, self.theta[:, self.free]
+            step, predicted = _step(now, self.mu, inner, self.low, self.high)
+            # the second for data without noise
+            small = predicted <= self.tolerance * now.value + 1e-28 * self.y.shape[-1]
+            stopped = (self.mu > 1e12) | (self.quiet >= 4) | ~np.isfinite(now.value)
+            done = (small & (self.mu < 0.05)) | stopped
+            ended = np.ones(len(done), bool) if iteration == iterations else done
+            if ended.any():
+                self._record(ended, done, small, iteration)
+                if ended.all():
+                    return
+                self._keep(~ended)
+                step, predicted = step[~ended], predicted[~ended]
+            self._advance(step, predicted)
+
+    def _record(
+        self, ended: np.ndarray, done: np.ndarray, small: np.ndarray, iteration: int
+    ) -> None:
+        out, rows, value = self.out, self.index[ended], self.now.value[ended]
+        pressed = _pressed(self.now, self.theta[:, self.free], self.low, self.high)
+        cosine = np.where(pressed, 0.0, self.now.cosine).max(axis=1, initial=0.0)[ended]
+        out.theta[rows], out.value[rows], out.gradient[rows] = self.theta[ended], value, cosine
+        at_optimum = small[ended] | (cosine < 1e-6)
+        out.converged[rows] = done[ended] & np.isfinite(value) & at_optimum
+        out.iterations[rows] = iteration
+
+    def _keep(self, keep: np.ndarray) -> None:
+        self.index, self.theta = self.index[keep], self.theta[keep]
+        self.mu, self.quiet, self.now = self.mu[keep], self.quiet[keep], _take(self.now, keep)
+        if self.weights is not None and self.weights.ndim == 2:
+            self.weights = self.weights[keep]
+        if self.y.ndim == 2:
+            self.y = self.y[keep]
+
+    def _advance(self, step: np.ndarray, predicted: np.ndarray) -> None:
+        """Take the step in the rows where it lowers the objective, and adapt the damping."""
+        now, trial = self.now, self.theta.copy()
+        trial[:, self.free] = np.clip(self.theta[:, self.free] + step, self.low, self.high)
+        new = self._evaluate(trial)
         with np.errstate(invalid="ignore", divide="ignore"):
             gain = (now.value - new.value) / np.maximum(predicted, 1e-300)
         better = new.value < now.value
         level = np.abs(now.value - new.value) <= 1e-15 * np.abs(now.value)
-        quiet = np.where(level, quiet + 1, 0)
-        theta = np.where(better[:, None], trial, theta)
-        now = _merge(now, new, better)
-        mu = np.where(
-            better,
-            np.where(gain > 0.7, mu * 0.1, np.where(gain < 0.25, mu * 2.0, mu * 0.5)),
-            mu * 6.0,
-        )
-        mu = np.maximum(mu, 1e-9)
+        self.quiet = np.where(level, self.quiet + 1, 0)
+        self.theta = np.where(better[:, None], trial, self.theta)
+        self.now = _merge(now, new, better)
+        factor = np.where(gain > 0.7, 0.1, np.where(gain < 0.25, 2.0, 0.5))
+        self.mu = np.maximum(self.mu * np.where(better, factor, 6.0), 1e-9)
 
 
 def _step(
@@ -193,9 +213,8 @@ def _step(
     there."""
     diagonal = np.einsum("bii->bi", now.safe)
     h = now.newton + mu[:, None, None] * now.safe
-    ridge = (mu[:, None] + 1e-12) * np.where(
-        diagonal > 0, diagonal, 1.0
-    )  # a column of zeros must not be singular
+    # a column of zeros must not be singular
+    ridge = (mu[:, None] + 1e-12) * np.where(diagonal > 0, diagonal, 1.0)
     np.einsum("bii->bi", h)[...] += ridge
     stuck = _pressed(now, theta, low, high)
     slope = np.where(stuck, 0.0, now.slope)

@@ -14,6 +14,8 @@ line in ``forms/__init__``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +25,13 @@ from ...errors import FitError
 Floor = str | float  # "free", "zero", or the value
 # a term exp(-30) below the losses is nothing: coefficients are kept above this, relative to ln L
 BELOW = 30.0
+Arrays = dict[str, np.ndarray]
 Terms = tuple[list[np.ndarray], list[tuple[int, int, np.ndarray]]]
+
+
+def mesh(*axes: Any) -> np.ndarray:
+    """All combinations of the values of the axes: [S, number of axes]."""
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
 
 
 class Law:
@@ -36,24 +44,22 @@ class Law:
     """
 
     name: ClassVar[str]
-    formula: ClassVar[str]
-    roles: ClassVar[tuple[str, ...]]  # columns of the table the law is a function of
-    coefficients: ClassVar[tuple[str, ...]]
-    shapes: ClassVar[tuple[str, ...]]  # names of psi, natural form
-    logs: ClassVar[tuple[str, ...]] = ()  # shapes whose internal form is the logarithm
+    formula: str
+    roles: tuple[str, ...]  # columns of the table the law is a function of
+    coefficients: tuple[str, ...]
+    shapes: tuple[str, ...]  # names of psi, natural form
+    logs: tuple[str, ...] = ()  # shapes whose internal form is the logarithm
     floor_name: ClassVar[str] = "E"
     default_floor: ClassVar[Floor] = "free"
-    tied: ClassVar[dict[str, str]] = {}  # shape that is given by another one -> that one
-    soft: ClassVar[tuple[str, ...]] = ()  # shapes that may end at a bound without spoiling the rest
+    tied: Mapping[str, str] = MappingProxyType({})  # shape that is given by another one -> it
+    # whether the best N and D for a cost k N^p D^q have a closed form (see decide.allocation)
+    closed_optimum: ClassVar[bool] = False
+    soft: tuple[str, ...] = ()  # shapes that may end at a bound without spoiling the rest
     one_optimum: ClassVar[bool] = False  # soft shapes, yet starts that agree may be trusted
-    change: ClassVar[str] = (
-        # shape that is zero in the plainer law, whose companions then mean nothing (see
-        # ``plainer``)
-        ""
-    )
-    projects_exactly: ClassVar[bool] = (
-        True  # False where ``terms`` is an approximation that serves the starts alone
-    )
+    # shape that is zero in the plainer law, whose companions then mean nothing (see ``plainer``)
+    change: ClassVar[str] = ""
+    # False where ``terms`` is an approximation that only serves the starts
+    projects_exactly: ClassVar[bool] = True
     levels: ClassVar[int] = 3  # least number of distinct values of each role
 
     def __init__(self, floor: Floor | None = None, **options: Any):
@@ -105,18 +111,16 @@ class Law:
 
     # -- to be given by each law ------------------------------------------------------------------
 
-    def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
+    def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
         """g_k [B, n] for each coefficient, and (k, q, dg_k/dpsi_q [B, n] or [n]) for those that are
         not zero. psi [B, Q]; x holds the centred logs of the roles, [n]."""
         raise NotImplementedError
 
-    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+    def grid(self, x: Arrays) -> np.ndarray:
         """Shape parameters [S, Q] at which the variable-projection start looks."""
         raise NotImplementedError
 
-    def derived(
-        self, values: dict[str, np.ndarray], context: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
+    def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
         """Quantities that follow from the parameters (arrays over a batch), e.g. a, b, gamma."""
         return {}
 
@@ -129,7 +133,7 @@ class Law:
         """Least number of distinct values of a role that the law can be fitted to."""
         return self.levels
 
-    def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self, x: Arrays) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds [Q] of psi: wide, there to stop a run-away, and reported when
         hit."""
         return np.full(len(self.shapes), -20.0), np.full(len(self.shapes), 20.0)
@@ -139,7 +143,7 @@ class Law:
         parameters of this one; None where there is nothing of the kind."""
         return None
 
-    def unseen(self, theta: np.ndarray, x: dict[str, np.ndarray]) -> str:
+    def unseen(self, theta: np.ndarray, x: Arrays) -> str:
         """Why ``theta`` puts what ``change`` stands for where the data cannot see it; empty if it
         does not."""
         return ""
@@ -151,8 +155,8 @@ class Law:
     # -- what the solver uses ---------------------------------------------------------------------
 
     def prepare(
-        self, values: dict[str, np.ndarray], centre: dict[str, float] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        self, values: Arrays, centre: dict[str, float] | None = None
+    ) -> tuple[Arrays, dict[str, float]]:
         """Centred logs of the roles, and the centre."""
         logs = {role: np.log(np.asarray(values[role], float)) for role in self.roles}
         centre = (
@@ -165,7 +169,7 @@ class Law:
     def residuals(
         self,
         theta: np.ndarray,
-        x: dict[str, np.ndarray],
+        x: Arrays,
         y: np.ndarray | float,
         jacobian: bool = True,
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -193,15 +197,13 @@ class Law:
                 jac[:, c + q] += jac[:, i] * dg
         return r, jac
 
-    def jacobian(
-        self, theta: np.ndarray, x: dict[str, np.ndarray], y: np.ndarray | float = 0.0
-    ) -> np.ndarray:
+    def jacobian(self, theta: np.ndarray, x: Arrays, y: np.ndarray | float = 0.0) -> np.ndarray:
         """d ln Lhat / dtheta [P, n] at one theta [P]."""
         jac = self.residuals(theta[None], x, np.atleast_1d(np.asarray(y, float)))[1]
         assert jac is not None
         return jac[0]
 
-    def natural(self, theta: np.ndarray, centre: dict[str, float]) -> dict[str, np.ndarray]:
+    def natural(self, theta: np.ndarray, centre: dict[str, float]) -> Arrays:
         """Named parameter values [B] of theta [B, P]; a given floor is included."""
         theta = np.atleast_2d(theta)
         psi = theta[:, self.n_columns :]
@@ -249,7 +251,7 @@ class Law:
                 head.append(values[self.floor_name])
         return np.array([*head, *psi], float)
 
-    def all_bounds(self, x: dict[str, np.ndarray], y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def all_bounds(self, x: Arrays, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds [P] of theta, relative to the losses."""
         low, high = self.bounds(x)
         lowest, highest = float(y.min()) - BELOW, float(y.max()) + BELOW

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Floor, Law, Terms
+from .base import Arrays, Floor, Law, Terms, mesh
 from .power import PowerFloor
 
 
@@ -27,9 +27,9 @@ class Broken(Law):
     def __init__(self, floor: Floor | None = None, x: str = "c", **options: Any):
         super().__init__(floor, **options)
         self.x = x
-        self.roles = (x,)  # type: ignore[misc]
+        self.roles = (x,)
 
-    def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
+    def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
         u = x[self.x]
         c0, c1, ln_d, f = psi[:, :1], psi[:, 1:2], psi[:, 2:3], np.exp(psi[:, 3:4])
         z = (u - ln_d) / f
@@ -42,7 +42,7 @@ class Broken(Law):
             (0, 3, -c1 * f * (soft - z * gate)),
         ]
 
-    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+    def grid(self, x: Arrays) -> np.ndarray:
         u = x[self.x]
         breaks = np.linspace(u.min(), u.max(), 12)[1:-1]
         axes = (
@@ -51,9 +51,9 @@ class Broken(Law):
             breaks,
             np.log([0.1, 0.4, 1.2]),
         )
-        return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 4)
+        return mesh(*axes)
 
-    def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self, x: Arrays) -> tuple[np.ndarray, np.ndarray]:
         u = x[self.x]
         return (
             np.array([-20.0, -20.0, u.min() - 0.5, np.log(0.02)]),
@@ -63,7 +63,7 @@ class Broken(Law):
     def plainer(self) -> tuple[Law, dict[str, str]]:
         return PowerFloor(self.floor, x=self.x), {"A": "A", "E": "E", "c0": "gamma"}
 
-    def unseen(self, theta: np.ndarray, x: dict[str, np.ndarray]) -> str:
+    def unseen(self, theta: np.ndarray, x: Arrays) -> str:
         u, at = np.unique(x[self.x]), theta[self.names.index("d1")]
         below, above = int((u <= at).sum()), int((u >= at).sum())
         if below >= 2 and above >= 2:
@@ -80,7 +80,5 @@ class Broken(Law):
     def shape_shift(self, name: str, centre: dict[str, float]) -> float:
         return centre[self.x] if name == "d1" else 0.0
 
-    def derived(
-        self, values: dict[str, np.ndarray], context: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
+    def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
         return {"gamma": values["c0"] + values["c1"]}

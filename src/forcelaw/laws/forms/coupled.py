@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .base import Floor
+from .base import Arrays, Floor
 from .surface import Surface
 
 # p below: nearly a product of the two powers; above: nearly the larger of them. Neither can be seen
@@ -27,16 +27,16 @@ class Coupled(Surface):
 
     name = "coupled"
     formula = "L = E + ((A N^-alpha)^p + (B D^-beta)^p)^(1/p)"
-    shapes = ("alpha", "beta", "p")
-    logs = ("p",)
-    soft = ("p",)
+    shapes: tuple[str, ...] = ("alpha", "beta", "p")
+    logs: tuple[str, ...] = ("p",)
+    soft: tuple[str, ...] = ("p",)
     projects_exactly = False
     one_optimum = True
 
-    def norm(self, values: dict[str, np.ndarray]) -> np.ndarray | float:
+    def norm(self, values: Arrays) -> np.ndarray | float:
         return values["p"]
 
-    def loss(self, values: dict[str, np.ndarray], n: np.ndarray, d: np.ndarray) -> np.ndarray:
+    def loss(self, values: Arrays, n: np.ndarray, d: np.ndarray) -> np.ndarray:
         p = self.norm(values)
         first = np.log(values["A"]) - values["alpha"] * np.log(n)
         second = np.log(values["B"]) - values["beta"] * np.log(d)
@@ -50,7 +50,9 @@ class Coupled(Surface):
         """(q, d ln p / d psi_q) for the shapes that p depends on."""
         return [(psi.shape[1] - 1, np.ones_like(p))]
 
-    def residuals(self, theta, x, y, jacobian=True):
+    def residuals(
+        self, theta: np.ndarray, x: Any, y: Any, jacobian: bool = True
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         k, c = self.n_coefficients, self.n_columns
         psi = theta[:, c:]
         p = self.power(psi)
@@ -84,12 +86,12 @@ class Coupled(Surface):
                 jac[:, c + q] += share * entropy * slope
         return r, jac
 
-    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+    def grid(self, x: Arrays) -> np.ndarray:
         exponents = np.geomspace(0.03, 3.0, 96 if self.tied else 14)
         axes = [exponents] * (1 if self.tied else 2) + [np.log([0.3, 0.5, 0.8, 1.2, 2.0, 5.0])]
         return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
 
-    def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self, x: Arrays) -> tuple[np.ndarray, np.ndarray]:
         low, high = super().bounds(x)
         low[-1], high[-1] = np.log(LEAST_P), np.log(MOST_P)
         return low, high
@@ -105,13 +107,13 @@ class Kaplan(Coupled):
 
     name = "kaplan"
     formula = "L = ((N_c/N)^(alpha/beta) + D_c/D)^beta + E, A = N_c^alpha, B = D_c^beta"
-    shapes = ("alpha", "beta")
-    logs = ()
-    soft = ()
+    shapes: tuple[str, ...] = ("alpha", "beta")
+    logs: tuple[str, ...] = ()
+    soft: tuple[str, ...] = ()
     default_floor: ClassVar[Floor] = "zero"
     can_tie = False
 
-    def norm(self, values: dict[str, np.ndarray]) -> np.ndarray | float:
+    def norm(self, values: Arrays) -> np.ndarray | float:
         return 1.0 / values["beta"]
 
     def power(self, psi: np.ndarray) -> np.ndarray:
@@ -120,15 +122,13 @@ class Kaplan(Coupled):
     def power_slopes(self, psi: np.ndarray, p: np.ndarray) -> list[tuple[int, np.ndarray]]:
         return [(1, -p)]
 
-    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+    def grid(self, x: Arrays) -> np.ndarray:
         return Surface.grid(self, x)
 
-    def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self, x: Arrays) -> tuple[np.ndarray, np.ndarray]:
         return np.array([-20.0, 1.0 / MOST_P]), np.array([20.0, 1.0 / LEAST_P])
 
-    def derived(
-        self, values: dict[str, np.ndarray], context: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
+    def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
         alpha, beta = values["alpha"], values["beta"]
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             return super().derived(values, context) | {

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .base import Terms
+from .base import Arrays, Terms, mesh
 from .surface import Surface
 
 
@@ -23,6 +25,7 @@ class DataConstrained(Surface):
     formula = "L = E + A N'^-alpha + B D'^-beta, D' = U (1 + R_D (1 - exp(-R/R_D))), R = D/U - 1"
     roles = ("n", "d", "u")
     can_tie = False
+    closed_optimum = False
     shapes = ("alpha", "beta", "R_D", "R_N")
     logs = ("R_D", "R_N")
     soft = ("R_D", "R_N")
@@ -31,11 +34,13 @@ class DataConstrained(Surface):
     def least_levels(self, role: str) -> int:
         return 1 if role == "u" else self.levels
 
-    def prepare(self, values, centre=None):
+    def prepare(
+        self, values: Arrays, centre: dict[str, float] | None = None
+    ) -> tuple[Arrays, dict[str, float]]:
         x, centre = centred(values, centre)
         return x | {f"{role}0": np.full_like(x["n"], centre[role]) for role in ("n", "d")}, centre
 
-    def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
+    def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
         """The terms without the saturation of N (it depends on the coefficients): for the
         starts."""
         d, slope = saturated(x["u"], x["d"], psi[:, 2:3])[:2]
@@ -46,7 +51,9 @@ class DataConstrained(Surface):
             (1, 2, -beta * slope),
         ]
 
-    def residuals(self, theta, x, y, jacobian=True):
+    def residuals(
+        self, theta: np.ndarray, x: Any, y: Any, jacobian: bool = True
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         k, c = self.n_coefficients, self.n_columns
         a, b = theta[:, :1], theta[:, 1:2]
         alpha, beta, rho_d, rho_n = (theta[:, c + i, None] for i in range(4))
@@ -81,14 +88,12 @@ class DataConstrained(Surface):
             jac[:, c + 3] = -share[0] * alpha * n_rho
         return r, jac
 
-    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+    def grid(self, x: Arrays) -> np.ndarray:
         axis = np.geomspace(0.03, 2.0, 14)
         repeats = np.log([1.0, 5.0, 20.0, 100.0, 1e4])
-        return np.stack(
-            np.meshgrid(axis, axis, repeats, np.log([0.3, 2.0, 20.0, 1e4]), indexing="ij"), -1
-        ).reshape(-1, 4)
+        return mesh(axis, axis, repeats, np.log([0.3, 2.0, 20.0, 1e4]))
 
-    def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self, x: Arrays) -> tuple[np.ndarray, np.ndarray]:
         """R_D and R_N so wide that their ends are the limits: nothing beyond the first pass counts,
         or nothing is lost."""
         return np.array([1e-3, 1e-3, *np.log([1e-8, 1e-8])]), np.array(
@@ -96,9 +101,7 @@ class DataConstrained(Surface):
         )
 
 
-def centred(
-    values: dict[str, np.ndarray], centre: dict[str, float] | None
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def centred(values: Arrays, centre: dict[str, float] | None) -> tuple[Arrays, dict[str, float]]:
     """Centred ln N and ln D; ln U is centred as ln D is, so that their difference stays."""
     n, d, u = (np.log(np.asarray(values[role], float)) for role in ("n", "d", "u"))
     u = np.minimum(u, d)  # more distinct data than data cannot be seen

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import Terms
+from .base import Arrays, Terms, mesh
 from .data_constrained import centred, saturated
 from .surface import Surface
 
@@ -34,6 +34,7 @@ class DataConstrainedBySize(Surface):
     )
     roles = ("n", "d", "u")
     can_tie = False
+    closed_optimum = False
     shapes = ("alpha", "beta", "R_D", "rho")
     logs = ("R_D",)
     soft = ("R_D", "rho")
@@ -41,10 +42,12 @@ class DataConstrainedBySize(Surface):
     def least_levels(self, role: str) -> int:
         return 1 if role == "u" else self.levels
 
-    def prepare(self, values, centre=None):
+    def prepare(
+        self, values: Arrays, centre: dict[str, float] | None = None
+    ) -> tuple[Arrays, dict[str, float]]:
         return centred(values, centre)
 
-    def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
+    def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
         n, beta, rho = x["n"], psi[:, 1:2], psi[:, 3:4]
         d, slope, _ = saturated(x["u"], x["d"], psi[:, 2:3] - rho * n)
         return [-psi[:, :1] * n, -beta * d], [
@@ -54,14 +57,12 @@ class DataConstrainedBySize(Surface):
             (1, 3, beta * slope * n),
         ]
 
-    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+    def grid(self, x: Arrays) -> np.ndarray:
         axis = np.geomspace(0.03, 2.0, 12)
         repeats = np.log([1.0, 5.0, 20.0, 100.0, 1e4])
-        return np.stack(
-            np.meshgrid(axis, axis, repeats, [0.0, 0.3, 0.8], indexing="ij"), -1
-        ).reshape(-1, 4)
+        return mesh(axis, axis, repeats, [0.0, 0.3, 0.8])
 
-    def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self, x: Arrays) -> tuple[np.ndarray, np.ndarray]:
         """R_D so wide that its ends are the limits: nothing beyond the first pass counts, or
         nothing is lost."""
         return np.array([1e-3, 1e-3, np.log(1e-8), -5.0]), np.array([20.0, 20.0, np.log(1e15), 5.0])
@@ -71,9 +72,7 @@ class DataConstrainedBySize(Surface):
         n = np.log(runs["n"])
         return {"smallest": float(n.min() - n.mean()), "largest": float(n.max() - n.mean())}
 
-    def derived(
-        self, values: dict[str, np.ndarray], context: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
+    def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
         with np.errstate(over="ignore"):
             ends = {
                 f"R_D_{end}": values["R_D"] * np.exp(-values["rho"] * context[end])

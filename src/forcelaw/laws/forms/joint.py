@@ -3,6 +3,8 @@ comparison."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .base import Law
@@ -40,7 +42,9 @@ class Joint(Law):
     def size(self) -> int:
         return self._size
 
-    def residuals(self, theta, x, y, jacobian=True):
+    def residuals(
+        self, theta: np.ndarray, x: Any, y: Any, jacobian: bool = True
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         n = sum(self.sizes)
         r = np.empty((len(theta), n))
         jac = np.zeros((len(theta), self.size, n)) if jacobian else None

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .base import Floor, Law, Terms
+from .base import Arrays, Floor, Law, Terms
 
 
 class PowerFloor(Law):
@@ -21,21 +21,19 @@ class PowerFloor(Law):
     def __init__(self, floor: Floor | None = None, x: str = "n", **options: Any):
         super().__init__(floor, **options)
         self.x = x
-        self.roles = (x,)  # type: ignore[misc]
+        self.roles = (x,)
 
-    def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
+    def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
         u = x[self.x]
         return [-psi[:, :1] * u], [(0, 0, -u)]
 
-    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+    def grid(self, x: Arrays) -> np.ndarray:
         return np.geomspace(0.01, 4.0, 120)[:, None]
 
     def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
         return psi[:, :1] * centre[self.x]
 
-    def derived(
-        self, values: dict[str, np.ndarray], context: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
+    def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
         return {"gamma": values["gamma"]}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Floor, Law, Terms
+from .base import Arrays, Floor, Law, Terms, mesh
 
 
 class Shifted(Law):
@@ -24,19 +24,19 @@ class Shifted(Law):
     def __init__(self, floor: Floor | None = None, x: str = "n", **options: Any):
         super().__init__(floor, **options)
         self.x = x
-        self.roles = (x,)  # type: ignore[misc]
+        self.roles = (x,)
 
-    def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
+    def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
         u, gamma, ln_s = x[self.x], psi[:, :1], psi[:, 1:2]
         moved = np.logaddexp(u, ln_s)
         return [-gamma * moved], [(0, 0, -moved), (0, 1, -gamma * np.exp(ln_s - moved))]
 
-    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+    def grid(self, x: Arrays) -> np.ndarray:
         u = x[self.x]
         axes = (np.geomspace(0.02, 4.0, 40), np.linspace(u.min() - 3.0, u.max() + 1.0, 16))
-        return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+        return mesh(*axes)
 
-    def bounds(self, x: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(self, x: Arrays) -> tuple[np.ndarray, np.ndarray]:
         u = x[self.x]
         return np.array([-20.0, u.min() - 12.0]), np.array([20.0, u.max() + 3.0])
 
@@ -46,7 +46,5 @@ class Shifted(Law):
     def shape_shift(self, name: str, centre: dict[str, float]) -> float:
         return centre[self.x]
 
-    def derived(
-        self, values: dict[str, np.ndarray], context: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
+    def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
         return {"gamma": values["gamma"]}

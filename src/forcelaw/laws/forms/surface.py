@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import FitError
-from .base import Floor, Law, Terms
+from .base import Arrays, Floor, Law, Terms, mesh
 
 TIES = ("alpha=beta", "beta=alpha")
 
@@ -23,10 +23,11 @@ class Surface(Law):
 
     name = "surface"
     formula = "L = E + A N^-alpha + B D^-beta"
-    roles = ("n", "d")
+    roles: tuple[str, ...] = ("n", "d")
     coefficients = ("A", "B")
-    shapes = ("alpha", "beta")
+    shapes: tuple[str, ...] = ("alpha", "beta")
     can_tie: ClassVar[bool] = True
+    closed_optimum = True
 
     def __init__(self, floor: Floor | None = None, tie: str | None = None, **options: Any):
         super().__init__(floor, **options)
@@ -40,32 +41,30 @@ class Surface(Law):
             )
         if tie.replace(" ", "") not in TIES:
             raise FitError(f"the tie {tie!r} is not known", where="tie", remedy=f"give {TIES[0]!r}")
-        self.tied = {"beta": "alpha"}  # type: ignore[misc]
-        self.shapes = tuple(name for name in self.shapes if name != "beta")  # type: ignore[misc]
-        self.formula = self.formula.replace("beta", "alpha")  # type: ignore[misc]
+        self.tied = {"beta": "alpha"}
+        self.shapes = tuple(name for name in self.shapes if name != "beta")
+        self.formula = self.formula.replace("beta", "alpha")
 
     def exponents(self, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """alpha and beta [B, 1] of psi [B, Q]."""
         return psi[:, :1], psi[:, :1] if self.tied else psi[:, 1:2]
 
-    def terms(self, psi: np.ndarray, x: dict[str, np.ndarray]) -> Terms:
+    def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
         u, v = x["n"], x["d"]
         alpha, beta = self.exponents(psi)
         return [-alpha * u, -beta * v], [(0, 0, -u), (1, 0 if self.tied else 1, -v)]
 
-    def grid(self, x: dict[str, np.ndarray]) -> np.ndarray:
+    def grid(self, x: Arrays) -> np.ndarray:
         if self.tied:
             return np.geomspace(0.02, 3.0, 96)[:, None]
         axis = np.geomspace(0.02, 3.0, 24)
-        return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+        return mesh(axis, axis)
 
     def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
         alpha, beta = self.exponents(psi)
         return np.concatenate([alpha * centre["n"], beta * centre["d"]], axis=1)
 
-    def derived(
-        self, values: dict[str, np.ndarray], context: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
+    def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
         alpha, beta = values["alpha"], values["beta"]
         with np.errstate(divide="ignore", invalid="ignore"):
             return {
@@ -74,11 +73,11 @@ class Surface(Law):
                 "gamma": alpha * beta / (alpha + beta),
             }
 
-    def norm(self, values: dict[str, np.ndarray]) -> np.ndarray | float:
+    def norm(self, values: Arrays) -> np.ndarray | float:
         """p of the p-norm that joins the terms of N and D; 1 is their sum."""
         return 1.0
 
-    def loss(self, values: dict[str, np.ndarray], n: np.ndarray, d: np.ndarray) -> np.ndarray:
+    def loss(self, values: Arrays, n: np.ndarray, d: np.ndarray) -> np.ndarray:
         """L of named parameter values at N and D, broadcast."""
         return (
             values["E"] + values["A"] * n ** -values["alpha"] + values["B"] * d ** -values["beta"]
@@ -86,7 +85,7 @@ class Surface(Law):
 
     def local_exponents(
         self, theta: np.ndarray, values: dict[str, Any], centre: dict[str, float]
-    ) -> dict[str, np.ndarray]:
+    ) -> Arrays:
         """-d ln L / d ln N and -d ln L / d ln D ([B, n] under "n" and "d") of theta [B, P] at the
         given N and D: what a measurement of L there shows, floor included."""
         theta = np.atleast_2d(theta)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .base import Arrays
 from .surface import Surface
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ class SurfaceCost(Surface):
             "q": w[:, 2],
         }
 
-    def derived(
-        self, values: dict[str, np.ndarray], context: dict[str, Any]
-    ) -> dict[str, np.ndarray]:
+    def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
         alpha, beta = values["alpha"], values["beta"]
         p, q, k = context["p"], context["q"], context["k"]
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -8,6 +8,9 @@ they share cancels), and Holm's correction over the pairs. With it come the shar
 in paired designs a permutation test that swaps the labels within pairs (:mod:`.sign_flip_test`).
 Treating checkpoints as independent would call 41 to 48% of equal exponents different; size and
 power of these tests are measured in benchmarks/law_coverage.py.
+
+A difference of exponents belongs to the form of the law. So the ratios of losses come first
+(:mod:`.ratios`), which need none: a difference that they do not show is not supported.
 """
 
 from __future__ import annotations
@@ -33,16 +36,23 @@ from ..frontier.frontier import Frontier, frontier
 from ..inputs import as_runs
 from .multiplier import Multiplier, multiplier
 from .pairing import Pairing, pair
+from .ratios import Ratios, all_ratios, brief
 from .shared import TwoTables
 
 SCALE_FREE = ("alpha", "beta", "gamma", "a", "b", "E")
+RATIO_OF = {"alpha": "n", "beta": "d", "gamma": "c"}  # the extra slope that shows a difference
+NOT_SEEN, SUPPORTED, NOT_SUPPORTED = "not seen", "supported", "not supported"
+MAPS = 3  # pairs of architectures up to which the maps of ratios are printed in full
 
 
 @dataclass
 class Difference(Result):
     """One quantity in two architectures: difference = second - first, with its interval; p
     two-sided; p_holm corrected over the pairs of architectures; p_sign the probability (flat prior)
-    that the second is larger."""
+    that the second is larger. verdict: whether a difference that the law shows is there in the
+    ratios of losses as well, :data:`SUPPORTED` or :data:`NOT_SUPPORTED`; :data:`NOT_SEEN` where the
+    law shows none; empty where the ratios cannot tell. ratio_slope: the extra slope of the second
+    that it was held against."""
 
     quantity: str
     difference: float
@@ -55,11 +65,14 @@ class Difference(Result):
     p_sign: float
     p_holm: float = float("nan")
     p_permutation: float | None = None
+    verdict: str = ""
+    ratio_slope: float | None = None
 
     @property
     def sure(self) -> bool:
-        """Whether the difference is significant at 5% after correction."""
-        return self.p_holm < 0.05
+        """Whether the difference is significant at 5% after correction, and the ratios of losses do
+        not contradict it."""
+        return self.p_holm < 0.05 and self.verdict != NOT_SUPPORTED
 
 
 @dataclass
@@ -91,6 +104,8 @@ class PairComparison(Result):
                 f"  {name:6} {test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}]  p"
                 f" {small_p(test.p)}, Holm {small_p(test.p_holm)}{extra}, P(larger) {larger}"
             )
+            if test.verdict in (SUPPORTED, NOT_SUPPORTED):
+                out.append(f"{'':9}{test.verdict}: the ratios show {test.ratio_slope:+.3f}")
         if self.multiplier:
             out += ["  " + line for line in self.multiplier.summary().splitlines()]
         return out + note_lines(self.notes, "  ")
@@ -99,13 +114,14 @@ class PairComparison(Result):
 @dataclass
 class Comparison(Result):
     """fits: one :class:`FitResult` per architecture; pairs: every two of those that could be
-    fitted."""
+    fitted; ratios: every two that have sizes in common, without a law."""
 
     law: str
     fits: dict[str, FitResult]
     pairs: list[PairComparison]
     level: float
     notes: list[str] = field(default_factory=list)
+    ratios: list[Ratios] = field(default_factory=list)
     also = ("status",)
 
     @property
@@ -121,8 +137,12 @@ class Comparison(Result):
         ]
 
     def summary(self) -> str:
-        """For a terminal: the exponents, then the tests of every pair."""
+        """For a terminal: the ratios of losses, the exponents, then the tests of every pair."""
         lines = []
+        if len(self.ratios) <= MAPS:
+            lines += [found.summary() + "\n" for found in self.ratios]
+        elif self.ratios:
+            lines += [*brief(self.ratios), ""]
         for name, result in self.fits.items():
             values = [f"{k} {value}" for k, value in result.estimates.items() if k in SCALE_FREE]
             shown = [", ".join(values[i : i + 3]) for i in range(0, len(values), 3)]
@@ -201,7 +221,28 @@ def compare(
             _add_multiplier(one, parts, x, level, known)
         pairs.append(one)
     holm(pairs)
-    return Comparison(form.name, fits, pairs, level, notes)
+    found, left_out = all_ratios(runs, architectures=list(parts), level=level)
+    notes += [f"no ratios: {reason}" for reason in left_out]
+    for one in pairs:
+        both = [r for r in found if (r.first, r.second) == (one.first, one.second)]
+        for test in one.tests.values():
+            _support(test, both[0] if both else None)
+    return Comparison(form.name, fits, pairs, level, notes, found)
+
+
+def _support(test: Difference, found: Ratios | None) -> None:
+    """Hold a difference against the ratios of losses: one of which they show nothing, or the
+    opposite, is an assumption of the form."""
+    slope = found.slope(RATIO_OF[test.quantity]) if found and test.quantity in RATIO_OF else None
+    if slope is None or slope.p is None:
+        return
+    test.ratio_slope = slope.value
+    if test.p >= 0.05:
+        test.verdict = NOT_SEEN
+    elif slope.p < 0.05 and slope.value * test.difference > 0:
+        test.verdict = SUPPORTED
+    else:
+        test.verdict = NOT_SUPPORTED
 
 
 def _pairing(

@@ -15,6 +15,7 @@ factor suffices, and a fitted difference of exponents rests on the form of the l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -61,6 +62,10 @@ class Ratios(Result):
     p: float | None
     costs: dict[str, CostRatio] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def slope(self, variable: str) -> Slope | None:
+        """The extra slope in "d", "n", "d_by_n", "c" or "h", if there is one."""
+        return self.costs[variable].slope if variable in self.costs else self.slopes.get(variable)
 
     def rows(self) -> list[dict[str, Any]]:
         """The map as a long table: one row for each size and D."""
@@ -174,20 +179,26 @@ def ratios(
 
 
 def all_ratios(
-    runs: Runs, baseline: str | None = None, **options: Any
+    runs: Runs,
+    baseline: str | None = None,
+    *,
+    architectures: Sequence[str] | None = None,
+    **options: Any,
 ) -> tuple[list[Ratios], list[str]]:
-    """Every two architectures of a table, or each with ``baseline``; and why pairs are left out."""
-    if baseline is not None and baseline not in runs.group_names:
+    """Every two architectures of a table (or of ``architectures``), or each with ``baseline``; and
+    why pairs are left out. options: those of :func:`ratios`."""
+    names = list(runs.group_names if architectures is None else architectures)
+    if baseline is not None and baseline not in names:
         raise FitError(
             f"there is no architecture {baseline!r}",
             where="ratios",
-            remedy=f"there are {', '.join(runs.group_names)}",
+            remedy=f"there are {', '.join(names)}",
         )
-    pairs = (
-        list(combinations(runs.group_names, 2))
-        if baseline is None
-        else [(baseline, name) for name in runs.group_names if name != baseline]
-    )
+    if "n" not in runs or "d" not in runs:
+        return [], ["the table has no N or no D"]
+    pairs = list(combinations(names, 2))
+    if baseline is not None:
+        pairs = [(baseline, name) for name in names if name != baseline]
     out, left_out = [], []
     for first, second in pairs:
         try:
@@ -195,6 +206,29 @@ def all_ratios(
         except FitError as error:
             left_out.append(error.what)
     return out, left_out
+
+
+def brief(found: list[Ratios]) -> list[str]:
+    """One line for each pair, for a terminal."""
+    width = max(len(f"{one.second} / {one.first}") for one in found)
+    lines = [
+        "ratio of losses at equal N and D (mean over sizes), and extra slopes of the second:",
+        f"{'':{width}}  ratio  {'in D':>16}  {'in N':>16}  {'in C':>16}",
+    ]
+    for one in found:
+        cells = []
+        for name in ("d", "n", "c"):
+            slope = one.slope(name)
+            half = (
+                "" if slope is None or slope.low is None else f" +- {slope.high - slope.value:.3f}"
+            )
+            cells.append("-" if slope is None else f"{slope.value:+.3f}{half}")
+        lines.append(
+            f"{f'{one.second} / {one.first}':{width}}  {one.factor:.3f}  "
+            + "  ".join(f"{cell:>16}" for cell in cells)
+            + f"  {one.verdict}"
+        )
+    return lines
 
 
 # -- inference ----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from forcelaw.models.sizing import size
 from forcelaw.store.runs import RunDirectory
 from forcelaw.training.config import TrainOptions
 from forcelaw.training.loop import train
-from forcelaw.training.spec import data_options, resolve
+from forcelaw.training.spec import resolve, summarise
 
 
 def run_once(
@@ -41,7 +41,8 @@ def run_once(
     """Metrics and result of a small run; with ``stop_at`` it is interrupted after that step and
     resumed."""
     name, extra = parse(name)
-    config = size(name, 2e4, forces=forces, **data_options(pack), **extra)
+    data = summarise(pack)
+    config = size(name, 2e4, forces=forces, **data.options, **extra)
     options = TrainOptions(
         batch_molecules=16,
         evaluations=5,
@@ -51,7 +52,7 @@ def run_once(
         precision=precision,
         symmetry_rotations=symmetry_rotations,
     )
-    spec = resolve(pack, config, options, lr=lr, seed=1, atoms=steps * 16 * 21.0)
+    spec = resolve(data, config, options, lr=lr, seed=1, atoms=steps * 16 * 21.0)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(folder, spec.as_json())
         run.claim()

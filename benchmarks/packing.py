@@ -226,7 +226,7 @@ def study(
                 Path(folder),
                 device=args.device,
                 compile_model=args.compile,
-                pack=wide,
+                runs_per_device=wide,
                 show=False,
             )
         wall = time.perf_counter() - began

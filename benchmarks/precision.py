@@ -53,7 +53,7 @@ def losses(pack: Pack, name: str, precision: str, args: argparse.Namespace) -> d
             Path(folder),
             device=args.device,
             show=False,
-            pack=args.seeds if args.device == "cuda" else 1,
+            runs_per_device=args.seeds if args.device == "cuda" else 1,
         )
         return {
             run.spec()["seed"]: (

@@ -77,8 +77,9 @@ class Training(BaseModel):
         from .models import architecture
         from .models.sizing import size
         from .study.config import explain
-        from .training.spec import data_options, resolve
+        from .training.spec import resolve, summarise
 
+        data = summarise(pack, cutoff=self.cutoff)
         entry = architecture(self.architecture)
         try:
             config = size(
@@ -86,12 +87,12 @@ class Training(BaseModel):
                 self.size,
                 depth=self.depth,
                 forces=self.forces,
-                **{**data_options(pack, cutoff=self.cutoff), **self.options},
+                **{**data.options, **self.options},
             )
         except ValidationError as error:
             raise explain(error, f"options of {self.architecture}") from error
         return resolve(
-            pack,
+            data,
             config,
             options,
             lr=self.learning_rate or entry.learning_rate,

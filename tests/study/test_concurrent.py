@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from forcelaw.store.runs import runs
-from forcelaw.study import concurrent as lanes
-from forcelaw.study import worker
+from forcelaw.study import concurrent, worker
 from forcelaw.study.config import load
 from forcelaw.table.directory import table
 from forcelaw.training.cooperative import SideBySide, Turn, drive
@@ -40,9 +39,9 @@ def train(tmp_path, monkeypatch):
     write_pack(tmp_path / "pack")
     (tmp_path / "t.yaml").write_text(STUDY)
 
-    def run(name, pack, *, background=False, stop=lambda: False):
+    def run(name, side_by_side, *, background=False, stop=lambda: False):
         monkeypatch.setattr(
-            lanes,
+            concurrent,
             "SideBySide",
             lambda limit, device, **_: SideBySide(limit, device=device, background=background),
         )
@@ -51,7 +50,7 @@ def train(tmp_path, monkeypatch):
             tmp_path / name,
             tmp_path,
             device="cpu",
-            pack=pack,
+            runs_per_device=side_by_side,
             stop=stop,
             show=False,
         )
@@ -71,7 +70,7 @@ def assert_equal(one, other) -> None:
 def test_runs_side_by_side_make_the_same_bits(train) -> None:
     serial = train("serial", 1)
     assert len(list(runs(serial))) == 10
-    assert_equal(serial, train("packed", 3))
+    assert_equal(serial, train("side_by_side", 3))
     assert_equal(serial, train("prepared-in-a-thread", 4, background=True))
     for run in runs(serial):
         result = run.result()
@@ -82,7 +81,7 @@ def test_runs_side_by_side_make_the_same_bits(train) -> None:
 
 def test_runs_are_really_interleaved_and_share_their_data(train, monkeypatch) -> None:
     shards, order = [], []
-    original = lanes.training
+    original = concurrent.training
 
     def training(run, *rest, **options):
         shards.append(options["shards"])
@@ -94,15 +93,15 @@ def test_runs_are_really_interleaved_and_share_their_data(train, monkeypatch) ->
         except StopIteration as end:
             return end.value
 
-    monkeypatch.setattr(lanes, "training", training)
-    train("packed", 3)
+    monkeypatch.setattr(concurrent, "training", training)
+    train("side_by_side", 3)
     assert sum(a != b for a, b in itertools.pairwise(order)) > len(order) / 2
     assert len({id(s) for s in shards}) == 1
     # one shard for validation and one for the larger of the two training sets
     assert sorted(len(held) for held in shards[0]._held.values()) == [2]
 
 
-def test_a_stopped_pack_goes_on_to_the_same_bits(train) -> None:
+def test_stopped_runs_resume_to_the_same_bits(train) -> None:
     serial = train("serial", 1)
     for moment in (1, 40, 150):
         name, asked = f"cut-{moment}", itertools.count()
@@ -113,7 +112,7 @@ def test_a_stopped_pack_goes_on_to_the_same_bits(train) -> None:
 
 
 def test_out_of_memory_beside_others_is_tried_again_with_fewer(train, monkeypatch, capsys) -> None:
-    original, trials = lanes.training, []
+    original, trials = concurrent.training, []
 
     def training(run, *rest, **options):
         if run.spec()["label"] == "PaiNN" and run.spec()["seed"] == 1:
@@ -123,10 +122,10 @@ def test_out_of_memory_beside_others_is_tried_again_with_fewer(train, monkeypatc
                 raise torch.OutOfMemoryError("CUDA out of memory")
         return (yield from original(run, *rest, **options))
 
-    monkeypatch.setattr(lanes, "training", training)
-    frame = table(train("packed", 3)).filter(pl.col("final"))
+    monkeypatch.setattr(concurrent, "training", training)
+    frame = table(train("side_by_side", 3)).filter(pl.col("final"))
     assert (frame["status"] == "finished").all() and len(trials) == 3
-    assert "no more than 2 at once" in capsys.readouterr().err
+    assert "no more than 2 at" in capsys.readouterr().err
 
 
 def test_a_device_that_gave_up_ends_the_worker_and_blames_nobody(
@@ -134,7 +133,7 @@ def test_a_device_that_gave_up_ends_the_worker_and_blames_nobody(
 ) -> None:
     from forcelaw.errors import StudyError
 
-    original = lanes.training
+    original = concurrent.training
 
     def training(run, *rest, **options):
         steps = original(run, *rest, **options)
@@ -143,11 +142,11 @@ def test_a_device_that_gave_up_ends_the_worker_and_blames_nobody(
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return (yield from steps)
 
-    monkeypatch.setattr(lanes, "training", training)
-    monkeypatch.setattr(lanes.Lanes, "_device_answers", lambda self: False)
-    with pytest.raises(StudyError, match="gave up"):
-        train("packed", 3)
-    left = list(runs(tmp_path / "packed" / "runs"))
+    monkeypatch.setattr(concurrent, "training", training)
+    monkeypatch.setattr(concurrent.ConcurrentRuns, "_device_answers", lambda self: False)
+    with pytest.raises(StudyError, match="does not answer"):
+        train("side_by_side", 3)
+    left = list(runs(tmp_path / "side_by_side" / "runs"))
     assert not any(
         (run.result() or {}).get("status") == "failed" or (run.path / "claim").exists()
         for run in left

@@ -1,7 +1,6 @@
 """A study in pieces: it stops in time, says what is left, goes on, and ends with the same table;
 halves of two machines too."""
 
-import itertools
 import json
 import math
 import time
@@ -14,8 +13,8 @@ from forcelaw.cli.train import UNFINISHED
 from forcelaw.store.runs import runs
 from forcelaw.study import worker
 from forcelaw.study.accounting import Piece, accounts
-from forcelaw.study.config import Planner, find_pack, load
-from forcelaw.study.listing import known_runs
+from forcelaw.study.config import load
+from forcelaw.study.record import StudyDirectory, find_pack
 from forcelaw.table.directory import table
 from tests.packs import write_pack
 
@@ -50,42 +49,6 @@ def train(study, out, **options):
     worker.work(load(study), out, study.parent, device="cpu", show=False, **options)
 
 
-def test_pieces_that_travel_between_two_machines_end_with_the_table_of_one(study, tmp_path) -> None:
-    """Machine a trains a while, its state goes to b, both go on by themselves for a while, b's
-    state comes back to a."""
-    train(study, tmp_path / "whole")
-
-    def piece(out, moments):
-        asked = itertools.count()
-        train(study, out, stop=lambda: next(asked) >= moments)
-        assert not any(run.held for run in runs(out / "runs"))
-
-    def travel(source, target):
-        for path in (tmp_path / "parts").glob("*"):
-            path.unlink()
-        assert (
-            main(["export", str(source), "--to", str(tmp_path / "parts"), "--part-mb", "0.05"]) == 0
-        )
-        assert main(["import", str(tmp_path / "parts"), "--to", str(target)]) == 0
-
-    a, b = tmp_path / "a", tmp_path / "b"
-    piece(a, 30)
-    under_way = [run for run in runs(a / "runs") if run.position() and not run.done]
-    assert under_way
-    travel(a, b)
-    assert [run.position() for run in under_way] == [
-        r.position() for r in runs(b / "runs") if r.id in {x.id for x in under_way}
-    ]
-    piece(a, 25)
-    piece(b, 60)
-    travel(b, a)
-    assert any(run.done for run in runs(a / "runs")) and not all(
-        run.done for run in runs(a / "runs")
-    )
-    train(study, a)
-    assert numbers(a).equals(numbers(tmp_path / "whole")) and len(numbers(a)) == 24
-
-
 def test_after_the_minutes_the_command_says_what_is_left_and_goes_on(
     study, tmp_path, capsys, monkeypatch
 ) -> None:
@@ -110,7 +73,7 @@ def test_after_the_minutes_the_command_says_what_is_left_and_goes_on(
     assert (
         "time is up after 0." in said
         and "of 8 runs are left" in said
-        and "goes on from here" in said
+        and "resumes the study" in said
     )
     assert not any((run.path / "claim").exists() for run in runs(out / "runs"))
     assert any(run.position() for run in runs(out / "runs") if not run.done)
@@ -141,8 +104,8 @@ def test_the_largest_runs_are_made_known_but_held_back_until_they_are_asked_for(
         for label in ("MPNN", "PaiNN")
         for kind, large in (("sweep", False), ("grid", False), ("grid", True))
     }
-    planner = Planner(load(study), find_pack(load(study), study.parent))
-    assert len(known_runs(planner, tmp_path / "out" / "runs", 0.75)[0]) == 6
+    directory = StudyDirectory(load(study), find_pack(load(study), study.parent), tmp_path / "out")
+    assert len(directory.plan(hold=0.75).active) == 6
     # a forecast knows them from their specifications, before they are trained
     assert (
         main(["forecast", str(tmp_path / "out"), "--top", "0.75", "--burn-in-steps", "0"]) == 3
@@ -189,22 +152,39 @@ def test_a_study_is_planned_for_a_gpu_where_there_is_none(study, capsys) -> None
 
 
 def test_the_rates_of_a_device_are_measured_once(study, tmp_path, monkeypatch) -> None:
-    from forcelaw.study import launcher as local
+    from forcelaw.study import cost
+    from forcelaw.study.status import describe_plan
 
-    planner = Planner(load(study), find_pack(load(study), study.parent))
-    first = local.remembered(tmp_path / "out", planner, "cpu")
-    monkeypatch.setattr(local, "estimate", lambda *_: pytest.fail("measured again"))
-    assert local.remembered(tmp_path / "out", planner, "cpu") == first
-    on_gpu = local.remembered(
-        tmp_path / "gpu", planner, "cuda"
-    )  # a GPU is not kept waiting: nothing is timed
+    def directory(out):
+        return StudyDirectory(load(study), find_pack(load(study), study.parent), tmp_path / out)
+
+    first = cost.rates_of(directory("out"), "cpu")
+    monkeypatch.setattr(cost, "measure_rates", lambda *_: pytest.fail("measured again"))
+    assert cost.rates_of(directory("out"), "cpu") == first
+    # a GPU is not kept waiting: nothing is timed
+    on_gpu = cost.rates_of(directory("gpu"), "cuda")
     assert set(on_gpu) == set(first) and not (tmp_path / "gpu").exists()
-    assert "rates of one H100" in local.describe(planner, on_gpu, 1, "cuda")
-    a = planner.study.architectures[0]
-    spec = planner.grid(a, 1e-3)[0]
+    assert "rates of one H100" in describe_plan(directory("out"), on_gpu, 1, "cuda")
+    spec = directory("out").plan().waiting[0].spec
     deeper = {**spec, "model": {**spec["model"], "depth": spec["model"]["depth"] + 2}}
-    more = local.seconds_of(deeper, on_gpu) / local.seconds_of(spec, on_gpu)
+    more = cost.seconds_of(deeper, on_gpu) / cost.seconds_of(spec, on_gpu)
     assert 1.2 < more < 3  # launches of two more layers
-    assert local.seconds_of(deeper, first) == local.seconds_of(
-        spec, first
-    )  # on a CPU the model itself is timed
+    # on a CPU the model itself is timed
+    assert cost.seconds_of(deeper, first) == cost.seconds_of(spec, first)
+
+
+def test_the_status_counts_runs_that_wait_for_a_sweep_as_work(study, tmp_path) -> None:
+    from forcelaw.study.cost import Rate
+    from forcelaw.study.status import describe_rest, study_status
+
+    directory = StudyDirectory(load(study), find_pack(load(study), study.parent), tmp_path / "out")
+    rates = dict.fromkeys(("MPNN", "PaiNN"), Rate(1.0, 0.0))
+    before = study_status(directory, rates)
+    assert (before.total, before.ended, before.complete, before.done) == (4 + 4, 0, False, 0.0)
+    train(study, tmp_path / "out", hold=0.75)
+    held, after = study_status(directory, rates, hold=0.75), study_status(directory, rates)
+    assert held.over and held.total == held.states["finished"] == 6 and held.share == 1.0
+    assert not after.over and (after.total, after.ended) == (8, 6) and after.states["waiting"] == 2
+    assert after.work == pytest.approx(before.work) and after.done == pytest.approx(held.work)
+    rest = describe_rest(after, before, after.done / 2)  # two seconds of work in each second
+    assert "2 of 8 runs" in rest and f"{100 * (1 - after.share):.0f}%" in rest

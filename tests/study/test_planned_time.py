@@ -2,7 +2,7 @@
 
 import pytest
 
-from forcelaw.study.launcher import Rate, seconds_of
+from forcelaw.study.cost import Rate, seconds_of
 
 SPEC = {
     "label": "MPNN",

@@ -13,8 +13,10 @@ pytest.importorskip("triton")
 from forcelaw.models.mpnn import MPNNConfig
 from forcelaw.models.painn import PaiNNConfig
 from forcelaw.study import precompile as ahead
-from forcelaw.study.concurrent import Lanes
-from forcelaw.study.config import Planner, find_pack, load
+from forcelaw.study.concurrent import ConcurrentRuns
+from forcelaw.study.config import load
+from forcelaw.study.plan import model_config
+from forcelaw.study.record import StudyDirectory, find_pack
 from tests.packs import write_pack
 
 SPECS = [
@@ -142,29 +144,24 @@ def test_grids_that_wait_for_a_sweep_are_compiled_for_as_well(tmp_path) -> None:
         " first_evaluation: 2, validation_structures: 6}\nlearning_rate: {sweep: {size: 2e3,"
         " factors: [0.5, 1], epochs: 1}}\n"
     )
-    planner = Planner(load(path), find_pack(load(path), tmp_path))
-    lanes = Lanes(
-        planner,
-        tmp_path / "runs",
-        device="cpu",
-        pack=1,
-        compile_model=False,
-        stop=lambda: False,
-        show=False,
+    study = load(path)
+    directory = StudyDirectory(study, find_pack(study, tmp_path), tmp_path / "out")
+    side_by_side = ConcurrentRuns(
+        directory, device="cpu", limit=1, compile_model=False, stop=lambda: False, show=False
     )
     given: list[tuple[str, int]] = []
-    lanes.ahead.give = lambda specs: given.extend(
+    side_by_side.ahead.give = lambda specs: given.extend(
         (s["model"]["architecture"], s["model"]["width"]) for s in specs
     )
-    assert lanes._start_one()
-    lanes.side.close()
+    assert side_by_side._start_one()
+    side_by_side.side.close()
     small, large = (
-        {a.name: planner.config(a, size).width for a in planner.study.architectures}
-        for size in (2e3, 6e3)
+        {a.name: model_config(study, directory.data, a, n).width for a in study.architectures}
+        for n in (2e3, 6e3)
     )
     assert (
         given[:4] == [("mpnn", small["mpnn"])] * 2 + [("painn", small["painn"])] * 2
     )  # the sweeps that are listed, by stage
-    assert given[4:] == [
-        (name, width[name]) for name in ("mpnn", "painn") for width in (small, large)
+    assert given[4:] == [  # large ones are trained first
+        (name, width[name]) for name in ("mpnn", "painn") for width in (large, small)
     ]

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from forcelaw.data.pack import Pack, sample_path
-from forcelaw.store.runs import planned_flops
-from forcelaw.study.config import Planner, label_of, load
+from forcelaw.study.config import label_of, load
+from forcelaw.study.plan import model_config, plan
+from forcelaw.training.spec import summarise
 
 STUDIES = Path(__file__).parents[2] / "studies"
 FULL = sorted(p.name for p in STUDIES.glob("*.yaml") if p.name != "quickstart.yaml")
@@ -15,38 +16,39 @@ FULL = sorted(p.name for p in STUDIES.glob("*.yaml") if p.name != "quickstart.ya
 QUICK_FLOPS = 2e12
 
 
-def planner(path):
-    """The study on the shipped sample, whatever data it names: models and options are what is
-    looked at."""
-    return Planner(load(path), Pack(sample_path()))
+@pytest.fixture(scope="module")
+def data():
+    """The shipped sample, whatever data a recipe names: models and options are what is looked
+    at."""
+    return summarise(Pack(sample_path()))
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_a_recipe_can_build_its_models_and_says_what_it_costs(name) -> None:
-    p = planner(STUDIES / name)
-    assert p.study.name == name.removesuffix(".yaml") and p.study.data == "../packs/xtb"
+def test_a_recipe_can_build_its_models_and_says_what_it_costs(name, data) -> None:
+    study = load(STUDIES / name)
+    assert study.name == name.removesuffix(".yaml") and study.data == "../packs/xtb"
     head = (STUDIES / name).read_text().split("name:")[0]
     assert (
         ("Claim" in head or "Question" in head or "Pilot" in head)
         and "# Cost:" in head
         and "device-hours" in head
     )
-    for a in p.study.architectures:
-        for size in {min(p.sizes(a)), max(p.sizes(a))}:
-            assert p.config(a, size).architecture == a.name
-        rule = p.study.learning_rate.sweep
+    for a in study.architectures:
+        for size in {min(study.sizes_of(a)), max(study.sizes_of(a))}:
+            assert model_config(study, data, a, size).architecture == a.name
+        rule = study.learning_rate.sweep
         if rule and not a.sweep_of and not a.learning_rate:
-            assert p.config(a, rule.size).width >= 4
+            assert model_config(study, data, a, rule.size).width >= 4
     # one protocol for all, as the reference asks: small batches, warm-up, clip 100
-    for a in p.study.architectures:
-        options = p.train_options(a)
+    for a in study.architectures:
+        options = study.train_options(a)
         assert options.warmup == 100 and options.clip == 100.0
         assert 8 <= options.batch_molecules <= 64
 
 
-def test_the_ladder_has_what_the_analysis_needs() -> None:
-    p = planner(STUDIES / "symmetry_ladder.yaml")
-    by = {label_of(a): a for a in p.study.architectures}
+def test_the_ladder_has_what_the_analysis_needs(data) -> None:
+    study = load(STUDIES / "symmetry_ladder.yaml")
+    by = {label_of(a): a for a in study.architectures}
     assert set(by) == {
         "MPNN",
         "MPNN edges",
@@ -58,16 +60,16 @@ def test_the_ladder_has_what_the_analysis_needs() -> None:
         "eSEN L4",
         "eSEN L2 untied",
     }
-    assert len(p.sizes(by["MPNN additive"])) >= 3
+    assert len(study.sizes_of(by["MPNN additive"])) >= 3
     for label, a in by.items():
-        replicated = [size for size in p.sizes(a) if len(p.seeds(a, size)) >= 3]
+        replicated = [size for size in study.sizes_of(a) if len(study.seeds_of(a, size)) >= 3]
         assert len(replicated) >= 3 or label == "MPNN additive", label
-        assert max(p.sizes(a)) / min(p.sizes(a)) > 30  # past a decade and a half of N
+        assert max(study.sizes_of(a)) / min(study.sizes_of(a)) > 30  # past a decade and a half of N
     # twins of like cost: FLOPs per parameter within a factor of two
     from forcelaw.models import architecture
 
     def kappa(label, size):
-        config = p.config(by[label], size)
+        config = model_config(study, data, by[label], size)
         from forcelaw.models.sizing import count_parameters
 
         return (
@@ -80,11 +82,11 @@ def test_the_ladder_has_what_the_analysis_needs() -> None:
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_the_quick_form_is_the_recipe_in_small(name) -> None:
-    quick, full = planner(STUDIES / "quick" / name), planner(STUDIES / name)
-    assert quick.study.name == f"quick_{full.study.name}" and quick.study.data == "sample"
-    columns = {label_of(a): a for a in full.study.architectures}
-    for a in quick.study.architectures:
+def test_the_quick_form_is_the_recipe_in_small(name, data) -> None:
+    quick, full = load(STUDIES / "quick" / name), load(STUDIES / name)
+    assert quick.name == f"quick_{full.name}" and quick.data == "sample"
+    columns = {label_of(a): a for a in full.architectures}
+    for a in quick.architectures:
         same = columns[label_of(a)]
         assert (a.name, a.options, a.forces, a.depth, a.stage) == (
             same.name,
@@ -93,7 +95,6 @@ def test_the_quick_form_is_the_recipe_in_small(name) -> None:
             same.depth,
             same.stage,
         )
-    specs = [
-        spec for a in quick.study.architectures for spec in (*quick.sweep(a), *quick.grid(a, 1e-3))
-    ]
-    assert sum(map(planned_flops, specs)) < QUICK_FLOPS and 2 <= len(quick.study.sizes) <= 4
+    planned = plan(quick, data, {})
+    flops = sum(run.flops for run in (*planned.runs, *planned.waiting))
+    assert flops < QUICK_FLOPS and 2 <= len(quick.sizes) <= 4

@@ -75,19 +75,18 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_table(tmp_path, capsys) -
     assert "PaiNN (sweep)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("pack", [1, 2])
+@pytest.mark.parametrize("side_by_side", [1, 2])
 def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(
-    tmp_path, monkeypatch, capsys, pack
+    tmp_path, monkeypatch, capsys, side_by_side
 ) -> None:
-    from forcelaw.study import concurrent as lanes
-    from forcelaw.study import worker
+    from forcelaw.study import concurrent, worker
     from forcelaw.study.config import load
 
     write_pack(tmp_path / "pack")
     (tmp_path / "t.yaml").write_text(
         STUDY.replace("{sweep: {size: 3e3, factors: [0.5, 1], epochs: 1}}", "{value: 1e-3}")
     )
-    original = lanes.training
+    original = concurrent.training
 
     def training(run, *rest, **options):
         if run.spec()["label"] == "PaiNN":
@@ -95,9 +94,14 @@ def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(
             raise RuntimeError("out of memory")
         return (yield from original(run, *rest, **options))
 
-    monkeypatch.setattr(lanes, "training", training)
+    monkeypatch.setattr(concurrent, "training", training)
     worker.work(
-        load(tmp_path / "t.yaml"), tmp_path / "out", tmp_path, device="cpu", pack=pack, show=False
+        load(tmp_path / "t.yaml"),
+        tmp_path / "out",
+        tmp_path,
+        device="cpu",
+        runs_per_device=side_by_side,
+        show=False,
     )
     frame = table(tmp_path / "out" / "runs").filter(pl.col("final"))
     assert sorted(frame["status"]) == ["failed", "finished"]
@@ -114,7 +118,8 @@ def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(
         (["train", "mpnn", "--size", "10", "--epochs", "1"], "cannot have about 10 parameters"),
         (["train", "mpnn", "--size", "1e4", "--epochs", "1", "--option", "message=odd"], "message"),
         (["status", "nothing"], "no study here"),
-        (["run", "studies/quickstart.yaml", "--pack", "0"], "neither auto nor a number"),
+        (["run", "studies/quickstart.yaml", "--runs-per-device", "0"], "auto nor a number"),
+        (["run", "studies/quickstart.yaml", "--pack", "x"], "auto nor a number"),  # its older name
     ],
 )
 def test_a_mistake_on_the_command_line_prints_what_and_what_to_do(

@@ -12,9 +12,10 @@ from jsonschema import Draft202012Validator
 from forcelaw.cli.main import main
 from forcelaw.errors import StudyError
 from forcelaw.models import ARCHITECTURES
-from forcelaw.study.config import RESERVED, Planner, Study, load, train_options
+from forcelaw.study.config import RESERVED, Study, label_of, load
 from forcelaw.training.config import TrainOptions
 from tests.packs import write_pack
+from tests.study.plans import fresh, specs
 
 RECIPES = sorted((Path(__file__).parents[2] / "studies").rglob("*.yaml"))
 SHORT = {"name": "t", "architectures": ["mpnn", "painn"], "sizes": [3e3], "epochs": 1}
@@ -79,12 +80,12 @@ def test_what_a_study_refuses_it_refuses(validator, change, tmp_path):
 
 def test_a_study_has_the_defaults_of_the_train_command(tmp_path):
     study = Study(**SHORT)
-    assert train_options(study) == TrainOptions(batch_molecules=16)
-    planner = Planner(study, write_pack(tmp_path / "pack"))
+    assert study.train == TrainOptions(batch_molecules=16)
+    planned = fresh(study, write_pack(tmp_path / "pack"))
+    assert planned.complete and all(run.kind == "grid" for run in planned.runs)
     for entry in study.architectures:
-        assert planner.sweep(entry) == []
-        rate = planner.learning_rate(entry, tmp_path / "runs")
-        assert rate == ARCHITECTURES[entry.name].learning_rate
+        (spec,) = specs(planned, label_of(entry))
+        assert spec["lr"] == ARCHITECTURES[entry.name].learning_rate
 
 
 @pytest.mark.parametrize("text", ["5e-3", "0.005", "{value: 0.005}"])

@@ -7,11 +7,12 @@ import yaml
 
 from forcelaw.errors import StudyError
 from forcelaw.store.runs import RunDirectory, content_id, planned_flops
-from forcelaw.study.config import Planner, load
 from forcelaw.study.config import differences as differences_of_studies
-from forcelaw.study.listing import known_runs
+from forcelaw.study.config import load
+from forcelaw.study.record import StudyDirectory
 from forcelaw.table.directory import rows
 from tests.packs import write_pack
+from tests.study.plans import specs
 
 BASE = {
     "name": "t",
@@ -31,10 +32,14 @@ BASE = {
 }
 
 
-def planner_of(tmp_path, architectures, **changes):
+def directory_of(tmp_path, architectures, **changes):
     path = tmp_path / "t.yaml"
     path.write_text(yaml.safe_dump({**BASE, "architectures": architectures, **changes}))
-    return Planner(load(path), write_pack(tmp_path / "pack"))
+    return StudyDirectory(load(path), write_pack(tmp_path / "pack"), tmp_path / "out")
+
+
+def plan_of(tmp_path, architectures, **changes):
+    return directory_of(tmp_path, architectures, **changes).plan()
 
 
 def differences(a, b):
@@ -91,11 +96,8 @@ FORCES = {
     ],
 )
 def test_an_override_changes_what_it_says_and_the_id(tmp_path, override, changed) -> None:
-    planner = planner_of(tmp_path, ["mpnn", {"name": "mpnn", "label": "variant", **override}])
-    plain, variant = (
-        planner.grid(a, planner.learning_rate(a, tmp_path) or 4e-3)[0]
-        for a in planner.study.architectures
-    )
+    planned = plan_of(tmp_path, ["mpnn", {"name": "mpnn", "label": "variant", **override}])
+    plain, variant = (specs(planned, label)[0] for label in ("MPNN", "variant"))
     found = differences(plain, variant) - {"label"}
     assert found <= changed and found, found
     assert next(iter(changed)) in found or len(changed) > 1
@@ -103,7 +105,7 @@ def test_an_override_changes_what_it_says_and_the_id(tmp_path, override, changed
 
 
 def test_what_is_left_out_is_as_in_the_study(tmp_path) -> None:
-    planner = planner_of(
+    planned = plan_of(
         tmp_path,
         [
             {"name": "mpnn", "label": "a"},
@@ -113,7 +115,7 @@ def test_what_is_left_out_is_as_in_the_study(tmp_path) -> None:
         seeds=[0, 3],
         forces="conservative",
     )
-    a, b = (planner.grid(x, 1e-3) for x in planner.study.architectures)
+    a, b = specs(planned, "a"), specs(planned, "b")
     assert [{**s, "label": ""} for s in a] == [{**s, "label": ""} for s in b]
     assert len(a) == 2 * 2 * 2 and all(
         s["model"]["forces"] == "conservative" and s["cost_factor"] == 2 for s in a
@@ -123,26 +125,25 @@ def test_what_is_left_out_is_as_in_the_study(tmp_path) -> None:
 
 def test_replicates_are_further_seeds_at_some_sizes(tmp_path) -> None:
     own = {"name": "mpnn", "sizes": [3e3, 1.2e4], "replicates": {"sizes": [1.2e4], "seeds": [8]}}
-    planner = planner_of(tmp_path, ["painn", own], replicates={"sizes": [6e3], "seeds": [1, 2]})
-    painn, mpnn = planner.study.architectures
+    planned = plan_of(tmp_path, ["painn", own], replicates={"sizes": [6e3], "seeds": [1, 2]})
     seeds = {}
-    for s in planner.grid(painn, 1e-3) + planner.grid(mpnn, 1e-3):
+    for s in specs(planned, "PaiNN") + specs(planned, "MPNN"):
         seeds.setdefault((s["label"], round(s["n"] / 1.5e3)), []).append(s["seed"])
     assert sorted(map(tuple, seeds.values())) == [(0,), (0,), (0, 1, 2), (0, 8)]
 
 
 def test_replicates_may_be_shorter_than_the_rest(tmp_path) -> None:
     long = {"name": "mpnn", "epochs": 2}
-    planner = planner_of(
+    planned = plan_of(
         tmp_path, ["painn", long], replicates={"sizes": [6e3], "seeds": [1], "atoms": 100.0}
     )
-    for a in planner.study.architectures:
-        specs = planner.grid(a, 1e-3)
-        short = [s for s in specs if s["seed"] == 1]
+    for label in ("PaiNN", "MPNN"):
+        grid = specs(planned, label)
+        short = [s for s in grid if s["seed"] == 1]
         assert len(short) == 1 and short[0]["atoms_total"] == 100
-        whole = {s["atoms_total"] for s in specs if s["seed"] == 0}
+        whole = {s["atoms_total"] for s in grid if s["seed"] == 0}
         assert len(whole) == 1 and min(whole) > 100
-        assert {s["atoms_total"] for s in planner.sweep(a)} != {100}
+        assert {s["atoms_total"] for s in specs(planned, label, "sweep")} != {100}
 
 
 def finish(runs, spec, loss):
@@ -158,18 +159,16 @@ def test_one_sweep_serves_several_entries(tmp_path) -> None:
         "train": {"augment": True},
         "sweep_of": "MPNN",
     }
-    planner = planner_of(tmp_path, [augmented, "mpnn"])
-    follower, giver = planner.study.architectures
-    runs = tmp_path / "runs"
-    assert planner.sweep(follower) == [] and len(planner.sweep(giver)) == 2
-    assert planner.waits(follower, runs) and planner.learning_rate(follower, runs) is None
-    listed, complete = known_runs(planner, runs)
-    assert len(listed) == 2 and not complete
-    for spec, loss in zip(planner.sweep(giver), (0.5, 0.4)):
-        finish(runs, spec, loss)
-    assert planner.learning_rate(follower, runs) == planner.learning_rate(giver, runs) == 4e-3
-    listed, complete = known_runs(planner, runs)
-    assert complete and len(listed) == 2 + 2 + 2
+    directory = directory_of(tmp_path, [augmented, "mpnn"])
+    planned = directory.plan()
+    assert not specs(planned, "augmented", "sweep") and len(specs(planned, "MPNN", "sweep")) == 2
+    assert len(planned.runs) == 2 and len(planned.waiting) == 2 + 2 and not planned.complete
+    by_rate = sorted(specs(planned, "MPNN", "sweep"), key=lambda s: s["lr"])
+    for spec, loss in zip(by_rate, (0.5, 0.4), strict=True):
+        finish(directory.runs, spec, loss)
+    planned = directory.plan()
+    assert planned.complete and len(planned.runs) == 2 + 2 + 2
+    assert {run.spec["lr"] for run in planned.runs if run.kind == "grid"} == {4e-3}
 
 
 @pytest.mark.parametrize(
@@ -184,36 +183,37 @@ def test_one_sweep_serves_several_entries(tmp_path) -> None:
 def test_a_sweep_goes_on_while_its_best_rate_is_at_an_end(tmp_path, optimum, tried) -> None:
     """At most two more rates; the loss is a parabola in ln lr."""
     sweep = {"size": 3e3, "factors": [0.5, 1, 0.7], "epochs": 1, "extend": 2}
-    planner = planner_of(tmp_path, ["mpnn"], learning_rate={"sweep": sweep})
-    (a,), runs = planner.study.architectures, tmp_path / "runs"
+    directory = directory_of(tmp_path, ["mpnn"], learning_rate={"sweep": sweep})
     for _ in range(5):
-        listed, _ = known_runs(planner, runs)
-        waiting = [
-            run.spec() for run, _ in listed if run.spec()["kind"] == "sweep" and not run.done
-        ]
-        assert bool(waiting) == (planner.learning_rate(a, runs) is None) == planner.waits(a, runs)
-        for spec in waiting:
-            finish(runs, spec, 0.5 + np.log(spec["lr"] / 4e-3 / optimum) ** 2)
-    found = sorted(spec["lr"] / 4e-3 for spec in planner.swept(a, runs))
+        planned = directory.plan()
+        sweeps = [run.spec for run in planned.runs if run.kind == "sweep"]
+        open_ones = [s for s in sweeps if not (directory.runs / content_id(s)).exists()]
+        assert bool(open_ones) == (not planned.complete) == bool(planned.waiting)
+        for spec in open_ones:
+            finish(directory.runs, spec, 0.5 + np.log(spec["lr"] / 4e-3 / optimum) ** 2)
+    found = sorted(spec["lr"] / 4e-3 for spec in sweeps)
     assert found == pytest.approx(tried, rel=0.01)
     best = min(found, key=lambda factor: abs(np.log(factor / optimum)))
-    assert planner.learning_rate(a, runs) == pytest.approx(4e-3 * best, rel=0.01)
+    (rate,) = {spec["lr"] for spec in specs(directory.plan(), "MPNN")}
+    assert rate == pytest.approx(4e-3 * best, rel=0.01)
 
 
 def test_a_rate_beyond_which_all_diverged_is_no_end(tmp_path) -> None:
     sweep = {"size": 3e3, "factors": [0.5, 1, 2], "epochs": 1, "extend": 2}
-    planner = planner_of(tmp_path, ["mpnn"], learning_rate={"sweep": sweep})
-    (a,), runs = planner.study.architectures, tmp_path / "runs"
-    for spec, loss in zip(planner.sweep(a), (0.5, 0.4, None)):
+    directory = directory_of(tmp_path, ["mpnn"], learning_rate={"sweep": sweep})
+    by_rate = sorted(specs(directory.plan(), "MPNN", "sweep"), key=lambda s: s["lr"])
+    for spec, loss in zip(by_rate, (0.5, 0.4, None), strict=True):
         if loss is None:
-            RunDirectory.create(runs, spec).finish({"status": "diverged"})
+            RunDirectory.create(directory.runs, spec).finish({"status": "diverged"})
         else:
-            finish(runs, spec, loss)
-    assert planner.learning_rate(a, runs) == 4e-3 and len(planner.swept(a, runs)) == 3
+            finish(directory.runs, spec, loss)
+    planned = directory.plan()
+    assert len(specs(planned, "MPNN", "sweep")) == 3
+    assert {s["lr"] for s in specs(planned, "MPNN")} == {4e-3}
 
 
 def test_a_study_that_lacks_a_new_key_is_the_same_study(tmp_path) -> None:
-    content = planner_of(tmp_path, ["mpnn"]).study.model_dump(mode="json")
+    content = directory_of(tmp_path, ["mpnn"]).study.model_dump(mode="json")
     old = {
         **content,
         "learning_rate": {
@@ -226,17 +226,17 @@ def test_a_study_that_lacks_a_new_key_is_the_same_study(tmp_path) -> None:
 
 
 def test_entries_that_follow_a_failed_sweep_have_no_grid_and_wait_for_none(tmp_path) -> None:
-    planner = planner_of(tmp_path, ["mpnn", {"name": "mpnn", "label": "other", "sweep_of": "MPNN"}])
-    runs = tmp_path / "runs"
-    for spec in planner.sweep(planner.study.architectures[0]):
-        RunDirectory.create(runs, spec).finish({"status": "diverged"})
-    assert not any(planner.waits(a, runs) for a in planner.study.architectures)
-    listed, complete = known_runs(planner, runs)
-    assert len(listed) == 2 and complete
+    other = {"name": "mpnn", "label": "other", "sweep_of": "MPNN"}
+    directory = directory_of(tmp_path, ["mpnn", other])
+    for spec in specs(directory.plan(), "MPNN", "sweep"):
+        RunDirectory.create(directory.runs, spec).finish({"status": "diverged"})
+    planned = directory.plan()
+    assert planned.failed.keys() == {"MPNN", "other"}
+    assert len(planned.runs) == 2 and planned.complete
 
 
 def test_what_is_trained_first(tmp_path) -> None:
-    planner = planner_of(
+    planned = plan_of(
         tmp_path,
         [
             {"name": "painn", "learning_rate": 1e-3, "stage": 1},
@@ -244,17 +244,24 @@ def test_what_is_trained_first(tmp_path) -> None:
         ],
         replicates={"sizes": [3e3], "seeds": [1]},
     )
-    listed, _ = known_runs(planner, tmp_path / "runs")
-    specs = [run.spec() for run, _ in listed]
-    small, large = sorted({s["n"] for s in specs if s["label"] == "MPNN"})
-    assert [(s["label"], s["n"], s["seed"]) for s in specs[:3]] == [
+    order = [run.spec for run in planned.runs]
+    small, large = sorted({s["n"] for s in order if s["label"] == "MPNN"})
+    assert [(s["label"], s["n"], s["seed"]) for s in order[:3]] == [
         ("MPNN", large, 0),
         ("MPNN", small, 0),
         ("MPNN", small, 1),
     ]
-    assert [s["seed"] for s in specs[3:]] == [0, 0, 1] and {s["label"] for s in specs[3:]} == {
-        "PaiNN"
-    }
+    assert [s["seed"] for s in order[3:]] == [0, 0, 1]
+    assert {s["label"] for s in order[3:]} == {"PaiNN"}
+
+
+def test_the_largest_runs_are_held_for_a_forecast(tmp_path) -> None:
+    directory = directory_of(tmp_path, [{"name": "mpnn", "learning_rate": 1e-3}, "painn"])
+    every, held = directory.plan(), directory.plan(hold=0.75)
+    assert [run.id for run in held.runs] == [run.id for run in every.runs]
+    assert [run.spec["n"] > 4e3 for run in held.runs if run.held] == [True]
+    assert len(every.active) == 2 + 2 and len(held.active) == 2 + 1
+    assert not any(run.held for run in held.runs if run.kind == "sweep")
 
 
 def test_planned_flops_know_gradient_forces_and_turned_copies(tmp_path) -> None:
@@ -263,8 +270,9 @@ def test_planned_flops_know_gradient_forces_and_turned_copies(tmp_path) -> None:
         {"name": "mpnn", "label": "symmetry loss", "train": {"symmetry_rotations": 4}},
         {"name": "mpnn", "label": "conservative", "forces": "conservative"},
     ]
-    planner = planner_of(tmp_path, entries)
-    plain, turned, gradient = (planner.grid(a, 1e-3)[0] for a in planner.study.architectures)
+    planned = plan_of(tmp_path, entries)
+    labels = ("MPNN", "symmetry loss", "conservative")
+    plain, turned, gradient = (specs(planned, label)[0] for label in labels)
     assert planned_flops(turned) == 5 * planned_flops(plain)
     assert planned_flops(gradient) == 2 * planned_flops({**gradient, "cost_factor": 1.0})
 
@@ -274,10 +282,10 @@ def test_differences_arrive_in_the_table_of_runs(tmp_path) -> None:
         {"name": "mpnn", "label": "a", "train": {"symmetry_rotations": 4, "symmetry_weight": 0.5}},
         {"name": "mpnn", "label": "b", "forces": "conservative", "train": {"augment": True}},
     ]
-    planner = planner_of(tmp_path, entries, sizes=[3e3])
-    for a in planner.study.architectures:
-        finish(tmp_path / "runs", planner.grid(a, 1e-3)[0], 0.5)
-    a, b = sorted(rows(tmp_path / "runs"), key=lambda row: row["architecture"])
+    directory = directory_of(tmp_path, entries, sizes=[3e3])
+    for label in "ab":
+        finish(directory.runs, specs(directory.plan(), label)[0], 0.5)
+    a, b = sorted(rows(directory.runs), key=lambda row: row["architecture"])
     assert (a["forces"], a["augment"], a["symmetry_rotations"], a["symmetry_weight"]) == (
         "direct",
         False,
@@ -318,5 +326,5 @@ def test_differences_arrive_in_the_table_of_runs(tmp_path) -> None:
 )
 def test_a_wrong_override_is_named(tmp_path, architectures, changes, message) -> None:
     with pytest.raises(StudyError) as caught:
-        planner_of(tmp_path, architectures, **changes)
+        plan_of(tmp_path, architectures, **changes)
     assert message in str(caught.value) and "t.yaml" in str(caught.value)

@@ -17,12 +17,13 @@ from forcelaw.training import checkpoint
 from forcelaw.training.config import TrainOptions, evaluation_steps, warmup_steps
 from forcelaw.training.evaluate import evaluate, symmetry_error
 from forcelaw.training.loop import train
-from forcelaw.training.spec import data_options, resolve, validation_set
+from forcelaw.training.spec import data_options, resolve, summarise, validation_set
 from tests.packs import write_pack
 
 
 def make_run(tmp_path, pack, name="mpnn", lr=4e-3, **changes):
-    config = size(name, 3e3, depth=1, **data_options(pack, cutoff=3.0))
+    data = summarise(pack, cutoff=3.0)
+    config = size(name, 3e3, depth=1, **data.options)
     options = TrainOptions(
         **{
             "batch_molecules": 4,
@@ -32,7 +33,7 @@ def make_run(tmp_path, pack, name="mpnn", lr=4e-3, **changes):
             **changes,
         }
     )
-    spec = resolve(pack, config, options, lr=lr, seed=0, atoms=30 * 4 * 4.5)
+    spec = resolve(data, config, options, lr=lr, seed=0, atoms=30 * 4 * 4.5)
     run = RunDirectory.create(tmp_path, spec.as_json())
     assert run.claim()
     return run, spec
@@ -175,18 +176,20 @@ def test_another_pack_is_refused(tmp_path) -> None:
 
 def test_length_is_needed_exactly_once(tmp_path) -> None:
     pack = write_pack(tmp_path / "pack")
-    config = size("mpnn", 3e3, **data_options(pack, cutoff=3.0))
+    data = summarise(pack, cutoff=3.0)
+    config = size("mpnn", 3e3, **data.options)
     for length in ({}, {"atoms": 1e3, "epochs": 1}):
         with pytest.raises(StudyError, match="atoms or as epochs"):
-            resolve(pack, config, TrainOptions(batch_molecules=4), lr=1e-3, seed=0, **length)
+            resolve(data, config, TrainOptions(batch_molecules=4), lr=1e-3, seed=0, **length)
 
 
 def test_the_id_of_a_run_is_its_content(tmp_path) -> None:
     pack = write_pack(tmp_path / "pack")
-    config = size("mpnn", 3e3, **data_options(pack, cutoff=3.0))
+    data = summarise(pack, cutoff=3.0)
+    config = size("mpnn", 3e3, **data.options)
     specs = [
         resolve(
-            pack, config, TrainOptions(batch_molecules=4), lr=lr, seed=seed, atoms=1e3
+            data, config, TrainOptions(batch_molecules=4), lr=lr, seed=seed, atoms=1e3
         ).as_json()
         for lr, seed in ((1e-3, 0), (1e-3, 0), (2e-3, 0), (1e-3, 1))
     ]
@@ -207,11 +210,12 @@ def test_warm_up_is_at_most_a_twentieth() -> None:
 def test_every_architecture_learns_on_the_shipped_sample(tmp_path, name) -> None:
     torch.set_num_threads(1)
     pack = Pack(sample_path())
-    config = size(name, 1.2e4, depth=1, **data_options(pack))
+    data = summarise(pack)
+    config = size(name, 1.2e4, depth=1, **data.options)
     options = TrainOptions(
         batch_molecules=4, evaluations=2, first_evaluation=1, validation_structures=24
     )
-    spec = resolve(pack, config, options, lr=8e-3, seed=0, atoms=80 * 4 * 21)
+    spec = resolve(data, config, options, lr=8e-3, seed=0, atoms=80 * 4 * 21)
     run = RunDirectory.create(tmp_path, spec.as_json())
     run.claim()
     result = train(run, pack)

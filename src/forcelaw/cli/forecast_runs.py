@@ -133,13 +133,18 @@ def _planned(spec: dict[str, Any], run: str = "") -> Planned:
 
 def _of_study(path: Path) -> list[Planned]:
     """From a study file. Needs torch and the pack, because sizes and steps follow from them."""
-    from ..study.config import Planner, find_pack, load
+    from ..study.config import load
+    from ..study.plan import plan
+    from ..study.record import find_pack
+    from ..training.spec import summarise
 
     study = load(path)
-    planner = Planner(study, find_pack(study, path.parent))
+    data = summarise(find_pack(study, path.parent), cutoff=study.cutoff)
     # neither size nor length depends on the learning rate; the id does, so runs are matched by
     # size, length and seed
-    specs = [spec for a in study.architectures for spec in planner.grid(a, 1.0)]
+    planned = plan(study, data, {})
+    everything = [*planned.runs, *planned.waiting]
+    specs = [run.spec for run in everything if run.kind == "grid"]
     return [_planned(spec) for spec in specs if not _small(spec, specs)]
 
 

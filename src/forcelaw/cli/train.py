@@ -29,14 +29,18 @@ def add_subcommands(commands: Any) -> None:
     )
     run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     run.add_argument(
-        "--pack",
+        "--runs-per-device",
         default="auto",
         metavar="K|auto",
         help=(
             "runs side by side in each worker (default auto: 1 on a CPU; on a GPU as many as make"
             " up 16k atoms a step, at most 16, fewer when its memory is short). Device-hours are"
-            " measured alone all the same"
+            " measured one run at a time all the same"
         ),
+    )
+    # its older name
+    run.add_argument(
+        "--pack", dest="runs_per_device", default=argparse.SUPPRESS, help=argparse.SUPPRESS
     )
     run.add_argument(
         "--compile", action="store_true", help="torch.compile the models (needs a C++ compiler)"
@@ -102,8 +106,11 @@ def handle_run(args: argparse.Namespace) -> int:
 
     began = time.time()
     from ..errors import StudyError
-    from ..study import config as studies
-    from ..study import launcher as local
+    from ..study.config import load
+    from ..study.cost import rates_of
+    from ..study.launcher import run_local
+    from ..study.record import StudyDirectory, find_pack
+    from ..study.status import describe_plan, describe_rest, study_status
     from ..study.worker import headroom
     from ..training.device import pick_device
 
@@ -114,8 +121,11 @@ def handle_run(args: argparse.Namespace) -> int:
         return 0
     if args.study is None:
         raise StudyError("no study file given", remedy="forcelaw run studies/quickstart.yaml")
-    if args.pack != "auto" and not (args.pack.isdigit() and 1 <= int(args.pack) <= 24):
-        raise StudyError(f"--pack {args.pack!r} is neither auto nor a number from 1 to 24")
+    side_by_side = args.runs_per_device
+    if side_by_side != "auto" and not (side_by_side.isdigit() and 1 <= int(side_by_side) <= 24):
+        raise StudyError(
+            f"--runs-per-device {side_by_side!r} is neither auto nor a number from 1 to 24"
+        )
     if args.minutes is not None and not args.minutes > 0:
         raise StudyError(
             f"--minutes {args.minutes:g} leaves no time",
@@ -127,49 +137,43 @@ def handle_run(args: argparse.Namespace) -> int:
             remedy="give e.g. 0.5",
         )
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    study = studies.load(args.study)
-    device = (
-        args.device if args.plan and args.device == "cuda" else pick_device(args.device)
-    )  # a plan needs no GPU
-    pack = studies.find_pack(study, args.study.parent)
-    planner = studies.Planner(study, pack)
-    workers = args.workers or default_workers(device)
+    study = load(args.study)
+    # a plan needs no GPU
+    device = "cuda" if args.plan and args.device == "cuda" else pick_device(args.device)
     out = args.out or Path("out") / study.name
-    rates = local.remembered(None if args.plan else out, planner, device)
-    print(local.describe(planner, rates, workers, device), flush=True)
+    directory = StudyDirectory(study, find_pack(study, args.study.parent), out)
+    workers = args.workers or default_workers(device)
+    rates = rates_of(directory, device, remember=not args.plan)
+    print(describe_plan(directory, rates, workers, device), flush=True)
     if args.plan:
         return 0
-    if said := studies.write_study(planner, out, command="forcelaw " + " ".join(sys.argv[1:])):
-        print(said, flush=True)
+    if changed := directory.write(command="forcelaw " + " ".join(sys.argv[1:])):
+        print(changed, flush=True)
     if args.retry_failed:
         forget_failed(out)
     deadline = began + 60 * args.minutes if args.minutes else math.inf
-    before, clock = (
-        local.standing(planner, out / "runs", rates, args.hold_largest),
-        time.monotonic(),
-    )
-    stands = local.run_local(
-        study,
+    before, clock = study_status(directory, rates, args.hold_largest), time.monotonic()
+    status = run_local(
+        directory,
         args.study,
-        planner,
-        out,
         workers=workers,
         device=device,
-        compile_model=args.compile,
-        pack=args.pack,
         rates=rates,
+        compile_model=args.compile,
+        runs_per_device=side_by_side,
         deadline=deadline,
         hold=args.hold_largest,
     )
+    counts = status.states
     print(
-        f"{stands.finished} runs finished, {stands.diverged} diverged, {stands.failed} failed:"
-        f" {out}"
+        f"{counts['finished']} runs finished, {counts['diverged']} diverged,"
+        f" {counts['failed']} failed: {out}"
     )
-    if not stands.over and time.time() >= deadline - headroom(device, args.compile):
+    if not status.over and time.time() >= deadline - headroom(device, args.compile):
+        rest = describe_rest(status, before, time.monotonic() - clock)
         print(
-            f"time is up after {(time.time() - began) / 60:.1f} minutes:"
-            f" {local.left(stands, before, time.monotonic() - clock)}. The same command goes on"
-            " from here."
+            f"time is up after {(time.time() - began) / 60:.1f} minutes: {rest}. The same command"
+            " resumes the study."
         )
         return UNFINISHED
     if args.hold_largest:
@@ -197,7 +201,7 @@ def forget_failed(out: Path) -> None:
 
 def handle_status(args: argparse.Namespace) -> int:
     from ..errors import StoreError
-    from ..study.launcher import status_table
+    from ..study.status import status_table
 
     if not (args.out / "runs").is_dir():
         raise StoreError(

@@ -13,6 +13,7 @@ There is no database and no file with two writers, because clusters have NFS. A 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -90,6 +91,16 @@ class RunDirectory:
                     remedy="delete this run directory to train it again",
                 ) from error
         return rows
+
+    def final_loss(self) -> float | None:
+        """Loss of the last evaluation; None without any, and for a run that diverged or failed."""
+        result, path = self.result(), self.path / "metrics.jsonl"
+        if result is None or result["status"] != "finished" or not path.exists():
+            return None
+        for line in reversed(path.read_text().splitlines()):
+            with contextlib.suppress(json.JSONDecodeError):  # cut short by a crash
+                return float(json.loads(line)["loss"])
+        return None
 
     def append_metric(self, row: dict[str, Any]) -> None:
         with (self.path / "metrics.jsonl").open("a") as file:
@@ -170,6 +181,14 @@ class RunDirectory:
             shutil.rmtree(self.path / "claim", ignore_errors=True)
             self._token = ""
 
+    def state(self) -> str:
+        """How the run ended (finished, diverged, failed), or running, stopped (it resumes from its
+        checkpoint) or waiting."""
+        result = self.result()
+        if result is not None:
+            return str(result["status"])
+        return "running" if self.held else "stopped" if self.position() else "waiting"
+
     @property
     def held(self) -> bool:
         """Whether a worker that may be alive holds the claim."""
@@ -217,6 +236,30 @@ def planned_flops(spec: dict[str, Any]) -> float:
 # for want of time: without a schedule that looks ahead, what it evaluated is what a shorter run
 # would have.
 COUNTED = ("finished", "stopped")
+
+
+class FinalLosses:
+    """Final losses of the runs under ``root`` that are over; each is read once, however often they
+    are asked for."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._known: dict[str, tuple[int, float | None]] = {}
+
+    def read(self) -> dict[str, float | None]:
+        """Id -> final loss, None where a run diverged or failed."""
+        found: dict[str, tuple[int, float | None]] = {}
+        for folder in os.scandir(self.root) if self.root.is_dir() else ():
+            try:
+                written = Path(folder.path, "result.json").stat().st_mtime_ns
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            known = self._known.get(folder.name)
+            if known is None or known[0] != written:
+                known = (written, RunDirectory(folder.path).final_loss())
+            found[folder.name] = known
+        self._known = found
+        return {name: loss for name, (_, loss) in found.items()}
 
 
 def runs(root: str | Path) -> Iterator[RunDirectory]:

@@ -1,5 +1,5 @@
-"""Learning-rate sweeps, wherever their runs are read from: run directories while a study goes on, a
-table afterwards."""
+"""The rules of a learning-rate sweep, on losses alone: for run directories while a study is trained,
+for a table of runs afterwards."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 
 def mean_losses(points: Iterable[tuple[float, float | None]]) -> dict[float, float]:
-    """Learning rate -> mean final loss over seeds, infinite where a seed came to nothing (None).
-    points: (rate, loss)."""
+    """Learning rate -> mean final loss over seeds, infinite where a seed diverged or failed.
+    points: (rate, loss), loss None for such a seed."""
     losses: dict[float, list[float]] = {}
     for rate, loss in points:
         losses.setdefault(rate, []).append(math.inf if loss is None else loss)
@@ -17,11 +17,22 @@ def mean_losses(points: Iterable[tuple[float, float | None]]) -> dict[float, flo
 
 
 def best_rate(means: dict[float, float], within: float = 0.0) -> float | None:
-    """The rate of lowest mean loss, or a smaller one that comes within that share of it; None where
-    every one came to nothing."""
+    """The rate with the lowest mean loss, or the smallest whose loss is at most ``within`` (a
+    share) above it; None where every rate diverged or failed."""
     least = min(means.values(), default=math.inf)
-    return (
-        None
-        if math.isinf(least)
-        else min(rate for rate, mean in means.items() if mean <= least * (1.0 + within))
-    )
+    if math.isinf(least):
+        return None
+    return min(rate for rate, mean in means.items() if mean <= least * (1.0 + within))
+
+
+def next_factor(factors: list[float], losses: list[float]) -> float | None:
+    """The factor to try beyond a sweep whose best one is its first or last; None where the best one
+    lies inside, or every one diverged.
+
+    factors: ascending. losses: of the same, infinite where training diverged.
+    """
+    best = min(range(len(losses)), key=losses.__getitem__)
+    if math.isinf(losses[best]) or 0 < best < len(losses) - 1:
+        return None
+    end, inner = (factors[0], factors[1]) if best == 0 else (factors[-1], factors[-2])
+    return float(f"{end * end / inner:.3g}")

@@ -1,5 +1,5 @@
-"""What a study cost: device-hours by the clock on the wall, what they bought, and how well the
-devices were used.
+"""What a study cost: device-hours by the clock, the training done in them, and how well the devices
+were used.
 
     OUT/pieces/<when>-<token>.json   one for each call of `forcelaw run`: its devices and how long it held them
 
@@ -21,14 +21,12 @@ from ..progress import count, duration
 from ..store.runs import RunDirectory, runs
 
 BEAT_SECONDS = 10.0
-# arXiv 2510.09768 by ../shared/reference/architectures.md, section 0; neither the number of its
-# runs nor their sum is known
+# neither the number of its runs nor their sum is known
 PAPER = "the paper (arXiv 2510.09768) spent up to about 30 GPU-hours on one run"
 
 
 class Piece:
-    """One call of `forcelaw run` in the books: a context that writes down how long it held its
-    devices."""
+    """One call of `forcelaw run`: a context that writes down how long it held its devices."""
 
     def __init__(self, out: Path, *, device: str, devices: int, workers: int):
         began = datetime.datetime.now(datetime.UTC)
@@ -63,19 +61,18 @@ class Piece:
 class Accounts:
     """Hours and FLOPs of a study.
 
-    solo_hours: device-hours of training alone, as if every run had a device to itself, unfinished
+    solo_hours: device-hours of training only, as if every run had a device to itself, unfinished
     runs included. held_hours: hours by the clock times devices, over all pieces: compiling,
-    evaluating and waiting included; 0 where nothing was written down. flops: bought, a multiply-add
-    counted as 2.
+    evaluating and waiting included; 0 where nothing was written down. flops: of training, a
+    multiply-add counted as 2. shared: runs copied from other studies; they are in ``runs``, and not
+    in the hours and FLOPs.
     """
 
     solo_hours: float = 0.0
     held_hours: float = 0.0
     flops: float = 0.0
     longest_hours: float = 0.0
-    shared: int = (
-        0  # runs taken over from other studies: in ``runs``, and not in the hours and FLOPs
-    )
+    shared: int = 0
     pieces: int = 0
     devices: dict[str, float] = field(default_factory=dict)  # name -> held hours
     runs: dict[str, int] = field(default_factory=dict)  # status -> count
@@ -83,51 +80,52 @@ class Accounts:
 
     @property
     def utilisation(self) -> float | None:
-        """Solo hours of training that one held device-hour bought; above 1 where runs side by side
-        fill a device."""
+        """Solo hours of training in one held device-hour; above 1 where runs side by side fill a
+        device."""
         return self.solo_hours / self.held_hours if self.held_hours else None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"utilisation": self.utilisation, "beside": PAPER}
 
-    def words(self) -> str:
+    def describe(self) -> str:
+        """As a table by architecture and a few lines."""
         lines = [f"{'architecture':<28}{'runs':>6}{'solo hours':>12}{'FLOPs':>10}"]
         for label, row in sorted(self.by_architecture.items()):
             lines.append(
                 f"{label:<28}{row['runs']:>6.0f}{row['solo_hours']:>12.3f}{row['flops']:>10.1e}"
             )
         lines.append(
-            f"bought: {self.flops:.2e} FLOPs in {self.solo_hours:.3f} device-hours of training"
-            f" alone; the longest run took {duration(3600 * self.longest_hours)}"
+            f"trained:   {self.flops:.2e} FLOPs in {self.solo_hours:.3f} device-hours of training;"
+            f" the longest run took {duration(3600 * self.longest_hours)}"
         )
         if self.shared:
             lines.append(
-                f"        {self.shared} runs more are those of other studies, and counted there"
+                f"shared:    {self.shared} more runs are those of other studies, and counted there"
             )
-        if self.held_hours:
+        if self.utilisation is not None:
             held = ", ".join(f"{hours:.3f} h of {name}" for name, hours in self.devices.items())
             lines.append(
-                f"paid:   {held} in {count(self.pieces)} pieces; each hour bought"
-                f" {self.utilisation:.2f} hours of training alone"
+                f"held:      {held} in {count(self.pieces)} calls; {self.utilisation:.2f} hours of"
+                " training in each"
             )
-        return "\n".join([*lines, f"beside: {PAPER}"])
+        return "\n".join([*lines, f"for scale: {PAPER}"])
 
 
 def accounts(out: Path) -> Accounts:
-    """The books of a study directory."""
-    books = Accounts()
+    """What the study in directory ``out`` has cost so far."""
+    total = Accounts()
     for run in runs(out / "runs"):
         result = run.result()
         status = result["status"] if result else "unfinished"
-        books.runs[status] = books.runs.get(status, 0) + 1
-        if (result or {}).get("taken_from"):  # another study's run, which is in the books there
-            books.shared += 1
+        total.runs[status] = total.runs.get(status, 0) + 1
+        if (result or {}).get("taken_from"):  # another study's run, and counted there
+            total.shared += 1
             continue
         seconds, flops = spent(run, result)
-        books.solo_hours += seconds / 3600
-        books.flops += flops
-        books.longest_hours = max(books.longest_hours, seconds / 3600)
-        row = books.by_architecture.setdefault(
+        total.solo_hours += seconds / 3600
+        total.flops += flops
+        total.longest_hours = max(total.longest_hours, seconds / 3600)
+        row = total.by_architecture.setdefault(
             run.spec()["label"], {"runs": 0, "solo_hours": 0.0, "flops": 0.0}
         )
         row["runs"] += 1
@@ -136,15 +134,14 @@ def accounts(out: Path) -> Accounts:
     for path in sorted((out / "pieces").glob("*.json")):
         piece = read_json(path)
         hours = piece["seconds"] * piece["devices"] / 3600
-        books.pieces += 1
-        books.held_hours += hours
-        books.devices[piece["device"]] = books.devices.get(piece["device"], 0.0) + hours
-    return books
+        total.pieces += 1
+        total.held_hours += hours
+        total.devices[piece["device"]] = total.devices.get(piece["device"], 0.0) + hours
+    return total
 
 
 def spent(run: RunDirectory, result: dict[str, Any] | None) -> tuple[float, float]:
-    """Seconds alone on the device and FLOPs that a run has used, from the latest of what it
-    wrote."""
+    """Seconds of training and FLOPs that a run has used, from the latest file that it wrote."""
     if result and "seconds" in result:
         return float(result["seconds"]), float(result["flops"])
     last = run.path / "last.json"

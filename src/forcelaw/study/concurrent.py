@@ -1,14 +1,12 @@
-"""The inside of a worker: claims runs, gives them turns on the device, and writes down how they
-end."""
+"""Runs of a study side by side on one device: claims them, trains them in turns, and writes down how
+they end."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
@@ -18,40 +16,34 @@ from ..progress import Progress
 from ..store.runs import RunDirectory
 from ..training.cooperative import Ended, SideBySide
 from ..training.loop import HEARTBEAT_SECONDS, training
-from .config import Planner
-from .listing import known_runs
 from .precompile import Ahead
+from .record import StudyDirectory
 
 POLL_SECONDS = 1.0
 
 
-class Lanes:
-    """Up to ``pack`` runs of a study at once; with 1 they go one after the other. ``stop``: put
-    everything down now. ``closing``: begin nothing new."""
+class ConcurrentRuns:
+    """Up to ``limit`` runs of a study at once; with 1 they are trained one after the other.
+
+    stop: whether everything is to be stopped now. closing: whether nothing new is to begin.
+    """
 
     def __init__(
         self,
-        planner: Planner,
-        runs: Path,
+        directory: StudyDirectory,
         *,
         device: str,
-        pack: int,
+        limit: int,
         compile_model: bool,
         stop: Callable[[], bool],
         show: bool,
         closing: Callable[[], bool] = lambda: False,
         hold: float | None = None,
     ):
-        self.planner, self.runs, self.stop, self.closing, self.show = (
-            planner,
-            runs,
-            stop,
-            closing,
-            show,
-        )
-        self.hold = hold
-        self.device, self.limit, self.on_gpu = torch.device(device), pack, device == "cuda"
-        self.side = SideBySide(pack, device=self.device, background=self.on_gpu and pack > 1)
+        self.directory, self.limit, self.hold, self.show = directory, limit, hold, show
+        self.stop, self.closing = stop, closing
+        self.device, self.on_gpu = torch.device(device), device == "cuda"
+        self.side = SideBySide(limit, device=self.device, background=self.on_gpu and limit > 1)
         # runs share the data on the device; how much of it may be there is asked before they take
         # memory
         self.options = {
@@ -60,17 +52,17 @@ class Lanes:
             "stop": stop,
             "shards": Shards(),
             "capacity": device_capacity(self.device),
-            "shared": pack > 1,
+            "shared": limit > 1,
         }
         # compiled models have few kernels of ours
         self.ahead = Ahead(
-            planner.pack.path,
+            directory.pack.path,
             "cpu" if compile_model else device,
             torch.cuda.device_count() if self.on_gpu else 1,
         )
         self.empty = self._free_memory()
         self.look_again = self.beat = 0.0
-        self.seen: set[str] = set()  # runs whose kernels are asked for
+        self.precompiled: set[str] = set()  # runs whose kernels are asked for
         self.over = False  # whether the study has no open run left
 
     def work(self) -> None:
@@ -103,14 +95,14 @@ class Lanes:
                 run.release()
         wall = time.monotonic() - began
         print(
-            f"the runs that ended here take {solo:.0f} s of the device each by itself; they took"
-            f" {wall:.0f} s, preparation and evaluation included: {solo / wall:.2f} at once",
+            f"the runs that ended here would take {solo:.0f} s one at a time; they took"
+            f" {wall:.0f} s, preparation and evaluation included: a factor of {solo / wall:.2f}",
             file=sys.stderr,
         )
 
     def _has_room(self) -> bool:
-        """Whether another run can begin: a place, nobody in preparation, and twice the memory of
-        the mean run so far."""
+        """Whether another run can begin: fewer than the limit, none in preparation, and twice the
+        memory of the mean run so far is free."""
         if len(self.side.tasks) >= self.limit or not self.side.settled:
             return False
         if self._crowded():
@@ -130,15 +122,14 @@ class Lanes:
     def _start_one(self) -> bool:
         """Claim the most urgent open run and begin it."""
         mine = {task.key.id for task in self.side.tasks}
-        listed, complete = known_runs(self.planner, self.runs, self.hold)
-        open_runs = [run for run, _ in listed if not run.done]
-        self.over = complete and not open_runs
-        new = [run for run in open_runs if run.id not in self.seen]
-        self.seen.update(run.id for run in new)
-        if new:
-            self.ahead.give(run.spec() for run in new)
-            self.ahead.give(self._later())
-        run = next((run for run in open_runs if run.id not in mine and run.claim()), None)
+        plan = self.directory.create_runs(self.hold)
+        open_runs = [item for item in plan.active if not self.directory.run(item).done]
+        self.over = plan.complete and not open_runs
+        if any(item.id not in self.precompiled for item in open_runs):
+            self.precompiled.update(item.id for item in open_runs)
+            self.ahead.give(item.spec for item in [*open_runs, *plan.waiting])
+        others = (self.directory.run(item) for item in open_runs if item.id not in mine)
+        run = next((run for run in others if run.claim()), None)
         if run is None:
             self.look_again = time.monotonic() + POLL_SECONDS
             return False
@@ -146,16 +137,9 @@ class Lanes:
             run.release()
             return True
         self.side.add(
-            run, training(run, self.planner.pack, progress=self._progress(run), **self.options)
+            run, training(run, self.directory.pack, progress=self._progress(run), **self.options)
         )
         return True
-
-    def _later(self) -> Iterator[dict[str, Any]]:
-        """Runs that wait for a sweep, at a learning rate of 1: their kernels are those that they
-        will have."""
-        for a in sorted(self.planner.study.architectures, key=lambda a: a.stage):
-            if self.planner.waits(a, self.runs):
-                yield from self.planner.grid(a, 1.0)
 
     def _progress(self, run: RunDirectory) -> Progress | None:
         if not self.show:
@@ -179,20 +163,17 @@ class Lanes:
                     f"run {run.id}: {error}", file=sys.stderr
                 )  # lost the claim or damaged: leave it alone
             elif others and not self._device_answers():
-                # it answers nothing any more to this process, and any of the runs may have been the
-                # cause
+                # any of the runs may have been the cause
                 raise StudyError(
-                    f"the device gave up: {error}",
-                    remedy=(
-                        "the same command goes on from the last checkpoints; "
-                        "with --pack 1 it shows which run it is"
-                    ),
+                    f"the device does not answer any more: {error}",
+                    remedy="the same command resumes from the last checkpoints; with"
+                    " --runs-per-device 1 it shows which run is the cause",
                 ) from error
             elif others and isinstance(error, torch.OutOfMemoryError):
-                self.limit = others  # the run is still open and will be tried with fewer beside it
+                self.limit = others  # the run is still open and will be tried with fewer others
                 print(
-                    f"run {run.id}: out of memory beside {others} others: no more than {others} at"
-                    " once",
+                    f"run {run.id}: out of memory with {others} others: no more than {others} at"
+                    " once from now on",
                     file=sys.stderr,
                 )
             else:

@@ -6,9 +6,10 @@ for.
     NAME/study.json                 the resolved study
     NAME/provenance.json            command, date, versions, devices, device-hours and FLOPs
 
-`forcelaw report NAME` needs the first file and reads study.json beside it; `forcelaw import NAME
---to OUT` makes a study of them that goes on (restore.py). Paths of the machine that trained are
-left out. CSV needs no polars, so it can be written where the training was.
+`forcelaw report NAME` needs the first file and reads study.json in the same folder; `forcelaw import
+NAME --to OUT` makes a study directory of them, in which finished runs need not be trained again.
+Paths of the machine that trained are left out. Writing CSV needs no polars, so it can be done where
+the training was.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import datetime
 import json
 import re
 import shlex
+import shutil
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,10 +27,11 @@ from typing import Any
 
 from ..errors import StoreError
 from ..files import file_sha256, read_json, write_json
-from ..store.runs import runs
-from ..table.columns import COLUMNS
-from ..table.directory import EVIDENCE, frame, rows
+from ..store.runs import RunDirectory, content_id, runs
+from ..table.columns import COLUMNS, measured
+from ..table.directory import EVIDENCE, frame, rows, typed
 from .accounting import accounts
+from .config import is_later_stage
 
 
 def write_evidence(
@@ -59,12 +62,23 @@ def write_evidence(
     study = portable(read_json(out / "study.json")) if (out / "study.json").exists() else {}
     if study:
         write_json(folder / "study.json", study)
-    books = accounts(out)
-    counts = dict(Counter({row["run"]: row["status"] for row in content}.values()))
+    provenance = _provenance(out, path, listed, content, study)
+    write_json(folder / "provenance.json", provenance)
+    return provenance
+
+
+def _provenance(
+    out: Path,
+    table: Path,
+    listed: list[RunDirectory],
+    content: list[dict[str, Any]],
+    study: dict[str, Any],
+) -> dict[str, Any]:
+    counts = Counter({row["run"]: row["status"] for row in content}.values())
     data = study.get("data", {})
-    provenance = {
+    return {
         "study": study.get("name", listed[0].spec()["study"]),
-        "table": {"file": path.name, "sha256": file_sha256(path)},
+        "table": {"file": table.name, "sha256": file_sha256(table)},
         "evaluations": len(content),
         "runs": dict(sorted(counts.items())),
         "began": study.get("created"),
@@ -72,36 +86,28 @@ def write_evidence(
         "command": study.get("command"),
         "versions": _versions(listed, study),
         "data": {key: data.get(key) for key in ("name", "hash", "command")},
-        "cost": books.as_json(),
+        "cost": accounts(out).as_json(),
         "pieces": {
             piece.name: read_json(piece) for piece in sorted((out / "pieces").glob("*.json"))
         },
     }
-    write_json(folder / "provenance.json", provenance)
-    return provenance
 
 
 def stopped(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a table in which runs of the grid that are under way and have been evaluated count as
-    ended where they are: their status is "stopped", their last evaluation is final."""
+    shorter runs: their status is "stopped", their last evaluation is final."""
     last = {
         row["run"]: row["step"]
         for row in content
         if row["status"] == "unfinished" and row["kind"] != "sweep" and row["loss"] is not None
     }
-    return [
-        (
-            row
-            | {
-                "status": "stopped",
-                "final": row["step"] == last[row["run"]],
-                "ended": last[row["run"]],
-            }
-            if row["run"] in last
-            else row
-        )
-        for row in content
-    ]
+    changed = []
+    for row in content:
+        if row["run"] in last:
+            end = last[row["run"]]
+            row = row | {"status": "stopped", "final": row["step"] == end, "ended": end}
+        changed.append(row)
+    return changed
 
 
 def _csv(content: list[dict[str, Any]], path: Path) -> None:
@@ -112,7 +118,7 @@ def _csv(content: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(content)
 
 
-def _jsonl(listed: list[Any], path: Path) -> None:
+def _jsonl(listed: list[RunDirectory], path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         for run in listed:
             result = run.result()
@@ -126,7 +132,7 @@ def _jsonl(listed: list[Any], path: Path) -> None:
             )
 
 
-def _versions(listed: list[Any], study: dict[str, Any]) -> dict[str, list[str]]:
+def _versions(listed: list[RunDirectory], study: dict[str, Any]) -> dict[str, list[str]]:
     """Every version that trained a run of the study."""
     found: dict[str, set[str]] = {}
     for versions in [
@@ -160,3 +166,107 @@ def _words(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError:  # an open quote
         return command.split()
+
+
+def is_evidence(path: Path) -> bool:
+    return (path / "runs.jsonl").exists() and any(
+        (path / name).exists() for name in EVIDENCE.values()
+    )
+
+
+def import_evidence(folder: Path, out: Path) -> str:
+    """Write the runs of the evidence in ``folder`` into the study directory ``out`` and say what
+    was done. Needs polars.
+
+    Finished runs are whole but for their weights; one that was under way keeps its evaluations and
+    starts over. A run that is in ``out`` already is replaced only by one that ended better.
+    """
+    if not is_evidence(folder):
+        raise StoreError(
+            f"there is no runs.jsonl with a table ({' or '.join(EVIDENCE.values())}) here",
+            where=str(folder),
+            remedy="give a directory that `forcelaw export OUT --table DIR` wrote",
+        )
+    path, provenance = folder / "provenance.json", {}
+    if path.exists():
+        provenance = read_json(path)
+    metrics, found = _metrics_of(folder, provenance), []
+    later = is_later_stage(folder / "study.json", out / "study.json")
+    try:
+        lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+        for number, text in enumerate(lines, start=1):
+            line = json.loads(text)
+            if content_id(line["spec"]) != line["run"]:
+                raise StoreError(
+                    f"run {line['run']} has a specification that hashes to"
+                    f" {content_id(line['spec'])}",
+                    where=f"{folder / 'runs.jsonl'}, line {number}",
+                    remedy="the file was changed: restore it from the commit",
+                )
+            found.append((line["spec"], line["result"], metrics.get(line["run"], [])))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise StoreError(
+            f"cannot be read as the runs of a study: {error!r}", where=str(folder / "runs.jsonl")
+        ) from error
+    done = Counter(_import_run(out / "runs", *run) for run in found)
+    if (folder / "study.json").exists() and (later or not (out / "study.json").exists()):
+        shutil.copyfile(folder / "study.json", out / "study.json")
+    for name, piece in provenance.get("pieces", {}).items():
+        (out / "pieces").mkdir(exist_ok=True)
+        write_json(out / "pieces" / Path(name).name, piece)
+    return (
+        f"{done['new']} runs are new, {done['better']} ended better than here, {done['kept']} stay"
+        " as they are; runs that were under way keep their evaluations and start over, because"
+        " evidence holds no weights"
+    )
+
+
+def _metrics_of(folder: Path, provenance: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Evaluations of every run of the table, by id, in the order of their steps."""
+    from ..table.read import read
+
+    table = next(folder / name for name in EVIDENCE.values() if (folder / name).exists())
+    known = provenance.get("table", {})
+    if known.get("file") == table.name and known.get("sha256") != file_sha256(table):
+        raise StoreError(
+            "checksum mismatch: the table is not the one in provenance.json",
+            where=str(table),
+            remedy="restore both from the same commit, or write them again with `forcelaw export"
+            " --table`",
+        )
+    metrics: dict[str, list[dict[str, Any]]] = {}
+    for row in typed(read(table).frame, str(table)).sort("step").iter_rows(named=True):
+        if row.get("step") is not None:
+            values = {key: row[key] for key in measured() if row.get(key) is not None}
+            metrics.setdefault(row["run"], []).append(values)
+    return metrics
+
+
+def _import_run(
+    root: Path,
+    spec: dict[str, Any],
+    result: dict[str, Any] | None,
+    metrics: list[dict[str, Any]],
+) -> str:
+    """Write one run under ``root``, unless the one there ended as well or better: then "kept"."""
+    order = ("failed", "diverged", "finished")
+    here = RunDirectory(root / content_id(spec))
+    there, existed = here.result(), here.path.exists()
+    if existed:
+        if result is None or (
+            there and order.index(result["status"]) <= order.index(there["status"])
+        ):
+            return "kept"
+        if here.held:
+            raise StoreError(
+                f"run {here.id} is being trained here",
+                where=str(here.path),
+                remedy="stop `forcelaw run` first",
+            )
+        shutil.rmtree(here.path)
+    run = RunDirectory.create(root, spec)
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in metrics)
+    (run.path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    if result is not None:
+        run.finish(result)
+    return "better" if existed else "new"

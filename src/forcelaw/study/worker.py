@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .config import Planner, Study, find_pack, load
+from .config import Study, load
+from .record import StudyDirectory, find_pack
 
 # a GPU is filled by several small batches at once (benchmarks/packing.py)
 AUTOMATIC_ATOMS = 16_384
@@ -26,7 +27,7 @@ AUTOMATIC_RUNS = 16
 
 def headroom(device: str, compiled: bool) -> float:
     """Seconds before the deadline from which nothing new is begun: on a GPU a run is captured
-    first, and perhaps compiled, and could then only be put down again."""
+    first, and perhaps compiled, and would then only be stopped again."""
     return 0.0 if device != "cuda" else 45.0 if compiled else 12.0
 
 
@@ -37,27 +38,29 @@ def work(
     *,
     device: str,
     compile_model: bool = False,
-    pack: int | None = 1,
+    runs_per_device: int | None = 1,
     stop: Callable[[], bool] = lambda: False,
     deadline: float = math.inf,
     hold: float | None = None,
     show: bool = True,
 ) -> None:
-    """Train runs of the study, ``pack`` of them side by side, until none is left that this worker could take, ``stop`` says so
-    or ``deadline`` (seconds since the epoch) is past; what is under way is then put down with a checkpoint. With None for
-    ``pack`` the number follows from the batch (:func:`automatic`). hold: see
-    :func:`forcelaw.study.listing.known_runs`."""
-    from .concurrent import Lanes
+    """Train runs of the study, ``runs_per_device`` of them side by side (None: see
+    :func:`automatic`), until none is left that this worker could take.
 
-    planner = Planner(study, find_pack(study, study_directory))
-    if pack is None:
-        pack = automatic(planner, device)
+    After ``deadline`` (seconds since the epoch), or when ``stop`` says so, the runs under way are
+    stopped with a checkpoint. study_directory: that of the study file. hold: as for
+    :func:`forcelaw.study.plan.plan`.
+    """
+    from .concurrent import ConcurrentRuns
+
+    directory = StudyDirectory(study, find_pack(study, study_directory), out)
+    if runs_per_device is None:
+        runs_per_device = automatic(directory, device)
     reserve = headroom(device, compile_model)
-    Lanes(
-        planner,
-        out / "runs",
+    ConcurrentRuns(
+        directory,
         device=device,
-        pack=pack,
+        limit=runs_per_device,
         compile_model=compile_model,
         show=show,
         hold=hold,
@@ -66,21 +69,15 @@ def work(
     ).work()
 
 
-def automatic(planner: Planner, device: str) -> int:
+def automatic(directory: StudyDirectory, device: str) -> int:
     """Runs side by side that fill a GPU: as many batches as make up AUTOMATIC_ATOMS atoms, at most
-    AUTOMATIC_RUNS; 1 on a CPU. The memory of the device may allow fewer, which shows while they run
-    (lanes.py)."""
-    import numpy as np
-
-    from ..training.spec import training_set
-
+    AUTOMATIC_RUNS; 1 on a CPU. The memory of the device may allow fewer, which shows while they
+    train."""
     if device != "cuda":
         return 1
-    o, pack = planner.options, planner.pack
-    atoms = o.batch_atoms or o.batch_molecules * float(
-        np.diff(pack.offsets)[training_set(pack)].mean()
-    )
-    return max(1, min(AUTOMATIC_RUNS, round(AUTOMATIC_ATOMS / atoms)))
+    options = directory.study.train
+    atoms = options.batch_atoms or (options.batch_molecules or 1) * directory.data.natoms.mean()
+    return max(1, min(AUTOMATIC_RUNS, round(AUTOMATIC_ATOMS / float(atoms))))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,9 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument(
-        "--pack", default="1", help="runs side by side in this process: a number, or auto"
-    )
+    parser.add_argument("--runs-per-device", default="1", help="a number, or auto")
     parser.add_argument("--parent", type=int, default=0, help="leave when this process is gone")
     parser.add_argument(
         "--deadline", type=float, default=math.inf, help="seconds since the epoch at which to stop"
@@ -101,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--hold",
         type=float,
-        help="share of an architecture's largest compute from which runs are left alone",
+        help="share of an architecture's largest compute from which runs are held back",
     )
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
@@ -121,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         Path(args.study).parent,
         device=args.device,
         compile_model=args.compile,
-        pack=None if args.pack == "auto" else int(args.pack),
+        runs_per_device=None if args.runs_per_device == "auto" else int(args.runs_per_device),
         stop=stop,
         deadline=args.deadline,
         hold=args.hold,

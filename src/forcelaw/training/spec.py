@@ -3,6 +3,7 @@ hash is the run's id."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -130,8 +131,42 @@ def _order(pack: Pack, side: str) -> np.ndarray:
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class DataSummary:
+    """What planning needs of a pack: once it is read, plans need neither the pack nor the disk.
+
+    natoms: atoms of each training structure in the pack's fixed order, (structures,). options: what
+    a model configuration takes from the data (:func:`data_options`).
+    """
+
+    name: str
+    hash: str
+    natoms: np.ndarray
+    options: dict[str, Any]
+
+    def prefix(self, distinct_atoms: float | None) -> np.ndarray:
+        """Sizes of the shortest training set with at least ``distinct_atoms`` atoms; None: all."""
+        return _prefix(self, distinct_atoms)
+
+
+@lru_cache(maxsize=64)
+def _prefix(data: DataSummary, distinct_atoms: float | None) -> np.ndarray:
+    if distinct_atoms is None:
+        return data.natoms
+    offsets = np.concatenate([[0], np.cumsum(data.natoms)])
+    return data.natoms[splits.prefix(np.arange(len(data.natoms)), offsets, distinct_atoms)]
+
+
+def summarise(pack: Pack, *, cutoff: float = 6.0) -> DataSummary:
+    """Read what planning needs of a pack."""
+    natoms = np.diff(pack.offsets)[training_set(pack)]
+    if not len(natoms):
+        raise DataError("the pack has no training structures", where=str(pack.path))
+    return DataSummary(pack.path.name, pack.hash, natoms, data_options(pack, cutoff=cutoff))
+
+
 def resolve(
-    pack: Pack,
+    data: DataSummary,
     config: ModelConfig,
     options: TrainOptions,
     *,
@@ -144,17 +179,15 @@ def resolve(
     kind: Literal["grid", "sweep", "single"] = "single",
     label: str | None = None,
 ) -> RunSpec:
-    """The resolved run. Length: ``atoms`` seen in training (D) or ``epochs`` of the training set;
-    the training set is the prefix of the pack with at least ``distinct_atoms`` atoms (all of it by
-    default)."""
-    entry = architecture(config.architecture)
-    natoms = _sizes(pack, distinct_atoms)
-    if not len(natoms):
-        raise DataError("the pack has no training structures", where=str(pack.path))
+    """The resolved run. Length: ``atoms`` seen in training (D) or ``epochs`` of the training set,
+    which is the shortest prefix with at least ``distinct_atoms`` atoms (all of it by default)."""
     if (atoms is None) == (epochs is None):
         raise StudyError("give the length of training as atoms or as epochs, and not both")
-    total = float(atoms) if atoms is not None else float(epochs) * natoms.sum()
-    steps, seen = _outline(pack, distinct_atoms, total, seed, options)
+    natoms = data.prefix(distinct_atoms)
+    distinct = int(natoms.sum())
+    total = float(atoms) if atoms is not None else float(epochs or 0.0) * distinct
+    steps, seen = _steps_and_atoms(data, distinct_atoms, total, seed, options)
+    entry = architecture(config.architecture)
     n, n_nonembedding = count_parameters(config)
     flops = entry.flops(config)
     return RunSpec(
@@ -168,36 +201,26 @@ def resolve(
         flops_per_edge=flops.per_edge,
         flops_per_atom=flops.per_atom,
         cost_factor=cost_factor(config.forces, options.symmetry_rotations),
-        data={"name": pack.path.name, "hash": pack.hash},
+        data={"name": data.name, "hash": data.hash},
         seed=seed,
         lr=lr,
         train=options,
         train_structures=len(natoms),
-        train_atoms=int(natoms.sum()),
+        train_atoms=distinct,
         atoms_total=total,
-        epochs=round(seen / float(natoms.sum()), 4),
+        epochs=round(seen / float(distinct), 4),
         steps=steps,
         batch_atoms=round(seen / steps),
     )
 
 
-@lru_cache(maxsize=64)
-def _sizes(pack: Pack, distinct_atoms: float | None) -> np.ndarray:
-    """Atoms of each training structure, (structures,); of the shortest prefix with at least
-    ``distinct_atoms``."""
-    indices = training_set(pack)
-    if distinct_atoms is not None:
-        indices = splits.prefix(indices, pack.offsets, distinct_atoms)
-    return np.diff(pack.offsets)[indices]
-
-
 @lru_cache(maxsize=512)
-def _outline(
-    pack: Pack, distinct_atoms: float | None, total: float, seed: int, options: TrainOptions
+def _steps_and_atoms(
+    data: DataSummary, distinct_atoms: float | None, total: float, seed: int, options: TrainOptions
 ) -> tuple[int, float]:
-    """Steps and atoms of a plan. Runs of a study share few plans, and one takes as long as all else
+    """Steps and atoms of a schedule. Runs of a study share few, and one takes as long as all else
     about a specification."""
-    made = plan_for(_sizes(pack, distinct_atoms), total, seed, options)
+    made = plan_for(data.prefix(distinct_atoms), total, seed, options)
     return made.steps, float(made.atoms.sum())
 
 

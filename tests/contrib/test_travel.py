@@ -2,18 +2,24 @@
 without losing anything."""
 
 import io
+import itertools
 import json
 import subprocess
 import tarfile
 
 import numpy as np
+import parts
 import pytest
+import state
+import torch
+from travel import main
 
-from forcelaw.cli.main import main
 from forcelaw.data.pack import Pack
 from forcelaw.errors import StoreError
 from forcelaw.store.runs import RunDirectory, runs
-from forcelaw.study import parts, state
+from forcelaw.study import worker
+from forcelaw.study.config import load
+from forcelaw.table.directory import table
 from tests.packs import write_pack
 from tests.store.test_store import spec
 
@@ -70,7 +76,7 @@ def test_a_pack_travels_in_parts_and_arrives_to_the_last_byte(tmp_path, size, ca
             == (pack.path / "manifest.json").read_bytes()
         )
     assert main(["import", str(tmp_path / "a"), "--to", str(tmp_path / "new")]) == 2
-    assert "something here already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_a_part_that_is_missing_changed_or_cut_is_refused_and_leaves_nothing(tmp_path) -> None:
@@ -88,9 +94,9 @@ def test_a_part_that_is_missing_changed_or_cut_is_refused_and_leaves_nothing(tmp
     assert len(files) == 4
     one = files[1].read_bytes()
     for damage, message in (
-        (None, "1 of|2 is not here"),
-        (one[:-600], "cut short|damaged|other contents"),
-        (bytes([one[0] ^ 1]) + one[1:], "other contents|damaged"),
+        (None, "missing: 2"),
+        (one[:-600], "incomplete|damaged|checksum"),
+        (bytes([one[0] ^ 1]) + one[1:], "checksum|damaged"),
     ):
         if damage is None:
             files[1].unlink()
@@ -151,7 +157,7 @@ def test_where_not_every_checkpoint_fits_those_that_cost_most_for_their_size_go_
     assert (
         export.under_way == 2
         and export.left_out == {cheap.id: 108.0}
-        and "1 min 48 s" in export.words()
+        and "1 min 48 s" in export.describe()
     )
     assert sum(p.stat().st_size for p in export.parts) <= 100_000 and len(export.parts) <= 2
     state.import_archive([tmp_path / "p"], tmp_path / "new")
@@ -269,3 +275,78 @@ def test_tar_can_put_the_parts_together(tmp_path) -> None:
         "cat ../p/s.tar.* | tar xf -", shell=True, cwd=tmp_path / "new", check=True, timeout=60
     )
     assert contents(tmp_path / "new" / "runs") == contents(tmp_path / "out" / "runs")
+
+
+STUDY = """
+name: t
+data: pack
+cutoff: 3.0
+architectures: [mpnn, painn]
+sizes: [2e3, 4e3]
+depth: 1
+seeds: [0]
+epochs: 6
+train: {batch_molecules: 4, evaluations: 3, first_evaluation: 2, validation_structures: 6, precision: float64}
+learning_rate: {sweep: {size: 2e3, factors: [0.5, 1], epochs: 1}}
+"""
+
+
+def test_pieces_that_travel_between_two_machines_end_with_the_table_of_one(tmp_path) -> None:
+    """Machine a trains a while, its state goes to b, both go on by themselves for a while, b's
+    state comes back to a."""
+    torch.set_num_threads(1)
+    write_pack(tmp_path / "pack")
+    study = tmp_path / "t.yaml"
+    study.write_text(STUDY)
+
+    def train(study, out, **options):
+        worker.work(load(study), out, study.parent, device="cpu", show=False, **options)
+
+    def numbers(out):
+        return table(out / "runs").drop("h", "throughput").sort("run", "step")
+
+    train(study, tmp_path / "whole")
+
+    def piece(out, moments):
+        asked = itertools.count()
+        train(study, out, stop=lambda: next(asked) >= moments)
+        assert not any(run.held for run in runs(out / "runs"))
+
+    def travel(source, target):
+        for path in (tmp_path / "parts").glob("*"):
+            path.unlink()
+        assert (
+            main(["export", str(source), "--to", str(tmp_path / "parts"), "--part-mb", "0.05"]) == 0
+        )
+        assert main(["import", str(tmp_path / "parts"), "--to", str(target)]) == 0
+
+    a, b = tmp_path / "a", tmp_path / "b"
+    piece(a, 30)
+    under_way = [run for run in runs(a / "runs") if run.position() and not run.done]
+    assert under_way
+    travel(a, b)
+    assert [run.position() for run in under_way] == [
+        r.position() for r in runs(b / "runs") if r.id in {x.id for x in under_way}
+    ]
+    piece(a, 25)
+    piece(b, 60)
+    travel(b, a)
+    assert any(run.done for run in runs(a / "runs")) and not all(
+        run.done for run in runs(a / "runs")
+    )
+    train(study, a)
+    assert numbers(a).equals(numbers(tmp_path / "whole")) and len(numbers(a)) == 24
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["export", "nothing", "--to", "x"], "no such file"),
+        (["export", ".", "--to", "x", "--part-mb", "0"], "hold nothing"),
+        (["import", ".", "--to", "x"], "no archive parts"),
+    ],
+)
+def test_a_mistake_is_said(tmp_path, monkeypatch, capsys, arguments, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err

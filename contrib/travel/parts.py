@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from ..errors import StoreError
-from ..files import file_sha256
+from forcelaw.errors import StoreError
+from forcelaw.files import file_sha256
 
 INDEX = "index.json"
 PART = re.compile(r"^(?P<name>.+\.tar(\.gz)?)\.(?P<k>\d+)-of-(?P<n>\d+)$")
@@ -165,9 +165,9 @@ def find(given: list[Path]) -> list[Path]:
     missing = [k for k in range(1, total + 1) if k not in by_number]
     if missing:
         raise StoreError(
-            f"{name} has {total} parts, and {', '.join(map(str, missing))} is not here",
+            f"{name} has {total} parts; missing: {', '.join(map(str, missing))}",
             where=where,
-            remedy="bring the missing parts",
+            remedy="copy the missing parts",
         )
     return [by_number[k] for k in range(1, total + 1)]
 
@@ -188,7 +188,9 @@ def read(parts: list[Path], folder: Path) -> dict[str, Any]:
                 file = archive.extractfile(member)
                 if index is None:
                     if member.name != INDEX or file is None:
-                        raise StoreError("this is no archive of `forcelaw export`", where=where)
+                        raise StoreError(
+                            "this is not an archive of `travel.py export`", where=where
+                        )
                     index = json.loads(file.read())
                     continue
                 _check_name(member.name if file else "", index, where)
@@ -196,14 +198,14 @@ def read(parts: list[Path], folder: Path) -> dict[str, Any]:
                 _copy(file, folder / member.name, index["files"][member.name], where)
     except (tarfile.TarError, EOFError, OSError, json.JSONDecodeError, ValueError) as error:
         raise StoreError(
-            f"the archive is damaged: {error}", where=where, remedy="bring its parts again"
+            f"the archive is damaged: {error}", where=where, remedy="copy its parts again"
         ) from error
     if index is None or seen != set(index["files"]):
         absent = sorted(set(index["files"]) - seen)[:3] if index else [INDEX]
         raise StoreError(
-            f"the archive is cut short: {', '.join(absent)} is not in it",
+            f"the archive is incomplete: {', '.join(absent)} is not in it",
             where=where,
-            remedy="bring its parts again",
+            remedy="copy its parts again",
         )
     return index
 
@@ -223,9 +225,9 @@ def _copy(source: Any, target: Path, expected: dict[str, Any], where: str) -> No
             file.write(block)
     if file_sha256(target) != expected["sha256"]:
         raise StoreError(
-            f"{target.name} arrived with other contents than it left with",
+            f"checksum mismatch: {target.name} is not the file that was exported",
             where=where,
-            remedy="bring its parts again",
+            remedy="copy its parts again",
         )
 
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from travel import main
 
-from forcelaw.cli.main import main
 from forcelaw.store.runs import runs
 from forcelaw.table.directory import table
 from tests.packs import write_pack
@@ -68,7 +68,7 @@ def bare(tmp_path):
 
 def machine(folder, environment, script, *arguments):
     return subprocess.run(
-        ["bash", str(ROOT / "studies" / "device" / script), *map(str, arguments)],
+        ["bash", str(ROOT / "contrib" / "travel" / script), *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment | {"WORK": str(folder)},
@@ -177,9 +177,9 @@ def test_queues_of_studies_run_side_by_side_and_all_come_back(tmp_path, bare) ->
 def test_training_imports_nothing_that_a_bare_machine_may_lack(bare) -> None:
     code = (
         "import sys, forcelaw.cli.main, forcelaw.training.loop, forcelaw.data.device_dataset,"
-        " forcelaw.models\nfrom forcelaw.study import concurrent, export, launcher, state,"
-        " worker\nforcelaw.cli.main.build_parser()\nprint(*sorted({m.partition('.')[0] for m,"
-        " module in sys.modules.items() if module}))"
+        " forcelaw.models\nfrom forcelaw.study import concurrent, export, launcher, worker\n"
+        "forcelaw.cli.main.build_parser()\n"
+        "print(*sorted({m.partition('.')[0] for m, module in sys.modules.items() if module}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError
-from ..files import read_json, write_json
-from ..progress import duration
-from ..store.runs import RunDirectory, runs
-from . import parts
-from .accounting import spent
-from .config import differences
-from .restore import is_evidence, unpack_evidence
+import parts
+
+from forcelaw.errors import StoreError
+from forcelaw.files import file_sha256, read_json, write_json
+from forcelaw.progress import duration
+from forcelaw.store.runs import RunDirectory, runs
+from forcelaw.study.accounting import spent
+from forcelaw.study.config import is_later_stage
 
 SMALL = ("spec.json", "metrics.jsonl", "result.json")
 CHECKPOINT = ("last.safetensors", "last.json")
@@ -40,7 +40,7 @@ class Export:
     under_way: int
     left_out: dict[str, float] = field(default_factory=dict)
 
-    def words(self) -> str:
+    def describe(self) -> str:
         size = sum(path.stat().st_size for path in self.parts) / parts.MB
         text = (
             f"{len(self.parts)} part(s), {size:.1f} MB: {self.finished} runs that ended,"
@@ -48,8 +48,8 @@ class Export:
         )
         if self.left_out:
             text += (
-                f"\n{len(self.left_out)} more under way have checkpoints that do not fit, and begin"
-                f" anew elsewhere: {duration(sum(self.left_out.values()))} of device time"
+                f"\n{len(self.left_out)} more under way have checkpoints that do not fit, and start"
+                f" over elsewhere: {duration(sum(self.left_out.values()))} of device time"
                 f" ({', '.join(self.left_out)})"
             )
         return text
@@ -108,7 +108,7 @@ class Merge:
     kept: list[str] = field(default_factory=list)
     differ: list[str] = field(default_factory=list)  # finished at both ends, with other numbers
 
-    def words(self) -> str:
+    def describe(self) -> str:
         text = (
             f"{len(self.new)} runs are new, {len(self.better)} are further than they were here,"
             f" {len(self.kept)} stay as they are"
@@ -125,13 +125,13 @@ def merge_study(incoming: Path, out: Path) -> Merge:
     """Put the study directory ``incoming`` into ``out`` (which may not exist yet), run by run: a
     finished run beats an unfinished one, and one with more steps beats one with fewer. Nothing is
     mixed within a run."""
-    later = _same_study(incoming, out)
+    later = is_later_stage(incoming / "study.json", out / "study.json")
     merge = Merge()
     (out / "runs").mkdir(parents=True, exist_ok=True)
     for run in runs(incoming / "runs"):
         here = RunDirectory(out / "runs" / run.id)
         if not (here.path / "spec.json").exists():
-            _place(run, here)
+            _put(run, here)
             merge.new.append(run.id)
         elif rank(run) > rank(here):
             if here.held:
@@ -140,7 +140,7 @@ def merge_study(incoming: Path, out: Path) -> Merge:
                     where=str(here.path),
                     remedy="stop `forcelaw run` first",
                 )
-            _place(run, here)
+            _put(run, here)
             merge.better.append(run.id)
         else:
             merge.kept.append(run.id)
@@ -174,7 +174,7 @@ def _numbers(run: RunDirectory) -> list[Any]:
     return [{k: v for k, v in row.items() if k not in ("h", "throughput")} for row in run.metrics()]
 
 
-def _place(run: RunDirectory, target: RunDirectory) -> None:
+def _put(run: RunDirectory, target: RunDirectory) -> None:
     """Put a run where it belongs by two renames, so that no reader sees it half."""
     fresh = target.path.parent / f".incoming-{secrets.token_hex(4)}"
     fresh.mkdir()
@@ -188,35 +188,9 @@ def _place(run: RunDirectory, target: RunDirectory) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _same_study(incoming: Path, out: Path) -> bool:
-    """Whether the archive's study is a later stage of the one here (one of the two may have grown:
-    `write_study` keeps what it was); an error if it is another."""
-    theirs, ours = incoming / "study.json", out / "study.json"
-    if not theirs.exists() or not ours.exists():
-        return False
-    a, b = ({"study": {}, "data": {}} | read_json(path) for path in (theirs, ours))
-    different = differences(a["study"], b["study"])
-    stages = [content.get("grown", []) for content in (a, b)]
-    shorter, longer = sorted(stages, key=len)
-    since = {key for stage in longer[len(shorter) :] for key in stage["keys"]}
-    if longer[: len(shorter)] == shorter and set(different) <= since:
-        different = []
-    if a["data"].get("hash") != b["data"].get("hash"):
-        different.append(f"data ({a['data'].get('hash')} and {b['data'].get('hash')})")
-    if different:
-        raise StoreError(
-            f"the archive is of another study (different: {', '.join(different)})",
-            where=str(out),
-            remedy="import it into a directory of its own",
-        )
-    return len(stages[0]) > len(stages[1])
-
-
 def import_archive(given: list[Path], to: Path) -> str:
-    """Unpack the parts of an archive, or the evidence of a study, into ``to``: a study is merged
-    into what is there, anything else must not be there yet. Tells what was done."""
-    if len(given) == 1 and is_evidence(given[0]):
-        return _import_evidence(given[0], to)
+    """Unpack the parts of an archive into ``to`` and say what was done. A study is merged into what
+    is there; anything else must not exist yet."""
     found = parts.find(given)
     to.parent.mkdir(parents=True, exist_ok=True)
     folder = to.parent / f".incoming-{secrets.token_hex(4)}"
@@ -224,10 +198,10 @@ def import_archive(given: list[Path], to: Path) -> str:
     try:
         index = parts.read(found, folder)
         if index.get("kind") == "study":
-            return merge_study(folder, to).words()
+            return merge_study(folder, to).describe()
         if to.exists():
             raise StoreError(
-                "there is something here already",
+                "this exists already",
                 where=str(to),
                 remedy="choose another --to, or remove it",
             )
@@ -240,20 +214,6 @@ def import_archive(given: list[Path], to: Path) -> str:
         return (
             f"{len(index['files'])} file(s),"
             f" {sum(f['bytes'] for f in index['files'].values()) / parts.MB:.1f} MB, checked"
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _import_evidence(given: Path, to: Path) -> str:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    folder = to.parent / f".incoming-{secrets.token_hex(4)}"
-    try:
-        unpack_evidence(given, folder)
-        said = merge_study(folder, to).words()
-        return (
-            said
-            + "\nruns that were under way keep their evaluations and begin anew: no weights travel"
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -275,8 +235,7 @@ def _is_pack(path: Path) -> bool:
 
 
 def _check_pack(path: Path) -> None:
-    from ..data.pack import Pack
-    from ..files import file_sha256
+    from forcelaw.data.pack import Pack
 
     pack = Pack(path)
     for name, array in pack.manifest["arrays"].items():

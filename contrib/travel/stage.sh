@@ -6,9 +6,10 @@ set -euo pipefail
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(cd "${WORK:-$repo}" && pwd)
 python=${PYTHON:-python3}
-source "${DATA_ENV:-$repo/studies/device/data.env}"
+source "${DATA_ENV:-$repo/contrib/travel/data.env}"
 export PYTHONPATH="$repo/src:$work/out/site${PYTHONPATH:+:$PYTHONPATH}"
 forcelaw() { "$python" -m forcelaw.cli "$@"; }
+travel() { "$python" "$repo/contrib/travel/travel.py" "$@"; }
 shopt -s nullglob
 mkdir -p "$work/out/stage" "$work/out/site" "$work/packs"
 for wheel in "$work"/out/carry*/*.whl; do
@@ -24,16 +25,16 @@ complete() {  # whether all parts of archive $1 are here
 for name in $(cd "$work/out/stage" && for part in *.tar*-of-*; do echo "${part%.tar*}"; done | sort -u); do
   [[ $name == "$PACK" || $name == "$SOURCE" ]] && continue
   if complete "$name"; then
-    forcelaw import "$work/out/stage/$name".tar* --to "$work/out/$name"
+    travel import "$work/out/stage/$name".tar* --to "$work/out/$name"
     rm "$work/out/stage/$name".tar*
   fi
 done
 if [[ -d $work/packs/$PACK ]]; then
   :
 elif complete "$PACK"; then  # the pack itself
-  forcelaw import "$work/out/stage/$PACK".tar* --to "$work/packs/$PACK"
+  travel import "$work/out/stage/$PACK".tar* --to "$work/packs/$PACK"
 elif complete "$SOURCE"; then  # the file that it is made of
-  [[ -e $work/out/stage/$SOURCE ]] || forcelaw import "$work/out/stage/$SOURCE".tar* --to "$work/out/stage/$SOURCE"
+  [[ -e $work/out/stage/$SOURCE ]] || travel import "$work/out/stage/$SOURCE".tar* --to "$work/out/stage/$SOURCE"
   forcelaw data prepare "$work/out/stage/$SOURCE" --out "$work/packs/$PACK" $PREPARE
 else
   echo "stage: the data are not all here yet: $(cd "$work/out/stage" && echo *)"

@@ -1,0 +1,261 @@
+"""The plan of a study: all of its runs, most urgent first.
+
+:func:`plan` is a pure function of the study, a summary of the data and the final losses of the runs
+that are over. It reads no disk, and several workers that ask at once get the same answer. Grids wait
+for their learning-rate sweep: as long as it is not over their runs have no rate, hence no id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from ..models import architecture
+from ..models.base import ModelConfig
+from ..models.sizing import size as size_model
+from ..store import sweep
+from ..store.runs import content_id, planned_flops
+from ..training.spec import DataSummary, resolve
+from .config import ArchitectureSpec, Study, Sweep, explain, label_of
+
+UNKNOWN_RATE = 1.0  # stands for the rate of runs whose sweep is not over; sizes do not depend on it
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan. urgency: lower is trained first. held: it waits for a forecast."""
+
+    id: str
+    spec: dict[str, Any]
+    flops: float
+    urgency: tuple[int, int]
+    held: bool = False
+
+    @property
+    def kind(self) -> str:
+        return str(self.spec["kind"])
+
+    @property
+    def label(self) -> str:
+        return str(self.spec["label"])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`plan` says, each list most urgent first.
+
+    runs: those that can be trained, finished ones and held ones included. waiting: runs of grids
+    whose sweep is not over, at :data:`UNKNOWN_RATE`. failed: label -> why it has no grid.
+    """
+
+    runs: tuple[PlannedRun, ...]
+    waiting: tuple[PlannedRun, ...]
+    failed: dict[str, str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run of the study has its id: no sweep is under way."""
+        return not self.waiting
+
+    @property
+    def active(self) -> list[PlannedRun]:
+        """Runs that are not held back."""
+        return [run for run in self.runs if not run.held]
+
+
+def plan(
+    study: Study,
+    data: DataSummary,
+    finished: Mapping[str, float | None],
+    *,
+    hold: float | None = None,
+) -> Plan:
+    """All runs of a study.
+
+    finished: id -> final loss of the runs that are over, None where one diverged or failed; only
+    runs of sweeps matter. hold: runs of a grid that plan at least this share of its largest compute
+    are marked as held, so that a forecast can come first.
+
+    Order: lower stages; in a stage sweeps (grids wait for them), then first seeds, then replicates;
+    then by compute, largest first, so that no long run is left for the end.
+    """
+    catalogue = _catalogue(study, data)
+    sweeps = {label_of(a): _run_sweep(catalogue, a, finished) for a in study.architectures}
+    runs: list[PlannedRun] = []
+    waiting: list[PlannedRun] = []
+    failed: dict[str, str] = {}
+    for entry in study.architectures:
+        label = label_of(entry)
+        runs += sweeps[label].runs
+        source = sweeps[entry.sweep_of or label]
+        if source.failure:
+            failed[label] = source.failure
+        elif source.rate is None:
+            waiting += catalogue.grid(entry, UNKNOWN_RATE)
+        else:
+            runs += _held(catalogue.grid(entry, source.rate), hold)
+    return Plan(_sorted(runs), _sorted(waiting), failed)
+
+
+def model_config(study: Study, data: DataSummary, entry: ArchitectureSpec, n: float) -> ModelConfig:
+    """The model of an entry at target size ``n``."""
+    return _catalogue(study, data).model(entry, n)
+
+
+def _sorted(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:
+    return tuple(sorted(runs, key=lambda run: (run.urgency, -run.flops, run.id)))
+
+
+def _held(grid: list[PlannedRun], hold: float | None) -> list[PlannedRun]:
+    if not hold:
+        return grid
+    limit = hold * max(run.flops for run in grid)
+    return [replace(run, held=True) if run.flops >= limit else run for run in grid]
+
+
+@dataclass(frozen=True)
+class _SweepState:
+    """Where the rate of an entry stands: None while runs of its sweep are not over, and for ever if
+    there is a ``failure``."""
+
+    runs: list[PlannedRun]
+    rate: float | None = None
+    failure: str = ""
+
+
+def _run_sweep(
+    catalogue: _Catalogue, entry: ArchitectureSpec, finished: Mapping[str, float | None]
+) -> _SweepState:
+    """The sweep of an entry as far as it can be planned: with further rates where all are over and
+    the best is at an end."""
+    given, rule = catalogue.study.learning_rate.value, catalogue.study.learning_rate.sweep
+    if entry.sweep_of is not None:
+        return _SweepState([])
+    if entry.learning_rate is not None or rule is None:
+        default = architecture(entry.name).learning_rate
+        return _SweepState([], entry.learning_rate or given or default)
+    factors = sorted(rule.factors)
+    runs = catalogue.sweep(entry, rule, rule.factors)
+    means = _mean_losses(runs, finished)
+    for _ in range(rule.extend):
+        if means is None:
+            break
+        factor = sweep.next_factor(factors, [means[rate] for rate in sorted(means)])
+        if factor is None:
+            break
+        factors = sorted([*factors, factor])
+        runs = [*runs, *catalogue.sweep(entry, rule, [factor])]
+        means = _mean_losses(runs, finished)
+    if means is None:
+        return _SweepState(runs)
+    rate = sweep.best_rate(means, rule.within)
+    if rate is None:
+        rates = ", ".join(f"{rate:g}" for rate in sorted(means))
+        return _SweepState(
+            runs,
+            failure=f"every learning rate of the sweep failed ({rates}): lower"
+            " learning_rate.sweep.factors, or set sweep_around for this architecture",
+        )
+    return _SweepState(runs, rate)
+
+
+def _mean_losses(
+    runs: list[PlannedRun], finished: Mapping[str, float | None]
+) -> dict[float, float] | None:
+    """Learning rate -> mean final loss over seeds; None while a run is not over."""
+    if any(run.id not in finished for run in runs):
+        return None
+    return sweep.mean_losses((run.spec["lr"], finished[run.id]) for run in runs)
+
+
+@lru_cache(maxsize=8)
+def _catalogue(study: Study, data: DataSummary) -> _Catalogue:
+    return _Catalogue(study, data)
+
+
+class _Catalogue:
+    """Runs of a study, each resolved once: a plan is asked for at every poll."""
+
+    def __init__(self, study: Study, data: DataSummary):
+        self.study, self.data = study, data
+        self._models: dict[tuple[str, float], ModelConfig] = {}
+        self._runs: dict[tuple[Any, ...], list[PlannedRun]] = {}
+
+    def model(self, entry: ArchitectureSpec, n: float) -> ModelConfig:
+        key = (label_of(entry), n)
+        if key not in self._models:
+            forces = entry.forces or self.study.forces
+            options = {**self.data.options, "forces": forces, **entry.options}
+            depth = options.pop("depth", None) or entry.depth or self.study.depth
+            try:
+                self._models[key] = size_model(entry.name, n, depth=depth, **options)
+            except ValidationError as error:
+                where = f"study {self.study.name}, architecture {entry.name}"
+                raise explain(error, where) from error
+        return self._models[key]
+
+    def sweep(self, entry: ArchitectureSpec, rule: Sweep, factors: list[float]) -> list[PlannedRun]:
+        """The sweep of one entry over learning rates ``factors`` times its centre."""
+        key = ("sweep", label_of(entry), *factors)
+        if key not in self._runs:
+            centre = entry.sweep_around or architecture(entry.name).learning_rate
+            length = {"atoms": rule.atoms, "epochs": rule.epochs}
+            if rule.atoms is None and rule.epochs is None:
+                length = self.study.length_of(entry)
+            self._runs[key] = [
+                self._planned(
+                    entry,
+                    rule.size,
+                    "sweep",
+                    lr=float(f"{centre * factor:.3g}"),
+                    seed=seed,
+                    **length,
+                )
+                for factor in factors
+                for seed in rule.seeds
+            ]
+        return self._runs[key]
+
+    def grid(self, entry: ArchitectureSpec, lr: float) -> list[PlannedRun]:
+        """The grid of one entry at its learning rate."""
+        key = ("grid", label_of(entry), lr)
+        if key not in self._runs:
+            study = self.study
+            training_sets: Sequence[float | None] = (
+                entry.distinct_atoms or study.distinct_atoms or [None]
+            )
+            self._runs[key] = [
+                self._planned(
+                    entry,
+                    n,
+                    "grid",
+                    lr=lr,
+                    seed=seed,
+                    distinct_atoms=distinct,
+                    **study.length_of(entry, seed),
+                )
+                for n in study.sizes_of(entry)
+                for distinct in training_sets
+                for seed in study.seeds_of(entry, n)
+            ]
+        return self._runs[key]
+
+    def _planned(
+        self, entry: ArchitectureSpec, n: float, kind: Literal["grid", "sweep"], **how: Any
+    ) -> PlannedRun:
+        spec = resolve(
+            self.data,
+            self.model(entry, n),
+            self.study.train_options(entry),
+            study=self.study.name,
+            kind=kind,
+            label=label_of(entry),
+            **how,
+        ).as_json()
+        first = spec["seed"] in (entry.seeds or self.study.seeds)
+        rank = 0 if kind == "sweep" else 1 if first else 2
+        return PlannedRun(content_id(spec), spec, planned_flops(spec), (entry.stage, rank))

@@ -1,0 +1,155 @@
+"""A study on disk: OUT/study.json, which says what is trained there, and the directories of its runs.
+
+OUT/study.json   the resolved study, the command, versions and data; written before anything is trained
+OUT/runs/<id>/   one directory for each planned run (:mod:`forcelaw.store.runs`)
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..data.pack import Pack, sample_path
+from ..errors import StudyError
+from ..files import read_json, write_json
+from ..store.runs import FinalLosses, RunDirectory, runs
+from ..training.spec import summarise
+from .config import Study, differences, label_of
+from .plan import Plan, PlannedRun, model_config, plan
+from .reuse import SharedRuns
+
+
+class StudyDirectory:
+    """A study, its data and its output directory: what worker, launcher and command line ask."""
+
+    def __init__(self, study: Study, pack: Pack, out: Path):
+        self.study, self.pack, self.out = study, pack, out
+        self.data = summarise(pack, cutoff=study.cutoff)
+        self.runs = out / "runs"
+        self._losses = FinalLosses(self.runs)
+        self._shared = SharedRuns([out.parent / name / "runs" for name in study.share])
+        self._created: set[str] = set()
+
+    def plan(self, hold: float | None = None) -> Plan:
+        """The plan, given what is finished here (:func:`forcelaw.study.plan.plan`)."""
+        return plan(self.study, self.data, self._losses.read(), hold=hold)
+
+    def create_runs(self, hold: float | None = None) -> Plan:
+        """The plan, after a directory was made for each of its runs (held ones too: a forecast
+        reads them) and those that a shared study has trained were copied."""
+        while True:
+            current, copied = self.plan(hold), False
+            for planned in current.runs:
+                if planned.id not in self._created:
+                    self._created.add(planned.id)
+                    run = RunDirectory.create(self.runs, planned.spec)
+                    copied = self._shared.copy_to(run, planned.spec) or copied
+            if not copied:
+                return current
+
+    def run(self, planned: PlannedRun) -> RunDirectory:
+        return RunDirectory(self.runs / planned.id)
+
+    def write(self, command: str) -> str:
+        """Write study.json. A study that has grown (more sizes, seeds, columns ...) replaces the
+        smaller one, and the changed keys are returned as a sentence; one without runs that were
+        trained here is an error."""
+        path, content = self.out / "study.json", self.study.model_dump(mode="json")
+        old: dict[str, Any] = read_json(path) if path.exists() else {}
+        changed: list[str] = []
+        if old:
+            same_data = old["data"]["hash"] == self.pack.hash
+            changed = differences(old["study"], content) or ([] if same_data else ["data"])
+            if not changed:
+                return ""
+            self._remove_unplanned(changed, same_data=same_data)
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(path, self._content(old, content, changed, command))
+        if not changed:
+            return ""
+        return (
+            f"{self.out}: the study has changed ({', '.join(changed)});"
+            " all that was trained is still part of it"
+        )
+
+    def _content(
+        self, old: dict[str, Any], study: dict[str, Any], changed: list[str], command: str
+    ) -> dict[str, Any]:
+        import torch
+
+        today = datetime.date.today().isoformat()
+        grown = old.get("grown", [])
+        if old:
+            grown = [*grown, {"date": today, "command": command, "keys": changed}]
+        return {
+            "name": self.study.name,
+            "description": self.study.description,
+            "study": study,
+            "command": old.get("command", command),
+            "created": old.get("created", today),
+            **({"grown": grown} if grown else {}),
+            "versions": {
+                "forcelaw": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "architectures": self._architectures(),
+            "data": _data_of(self.pack),
+        }
+
+    def _architectures(self) -> list[dict[str, str]]:
+        from ..models import architecture
+
+        found = []
+        for entry in self.study.architectures:
+            model = model_config(self.study, self.data, entry, self.study.sizes_of(entry)[0])
+            symmetry = architecture(entry.name).symmetry_for(model)
+            found.append(
+                {"label": label_of(entry), "architecture": entry.name, "symmetry": symmetry}
+            )
+        return found
+
+    def _remove_unplanned(self, changed: list[str], *, same_data: bool) -> None:
+        """Remove the directories of runs that a changed study does not plan any more; an error if
+        any of them was trained."""
+        planned = {run.id for run in self.plan().runs}
+        unplanned = [run for run in runs(self.runs) if run.id not in planned]
+        trained = [run for run in unplanned if run.state() != "waiting" or run.metrics()]
+        if trained or not same_data:
+            which = f"different: {', '.join(changed)}"
+            if trained and same_data:
+                which += f"; {len(trained)} runs that were trained there are not part of this one"
+            raise StudyError(
+                f"this directory holds another study ({which})",
+                where=str(self.out),
+                remedy="choose another --out (with `share: [NAME]` it copies the runs that are the"
+                " same), or delete that directory to start over",
+            )
+        for run in unplanned:
+            shutil.rmtree(run.path)
+
+
+def _data_of(pack: Pack) -> dict[str, Any]:
+    m = pack.manifest
+    return {
+        "name": pack.path.name,
+        "hash": pack.hash,
+        "structures": m["structures"],
+        "atoms": m["atoms"],
+        "elements": m["elements"],
+        "command": m.get("command", ""),
+        "split": m.get("split", {}),
+        "statistics": m["statistics"],
+    }
+
+
+def find_pack(study: Study, directory: str | Path) -> Pack:
+    """The pack of a study; ``directory`` is that of the study file."""
+    if study.data == "sample":
+        return Pack(sample_path())
+    path = Path(study.data).expanduser()
+    return Pack(path if path.is_absolute() else Path(directory) / path)

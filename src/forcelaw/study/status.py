@@ -1,0 +1,148 @@
+"""Where a study stands and what is left of it, as numbers and as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..progress import count, duration
+from ..store.runs import runs as all_runs
+from .accounting import accounts
+from .config import label_of
+from .cost import Rate, seconds_of
+
+if TYPE_CHECKING:
+    from .record import StudyDirectory
+
+STATES = ("finished", "running", "stopped", "waiting", "diverged", "failed")
+
+
+@dataclass
+class StudyStatus:
+    """How far a study is. Work is counted in estimated seconds.
+
+    states: state of a run -> count. complete: whether every run has its learning rate. now: the runs
+    in training, as text. failed: label -> why it has no grid.
+    """
+
+    total: int = 0
+    states: Counter[str] = field(default_factory=Counter)
+    work: float = 0.0
+    done: float = 0.0
+    complete: bool = True
+    now: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> int:
+        return sum(self.states[state] for state in ("finished", "diverged", "failed"))
+
+    @property
+    def over(self) -> bool:
+        return self.complete and self.ended >= self.total
+
+    @property
+    def share(self) -> float:
+        """Share of the work that is done."""
+        return self.done / max(self.work, 1e-9)
+
+
+def study_status(
+    directory: StudyDirectory, rates: dict[str, Rate], hold: float | None = None
+) -> StudyStatus:
+    """Read the state of every run of the plan from disk. Runs held back do not count; those that
+    wait for a sweep do."""
+    planned = directory.plan(hold)
+    found = StudyStatus(complete=planned.complete, failed=planned.failed)
+    for item in planned.active:
+        run, spec, seconds = directory.run(item), item.spec, seconds_of(item.spec, rates)
+        state = run.state()
+        found.total += 1
+        found.work += seconds
+        found.states[state] += 1
+        if state in ("finished", "diverged", "failed"):
+            found.done += seconds
+            continue
+        share = run.position() / spec["steps"]
+        found.done += seconds * share
+        if state == "running":
+            found.now.append(f"{item.label} N={count(spec['n'])} {100 * share:.0f}%")
+    found.total += len(planned.waiting)
+    found.work += sum(seconds_of(item.spec, rates) for item in planned.waiting)
+    return found
+
+
+def describe_plan(
+    directory: StudyDirectory, rates: dict[str, Rate], workers: int, device: str = "cpu"
+) -> str:
+    """The plan of a study before anything is trained, and what it will cost, as text."""
+    from .plan import plan
+
+    study, data, m = directory.study, directory.data, directory.pack.manifest
+    planned = plan(study, data, {})
+    text = study.description.strip()
+    lines = [
+        f"study {study.name}: {text.splitlines()[0]}" if text else f"study {study.name}",
+        f"data  {data.name}: {m['structures']:,} structures, {m['atoms']:,} atoms, "
+        f"mean degree {data.options['mean_degree']:g} at {study.cutoff:g} Angstrom",
+        f"{'architecture':<22}{'runs':>6}{'sweep':>7}{'N from':>10}{'to':>10}{'FLOPs':>10}"
+        f"{'time':>14}",
+    ]
+    everything = [*planned.runs, *planned.waiting]
+    for label in map(label_of, study.architectures):
+        mine = [run for run in everything if run.label == label]
+        sizes = [run.spec["n"] for run in mine if run.kind == "grid"]
+        seconds = sum(seconds_of(run.spec, rates) for run in mine)
+        lines.append(
+            f"{label:<22}{len(sizes):>6}{len(mine) - len(sizes):>7}{count(min(sizes)):>10}"
+            f"{count(max(sizes)):>10}{sum(run.flops for run in mine):>10.1e}{duration(seconds):>14}"
+        )
+    total = sum(seconds_of(run.spec, rates) for run in everything)
+    lines.append(
+        f"{len(everything)} runs, {sum(run.flops for run in everything):.1e} FLOPs, about"
+        f" {duration(total / workers)} with {workers} worker{'s' * (workers > 1)}"
+    )
+    if device == "cuda":
+        lines[-1] += (
+            " and one run at a time, by the rates of one H100; runs side by side end about 3 times"
+            " sooner"
+        )
+    return "\n".join(lines)
+
+
+def describe_rest(status: StudyStatus, before: StudyStatus, seconds: float) -> str:
+    """How much of a study is left, as text, at the pace of the last ``seconds``, which began at
+    ``before``."""
+    text = (
+        f"{status.total - status.ended} of {status.total} runs are left,"
+        f" {100 * (1 - status.share):.0f}% of the work"
+    )
+    if not status.complete:
+        text += " (an estimate: learning-rate sweeps are not over)"
+    pace = (status.done - before.done) / seconds if seconds > 0 else 0.0
+    if pace > 0:
+        text += f"; about {duration((status.work - status.done) / pace)} more at this pace"
+    return text
+
+
+def status_table(out: Path) -> str:
+    """Counts by architecture and state, and what was spent, from the run directories: the plan as
+    the workers wrote it there, so that neither study file nor data are needed."""
+    counts: dict[str, Counter[str]] = {}
+    trouble = []
+    for run in all_runs(out / "runs"):
+        spec, state = run.spec(), run.state()
+        counts.setdefault(f"{spec['label']} ({spec['kind']})", Counter())[state] += 1
+        if state in ("diverged", "failed"):
+            message = (run.result() or {}).get("message", "")
+            trouble.append(
+                f"  {run.id} {spec['label']} N={spec['n']:,} lr {spec['lr']:g}: {message}"
+            )
+    lines = [f"{'architecture':<28}" + "".join(f"{state:>10}" for state in STATES)]
+    for label, row in sorted(counts.items()):
+        lines.append(f"{label:<28}" + "".join(f"{row[state]:>10}" for state in STATES))
+    if trouble:
+        lines += ["", "diverged or failed:", *trouble]
+    return "\n".join([*lines, "", accounts(out).describe()])

@@ -12,24 +12,27 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
+from dataclasses import fields
 from pathlib import Path
 
 from ...errors import DataError
+from .options import GenerateOptions
 
 DESCRIPTION = """\
 Make a pack of labelled molecules without any download.
 
-molecules   neutral, closed-shell, of H C N O F P S Cl Br, 3 to 50 atoms (mean near 20): fragments joined at random and
-            checked by RDKit, or the molecules of --smiles in an order shuffled by the seed
-conformers  ETKDGv3; 10% as embedded, 30% after 5 to 20 MMFF steps, 60% after up to 200; then every atom moved by a
-            normal of standard deviation uniform in 0 to 0.05 Angstrom, centred, turned by a random rotation, rounded
-            to 0.001 Angstrom
-labels      GFN2-xTB single points by tblite; mean force norm near 1.8 eV/Angstrom; structures with an atom above
-            20 eV/Angstrom are dropped and counted
+molecules   neutral, closed-shell, of H C N O F P S Cl Br, 3 to 50 atoms (mean near 20): fragments
+            joined at random and checked by RDKit, or the molecules of --smiles in an order shuffled
+            by the seed
+conformers  ETKDGv3; 10% as embedded, 30% after 5 to 20 MMFF steps, 60% after up to 200; then every
+            atom moved by a normal of standard deviation uniform in 0 to 0.05 Angstrom, centred,
+            turned by a random rotation, rounded to 0.001 Angstrom
+labels      GFN2-xTB single points by tblite; mean force norm near 1.8 eV/Angstrom; structures with
+            an atom above 20 eV/Angstrom are dropped and counted
 
-The same seed gives the same arrays whatever the number of workers. Killed at any moment, the same command resumes from
-PACK.partial-generate and ends with the same pack; a larger --count also reuses what is there.
+The same seed gives the same arrays whatever the number of workers. Killed at any moment, the same
+command resumes from PACK.partial-generate and ends with the same pack; a larger --count also reuses
+what is there.
 """
 
 
@@ -68,54 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace PACK if it is there")
 
 
-def _check(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    """Make the pack that the parsed options ask for; 0 on success. Raises DataError with what,
+    where and remedy."""
     for module in ("rdkit", "tblite"):
         if importlib.util.find_spec(module) is None:
             raise DataError(
                 f"the package {module} is not installed", remedy="pip install 'forcelaw[generate]'"
             )
-    workers = 1 if args.workers is None else args.workers
-    for name, value, least in (
-        ("count", args.count, 1),
-        ("workers", workers, 1),
-        ("conformers", args.conformers, 1),
-        ("seed", args.seed, 0),
-    ):
-        if value < least:
-            raise DataError(
-                f"--{name} {value} makes no sense", remedy=f"pass --{name} {least} or more"
-            )
-    if not 0.0 <= args.val_fraction < 1.0:
-        raise DataError(
-            f"--val-fraction {args.val_fraction} is not in [0, 1)",
-            remedy="pass --val-fraction 0.1 or so",
-        )
-    if args.out.exists() and not args.overwrite:
-        raise DataError(
-            f"{args.out} exists already", remedy="choose another --out, or pass --overwrite"
-        )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Make the pack that the parsed options ask for; 0 on success. Raises DataError with what,
-    where and remedy."""
-    _check(args)
-    if args.workers is None:
-        args.workers = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
+    options = GenerateOptions(**{f.name: getattr(args, f.name) for f in fields(GenerateOptions)})
+    options.check()
     from .assemble import generate
 
-    generate(
-        args.out,
-        count=args.count,
-        seed=args.seed,
-        workers=args.workers,
-        smiles=args.smiles,
-        conformers=args.conformers,
-        val_fraction=args.val_fraction,
-        overwrite=args.overwrite,
-    )
+    generate(options)
     return 0

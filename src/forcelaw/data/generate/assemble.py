@@ -6,6 +6,7 @@ import shlex
 import shutil
 import time
 from collections import Counter
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .conformers import POSITION_QUANTUM, Distribution
 from .fragments import CHAINS, LINKERS, RINGS, SMALL, SUBSTITUENTS
 from .label import ACCURACY, METHOD
 from .molecules import CORES, ELEMENTS, MAX_ATOMS, MIN_ATOMS, drawn
+from .options import GenerateOptions, usable_cores
 from .pipeline import CHUNK, Plan, Run, settings_hash
 from .smiles import listed, read_column
 
@@ -32,135 +34,87 @@ FORCE_QUANTUM = 1e-3  # eV/Angstrom
 SPLIT_SEED = 0
 
 
-def command(
-    out: Path,
-    *,
-    count: int,
-    seed: int,
-    workers: int,
-    smiles: Path | None,
-    conformers: int,
-    val_fraction: float,
-) -> str:
+def command(options: GenerateOptions) -> str:
     """The command line that makes this pack, without the folders of absolute paths: those belong to
     one machine."""
 
     def place(path: Path) -> str:
         return path.name if path.is_absolute() else str(path)
 
-    words = [
-        "forcelaw",
-        "data",
-        "generate",
-        "--out",
-        place(out),
-        "--count",
-        str(count),
-        "--seed",
-        str(seed),
-        "--workers",
-        str(workers),
-    ]
-    if smiles:
-        words += ["--smiles", place(smiles)]
-    if conformers != 3:
-        words += ["--conformers", str(conformers)]
-    if val_fraction != 0.1:
-        words += ["--val-fraction", str(val_fraction)]
+    words = ["forcelaw", "data", "generate", "--out", place(options.out)]
+    for name in ("count", "seed", "workers"):
+        words += [f"--{name}", str(getattr(options, name))]
+    if options.smiles:
+        words += ["--smiles", place(options.smiles)]
+    if options.conformers != 3:
+        words += ["--conformers", str(options.conformers)]
+    if options.val_fraction != 0.1:
+        words += ["--val-fraction", str(options.val_fraction)]
     return shlex.join(words)
 
 
-def settings(seed: int, distribution: Distribution, smiles: Path | None) -> dict[str, Any]:
+def settings(options: GenerateOptions, distribution: Distribution) -> dict[str, Any]:
     """All that decides what the chunks hold; not the count, the split or the number of workers."""
     return {
         "generator_version": GENERATOR_VERSION,
-        "seed": seed,
+        "seed": options.seed,
         "chunk": CHUNK,
-        "smiles_sha256": file_sha256(smiles) if smiles else None,
+        "smiles_sha256": file_sha256(options.smiles) if options.smiles else None,
         "distribution": distribution.model_dump(),
         "label": {"method": METHOD, "program": "tblite", "accuracy": ACCURACY},
         "versions": {name: version(name) for name in ("rdkit", "tblite", "numpy")},
     }
 
 
-def generate(
-    out: Path,
-    *,
-    count: int = 20000,
-    seed: int = 0,
-    workers: int = 1,
-    smiles: Path | None = None,
-    conformers: int = 3,
-    val_fraction: float = 0.1,
-    overwrite: bool = False,
-) -> Path:
-    """Make a pack of ``count`` labelled structures at ``out``; fewer when the SMILES file runs out.
+def generate(options: GenerateOptions) -> Path:
+    """Make the pack that the options describe; with fewer structures when the SMILES file runs out.
 
-    Chunks of an interrupted call with the same settings are taken over. Raises DataError.
+    Finished chunks of an interrupted call with the same settings are used. Raises DataError.
     """
-    out, started = Path(out), time.monotonic()
-    distribution = Distribution(conformers=conformers)
+    started = time.monotonic()
+    options = replace(options, workers=options.workers or usable_cores())
+    out, smiles = options.out, options.smiles
+    distribution = Distribution(conformers=options.conformers)
     column = read_column(smiles) if smiles else None
-    what = settings(seed, distribution, smiles)
+    what = settings(options, distribution)
     skipped: Counter[str] = Counter()
+    seed = options.seed
     stream = drawn(seed, skipped) if column is None else listed(column, seed, skipped)
     root = out.with_name(out.name + ".partial-generate")
-    folder = root / settings_hash(what)
     job = Run(
-        folder,
+        root / settings_hash(what),
         Plan(stream, skipped, what),
-        count=count,
+        count=options.count,
         seed=seed,
         distribution=distribution,
-        workers=workers,
+        workers=options.workers,
     )
     try:
         job.execute()
     except KeyboardInterrupt:
         print(
-            f"interrupted: {job.structures} structures are kept in {root}; the same command goes on"
-            " from there"
+            f"interrupted: {job.structures} structures are kept in {root}; the same command resumes"
         )
         raise
     if not job.structures:
+        cause = "the molecules of --smiles" if smiles else "the installed rdkit and tblite"
         raise DataError(
             "no structure could be made",
             where=f"skipped: {dict(skipped)}, failed: {job.failures()}",
-            remedy=(
-                "check the molecules of --smiles"
-                if smiles
-                else "check the installed rdkit and tblite"
-            ),
+            remedy=f"check {cause}",
         )
-    manifest = {
-        "command": command(
-            out,
-            count=count,
-            seed=seed,
-            workers=workers,
-            smiles=smiles,
-            conformers=conformers,
-            val_fraction=val_fraction,
-        ),
-        "sources": (
-            [
-                {
-                    "name": smiles.name,
-                    "reader": "SMILES",
-                    "sha256": what["smiles_sha256"],
-                    "molecules": len(column),
-                }
-            ]
-            if smiles
-            else []
-        ),
-    }
-    written = _assemble(job, folder, out, manifest, what, val_fraction, overwrite)
+    sources = []
+    if smiles:
+        sha256 = what["smiles_sha256"]
+        sources.append(
+            {"name": smiles.name, "reader": "SMILES", "sha256": sha256, "molecules": len(column)}
+        )
+    written = _assemble(job, options, sources, what)
     shutil.rmtree(root, ignore_errors=True)
-    if written.structures < count:
+    if written.structures < options.count:
         print(
-            f"  short        the SMILES file gave {written.structures:,} structures, {count:,} were"
-            " asked for"
+            f"  short        the SMILES file gave {written.structures:,} structures,"
+            f" {options.count:,} were asked for"
         )
     print(
         f"  time         {duration(time.monotonic() - started)}, of worker time"
@@ -170,40 +124,32 @@ def generate(
 
 
 def _assemble(
-    job: Run,
-    folder: Path,
-    out: Path,
-    manifest: dict[str, Any],
-    what: dict[str, Any],
-    val_fraction: float,
-    overwrite: bool,
+    job: Run, options: GenerateOptions, sources: list[dict[str, Any]], what: dict[str, Any]
 ) -> PackWriter:
-    """Concatenate chunks in order into a pack beside them, then rename it into place."""
+    """Concatenate chunks in order into a pack in their folder, then rename it into place."""
+    folder, out = job.folder, options.out
     for stale in folder.glob("pack*"):  # of an assembly that was killed
         shutil.rmtree(stale)
     failures: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
-    with PackWriter(
-        folder / "pack", quantum=(POSITION_QUANTUM, FORCE_QUANTUM), charges=True
-    ) as writer:
+    quantum = (POSITION_QUANTUM, FORCE_QUANTUM)
+    with PackWriter(folder / "pack", quantum=quantum, charges=True) as writer:
         # prepare's own sums, so that both commands write the same manifest
-        work = PackBuild(
-            writer,
-            PrepareOptions(val_fraction=val_fraction, seed=SPLIT_SEED, command=manifest["command"]),
-        )
+        fraction = options.val_fraction
+        split = PrepareOptions(val_fraction=fraction, seed=SPLIT_SEED, command=command(options))
+        work = PackBuild(writer, split)
         for chunk, arrays in job.chunks():
             failures.update(arrays["failures"])
             skipped = chunk.skipped
             block = _block(arrays, min(len(arrays["counts"]), job.count - writer.structures))
             if not len(block):
                 continue
-            split = split_of(block.groups, fraction=val_fraction, seed=SPLIT_SEED)
+            side = split_of(block.groups, fraction=fraction, seed=SPLIT_SEED)
             names = ("numbers", "positions", "forces", "energies", "groups", "charges", "spins")
-            arrays = {name: getattr(block, name) for name in names}
-            writer.append(block.counts, split=split, **arrays)
-            work.accumulate(block, block.groups, split)
-        _check_split(work, val_fraction)
-        full = work.manifest(manifest["sources"])
+            writer.append(block.counts, split=side, **{n: getattr(block, n) for n in names})
+            work.accumulate(block, block.groups, side)
+        _check_split(work, fraction)
+        full = work.manifest(sources)
         full["split"]["rule"] = "by molecule (SMILES without stereochemistry)"
         full["versions"] |= {name: version(name) for name in ("rdkit", "tblite")}
         full |= {
@@ -213,7 +159,7 @@ def _assemble(
         }
         made = writer.finish(full)
     if out.exists():
-        if not overwrite:
+        if not options.overwrite:
             raise DataError(
                 f"{out} exists already", remedy="choose another --out, or pass --overwrite"
             )

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ...errors import DataError
 from ...plugins import known, resolve
-from .base import Block, Source, SourceOptions, Units, choose_units, gather, one_structure
+from .base import Block, Source, SourceOptions, Units, gather, one_structure
+from .labels import choose_units
 
 __all__ = [
     "READERS",

@@ -27,14 +27,12 @@ from .base import (
     Source,
     SourceOptions,
     Units,
-    choose_units,
     gather,
     join,
     need,
     one_structure,
-    optional_keys,
-    require_labels,
 )
+from .labels import choose_units, optional_keys, require_labels
 
 PAGE, PEEK = 256, 200
 _CALCULATOR = ("energy", "forces")

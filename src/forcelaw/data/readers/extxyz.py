@@ -31,13 +31,10 @@ from .base import (
     SourceOptions,
     Units,
     check_numbers,
-    choose_units,
     gather,
-    optional_keys,
-    require_labels,
     small_ints,
-    suggest,
 )
+from .labels import choose_units, optional_keys, require_labels, suggest
 
 PAIRS = (
     ("energy", "forces"),

@@ -39,15 +39,12 @@ from .base import (
     Units,
     check_numbers,
     check_shapes,
-    choose_units,
     gather,
-    label_names,
-    optional_keys,
-    require_labels,
     rows_per_block,
     small_ints,
     text_of,
 )
+from .labels import choose_units, label_names, optional_keys, require_labels
 
 # layout: names of numbers, positions, and the energy and force-like keys that the format defines
 # (None: must be given)

@@ -30,14 +30,11 @@ from .base import (
     Units,
     check_numbers,
     check_shapes,
-    choose_units,
-    label_names,
-    optional_keys,
-    require_labels,
     rows_per_block,
     small_ints,
     text_of,
 )
+from .labels import choose_units, label_names, optional_keys, require_labels
 
 LAYOUTS = {
     "sgdml": ("z", "R", "E", "F"),

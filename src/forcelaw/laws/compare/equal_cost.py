@@ -93,7 +93,10 @@ def _without_each(sizes: list[np.ndarray], tables: list[np.ndarray]) -> np.ndarr
     """ln ratio of the frontiers [units, grid] without each size in turn; NaN where no size of one
     architecture is left. Sizes that are partners are deleted together."""
     both = partners(*sizes)
-    units = [*both, *((i, None) for i in range(len(sizes[0])) if i not in dict(both))]
+    units: list[tuple[int | None, int | None]] = [
+        *both,
+        *((i, None) for i in range(len(sizes[0])) if i not in dict(both)),
+    ]
     used = {j for _, j in both}
     units += [(None, j) for j in range(len(sizes[1])) if j not in used]
     out = []

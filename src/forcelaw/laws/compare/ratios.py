@@ -125,7 +125,12 @@ class Ratios(Result):
 
 
 def _least(found: Ratios) -> float:
-    return min(found.slopes[name].p for name in _tested(found.slopes))
+    return _least_p(found.slopes)
+
+
+def _least_p(slopes: dict[str, Slope]) -> float:
+    """The smallest p of the slopes that were tested."""
+    return min(p for name in _tested(slopes) if (p := slopes[name].p) is not None)
 
 
 # -- the comparison -----------------------------------------------------------------------------
@@ -146,7 +151,7 @@ def ratios(
     where the two have no size in common.
     """
     both = [curves(runs.select(name)) for name in (first, second)]
-    steps, notes = matched(*both, n_window)
+    steps, notes = matched(both[0], both[1], n_window)
     if not steps:
         raise FitError(
             f"{first} and {second} have no size in common",
@@ -168,8 +173,8 @@ def ratios(
             f"only {len(sizes)} sizes: intervals are wide, and a slope is seen only if it is large"
         )
     windows = {"d": window, "n": (min(s.n for s in sizes), max(s.n for s in sizes))}
-    costs = {x: at_equal_cost(runs, both, x, level) for x in ("c", "h") if x in runs}
-    costs = {x: cost for x, cost in costs.items() if cost is not None}
+    tried = {x: at_equal_cost(runs, both, x, level) for x in ("c", "h") if x in runs}
+    costs = {x: cost for x, cost in tried.items() if cost is not None}
     windows |= {x: (float(cost.at[0]), float(cost.at[-1])) for x, cost in costs.items()}
     low, high = (None if z is None else float(np.exp(z)) for z in (mean.low, mean.high))
     factor = float(np.exp(mean.value))
@@ -257,5 +262,5 @@ def _constant(slopes: dict[str, Slope], level: float) -> tuple[float | None, str
     tested = _tested(slopes)
     if "d" not in tested or "n" not in tested:
         return None, TOO_FEW
-    p = min(1.0, len(tested) * min(slopes[name].p for name in tested))
+    p = min(1.0, len(tested) * _least_p(slopes))
     return p, NOT_CONSTANT if p < 1 - level else CONSTANT

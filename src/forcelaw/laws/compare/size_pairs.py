@@ -44,7 +44,12 @@ def curves(runs: Runs) -> Curves:
             same = np.cumsum(np.diff(ln_d[rows], prepend=ln_d[rows][0]) > SAME_D)
             count = np.bincount(same)
 
-            def mean(values: np.ndarray, same=same, count=count, rows=rows) -> np.ndarray:
+            def mean(
+                values: np.ndarray,
+                same: np.ndarray = same,
+                count: np.ndarray = count,
+                rows: np.ndarray = rows,
+            ) -> np.ndarray:
                 return np.bincount(same, values[rows]) / count
 
             costs = {x: mean(np.log(runs[x])) for x in ("c", "h") if x in runs}
@@ -193,8 +198,11 @@ def of_size(pair: Pair, centre: float) -> SizeRatio:
         seen = np.interp(grid, at, value, left=np.nan, right=np.nan)
         # so that the mean over seeds has no jump where one of them ends
         total += np.where(np.isnan(seen), one + slope * (grid - centre), seen)
+    n, first, second = (float(np.exp(n)) for n in pair.n)
     return SizeRatio(
-        *(float(np.exp(n)) for n in pair.n),
+        n,
+        first,
+        second,
         list(pair.seeds),
         np.exp(grid),
         np.exp(total / len(levels)),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -175,13 +175,13 @@ def _fit_and_predict(
 ) -> None:
     targets, limit = result.targets, result.limit
     count = len(here.run_names)
-    is_target = np.array([any(is_planned(here, k, p) for p in targets) for k in range(count)], bool)
+    planned = np.array([[is_planned(here, k, p) for p in targets] for k in range(count)], bool)
     reached = here["c"]
     if not checkpoints:
         whole = np.zeros(count)
         np.maximum.at(whole, here.run, here["c"])
         reached = whole[here.run]
-    part = here.take((reached <= limit * (1 + 1e-9)) & ~is_target[here.run])
+    part = here.take((reached <= limit * (1 + 1e-9)) & ~np.any(planned, axis=1)[here.run])
     if not len(part):
         result.message = (
             f"no finished run has at most {limit:.3g} FLOPs, {fraction:g} of the smallest target"
@@ -203,18 +203,13 @@ def _fit_and_predict(
     for i, p in enumerate(targets):
         result.predictions.append(
             Prediction(
-                result.architecture,
-                p.run,
-                p.n,
-                p.d,
-                p.c,
-                p.seed,
+                **asdict(p),
                 loss=float(new.value[i]),
                 low=float(new.low[i]),
                 high=float(new.high[i]),
                 law_low=float(mean.low[i]),
                 law_high=float(mean.high[i]),
-                known=any(is_planned(here, k, p) for k in range(count)),
+                known=bool(planned[:, i].any()),
             )
         )
 
@@ -443,8 +438,8 @@ def _early(
     roles: dict[str, Any] = {role: np.array([at[role]]) for role in law.law.roles}
     band = law.interval("new run", **roles)
     says = {"loss": float(band.value[0]), "low": float(band.low[0]), "high": float(band.high[0])}
-    reached = {"d": last["d"], "c": last["c"], "beyond": last["c"] / limit}
-    return reached | says | _against(says, last["loss"])
+    says |= {"d": last["d"], "c": last["c"], "beyond": last["c"] / limit}
+    return says | _against(says, last["loss"])
 
 
 def _used(f: dict[str, Any], part: Runs | None, options: dict[str, Any]) -> Runs | None:
@@ -474,10 +469,8 @@ def check_text(content: dict[str, Any]) -> str:
         for r in a["runs"]:
             lines.append(f"{a['architecture']:<24}{r['n']:>10,.0f}" + _checked_row(r))
             if e := r["early"]:
-                lines.append(
-                    f"{'  stopped there:':<34}{_checked_row(e)}"
-                    f"  ({e['beyond']:.1f}x the fitted compute)"
-                )
+                beyond = f"  ({e['beyond']:.1f}x the fitted compute)"
+                lines.append(f"{'  stopped there:':<34}{_checked_row(e)}{beyond}")
         if a["unchanged"] is not True:
             gone = a["unchanged"] is None
             state = "are not all in the table" if gone else "are no longer what they were"
@@ -496,11 +489,8 @@ def check_text(content: dict[str, Any]) -> str:
             f"{early['checked']} of them were stopped on the way: median error there"
             f" {early['median_error']:.1%}, {early['inside']} inside"
         )
-    if content["in_hindsight"]:
-        lines.append(
-            f"{content['in_hindsight']} of the checked runs were trained before the forecast was"
-            " made"
-        )
+    if hindsight := content["in_hindsight"]:
+        lines.append(f"{hindsight} of the checked runs were trained before the forecast was made")
     return "\n".join(lines)
 
 

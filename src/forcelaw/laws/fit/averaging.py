@@ -130,10 +130,8 @@ class Averaged(Result):
         value = np.atleast_1d(self.predict(**roles))
         low, high = np.empty(len(value)), np.empty(len(value))
         for i in range(len(value)):
-            parts = [
-                _Part(form.weight, *np.log([b.value[i], b.low[i], b.high[i]]), _df(form.result))
-                for form, b in zip(self.standing, bands)
-            ]
+            ends = [np.log([b.value[i], b.low[i], b.high[i]]) for b in bands]
+            parts = [_part(form, *z) for form, z in zip(self.standing, ends)]
             low[i], high[i] = np.exp(_mixture(parts, level))
         return Band(value, low, high, kind, level)
 
@@ -142,7 +140,7 @@ class Averaged(Result):
         return {"law": "auto", "averaged": out.pop("estimates"), **out}
 
     def summary(self) -> str:
-        """For a terminal: how sure the form is, the averaged numbers, and those of the best form."""
+        """For a terminal: weights of the forms, averaged numbers, and those of the best form."""
         lines = [f"{'form':24} {'weight':>7} {'left out':>9} {'held out':>9}"]
         for form in self.forms:
             if form.within and not form.reason:
@@ -199,8 +197,8 @@ def average(
     found = []
     for name, law in _laws(runs, forms, x, floor).items():
         result = _fit(runs, law, settings)
-        usable = result.ok and result.replicates is not None
-        reason = "" if usable else f"{result.status.replace('_', ' ')}: {result.message}"
+        complete = result.ok and result.replicates is not None
+        reason = "" if complete else f"{result.status.replace('_', ' ')}: {result.message}"
         found.append(Form(name, result, reason=reason))
     usable = [form for form in found if not form.reason]
     if not usable:
@@ -294,7 +292,7 @@ def _left_out(runs: Runs, result: FitResult, cluster: np.ndarray) -> np.ndarray:
     for g in range(out.shape[1]):
         rows = np.flatnonzero(cluster == g)
         here = {role: runs[role][rows] for role in result.law.roles}
-        error = y[rows] - result.law.predict_log(result.replicates[g], here, result.centre)[0]
+        error = y[rows] - result.law.predict_log(result.refits()[g], here, result.centre)[0]
         t = along[rows] - along[rows].mean()
         out[0, g] = error.mean() ** 2
         if t @ t > 1e-9:
@@ -327,7 +325,7 @@ def _density(held: np.ndarray, form: Form, problem: Problem) -> float:
     """Log of Student's density of the mean error of the rows ``held`` [n] under the law fitted to
     the others; NaN where there is no such fit."""
     result = form.result
-    fitted = problem.solve(result.theta[None], (~held)[None].astype(float), damping=1e-2)
+    fitted = problem.solve(result.best()[None], (~held)[None].astype(float), damping=1e-2)
     if not (fitted.converged[0] or fitted.gradient[0] < 1e-4):
         return float("nan")
     left = np.unique(problem.cluster[~held])
@@ -359,6 +357,10 @@ class _Part:
     low: float
     high: float
     df: float
+
+
+def _part(form: Form, value: float, low: float, high: float) -> _Part:
+    return _Part(form.weight, float(value), float(low), float(high), _df(form.result))
 
 
 def _df(result: FitResult) -> float:
@@ -416,10 +418,7 @@ def _averaged(name: str, own: list[tuple[Form, Estimate]], level: float) -> Esti
         if name == "E"
         else scale_of(name, "E", min(low for low, _ in ends), max(high for _, high in ends))
     )
-    parts = [
-        _Part(form.weight, *(float(there(z)) for z in (v.value, *end)), _df(form.result))
-        for (form, v), end in zip(own, ends)
-    ]
+    parts = [_part(form, *map(there, (v.value, *end))) for (form, v), end in zip(own, ends)]
     mean = sum(part.weight * part.value for part in parts)
     low, high = (float(back(z)) for z in _mixture(parts, level))
     value = float(back(mean))

@@ -102,7 +102,8 @@ def fit(
 
         if fixed:
             raise FitError("parameters of forms that compete cannot be fixed", where="law auto")
-        settings = {"objective": objective, "delta": delta, "cluster": cluster, "weights": weights}
+        settings: dict[str, Any] = {"objective": objective, "delta": delta}
+        settings |= {"cluster": cluster, "weights": weights}
         return average(runs, floor=floor, level=level, seed=seed, **settings, **options)
     form = make(law, floor, **options)
     goal = objective_of(objective, delta)

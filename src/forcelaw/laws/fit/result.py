@@ -275,8 +275,10 @@ class FitResult(Result):
         return "\n".join(lines)
 
 
-def small_p(p: float) -> str:
-    """A probability for a terminal: three decimals, and never "0.000"."""
+def small_p(p: float | None) -> str:
+    """A probability for a terminal: three decimals, and never "0.000"; "-" for none."""
+    if p is None:
+        return "-"
     return f"{p:.3f}" if not p < 0.001 else "< 0.001"
 
 

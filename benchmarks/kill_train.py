@@ -113,7 +113,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "kill.yaml").write_text(STUDY)
-        forcelaw = [sys.executable, "-m", "forcelaw.cli.main"]
+        forcelaw = [sys.executable, "-m", "forcelaw.cli"]
         bad = trial(
             "train",
             [

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Run": "api",
+    "Run": "api.run",
     "Runs": "table.runs",
+    "Study": "api.study",
     "budget": "laws.decide.budget",
     "compare": "laws.compare.compare",
     "compute_optimal": "laws.decide.allocation",
@@ -23,12 +24,13 @@ _PUBLIC = {
     "forecast": "laws.decide.forecast",
     "frontier": "laws.frontier.frontier",
     "isoflop": "laws.frontier.isoflop",
-    "load_run": "api",
-    "train": "api",
+    "load_run": "api.run",
+    "train": "api.run",
 }
 __all__ = [
     "Run",
     "Runs",
+    "Study",
     "__version__",
     "budget",
     "compare",
@@ -44,7 +46,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .api import Run, load_run, train
+    from .api.run import Run, load_run, train
+    from .api.study import Study
     from .laws.compare.compare import compare
     from .laws.decide.allocation import compute_optimal
     from .laws.decide.budget import budget

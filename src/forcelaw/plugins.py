@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from .errors import ForcelawError
+from .errors import ForcelawError, missing_package
 
 
 def resolve(
@@ -65,6 +65,8 @@ def load(path: str, kind: str, error: type[ForcelawError] = ForcelawError) -> An
     try:
         found = importlib.import_module(module_name)
     except ModuleNotFoundError as missing:
+        if module_name.partition(".")[0] == "forcelaw":
+            raise missing_package(missing) from missing
         if missing.name is None or not f"{module_name}.".startswith(f"{missing.name}."):
             remedy = f"install {missing.name}, which {module_name} imports"
         else:

@@ -57,6 +57,12 @@ def test_help_imports_only_what_it_shows():
     assert done.returncode == 0, done.stderr
 
 
+def test_every_option_has_a_help():
+    for parser in parsers(build_parser()):
+        for action in parser._actions:
+            assert action.help or action.metavar in ("PACK", "COMMAND"), (parser.prog, action.dest)
+
+
 def test_there_are_examples():
     assert set(examples(EPILOG)) <= set(EXAMPLES) and len(EXAMPLES) > 15
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import forcelaw
-from forcelaw.api import Training
+from forcelaw.api.run import Training
 from forcelaw.cli.main import build_parser, main
 from forcelaw.data.device_dataset import Shard
 from forcelaw.data.pack import Pack

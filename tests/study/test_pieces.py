@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from forcelaw.cli.main import main
-from forcelaw.cli.train import UNFINISHED
+from forcelaw.cli import UNFINISHED
 from forcelaw.store.runs import runs
 from forcelaw.study import worker
 from forcelaw.study.accounting import Piece, accounts
@@ -124,7 +124,7 @@ def test_the_largest_runs_are_made_known_but_held_back_until_they_are_asked_for(
 
 @pytest.mark.parametrize(
     "arguments,message",
-    [(["--minutes", "0"], "leaves no time"), (["--hold-largest", "2"], "no share")],
+    [(["--minutes", "0"], "minutes"), (["--hold-largest", "2"], "hold_largest")],
 )
 def test_a_mistake_is_said(study, capsys, arguments, message) -> None:
     assert main(["run", str(study), *arguments]) == 2

@@ -32,7 +32,7 @@ def command(tmp_path, out):
     return [
         sys.executable,
         "-m",
-        "forcelaw.cli.main",
+        "forcelaw.cli",
         "run",
         str(tmp_path / "t.yaml"),
         "--out",

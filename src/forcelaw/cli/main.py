@@ -38,8 +38,10 @@ exit codes: 0 done; 1 done with a bad result (diverged, not trainable); 2 a mist
 """
 # command -> (module of this package with a function add_COMMAND(parser), one line of help)
 COMMANDS = {
-    "train": ("single", "train one model"),
-    "models": ("single", "the architectures, their symmetry, size and cost"),
+    "run": ("study", "train a study: plan it, show its cost, run what is not done yet, report"),
+    "status": ("study", "where a study stands"),
+    "train": ("train", "train one model"),
+    "models": ("train", "the architectures, their symmetry, size and cost"),
     "data": ("data", "check, prepare, generate and describe data"),
     "report": ("report", "make the HTML report, figures and tables of a study or a table of runs"),
     "fit": ("laws", "fit a scaling law to a table of runs"),
@@ -57,6 +59,8 @@ COMMANDS = {
         "forecast",
         "predict the largest runs from small ones before they are trained; later, check it",
     ),
+    "export": ("study", "write the table of runs of a study, small enough to commit"),
+    "import": ("study", "make a study directory of the evidence that `forcelaw export` wrote"),
 }
 
 
@@ -98,11 +102,6 @@ def build_parser(commands: Collection[str] = tuple(COMMANDS)) -> argparse.Argume
     )
     parser.add_argument("--version", action="version", version=f"forcelaw {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
-    from .study import add_subcommands as add_study
-    from .train import add_subcommands as add_train
-
-    add_train(subparsers)
-    add_study(subparsers)
     for name, (module, text) in COMMANDS.items():
         command = subparsers.add_parser(name, help=text, formatter_class=HelpFormatter)
         if name in commands:

@@ -1,59 +1,188 @@
-"""`forcelaw export` and `forcelaw import`: the evidence of a study, small enough to commit."""
+"""`forcelaw run`, `status`, `export` and `import`: what is done with a whole study."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
-from typing import Any
+
+from ..errors import StoreError, StudyError, require
+from . import UNFINISHED
+from .options import add_device
 
 
-def add_subcommands(commands: Any) -> None:
-    """Add export and import to the subparsers of the main command. Nothing heavy is imported
-    here."""
-    export = commands.add_parser(
-        "export",
-        help="write the table of runs of a study, small enough to commit",
-        description=(
-            "Write the evidence of a study: table of runs, specifications, study and provenance,"
-            " from which `forcelaw report` makes its page. Weights are left out."
-        ),
-        epilog="example:\n  forcelaw export out/ladder --table results/ladder",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train what is not done yet of a study, in worker processes, and write its report. Stop it"
+        " at any time (Ctrl-C, kill); the same command resumes it. Exit code"
+        f" {UNFINISHED}: time was up (--minutes) and work is left."
     )
-    export.add_argument("source", type=Path, help="output directory of `forcelaw run`")
-    export.add_argument(
+    parser.epilog = """\
+examples:
+  forcelaw run studies/quickstart.yaml
+  forcelaw run study.yaml --plan --device cuda
+  forcelaw run study.yaml --minutes 10 --workers 2
+  forcelaw run --schema
+"""
+    parser.add_argument(
+        "study", nargs="?", type=Path, help="study file (YAML), for example studies/quickstart.yaml"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="output directory (default: out/NAME)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="worker processes (default: cores on a CPU, GPUs on a GPU)",
+    )
+    add_device(parser)
+    parser.add_argument(
+        "--runs-per-device",
+        default="auto",
+        metavar="K|auto",
+        help=(
+            "runs side by side in each worker (default auto: 1 on a CPU; on a GPU as many as make"
+            " up 16k atoms a step, at most 16, fewer when its memory is short). Device-hours are"
+            " measured one run at a time all the same"
+        ),
+    )
+    # its older name
+    parser.add_argument(
+        "--pack", dest="runs_per_device", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help=(
+            "stop cleanly M minutes after the start of this command, planning included; what is"
+            " under way is kept (within half a minute more) and the same command resumes it"
+        ),
+    )
+    parser.add_argument(
+        "--hold-largest",
+        type=float,
+        nargs="?",
+        const=0.5,
+        metavar="SHARE",
+        help=(
+            "leave out the runs with at least this share (default 0.5) of the largest compute of"
+            " their architecture: `forcelaw forecast` predicts them first"
+        ),
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help=(
+            "show the plan and its cost, and stop; with --device cuda for one H100, whatever this"
+            " machine has"
+        ),
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
+    parser.add_argument("--no-report", action="store_true", help="do not write the report")
+    parser.add_argument(
+        "--schema",
+        action="store_true",
+        help="print all keys of a study file as JSON schema, and stop",
+    )
+    parser.set_defaults(handler=_run, packages=("torch", "safetensors"))
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Counts of runs by architecture and state, what failed, and the time that was spent."
+    )
+    parser.epilog = "example:\n  forcelaw status out/study\n"
+    parser.add_argument("out", type=Path, help="output directory of a study")
+    parser.set_defaults(handler=_status)
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write the evidence of a study: table of runs, specifications, study and provenance, from"
+        " which `forcelaw report` makes its page. Weights are left out."
+    )
+    parser.epilog = "example:\n  forcelaw export out/ladder --table results/ladder\n"
+    parser.add_argument("source", type=Path, help="output directory of `forcelaw run`")
+    parser.add_argument(
         "--table", type=Path, required=True, metavar="DIR", help="write the evidence into DIR"
     )
-    export.add_argument(
-        "--format",
-        choices=["parquet", "csv"],
-        help="of the table (default: parquet where polars is installed)",
+    parser.add_argument(
+        "--format", choices=["parquet", "csv"], help="of the table (default: parquet)"
     )
-    export.add_argument(
+    parser.add_argument(
         "--stop",
         action="store_true",
         help="runs under way count as ended where they are, as shorter runs (status stopped)",
     )
-    export.set_defaults(handler=handle_export)
+    parser.set_defaults(handler=_export)
 
-    importer = commands.add_parser(
-        "import",
-        help="make a study directory of the evidence that `forcelaw export` wrote",
-        description=(
-            "Write the runs of committed evidence into a study directory, from which `forcelaw run`"
-            " resumes: finished runs are not trained again, runs that were under way start over. A"
-            " run that is there already is replaced only by one that ended better."
-        ),
-        epilog="example:\n  forcelaw import results/ladder --to out/ladder",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write the runs of committed evidence into a study directory, from which `forcelaw run`"
+        " resumes: finished runs are not trained again, runs that were under way start over. A run"
+        " that is there already is replaced only by one that ended better."
     )
-    importer.add_argument("evidence", type=Path, help="directory that `forcelaw export` wrote")
-    importer.add_argument("--to", type=Path, required=True, metavar="OUT", help="study directory")
-    importer.set_defaults(handler=handle_import)
+    parser.epilog = "example:\n  forcelaw import results/ladder --to out/ladder\n"
+    parser.add_argument("evidence", type=Path, help="directory that `forcelaw export` wrote")
+    parser.add_argument("--to", type=Path, required=True, metavar="OUT", help="study directory")
+    parser.set_defaults(handler=_import)
 
 
-def handle_export(args: argparse.Namespace) -> int:
-    from ..errors import StoreError
+def _run(args: argparse.Namespace) -> int:
+    if args.schema:
+        from ..study.schema import study_schema
+
+        print(json.dumps(study_schema(), indent=1))
+        return 0
+    if args.study is None:
+        raise StudyError("no study file given", remedy="forcelaw run studies/quickstart.yaml")
+    from ..api.study import Study, check_run_options
+
+    check_run_options(args.runs_per_device, args.minutes, args.hold_largest)
+    study = Study.load(args.study, args.out)
+    if args.plan:
+        print(study.describe(args.device, args.workers))
+        return 0
+    if not args.no_report:
+        require("matplotlib", "plotly", "jinja2")
+    names = ("workers", "device", "runs_per_device", "compile", "minutes", "hold_largest")
+    outcome = study.run(
+        **{name: getattr(args, name) for name in names},
+        retry_failed=args.retry_failed,
+        command="forcelaw " + " ".join(sys.argv[1:]),
+        say=_say,
+    )
+    if outcome.time_up:
+        print("the same command resumes the study")
+        return UNFINISHED
+    if args.hold_largest:
+        print(
+            "the largest runs of each architecture are held back: commit `forcelaw forecast` of"
+            " this directory, then run without --hold-largest"
+        )
+    if not args.no_report:
+        from ..report.write import write_report
+
+        write_report(study.out)
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from ..api.study import study_status_text
+
+    print(study_status_text(args.out))
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
     from ..study.accounting import accounts
     from ..study.export import write_evidence
 
@@ -73,7 +202,7 @@ def handle_export(args: argparse.Namespace) -> int:
     return 0
 
 
-def handle_import(args: argparse.Namespace) -> int:
+def _import(args: argparse.Namespace) -> int:
     from ..study.export import import_evidence
 
     print(f"{args.to}: {import_evidence(args.evidence, args.to)}")

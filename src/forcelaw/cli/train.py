@@ -1,213 +1,138 @@
-"""Commands that train: run, status, train, models."""
+"""`forcelaw train` and `forcelaw models`."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
-UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, come again
+from ..api.run import Training
+from ..progress import count, duration
+from ..training.config import TrainOptions
+from . import FAILED
+from .options import add_device, add_options, from_options, parse_pairs
+
+ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35)  # H C N O F P S Cl Br, as the sample has them
 
 
-def add_subcommands(commands: Any) -> None:
-    run = commands.add_parser(
-        "run",
-        help="train a study: plan it, show its cost, run what is not done yet, report",
-        description=(
-            "Train what is not done yet of a study, in worker processes, and write its report. "
-            "Stop it at any time (Ctrl-C, kill); the same command goes on where it was. "
-            f"Exit code {UNFINISHED}: time was up (--minutes) and work is left."
-        ),
+def add_train(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train one model on a pack. If it is stopped, the same command resumes from the last"
+        " checkpoint. Exit code 1: the run diverged."
     )
-    run.add_argument(
-        "study", nargs="?", type=Path, help="study file (YAML), for example studies/quickstart.yaml"
+    parser.epilog = """\
+examples:
+  forcelaw train painn --size 1e4 --epochs 1
+  forcelaw train esen --size 1e5 --atoms 1e6 --option lmax=3 --forces conservative --data pack
+  forcelaw models esen                          # the options of an architecture
+"""
+    flags = {"learning_rate": ("--learning-rate", "--lr"), "options": ("--option",)}
+    add_options(parser, Training, positional=("architecture",), flags=flags)
+    add_options(parser.add_argument_group("how it is trained"), TrainOptions)
+    machine = parser.add_argument_group("where it is trained")
+    add_device(machine)
+    machine.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/single"),
+        metavar="DIR",
+        help="the run is written to OUT/runs/ID (default: out/single)",
     )
-    run.add_argument("--out", type=Path, help="output directory (default: out/NAME)")
-    run.add_argument(
-        "--workers", type=int, help="worker processes (default: cores on a CPU, GPUs on a GPU)"
+    parser.set_defaults(handler=_train, packages=("torch", "safetensors"))
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "The architectures, their symmetry, and their size and cost at some target sizes; with the"
+        " name of one, its options."
     )
-    run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    run.add_argument(
-        "--runs-per-device",
-        default="auto",
-        metavar="K|auto",
-        help=(
-            "runs side by side in each worker (default auto: 1 on a CPU; on a GPU as many as make"
-            " up 16k atoms a step, at most 16, fewer when its memory is short). Device-hours are"
-            " measured one run at a time all the same"
-        ),
+    parser.epilog = "examples:\n  forcelaw models --sizes 1e4 1e6\n  forcelaw models esen\n"
+    parser.add_argument(
+        "architecture", nargs="?", help="list the options of this architecture instead"
     )
-    # its older name
-    run.add_argument(
-        "--pack", dest="runs_per_device", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
-    run.add_argument(
-        "--compile", action="store_true", help="torch.compile the models (needs a C++ compiler)"
-    )
-    run.add_argument(
-        "--minutes",
+    parser.add_argument(
+        "--sizes",
         type=float,
-        metavar="M",
-        help=(
-            "stop cleanly M minutes after the start of this command, planning included; what is"
-            " under way is kept (within half a minute more) and the same command goes on"
-        ),
+        nargs="*",
+        default=[1e4, 1e5, 1e6],
+        metavar="N",
+        help="target numbers of parameters (default: 1e4 1e5 1e6)",
     )
-    run.add_argument(
-        "--hold-largest",
+    parser.add_argument(
+        "--degree",
         type=float,
-        nargs="?",
-        const=0.5,
-        metavar="SHARE",
-        help=(
-            "leave alone the runs with at least this share (default 0.5) of the largest compute of"
-            " their architecture: `forcelaw forecast` predicts them first"
-        ),
+        default=20.0,
+        metavar="X",
+        help="mean number of neighbours, for kappa (default: 20)",
     )
-    run.add_argument(
-        "--plan",
-        action="store_true",
-        help=(
-            "show the plan and its cost, and stop; with --device cuda for one H100, wherever it is"
-            " asked"
-        ),
-    )
-    run.add_argument("--retry-failed", action="store_true", help="train failed runs again")
-    run.add_argument("--no-report", action="store_true")
-    run.add_argument(
-        "--schema",
-        action="store_true",
-        help="print all keys of a study file as JSON schema, and stop",
-    )
-    run.set_defaults(handler=handle_run)
-
-    status = commands.add_parser("status", help="where a study stands")
-    status.add_argument("out", type=Path, help="output directory of a study")
-    status.set_defaults(handler=handle_status)
+    parser.set_defaults(handler=_models, packages=("torch",))
 
 
-def default_workers(device: str) -> int:
-    if device == "cuda":
-        import torch
-
-        return max(1, torch.cuda.device_count())
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
-
-
-def handle_run(args: argparse.Namespace) -> int:
-    import json
-    import math
-    import sys
-    import time
-
-    began = time.time()
-    from ..errors import StudyError
-    from ..study.config import load
-    from ..study.cost import rates_of
-    from ..study.launcher import run_local
-    from ..study.record import StudyDirectory, find_pack
-    from ..study.status import describe_plan, describe_rest, study_status
-    from ..study.worker import headroom
-    from ..training.device import pick_device
-
-    if args.schema:
-        from ..study.schema import study_schema
-
-        print(json.dumps(study_schema(), indent=1))
-        return 0
-    if args.study is None:
-        raise StudyError("no study file given", remedy="forcelaw run studies/quickstart.yaml")
-    side_by_side = args.runs_per_device
-    if side_by_side != "auto" and not (side_by_side.isdigit() and 1 <= int(side_by_side) <= 24):
-        raise StudyError(
-            f"--runs-per-device {side_by_side!r} is neither auto nor a number from 1 to 24"
+def _train(args: argparse.Namespace) -> int:
+    threads = "1" if args.device == "cpu" else str(os.cpu_count() or 1)
+    os.environ.setdefault("OMP_NUM_THREADS", threads)
+    args.options = parse_pairs(args.options, "--option")
+    training = from_options(Training, args)
+    options = from_options(TrainOptions, args)
+    run = training.run(options, out=args.out, device=args.device, compile=args.compile, say=print)
+    result = run.result or {}
+    print(f"{'step':>8}{'atoms':>9}{'FLOPs':>10}{'loss':>9}{'energy':>12}{'forces':>14}")
+    for row in run.metrics.iter_rows(named=True):
+        print(
+            f"{row['step']:>8}{count(row['d']):>9}{row['c']:>10.2e}{row['loss']:>9.4f}"
+            f"{row['energy_mae']:>7.1f} meV/at{row['force_mae']:>8.1f} meV/A"
         )
-    if args.minutes is not None and not args.minutes > 0:
-        raise StudyError(
-            f"--minutes {args.minutes:g} leaves no time",
-            remedy="give the minutes of wall time to use",
-        )
-    if args.hold_largest is not None and not 0 < args.hold_largest <= 1:
-        raise StudyError(
-            f"--hold-largest {args.hold_largest:g} is no share of a run's compute",
-            remedy="give e.g. 0.5",
-        )
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    study = load(args.study)
-    # a plan needs no GPU
-    device = "cuda" if args.plan and args.device == "cuda" else pick_device(args.device)
-    out = args.out or Path("out") / study.name
-    directory = StudyDirectory(study, find_pack(study, args.study.parent), out)
-    workers = args.workers or default_workers(device)
-    rates = rates_of(directory, device, remember=not args.plan)
-    print(describe_plan(directory, rates, workers, device), flush=True)
-    if args.plan:
-        return 0
-    if changed := directory.write(command="forcelaw " + " ".join(sys.argv[1:])):
-        print(changed, flush=True)
-    if args.retry_failed:
-        forget_failed(out)
-    deadline = began + 60 * args.minutes if args.minutes else math.inf
-    before, clock = study_status(directory, rates, args.hold_largest), time.monotonic()
-    status = run_local(
-        directory,
-        args.study,
-        workers=workers,
-        device=device,
-        rates=rates,
-        compile_model=args.compile,
-        runs_per_device=side_by_side,
-        deadline=deadline,
-        hold=args.hold_largest,
-    )
-    counts = status.states
+    error = result.get("symmetry", {}).get("rotation", float("nan"))
     print(
-        f"{counts['finished']} runs finished, {counts['diverged']} diverged,"
-        f" {counts['failed']} failed: {out}"
+        f"{result.get('status')} in {duration(result.get('seconds', 0))} of training on"
+        f" {result.get('device')}; energy MAE per atom, force MAE per component; symmetry error"
+        f" {error:.1e} (rotation)"
     )
-    if not status.over and time.time() >= deadline - headroom(device, args.compile):
-        rest = describe_rest(status, before, time.monotonic() - clock)
-        print(
-            f"time is up after {(time.time() - began) / 60:.1f} minutes: {rest}. The same command"
-            " resumes the study."
-        )
-        return UNFINISHED
-    if args.hold_largest:
-        print(
-            "the largest runs of each architecture are held back: commit `forcelaw forecast` of"
-            " this directory, then run without --hold-largest"
-        )
-    if args.no_report:
+    return 0 if result.get("status") == "finished" else FAILED
+
+
+def _models(args: argparse.Namespace) -> int:
+    from ..models import ARCHITECTURES
+
+    if args.architecture is not None:
+        print(_options_text(args.architecture))
         return 0
-    from ..report.write import write_report
-
-    write_report(out)
+    head = "".join(f"{'N / width x depth / kappa':>30}" for _ in args.sizes)
+    print(f"{'name':<12}{'title':<12}{'symmetry':<10}{head}")
+    for name, entry in ARCHITECTURES.items():
+        cells = "".join(f"{_size_text(name, target, args.degree):>30}" for target in args.sizes)
+        print(f"{name:<12}{entry.title:<12}{entry.symmetry:<10}{cells}")
+    print(
+        f"kappa: forward FLOPs per atom and parameter at {args.degree:g} neighbours; -: no width"
+        " comes near that size"
+    )
     return 0
 
 
-def forget_failed(out: Path) -> None:
-    """Let failed runs be trained again."""
-    from ..store.runs import runs
+def _size_text(name: str, target: float, degree: float) -> str:
+    """N, width, depth and kappa of an architecture at a target size, "-" if it cannot have it."""
+    from ..errors import StudyError
+    from ..models import architecture
+    from ..models.sizing import count_parameters, size
 
-    for run in runs(out / "runs"):
-        result = run.result()
-        if result and result["status"] == "failed":
-            (run.path / "result.json").unlink()
+    try:
+        config = size(name, target, elements=ELEMENTS)
+    except StudyError:
+        return "-"
+    n, _ = count_parameters(config)
+    kappa = architecture(name).flops(config).forward(degree, 1) / n
+    return f"{n:,} / {config.width}x{config.depth} / {kappa:.1f}"
 
 
-def handle_status(args: argparse.Namespace) -> int:
-    from ..errors import StoreError
-    from ..study.status import status_table
+def _options_text(name: str) -> str:
+    """The options of an architecture: name, default and description, one a line."""
+    from ..models import architecture
+    from ..study.config import RESERVED
 
-    if not (args.out / "runs").is_dir():
-        raise StoreError(
-            "no study here",
-            where=str(args.out),
-            remedy="give the output directory of `forcelaw run`",
-        )
-    print(status_table(args.out))
-    return 0
+    entry = architecture(name)
+    lines = [f"{entry.title}: options of `forcelaw train {name} --option KEY=VALUE` and of studies"]
+    for key, field in entry.config.model_fields.items():
+        if key not in (*RESERVED, "depth"):
+            default = f"{key}={field.get_default(call_default_factory=True)}"
+            lines.append(f"  {default:<24}  {field.description or ''}".rstrip())
+    return "\n".join(lines)

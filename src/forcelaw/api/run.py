@@ -1,10 +1,4 @@
-"""Training and studies from Python: what the commands ``train``, ``run`` and ``status`` do, as
-functions. The names here are public as ``forcelaw.train``, ``forcelaw.load_run`` and
-``forcelaw.Run``.
-
-The laws (``forcelaw.fit``, ``compare``, ``diagnose``, ``budget``, ``design``, ``forecast``) stand
-in :mod:`forcelaw.laws` and need no torch; what is here needs ``pip install 'forcelaw[train]'``.
-"""
+"""One training: :func:`train` and :class:`Run`, the run that it makes."""
 
 from __future__ import annotations
 
@@ -14,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .errors import StoreError, require
-from .files import read_json
-from .training.config import TrainOptions
+from ..errors import StoreError, require
+from ..files import read_json
+from ..training.config import TrainOptions
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from .data.pack import Pack
-    from .models.base import ForceField
+    from ..data.pack import Pack
+    from ..models.base import ForceField
 
 Say = Callable[[str], None]
 SINGLE = Path("out/single")  # where runs outside of a study are written
@@ -74,10 +68,10 @@ class Training(BaseModel):
         """The specification of the run (:class:`forcelaw.training.spec.RunSpec`) on ``pack``."""
         from pydantic import ValidationError
 
-        from .models import architecture
-        from .models.sizing import size
-        from .study.config import explain
-        from .training.spec import resolve, summarise
+        from ..models import architecture
+        from ..models.sizing import size
+        from ..study.config import explain
+        from ..training.spec import resolve, summarise
 
         data = summarise(pack, cutoff=self.cutoff)
         entry = architecture(self.architecture)
@@ -113,12 +107,12 @@ class Training(BaseModel):
     ) -> Run:
         """Train to the end, resuming where an earlier call stopped, and return the run."""
         require("torch", "safetensors")
-        from .data.pack import Pack, sample_path
-        from .models import architecture
-        from .progress import Progress, count
-        from .store.runs import RunDirectory
-        from .training.device import pick_device
-        from .training.loop import train
+        from ..data.pack import Pack, sample_path
+        from ..models import architecture
+        from ..progress import Progress, count
+        from ..store.runs import RunDirectory
+        from ..training.device import pick_device
+        from ..training.loop import train
 
         pack = Pack(sample_path() if self.data == "sample" else self.data)
         spec = self.resolve(pack, options)
@@ -191,7 +185,7 @@ def train(
     from pydantic import ValidationError
 
     require("torch", "safetensors")
-    from .study.config import explain
+    from ..study.config import explain
 
     try:
         what = Training(
@@ -262,7 +256,7 @@ class Run:
         (meV/Angstrom) and more."""
         import polars as pl
 
-        from .store.runs import RunDirectory
+        from ..store.runs import RunDirectory
 
         return pl.DataFrame(RunDirectory(self.path).metrics(), infer_schema_length=None)
 
@@ -277,10 +271,10 @@ class Run:
         require("torch", "safetensors")
         import torch
 
-        from .training.checkpoint import load_model
-        from .training.device import pick_device
-        from .training.loop import make_model
-        from .training.spec import RunSpec
+        from ..training.checkpoint import load_model
+        from ..training.device import pick_device
+        from ..training.loop import make_model
+        from ..training.spec import RunSpec
 
         model = make_model(RunSpec(**self.spec), torch.device(pick_device(device)))
         return load_model(self.path, model).eval()

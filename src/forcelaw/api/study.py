@@ -1,0 +1,238 @@
+"""A study: :class:`Study`, made from a study file, with what can be done with it as methods."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import StoreError, StudyError, require
+from .run import Say
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ..study.config import Study as StudyConfig
+    from ..study.record import StudyDirectory
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """How a study stands after :meth:`Study.run`: counts of its runs. time_up: the time was up, and
+    work is left. out: the output directory."""
+
+    out: Path
+    total: int
+    finished: int
+    diverged: int
+    failed: int
+    time_up: bool
+
+
+class Study:
+    """A study file, and what the commands ``run``, ``status`` and ``report`` do with it.
+
+    >>> study = forcelaw.Study.load("studies/quickstart.yaml")   # doctest: +SKIP
+    >>> study.plan()                                             # doctest: +SKIP
+    >>> study.run(minutes=10)                                    # doctest: +SKIP
+    >>> study.report()                                           # doctest: +SKIP
+
+    config: what the file says (:class:`forcelaw.study.config.Study`). out: the output directory,
+    by default out/NAME.
+    """
+
+    def __init__(self, config: StudyConfig, file: Path, out: str | Path | None = None):
+        self.config, self.file = config, file
+        self.out = Path("out") / config.name if out is None else Path(out)
+
+    @classmethod
+    def load(cls, path: str | Path, out: str | Path | None = None) -> Study:
+        """Read and check a study file. Raises StudyError with every wrong key."""
+        require("torch", "safetensors")
+        from ..study.config import load
+
+        return cls(load(path), Path(path), out)
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.file)!r}, out={str(self.out)!r})"
+
+    @cached_property
+    def directory(self) -> StudyDirectory:
+        """The study with its data and output directory."""
+        from ..study.record import StudyDirectory, find_pack
+
+        return StudyDirectory(self.config, find_pack(self.config, self.file.parent), self.out)
+
+    def plan(self) -> pl.DataFrame:
+        """Every run, most urgent first: run (its id), architecture, kind ("sweep" or "grid"), n,
+        d (atoms), c (FLOPs), lr, seed, state ("waiting", "running", "finished", "diverged",
+        "failed"). Runs whose learning-rate sweep is not over come last, with neither id nor lr."""
+        import polars as pl
+
+        planned = self.directory.plan()
+        rows = []
+        for item in [*planned.runs, *planned.waiting]:
+            spec, known = item.spec, item not in planned.waiting
+            run = self.directory.run(item)
+            rows.append(
+                {
+                    "run": item.id if known else None,
+                    "architecture": item.label,
+                    "kind": item.kind,
+                    "n": spec["n"],
+                    "d": spec["steps"] * spec["batch_atoms"],
+                    "c": item.flops,
+                    "lr": spec["lr"] if known else None,
+                    "seed": spec["seed"],
+                    "state": run.state() if known and run.path.exists() else "waiting",
+                }
+            )
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def describe(self, device: str = "auto", workers: int | None = None) -> str:
+        """The plan and what it costs, as the text of ``forcelaw run --plan``. A plan for "cuda" is
+        that of one H100 and needs no GPU."""
+        from ..study.cost import rates_of
+        from ..study.status import describe_plan
+        from ..training.device import pick_device
+
+        device = device if device == "cuda" else pick_device(device)
+        rates = rates_of(self.directory, device, remember=False)
+        return describe_plan(self.directory, rates, workers or default_workers(device), device)
+
+    def run(
+        self,
+        *,
+        workers: int | None = None,
+        device: str = "auto",
+        runs_per_device: int | str = "auto",
+        compile: bool = False,
+        minutes: float | None = None,
+        hold_largest: float | None = None,
+        retry_failed: bool = False,
+        command: str = "forcelaw.Study.run",
+        say: Say = lambda text: None,
+    ) -> StudyOutcome:
+        """Train what is not done yet, in worker processes on this machine. A later call resumes
+        where this one stopped.
+
+        workers: processes; by default one per core, or per GPU. device: "auto", "cpu" or "cuda".
+        runs_per_device: runs side by side in each worker, a number or "auto". compile:
+        torch.compile the models. minutes: stop cleanly after that time. hold_largest: leave out the
+        runs with at least this share of the largest compute of their architecture, for a forecast.
+        retry_failed: train failed runs again. command: recorded in study.json. say: called with
+        lines of text.
+
+        Raises StudyError for wrong options, and where OUT holds another study.
+        """
+        from ..study.cost import rates_of
+        from ..study.launcher import run_local
+        from ..study.status import describe_plan, describe_rest, study_status
+        from ..study.worker import headroom
+        from ..training.device import pick_device
+
+        began = time.time()
+        check_run_options(str(runs_per_device), minutes, hold_largest)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        device = pick_device(device)
+        workers = workers or default_workers(device)
+        rates = rates_of(self.directory, device)
+        say(describe_plan(self.directory, rates, workers, device))
+        if changed := self.directory.write(command=command):
+            say(changed)
+        if retry_failed:
+            self._forget_failed()
+        deadline = began + 60 * minutes if minutes else math.inf
+        before, clock = study_status(self.directory, rates, hold_largest), time.monotonic()
+        status = run_local(
+            self.directory,
+            self.file,
+            workers=workers,
+            device=device,
+            rates=rates,
+            compile_model=compile,
+            runs_per_device=str(runs_per_device),
+            deadline=deadline,
+            hold=hold_largest,
+        )
+        counts = [status.states[state] for state in ("finished", "diverged", "failed")]
+        say(f"{counts[0]} runs finished, {counts[1]} diverged, {counts[2]} failed: {self.out}")
+        time_up = not status.over and time.time() >= deadline - headroom(device, compile)
+        if time_up:
+            rest = describe_rest(status, before, time.monotonic() - clock)
+            say(f"time is up after {(time.time() - began) / 60:.1f} minutes: {rest}")
+        return StudyOutcome(self.out, status.total, *counts, time_up)
+
+    def _forget_failed(self) -> None:
+        """Let failed runs be trained again."""
+        from ..store.runs import runs
+
+        for run in runs(self.out / "runs"):
+            if (run.result() or {}).get("status") == "failed":
+                (run.path / "result.json").unlink()
+
+    def status(self) -> str:
+        """Where the study stands: counts of runs by architecture and state, what failed, and the
+        time that was spent. Raises StoreError if nothing was trained yet."""
+        return study_status_text(self.out)
+
+    def report(self, out: str | Path | None = None, **options: Any) -> dict[str, Any]:
+        """Write the report, by default to OUT/report: the paths of its page, figures and tables,
+        and the table of exponents as text (:func:`forcelaw.report.write.report`)."""
+        require("matplotlib", "plotly", "jinja2")
+        from ..report.write import report
+
+        return report(self.out, out, **options)
+
+
+def study_status_text(out: Path) -> str:
+    """Where the study in output directory ``out`` stands. StoreError if there is none."""
+    from ..study.status import status_table
+
+    if not (out / "runs").is_dir():
+        raise StoreError(
+            "no study here",
+            where=str(out),
+            remedy="give the output directory of `forcelaw run`",
+        )
+    return status_table(out)
+
+
+def check_run_options(
+    runs_per_device: str, minutes: float | None, hold_largest: float | None
+) -> None:
+    """StudyError for options of a run that make no sense."""
+    number = runs_per_device.isdigit() and 1 <= int(runs_per_device) <= 24
+    if runs_per_device != "auto" and not number:
+        raise StudyError(
+            f"{runs_per_device!r} is neither auto nor a number from 1 to 24",
+            where="runs_per_device",
+            remedy="give how many runs a worker trains side by side",
+        )
+    if minutes is not None and not minutes > 0:
+        raise StudyError(
+            f"a time of {minutes:g} minutes leaves nothing to train in",
+            where="minutes",
+            remedy="give the minutes of wall time to use",
+        )
+    if hold_largest is not None and not 0 < hold_largest <= 1:
+        raise StudyError(
+            f"{hold_largest:g} is not a share of a run's compute",
+            where="hold_largest",
+            remedy="give a number above 0 and up to 1, e.g. 0.5",
+        )
+
+
+def default_workers(device: str) -> int:
+    """One process per GPU, or per core that this process may use."""
+    if device == "cuda":
+        import torch
+
+        return max(1, torch.cuda.device_count())
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from forcelaw.cli.main import main
 from forcelaw.cli import UNFINISHED
+from forcelaw.cli.main import main
 from forcelaw.store.runs import runs
 from forcelaw.study import worker
 from forcelaw.study.accounting import Piece, accounts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from ..errors import StoreError, StudyError, require
@@ -133,6 +134,7 @@ def add_import(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    began = time.monotonic()
     if args.schema:
         from ..study.schema import study_schema
 
@@ -149,9 +151,13 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if not args.no_report:
         require("matplotlib", "plotly", "jinja2")
-    names = ("workers", "device", "runs_per_device", "compile", "minutes", "hold_largest")
+    minutes = args.minutes
+    if minutes is not None:  # they count from the start of the command
+        minutes = max(minutes - (time.monotonic() - began) / 60, 1e-9)
+    names = ("workers", "device", "runs_per_device", "compile", "hold_largest")
     outcome = study.run(
         **{name: getattr(args, name) for name in names},
+        minutes=minutes,
         retry_failed=args.retry_failed,
         command="forcelaw " + " ".join(sys.argv[1:]),
         say=_say,

@@ -371,7 +371,7 @@ def test_nothing_of_this_needs_torch(table):
         " if name.split('.')[0] in ('torch', 'ase', 'h5py'):\n            raise"
         " ModuleNotFoundError(name)\nsys.meta_path.insert(0, Block())\nfrom forcelaw import Runs,"
         " fit, frontier, compare, diagnose, budget, design, isoflop\nimport"
-        f" forcelaw.laws.figures\nruns = Runs.from_frame({str(table)!r}, where='flag == 1')\nassert"
+        f" forcelaw.figures.matplotlib\nruns = Runs.from_frame({str(table)!r}, where='flag == 1')\nassert"
         " fit(runs).ok and frontier(runs).points\nassert 'matplotlib' not in sys.modules\nfrom"
         f" forcelaw.cli.main import main\nassert main(['diagnose', {str(table)!r}, '--where', 'flag"
         f" == 1']) == 0\nassert main(['budget', {str(table)!r}, '--where', 'flag == 1', '--flops',"

@@ -12,7 +12,7 @@ import pytest
 
 from forcelaw.cli.main import main
 from forcelaw.figures.matplotlib import save
-from forcelaw.report.figures import frontier
+from forcelaw.report.sections import frontier, sections
 from forcelaw.report.tables import write_all
 
 from . import synthetic
@@ -55,9 +55,9 @@ def test_every_figure_exists_in_every_format_and_shows_something(written: dict[s
 
 def test_the_same_analysis_gives_the_same_files(written: dict[str, Any], tmp_path: Path) -> None:
     analysis = written["analysis"]
-    for path in save(frontier(analysis), tmp_path, analysis):
+    for path in save(frontier.figure(analysis), tmp_path):
         assert path.read_bytes() == (written["figures"] / path.name).read_bytes()
-    for path in write_all(analysis, tmp_path):
+    for path in write_all(analysis, sections(analysis), tmp_path):
         assert path.read_bytes() == (written["tables"] / path.name).read_bytes()
 
 
@@ -65,8 +65,8 @@ def test_tables_hold_what_the_analysis_holds(written: dict[str, Any]) -> None:
     analysis = written["analysis"]
     exponents = {row["architecture"]: row for row in rows(written["tables"] / "exponents.csv")}
     for arch in analysis.architectures:
-        assert float(exponents[arch.label]["alpha"]) == arch.surface.estimates["alpha"].value
-        assert float(exponents[arch.label]["beta_high"]) == arch.surface.estimates["beta"].high
+        assert float(exponents[arch.label]["alpha"]) == arch.surface.get("alpha").value
+        assert float(exponents[arch.label]["beta_high"]) == arch.surface.get("beta").high
     assert exponents["eSEN"]["gamma_c_paper"] == "0.4" and exponents["PaiNN"]["gamma_c_paper"] == ""
     assert len(rows(written["tables"] / "problems.csv")) == 3
     sweep = [row for row in rows(written["tables"] / "lr_sweep.csv") if row["chosen"] == "True"]
@@ -129,7 +129,7 @@ def test_wrong_arguments_are_mistakes_in_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", str(tmp_path / "none")]) == 2
-    assert "there is no such study or table" in capsys.readouterr().err
+    assert "there is no such table" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path), "--burn-in-steps", "-3"])
     assert "argument --burn-in-steps: '-3' is not a valid value" in capsys.readouterr().err

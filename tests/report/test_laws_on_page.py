@@ -7,7 +7,6 @@ from the known truth.
 
 from __future__ import annotations
 
-import copy
 import html
 import math
 import re
@@ -21,14 +20,14 @@ import polars as pl
 import pytest
 
 from forcelaw.cli.main import main
+from forcelaw.figures.laws import floor_rise
 from forcelaw.laws.fit.fit import fit
 from forcelaw.laws.fit.floor_profile import profile_floor
+from forcelaw.laws.fit.result import Estimate
 from forcelaw.laws.frontier.isoflop import isoflop
-from forcelaw.report.figures import figures
-from forcelaw.report.fits import _new_run
 from forcelaw.report.html import render
-from forcelaw.report.results import Estimate
-from forcelaw.report.summary import budget_words
+from forcelaw.report.sections import optimum, sections
+from forcelaw.report.sections.exponents import Reading
 from forcelaw.table.directory import table
 from forcelaw.table.runs import Runs
 
@@ -38,8 +37,11 @@ from .pages import Page
 
 def _runs(study: Path, label: str) -> Runs:
     frame = table(study / "runs").filter(
-        (pl.col("kind") == "grid") & (pl.col("status") == "finished") & (pl.col("architecture") == label)
-        & (pl.col("step") >= 400))  # fmt: skip
+        (pl.col("kind") == "grid")
+        & (pl.col("status") == "finished")
+        & (pl.col("architecture") == label)
+        & (pl.col("step") >= 400)
+    )
     return Runs.from_frame(
         frame.select("run", "architecture", "seed", "step", "n", "d", "u", "c", "h", "loss")
     )
@@ -58,9 +60,8 @@ def test_the_floor_on_the_page_is_that_of_the_profile(
         assert f"{expected.gamma_high:.3f}" in rows[arch.label][5]["text"]
         told = "yes" if expected.low > 0 else "no"
         assert rows[arch.label][2]["text"].split()[0] == told
-        at_ends = np.interp(
-            [arch.profile.low, arch.profile.high], arch.profile.floor, arch.profile.rise
-        )
+        floors, rise = floor_rise(arch.profile)
+        at_ends = np.interp([arch.profile.low, arch.profile.high], floors, rise)
         assert (
             at_ends == pytest.approx([1, 1], abs=0.15) or arch.profile.low == 0
         )  # the dotted line of the figure
@@ -69,8 +70,8 @@ def test_the_floor_on_the_page_is_that_of_the_profile(
 def test_three_routes_stand_side_by_side(study: Path, written: dict[str, Any], page: str) -> None:
     rows = {row[0]["text"].strip(): row for row in Page(page).table("routes")[2:]}
     for truth, arch in zip(synthetic.TRIO, written["analysis"].architectures, strict=True):
-        assert [route.method for route in arch.routes] == ["surface", "frontier", "iso-FLOP"]
-        surface, _, iso = arch.routes
+        assert [route.name for route in optimum.routes(arch)] == list(optimum.ROUTES)
+        surface, _, iso = optimum.routes(arch)
         assert surface.a.low <= surface.a.value <= surface.a.high
         assert (
             abs(surface.a.value - truth.beta / (truth.alpha + truth.beta)) < 0.04
@@ -94,58 +95,61 @@ def test_equal_loss_and_equal_compute_agree_with_the_known_laws(written: dict[st
         data = c / (3 * truth.kappa * (1 + 8 / sizes**0.5) * sizes)
         return min(truth.loss(n, d) for n, d in zip(sizes, data, strict=True))
 
-    compared = [one for one in written["analysis"].comparisons if one.ratio is not None]
-    assert len(compared) == 3
-    for one in compared:
-        true = best(one.second, one.at_compute) / best(one.first, one.at_compute)
-        assert one.ratio.value == pytest.approx(
-            true, rel=0.12
-        )  # frontiers of corners are a little too high
-        assert one.ratio.low < one.ratio.value < one.ratio.high
-        assert all(
-            low is None or low <= value <= high for _, value, low, high in one.multiplier_curve
-        )
-        losses = [loss for loss, *_ in one.multiplier_curve]
-        assert losses == sorted(losses) and len(losses) > 5
+    pairs = written["analysis"].comparison.pairs
+    assert len(pairs) == 3 and all(pair.multiplier is not None for pair in pairs)
+    for pair in pairs:
+        ratio = Reading.of(pair, "ratio", written["analysis"])
+        true = best(pair.second, ratio.at) / best(pair.first, ratio.at)
+        # frontiers of corners are a little too high
+        assert ratio.value.value == pytest.approx(true, rel=0.12)
+        assert ratio.value.low < ratio.value.value < ratio.value.high
+        found = pair.multiplier
+        known = np.isfinite(found.multiplier_low) & np.isfinite(found.multiplier_high)
+        assert (found.multiplier_low <= found.multiplier)[known].all()
+        assert (found.multiplier <= found.multiplier_high)[known].all()
+        assert sorted(found.loss) == list(found.loss) and len(found.loss) > 5
 
 
 def test_a_new_run_scatters_more_than_the_law(written: dict[str, Any]) -> None:
-    for one in written["analysis"].prospects:
+    for one in optimum.prospects(written["analysis"]):
         assert one.new_run.low < one.loss.low < one.loss.value < one.loss.high < one.new_run.high
 
     class Surface:
-        diagnostics = {"sd_between_runs": 0.03, "sd_within_runs": 0.04}  # noqa: RUF012
-        level, n_runs = 0.95, 1_000_000
+        noise, level, n_runs = 0.05, 0.95, 1_000_000
 
-    known = _new_run(Estimate(2.0, 2.0 * math.exp(-0.1), 2.0 * math.exp(0.1)), Surface())
+    known = optimum.new_run(
+        Estimate(2.0, None, 2.0 * math.exp(-0.1), 2.0 * math.exp(0.1)), Surface()
+    )
     half = math.hypot(0.1, 1.959964 * 0.05)
     assert known.low == pytest.approx(2 * math.exp(-half), rel=1e-5)
     assert known.high == pytest.approx(2 * math.exp(half), rel=1e-5)
 
 
-def test_a_forecast_without_bounds_is_not_told(written: dict[str, Any]) -> None:
+def test_a_forecast_without_bounds_is_not_shown(
+    written: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """data_limited's page promised PaiNN a loss between 7.6e-12 and 1.1e15, in bold."""
-    analysis = copy.copy(written["analysis"])
-    budget = sorted({one.flops for one in analysis.prospects})[1]
-    best = min(
-        (one for one in analysis.prospects if one.flops == budget), key=lambda one: one.loss.value
-    )
-    vague = replace(best, loss=Estimate(best.loss.value, 1e-9, 1e9))
-    assert best.told and not vague.told
-    analysis.prospects = [vague if one is best else one for one in analysis.prospects]
-    page = Page(render(analysis, figures(analysis)))
+    analysis = written["analysis"]
+    found = optimum.prospects(analysis)
+    budget = sorted({one.flops for one in found})[1]
+    best = min((one for one in found if one.flops == budget), key=lambda one: one.loss.value)
+
+    def vague(one: optimum.Prospect) -> optimum.Prospect:
+        return replace(one, loss=Estimate(one.loss.value, None, 1e-9, 1e9))
+
+    assert best.useful and not vague(best).useful
+    changed = [vague(one) if one is best else one for one in found]
+    monkeypatch.setattr(optimum, "prospects", lambda analysis: changed)
+    page = Page(render(analysis, sections(analysis)))
     assert "wider than a factor of 100" in page.words and "1e-09" not in page.words
-    assert f"FLOPs: {best.label} with" not in budget_words(analysis)
-    analysis.prospects = [
-        replace(one, loss=Estimate(one.loss.value, 1e-9, 1e9)) for one in analysis.prospects
-    ]
-    assert "cannot tell what a larger budget would buy" in budget_words(analysis)
+    assert f"FLOPs: {best.label} with" not in optimum.budget_words(changed)
+    assert best.label not in optimum.budget_words([vague(one) for one in found])
 
 
 def test_every_figure_is_explained_in_a_sentence(written: dict[str, Any], page: str) -> None:
     words = " ".join(Page(page).words.split())
 
-    made = figures(written["analysis"])
+    made = [figure for one in sections(written["analysis"]) for figure in one.figures]
     assert {"equal_terms", "floors", "compute_optimal", "diagnosis"} <= {
         figure.name for figure in made
     }
@@ -156,14 +160,16 @@ def test_every_figure_is_explained_in_a_sentence(written: dict[str, Any], page: 
 
 def test_runs_to_add_are_named(written: dict[str, Any], page: str) -> None:
     rows = Page(page).table("suggestions")[1:]
-    suggested = [arch for arch in written["analysis"].architectures if arch.suggestion]
+    suggested = [arch for arch in written["analysis"].architectures if arch.design]
     assert len(rows) == len(suggested) >= 1
     for arch in suggested:
-        assert 0 < arch.suggestion.after < arch.suggestion.before and arch.suggestion.cost > 0
+        one = arch.design.additions[0]
+        assert 0 < one.half_width < one.before and one.cost > 0
 
 
-def test_the_commands_on_the_page_run_as_they_stand(study: Path, tmp_path: Path, page: str, monkeypatch: Any,
-                                                    capsys: Any) -> None:  # fmt: skip
+def test_the_commands_on_the_page_run_as_they_stand(
+    study: Path, tmp_path: Path, page: str, monkeypatch: Any, capsys: Any
+) -> None:
     commands = [
         html.unescape(text)
         for text in re.findall(r"<pre>(forcelaw (?:budget|design) [^<]*)</pre>", page)

@@ -9,20 +9,38 @@ import polars as pl
 import pytest
 
 from forcelaw.figures.matplotlib import log_ticks
-from forcelaw.figures.spec import decimal, names, pretty
 from forcelaw.figures.style import DARK, looks
-from forcelaw.report.analysis import _within, best_rate, regime
+from forcelaw.figures.text import decimal, names, pretty
+from forcelaw.laws.fit.result import Estimate, FitResult
+from forcelaw.laws.forms import Surface
+from forcelaw.report.frontiers import FrontierOutcome
+from forcelaw.report.outcome import Outcome
 from forcelaw.report.paper import published
-from forcelaw.report.results import Estimate, Fitted, FrontierResult, SweepResult
+from forcelaw.report.sections.data import regime
+from forcelaw.report.sections.sweep import Sweep, end_of_sweep, tolerance
 from forcelaw.report.series import loss_at_data
-from forcelaw.report.summary import loss_at, sweep_words
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (0, "0"), (0.5, "0.5"), (12.34, "12.3"), (999, "999"), (1000, "1k"), (12_345, "12.3k"), (2.5e6, "2.5M"),
-    (999_999, "1M"), (130e6, "130M"),
-    (1.2e12, "1.2e12"), (3e-7, "3e-7"), (None, "-"), (math.nan, "-"), (-0.25, "-0.25"), (1e13, "1e13"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.5, "0.5"),
+        (12.34, "12.3"),
+        (999, "999"),
+        (1000, "1k"),
+        (12_345, "12.3k"),
+        (2.5e6, "2.5M"),
+        (999_999, "1M"),
+        (130e6, "130M"),
+        (1.2e12, "1.2e12"),
+        (3e-7, "3e-7"),
+        (None, "-"),
+        (math.nan, "-"),
+        (-0.25, "-0.25"),
+        (1e13, "1e13"),
+    ],
+)
 def test_numbers_for_people(value: float | None, text: str) -> None:
     assert pretty(value) == text
 
@@ -82,12 +100,25 @@ def test_colours_stand_out_on_both_pages() -> None:
         )  # WCAG 1.4.11, graphical objects
 
 
-@pytest.mark.parametrize(("names_", "gamma"), [
-    (("mpnn", "MPNN"), 0.14), (("egnn", "MC-EGNN"), 0.17), (("gemnet_oc", "GemNet-OC"), 0.25),
-    (("esen", "eSEN L4"), 0.40), (("esen", "eSEN L2"), 0.35), (("esen", "eSEN"), 0.40),
-    (("painn", "PaiNN"), None), (("mpnn", "MPNN edge MLP"), None), (("mpnn", "MPNN edges"), None), (("mpnn", "MPNN 1%"), None),
-    (("mpnn", "MPNN M=1"), None), (("esen", "eSEN untied"), None), (("esen", "eSEN L1"), None), (("x", "y"), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names_", "gamma"),
+    [
+        (("mpnn", "MPNN"), 0.14),
+        (("egnn", "MC-EGNN"), 0.17),
+        (("gemnet_oc", "GemNet-OC"), 0.25),
+        (("esen", "eSEN L4"), 0.40),
+        (("esen", "eSEN L2"), 0.35),
+        (("esen", "eSEN"), 0.40),
+        (("painn", "PaiNN"), None),
+        (("mpnn", "MPNN edge MLP"), None),
+        (("mpnn", "MPNN edges"), None),
+        (("mpnn", "MPNN 1%"), None),
+        (("mpnn", "MPNN M=1"), None),
+        (("esen", "eSEN untied"), None),
+        (("esen", "eSEN L1"), None),
+        (("x", "y"), None),
+    ],
+)
 def test_the_paper_is_quoted_for_its_own_architectures_only(
     names_: tuple[str, str], gamma: float | None
 ) -> None:
@@ -104,17 +135,18 @@ def test_loss_between_two_evaluations_is_exact_for_a_power_law() -> None:
 
 
 def test_loss_at_compute_is_not_extrapolated() -> None:
-    result = FrontierResult(Fitted(True), envelope=[(x, x**-0.2) for x in (1e9, 1e10, 1e12)])
-    assert loss_at(result, 3e11) == pytest.approx(3e11**-0.2, rel=1e-9)
-    assert loss_at(result, 9e8) is None and loss_at(result, 1.1e12) is None
+    found = FrontierOutcome(envelope=[(x, x**-0.2) for x in (1e9, 1e10, 1e12)])
+    assert found.loss_at(3e11) == pytest.approx(3e11**-0.2, rel=1e-9)
+    assert found.loss_at(9e8) is None and found.loss_at(1.1e12) is None
 
 
 def test_regime_names_what_limits() -> None:
     frame = pl.DataFrame({"d": [1e6, 1e6], "n": [1_000, 1_000_000], "u": [1e6, 1e6]})
 
-    def fitted(a: float, b: float) -> Fitted:
+    def fitted(a: float, b: float) -> Outcome[FitResult]:
         values = {"alpha": 0.5, "beta": 0.5, "A": a, "B": b}
-        return Fitted(True, estimates={name: Estimate(value) for name, value in values.items()})
+        parameters = {name: Estimate(value) for name, value in values.items()}
+        return Outcome(FitResult(Surface(), "ok", parameters=parameters))
 
     # at D = 1e6 the data term is B/1000, the size term A/31.6 for the small and A/1000 for the
     # large model
@@ -123,16 +155,20 @@ def test_regime_names_what_limits() -> None:
         frame, fitted(1, 10)
     )
     assert "steps or data limit the whole ladder" in regime(frame, fitted(1, 100))
-    assert regime(frame, Fitted(False, "no")) == ""
+    assert regime(frame, Outcome(None, "no")) == ""
 
 
-@pytest.mark.parametrize(("losses", "said"), [
-    ({1e-3: 0.5, 2e-3: 0.4, 4e-3: 0.38}, "5%"),  # still falling at the largest
-    ({1e-3: 0.38, 2e-3: 0.4, 4e-3: 0.5}, "5%"),  # and at the smallest
-    ({1e-3: 0.5, 2e-3: 0.4, 4e-3: 0.45}, None),
-    ({1e-3: 0.5, 2e-3: 0.4, 4e-3: None}, None),  # the next one diverged: there is no "beyond"
-    ({1e-3: None, 2e-3: None}, None), ({2e-3: 0.4}, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ({1e-3: 0.5, 2e-3: 0.4, 4e-3: 0.38}, "5%"),  # still falling at the largest
+        ({1e-3: 0.38, 2e-3: 0.4, 4e-3: 0.5}, "5%"),  # and at the smallest
+        ({1e-3: 0.5, 2e-3: 0.4, 4e-3: 0.45}, None),
+        ({1e-3: 0.5, 2e-3: 0.4, 4e-3: None}, None),  # the next one diverged: there is no "beyond"
+        ({1e-3: None, 2e-3: None}, None),
+        ({2e-3: 0.4}, None),
+    ],
+)
 def test_a_sweep_that_ends_too_early_is_said(
     losses: dict[float, float | None], said: str | None
 ) -> None:
@@ -140,7 +176,7 @@ def test_a_sweep_that_ends_too_early_is_said(
         {"lr": lr, "loss": loss, "status": "diverged" if loss is None else "finished"}
         for lr, loss in losses.items()
     ]
-    words = sweep_words([SweepResult("PaiNN", points, best_rate(points), [], None)])
+    words = end_of_sweep([Sweep("PaiNN", points, [])])
     assert (
         (words == [])
         if said is None
@@ -152,10 +188,17 @@ def test_the_chosen_rate_is_the_best_mean_without_divergence() -> None:
     def point(lr: float, loss: float | None, status: str = "finished") -> dict:
         return {"lr": lr, "loss": loss, "status": status}
 
-    points = [point(1e-3, 0.9), point(1e-3, 0.5), point(2e-3, 0.65), point(2e-3, 0.65), point(4e-3, 0.1),
-              point(4e-3, None, "diverged")]  # fmt: skip
-    assert best_rate(points) == 2e-3
-    assert best_rate([point(1e-3, None, "diverged")]) is None and best_rate([]) is None
+    points = [
+        point(1e-3, 0.9),
+        point(1e-3, 0.5),
+        point(2e-3, 0.65),
+        point(2e-3, 0.65),
+        point(4e-3, 0.1),
+        point(4e-3, None, "diverged"),
+    ]
+    assert Sweep("x", points, []).best == 2e-3
+    assert Sweep("x", [point(1e-3, None, "diverged")], []).best is None
+    assert Sweep("x", [], []).best is None
 
 
 def test_the_rate_that_is_ringed_is_the_one_that_the_study_takes() -> None:
@@ -178,7 +221,7 @@ def test_the_rate_that_is_ringed_is_the_one_that_the_study_takes() -> None:
         ({"study": {"learning_rate": {"value": 1e-3, "sweep": None}}}, 8e-3),
         ({"study": {"learning_rate": {"sweep": {"within": 0.02}}}}, 4e-3),
     ):
-        result = SweepResult("PaiNN", points, best_rate(points), [], 1, _within(study))
+        result = Sweep("PaiNN", points, [], tolerance(study))
         assert (result.best, result.chosen) == (8e-3, chosen)
 
 

@@ -52,15 +52,15 @@ def study(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_the_report_of_the_table_is_the_report_of_the_runs(study, tmp_path, kind) -> None:
-    from forcelaw.report import figures
     from forcelaw.report.analysis import analyse
     from forcelaw.report.load import load
+    from forcelaw.report.sections import sections
 
     assert main(["export", str(study), "--table", str(tmp_path / "kept"), "--format", kind]) == 0
     pages = []
     for source in (study, tmp_path / "kept"):
         analysis = analyse(load(source))
-        page = render(analysis, figures.figures(analysis))
+        page = render(analysis, sections(analysis))
         page = page.replace(f"runs.{kind}, ", "runs, ").replace(
             "/home/somebody/secret/pack.npy", "pack.npy"
         )
@@ -187,9 +187,9 @@ def test_evidence_that_was_changed_is_not_taken(study, tmp_path, capsys) -> None
 
 
 def test_runs_under_way_may_count_as_shorter_runs(study, tmp_path) -> None:
-    from forcelaw.report import figures
     from forcelaw.report.analysis import analyse
     from forcelaw.report.load import load
+    from forcelaw.report.sections import sections
 
     main(["export", str(study), "--table", str(tmp_path / "plain")])
     assert main(["export", str(study), "--table", str(tmp_path / "stop"), "--stop"]) == 0
@@ -207,7 +207,7 @@ def test_runs_under_way_may_count_as_shorter_runs(study, tmp_path) -> None:
     before, after = (analyse(load(tmp_path / name)).architectures[0] for name in ("plain", "stop"))
     assert after.runs == before.runs + 1 and len(after.frame) == len(before.frame) + len(halted)
     analysis = analyse(load(tmp_path / "stop"))
-    page = html.unescape(render(analysis, figures.figures(analysis)))
+    page = html.unescape(render(analysis, sections(analysis)))
     assert (
         "1 run(s) were stopped before their planned length" in page
         and "status in ('finished', 'stopped')" in page

@@ -125,7 +125,7 @@ def _guarded(args: argparse.Namespace, command: Callable[[argparse.Namespace], i
     try:
         if args.figure:
             require("matplotlib")
-            from ..laws.figures import check_path
+            from ..figures.matplotlib import check_path
 
             _check_writable(check_path(args.figure), "--figure")
         return command(args)
@@ -284,9 +284,10 @@ def _fit(args: argparse.Namespace) -> int:
         _add_frontier(args, runs, law.x, content)
     _write(args, content)
     if args.figure and result.parameters:
-        from ..laws.figures import draw_fit
+        from ..figures.commands import fit_figure
+        from ..figures.matplotlib import save_alone
 
-        draw_fit(runs, result, args.figure)
+        save_alone(fit_figure(runs, result), args.figure)
     elif args.figure:
         _say(args, "no figure: there is no law to draw")
     return 0 if result.ok else CANNOT_CARRY
@@ -300,9 +301,10 @@ def _fit_auto(args: argparse.Namespace, runs: Runs, options: dict[str, Any]) -> 
     _say(args, "\n" + result.summary())
     _write(args, result.as_json())
     if args.figure and result.ok:
-        from ..laws.figures import draw_fit
+        from ..figures.commands import fit_figure
+        from ..figures.matplotlib import save_alone
 
-        draw_fit(runs, result.best.result, args.figure)
+        save_alone(fit_figure(runs, result.best.result), args.figure)
     return 0 if result.ok else CANNOT_CARRY
 
 
@@ -369,9 +371,10 @@ def _compare(args: argparse.Namespace) -> int:
     good = result.status == "ok"
     _write(args, result.as_json() | {"message": "" if good else "; ".join(result.notes)})
     if args.figure:
-        from ..laws.figures import draw_compare
+        from ..figures.commands import compare_figure
+        from ..figures.matplotlib import save_alone
 
-        draw_compare(result, args.figure)
+        save_alone(compare_figure(result), args.figure)
     return 0 if good else CANNOT_CARRY
 
 
@@ -385,11 +388,12 @@ def _diagnose(args: argparse.Namespace) -> int:
         found[name] = diagnose(part, _law(args), x=args.x, **settings)
         _say(args, "\n" + found[name].summary())
         if args.figure:
-            from ..laws.figures import draw_diagnose
+            from ..figures.commands import diagnose_figure
+            from ..figures.matplotlib import save_alone
 
             path = Path(args.figure)
             own = path.with_name(f"{path.stem}_{_file_name(name)}{path.suffix}")
-            draw_diagnose(found[name], path if len(runs.group_names) == 1 else own)
+            save_alone(diagnose_figure(found[name]), path if len(runs.group_names) == 1 else own)
     refused = all(one.verdict == REFUSED for one in found.values())
     if len(found) == 1:
         content = next(iter(found.values())).as_json()
@@ -434,9 +438,10 @@ def _budget(args: argparse.Namespace) -> int:
     ]
     _write(args, result.as_json() | {"message": "" if good else "; ".join(reasons)})
     if args.figure and result.best:
-        from ..laws.figures import draw_budget
+        from ..figures.commands import budget_figure
+        from ..figures.matplotlib import save_alone
 
-        draw_budget(result, args.figure, runs)
+        save_alone(budget_figure(result, runs), args.figure)
     elif args.figure:
         _say(args, "no figure: no architecture has an answer")
     return 0 if good else CANNOT_CARRY
@@ -456,7 +461,8 @@ def _design(args: argparse.Namespace) -> int:
     _say(args, "\n" + result.summary())
     _write(args, result.as_json())
     if args.figure:
-        from ..laws.figures import draw_design
+        from ..figures.commands import design_figure
+        from ..figures.matplotlib import save_alone
 
-        draw_design(result, args.figure)
+        save_alone(design_figure(result), args.figure)
     return 0

@@ -4,11 +4,13 @@ print needs."""
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from ..report.results import Analysis, ArchitectureResult
-from .spec import Figure, Panel, Series, pretty
+from ..errors import FitError, require
+from .spec import Figure, Panel, Series
+from .text import pretty, printable
 
 DPI = 200
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -37,10 +39,11 @@ STYLE = {
     "pdf.fonttype": 42,
     "legend.frameon": False,
     "svg.hashsalt": "forcelaw",
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
 }
 
 
-def save(figure: Figure, folder: Path, analysis: Analysis) -> list[Path]:
+def save(figure: Figure, folder: Path) -> list[Path]:
     """Write ``figure`` as FOLDER/<name>.png, .svg and .pdf; returns the paths. The same table gives
     the same files."""
     import matplotlib
@@ -51,7 +54,7 @@ def save(figure: Figure, folder: Path, analysis: Analysis) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{figure.name}.{suffix}" for suffix in FORMATS]
     with matplotlib.rc_context(STYLE):
-        canvas = _canvas(figure, analysis)
+        canvas = _canvas(figure)
         # each printed directly: savefig would draw everything once more for every format
         FigureCanvasAgg(canvas).print_png(paths[0], metadata={"Software": "forcelaw"})
         FigureCanvasSVG(canvas).print_svg(paths[1], metadata={"Date": None})
@@ -59,59 +62,105 @@ def save(figure: Figure, folder: Path, analysis: Analysis) -> list[Path]:
     return paths
 
 
-def _canvas(figure: Figure, analysis: Analysis) -> Any:
+def check_path(path: str | Path) -> Path:
+    """The path, if its suffix is a kind of figure and its directory can be made."""
+    path = Path(path)
+    if path.suffix.lower().lstrip(".") not in FORMATS:
+        raise FitError(
+            f"figures of kind {path.suffix or 'without suffix'!r} are not written",
+            where=str(path),
+            remedy=f"end the name in .{', .'.join(FORMATS)}",
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FitError(
+            f"the directory {path.parent} cannot be made: {error.strerror}",
+            where=str(path),
+            remedy="give another path",
+        ) from error
+    return path
+
+
+def save_alone(figure: Figure, path: str | Path) -> Path:
+    """Write ``figure`` as one PNG, SVG or PDF, with its title above and its explanation below.
+
+    Raises FitError for another kind of file, MissingPackageError without matplotlib.
+    """
+    require("matplotlib")
+    import matplotlib
+
+    path = check_path(path)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    with matplotlib.rc_context(STYLE):
+        _canvas(figure, titled=True).savefig(partial)
+    partial.replace(path)
+    return path
+
+
+def _canvas(figure: Figure, *, titled: bool = False) -> Any:
     """The drawn figure. Margins are set in inches by hand: automatic layouts cost more than all the
     drawing."""
     from matplotlib.figure import Figure as Canvas
 
     count = len(figure.panels)
-    columns = count if count <= 4 else 3
+    columns = figure.columns or (count if count <= 4 else 3)
     rows = -(-count // columns)
-    names = max(
-        (len(name) for panel in figure.panels for name in panel.categories or []), default=0
-    )
-    shown = {series.group for panel in figure.panels for series in panel.series}
-    entries = [] if names else [arch for arch in analysis.architectures if arch.label in shown]
-    per_line = 3 if columns == 1 else 6
-    legend = 0.08 + 0.17 * -(-len(entries) // per_line)
-    width = WIDTH.get(columns, 7.2)
-    left, right, gap = (
-        (0.2 + 0.07 * names, 0.1, 0.16) if names else (0.56, 0.08, 0.6 if columns < 3 else 0.46)
-    )
-    inner = (
-        0.3 + 0.28 * max(len(panel.categories or []) for panel in figure.panels) if names else 1.75
-    )
-    top, bottom, between = 0.22, 0.28 if names else 0.42, 0.68
-    height = legend + top + rows * inner + (rows - 1) * between + bottom
+    categories = [panel.categories or [] for panel in figure.panels]
+    forests = all(categories)
+    names = max((len(name) for named in categories for name in named), default=0)
+    most = max(len(named) for named in categories)
+    entries = _entries(figure)
+    width = WIDTH.get(columns, 7.2) + (1.6 if titled else 0.0)
+    longest = max((len(label) for label in entries), default=1)
+    per_line = 3 if columns == 1 else max(1, min(6, int(14 * width / (longest + 6))))
+    left, right, gap = 0.56, 0.08, 0.6 if columns < 3 else 0.46
+    room = 0.2 + 0.07 * names
+    if forests:
+        left, right, gap = room, 0.1, 0.16
+    elif any(named for i, named in enumerate(categories) if i % columns == 0):
+        left = max(left, room)
+    if not forests and any(named for i, named in enumerate(categories) if i % columns):
+        gap = max(gap, room)
+    title = _wrapped(figure.title, width) if titled else []
+    caption = _wrapped(figure.explain, width) if titled else []
+    inner = 0.3 + 0.28 * most if forests else max(1.75, 0.2 * most)
+    above = 0.16 * len(title) + 0.08 + 0.17 * -(-len(entries) // per_line)
+    top, bottom, between = 0.22, 0.28 if forests else 0.42, 0.68
+    below = bottom + (0.15 * len(caption) + 0.1 if caption else 0.0)
+    height = above + top + rows * inner + (rows - 1) * between + below
     canvas = Canvas(figsize=(width, height), dpi=DPI)
     each = (width - left - right - (columns - 1) * gap) / columns
+    shared = len({panel.y_title for panel in figure.panels}) == 1
     for index, panel in enumerate(figure.panels):
         row, column = divmod(index, columns)
         x = left + column * (each + gap)
-        y = height - legend - top - inner - row * (inner + between)
+        y = height - above - top - inner - row * (inner + between)
         ax = canvas.add_axes((x / width, y / height, each / width, inner / height))
-        _panel(ax, panel, first=column == 0, shared=len({p.y_title for p in figure.panels}) == 1)
-    _legend(canvas, entries, per_line, height)
+        _panel(ax, panel, first=column == 0 or not forests, shared=shared)
+    _legend(canvas, entries, per_line, 1 - (0.02 + 0.16 * len(title)) / height)
+    canvas.text(0.5, 1 - 0.03 / height, "\n".join(title), ha="center", va="top")
+    canvas.text(0.02, 0.05 / height, "\n".join(caption), va="bottom", fontsize=7, color="0.3")
     return canvas
+
+
+def _wrapped(text: str, width: float) -> list[str]:
+    return [
+        part
+        for line in printable(text).split("\n")
+        for part in textwrap.wrap(line, int(17 * width))
+    ]
 
 
 def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
     from matplotlib.ticker import NullLocator
 
     if panel.empty:
-        ax.text(
-            0.5,
-            0.5,
-            panel.empty,
-            ha="center",
-            va="center",
-            transform=ax.transAxes,
-            color="#6b7280",
-            wrap=True,
-        )
+        middle = {"ha": "center", "va": "center", "transform": ax.transAxes, "wrap": True}
+        ax.text(0.5, 0.5, printable(panel.empty), color="#6b7280", **middle)
         ax.set_xticks([])
         ax.set_yticks([])
-        ax.set_title(panel.title)
+        ax.set_title(printable(panel.title))
         return
     if panel.x_log:
         ax.set_xscale("log")
@@ -124,17 +173,15 @@ def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
     if panel.y_range:
         ax.set_ylim(*panel.y_range)
     if panel.categories is not None:
-        ax.set_yticks(
-            range(len(panel.categories)),
-            panel.categories if first else [""] * len(panel.categories),
-        )
+        shown = [printable(name) if first else "" for name in panel.categories]
+        ax.set_yticks(range(len(shown)), shown)
         ax.grid(False, axis="y")
-        ax.set_title(panel.title, fontsize=8)
+        ax.set_title(printable(panel.title), fontsize=8)
     else:
-        ax.set_xlabel(panel.x_title)
+        ax.set_xlabel(printable(panel.x_title))
         if first or not shared:
-            ax.set_ylabel(panel.y_title)
-        ax.set_title(panel.title, fontsize=8)
+            ax.set_ylabel(printable(panel.y_title))
+        ax.set_title(printable(panel.title), fontsize=8)
     for axis, log, ends in (
         (ax.xaxis, panel.x_log, ax.get_xlim()),
         (ax.yaxis, panel.y_log, ax.get_ylim()),
@@ -217,27 +264,31 @@ def _series(ax: Any, series: Series, order: int) -> None:
         ax.plot(x, y, **options)
 
 
-def _legend(canvas: Any, entries: list[ArchitectureResult], per_line: int, height: float) -> None:
+def _entries(figure: Figure) -> dict[str, tuple[str, str]]:
+    """Colour and marker of every group, in order of appearance. A panel with categories names its
+    own rows."""
+    out: dict[str, tuple[str, str]] = {}
+    panels = [panel for panel in figure.panels if not panel.categories]
+    for series in (series for panel in panels for series in panel.series):
+        known = out.get(series.group, (series.colour, ""))
+        marked = series.kind in ("points", "both") and not known[1]
+        out[series.group] = (known[0], series.marker if marked else known[1])
+    return {group: look for group, look in out.items() if group}
+
+
+def _legend(canvas: Any, entries: dict[str, tuple[str, str]], per_line: int, top: float) -> None:
     from matplotlib.lines import Line2D
 
+    style = {"linestyle": "-", "linewidth": 1.2, "markersize": 4}
     handles = [
-        Line2D(
-            [],
-            [],
-            color=arch.look.colour,
-            marker=arch.look.marker,
-            linestyle="-",
-            linewidth=1.2,
-            markersize=4,
-            label=arch.label,
-        )
-        for arch in entries
+        Line2D([], [], color=colour, marker=marker, label=printable(label), **style)
+        for label, (colour, marker) in entries.items()
     ]
     if handles:
         canvas.legend(
             handles=handles,
             loc="upper center",
-            bbox_to_anchor=(0.5, 1 - 0.02 / height),
+            bbox_to_anchor=(0.5, top),
             ncols=min(per_line, len(handles)),
             handlelength=1.8,
             columnspacing=1.4,

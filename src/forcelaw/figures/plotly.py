@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .spec import Figure, Panel, Series, pretty
+from .spec import Figure, Panel, Series
+from .text import pretty
 
 
 def _number(value: float | None) -> float | None:
@@ -18,6 +19,12 @@ def _number(value: float | None) -> float | None:
 
 def _numbers(values: Sequence[float | None]) -> list[float | None]:
     return [_number(value) for value in values]
+
+
+def inert(text: str) -> str:
+    """Text that plotly shows as it is: it reads tags in what it draws, and %{...} in templates."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text.replace("%{", "%&#123;")
 
 
 def draw(figure: Figure) -> list[dict[str, Any]]:
@@ -40,7 +47,7 @@ def _band(series: Series) -> dict[str, Any]:
         "fillcolor": series.colour,
         "line": {"width": 0, "color": series.colour},
         "opacity": round(series.opacity, 2),
-        "name": series.name,
+        "name": inert(series.name),
         "meta": series.group,
         "hoverinfo": "skip",
         "showlegend": False,
@@ -55,7 +62,7 @@ def _trace(series: Series, panel: Panel) -> dict[str, Any]:
         "type": "scatter",
         "x": x,
         "y": y,
-        "name": series.name,
+        "name": inert(series.name),
         "meta": series.group,
         "opacity": round(series.opacity, 2),
         "mode": {"line": "lines", "points": "markers", "both": "lines+markers"}[series.kind],
@@ -90,11 +97,11 @@ def _trace(series: Series, panel: Panel) -> dict[str, Any]:
     if panel.categories is not None:
         trace["hovertemplate"] = "%{hovertext}<extra></extra>"
     else:
-        trace["hovertemplate"] = (
-            f"%{{hovertext}}<br>{_short(panel.x_title)} %{{x:.3s}}, {_short(panel.y_title)}"
-            " %{y:.3~g}<extra></extra>"
-        )
-    trace["hovertext"] = series.hover if isinstance(series.hover, str) else list(series.hover)
+        x_name, y_name = inert(_short(panel.x_title)), inert(_short(panel.y_title))
+        values = f"{x_name} %{{x:.3s}}, {y_name} %{{y:.3~g}}"
+        trace["hovertemplate"] = f"%{{hovertext}}<br>{values}<extra></extra>"
+    several = not isinstance(series.hover, str)
+    trace["hovertext"] = [inert(text) for text in series.hover] if several else inert(series.hover)
     if not series.hover:
         trace["hoverinfo"] = "skip"
     return trace
@@ -114,7 +121,7 @@ def _layout(panel: Panel) -> dict[str, Any]:
         ("yaxis", panel.y_title, panel.y_log, panel.y_range),
     ):
         entry: dict[str, Any] = {
-            "title": {"text": title, "standoff": 8},
+            "title": {"text": inert(title), "standoff": 8},
             "type": "log" if log else "linear",
             "automargin": True,
             "zeroline": False,
@@ -133,7 +140,7 @@ def _layout(panel: Panel) -> dict[str, Any]:
     if panel.categories is not None:
         axes["yaxis"] |= {
             "tickvals": list(range(len(panel.categories))),
-            "ticktext": panel.categories,
+            "ticktext": [inert(name) for name in panel.categories],
             "showgrid": False,
         }
         axes["xaxis"]["title"] = {"text": ""}
@@ -146,7 +153,7 @@ def _layout(panel: Panel) -> dict[str, Any]:
     if panel.empty:
         layout["annotations"] = [
             {
-                "text": panel.empty,
+                "text": inert(panel.empty),
                 "showarrow": False,
                 "xref": "paper",
                 "yref": "paper",

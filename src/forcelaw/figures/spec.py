@@ -3,10 +3,9 @@ the same panels."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 
 @dataclass
@@ -57,7 +56,8 @@ class Panel:
 @dataclass
 class Figure:
     """Panels that belong together. ``explain``: one plain sentence for a reader who never fitted a
-    law. ``key`` says what the marks are."""
+    law. ``key`` says what the marks are. ``columns``: panels in a row (default: all of up to 4,
+    else 3)."""
 
     name: str
     title: str
@@ -65,58 +65,11 @@ class Figure:
     panels: list[Panel]
     key: str = ""
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def drawable(self) -> bool:
-        """Whether any panel has anything to show."""
-        return any(panel.series for panel in self.panels)
+    columns: int | None = None
 
 
-def finite(values: Sequence[float | None]) -> list[float]:
-    """The finite numbers among ``values``."""
-    return [v for v in values if v is not None and math.isfinite(v)]
-
-
-def pretty(value: float | None, digits: int = 3) -> str:
-    """A number for people, to ``digits`` significant digits: 0.123, 45.6, 12.3k, 4.56M, 7.8e12; "-"
-    for none."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    if value == 0:
-        return "0"
-    value = float(f"{value:.{digits - 1}e}")  # rounded first, so that 999,999 is 1M and not 1000k
-    size = abs(value)
-    if size >= 1e9 or size < 1e-3:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-        return f"{mantissa}e{int(exponent)}"
-    scale, unit = (1e6, "M") if size >= 1e6 else (1e3, "k") if size >= 1e3 else (1.0, "")
-    shown = value / scale
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(shown))))
-    text = f"{shown:.{decimals}f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text) + unit
-
-
-def decimal(value: float, digits: int) -> str:
-    """With ``digits`` decimals; from 100 on, where an exponent says nothing any more, as
-    :func:`pretty` writes it."""
-    return f"{value:.{digits}f}" if abs(value) < 100 else pretty(value, 2)
-
-
-def interval_text(value: Any, digits: int) -> str:
-    """ "value [low, high]" of an Estimate; "-" for none."""
-    if value is None:
-        return "-"
-    text = decimal(value.value, digits)
-    return (
-        f"{text} [{decimal(value.low, digits)}, {decimal(value.high, digits)}]"
-        if value.bounded
-        else text
-    )
-
-
-def names(items: list[str]) -> str:
-    """A, B and C."""
-    if len(items) < 2:
-        return "".join(items)
-    return f"{', '.join(items[:-1])} and {items[-1]}"
+def or_empty(panel: Panel, why: str) -> Panel:
+    """The panel; one without marks says why."""
+    if not panel.series:
+        panel.empty = why
+    return panel

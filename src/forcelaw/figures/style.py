@@ -6,9 +6,8 @@ lighter twin for dark pages. Symbols repeat the coding for print in grey.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-
-from ..report.paper import family
 
 # light page -> dark page
 DARK = {
@@ -56,6 +55,22 @@ class Look:
     dark: str
     symbol: str
     marker: str
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What a series of points takes from here."""
+        return {"colour": self.colour, "symbol": self.symbol, "marker": self.marker}
+
+
+FAMILIES = ("gemnet", "egnn", "esen", "painn", "mpnn")
+
+
+def family(name: str) -> str | None:
+    """The architecture family that a name belongs to: "MC-EGNN" -> "egnn". None if it is not a
+    known one."""
+    flat = re.sub(r"[^a-z0-9]", "", name.lower())
+    found = next((word for word in FAMILIES if word in flat), None)
+    return "gemnet_oc" if found == "gemnet" else found
 
 
 def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:

@@ -1,5 +1,5 @@
 """What the paper reports: arXiv 2510.09768 (Ngo & Ravanbakhsh, Scaling Laws and Symmetry, Evidence
-from Neural Force Fields), as collected in shared/reference/architectures.md, section 0.
+from Neural Force Fields).
 
 gamma_c: frontier exponent in FLOPs. gamma_h: frontier exponent in GPU-hours. beta: data. alpha:
 parameters. kappa: training FLOPs / (3 N D). The paper gives no intervals for alpha and beta and
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+
+from ..figures.style import family
 
 CITATION = "Ngo & Ravanbakhsh, Scaling Laws and Symmetry, arXiv 2510.09768"
 
@@ -36,42 +38,21 @@ PUBLISHED = {
     "esen": Published("eSEN", gamma_c=0.40, gamma_h=0.45, beta=0.75, alpha=0.82, kappa=74.36),
 }
 
-# of its eSEN with tensor order 2 alone the paper gives one exponent; the others are not to be
-# borrowed from its best
+# for its eSEN of tensor order 2 the paper gives this exponent only; the others belong to its best
 ESEN_L2 = Published(
     "eSEN", gamma_c=0.35, gamma_h=None, beta=None, alpha=None, kappa=PUBLISHED["esen"].kappa
 )
 
-# Exponent of N* and of D* against compute: "a and b about one half" for every architecture.
-OPTIMUM = 0.5
-
-
-def family(name: str) -> str | None:
-    """The architecture family that a name belongs to: "MC-EGNN" -> "egnn". None where it is none of
-    the known ones."""
-    flat = re.sub(r"[^a-z0-9]", "", name.lower())
-    for key, word in (
-        ("gemnet_oc", "gemnet"),
-        ("egnn", "egnn"),
-        ("esen", "esen"),
-        ("painn", "painn"),
-        ("mpnn", "mpnn"),
-    ):
-        if word in flat:
-            return key
-    return None
-
-
-# what a name may say beside the family and still mean the paper's architecture: its eSEN has tensor
-# orders 2 to 4
+# names that mean the paper's own architectures: its eSEN has tensor orders 2 to 4
 PLAIN = re.compile(r"(mc)?egnn|gemnet(oc)?|mpnn|painn|esen((lmax|lmax=|l|l=)[234])?")
 
 
 def published(*names: str) -> Published | None:
     """The paper's numbers for the plain architecture that ``names`` (architecture, label) mean.
 
-    Anything more in a name is a variant that the paper does not have (an edge MLP, an untied convolution, 1% of the data
-    ...) and gets None: comparing it with the plain architecture's numbers would be wrong.
+    Anything more in a name is a variant that the paper does not have (an edge MLP, an untied
+    convolution, 1% of the data ...) and gets None: comparing it with the plain architecture's
+    numbers would be wrong.
     """
     flat = [re.sub(r"[^a-z0-9=]", "", name.lower()) for name in names]
     if not all(PLAIN.fullmatch(name) for name in flat):

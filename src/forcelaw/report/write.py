@@ -1,4 +1,4 @@
-"""Write the report of a study or of a table of runs: the page, its figures and its tables."""
+"""The report of a study on disk: the page, its figures and its tables."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..errors import require
+
+NEEDED = ("matplotlib", "plotly", "jinja2")  # the extra `report`
+
 
 def write_report(
     source: str | Path, out: str | Path | None = None, *, burn_in_steps: int | None = None
 ) -> Path:
-    """Make the report of ``source``, print its exponent table and where it lies; returns the path
-    of the page."""
+    """Make the report of ``source``, print its exponent table and where the files are; returns the
+    path of the page. Raises as :func:`report` does."""
     written = report(source, out, burn_in_steps=burn_in_steps)
     print(written["table"])
     for line in written["notes"]:
@@ -26,20 +30,24 @@ def write_report(
 def report(
     source: str | Path, out: str | Path | None = None, *, burn_in_steps: int | None = None
 ) -> dict[str, Any]:
-    """Write OUT/report.html, OUT/figures/ and OUT/tables/; returns their paths, the exponent table
-    as text and notes.
+    """Write OUT/report.html, OUT/figures/ and OUT/tables/ (OUT: by default ``report`` in the
+    study's directory); returns their paths, the exponent table as text and notes.
 
-    Raises StoreError where ``source`` holds no table of runs; a fit that cannot be carried is words
-    on the page.
+    burn_in_steps: evaluations before this step are left out of the fits (default: the study's own,
+    else 400). Raises StoreError where ``source`` holds no table of runs, and
+    MissingPackageError without the packages of ``forcelaw[report]``; a fit that is refused becomes
+    its reason on the page.
     """
+    require(*NEEDED)
     from ..figures.matplotlib import save
-    from ..figures.spec import names
-    from . import figures as figures_module
+    from ..figures.text import printable
     from . import tables
     from .analysis import analyse
     from .html import render
     from .load import load
-    from .summary import risen_words
+    from .sections import sections
+    from .sections.exponents import grouped_reasons
+    from .sections.problems import risen_words
 
     started = time.monotonic()
 
@@ -50,20 +58,18 @@ def report(
     loaded = load(source)
     folder = Path(out) if out is not None else loaded.path / "report"
     analysis = analyse(loaded, burn_in_steps, progress=say)
-    figures = figures_module.figures(analysis)
-    page = folder / "report.html"
-    folder.mkdir(parents=True, exist_ok=True)
+    made = sections(analysis)
     say("writing the page and the tables")
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "report.html"
     temporary = page.with_suffix(".html.partial")
-    temporary.write_text(render(analysis, figures), encoding="utf-8")
+    temporary.write_text(render(analysis, made), encoding="utf-8", errors="backslashreplace")
     temporary.replace(page)
-    tables.write_all(analysis, folder / "tables")
-    for figure in figures:
+    tables.write_all(analysis, made, folder / "tables")
+    for figure in (figure for section in made for figure in section.figures):
         say(f"drawing {figure.name}")
-        save(figure, folder / "figures", analysis)
-    notes = [
-        f"{names(labels)}: {reason}" for reason, labels in tables.grouped_reasons(analysis).items()
-    ]
+        save(figure, folder / "figures")
+    notes = [f"{labels}: {reason}" for labels, reason in grouped_reasons(analysis)]
     if analysis.problems:
         notes.append(f"{len(analysis.problems)} run(s) diverged or failed: see the page")
     notes += risen_words(analysis)
@@ -71,8 +77,8 @@ def report(
         "page": page,
         "figures": folder / "figures",
         "tables": folder / "tables",
-        "notes": notes,
-        "table": tables.terminal(analysis),
+        "notes": [printable(note) for note in notes],
+        "table": printable(tables.terminal(analysis)),
         "analysis": analysis,
         "seconds": time.monotonic() - started,
     }

@@ -1,0 +1,55 @@
+"""The sections of a report, in the order of the page.
+
+Each is a function of the :class:`~forcelaw.report.analysis.Analysis` that returns a
+:class:`~forcelaw.report.section.Section`, or None where there is nothing to say. Another section
+is one more function in SECTIONS; another number is one more column of a section's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..analysis import Analysis
+from ..section import Section
+from . import (
+    burn_in,
+    checks,
+    cost,
+    data,
+    equal_terms,
+    exponents,
+    floors,
+    frontier,
+    optimum,
+    problems,
+    provenance,
+    repeats,
+    size,
+    sweep,
+    symmetry,
+    terms,
+)
+
+SECTIONS: list[Callable[[Analysis], Section | None]] = [
+    frontier.section,
+    exponents.section,
+    equal_terms.section,
+    floors.section,
+    size.section,
+    data.section,
+    repeats.section,
+    terms.section,
+    optimum.section,
+    cost.section,
+    symmetry.section,
+    sweep.section,
+    checks.section,
+    burn_in.section,
+    problems.section,
+    provenance.section,
+]
+
+
+def sections(analysis: Analysis) -> list[Section]:
+    """Every section that has something to say."""
+    return [made for make in SECTIONS if (made := make(analysis)) is not None]

@@ -1,0 +1,169 @@
+"""What repeats cost: runs on a smaller training set against those of equal N on the largest one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ...figures.spec import Figure, Panel, Series, or_empty
+from ...figures.text import pretty
+from ...laws.decide.repeats import PASSES
+from ..analysis import Analysis
+from ..architecture import Architecture
+from ..outcome import ends
+from ..section import Column, Section, csv, entries, illustrated
+from ..series import loss_at_data
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """One evaluation. passes D/U; ratio: its loss over that of the runs on the largest set at equal
+    N and D; worth: the passes of data never seen before after which those had its loss, at most
+    ``passes``, None below their first evaluation."""
+
+    passes: float
+    ratio: float
+    worth: float | None
+
+
+def _bounded(arch: Architecture, name: str) -> tuple[float | None, ...]:
+    found = arch.repeats.get(name)
+    return ends(found if found and found.bounded else None)
+
+
+COLUMNS = [
+    Column("architecture", value=lambda arch: arch.label),
+    Column("runs", value=lambda arch: arch.repeated["run"].n_unique()),
+    Column("R_D", value=lambda arch: _bounded(arch, "R_D")[0]),
+    Column("low", value=lambda arch: _bounded(arch, "R_D")[1]),
+    Column("high", value=lambda arch: _bounded(arch, "R_D")[2]),
+    Column("rho", value=lambda arch: ends(arch.repeats.get("rho"))[0]),
+    Column("rho_low", value=lambda arch: ends(arch.repeats.get("rho"))[1]),
+    Column("rho_high", value=lambda arch: ends(arch.repeats.get("rho"))[2]),
+    Column("reason", value=lambda arch: arch.repeats.message),
+]
+RUNS = entries(
+    "architecture", "n", "seed", "u", "d", "passes", "loss", "loss_over_new", "worth_passes", "run"
+)
+
+
+def section(analysis: Analysis) -> Section:
+    """The figure where there are such runs; the files always."""
+    measured = [arch for arch in analysis.architectures if arch.repeats is not None]
+    runs = [
+        last
+        | {"architecture": arch.label, "passes": course[-1].passes}
+        | {"loss_over_new": course[-1].ratio, "worth_passes": course[-1].worth}
+        for arch in measured
+        for last, course in repeated_runs(arch)
+    ]
+    made = figure(measured)
+    parts = illustrated(made) if measured else []
+    files = [csv("repeats", COLUMNS, measured), csv("repeated_runs", RUNS, runs)]
+    return Section("repeats", made.title, parts, files)
+
+
+def repeated_runs(arch: Architecture) -> list[tuple[dict[str, Any], list[Repeated]]]:
+    """Last evaluation and course, from the second pass on, of each run that can be compared with
+    others of equal N."""
+    out = []
+    for _, rows in arch.repeated.group_by(["run"], maintain_order=True):
+        rows = rows.sort("d")
+        if course := _against_fresh(arch, rows):
+            out.append((rows.row(-1, named=True), course))
+    return out
+
+
+def _against_fresh(arch: Architecture, rows: pl.DataFrame) -> list[Repeated]:
+    same_size = arch.frame.filter(pl.col("n") == rows["n"][0])
+    others = [other.sort("d") for _, other in same_size.group_by(["run"])]
+    ds = sorted({d for other in others for d in other["d"].to_list()})
+    lowest = np.minimum.accumulate([_mean_at(d, others) for d in ds]) if ds else []
+    out = []
+    for row in rows.filter(pl.col("d") > PASSES * pl.col("u")).iter_rows(named=True):
+        fresh = _mean_at(row["d"], others)
+        if fresh is None:
+            continue
+        new: float | None = row["d"]
+        if row["loss"] > fresh:
+            there = float(np.exp(np.interp(-np.log(row["loss"]), -np.log(lowest), np.log(ds))))
+            new = None if row["loss"] > lowest[0] else min(row["d"], there)
+        worth = None if new is None else new / row["u"]
+        out.append(Repeated(row["d"] / row["u"], row["loss"] / fresh, worth))
+    return out
+
+
+def _mean_at(d: float, others: list[pl.DataFrame]) -> float | None:
+    """Mean loss of runs at D = d; None where none has been."""
+    found = [loss for other in others if (loss := loss_at_data(other, d)) is not None]
+    return sum(found) / len(found) if found else None
+
+
+def figure(archs: list[Architecture]) -> Figure:
+    """What seeing the same atoms again costs, and what it is worth."""
+    seen = "times each atom was seen, D / U"
+    cost = Panel(seen, "loss / loss on the largest training set", y_log=False)
+    value = Panel(seen, "worth so many passes of new data")
+    most = 1.0
+    for arch in archs:
+        last: list[tuple[Repeated, str]] = []
+        for end, course in repeated_runs(arch):
+            passes = [point.passes for point in course]
+            line = {"group": arch.label, "colour": arch.look.colour, "opacity": 0.4}
+            cost.series.append(Series(passes, [point.ratio for point in course], "line", **line))
+            value.series.append(Series(passes, [point.worth for point in course], "line", **line))
+            hover = (
+                f"{arch.label}, N = {pretty(end['n'])}, U = {pretty(end['u'])}, run {end['run']}"
+            )
+            last.append((course[-1], hover))
+        if last:
+            xs = [end.passes for end, _ in last]
+            most = max(most, *xs)
+            hovers = [hover for _, hover in last]
+            points = {"kind": "points", "group": arch.label, "hover": hovers, **arch.look.marks}
+            ratios, worths = [end.ratio for end, _ in last], [end.worth for end, _ in last]
+            cost.series.append(Series(xs, ratios, name=arch.label, **points))
+            value.series.append(Series(xs, worths, **points))
+    if value.series:
+        as_good = {"width": 1.0, "dash": "dot", "hover": "as good as new data"}
+        value.series.append(Series([1.0, most], [1.0, most], "line", **as_good))
+    nothing = "no pair of runs of equal size and length on two training sets"
+    return Figure(
+        "repeats",
+        "What repeats cost",
+        "Some runs went over a smaller training set several times: a ratio of one means that an"
+        " atom seen again was as good as a new one, and above it that distinct data have run out.",
+        [or_empty(cost, nothing), or_empty(value, nothing)],
+        "line: a run on a smaller training set, from its second pass on · mark: its end · right:"
+        " passes of new data after which the same model had that loss; dotted: as good as new · R_D"
+        " is fitted to all runs, the other laws without these",
+        [_note(arch) for arch in archs],
+    )
+
+
+def _note(arch: Architecture) -> str:
+    """How often data can be repeated with profit."""
+    label, fitted = arch.label, arch.repeats
+    found, rho = fitted.get("R_D"), fitted.get("rho")
+    if not fitted.ok:
+        return f"{label}: R_D, how often repeating helps, cannot be fitted: {fitted.reason}"
+    if found is None or not found.bounded:
+        return (
+            f"{label}: repeats hardly cost anything here, so R_D (how often repeating helps) is not"
+            " bounded"
+        )
+    words = (
+        f"{label}: R_D = {pretty(found.value)} [{pretty(found.low)}, {pretty(found.high)}]: after"
+        " so many repeats one more pass is worth 1/e of as many fresh data"
+    )
+    if rho is None:
+        return words
+    small, large = (pretty(ends(fitted.get(f"R_D_{end}"))[0]) for end in ("smallest", "largest"))
+    return (
+        f"{words}; so for a model in the middle of the sizes, and sooner for larger ones, as"
+        f" N^-{pretty(rho.value)} [{pretty(rho.low)}, {pretty(rho.high)}]: {small} at N ="
+        f" {pretty(arch.sizes[0])}, {large} at {pretty(arch.sizes[-1])}"
+    )

@@ -1,0 +1,174 @@
+"""The learning-rate sweep of every architecture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from ...figures.spec import Figure, Panel, Series, or_empty
+from ...figures.text import names
+from ...store import sweep as rule
+from ...store.runs import COUNTED
+from ..analysis import SWEEP, Analysis
+from ..architecture import Architecture
+from ..section import Section, csv, entries, illustrated
+
+COLUMNS = entries("architecture", "n", "seed", "lr", "loss", "diverged", "chosen", "run")
+
+
+@dataclass
+class Sweep:
+    """The runs of one sweep. points: run, lr, n, seed, status, diverged, loss (None where it
+    diverged). used: the rates of the grid. within: the study takes the smallest rate whose loss is
+    within this share of the lowest."""
+
+    label: str
+    points: list[dict[str, Any]]
+    used: list[float]
+    within: float = 0.0
+
+    @property
+    def means(self) -> dict[float, float]:
+        """Rate -> mean final loss over seeds, without the rates at which a seed diverged or did not
+        end."""
+        pairs = ((p["lr"], p["loss"] if p["status"] == "finished" else None) for p in self.points)
+        return {lr: mean for lr, mean in rule.mean_losses(pairs).items() if math.isfinite(mean)}
+
+    @property
+    def best(self) -> float | None:
+        """The rate of lowest mean loss."""
+        return rule.best_rate(self.means)
+
+    @property
+    def chosen(self) -> float | None:
+        """The rate that the study takes."""
+        return rule.best_rate(self.means, self.within)
+
+
+def sweeps(analysis: Analysis) -> list[Sweep]:
+    """The sweeps that the study has, in its order."""
+    out = []
+    within = tolerance(analysis.source.study)
+    rows = analysis.frame.filter((pl.col("kind") == SWEEP) & pl.col("lr").is_not_null())
+    for arch in analysis.architectures:
+        points = []
+        mine = rows.filter(pl.col("architecture") == arch.label)
+        for _, run in mine.group_by(["run"], maintain_order=True):
+            last = run.sort("d", nulls_last=False).row(-1, named=True)
+            failed = last["status"] in ("diverged", "failed")
+            points.append(last | {"diverged": failed, "loss": None if failed else last["loss"]})
+        points.sort(key=lambda point: (point["n"] or 0, point["lr"]))
+        ran = analysis.grid.filter(
+            (pl.col("architecture") == arch.label) & pl.col("status").is_in(COUNTED)
+        )
+        if points:
+            used = ran["lr"].drop_nulls().unique().sort().to_list()
+            out.append(Sweep(arch.label, points, used, within))
+    return out
+
+
+def tolerance(study: dict[str, Any]) -> float:
+    """``learning_rate.sweep.within`` of the study file; 0 where there is none."""
+    found: Any = study
+    for key in ("study", "learning_rate", "sweep"):
+        found = (found.get(key) if isinstance(found, dict) else None) or {}
+    return float(found.get("within") or 0.0) if isinstance(found, dict) else 0.0
+
+
+def section(analysis: Analysis) -> Section:
+    """The figure, and every run of the sweeps as a file."""
+    found = sweeps(analysis)
+    made = figure(analysis, found)
+    rows = [
+        point | {"architecture": one.label, "chosen": one.chosen == point["lr"]}
+        for one in found
+        for point in one.points
+    ]
+    return Section("lr_sweep", made.title, illustrated(made), [csv("lr_sweep", COLUMNS, rows)])
+
+
+def figure(analysis: Analysis, found: list[Sweep]) -> Figure:
+    """Final loss against the learning rate, the chosen one ringed."""
+    panel = Panel("learning rate at the base width", "final validation loss")
+    for one in found:
+        panel.series += _series(analysis.labelled(one.label), one)
+    return Figure(
+        "lr_sweep",
+        "Learning-rate sweep",
+        "A comparison is only fair when every architecture runs at its own best learning rate: it"
+        " is found here on one small size and carried to the others by muP.",
+        [or_empty(panel, "this study has no learning-rate sweep")],
+        "line: mean over seeds · ringed: chosen · cross: diverged (its height means nothing)",
+        [_note(one) for one in found if one.best is not None],
+    )
+
+
+def _series(arch: Architecture, found: Sweep) -> list[Series]:
+    out = []
+    own = {"group": arch.label}
+    losses: dict[float, list[float]] = {}
+    for point in found.points:
+        if point["loss"]:
+            losses.setdefault(point["lr"], []).append(point["loss"])
+    rates = sorted(losses)
+    means = {lr: sum(losses[lr]) / len(losses[lr]) for lr in rates}
+    if rates:
+        hover = [f"{arch.label}, lr = {lr:g}, {len(losses[lr])} run(s)" for lr in rates]
+        marks = {"name": arch.label, "hover": hover, **arch.look.marks}
+        out.append(Series(rates, list(means.values()), "both", **marks, **own))
+    colour = arch.look.colour
+    if found.chosen in means:
+        hover = f"{arch.label}: chosen by the sweep, lr = {found.chosen:g}"
+        ring = {"symbol": "circle-open", "marker": "o", "hollow": True, "size": 17}
+        xs, ys = [found.chosen], [means[found.chosen]]
+        out.append(Series(xs, ys, "points", name=hover, hover=hover, colour=colour, **ring, **own))
+    bad = sorted({point["lr"] for point in found.points if point["diverged"]})
+    if bad:
+        height = [max(means.values(), default=1.0) * 1.06] * len(bad)
+        text = {
+            "name": f"{arch.label} diverged",
+            "hover": [f"{arch.label}: diverged at lr = {lr:g}" for lr in bad],
+        }
+        cross = {"symbol": "x-thin", "marker": "x", "size": 9, "colour": colour}
+        out.append(Series(bad, height, "points", **text, **cross, **own))
+    return out
+
+
+def _note(found: Sweep) -> str:
+    rates = sorted({point["lr"] for point in found.points})
+    text = f"{found.label}: lowest loss at learning rate {found.best:g}"
+    if found.chosen != found.best:
+        text += f", {found.chosen:g} within {100 * found.within:g}% of it"
+    if found.used:
+        text += f"; the grid ran at {', '.join(f'{lr:g}' for lr in found.used[:4])}"
+    if len(rates) > 1 and found.best == rates[0]:
+        text += " (the smallest tried: the true optimum may lie lower)"
+    elif len(rates) > 1 and found.best == rates[-1]:
+        text += " (the largest tried: the true optimum may lie higher)"
+    return text
+
+
+def end_of_sweep(found: list[Sweep]) -> list[str]:
+    """Sweeps whose best learning rate is the largest or the smallest of those that trained: a
+    better one may lie beyond."""
+    gains: dict[str, float] = {}
+    for one in found:
+        losses = one.means
+        rates = sorted(losses)
+        if one.best is None or len(rates) < 2 or one.best not in (rates[0], rates[-1]):
+            continue
+        if one.best == rates[-1] and any(point["lr"] > rates[-1] for point in one.points):
+            continue  # what lies beyond was tried and diverged
+        next_best = losses[rates[1] if one.best == rates[0] else rates[-2]]
+        gains[one.label] = 1 - losses[one.best] / next_best
+    if not gains:
+        return []
+    low, high = (100 * f(gains.values()) for f in (min, max))
+    gained = f"{low:.0f}%" if f"{low:.0f}" == f"{high:.0f}" else f"{low:.0f} to {high:.0f}%"
+    return [
+        f"The best learning rate of {names(list(gains))} is at the end of the sweep, where the last"
+        f" step still gained {gained} of the loss: a better one may lie beyond."
+    ]

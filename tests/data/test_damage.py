@@ -18,9 +18,9 @@ from . import files
 TOLD = {"energy_unit": "eV", "length_unit": "Angstrom"}
 
 
-def refused(path, match, **options):
-    """Preparing the source fails with this message, a place or a remedy, and leaves nothing
-    behind."""
+def refused(path, match=None, **options):
+    """Preparing the source fails with these facts in its message, a place or a remedy, and leaves
+    nothing behind."""
     folder = path.parent / "out"
     folder.mkdir(exist_ok=True)
     with pytest.raises(DataError, match=match) as error:
@@ -48,26 +48,27 @@ def xyz(tmp_path):
 @pytest.mark.parametrize("name", ["a.xyz", "a.npz", "a.h5", "a.db", "a.aselmdb", "a.xyz.gz"])
 def test_empty_file(tmp_path, name):
     (tmp_path / name).touch()
-    refused(tmp_path / name, "the file is empty")
+    assert "empty" in refused(tmp_path / name).what
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.h5", "a.db", "a.aselmdb", "a.xyz.gz", "a.xyz"])
 def test_garbage(tmp_path, name):
     (tmp_path / name).write_bytes(b"certainly not structures\n" * 400)
-    refused(tmp_path / name, "damaged|not a readable|expected a number of atoms")
+    refused(tmp_path / name)
 
 
 def test_missing_file_and_unknown_suffix(tmp_path):
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError) as error:
         open_source(tmp_path / "no.xyz")
+    assert "no.xyz" in error.value.where
     (tmp_path / "a.pkl").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"no reader for 'a\.pkl'") as error:
+    with pytest.raises(DataError, match=r"a\.pkl") as error:
         open_source(tmp_path / "a.pkl")
     assert ".extxyz" in error.value.remedy
 
 
 def test_wrong_key_names_what_was_seen(xyz):
-    error = refused(xyz, "no key 'enrgy' for the energy", energy_key="enrgy")
+    error = refused(xyz, "'enrgy'", energy_key="enrgy")
     assert (
         "comment line: energy; column: forces" in error.what
         and "--energy-key energy" in error.remedy
@@ -75,39 +76,39 @@ def test_wrong_key_names_what_was_seen(xyz):
 
 
 def test_unknown_unit(xyz):
-    error = refused(xyz, "unknown unit 'kcal/mole'", energy_unit="kcal/mole")
+    error = refused(xyz, "'kcal/mole'", energy_unit="kcal/mole")
     assert "kcal/mol" in error.remedy
 
 
 def test_energy_given_as_a_length(xyz):
-    refused(xyz, "'bohr' is not an energy unit", energy_unit="bohr")
+    refused(xyz, "'bohr'", energy_unit="bohr")
 
 
 @pytest.mark.parametrize("lines", [1, 2, 4])
 def test_truncated_extxyz(xyz, lines):
     text = xyz.read_text().splitlines()
     xyz.write_text("\n".join(text[:-lines]) + "\n")
-    error = refused(xyz, "truncated: the frame announces 9 atoms")
+    error = refused(xyz, "9 atoms")
     assert "frame 19" in error.where
 
 
 def test_extxyz_cut_inside_a_line(xyz):
     xyz.write_text(xyz.read_text()[:-30])
-    refused(xyz, "columns, Properties announce 7|truncated")
+    assert "frame 19" in refused(xyz).where
 
 
 def test_truncated_gzip(xyz, tmp_path):
     path = tmp_path / "b.xyz.gz"
     data = gzip.compress(xyz.read_bytes())
     path.write_bytes(data[: len(data) // 2])
-    refused(path, "damaged or truncated")
+    assert str(path) in refused(path).where
 
 
 @pytest.mark.parametrize("part", [0.3, 0.9])
 def test_truncated_npz_and_hdf5(tmp_path, part):
     path = files.padded_npz(tmp_path / "a.npz", files.molecules(300))
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-    refused(path, "damaged or truncated", **TOLD)
+    assert str(path) in refused(path, **TOLD).where
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for k in range(50):
             g = file.create_group(f"m{k}")
@@ -115,7 +116,7 @@ def test_truncated_npz_and_hdf5(tmp_path, part):
             g["energies"], g["forces"] = np.zeros(50), np.zeros((50, 2, 3))
     path = tmp_path / "a.h5"
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-    refused(path, "damaged|not a readable HDF5")
+    assert str(path) in refused(path).where
 
 
 def test_npz_with_a_flipped_byte(tmp_path):
@@ -125,14 +126,14 @@ def test_npz_with_a_flipped_byte(tmp_path):
         offset = archive.getinfo("F.npy").header_offset + 5000
     data[offset] ^= 0xFF
     path.write_bytes(bytes(data))
-    refused(path, "damaged or truncated", **TOLD)
+    assert str(path) in refused(path, **TOLD).where
 
 
 def test_truncated_databases(tmp_path):
     for name in ("a.db", "a.aselmdb"):
         path = files.database(tmp_path / name, files.molecules(200))
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
-        refused(path, "not a readable ASE database")
+        assert str(path) in refused(path).where
 
 
 def test_sqlite_file_of_another_kind(tmp_path):
@@ -142,7 +143,7 @@ def test_sqlite_file_of_another_kind(tmp_path):
     connection.execute("CREATE TABLE songs (name TEXT)")
     connection.commit()
     connection.close()
-    refused(tmp_path / "a.db", "no table 'systems'.*songs")
+    refused(tmp_path / "a.db", "systems.*songs")
 
 
 @pytest.mark.parametrize("symbol", ["Xx", "X", "0", "119"])
@@ -166,13 +167,13 @@ def test_word_for_a_number(xyz):
     lines = xyz.read_text().splitlines()
     lines[20] = "H 0.0 oops 0.0 0 0 0"
     xyz.write_text("\n".join(lines) + "\n")
-    error = refused(xyz, "pos is not numeric.*oops")
+    error = refused(xyz, "pos .*oops")
     assert "line 21" in error.where
 
 
 def test_charge_that_is_not_whole(tmp_path):
     path = files.extxyz(tmp_path / "a.xyz", files.molecules(8), header="charge=0.5")
-    refused(path, r"charge 0\.5 is not a whole number")
+    refused(path, r"charge 0\.5")
 
 
 def test_pickled_npz_is_never_read(tmp_path):
@@ -184,13 +185,19 @@ def test_pickled_npz_is_never_read(tmp_path):
         E=np.zeros(3),
         F=np.array([{}, {}, {}], object),
     )
-    refused(path, "pickled Python objects", **TOLD)
+    refused(path, "array F .*pickled", **TOLD)
 
 
-@pytest.mark.parametrize(("name", "value", "match"), [
-    ("F", np.zeros((4, 9, 3)), r"F has shape \(4, 9, 3\)"), ("E", np.zeros(4), r"E has shape \(4,\)"),
-    ("z", np.ones((5, 8), int), r"z has shape \(5, 8\)"), ("R", np.zeros((5, 9)), r"R has shape \(5, 9\)"),
-    ("z", np.ones(9), "z holds float64")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("F", np.zeros((4, 9, 3)), r"F has shape \(4, 9, 3\)"),
+        ("E", np.zeros(4), r"E has shape \(4,\)"),
+        ("z", np.ones((5, 8), int), r"z has shape \(5, 8\)"),
+        ("R", np.zeros((5, 9)), r"R has shape \(5, 9\)"),
+        ("z", np.ones(9), "z holds float64"),
+    ],
+)
 def test_npz_arrays_that_disagree(tmp_path, name, value, match):
     arrays = {
         "z": np.ones(9, int),
@@ -204,16 +211,14 @@ def test_npz_arrays_that_disagree(tmp_path, name, value, match):
 
 
 def test_npz_in_fortran_order(tmp_path):
-    np.savez(tmp_path / "a.npz", z=np.ones(9, int), R=np.asfortranarray(np.ones((5, 9, 3))), E=np.zeros(5),
-             F=np.zeros((5, 9, 3)))  # fmt: skip
-    refused(tmp_path / "a.npz", "Fortran order", **TOLD)
+    positions = np.asfortranarray(np.ones((5, 9, 3)))
+    arrays = {"z": np.ones(9, int), "R": positions, "E": np.zeros(5), "F": np.zeros((5, 9, 3))}
+    np.savez(tmp_path / "a.npz", **arrays)
+    refused(tmp_path / "a.npz", "array R .*Fortran", **TOLD)
 
 
 def test_npz_units_are_never_guessed(tmp_path):
-    error = refused(
-        files.padded_npz(tmp_path / "a.npz", files.molecules(8)),
-        "in which unit energy and length are",
-    )
+    error = refused(files.padded_npz(tmp_path / "a.npz", files.molecules(8)))
     assert "--energy-unit" in error.remedy and "--length-unit" in error.remedy
 
 
@@ -235,15 +240,15 @@ def test_flat_hdf5_whose_counts_do_not_add_up(tmp_path):
         ):
             file[name] = np.zeros(shape)
             file[name].attrs["units"] = unit
-    refused(tmp_path / "a.h5", "natoms adds up to 4")
+    refused(tmp_path / "a.h5", "natoms .*4.*atomic_numbers .*5")
 
 
 def test_unknown_hdf5_layout(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["stuff"] = np.zeros(3)
-    refused(tmp_path / "a.h5", "unknown HDF5 layout; names seen: stuff")
+    refused(tmp_path / "a.h5", "stuff")
 
 
 def test_both_forces_and_gradient(xyz):
-    with pytest.raises(DataError, match="both --forces-key and --gradient-key"):
+    with pytest.raises(DataError, match=r"--forces-key.*--gradient-key"):
         SourceOptions(forces_key="a", gradient_key="b")

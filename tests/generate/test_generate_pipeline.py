@@ -261,7 +261,8 @@ def test_senseless_options_are_refused(tmp_path, name, value):
 def test_smiles_are_read_counted_and_run_out(tmp_path, capsys):
     path = tmp_path / "list.csv"
     path.write_text(
-        "smiles,name\nCCO,ethanol\nOCC,again\nC[C@H](F)Cl,left\nC[C@@H](F)Cl,right\nC1#CC1,impossible\n"
+        "smiles,name\nCCO,ethanol\nOCC,again\nC[C@H](F)Cl,left\nC[C@@H](F)Cl,right\n"
+        "C1#CC1,impossible\n"
         "CCI,iodine\nC[O-],charged\nC[CH2],radical\nnonsense,\nO=S=O,\n"
     )
     pack = generate(tmp_path / "pack", smiles=path, count=50, conformers=2, val_fraction=0)

@@ -1,8 +1,8 @@
 """Files that travel: one archive cut into parts of a given size, put together and checked at the
 other end.
 
-    NAME.tar.gz.1-of-3 ...    a tar whose first member, index.json, names every file with its size and SHA-256; without .gz
-                              where compression gains nothing
+    NAME.tar.gz.1-of-3 ...    a tar whose first member, index.json, names every file with its size
+                              and SHA-256; without .gz where compression gains nothing
 
 The same files make the same bytes (no dates, owners or machine in it), and `cat NAME.tar.gz.* | tar
 xz` works too.
@@ -232,7 +232,7 @@ def _copy(source: Any, target: Path, expected: dict[str, Any], where: str) -> No
 
 
 def under(root: Path) -> Iterator[tuple[str, Path]]:
-    """(name inside, path) of every file of a folder, or of one file by itself; hidden and
+    """(name inside, path) of every file of a folder, or of a single file; hidden and
     half-written ones left out."""
     if root.is_file():
         yield root.name, root

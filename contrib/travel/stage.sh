@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Keep what this call carried (out/carry*/): unpack wheels, merge states of studies into out/NAME, and make the pack once all parts
 # of its data are here. See README.md.
-#   WORK     where everything is put (default: the repository)     PYTHON   default: python3     DATA_ENV   default: data.env beside this
+#   WORK     where everything is put (default: the repository)     PYTHON   default: python3     DATA_ENV   default: data.env here
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(cd "${WORK:-$repo}" && pwd)

@@ -160,7 +160,7 @@ def merge_study(incoming: Path, out: Path) -> Merge:
 
 
 def rank(run: RunDirectory) -> tuple[int, int, int]:
-    """How far a run is: how it ended, the step from which it would go on, the evaluations that it
+    """How far a run is: how it ended, the step from which it would resume, the evaluations that it
     has."""
     result, metrics = run.result(), run.metrics()
     return (

@@ -44,7 +44,12 @@ sizes: [3e3]
 depth: 1
 seeds: [0, 1]
 epochs: 60
-train: {batch_molecules: 4, evaluations: 3, first_evaluation: 2, validation_structures: 6, precision: float64}
+train:
+  batch_molecules: 4
+  evaluations: 3
+  first_evaluation: 2
+  validation_structures: 6
+  precision: float64
 learning_rate: {sweep: {size: 3e3, factors: [0.5, 1], epochs: 1}}
 """
 

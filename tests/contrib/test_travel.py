@@ -144,7 +144,7 @@ def test_a_study_travels_without_the_checkpoints_of_runs_that_ended(tmp_path) ->
     assert all(a[name] == b[name] for name in b)
 
 
-def test_where_not_every_checkpoint_fits_those_that_cost_most_for_their_size_go_and_the_others_are_named(
+def test_where_not_every_checkpoint_fits_the_dearest_for_their_size_go_and_the_others_are_named(
     tmp_path,
 ) -> None:
     out = tmp_path / "out"
@@ -286,7 +286,12 @@ sizes: [2e3, 4e3]
 depth: 1
 seeds: [0]
 epochs: 6
-train: {batch_molecules: 4, evaluations: 3, first_evaluation: 2, validation_structures: 6, precision: float64}
+train:
+  batch_molecules: 4
+  evaluations: 3
+  first_evaluation: 2
+  validation_structures: 6
+  precision: float64
 learning_rate: {sweep: {size: 2e3, factors: [0.5, 1], epochs: 1}}
 """
 

@@ -12,8 +12,8 @@ from forcelaw.store.runs import runs
 from forcelaw.study import concurrent, worker
 from forcelaw.study.config import load
 from forcelaw.table.directory import table
-from forcelaw.training.cooperative import SideBySide, Turn, drive
-from forcelaw.training.device_time import AHEAD_STEPS, ENOUGH_STEPS, SAMPLE_STEPS, Clock
+from forcelaw.training.cooperative import Request, Scheduler, drive
+from forcelaw.training.device_time import ENOUGH_STEPS, QUEUED_STEPS, SAMPLE_STEPS, Clock
 from tests.packs import write_pack
 
 CPU = torch.device("cpu")
@@ -27,7 +27,12 @@ depth: 1
 seeds: [0, 1]
 epochs: 6
 distinct_atoms: [40, 100]
-train: {batch_molecules: 4, evaluations: 3, first_evaluation: 2, validation_structures: 6, precision: float64}
+train:
+  batch_molecules: 4
+  evaluations: 3
+  first_evaluation: 2
+  validation_structures: 6
+  precision: float64
 learning_rate: {sweep: {size: 3e3, factors: [0.5, 1], epochs: 1}}
 """
 
@@ -42,8 +47,8 @@ def train(tmp_path, monkeypatch):
     def run(name, side_by_side, *, background=False, stop=lambda: False):
         monkeypatch.setattr(
             concurrent,
-            "SideBySide",
-            lambda limit, device, **_: SideBySide(limit, device=device, background=background),
+            "Scheduler",
+            lambda limit, device, **_: Scheduler(limit, device=device, background=background),
         )
         worker.work(
             load(tmp_path / "t.yaml"),
@@ -179,10 +184,10 @@ def test_who_asks_to_be_alone_finds_nothing_else_under_way(background) -> None:
         yield queue(name, 3)
         for k in range(turns):
             if k % 5 == 2:
-                yield Turn.ALONE
+                yield Request.EXCLUSIVE
                 alone_with.append([n for n, event in under_way.items() if event.left])
             if k % 7 == 3:
-                yield Turn.PREPARE
+                yield Request.PREPARE
                 queue("preparation", 1)
                 time.sleep(0.002)
                 under_way.pop("preparation")
@@ -190,7 +195,7 @@ def test_who_asks_to_be_alone_finds_nothing_else_under_way(background) -> None:
         return name
 
     side, ended, waiting = (
-        SideBySide(3, device=CPU, background=background),
+        Scheduler(3, device=CPU, background=background),
         [],
         [(f"run {k}", 10 + 3 * k) for k in range(7)],
     )
@@ -198,7 +203,7 @@ def test_who_asks_to_be_alone_finds_nothing_else_under_way(background) -> None:
         if waiting and len(side.tasks) < 3 and side.settled:
             name, turns = waiting.pop()
             side.add(name, training(name, turns))
-        ended += side.turn()
+        ended += side.step()
     side.close()
     assert sorted(e.result for e in ended) == [f"run {k}" for k in range(7)] and not any(
         e.error for e in ended
@@ -217,9 +222,9 @@ def test_an_error_carries_its_text_and_drops_its_tensors() -> None:
         yield None
         raise ValueError("odd")
 
-    side = SideBySide(2, device=CPU, background=False)
+    side = Scheduler(2, device=CPU, background=False)
     side.add("run", training())
-    ended = side.turn() + side.turn()
+    ended = side.step() + side.step()
     assert (
         isinstance(ended[0].error, ValueError)
         and "odd" in ended[0].traceback
@@ -233,7 +238,7 @@ def test_a_single_training_waits_for_what_it_asks() -> None:
     events = [Event(5), Event(5)]
 
     def training():
-        yield Turn.PREPARE
+        yield Request.PREPARE
         for event in events:
             yield event
             assert event.left == 0
@@ -244,20 +249,20 @@ def test_a_single_training_waits_for_what_it_asks() -> None:
 
 def test_the_clock_of_a_run_alone_is_the_wall() -> None:
     clock = Clock(0, 100, sampled=False)
-    assert not clock.wants_sample(0) and clock.seconds(10, 3.0, alone=False) == 3.0
-    assert clock.chunk(alone=False) == AHEAD_STEPS[0]
+    assert not clock.sample_due(0) and clock.seconds(10, 3.0, exclusive=False) == 3.0
+    assert clock.steps_to_queue(exclusive=False) == QUEUED_STEPS[0]
 
 
 def test_the_clock_of_a_shared_device_counts_steps_as_long_as_those_timed_alone() -> None:
     clock = Clock(0, 1000, sampled=True)
-    assert clock.wants_sample(0) and clock.chunk(alone=True) == SAMPLE_STEPS
+    assert clock.sample_due(0) and clock.steps_to_queue(exclusive=True) == SAMPLE_STEPS
     few = ENOUGH_STEPS // 2  # cut short by an evaluation: the next steps are timed too
-    assert clock.seconds(few, 0.001 * few, alone=True) == pytest.approx(0.001 * few)
-    assert clock.wants_sample(few)
-    clock.seconds(few, 0.003 * few, alone=True)
-    assert not clock.wants_sample(2 * few)
-    assert clock.seconds(100, 55.0, alone=False) == pytest.approx(0.2)
-    assert not clock.wants_sample(499) and clock.wants_sample(500)
-    clock.seconds(2 * few, 0.002 * few * 2 * 2, alone=True)
-    assert not clock.wants_sample(999)
-    assert clock.seconds(10, 1.0, alone=False) == pytest.approx(0.03)
+    assert clock.seconds(few, 0.001 * few, exclusive=True) == pytest.approx(0.001 * few)
+    assert clock.sample_due(few)
+    clock.seconds(few, 0.003 * few, exclusive=True)
+    assert not clock.sample_due(2 * few)
+    assert clock.seconds(100, 55.0, exclusive=False) == pytest.approx(0.2)
+    assert not clock.sample_due(499) and clock.sample_due(500)
+    clock.seconds(2 * few, 0.002 * few * 2 * 2, exclusive=True)
+    assert not clock.sample_due(999)
+    assert clock.seconds(10, 1.0, exclusive=False) == pytest.approx(0.03)

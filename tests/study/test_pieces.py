@@ -27,7 +27,12 @@ sizes: [2e3, 4e3]
 depth: 1
 seeds: [0]
 epochs: 6
-train: {batch_molecules: 4, evaluations: 3, first_evaluation: 2, validation_structures: 6, precision: float64}
+train:
+  batch_molecules: 4
+  evaluations: 3
+  first_evaluation: 2
+  validation_structures: 6
+  precision: float64
 learning_rate: {sweep: {size: 2e3, factors: [0.5, 1], epochs: 1}}
 """
 

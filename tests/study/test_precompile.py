@@ -154,7 +154,7 @@ def test_grids_that_wait_for_a_sweep_are_compiled_for_as_well(tmp_path) -> None:
         (s["model"]["architecture"], s["model"]["width"]) for s in specs
     )
     assert side_by_side._start_one()
-    side_by_side.side.close()
+    side_by_side.scheduler.close()
     small, large = (
         {a.name: model_config(study, directory.data, a, n).width for a in study.architectures}
         for n in (2e3, 6e3)

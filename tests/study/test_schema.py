@@ -1,5 +1,5 @@
-"""The schema that `forcelaw run --schema` prints, against an independent validator, and the defaults
-of a study."""
+"""The schema that `forcelaw run --schema` prints, against an independent validator, and the
+defaults of a study."""
 
 import json
 import re

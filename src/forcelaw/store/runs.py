@@ -5,7 +5,7 @@ can read.
     RUNS/<id>/claim/           mkdir is the atomic claim; holder.json's mtime is the heartbeat
     RUNS/<id>/metrics.jsonl    append-only, one object per evaluation
     RUNS/<id>/last.safetensors last.json     state to resume from
-    RUNS/<id>/result.json      written by rename; exists when, and only when, the run ended (finished or diverged)
+    RUNS/<id>/result.json      written by rename; exists when, and only when, the run ended
 
 There is no database and no file with two writers, because clusters have NFS. A table of runs
 (:mod:`forcelaw.table`) is derived from them.
@@ -119,8 +119,6 @@ class RunDirectory:
     def finish(self, result: dict[str, Any]) -> None:
         write_json(self.path / "result.json", result)
 
-    # -- claims ------------------------------------------------------------------------------------------------
-
     def claim(self) -> bool:
         """Try to become the one worker of this run. A stale claim is taken over by exactly one
         winner."""
@@ -196,7 +194,7 @@ class RunDirectory:
         return target.exists() and not self._stale(target)
 
     def position(self) -> int:
-        """The step from which a worker would go on: that of the checkpoint; 0 without one."""
+        """The step from which a worker would resume: that of the checkpoint; 0 without one."""
         path = self.path / "last.json"
         return (
             int(read_json(path)["step"])

@@ -1,5 +1,5 @@
-"""The rules of a learning-rate sweep, on losses alone: for run directories while a study is trained,
-for a table of runs afterwards."""
+"""The rules of a learning-rate sweep, on losses alone: for run directories while a study is
+trained, for a table of runs afterwards."""
 
 from __future__ import annotations
 

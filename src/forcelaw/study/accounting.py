@@ -1,7 +1,8 @@
 """What a study cost: device-hours by the clock, the training done in them, and how well the devices
 were used.
 
-    OUT/pieces/<when>-<token>.json   one for each call of `forcelaw run`: its devices and how long it held them
+    OUT/pieces/<when>-<token>.json   one for each call of `forcelaw run`: its devices, and for how
+                                     long it held them
 
 One file has one writer, so that pieces of several machines can be put together. A piece that was
 killed counts up to its last beat. Needs no torch.

@@ -1,4 +1,4 @@
-"""Runs of a study side by side on one device: claims them, trains them in turns, and writes down how
+"""Runs of a study side by side on one device: claims them, trains them in turns, and records how
 they end."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..data.schedule import Shards, device_capacity
 from ..errors import StoreError, StudyError
 from ..progress import Progress
 from ..store.runs import RunDirectory
-from ..training.cooperative import Ended, SideBySide
+from ..training.cooperative import Ended, Scheduler
 from ..training.loop import HEARTBEAT_SECONDS, training
 from .precompile import Ahead
 from .record import StudyDirectory
@@ -43,7 +43,7 @@ class ConcurrentRuns:
         self.directory, self.limit, self.hold, self.show = directory, limit, hold, show
         self.stop, self.closing = stop, closing
         self.device, self.on_gpu = torch.device(device), device == "cuda"
-        self.side = SideBySide(limit, device=self.device, background=self.on_gpu and limit > 1)
+        self.scheduler = Scheduler(limit, device=self.device, background=self.on_gpu and limit > 1)
         # runs share the data on the device; how much of it may be there is asked before they take
         # memory
         self.options = {
@@ -78,19 +78,19 @@ class ConcurrentRuns:
                     and self._start_one()
                 ):
                     continue
-                if not self.side.tasks:
+                if not self.scheduler.tasks:
                     if leaving or self.over:
                         break
                     time.sleep(POLL_SECONDS)  # others hold all that is open
                     continue
-                for ended in self.side.turn():
+                for ended in self.scheduler.step():
                     solo += (ended.result or {}).get("seconds", 0.0)
                     self._settle(ended)
                 self._heartbeat()
         finally:
-            left = [task.key for task in self.side.tasks]
+            left = [task.key for task in self.scheduler.tasks]
             self.ahead.close()
-            self.side.close()
+            self.scheduler.close()
             for run in left:
                 run.release()
         wall = time.monotonic() - began
@@ -103,7 +103,7 @@ class ConcurrentRuns:
     def _has_room(self) -> bool:
         """Whether another run can begin: fewer than the limit, none in preparation, and twice the
         memory of the mean run so far is free."""
-        if len(self.side.tasks) >= self.limit or not self.side.settled:
+        if len(self.scheduler.tasks) >= self.limit or not self.scheduler.settled:
             return False
         if self._crowded():
             torch.cuda.empty_cache()  # what ended runs left; nothing is being captured now
@@ -113,7 +113,7 @@ class ConcurrentRuns:
         return True
 
     def _crowded(self) -> bool:
-        count, free = len(self.side.tasks), self._free_memory()
+        count, free = len(self.scheduler.tasks), self._free_memory()
         return self.on_gpu and count > 0 and free < 2 * (self.empty - free) / count
 
     def _free_memory(self) -> int:
@@ -121,7 +121,7 @@ class ConcurrentRuns:
 
     def _start_one(self) -> bool:
         """Claim the most urgent open run and begin it."""
-        mine = {task.key.id for task in self.side.tasks}
+        mine = {task.key.id for task in self.scheduler.tasks}
         plan = self.directory.create_runs(self.hold)
         open_runs = [item for item in plan.active if not self.directory.run(item).done]
         self.over = plan.complete and not open_runs
@@ -136,7 +136,7 @@ class ConcurrentRuns:
         if run.done:  # finished by another between the listing and the claim
             run.release()
             return True
-        self.side.add(
+        self.scheduler.add(
             run, training(run, self.directory.pack, progress=self._progress(run), **self.options)
         )
         return True
@@ -152,8 +152,8 @@ class ConcurrentRuns:
         )
 
     def _settle(self, ended: Ended) -> None:
-        """Write down how a run ended. One bad run must not end the study; it stays in the table."""
-        run, error, others = ended.key, ended.error, len(self.side.tasks)
+        """Record how a run ended. One bad run must not end the study; it stays in the table."""
+        run, error, others = ended.key, ended.error, len(self.scheduler.tasks)
         self.look_again = 0.0
         try:
             if error is None:
@@ -203,6 +203,6 @@ class ConcurrentRuns:
         if time.monotonic() - self.beat < HEARTBEAT_SECONDS:
             return
         self.beat = time.monotonic()
-        for task in self.side.tasks:
+        for task in self.scheduler.tasks:
             with contextlib.suppress(StoreError):  # the run will find out itself
                 task.key.heartbeat()

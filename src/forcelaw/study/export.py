@@ -1,15 +1,16 @@
 """The evidence of a study, small enough to commit: what a report needs and what a reader would ask
 for.
 
-    NAME/runs.parquet or runs.csv   one row per evaluation, the columns of :mod:`forcelaw.table.columns`
+    NAME/runs.parquet or runs.csv   one row per evaluation of every run, the columns of
+                                    :mod:`forcelaw.table.columns`
     NAME/runs.jsonl                 one run a line: its resolved specification and how it ended
     NAME/study.json                 the resolved study
     NAME/provenance.json            command, date, versions, devices, device-hours and FLOPs
 
-`forcelaw report NAME` needs the first file and reads study.json in the same folder; `forcelaw import
-NAME --to OUT` makes a study directory of them, in which finished runs need not be trained again.
-Paths of the machine that trained are left out. Writing CSV needs no polars, so it can be done where
-the training was.
+`forcelaw report NAME` needs the first file and reads study.json in the same folder; `forcelaw
+import NAME --to OUT` makes a study directory of them, in which finished runs need not be trained
+again. Paths of the machine that trained are left out. Writing CSV needs no polars, so it can be
+done where the training was.
 """
 
 from __future__ import annotations

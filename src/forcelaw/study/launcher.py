@@ -1,5 +1,5 @@
-"""Train a study on this machine: k worker processes whose threads do not fight, live progress, and a
-clean stop."""
+"""Train a study on this machine: k worker processes whose threads do not fight, live progress, and
+a clean stop."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The plan of a study: all of its runs, most urgent first.
 
 :func:`plan` is a pure function of the study, a summary of the data and the final losses of the runs
-that are over. It reads no disk, and several workers that ask at once get the same answer. Grids wait
-for their learning-rate sweep: as long as it is not over their runs have no rate, hence no id.
+that are over. It reads no disk, and several workers that ask at once get the same answer. Grids
+wait for their learning-rate sweep: as long as it is not over their runs have no rate, hence no id.
 """
 
 from __future__ import annotations

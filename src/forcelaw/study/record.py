@@ -1,7 +1,8 @@
-"""A study on disk: OUT/study.json, which says what is trained there, and the directories of its runs.
+"""A study on disk: OUT/study.json, which says what is trained there, and the directories of its
+runs.
 
-OUT/study.json   the resolved study, the command, versions and data; written before anything is trained
-OUT/runs/<id>/   one directory for each planned run (:mod:`forcelaw.store.runs`)
+    OUT/study.json   the resolved study, command, versions and data; written before training
+    OUT/runs/<id>/   one directory for each planned run (:mod:`forcelaw.store.runs`)
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ STATES = ("finished", "running", "stopped", "waiting", "diverged", "failed")
 class StudyStatus:
     """How far a study is. Work is counted in estimated seconds.
 
-    states: state of a run -> count. complete: whether every run has its learning rate. now: the runs
-    in training, as text. failed: label -> why it has no grid.
+    states: state of a run -> count. complete: whether every run has its learning rate. now: the
+    runs in training, as text. failed: label -> why it has no grid.
     """
 
     total: int = 0

@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file, written by rename, holds weights, optimiser and position, so
 that a run resumes to the same numbers. No pickle anywhere.
 
-    last.safetensors   y, z, v (flat, see optimizer.py) and the averaged weights under their names; metadata: state as JSON
+    last.safetensors   y, z, v (flat, see optimizer.py) and the averaged weights under their names;
+                       metadata: state as JSON
     last.json          the same state, for people
 """
 
@@ -27,8 +28,7 @@ def save(
     path: Path, model: ForceField, optimizer: ScheduleFreeAdamW, state: dict[str, Any]
 ) -> None:
     """Write the checkpoint of a run directory. state: JSON-able, with at least "step"."""
-    # a few large copies instead of one for each parameter: the host must not be kept from the runs
-    # beside this one
+    # a few large copies instead of one for each parameter: the host serves other runs too
     averaged = optimizer.averaged().cpu()
     offsets = dict(zip(map(id, optimizer.params), optimizer.offsets))
     tensors = {

@@ -83,8 +83,8 @@ def cost_factor(forces: str, symmetry_rotations: int) -> float:
     forward passes.
 
     Gradient forces take six: each product of the forward pass and of the pass for the forces is
-    differentiated twice (tests/training/test_cost.py has the counter's figures). Each turned copy is
-    one structure more.
+    differentiated twice (tests/training/test_cost.py has the counter's figures). Each rotated
+    copy is one structure more.
     """
     return (2.0 if forces == "conservative" else 1.0) * (1 + symmetry_rotations)
 

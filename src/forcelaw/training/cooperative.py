@@ -2,14 +2,16 @@
 filled by several.
 
 A training (:func:`forcelaw.training.loop.training`) is a generator. It queues work on the device
-and yields an event: "go on with me when this is done". One thread resumes whichever training can go
-on, each on its own CUDA stream, so nothing of training needs a lock and a run makes the same
-numbers as by itself. Two things are asked for in words:
+and yields an event: "resume me when this is done". One thread resumes whichever training is ready,
+each on its own CUDA stream, so training needs no lock and a run makes the same numbers as without
+the others. Two things can be requested instead of an event:
 
-    Turn.PREPARE  what follows is long work of the host (compiling, capturing): it gets the one background thread
-    Turn.ALONE    what follows is timed: everything else on the device is finished first and waits
+    Request.PREPARE    what follows is long work of the host (compiling, capturing): it gets the one
+                       background thread
+    Request.EXCLUSIVE  what follows is timed: everything else on the device is finished first and
+                       waits
 
-:func:`drive` runs one training; :class:`SideBySide` several.
+:func:`drive` runs one training; :class:`Scheduler` several.
 """
 
 from __future__ import annotations
@@ -27,16 +29,16 @@ from typing import Any
 import torch
 
 
-class Turn(enum.Enum):
+class Request(enum.Enum):
     PREPARE = "prepare"
-    ALONE = "alone"
+    EXCLUSIVE = "exclusive"
 
 
-# yields a Turn, an event to wait for, or None: nothing to wait for, but others may go first
+# yields a Request, an event to wait for, or None: nothing to wait for, but others may go first
 Training = Generator[Any, None, dict[str, Any] | None]
 
 # torch deals out 32 streams and then gives the same ones again: two runs must never meet on one
-MOST = 24
+MAX_RUNS = 24
 IDLE_SECONDS = 2e-4
 # a thread that launches a graph gives the interpreter away and gets it back after this time from
 # one that is busy; Python's own 5 ms would slow all runs down whenever one is prepared
@@ -48,7 +50,7 @@ def on_stream(stream: torch.cuda.Stream | None) -> Any:
 
 
 def drive(training: Training, device: torch.device) -> dict[str, Any] | None:
-    """Run one training to its end, alone, and return its result."""
+    """Run one training to its end and return its result."""
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     with on_stream(stream), contextlib.closing(training):
         while True:
@@ -56,7 +58,7 @@ def drive(training: Training, device: torch.device) -> dict[str, Any] | None:
                 asks = next(training)
             except StopIteration as end:
                 return end.value
-            if asks is not None and not isinstance(asks, Turn):
+            if asks is not None and not isinstance(asks, Request):
                 asks.synchronize()
 
 
@@ -73,11 +75,11 @@ class Ended:
 class _Task:
     def __init__(self, key: Any, training: Training, stream: torch.cuda.Stream | None):
         self.key, self.training, self.stream = key, training, stream
-        self.asks: Any = Turn.PREPARE  # what it yielded last
+        self.asks: Any = Request.PREPARE  # what it yielded last
         self.preparing: Future[Ended | None] | None = None
 
     def resume(self) -> Ended | None:
-        """Run to the next yield; tells the end if that was it."""
+        """Run to the next yield; how the training ended, if it did."""
         try:
             with on_stream(self.stream):
                 self.asks = next(self.training)
@@ -91,19 +93,19 @@ class _Task:
             return Ended(self.key, error=error.with_traceback(None), traceback=text)
 
     def ready(self) -> bool:
-        return self.asks is None or (not isinstance(self.asks, Turn) and self.asks.query())
+        return self.asks is None or (not isinstance(self.asks, Request) and self.asks.query())
 
 
-class SideBySide:
+class Scheduler:
     """Up to ``limit`` trainings at once.
 
-    background: prepare trainings in a thread while the others go on; of use where the device works
-    by itself.
+    background: prepare trainings in a thread while the others are trained; useful where the device
+    works on its own.
     """
 
     def __init__(self, limit: int, *, device: torch.device, background: bool):
-        if not 1 <= limit <= MOST:
-            raise ValueError(f"between 1 and {MOST} runs fit side by side, not {limit}")
+        if not 1 <= limit <= MAX_RUNS:
+            raise ValueError(f"between 1 and {MAX_RUNS} runs fit side by side, not {limit}")
         on_gpu = device.type == "cuda"
         self.free = [torch.cuda.Stream(device) if on_gpu else None for _ in range(limit)]
         self.tasks: list[_Task] = []
@@ -115,18 +117,19 @@ class SideBySide:
     def settled(self) -> bool:
         """Whether every training is past its preparation and its timing; only then is it time to
         add another."""
-        return not any(t.preparing or isinstance(t.asks, Turn) for t in self.tasks)
+        return not any(t.preparing or isinstance(t.asks, Request) for t in self.tasks)
 
     def add(self, key: Any, training: Training) -> None:
-        """Take in a training that begins with its preparation; there must be a free place."""
+        """Add a training, which begins with its preparation; fewer than ``limit`` must be under
+        way."""
         self.tasks.append(_Task(key, training, self.free.pop()))
 
-    def turn(self) -> list[Ended]:
-        """Resume every training that can go on, sleep a moment if none can, and return those that
+    def step(self) -> list[Ended]:
+        """Resume every training that is ready, sleep a moment if none is, and return those that
         ended."""
         ended: list[Ended] = []
         moved = False
-        alone = [t for t in self.tasks if t.asks is Turn.ALONE]
+        exclusive = [t for t in self.tasks if t.asks is Request.EXCLUSIVE]
         busy = any(t.preparing for t in self.tasks)
         for task in list(self.tasks):
             if task.preparing is not None:
@@ -134,24 +137,24 @@ class SideBySide:
                     continue
                 end, task.preparing = self._after(task, task.preparing.result()), None
                 busy = False
-            elif task.asks is Turn.PREPARE and not busy and not alone:
+            elif task.asks is Request.PREPARE and not busy and not exclusive:
                 end = self._prepare(task)
                 busy = task.preparing is not None
-            elif task.ready() and (busy or not alone):  # with a timing ahead the others run dry
+            elif task.ready() and (busy or not exclusive):  # before a timing the others run dry
                 end = self._after(task, task.resume())
             else:
                 continue
             moved = True
             ended += [end] if end else []
         if (
-            alone
+            exclusive
             and not busy
-            and all(t.ready() for t in self.tasks if not isinstance(t.asks, Turn))
+            and all(t.ready() for t in self.tasks if not isinstance(t.asks, Request))
         ):
             moved = (
                 True  # one after the other: the first may have queued new work when it comes back
             )
-            end = self._after(alone[0], alone[0].resume())
+            end = self._after(exclusive[0], exclusive[0].resume())
             ended += [end] if end else []
         if not moved and self.tasks:
             time.sleep(IDLE_SECONDS)
@@ -170,12 +173,12 @@ class SideBySide:
         return end
 
     def close(self) -> None:
-        """Leave all trainings where they are."""
+        """Close all trainings; none is finished."""
         if self.thread:
             self.thread.shutdown()
         for task in self.tasks:
             with contextlib.suppress(
                 Exception
-            ):  # a device that gave up cannot even take its memory back
+            ):  # a device that does not answer cannot free memory either
                 task.training.close()
         self.tasks.clear()

@@ -1,10 +1,10 @@
 """The clock of a run: how many steps to queue at once, and the device time of a run that shares its
 device.
 
-Device-hours are those of a run that has the device to itself. A run beside others takes longer, by
-an amount that says nothing about it; so a few of its steps are timed while everything else waits,
-at its start and in its middle, and all its steps count as long as those. The steps of a run are of
-a few fixed sizes in random order, so the mean of a few dozen serves.
+Device-hours are those of a run that has the device to itself. With other runs on it a run takes
+longer, by an amount that says nothing about it; so a few of its steps are timed while everything
+else waits, at its start and in its middle, and all its steps count as long as those. The steps of a
+run are of a few fixed sizes in random order, so the mean of a few dozen serves.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ ENOUGH_STEPS = (
 )
 # work that a GPU has before it: enough to bridge the host's pauses, little to wait for before a
 # sample
-AHEAD_SECONDS = 0.15
-AHEAD_STEPS = (8, 200)
+QUEUED_SECONDS = 0.15
+QUEUED_STEPS = (8, 200)
 
 
 class Clock:
@@ -28,18 +28,19 @@ class Clock:
         self._due = [step, (step + steps) // 2] if sampled else []
         self._steps, self._seconds = 0, 0.0  # of all samples
         self._missing = ENOUGH_STEPS
-        self._ahead = AHEAD_STEPS[1] if not sampled else SAMPLE_STEPS
+        self._queued = QUEUED_STEPS[1] if not sampled else SAMPLE_STEPS
 
-    def wants_sample(self, step: int) -> bool:
+    def sample_due(self, step: int) -> bool:
         return bool(self._due) and step >= self._due[0]
 
-    def chunk(self, alone: bool) -> int:
+    def steps_to_queue(self, exclusive: bool) -> int:
         """Steps to queue now."""
-        return SAMPLE_STEPS if alone else self._ahead
+        return SAMPLE_STEPS if exclusive else self._queued
 
-    def seconds(self, steps: int, wall: float, alone: bool) -> float:
-        """Device time of ``steps`` that took ``wall`` seconds, ``alone`` or beside others."""
-        if alone:
+    def seconds(self, steps: int, wall: float, exclusive: bool) -> float:
+        """Device time of ``steps`` that took ``wall`` seconds, ``exclusive`` or with
+        other runs on the device."""
+        if exclusive:
             self._steps += steps
             self._seconds += wall
             self._missing -= steps
@@ -47,8 +48,8 @@ class Clock:
                 self._due.pop(0)
                 self._missing = ENOUGH_STEPS
         else:
-            low, high = AHEAD_STEPS
-            self._ahead = max(low, min(high, round(AHEAD_SECONDS * steps / max(wall, 1e-9))))
-        if alone or not self.sampled:
+            low, high = QUEUED_STEPS
+            self._queued = max(low, min(high, round(QUEUED_SECONDS * steps / max(wall, 1e-9))))
+        if exclusive or not self.sampled:
             return wall
         return steps * self._seconds / self._steps

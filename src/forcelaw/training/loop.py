@@ -20,7 +20,7 @@ from ..progress import Progress
 from ..store.runs import RunDirectory
 from . import checkpoint
 from .config import evaluation_steps, warmup_steps
-from .cooperative import Training, Turn, drive
+from .cooperative import Request, Training, drive
 from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
 from .optimizer import ScheduleFreeAdamW
@@ -148,7 +148,7 @@ def training(
     stepper = (GraphStep if device.type == "cuda" else EagerStep)(
         model, optimizer, spec.train, spec.seed, stats, forward
     )
-    book = _Book(
+    recorder = _Recorder(
         run, spec, model, optimizer, schedule, evaluation, state, stats, progress, device, shared
     )
     model.train()
@@ -163,14 +163,14 @@ def training(
             stepper.begin(schedule, window)
             if device.type == "cuda":
                 evaluation.capture(stepper.pool)
-            status = yield from book.through(window, stepper, stop)
+            status = yield from recorder.train_window(window, stepper, stop)
             # graphs are made and given back, and models called eagerly, by one thread only
-            yield Turn.PREPARE
+            yield Request.PREPARE
             stepper.release()
             evaluation.release()
             if status != "finished":
                 break
-        return book.finish(status) if status != "stopped" else None
+        return recorder.finish(status) if status != "stopped" else None
     finally:
         stepper.release()
         evaluation.release()
@@ -178,8 +178,8 @@ def training(
             progress.close()
 
 
-class _Book:
-    """Keeps the books of a run: clock, FLOPs, evaluations, checkpoints, result."""
+class _Recorder:
+    """Trains a run and records it: clock, FLOPs, evaluations, checkpoints, result."""
 
     def __init__(
         self,
@@ -217,10 +217,10 @@ class _Book:
         self.saved = self.beat = time.monotonic()
         self.note = ""
 
-    def through(
+    def train_window(
         self, window: Window, stepper: Any, stop: Callable[[], bool]
     ) -> Generator[Any, None, str]:
-        """Train the steps of one window; tells the status after them."""
+        """Train the steps of one window; the status after them."""
         edges = np.add.reduceat(
             window.shard.host_nedges[window.local],
             self.schedule.ptr[window.low : window.high] - window.first,
@@ -229,7 +229,7 @@ class _Book:
         step = self.state["step"]
         while step < window.high:
             target = min(next(p for p in self.points if p > step), window.high)
-            reached = yield from self._chunk(step, target, stepper)
+            reached = yield from self._train_steps(step, target, stepper)
             done = int(edges[step - window.low : reached - window.low].sum())
             self.state["edges"] += done
             self.state["flops"] += self.factor * self.flops.training(
@@ -248,30 +248,32 @@ class _Book:
                 return "stopped"
         return "finished"
 
-    def _chunk(self, step: int, target: int, stepper: Any) -> Generator[Any, None, int]:
-        """Train some steps from ``step``, at most to ``target``; tells where it got to."""
+    def _train_steps(self, step: int, target: int, stepper: Any) -> Generator[Any, None, int]:
+        """Train some steps from ``step``, at most to ``target``; the step that was reached."""
         on_gpu = self.device.type == "cuda"
-        alone = self.clock.wants_sample(step)
-        if alone:
-            yield Turn.ALONE
+        exclusive = self.clock.sample_due(step)
+        if exclusive:
+            yield Request.EXCLUSIVE
             # what preparing took, and what ended runs left; it waits for the device, now idle
             torch.cuda.empty_cache()
         # a GPU runs ahead of the host; a CPU looks up after every step
-        reached = min(target, step + (self.clock.chunk(alone) if on_gpu else 1))
+        reached = min(target, step + (self.clock.steps_to_queue(exclusive) if on_gpu else 1))
         began = time.perf_counter()
         for k in range(step, reached):
             stepper.run(k)
         if on_gpu:
             done = torch.cuda.Event(blocking=True)
             done.record()
-            if alone:
+            if exclusive:
                 done.synchronize()
             else:
                 yield done
         wall = time.perf_counter() - began
         self.state["wall"] += wall
-        self.state["seconds"] += self.clock.seconds(reached - step, wall, alone)
-        if not on_gpu or alone:  # let others go on, or be timed, before anything more is queued
+        self.state["seconds"] += self.clock.seconds(reached - step, wall, exclusive)
+        if (
+            not on_gpu or exclusive
+        ):  # let others be resumed, or timed, before anything more is queued
             yield None
         return reached
 
@@ -331,8 +333,8 @@ class _Book:
     def finish(self, status: str) -> dict[str, Any]:
         """Write result.json: the run is over. ``seconds`` are those of a run that has the device to
         itself: ``timing`` says whether they were measured over the whole run ("solo") or over
-        samples of it ("solo sample"); ``wall_seconds`` is the time its steps really took, beside
-        the other runs."""
+        samples of it ("solo sample"); ``wall_seconds`` is the time its steps really took, with
+        the other runs on the device."""
         result: dict[str, Any] = {
             "status": status,
             "steps": self.state["step"],

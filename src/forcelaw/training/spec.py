@@ -124,8 +124,8 @@ def validation_set(pack: Pack, structures: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _order(pack: Pack, side: str) -> np.ndarray:
-    """One array for all who ask, which therefore cannot be written to: sorting it anew for each run
-    would slow planning down."""
+    """One array for all who ask, which therefore cannot be written to: sorting it again for each
+    run would slow planning down."""
     found = splits.order(pack, side)
     found.setflags(write=False)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ...figures.laws import held_out, local_exponents
 from ...figures.spec import Figure
@@ -12,7 +13,6 @@ from ..analysis import Analysis
 from ..architecture import Architecture
 from ..outcome import one_line
 from ..section import (
-    ARCHITECTURE,
     MISSING,
     Cell,
     Column,
@@ -24,7 +24,9 @@ from ..section import (
     Section,
     by_reason,
     csv,
+    entries,
     illustrated,
+    named,
     table,
 )
 from .commands import design_command
@@ -42,7 +44,6 @@ QUESTIONS = {
     "lack of fit": "Do sizes deviate from the law by no more than seeds differ?",
 }
 ANSWERS = {True: ("yes", "yes"), False: ("no", "no"), None: ("unsure", "cannot say")}
-Found = tuple[Architecture, Check]
 
 
 def _answer(check: Check) -> Cell:
@@ -59,39 +60,47 @@ COLUMNS = [
     Column("text", "finding", lambda row: row[0].finding(row[1])[0], numeric=False, wrap=True),
     Column("remedy", value=lambda row: row[0].finding(row[1])[1]),
 ]
+
+
+def _run_to_add(arch: Architecture) -> dict[str, Any]:
+    assert arch.design is not None
+    one = arch.design.additions[0]
+    found = {
+        "n": one.n,
+        "d": one.d,
+        "cost": one.cost,
+        "before": one.before,
+        "after": one.half_width,
+    }
+    numbers = {key: float(value) for key, value in found.items()}
+    text = {"quantity": arch.design.quantity, "unit": arch.design.unit, "kind": one.kind}
+    return {"arch": arch, **numbers, **text}
+
+
+def _short(key: str, heading: str, unit: str = "") -> Column:
+    def cell(row: dict[str, Any]) -> Cell:
+        return Cell(pretty(row[key], 2) + (f" {row[unit]}" if unit else ""))
+
+    return Column(key, heading, lambda row: row[key], cell)
+
+
 RUNS = [
-    ARCHITECTURE,
-    Column("quantity", value=lambda arch: arch.design.quantity),
-    Column("", "run to add", lambda arch: arch.design.additions[0].kind, numeric=False),
-    *(
-        Column(
-            name,
-            heading,
-            lambda arch, name=name: float(getattr(arch.design.additions[0], name)),
-            lambda arch, name=name: Cell(pretty(getattr(arch.design.additions[0], name), 2)),
-        )
-        for name, heading in (("n", "N"), ("d", "D"))
-    ),
     Column(
-        "cost",
-        "cost",
-        lambda arch: arch.design.additions[0].cost,
-        lambda arch: Cell(f"{pretty(arch.design.additions[0].cost, 2)} {arch.design.unit}"),
+        "architecture",
+        "architecture",
+        lambda row: row["arch"].label,
+        lambda row: named(row["arch"]),
+        numeric=False,
     ),
-    Column("unit", value=lambda arch: arch.design.unit),
-    Column(
-        "before",
-        "γ known to ±",
-        lambda arch: arch.design.additions[0].before,
-        lambda arch: Cell(pretty(arch.design.additions[0].before, 2)),
-    ),
-    Column(
-        "after",
-        "then ±",
-        lambda arch: arch.design.additions[0].half_width,
-        lambda arch: Cell(pretty(arch.design.additions[0].half_width, 2)),
-    ),
-    Column("kind", value=lambda arch: arch.design.additions[0].kind),
+    *entries("quantity"),
+    Column("", "run to add", lambda row: row["kind"], numeric=False),
+    _short("n", "N"),
+    _short("d", "D"),
+    _short("cost", "cost", "unit"),
+    *entries("unit"),
+    _short("before", "γ known to ±"),
+    _short("after", "then ±"),
+    *entries("kind"),
 ]
 
 
@@ -103,7 +112,7 @@ def section(analysis: Analysis) -> Section:
     """A matrix of questions and architectures; what failed; the figure; the run to add; everything
     in words."""
     found = [(arch, check) for arch in analysis.architectures for check in arch.checks]
-    advised = [arch for arch in analysis.architectures if arch.design is not None]
+    advised = [_run_to_add(arch) for arch in analysis.architectures if arch.design is not None]
     files = [csv("checks", COLUMNS, found), csv("runs_to_add", RUNS, advised)]
     title = "Checks: exponent or trend?"
     if not found:
@@ -125,7 +134,7 @@ def section(analysis: Analysis) -> Section:
             " addition shortens the interval of γ most for its cost."
         )
         few = "From few simulated copies; several runs, other quantities and cost limits:"
-        command = design_command(analysis, advised[0].label)
+        command = design_command(analysis, advised[0]["arch"].label)
         parts += [table(RUNS, advised, "suggestions", caption), Prose(few, "key"), Command(command)]
     parts.append(Details("All findings in words", [table(COLUMNS, found)]))
     return Section("checks", title, parts, files)

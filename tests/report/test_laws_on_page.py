@@ -27,7 +27,7 @@ from forcelaw.laws.fit.result import Estimate
 from forcelaw.laws.frontier.isoflop import isoflop
 from forcelaw.report.html import render
 from forcelaw.report.sections import optimum, sections
-from forcelaw.report.sections.exponents import Reading
+from forcelaw.report.sections.pairs import Reading
 from forcelaw.table.directory import table
 from forcelaw.table.runs import Runs
 

@@ -159,13 +159,15 @@ class Study:
             deadline=deadline,
             hold=hold_largest,
         )
-        counts = [status.states[state] for state in ("finished", "diverged", "failed")]
-        say(f"{counts[0]} runs finished, {counts[1]} diverged, {counts[2]} failed: {self.out}")
+        finished, diverged, failed = (
+            status.states[state] for state in ("finished", "diverged", "failed")
+        )
+        say(f"{finished} runs finished, {diverged} diverged, {failed} failed: {self.out}")
         time_up = not status.over and time.time() >= deadline - headroom(device, compile)
         if time_up:
             rest = describe_rest(status, before, time.monotonic() - clock)
             say(f"time is up after {(time.time() - began) / 60:.1f} minutes: {rest}")
-        return StudyOutcome(self.out, status.total, *counts, time_up)
+        return StudyOutcome(self.out, status.total, finished, diverged, failed, time_up)
 
     def _forget_failed(self) -> None:
         """Let failed runs be trained again."""

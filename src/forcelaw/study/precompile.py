@@ -154,12 +154,12 @@ class Ahead:
             if len(self.processes) < self.count:
                 self._start()
             if self.processes:
-                with contextlib.suppress(
-                    OSError, ValueError
-                ):  # one that has ended compiles nothing; training does it then
-                    process = self.processes[self.next % len(self.processes)]
-                    process.stdin.write(line + "\n")
-                    process.stdin.flush()
+                # one that has ended compiles nothing; training does it then
+                with contextlib.suppress(OSError, ValueError):
+                    pipe = self.processes[self.next % len(self.processes)].stdin
+                    assert pipe is not None
+                    pipe.write(line + "\n")
+                    pipe.flush()
                 self.next += 1
 
     def _start(self) -> None:
@@ -195,8 +195,9 @@ class Ahead:
     def close(self) -> None:
         for process in self.processes:
             process.kill()
-            with contextlib.suppress(OSError, ValueError):
-                process.stdin.close()
+            if process.stdin is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    process.stdin.close()
             process.wait()
         self.processes.clear()
         self.count = 0

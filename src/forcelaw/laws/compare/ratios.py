@@ -224,9 +224,9 @@ def brief(found: list[Ratios]) -> list[str]:
         cells = []
         for name in ("d", "n", "c"):
             slope = one.slope(name)
-            half = (
-                "" if slope is None or slope.low is None else f" +- {slope.high - slope.value:.3f}"
-            )
+            half = ""
+            if slope is not None and slope.high is not None:
+                half = f" +- {slope.high - slope.value:.3f}"
             cells.append("-" if slope is None else f"{slope.value:+.3f}{half}")
         lines.append(
             f"{f'{one.second} / {one.first}':{width}}  {one.factor:.3f}  "

@@ -15,6 +15,7 @@ _PUBLIC = {
     "Run": "api.run",
     "Runs": "table.runs",
     "Study": "api.study",
+    "average": "laws.fit.averaging",
     "budget": "laws.decide.budget",
     "compare": "laws.compare.compare",
     "compute_optimal": "laws.decide.allocation",
@@ -25,6 +26,7 @@ _PUBLIC = {
     "frontier": "laws.frontier.frontier",
     "isoflop": "laws.frontier.isoflop",
     "load_run": "api.run",
+    "ratios": "laws.compare.ratios",
     "train": "api.run",
 }
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Runs",
     "Study",
     "__version__",
+    "average",
     "budget",
     "compare",
     "compute_optimal",
@@ -42,6 +45,7 @@ __all__ = [
     "frontier",
     "isoflop",
     "load_run",
+    "ratios",
     "train",
 ]
 
@@ -49,11 +53,13 @@ if TYPE_CHECKING:
     from .api.run import Run, load_run, train
     from .api.study import Study
     from .laws.compare.compare import compare
+    from .laws.compare.ratios import ratios
     from .laws.decide.allocation import compute_optimal
     from .laws.decide.budget import budget
     from .laws.decide.design import design
     from .laws.decide.forecast import forecast
     from .laws.diagnose.diagnose import diagnose
+    from .laws.fit.averaging import average
     from .laws.fit.fit import fit
     from .laws.frontier.frontier import frontier
     from .laws.frontier.isoflop import isoflop

@@ -25,6 +25,7 @@ import numpy as np
 from ...errors import FitError
 from ...table.runs import Runs
 from ..fit.result import Result, small_p
+from ..inputs import as_runs
 from .equal_cost import CostRatio, at_equal_cost
 from .size_pairs import SAME_SIZE, SizeRatio, curves, differences, matched, of_size, windowed
 from .slopes import LEAST_SIZES, Slope, estimate
@@ -137,7 +138,7 @@ def _least_p(slopes: dict[str, Slope]) -> float:
 
 
 def ratios(
-    runs: Runs,
+    runs: Any,
     first: str,
     second: str,
     *,
@@ -147,9 +148,11 @@ def ratios(
 ) -> Ratios:
     """Compare ``second`` with ``first`` on the runs that both have.
 
+    runs: any table (see :func:`forcelaw.fit`) with a column of architectures.
     d_window, n_window: ranges of D and N to use; default: what both cover at every size. FitError
     where the two have no size in common.
     """
+    runs = as_runs(runs)
     both = [curves(runs.select(name)) for name in (first, second)]
     steps, notes = matched(both[0], both[1], n_window)
     if not steps:

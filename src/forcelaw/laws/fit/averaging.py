@@ -187,6 +187,7 @@ def average(
 ) -> Averaged:
     """Fit all forms that the table can carry and average over them.
 
+    runs: any table (see :func:`forcelaw.fit`); all its architectures are fitted as one.
     forms: candidates (name -> law, options, floor); default: surfaces where the table has N and D
     that vary, else laws in one variable, ``x``. floor: of all forms. settings: those of
     :func:`forcelaw.laws.fit.fit.fit`.

@@ -213,7 +213,7 @@ class Copy:
         self.residuals(f"{here}.layers", f"{there}.layers", 1)
 
     def bases(self) -> None:
-        c, w, main = self.c, self.w, self.ours.bases.main_norm
+        c, w, main = self.c, self.w, self.ours.bases.main.norm
         sphere = math.sqrt(
             4 * math.pi
         )  # their harmonics integrate to one, ours have mean square one
@@ -229,7 +229,7 @@ class Copy:
         middle = w["bases.cbf_quad.weight"].view(c.spherical, c.cbf, c.radial).permute(2, 1, 0)
         self.put(
             "mlp_cbf_qint.weight",
-            (middle * self.ours.bases.near_norm).reshape(c.radial, c.spherical, c.cbf),
+            (middle * self.ours.bases.near.norm).reshape(c.radial, c.spherical, c.cbf),
         )
         self.put(
             "mlp_sbf_qint.weight",

@@ -3,7 +3,7 @@ step launches, by ptxas.
 
     python benchmarks/kernel_compile.py [mpnn painn egnn esen esen:lmax=4 gemnet_oc] [--size 1e6] [--precision tf32 bf16]
 
-Runs a step of each model on the CPU with the fused path switched on and every launch replaced by a
+Runs a step of each model on the CPU with its kernels switched on and every launch replaced by a
 compilation, so that kernels get the types, sizes and alignments of a real step (numbers mean
 nothing). Prints registers of a thread, bytes spilled and shared memory.
 """
@@ -11,6 +11,7 @@ nothing). Prints registers of a thread, bytes spilled and shared memory.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+os.environ["FORCELAW_OPS"] = "triton"  # before forcelaw is imported
 
 import torch
 import triton

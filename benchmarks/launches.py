@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import collections
-import functools
-import importlib
-import pkgutil
+import os
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+os.environ["FORCELAW_OPS"] = "triton"  # before forcelaw is imported
 
 import numpy as np
 import torch
@@ -72,22 +72,6 @@ QUIET = {
 }
 
 
-@functools.cache
-def bodies() -> dict[str, Callable[..., Any]]:
-    """Name of each custom operation -> the function that it runs."""
-    modules = [
-        importlib.import_module(m.name)
-        for m in pkgutil.walk_packages(ops.__path__, "forcelaw.ops.")
-    ]
-    found = (
-        value
-        for module in modules
-        for value in vars(module).values()
-        if isinstance(value, torch.library.CustomOpDef)
-    )
-    return {op._name: op._init_fn for op in found}
-
-
 class Count(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
@@ -95,11 +79,6 @@ class Count(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func).split(".")
-        if (
-            name[0] == "forcelaw"
-        ):  # what torch launches inside is counted too: this mode is off while it answers
-            with self:
-                return bodies()[name[1]](*args, **(kwargs or {}))
         found = func(*args, **(kwargs or {}))
         nothing_done = name[1] in ("contiguous", "to") and found is args[0]
         if name[0] == "aten" and name[1] not in QUIET and not nothing_done:
@@ -113,11 +92,11 @@ class Counted(Step):
 
     def begin(self, window: Any, rows: torch.Tensor, sizes: tuple[int, int]) -> None:
         self.window, self.rows, self.sizes = window, rows, sizes
-        fused, ops.fused = ops.fused, lambda x: False
-        self.graph, _ = window.shard.batch(rows, *sizes, pad=True)
-        ops.fused = fused
-        if fused(self.graph.pos):  # the assembling kernels give it
-            self.graph.ptr = self.graph.segments()[0]
+        with ops.using("torch"):
+            graph, _ = window.shard.batch(rows, *sizes, pad=True)
+        # the assembling kernels give it
+        ptr = graph.segments[0] if ops.use_triton(graph.pos) else None
+        self.graph = replace(graph, ptr=ptr)
 
     def _predict(self, graph: Any, target: Any) -> Any:
         return super()._predict(self.graph, target)
@@ -181,9 +160,8 @@ def main() -> int:
         " torch's"
     )
     for model in args.models:
-        ops.fused = lambda x: False
-        _, alone = count(Pack(args.pack), model, args.size, args.molecules)
-        ops.fused = lambda x: not x.requires_grad
+        with ops.using("torch"):
+            _, alone = count(Pack(args.pack), model, args.size, args.molecules)
         launched.clear()
         n, seen = count(Pack(args.pack), model, args.size, args.molecules)
         own, torchs = launched.total(), seen.total()

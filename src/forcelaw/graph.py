@@ -11,6 +11,7 @@ so there is none.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -31,10 +32,11 @@ class GraphBatch:
     receiver (e,)   int64    i, ascending
     shift    (e, 3) float    lattice shift of the sender, Angstrom; None for molecules
     natoms   (g,)   int64    atoms of each structure (0 in padding slots)
-    pad      bool            True when the last atom is a dummy that takes all padding (see data/batches.py)
-    transposed (e,) int64    edges sorted by sender; None: found by sorting when it is asked for
-    max_degree int           no atom but the dummy has more neighbours; None: not known without asking the device
-    ptr      (n + 1,) int32  where the edges into each atom begin; None: found when it is asked for
+    pad      bool            True when the last atom is a dummy that takes all padding
+    transposed (e,) int64    edges sorted by sender; None: found by sorting when needed
+    max_degree int           neighbours of an atom but the dummy, at most; None: not known without
+                             asking the device
+    ptr      (n + 1,) int32  where the edges into each atom begin; None: found when needed
     """
 
     species: Tensor
@@ -65,23 +67,19 @@ class GraphBatch:
             vec = torch.where(dummy, vec.new_full((), 1e3), vec)
         return vec
 
+    @cached_property
     def segments(self) -> tuple[Tensor, Tensor]:
-        """ptr (n + 1,) int32 and order (e,) int32 for sums without atomics.
+        """ptr (n + 1,) int32 and order (e,) int32 for sums without atomics; kept once made.
 
         Edges ptr[i]:ptr[i + 1] are those into atom i, and order[ptr[i]:ptr[i + 1]] those out of it:
         a neighbour is one both ways, so one ptr serves both. Padding edges, all of the dummy atom,
         belong to nobody.
         """
-        ptr = (
-            segment_bounds(self.receiver, self.pos.shape[0], self.pad)
-            if self.ptr is None
-            else self.ptr
-        )
-        order = (
-            torch.sort(self.sender, stable=True).indices
-            if self.transposed is None
-            else self.transposed
-        )
+        ptr, order = self.ptr, self.transposed
+        if ptr is None:
+            ptr = segment_bounds(self.receiver, self.pos.shape[0], self.pad)
+        if order is None:
+            order = torch.sort(self.sender, stable=True).indices
         return ptr, order.to(torch.int32)
 
     def to(self, dtype: torch.dtype) -> GraphBatch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,21 +13,26 @@ import torch
 pytest.importorskip("triton")  # conftest.py asks for its interpreter
 
 from forcelaw import ops
-from forcelaw.data.schedule import random_rotations
 from forcelaw.graph import GraphBatch, build_graph, molecule_edges
 from forcelaw.models import ARCHITECTURES, build
-from forcelaw.models.basis import ExponentialBasis, Features
+from forcelaw.models.basis import EdgeFeatures, ExponentialBasis
 from forcelaw.models.so3 import EdgeFrames, degree_index, order_major
 from forcelaw.ops import layer_norm as norm
 from forcelaw.ops import linear as affine
 from forcelaw.ops import painn_message as vectors
 from forcelaw.ops.esen import so2_message as turn
 from forcelaw.ops.esen import spherical_norm as spherical
-from forcelaw.ops.esen.so2_message import Shape, so2_message, spread
-from forcelaw.ops.gated_message import gated_sum
-from forcelaw.ops.painn_message import painn_message
+from forcelaw.ops.esen.so2_message import Shape, so2_edges
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def kernels() -> Iterator[None]:
+    with ops.using("triton"):
+        yield
+
+
 PADDING = 5
 
 
@@ -90,7 +96,7 @@ def test_gated(graph: GraphBatch, d: int) -> None:
     slow = 0.3 * sums(
         torch.nn.functional.silu(s[graph.sender] + t[graph.receiver]) * w * mask, graph
     )
-    fast = gated_sum(pair, w, graph.sender, graph.receiver, *graph.segments(), 0.3)
+    fast = ops.gated_message(pair, w, graph, 0.3)
     same((fast,), (slow,), [pair, w], n - 1 if graph.pad else n)
 
 
@@ -129,7 +135,7 @@ def test_painn_message(graph: GraphBatch, d: int, moving: bool, few: int, monkey
     unit = torch.randn(e, 3, dtype=torch.float64, device=DEVICE)
     given = h, v if moving else None, x, g, weight, unit
     slow = slow_message(graph, *given, 0.3)
-    fast = painn_message(*given, graph.sender, graph.receiver, *graph.segments(), 0.3)
+    fast = ops.painn_message(*given, graph, 0.3)
     same(fast, slow, [h, x, weight, v] if moving else [h, x, weight], n - 1 if graph.pad else n)
 
 
@@ -154,7 +160,7 @@ def messages(graph: GraphBatch, precision: str) -> list[tuple[float, float]]:
     ]
     slow = slow_message(graph, *exact, 0.3)
     with torch.autocast(DEVICE, torch.bfloat16, enabled=precision == "bf16"):
-        fast = painn_message(*rounded, graph.sender, graph.receiver, *graph.segments(), 0.3)
+        fast = ops.painn_message(*rounded, graph, 0.3)
     weights = [torch.randn_like(s[:real]) for s in slow]
     sum(
         (w.to(o.dtype) * o[:real]).sum()
@@ -207,7 +213,7 @@ def test_rotations(seed: int, step: int) -> None:
         return x ^ (x >> 31)
 
     rows = [0, 5, 123_456_789, *range(70)]
-    fast = ops.rotations(
+    fast = ops.random_rotations(
         torch.tensor([*rows, -1], device=DEVICE),
         torch.tensor(step, device=DEVICE),
         seed,
@@ -229,25 +235,27 @@ def test_rotations(seed: int, step: int) -> None:
             rtol=0,
             atol=1e-14,
         )
-    torch.testing.assert_close(
-        fast[:-1],
-        random_rotations(torch.tensor(rows), step, seed, torch.float64),
-        rtol=0,
-        atol=1e-14,
-    )
+    with ops.using("torch"):
+        plain = ops.random_rotations(torch.tensor(rows), step, seed, torch.float64)
+    torch.testing.assert_close(fast[:-1], plain, rtol=0, atol=1e-14)
     assert torch.equal(fast[-1], fast[0])
 
 
 @pytest.mark.parametrize("rows, columns", [(1, 1), (3, 8), (40, 33)])
-def test_so2_block(rows: int, columns: int) -> None:
+def test_so2_matrix(rows: int, columns: int) -> None:
     tied = leaf(2, rows, columns)
     a, b = tied
     same(
-        (ops.so2_block(tied),),
+        (ops.so2_matrix(tied),),
         (torch.cat([torch.cat([a, -b], dim=1), torch.cat([b, a], dim=1)]),),
         [tied],
         2 * rows,
     )
+
+
+def plain(x: torch.Tensor, bias: torch.Tensor) -> SimpleNamespace:
+    """A layer that adds a bias to x."""
+    return SimpleNamespace(weight=torch.eye(x.shape[1], dtype=x.dtype, device=x.device), bias=bias)
 
 
 @pytest.mark.parametrize("many", [0, 30_000])
@@ -310,22 +318,8 @@ def test_so2_message(
     q = torch.cat(q, dim=1).view(e, shape.sm, width)
     slow = sums(dense.transpose(1, 2) @ q * scale[:, None, None], graph)
 
-    fast = so2_message(
-        y,
-        packed,
-        scale,
-        rad,
-        shift,
-        graph.sender,
-        graph.receiver,
-        *graph.segments(),
-        lmax,
-        mmax,
-        weights1,
-        bias1,
-        weights2,
-        bias2,
-    )
+    edges = so2_edges(graph, unit, scale, lmax, mmax, frames, lambda unit: packed)
+    fast = ops.so2_message(y, rad, plain(rad, shift), edges, (weights1, bias1), (weights2, bias2))
     same(
         (fast,),
         (slow,),
@@ -348,8 +342,8 @@ def test_spread(graph: GraphBatch, lmax: int, mmax: int) -> None:
     z, bias = leaf(e, (lmax + 1) * width), leaf((lmax + 1) * width)
     slow = (z + bias).view(e, lmax + 1, width)
     slow = sums(frames(unit)[:, : lmax + 1].transpose(1, 2) @ slow * scale[:, None, None], graph)
-    fast = spread(
-        z, bias, frames.packed(unit), scale, graph.receiver, graph.segments()[0], lmax, 0, mmax
+    fast = ops.spread(
+        z, plain(z, bias), so2_edges(graph, unit, scale, lmax, mmax, frames, frames.packed)
     )
     same((fast,), (slow,), [z, bias], n - 1 if graph.pad else n)
 
@@ -360,12 +354,9 @@ def test_layer_norm(rows: int, width: int, programs: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(norm, "PROGRAMS", programs)
     x, gain, bias, shift = leaf(rows, width), leaf(width), leaf(width), leaf(width)
     slow = [torch.nn.functional.layer_norm(v, (width,), gain, bias) for v in (x, x + shift)]
-    slow = slow[0], *(torch.nn.functional.silu(v) for v in slow)
-    fast = (
-        ops.layer_norm(x, gain, bias),
-        ops.norm_silu(x, gain, bias),
-        ops.norm_silu(x, gain, bias, shift),
-    )
+    slow = slow[0], torch.nn.functional.silu(slow[1])
+    one = torch.eye(width, dtype=torch.float64, device=DEVICE)
+    fast = ops.layer_norm(x, gain, bias), ops.linear_norm_silu(x, one, shift, gain, bias)
     same(fast, slow, [x, gain, bias, shift], rows)
 
 
@@ -414,7 +405,8 @@ def test_edge_mix(edges: int, channels: int) -> None:
     )
     turned = torch.einsum("eka,eab->ekb", dv / (1 + dv.square().sum(1, keepdim=True)).sqrt(), phi)
     slow = turned + torch.einsum("ek,eb->ekb", unit, radial)
-    same((ops.edge_mix(dv, phi, unit, radial),), (slow,), [dv, phi, radial], edges)
+    fast = ops.egnn_vectors(unit, radial, dv, dv.square().sum(1), phi)
+    same((fast,), (slow,), [dv, phi, radial], edges)
 
 
 @pytest.mark.parametrize(
@@ -450,7 +442,7 @@ def test_edge_features(edges: int, radial: int, angular: int | None, vectors: bo
         made = [ExponentialBasis(count, 6.0) for count in (radial, angular) if count]
     finally:
         torch.set_default_dtype(torch.float32)
-    features = Features(6.0, *made, vectors=vectors, padding=2).to(DEVICE)
+    features = EdgeFeatures(*made, vectors=vectors, padding=2).to(DEVICE)
     torch.testing.assert_close(
         features(vec), torch.cat(columns, dim=1) * envelope, rtol=1e-12, atol=1e-14
     )
@@ -486,7 +478,7 @@ def test_spherical_norm(
 
 
 @pytest.mark.parametrize("lmax, mmax", [(1, 1), (2, 2), (4, 2)])
-def test_edge_frames(lmax: int, mmax: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edge_frames(lmax: int, mmax: int) -> None:
     """Against the dense frames; near the poles and at them, too."""
     unit = torch.nn.functional.normalize(
         torch.randn(70, 3, dtype=torch.float64, device=DEVICE), dim=1
@@ -496,9 +488,8 @@ def test_edge_frames(lmax: int, mmax: int, monkeypatch: pytest.MonkeyPatch) -> N
         dtype=torch.float64,
     )
     frames = EdgeFrames(lmax, mmax).to(DEVICE)
-    monkeypatch.setattr(ops, "fused", lambda x: False)
-    dense, slow = frames(unit), frames.packed(unit)
-    monkeypatch.setattr(ops, "fused", lambda x: True)
+    with ops.using("torch"):
+        dense, slow = frames(unit), frames.packed(unit)
     fast = frames.packed(unit)
     torch.testing.assert_close(fast, slow, rtol=1e-13, atol=1e-14)
     entry, row_of = 0, {p: k for k, p in enumerate(order_major(lmax, mmax))}
@@ -536,7 +527,7 @@ def test_spherical_gate_and_sum(n: int, lmax: int, width: int) -> None:
     ]
     slow = x + torch.stack(v, dim=1)
     slow = torch.cat([slow[:, :1] + last, slow[:, 1:]], dim=1)
-    fast = ops.spherical_gate(h, u, bias)
+    fast = ops.spherical_gate(h, u, bias, degree_index(lmax).to(DEVICE))
     same(
         (fast, ops.spherical_add(x, fast, last)),
         (torch.stack(v), slow),
@@ -559,7 +550,7 @@ def test_spherical_gate_and_sum(n: int, lmax: int, width: int) -> None:
         ("esen", {"untied": True}),
     ],
 )
-def test_models(name: str, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models(name: str, options: dict) -> None:
     """Outputs and all gradients of a model are those of its plain path."""
     config = ARCHITECTURES[name].config(
         width=8, depth=2, elements=(1, 6, 8), mean_degree=4.0, **options
@@ -575,9 +566,9 @@ def test_models(name: str, options: dict, monkeypatch: pytest.MonkeyPatch) -> No
         6.0,
     )
     found = []
-    for fused in (True, False):
-        monkeypatch.setattr(ops, "fused", lambda vec, fused=fused: fused)
-        energy, forces = model(graph)
+    for mode in ("triton", "torch"):
+        with ops.using(mode):
+            energy, forces = model(graph)
         gradients = torch.autograd.grad(
             energy.square().sum() + forces.square().sum(), list(model.parameters())
         )
@@ -599,7 +590,7 @@ def test_same_bits_twice() -> None:
     )
     runs = []
     for _ in range(2):
-        out = gated_sum(pair, w, sender, receiver, *graph.segments(), 1.0)
+        out = ops.gated_message(pair, w, graph, 1.0)
         runs.append([out.detach(), *torch.autograd.grad(out.square().sum(), [pair, w])])
     assert all(torch.equal(a, b) for a, b in zip(*runs))
 
@@ -619,7 +610,7 @@ def test_gate(graph: GraphBatch, d: int, added: bool) -> None:
     s, t = pair.chunk(2, dim=1)
     a = s[graph.sender] + t[graph.receiver] + (z if added else 0)
     slow = torch.nn.functional.silu(a) * w * real_edges(graph)
-    fast = ops.gate(pair, z if added else None, w, graph, graph.segments())
+    fast = ops.edge_gate(pair, z if added else None, w, graph)
     same((fast,), (slow,), [pair, z, w] if added else [pair, w], e)
 
 
@@ -628,8 +619,8 @@ def test_gate_in_bf16_is_float32_rounded_once(graph: GraphBatch) -> None:
     pair, z, w = (
         torch.randn(*shape, device=DEVICE).bfloat16() for shape in ((n, 12), (e, 6), (e, 6))
     )
-    fast = ops.gate(pair, z, w, graph, graph.segments())
-    slow = ops.gate(pair.float(), z.float(), w.float(), graph, graph.segments())
+    fast = ops.edge_gate(pair, z, w, graph)
+    slow = ops.edge_gate(pair.float(), z.float(), w.float(), graph)
     assert fast.dtype == torch.bfloat16
     torch.testing.assert_close(fast, slow.bfloat16())
 
@@ -640,24 +631,24 @@ def test_row_sum_and_differences(graph: GraphBatch, d: int) -> None:
     values, v = leaf(e, d), leaf(n, d)
     real = n - 1 if graph.pad else n
     same(
-        (ops.row_sum(values, graph, graph.segments()),),
+        (ops.edge_sum(values, graph),),
         (sums(values * real_edges(graph), graph),),
         [values],
         real,
     )
     slow = (v[graph.sender] - v[graph.receiver]) * real_edges(graph)
-    same((ops.differences(v, graph, graph.segments()),), (slow,), [v], e)
+    same((ops.edge_difference(v, graph),), (slow,), [v], e)
 
 
 def test_padding_edges_get_a_gradient_of_zero(graph: GraphBatch) -> None:
     """Also where the dummy atom has a gradient, which the plain path would send to them."""
     values = leaf(len(graph.sender), 4)
-    ops.row_sum(values, graph, graph.segments()).sum().backward()
+    ops.edge_sum(values, graph).sum().backward()
     assert torch.equal(values.grad, real_edges(graph).expand_as(values).to(values))
 
 
 def test_bf16_rows_are_summed_in_float32(graph: GraphBatch) -> None:
     values = torch.randn(len(graph.sender), 5, device=DEVICE).bfloat16()
-    total = ops.row_sum(values, graph, graph.segments())
+    total = ops.edge_sum(values, graph)
     assert total.dtype == torch.float32
-    torch.testing.assert_close(total, ops.row_sum(values.double(), graph, graph.segments()).float())
+    torch.testing.assert_close(total, ops.edge_sum(values.double(), graph).float())

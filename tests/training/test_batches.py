@@ -8,7 +8,7 @@ import torch
 
 from forcelaw import ops
 from forcelaw.data.device_dataset import Shard, plan_epoch
-from forcelaw.data.schedule import Feed, Shards, plan, random_rotations
+from forcelaw.data.schedule import Feed, Shards, plan
 from forcelaw.errors import DataError
 from forcelaw.graph import build_graph
 from tests.interpreter import needs_interpreter
@@ -88,25 +88,23 @@ def test_padding_adds_only_dummies(pack) -> None:
 @needs_interpreter
 @pytest.mark.parametrize("chosen", [[3], [3, 9, -1, 12, -1], [-1, 0], list(range(35))])
 @pytest.mark.parametrize("turn", [False, True])
-def test_the_kernels_assemble_the_same_batch(
-    tmp_path, chosen: list[int], turn: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ops, "fused", lambda x: False)
+def test_the_kernels_assemble_the_same_batch(tmp_path, chosen: list[int], turn: bool) -> None:
     shard = shard_of(pack := write_pack(tmp_path / "pack"), np.arange(len(pack)))
     held = np.array([c for c in chosen if c >= 0])
     sizes = int(shard.host_natoms[held].sum()) + 3, int(shard.host_nedges[held].sum()) + 300
     rows = torch.tensor(chosen)
-    rotation = random_rotations(rows, 3, 9, torch.float64) if turn else None
-    slow, target = shard.batch(rows, *sizes, pad=True, rotation=rotation)
-    ptr, order = slow.segments()
-    monkeypatch.setattr(ops, "fused", lambda x: True)
-    fast, found = shard.batch(rows, *sizes, pad=True, rotation=rotation)
+    rotation = ops.random_rotations(rows, 3, 9, torch.float64) if turn else None
+    with ops.using("torch"):
+        slow, target = shard.batch(rows, *sizes, pad=True, rotation=rotation)
+    ptr, order = slow.segments
+    with ops.using("triton"):
+        fast, found = shard.batch(rows, *sizes, pad=True, rotation=rotation)
     assert fast.ptr is not None and fast.pad and fast.max_degree == slow.max_degree
     for name in ("species", "batch", "natoms"):
         assert torch.equal(getattr(fast, name), getattr(slow, name)), name
     for name in ("sender", "receiver", "transposed"):
         assert torch.equal(getattr(fast, name), getattr(slow, name)), name
-    assert torch.equal(fast.segments()[0], ptr) and torch.equal(fast.segments()[1], order)
+    assert torch.equal(fast.segments[0], ptr) and torch.equal(fast.segments[1], order)
     assert torch.equal(found.energy, target.energy) and torch.equal(found.natoms, target.natoms)
     torch.testing.assert_close(fast.pos, slow.pos, rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(found.forces, target.forces, rtol=1e-14, atol=1e-14)
@@ -117,7 +115,7 @@ def test_rotation_turns_positions_forces_and_shifts_alike(pack) -> None:
     shard = shard_of(pack, np.arange(len(pack)))
     rows = torch.tensor([4, 5])
     atoms, edges = int(shard.host_natoms[4:6].sum()), int(shard.host_nedges[4:6].sum())
-    turns = random_rotations(rows, 3, 9, torch.float64)
+    turns = ops.random_rotations(rows, 3, 9, torch.float64)
     graph, target = shard.batch(rows, atoms, edges)
     turned, target2 = shard.batch(rows, atoms, edges, rotation=turns)
     for k in range(atoms):
@@ -128,7 +126,7 @@ def test_rotation_turns_positions_forces_and_shifts_alike(pack) -> None:
 
 def test_random_rotations_are_rotations_uniform_and_functions_of_seed_step_and_row() -> None:
     rows = torch.arange(20_000)
-    r = random_rotations(rows, 5, 1, torch.float64)
+    r = ops.random_rotations(rows, 5, 1, torch.float64)
     torch.testing.assert_close(
         r @ r.transpose(1, 2), torch.eye(3).double().expand_as(r), atol=1e-12, rtol=0
     )
@@ -139,10 +137,14 @@ def test_random_rotations_are_rotations_uniform_and_functions_of_seed_step_and_r
     cosine = (r.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2
     assert abs(float(cosine.mean()) + 0.5) < 0.02
     torch.testing.assert_close(
-        random_rotations(rows[7:9], torch.tensor(5), 1, torch.float64), r[7:9], rtol=0, atol=0
+        ops.random_rotations(rows[7:9], torch.tensor(5), 1, torch.float64), r[7:9], rtol=0, atol=0
     )
-    assert (random_rotations(rows[:9], 6, 1, torch.float64) - r[:9]).abs().amax((1, 2)).min() > 1e-3
-    assert (random_rotations(rows[:9], 5, 2, torch.float64) - r[:9]).abs().amax((1, 2)).min() > 1e-3
+    assert (ops.random_rotations(rows[:9], 6, 1, torch.float64) - r[:9]).abs().amax(
+        (1, 2)
+    ).min() > 1e-3
+    assert (ops.random_rotations(rows[:9], 5, 2, torch.float64) - r[:9]).abs().amax(
+        (1, 2)
+    ).min() > 1e-3
 
 
 def test_the_plan_covers_each_epoch_once_and_stops_at_the_target() -> None:

@@ -1,5 +1,7 @@
 """The flat schedule-free AdamW against the package schedulefree, parameter for parameter."""
 
+from collections.abc import Iterator
+
 import pytest
 import schedulefree
 import torch
@@ -10,6 +12,14 @@ from forcelaw.models.mpnn import MPNNConfig
 from forcelaw.training.optimizer import ScheduleFreeAdamW
 from forcelaw.training.step import NEVER, new_stats
 from tests.interpreter import needs_interpreter
+
+MODES = ["torch", pytest.param("triton", marks=needs_interpreter)]
+
+
+@pytest.fixture
+def mode(request: pytest.FixtureRequest) -> Iterator[str]:
+    with ops.using(request.param):
+        yield request.param
 
 
 class Toy(torch.nn.Module):
@@ -25,14 +35,11 @@ class Toy(torch.nn.Module):
         return self.c(torch.tanh(self.b(torch.tanh(self.a(x)))))
 
 
-@pytest.mark.parametrize(
-    "fused", [False, pytest.param(True, marks=needs_interpreter)], ids=["torch", "kernel"]
-)
+@pytest.mark.parametrize("mode", MODES, indirect=True)
 @pytest.mark.parametrize("warmup,decay", [(0, 0.0), (7, 0.0), (7, 0.03)])
 def test_matches_the_package_over_many_steps_with_per_group_learning_rates(
-    warmup: int, decay: float, fused: bool, monkeypatch: pytest.MonkeyPatch
+    warmup: int, decay: float, mode: str
 ) -> None:
-    monkeypatch.setattr(ops, "fused", lambda x: fused)
     ours, theirs = Toy(torch.float64), Toy(torch.float64)
     flat = ScheduleFreeAdamW(ours, lr=3e-2, steps=60, warmup=warmup, clip=None, weight_decay=decay)
     groups = [
@@ -71,13 +78,8 @@ def test_parameters_stay_views_of_the_flat_vector_and_swapping_is_exact() -> Non
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    "fused", [False, pytest.param(True, marks=needs_interpreter)], ids=["torch", "kernel"]
-)
-def test_clipping_scales_the_whole_gradient_and_is_reported(
-    fused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ops, "fused", lambda x: fused)
+@pytest.mark.parametrize("mode", MODES, indirect=True)
+def test_clipping_scales_the_whole_gradient_and_is_reported(mode: str) -> None:
     model = Toy(torch.float64)
     optimizer = ScheduleFreeAdamW(model, lr=1e-2, steps=2, warmup=0, clip=1.0)
     gradients = [torch.ones_like(p) for p in optimizer.params]
@@ -91,21 +93,15 @@ def test_clipping_scales_the_whole_gradient_and_is_reported(
     assert float(clipped) == 0.0
 
 
-@needs_interpreter
-def test_the_kernel_of_the_books_adds_up_and_remembers_the_first_step_that_was_not_finite() -> None:
+@pytest.mark.parametrize("mode", MODES, indirect=True)
+def test_the_books_add_up_and_remember_the_first_step_that_was_not_finite(mode: str) -> None:
     stats = new_stats(torch.device("cpu"))
     number = lambda x: torch.tensor(x, dtype=torch.float32)  # noqa: E731
     for step, (loss, norm) in enumerate(
         [(1.0, 2.0), (0.5, 4.0), (0.25, float("inf")), (float("nan"), 1.0)]
     ):
-        ops.record(
-            stats,
-            number(loss / 2),
-            number(loss),
-            number(norm),
-            number(float(step == 1)),
-            torch.tensor(step),
-        )
+        rest = number(norm), number(float(step == 1)), torch.tensor(step)
+        ops.record(stats, number(loss / 2), number(loss), *rest)
         if step == 1:
             assert stats.tolist() == [0.75, 6.0, 1.0, 2.0, NEVER]
     assert stats[3] == 4 and stats[4] == 2

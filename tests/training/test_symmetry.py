@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from forcelaw.data.device_dataset import Shard
-from forcelaw.data.schedule import Window, random_rotations
+from forcelaw.data.schedule import Window
 from forcelaw.graph import build_graph
 from forcelaw.models import build
 from forcelaw.models.sizing import size
+from forcelaw.ops import random_rotations
 from forcelaw.training.config import TrainOptions
 from forcelaw.training.loss import loss_terms
 from forcelaw.training.optimizer import ScheduleFreeAdamW

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..errors import DataError
 from ..graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, build_graph, molecule_edges
+from ..ops import assemble
 from .pack import Pack
 
 _LOAD_ATOMS = 500_000  # atoms read from the memory map and turned into edges at once
@@ -210,80 +210,16 @@ class Shard:
         to itself. rotation (g, 3, 3) turns positions and forces. Contains no synchronisation with
         the host.
         """
-        if pad and self.shift is None and ops.fused(self.pos):
-            part = ops.assemble(vars(self), chosen, n_atoms, n_edges, rotation)
-            graph = GraphBatch(
-                *(part[k] for k in ("species", "batch", "pos", "sender", "receiver", "natoms")),
-                pad=True,
-                transposed=part["transposed"],
-                max_degree=self.max_degree,
-                ptr=part["ptr"],
-            )
-            return graph, Targets(part["energy"], part["forces"], part["natoms"], part["real"])
-        device = self.device
-        slots = chosen.shape[0]
-        if pad:
-            valid = chosen >= 0
-            chosen = chosen.clamp_min(0)
-            natoms, nedges = self.natoms[chosen] * valid, self.nedges[chosen] * valid
-        else:
-            natoms, nedges = self.natoms[chosen], self.nedges[chosen]
-        atom_end, edge_end = torch.cumsum(natoms, 0), torch.cumsum(nedges, 0)
-        atom_slot, edge_slot = (
-            torch.arange(n_atoms, device=device),
-            torch.arange(n_edges, device=device),
-        )
-        owner = torch.searchsorted(atom_end, atom_slot, right=True)  # == slots for padding
-        edge_owner = torch.searchsorted(edge_end, edge_slot, right=True)
-        real = None
-        held, edge_held = owner, edge_owner
-        if pad:
-            real = owner < slots
-            held, edge_held = owner.clamp_max(slots - 1), edge_owner.clamp_max(slots - 1)
-        atom = atom_slot + (self.first_atom[chosen] - atom_end + natoms).index_select(0, held)
-        edge = edge_slot + (self.first_edge[chosen] - edge_end + nedges).index_select(0, edge_held)
-        if pad:
-            atom, edge = torch.where(real, atom, 0), torch.where(edge_owner < slots, edge, 0)
-        base = (atom_end - natoms).index_select(0, edge_held)
-        sender = self.sender.index_select(0, edge) + base
-        receiver = self.receiver.index_select(0, edge) + base
-        transposed = self.transposed.index_select(0, edge) + (edge_end - nedges).index_select(
-            0, edge_held
-        )
-        pos, forces = self.pos.index_select(0, atom), self.forces.index_select(0, atom)
-        shift = self.shift.index_select(0, edge) if self.shift is not None else None
-        if pad:
-            ghost = edge_owner >= slots
-            sender, receiver = (
-                torch.where(ghost, n_atoms - 1, sender),
-                torch.where(ghost, n_atoms - 1, receiver),
-            )
-            transposed = torch.where(ghost, edge_slot, transposed)
-            real = real.to(self.dtype)
-        if rotation is not None:
-            turn = rotation.index_select(0, held)
-            pos, forces = _turn(turn, pos), _turn(turn, forces)
-            if shift is not None:
-                shift = _turn(rotation.index_select(0, edge_held), shift)
+        part = assemble(self, chosen, n_atoms, n_edges, pad, rotation)
         graph = GraphBatch(
-            self.species.index_select(0, atom),
-            owner,
-            pos,
-            sender,
-            receiver,
-            natoms,
-            shift,
-            pad,
-            transposed,
-            self.max_degree if pad else None,
+            *(part[k] for k in ("species", "batch", "pos", "sender", "receiver", "natoms")),
+            shift=part["shift"],
+            pad=pad,
+            transposed=part["transposed"],
+            max_degree=self.max_degree if pad else None,
+            ptr=part["ptr"],
         )
-        energy = self.energy.index_select(0, chosen)
-        return graph, Targets(energy, forces, natoms, real)
-
-
-def _turn(rotation: Tensor, vectors: Tensor) -> Tensor:
-    """(n, 3, 3), (n, 3) -> (n, 3)."""
-    return (rotation * vectors.unsqueeze(1)).sum(-1)
+        return graph, Targets(part["energy"], part["forces"], part["natoms"], part["real"])
 
 
 def plan_epoch(

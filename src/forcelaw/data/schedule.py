@@ -17,9 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from .. import ops
 from .device_dataset import Shard, epoch_order, plan_epoch
 from .pack import Pack
 
@@ -217,49 +215,3 @@ def device_capacity(device: torch.device) -> float:
     except (ValueError, OSError):
         free = 4e9
     return free / 4 / BYTES_PER_ATOM
-
-
-def random_rotations(rows: Tensor, step: Tensor | int, seed: int, dtype: torch.dtype) -> Tensor:
-    """Uniform rotations (g, 3, 3), a fixed function of (seed, step, row): the same on every device,
-    resumable, and free of host work (the step may be a tensor inside a CUDA graph). Rows below
-    zero, empty slots, count as zero.
-
-    Four normal deviates make a random unit quaternion; the bits come from a splitmix64 hash.
-    """
-    rows, step = rows.to(torch.int64), torch.as_tensor(step, device=rows.device, dtype=torch.int64)
-    if ops.fused(rows):
-        return ops.rotations(rows, step, seed, dtype)
-    counter = rows.clamp_min(0).unsqueeze(-1) * 8 + torch.arange(8, device=rows.device)
-    key = _mix(step * 0x1F123BB5 + seed * 0x5851F42D + 0x2545F491)
-    bits = _mix(_mix(counter) ^ key)  # (g, 8)
-    uniform = (((bits >> 11) & ((1 << 53) - 1)).to(torch.float64) + 0.5) / (1 << 53)
-    q = torch.sqrt(-2 * torch.log(uniform[:, ::2])) * torch.cos(2 * torch.pi * uniform[:, 1::2])
-    w, x, y, z = (q / q.norm(dim=-1, keepdim=True)).unbind(-1)
-    rows_ = [
-        1 - 2 * (y * y + z * z),
-        2 * (x * y - w * z),
-        2 * (x * z + w * y),
-        2 * (x * y + w * z),
-        1 - 2 * (x * x + z * z),
-        2 * (y * z - w * x),
-        2 * (x * z - w * y),
-        2 * (y * z + w * x),
-        1 - 2 * (x * x + y * y),
-    ]
-    return torch.stack(rows_, -1).view(-1, 3, 3).to(dtype)
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _mix(x: Tensor) -> Tensor:
-    """splitmix64 finaliser on int64 tensors (wrap-around arithmetic, logical shifts)."""
-
-    def shift(value: Tensor, by: int) -> Tensor:
-        return (value >> by) & ((1 << (64 - by)) - 1)
-
-    x = x + _signed(0x9E3779B97F4A7C15)
-    x = (x ^ shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ shift(x, 27)) * _signed(0x94D049BB133111EB)
-    return x ^ shift(x, 31)

@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from .. import ops
 from ..graph import GraphBatch, segment_sum
 
 
@@ -86,8 +87,16 @@ class ForceField(nn.Module, ABC):
         """Energies (g,) eV, relative to the reference energies, and forces (n, 3) eV/Angstrom."""
         if self.config.forces == "conservative":
             return self._conservative(graph)
-        site, forces = self.atomwise(graph, graph.vectors())
+        site, forces = self._sites(graph, graph.vectors())
         return self._total(site, graph), forces * self.config.scale
+
+    def _sites(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
+        """:meth:`atomwise` by plain torch where a gradient by positions is wanted: kernels have
+        none."""
+        if not vec.requires_grad:
+            return self.atomwise(graph, vec)
+        with ops.using("torch"):
+            return self.atomwise(graph, vec)
 
     def _total(self, site: Tensor, graph: GraphBatch) -> Tensor:
         # padding atoms carry the index n_graphs: one extra row takes them and is cut off
@@ -103,7 +112,7 @@ class ForceField(nn.Module, ABC):
         )  # asked before enable_grad: under no_grad nothing may hold on to the graph
         with torch.enable_grad():
             pos = graph.pos.detach().clone().requires_grad_(True)
-            site, _ = self.atomwise(graph, graph.vectors(pos))
+            site, _ = self._sites(graph, graph.vectors(pos))
             energy = self._total(site, graph)
             (gradient,) = torch.autograd.grad(
                 energy.sum(), pos, create_graph=self.training and wanted

@@ -8,16 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..ops.edge_features import RATE, Columns, envelope, exponential_gaussians, safe_norm
 
-
-def envelope(x: Tensor) -> Tensor:
-    """Polynomial envelope with p = 5 of x = r / r_c: 1 - 21 x^5 + 35 x^6 - 15 x^7, zero for x >= 1.
-
-    Value, slope and curvature vanish at x = 1 (DimeNet, arXiv 2003.03123, eq. 8).
-    """
-    x2 = x * x
-    value = 1.0 + x2 * x2 * x * (-21.0 + x * (35.0 - 15.0 * x))
-    return torch.where(x < 1.0, value, torch.zeros_like(value))
+__all__ = ["EdgeFeatures", "ExponentialBasis", "GaussianBasis", "envelope", "safe_norm"]
 
 
 class GaussianBasis(nn.Module):
@@ -52,59 +45,42 @@ class ExponentialBasis(nn.Module):
 
     def __init__(self, count: int, cutoff: float):
         super().__init__()
-        self.rate = 5.0 / cutoff
-        low = math.exp(-5.0)
+        self.cutoff, low = cutoff, math.exp(-RATE)
         centres = torch.linspace(low, 1.0, count, dtype=torch.float64)
         self.register_buffer("centres", centres.to(torch.get_default_dtype()), persistent=False)
         self.beta = (count / (2.0 * (1.0 - low))) ** 2
 
     def forward(self, r: Tensor) -> Tensor:
-        exponent = -self.beta * (torch.exp(-self.rate * r).unsqueeze(-1) - self.centres).square()
-        return torch.exp(exponent.clamp_min(-50.0))  # no denormals, as above
+        return exponential_gaussians(r, self.centres, self.cutoff, self.beta)
 
 
-class Features(nn.Module):
-    """Edge vectors (e, 3) -> features (e, columns) times the envelope, by one kernel: what the
-    models make of their bases.
+class EdgeFeatures(nn.Module):
+    """Edge vectors (e, 3) -> features (e, columns) times the envelope: what messages know of their
+    edge.
 
     radial(r); before it with ``vectors`` vec / r_c; after it the products of the unit vector's
-    components with angular(r). ``padding`` columns of zeros. Nothing is differentiated by vec.
+    components with angular(r).
     """
 
     def __init__(
         self,
-        cutoff: float,
         radial: ExponentialBasis,
         angular: ExponentialBasis | None = None,
         vectors: bool = False,
         padding: int = 0,
     ):
         super().__init__()
-        self.cutoff, self.beta, self.beta_unit = (
-            cutoff,
-            radial.beta,
-            angular.beta if angular is not None else 0.0,
+        own, beta = (None, 0.0) if angular is None else (angular.centres, angular.beta)
+        count = 0 if own is None else len(own)
+        self.columns = Columns(
+            vectors, len(radial.centres), count, padding, radial.cutoff, radial.beta, beta
         )
-        none = radial.centres.new_zeros
-        # kinds of columns: see kernels/features.py
-        centres, kinds = [radial.centres], [0] * len(radial.centres)
-        if vectors:
-            centres, kinds = [none(3), *centres], [4, 5, 6, *kinds]
-        if angular is not None:
-            centres += [angular.centres] * 3
-            kinds += [k for k in (1, 2, 3) for _ in range(len(angular.centres))]
-        self.register_buffer("centres", torch.cat([*centres, none(padding)]), persistent=False)
-        self.register_buffer(
-            "kinds", torch.tensor(kinds + [7] * padding, dtype=torch.int32), persistent=False
-        )
+        none, parts = radial.centres.new_zeros, [radial.centres]
+        parts = [*([none(3)] if vectors else []), *parts, *([] if own is None else [own] * 3)]
+        self.register_buffer("centres", torch.cat([*parts, none(padding)]), persistent=False)
+        kinds = torch.tensor(self.columns.kinds(), dtype=torch.int32)
+        self.register_buffer("kinds", kinds, persistent=False)
 
-    def forward(self, vec: Tensor) -> Tensor:
-        return ops.edge_features(
-            vec, self.centres, self.kinds, self.cutoff, self.beta, self.beta_unit
-        )
-
-
-def safe_norm(vec: Tensor) -> Tensor:
-    """(..., 3) -> (...,): the length, with a finite gradient at zero. Never returns less than 1e-7
-    Angstrom."""
-    return vec.square().sum(-1).clamp_min(1e-14).sqrt()
+    def forward(self, vec: Tensor, r: Tensor | None = None) -> Tensor:
+        """r (e,): the lengths of vec, where they are known."""
+        return ops.edge_features(vec, self.centres, self.kinds, self.columns, r)

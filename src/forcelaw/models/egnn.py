@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import ExponentialBasis, Features, envelope, safe_norm
-from .mpnn import Head
+from .basis import EdgeFeatures, ExponentialBasis, safe_norm
+from .head import Head
 from .mup import Embedding, LayerNorm, Linear
 
 
@@ -64,47 +64,27 @@ class Layer(nn.Module):
         self.node2 = Linear(d, d, "hidden", m)
 
     def forward(
-        self,
-        h: Tensor,
-        v: Tensor | None,
-        g: Tensor,
-        unit: Tensor,
-        graph: GraphBatch,
-        segments: tuple[Tensor, Tensor] | None,
+        self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch
     ) -> tuple[Tensor, Tensor | None]:
-        """h (n, d), v (n, 3, M) or None while it is zero, g (e, radial), unit (e, 3), segments of
-        the graph if kernels may be used."""
-        n = h.shape[0]
-        fused = segments is not None
-        a = self.norm(h, fused)
-        lengths = None
+        """h (n, d), v (n, 3, M) or None while it is zero, g (e, radial), unit (e, 3)."""
+        n, a = h.shape[0], self.norm(h)
+        dv = q = lengths = phi = None
         if v is not None:
-            dv = ops.differences(v.flatten(1), graph, segments).view(-1, *v.shape[1:])
+            dv = ops.edge_difference(v.flatten(1), graph).view(-1, *v.shape[1:])
             q = dv.square().sum(1)
             lengths = self.lengths(q / (1.0 + q))
-        gated = ops.gate(self.pair(a, fused), lengths, self.filter(g), graph, segments)
+        gated = ops.edge_gate(self.pair(a), lengths, self.filter(g), graph)
         message = nn.functional.silu(self.message(gated))
-        total = ops.row_sum(message, graph, segments) * self.sum_scale
-        h = h + self.node2(
-            nn.functional.silu(self.node1(torch.cat([a, total], dim=-1), fused)), fused
-        )
+        total = ops.edge_sum(message, graph) * self.sum_scale
+        h = h + self.node2(nn.functional.silu(self.node1(torch.cat([a, total], dim=-1))))
         if self.radiate is None:
             return h, v
         radial = self.radiate(message)
-        phi = (
-            None
-            if v is None
-            else self.mix2(nn.functional.silu(self.mix1(message))).view(
-                -1, self.channels, self.channels
-            )
-        )
-        if phi is not None and fused:
-            change = ops.edge_mix(dv, phi, unit, radial)
-        else:
-            change = unit.unsqueeze(-1) * radial.unsqueeze(1)
-            if phi is not None:
-                change = change + torch.bmm(dv * torch.rsqrt(1.0 + q).unsqueeze(1), phi)
-        change = ops.row_sum(change.flatten(1), graph, segments).view(n, 3, -1) * self.sum_scale
+        if v is not None:
+            phi = self.mix2(nn.functional.silu(self.mix1(message)))
+            phi = phi.view(-1, self.channels, self.channels)
+        change = ops.egnn_vectors(unit, radial, dv, q, phi)
+        change = ops.edge_sum(change.flatten(1), graph).view(n, 3, -1) * self.sum_scale
         return h, change if v is None else v + change
 
 
@@ -115,8 +95,7 @@ class EGNN(ForceField):
         super().__init__(config)
         c = config
         self.embedding = Embedding(len(c.elements), c.width, c.m)
-        self.radial = ExponentialBasis(c.radial, c.cutoff)
-        self.features = Features(c.cutoff, self.radial)
+        self.features = EdgeFeatures(ExponentialBasis(c.radial, c.cutoff))
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         # weights that could never receive a gradient are left out: the first layer has no vectors
         # to mix yet, and without a direct head nobody reads the vectors of the last
@@ -132,19 +111,15 @@ class EGNN(ForceField):
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
-        segments = graph.segments() if ops.fused(vec) else None
-        fused = segments is not None
-        g = (
-            self.features(vec)
-            if fused
-            else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
-        )
+        g = self.features(vec, r)
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
-            h, v = layer(h, v, g, unit, graph, segments)
-        h = self.norm(h, fused)
-        forces = (v * self.force(h, fused).unsqueeze(1)).sum(-1) if self.force is not None else None
-        return self.energy(h, fused).squeeze(-1), forces
+            h, v = layer(h, v, g, unit, graph)
+        h = self.norm(h)
+        if self.force is None:
+            return self.energy(h).squeeze(-1), None
+        forces = (v * self.force(h).unsqueeze(1)).sum(-1)
+        return self.energy(h).squeeze(-1), forces
 
 
 def flops(c: EGNNConfig) -> Flops:

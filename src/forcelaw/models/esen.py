@@ -29,7 +29,6 @@ present have an embedding row.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -37,7 +36,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .. import ops
-from ..graph import GraphBatch, segment_sum
+from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, GaussianBasis, envelope, safe_norm
 from .mup import Embedding, LayerNorm, Linear, mark, normal
@@ -103,36 +102,9 @@ class ESENConfig(ModelConfig):
         return self.untied and self.epsilon > 0
 
 
-@dataclass
-class Edges:
-    """What all layers share about the edges of a batch.
-
-    both (2e,) sender and receiver of each edge, in turn; turn (e, S_m, S) frames; back (e, S, S_m)
-    inverse frames times envelope and 1/sqrt(k); receiver (e,).
-    """
-
-    both: Tensor
-    receiver: Tensor
-    turn: Tensor
-    back: Tensor
-
-
-@dataclass
-class FusedEdges:
-    """The same for the kernels: the blocks of the frames (e, P), envelope times 1/sqrt(k) (e,), and
-    the graph's segments."""
-
-    frames: Tensor
-    scale: Tensor
-    sender: Tensor
-    receiver: Tensor
-    ptr: Tensor
-    order: Tensor
-
-
 class RadialNetwork(nn.Module):
-    """Invariant edge network: Linear, LayerNorm, SiLU, Linear, LayerNorm, SiLU, Linear on [RBF(r),
-    Emb_j, Emb_i].
+    """Invariant edge network: Linear, LayerNorm, SiLU, Linear, LayerNorm, SiLU on [RBF(r), Emb_j,
+    Emb_i]; its last Linear is taken where its outputs are used.
 
     The first Linear comes in three blocks, since only RBF has a fixed number of columns (muP). Emb
     W is formed once per element (Z rows) and picked by one-hot columns instead of being multiplied
@@ -156,26 +128,15 @@ class RadialNetwork(nn.Module):
 
     def forward(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """features (e, B + 2Z or more) basis and one-hot columns, source and target (Z, C)
-        embeddings -> (e, outputs)."""
-        with torch.autocast(
-            features.device.type, enabled=False
-        ):  # distances keep their precision under bf16
-            h = torch.addmm(self.basis.bias, features, self._columns(features, source, target))
-        h = nn.functional.silu(self.norm1(h))
-        return self.last(nn.functional.silu(self.norm2(self.hidden(h))))
-
-    def fused(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """The same through kernels, and without the last bias."""
+        embeddings -> (e, C), to go through ``last``."""
+        # distances keep their precision under bf16
         with torch.autocast(features.device.type, enabled=False):
-            h = torch.mm(features, self._columns(features, source, target))
-        h = ops.norm_silu(h, self.norm1.weight, self.norm1.bias, self.basis.bias)
-        h = ops.norm_silu(
-            nn.functional.linear(h, self.hidden.weight),
-            self.norm2.weight,
-            self.norm2.bias,
-            self.hidden.bias,
-        )
-        return nn.functional.linear(h, self.last.weight)
+            columns = self._columns(features, source, target).T
+            h = ops.linear_norm_silu(
+                features, columns, self.basis.bias, self.norm1.weight, self.norm1.bias
+            )
+        weight, shift = self.hidden.weight, self.hidden.bias
+        return ops.linear_norm_silu(h, weight, shift, self.norm2.weight, self.norm2.bias)
 
     def _columns(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
         columns = torch.cat([self.basis.weight.T, self.source(source), self.target(target)])
@@ -186,9 +147,9 @@ class RadialNetwork(nn.Module):
 class SO2Linear(nn.Module):
     """Linear maps in the edge frame, one per order m, each mixing all degrees that have it.
 
-    Inputs and outputs are lists over m: (e, n_0, C) and (e, 2, n_m, C) flattened after e, the axis of two being +m and
-    -m; input channels count ``copies`` times, 2 where sender and receiver stand side by side. The outputs of m = 0
-    begin with ``extra`` more.
+    They map (e, n_0, C) for m = 0 and (e, 2, n_m, C) for m > 0, flattened after e, the axis of two
+    being +m and -m; input channels count ``copies`` times, 2 where sender and receiver stand side
+    by side. The outputs of m = 0 begin with ``extra`` more.
     """
 
     def __init__(self, c: ESENConfig, *, copies: int, extra: int):
@@ -210,39 +171,25 @@ class SO2Linear(nn.Module):
             mark(nn.Parameter(normal(*w.shape, std=s)), "hidden", m) for w, s in zip(self.tied, std)
         )
 
-    def block(self, k: int) -> Tensor:
-        """(2 n_m C, 2 n_m C copies) matrix of order m = k + 1: [[W1, -W2], [W2, W1]] when tied."""
-        a, c = self.tied[k].unbind(0)
-        b, d = -c, a
-        if self.epsilon is not None:
-            p, q = self.free[k].unbind(0)
-            eps, norm = self.epsilon, 1.0 / math.sqrt(1.0 + self.epsilon**2)
-            a, b, c, d = (
-                (a + eps * p) * norm,
-                (b + eps * q) * norm,
-                (c + eps * q) * norm,
-                (d - eps * p) * norm,
-            )
-        return torch.cat([torch.cat([a, b], dim=1), torch.cat([c, d], dim=1)])
-
-    def matrices(self) -> list[Tensor]:
-        """One matrix (out, in) per order, +m and -m together; for the kernels."""
+    def matrices(self) -> tuple[list[Tensor], Tensor]:
+        """One matrix (out, in) per order, +m and -m together, and the bias of m = 0. With parity the
+        same matrix serves +m and -m, and comes once."""
+        orders = range(len(self.tied))
         if self.parity:
-            return [self.zero.weight, *(torch.block_diag(w[0], w[0]) for w in self.tied)]
-        if self.epsilon is None:
-            return [self.zero.weight, *(ops.so2_block(w) for w in self.tied)]
-        return [self.zero.weight, *(self.block(k) for k in range(len(self.tied)))]
+            others = [self.tied[k][0] for k in orders]
+        elif self.epsilon is None:
+            others = [ops.so2_matrix(self.tied[k]) for k in orders]
+        else:
+            others = [self._untied(k) for k in orders]
+        return [self.zero.weight, *others], self.zero.bias
 
-    def forward(self, parts: list[Tensor]) -> list[Tensor]:
-        out = [self.zero(parts[0])]
-        for k, x in enumerate(parts[1:]):
-            if self.parity:  # one matrix for +m and -m
-                weight = self.tied[k][0]
-                y = nn.functional.linear(x.view(2 * x.shape[0], weight.shape[1]), weight)
-                out.append(y.view(x.shape[0], 2 * weight.shape[0]))
-            else:
-                out.append(nn.functional.linear(x, self.block(k)))
-        return out
+    def _untied(self, k: int) -> Tensor:
+        """(tied + epsilon * free) / sqrt(1 + epsilon^2) of order m = k + 1."""
+        (a, c), (p, q) = self.tied[k].unbind(0), self.free[k].unbind(0)
+        b, d = -c, a
+        eps, norm = self.epsilon, 1.0 / math.sqrt(1.0 + self.epsilon**2)
+        top = torch.cat([(a + eps * p) * norm, (b + eps * q) * norm], dim=1)
+        return torch.cat([top, torch.cat([(c + eps * q) * norm, (d - eps * p) * norm], dim=1)])
 
 
 class Layer(nn.Module):
@@ -251,7 +198,6 @@ class Layer(nn.Module):
     def __init__(self, c: ESENConfig):
         super().__init__()
         w, m, lmax = c.width, c.m, c.lmax
-        self.lmax, self.mmax, self.width, self.degrees = lmax, c.mmax, w, c.degrees
         self.norm1 = SphericalNorm(lmax, w, m)
         self.radial = RadialNetwork(c, 2 * w * sum(c.degrees))
         self.conv1 = SO2Linear(c, copies=2, extra=lmax * w)
@@ -260,90 +206,16 @@ class Layer(nn.Module):
         self.gates = Linear(w, lmax * w, "hidden", m)
         self.up = SO3Linear(w, w, lmax, "hidden", m)
         self.down = SO3Linear(w, w, lmax, "hidden", m)
-        self.register_buffer(
-            "degree", self.up.degree[1:] - 1, persistent=False
-        )  # gate of each l > 0 coefficient
 
-    def forward(self, x: Tensor, rad: Tensor, edges: Edges | FusedEdges) -> Tensor:
-        """x (n, S, C), rad (e, 2 C sum_m n_m) radial factors, without their bias for FusedEdges ->
-        x (n, S, C)."""
-        if isinstance(edges, FusedEdges):
-            return self.fused(x, rad, edges)
-        x = x + self.message(self.norm1(x), rad, edges)
-        y = self.norm2(x)
-        gates = torch.sigmoid(nn.functional.silu(self.gates(y[:, 0]))).unflatten(
-            1, (self.lmax, self.width)
-        )
-        y = self.up(y)
-        y = torch.cat(
-            [nn.functional.silu(y[:, :1]), y[:, 1:] * gates.index_select(1, self.degree)], dim=1
-        )
-        return x + self.down(y)
-
-    def fused(self, x: Tensor, rad: Tensor, edges: FusedEdges) -> Tensor:
-        """The same through the kernels."""
-        x = x + self.fused_message(self.norm1.fused(x)[0], rad, edges)
-        y, scalars = self.norm2.fused(x)
-        y = ops.spherical_gate(
-            self.gates(scalars, True), self.up.product(y.transpose(0, 1)), self.up.bias
-        )
-        return ops.spherical_add(x, self.down.product(y), self.down.bias)
-
-    def message(self, y: Tensor, rad: Tensor, edges: Edges) -> Tensor:
-        """(n, S, C) -> (n, S, C): gather, turn, convolve, turn back, sum over neighbours."""
-        n, s, w = y.shape
-        e = len(edges.receiver)
-        z = y.flatten(1).index_select(0, edges.both).view(e, 2, s, w)
-        # both ends side by side: half as many small products, which cost a CPU more than their
-        # arithmetic
-        z = torch.bmm(edges.turn, z.transpose(1, 2).reshape(e, s, 2 * w))  # (e, S_m, 2C)
-        sizes = [2 * w * count for count in self.degrees]
-        factors = rad.split(sizes, dim=1)
-        blocks = z.flatten(1).split(
-            [size * (1 if m == 0 else 2) for m, size in enumerate(sizes)], dim=1
-        )
-        parts = [factors[0] * blocks[0]]
-        parts += [
-            (factor.unsqueeze(1) * block.unflatten(1, (2, factor.shape[1]))).flatten(1)
-            for factor, block in zip(factors[1:], blocks[1:])
-        ]
-        parts = self.conv2(self._gate(self.conv1(parts)))
-        z = torch.bmm(edges.back, torch.cat(parts, dim=1).view(e, z.shape[1], w))
-        return segment_sum(z.flatten(1).to(y.dtype), edges.receiver, n).view(
-            n, s, w
-        )  # never summed in bf16
-
-    def fused_message(self, y: Tensor, rad: Tensor, edges: FusedEdges) -> Tensor:
-        """The same through the kernels."""
-        return ops.so2_message(
-            y,
-            edges.frames,
-            edges.scale,
-            rad,
-            self.radial.last.bias,
-            edges.sender,
-            edges.receiver,
-            edges.ptr,
-            edges.order,
-            self.lmax,
-            self.mmax,
-            self.conv1.matrices(),
-            self.conv1.zero.bias,
-            self.conv2.matrices(),
-            self.conv2.zero.bias,
-        )
-
-    def _gate(self, parts: list[Tensor]) -> list[Tensor]:
-        """SiLU for l = 0, sigmoid gates for l > 0, on the output of conv1 (its first lmax C columns
-        are the gates)."""
-        w, lmax = self.width, self.lmax
-        gates, scalars, rest = parts[0].split([lmax * w, w, lmax * w], dim=1)
-        gates = torch.sigmoid(gates)
-        out = [torch.cat([nn.functional.silu(scalars), rest * gates], dim=1)]
-        for m, part in enumerate(parts[1:], start=1):
-            gate = gates if m == 1 else gates[:, (m - 1) * w :]  # degrees l >= m
-            out.append((part.unflatten(1, (2, self.degrees[m] * w)) * gate.unsqueeze(1)).flatten(1))
-        return out
+    def forward(self, x: Tensor, h: Tensor, edges: ops.Edges) -> Tensor:
+        """x (n, S, C), h (e, C) of :attr:`radial` -> x (n, S, C)."""
+        y, _ = self.norm1(x)
+        first, second = self.conv1.matrices(), self.conv2.matrices()
+        x = x + ops.so2_message(y, h, self.radial.last, edges, first, second)
+        y, scalars = self.norm2(x)
+        u = self.up.product(y.transpose(0, 1))
+        v = ops.spherical_gate(self.gates(scalars), u, self.up.bias, self.up.degree)
+        return ops.spherical_add(x, self.down.product(v), self.down.bias)
 
 
 class ESEN(ForceField):
@@ -395,63 +267,32 @@ class ESEN(ForceField):
         for a gradient."""
         return self.frames(unit, smooth=unit.requires_grad and not self.config.broken)
 
-    def edges(self, graph: GraphBatch, unit: Tensor, r: Tensor) -> Edges | FusedEdges:
+    def edges(self, graph: GraphBatch, unit: Tensor, r: Tensor) -> ops.Edges:
         """Frames and indices of a batch, once per forward."""
-        factor = envelope(r / self.config.cutoff) / math.sqrt(self.config.mean_degree)
-        if ops.fused(unit):
-            return FusedEdges(
-                self.frames.packed(unit), factor, graph.sender, graph.receiver, *graph.segments()
-            )
-        d = self.turn(unit)
-        back = d.transpose(1, 2) * factor[:, None, None]
-        return Edges(
-            torch.stack([graph.sender, graph.receiver], dim=1).flatten(), graph.receiver, d, back
-        )
+        c = self.config
+        factor = envelope(r / c.cutoff) / math.sqrt(c.mean_degree)
+        return ops.so2_edges(graph, unit, factor, c.lmax, c.mmax, self.turn, self.frames.packed)
+
+    def features(self, graph: GraphBatch, r: Tensor) -> Tensor:
+        """(e, B + 2Z or more): basis functions, and one-hot columns of both species."""
+        columns = [self.basis(r)]
+        for end in (graph.sender, graph.receiver):
+            columns.append(self.one_hot.index_select(0, graph.species.index_select(0, end)))
+        if r.is_cuda and self.padding:
+            columns.append(r.new_zeros(len(r), self.padding))
+        return torch.cat(columns, dim=1)
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         edges = self.edges(graph, vec / r.unsqueeze(-1), r)
-        species = (
-            graph.species.index_select(0, graph.sender),
-            graph.species.index_select(0, graph.receiver),
-        )
-        columns = [self.basis(r), *(self.one_hot.index_select(0, s) for s in species)]
-        if vec.is_cuda and self.padding:
-            columns.append(vec.new_zeros(len(vec), self.padding))
-        features = torch.cat(columns, dim=1)
-        embeddings = (self.source.weight, self.target.weight)
-        scalars = self.embedding(graph.species)
-        n, w = scalars.shape
-        fused = isinstance(edges, FusedEdges)
-        if fused:
-            start = self.degree.fused(features, *embeddings)
-            x = ops.spread(
-                start,
-                self.degree.last.bias,
-                edges.frames,
-                edges.scale,
-                graph.receiver,
-                edges.ptr,
-                self.config.lmax,
-                0,
-                self.config.mmax,
-            )
-        else:
-            start = self.degree(features, *embeddings)  # m = 0 rows
-            first = torch.bmm(
-                edges.back[:, :, : self.config.degrees[0]],
-                start.unflatten(1, (self.config.degrees[0], w)),
-            )
-            x = segment_sum(first.flatten(1).to(scalars.dtype), graph.receiver, n).unflatten(
-                1, (first.shape[1], w)
-            )
-        x = torch.cat([x[:, :1] + scalars.unsqueeze(1), x[:, 1:]], dim=1)
+        known = self.features(graph, r), self.source.weight, self.target.weight
+        x = ops.spread(self.degree(*known), self.degree.last, edges)
+        scalars = self.embedding(graph.species).unsqueeze(1)
+        x = torch.cat([x[:, :1] + scalars, x[:, 1:]], dim=1)
         for layer in self.layers:
-            x = layer(
-                x, (layer.radial.fused if fused else layer.radial)(features, *embeddings), edges
-            )
+            x = layer(x, layer.radial(*known), edges)
         with torch.autocast(x.device.type, enabled=False):
-            x = self.norm.fused(x)[0] if fused else self.norm(x)
+            x, _ = self.norm(x)
             energy = self.energy(x[:, 0]).squeeze(-1)
             if self.force is None:
                 return energy, None

@@ -4,8 +4,9 @@ normalised radial functions.
 Sums over triplets and quadruplets factorise, exactly, into sums over edges (Y: harmonics of mean
 square 1 on the sphere):
 
-    sqrt(2l+1) P_l(cos cab) = sum_m Y_lm(ca) Y_lm(ba) / sqrt(2l+1)                            addition theorem
-    Y_pj(ca in the frame of ba) . Y_lj(db in the frame of ba)  ~  P_p^j P_l^j cos(j dihedral)    j = 0 .. min(l, p)
+    sqrt(2l+1) P_l(cos cab) = sum_m Y_lm(ca) Y_lm(ba) / sqrt(2l+1)         (addition theorem)
+    Y_pj(ca in the frame of ba) . Y_lj(db in the frame of ba)  ~  P_p^j P_l^j cos(j dihedral)
+                                                                           j = 0 .. min(l, p)
 
 so that sum_b needs one moment sum_b Y_lm(ba) x_ba per atom, and sum_{b,d} needs one moment per atom
 b, rotated into the frame of each short edge ba, weighted, and rotated back. The cost is linear in
@@ -20,9 +21,25 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .basis import ExponentialBasis, GaussianBasis
+from ..ops.edge_features import radial_features
+from ..ops.gemnet.harmonics import harmonics, rotations
+from .basis import EdgeFeatures, ExponentialBasis, GaussianBasis, envelope
+
+__all__ = [
+    "BASES",
+    "EnvelopedBasis",
+    "Tables",
+    "degrees",
+    "envelope_share",
+    "harmonic_norms",
+    "harmonics",
+    "quad_layout",
+    "radial_norm",
+    "rotation_points",
+    "rotations",
+]
 
 NEAREST = 0.9  # Angstrom: no atoms are closer than this, where basis functions are normalised
 
@@ -30,36 +47,6 @@ NEAREST = 0.9  # Angstrom: no atoms are closer than this, where basis functions 
 def degrees(count: int) -> np.ndarray:
     """(count^2,) the degree l of each harmonic; the order inside is m = -l .. l."""
     return np.repeat(np.arange(count), 2 * np.arange(count) + 1)
-
-
-def harmonics(unit: Tensor, count: int) -> Tensor:
-    """Real spherical harmonics of unit vectors (..., 3), degrees below ``count``: (..., count^2).
-
-    Polynomials of x, y, z (smooth everywhere, the poles included), normalised to mean square 1 over
-    the sphere: sum_m Y_lm(a) Y_lm(b) = (2l+1) P_l(a.b). Order m < 0 goes with sin(|m| phi), m > 0
-    with cos(m phi), no sign (-1)^m.
-    """
-    x, y, z = unit.unbind(-1)
-    cosine, sine = [torch.ones_like(x)], [torch.zeros_like(x)]  # Re, Im of (x + i y)^m
-    for m in range(1, count):
-        cosine.append(x * cosine[m - 1] - y * sine[m - 1])
-        sine.append(x * sine[m - 1] + y * cosine[m - 1])
-    columns: list[Tensor | None] = [None] * (count * count)
-    for m in range(count):
-        previous, current = None, torch.full_like(x, float(math.prod(range(2 * m - 1, 0, -2))))
-        for l in range(m, count):
-            if l > m:
-                following = (2 * l - 1) * z * current
-                if previous is not None:
-                    following = following - (l + m - 1) * previous
-                previous, current = current, following / (l - m)
-            norm = math.sqrt(
-                (2 * l + 1) * (1 if m == 0 else 2) * math.factorial(l - m) / math.factorial(l + m)
-            )
-            columns[l * l + l + m] = norm * current * cosine[m]
-            if m:
-                columns[l * l + l - m] = norm * current * sine[m]
-    return torch.stack(columns, dim=-1)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=16)
@@ -93,34 +80,6 @@ def rotation_points(count: int) -> tuple[np.ndarray, np.ndarray]:
     values = harmonics(torch.from_numpy(points), count).numpy()
     blocks = [np.linalg.pinv(values[:, l * l : (l + 1) ** 2]).T for l in range(count)]
     return points, np.concatenate(blocks, axis=1)
-
-
-def frames(unit: Tensor) -> Tensor:
-    """(q, 3) unit vectors -> (q, 3, 3) right-handed frames whose third row is the vector (Duff et
-    al., JCGT 2017).
-
-    Differentiable; the frame turns suddenly at z = 0, which no invariant notices.
-    """
-    x, y, z = unit.unbind(-1)
-    sign = torch.where(z >= 0, 1.0, -1.0).to(unit.dtype)
-    a = -1.0 / (sign + z)
-    b = x * y * a
-    first = torch.stack([1.0 + sign * x * x * a, sign * b, -sign * x], dim=-1)
-    second = torch.stack([b, sign + y * y * a, -y], dim=-1)
-    return torch.stack([first, second, unit], dim=-2)
-
-
-def rotations(unit: Tensor, points: Tensor, fit: Tensor, count: int) -> Tensor:
-    """Blocks D of degrees l below ``count``, (q, sum (2l+1)^2), each row-major: Y_l(F v) = D_l
-    Y_l(v) for any v.
-
-    F is the frame of each unit vector (q, 3); points (p, 3) and fit (p, count^2) are those of
-    :func:`rotation_points`.
-    """
-    local = torch.einsum("qij,pj->qpi", frames(unit), points)
-    values = harmonics(local, count).transpose(1, 2)
-    blocks = [slice(l * l, (l + 1) ** 2) for l in range(count)]
-    return torch.cat([(values[:, block] @ fit[:, block]).flatten(1) for block in blocks], dim=-1)
 
 
 @lru_cache(maxsize=16)
@@ -190,3 +149,44 @@ def envelope_share(cutoff: float) -> float:
     """
     x = np.linspace(NEAREST, cutoff, 2001) / cutoff
     return float(((1 - 21 * x**5 + 35 * x**6 - 15 * x**7) ** 2).mean())
+
+
+class Tables(nn.Module):
+    """Constants of the angular bases with ``degrees`` degrees; see :func:`rotation_points`,
+    :func:`quad_layout` and :func:`harmonic_norms`. float64 whatever the default: rotations are ones
+    only to the precision of these."""
+
+    def __init__(self, degrees: int):
+        super().__init__()
+        self.degrees = degrees
+        points, fit = rotation_points(degrees)
+        enter, leave, share = quad_layout(degrees)
+        for name, value in {
+            "points": points,
+            "fit": fit,
+            "enter": enter,
+            "leave": leave,
+            "share": share,
+            "root": np.sqrt(2.0 * np.arange(degrees) + 1),
+            "norms": harmonic_norms(degrees),
+            "pole": np.array([p * (p + 1) // 2 for p in range(degrees)]),  # where j = 0
+        }.items():
+            self.register_buffer(name, torch.as_tensor(value), persistent=False)
+
+
+class EnvelopedBasis(nn.Module):
+    """Radial functions of edges, times the envelope and the factor of :func:`radial_norm`."""
+
+    def __init__(self, kind: str, count: int, cutoff: float):
+        super().__init__()
+        self.cutoff, self.basis = cutoff, BASES[kind](count, cutoff)
+        self.norm = radial_norm(kind, count, cutoff)
+        exponential = isinstance(self.basis, ExponentialBasis)
+        self.features = EdgeFeatures(self.basis) if exponential else None
+
+    def forward(self, vec: Tensor, r: Tensor) -> Tensor:
+        """vec (e, 3), r (e,) in Angstrom -> (e, count)."""
+        if self.features is None:
+            return self.basis(r) * (envelope(r / self.cutoff) * self.norm).unsqueeze(-1)
+        f = self.features
+        return radial_features(vec, r, f.centres, f.kinds, f.columns, self.norm)

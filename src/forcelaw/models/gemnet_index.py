@@ -4,7 +4,8 @@ triplets and quadruplets.
 Names, as in the paper (arXiv 2204.02782): an edge c -> a has sender c and receiver a.
 
     triplet      b -> a <- c        input edge (b, a), output edge (c, a), b != c
-    quadruplet   d -> b -> a <- c   input edge (d, b), short edge (b, a), output edge (c, a), d != a and b != c
+    quadruplet   d -> b -> a <- c   input edge (d, b), short edge (b, a), output edge (c, a),
+                                    d != a and b != c
 
 The model itself never lists triplets or quadruplets: its sums over them factorise
 (gemnet_basis.py). The lists are the definition of those sums; they are for tests, for parity with
@@ -13,64 +14,13 @@ other codes and for counting.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from ..graph import GraphBatch, segment_bounds
+from ..graph import GraphBatch
+from ..ops.gemnet.index import EdgeIndex
 
-
-@dataclass(frozen=True)
-class EdgeIndex:
-    """Edges in canonical order, with rows: the edges into one atom, padded to ``width`` slots.
-
-    order     (e,) int64  canonical edge -> edge of the graph
-    sender, receiver (e,) int64, receiver ascending
-    swap      (e,) int64  the reverse edge; an involution
-    flat      (e,) int64  receiver * width + position among the edges of the receiver; atoms * width for edges that have no
-                          slot (of the dummy atom)
-    short     (q,) int64  edges shorter than the quadruplet cutoff, ascending; None: all edges, of which the long ones have
-                          a basis of 0 (fixed shapes)
-    ptr       (n + 1,) int32  edges ptr[i]:ptr[i + 1] are those into atom i, and their ``swap`` those out of it; None: kernels
-                          may not be used
-    """
-
-    order: Tensor
-    sender: Tensor
-    receiver: Tensor
-    swap: Tensor
-    flat: Tensor
-    short: Tensor | None
-    atoms: int
-    width: int
-    ptr: Tensor | None = None
-
-    @property
-    def fused(self) -> bool:
-        """Whether kernels may be used."""
-        return self.ptr is not None
-
-    def segments(self, pad: bool) -> Tensor:
-        """The ``ptr`` of these edges; padding edges, all of the dummy atom, belong to nobody."""
-        return segment_bounds(self.receiver, self.atoms, pad)
-
-    def rows(self, values: Tensor) -> Tensor:
-        """(e, c) -> (atoms, width, c), zero in empty slots. Edges without a slot are dropped."""
-        out = values.new_zeros(self.atoms * self.width + 1, values.shape[1])
-        return out.index_copy(0, self.flat, values)[:-1].view(
-            self.atoms, self.width, values.shape[1]
-        )
-
-    def edges(self, rows: Tensor) -> Tensor:
-        """(atoms, width, c) -> (e, c): the inverse of :meth:`rows`; anything for edges without a
-        slot."""
-        last = self.atoms * self.width - 1
-        return rows.flatten(0, 1).index_select(0, self.flat.clamp_max(last))
-
-    def shorter(self, values: Tensor) -> Tensor:
-        """(e, ...) -> (q, ...)."""
-        return values if self.short is None else values.index_select(0, self.short)
+__all__ = ["EdgeIndex", "build_index", "counts", "quadruplets", "triplets"]
 
 
 def _sort_by(columns: list[Tensor]) -> Tensor:
@@ -105,33 +55,14 @@ def build_index(graph: GraphBatch, vec: Tensor, quad_cutoff: float) -> EdgeIndex
     more neighbours is an error that the device raises. Without it rows are as wide as this batch
     needs.
     """
-    n = graph.species.shape[0]
     order, swap = _canonical(graph)
     sender, receiver = graph.sender.index_select(0, order), graph.receiver.index_select(0, order)
-    slot = torch.arange(len(receiver), device=receiver.device) - torch.searchsorted(
-        receiver, receiver
-    )
+    near = None
     if graph.max_degree is None:
-        width = int(slot.max()) + 1 if len(slot) else 1
         near = vec.detach().square().sum(-1) < quad_cutoff * quad_cutoff
-        short = near.index_select(0, order).nonzero().squeeze(-1)
-        return EdgeIndex(order, sender, receiver, swap, receiver * width + slot, short, n, width)
-    width, fits = graph.max_degree, slot < graph.max_degree
-    allowed = fits | (receiver == n - 1) if graph.pad else fits
-    torch._assert_async(
-        allowed.all(),
-        "an atom has more neighbours than the rows of fixed shapes (graph.max_degree)",
-    )
-    return EdgeIndex(
-        order,
-        sender,
-        receiver,
-        swap,
-        torch.where(fits, receiver * width + slot, n * width),
-        None,
-        n,
-        width,
-    )
+        near = near.index_select(0, order)
+    n = graph.species.shape[0]
+    return EdgeIndex(order, sender, receiver, swap, n, graph.pad, near, graph.max_degree)
 
 
 def _expand(count: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import ExponentialBasis, Features, envelope, safe_norm
+from .basis import EdgeFeatures, ExponentialBasis, envelope, safe_norm
+from .head import Head
 from .mup import Embedding, LayerNorm, Linear
 
 
@@ -71,45 +72,23 @@ class Layer(nn.Module):
         self.up = Linear(d, 4 * d, "hidden", m, bias=not self.on_edges)
         self.down = Linear(4 * d, d, "hidden", m, bias=not self.on_edges)
 
-    def forward(
-        self,
-        h: Tensor,
-        g: Tensor,
-        u: Tensor | None,
-        graph: GraphBatch,
-        segments: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        """h (n, d), g (e, geometry or more), u (e, 1) if messages are added, segments of the graph
-        if kernels may be used -> h (n, d)."""
-        fused = segments is not None
-        pair = self.pair(self.norm1(h, fused), fused)
-        w = nn.functional.linear(
-            g, nn.functional.pad(self.filter.weight, (0, g.shape[1] - self.filter.weight.shape[1]))
-        )
-        if self.gated and not self.on_edges and fused:
-            total = ops.gated_sum(pair, w, graph.sender, graph.receiver, *segments, self.sum_scale)
+    def forward(self, h: Tensor, g: Tensor, u: Tensor | None, graph: GraphBatch) -> Tensor:
+        """h (n, d), g (e, geometry or more), u (e, 1) where messages are added -> h (n, d)."""
+        pair = self.pair(self.norm1(h))
+        padding = g.shape[1] - self.filter.weight.shape[1]
+        w = nn.functional.linear(g, nn.functional.pad(self.filter.weight, (0, padding)))
+        if self.gated and not self.on_edges:
+            total = ops.gated_message(pair, w, graph, self.sum_scale)
         else:
             z, factor = (None, w) if self.gated else (w, u.expand_as(w))
-            message = ops.gate(pair, z, factor, graph, segments)
+            message = ops.edge_gate(pair, z, factor, graph)
             if self.on_edges:
                 message = message + self.down(nn.functional.silu(self.up(message)))
-            total = ops.row_sum(message, graph, segments) * self.sum_scale
-        h = h + self.out(total, fused)
+            total = ops.edge_sum(message, graph) * self.sum_scale
+        h = h + self.out(total)
         if self.on_edges:
             return h
-        return h + self.down(nn.functional.silu(self.up(self.norm2(h, fused), fused)), fused)
-
-
-class Head(nn.Module):
-    """MLP d -> d -> outputs, the last layer of kind output (zero at the start)."""
-
-    def __init__(self, d: int, outputs: int, m: float):
-        super().__init__()
-        self.hidden = Linear(d, d, "hidden", m)
-        self.last = Linear(d, outputs, "output", m)
-
-    def forward(self, h: Tensor, fused: bool = False) -> Tensor:
-        return self.last(nn.functional.silu(self.hidden(h, fused)), fused)
+        return h + self.down(nn.functional.silu(self.up(self.norm2(h))))
 
 
 class MPNN(ForceField):
@@ -120,52 +99,36 @@ class MPNN(ForceField):
         c = config
         self.embedding = Embedding(len(c.elements), c.width, c.m)
         self.radial = ExponentialBasis(c.radial, c.cutoff)
-        self.angular = (
-            ExponentialBasis(c.angular, c.cutoff)
-            if c.message == "gated" and c.angular > 1
-            else None
-        )
-        self.padding = (
-            -c.geometry % 4
-        )  # zero columns on a GPU: rows that are not 16 bytes wide make its products 4 times slower
-        self.features = Features(
-            c.cutoff, self.radial, self.angular, vectors=True, padding=self.padding
-        )
+        self.padding = -c.geometry % 4
+        self.features = None
+        if c.message == "gated":
+            angular = ExponentialBasis(c.angular, c.cutoff) if c.angular > 1 else None
+            self.features = EdgeFeatures(self.radial, angular, vectors=True, padding=self.padding)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)
         self.force = Head(c.width, 3, c.m) if c.forces == "direct" else None
 
-    def geometry(self, vec: Tensor) -> tuple[Tensor, Tensor]:
-        """Edge features (e, geometry) and envelope (e, 1) from vectors (e, 3) in Angstrom."""
+    def geometry(self, vec: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Edge features (e, geometry or more) from vectors (e, 3) in Angstrom. The envelope kills
+        each message at the cutoff: it is in the features where they multiply, and comes by itself
+        (e, 1) where they are added."""
+        if self.features is not None:
+            return self.features(vec), None
         r = safe_norm(vec)
         u = envelope(r / self.config.cutoff).unsqueeze(-1)
         columns = [vec / self.config.cutoff, self.radial(r)]
-        if self.angular is not None:
-            unit = vec / r.unsqueeze(-1)
-            columns.append((unit.unsqueeze(-1) * self.angular(r).unsqueeze(-2)).flatten(1))
         if vec.is_cuda and self.padding:
             columns.append(vec.new_zeros(len(vec), self.padding))
-        g = torch.cat(columns, dim=-1)
-        # the envelope kills each message at the cutoff: inside g when g multiplies, outside when g
-        # is added
-        return (g * u if self.config.message == "gated" else g), u
+        return torch.cat(columns, dim=-1), u
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
-        segments = graph.segments() if ops.fused(vec) else None
-        fused = segments is not None
-        g, u = (
-            (self.features(vec), None)
-            if fused and self.config.message == "gated"
-            else self.geometry(vec)
-        )
+        g, u = self.geometry(vec)
         h = self.embedding(graph.species)
         for layer in self.layers:
-            h = layer(h, g, u, graph, segments)
-        h = self.norm(h, fused)
-        return self.energy(h, fused).squeeze(-1), self.force(
-            h, fused
-        ) if self.force is not None else None
+            h = layer(h, g, u, graph)
+        h = self.norm(h)
+        return self.energy(h).squeeze(-1), None if self.force is None else self.force(h)
 
 
 def flops(c: MPNNConfig) -> Flops:

@@ -71,13 +71,10 @@ class Linear(nn.Module):
         self.weight = mark(nn.Parameter(normal(fan_out, fan_in, std=std)), kind, m)
         self.bias = mark(nn.Parameter(torch.zeros(fan_out)), "vector", m) if bias else None
 
-    def forward(self, x: Tensor, fused: bool = False) -> Tensor:
-        """fused: whether kernels may be used; x is (rows, fan_in) then."""
+    def forward(self, x: Tensor) -> Tensor:
         # the weight is scaled, not x: it is small where x has a row for each edge
         weight = self.weight if self.multiplier == 1.0 else self.weight * self.multiplier
-        if fused and self.bias is not None:
-            return ops.linear(x, weight, self.bias)
-        return nn.functional.linear(x, weight, self.bias)
+        return ops.linear(x, weight, self.bias)
 
 
 class LayerNorm(nn.Module):
@@ -88,11 +85,9 @@ class LayerNorm(nn.Module):
         self.weight = mark(nn.Parameter(torch.ones(width)), "vector", m)
         self.bias = mark(nn.Parameter(torch.zeros(width)), "vector", m)
 
-    def forward(self, x: Tensor, fused: bool = False) -> Tensor:
-        """x (rows, width); fused: whether kernels may be used."""
-        if fused:
-            return ops.layer_norm(x, self.weight, self.bias)
-        return nn.functional.layer_norm(x, x.shape[-1:], self.weight, self.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        """x (rows, width)."""
+        return ops.layer_norm(x, self.weight, self.bias)
 
 
 class Embedding(nn.Module):

@@ -19,15 +19,14 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from .. import ops
-from ..graph import GraphBatch, segment_sum
+from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import ExponentialBasis, Features, envelope, safe_norm
-from .mpnn import Head
+from .basis import EdgeFeatures, ExponentialBasis, safe_norm
+from .head import Head
 from .mup import Embedding, LayerNorm, Linear
 
 
@@ -53,59 +52,15 @@ class Layer(nn.Module):
         self.update1 = Linear(2 * d, d, "hidden", m)
         self.update2 = Linear(d, 3 * d, "hidden", m)
 
-    def message(
-        self, x: Tensor, v: Tensor | None, w: Tensor, unit: Tensor, graph: GraphBatch
-    ) -> tuple[Tensor, Tensor]:
-        """Sums over neighbours from x (n, 3d), v, w (e, 3d), unit: (n, d) and (n, 3, d)."""
-        n = x.shape[0]
-        a, b, c = (x.index_select(0, graph.sender) * w).chunk(3, dim=-1)
-        dv = unit.unsqueeze(-1) * c.unsqueeze(1)
-        if v is not None:
-            dv = dv + v.index_select(0, graph.sender) * b.unsqueeze(1)
-        return segment_sum(a, graph.receiver, n) * self.sum_scale, segment_sum(
-            dv, graph.receiver, n
-        ) * self.sum_scale
-
     def forward(
-        self,
-        h: Tensor,
-        v: Tensor | None,
-        g: Tensor,
-        unit: Tensor,
-        graph: GraphBatch,
-        segments: tuple[Tensor, Tensor] | None,
+        self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch
     ) -> tuple[Tensor, Tensor]:
-        """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3), segments if
-        kernels may be used."""
-        fused = segments is not None
-        x = self.node2(nn.functional.silu(self.node1(self.norm1(h, fused), fused)), fused)
-        if fused:
-            h, v = ops.painn_message(
-                h,
-                v,
-                x,
-                g,
-                self.filter.weight,
-                unit,
-                graph.sender,
-                graph.receiver,
-                *segments,
-                self.sum_scale,
-            )
-            pair, mixed = ops.painn_pair(self.norm2(h, fused), v, self.vectors.weight)
-            mixed = self.update2(nn.functional.silu(self.update1(mixed, fused)), fused)
-            return ops.painn_update(h, v, pair, mixed)
-        dh, dv = self.message(x, v, self.filter(g), unit, graph)
-        h, v = h + dh, dv if v is None else v + dv
-        uv, vv = self.vectors(v).chunk(2, dim=-1)
-        # 1e-4, not the 1e-8 of the source: vectors vanish on sites of high symmetry (the carbon of
-        # CH4), where a root with curvature 1e4 makes conservative forces wrong by 1% in float32
-        length = (vv.square().sum(1) + 1e-4).sqrt()
-        mixed = self.update2(
-            nn.functional.silu(self.update1(torch.cat([self.norm2(h), length], dim=-1)))
-        )
-        p, q, gate = mixed.chunk(3, dim=-1)
-        return h + p + q * (uv * vv).sum(1), v + gate.unsqueeze(1) * uv
+        """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3)."""
+        x = self.node2(nn.functional.silu(self.node1(self.norm1(h))))
+        h, v = ops.painn_message(h, v, x, g, self.filter.weight, unit, graph, self.sum_scale)
+        pair, mixed = ops.painn_pair(self.norm2(h), v, self.vectors.weight)
+        mixed = self.update2(nn.functional.silu(self.update1(mixed)))
+        return ops.painn_update(h, v, pair, mixed)
 
 
 class VectorHead(nn.Module):
@@ -118,8 +73,8 @@ class VectorHead(nn.Module):
         self.gate2 = Linear(d, d, "hidden", m)
         self.last = Linear(d, 1, "output", m, bias=False)
 
-    def forward(self, h: Tensor, v: Tensor, fused: bool = False) -> Tensor:
-        gate = self.gate2(nn.functional.silu(self.gate1(h, fused)), fused)
+    def forward(self, h: Tensor, v: Tensor) -> Tensor:
+        gate = self.gate2(nn.functional.silu(self.gate1(h)))
         return self.last(v * gate.unsqueeze(1)).squeeze(-1)
 
 
@@ -130,8 +85,7 @@ class PaiNN(ForceField):
         super().__init__(config)
         c = config
         self.embedding = Embedding(len(c.elements), c.width, c.m)
-        self.radial = ExponentialBasis(c.radial, c.cutoff)
-        self.features = Features(c.cutoff, self.radial)
+        self.features = EdgeFeatures(ExponentialBasis(c.radial, c.cutoff))
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)
@@ -140,20 +94,12 @@ class PaiNN(ForceField):
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
-        segments = graph.segments() if ops.fused(vec) else None
-        fused = segments is not None
-        g = (
-            self.features(vec)
-            if fused
-            else self.radial(r) * envelope(r / self.config.cutoff).unsqueeze(-1)
-        )
+        g = self.features(vec, r)
         h, v = self.embedding(graph.species), None
         for layer in self.layers:
-            h, v = layer(h, v, g, unit, graph, segments)
-        h = self.norm(h, fused)
-        return self.energy(h, fused).squeeze(-1), self.force(
-            h, v, fused
-        ) if self.force is not None else None
+            h, v = layer(h, v, g, unit, graph)
+        h = self.norm(h)
+        return self.energy(h).squeeze(-1), None if self.force is None else self.force(h, v)
 
 
 def flops(c: PaiNNConfig) -> Flops:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..ops.esen.wigner import arc_from_above, shortest_arc, wigner_polynomials
 from .mup import Kind, mark, normal
 
 Monomial = tuple[int, int, int]  # powers of (w, a, c)
@@ -167,8 +168,7 @@ class EdgeFrames(nn.Module):
             torch.from_numpy(table.reshape(len(powers), -1).copy()).view(torch.int64),
             persistent=False,
         )
-        # the entries of a frame that are not zero by construction: its blocks, one per degree, one
-        # after the other
+        # entries of a frame that are not zero by construction: its blocks, degree by degree
         where, row_of = [], {p: k for k, p in enumerate(order_major(lmax, mmax))}
         for l in range(lmax + 1):
             for m in [0] + [s * m for m in range(1, min(l, mmax) + 1) for s in (1, -1)]:
@@ -187,8 +187,7 @@ class EdgeFrames(nn.Module):
             torch.from_numpy(_half_turn_signs(lmax)).view(torch.int64),
             persistent=False,
         )
-        for name, column in zip(("power_w", "power_a", "power_c"), powers.T):
-            self.register_buffer(name, torch.from_numpy(column.copy()), persistent=False)
+        self.register_buffer("powers", torch.from_numpy(powers), persistent=False)
 
     def forward(self, unit: Tensor, *, smooth: bool = False) -> Tensor:
         """unit (e, 3) -> D (e, S_m, S) in the dtype of ``unit``; smooth: use the half turn (see the
@@ -196,60 +195,22 @@ class EdgeFrames(nn.Module):
         x, y, z = unit.double().unbind(-1)
         if smooth:
             side = torch.where(y < 0, -1.0, 1.0).to(y)
-            d = self._polynomial(*_arc_upper(x, y * side, z * side)).view(-1, *self.shape)
+            d = self._dense(*arc_from_above(x, y * side, z * side))
             signs = self.sign_bits.view(torch.float64)
             d = d * torch.where((y < 0).unsqueeze(-1), signs, torch.ones_like(signs)).unsqueeze(1)
         else:
-            d = self._polynomial(*_arc(x, y, z)).view(-1, *self.shape)
+            d = self._dense(*shortest_arc(x, y, z))
         return d.to(unit.dtype)
 
     def packed(self, unit: Tensor) -> Tensor:
-        """unit (e, 3) -> (e, P): the blocks of D alone, degree by degree; rows m = 0, +1, -1, +2,
-        ..., columns of the degree."""
-        if ops.fused(unit):
-            return ops.edge_frames(unit, self.packed_bits.view(torch.float64), self.lmax)
-        return self._polynomial(*_arc(*unit.double().unbind(-1)), packed=True).to(unit.dtype)
+        """unit (e, 3) -> (e, P): the blocks of D, degree by degree; rows m = 0, +1, -1, +2, ...,
+        columns of the degree."""
+        return ops.edge_frames(unit, self.powers, self.packed_bits.view(torch.float64), self.lmax)
 
-    def _polynomial(self, w: Tensor, a: Tensor, c: Tensor, *, packed: bool = False) -> Tensor:
-        """(e,) x 3 -> (e, S_m S), or the packed entries (e, P), float64."""
-
-        def powers(v: Tensor) -> Tensor:
-            out = [torch.ones_like(v)]
-            for _ in range(2 * self.lmax):
-                out.append(out[-1] * v)
-            return torch.stack(out, dim=-1)
-
-        mono = (
-            powers(w).index_select(1, self.power_w)
-            * powers(a).index_select(1, self.power_a)
-            * powers(c).index_select(1, self.power_c)
-        )
-        return mono @ (self.packed_bits if packed else self.bits).view(torch.float64)
-
-
-def _arc_upper(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Quaternion parts (w, a, c) of the shortest arc from the unit vector (x, y, z), y >= 0, to +y;
-    smooth."""
-    w = ((1.0 + y) * 0.5).sqrt()
-    half = 0.5 / w
-    return w, -z * half, x * half
-
-
-def _arc(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for any unit vector, without cancellation near -y; at -y exactly, a half turn about
-    z."""
-    upper = _arc_upper(x, y.clamp_min(0.0), z)
-    s2 = x * x + z * z
-    at_pole = s2 < 1e-60
-    s = torch.where(at_pole, torch.ones_like(s2), s2).sqrt()
-    n = ((1.0 - y.clamp_max(0.0)) * 0.5).sqrt()  # length of the vector part
-    zero = torch.zeros_like(s)
-    lower = (
-        torch.where(at_pole, zero, 0.5 * s / n),
-        torch.where(at_pole, zero, -z / s * n),
-        torch.where(at_pole, n, x / s * n),
-    )
-    return tuple(torch.where(y < 0, low, up) for low, up in zip(lower, upper))  # type: ignore[return-value]
+    def _dense(self, w: Tensor, a: Tensor, c: Tensor) -> Tensor:
+        """(e,) x 3 -> (e, S_m, S), float64."""
+        table = self.bits.view(torch.float64)
+        return wigner_polynomials(w, a, c, self.powers, table, self.lmax).view(-1, *self.shape)
 
 
 def degree_index(lmax: int) -> Tensor:
@@ -279,15 +240,8 @@ class SphericalNorm(nn.Module):
         )
         self.register_buffer("degree", degree_index(lmax), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        scalars = x[:, :1]
-        x = torch.cat([scalars - scalars.mean(-1, keepdim=True), x[:, 1:]], dim=1)
-        scale = torch.rsqrt((x.square().sum(-1) * self.weights).sum(-1) + 1e-5)
-        x = x * scale[:, None, None] * self.gain.index_select(0, self.degree)
-        return torch.cat([x[:, :1] + self.bias, x[:, 1:]], dim=1)
-
-    def fused(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same by a kernel: y, and y[:, 0] (n, C)."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """y (n, S, C), and its scalars y[:, 0] (n, C)."""
         return ops.spherical_norm(x, self.gain, self.bias, self.weights, self.degree)
 
 
@@ -305,13 +259,11 @@ class SO3Linear(nn.Module):
         self.register_buffer("degree", degree_index(lmax), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight if self.multiplier == 1.0 else self.weight * self.multiplier
-        out = torch.bmm(
-            x.transpose(0, 1), weight.index_select(0, self.degree).transpose(1, 2)
-        )  # no copy of x
+        out = self.product(x.transpose(0, 1))  # no copy of x
         out = torch.cat([out[:1] + self.bias, out[1:]], dim=0)
         return out.transpose(0, 1)
 
     def product(self, x: Tensor) -> Tensor:
-        """(S, n, fan_in) -> (S, n, fan_out), without multiplier and bias; with a kernel."""
-        return torch.bmm(x, ops.by_degree(self.weight, self.degree).transpose(1, 2))
+        """(S, n, fan_in) -> (S, n, fan_out), without bias."""
+        weight = self.weight if self.multiplier == 1.0 else self.weight * self.multiplier
+        return torch.bmm(x, ops.by_degree(weight, self.degree).transpose(1, 2))

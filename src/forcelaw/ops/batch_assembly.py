@@ -1,20 +1,84 @@
-"""A padded batch of molecules out of a shard in three launches, where index arithmetic in torch
-takes some sixty.
+"""A batch of molecules out of a shard: three launches by kernels, some sixty of index arithmetic by
+torch. No host work, no synchronisation.
 
-Legend: as in data/batches.py: s structures, a atoms, e edges of the shard; g slots, n atoms, m edges of the batch. A slot of
--1 is empty; atoms and edges beyond those of the structures are padding.
+Legend: as in data/device_dataset.py: s structures, a atoms, e edges of the shard; g slots, n atoms,
+m edges of the batch. A slot of -1 is empty; atoms and edges beyond those of the structures are
+padding.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from .gated_message import wide
+from .switch import tl, triton, use_triton
+from .tiles import wide
 
 ROWS = 256  # atoms or edges of a program
+
+
+def assemble(
+    shard: Any, chosen: Tensor, n: int, m: int, pad: bool, rotation: Tensor | None
+) -> dict[str, Any]:
+    """species, batch (n,), pos, forces (n, 3), sender, receiver, transposed (m,), natoms, energy
+    (g,); shift (m, 3), real (n,) and ptr (n + 1,) or None.
+
+    shard: natoms, nedges, first_atom, first_edge, energy (s,); species, first_of (a,), pos, forces
+    (a, 3); sender, receiver, transposed (e,), the last three local to the structure, first_of the
+    first edge of an atom in its structure; shift (e, 3) or None. chosen (g,), rotation (g, 3, 3).
+    """
+    if pad and shard.shift is None and use_triton(shard.pos):
+        return _by_kernels(shard, chosen, n, m, rotation)
+    slots, device = chosen.shape[0], chosen.device
+    if pad:
+        valid = chosen >= 0
+        chosen = chosen.clamp_min(0)
+        natoms, nedges = shard.natoms[chosen] * valid, shard.nedges[chosen] * valid
+    else:
+        natoms, nedges = shard.natoms[chosen], shard.nedges[chosen]
+    atom_end, edge_end = torch.cumsum(natoms, 0), torch.cumsum(nedges, 0)
+    atom_slot, edge_slot = torch.arange(n, device=device), torch.arange(m, device=device)
+    owner = torch.searchsorted(atom_end, atom_slot, right=True)  # == slots for padding
+    edge_owner = torch.searchsorted(edge_end, edge_slot, right=True)
+    real, held, edge_held = None, owner, edge_owner
+    if pad:
+        real = owner < slots
+        held, edge_held = owner.clamp_max(slots - 1), edge_owner.clamp_max(slots - 1)
+    atom = atom_slot + (shard.first_atom[chosen] - atom_end + natoms).index_select(0, held)
+    edge = edge_slot + (shard.first_edge[chosen] - edge_end + nedges).index_select(0, edge_held)
+    if pad:
+        atom, edge = torch.where(real, atom, 0), torch.where(edge_owner < slots, edge, 0)
+    base = (atom_end - natoms).index_select(0, edge_held)
+    sender = shard.sender.index_select(0, edge) + base
+    receiver = shard.receiver.index_select(0, edge) + base
+    edges_before = (edge_end - nedges).index_select(0, edge_held)
+    transposed = shard.transposed.index_select(0, edge) + edges_before
+    pos, forces = shard.pos.index_select(0, atom), shard.forces.index_select(0, atom)
+    shift = shard.shift.index_select(0, edge) if shard.shift is not None else None
+    if pad:
+        ghost = edge_owner >= slots
+        sender, receiver = torch.where(ghost, n - 1, sender), torch.where(ghost, n - 1, receiver)
+        transposed = torch.where(ghost, edge_slot, transposed)
+        real = real.to(pos.dtype)
+    if rotation is not None:
+        of_atom = rotation.index_select(0, held)
+        pos, forces = turned(of_atom, pos), turned(of_atom, forces)
+        if shift is not None:
+            shift = turned(rotation.index_select(0, edge_held), shift)
+    return {
+        "species": shard.species.index_select(0, atom),
+        "batch": owner,
+        **{"pos": pos, "forces": forces, "real": real, "ptr": None, "shift": shift},
+        **{"sender": sender, "receiver": receiver, "transposed": transposed},
+        **{"natoms": natoms, "energy": shard.energy.index_select(0, chosen)},
+    }
+
+
+def turned(rotation: Tensor, vectors: Tensor) -> Tensor:
+    """(n, 3, 3), (n, 3) -> (n, 3)."""
+    return (rotation * vectors.unsqueeze(1)).sum(-1)
 
 
 @triton.jit(do_not_specialize=["g"])
@@ -170,99 +234,37 @@ def _edges(
     tl.store(order + i, tl.where(ghost, i, back), mask=mask)
 
 
-def assemble(
-    shard: dict[str, Tensor], chosen: Tensor, n: int, m: int, rotation: Tensor | None
-) -> dict[str, Tensor]:
-    """species, batch (n,), pos, forces (n, 3), real (n,), sender, receiver, transposed (m,), ptr (n
-    + 1,), natoms, energy (g,).
-
-    shard: natoms, nedges, first_atom, first_edge, energy (s,); species, first_of (a,), pos, forces
-    (a, 3); sender, receiver, transposed (e,), the last three local to the structure, first_of the
-    first edge of an atom in its structure. chosen (g,).
-    """
-    g, device, dtype = len(chosen), chosen.device, shard["pos"].dtype
-    whole = {"dtype": torch.int64, "device": device}
+def _by_kernels(
+    shard: Any, chosen: Tensor, n: int, m: int, rotation: Tensor | None
+) -> dict[str, Any]:
+    g, device, dtype = len(chosen), chosen.device, shard.pos.dtype
+    whole, number = {"dtype": torch.int64, "device": device}, {"dtype": dtype, "device": device}
     held, atom_end, edge_end, atom_source, edge_source = torch.empty(5, g, **whole).unbind(0)
-    energy = torch.empty(g, dtype=dtype, device=device)
-    _slots[(1,)](
-        chosen.contiguous(),
-        shard["natoms"],
-        shard["nedges"],
-        shard["first_atom"],
-        shard["first_edge"],
-        shard["energy"],
-        held,
-        atom_end,
-        edge_end,
-        atom_source,
-        edge_source,
-        energy,
-        g,
-        GP=max(2, triton.next_power_of_2(g)),
-        num_warps=4,
-    )
-    log = max(1, g.bit_length())
+    energy, log = torch.empty(g, **number), max(1, g.bit_length())
+    given = shard.natoms, shard.nedges, shard.first_atom, shard.first_edge, shard.energy
+    made = held, atom_end, edge_end, atom_source, edge_source, energy
+    lanes = max(2, triton.next_power_of_2(g))
+    _slots[(1,)](chosen.contiguous(), *given, *made, g, GP=lanes, num_warps=4)
     batch, kind = torch.empty(n, **whole), torch.empty(n, **whole)
-    pos, forces = (
-        torch.empty(n, 3, dtype=dtype, device=device),
-        torch.empty(n, 3, dtype=dtype, device=device),
-    )
-    real, ptr = (
-        torch.empty(n, dtype=dtype, device=device),
-        torch.empty(n + 1, dtype=torch.int32, device=device),
-    )
+    pos, forces = torch.empty(n, 3, **number), torch.empty(n, 3, **number)
+    real, ptr = torch.empty(n, **number), torch.empty(n + 1, dtype=torch.int32, device=device)
+    turn = shard.pos if rotation is None else rotation.contiguous()
+    given = shard.species, shard.pos, shard.forces, shard.first_of, turn
+    constants = {"LOG": log, "TURN": rotation is not None, "WIDE": wide(pos), "ROWS": ROWS}
     _atoms[(triton.cdiv(n + 1, ROWS),)](
-        atom_end,
-        edge_end,
-        atom_source,
-        shard["species"],
-        shard["pos"],
-        shard["forces"],
-        shard["first_of"],
-        shard["pos"] if rotation is None else rotation.contiguous(),
-        batch,
-        kind,
-        pos,
-        forces,
-        real,
-        ptr,
-        n,
-        g,
-        LOG=log,
-        TURN=rotation is not None,
-        WIDE=wide(pos),
-        ROWS=ROWS,
+        *(atom_end, edge_end, atom_source, *given, batch, kind, pos, forces, real, ptr, n, g),
+        **constants,
         num_warps=4,
     )
     sender, receiver, order = torch.empty(3, m, **whole).unbind(0)
+    given = shard.sender, shard.receiver, shard.transposed
     _edges[(triton.cdiv(m, ROWS),)](
-        atom_end,
-        edge_end,
-        held,
-        edge_source,
-        shard["sender"],
-        shard["receiver"],
-        shard["transposed"],
-        sender,
-        receiver,
-        order,
-        n,
-        m,
-        g,
-        LOG=log,
-        ROWS=ROWS,
+        *(atom_end, edge_end, held, edge_source, *given, sender, receiver, order, n, m, g),
+        **{"LOG": log, "ROWS": ROWS},
         num_warps=4,
     )
     return {
-        "species": kind,
-        "batch": batch,
-        "pos": pos,
-        "forces": forces,
-        "real": real,
-        "sender": sender,
-        "receiver": receiver,
-        "transposed": order,
-        "ptr": ptr,
-        "natoms": held,
-        "energy": energy,
+        **{"species": kind, "batch": batch, "pos": pos, "forces": forces, "real": real},
+        **{"sender": sender, "receiver": receiver, "transposed": order, "ptr": ptr},
+        **{"natoms": held, "energy": energy, "shift": None},
     }

@@ -1,22 +1,99 @@
-"""What a message knows of its edge, (e, columns) in one pass: Gaussians in exp(-5 r / r_c), bare or
-times the unit vector, and the vector itself, all times the envelope. See models/basis.py; nothing
-is differentiated by positions.
+"""What a message knows of its edge, (e, columns): Gaussians in exp(-5 r / r_c), bare or times the
+unit vector, and the vector itself, all times the envelope.
 
 torch takes ten passes over the columns for it: exponents, squares, a product with each component, a
-concatenation, the envelope.
+concatenation, the envelope. The kernel takes one; nothing is differentiated by positions there.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from .gated_message import wide
+from .switch import tl, triton, use_triton_at
+from .tiles import wide
 
-# kinds of columns: 0 a Gaussian; 1, 2, 3 one times a component of the unit vector; 4, 5, 6 a
-# component of vec / r_c; 7 zero
+RATE = 5.0  # Gaussians are those of exp(-RATE r / r_c)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """In this order: vec / r_c where ``vectors``, ``radial`` Gaussians, three times ``angular`` of
+    them times x, y, z of the unit vector, ``padding`` columns of zeros (on a GPU; rows that are not
+    16 bytes wide make its products 4 times slower)."""
+
+    vectors: bool
+    radial: int
+    angular: int
+    padding: int
+    cutoff: float  # Angstrom
+    beta: float
+    beta_angular: float
+
+    def kinds(self) -> list[int]:
+        """Of each column: 0 a Gaussian; 1, 2, 3 one times a component of the unit vector; 4, 5, 6 a
+        component of vec / r_c; 7 zero."""
+        angular = [k for k in (1, 2, 3) for _ in range(self.angular)]
+        vectors = [4, 5, 6] if self.vectors else []
+        return [*vectors, *[0] * self.radial, *angular, *[7] * self.padding]
+
+
+def safe_norm(vec: Tensor) -> Tensor:
+    """(..., 3) -> (...,): the length, with a finite gradient at zero. Never returns less than 1e-7
+    Angstrom."""
+    return vec.square().sum(-1).clamp_min(1e-14).sqrt()
+
+
+def envelope(x: Tensor) -> Tensor:
+    """Polynomial envelope with p = 5 of x = r / r_c: 1 - 21 x^5 + 35 x^6 - 15 x^7, zero for x >= 1.
+
+    Value, slope and curvature vanish at x = 1 (DimeNet, arXiv 2003.03123, eq. 8).
+    """
+    x2 = x * x
+    value = 1.0 + x2 * x2 * x * (-21.0 + x * (35.0 - 15.0 * x))
+    return torch.where(x < 1.0, value, torch.zeros_like(value))
+
+
+def exponential_gaussians(r: Tensor, centres: Tensor, cutoff: float, beta: float) -> Tensor:
+    """(...,) Angstrom -> (..., count): exp(-beta (exp(-5 r / r_c) - centre)^2)."""
+    exponent = -beta * (torch.exp(-(RATE / cutoff) * r).unsqueeze(-1) - centres).square()
+    # exp(-50) = 2e-22 is nothing, but below exp(-87) float32 has denormals, which slow a CPU down
+    # tenfold
+    return torch.exp(exponent.clamp_min(-50.0))
+
+
+def edge_features(
+    vec: Tensor, centres: Tensor, kinds: Tensor, c: Columns, r: Tensor | None = None
+) -> Tensor:
+    """vec (e, 3) Angstrom -> (e, columns); centres (columns,), zero where a column has none; kinds
+    (columns,) int32 are those of c; r (e,): the lengths, where they are known."""
+    if use_triton_at(vec):
+        return _by_kernel(vec.contiguous(), centres, kinds, c)
+    r, first = safe_norm(vec) if r is None else r, 3 * c.vectors
+    u, bare = envelope(r / c.cutoff).unsqueeze(-1), centres[first : first + c.radial]
+    columns = [exponential_gaussians(r, bare, c.cutoff, c.beta)]
+    if c.vectors:
+        columns.insert(0, vec / c.cutoff)
+    if c.angular:
+        unit, own = vec / r.unsqueeze(-1), centres[first + c.radial :][: c.angular]
+        angular = exponential_gaussians(r, own, c.cutoff, c.beta_angular)
+        columns.append((unit.unsqueeze(-1) * angular.unsqueeze(-2)).flatten(1))
+    if vec.is_cuda and c.padding:
+        columns.append(vec.new_zeros(len(vec), c.padding))
+    g = torch.cat(columns, dim=-1) if len(columns) > 1 else columns[0]
+    return g * u
+
+
+def radial_features(
+    vec: Tensor, r: Tensor, centres: Tensor, kinds: Tensor, c: Columns, norm: float
+) -> Tensor:
+    """(e, columns) times norm, where all columns are bare Gaussians; r (e,): the lengths of vec."""
+    if use_triton_at(vec):
+        return _by_kernel(vec.contiguous(), centres, kinds, c) * norm
+    g = exponential_gaussians(r, centres, c.cutoff, c.beta)
+    return g * (envelope(r / c.cutoff) * norm).unsqueeze(-1)
 
 
 @triton.jit(do_not_specialize=["edges"])
@@ -59,40 +136,12 @@ def _features(
     tl.store(out + e[:, None] * columns + c[None, :], value, mask=me[:, None] & mc[None, :])
 
 
-@torch.library.custom_op("forcelaw::edge_features", mutates_args=())
-def _edge_features(
-    vec: Tensor, centres: Tensor, kinds: Tensor, cutoff: float, beta: float, beta_unit: float
-) -> Tensor:
+def _by_kernel(vec: Tensor, centres: Tensor, kinds: Tensor, c: Columns) -> Tensor:
     edges, columns = len(vec), len(kinds)
-    out = vec.new_empty(edges, columns)
-    lanes = triton.next_power_of_2(columns)
-    rows = max(1, 2048 // lanes)
-    _features[(triton.cdiv(edges, rows),)](
-        vec,
-        centres,
-        kinds,
-        out,
-        edges,
-        columns,
-        cutoff,
-        beta,
-        beta_unit,
-        WIDE=wide(vec),
-        BE=rows,
-        BC=lanes,
-        num_warps=4,
+    out, lanes = vec.new_empty(edges, columns), triton.next_power_of_2(columns)
+    size = {"BE": max(1, 2048 // lanes), "BC": lanes, "num_warps": 4}
+    constants = columns, c.cutoff, c.beta, c.beta_angular
+    _features[(triton.cdiv(edges, size["BE"]),)](
+        vec, centres, kinds, out, edges, *constants, WIDE=wide(vec), **size
     )
     return out
-
-
-@_edge_features.register_fake
-def _(vec, centres, kinds, cutoff, beta, beta_unit):
-    return vec.new_empty(vec.shape[0], kinds.shape[0])
-
-
-def edge_features(
-    vec: Tensor, centres: Tensor, kinds: Tensor, cutoff: float, beta: float, beta_unit: float
-) -> Tensor:
-    """(e, columns) of vectors vec (e, 3): for each column its kind and centre; beta of Gaussians,
-    bare and times unit vectors."""
-    return _edge_features(vec.contiguous(), centres, kinds, cutoff, beta, beta_unit)

@@ -2,20 +2,34 @@
 x, y, z, in one pass.
 
 Legend: e edges, M channels; dv (e, 3, M), |dv|^2 a sum over k for each channel; Phi (e, M, M), the
-channels of dv in front; r_hat (e, 3), a constant here; r (e, M). torch runs e products of matrices
-of eight channels outside the tensor cores, at some twentieth of what the memory allows.
+channels of dv in front; r_hat (e, 3), a constant for kernels; r (e, M). torch runs e products of
+matrices of eight channels outside the tensor cores, at some twentieth of what the memory allows.
 """
 
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from .gated_message import at_least_float32, three
+from .switch import tl, triton, use_triton
+from .tiles import at_least_float32, three
 
 NUMBERS = 1024  # of Phi in a program
+
+
+def egnn_vectors(
+    unit: Tensor, radial: Tensor, dv: Tensor | None, square: Tensor | None, phi: Tensor | None
+) -> Tensor:
+    """The change (e, 3, M) from unit (e, 3) and radial (e, M), and unless they are None dv (e, 3,
+    M), its square (e, M) = |dv|^2 (kernels take it from dv) and phi (e, M, M)."""
+    if dv is None or square is None or phi is None:
+        return unit.unsqueeze(-1) * radial.unsqueeze(1)
+    if use_triton(dv):
+        return _Mix.apply(at_least_float32(dv), phi.contiguous(), unit, radial.contiguous())
+    along = unit.unsqueeze(-1) * radial.unsqueeze(1)
+    return along + torch.bmm(dv * torch.rsqrt(1.0 + square).unsqueeze(1), phi)
 
 
 @triton.jit
@@ -91,52 +105,22 @@ def _tile(edges: int, m: int) -> tuple[tuple[int], dict[str, int]]:
     return (triton.cdiv(edges, rows),), {"MP": wide, "BE": rows, "num_warps": 4}
 
 
-@torch.library.custom_op("forcelaw::edge_mix", mutates_args=())
-def _edge_mix(dv: Tensor, phi: Tensor, unit: Tensor, radial: Tensor) -> Tensor:
-    (edges, _, m), out = dv.shape, torch.empty_like(dv)
-    grid, sizes = _tile(edges, m)
-    _forward[grid](dv, phi, unit, radial, out, edges, m, **sizes)
-    return out
+class _Mix(Function):
+    @staticmethod
+    def forward(ctx, dv, phi, unit, radial):
+        (edges, _, m), out = dv.shape, torch.empty_like(dv)
+        programs, sizes = _tile(edges, m)
+        _forward[programs](dv, phi, unit, radial, out, edges, m, **sizes)
+        ctx.save_for_backward(dv, phi, unit, radial)
+        return out
 
-
-@_edge_mix.register_fake
-def _(dv, phi, unit, radial):
-    return torch.empty_like(dv)
-
-
-@torch.library.custom_op("forcelaw::edge_mix_backward", mutates_args=())
-def _edge_mix_backward(
-    grad: Tensor, dv: Tensor, phi: Tensor, unit: Tensor, radial: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    (edges, _, m), d_dv, dphi, dradial = (
-        dv.shape,
-        torch.empty_like(dv),
-        torch.empty_like(phi),
-        torch.empty_like(radial),
-    )
-    grid, sizes = _tile(edges, m)
-    _backward[grid](dv, phi, unit, grad.contiguous(), d_dv, dphi, dradial, edges, m, **sizes)
-    return d_dv, dphi, dradial
-
-
-@_edge_mix_backward.register_fake
-def _(grad, dv, phi, unit, radial):
-    return torch.empty_like(dv), torch.empty_like(phi), torch.empty_like(radial)
-
-
-def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
-def _differentiate(ctx, grad):
-    d_dv, dphi, dradial = _edge_mix_backward(grad, *ctx.saved_tensors)
-    return d_dv, dphi, None, dradial
-
-
-_edge_mix.register_autograd(_differentiate, setup_context=_save)
-
-
-def edge_mix(dv: Tensor, phi: Tensor, unit: Tensor, radial: Tensor) -> Tensor:
-    """(e, 3, M) of dv (e, 3, M), Phi (e, M, M), unit vectors (e, 3) and radial parts (e, M), at
-    least in float32."""
-    return _edge_mix(at_least_float32(dv), phi.contiguous(), unit, radial.contiguous())
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        dv, phi, unit, radial = ctx.saved_tensors
+        edges, _, m = dv.shape
+        d_dv, dphi, dradial = (torch.empty_like(x) for x in (dv, phi, radial))
+        programs, sizes = _tile(edges, m)
+        given = dv, phi, unit, grad.contiguous()
+        _backward[programs](*given, d_dv, dphi, dradial, edges, m, **sizes)
+        return d_dv, dphi, None, dradial

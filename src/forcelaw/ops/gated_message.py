@@ -11,45 +11,25 @@ gradient of w row by row.
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-FILL = 128  # programs that zero the gradient of padding edges
+from ..graph import GraphBatch
+from .segment import edge_gate, edge_sum
+from .switch import tl, triton, use_triton
+from .tiles import FILL, _silu, at_least_float32, tile
 
-
-@triton.jit
-def three(x, step: tl.constexpr, mask, WIDE: tl.constexpr):
-    """Numbers at x, x + step and x + 2 step: three components, or three parts of a row."""
-    return (
-        tl.load(x, mask=mask, other=0.0).to(WIDE),
-        tl.load(x + step, mask=mask, other=0.0).to(WIDE),
-        tl.load(x + 2 * step, mask=mask, other=0.0).to(WIDE),
-    )
+# tile of each kernel: edges, channels at most, warps; from benchmarks/kernel_tuning.py on an H200
+TILES = {"gated": (32, 32, 2), "gated_grad": (16, 32, 2)}
 
 
-@triton.jit
-def zeros(COUNT: tl.constexpr, BC: tl.constexpr, dtype: tl.constexpr):
-    """A tuple of vectors of BC zeros."""
-    total = ()
-    for _ in tl.static_range(COUNT):
-        total = total + (tl.zeros([BC], dtype),)
-    return total
-
-
-@triton.jit
-def rows(x, first, c, mask, COUNT: tl.constexpr, C: tl.constexpr):
-    """A tuple: channels c of COUNT rows of x (any, C) from row ``first`` on."""
-    out = ()
-    for k in tl.static_range(COUNT):
-        out = out + (tl.load(x + (first + k) * C + c, mask=mask, other=0.0),)
-    return out
-
-
-@triton.jit
-def _silu(x):
-    s = 1.0 / (1.0 + tl.exp(-x))
-    return x * s, s * (1.0 + x * (1.0 - s))
+def gated_message(pair: Tensor, w: Tensor, graph: GraphBatch, scale: float) -> Tensor:
+    """scale times the sum over edges j -> i of SiLU(s_j + t_i) * w_ij: (n, d), by kernels at least
+    in float32. pair (n, 2d) s | t; w (e, d), any float type."""
+    if use_triton(pair):
+        return _GatedMessage.apply(at_least_float32(pair), w.contiguous(), graph, scale)
+    return edge_sum(edge_gate(pair, None, w, graph), graph) * scale
 
 
 @triton.jit
@@ -145,121 +125,26 @@ def _backward(
         tl.store(dpair + j * 2 * d + d + c, own, mask=mc)
 
 
-# tile of each kernel: edges, channels at most, warps; from benchmarks/kernel_tuning.py on an H200
-TILES = {"gated": (32, 32, 2), "gated_grad": (16, 32, 2)}
+class _GatedMessage(Function):
+    @staticmethod
+    def forward(ctx, pair, w, graph, scale):
+        n, d = pair.shape[0], w.shape[1]
+        ptr, _ = graph.segments
+        out, slope, size = pair.new_empty(n, d), pair.new_empty(n, d), tile(TILES, "gated", d)
+        programs = n, triton.cdiv(d, size["BC"])
+        _forward[programs](pair, w, graph.sender, ptr, out, slope, d, scale, **size)
+        ctx.save_for_backward(pair, w, slope)
+        ctx.graph, ctx.scale = graph, scale
+        return out
 
-
-def tile(tiles: dict[str, tuple[int, int, int]], kernel: str, channels: int) -> dict[str, int]:
-    """BE, BC, num_warps of a kernel; no more lanes than the channels need."""
-    edges, most, warps = tiles[kernel]
-    return {
-        "BE": edges,
-        "BC": min(most, max(16, triton.next_power_of_2(channels))),
-        "num_warps": warps,
-    }
-
-
-def wide(x: Tensor) -> tl.dtype:
-    """What kernels compute in for numbers like x."""
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Contiguous, and no bf16: sums over neighbours keep their digits."""
-    return x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
-
-
-@torch.library.custom_op("forcelaw::gated_sum", mutates_args=())
-def _gated_sum(
-    pair: Tensor,
-    w: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    n, d = pair.shape[0], w.shape[1]
-    out, slope = pair.new_empty(n, d), pair.new_empty(n, d)
-    size = tile(TILES, "gated", d)
-    _forward[n, triton.cdiv(d, size["BC"])](pair, w, sender, ptr, out, slope, d, scale, **size)
-    return out, slope
-
-
-@_gated_sum.register_fake
-def _(pair, w, sender, receiver, ptr, order, scale):
-    shape = pair.shape[0], w.shape[1]
-    return pair.new_empty(shape), pair.new_empty(shape)
-
-
-@torch.library.custom_op("forcelaw::gated_sum_backward", mutates_args=())
-def _gated_sum_backward(
-    grad: Tensor,
-    pair: Tensor,
-    w: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-    slope: Tensor,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    n, (edges, d) = pair.shape[0], w.shape
-    dpair, dw = torch.empty_like(pair), torch.empty_like(w)
-    size = tile(TILES, "gated_grad", d)
-    _backward[n + FILL, triton.cdiv(d, size["BC"])](
-        pair,
-        w,
-        receiver,
-        order,
-        ptr,
-        grad.contiguous(),
-        slope,
-        dpair,
-        dw,
-        n,
-        edges,
-        d,
-        scale,
-        FILL=FILL,
-        **size,
-    )
-    return dpair, dw
-
-
-@_gated_sum_backward.register_fake
-def _(grad, pair, w, receiver, ptr, order, slope, scale):
-    return torch.empty_like(pair), torch.empty_like(w)
-
-
-def _save(ctx, inputs, output):
-    pair, w, _, receiver, ptr, order, ctx.scale = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # else torch fills an array of its size with zeros
-    ctx.save_for_backward(pair, w, receiver, ptr, order, output[1])
-
-
-def _differentiate(ctx, grad, _):
-    dpair, dw = _gated_sum_backward(grad, *ctx.saved_tensors, ctx.scale)
-    return dpair, dw, None, None, None, None, None
-
-
-_gated_sum.register_autograd(_differentiate, setup_context=_save)
-
-
-def gated_sum(
-    pair: Tensor,
-    w: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-    scale: float,
-) -> Tensor:
-    """scale times the sum over edges j -> i of SiLU(s_j + t_i) * w_ij: (n, d), at least in float32.
-
-    pair (n, 2d) s | t; w (e, d), any float type; ptr (n + 1,) and order (e,) from
-    ``GraphBatch.segments``.
-    """
-    return _gated_sum(at_least_float32(pair), w.contiguous(), sender, receiver, ptr, order, scale)[
-        0
-    ]
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (pair, w, slope), (ptr, order) = ctx.saved_tensors, ctx.graph.segments
+        n, (edges, d) = len(pair), w.shape
+        dpair, dw, size = torch.empty_like(pair), torch.empty_like(w), tile(TILES, "gated_grad", d)
+        given = pair, w, ctx.graph.receiver, order, ptr, grad.contiguous(), slope
+        _backward[n + FILL, triton.cdiv(d, size["BC"])](
+            *given, dpair, dw, n, edges, d, ctx.scale, FILL=FILL, **size
+        )
+        return dpair, dw, None, None

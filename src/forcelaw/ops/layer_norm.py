@@ -1,5 +1,5 @@
-"""LayerNorm(x), alone or with SiLU after it, in one pass each way: torch's own takes ten times its
-memory traffic on rows this short.
+"""LayerNorm(x), by itself or with SiLU after it, in one pass each way: torch's own takes ten times
+its memory traffic on rows this short.
 
 x (rows, w), rows being atoms or edges; gain and bias (w,); shift (w,), added to x first: the bias
 of the product that x comes from, whose gradient costs nothing here and a pass over all rows
@@ -10,12 +10,32 @@ program before one small sum over programs.
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-PROGRAMS = 1056  # of the backward pass at most: eight for each multiprocessor of an H200
+from .switch import tl, triton, use_triton
+from .tiles import PROGRAMS
+
 EPSILON = tl.constexpr(1e-5)  # that of torch.nn.functional.layer_norm
+
+
+def layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """LayerNorm(x) gain + bias over the last axis of x (rows, w); by kernels in the dtype of x."""
+    if use_triton(x):
+        return _Norm.apply(x.contiguous(), None, gain, bias, False)
+    return nn.functional.layer_norm(x, x.shape[-1:], gain, bias)
+
+
+def linear_norm_silu(
+    x: Tensor, weight: Tensor, shift: Tensor, gain: Tensor, bias: Tensor
+) -> Tensor:
+    """SiLU(LayerNorm(x W^T + shift) gain + bias): x (rows, in), W (w, in), all others (w,) ->
+    (rows, w)."""
+    if use_triton(x):
+        return _Norm.apply(nn.functional.linear(x, weight), shift, gain, bias, True)
+    y = nn.functional.linear(x, weight, shift)
+    return nn.functional.silu(nn.functional.layer_norm(y, y.shape[-1:], gain, bias))
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -116,80 +136,29 @@ def _tile(w: int) -> dict[str, int]:
     return {"BE": max(1, 1024 // columns), "BC": columns, "num_warps": 4}
 
 
-@torch.library.custom_op("forcelaw::norm", mutates_args=())
-def _norm(x: Tensor, shift: Tensor | None, gain: Tensor, bias: Tensor, silu: bool) -> Tensor:
-    out = torch.empty_like(x)
-    tile = _tile(x.shape[1])
-    _forward[(triton.cdiv(x.shape[0], tile["BE"]),)](
-        x,
-        gain if shift is None else shift,
-        gain,
-        bias,
-        out,
-        x.shape[0],
-        shift is not None,
-        silu,
-        x.shape[1],
-        **tile,
-    )
-    return out
+class _Norm(Function):
+    @staticmethod
+    def forward(ctx, x, shift, gain, bias, silu):
+        (rows, w), out, size, moved = (
+            x.shape,
+            torch.empty_like(x),
+            _tile(x.shape[1]),
+            shift is not None,
+        )
+        given = x, shift if moved else gain, gain, bias, out
+        _forward[(triton.cdiv(rows, size["BE"]),)](*given, rows, moved, silu, w, **size)
+        ctx.save_for_backward(x, shift, gain, bias)
+        ctx.silu = silu
+        return out
 
-
-@_norm.register_fake
-def _(x, shift, gain, bias, silu):
-    return torch.empty_like(x)
-
-
-@torch.library.custom_op("forcelaw::norm_backward", mutates_args=())
-def _norm_backward(
-    grad: Tensor, x: Tensor, shift: Tensor | None, gain: Tensor, bias: Tensor, silu: bool
-) -> tuple[Tensor, Tensor]:
-    rows, w = x.shape
-    tile = _tile(w)
-    programs = min(PROGRAMS, triton.cdiv(rows, tile["BE"]))
-    dx, sums = torch.empty_like(x), gain.new_empty(2 if shift is None else 3, programs, w)
-    _backward[(programs,)](
-        x,
-        gain if shift is None else shift,
-        gain,
-        bias,
-        grad.contiguous(),
-        dx,
-        sums,
-        rows,
-        programs,
-        shift is not None,
-        silu,
-        w,
-        **tile,
-    )
-    return dx, sums.sum(1)
-
-
-@_norm_backward.register_fake
-def _(grad, x, shift, gain, bias, silu):
-    return torch.empty_like(x), gain.new_empty(2 if shift is None else 3, x.shape[1])
-
-
-def _save(ctx, inputs, output):
-    *tensors, ctx.silu = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _differentiate(ctx, grad):
-    dx, sums = _norm_backward(grad, *ctx.saved_tensors, ctx.silu)
-    return dx, sums[2] if len(sums) == 3 else None, sums[0], sums[1], None
-
-
-_norm.register_autograd(_differentiate, setup_context=_save)
-
-
-def norm_silu(x: Tensor, gain: Tensor, bias: Tensor, shift: Tensor | None = None) -> Tensor:
-    """SiLU(LayerNorm(x + shift) gain + bias) over the last axis of x (rows, w), in the dtype of
-    x."""
-    return _norm(x.contiguous(), shift, gain, bias, True)
-
-
-def layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    """LayerNorm(x) gain + bias over the last axis of x (rows, w), in the dtype of x."""
-    return _norm(x.contiguous(), None, gain, bias, False)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, shift, gain, bias = ctx.saved_tensors
+        (rows, w), size, moved = x.shape, _tile(x.shape[1]), shift is not None
+        programs = min(PROGRAMS, triton.cdiv(rows, size["BE"]))
+        dx, sums = torch.empty_like(x), gain.new_empty(3 if moved else 2, programs, w)
+        given = x, shift if moved else gain, gain, bias, grad.contiguous()
+        _backward[(programs,)](*given, dx, sums, rows, programs, moved, ctx.silu, w, **size)
+        sums = sums.sum(1)
+        return dx, sums[2] if moved else None, sums[0], sums[1], None

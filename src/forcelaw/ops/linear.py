@@ -5,18 +5,26 @@ short rows takes as long as the matrix product beside it.
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from .gated_message import wide
-from .gemnet.residual import lowered
+from .switch import tl, triton, use_triton
+from .tiles import lowered, wide
 
 # integers named in do_not_specialize, here and elsewhere, are counts: Triton would compile once
 # more where 16 divides them
 PROGRAMS = 64  # rows are dealt out to that many at most, and their sums added by torch
 # up to so many rows one program sums all, of 16 columns: torch's sum would be a launch more
 FEW = 1024
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b of x (..., in), W (out, in), b (out,): (..., out) in the dtype of autocast where it
+    is on."""
+    if bias is not None and x.dim() == 2 and use_triton(x):
+        return _Linear.apply(x, lowered(weight), bias)
+    return nn.functional.linear(x, weight, bias)
 
 
 @triton.jit(do_not_specialize=["rows", "programs"])
@@ -47,43 +55,16 @@ def column_sums(x: Tensor, dtype: torch.dtype) -> Tensor:
     return (sums.view(w) if programs == 1 else sums.sum(0)).to(dtype)
 
 
-@torch.library.custom_op("forcelaw::linear", mutates_args=())
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return torch.addmm(bias.to(weight.dtype), x.to(weight.dtype), weight.t())
+class _Linear(Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        ctx.kind = bias.dtype
+        return torch.addmm(bias.to(weight.dtype), x.to(weight.dtype), weight.t())
 
-
-@_linear.register_fake
-def _(x, weight, bias):
-    return weight.new_empty(x.shape[0], weight.shape[0])
-
-
-@torch.library.custom_op("forcelaw::linear_backward", mutates_args=())
-def _linear_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    grad = grad.contiguous()
-    return (
-        torch.mm(grad, weight).to(x.dtype),
-        torch.mm(grad.t(), x.to(weight.dtype)),
-        column_sums(grad, bias.dtype),
-    )
-
-
-@_linear_backward.register_fake
-def _(grad, x, weight, bias):
-    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
-
-
-def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
-_linear.register_autograd(
-    lambda ctx, grad: _linear_backward(grad, *ctx.saved_tensors), setup_context=_save
-)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x W^T + b of x (rows, in), W (out, in), b (out,): (rows, out) in the dtype of autocast where
-    it is on."""
-    return _linear(x, lowered(weight), bias)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (x, weight), grad = ctx.saved_tensors, grad.contiguous()
+        dweight = torch.mm(grad.t(), x.to(weight.dtype))
+        return torch.mm(grad, weight).to(x.dtype), dweight, column_sums(grad, ctx.kind)

@@ -1,21 +1,45 @@
-"""The loss of a padded batch, and what its gradients are multiples of, in two launches; see
-train/loss.py.
+"""The loss of a batch, and what its gradients are multiples of: two launches by kernels.
 
 Legend: g structures, n atoms; energy (g,), forces (n, 3) and their labels; natoms (g,), zero in
-empty slots; real (n,), 1 or 0.
+empty slots; real (n,), 1 for atoms and 0 for padding, or None where there is no padding.
 """
 
 from __future__ import annotations
 
-import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from .gated_message import wide
+from .switch import tl, triton, use_triton
+from .tiles import wide
 
 ROWS = 512  # atoms of a program
-TINY = tl.constexpr(1e-16)  # see train/loss.py
+SMALL = 1e-16  # keeps the gradient of the norm finite where a force is met exactly
+TINY = tl.constexpr(SMALL)
+
+
+def loss(
+    energy: Tensor,
+    forces: Tensor,
+    energy_label: Tensor,
+    forces_label: Tensor,
+    natoms: Tensor,
+    real: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Mean over structures of |de| / n, mean over atoms of the norm of df; padding does not count.
+
+    By kernels in the dtype of the labels, with gradients for energy and forces, once; labels that
+    want a gradient too take plain torch."""
+    labels_move = energy_label.requires_grad or forces_label.requires_grad
+    if real is not None and not labels_move and use_triton(energy):
+        labels = energy_label.contiguous(), forces_label.contiguous()
+        return _Loss.apply(energy, forces, *labels, natoms, real)
+    per_atom = (energy - energy_label).abs() / natoms.clamp_min(1)
+    norms = ((forces - forces_label).square().sum(-1) + SMALL).sqrt()
+    if real is None:
+        return per_atom.mean(), norms.mean()
+    held = (natoms > 0).to(per_atom)
+    return (per_atom * held).sum() / held.sum(), (norms * real).sum() / real.sum()
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -84,86 +108,32 @@ def _finish(
     tl.store(inverse, 1.0 / atoms)
 
 
-@torch.library.custom_op("forcelaw::loss", mutates_args=())
-def _loss(
-    energy: Tensor,
-    forces: Tensor,
-    energy_label: Tensor,
-    forces_label: Tensor,
-    natoms: Tensor,
-    real: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (g,), n, new = energy.shape, len(forces), forces_label.new_empty
-    programs = triton.cdiv(n, ROWS)
-    unit, sums, slope = new(n, 3), new(programs, 2), new(g)
-    of_energy, of_forces, inverse = new(()), new(()), new(())
-    _forces[(programs,)](
-        forces.contiguous(),
-        forces_label,
-        real,
-        unit,
-        sums,
-        n,
-        WIDE=wide(unit),
-        ROWS=ROWS,
-        num_warps=4,
-    )
-    _finish[(1,)](
-        energy.contiguous(),
-        energy_label,
-        natoms,
-        sums,
-        slope,
-        of_energy,
-        of_forces,
-        inverse,
-        g,
-        programs,
-        WIDE=wide(unit),
-        GP=max(2, triton.next_power_of_2(g)),
-        PP=max(2, triton.next_power_of_2(programs)),
-        num_warps=4,
-    )
-    return of_energy, of_forces, slope, unit, inverse
+class _Loss(Function):
+    @staticmethod
+    def forward(ctx, energy, forces, energy_label, forces_label, natoms, real):
+        (g,), n, new = energy.shape, len(forces), forces_label.new_empty
+        programs = triton.cdiv(n, ROWS)
+        unit, sums, slope = new(n, 3), new(programs, 2), new(g)
+        of_energy, of_forces, inverse = new(()), new(()), new(())
+        kind = {"WIDE": wide(unit), "num_warps": 4}
+        _forces[(programs,)](
+            forces.contiguous(), forces_label, real, unit, sums, n, ROWS=ROWS, **kind
+        )
+        given = energy.contiguous(), energy_label, natoms, sums
+        lanes = {"GP": _power(g), "PP": _power(programs)}
+        _finish[(1,)](*given, slope, of_energy, of_forces, inverse, g, programs, **lanes, **kind)
+        ctx.set_materialize_grads(False)  # else torch fills arrays with zeros
+        ctx.save_for_backward(slope, unit, inverse)
+        return of_energy, of_forces
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_energy, grad_forces):
+        slope, unit, inverse = ctx.saved_tensors
+        d_energy = None if grad_energy is None else slope * grad_energy
+        d_forces = None if grad_forces is None else unit * (inverse * grad_forces)
+        return d_energy, d_forces, None, None, None, None
 
 
-@_loss.register_fake
-def _(energy, forces, energy_label, forces_label, natoms, real):
-    new = forces_label.new_empty
-    return new(()), new(()), new(energy.shape), new(forces.shape), new(())
-
-
-def _save(ctx, inputs, output):
-    ctx.mark_non_differentiable(*output[2:])
-    ctx.set_materialize_grads(False)  # else torch fills arrays of their sizes with zeros
-    ctx.save_for_backward(*output[2:])
-
-
-def _differentiate(ctx, grad_energy, grad_forces, *_):
-    slope, unit, inverse = ctx.saved_tensors
-    return (
-        None if grad_energy is None else slope * grad_energy,
-        None if grad_forces is None else unit * (inverse * grad_forces),
-        None,
-        None,
-        None,
-        None,
-    )
-
-
-_loss.register_autograd(_differentiate, setup_context=_save)
-
-
-def loss(
-    energy: Tensor,
-    forces: Tensor,
-    energy_label: Tensor,
-    forces_label: Tensor,
-    natoms: Tensor,
-    real: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Energy term and force term of a padded batch, in the dtype of the labels; gradients for
-    energy and forces, once."""
-    return _loss(
-        energy, forces, energy_label.contiguous(), forces_label.contiguous(), natoms, real
-    )[:2]
+def _power(count: int) -> int:
+    return max(2, triton.next_power_of_2(count))

@@ -1,7 +1,7 @@
 """PaiNN's message and the residual around it, in one pass over the edges, with filters w = g W^T
 that are never written.
 
-    h_i + sum_j x_j^a w^a,   v_i + sum_j (v_j x_j^b w^b + r_hat x_j^c w^c)          (sums times a scale)
+    h_i + sum_j x_j^a w^a,   v_i + sum_j (v_j x_j^b w^b + r_hat x_j^c w^c)     (sums times a scale)
 
 Legend: n atoms, e edges, d channels, R radial functions; x (n, 3d), w (e, 3d) and W (3d, R) hold a
 | b | c; g (e, R); h (n, d), v (n, 3, d); unit (e, 3). Filters would be the largest arrays of a
@@ -20,19 +20,51 @@ sum would come out too small.
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from .gated_message import at_least_float32, three, wide
-from .gemnet.residual import lowered
+from ..graph import GraphBatch, segment_sum
+from .switch import tl, triton, use_triton
+from .tiles import at_least_float32, lowered, three, wide
 
 # edges and channels of a tile, warps, stages of the pipeline of loads (LABLOG, 2026-11-28)
 TILES = {"vectors": (32, 16, 1, 2), "vectors_grad": (32, 16, 1, 2)}
-GROUP = tl.constexpr(16)  # atoms of a program at most: rows of the smallest product
+MOST = 16  # atoms of a program: rows of the smallest product
+GROUP = tl.constexpr(MOST)
 ENOUGH = 1056  # programs that keep an H100 busy: as many as fit at a time
 # of the backward pass at most: each writes a gradient of its rows of W, and torch sums them
 PROGRAMS = 4608
+
+
+def painn_message(
+    h: Tensor,
+    v: Tensor | None,
+    x: Tensor,
+    g: Tensor,
+    weight: Tensor,
+    unit: Tensor,
+    graph: GraphBatch,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """h and v with their messages: (n, d) and (n, 3, d), see the module's docstring. v None: zero.
+
+    By kernels filters have the dtype that torch's own product would have, and no gradient goes to
+    ``g`` and ``unit``; ValueError where n 3d or e R reaches 2^31.
+    """
+    if use_triton(h):
+        weight = lowered(weight)
+        h, x, v = at_least_float32(h), at_least_float32(x), v if v is None else at_least_float32(v)
+        g = g.to(weight.dtype).contiguous()
+        return _Message.apply(h, v, x, g, weight.contiguous(), unit.contiguous(), graph, scale)
+    n, filters = x.shape[0], nn.functional.linear(g, weight)
+    a, b, c = (x.index_select(0, graph.sender) * filters).chunk(3, dim=-1)
+    change = unit.unsqueeze(-1) * c.unsqueeze(1)
+    if v is not None:
+        change = change + v.index_select(0, graph.sender) * b.unsqueeze(1)
+    h = h + segment_sum(a, graph.receiver, n) * scale
+    change = segment_sum(change, graph.receiver, n) * scale
+    return h, change if v is None else v + change
 
 
 @triton.jit
@@ -303,171 +335,45 @@ def _shape(kernel: str, x: Tensor, g: Tensor) -> tuple[int, int, dict]:
     blocks = triton.cdiv(d, channels)
     precision = "ieee" if x.dtype == torch.float64 else "tf32"
     if precision == "tf32" and not torch.backends.cuda.matmul.allow_tf32:
-        precision = (  # three products on the tensor cores that give float32's digits together
-            "tf32x3"
-        )
+        # three products on the tensor cores that give float32's digits together
+        precision = "tf32x3"
     if precision != "tf32":
         edges = min(edges, 16)  # several products for one take more registers
-    return (
-        max(1, min(GROUP.value, n * blocks // ENOUGH)),
-        blocks,
-        {
-            "d": d,
-            "R": radial,
-            "PRECISION": precision,
-            "WIDE": wide(x),
-            "RP": max(16, triton.next_power_of_2(radial)),
-            "BE": edges,
-            "BC": channels,
-            "num_warps": warps,
-            "num_stages": stages,
-        },
-    )
+    constants = {"d": d, "R": radial, "PRECISION": precision, "WIDE": wide(x)}
+    constants |= {"RP": max(16, triton.next_power_of_2(radial)), "BE": edges, "BC": channels}
+    constants |= {"num_warps": warps, "num_stages": stages}
+    return max(1, min(MOST, n * blocks // ENOUGH)), blocks, constants
 
 
-@torch.library.custom_op("forcelaw::painn_message", mutates_args=())
-def _message(
-    h: Tensor,
-    v: Tensor | None,
-    x: Tensor,
-    g: Tensor,
-    weight: Tensor,
-    unit: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    n, d = h.shape
-    new_h, new_v = torch.empty_like(h), h.new_empty(n, 3, d)
-    few, blocks, constants = _shape("vectors", x, g)
-    _forward[triton.cdiv(n, few), blocks](
-        h,
-        x if v is None else v,
-        x,
-        g,
-        weight,
-        unit,
-        sender,
-        receiver,
-        ptr,
-        new_h,
-        new_v,
-        n,
-        few,
-        scale=scale,
-        HAS_V=v is not None,
-        **constants,
-    )
-    return new_h, new_v
+class _Message(Function):
+    @staticmethod
+    def forward(ctx, h, v, x, g, weight, unit, graph, scale):
+        (n, d), (ptr, _) = h.shape, graph.segments
+        new_h, new_v = torch.empty_like(h), h.new_empty(n, 3, d)
+        few, blocks, constants = _shape("vectors", x, g)
+        given = h, x if v is None else v, x, g, weight, unit, graph.sender, graph.receiver, ptr
+        _forward[triton.cdiv(n, few), blocks](
+            *given, new_h, new_v, n, few, scale=scale, HAS_V=v is not None, **constants
+        )
+        ctx.save_for_backward(v, x, g, weight, unit)
+        ctx.graph, ctx.scale = graph, scale
+        return new_h, new_v
 
-
-@_message.register_fake
-def _(h, v, x, g, weight, unit, sender, receiver, ptr, order, scale):
-    return torch.empty_like(h), h.new_empty(h.shape[0], 3, h.shape[1])
-
-
-@torch.library.custom_op("forcelaw::painn_message_backward", mutates_args=())
-def _message_backward(
-    grad_h: Tensor,
-    grad_v: Tensor,
-    v: Tensor | None,
-    x: Tensor,
-    g: Tensor,
-    weight: Tensor,
-    unit: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of v, x and weight."""
-    n = x.shape[0]
-    few, blocks, constants = _shape("vectors_grad", x, g)
-    groups = triton.cdiv(n, few)
-    each = triton.cdiv(groups * blocks, PROGRAMS)
-    programs = triton.cdiv(groups, each)
-    dx, dv = torch.empty_like(x), x.new_empty(0) if v is None else torch.empty_like(v)
-    dw = x.new_empty(programs, *weight.shape)
-    _backward[programs, blocks](
-        x if v is None else v,
-        x,
-        g,
-        weight,
-        unit,
-        receiver,
-        order,
-        ptr,
-        grad_h.contiguous(),
-        grad_v.contiguous(),
-        dx,
-        dv,
-        dw,
-        n,
-        few,
-        groups,
-        each,
-        scale=scale,
-        HAS_V=v is not None,
-        **constants,
-    )
-    return dv, dx, dw.sum(0).to(weight.dtype)
-
-
-@_message_backward.register_fake
-def _(grad_h, grad_v, v, x, g, weight, unit, receiver, ptr, order, scale):
-    return (
-        x.new_empty(0) if v is None else torch.empty_like(v),
-        torch.empty_like(x),
-        torch.empty_like(weight),
-    )
-
-
-def _save(ctx, inputs, output):
-    _, v, x, g, weight, unit, _, receiver, ptr, order, ctx.scale = inputs
-    ctx.save_for_backward(v, x, g, weight, unit, receiver, ptr, order)
-
-
-def _differentiate(ctx, grad_h, grad_v):
-    v, *rest = ctx.saved_tensors
-    dv, dx, dweight = _message_backward(grad_h, grad_v, v, *rest, ctx.scale)
-    return grad_h, None if v is None else dv, dx, None, dweight, None, None, None, None, None, None
-
-
-_message.register_autograd(_differentiate, setup_context=_save)
-
-
-def painn_message(
-    h: Tensor,
-    v: Tensor | None,
-    x: Tensor,
-    g: Tensor,
-    weight: Tensor,
-    unit: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """h and v with their messages: (n, d) and (n, 3, d), see the module's docstring. v None: zero.
-
-    ptr (n + 1,) and order (e,) from ``GraphBatch.segments``. Filters have the dtype that torch's
-    own product would have here. No gradient goes to ``g`` and ``unit``. ValueError where n 3d or e
-    R reaches 2^31.
-    """
-    weight = lowered(weight)
-    return _message(
-        at_least_float32(h),
-        None if v is None else at_least_float32(v),
-        at_least_float32(x),
-        g.to(weight.dtype).contiguous(),
-        weight.contiguous(),
-        unit.contiguous(),
-        sender,
-        receiver,
-        ptr,
-        order,
-        scale,
-    )
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_h, grad_v):
+        (v, x, g, weight, unit), (ptr, order) = ctx.saved_tensors, ctx.graph.segments
+        n, moving = x.shape[0], v is not None
+        few, blocks, constants = _shape("vectors_grad", x, g)
+        groups = triton.cdiv(n, few)
+        each = triton.cdiv(groups * blocks, PROGRAMS)
+        programs = triton.cdiv(groups, each)
+        dx, dv = torch.empty_like(x), torch.empty_like(v) if moving else x.new_empty(0)
+        dw = x.new_empty(programs, *weight.shape)
+        given = v if moving else x, x, g, weight, unit, ctx.graph.receiver, order, ptr
+        grads = grad_h.contiguous(), grad_v.contiguous(), dx, dv, dw
+        _backward[programs, blocks](
+            *given, *grads, n, few, groups, each, scale=ctx.scale, HAS_V=moving, **constants
+        )
+        dweight = dw.sum(0).to(weight.dtype)
+        return grad_h, dv if moving else None, dx, None, dweight, None, None, None

@@ -12,16 +12,41 @@ largest array here, is summed where it is read.
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from .gated_message import at_least_float32, three, tile
-from .gated_message import wide as _wide  # kernels here have a ``WIDE`` of their own
-from .gemnet.residual import lowered
+from .switch import tl, triton, use_triton
+from .tiles import at_least_float32, grid, lowered, three, tile, wide
 
 TILES = {"lengths": (4, 64, 4), "update": (4, 64, 4)}
-LEAST = tl.constexpr(1e-4)  # see models/painn.py
+# 1e-4, not the 1e-8 of the source: vectors vanish on sites of high symmetry (the carbon of CH4),
+# where a root with curvature 1e4 makes conservative forces wrong by 1% in float32
+SMALL = 1e-4
+LEAST = tl.constexpr(SMALL)
+
+
+Pair = Tensor | tuple[Tensor, Tensor]  # (n, 3, 2d), or in plain torch its halves
+
+
+def painn_pair(a: Tensor, v: Tensor, weight: Tensor) -> tuple[Pair, Tensor]:
+    """a (n, d), v (n, 3, d), weight (2d, d) of U | V -> U v | V v, for :func:`painn_update`, and
+    what is between, (n, 2d). By kernels the pair has the dtype that torch's own product would have,
+    and the other one that of a."""
+    if use_triton(a):
+        return _Pair.apply(a.contiguous(), v.contiguous(), lowered(weight).contiguous())
+    uv, vv = nn.functional.linear(v, weight).chunk(2, dim=-1)
+    return (uv, vv), torch.cat([a, (vv.square().sum(1) + SMALL).sqrt()], dim=-1)
+
+
+def painn_update(h: Tensor, v: Tensor, pair: Pair, mixed: Tensor) -> tuple[Tensor, Tensor]:
+    """h (n, d) and v (n, 3, d) of the next layer; by kernels at least in float32."""
+    if isinstance(pair, Tensor):
+        moved = at_least_float32(h), at_least_float32(v)
+        return _Update.apply(*moved, pair.contiguous(), mixed.contiguous())
+    uv, vv = pair
+    p, q, gate = mixed.chunk(3, dim=-1)
+    return h + p + q * (uv * vv).sum(1), v + gate.unsqueeze(1) * uv
 
 
 @triton.jit
@@ -139,120 +164,44 @@ def _update_backward(
     tl.store(dpair + at6 + 5 * d, (gq * u2).to(kind), mask=mask)
 
 
-def _launch(key: str, n: int, d: int) -> tuple[tuple[int, int], dict[str, int]]:
-    size = tile(TILES, key, d)
-    return (triton.cdiv(n, size["BE"]), triton.cdiv(d, size["BC"])), size
+class _Pair(Function):
+    @staticmethod
+    def forward(ctx, a, v, weight):
+        (n, d), size = a.shape, tile(TILES, "lengths", a.shape[1])
+        out = a.new_empty(n, 2 * d)
+        pair = torch.mm(v.view(3 * n, d).to(weight.dtype), weight.t()).view(n, 3, 2 * d)
+        _lengths[grid(n, d, size)](a, pair, out, n, d, WIDE=wide(a), **size)
+        ctx.save_for_backward(v, weight, pair)
+        return pair, out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_pair, grad):
+        v, weight, pair = ctx.saved_tensors
+        n, d = len(pair), pair.shape[2] // 2
+        da, dpair, size = grad.new_empty(n, d), torch.empty_like(pair), tile(TILES, "lengths", d)
+        given = pair, grad.contiguous(), grad_pair.contiguous()
+        _lengths_backward[grid(n, d, size)](*given, da, dpair, n, d, WIDE=wide(grad), **size)
+        rows = dpair.view(3 * n, 2 * d)
+        dv = torch.mm(rows, weight).view(n, 3, d).to(v.dtype)
+        return da, dv, torch.mm(rows.t(), v.view(3 * n, d).to(weight.dtype))
 
 
-@torch.library.custom_op("forcelaw::painn_pair", mutates_args=())
-def _painn_pair(a: Tensor, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    (n, d), out = a.shape, a.new_empty(len(a), 2 * a.shape[1])
-    pair = torch.mm(v.view(3 * n, d).to(weight.dtype), weight.t()).view(n, 3, 2 * d)
-    grid, size = _launch("lengths", n, d)
-    _lengths[grid](a, pair, out, n, d, WIDE=_wide(a), **size)
-    return pair, out
+class _Update(Function):
+    @staticmethod
+    def forward(ctx, h, v, pair, mixed):
+        (n, d), new_h, new_v = h.shape, torch.empty_like(h), torch.empty_like(v)
+        size = tile(TILES, "update", d)
+        _update[grid(n, d, size)](h, v, pair, mixed, new_h, new_v, n, d, WIDE=wide(h), **size)
+        ctx.save_for_backward(pair, mixed)
+        return new_h, new_v
 
-
-@_painn_pair.register_fake
-def _(a, v, weight):
-    n, d = a.shape
-    return weight.new_empty(n, 3, 2 * d), a.new_empty(n, 2 * d)
-
-
-@torch.library.custom_op("forcelaw::painn_pair_backward", mutates_args=())
-def _painn_pair_backward(
-    grad_pair: Tensor, grad: Tensor, v: Tensor, weight: Tensor, pair: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    n, d = len(pair), pair.shape[2] // 2
-    da, dpair = grad.new_empty(n, d), torch.empty_like(pair)
-    grid, size = _launch("lengths", n, d)
-    _lengths_backward[grid](
-        pair, grad.contiguous(), grad_pair.contiguous(), da, dpair, n, d, WIDE=_wide(grad), **size
-    )
-    rows = dpair.view(3 * n, 2 * d)
-    return (
-        da,
-        torch.mm(rows, weight).view(n, 3, d).to(v.dtype),
-        torch.mm(rows.t(), v.view(3 * n, d).to(weight.dtype)),
-    )
-
-
-@_painn_pair_backward.register_fake
-def _(grad_pair, grad, v, weight, pair):
-    return (
-        grad.new_empty(pair.shape[0], pair.shape[2] // 2),
-        torch.empty_like(v),
-        torch.empty_like(weight),
-    )
-
-
-def _save_pair(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[1:], output[0])
-
-
-_painn_pair.register_autograd(
-    lambda ctx, *grads: _painn_pair_backward(*grads, *ctx.saved_tensors), setup_context=_save_pair
-)
-
-
-@torch.library.custom_op("forcelaw::painn_update", mutates_args=())
-def _painn_update(h: Tensor, v: Tensor, pair: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor]:
-    (n, d), new_h, new_v = h.shape, torch.empty_like(h), torch.empty_like(v)
-    grid, size = _launch("update", n, d)
-    _update[grid](h, v, pair, mixed, new_h, new_v, n, d, WIDE=_wide(h), **size)
-    return new_h, new_v
-
-
-@_painn_update.register_fake
-def _(h, v, pair, mixed):
-    return torch.empty_like(h), torch.empty_like(v)
-
-
-@torch.library.custom_op("forcelaw::painn_update_backward", mutates_args=())
-def _painn_update_backward(
-    grad_h: Tensor, grad_v: Tensor, pair: Tensor, mixed: Tensor
-) -> tuple[Tensor, Tensor]:
-    (n, d), dpair, dmixed = grad_h.shape, torch.empty_like(pair), torch.empty_like(mixed)
-    grid, size = _launch("update", n, d)
-    _update_backward[grid](
-        pair,
-        mixed,
-        grad_h.contiguous(),
-        grad_v.contiguous(),
-        dpair,
-        dmixed,
-        n,
-        d,
-        WIDE=_wide(grad_h),
-        **size,
-    )
-    return dpair, dmixed
-
-
-@_painn_update_backward.register_fake
-def _(grad_h, grad_v, pair, mixed):
-    return torch.empty_like(pair), torch.empty_like(mixed)
-
-
-def _save_update(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[2:])
-
-
-def _differentiate_update(ctx, grad_h, grad_v):
-    return grad_h, grad_v, *_painn_update_backward(grad_h, grad_v, *ctx.saved_tensors)
-
-
-_painn_update.register_autograd(_differentiate_update, setup_context=_save_update)
-
-
-def painn_pair(a: Tensor, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """a (n, d), v (n, 3, d), weight (2d, d) of U | V -> pair (n, 3, 2d) in the dtype that torch's
-    own product would have here, and (n, 2d) in that of a."""
-    return _painn_pair(a.contiguous(), v.contiguous(), lowered(weight).contiguous())
-
-
-def painn_update(h: Tensor, v: Tensor, pair: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor]:
-    """h (n, d) and v (n, 3, d) of the next layer, at least in float32."""
-    return _painn_update(
-        at_least_float32(h), at_least_float32(v), pair.contiguous(), mixed.contiguous()
-    )
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_h, grad_v):
+        pair, mixed = ctx.saved_tensors
+        (n, d), dpair, dmixed = grad_h.shape, torch.empty_like(pair), torch.empty_like(mixed)
+        size = tile(TILES, "update", d)
+        given = pair, mixed, grad_h.contiguous(), grad_v.contiguous()
+        _update_backward[grid(n, d, size)](*given, dpair, dmixed, n, d, WIDE=wide(grad_h), **size)
+        return grad_h, grad_v, dpair, dmixed

@@ -4,20 +4,48 @@ edge rows at their receivers.
 Legend: n atoms, e edges, d channels; pair (n, 2d) holds s | t; z and w (e, d). torch needs two
 gathers, two sums, a SiLU and a product for the first, each a pass over the edges, and an index_add
 for each gather on the way back, whose atomics take several times the memory traffic of a sum over
-sorted rows. Padding edges get zero both ways.
+sorted rows. By kernels padding edges get zero both ways.
 """
 
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from .gated_message import _silu, at_least_float32, tile, wide
+from ..graph import GraphBatch, segment_sum
+from .switch import tl, triton, use_triton
+from .tiles import _silu, at_least_float32, grid, tile, wide
 
 # tile of each kernel: edges, channels at most, warps
 TILES = {"gate": (16, 64, 4), "sum": (16, 64, 2)}
+
+
+def edge_gate(pair: Tensor, z: Tensor | None, w: Tensor, graph: GraphBatch) -> Tensor:
+    """SiLU(s_j + t_i + z_ij) * w_ij (e, d) of pair (n, 2d) s | t, z (e, d) or None, w (e, d); by
+    kernels in the dtype of w."""
+    if use_triton(pair):
+        z = None if z is None else z.to(w.dtype).contiguous()
+        return _EdgeGate.apply(at_least_float32(pair), z, w.contiguous(), graph)
+    s, t = pair.chunk(2, dim=-1)
+    a = s.index_select(0, graph.sender) + t.index_select(0, graph.receiver)
+    return torch.nn.functional.silu(a if z is None else a + z) * w
+
+
+def edge_sum(values: Tensor, graph: GraphBatch) -> Tensor:
+    """Edge rows (e, d) summed at their receivers: (n, d). By kernels at least in float32, and the
+    same bits every time."""
+    if use_triton(values):
+        return _EdgeSum.apply(values.contiguous(), graph)
+    return segment_sum(values, graph.receiver, graph.species.shape[0])
+
+
+def edge_difference(v: Tensor, graph: GraphBatch) -> Tensor:
+    """v_j - v_i (e, d) of rows v (n, d)."""
+    if use_triton(v):
+        return _EdgeDifference.apply(v.contiguous(), graph)
+    return v.index_select(0, graph.sender) - v.index_select(0, graph.receiver)
 
 
 @triton.jit
@@ -183,208 +211,66 @@ def _difference(
     tl.store(out + e.to(tl.int64)[:, None] * d + c[None, :], x, mask=inside)
 
 
-def _grid(edges: int, d: int, size: dict[str, int]) -> tuple[int, int]:
-    return max(1, triton.cdiv(edges, size["BE"])), triton.cdiv(d, size["BC"])
+class _EdgeGate(Function):
+    @staticmethod
+    def forward(ctx, pair, z, w, graph):
+        (edges, d), out, size = w.shape, torch.empty_like(w), tile(TILES, "gate", w.shape[1])
+        given = pair, w if z is None else z, w, graph.sender, graph.receiver, graph.segments[0]
+        _gate[grid(edges, d, size)](*given, out, len(pair), edges, d, z is not None, **size)
+        ctx.save_for_backward(pair, z, w)
+        ctx.graph = graph
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (pair, z, w), graph, (ptr, order) = ctx.saved_tensors, ctx.graph, ctx.graph.segments
+        (edges, d), n, size = w.shape, len(pair), tile(TILES, "gate", w.shape[1])
+        da, dw, dpair = torch.empty_like(w), torch.empty_like(w), torch.empty_like(pair)
+        given = pair, w if z is None else z, w, graph.sender, graph.receiver, ptr, grad.contiguous()
+        _gate_grad[grid(edges, d, size)](*given, da, dw, n, edges, d, z is not None, **size)
+        size = tile(TILES, "sum", d)
+        _sum_both[n, triton.cdiv(d, size["BC"])](da, order, ptr, dpair, d, WIDE=wide(dpair), **size)
+        return dpair, None if z is None else da, dw, None
 
 
-@torch.library.custom_op("forcelaw::edge_gate", mutates_args=())
-def _edge_gate(
-    pair: Tensor,
-    z: Tensor | None,
-    w: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-) -> Tensor:
-    (edges, d), out, size = w.shape, torch.empty_like(w), tile(TILES, "gate", w.shape[1])
-    _gate[_grid(edges, d, size)](
-        pair,
-        w if z is None else z,
-        w,
-        sender,
-        receiver,
-        ptr,
-        out,
-        len(pair),
-        edges,
-        d,
-        z is not None,
-        **size,
-    )
-    return out
+class _EdgeSum(Function):
+    @staticmethod
+    def forward(ctx, values, graph):
+        (ptr, _), d = graph.segments, values.shape[1]
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        out, size = values.new_empty(len(ptr) - 1, d, dtype=dtype), tile(TILES, "sum", d)
+        _sum[len(ptr) - 1, triton.cdiv(d, size["BC"])](
+            values, ptr, ptr, out, d, ORDER=False, WIDE=wide(values), **size
+        )
+        ctx.graph, ctx.dtype = graph, values.dtype
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        receiver, (ptr, _) = ctx.graph.receiver, ctx.graph.segments
+        edges, d = len(receiver), grad.shape[1]
+        out, size = grad.new_empty(edges, d, dtype=ctx.dtype), tile(TILES, "gate", d)
+        given = grad.contiguous(), receiver, ptr
+        _spread[grid(edges, d, size)](*given, out, len(ptr) - 1, edges, d, **size)
+        return out, None
 
 
-@_edge_gate.register_fake
-def _(pair, z, w, sender, receiver, ptr, order):
-    return torch.empty_like(w)
+class _EdgeDifference(Function):
+    @staticmethod
+    def forward(ctx, v, graph):
+        (n, d), edges, size = v.shape, len(graph.sender), tile(TILES, "gate", v.shape[1])
+        out, ctx.graph = v.new_empty(edges, d), graph
+        given = v, graph.sender, graph.receiver, graph.segments[0]
+        _difference[grid(edges, d, size)](*given, out, n, edges, d, **size)
+        return out
 
-
-@torch.library.custom_op("forcelaw::edge_gate_backward", mutates_args=())
-def _edge_gate_backward(
-    grad: Tensor,
-    pair: Tensor,
-    z: Tensor | None,
-    w: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    (edges, d), n = w.shape, len(pair)
-    da, dw, dpair = torch.empty_like(w), torch.empty_like(w), torch.empty_like(pair)
-    size = tile(TILES, "gate", d)
-    _gate_grad[_grid(edges, d, size)](
-        pair,
-        w if z is None else z,
-        w,
-        sender,
-        receiver,
-        ptr,
-        grad.contiguous(),
-        da,
-        dw,
-        n,
-        edges,
-        d,
-        z is not None,
-        **size,
-    )
-    size = tile(TILES, "sum", d)
-    _sum_both[n, triton.cdiv(d, size["BC"])](da, order, ptr, dpair, d, WIDE=wide(dpair), **size)
-    return dpair, da, dw
-
-
-@_edge_gate_backward.register_fake
-def _(grad, pair, z, w, sender, receiver, ptr, order):
-    return torch.empty_like(pair), torch.empty_like(w), torch.empty_like(w)
-
-
-def _save_gate(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
-def _differentiate_gate(ctx, grad):
-    z = ctx.saved_tensors[1]
-    dpair, da, dw = _edge_gate_backward(grad, *ctx.saved_tensors)
-    return dpair, None if z is None else da, dw, None, None, None, None
-
-
-_edge_gate.register_autograd(_differentiate_gate, setup_context=_save_gate)
-
-
-@torch.library.custom_op("forcelaw::edge_sum", mutates_args=())
-def _edge_sum(values: Tensor, receiver: Tensor, ptr: Tensor) -> Tensor:
-    n, d = len(ptr) - 1, values.shape[1]
-    out = values.new_empty(n, d, dtype=torch.promote_types(values.dtype, torch.float32))
-    size = tile(TILES, "sum", d)
-    _sum[n, triton.cdiv(d, size["BC"])](
-        values, ptr, ptr, out, d, ORDER=False, WIDE=wide(values), **size
-    )
-    return out
-
-
-@_edge_sum.register_fake
-def _(values, receiver, ptr):
-    return values.new_empty(
-        ptr.shape[0] - 1, values.shape[1], dtype=torch.promote_types(values.dtype, torch.float32)
-    )
-
-
-@torch.library.custom_op("forcelaw::edge_sum_backward", mutates_args=())
-def _edge_sum_backward(grad: Tensor, receiver: Tensor, ptr: Tensor, dtype: torch.dtype) -> Tensor:
-    edges, d = len(receiver), grad.shape[1]
-    out = grad.new_empty(edges, d, dtype=dtype)
-    size = tile(TILES, "gate", d)
-    _spread[_grid(edges, d, size)](
-        grad.contiguous(), receiver, ptr, out, len(ptr) - 1, edges, d, **size
-    )
-    return out
-
-
-@_edge_sum_backward.register_fake
-def _(grad, receiver, ptr, dtype):
-    return grad.new_empty(receiver.shape[0], grad.shape[1], dtype=dtype)
-
-
-def _save_sum(ctx, inputs, output):
-    values, receiver, ptr = inputs
-    ctx.save_for_backward(receiver, ptr)
-    ctx.dtype = values.dtype
-
-
-def _differentiate_sum(ctx, grad):
-    return _edge_sum_backward(grad, *ctx.saved_tensors, ctx.dtype), None, None
-
-
-_edge_sum.register_autograd(_differentiate_sum, setup_context=_save_sum)
-
-
-@torch.library.custom_op("forcelaw::edge_difference", mutates_args=())
-def _edge_difference(
-    v: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, order: Tensor
-) -> Tensor:
-    (n, d), edges = v.shape, len(sender)
-    out, size = v.new_empty(edges, d), tile(TILES, "gate", d)
-    _difference[_grid(edges, d, size)](v, sender, receiver, ptr, out, n, edges, d, **size)
-    return out
-
-
-@_edge_difference.register_fake
-def _(v, sender, receiver, ptr, order):
-    return v.new_empty(sender.shape[0], v.shape[1])
-
-
-@torch.library.custom_op("forcelaw::edge_difference_backward", mutates_args=())
-def _edge_difference_backward(grad: Tensor, ptr: Tensor, order: Tensor) -> Tensor:
-    n, d = len(ptr) - 1, grad.shape[1]
-    out, grad, size = grad.new_empty(n, 2 * d), grad.contiguous(), tile(TILES, "sum", d)
-    _sum_both[n, triton.cdiv(d, size["BC"])](grad, order, ptr, out, d, WIDE=wide(grad), **size)
-    return out[:, :d] - out[:, d:]
-
-
-@_edge_difference_backward.register_fake
-def _(grad, ptr, order):
-    return grad.new_empty(ptr.shape[0] - 1, grad.shape[1])
-
-
-def _save_difference(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[3:])
-
-
-def _differentiate_difference(ctx, grad):
-    return _edge_difference_backward(grad, *ctx.saved_tensors), None, None, None, None
-
-
-_edge_difference.register_autograd(_differentiate_difference, setup_context=_save_difference)
-
-
-def edge_gate(
-    pair: Tensor,
-    z: Tensor | None,
-    w: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-) -> Tensor:
-    """SiLU(s_j + t_i + z_ij) * w_ij: (e, d) in the dtype of w.
-
-    pair (n, 2d) s | t; z (e, d) or None, w (e, d), any float type; ptr and order from
-    ``GraphBatch.segments``.
-    """
-    z = None if z is None else z.to(w.dtype).contiguous()
-    return _edge_gate(at_least_float32(pair), z, w.contiguous(), sender, receiver, ptr, order)
-
-
-def edge_sum(values: Tensor, receiver: Tensor, ptr: Tensor) -> Tensor:
-    """(e, d) rows summed at their receivers: (n, d), at least in float32, the same bits every
-    time."""
-    return _edge_sum(values.contiguous(), receiver, ptr)
-
-
-def edge_difference(
-    v: Tensor, sender: Tensor, receiver: Tensor, ptr: Tensor, order: Tensor
-) -> Tensor:
-    """v_j - v_i (e, d) of rows v (n, d); ptr and order from ``GraphBatch.segments``."""
-    return _edge_difference(v.contiguous(), sender, receiver, ptr, order)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (ptr, order), d = ctx.graph.segments, grad.shape[1]
+        n, grad, size = len(ptr) - 1, grad.contiguous(), tile(TILES, "sum", d)
+        out = grad.new_empty(n, 2 * d)
+        _sum_both[n, triton.cdiv(d, size["BC"])](grad, order, ptr, out, d, WIDE=wide(grad), **size)
+        return out[:, :d] - out[:, d:], None

@@ -10,7 +10,6 @@ the results in its cache on disk. It never touches the GPU, and nobody waits for
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import subprocess
@@ -49,20 +48,10 @@ class Elsewhere:
 
 
 def pretend(arch: int) -> None:
-    """From here on this process takes the fused paths, on the CPU, and launches for a GPU that is
-    not there."""
-    import torch
+    """From here on this process launches for a GPU of compute capability ``arch`` that is not
+    there. It was started with FORCELAW_OPS=triton, so that kernels run for tensors on a CPU too."""
     from triton.runtime import driver
 
-    from .. import ops
-
-    there, torch.cuda.is_available = (
-        torch.cuda.is_available,
-        lambda: True,
-    )  # what the kernels ask when they are imported
-    importlib.reload(ops)
-    torch.cuda.is_available = there
-    ops.fused = lambda x: not x.requires_grad
     driver.set_active(Elsewhere(arch))
 
 
@@ -73,7 +62,7 @@ def step(pack: Any, config: Any, precision: str) -> int:
     import torch
 
     from .. import ops
-    from ..data.schedule import Feed, random_rotations
+    from ..data.schedule import Feed
     from ..models import build
     from ..training.config import TrainOptions
     from ..training.loss import loss_terms
@@ -81,10 +70,8 @@ def step(pack: Any, config: Any, precision: str) -> int:
     from ..training.spec import plan_for, training_set
     from ..training.step import new_stats
 
-    indices, dtype = (
-        training_set(pack, 16),
-        torch.float64 if precision == "float64" else torch.float32,
-    )
+    indices = training_set(pack, 16)
+    dtype = torch.float64 if precision == "float64" else torch.float32
     schedule = plan_for(np.diff(pack.offsets)[indices], 200, 0, TrainOptions(batch_atoms=100))
     window = Feed(
         pack,
@@ -100,16 +87,13 @@ def step(pack: Any, config: Any, precision: str) -> int:
         int(count[rows.numpy()].sum())
         for count in (window.shard.host_natoms, window.shard.host_nedges)
     )
-    atoms, edges = (
-        -(-(atoms + 1) // 16) * 16,
-        -(-edges // 64) * 64,
-    )  # the sizes of training are such multiples
+    # the sizes of training are such multiples
+    atoms, edges = -(-(atoms + 1) // 16) * 16, -(-edges // 64) * 64
     number = torch.tensor(0)
-    turns = random_rotations(rows, number, 0, dtype)
+    turns = ops.random_rotations(rows, number, 0, dtype)
     window.shard.batch(rows, atoms, edges, pad=True, rotation=turns)
-    fused, ops.fused = ops.fused, lambda x: False  # the model wants indices that are ones
-    graph, target = window.shard.batch(rows, atoms, edges, pad=True)
-    ops.fused = fused
+    with ops.using("torch"):  # the model wants indices that are ones
+        graph, target = window.shard.batch(rows, atoms, edges, pad=True)
     model = build(config, 0).to(dtype)
     torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "bf16")  # some kernels ask for it
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -172,6 +156,7 @@ class Ahead:
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
+            "FORCELAW_OPS": "triton",
         }
         command = [
             sys.executable,

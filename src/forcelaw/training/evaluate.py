@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..data.device_dataset import Shard
-from ..data.schedule import random_rotations
 from ..models import ForceField
+from ..ops import random_rotations
 from .loss import error_sums
 from .step import capture
 

@@ -16,15 +16,7 @@ from ..data.device_dataset import Targets
 def loss_terms(energy: Tensor, forces: Tensor, target: Targets) -> tuple[Tensor, Tensor]:
     """Energy term (eV/atom) and force term (eV/Angstrom) of a batch, both scalars; padding does not
     count."""
-    if target.real is not None and ops.fused(target.energy) and ops.fused(target.forces):
-        return ops.loss(energy, forces, target.energy, target.forces, target.natoms, target.real)
-    per_atom = (energy - target.energy).abs() / target.natoms.clamp_min(1)
-    # the tiny constant keeps the gradient of the norm finite where a force is met exactly
-    norms = ((forces - target.forces).square().sum(-1) + 1e-16).sqrt()
-    if target.real is None:
-        return per_atom.mean(), norms.mean()
-    held = (target.natoms > 0).to(per_atom)
-    return (per_atom * held).sum() / held.sum(), (norms * target.real).sum() / target.real.sum()
+    return ops.loss(energy, forces, target.energy, target.forces, target.natoms, target.real)
 
 
 @torch.no_grad()

@@ -67,36 +67,19 @@ class ScheduleFreeAdamW:
         """
         g = torch.cat([x.reshape(-1) for x in gradients])
         norm = torch.linalg.vector_norm(g)
-        if ops.fused(g):
-            scale = None if self.uniform_scale else self.lr_scale
-            clipped = ops.schedule_free(
-                g,
-                self.y,
-                self.z,
-                self.v,
-                scale,
-                scalars,
-                norm,
-                clip=self.clip,
-                beta2=self.betas[1],
-                eps=self.eps,
-                weight_decay=self.weight_decay,
-            )
-            return norm, clipped
-        clipped = torch.zeros_like(norm)
-        if self.clip is not None:
-            factor = (self.clip / (norm + 1e-6)).clamp_max(1.0)
-            clipped = (factor < 1.0).to(norm)
-            g = g * factor
-        lr, averaging, y_step, inverse_correction = scalars.unbind(0)
-        self.v.mul_(self.betas[1]).addcmul_(g, g, value=1.0 - self.betas[1])
-        u = g / (self.v.mul(inverse_correction).sqrt_().add_(self.eps))
-        if self.weight_decay:
-            u = u + self.weight_decay * self.y
-        if not self.uniform_scale:
-            u = u * self.lr_scale
-        self.y.add_((self.z - self.y) * averaging).add_(u * y_step)
-        self.z.sub_(u * lr)
+        clipped = ops.schedule_free(
+            g,
+            self.y,
+            self.z,
+            self.v,
+            None if self.uniform_scale else self.lr_scale,
+            scalars,
+            norm,
+            clip=self.clip,
+            beta2=self.betas[1],
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+        )
         return norm, clipped
 
     def averaged(self) -> Tensor:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..data.device_dataset import Targets
-from ..data.schedule import Plan, Window, random_rotations
+from ..data.schedule import Plan, Window
 from ..graph import GraphBatch
 from ..models import ForceField
+from ..ops import random_rotations, record
 from .config import TrainOptions
 from .loss import loss_terms
 from .optimizer import ScheduleFreeAdamW
@@ -111,18 +111,8 @@ class Step:
             loss, self.optimizer.params, allow_unused=conservative, materialize_grads=conservative
         )
         norm, clipped = self.optimizer.update(list(gradients), scalars)
-        with torch.no_grad():
-            value = value.detach()  # of the data alone, comparable whatever the penalty
-            if ops.fused(value) and isinstance(step, Tensor):
-                ops.record(self.stats, value, loss.detach(), norm, clipped, step)
-                return
-            value = value.double()
-            finite = torch.isfinite(loss) & torch.isfinite(norm)
-            at = torch.as_tensor(step, device=value.device, dtype=torch.float64)
-            self.stats[:4] += torch.stack(
-                [value, norm.double(), clipped.double(), torch.ones_like(value)]
-            )
-            self.stats[4] = torch.where(finite, self.stats[4], torch.minimum(self.stats[4], at))
+        # the value of the data, comparable whatever the penalty
+        record(self.stats, value.detach(), loss.detach(), norm, clipped, step)
 
 
 class EagerStep(Step):

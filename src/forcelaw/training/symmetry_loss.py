@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from ..data.device_dataset import Targets
-from ..data.schedule import random_rotations
 from ..graph import GraphBatch
+from ..ops import random_rotations
 from .loss import loss_terms
 
 # keeps these rotations apart from those of the augmentation, and those of one copy from those of

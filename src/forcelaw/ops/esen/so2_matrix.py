@@ -5,11 +5,21 @@ four and four, for each order of each convolution, and small models wait for lau
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from ..switch import tl, triton, use_triton
 
 FLAT = 1024  # numbers of a program
+
+
+def so2_matrix(tied: Tensor) -> Tensor:
+    """W1, W2 (2, out, in) -> [[W1, -W2], [W2, W1]] (2 out, 2 in)."""
+    if use_triton(tied):
+        return _Matrix.apply(tied.contiguous())
+    a, c = tied.unbind(0)
+    return torch.cat([torch.cat([a, -c], dim=1), torch.cat([c, a], dim=1)])
 
 
 @triton.jit
@@ -39,37 +49,18 @@ def _gather(grad, out, rows, columns, FLAT: tl.constexpr):
     tl.store(out + rows * columns + i, low_left - right, mask=inside)
 
 
-@torch.library.custom_op("forcelaw::so2_block", mutates_args=())
-def _so2_block(tied: Tensor) -> Tensor:
-    _, rows, columns = tied.shape
-    out = tied.new_empty(2 * rows, 2 * columns)
-    _build[(triton.cdiv(out.numel(), FLAT),)](tied, out, rows, columns, FLAT=FLAT, num_warps=4)
-    return out
+class _Matrix(Function):
+    @staticmethod
+    def forward(ctx, tied):
+        _, rows, columns = tied.shape
+        out = tied.new_empty(2 * rows, 2 * columns)
+        _build[(triton.cdiv(out.numel(), FLAT),)](tied, out, rows, columns, FLAT=FLAT, num_warps=4)
+        return out
 
-
-@_so2_block.register_fake
-def _(tied):
-    return tied.new_empty(2 * tied.shape[1], 2 * tied.shape[2])
-
-
-@torch.library.custom_op("forcelaw::so2_block_backward", mutates_args=())
-def _so2_block_backward(grad: Tensor) -> Tensor:
-    rows, columns = grad.shape[0] // 2, grad.shape[1] // 2
-    out = grad.new_empty(2, rows, columns)
-    _gather[(triton.cdiv(rows * columns, FLAT),)](
-        grad.contiguous(), out, rows, columns, FLAT=FLAT, num_warps=4
-    )
-    return out
-
-
-@_so2_block_backward.register_fake
-def _(grad):
-    return grad.new_empty(2, grad.shape[0] // 2, grad.shape[1] // 2)
-
-
-_so2_block.register_autograd(lambda ctx, grad: _so2_block_backward(grad))
-
-
-def so2_block(tied: Tensor) -> Tensor:
-    """W1, W2 (2, out, in) -> [[W1, -W2], [W2, W1]] (2 out, 2 in)."""
-    return _so2_block(tied.contiguous())
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        rows, columns = grad.shape[0] // 2, grad.shape[1] // 2
+        out, programs = grad.new_empty(2, rows, columns), (triton.cdiv(rows * columns, FLAT),)
+        _gather[programs](grad.contiguous(), out, rows, columns, FLAT=FLAT, num_warps=4)
+        return out

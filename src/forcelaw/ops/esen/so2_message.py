@@ -1,31 +1,37 @@
-"""eSEN's edge-wise work: gather and turn into edge frames, gates, turn back and sum. See
-models/esen.py for the equations.
+"""eSEN's edge-wise work: gather and turn into edge frames, convolve, gate, convolve, turn back and
+sum. See models/esen.py for the equations.
 
 Legend: n atoms, e edges, C channels, S = (lmax + 1)^2 coefficients degree-major, S_m order-major
 (models/so3.py).
 
-    turn        z[e, p, side, c] = (rad + shift)[e, q(p), side, c] sum_j D[e, p, j] y[node, j, c]      side 0 sender, 1 receiver
-    turn_sum    x[i, j, c] = sum_e scale_e sum_p D[e, p, j] z[e, p, c]                        over edges into i
+    turn        z[e, p, side, c] = (rad + shift)[e, q(p), side, c] sum_j D[e, p, j] y[node, j, c]
+                side 0 sender, 1 receiver
+    turn_sum    x[i, j, c] = sum_e scale_e sum_p D[e, p, j] z[e, p, c]        over edges into i
     gate        SiLU for l = 0, a[e, p, c] sigmoid(gate[e, l, c]) for l > 0
 
-D is block-diagonal in the degree: frames (e, P) hold its blocks alone, 35 numbers for lmax = 2 and
-115 for lmax = 4, mmax = 2, in place of 81 and 475. They are constants here: nothing is
-differentiated by positions.
+D is block-diagonal in the degree: for kernels frames (e, P) hold its blocks and no zeros, 35
+numbers for lmax = 2 and 115 for lmax = 4, mmax = 2, in place of 81 and 475. They are constants
+there: nothing is differentiated by positions.
 """
 
 from __future__ import annotations
 
-import torch
-import triton
-import triton.language as tl
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
 
-from ..gated_message import FILL, tile, zeros
-from ..layer_norm import PROGRAMS
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from ...graph import GraphBatch, segment_sum
+from ..switch import tl, triton, use_triton, use_triton_at
+from ..tiles import FILL, PROGRAMS, tile, zeros
 
 MANY = 30_000  # edges from which a product takes longer than a launch
 
-# as in gated.py; the kernels that sum over the edges of an atom take one edge at a time
+# as in gated_message.py; the kernels that sum over the edges of an atom take one edge at a time
 TILES = {
     "turn": (4, 64, 4),
     "turn_one": (4, 64, 4),
@@ -34,6 +40,138 @@ TILES = {
     "gate": (4, 64, 4),
     "gate_grad": (4, 64, 4),
 }
+
+
+class Shape:
+    """Sizes that follow from lmax and mmax. frame_mmax: orders held by the frames, which may be
+    more than are used."""
+
+    def __init__(self, lmax: int, mmax: int, frame_mmax: int | None = None):
+        self.l, self.m, self.fm = lmax, mmax, mmax if frame_mmax is None else frame_mmax
+        self.degrees = [lmax - m + 1 for m in range(mmax + 1)]
+        self.s, self.r = (lmax + 1) ** 2, sum(self.degrees)
+        self.sm = self.degrees[0] + 2 * sum(self.degrees[1:])
+        self.p = sum((2 * min(l, self.fm) + 1) * (2 * l + 1) for l in range(lmax + 1))
+
+
+@dataclass
+class Edges:
+    """What all layers share about the edges of a batch; see :func:`so2_edges`.
+
+    frames: by kernels (e, P), scale (e,); in plain torch (e, S_m, S), back (e, S, S_m) inverse
+    frames times scale, both (2e,) sender and receiver of each edge, in turn.
+    """
+
+    graph: GraphBatch
+    shape: Shape
+    scale: Tensor
+    frames: Tensor
+    back: Tensor | None = None
+    both: Tensor | None = None
+
+
+def so2_edges(
+    graph: GraphBatch,
+    unit: Tensor,
+    scale: Tensor,
+    lmax: int,
+    mmax: int,
+    dense: Callable[[Tensor], Tensor],
+    packed: Callable[[Tensor], Tensor],
+) -> Edges:
+    """The edges of a batch from unit vectors (e, 3) and scale (e,), envelope times 1 / sqrt(k).
+    dense and packed make frames (e, S_m, S) or their blocks (e, P) of unit vectors."""
+    shape = Shape(lmax, mmax)
+    if use_triton_at(unit):
+        return Edges(graph, shape, scale, packed(unit))
+    frames = dense(unit)
+    back = frames.transpose(1, 2) * scale[:, None, None]
+    both = torch.stack([graph.sender, graph.receiver], dim=1).flatten()
+    return Edges(graph, shape, scale, frames, back, both)
+
+
+def so2_message(
+    y: Tensor,
+    h: Tensor,
+    radial: nn.Module,
+    edges: Edges,
+    first: tuple[list[Tensor], Tensor],
+    second: tuple[list[Tensor], Tensor],
+) -> Tensor:
+    """A whole eSEN message (n, S, C) of y (n, S, C).
+
+    h (e, any) and the layer ``radial`` (weight and bias) give the radial factors (e, R 2C). first,
+    second: the convolutions, a matrix (out, in) per order and the bias of m = 0; one of half the
+    size serves +m and -m both. By kernels products have the dtype that torch's own would have, and
+    biases are added, and their gradients summed, where kernels pass anyway.
+    """
+    (weights1, bias1), (weights2, bias2) = first, second
+    if use_triton(y):
+        rad = nn.functional.linear(h, radial.weight)
+        c, counts = (
+            y.shape[2],
+            [2 * count if m else count for m, count in enumerate(edges.shape.degrees)],
+        )
+        whole = [_whole(w, 2 * c * k) for w, k in zip(weights1, counts)]
+        whole += [_whole(w, c * k) for w, k in zip(weights2, counts)]
+        weights = [w.to(rad.dtype) for w in whole]
+        return _Message.apply(y, rad.contiguous(), radial.bias, bias1, bias2, edges, *weights)
+    (n, s, w), degrees = y.shape, edges.shape.degrees
+    rad = nn.functional.linear(h, radial.weight, radial.bias)
+    z = y.flatten(1).index_select(0, edges.both).view(-1, 2, s, w)
+    # both ends side by side: half as many small products, which cost a CPU more than their
+    # arithmetic
+    z = torch.bmm(edges.frames, z.transpose(1, 2).reshape(-1, s, 2 * w))  # (e, S_m, 2C)
+    sizes = [2 * w * count for count in degrees]
+    factors = rad.split(sizes, dim=1)
+    both = [size * (1 if m == 0 else 2) for m, size in enumerate(sizes)]
+    blocks = z.flatten(1).split(both, dim=1)
+    parts = [factors[0] * blocks[0]]
+    parts += [
+        (factor.unsqueeze(1) * block.unflatten(1, (2, factor.shape[1]))).flatten(1)
+        for factor, block in zip(factors[1:], blocks[1:])
+    ]
+    parts = _gated(_convolved(parts, weights1, bias1), w, degrees)
+    parts = _convolved(parts, weights2, bias2)
+    z = torch.bmm(edges.back, torch.cat(parts, dim=1).view(len(rad), z.shape[1], w))
+    # never summed in bf16
+    return segment_sum(z.flatten(1).to(y.dtype), edges.graph.receiver, n).view(n, s, w)
+
+
+def spread(h: Tensor, last: nn.Module, edges: Edges) -> Tensor:
+    """Sum over the edges into each atom of m = 0 coefficients, turned back: (n, S, C) of h (e, any)
+    through the layer ``last``, (lmax + 1) C wide."""
+    if use_triton(h):
+        z = nn.functional.linear(h, last.weight)
+        return _Spread.apply(z.contiguous(), last.bias, edges)
+    n0, receiver = edges.shape.degrees[0], edges.graph.receiver
+    start = nn.functional.linear(h, last.weight, last.bias).unflatten(1, (n0, -1))
+    x = torch.bmm(edges.back[:, :, :n0], start)
+    n, kind = edges.graph.species.shape[0], edges.frames.dtype
+    return segment_sum(x.flatten(1).to(kind), receiver, n).unflatten(1, x.shape[1:])
+
+
+def _convolved(parts: list[Tensor], weights: list[Tensor], bias: Tensor) -> list[Tensor]:
+    out = [nn.functional.linear(parts[0], weights[0], bias)]
+    for x, weight in zip(parts[1:], weights[1:]):
+        if x.shape[1] == weight.shape[1]:
+            out.append(nn.functional.linear(x, weight))
+        else:  # one matrix for +m and -m
+            y = nn.functional.linear(x.view(2 * x.shape[0], weight.shape[1]), weight)
+            out.append(y.view(x.shape[0], 2 * weight.shape[0]))
+    return out
+
+
+def _gated(parts: list[Tensor], w: int, degrees: list[int]) -> list[Tensor]:
+    """SiLU for l = 0, sigmoid gates for l > 0; the first lmax C columns of m = 0 are the gates."""
+    lmax = degrees[0] - 1
+    gates, scalars, rest = parts[0].split([lmax * w, w, lmax * w], dim=1)
+    gates = torch.sigmoid(gates)
+    out = [torch.cat([nn.functional.silu(scalars), rest * gates], dim=1)]
+    for m, part in enumerate(parts[1:], start=1):
+        gate = gates if m == 1 else gates[:, (m - 1) * w :]  # degrees l >= m
+        out.append((part.unflatten(1, (2, degrees[m] * w)) * gate.unsqueeze(1)).flatten(1))
+    return out
 
 
 @triton.constexpr_function
@@ -458,56 +596,16 @@ def _gate_grad(
         )
 
 
-class Shape:
-    """Sizes that follow from lmax and mmax. frame_mmax: orders held by the frames, which may be
-    more than are used."""
-
-    def __init__(self, lmax: int, mmax: int, frame_mmax: int | None = None):
-        self.l, self.m, self.fm = lmax, mmax, mmax if frame_mmax is None else frame_mmax
-        self.degrees = [lmax - m + 1 for m in range(mmax + 1)]
-        self.s, self.r = (lmax + 1) ** 2, sum(self.degrees)
-        self.sm = self.degrees[0] + 2 * sum(self.degrees[1:])
-        self.p = sum((2 * min(l, self.fm) + 1) * (2 * l + 1) for l in range(lmax + 1))
-
-
 def turn(
-    shape: Shape,
-    y: Tensor,
-    frames: Tensor,
-    rad: Tensor,
-    shift: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
+    shape: Shape, y: Tensor, frames: Tensor, rad: Tensor, shift: Tensor, graph: GraphBatch
 ) -> Tensor:
     """y (n, S, C), frames (e, P), rad (e, R 2C) and shift (R 2C,) to be added to it -> z (e, S_m
     2C) in the dtype of rad."""
-    e, c = len(sender), y.shape[2]
-    out = rad.new_empty(e, shape.sm * 2 * c)
-    size = tile(TILES, "turn", c)
-    blocks = triton.cdiv(e, size["BE"])
+    e, c, size = len(graph.sender), y.shape[2], tile(TILES, "turn", y.shape[2])
+    out, blocks = rad.new_empty(e, shape.sm * 2 * c), triton.cdiv(e, size["BE"])
+    given = y, frames, rad, shift, frames, graph.sender, graph.receiver
     _turn[blocks, triton.cdiv(c, size["BC"]), 2](
-        y,
-        frames,
-        rad,
-        shift,
-        frames,
-        sender,
-        receiver,
-        out,
-        out,
-        e,
-        blocks,
-        blocks,
-        c,
-        P=shape.p,
-        S=shape.s,
-        SM=shape.sm,
-        R=shape.r,
-        L=shape.l,
-        M=shape.m,
-        FM=shape.fm,
-        SIDES=2,
-        **size,
+        *given, out, out, e, blocks, blocks, c, **_constants(shape, "SRMF"), SIDES=2, **size
     )
     return out
 
@@ -519,105 +617,42 @@ def turn_grad(
     rad: Tensor,
     shift: Tensor,
     grad: Tensor,
-    ptr: Tensor,
-    order: Tensor,
+    graph: GraphBatch,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`turn` for y, rad and shift."""
-    n, _, c = y.shape
-    dy, drad, dshift = (
-        y.new_empty(2, *y.shape),
-        torch.empty_like(rad),
-        y.new_empty(n, shape.r * 2 * c),
-    )
-    size = tile(TILES, "turn_grad", c)
+    (n, _, c), (ptr, order), drad = y.shape, graph.segments, torch.empty_like(rad)
+    dy, dshift = y.new_empty(2, *y.shape), y.new_empty(n, shape.r * 2 * c)
+    size = _one_edge("turn_grad", c)
+    given = y, frames, rad, shift, grad, order, ptr, dy, drad, dshift
     _turn_grad[n + FILL, triton.cdiv(c, size["BC"]), 2](
-        y,
-        frames,
-        rad,
-        shift,
-        grad,
-        order,
-        ptr,
-        dy,
-        drad,
-        dshift,
-        n,
-        len(order),
-        c,
-        P=shape.p,
-        S=shape.s,
-        SM=shape.sm,
-        R=shape.r,
-        L=shape.l,
-        M=shape.m,
-        BC=size["BC"],
-        FILL=FILL,
-        num_warps=size["num_warps"],
+        *given, n, len(order), c, **_constants(shape, "SRM"), FILL=FILL, **size
     )
     return dy.sum(0), drad, dshift.sum(0)
 
 
-def turn_sum(
-    shape: Shape, z: Tensor, frames: Tensor, scale: Tensor, ptr: Tensor, bias: Tensor
-) -> Tensor:
-    """z (e, S_m C), scale (e,), bias ((lmax + 1) C,) of m = 0 -> x (n, S, C) in the dtype of
-    frames."""
-    n, c = len(ptr) - 1, z.shape[1] // shape.sm
+def turn_sum(shape: Shape, z: Tensor, edges: Edges, bias: Tensor) -> Tensor:
+    """z (e, S_m C), bias ((lmax + 1) C,) of m = 0 -> x (n, S, C) in the dtype of frames."""
+    (ptr, _), c, frames = edges.graph.segments, z.shape[1] // shape.sm, edges.frames
+    n, size = len(ptr) - 1, _one_edge("turn_sum", c)
     out = frames.new_empty(n, shape.s, c)
-    size = tile(TILES, "turn_sum", c)
     _turn_sum[n, triton.cdiv(c, size["BC"])](
-        z,
-        bias,
-        frames,
-        scale,
-        ptr,
-        out,
-        c,
-        P=shape.p,
-        S=shape.s,
-        SM=shape.sm,
-        L=shape.l,
-        M=shape.m,
-        FM=shape.fm,
-        BC=size["BC"],
-        num_warps=size["num_warps"],
+        z, bias, frames, edges.scale, ptr, out, c, **_constants(shape, "SMF"), **size
     )
     return out
 
 
 def turn_sum_grad(
-    shape: Shape, grad: Tensor, frames: Tensor, scale: Tensor, receiver: Tensor, dtype: torch.dtype
+    shape: Shape, grad: Tensor, edges: Edges, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Gradients of :func:`turn_sum` for z (gather, turn, scale) and bias."""
-    e, c = len(receiver), grad.shape[2]
-    out = grad.new_empty(e, shape.sm * c, dtype=dtype)
-    size = tile(TILES, "turn_one", c)
-    blocks = triton.cdiv(e, size["BE"])
+    receiver, frames = edges.graph.receiver, edges.frames
+    e, c, size = len(receiver), grad.shape[2], tile(TILES, "turn_one", grad.shape[2])
+    out, blocks = grad.new_empty(e, shape.sm * c, dtype=dtype), triton.cdiv(e, size["BE"])
     programs = max(1, min(PROGRAMS, blocks))
     sums = grad.new_empty(programs, (shape.l + 1) * c)
+    given = grad, frames, frames, frames, edges.scale, receiver, receiver, out, sums
     _turn[programs, triton.cdiv(c, size["BC"]), 1](
-        grad,
-        frames,
-        frames,
-        frames,
-        scale,
-        receiver,
-        receiver,
-        out,
-        sums,
-        e,
-        blocks,
-        programs,
-        c,
-        P=shape.p,
-        S=shape.s,
-        SM=shape.sm,
-        R=shape.r,
-        L=shape.l,
-        M=shape.m,
-        FM=shape.fm,
-        SIDES=1,
-        **size,
+        *given, e, blocks, programs, c, **_constants(shape, "SRMF"), SIDES=1, **size
     )
     return out, sums.sum(0)
 
@@ -626,26 +661,41 @@ def gate(shape: Shape, a: Tensor, bias: Tensor) -> Tensor:
     """a (e, (lmax + S_m) C): lmax gates, then coefficients; bias ((2 lmax + 1) C,) of gates and m =
     0 -> (e, S_m C)."""
     e, c = a.shape[0], a.shape[1] // (shape.l + shape.sm)
-    out = a.new_empty(e, shape.sm * c)
-    size = tile(TILES, "gate", c)
-    _gate[triton.cdiv(e, size["BE"]), triton.cdiv(c, size["BC"])](
-        a, bias, out, e, c, SM=shape.sm, L=shape.l, M=shape.m, **size
-    )
+    out, size = a.new_empty(e, shape.sm * c), tile(TILES, "gate", c)
+    programs = triton.cdiv(e, size["BE"]), triton.cdiv(c, size["BC"])
+    _gate[programs](a, bias, out, e, c, SM=shape.sm, L=shape.l, M=shape.m, **size)
     return out
 
 
 def gate_grad(shape: Shape, a: Tensor, bias: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of :func:`gate` for a and bias; ``grad`` becomes what gate gives."""
     e, c = a.shape[0], a.shape[1] // (shape.l + shape.sm)
-    da = torch.empty_like(a)
-    size = tile(TILES, "gate_grad", c)
+    da, size = torch.empty_like(a), tile(TILES, "gate_grad", c)
     blocks = triton.cdiv(e, size["BE"])
     programs = max(1, min(PROGRAMS, blocks))
-    dbias = bias.new_empty(programs, len(bias))
+    given, dbias = (a, bias, grad, da), bias.new_empty(programs, len(bias))
+    constants = {"SM": shape.sm, "L": shape.l, "M": shape.m}
     _gate_grad[programs, triton.cdiv(c, size["BC"])](
-        a, bias, grad, da, dbias, e, blocks, programs, c, SM=shape.sm, L=shape.l, M=shape.m, **size
+        *given, dbias, e, blocks, programs, c, **constants, **size
     )
     return da, dbias.sum(0)
+
+
+def _constants(shape: Shape, which: str) -> dict[str, int]:
+    """Constants of a kernel: P, SM and L, and of S, R, M and FM (F) those that it has."""
+    more = {"S": ("S", shape.s), "R": ("R", shape.r), "M": ("M", shape.m), "F": ("FM", shape.fm)}
+    return {"P": shape.p, "SM": shape.sm, "L": shape.l, **dict(more[k] for k in which)}
+
+
+def _one_edge(kernel: str, c: int) -> dict[str, int]:
+    """The tile of a kernel without BE."""
+    size = tile(TILES, kernel, c)
+    return {"BC": size["BC"], "num_warps": size["num_warps"]}
+
+
+def _whole(weight: Tensor, columns: int) -> Tensor:
+    """The matrix of an order with so many columns; one of half the size serves +m and -m both."""
+    return weight if weight.shape[1] == columns else torch.block_diag(weight, weight)
 
 
 def _convolve(
@@ -654,11 +704,8 @@ def _convolve(
     """One product per order on slices of one buffer, written in place of a concatenation. weights
     (out, in). No bias: torch would first write it, then read it."""
     for k, w in enumerate(weights):
-        torch.mm(
-            x[:, columns_in[k] : columns_in[k + 1]],
-            w.t(),
-            out=out[:, columns_out[k] : columns_out[k + 1]],
-        )
+        target = out[:, columns_out[k] : columns_out[k + 1]]
+        torch.mm(x[:, columns_in[k] : columns_in[k + 1]], w.t(), out=target)
 
 
 def _transposed(weights: list[Tensor], edges: int) -> list[Tensor]:
@@ -667,333 +714,65 @@ def _transposed(weights: list[Tensor], edges: int) -> list[Tensor]:
     return [w.t().contiguous() if edges > MANY else w.t() for w in weights]
 
 
-def _columns(
-    shape: Shape, weights1: list[Tensor], weights2: list[Tensor]
-) -> tuple[list[int], list[int], list[int]]:
+def _products(x: Tensor, x_at: list[int], y: Tensor, y_at: list[int]) -> list[Tensor]:
+    """x^T y of the columns of each order."""
+    return [
+        x[:, x_at[k] : x_at[k + 1]].t() @ y[:, y_at[k] : y_at[k + 1]] for k in range(len(x_at) - 1)
+    ]
+
+
+def _columns(weights1: list[Tensor], weights2: list[Tensor]) -> tuple[list[int], ...]:
     """Column bounds of the orders in z, in conv1's output (gates with m = 0), and after the
     gates."""
-
-    def bounds(sizes: list[int]) -> list[int]:
-        out = [0]
-        for s in sizes:
-            out.append(out[-1] + s)
-        return out
-
-    return (
-        bounds([w.shape[1] for w in weights1]),
-        bounds([w.shape[0] for w in weights1]),
-        bounds([w.shape[0] for w in weights2]),
-    )
+    sizes = [w.shape[1] for w in weights1], [w.shape[0] for w in weights1]
+    return tuple([0, *accumulate(s)] for s in (*sizes, [w.shape[0] for w in weights2]))
 
 
-@torch.library.custom_op("forcelaw::so2_message", mutates_args=())
-def _so2_message(
-    y: Tensor,
-    frames: Tensor,
-    scale: Tensor,
-    rad: Tensor,
-    shift: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-    lmax: int,
-    mmax: int,
-    weights1: list[Tensor],
-    bias1: Tensor,
-    weights2: list[Tensor],
-    bias2: Tensor,
-) -> tuple[Tensor, Tensor]:
-    shape = Shape(lmax, mmax)
-    z_at, a_at, q_at = _columns(shape, weights1, weights2)
-    z = turn(shape, y, frames, rad, shift, sender, receiver)
-    a = z.new_empty(len(sender), a_at[-1])
-    _convolve(z, weights1, z_at, a_at, a)
-    g = gate(shape, a, bias1)
-    q = g.new_empty(len(sender), q_at[-1])
-    _convolve(g, weights2, q_at, q_at, q)
-    return turn_sum(shape, q, frames, scale, ptr, bias2), a
+class _Message(Function):
+    @staticmethod
+    def forward(ctx, y, rad, shift, bias1, bias2, edges, *weights):
+        shape, half = edges.shape, len(weights) // 2
+        z_at, a_at, q_at = _columns(weights[:half], weights[half:])
+        z = turn(shape, y, edges.frames, rad, shift, edges.graph)
+        a = z.new_empty(len(rad), a_at[-1])
+        _convolve(z, weights[:half], z_at, a_at, a)
+        g = gate(shape, a, bias1)
+        q = g.new_empty(len(rad), q_at[-1])
+        _convolve(g, weights[half:], q_at, q_at, q)
+        ctx.save_for_backward(a, y, rad, shift, bias1, *weights)
+        ctx.edges = edges
+        return turn_sum(shape, q, edges, bias2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (a, y, rad, shift, bias1, *weights), edges = ctx.saved_tensors, ctx.edges
+        shape, half = edges.shape, len(weights) // 2
+        z_at, a_at, q_at = _columns(weights[:half], weights[half:])
+        dq, dbias2 = turn_sum_grad(shape, grad.contiguous(), edges, rad.dtype)
+        g = torch.empty_like(dq)  # the gradient of the gated numbers
+        _convolve(dq, _transposed(weights[half:], len(dq)), q_at, q_at, g)
+        # g is the gated numbers, again: cheaper than to keep them
+        da, dbias1 = gate_grad(shape, a, bias1, g)
+        d2 = _products(dq, q_at, g, q_at)
+        del dq, g
+        z = turn(shape, y, edges.frames, rad, shift, edges.graph)
+        d1 = _products(da, a_at, z, z_at)
+        # now the gradient of z
+        _convolve(da, _transposed(weights[:half], len(da)), a_at, z_at, z)
+        del da
+        dy, drad, dshift = turn_grad(shape, y, edges.frames, rad, shift, z, edges.graph)
+        return dy, drad, dshift, dbias1, dbias2, None, *d1, *d2
 
 
-@_so2_message.register_fake
-def _(
-    y,
-    frames,
-    scale,
-    rad,
-    shift,
-    sender,
-    receiver,
-    ptr,
-    order,
-    lmax,
-    mmax,
-    weights1,
-    bias1,
-    weights2,
-    bias2,
-):
-    return torch.empty_like(y), rad.new_empty(rad.shape[0], sum(w.shape[0] for w in weights1))
+class _Spread(Function):
+    @staticmethod
+    def forward(ctx, z, bias, edges):
+        ctx.edges, ctx.kind = edges, z.dtype
+        return turn_sum(Shape(edges.shape.l, 0, edges.shape.m), z, edges, bias)
 
-
-@torch.library.custom_op("forcelaw::so2_message_backward", mutates_args=())
-def _so2_message_backward(
-    grad: Tensor,
-    a: Tensor,
-    y: Tensor,
-    frames: Tensor,
-    scale: Tensor,
-    rad: Tensor,
-    shift: Tensor,
-    bias1: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-    lmax: int,
-    mmax: int,
-    weights1: list[Tensor],
-    weights2: list[Tensor],
-) -> list[Tensor]:
-    shape = Shape(lmax, mmax)
-    z_at, a_at, q_at = _columns(shape, weights1, weights2)
-    dq, dbias2 = turn_sum_grad(shape, grad.contiguous(), frames, scale, receiver, rad.dtype)
-    g = torch.empty_like(dq)
-    _convolve(
-        dq, _transposed(weights2, len(dq)), q_at, q_at, g
-    )  # the gradient of the gated numbers
-    da, dbias1 = gate_grad(
-        shape, a, bias1, g
-    )  # g is the gated numbers, again: cheaper than to keep them
-    d2 = [
-        dq[:, q_at[k] : q_at[k + 1]].t() @ g[:, q_at[k] : q_at[k + 1]] for k in range(len(weights2))
-    ]
-    del dq, g
-    z = turn(shape, y, frames, rad, shift, sender, receiver)
-    d1 = [
-        da[:, a_at[k] : a_at[k + 1]].t() @ z[:, z_at[k] : z_at[k + 1]] for k in range(len(weights1))
-    ]
-    _convolve(da, _transposed(weights1, len(da)), a_at, z_at, z)  # now the gradient of z
-    del da
-    dy, drad, dshift = turn_grad(shape, y, frames, rad, shift, z, ptr, order)
-    return [dy, drad, dshift, dbias1, dbias2, *d1, *d2]
-
-
-@_so2_message_backward.register_fake
-def _(
-    grad,
-    a,
-    y,
-    frames,
-    scale,
-    rad,
-    shift,
-    bias1,
-    sender,
-    receiver,
-    ptr,
-    order,
-    lmax,
-    mmax,
-    weights1,
-    weights2,
-):
-    return [
-        torch.empty_like(y),
-        torch.empty_like(rad),
-        torch.empty_like(shift),
-        torch.empty_like(bias1),
-        bias1.new_empty(weights2[0].shape[0]),
-        *(rad.new_empty(w.shape) for w in (*weights1, *weights2)),
-    ]
-
-
-def _save(ctx, inputs, output):
-    (
-        y,
-        frames,
-        scale,
-        rad,
-        shift,
-        sender,
-        receiver,
-        ptr,
-        order,
-        lmax,
-        mmax,
-        weights1,
-        bias1,
-        weights2,
-        _,
-    ) = inputs
-    ctx.sizes = lmax, mmax, len(weights1)
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # else torch fills an array of its size with zeros
-    ctx.save_for_backward(
-        output[1],
-        y,
-        frames,
-        scale,
-        rad,
-        shift,
-        bias1,
-        sender,
-        receiver,
-        ptr,
-        order,
-        *weights1,
-        *weights2,
-    )
-
-
-def _differentiate(ctx, grad, _):
-    lmax, mmax, count = ctx.sizes
-    *tensors, weights = *ctx.saved_tensors[:11], ctx.saved_tensors[11:]
-    dy, drad, dshift, db1, db2, *dw = _so2_message_backward(
-        grad, *tensors, lmax, mmax, weights[:count], weights[count:]
-    )
-    return (
-        dy,
-        None,
-        None,
-        drad,
-        dshift,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        dw[:count],
-        db1,
-        dw[count:],
-        db2,
-    )
-
-
-_so2_message.register_autograd(_differentiate, setup_context=_save)
-
-
-def so2_message(
-    y: Tensor,
-    frames: Tensor,
-    scale: Tensor,
-    rad: Tensor,
-    shift: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    order: Tensor,
-    lmax: int,
-    mmax: int,
-    weights1: list[Tensor],
-    bias1: Tensor,
-    weights2: list[Tensor],
-    bias2: Tensor,
-) -> Tensor:
-    """A whole eSEN message (n, S, C): turn, convolve, gate, convolve, turn back, sum. Gradients for
-    y, rad, weights, biases.
-
-    y (n, S, C); frames (e, P); scale (e,) envelope times 1/sqrt(k); rad (e, R 2C), whose dtype is
-    that of the products, and its bias shift (R 2C,); weights1, weights2 one matrix (out, in) per
-    order, biases for m = 0; ptr, order from ``GraphBatch.segments``. Biases are added, and their
-    gradients summed, by kernels that pass there anyway.
-    """
-    kind = rad.dtype
-    out, _ = _so2_message(
-        y,
-        frames,
-        scale,
-        rad.contiguous(),
-        shift,
-        sender,
-        receiver,
-        ptr,
-        order,
-        lmax,
-        mmax,
-        [w.to(kind) for w in weights1],
-        bias1,
-        [w.to(kind) for w in weights2],
-        bias2,
-    )
-    return out
-
-
-@torch.library.custom_op("forcelaw::spread", mutates_args=())
-def _spread(
-    z: Tensor,
-    bias: Tensor,
-    frames: Tensor,
-    scale: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    lmax: int,
-    mmax: int,
-    frame_mmax: int,
-) -> Tensor:
-    return turn_sum(Shape(lmax, mmax, frame_mmax), z, frames, scale, ptr, bias)
-
-
-@_spread.register_fake
-def _(z, bias, frames, scale, receiver, ptr, lmax, mmax, frame_mmax):
-    shape = Shape(lmax, mmax, frame_mmax)
-    return frames.new_empty(ptr.shape[0] - 1, shape.s, z.shape[1] // shape.sm)
-
-
-@torch.library.custom_op("forcelaw::spread_backward", mutates_args=())
-def _spread_backward(
-    grad: Tensor,
-    z: Tensor,
-    frames: Tensor,
-    scale: Tensor,
-    receiver: Tensor,
-    lmax: int,
-    mmax: int,
-    frame_mmax: int,
-) -> tuple[Tensor, Tensor]:
-    return turn_sum_grad(
-        Shape(lmax, mmax, frame_mmax), grad.contiguous(), frames, scale, receiver, z.dtype
-    )
-
-
-@_spread_backward.register_fake
-def _(grad, z, frames, scale, receiver, lmax, mmax, frame_mmax):
-    return torch.empty_like(z), grad.new_empty((lmax + 1) * grad.shape[2])
-
-
-def _save_spread(ctx, inputs, output):
-    z, _, frames, scale, receiver, _, *ctx.sizes = inputs
-    ctx.save_for_backward(z, frames, scale, receiver)
-
-
-def _differentiate_spread(ctx, grad):
-    return (
-        *_spread_backward(grad, *ctx.saved_tensors, *ctx.sizes),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    )
-
-
-_spread.register_autograd(_differentiate_spread, setup_context=_save_spread)
-
-
-def spread(
-    z: Tensor,
-    bias: Tensor,
-    frames: Tensor,
-    scale: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    lmax: int,
-    mmax: int,
-    frame_mmax: int,
-) -> Tensor:
-    """Sum over edges of turned-back z (e, S_m C), with bias ((lmax + 1) C,) of m = 0: (n, S, C).
-    frames hold orders up to frame_mmax >= mmax."""
-    return _spread(z.contiguous(), bias, frames, scale, receiver, ptr, lmax, mmax, frame_mmax)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        edges, shape = ctx.edges, Shape(ctx.edges.shape.l, 0, ctx.edges.shape.m)
+        return *turn_sum_grad(shape, grad.contiguous(), edges, ctx.kind), None

@@ -7,27 +7,43 @@ See models/so3.py.
     by_degree         a matrix per degree -> one per coefficient
 
 Legend: n atoms, S = (lmax + 1)^2 coefficients degree-major, C channels. x, y (n, S, C); u, v (S, n,
-C), as the products of SO3Linear give them, so that nothing is copied between. Taken apart by torch,
-slices and concatenations cost more traffic, in the backward pass above all, than the arithmetic.
+C), as the products of SO3Linear give them, so that nothing is copied between. degree (S,) of each
+coefficient. Taken apart by torch, slices and concatenations cost more traffic, in the backward pass
+above all, than the arithmetic.
 """
 
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from ..gated_message import at_least_float32, tile
-from ..gated_message import wide as _wide  # kernels here have a ``WIDE`` of their own
-from ..layer_norm import PROGRAMS
 from ..linear import column_sums
+from ..switch import tl, triton, use_triton
+from ..tiles import PROGRAMS, at_least_float32, grid, tile, wide
 
 TILES = {"gate": (4, 64, 4), "add": (4, 64, 4)}
-EPSILON = tl.constexpr(1e-5)  # that of SphericalNorm
+SMALL = 1e-5  # added to the mean square
+EPSILON = tl.constexpr(SMALL)
 
 
 # ---- spherical_norm
+
+
+def spherical_norm(
+    x: Tensor, gain: Tensor, bias: Tensor, weights: Tensor, degree: Tensor
+) -> tuple[Tensor, Tensor]:
+    """x (n, S, C), gain (lmax + 1, C), bias (C,), weights (S,) of each coefficient in the mean
+    square -> y (n, S, C) and y[:, 0] (n, C)."""
+    if use_triton(x):
+        return _Norm.apply(at_least_float32(x), gain, bias, weights, degree)
+    scalars = x[:, :1]
+    x = torch.cat([scalars - scalars.mean(-1, keepdim=True), x[:, 1:]], dim=1)
+    scale = torch.rsqrt((x.square().sum(-1) * weights).sum(-1) + SMALL)
+    x = x * scale[:, None, None] * gain.index_select(0, degree)
+    y = torch.cat([x[:, :1] + bias, x[:, 1:]], dim=1)
+    return y, y[:, 0]
 
 
 @triton.jit
@@ -130,79 +146,43 @@ def _norm_tile(s: int, c: int) -> dict[str, int]:
     return {"SP": rows, "BC": columns, "num_warps": min(8, max(1, rows * columns // 512))}
 
 
-@torch.library.custom_op("forcelaw::spherical_norm", mutates_args=())
-def _spherical_norm(
-    x: Tensor, gain: Tensor, bias: Tensor, weights: Tensor, degree: Tensor
-) -> tuple[Tensor, Tensor]:
-    (n, s, c), y = x.shape, torch.empty_like(x)
-    scalars = x.new_empty(n, c)
-    _norm[(n,)](x, gain, bias, weights, degree, y, scalars, c, s, WIDE=_wide(x), **_norm_tile(s, c))
-    return y, scalars
+class _Norm(Function):
+    @staticmethod
+    def forward(ctx, x, gain, bias, weights, degree):
+        (n, s, c), y = x.shape, torch.empty_like(x)
+        scalars, given = x.new_empty(n, c), (x, gain, bias, weights, degree)
+        _norm[(n,)](*given, y, scalars, c, s, WIDE=wide(x), **_norm_tile(s, c))
+        ctx.save_for_backward(x, gain, weights, degree)
+        return y, scalars
 
-
-@_spherical_norm.register_fake
-def _(x, gain, bias, weights, degree):
-    return torch.empty_like(x), x.new_empty(x.shape[0], x.shape[2])
-
-
-@torch.library.custom_op("forcelaw::spherical_norm_backward", mutates_args=())
-def _spherical_norm_backward(
-    dy: Tensor, dscalars: Tensor, x: Tensor, gain: Tensor, weights: Tensor, degree: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x, and of gain and bias one below the other."""
-    (n, s, c), degrees = x.shape, len(gain)
-    programs = max(1, min(PROGRAMS, n))
-    dx, sums = torch.empty_like(x), x.new_empty(programs, degrees + 1, c)
-    dy = dy if dy.stride(2) == 1 else dy.contiguous()
-    _norm_backward[(programs,)](
-        x,
-        gain,
-        weights,
-        degree,
-        dy,
-        dy.stride(0),
-        dy.stride(1),
-        dscalars.contiguous(),
-        dx,
-        sums,
-        n,
-        programs,
-        degrees - 1,
-        c,
-        s,
-        WIDE=_wide(x),
-        **_norm_tile(s, c),
-    )
-    return dx, sums.sum(0)
-
-
-@_spherical_norm_backward.register_fake
-def _(dy, dscalars, x, gain, weights, degree):
-    return torch.empty_like(x), x.new_empty(gain.shape[0] + 1, x.shape[2])
-
-
-def _norm_save(ctx, inputs, output):
-    x, gain, _, weights, degree = inputs
-    ctx.save_for_backward(x, gain, weights, degree)
-
-
-def _norm_differentiate(ctx, dy, dscalars):
-    dx, sums = _spherical_norm_backward(dy, dscalars, *ctx.saved_tensors)
-    return dx, sums[:-1], sums[-1], None, None
-
-
-_spherical_norm.register_autograd(_norm_differentiate, setup_context=_norm_save)
-
-
-def spherical_norm(
-    x: Tensor, gain: Tensor, bias: Tensor, weights: Tensor, degree: Tensor
-) -> tuple[Tensor, Tensor]:
-    """SphericalNorm of x (n, S, C) -> y (n, S, C) and y[:, 0] (n, C). gain (lmax + 1, C), bias
-    (C,); weights and degree (S,) as the module has them."""
-    return _spherical_norm(at_least_float32(x), gain, bias, weights, degree)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy, dscalars):
+        x, gain, weights, degree = ctx.saved_tensors
+        (n, s, c), degrees = x.shape, len(gain)
+        programs = max(1, min(PROGRAMS, n))
+        # sums of gain and bias, one below the other
+        dx, sums = torch.empty_like(x), x.new_empty(programs, degrees + 1, c)
+        dy = dy if dy.stride(2) == 1 else dy.contiguous()
+        given = x, gain, weights, degree, dy, dy.stride(0), dy.stride(1), dscalars.contiguous()
+        sizes = n, programs, degrees - 1, c, s
+        _norm_backward[(programs,)](*given, dx, sums, *sizes, WIDE=wide(x), **_norm_tile(s, c))
+        sums = sums.sum(0)
+        return dx, sums[:-1], sums[-1], None, None
 
 
 # ---- spherical_gate
+
+
+def spherical_gate(h: Tensor, u: Tensor, bias: Tensor, degree: Tensor) -> Tensor:
+    """u (S, n, C), gates h (n, lmax C) of l = 1, 2, ..., bias (C,) -> v (S, n, C); by kernels in
+    the dtype of u."""
+    if use_triton(u):
+        return _Gate.apply(h.contiguous(), u.contiguous(), bias)
+    gates = torch.sigmoid(nn.functional.silu(h)).unflatten(1, (-1, u.shape[2]))
+    y = torch.cat([u[:1] + bias, u[1:]], dim=0).transpose(0, 1)
+    rest = y[:, 1:] * gates.index_select(1, degree[1:] - 1)
+    return torch.cat([nn.functional.silu(y[:, :1]), rest], dim=1).transpose(0, 1)
 
 
 @triton.jit
@@ -285,58 +265,34 @@ def _gate_backward(
         tl.store(dh + hidden, dz.to(dh.dtype.element_ty), mask=mask)
 
 
-def _grid(n: int, c: int, size: dict[str, int]) -> tuple[int, int]:
-    return triton.cdiv(n, size["BE"]), triton.cdiv(c, size["BC"])
+class _Gate(Function):
+    @staticmethod
+    def forward(ctx, h, u, bias):
+        (_, n, c), v = u.shape, torch.empty_like(u)
+        size = tile(TILES, "gate", c)
+        _gate[grid(n, c, size)](h, u, bias, v, n, c, L=h.shape[1] // c, WIDE=wide(u), **size)
+        ctx.save_for_backward(h, u, bias)
+        return v
 
-
-@torch.library.custom_op("forcelaw::spherical_gate", mutates_args=())
-def _spherical_gate(h: Tensor, u: Tensor, bias: Tensor) -> Tensor:
-    (_, n, c), v = u.shape, torch.empty_like(u)
-    size = tile(TILES, "gate", c)
-    _gate[_grid(n, c, size)](h, u, bias, v, n, c, L=h.shape[1] // c, WIDE=_wide(u), **size)
-    return v
-
-
-@_spherical_gate.register_fake
-def _(h, u, bias):
-    return torch.empty_like(u)
-
-
-@torch.library.custom_op("forcelaw::spherical_gate_backward", mutates_args=())
-def _spherical_gate_backward(
-    grad: Tensor, h: Tensor, u: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    (_, n, c), dh, du = u.shape, torch.empty_like(h), torch.empty_like(u)
-    size = tile(TILES, "gate", c)
-    _gate_backward[_grid(n, c, size)](
-        h, u, bias, grad.contiguous(), dh, du, n, c, L=h.shape[1] // c, WIDE=_wide(u), **size
-    )
-    return dh, du, column_sums(du[0], bias.dtype)
-
-
-@_spherical_gate_backward.register_fake
-def _(grad, h, u, bias):
-    return torch.empty_like(h), torch.empty_like(u), torch.empty_like(bias)
-
-
-def _gate_save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
-def _gate_differentiate(ctx, grad):
-    return _spherical_gate_backward(grad, *ctx.saved_tensors)
-
-
-_spherical_gate.register_autograd(_gate_differentiate, setup_context=_gate_save)
-
-
-def spherical_gate(h: Tensor, u: Tensor, bias: Tensor) -> Tensor:
-    """u (S, n, C), gates h (n, lmax C) of l = 1, 2, ..., bias (C,) -> v (S, n, C) in the dtype of
-    u."""
-    return _spherical_gate(h.contiguous(), u.contiguous(), bias)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        h, u, bias = ctx.saved_tensors
+        (_, n, c), dh, du = u.shape, torch.empty_like(h), torch.empty_like(u)
+        size = tile(TILES, "gate", c)
+        given = h, u, bias, grad.contiguous(), dh, du
+        _gate_backward[grid(n, c, size)](*given, n, c, L=h.shape[1] // c, WIDE=wide(u), **size)
+        return dh, du, column_sums(du[0], bias.dtype)
 
 
 # ---- spherical_add
+
+
+def spherical_add(x: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """x (n, S, C), v (S, n, C), bias (C,) of l = 0 -> (n, S, C); by kernels at least in float32."""
+    if use_triton(x):
+        return _Add.apply(at_least_float32(x), v.contiguous(), bias)
+    return x + torch.cat([v[:1] + bias, v[1:]], dim=0).transpose(0, 1)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -364,35 +320,28 @@ def _add(
         tl.store(out + at, tl.load(x + at, mask=mask, other=0.0) + y, mask=mask)
 
 
-@torch.library.custom_op("forcelaw::spherical_add", mutates_args=())
-def _spherical_add(x: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    (n, s, c), out = x.shape, torch.empty_like(x)
-    size = tile(TILES, "add", c)
-    _add[_grid(n, c, size)](x, v, bias, out, n, c, s, WIDE=_wide(x), **size)
-    return out
+class _Add(Function):
+    @staticmethod
+    def forward(ctx, x, v, bias):
+        (n, s, c), out, size = x.shape, torch.empty_like(x), tile(TILES, "add", x.shape[2])
+        _add[grid(n, c, size)](x, v, bias, out, n, c, s, WIDE=wide(x), **size)
+        ctx.kind = v.dtype
+        return out
 
-
-@_spherical_add.register_fake
-def _(x, v, bias):
-    return torch.empty_like(x)
-
-
-def _add_save(ctx, inputs, output):
-    ctx.kind = inputs[1].dtype
-
-
-_spherical_add.register_autograd(
-    lambda ctx, grad: (grad, grad.transpose(0, 1).to(ctx.kind), grad[:, 0].sum(0)),
-    setup_context=_add_save,
-)
-
-
-def spherical_add(x: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """x (n, S, C), at least in float32; v (S, n, C); bias (C,) of l = 0 -> (n, S, C)."""
-    return _spherical_add(at_least_float32(x), v.contiguous(), bias)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return grad, grad.transpose(0, 1).to(ctx.kind), grad[:, 0].sum(0)
 
 
 # ---- by_degree
+
+
+def by_degree(weight: Tensor, degree: Tensor) -> Tensor:
+    """weight (lmax + 1, ...) -> (S, ...); by kernels the gradient is the same every time."""
+    if use_triton(weight):
+        return _ByDegree.apply(weight.contiguous(), degree)
+    return weight.index_select(0, degree)
 
 
 @triton.jit
@@ -407,41 +356,17 @@ def _degree_sums(x, out, numbers, FLAT: tl.constexpr):
     tl.store(out + l * numbers + i, total, mask=i < numbers)
 
 
-@torch.library.custom_op("forcelaw::by_degree", mutates_args=())
-def _by_degree(weight: Tensor, degree: Tensor) -> Tensor:
-    return weight.index_select(0, degree)
+class _ByDegree(Function):
+    @staticmethod
+    def forward(ctx, weight, degree):
+        ctx.degrees = len(weight)
+        return weight.index_select(0, degree)
 
-
-@_by_degree.register_fake
-def _(weight, degree):
-    return weight.new_empty(degree.shape[0], *weight.shape[1:])
-
-
-@torch.library.custom_op("forcelaw::by_degree_backward", mutates_args=())
-def _by_degree_backward(grad: Tensor, degrees: int) -> Tensor:
-    out = grad.new_empty(degrees, *grad.shape[1:])
-    numbers = out[0].numel()
-    _degree_sums[triton.cdiv(numbers, 1024), degrees](
-        grad.contiguous(), out, numbers, FLAT=1024, num_warps=4
-    )
-    return out
-
-
-@_by_degree_backward.register_fake
-def _(grad, degrees):
-    return grad.new_empty(degrees, *grad.shape[1:])
-
-
-def _degree_save(ctx, inputs, output):
-    ctx.degrees = len(inputs[0])
-
-
-_by_degree.register_autograd(
-    lambda ctx, grad: (_by_degree_backward(grad, ctx.degrees), None), setup_context=_degree_save
-)
-
-
-def by_degree(weight: Tensor, degree: Tensor) -> Tensor:
-    """weight (lmax + 1, ...), degree (S,) of each coefficient -> (S, ...), with a gradient that is
-    the same every time."""
-    return _by_degree(weight.contiguous(), degree)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        out = grad.new_empty(ctx.degrees, *grad.shape[1:])
+        numbers = out[0].numel()
+        programs = triton.cdiv(numbers, 1024), ctx.degrees
+        _degree_sums[programs](grad.contiguous(), out, numbers, FLAT=1024, num_warps=4)
+        return out, None

@@ -1,8 +1,10 @@
-"""Real spherical harmonics and rotations into the frames of edges for GemNet-OC; nothing is
-differentiated by positions.
+"""Real spherical harmonics, and rotations into the frames of edges for GemNet-OC.
 
 harmonics    y (e, S^2) of mean square 1
-turns        rotations of every degree; those of degree l come after l (2l - 1)(2l + 1) / 3 elements of lower degrees
+rotations    of every degree; those of degree l come after l (2l - 1)(2l + 1) / 3 elements of lower
+             degrees
+
+By kernels nothing is differentiated by positions.
 """
 
 from __future__ import annotations
@@ -10,11 +12,86 @@ from __future__ import annotations
 import math
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from .triplets import _degrees, _jit
+from ..switch import tl, triton, use_triton_at
+from .triplets import _jit
+
+
+def harmonics(unit: Tensor, count: int, norms: Tensor | None = None) -> Tensor:
+    """Real spherical harmonics of unit vectors (..., 3), degrees below ``count``: (..., count^2).
+
+    Polynomials of x, y, z (smooth everywhere, the poles included), normalised to mean square 1 over
+    the sphere: sum_m Y_lm(a) Y_lm(b) = (2l+1) P_l(a.b). Order m < 0 goes with sin(|m| phi), m > 0
+    with cos(m phi), no sign (-1)^m. norms (count^2,): of ``harmonic_norms``, in the dtype of unit;
+    without them no kernel runs.
+    """
+    if norms is not None and use_triton_at(unit):
+        out = unit.new_empty(len(unit), len(norms))
+        programs = (triton.cdiv(len(unit), 64),)
+        _harmonics[programs](unit.contiguous(), norms, out, len(unit), count, BE=64, num_warps=2)
+        return out
+    x, y, z = unit.unbind(-1)
+    cosine, sine = [torch.ones_like(x)], [torch.zeros_like(x)]  # Re, Im of (x + i y)^m
+    for m in range(1, count):
+        cosine.append(x * cosine[m - 1] - y * sine[m - 1])
+        sine.append(x * sine[m - 1] + y * cosine[m - 1])
+    columns: list[Tensor | None] = [None] * (count * count)
+    for m in range(count):
+        previous, current = None, torch.full_like(x, float(math.prod(range(2 * m - 1, 0, -2))))
+        for l in range(m, count):
+            if l > m:
+                following = (2 * l - 1) * z * current
+                if previous is not None:
+                    following = following - (l + m - 1) * previous
+                previous, current = current, following / (l - m)
+            norm = math.sqrt(
+                (2 * l + 1) * (1 if m == 0 else 2) * math.factorial(l - m) / math.factorial(l + m)
+            )
+            columns[l * l + l + m] = norm * current * cosine[m]
+            if m:
+                columns[l * l + l - m] = norm * current * sine[m]
+    return torch.stack(columns, dim=-1)  # type: ignore[arg-type]
+
+
+def frames(unit: Tensor) -> Tensor:
+    """(q, 3) unit vectors -> (q, 3, 3) right-handed frames whose third row is the vector (Duff et
+    al., JCGT 2017).
+
+    Differentiable; the frame turns suddenly at z = 0, which no invariant notices.
+    """
+    x, y, z = unit.unbind(-1)
+    sign = torch.where(z >= 0, 1.0, -1.0).to(unit.dtype)
+    a = -1.0 / (sign + z)
+    b = x * y * a
+    first = torch.stack([1.0 + sign * x * x * a, sign * b, -sign * x], dim=-1)
+    second = torch.stack([b, sign + y * y * a, -y], dim=-1)
+    return torch.stack([first, second, unit], dim=-2)
+
+
+def rotations(unit: Tensor, points: Tensor, fit: Tensor, count: int) -> Tensor:
+    """Blocks D of degrees l below ``count``, (q, sum (2l+1)^2), each row-major: Y_l(F v) = D_l
+    Y_l(v) for any v.
+
+    F is the frame of each unit vector (q, 3); points (p, 3) and fit (p, count^2) are those of
+    :func:`rotation_points`.
+    """
+    local = torch.einsum("qij,pj->qpi", frames(unit), points)
+    values = harmonics(local, count).transpose(1, 2)
+    blocks = [slice(l * l, (l + 1) ** 2) for l in range(count)]
+    return torch.cat([(values[:, block] @ fit[:, block]).flatten(1) for block in blocks], dim=-1)
+
+
+def turns(unit: Tensor, points: Tensor, fit: Tensor, norms: Tensor) -> Tensor:
+    """:func:`rotations` by a kernel; norms (S^2,) of ``harmonic_norms``. No matrix product, which
+    would have 11 bits in TF32."""
+    e, s = len(unit), math.isqrt(fit.shape[1])
+    out = unit.new_empty(e, s * (2 * s - 1) * (2 * s + 1) // 3)
+    constants = points.contiguous(), fit.contiguous(), norms
+    _turns[(triton.cdiv(e, 32),)](
+        unit.contiguous(), *constants, out, e, len(points), s, out.shape[1], BE=32, num_warps=1
+    )
+    return out
 
 
 @triton.jit
@@ -110,41 +187,3 @@ def _turns(
         total = new
     for d in tl.static_range(D):
         tl.store(out + e * D + d, total[d], mask=me)
-
-
-@torch.library.custom_op("forcelaw::harmonics", mutates_args=())
-def harmonics(unit: Tensor, norms: Tensor) -> Tensor:
-    """``harmonics`` of gemnet_basis.py of unit vectors (e, 3), (e, S^2), without gradients; norms
-    (S^2,) from ``harmonic_norms`` there."""
-    e, out = len(unit), unit.new_empty(len(unit), len(norms))
-    _harmonics[(triton.cdiv(e, 64),)](
-        unit.contiguous(), norms, out, e, math.isqrt(len(norms)), BE=64, num_warps=2
-    )
-    return out
-
-
-@harmonics.register_fake
-def _(unit, norms):
-    return unit.new_empty(unit.shape[0], norms.shape[0])
-
-
-@torch.library.custom_op("forcelaw::turns", mutates_args=())
-def turns(unit: Tensor, points: Tensor, fit: Tensor, norms: Tensor) -> Tensor:
-    """``rotations`` of gemnet_basis.py, (e, sum (2l+1)^2), without gradients; norms (S^2,) from
-    ``harmonic_norms`` there.
-
-    No matrix product, which would have 11 bits in TF32.
-    """
-    e, s = len(unit), _degrees(fit)
-    out = unit.new_empty(e, s * (2 * s - 1) * (2 * s + 1) // 3)
-    constants = points.contiguous(), fit.contiguous(), norms
-    _turns[(triton.cdiv(e, 32),)](
-        unit.contiguous(), *constants, out, e, len(points), s, out.shape[1], BE=32, num_warps=1
-    )
-    return out
-
-
-@turns.register_fake
-def _(unit, points, fit, norms):
-    s = _degrees(fit)
-    return unit.new_empty(unit.shape[0], s * (2 * s - 1) * (2 * s + 1) // 3)

@@ -1,10 +1,12 @@
-"""The sums of GemNet-OC over quadruplets d -> b -> a <- c, by way of the short edges b -> a and
-from the moments of the edges into each atom.
+"""Kernels of the sums of GemNet-OC over quadruplets d -> b -> a <- c, by way of the short edges b ->
+a and from the moments of the edges into each atom (sums.py).
 
-Legend as in moments.py; nothing gets a gradient by y or by rotations.
+Legend as in triplets.py; nothing gets a gradient by y or by rotations.
 
-    short_sum    every short edge turns the moments at its sender into its frame, weighs and turns back
-    quad_read    out[ca, f] = sum_pj b[ca, f, pj] sum_m y[ca, pm] returned[a, pj, m] - own[ca, f] message[ca]
+    short_sum    every short edge turns the moments at its sender into its frame, weighs them and
+                 turns them back
+    quad_read    out[ca, f] = sum_pj b[ca, f, pj] sum_m y[ca, pm] returned[a, pj, m]
+                              - own[ca, f] message[ca]
 
 Row (p, j, m) of the P = sum (p + 1)(2p + 1) rows of ``returned`` is number p (p + 1)(4p - 1) / 6 +
 j (2p + 1) + m. Rotations of degree l come after l (2l - 1)(2l + 1) / 3 elements of lower degrees.
@@ -13,11 +15,13 @@ j (2p + 1) + m. Rotations of degree l come after l (2l - 1)(2l + 1) / 3 elements
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from ..gated_message import FILL, at_least_float32, rows, zeros
+from ..switch import tl, triton
+from ..tiles import FILL, at_least_float32, rows, zeros
+from .index import EdgeIndex
 from .triplets import _clear, _degrees, _jit, _power, _squashed, _tile
 
 
@@ -436,143 +440,6 @@ def _columns(count: int) -> int:
 # ---- short_sum
 
 
-@torch.library.custom_op("forcelaw::short_sum", mutates_args=())
-def _short_sum(
-    moments: Tensor,
-    x: Tensor,
-    y: Tensor,
-    turns: Tensor,
-    b: Tensor,
-    table: Tensor,
-    near: Tensor,
-    sender: Tensor,
-    swap: Tensor,
-    ptr: Tensor,
-) -> tuple[Tensor, Tensor]:
-    (n, _, c), (e, s, f) = moments.shape, b.shape
-    message, out = moments.new_empty(e, c), moments.new_empty(n, _columns(s), c)
-    blocks, size = _tile("short", c)
-    _short[n + FILL, blocks](
-        moments,
-        x,
-        y,
-        turns,
-        b,
-        table,
-        near,
-        sender,
-        swap,
-        ptr,
-        message,
-        out,
-        n,
-        e,
-        f,
-        s,
-        turns.shape[1],
-        _columns(s),
-        c,
-        BF=_power(f),
-        FILL=FILL,
-        **size,
-    )
-    return message, out
-
-
-@_short_sum.register_fake
-def _(moments, x, y, turns, b, table, near, sender, swap, ptr):
-    return moments.new_empty(x.shape), moments.new_empty(
-        moments.shape[0], _columns(b.shape[1]), moments.shape[2]
-    )
-
-
-@torch.library.custom_op("forcelaw::short_sum_backward", mutates_args=())
-def _short_sum_backward(
-    grad_message: Tensor,
-    grad: Tensor,
-    moments: Tensor,
-    x: Tensor,
-    y: Tensor,
-    turns: Tensor,
-    b: Tensor,
-    table: Tensor,
-    near: Tensor,
-    swap: Tensor,
-    ptr: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (n, _, c), (e, s, f), d = moments.shape, b.shape, turns.shape[1]
-    dturned = moments.new_empty(e, 2 * s - 1, c)
-    blocks, size = _tile("short", c)
-    dmoments, dx, db, dtable = (
-        torch.empty_like(moments),
-        torch.empty_like(x),
-        b.new_empty(blocks, e, s, f),
-        b.new_empty(n, f, c),
-    )
-    _short_grad_turned[n, blocks](
-        turns,
-        near,
-        ptr,
-        grad_message.contiguous(),
-        grad.contiguous(),
-        dturned,
-        s,
-        d,
-        _columns(s),
-        c,
-        **size,
-    )
-    _short_grad[n + FILL, blocks](
-        moments,
-        x,
-        y,
-        turns,
-        b,
-        table,
-        near,
-        swap,
-        ptr,
-        dturned,
-        dmoments,
-        dx,
-        db,
-        dtable,
-        n,
-        e,
-        f,
-        s,
-        d,
-        c,
-        BF=_power(f),
-        FILL=FILL,
-        **size,
-    )
-    return dmoments, dx, _squashed(db), dtable.sum(0)
-
-
-@_short_sum_backward.register_fake
-def _(grad_message, grad, moments, x, y, turns, b, table, near, swap, ptr):
-    return (
-        torch.empty_like(moments),
-        torch.empty_like(x),
-        torch.empty_like(b),
-        torch.empty_like(table),
-    )
-
-
-def _save_short(ctx, inputs, output):
-    moments, x, y, turns, b, table, near, _, swap, ptr = inputs
-    ctx.save_for_backward(moments, x, y, turns, b, table, near, swap, ptr)
-
-
-def _differentiate_short(ctx, grad_message, grad):
-    dmoments, dx, db, dtable = _short_sum_backward(grad_message, grad, *ctx.saved_tensors)
-    return dmoments, dx, None, None, db, dtable, None, None, None, None
-
-
-_short_sum.register_autograd(_differentiate_short, setup_context=_save_short)
-
-
 def short_sum(
     moments: Tensor,
     x: Tensor,
@@ -581,9 +448,7 @@ def short_sum(
     b: Tensor,
     weight: Tensor,
     near: Tensor,
-    sender: Tensor,
-    swap: Tensor,
-    ptr: Tensor,
+    index: EdgeIndex,
 ) -> tuple[Tensor, Tensor]:
     """d -> b -> a, summed over d and short edges b -> a: message (e, q), the part of order 0, and
     its sum at a, (n, P, q). Both at least in float32, since parts of them cancel where they are
@@ -591,103 +456,45 @@ def short_sum(
 
     moments (n, S^2, q) of the edges into each atom, x (e, q), turns (e, sum (2l+1)^2) from
     ``rotations``, b (e, S, f) and weight (q, f): radial weights b @ weight^T of every degree; near
-    (e,) int32, 1 for short edges; swap (e,) an involution.
+    (e,) int32, 1 for short edges.
     """
-    return _short_sum(
-        at_least_float32(moments),
-        x.contiguous(),
-        at_least_float32(y),
-        turns.contiguous(),
-        at_least_float32(b),
-        at_least_float32(weight.t()),
-        near,
-        sender,
-        swap,
-        ptr,
-    )
+    given = at_least_float32(moments), x.contiguous(), at_least_float32(y), turns.contiguous()
+    tables = at_least_float32(b), at_least_float32(weight.t())
+    return _ShortSum.apply(*given, *tables, near, index)
+
+
+class _ShortSum(Function):
+    @staticmethod
+    def forward(ctx, moments, x, y, turns, b, table, near, index):
+        (n, _, c), (e, s, f) = moments.shape, b.shape
+        message, out = moments.new_empty(e, c), moments.new_empty(n, _columns(s), c)
+        blocks, size = _tile("short", c)
+        given = moments, x, y, turns, b, table, near, index.sender, index.swap, index.ptr
+        sizes, size = (n, e, f, s, turns.shape[1], _columns(s), c), size | {"BF": _power(f)}
+        _short[n + FILL, blocks](*given, message, out, *sizes, FILL=FILL, **size)
+        ctx.save_for_backward(moments, x, y, turns, b, table, near)
+        ctx.index = index
+        return message, out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_message, grad):
+        (moments, x, y, turns, b, table, near), index = ctx.saved_tensors, ctx.index
+        (n, _, c), (e, s, f), d = moments.shape, b.shape, turns.shape[1]
+        dturned, (blocks, size) = moments.new_empty(e, 2 * s - 1, c), _tile("short", c)
+        dmoments, dx = torch.empty_like(moments), torch.empty_like(x)
+        db, dtable = b.new_empty(blocks, e, s, f), b.new_empty(n, f, c)
+        grads = grad_message.contiguous(), grad.contiguous()
+        _short_grad_turned[n, blocks](
+            *(turns, near, index.ptr, *grads, dturned, s, d, _columns(s), c), **size
+        )
+        given = moments, x, y, turns, b, table, near, index.swap, index.ptr, dturned
+        made, sizes = (dmoments, dx, db, dtable), (n, e, f, s, d, c)
+        _short_grad[n + FILL, blocks](*given, *made, *sizes, BF=_power(f), FILL=FILL, **size)
+        return dmoments, dx, None, None, _squashed(db), dtable.sum(0), None, None
 
 
 # ---- quad_read
-
-
-@torch.library.custom_op("forcelaw::quad_read", mutates_args=())
-def _quad_read(
-    b: Tensor,
-    own: Tensor,
-    y: Tensor,
-    returned: Tensor,
-    message: Tensor,
-    ptr: Tensor,
-    dtype: torch.dtype,
-) -> Tensor:
-    (n, p, c), (e, f, _), s = returned.shape, b.shape, _degrees(y)
-    out = message.new_empty(e, f, c, dtype=dtype)
-    blocks, size = _tile("read", c)
-    _read[n + FILL, blocks](
-        b, own, y, returned, message, ptr, out, n, e, f, s, p, c, BF=_power(f), FILL=FILL, **size
-    )
-    return out
-
-
-@_quad_read.register_fake
-def _(b, own, y, returned, message, ptr, dtype):
-    return message.new_empty(b.shape[0], b.shape[1], message.shape[1], dtype=dtype)
-
-
-@torch.library.custom_op("forcelaw::quad_read_backward", mutates_args=())
-def _quad_read_backward(
-    grad: Tensor, b: Tensor, own: Tensor, y: Tensor, returned: Tensor, message: Tensor, ptr: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (n, p, c), (e, f, pairs), s = returned.shape, b.shape, _degrees(y)
-    blocks, size = _tile("read", c)
-    db, down = y.new_empty(blocks, e, f, pairs), y.new_empty(blocks, e, f)
-    dreturned, dmessage = torch.empty_like(returned), torch.empty_like(message)
-    grad = grad.contiguous()
-    _read_grad[n + FILL, blocks](
-        own,
-        y,
-        returned,
-        message,
-        ptr,
-        grad,
-        db,
-        down,
-        dmessage,
-        n,
-        e,
-        f,
-        s,
-        p,
-        c,
-        BF=_power(f),
-        FILL=FILL,
-        **size,
-    )
-    _read_grad_atoms[n, blocks](b, y, ptr, grad, dreturned, f, s, p, c, BF=_power(f), **size)
-    return _squashed(db), _squashed(down), dreturned, dmessage
-
-
-@_quad_read_backward.register_fake
-def _(grad, b, own, y, returned, message, ptr):
-    return (
-        y.new_empty(b.shape),
-        y.new_empty(own.shape),
-        torch.empty_like(returned),
-        torch.empty_like(message),
-    )
-
-
-def _save_read(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:-1])
-
-
-def _differentiate_read(ctx, grad):
-    b, own = ctx.saved_tensors[:2]
-    db, down, dreturned, dmessage = _quad_read_backward(grad, *ctx.saved_tensors)
-    return db.to(b.dtype), down.to(own.dtype), None, dreturned, dmessage, None, None
-
-
-_quad_read.register_autograd(_differentiate_read, setup_context=_save_read)
 
 
 def quad_read(
@@ -706,4 +513,30 @@ def quad_read(
     :func:`short_sum`.
     """
     sums = at_least_float32(returned), at_least_float32(message)
-    return _quad_read(b.contiguous(), own.contiguous(), at_least_float32(y), *sums, ptr, dtype)
+    return _QuadRead.apply(b.contiguous(), own.contiguous(), at_least_float32(y), *sums, ptr, dtype)
+
+
+class _QuadRead(Function):
+    @staticmethod
+    def forward(ctx, b, own, y, returned, message, ptr, dtype):
+        (n, p, c), (e, f, _), s = returned.shape, b.shape, _degrees(y)
+        out, (blocks, size) = message.new_empty(e, f, c, dtype=dtype), _tile("read", c)
+        given, size = (b, own, y, returned, message, ptr), size | {"BF": _power(f), "FILL": FILL}
+        _read[n + FILL, blocks](*given, out, n, e, f, s, p, c, **size)
+        ctx.save_for_backward(b, own, y, returned, message, ptr)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        b, own, y, returned, message, ptr = ctx.saved_tensors
+        (n, p, c), (e, f, pairs), s = returned.shape, b.shape, _degrees(y)
+        blocks, size = _tile("read", c)
+        db, down = y.new_empty(blocks, e, f, pairs), y.new_empty(blocks, e, f)
+        dreturned, dmessage = torch.empty_like(returned), torch.empty_like(message)
+        grad, size = grad.contiguous(), size | {"BF": _power(f)}
+        given, made = (own, y, returned, message, ptr, grad), (db, down, dmessage)
+        _read_grad[n + FILL, blocks](*given, *made, n, e, f, s, p, c, FILL=FILL, **size)
+        _read_grad_atoms[n, blocks](b, y, ptr, grad, dreturned, f, s, p, c, **size)
+        db, down = _squashed(db).to(b.dtype), _squashed(down).to(own.dtype)
+        return db, down, None, dreturned, dmessage, None, None

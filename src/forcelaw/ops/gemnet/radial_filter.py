@@ -1,26 +1,69 @@
-"""GemNet-OC's products with filters V rbf: of R radial functions an edge, made where they are used
-and never written.
+"""GemNet-OC's products with filters V rbf: of R radial functions an edge, by kernels made where they
+are used and never written.
 
-    read_edges        z = W m in four parts: a(z_0) / 2, and for three parts the D_i (a(z_i) * V_i rbf_i)
+    read_edges        z = W m in four parts: a(z_0) / 2, and for three the D_i (a(z_i) * V_i rbf_i)
     gathered_linear   D (x_sender * V rbf)
-    filtered_linear   W (x * V rbf)
+    filtered_linear   D (x * V rbf)
     filter_sum        scale * sum over the edges into an atom of x * V rbf
 
-Legend, dtypes and what is kept: as in dense.py; R radial functions, a(z) = SiLU(z) / 0.6.
+Legend, dtypes and what is kept: as in residual.py; R radial functions, a(z) = SiLU(z) / 0.6.
 """
 
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from ..gated_message import wide as _wide  # kernels here have a ``wide`` of their own
-from ..layer_norm import PROGRAMS
-from .residual import GAIN, _grid, _save_all, _sigmoid, _slope, _tile, lowered
+from ...graph import segment_sum
+from ..switch import tl, triton, use_triton
+from ..tiles import PROGRAMS, lowered
+from ..tiles import wide as _wide  # kernels here have a ``wide`` of their own
+from .index import EdgeIndex
+from .residual import GAIN, _grid, _sigmoid, _slope, _tile, scaled_silu
 
 SKIP = tl.constexpr(0.5 / 0.6)  # a(z) / 2
+
+Filter = tuple[Tensor, Tensor, Tensor]  # rbf (e, R), V (w, R), D (any, w)
+
+
+def read_edges(
+    m: Tensor, weight: Tensor, *filters: Filter
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z = W m in four parts of w columns: a(z_0) / 2 (e, w), and for the three others D (a(z) * V
+    rbf). m (e, w), W (4w, w)."""
+    if use_triton(m):
+        flat = [t for rbf, v, d in filters for t in (rbf, v, lowered(d))]
+        return _ReadEdges.apply(m.contiguous(), lowered(weight), *flat)
+    skip, *parts = scaled_silu(nn.functional.linear(m, weight)).chunk(4, dim=-1)
+    read = [filtered_linear(x, *given) for x, given in zip(parts, filters)]
+    return skip * 0.5, *read
+
+
+def gathered_linear(x: Tensor, rbf: Tensor, v: Tensor, d: Tensor, index: EdgeIndex) -> Tensor:
+    """D (x_sender * V rbf): x (n, w), rbf (e, R), V (w, R), D (any, w) -> (e, any)."""
+    if use_triton(x):
+        return _GatheredLinear.apply(x.contiguous(), rbf, v, lowered(d), index)
+    return filtered_linear(x.index_select(0, index.sender), rbf, v, d)
+
+
+def filtered_linear(x: Tensor, rbf: Tensor, v: Tensor, d: Tensor) -> Tensor:
+    """D (x * V rbf): x (e, w), rbf (e, R), V (w, R), D (any, w) -> (e, any)."""
+    if use_triton(x):
+        return _FilteredLinear.apply(x.contiguous(), rbf, v, lowered(d))
+    return nn.functional.linear(x * nn.functional.linear(rbf, v), d)
+
+
+def filter_sum(x: Tensor, rbf: Tensor, v: Tensor, index: EdgeIndex, scale: float) -> Tensor:
+    """scale * sum over the edges into an atom of x * V rbf: (n, w), by kernels in the dtype of V.
+
+    x (e, w), rbf (e, R), V (w, R). By kernels padding edges add nothing, but get a gradient; their
+    rbf is zero.
+    """
+    if use_triton(x):
+        return _FilterSum.apply(x.contiguous(), rbf, v, index, scale)
+    return segment_sum(x * nn.functional.linear(rbf, v), index.receiver, index.atoms) * scale
 
 
 @triton.jit
@@ -247,21 +290,9 @@ def _times_filter(
     """(e, w) = x * V rbf."""
     rows, w = rbf.shape[0], x.shape[1]
     rbf, out, tile = _few(rbf), x.new_empty(rows, w), _tile(w, numbers=2048)
-    _product[_grid(rows, w, tile)](
-        x,
-        x.stride(0),
-        x if at is None else at,
-        rbf,
-        rbf.stride(0),
-        _transposed(v),
-        out,
-        rows,
-        w,
-        R=rbf.shape[1],
-        ACT=act,
-        GATHER=at is not None,
-        **tile,
-    )
+    given = x, x.stride(0), x if at is None else at, rbf, rbf.stride(0), _transposed(v), out
+    constants = {"R": rbf.shape[1], "ACT": act, "GATHER": at is not None}
+    _product[_grid(rows, w, tile)](*given, rows, w, **constants, **tile)
     return out
 
 
@@ -277,20 +308,9 @@ def _sum_filter(
     """out (n, w), filled."""
     (n, w), rbf = out.shape, _few(rbf)
     tile = _tile(w) | {"BE": 16}  # about the number of edges of an atom
-    _product_sum[n, triton.cdiv(w, tile["BC"])](
-        x,
-        ptr if order is None else order,
-        ptr,
-        rbf,
-        rbf.stride(0),
-        _transposed(v),
-        out,
-        w,
-        scale,
-        R=rbf.shape[1],
-        ORDER=order is not None,
-        **tile,
-    )
+    given = x, ptr if order is None else order, ptr, rbf, rbf.stride(0), _transposed(v), out
+    constants = {"R": rbf.shape[1], "ORDER": order is not None}
+    _product_sum[n, triton.cdiv(w, tile["BC"])](*given, w, scale, **constants, **tile)
     return out
 
 
@@ -313,278 +333,97 @@ def _filter_gradients(
     steps, blocks = _grid(rows, w, tile)
     programs = min(PROGRAMS, steps)
     drbf, dv = rbf.new_empty(blocks, rows, count), v.new_empty(programs, count, w)
+    given = x, x.stride(0), x if x_at is None else x_at, grad, grad if grad_at is None else grad_at
+    made = x if product is None else product, x if dx is None else dx
+    constants = {"R": count, "RP": max(2, triton.next_power_of_2(count)), "ACT": act}
+    constants |= {"GATHER_X": x_at is not None, "GATHER_GRAD": grad_at is not None}
+    constants |= {"PRODUCT": product is not None, "DX": dx is not None}
     _product_backward[programs, blocks](
-        x,
-        x.stride(0),
-        x if x_at is None else x_at,
-        grad,
-        grad if grad_at is None else grad_at,
-        rbf,
-        rbf.stride(0),
-        _transposed(v),
-        x if product is None else product,
-        x if dx is None else dx,
-        0 if dx is None else dx.stride(0),
-        drbf,
-        dv,
-        rows,
-        programs,
-        w,
-        scale,
-        R=count,
-        RP=max(2, triton.next_power_of_2(count)),
-        ACT=act,
-        GATHER_X=x_at is not None,
-        GATHER_GRAD=grad_at is not None,
-        PRODUCT=product is not None,
-        DX=dx is not None,
+        *(*given, rbf, rbf.stride(0), _transposed(v), *made, 0 if dx is None else dx.stride(0)),
+        *(drbf, dv, rows, programs, w, scale),
+        **constants,
         **tile,
     )
     return drbf[0] if blocks == 1 else drbf.sum(0), _transposed(dv.sum(0))
 
 
-# ---- read_edges
+class _ReadEdges(Function):
+    @staticmethod
+    def forward(ctx, m, weight, *filters):
+        ctx.save_for_backward(m, weight, *filters)
+        rows, w = m.shape[0], filters[1].shape[0]
+        z = torch.mm(m.to(weight.dtype), weight.t())
+        skip, tile, read = z.new_empty(rows, w), _tile(w), []
+        _skip_rows[_grid(rows, w, tile)](z, skip, rows, 4 * w, w, WIDE=_wide(z), **tile)
+        for k in range(3):
+            rbf, v, d = filters[3 * k : 3 * k + 3]
+            part = z[:, (k + 1) * w : (k + 2) * w]
+            read.append(torch.mm(_times_filter(part, rbf, v, act=True), d.t()))
+        return skip, *read
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dskip, *dy):
+        m, weight, *filters = ctx.saved_tensors
+        rows, w = m.shape[0], filters[1].shape[0]
+        low, tile = m.to(weight.dtype), _tile(w)
+        z = torch.mm(low, weight.t())
+        given = z, dskip.contiguous(), rows, 4 * w, w
+        _skip_backward[_grid(rows, w, tile)](*given, WIDE=_wide(z), **tile)
+        product, few = z.new_empty(rows, w), []
+        for k in range(3):
+            rbf, v, d = filters[3 * k : 3 * k + 3]
+            part, grad = z[:, (k + 1) * w : (k + 2) * w], torch.mm(dy[k], d)
+            few.extend(_filter_gradients(part, rbf, v, grad, dx=part, product=product, act=True))
+            few.append(torch.mm(dy[k].t(), product))
+        return torch.mm(z, weight).to(m.dtype), torch.mm(z.t(), low), *few
 
 
-@torch.library.custom_op("forcelaw::read_edges", mutates_args=())
-def _read_edges(
-    m: Tensor,
-    weight: Tensor,
-    rbf1: Tensor,
-    v1: Tensor,
-    d1: Tensor,
-    rbf2: Tensor,
-    v2: Tensor,
-    d2: Tensor,
-    rbf3: Tensor,
-    v3: Tensor,
-    d3: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, w = m.shape[0], v1.shape[0]
-    z = torch.mm(m.to(weight.dtype), weight.t())
-    skip, tile = z.new_empty(rows, w), _tile(w)
-    _skip_rows[_grid(rows, w, tile)](z, skip, rows, 4 * w, w, WIDE=_wide(z), **tile)
-    parts = ((rbf1, v1, d1), (rbf2, v2, d2), (rbf3, v3, d3))
-    return skip, *(
-        torch.mm(_times_filter(z[:, k * w : (k + 1) * w], rbf, v, act=True), d.t())
-        for k, (rbf, v, d) in enumerate(parts, 1)
-    )
+class _GatheredLinear(Function):
+    @staticmethod
+    def forward(ctx, x, rbf, v, d, index):
+        ctx.save_for_backward(x, rbf, v, d)
+        ctx.index = index
+        return torch.mm(_times_filter(x.to(d.dtype), rbf, v, at=index.sender), d.t())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (x, rbf, v, d), index = ctx.saved_tensors, ctx.index
+        dp = torch.mm(grad, d)
+        product = torch.empty_like(dp)
+        drbf, dv = _filter_gradients(x, rbf, v, dp, dx=None, product=product, x_at=index.sender)
+        dx = _sum_filter(dp, rbf, v, index.ptr, torch.empty_like(x), order=index.swap)
+        return dx, drbf, dv, torch.mm(grad.t(), product), None
 
 
-@_read_edges.register_fake
-def _(m, weight, rbf1, v1, d1, rbf2, v2, d2, rbf3, v3, d3):
-    return tuple(
-        weight.new_empty(m.shape[0], columns)
-        for columns in (v1.shape[0], d1.shape[0], d2.shape[0], d3.shape[0])
-    )
+class _FilteredLinear(Function):
+    @staticmethod
+    def forward(ctx, x, rbf, v, d):
+        ctx.save_for_backward(x, rbf, v, d)
+        return torch.mm(_times_filter(x, rbf, v).to(d.dtype), d.t())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, rbf, v, d = ctx.saved_tensors
+        dp = torch.mm(grad, d)
+        product, dx = torch.empty_like(dp), torch.empty_like(x)
+        drbf, dv = _filter_gradients(x, rbf, v, dp, dx=dx, product=product)
+        return dx, drbf, dv, torch.mm(grad.t(), product)
 
 
-@torch.library.custom_op("forcelaw::read_edges_backward", mutates_args=())
-def _read_edges_backward(
-    dskip: Tensor,
-    dy1: Tensor,
-    dy2: Tensor,
-    dy3: Tensor,
-    m: Tensor,
-    weight: Tensor,
-    rbf1: Tensor,
-    v1: Tensor,
-    d1: Tensor,
-    rbf2: Tensor,
-    v2: Tensor,
-    d2: Tensor,
-    rbf3: Tensor,
-    v3: Tensor,
-    d3: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows, w = m.shape[0], v1.shape[0]
-    low = m.to(weight.dtype)
-    z = torch.mm(low, weight.t())
-    tile = _tile(w)
-    _skip_backward[_grid(rows, w, tile)](
-        z, dskip.contiguous(), rows, 4 * w, w, WIDE=_wide(z), **tile
-    )
-    product, few = z.new_empty(rows, w), []
-    parts = ((rbf1, v1, d1, dy1), (rbf2, v2, d2, dy2), (rbf3, v3, d3, dy3))
-    for k, (rbf, v, d, dy) in enumerate(parts, 1):
-        part = z[:, k * w : (k + 1) * w]
-        few.extend(
-            _filter_gradients(part, rbf, v, torch.mm(dy, d), dx=part, product=product, act=True)
-        )
-        few.append(torch.mm(dy.t(), product))
-    return torch.mm(z, weight).to(m.dtype), torch.mm(z.t(), low), *few
+class _FilterSum(Function):
+    @staticmethod
+    def forward(ctx, x, rbf, v, index, scale):
+        ctx.save_for_backward(x, rbf, v)
+        ctx.index, ctx.scale = index, scale
+        return _sum_filter(x, rbf, v, index.ptr, v.new_empty(index.atoms, x.shape[1]), scale)
 
-
-@_read_edges_backward.register_fake
-def _(dskip, dy1, dy2, dy3, m, weight, *few):
-    return torch.empty_like(m), torch.empty_like(weight), *(f.new_empty(f.shape) for f in few)
-
-
-_read_edges.register_autograd(
-    lambda ctx, *grads: _read_edges_backward(*grads, *ctx.saved_tensors), setup_context=_save_all
-)
-
-Filter = tuple[Tensor, Tensor, Tensor]  # rbf (e, R), V (w, R), D (any, w)
-
-
-def read_edges(
-    m: Tensor, weight: Tensor, *filters: Filter
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """z = W m in four parts of w columns: a(z_0) / 2 (e, w), and for the three others D (a(z) * V
-    rbf).
-
-    m (e, w), W (4w, w).
-    """
-    return _read_edges(
-        m.contiguous(), lowered(weight), *(t for rbf, v, d in filters for t in (rbf, v, lowered(d)))
-    )
-
-
-# ---- gathered_linear
-
-
-@torch.library.custom_op("forcelaw::gathered_linear", mutates_args=())
-def _gathered_linear(
-    x: Tensor, rbf: Tensor, v: Tensor, d: Tensor, sender: Tensor, ptr: Tensor, swap: Tensor
-) -> Tensor:
-    return torch.mm(_times_filter(x.to(d.dtype), rbf, v, at=sender), d.t())
-
-
-@_gathered_linear.register_fake
-def _(x, rbf, v, d, sender, ptr, swap):
-    return d.new_empty(rbf.shape[0], d.shape[0])
-
-
-@torch.library.custom_op("forcelaw::gathered_linear_backward", mutates_args=())
-def _gathered_linear_backward(
-    grad: Tensor,
-    x: Tensor,
-    rbf: Tensor,
-    v: Tensor,
-    d: Tensor,
-    sender: Tensor,
-    ptr: Tensor,
-    swap: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dp = torch.mm(grad, d)
-    product = torch.empty_like(dp)
-    drbf, dv = _filter_gradients(x, rbf, v, dp, dx=None, product=product, x_at=sender)
-    dx = _sum_filter(dp, rbf, v, ptr, torch.empty_like(x), order=swap)
-    return dx, drbf, dv, torch.mm(grad.t(), product)
-
-
-@_gathered_linear_backward.register_fake
-def _(grad, x, rbf, v, d, sender, ptr, swap):
-    return torch.empty_like(x), rbf.new_empty(rbf.shape), torch.empty_like(v), torch.empty_like(d)
-
-
-_gathered_linear.register_autograd(
-    lambda ctx, grad: (*_gathered_linear_backward(grad, *ctx.saved_tensors), None, None, None),
-    setup_context=_save_all,
-)
-
-
-def gathered_linear(
-    x: Tensor, rbf: Tensor, v: Tensor, d: Tensor, sender: Tensor, ptr: Tensor, swap: Tensor
-) -> Tensor:
-    """D (x_sender * V rbf): x (n, w), rbf (e, R), V (w, R), D (any, w) -> (e, any).
-
-    Edges ptr[i]:ptr[i + 1] are those into atom i, and swap of them those out of it.
-    """
-    return _gathered_linear(x.contiguous(), rbf, v, lowered(d), sender, ptr, swap)
-
-
-# ---- filtered_linear
-
-
-@torch.library.custom_op("forcelaw::filtered_linear", mutates_args=())
-def _filtered_linear(x: Tensor, rbf: Tensor, v: Tensor, d: Tensor) -> Tensor:
-    return torch.mm(_times_filter(x, rbf, v).to(d.dtype), d.t())
-
-
-@_filtered_linear.register_fake
-def _(x, rbf, v, d):
-    return d.new_empty(x.shape[0], d.shape[0])
-
-
-@torch.library.custom_op("forcelaw::filtered_linear_backward", mutates_args=())
-def _filtered_linear_backward(
-    grad: Tensor, x: Tensor, rbf: Tensor, v: Tensor, d: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dp = torch.mm(grad, d)
-    product, dx = torch.empty_like(dp), torch.empty_like(x)
-    drbf, dv = _filter_gradients(x, rbf, v, dp, dx=dx, product=product)
-    return dx, drbf, dv, torch.mm(grad.t(), product)
-
-
-@_filtered_linear_backward.register_fake
-def _(grad, x, rbf, v, d):
-    return torch.empty_like(x), rbf.new_empty(rbf.shape), torch.empty_like(v), torch.empty_like(d)
-
-
-_filtered_linear.register_autograd(
-    lambda ctx, grad: _filtered_linear_backward(grad, *ctx.saved_tensors), setup_context=_save_all
-)
-
-
-def filtered_linear(x: Tensor, rbf: Tensor, v: Tensor, d: Tensor) -> Tensor:
-    """D (x * V rbf): x (e, w), rbf (e, R), V (w, R), D (any, w) -> (e, any)."""
-    return _filtered_linear(x.contiguous(), rbf, v, lowered(d))
-
-
-# ---- filter_sum
-
-
-@torch.library.custom_op("forcelaw::filter_sum", mutates_args=())
-def _filter_sum(
-    x: Tensor, rbf: Tensor, v: Tensor, receiver: Tensor, ptr: Tensor, scale: float
-) -> Tensor:
-    return _sum_filter(x, rbf, v, ptr, v.new_empty(ptr.shape[0] - 1, x.shape[1]), scale)
-
-
-@_filter_sum.register_fake
-def _(x, rbf, v, receiver, ptr, scale):
-    return v.new_empty(ptr.shape[0] - 1, x.shape[1])
-
-
-@torch.library.custom_op("forcelaw::filter_sum_backward", mutates_args=())
-def _filter_sum_backward(
-    grad: Tensor, x: Tensor, rbf: Tensor, v: Tensor, receiver: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    dx = torch.empty_like(x)
-    return dx, *_filter_gradients(
-        x, rbf, v, grad.contiguous(), dx=dx, product=None, scale=scale, grad_at=receiver
-    )
-
-
-@_filter_sum_backward.register_fake
-def _(grad, x, rbf, v, receiver, scale):
-    return torch.empty_like(x), rbf.new_empty(rbf.shape), torch.empty_like(v)
-
-
-def _filter_sum_save(ctx, inputs, output):
-    *rest, _, ctx.scale = inputs
-    ctx.save_for_backward(*rest)
-
-
-_filter_sum.register_autograd(
-    lambda ctx, grad: (
-        *_filter_sum_backward(grad, *ctx.saved_tensors, ctx.scale),
-        None,
-        None,
-        None,
-    ),
-    setup_context=_filter_sum_save,
-)
-
-
-def filter_sum(
-    x: Tensor, rbf: Tensor, v: Tensor, receiver: Tensor, ptr: Tensor, scale: float
-) -> Tensor:
-    """scale * sum over the edges ptr[i]:ptr[i + 1] into atom i of x * V rbf: (n, w), in the dtype
-    of V.
-
-    x (e, w), rbf (e, R), V (w, R). Edges that ptr leaves out (padding) add nothing, but get a
-    gradient; their rbf is zero.
-    """
-    return _filter_sum(x.contiguous(), rbf, v, receiver, ptr, scale)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, rbf, v = ctx.saved_tensors
+        dx, at = torch.empty_like(x), ctx.index.receiver
+        given = {"dx": dx, "product": None, "scale": ctx.scale, "grad_at": at}
+        return dx, *_filter_gradients(x, rbf, v, grad.contiguous(), **given), None, None

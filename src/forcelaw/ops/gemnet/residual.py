@@ -1,29 +1,35 @@
 """GemNet-OC's dense side: matrix products by torch, and what stands between them in one pass each.
-See filters.py for the rest.
+See radial_filter.py for the rest.
 
     scaled_silu       a(z) = SiLU(z) / 0.6
     residual          (x + a(W2 a(W1 x))) / sqrt 2
+    scaled_linear     scale W x
     gathered          x_sender
     merge             skip + sum over three u = a(U x) of (u_ca + u_ac of the reverse edge) / sqrt 8
     join              a(s_sender + t_receiver + W x)
     unit_rms          x / RMS(x)
     blend             (x + y) * scale
 
-Legend: n atoms, e edges, w channels. All of it is memory traffic. An op keeps its inputs and
-recomputes the rest in its backward pass (KEEP_INNER: but for W1 x of ``residual``). Kernels compute
-in float32, or in float64; matrix products have the dtype of their weights, which is that of
+Legend: n atoms, e edges, w channels. All of it is memory traffic. By kernels an op keeps its inputs
+and recomputes the rest in its backward pass (KEEP_INNER: but for W1 x of ``residual``). Kernels
+compute in float32, or in float64; matrix products have the dtype of their weights, which is that of
 autocast where it is on.
 """
 
 from __future__ import annotations
 
-import torch
-import triton
-import triton.language as tl
-from torch import Tensor
+from typing import Any
 
-from ..gated_message import wide as _wide  # kernels here have a ``wide`` of their own
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
 from ..segment import _sum, _sum_both
+from ..switch import tl, triton, use_triton
+from ..tiles import lowered
+from ..tiles import wide as _wide  # kernels here have a ``wide`` of their own
+from .index import EdgeIndex
 
 # residual keeps W1 x: one matrix product less in its backward pass, w floats more for each row
 KEEP_INNER = True
@@ -31,10 +37,13 @@ FEW = 1 << 14  # up to so many rows it keeps all: memory does not count there, a
 
 WHOLE = 1 << 20  # no limit to the channels of a program
 FLAT = 1024  # numbers of a program where the shape does not matter
-GAIN = tl.constexpr(1 / 0.6)
-HALF = tl.constexpr(0.5**0.5)
+SILU_GAIN = 1 / 0.6
+SQRT_HALF = 0.5**0.5
+SMALL = 1e-6  # of unit_rms
+GAIN = tl.constexpr(SILU_GAIN)
+HALF = tl.constexpr(SQRT_HALF)
 MERGE = tl.constexpr(0.5**1.5 / 0.6)  # a(z) / sqrt 8
-EPSILON = tl.constexpr(1e-6)  # of unit_rms
+EPSILON = tl.constexpr(SMALL)
 
 
 @triton.jit
@@ -221,12 +230,11 @@ def _merge_backward(
 # ---- sizes and launches
 
 
-def _each(kernel, tensors: list[Tensor], **constants) -> None:
+def _each(kernel: Any, tensors: list[Tensor], **constants: Any) -> None:
     """A kernel on the numbers of contiguous tensors of one shape."""
     n = tensors[0].numel()
-    kernel[(triton.cdiv(n, FLAT),)](
-        *tensors, n, **constants, WIDE=_wide(tensors[0]), FLAT=FLAT, num_warps=4
-    )
+    constants |= {"WIDE": _wide(tensors[0]), "FLAT": FLAT, "num_warps": 4}
+    kernel[(triton.cdiv(n, FLAT),)](*tensors, n, **constants)
 
 
 def _tile(w: int, most: int = 128, numbers: int = 1024) -> dict[str, int]:
@@ -239,14 +247,6 @@ def _grid(rows: int, w: int, tile: dict[str, int]) -> tuple[int, int]:
     return triton.cdiv(rows, tile["BE"]), triton.cdiv(w, tile["BC"])
 
 
-def lowered(weight: Tensor) -> Tensor:
-    """A weight in the dtype that torch's own matrix products would have here."""
-    kind = weight.device.type
-    if weight.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
-        return weight
-    return weight.to(torch.get_autocast_dtype(kind))
-
-
 def _plus_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """total + a b; in the place of total if it has their dtype."""
     return total.addmm_(a, b) if total.dtype == a.dtype else total + torch.mm(a, b)
@@ -255,402 +255,243 @@ def _plus_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
 # ---- scaled_silu
 
 
-@torch.library.custom_op("forcelaw::scaled_silu", mutates_args=())
-def _scaled_silu(z: Tensor) -> Tensor:
-    out = torch.empty_like(z)
-    _each(_act, [z, out], scale=GAIN.value)
-    return out
-
-
-@_scaled_silu.register_fake
-def _(z):
-    return torch.empty_like(z)
-
-
-@torch.library.custom_op("forcelaw::scaled_silu_backward", mutates_args=())
-def _scaled_silu_backward(grad: Tensor, z: Tensor) -> Tensor:
-    out = torch.empty_like(z)
-    _each(_act_backward, [z, grad.contiguous(), out], scale=GAIN.value)
-    return out
-
-
-@_scaled_silu_backward.register_fake
-def _(grad, z):
-    return torch.empty_like(z)
-
-
-def _save_all(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
-_scaled_silu.register_autograd(
-    lambda ctx, grad: _scaled_silu_backward(grad, *ctx.saved_tensors), setup_context=_save_all
-)
-
-
 def scaled_silu(z: Tensor) -> Tensor:
-    """SiLU(z) / 0.6, any shape."""
-    return _scaled_silu(z.contiguous())
+    """SiLU(z) / 0.6, any shape: about unit variance from unit variance."""
+    if use_triton(z):
+        return _ScaledSiLU.apply(z.contiguous())
+    return nn.functional.silu(z) * SILU_GAIN
+
+
+class _ScaledSiLU(Function):
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        out = torch.empty_like(z)
+        _each(_act, [z, out], scale=SILU_GAIN)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (z,) = ctx.saved_tensors
+        out = torch.empty_like(z)
+        _each(_act_backward, [z, grad.contiguous(), out], scale=SILU_GAIN)
+        return out
 
 
 # ---- residual
 
 
-@torch.library.custom_op("forcelaw::residual", mutates_args=())
-def _residual(
-    x: Tensor, w1: Tensor, w2: Tensor, keep: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The sum, and the first ``keep`` (0, 1 or 3) of W1 x, y = a(W1 x) and W2 y; the others have no
-    elements."""
-    out = torch.empty_like(x)
-    inner = torch.mm(x.to(w1.dtype), w1.t())
-    y = torch.empty_like(inner) if keep else inner
-    _each(_act, [inner, y], scale=GAIN.value)
-    z = torch.mm(y, w2.t())
-    _each(_finish, [x, z, out])
-    return out, *(v if k < keep else v.new_empty(0) for k, v in enumerate((inner, y, z)))
-
-
-@_residual.register_fake
-def _(x, w1, w2, keep):
-    return torch.empty_like(x), *(
-        w1.new_empty((x.shape[0], w1.shape[0]) if k < keep else 0) for k in range(3)
-    )
-
-
-@torch.library.custom_op("forcelaw::residual_backward", mutates_args=())
-def _residual_backward(
-    grad: Tensor,
-    x: Tensor,
-    inner: Tensor | None,
-    y: Tensor | None,
-    z: Tensor | None,
-    w1: Tensor,
-    w2: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    low, grad, dx = x.to(w1.dtype), grad.contiguous(), torch.empty_like(x)
-    inner = torch.mm(low, w1.t()) if inner is None else inner
-    if y is None or z is None:
-        y = dy = torch.empty_like(inner)
-        _each(_act, [inner, y], scale=GAIN.value)
-        z = dz = torch.mm(y, w2.t())
-    else:  # what is kept stays
-        dz, dy = torch.empty_like(z), torch.empty_like(y)
-    _each(_finish_backward, [z, grad, dz, dx])
-    dw2 = torch.mm(dz.t(), y)
-    torch.mm(dz, w2, out=dy)
-    _each(_act_backward, [inner, dy, dy], scale=GAIN.value)
-    dw1 = torch.mm(dy.t(), low)
-    return _plus_product(dx, dy, w1), dw1, dw2
-
-
-@_residual_backward.register_fake
-def _(grad, x, inner, y, z, w1, w2):
-    return torch.empty_like(x), torch.empty_like(w1), torch.empty_like(w2)
-
-
-def _residual_save(ctx, inputs, output):
-    x, w1, w2, *_ = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # else torch fills arrays of their size with zeros
-    ctx.save_for_backward(x, w1, w2, *(kept for kept in output[1:] if kept.dim() == 2))
-
-
-def _residual_differentiate(ctx, grad, *_):
-    x, w1, w2, *rest = ctx.saved_tensors
-    kept = [*rest, None, None, None][:3]
-    return *_residual_backward(grad, x, *kept, w1, w2), None
-
-
-_residual.register_autograd(_residual_differentiate, setup_context=_residual_save)
-
-
 def residual(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
     """(x + a(W2 a(W1 x))) / sqrt 2: x (rows, w), matrices (w, w)."""
-    keep = 3 if x.shape[0] <= FEW else int(KEEP_INNER)
-    return _residual(x.contiguous(), lowered(w1).contiguous(), lowered(w2).contiguous(), keep)[0]
+    if use_triton(x):
+        keep = 3 if x.shape[0] <= FEW else int(KEEP_INNER)
+        return _Residual.apply(
+            x.contiguous(), lowered(w1).contiguous(), lowered(w2).contiguous(), keep
+        )
+    # the two factors 1 / 0.6 go into a matrix and into the sum: two passes less over the edges
+    y = nn.functional.silu(nn.functional.linear(x, w1))
+    y = nn.functional.silu(nn.functional.linear(y, w2 * SILU_GAIN))
+    return torch.add(x, y, alpha=SILU_GAIN) * SQRT_HALF
+
+
+class _Residual(Function):
+    @staticmethod
+    def forward(ctx, x, w1, w2, keep):
+        """Keeps the first ``keep`` (0, 1 or 3) of W1 x, y = a(W1 x) and W2 y."""
+        out, inner = torch.empty_like(x), torch.mm(x.to(w1.dtype), w1.t())
+        y = torch.empty_like(inner) if keep else inner
+        _each(_act, [inner, y], scale=SILU_GAIN)
+        z = torch.mm(y, w2.t())
+        _each(_finish, [x, z, out])
+        ctx.save_for_backward(x, w1, w2, *(inner, y, z)[:keep])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, w1, w2, *kept = ctx.saved_tensors
+        inner, y, z = [*kept, None, None, None][:3]
+        low, grad, dx = x.to(w1.dtype), grad.contiguous(), torch.empty_like(x)
+        inner = torch.mm(low, w1.t()) if inner is None else inner
+        if y is None or z is None:
+            y = dy = torch.empty_like(inner)
+            _each(_act, [inner, y], scale=SILU_GAIN)
+            z = dz = torch.mm(y, w2.t())
+        else:  # what is kept stays
+            dz, dy = torch.empty_like(z), torch.empty_like(y)
+        _each(_finish_backward, [z, grad, dz, dx])
+        dw2 = torch.mm(dz.t(), y)
+        torch.mm(dz, w2, out=dy)
+        _each(_act_backward, [inner, dy, dy], scale=SILU_GAIN)
+        dw1 = torch.mm(dy.t(), low)
+        return _plus_product(dx, dy, w1), dw1, dw2, None
+
+
+# ---- scaled_linear
+
+
+def scaled_linear(x: Tensor, weight: Tensor, scale: float) -> Tensor:
+    """scale W x of x (rows, in), W (out, in). Where kernels are used the factor goes into the
+    matrix, a pass less over the edges."""
+    if use_triton(x):
+        return nn.functional.linear(x, weight * scale)
+    return nn.functional.linear(x, weight) * scale
 
 
 # ---- gathered
 
 
-@torch.library.custom_op("forcelaw::gathered", mutates_args=())
-def _gathered(x: Tensor, sender: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
-    return x.index_select(0, sender)
+def gathered(x: Tensor, index: EdgeIndex) -> Tensor:
+    """x_sender (e, w) of x (n, w). By kernels padding edges give no gradient."""
+    if use_triton(x):
+        return _Gathered.apply(x, index)
+    return x.index_select(0, index.sender)
 
 
-@_gathered.register_fake
-def _(x, sender, ptr, swap):
-    return x.new_empty(sender.shape[0], x.shape[1])
+class _Gathered(Function):
+    @staticmethod
+    def forward(ctx, x, index):
+        ctx.index = index
+        return x.index_select(0, index.sender)
 
-
-@torch.library.custom_op("forcelaw::gathered_backward", mutates_args=())
-def _gathered_backward(grad: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
-    n, w = ptr.shape[0] - 1, grad.shape[1]
-    out, tile = grad.new_empty(n, w), _tile(w) | {"BE": 16}
-    _sum[n, triton.cdiv(w, tile["BC"])](
-        grad.contiguous(), swap, ptr, out, w, ORDER=True, WIDE=_wide(grad), **tile
-    )
-    return out
-
-
-@_gathered_backward.register_fake
-def _(grad, ptr, swap):
-    return grad.new_empty(ptr.shape[0] - 1, grad.shape[1])
-
-
-def _gathered_save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[2:])
-
-
-_gathered.register_autograd(
-    lambda ctx, grad: (_gathered_backward(grad, *ctx.saved_tensors), None, None, None),
-    setup_context=_gathered_save,
-)
-
-
-def gathered(x: Tensor, sender: Tensor, ptr: Tensor, swap: Tensor) -> Tensor:
-    """x_sender (e, w) of x (n, w); ptr and swap as for :func:`gathered_linear`. Padding edges give
-    no gradient."""
-    return _gathered(x, sender, ptr, swap)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        n, w, index = ctx.index.atoms, grad.shape[1], ctx.index
+        out, tile = grad.new_empty(n, w), _tile(w) | {"BE": 16}
+        given = grad.contiguous(), index.swap, index.ptr, out, w
+        _sum[n, triton.cdiv(w, tile["BC"])](*given, ORDER=True, WIDE=_wide(grad), **tile)
+        return out, None
 
 
 # ---- merge
 
 
-@torch.library.custom_op("forcelaw::merge", mutates_args=())
-def _merge(
-    skip: Tensor,
-    swap: Tensor,
-    x1: Tensor,
-    u1: Tensor,
-    x2: Tensor,
-    u2: Tensor,
-    x3: Tensor,
-    u3: Tensor,
-) -> Tensor:
-    rows, w = skip.shape
-    z = [torch.mm(x.to(u.dtype), u.t()) for x, u in ((x1, u1), (x2, u2), (x3, u3))]
-    out, tile = torch.empty_like(skip), _tile(w)
-    _merge_up[_grid(rows, w, tile)](skip, *z, swap, out, rows, w, WIDE=_wide(skip), **tile)
-    return out
-
-
-@_merge.register_fake
-def _(skip, swap, x1, u1, x2, u2, x3, u3):
-    return torch.empty_like(skip)
-
-
-@torch.library.custom_op("forcelaw::merge_backward", mutates_args=())
-def _merge_gradients(
-    grad: Tensor,
-    swap: Tensor,
-    x1: Tensor,
-    u1: Tensor,
-    x2: Tensor,
-    u2: Tensor,
-    x3: Tensor,
-    u3: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (rows, w), out, grad = grad.shape, [], grad.contiguous()
-    tile = _tile(w)
-    for x, u in ((x1, u1), (x2, u2), (x3, u3)):
-        low = x.to(u.dtype)
-        z = torch.mm(low, u.t())
-        _merge_backward[_grid(rows, w, tile)](grad, z, swap, rows, w, WIDE=_wide(grad), **tile)
-        out.extend([torch.mm(z, u).to(x.dtype), torch.mm(z.t(), low)])
-    return tuple(out)
-
-
-@_merge_gradients.register_fake
-def _(grad, swap, *inputs):
-    return tuple(torch.empty_like(t) for t in inputs)
-
-
-def _merge_save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[1:])
-
-
-_merge.register_autograd(
-    lambda ctx, grad: (grad, None, *_merge_gradients(grad, *ctx.saved_tensors)),
-    setup_context=_merge_save,
-)
-
-
-def merge(skip: Tensor, swap: Tensor, *inputs: tuple[Tensor, Tensor]) -> Tensor:
+def merge(skip: Tensor, index: EdgeIndex, *inputs: tuple[Tensor, Tensor]) -> Tensor:
     """skip + sum over three u = a(U x), (e, 2w), of (u[:, :w] + u[swap, w:]) / sqrt 8.
 
     skip (e, w); inputs: x (e, any), U (2w, any).
     """
-    return _merge(
-        skip.contiguous(), swap, *(t for x, u in inputs for t in (x.contiguous(), lowered(u)))
-    )
+    if use_triton(skip):
+        flat = [t for x, u in inputs for t in (x.contiguous(), lowered(u))]
+        return _Merge.apply(skip.contiguous(), index.swap, *flat)
+    both = sum(scaled_silu(nn.functional.linear(x, u)) for x, u in inputs)
+    ca, ac = both.chunk(2, dim=-1)
+    return skip + (ca + ac.index_select(0, index.swap)) * (0.5 * SQRT_HALF)
+
+
+class _Merge(Function):
+    @staticmethod
+    def forward(ctx, skip, swap, *inputs):
+        ctx.save_for_backward(swap, *inputs)
+        (rows, w), out, tile = skip.shape, torch.empty_like(skip), _tile(skip.shape[1])
+        z = [torch.mm(x.to(u.dtype), u.t()) for x, u in zip(inputs[::2], inputs[1::2])]
+        _merge_up[_grid(rows, w, tile)](skip, *z, swap, out, rows, w, WIDE=_wide(skip), **tile)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        swap, *inputs = ctx.saved_tensors
+        (rows, w), out, given, tile = grad.shape, [], grad.contiguous(), _tile(grad.shape[1])
+        for x, u in zip(inputs[::2], inputs[1::2]):
+            low = x.to(u.dtype)
+            z = torch.mm(low, u.t())
+            _merge_backward[_grid(rows, w, tile)](given, z, swap, rows, w, WIDE=_wide(grad), **tile)
+            out.extend([torch.mm(z, u).to(x.dtype), torch.mm(z.t(), low)])
+        return grad, None, *out
 
 
 # ---- join
 
 
-@torch.library.custom_op("forcelaw::join", mutates_args=())
-def _join_edges(
-    pair: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    swap: Tensor,
-) -> Tensor:
-    z = torch.mm(x.to(weight.dtype), weight.t())
-    (rows, w), tile = z.shape, _tile(z.shape[1])
-    _join[_grid(rows, w, tile)](
-        pair, z, z, z, sender, receiver, rows, w, WIDE=_wide(z), BACKWARD=False, **tile
-    )
+def join(pair: Tensor, x: Tensor, weight: Tensor, index: EdgeIndex) -> Tensor:
+    """a(s_sender + t_receiver + W x): pair (n, 2w) holds s | t, x (e, any), W (w, any) -> (e, w)."""
+    if use_triton(pair):
+        return _Join.apply(pair.contiguous(), x.contiguous(), lowered(weight), index)
+    s, t = pair.chunk(2, dim=-1)
+    ends = s.index_select(0, index.sender) + t.index_select(0, index.receiver)
+    return scaled_silu(ends + nn.functional.linear(x, weight))
+
+
+class _Join(Function):
+    @staticmethod
+    def forward(ctx, pair, x, weight, index):
+        ctx.save_for_backward(pair, x, weight)
+        ctx.index = index
+        return _join_pass(pair, torch.mm(x.to(weight.dtype), weight.t()), None, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (pair, x, weight), index = ctx.saved_tensors, ctx.index
+        low, dpair = x.to(weight.dtype), torch.empty_like(pair)
+        z = _join_pass(pair, torch.mm(low, weight.t()), grad.contiguous(), index)
+        w, tile = z.shape[1], _tile(z.shape[1])
+        programs = pair.shape[0], triton.cdiv(w, tile["BC"])
+        _sum_both[programs](z, index.swap, index.ptr, dpair, w, WIDE=_wide(z), **tile)
+        return dpair, torch.mm(z, weight).to(x.dtype), torch.mm(z.t(), low), None
+
+
+def _join_pass(pair: Tensor, z: Tensor, grad: Tensor | None, index: EdgeIndex) -> Tensor:
+    """a(z + s + t), or grad times its derivative, in the place of z."""
+    (rows, w), tile, backward = z.shape, _tile(z.shape[1]), grad is not None
+    given = pair, z, grad if backward else z, z, index.sender, index.receiver, rows, w
+    _join[_grid(rows, w, tile)](*given, WIDE=_wide(z), BACKWARD=backward, **tile)
     return z
-
-
-@_join_edges.register_fake
-def _(pair, x, weight, sender, receiver, ptr, swap):
-    return weight.new_empty(x.shape[0], weight.shape[0])
-
-
-@torch.library.custom_op("forcelaw::join_backward", mutates_args=())
-def _join_backward(
-    grad: Tensor,
-    pair: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    swap: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    low = x.to(weight.dtype)
-    z = torch.mm(low, weight.t())
-    (rows, w), tile, dpair = z.shape, _tile(z.shape[1]), torch.empty_like(pair)
-    _join[_grid(rows, w, tile)](
-        pair,
-        z,
-        grad.contiguous(),
-        z,
-        sender,
-        receiver,
-        rows,
-        w,
-        WIDE=_wide(z),
-        BACKWARD=True,
-        **tile,
-    )
-    _sum_both[pair.shape[0], triton.cdiv(w, tile["BC"])](
-        z, swap, ptr, dpair, w, WIDE=_wide(z), **tile
-    )
-    return dpair, torch.mm(z, weight).to(x.dtype), torch.mm(z.t(), low)
-
-
-@_join_backward.register_fake
-def _(grad, pair, x, weight, sender, receiver, ptr, swap):
-    return torch.empty_like(pair), torch.empty_like(x), torch.empty_like(weight)
-
-
-_join_edges.register_autograd(
-    lambda ctx, grad: (*_join_backward(grad, *ctx.saved_tensors), None, None, None, None),
-    setup_context=_save_all,
-)
-
-
-def join(
-    pair: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    sender: Tensor,
-    receiver: Tensor,
-    ptr: Tensor,
-    swap: Tensor,
-) -> Tensor:
-    """a(s_sender + t_receiver + W x): pair (n, 2w) holds s | t, x (e, any), W (w, any) -> (e, w);
-    ptr and swap as above."""
-    return _join_edges(
-        pair.contiguous(), x.contiguous(), lowered(weight), sender, receiver, ptr, swap
-    )
 
 
 # ---- unit_rms
 
 
-@torch.library.custom_op("forcelaw::unit_rms", mutates_args=())
-def _unit_rms(x: Tensor) -> tuple[Tensor, Tensor]:
-    (rows, w), out = x.shape, torch.empty_like(x)
-    inverse = x.new_empty(rows, dtype=torch.promote_types(x.dtype, torch.float32))
-    tile = _tile(w, most=WHOLE)
-    _rms[(triton.cdiv(rows, tile["BE"]),)](x, out, inverse, rows, w, WIDE=_wide(x), **tile)
-    return out, inverse
-
-
-@_unit_rms.register_fake
-def _(x):
-    return torch.empty_like(x), x.new_empty(
-        x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32)
-    )
-
-
-@torch.library.custom_op("forcelaw::unit_rms_backward", mutates_args=())
-def _unit_rms_backward(grad: Tensor, y: Tensor, inverse: Tensor) -> Tensor:
-    (rows, w), dx = y.shape, torch.empty_like(y)
-    tile = _tile(w, most=WHOLE)
-    _rms_backward[(triton.cdiv(rows, tile["BE"]),)](
-        y, inverse, grad.contiguous(), dx, rows, w, WIDE=_wide(y), **tile
-    )
-    return dx
-
-
-@_unit_rms_backward.register_fake
-def _(grad, y, inverse):
-    return torch.empty_like(y)
-
-
-def _unit_rms_save(ctx, inputs, output):
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # else torch fills an array of its size with zeros
-    ctx.save_for_backward(*output)  # y, which what reads it keeps, too, and not x
-
-
-_unit_rms.register_autograd(
-    lambda ctx, grad, _: _unit_rms_backward(grad, *ctx.saved_tensors), setup_context=_unit_rms_save
-)
-
-
 def unit_rms(x: Tensor) -> Tensor:
-    """x (rows, w) divided by its RMS over w, as torch's rms_norm with eps 1e-6."""
-    return _unit_rms(x.contiguous())[0]
+    """x (rows, w) divided by its RMS over w."""
+    if use_triton(x):
+        return _UnitRMS.apply(x.contiguous())
+    return nn.functional.rms_norm(x, x.shape[-1:], eps=SMALL)
+
+
+class _UnitRMS(Function):
+    @staticmethod
+    def forward(ctx, x):
+        (rows, w), out, tile = x.shape, torch.empty_like(x), _tile(x.shape[1], most=WHOLE)
+        inverse = x.new_empty(rows, dtype=torch.promote_types(x.dtype, torch.float32))
+        programs = (triton.cdiv(rows, tile["BE"]),)
+        _rms[programs](x, out, inverse, rows, w, WIDE=_wide(x), **tile)
+        ctx.save_for_backward(out, inverse)  # out, which what reads it keeps, too, and not x
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        y, inverse = ctx.saved_tensors
+        (rows, w), dx, tile = y.shape, torch.empty_like(y), _tile(y.shape[1], most=WHOLE)
+        given = y, inverse, grad.contiguous(), dx, rows, w
+        _rms_backward[(triton.cdiv(rows, tile["BE"]),)](*given, WIDE=_wide(y), **tile)
+        return dx
 
 
 # ---- blend
 
 
-@torch.library.custom_op("forcelaw::blend", mutates_args=())
-def _blend(x: Tensor, y: Tensor, scale: float) -> Tensor:
-    out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, y.dtype))
-    _each(_blend_numbers, [x, y, out], scale=scale)
-    return out
-
-
-@_blend.register_fake
-def _(x, y, scale):
-    return torch.empty_like(x, dtype=torch.promote_types(x.dtype, y.dtype))
-
-
-def _blend_save(ctx, inputs, output):
-    x, y, ctx.scale = inputs
-    ctx.kinds = x.dtype, y.dtype
-
-
-def _blend_differentiate(ctx, grad):
-    grad = grad * ctx.scale
-    return grad.to(ctx.kinds[0]), grad.to(ctx.kinds[1]), None
-
-
-_blend.register_autograd(_blend_differentiate, setup_context=_blend_save)
-
-
 def blend(x: Tensor, y: Tensor, scale: float) -> Tensor:
     """(x + y) * scale, of one shape."""
-    return _blend(x.contiguous(), y.contiguous(), scale)
+    if use_triton(x):
+        return _Blend.apply(x.contiguous(), y.contiguous(), scale)
+    return (x + y) * scale
+
+
+class _Blend(Function):
+    @staticmethod
+    def forward(ctx, x, y, scale):
+        ctx.scale, ctx.kinds = scale, (x.dtype, y.dtype)
+        out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, y.dtype))
+        _each(_blend_numbers, [x, y, out], scale=scale)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        grad = grad * ctx.scale
+        return grad.to(ctx.kinds[0]), grad.to(ctx.kinds[1]), None

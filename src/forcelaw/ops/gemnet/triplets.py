@@ -1,12 +1,13 @@
-"""The sums of GemNet-OC over triplets, which factorise into moments of the edges into each atom.
-Quadruplets: quadruplets.py.
+"""Kernels of GemNet-OC's sums over triplets, which factorise into moments of the edges into each
+atom (sums.py). Quadruplets: quadruplets.py.
 
 Legend: n atoms, e edges c -> a in canonical order (EdgeIndex), ptr (n + 1,) the edges into each
 atom; y (e, S^2) harmonics of mean square 1; f radial weights a degree; channels t or q. Nothing
-gets a gradient by y: gradients by positions take the plain path.
+gets a gradient by y: gradients by positions take plain torch.
 
-    outer_sum    out[a, k] = sum_c w[ca, k] x[ca]                                         moments, messages to atoms
-    triplets     out[ca, f] = sum_l b[ca, f, l] sum_{b != c} P_l(cos cab) x[ba]           b counts (2l+1) P_l
+    outer_sum    out[a, k] = sum_c w[ca, k] x[ca]                    moments, messages to atoms
+    triplets     out[ca, f] = sum_l b[ca, f, l] sum_{b != c} P_l(cos cab) x[ba]
+                 b counts (2l+1) P_l
     cosines      the same where x depends on f and l, and b is 1
 
 One program per atom and block of channels, a channel a lane, harmonics unrolled: the moments of an
@@ -18,11 +19,12 @@ Sums over channels that end on an edge give a row for each block of channels. Ed
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from ..gated_message import FILL, at_least_float32, zeros
+from ..switch import tl, triton
+from ..tiles import FILL, at_least_float32, zeros
 
 # without vectors in wide loads and stores a lane has one channel; four would be four times the
 # registers of the sums of an atom
@@ -335,111 +337,34 @@ def _squashed(parts: Tensor) -> Tensor:
 # ---- outer_sum
 
 
-@torch.library.custom_op("forcelaw::outer_sum", mutates_args=())
-def _outer_sum(w: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
-    n, k, c = len(ptr) - 1, w.shape[1], x.shape[1]
-    out = w.new_empty(n, k, c)
-    blocks, size = _tile("outer", c)
-    _outer[n, blocks](w, x, ptr, out, k, c, BK=_power(k), **size)
-    return out
-
-
-@_outer_sum.register_fake
-def _(w, x, ptr):
-    return w.new_empty(ptr.shape[0] - 1, w.shape[1], x.shape[1])
-
-
-@torch.library.custom_op("forcelaw::outer_sum_backward", mutates_args=())
-def _outer_sum_backward(
-    grad: Tensor, w: Tensor, x: Tensor, ptr: Tensor, weights: bool
-) -> tuple[Tensor, Tensor]:
-    n, (e, k), c = len(ptr) - 1, w.shape, x.shape[1]
-    blocks, size = _tile("outer", c)
-    dw, dx = w.new_empty(blocks, e if weights else 0, k), torch.empty_like(x)
-    _outer_grad[n + FILL, blocks](
-        w,
-        x,
-        ptr,
-        grad.contiguous(),
-        dw,
-        dx,
-        n,
-        e,
-        k,
-        c,
-        BK=_power(k),
-        WEIGHTS=weights,
-        FILL=FILL,
-        **size,
-    )
-    return _squashed(dw), dx
-
-
-@_outer_sum_backward.register_fake
-def _(grad, w, x, ptr, weights):
-    return w.new_empty(w.shape[0] if weights else 0, w.shape[1]), torch.empty_like(x)
-
-
-def _save_outer(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
-
-
-def _differentiate_outer(ctx, grad):
-    dw, dx = _outer_sum_backward(grad, *ctx.saved_tensors, ctx.needs_input_grad[0])
-    return dw if ctx.needs_input_grad[0] else None, dx, None
-
-
-_outer_sum.register_autograd(_differentiate_outer, setup_context=_save_outer)
-
-
 def outer_sum(w: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
     """sum over the edges into each atom of w (e, k) times x (e, c): (n, k, c), at least in
     float32."""
-    return _outer_sum(at_least_float32(w), x.contiguous(), ptr)
+    return _OuterSum.apply(at_least_float32(w), x.contiguous(), ptr)
+
+
+class _OuterSum(Function):
+    @staticmethod
+    def forward(ctx, w, x, ptr):
+        n, k, c = len(ptr) - 1, w.shape[1], x.shape[1]
+        out, (blocks, size) = w.new_empty(n, k, c), _tile("outer", c)
+        _outer[n, blocks](w, x, ptr, out, k, c, BK=_power(k), **size)
+        ctx.save_for_backward(w, x, ptr)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (w, x, ptr), weights = ctx.saved_tensors, ctx.needs_input_grad[0]
+        n, (e, k), c = len(ptr) - 1, w.shape, x.shape[1]
+        blocks, size = _tile("outer", c)
+        dw, dx = w.new_empty(blocks, e if weights else 0, k), torch.empty_like(x)
+        given, constants = (w, x, ptr, grad.contiguous()), {"WEIGHTS": weights, "FILL": FILL}
+        _outer_grad[n + FILL, blocks](*given, dw, dx, n, e, k, c, BK=_power(k), **constants, **size)
+        return _squashed(dw) if weights else None, dx, None
 
 
 # ---- triplets
-
-
-@torch.library.custom_op("forcelaw::triplets", mutates_args=())
-def _triplet_sum(b: Tensor, y: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
-    n, (e, f, s), c = len(ptr) - 1, b.shape, x.shape[1]
-    out = x.new_empty(e, f, c)
-    blocks, size = _tile("triplets", c)
-    _triplets[n + FILL, blocks](b, y, x, ptr, out, n, e, f, s, c, BF=_power(f), FILL=FILL, **size)
-    return out
-
-
-@_triplet_sum.register_fake
-def _(b, y, x, ptr):
-    return x.new_empty(b.shape[0], b.shape[1], x.shape[1])
-
-
-@torch.library.custom_op("forcelaw::triplets_backward", mutates_args=())
-def _triplet_sum_backward(
-    grad: Tensor, b: Tensor, y: Tensor, x: Tensor, ptr: Tensor
-) -> tuple[Tensor, Tensor]:
-    n, (e, f, s), c = len(ptr) - 1, b.shape, x.shape[1]
-    blocks, size = _tile("triplets", c)
-    db, dx = y.new_empty(blocks, e, f, s), y.new_empty(e, c)
-    _triplets_grad[n + FILL, blocks](
-        b, y, x, ptr, grad.contiguous(), db, dx, n, e, f, s, c, BF=_power(f), FILL=FILL, **size
-    )
-    return _squashed(db), dx
-
-
-@_triplet_sum_backward.register_fake
-def _(grad, b, y, x, ptr):
-    return y.new_empty(b.shape), y.new_empty(x.shape)
-
-
-def _differentiate_triplets(ctx, grad):
-    b, _, x, _ = ctx.saved_tensors
-    db, dx = _triplet_sum_backward(grad, *ctx.saved_tensors)
-    return db.to(b.dtype), None, dx.to(x.dtype), None
-
-
-_triplet_sum.register_autograd(_differentiate_triplets, setup_context=_save_outer)
 
 
 def triplets(b: Tensor, y: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
@@ -448,52 +373,55 @@ def triplets(b: Tensor, y: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
 
     b (e, f, S), y (e, S^2), x (e, t), whose dtype the result has.
     """
-    return _triplet_sum(b.contiguous(), at_least_float32(y), x.contiguous(), ptr)
+    return _Triplets.apply(b.contiguous(), at_least_float32(y), x.contiguous(), ptr)
+
+
+class _Triplets(Function):
+    @staticmethod
+    def forward(ctx, b, y, x, ptr):
+        n, (e, f, s), c = len(ptr) - 1, b.shape, x.shape[1]
+        out, (blocks, size) = x.new_empty(e, f, c), _tile("triplets", c)
+        size |= {"BF": _power(f), "FILL": FILL}
+        _triplets[n + FILL, blocks](b, y, x, ptr, out, n, e, f, s, c, **size)
+        ctx.save_for_backward(b, y, x, ptr)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        b, y, x, ptr = ctx.saved_tensors
+        n, (e, f, s), c = len(ptr) - 1, b.shape, x.shape[1]
+        blocks, size = _tile("triplets", c)
+        db, dx = y.new_empty(blocks, e, f, s), y.new_empty(e, c)
+        given, size = (b, y, x, ptr, grad.contiguous()), size | {"BF": _power(f), "FILL": FILL}
+        _triplets_grad[n + FILL, blocks](*given, db, dx, n, e, f, s, c, **size)
+        return _squashed(db).to(b.dtype), None, dx.to(x.dtype), None
 
 
 # ---- cosines
 
 
-@torch.library.custom_op("forcelaw::cosines", mutates_args=())
-def _cosine_sum(b: Tensor, y: Tensor, ptr: Tensor) -> Tensor:
-    n, (e, f, s) = len(ptr) - 1, b.shape
-    out = b.new_empty(e, f)
-    blocks, size = _tile("cosines", f)
-    _cosines[n + FILL, blocks](b, y, ptr, out, n, e, f, s, FILL=FILL, **size)
-    return out
-
-
-@_cosine_sum.register_fake
-def _(b, y, ptr):
-    return b.new_empty(b.shape[:2])
-
-
-@torch.library.custom_op("forcelaw::cosines_backward", mutates_args=())
-def _cosine_sum_backward(grad: Tensor, y: Tensor, ptr: Tensor) -> Tensor:
-    n, (e, f), s = len(ptr) - 1, grad.shape, _degrees(y)
-    db = grad.new_empty(e, f, s)
-    blocks, size = _tile("cosines", f)
-    _cosines_grad[n + FILL, blocks](y, ptr, grad.contiguous(), db, n, e, f, s, FILL=FILL, **size)
-    return db
-
-
-@_cosine_sum_backward.register_fake
-def _(grad, y, ptr):
-    return grad.new_empty(*grad.shape, _degrees(y))
-
-
-def _save_cosines(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[1:])
-
-
-def _differentiate_cosines(ctx, grad):
-    return _cosine_sum_backward(grad, *ctx.saved_tensors), None, None
-
-
-_cosine_sum.register_autograd(_differentiate_cosines, setup_context=_save_cosines)
-
-
 def cosines(b: Tensor, y: Tensor, ptr: Tensor) -> Tensor:
     """sum_l (sum_m y[e, lm] sum_{e'} y[e', lm] b[e', f, l] - (2l+1) b[e, f, l]) over edges e' into
     the atom of e: (e, f)."""
-    return _cosine_sum(b.contiguous(), at_least_float32(y), ptr)
+    return _Cosines.apply(b.contiguous(), at_least_float32(y), ptr)
+
+
+class _Cosines(Function):
+    @staticmethod
+    def forward(ctx, b, y, ptr):
+        n, (e, f, s), (blocks, size) = len(ptr) - 1, b.shape, _tile("cosines", b.shape[1])
+        out = b.new_empty(e, f)
+        _cosines[n + FILL, blocks](b, y, ptr, out, n, e, f, s, FILL=FILL, **size)
+        ctx.save_for_backward(y, ptr)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        y, ptr = ctx.saved_tensors
+        n, (e, f), s = len(ptr) - 1, grad.shape, _degrees(y)
+        db, (blocks, size) = grad.new_empty(e, f, s), _tile("cosines", f)
+        given = y, ptr, grad.contiguous(), db, n, e, f, s
+        _cosines_grad[n + FILL, blocks](*given, FILL=FILL, **size)
+        return db, None, None

@@ -1,0 +1,107 @@
+"""Which implementation an operation runs: plain torch, or Triton kernels.
+
+The environment variable ``FORCELAW_OPS`` is read here and nowhere else:
+
+    auto      Triton for tensors on a GPU, plain torch for the rest (the default)
+    torch     plain torch everywhere
+    triton    Triton everywhere; on a CPU that needs its interpreter (TRITON_INTERPRET=1)
+
+Kernels are not differentiable twice and give no gradient by positions, so gradient forces take
+plain torch (``ForceField.forward``). So does code that torch.compile or torch.export traces: they
+fuse the plain operations themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ForcelawError
+
+MODES = ("auto", "torch", "triton")
+
+
+def _checked(mode: str, where: str) -> str:
+    if mode not in MODES:
+        raise ForcelawError(
+            f"unknown implementation {mode!r}",
+            where=where,
+            remedy=f"use one of: {', '.join(MODES)}",
+        )
+    return mode
+
+
+STARTED_WITH = _checked(os.environ.get("FORCELAW_OPS", "auto"), "environment variable FORCELAW_OPS")
+_mode: ContextVar[str] = ContextVar("mode", default=STARTED_WITH)  # one for each thread
+
+
+class _NoTriton:
+    """In the place of Triton where no kernel can run: kernels are defined, but stay Python."""
+
+    @staticmethod
+    def jit(function: Any = None, **_: Any) -> Any:
+        return (lambda f: f) if function is None else function
+
+    constexpr_function = jit
+
+    @staticmethod
+    def constexpr(value: Any) -> Any:
+        return value
+
+
+triton: Any = _NoTriton
+tl: Any = _NoTriton
+AVAILABLE = False
+# importing Triton and reading 80 kernels takes most of a second: only where they can run
+if STARTED_WITH == "triton" or (
+    STARTED_WITH == "auto"
+    and (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1")
+):
+    try:
+        triton = importlib.import_module("triton")
+        tl = importlib.import_module("triton.language")
+        AVAILABLE = True
+    except ImportError:  # a torch without Triton
+        if STARTED_WITH == "triton":
+            raise
+
+
+def use_triton(x: Tensor) -> bool:
+    """Whether an operation on ``x`` runs its kernels."""
+    if torch.compiler.is_compiling():
+        return False
+    mode = _mode.get()
+    return AVAILABLE and (mode == "triton" or (mode == "auto" and x.is_cuda))
+
+
+def use_triton_at(vec: Tensor) -> bool:
+    """The same for an operation on the geometry of edges, by which kernels have no gradient."""
+    chosen = use_triton(vec)
+    if chosen and vec.requires_grad:
+        raise RuntimeError(
+            "kernels give no gradient by positions: call the model itself, or its parts inside"
+            ' forcelaw.ops.using("torch")'
+        )
+    return chosen
+
+
+@contextlib.contextmanager
+def using(mode: str) -> Iterator[None]:
+    """Operations inside run as ``mode`` says ("torch", "triton" or "auto"), in this thread."""
+    if _checked(mode, "ops.using") == "triton" and not AVAILABLE:
+        raise ForcelawError(
+            "Triton was not imported, so no kernel can run",
+            remedy="set FORCELAW_OPS=triton before forcelaw is imported",
+        )
+    token = _mode.set(mode)
+    try:
+        yield
+    finally:
+        _mode.reset(token)

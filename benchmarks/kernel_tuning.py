@@ -1,8 +1,9 @@
-"""Which tile is fastest for each fused kernel: the numbers in the TILES of src/forcelaw/kernels
-come from here.
+"""Which tile is fastest for each kernel: the numbers in the TILES of src/forcelaw/ops come from
+here.
 
     python benchmarks/kernel_tuning.py --pack PACK                     (GPU, about two minutes)
-    TRITON_INTERPRET=1 python benchmarks/kernel_tuning.py --pack PACK --atoms 3 --width 8 --repeats 1 --quick     (a dry run)
+    TRITON_INTERPRET=1 FORCELAW_OPS=triton python benchmarks/kernel_tuning.py --pack PACK \\
+        --atoms 3 --width 8 --repeats 1 --quick                        (a dry run)
 
 Every kernel runs alone on one real batch of 8k atoms at the width of a 1M model, once for each tile
 (edges, channels at most, warps; of kernels with products also stages of the pipeline of loads).
@@ -17,19 +18,22 @@ import itertools
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from forcelaw import ops
 from forcelaw.data.device_dataset import Shard
 from forcelaw.data.pack import Pack
 from forcelaw.graph import GraphBatch
 from forcelaw.models.so3 import EdgeFrames
-from forcelaw.ops import gated_message as gated
-from forcelaw.ops import painn_message as vectors
 from forcelaw.ops.esen import so2_message as turn
 from forcelaw.training.spec import training_set
+
+# modules: their names in forcelaw.ops are those of functions
+gated, vectors = (import_module(f"forcelaw.ops.{n}") for n in ("gated_message", "painn_message"))
 
 EDGES, CHANNELS, WARPS = (1, 2, 4, 8, 16, 32), (32, 64, 128), (1, 2, 4)
 OF_PRODUCTS = (
@@ -58,80 +62,59 @@ def kernels_of(
     """(TILES, kernel, call, bytes that it must move) of every kernel."""
     n, e, d = len(graph.pos), len(graph.sender), width
     new = lambda *shape: torch.randn(*shape, device=graph.pos.device)  # noqa: E731
-    ptr, order = graph.segments()
-    ends = graph.sender, graph.receiver, ptr, order
-    pair, w, grad, slope = new(n, 2 * d), new(e, d), new(n, d), new(n, d)
-    x, v, g3, unit, g, weight = (
-        new(n, 3 * d),
-        new(n, 3, d),
-        new(n, 3, d),
-        new(e, 3),
-        new(e, 32),
-        new(3 * d, 32),
-    )
+    pair, w, h = new(n, 2 * d), new(e, d), new(n, d)
+    x, v, unit, g, weight = new(n, 3 * d), new(n, 3, d), new(e, 3), new(e, 32), new(3 * d, 32)
     shape = turn.Shape(lmax, min(lmax, 2))
     c = max(8, d // 3)  # eSEN is narrower at equal N
-    frames = (
-        EdgeFrames(lmax, shape.m)
-        .to(graph.pos.device)
-        .packed(torch.nn.functional.normalize(unit, dim=1))
-    )
-    y, z, scale = new(n, shape.s, c), new(e, shape.sm * c), new(e)
+    frames = EdgeFrames(lmax, shape.m).to(graph.pos.device)
+    unit = torch.nn.functional.normalize(unit, dim=1)
+    edges = turn.so2_edges(graph, unit, new(e), lmax, shape.m, frames, frames.packed)
+    y, z = new(n, shape.s, c), new(e, shape.sm * c)
     rad, z2, a = new(e, shape.r * 2 * c), new(e, shape.sm * 2 * c), new(e, (lmax + shape.sm) * c)
     shift, b1, b2 = new(shape.r * 2 * c), new((2 * lmax + 1) * c), new((lmax + 1) * c)
-    word = 4.0
+    turned = edges.frames, rad, shift
+    gated_there, gated_back = both_ways(lambda p, q: ops.gated_message(p, q, graph, 1.0), pair, w)
+    painn_there, painn_back = both_ways(
+        lambda v, x, weight: ops.painn_message(h, v, x, g, weight, unit, graph, 1.0), v, x, weight
+    )
+    word, one_edge = 4.0, 4.0 * e * c
+    factors = {
+        "turn": 2 * (shape.s + shape.r + shape.sm),
+        "turn_one": shape.s + shape.sm,
+        "turn_grad": 2 * (2 * shape.r + shape.sm),
+        "turn_sum": shape.sm,
+        "gate": lmax + 2 * shape.sm,
+        "gate_grad": 2 * lmax + 4 * shape.sm,
+    }
+    calls = {
+        "turn": lambda: turn.turn(shape, y, *turned, graph),
+        "turn_one": lambda: turn.turn_sum_grad(shape, y, edges, torch.float32),
+        "turn_grad": lambda: turn.turn_grad(shape, y, *turned, z2, graph),
+        "turn_sum": lambda: turn.turn_sum(shape, z, edges, b2),
+        "gate": lambda: turn.gate(shape, a, b1),
+        "gate_grad": lambda: turn.gate_grad(shape, a, b1, z),
+    }
     return [
-        (gated.TILES, "gated", lambda: gated._gated_sum(pair, w, *ends, 1.0), word * e * 2 * d),
-        (
-            gated.TILES,
-            "gated_grad",
-            lambda: gated._gated_sum_backward(grad, pair, w, *ends[1:], slope, 1.0),
-            word * e * 4 * d,
-        ),
-        (
-            vectors.TILES,
-            "vectors",
-            lambda: vectors._message(grad, v, x, g, weight, unit, *ends, 1.0),
-            word * e * 6 * d,
-        ),
-        (
-            vectors.TILES,
-            "vectors_grad",
-            lambda: vectors._message_backward(grad, g3, v, x, g, weight, unit, *ends[1:], 1.0),
-            word * e * 4 * d,
-        ),
-        (
-            turn.TILES,
-            "turn",
-            lambda: turn.turn(shape, y, frames, rad, shift, *ends[:2]),
-            word * e * c * 2 * (shape.s + shape.r + shape.sm),
-        ),
-        (
-            turn.TILES,
-            "turn_one",
-            lambda: turn.turn_sum_grad(shape, y, frames, scale, ends[1], torch.float32),
-            word * e * c * (shape.s + shape.sm),
-        ),
-        (
-            turn.TILES,
-            "turn_grad",
-            lambda: turn.turn_grad(shape, y, frames, rad, shift, z2, ptr, order),
-            word * e * c * 2 * (2 * shape.r + shape.sm),
-        ),
-        (
-            turn.TILES,
-            "turn_sum",
-            lambda: turn.turn_sum(shape, z, frames, scale, ptr, b2),
-            word * e * c * shape.sm,
-        ),
-        (turn.TILES, "gate", lambda: turn.gate(shape, a, b1), word * e * c * (lmax + 2 * shape.sm)),
-        (
-            turn.TILES,
-            "gate_grad",
-            lambda: turn.gate_grad(shape, a, b1, z),
-            word * e * c * (2 * lmax + 4 * shape.sm),
-        ),
+        (gated.TILES, "gated", gated_there, word * e * 2 * d),
+        (gated.TILES, "gated_grad", gated_back, word * e * 4 * d),
+        (vectors.TILES, "vectors", painn_there, word * e * 6 * d),
+        (vectors.TILES, "vectors_grad", painn_back, word * e * 4 * d),
+        *((turn.TILES, name, call, factors[name] * one_edge) for name, call in calls.items()),
     ]
+
+
+def both_ways(
+    function: Callable[..., object], *inputs: torch.Tensor
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The forward pass of an operation, and its backward pass to all inputs."""
+    leaves = [t.requires_grad_() for t in inputs]
+    made = function(*leaves)
+    outputs = made if isinstance(made, tuple) else (made,)
+    grads = [torch.ones_like(o) for o in outputs]
+    return (
+        lambda: function(*leaves),
+        lambda: torch.autograd.grad(outputs, leaves, grads, retain_graph=True),
+    )
 
 
 def milliseconds(call: Callable[[], object], repeats: int) -> float:

@@ -25,7 +25,6 @@ from forcelaw.models import gemnet_oc
 from forcelaw.models.gemnet_basis import (
     degrees,
     envelope_share,
-    frames,
     harmonics,
     quad_layout,
     radial_norm,
@@ -34,6 +33,7 @@ from forcelaw.models.gemnet_basis import (
 )
 from forcelaw.models.gemnet_index import EdgeIndex, build_index, counts, quadruplets, triplets
 from forcelaw.models.gemnet_oc import GemNetOC, GemNetOCConfig, flops, operations, published
+from forcelaw.ops.gemnet.harmonics import frames
 from tests.models.tools import make_graph, padded
 from tests.molecules import named, pair, random_cluster, single_atom
 from tests.packs import write_pack
@@ -474,7 +474,7 @@ def test_the_roll_of_the_frames_does_not_matter(monkeypatch: pytest.MonkeyPatch)
         turn = torch.stack([c, s, zero, -s, c, zero, zero, zero, one], dim=-1).view(-1, 3, 3)
         return turn @ plain(unit)
 
-    monkeypatch.setattr("forcelaw.models.gemnet_basis.frames", rolled)
+    monkeypatch.setattr("forcelaw.ops.gemnet.harmonics.frames", rolled)
     site2, forces2 = model.atomwise(graph, graph.vectors())
     torch.testing.assert_close(site2, site, rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(forces2, forces, rtol=1e-11, atol=1e-12)

@@ -4,7 +4,7 @@ the whole model."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -19,8 +19,7 @@ from triton.runtime import interpreter
 from forcelaw import ops
 from forcelaw.graph import GraphBatch, segment_sum
 from forcelaw.models.gemnet_index import EdgeIndex, build_index
-from forcelaw.models.gemnet_oc import GemNetOC, GemNetOCConfig, act
-from forcelaw.ops.gemnet import radial_filter as filters
+from forcelaw.models.gemnet_oc import GemNetOC, GemNetOCConfig
 from forcelaw.ops.gemnet import residual as dense
 from tests.models.tools import make_graph, padded
 from tests.molecules import linear, random_cluster, single_atom
@@ -28,6 +27,13 @@ from tests.molecules import linear, random_cluster, single_atom
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MOLECULES = [random_cluster(6, 5), single_atom(), random_cluster(7, 6)]
 RADIAL, CUTOFF = 5, 3.5
+
+
+def on_device(graph: GraphBatch) -> GraphBatch:
+    held = {f.name: getattr(graph, f.name) for f in fields(graph)}
+    return GraphBatch(
+        **{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in held.items()}
+    )
 
 
 @pytest.fixture(params=[False, True], ids=["exact", "padded"])
@@ -38,11 +44,11 @@ def index(request) -> EdgeIndex:
     width = int(torch.bincount(graph.receiver).max())
     if request.param:
         graph = replace(padded(graph, atoms=3, edges=40, graphs=1), max_degree=width)
-    out = build_index(graph, graph.vectors(), 2.0)
-    out = replace(out, ptr=out.segments(graph.pad))
-    return EdgeIndex(
-        **{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in vars(out).items()}
-    )
+    return build_index(on_device(graph), graph.vectors().to(DEVICE), 2.0)
+
+
+def act(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.silu(x) / 0.6
 
 
 def leaf(*shape: int) -> torch.Tensor:
@@ -64,9 +70,10 @@ def check(
     """Outputs of both, and the gradients of a random projection of them (``keep``: of these rows
     alone)."""
     found = []
-    for function in (fast, slow):
+    for mode, function in (("triton", fast), ("torch", slow)):
         torch.manual_seed(1)
-        outputs = function()
+        with ops.using(mode):
+            outputs = function()
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         weights = [
             torch.randn_like(o) if keep is None else torch.randn_like(o) * keep for o in outputs
@@ -125,7 +132,7 @@ def test_read_edges(index: EdgeIndex, w: int, narrow: int) -> None:
 def test_gathered(index: EdgeIndex, w: int) -> None:
     x = leaf(index.atoms, w)
     check(
-        lambda: ops.gathered(x, index.sender, index.ptr, index.swap),
+        lambda: ops.gathered(x, index),
         lambda: x[index.sender],
         [x],
         real_edges(index),
@@ -137,7 +144,7 @@ def test_gathered_linear(index: EdgeIndex, w: int) -> None:
     x, wide, v, d = leaf(index.atoms, w), functions(index), leaf(w, RADIAL), leaf(7, w)
     rbf = wide[:, RADIAL : 2 * RADIAL]
     check(
-        lambda: ops.gathered_linear(x, rbf, v, d, index.sender, index.ptr, index.swap),
+        lambda: ops.gathered_linear(x, rbf, v, d, index),
         lambda: (x[index.sender] * (rbf @ v.T)) @ d.T,
         [x, wide, v, d],
     )
@@ -159,7 +166,7 @@ def test_filter_sum(index: EdgeIndex, w: int) -> None:
         1
     )  # of the dummy nobody asks
     check(
-        lambda: ops.filter_sum(x, rbf, v, index.receiver, index.ptr, 0.3),
+        lambda: ops.filter_sum(x, rbf, v, index, 0.3),
         lambda: 0.3 * segment_sum(x * (rbf @ v.T), index.receiver, index.atoms),
         [x, wide, v],
         real,
@@ -178,7 +185,7 @@ def test_merge(index: EdgeIndex, w: int) -> None:
         ca, ac = sum(act(a @ b.T) for a, b in zip(x, u)).chunk(2, dim=1)
         return skip + 0.5**1.5 * (ca + ac[index.swap])
 
-    check(lambda: ops.merge(skip, index.swap, *zip(x, u)), slow, [skip, *x, *u])
+    check(lambda: ops.merge(skip, index, *zip(x, u)), slow, [skip, *x, *u])
 
 
 @pytest.mark.parametrize("w", [6, 144])
@@ -186,88 +193,11 @@ def test_join(index: EdgeIndex, w: int) -> None:
     pair, x, weight = leaf(index.atoms, 2 * w), leaf(len(index.sender), 9), leaf(w, 9)
     s, t = pair.chunk(2, dim=1)
     check(
-        lambda: ops.join(pair, x, weight, index.sender, index.receiver, index.ptr, index.swap),
+        lambda: ops.join(pair, x, weight, index),
         lambda: act(s[index.sender] + t[index.receiver] + x @ weight.T),
         [pair, x, weight],
         real_edges(index),
     )
-
-
-def calls(index: EdgeIndex) -> dict[str, Callable[[], tuple[object, tuple]]]:
-    """Every op with arguments of float64, as torch.library.opcheck takes them."""
-    w, e, i = 6, len(index.sender), index
-    wide = functions(i).detach()
-    rbf = [r.requires_grad_() for r in wide.split(RADIAL, dim=1)]
-    v, d = [leaf(w, RADIAL) for _ in range(3)], [leaf(3, w) for _ in range(3)]
-    return {
-        "scaled_silu": (dense._scaled_silu, (leaf(e, w),)),
-        "residual": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), 0)),
-        "residual kept": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), 1)),
-        "residual kept whole": (dense._residual, (leaf(e, w), leaf(w, w), leaf(w, w), 3)),
-        "read_edges": (
-            filters._read_edges,
-            (leaf(e, w), leaf(4 * w, w), *(t for k in range(3) for t in (rbf[k], v[k], d[k]))),
-        ),
-        "gathered": (dense._gathered, (leaf(i.atoms, w), i.sender, i.ptr, i.swap)),
-        "gathered_linear": (
-            filters._gathered_linear,
-            (leaf(i.atoms, w), rbf[0], v[0], d[0], i.sender, i.ptr, i.swap),
-        ),
-        "filtered_linear": (filters._filtered_linear, (leaf(e, w), rbf[0], v[0], d[0])),
-        "filter_sum": (filters._filter_sum, (leaf(e, w), rbf[0], v[0], i.receiver, i.ptr, 0.3)),
-        "merge": (
-            dense._merge,
-            (leaf(e, w), i.swap, *(leaf(*s) for k in (2, 3, 4) for s in ((e, k), (2 * w, k)))),
-        ),
-        "join": (
-            dense._join_edges,
-            (leaf(i.atoms, 2 * w), leaf(e, 5), leaf(w, 5), i.sender, i.receiver, i.ptr, i.swap),
-        ),
-        "unit_rms": (dense._unit_rms, (leaf(e, w),)),
-        "blend": (dense._blend, (leaf(e, w), leaf(e, w), 0.3)),
-    }
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "scaled_silu",
-        "residual",
-        "residual kept",
-        "residual kept whole",
-        "read_edges",
-        "gathered",
-        "gathered_linear",
-        "filtered_linear",
-        "filter_sum",
-        "merge",
-        "join",
-        "unit_rms",
-        "blend",
-    ],
-)
-def test_what_torch_is_told_of_an_op(index: EdgeIndex, name: str) -> None:
-    op, arguments = calls(index)[name]
-    torch.library.opcheck(
-        op, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor")
-    )
-    # shapes, strides and dtypes of gradients without values
-    outputs = op(*arguments)
-    first = outputs[0] if isinstance(outputs, tuple) else outputs
-    leaves = [a for a in arguments if isinstance(a, torch.Tensor) and a.requires_grad]
-    real = torch.autograd.grad(
-        first.sum() if name != "read_edges" else sum(o.sum() for o in outputs), leaves
-    )
-    with FakeTensorMode() as mode:
-        given = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments]
-        outputs = op(*given)
-        first = outputs[0] if isinstance(outputs, tuple) else outputs
-        leaves = [a for a in given if isinstance(a, torch.Tensor) and a.requires_grad]
-        fake = torch.autograd.grad(
-            first.sum() if name != "read_edges" else sum(o.sum() for o in outputs), leaves
-        )
-    for a, b in zip(real, fake, strict=True):
-        assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
 
 
 def model_of(**options: object) -> GemNetOC:
@@ -291,12 +221,6 @@ def model_of(**options: object) -> GemNetOC:
     return model.to(DEVICE)
 
 
-def on_device(graph: GraphBatch) -> GraphBatch:
-    return type(graph)(
-        **{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in vars(graph).items()}
-    )
-
-
 @pytest.mark.parametrize(
     "options, pad",
     [
@@ -305,7 +229,7 @@ def on_device(graph: GraphBatch) -> GraphBatch:
         ({"depth": 2, "spherical": 2, "concat": 0, "before_skip": 0, "rbf": 5}, True),
     ],
 )
-def test_whole_model(options: dict, pad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_model(options: dict, pad: bool) -> None:
     """Energies, forces and all gradients are those of the plain path."""
     model = model_of(**options)
     graph = make_graph([linear(), random_cluster(4, 6)], cutoff=CUTOFF)
@@ -314,9 +238,9 @@ def test_whole_model(options: dict, pad: bool, monkeypatch: pytest.MonkeyPatch) 
         width = int(torch.bincount(graph.receiver).max())
         graph = replace(padded(graph, atoms=3, edges=40, graphs=1), max_degree=width)
     graph, found = on_device(graph), []
-    for fused in (True, False):
-        monkeypatch.setattr(ops, "fused", lambda vec, fused=fused: fused)
-        energy, forces = model(graph)
+    for mode in ("triton", "torch"):
+        with ops.using(mode):
+            energy, forces = model(graph)
         loss = energy[:2].square().sum() + forces[:atoms].square().sum()
         found.append(
             (energy[:2], forces[:atoms], *torch.autograd.grad(loss, list(model.parameters())))
@@ -329,14 +253,14 @@ def test_whole_model(options: dict, pad: bool, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_nothing_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With fake tensors, which have no values, the fused path goes through: so does CUDA graph
-    capture."""
-    monkeypatch.setattr(ops, "fused", lambda vec: True)
+    """With fake tensors, which have no values, and no launches a step of kernels goes through: so
+    does CUDA graph capture."""
+    monkeypatch.setattr(interpreter.InterpretedFunction, "run", lambda self, *a, **k: None)
     model, graph = (
         model_of(depth=2).float().cpu(),
         make_graph([random_cluster(6, 5)], torch.float32),
     )
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), ops.using("triton"):
         fake = {
             f: torch.empty_strided(v.shape, v.stride(), dtype=v.dtype)
             for f in ("species", "batch", "pos", "sender", "receiver", "natoms")
@@ -347,6 +271,15 @@ def test_nothing_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None
         (energy.sum() + forces.sum()).backward()
         assert forces.shape == graph.pos.shape
         assert all(p.grad.shape == p.shape for p in model.parameters())
+
+
+def test_kernels_are_not_differentiated_twice() -> None:
+    """An error, rather than a wrong gradient of a gradient."""
+    x = leaf(3, 4)
+    with ops.using("triton"):
+        y = ops.scaled_silu(x).sum()
+    with pytest.raises(RuntimeError, match="twice"):
+        torch.autograd.grad(y, x, create_graph=True)
 
 
 def round_as_a_gpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,9 +306,8 @@ def test_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     exact.extend(gradients)
     model, graph, error = model.float(), graph.to(torch.float32), {}
-    for fused in (True, False):
-        monkeypatch.setattr(ops, "fused", lambda vec, fused=fused: fused)
-        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+    for mode in ("triton", "torch"):
+        with torch.autocast(DEVICE, dtype=torch.bfloat16), ops.using(mode):
             outputs = model(graph)
         found = [
             *outputs,
@@ -387,8 +319,8 @@ def test_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
         difference = sum(
             float((a.detach().double() - b).square().sum()) for a, b in zip(found, exact)
         )
-        error[fused] = (difference / sum(float(b.square().sum()) for b in exact)) ** 0.5
-    assert error[True] < max(0.03, 1.5 * error[False]), error
+        error[mode] = (difference / sum(float(b.square().sum()) for b in exact)) ** 0.5
+    assert error["triton"] < max(0.03, 1.5 * error["torch"]), error
 
 
 def test_fewer_numbers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,15 +331,14 @@ def test_fewer_numbers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         on_device(make_graph([linear(), random_cluster(4, 6)], cutoff=CUTOFF)),
     )
     kept = []
-    for fused in (True, False):
-        monkeypatch.setattr(ops, "fused", lambda vec, fused=fused: fused)
+    for mode in ("triton", "torch"):
         seen: dict[int, tuple[int, torch.Tensor]] = {}
 
         def note(t: torch.Tensor, seen: dict = seen) -> torch.Tensor:
             seen[t.untyped_storage().data_ptr()] = (t.untyped_storage().nbytes(), t)
             return t
 
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), ops.using(mode):
             outputs = model(graph)
         kept.append(sum(size for size, _ in seen.values()))
         del outputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -26,9 +26,12 @@ from forcelaw.models.gemnet_basis import (
     rotations,
 )
 from forcelaw.models.gemnet_index import EdgeIndex, build_index
-from forcelaw.models.gemnet_oc import FusedBases, GemNetOC, GemNetOCConfig
+from forcelaw.models.gemnet_oc import GemNetOC, GemNetOCConfig
 from forcelaw.ops.gemnet import quadruplets
 from forcelaw.ops.gemnet import triplets as moments
+from forcelaw.ops.gemnet.harmonics import turns as turns_by_kernel
+from forcelaw.ops.gemnet.quadruplets import quad_read, short_sum
+from forcelaw.ops.gemnet.triplets import cosines, outer_sum, triplets
 from tests.models.tools import make_graph, padded
 from tests.molecules import linear, random_cluster, single_atom
 
@@ -38,9 +41,8 @@ CUTOFF, NEAR, PADDING = 2.6, 1.7, 6
 
 
 def on_device(graph: GraphBatch) -> GraphBatch:
-    return GraphBatch(
-        **{k: v.to(DEVICE) if isinstance(v, Tensor) else v for k, v in vars(graph).items()}
-    )
+    held = {f.name: getattr(graph, f.name) for f in fields(graph)}
+    return GraphBatch(**{k: v.to(DEVICE) if isinstance(v, Tensor) else v for k, v in held.items()})
 
 
 def graph_of(pad: bool) -> GraphBatch:
@@ -86,7 +88,6 @@ def edges(request: pytest.FixtureRequest) -> Edges:
     graph = graph_of(request.param)
     vec = graph.vectors()
     index = build_index(graph, vec, NEAR)
-    index = replace(index, ptr=index.segments(graph.pad))
     vec = vec[index.order]
     r = vec.norm(dim=1)
     real = (torch.arange(len(vec), device=DEVICE) < index.ptr[-1]).double()
@@ -149,7 +150,7 @@ def plain_triplets(b: Tensor, y: Tensor, x: Tensor, edges: Edges) -> Tensor:
 def test_outer_sum(edges: Edges, k: int, c: int, weights: bool) -> None:
     w, x = leaf(edges.e, k).requires_grad_(weights), leaf(edges.e, c)
     check(
-        lambda: ops.outer_sum(w, x, edges.index.ptr),
+        lambda: outer_sum(w, x, edges.index.ptr),
         lambda: edges.sums(w.unsqueeze(2) * x.unsqueeze(1)),
         [w, x] if weights else [x],
         edges,
@@ -160,7 +161,7 @@ def test_outer_sum(edges: Edges, k: int, c: int, weights: bool) -> None:
 def test_triplets(edges: Edges, s: int, f: int, c: int) -> None:
     y, b, x = harmonics(edges.unit, s), leaf(edges.e, f, s), leaf(edges.e, c)
     check(
-        lambda: ops.triplets(b, y, x, edges.index.ptr),
+        lambda: triplets(b, y, x, edges.index.ptr),
         lambda: plain_triplets(b, y, x, edges),
         [b, x],
         edges,
@@ -172,7 +173,7 @@ def test_cosines(edges: Edges, s: int, f: int) -> None:
     y, b = harmonics(edges.unit, s), leaf(edges.e, f, s)
     one = torch.eye(s, dtype=torch.float64, device=DEVICE).expand(edges.e, s, s)  # degree by degree
     check(
-        lambda: ops.cosines(b, y, edges.index.ptr),
+        lambda: cosines(b, y, edges.index.ptr),
         lambda: sum(plain_triplets(one, y, b[..., l], edges)[:, l] for l in range(s)),
         [b],
         edges,
@@ -197,7 +198,10 @@ def test_turns(s: int) -> None:
     points, fit = (torch.as_tensor(v, device=DEVICE) for v in rotation_points(s))
     unit, norms = unit.to(DEVICE), torch.as_tensor(harmonic_norms(s), device=DEVICE)
     torch.testing.assert_close(
-        ops.turns(unit, points, fit, norms), rotations(unit, points, fit, s), rtol=1e-12, atol=1e-12
+        turns_by_kernel(unit, points, fit, norms),
+        rotations(unit, points, fit, s),
+        rtol=1e-12,
+        atol=1e-12,
     )
 
 
@@ -206,9 +210,9 @@ def test_harmonics(s: int) -> None:
     unit = torch.nn.functional.normalize(torch.randn(150, 3, dtype=torch.float64), dim=1)
     unit[:2] = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])
     unit, norms = unit.to(DEVICE), torch.as_tensor(harmonic_norms(s), device=DEVICE)
-    torch.testing.assert_close(
-        ops.harmonics(unit, norms), harmonics(unit, s), rtol=1e-12, atol=1e-12
-    )
+    with ops.using("triton"):
+        fast = ops.harmonics(unit, s, norms)
+    torch.testing.assert_close(fast, harmonics(unit, s), rtol=1e-12, atol=1e-12)
 
 
 def short_inputs(
@@ -239,7 +243,7 @@ def test_short_sum(edges: Edges, s: int, f: int, c: int) -> None:
     i = edges.index
 
     def fast() -> tuple[Tensor, Tensor]:
-        return ops.short_sum(
+        return short_sum(
             m,
             x,
             harmonics(edges.unit, s),
@@ -247,9 +251,7 @@ def test_short_sum(edges: Edges, s: int, f: int, c: int) -> None:
             b,
             w,
             edges.near.int(),
-            i.sender,
-            i.swap,
-            i.ptr,
+            i,
         )
 
     check(fast, lambda: plain_short(m, x, b, w, edges, s), [m, x, b, w], edges)
@@ -280,7 +282,7 @@ def test_quad_read(edges: Edges, s: int, f: int, c: int) -> None:
     )
     returned = leaf(edges.index.atoms, s * (s + 1) * (4 * s - 1) // 6, c)
     check(
-        lambda: ops.quad_read(b, own, y, returned, message, edges.index.ptr, torch.float64),
+        lambda: quad_read(b, own, y, returned, message, edges.index.ptr, torch.float64),
         lambda: plain_read(b, own, y, returned, message, edges),
         [b, own, returned, message],
         edges,
@@ -299,15 +301,13 @@ def test_bfloat16_messages_and_weights_are_summed_in_float32(edges: Edges) -> No
     m, r, v, b, w, q = (k.detach().float().requires_grad_() for k in (m, r, v, b, w, q))
 
     def fast() -> list[Tensor]:
-        message, returned = ops.short_sum(
-            m, quad, y, turns, r, v, edges.near.int(), index.sender, index.swap, ptr
-        )
+        message, returned = short_sum(m, quad, y, turns, r, v, edges.near.int(), index)
         return [
-            ops.triplets(b, y, x, ptr),
-            ops.outer_sum(w, x, ptr),
+            triplets(b, y, x, ptr),
+            outer_sum(w, x, ptr),
             message,
             returned,
-            ops.quad_read(q, w, y, returned, message, ptr, low),
+            quad_read(q, w, y, returned, message, ptr, low),
         ]
 
     def slow() -> list[Tensor]:
@@ -352,13 +352,11 @@ def test_the_same_bits_twice(edges: Edges) -> None:
     y, turns, i = harmonics(edges.unit, 3).float(), layouts(edges.unit, 3)[0].float(), edges.index
     runs = []
     for _ in range(2):
-        message, returned = ops.short_sum(
-            m, x, y, turns, b, w, edges.near.int(), i.sender, i.swap, i.ptr
-        )
+        message, returned = short_sum(m, x, y, turns, b, w, edges.near.int(), i)
         loss = (
             message.square().sum()
             + returned.square().sum()
-            + ops.triplets(b.transpose(1, 2), y, x, i.ptr).square().sum()
+            + triplets(b.transpose(1, 2), y, x, i.ptr).square().sum()
         )
         runs.append([message.detach(), returned.detach(), *torch.autograd.grad(loss, [m, x, b, w])])
     assert all(torch.equal(a, b) for a, b in zip(*runs))
@@ -405,19 +403,22 @@ def test_interaction(options: dict, pad: bool) -> None:
     are the plain ones."""
     model, graph = model_of(depth=1, **options), graph_of(pad)
     c, vec = model.config, graph.vectors()
-    plain = build_index(graph, vec, c.near)
-    vec, real = vec[plain.order], graph.receiver[plain.order] != (len(graph.pos) - 1 if pad else -1)
+    index = build_index(graph, vec, c.near)
+    vec, real = vec[index.order], graph.receiver[index.order] != (len(graph.pos) - 1 if pad else -1)
     torch.manual_seed(3)
-    shapes = [c.trip, c.trip, c.quad, c.trip, c.trip]
+    shapes = [c.trip, c.trip, c.quad, c.trip, c.trip]  # e2e, a2e, quad, e2a, a2a
     messages = [leaf(len(vec), k) for k in shapes]
     block, atoms = model.blocks[0].interaction, len(graph.pos) - pad
     leaves = [*messages, *(p for p in model.bases.parameters()), block.cbf_quad.weight]
     found = []
-    for index in (plain, replace(plain, ptr=plain.segments(graph.pad))):
+    for mode, kind in (("torch", ops.Rows), ("triton", ops.AngularEdges)):
         torch.manual_seed(4)
-        b = model.bases(vec, index)
-        assert isinstance(b, FusedBases) == (index.ptr is not None)
-        outputs = (block.fused_sums if index.ptr is not None else block.sums)(*messages, b, index)
+        with ops.using(mode):
+            b = model.bases(vec, index)
+            assert isinstance(b.angular, kind)
+            outputs = ops.triplet_quadruplet_sums(
+                *messages, b.angular, block.cbf_quad.weight, index
+            )
         outputs = [o.flatten(1) for o in outputs]
         outputs = [*(o[real] for o in outputs[:3]), *(o[:atoms] for o in outputs[3:])]
         loss = sum((o * torch.randn_like(o)).sum() for o in outputs)
@@ -431,7 +432,7 @@ def test_interaction(options: dict, pad: bool) -> None:
         )
 
 
-def test_periodic_and_shuffled_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_periodic_and_shuffled_edges() -> None:
     """Several edges between two atoms, edges from an atom to its own image, in any order."""
     pos = torch.tensor([[0.1, 0.2, 0.3], [1.3, 0.9, 0.2], [0.4, 1.9, 1.7]]).double()
     cell = np.array([[2.9, 0.0, 0.0], [0.4, 3.1, 0.0], [-0.3, 0.5, 3.4]])
@@ -454,9 +455,9 @@ def test_periodic_and_shuffled_edges(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert int((graph.sender == graph.receiver).sum()) > 3
     model, found = model_of(cutoff=3.3, quad_cutoff=2.5, depth=1), []
-    for fused in (True, False):
-        monkeypatch.setattr(ops, "fused", lambda vec, fused=fused: fused)
-        found.append(model(graph))
+    for mode in ("triton", "torch"):
+        with ops.using(mode):
+            found.append(model(graph))
     for a, b in zip(*found):
         torch.testing.assert_close(
             a, b, rtol=1e-10, atol=1e-10 * max(1.0, float(b.detach().abs().max()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -17,13 +18,14 @@ from forcelaw.graph import GraphBatch, build_graph, molecule_edges
 from forcelaw.models import ARCHITECTURES, build
 from forcelaw.models.basis import EdgeFeatures, ExponentialBasis
 from forcelaw.models.so3 import EdgeFrames, degree_index, order_major
-from forcelaw.ops import layer_norm as norm
-from forcelaw.ops import linear as affine
-from forcelaw.ops import painn_message as vectors
 from forcelaw.ops.esen import so2_message as turn
 from forcelaw.ops.esen import spherical_norm as spherical
 from forcelaw.ops.esen.so2_message import Shape, so2_edges
 
+# modules: their names in forcelaw.ops are those of functions
+norm, affine, vectors = (
+    import_module(f"forcelaw.ops.{name}") for name in ("layer_norm", "linear", "painn_message")
+)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

@@ -13,7 +13,7 @@ layers:
     h += W_f SiLU(W_e [LN(h), sum_j m / sqrt(k)])
 
 Departures, and why: the filter-type message replaces the additive one of the original, which starts
-slowly (reference/feasibility.md, section 5); sums are divided by sqrt(k), never by the actual
+slowly; sums are divided by sqrt(k), never by the actual
 degree; layers after the envelope have no bias, so that a message vanishes smoothly with its edge.
 Forces: f_i = sum_c w_c(h_i) V_i^c.
 """

@@ -5,11 +5,13 @@ State x (n, S, C), S = (lmax + 1)^2 spherical coefficients; e directed edges j -
 r_ij onto the polar axis, where a rotation-equivariant kernel is a linear map that mixes degrees but
 not orders |m|. K layers:
 
-    z = D [y_j | y_i],  y = SphericalNorm(x)                     (e, S_m, 2C), orders |m| <= mmax only
-    z0 = W_0 (z_0 * rad_0) + b;  z_m = [[W1, -W2], [W2, W1]] (z_m * rad_m)       conv1, with lmax extra scalars as gates
+    z = D [y_j | y_i],  y = SphericalNorm(x)             (e, S_m, 2C), only orders |m| <= mmax
+    z0 = W_0 (z_0 * rad_0) + b;  z_m = [[W1, -W2], [W2, W1]] (z_m * rad_m)
+                                                         conv1, with lmax extra scalars as gates
     z0, z_m gated per degree: SiLU for l = 0, times sigmoid(gate_l) for l > 0
     z = conv2(z), the same without rad;  x += sum_j D^T z u(r) / sqrt(k)
-    x += SO3Linear(gate(SO3Linear(y))),  y = SphericalNorm(x), gates from its scalars          ("spectral" feed-forward)
+    x += SO3Linear(gate(SO3Linear(y))),  y = SphericalNorm(x), gates from its scalars
+                                                         ("spectral" feed-forward)
 
 rad = radial network of [RBF(r), species of j, species of i]; the degree embedding (its own radial
 network, m = 0) gives x its first l > 0 parts. Energies: MLP of the scalars; forces: one l = 1
@@ -172,8 +174,8 @@ class SO2Linear(nn.Module):
         )
 
     def matrices(self) -> tuple[list[Tensor], Tensor]:
-        """One matrix (out, in) per order, +m and -m together, and the bias of m = 0. With parity the
-        same matrix serves +m and -m, and comes once."""
+        """One matrix (out, in) per order, +m and -m together, and the bias of m = 0. With parity
+        the same matrix serves +m and -m, and comes once."""
         orders = range(len(self.tied))
         if self.parity:
             others = [self.tied[k][0] for k in orders]

@@ -5,32 +5,36 @@ State h (n, A) on atoms, m (e, E) on directed edges c -> a. Every Dense is a mat
 then SiLU / 0.6; sums of J terms are divided by sqrt J; Res(x) = (x + Dense(Dense(x))) / sqrt 2. One
 block (|h|, |m|: divided by their RMS over channels):
 
-    x = (Dense|m| + e2e|m| + quad|m| + a2e|h|) / 2            messages to edges, of 3, 4 and 3 bodies
+    x = (Dense|m| + e2e|m| + quad|m| + a2e|h|) / 2         messages to edges, of 3, 4 and 3 bodies
     h = Res^2((h + e2a|m| + a2a|h|) / sqrt 3)
     m = Res^2((m + Res^2(x)) / sqrt 2)
     h = (h + AtomUpdate|m|) / sqrt 2
     m = (m + Res(Dense[|h_c|, |h_a|, |m|])) / sqrt 2
 
-    e2e   x_ca = up(sum_f W_f sum_b R_fl(r_ca) P_l(cos cab) y_ba),  y_ba = down(Dense(m_ba) * V rbf(r_ba))
+    e2e   x_ca = up(sum_f W_f sum_b R_fl(r_ca) P_l(cos cab) y_ba)
+          y_ba = down(Dense(m_ba) * V rbf(r_ba))
     quad  x_ca = up(sum_f W_f sum_{b,d} R_fpj(r_ca) Q_pjl(c, a, b, d) S_l(r_ba) y_db)
 
 each added to the edge c -> a and, by a second "up", to its reverse. K + 1 output blocks read (h,
 m); their sum goes through an MLP to site energies and to F_ca; f_a = sum_c F_ca r_hat_ca.
 
 What differs from the published model, and why:
-- sums over triplets and quadruplets are factorised (gemnet_basis.py): exact, linear in edges, nothing is listed;
-- Q are products of associated Legendre functions of both angles with cos(j dihedral), j <= min(l, p). The published ones,
-  Legendre functions of angle and of cos(dihedral), jump where three atoms are in line. So the quadruplet basis has
-  S (S + 1) / 2 columns per radial function, not S^2 (S: ``spherical``);
+- sums over triplets and quadruplets are factorised (gemnet_basis.py): exact, linear in edges,
+  nothing is listed;
+- Q are products of associated Legendre functions of both angles with cos(j dihedral), j <= min(l,
+  p). The published ones, Legendre functions of angle and of cos(dihedral), jump where three atoms
+  are in line. So the quadruplet basis has S (S + 1) / 2 columns per radial function, not S^2 (S:
+  ``spherical``);
 - quadruplets go through all short edges (r < ``quad_cutoff``, enveloped), not the nearest 8: no
-neighbour cap, so all is
-  smooth and symmetric under permutations; quadruplets with d = c are kept;
+  neighbour cap, so all is smooth and symmetric under permutations; quadruplets with d = c are kept;
 - states are normalised where they are read: SiLU / 0.6 keeps a variance of 1 but damps smaller and
-amplifies larger ones, so
-  that without it states shrink or grow with depth as data and seed have it (``norm=False``, as published; RMS of h measured:
-  2, 4, 8, 38 after four blocks on the shipped sample, but 0.4, 0.16 after two on the molecules of the muP check);
-- scale factors are closed formulas of degree and basis (:class:`Scales`), not fitted to data: they do not know the width;
-- matrices on h_c and h_a are applied on atoms before they are gathered (exact algebra, fewer operations).
+  amplifies larger ones, so without it states shrink or grow with depth, depending on data and seed
+  (``norm=False``, as published; RMS of h measured: 2, 4, 8, 38 after four blocks on the shipped
+  sample, but 0.4, 0.16 after two on the molecules of the muP check);
+- scale factors are closed formulas of degree and basis (:class:`Scales`), not fitted to data: they
+  do not depend on the width;
+- matrices on h_c and h_a are applied on atoms before they are gathered (exact algebra, fewer
+  operations).
 
 With weights and scale factors copied it agrees with fairchem-core's modules
 (results/gemnet_parity.txt).

@@ -16,8 +16,8 @@ times the FLOPs, and no more symmetry. It is the control that separates symmetry
 parameter.
 
 Heads: e_i = MLP(h_i), f_i = MLP(h_i) in R^3. The gated message is the default: the additive one
-sits on the plateau of the zero predictor until about a million atoms (reference/feasibility.md, 0.1
-and 0.2). Exact group: translations and permutations.
+sits on the plateau of the zero predictor until about a million atoms. Exact group: translations and
+permutations.
 """
 
 from __future__ import annotations

@@ -22,8 +22,7 @@ def count_parameters(config: ModelConfig) -> tuple[int, int]:
 
 
 def depth_for(entry: Architecture, target: float) -> int:
-    """Layers at a target N, by the architecture's rule (ladders in reference/architectures.md, 1.5
-    and 3)."""
+    """Layers at a target N, by the architecture's rule."""
     return next(depth for limit, depth in entry.depths if target <= limit)
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from .register import Differentiable
 from .switch import tl, triton, use_triton
 from .tiles import at_least_float32, three
 
@@ -105,8 +104,7 @@ def _tile(edges: int, m: int) -> tuple[tuple[int], dict[str, int]]:
     return (triton.cdiv(edges, rows),), {"MP": wide, "BE": rows, "num_warps": 4}
 
 
-class _Mix(Function):
-    @staticmethod
+class _Mix(Differentiable):
     def forward(ctx, dv, phi, unit, radial):
         (edges, _, m), out = dv.shape, torch.empty_like(dv)
         programs, sizes = _tile(edges, m)
@@ -114,8 +112,6 @@ class _Mix(Function):
         ctx.save_for_backward(dv, phi, unit, radial)
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         dv, phi, unit, radial = ctx.saved_tensors
         edges, _, m = dv.shape

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from ..graph import GraphBatch
+from .register import Differentiable
 from .segment import edge_gate, edge_sum
 from .switch import tl, triton, use_triton
 from .tiles import FILL, _silu, at_least_float32, tile
@@ -125,8 +124,7 @@ def _backward(
         tl.store(dpair + j * 2 * d + d + c, own, mask=mc)
 
 
-class _GatedMessage(Function):
-    @staticmethod
+class _GatedMessage(Differentiable):
     def forward(ctx, pair, w, graph, scale):
         n, d = pair.shape[0], w.shape[1]
         ptr, _ = graph.segments
@@ -137,8 +135,6 @@ class _GatedMessage(Function):
         ctx.graph, ctx.scale = graph, scale
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (pair, w, slope), (ptr, order) = ctx.saved_tensors, ctx.graph.segments
         n, (edges, d) = len(pair), w.shape

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from .register import Differentiable
 from .switch import tl, triton, use_triton
 from .tiles import PROGRAMS
 
@@ -136,8 +135,7 @@ def _tile(w: int) -> dict[str, int]:
     return {"BE": max(1, 1024 // columns), "BC": columns, "num_warps": 4}
 
 
-class _Norm(Function):
-    @staticmethod
+class _Norm(Differentiable):
     def forward(ctx, x, shift, gain, bias, silu):
         (rows, w), out, size, moved = (
             x.shape,
@@ -151,8 +149,6 @@ class _Norm(Function):
         ctx.silu = silu
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         x, shift, gain, bias = ctx.saved_tensors
         (rows, w), size, moved = x.shape, _tile(x.shape[1]), shift is not None

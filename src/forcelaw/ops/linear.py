@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from .register import Differentiable
 from .switch import tl, triton, use_triton
 from .tiles import lowered, wide
 
@@ -55,15 +54,12 @@ def column_sums(x: Tensor, dtype: torch.dtype) -> Tensor:
     return (sums.view(w) if programs == 1 else sums.sum(0)).to(dtype)
 
 
-class _Linear(Function):
-    @staticmethod
+class _Linear(Differentiable):
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
         ctx.kind = bias.dtype
         return torch.addmm(bias.to(weight.dtype), x.to(weight.dtype), weight.t())
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (x, weight), grad = ctx.saved_tensors, grad.contiguous()
         dweight = torch.mm(grad.t(), x.to(weight.dtype))

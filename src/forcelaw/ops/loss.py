@@ -7,9 +7,8 @@ empty slots; real (n,), 1 for atoms and 0 for padding, or None where there is no
 from __future__ import annotations
 
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from .register import Differentiable
 from .switch import tl, triton, use_triton
 from .tiles import wide
 
@@ -108,8 +107,7 @@ def _finish(
     tl.store(inverse, 1.0 / atoms)
 
 
-class _Loss(Function):
-    @staticmethod
+class _Loss(Differentiable):
     def forward(ctx, energy, forces, energy_label, forces_label, natoms, real):
         (g,), n, new = energy.shape, len(forces), forces_label.new_empty
         programs = triton.cdiv(n, ROWS)
@@ -126,8 +124,6 @@ class _Loss(Function):
         ctx.save_for_backward(slope, unit, inverse)
         return of_energy, of_forces
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad_energy, grad_forces):
         slope, unit, inverse = ctx.saved_tensors
         d_energy = None if grad_energy is None else slope * grad_energy

@@ -21,10 +21,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from ..graph import GraphBatch, segment_sum
+from .register import Differentiable
 from .switch import tl, triton, use_triton
 from .tiles import at_least_float32, lowered, three, wide
 
@@ -345,8 +344,7 @@ def _shape(kernel: str, x: Tensor, g: Tensor) -> tuple[int, int, dict]:
     return max(1, min(MOST, n * blocks // ENOUGH)), blocks, constants
 
 
-class _Message(Function):
-    @staticmethod
+class _Message(Differentiable):
     def forward(ctx, h, v, x, g, weight, unit, graph, scale):
         (n, d), (ptr, _) = h.shape, graph.segments
         new_h, new_v = torch.empty_like(h), h.new_empty(n, 3, d)
@@ -359,8 +357,6 @@ class _Message(Function):
         ctx.graph, ctx.scale = graph, scale
         return new_h, new_v
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad_h, grad_v):
         (v, x, g, weight, unit), (ptr, order) = ctx.saved_tensors, ctx.graph.segments
         n, moving = x.shape[0], v is not None

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from .register import Differentiable
 from .switch import tl, triton, use_triton
 from .tiles import at_least_float32, grid, lowered, three, tile, wide
 
@@ -164,8 +163,7 @@ def _update_backward(
     tl.store(dpair + at6 + 5 * d, (gq * u2).to(kind), mask=mask)
 
 
-class _Pair(Function):
-    @staticmethod
+class _Pair(Differentiable):
     def forward(ctx, a, v, weight):
         (n, d), size = a.shape, tile(TILES, "lengths", a.shape[1])
         out = a.new_empty(n, 2 * d)
@@ -174,8 +172,6 @@ class _Pair(Function):
         ctx.save_for_backward(v, weight, pair)
         return pair, out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad_pair, grad):
         v, weight, pair = ctx.saved_tensors
         n, d = len(pair), pair.shape[2] // 2
@@ -187,8 +183,7 @@ class _Pair(Function):
         return da, dv, torch.mm(rows.t(), v.view(3 * n, d).to(weight.dtype))
 
 
-class _Update(Function):
-    @staticmethod
+class _Update(Differentiable):
     def forward(ctx, h, v, pair, mixed):
         (n, d), new_h, new_v = h.shape, torch.empty_like(h), torch.empty_like(v)
         size = tile(TILES, "update", d)
@@ -196,8 +191,6 @@ class _Update(Function):
         ctx.save_for_backward(pair, mixed)
         return new_h, new_v
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad_h, grad_v):
         pair, mixed = ctx.saved_tensors
         (n, d), dpair, dmixed = grad_h.shape, torch.empty_like(pair), torch.empty_like(mixed)

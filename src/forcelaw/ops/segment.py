@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from ..graph import GraphBatch, segment_sum
+from .register import Differentiable
 from .switch import tl, triton, use_triton
 from .tiles import _silu, at_least_float32, grid, tile, wide
 
@@ -211,8 +210,7 @@ def _difference(
     tl.store(out + e.to(tl.int64)[:, None] * d + c[None, :], x, mask=inside)
 
 
-class _EdgeGate(Function):
-    @staticmethod
+class _EdgeGate(Differentiable):
     def forward(ctx, pair, z, w, graph):
         (edges, d), out, size = w.shape, torch.empty_like(w), tile(TILES, "gate", w.shape[1])
         given = pair, w if z is None else z, w, graph.sender, graph.receiver, graph.segments[0]
@@ -221,8 +219,6 @@ class _EdgeGate(Function):
         ctx.graph = graph
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (pair, z, w), graph, (ptr, order) = ctx.saved_tensors, ctx.graph, ctx.graph.segments
         (edges, d), n, size = w.shape, len(pair), tile(TILES, "gate", w.shape[1])
@@ -234,8 +230,7 @@ class _EdgeGate(Function):
         return dpair, None if z is None else da, dw, None
 
 
-class _EdgeSum(Function):
-    @staticmethod
+class _EdgeSum(Differentiable):
     def forward(ctx, values, graph):
         (ptr, _), d = graph.segments, values.shape[1]
         dtype = torch.promote_types(values.dtype, torch.float32)
@@ -246,8 +241,6 @@ class _EdgeSum(Function):
         ctx.graph, ctx.dtype = graph, values.dtype
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         receiver, (ptr, _) = ctx.graph.receiver, ctx.graph.segments
         edges, d = len(receiver), grad.shape[1]
@@ -257,8 +250,7 @@ class _EdgeSum(Function):
         return out, None
 
 
-class _EdgeDifference(Function):
-    @staticmethod
+class _EdgeDifference(Differentiable):
     def forward(ctx, v, graph):
         (n, d), edges, size = v.shape, len(graph.sender), tile(TILES, "gate", v.shape[1])
         out, ctx.graph = v.new_empty(edges, d), graph
@@ -266,8 +258,6 @@ class _EdgeDifference(Function):
         _difference[grid(edges, d, size)](*given, out, n, edges, d, **size)
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (ptr, order), d = ctx.graph.segments, grad.shape[1]
         n, grad, size = len(ptr) - 1, grad.contiguous(), tile(TILES, "sum", d)

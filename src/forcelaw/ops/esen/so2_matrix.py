@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from ..register import Differentiable
 from ..switch import tl, triton, use_triton
 
 FLAT = 1024  # numbers of a program
@@ -49,16 +48,13 @@ def _gather(grad, out, rows, columns, FLAT: tl.constexpr):
     tl.store(out + rows * columns + i, low_left - right, mask=inside)
 
 
-class _Matrix(Function):
-    @staticmethod
+class _Matrix(Differentiable):
     def forward(ctx, tied):
         _, rows, columns = tied.shape
         out = tied.new_empty(2 * rows, 2 * columns)
         _build[(triton.cdiv(out.numel(), FLAT),)](tied, out, rows, columns, FLAT=FLAT, num_warps=4)
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         rows, columns = grad.shape[0] // 2, grad.shape[1] // 2
         out, programs = grad.new_empty(2, rows, columns), (triton.cdiv(rows * columns, FLAT),)

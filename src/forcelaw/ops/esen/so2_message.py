@@ -22,10 +22,9 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from ...graph import GraphBatch, segment_sum
+from ..register import Differentiable
 from ..switch import tl, triton, use_triton, use_triton_at
 from ..tiles import FILL, PROGRAMS, tile, zeros
 
@@ -728,8 +727,7 @@ def _columns(weights1: list[Tensor], weights2: list[Tensor]) -> tuple[list[int],
     return tuple([0, *accumulate(s)] for s in (*sizes, [w.shape[0] for w in weights2]))
 
 
-class _Message(Function):
-    @staticmethod
+class _Message(Differentiable):
     def forward(ctx, y, rad, shift, bias1, bias2, edges, *weights):
         shape, half = edges.shape, len(weights) // 2
         z_at, a_at, q_at = _columns(weights[:half], weights[half:])
@@ -743,8 +741,6 @@ class _Message(Function):
         ctx.edges = edges
         return turn_sum(shape, q, edges, bias2)
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (a, y, rad, shift, bias1, *weights), edges = ctx.saved_tensors, ctx.edges
         shape, half = edges.shape, len(weights) // 2
@@ -765,14 +761,11 @@ class _Message(Function):
         return dy, drad, dshift, dbias1, dbias2, None, *d1, *d2
 
 
-class _Spread(Function):
-    @staticmethod
+class _Spread(Differentiable):
     def forward(ctx, z, bias, edges):
         ctx.edges, ctx.kind = edges, z.dtype
         return turn_sum(Shape(edges.shape.l, 0, edges.shape.m), z, edges, bias)
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         edges, shape = ctx.edges, Shape(ctx.edges.shape.l, 0, ctx.edges.shape.m)
         return *turn_sum_grad(shape, grad.contiguous(), edges, ctx.kind), None

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from ..linear import column_sums
+from ..register import Differentiable
 from ..switch import tl, triton, use_triton
 from ..tiles import PROGRAMS, at_least_float32, grid, tile, wide
 
@@ -146,8 +145,7 @@ def _norm_tile(s: int, c: int) -> dict[str, int]:
     return {"SP": rows, "BC": columns, "num_warps": min(8, max(1, rows * columns // 512))}
 
 
-class _Norm(Function):
-    @staticmethod
+class _Norm(Differentiable):
     def forward(ctx, x, gain, bias, weights, degree):
         (n, s, c), y = x.shape, torch.empty_like(x)
         scalars, given = x.new_empty(n, c), (x, gain, bias, weights, degree)
@@ -155,8 +153,6 @@ class _Norm(Function):
         ctx.save_for_backward(x, gain, weights, degree)
         return y, scalars
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, dy, dscalars):
         x, gain, weights, degree = ctx.saved_tensors
         (n, s, c), degrees = x.shape, len(gain)
@@ -265,8 +261,7 @@ def _gate_backward(
         tl.store(dh + hidden, dz.to(dh.dtype.element_ty), mask=mask)
 
 
-class _Gate(Function):
-    @staticmethod
+class _Gate(Differentiable):
     def forward(ctx, h, u, bias):
         (_, n, c), v = u.shape, torch.empty_like(u)
         size = tile(TILES, "gate", c)
@@ -274,8 +269,6 @@ class _Gate(Function):
         ctx.save_for_backward(h, u, bias)
         return v
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         h, u, bias = ctx.saved_tensors
         (_, n, c), dh, du = u.shape, torch.empty_like(h), torch.empty_like(u)
@@ -320,16 +313,13 @@ def _add(
         tl.store(out + at, tl.load(x + at, mask=mask, other=0.0) + y, mask=mask)
 
 
-class _Add(Function):
-    @staticmethod
+class _Add(Differentiable):
     def forward(ctx, x, v, bias):
         (n, s, c), out, size = x.shape, torch.empty_like(x), tile(TILES, "add", x.shape[2])
         _add[grid(n, c, size)](x, v, bias, out, n, c, s, WIDE=wide(x), **size)
         ctx.kind = v.dtype
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         return grad, grad.transpose(0, 1).to(ctx.kind), grad[:, 0].sum(0)
 
@@ -356,14 +346,11 @@ def _degree_sums(x, out, numbers, FLAT: tl.constexpr):
     tl.store(out + l * numbers + i, total, mask=i < numbers)
 
 
-class _ByDegree(Function):
-    @staticmethod
+class _ByDegree(Differentiable):
     def forward(ctx, weight, degree):
         ctx.degrees = len(weight)
         return weight.index_select(0, degree)
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         out = grad.new_empty(ctx.degrees, *grad.shape[1:])
         numbers = out[0].numel()

@@ -26,8 +26,8 @@ class EdgeIndex:
 
     What is made when it is needed, and kept:
 
-    ptr       (n + 1,) int32  edges ptr[i]:ptr[i + 1] are those into atom i, and their ``swap`` those
-                          out of it; padding edges belong to nobody. For kernels.
+    ptr       (n + 1,) int32  edges ptr[i]:ptr[i + 1] are those into atom i, and their ``swap``
+                          those out of it; padding edges belong to nobody. For kernels.
     width, flat           rows of ``width`` slots hold the edges into one atom; flat (e,) int64 is
                           receiver * width + position among the edges of the receiver, or n * width
                           for edges that have no slot (of the dummy atom). For plain torch.

@@ -1,4 +1,4 @@
-"""Kernels of the sums of GemNet-OC over quadruplets d -> b -> a <- c, by way of the short edges b ->
+"""Kernels of GemNet-OC's sums over quadruplets d -> b -> a <- c, by way of the short edges b ->
 a and from the moments of the edges into each atom (sums.py).
 
 Legend as in triplets.py; nothing gets a gradient by y or by rotations.
@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from ..register import Differentiable
 from ..switch import tl, triton
 from ..tiles import FILL, at_least_float32, rows, zeros
 from .index import EdgeIndex
@@ -463,8 +462,7 @@ def short_sum(
     return _ShortSum.apply(*given, *tables, near, index)
 
 
-class _ShortSum(Function):
-    @staticmethod
+class _ShortSum(Differentiable):
     def forward(ctx, moments, x, y, turns, b, table, near, index):
         (n, _, c), (e, s, f) = moments.shape, b.shape
         message, out = moments.new_empty(e, c), moments.new_empty(n, _columns(s), c)
@@ -476,8 +474,6 @@ class _ShortSum(Function):
         ctx.index = index
         return message, out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad_message, grad):
         (moments, x, y, turns, b, table, near), index = ctx.saved_tensors, ctx.index
         (n, _, c), (e, s, f), d = moments.shape, b.shape, turns.shape[1]
@@ -516,8 +512,7 @@ def quad_read(
     return _QuadRead.apply(b.contiguous(), own.contiguous(), at_least_float32(y), *sums, ptr, dtype)
 
 
-class _QuadRead(Function):
-    @staticmethod
+class _QuadRead(Differentiable):
     def forward(ctx, b, own, y, returned, message, ptr, dtype):
         (n, p, c), (e, f, _), s = returned.shape, b.shape, _degrees(y)
         out, (blocks, size) = message.new_empty(e, f, c, dtype=dtype), _tile("read", c)
@@ -526,8 +521,6 @@ class _QuadRead(Function):
         ctx.save_for_backward(b, own, y, returned, message, ptr)
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         b, own, y, returned, message, ptr = ctx.saved_tensors
         (n, p, c), (e, f, pairs), s = returned.shape, b.shape, _degrees(y)

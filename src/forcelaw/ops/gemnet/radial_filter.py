@@ -1,5 +1,5 @@
-"""GemNet-OC's products with filters V rbf: of R radial functions an edge, by kernels made where they
-are used and never written.
+"""GemNet-OC's products with filters V rbf: of R radial functions an edge, by kernels made where
+they are used and never written.
 
     read_edges        z = W m in four parts: a(z_0) / 2, and for three the D_i (a(z_i) * V_i rbf_i)
     gathered_linear   D (x_sender * V rbf)
@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from ...graph import segment_sum
+from ..register import Differentiable
 from ..switch import tl, triton, use_triton
 from ..tiles import PROGRAMS, lowered
 from ..tiles import wide as _wide  # kernels here have a ``wide`` of their own
@@ -347,8 +346,7 @@ def _filter_gradients(
     return drbf[0] if blocks == 1 else drbf.sum(0), _transposed(dv.sum(0))
 
 
-class _ReadEdges(Function):
-    @staticmethod
+class _ReadEdges(Differentiable):
     def forward(ctx, m, weight, *filters):
         ctx.save_for_backward(m, weight, *filters)
         rows, w = m.shape[0], filters[1].shape[0]
@@ -361,8 +359,6 @@ class _ReadEdges(Function):
             read.append(torch.mm(_times_filter(part, rbf, v, act=True), d.t()))
         return skip, *read
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, dskip, *dy):
         m, weight, *filters = ctx.saved_tensors
         rows, w = m.shape[0], filters[1].shape[0]
@@ -379,15 +375,12 @@ class _ReadEdges(Function):
         return torch.mm(z, weight).to(m.dtype), torch.mm(z.t(), low), *few
 
 
-class _GatheredLinear(Function):
-    @staticmethod
+class _GatheredLinear(Differentiable):
     def forward(ctx, x, rbf, v, d, index):
         ctx.save_for_backward(x, rbf, v, d)
         ctx.index = index
         return torch.mm(_times_filter(x.to(d.dtype), rbf, v, at=index.sender), d.t())
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (x, rbf, v, d), index = ctx.saved_tensors, ctx.index
         dp = torch.mm(grad, d)
@@ -397,14 +390,11 @@ class _GatheredLinear(Function):
         return dx, drbf, dv, torch.mm(grad.t(), product), None
 
 
-class _FilteredLinear(Function):
-    @staticmethod
+class _FilteredLinear(Differentiable):
     def forward(ctx, x, rbf, v, d):
         ctx.save_for_backward(x, rbf, v, d)
         return torch.mm(_times_filter(x, rbf, v).to(d.dtype), d.t())
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         x, rbf, v, d = ctx.saved_tensors
         dp = torch.mm(grad, d)
@@ -413,15 +403,12 @@ class _FilteredLinear(Function):
         return dx, drbf, dv, torch.mm(grad.t(), product)
 
 
-class _FilterSum(Function):
-    @staticmethod
+class _FilterSum(Differentiable):
     def forward(ctx, x, rbf, v, index, scale):
         ctx.save_for_backward(x, rbf, v)
         ctx.index, ctx.scale = index, scale
         return _sum_filter(x, rbf, v, index.ptr, v.new_empty(index.atoms, x.shape[1]), scale)
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         x, rbf, v = ctx.saved_tensors
         dx, at = torch.empty_like(x), ctx.index.receiver

@@ -22,9 +22,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from ..register import Differentiable
 from ..segment import _sum, _sum_both
 from ..switch import tl, triton, use_triton
 from ..tiles import lowered
@@ -262,16 +261,13 @@ def scaled_silu(z: Tensor) -> Tensor:
     return nn.functional.silu(z) * SILU_GAIN
 
 
-class _ScaledSiLU(Function):
-    @staticmethod
+class _ScaledSiLU(Differentiable):
     def forward(ctx, z):
         ctx.save_for_backward(z)
         out = torch.empty_like(z)
         _each(_act, [z, out], scale=SILU_GAIN)
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (z,) = ctx.saved_tensors
         out = torch.empty_like(z)
@@ -295,8 +291,7 @@ def residual(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
     return torch.add(x, y, alpha=SILU_GAIN) * SQRT_HALF
 
 
-class _Residual(Function):
-    @staticmethod
+class _Residual(Differentiable):
     def forward(ctx, x, w1, w2, keep):
         """Keeps the first ``keep`` (0, 1 or 3) of W1 x, y = a(W1 x) and W2 y."""
         out, inner = torch.empty_like(x), torch.mm(x.to(w1.dtype), w1.t())
@@ -307,8 +302,6 @@ class _Residual(Function):
         ctx.save_for_backward(x, w1, w2, *(inner, y, z)[:keep])
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         x, w1, w2, *kept = ctx.saved_tensors
         inner, y, z = [*kept, None, None, None][:3]
@@ -349,14 +342,11 @@ def gathered(x: Tensor, index: EdgeIndex) -> Tensor:
     return x.index_select(0, index.sender)
 
 
-class _Gathered(Function):
-    @staticmethod
+class _Gathered(Differentiable):
     def forward(ctx, x, index):
         ctx.index = index
         return x.index_select(0, index.sender)
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         n, w, index = ctx.index.atoms, grad.shape[1], ctx.index
         out, tile = grad.new_empty(n, w), _tile(w) | {"BE": 16}
@@ -381,8 +371,7 @@ def merge(skip: Tensor, index: EdgeIndex, *inputs: tuple[Tensor, Tensor]) -> Ten
     return skip + (ca + ac.index_select(0, index.swap)) * (0.5 * SQRT_HALF)
 
 
-class _Merge(Function):
-    @staticmethod
+class _Merge(Differentiable):
     def forward(ctx, skip, swap, *inputs):
         ctx.save_for_backward(swap, *inputs)
         (rows, w), out, tile = skip.shape, torch.empty_like(skip), _tile(skip.shape[1])
@@ -390,8 +379,6 @@ class _Merge(Function):
         _merge_up[_grid(rows, w, tile)](skip, *z, swap, out, rows, w, WIDE=_wide(skip), **tile)
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         swap, *inputs = ctx.saved_tensors
         (rows, w), out, given, tile = grad.shape, [], grad.contiguous(), _tile(grad.shape[1])
@@ -407,7 +394,7 @@ class _Merge(Function):
 
 
 def join(pair: Tensor, x: Tensor, weight: Tensor, index: EdgeIndex) -> Tensor:
-    """a(s_sender + t_receiver + W x): pair (n, 2w) holds s | t, x (e, any), W (w, any) -> (e, w)."""
+    """a(s_sender + t_receiver + W x) (e, w): pair (n, 2w) holds s | t, x (e, any), W (w, any)."""
     if use_triton(pair):
         return _Join.apply(pair.contiguous(), x.contiguous(), lowered(weight), index)
     s, t = pair.chunk(2, dim=-1)
@@ -415,15 +402,12 @@ def join(pair: Tensor, x: Tensor, weight: Tensor, index: EdgeIndex) -> Tensor:
     return scaled_silu(ends + nn.functional.linear(x, weight))
 
 
-class _Join(Function):
-    @staticmethod
+class _Join(Differentiable):
     def forward(ctx, pair, x, weight, index):
         ctx.save_for_backward(pair, x, weight)
         ctx.index = index
         return _join_pass(pair, torch.mm(x.to(weight.dtype), weight.t()), None, index)
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (pair, x, weight), index = ctx.saved_tensors, ctx.index
         low, dpair = x.to(weight.dtype), torch.empty_like(pair)
@@ -452,8 +436,7 @@ def unit_rms(x: Tensor) -> Tensor:
     return nn.functional.rms_norm(x, x.shape[-1:], eps=SMALL)
 
 
-class _UnitRMS(Function):
-    @staticmethod
+class _UnitRMS(Differentiable):
     def forward(ctx, x):
         (rows, w), out, tile = x.shape, torch.empty_like(x), _tile(x.shape[1], most=WHOLE)
         inverse = x.new_empty(rows, dtype=torch.promote_types(x.dtype, torch.float32))
@@ -462,8 +445,6 @@ class _UnitRMS(Function):
         ctx.save_for_backward(out, inverse)  # out, which what reads it keeps, too, and not x
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         y, inverse = ctx.saved_tensors
         (rows, w), dx, tile = y.shape, torch.empty_like(y), _tile(y.shape[1], most=WHOLE)
@@ -482,16 +463,13 @@ def blend(x: Tensor, y: Tensor, scale: float) -> Tensor:
     return (x + y) * scale
 
 
-class _Blend(Function):
-    @staticmethod
+class _Blend(Differentiable):
     def forward(ctx, x, y, scale):
         ctx.scale, ctx.kinds = scale, (x.dtype, y.dtype)
         out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, y.dtype))
         _each(_blend_numbers, [x, y, out], scale=scale)
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         grad = grad * ctx.scale
         return grad.to(ctx.kinds[0]), grad.to(ctx.kinds[1]), None

@@ -89,8 +89,8 @@ def angular_bases(
 ) -> Rows | Edges:
     """The bases of one batch, for :func:`triplet_quadruplet_sums`.
 
-    a2a (e, rbf): radial weights of pairs. circular (3 f S, radial) and spherical (sbf S (S + 1) / 2,
-    radial) project g. near(vec, r) makes radial weights (any, S, f) of short edges. tables: the
+    a2a (e, rbf): radial weights of pairs. circular (3 f S, radial) and spherical (sbf S (S + 1) /
+    2, radial) project g. near(vec, r) makes radial weights (any, S, f) of short edges. tables: the
     constants of ``models/gemnet_basis.Tables``.
     """
     if tables.degrees <= MOST_DEGREES and use_triton_at(geometry.vec):
@@ -108,9 +108,9 @@ def triplet_quadruplet_sums(
     table: Tensor,
     index: EdgeIndex,
 ) -> tuple[Tensor, ...]:
-    """Narrow messages (e, t), quad (e, z) -> what edges see of e2e and a2e (e, f, t) and of quad (e,
-    sbf, z), and atoms of e2a (n, f, t) and a2a (n, rbf, t). table (z, f): from the basis of short
-    edges to channels."""
+    """Narrow messages (e, t), quad (e, z) -> what edges see of e2e and a2e (e, f, t) and of quad
+    (e, sbf, z), and atoms of e2a (n, f, t) and a2a (n, rbf, t). table (z, f): from the basis of
+    short edges to channels."""
     if isinstance(b, Rows):
         return _row_sums(e2e, a2e, quad, e2a, a2a, b, table, index)
     y, ptr = b.harmonics, index.ptr

@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from ..register import Differentiable
 from ..switch import tl, triton
 from ..tiles import FILL, at_least_float32, zeros
 
@@ -343,8 +342,7 @@ def outer_sum(w: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
     return _OuterSum.apply(at_least_float32(w), x.contiguous(), ptr)
 
 
-class _OuterSum(Function):
-    @staticmethod
+class _OuterSum(Differentiable):
     def forward(ctx, w, x, ptr):
         n, k, c = len(ptr) - 1, w.shape[1], x.shape[1]
         out, (blocks, size) = w.new_empty(n, k, c), _tile("outer", c)
@@ -352,8 +350,6 @@ class _OuterSum(Function):
         ctx.save_for_backward(w, x, ptr)
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (w, x, ptr), weights = ctx.saved_tensors, ctx.needs_input_grad[0]
         n, (e, k), c = len(ptr) - 1, w.shape, x.shape[1]
@@ -376,8 +372,7 @@ def triplets(b: Tensor, y: Tensor, x: Tensor, ptr: Tensor) -> Tensor:
     return _Triplets.apply(b.contiguous(), at_least_float32(y), x.contiguous(), ptr)
 
 
-class _Triplets(Function):
-    @staticmethod
+class _Triplets(Differentiable):
     def forward(ctx, b, y, x, ptr):
         n, (e, f, s), c = len(ptr) - 1, b.shape, x.shape[1]
         out, (blocks, size) = x.new_empty(e, f, c), _tile("triplets", c)
@@ -386,8 +381,6 @@ class _Triplets(Function):
         ctx.save_for_backward(b, y, x, ptr)
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         b, y, x, ptr = ctx.saved_tensors
         n, (e, f, s), c = len(ptr) - 1, b.shape, x.shape[1]
@@ -407,8 +400,7 @@ def cosines(b: Tensor, y: Tensor, ptr: Tensor) -> Tensor:
     return _Cosines.apply(b.contiguous(), at_least_float32(y), ptr)
 
 
-class _Cosines(Function):
-    @staticmethod
+class _Cosines(Differentiable):
     def forward(ctx, b, y, ptr):
         n, (e, f, s), (blocks, size) = len(ptr) - 1, b.shape, _tile("cosines", b.shape[1])
         out = b.new_empty(e, f)
@@ -416,8 +408,6 @@ class _Cosines(Function):
         ctx.save_for_backward(y, ptr)
         return out
 
-    @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         y, ptr = ctx.saved_tensors
         n, (e, f), s = len(ptr) - 1, grad.shape, _degrees(y)

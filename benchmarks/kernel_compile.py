@@ -1,7 +1,8 @@
 """Do the Triton kernels compile for a GPU that is not here, and do they spill? All that a training
 step launches, by ptxas.
 
-    python benchmarks/kernel_compile.py [mpnn painn egnn esen esen:lmax=4 gemnet_oc] [--size 1e6] [--precision tf32 bf16]
+    python benchmarks/kernel_compile.py [mpnn painn egnn esen esen:lmax=4 gemnet_oc] [--size 1e6]
+        [--precision tf32 bf16]
 
 Runs a step of each model on the CPU with its kernels switched on and every launch replaced by a
 compilation, so that kernels get the types, sizes and alignments of a real step (numbers mean
@@ -63,9 +64,11 @@ def compile_only(arch: int) -> dict[str, int]:
                 re.search(r"(\d+) bytes spill stores", out),
             )
             spilled[kernel.hash] = int(spill[1]) if spill else 0
+            name = f"{self.fn.__module__.split('.')[-1]}.{self.fn.__name__}"
+            meta, used = kernel.metadata, registers[1] if registers else "?"
             print(
-                f"{self.fn.__module__.split('.')[-1] + '.' + self.fn.__name__:<30}{registers[1] if registers else '?':>10}"
-                f"{spilled[kernel.hash]:>10}{kernel.metadata.shared:>10}{kernel.metadata.num_warps:>7}{took:>9.1f}",
+                f"{name:<30}{used:>10}{spilled[kernel.hash]:>10}{meta.shared:>10}"
+                f"{meta.num_warps:>7}{took:>9.1f}",
                 flush=True,
             )
         return kernel

@@ -41,7 +41,12 @@ def compiled(folder: Path, pack: Path, lines: list[dict]) -> dict[str, int]:
         text=True,
         timeout=240,
         capture_output=True,
-        env={**environment, "TRITON_CACHE_DIR": str(folder), "CUDA_VISIBLE_DEVICES": ""},
+        env={
+            **environment,
+            "FORCELAW_OPS": "triton",
+            "TRITON_CACHE_DIR": str(folder),
+            "CUDA_VISIBLE_DEVICES": "",
+        },
     )
     assert done.returncode == 0 and not done.stderr.strip(), done.stderr
     found: dict[str, int] = {}

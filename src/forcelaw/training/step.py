@@ -49,13 +49,8 @@ class Step:
         stats: Tensor,
         forward: Any = None,
     ):
-        self.model, self.optimizer, self.options, self.seed, self.stats = (
-            model,
-            optimizer,
-            options,
-            seed,
-            stats,
-        )
+        self.model, self.optimizer, self.options = model, optimizer, options
+        self.seed, self.stats = seed, stats
         self.forward = model if forward is None else forward
 
     def release(self) -> None:

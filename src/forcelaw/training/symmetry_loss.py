@@ -25,6 +25,7 @@ from torch import Tensor
 from ..data.device_dataset import Targets
 from ..graph import GraphBatch
 from ..ops import random_rotations
+from ..ops.batch_assembly import turned
 from .loss import loss_terms
 
 # keeps these rotations apart from those of the augmentation, and those of one copy from those of
@@ -39,14 +40,11 @@ def rotated(graph: GraphBatch, rotation: Tensor) -> tuple[GraphBatch, Tensor]:
         0, graph.batch.clamp_max(graph.n_graphs - 1)
     )  # padding turns with the last structure
     shift = (
-        None if graph.shift is None else turn(of_atom.index_select(0, graph.receiver), graph.shift)
+        None
+        if graph.shift is None
+        else turned(of_atom.index_select(0, graph.receiver), graph.shift)
     )
-    return replace(graph, pos=turn(of_atom, graph.pos), shift=shift), of_atom
-
-
-def turn(rotation: Tensor, vectors: Tensor) -> Tensor:
-    """(n, 3, 3), (n, 3) -> (n, 3)."""
-    return (rotation * vectors.unsqueeze(1)).sum(-1)
+    return replace(graph, pos=turned(of_atom, graph.pos), shift=shift), of_atom
 
 
 def squared_terms(energy: Tensor, forces: Tensor, target: Targets) -> tuple[Tensor, Tensor]:
@@ -85,7 +83,7 @@ def penalty(
         matrices = random_rotations(rows, step, seed + k * STREAM, graph.pos.dtype)
         moved, of_atom = rotated(graph, matrices)
         energy_k, forces_k = forward(moved)
-        wanted = replace(target, energy=energy, forces=turn(of_atom, forces))
+        wanted = replace(target, energy=energy, forces=turned(of_atom, forces))
         terms += (
             loss_terms(energy_k, forces_k, wanted)
             if scale is None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from ...graph import segment_bounds
 
 
-@dataclass(frozen=True)
+@dataclass
 class EdgeIndex:
     """Edges in canonical order; see ``models/gemnet_index.py``, which builds it.
 
@@ -43,24 +42,37 @@ class EdgeIndex:
     near: Tensor | None
     max_degree: int | None = None
 
-    @cached_property
-    def ptr(self) -> Tensor:
-        return segment_bounds(self.receiver, self.atoms, self.pad)
+    # made once, and by hand: torch.compile knows no cached_property
+    _ptr: Tensor | None = field(default=None, repr=False)
+    _short: Tensor | None = field(default=None, repr=False)
+    _slots: tuple[int, Tensor] | None = field(default=None, repr=False)
 
-    @cached_property
+    @property
+    def ptr(self) -> Tensor:
+        if self._ptr is None:
+            self._ptr = segment_bounds(self.receiver, self.atoms, self.pad)
+        return self._ptr
+
+    @property
     def short(self) -> Tensor | None:
-        return None if self.near is None else self.near.nonzero().squeeze(-1)
+        if self._short is None and self.near is not None:
+            self._short = self.near.nonzero().squeeze(-1)
+        return self._short
 
     @property
     def width(self) -> int:
-        return self._slots[0]
+        return self._rows()[0]
 
     @property
     def flat(self) -> Tensor:
-        return self._slots[1]
+        return self._rows()[1]
 
-    @cached_property
-    def _slots(self) -> tuple[int, Tensor]:
+    def _rows(self) -> tuple[int, Tensor]:
+        if self._slots is None:
+            self._slots = self._find_slots()
+        return self._slots
+
+    def _find_slots(self) -> tuple[int, Tensor]:
         """Without ``max_degree`` the width is read back from the device. With it an atom that has
         more neighbours is an error that the device raises."""
         receiver = self.receiver

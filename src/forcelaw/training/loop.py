@@ -55,7 +55,7 @@ def compiled(model: ForceField) -> Any:
 def train(
     run: RunDirectory, pack: Pack, *, device: str | torch.device = "cpu", **options: Any
 ) -> dict[str, Any] | None:
-    """Train a run by itself, from where it stands to its end, and return its result, or None when
+    """Train a single run from its checkpoint to its end and return its result, or None when
     ``stop`` asked to leave. Options are those of :func:`training`."""
     return drive(training(run, pack, device=device, **options), torch.device(device))
 
@@ -72,53 +72,26 @@ def training(
     shards: Shards | None = None,
     shared: bool = False,
 ) -> Training:
-    """Train a run from where it stands to its end, in turns (see turns.py); gives its result, or
-    None after a stop.
+    """Train a run from its checkpoint to its end, as a generator (:mod:`.cooperative`) that returns
+    the result, or None after a stop.
 
     Writes metrics.jsonl, last.safetensors and result.json into the run directory. After a kill at
-    any moment, a later call goes on from the last checkpoint; on a CPU it reaches the same numbers
+    any moment, a later call resumes from the last checkpoint; on a CPU it reaches the same numbers
     to the last bit. shards: data that other runs of this process hold already. shared: other runs
-    use the device meanwhile, so the time of a step is sampled alone.
+    use the device meanwhile, so the time of a step is sampled while they wait.
     """
     spec = RunSpec(**run.spec())
-    if spec.data["hash"] != pack.hash:
-        raise DataError(
-            f"the pack's hash is {pack.hash}, the run was planned on {spec.data['hash']}",
-            where=str(pack.path),
-            remedy="give the same pack, or start a new study directory",
-        )
+    indices, schedule = _schedule(run, spec, pack)
     device = torch.device(device)
-    torch.set_flush_denormal(
-        True
-    )  # tiny second moments and far-off basis functions would slow a CPU down tenfold
-    if (
-        device.type == "cuda"
-    ):  # one setting for the whole process: all runs of a study have one precision
+    # tiny second moments and far-off basis functions would slow a CPU down tenfold
+    torch.set_flush_denormal(True)
+    # one setting for the whole process: all runs of a study have one precision
+    if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
             spec.train.precision in ("tf32", "bf16")
         )
-    indices = training_set(pack, spec.train_structures)
-    natoms = np.diff(pack.offsets)[indices]
-    schedule = plan_for(natoms, spec.atoms_total, spec.seed, spec.train)
-    if schedule.steps != spec.steps:
-        raise StoreError(
-            f"the plan has {schedule.steps} steps, the specification {spec.steps}",
-            where=str(run.path),
-            remedy=(
-                "the pack or the code changed since the run was planned; start a new study"
-                " directory"
-            ),
-        )
     model = make_model(spec, device)
-    optimizer = ScheduleFreeAdamW(
-        model,
-        lr=spec.lr,
-        steps=spec.steps,
-        warmup=warmup_steps(spec.steps, spec.train),
-        betas=(spec.train.beta1, spec.train.beta2),
-        weight_decay=spec.train.weight_decay,
-        clip=spec.train.clip,
-    )
+    optimizer = _optimizer(spec, model)
     state = NEW_STATE | (checkpoint.load(run.path, optimizer) or {})
     run.truncate_metrics(state["step"])
     stats = new_stats(device)
@@ -176,6 +149,40 @@ def training(
         evaluation.release()
         if progress:
             progress.close()
+
+
+def _schedule(run: RunDirectory, spec: RunSpec, pack: Pack) -> tuple[np.ndarray, Plan]:
+    """The training structures of a run in the pack, (structures,), and its steps; an error where
+    the pack is not the one that the run was planned on."""
+    if spec.data["hash"] != pack.hash:
+        raise DataError(
+            f"the pack's hash is {pack.hash}, the run was planned on {spec.data['hash']}",
+            where=str(pack.path),
+            remedy="give the same pack, or start a new study directory",
+        )
+    indices = training_set(pack, spec.train_structures)
+    natoms = np.diff(pack.offsets)[indices]
+    schedule = plan_for(natoms, spec.atoms_total, spec.seed, spec.train)
+    if schedule.steps != spec.steps:
+        raise StoreError(
+            f"the schedule has {schedule.steps} steps, the specification {spec.steps}",
+            where=str(run.path),
+            remedy="the pack or the code changed since the run was planned; start a new study"
+            " directory",
+        )
+    return indices, schedule
+
+
+def _optimizer(spec: RunSpec, model: ForceField) -> ScheduleFreeAdamW:
+    return ScheduleFreeAdamW(
+        model,
+        lr=spec.lr,
+        steps=spec.steps,
+        warmup=warmup_steps(spec.steps, spec.train),
+        betas=(spec.train.beta1, spec.train.beta2),
+        weight_decay=spec.train.weight_decay,
+        clip=spec.train.clip,
+    )
 
 
 class _Recorder:

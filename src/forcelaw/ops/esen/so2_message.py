@@ -115,12 +115,12 @@ def so2_message(
         whole += [_whole(w, c * k) for w, k in zip(weights2, counts)]
         weights = [w.to(rad.dtype) for w in whole]
         return _Message.apply(y, rad.contiguous(), radial.bias, bias1, bias2, edges, *weights)
-    (n, s, w), degrees = y.shape, edges.shape.degrees
+    (n, s, w), e, degrees = y.shape, len(h), edges.shape.degrees
     rad = nn.functional.linear(h, radial.weight, radial.bias)
-    z = y.flatten(1).index_select(0, edges.both).view(-1, 2, s, w)
+    z = y.flatten(1).index_select(0, edges.both).view(e, 2, s, w)
     # both ends side by side: half as many small products, which cost a CPU more than their
     # arithmetic
-    z = torch.bmm(edges.frames, z.transpose(1, 2).reshape(-1, s, 2 * w))  # (e, S_m, 2C)
+    z = torch.bmm(edges.frames, z.transpose(1, 2).reshape(e, s, 2 * w))  # (e, S_m, 2C)
     sizes = [2 * w * count for count in degrees]
     factors = rad.split(sizes, dim=1)
     both = [size * (1 if m == 0 else 2) for m, size in enumerate(sizes)]
@@ -132,7 +132,7 @@ def so2_message(
     ]
     parts = _gated(_convolved(parts, weights1, bias1), w, degrees)
     parts = _convolved(parts, weights2, bias2)
-    z = torch.bmm(edges.back, torch.cat(parts, dim=1).view(len(rad), z.shape[1], w))
+    z = torch.bmm(edges.back, torch.cat(parts, dim=1).view(e, z.shape[1], w))
     # never summed in bf16
     return segment_sum(z.flatten(1).to(y.dtype), edges.graph.receiver, n).view(n, s, w)
 

@@ -219,7 +219,7 @@ def _quad_frames(
     d = rotations(unit, tables.points.to(vec.dtype), tables.fit.to(vec.dtype), degrees)
     d = torch.cat([d, d.new_zeros(q, 1)], dim=-1)
     enter = d.index_select(1, tables.enter).view(q, degrees * w, s)
-    leave = d.index_select(1, tables.leave).view(q, -1, w)
+    leave = d.index_select(1, tables.leave).unflatten(1, (-1, w))
     cbf = near(vec, r)
     return enter, leave, harmonics(-unit, degrees), cbf
 

@@ -58,10 +58,11 @@ examples:
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "For every two architectures of the table: tests of the differences between exponents"
-        " (whole runs deleted, pairs of runs where the study has them, Holm over the pairs), the"
-        " compute multiplier at equal loss, the loss ratio at equal compute, and where the"
-        " frontiers cross."
+        "For every two architectures of the table: first the ratio of their losses at equal N and"
+        " D, compute and hours, and whether a constant factor suffices, without a law; then tests"
+        " of the differences between exponents (whole runs deleted, pairs of runs where the study"
+        " has them, Holm over the pairs), each supported by the ratios or not, the compute"
+        " multiplier at equal loss, and where the frontiers cross."
     )
     examples = "example:\n  forcelaw compare runs.csv --burn-in-steps 400 --figure compare.svg\n"
     _add_common(parser, Compare, examples, _compare)

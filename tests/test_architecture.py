@@ -134,10 +134,6 @@ def test_imports_point_downward():
     assert upward.keys() >= UPWARD, "repaired: take it out of UPWARD"
 
 
-# modules that import each other today
-CIRCLES = {frozenset({"laws.fit.averaging", "laws.fit.fit"})}
-
-
 def test_no_modules_import_each_other_in_a_circle():
     graph: dict[str, set[str]] = {module: set() for module in modules()}
     for i in imports():
@@ -156,7 +152,7 @@ def test_no_modules_import_each_other_in_a_circle():
     circles = {
         frozenset(b for b in reached[a] if a in reached[b]) for a in graph if a in reached[a]
     }
-    assert circles == CIRCLES
+    assert circles == set()
 
 
 HEAVY = {"torch", "matplotlib", "plotly", "ase", "h5py", "rdkit"}

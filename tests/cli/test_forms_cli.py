@@ -35,6 +35,7 @@ def test_forms_compete(table, tmp_path, capsys):
 
 def test_auto_cannot_hold_parameters(table):
     assert call("fit", table, "--law", "auto", "--fix", "alpha=0.3") == 2
+    assert call("fit", table, "--law", "auto", "--tie", "alpha=beta") == 2
 
 
 def test_tied_exponents(table, tmp_path):

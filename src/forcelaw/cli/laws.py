@@ -298,6 +298,8 @@ def _fit_auto(args: argparse.Namespace, runs: Runs, options: dict[str, Any]) -> 
     """The forms of law compete; the figure is of the best one."""
     from ..laws.fit.fit import fit
 
+    if args.tie is not None:
+        options = {**options, "tie": args.tie}  # refused: each form has its own
     result = fit(runs, "auto", fixed=_fixed(args.fix), **fit_settings(args), **options)
     _say(args, "\n" + result.summary())
     _write(args, result.as_json())

@@ -31,9 +31,10 @@ from ..forms import make
 from ..forms.base import Floor, Law
 from ..inputs import as_runs
 from .intervals import LINEAR, scale_of
-from .objective import Objective
+from .objective import Objective, objective_of
 from .problem import Problem, build, levels
 from .result import OK, REFUSED, Band, Estimate, FitResult, Result, spread
+from .single import fit_one
 
 AVERAGED = ("alpha", "beta", "a", "b", "gamma", "E")
 STANDING = 0.05  # weight below which a form does not stand
@@ -181,23 +182,25 @@ def average(
     forms: Mapping[str, tuple[str, dict[str, Any], Floor | None]] | None = None,
     x: str | None = None,
     floor: Floor | None = None,
+    objective: str | Objective = "huber",
+    delta: float | None = None,
+    cluster: str | None = "run",
+    weights: str | np.ndarray | None = None,
     level: float = 0.95,
     seed: int = 0,
-    **settings: Any,
 ) -> Averaged:
     """Fit all forms that the table can carry and average over them.
 
     runs: any table (see :func:`forcelaw.fit`); all its architectures are fitted as one.
     forms: candidates (name -> law, options, floor); default: surfaces where the table has N and D
-    that vary, else laws in one variable, ``x``. floor: of all forms. settings: those of
-    :func:`forcelaw.laws.fit.fit.fit`.
+    that vary, else laws in one variable, ``x``. floor: of all forms. Others: as for
+    :func:`forcelaw.fit`.
     """
-    settings = {"objective": "huber", "delta": None, **settings, "level": level}
-    settings["interval"] = "jackknife"
-    runs = as_runs(runs)
+    runs, goal = as_runs(runs), objective_of(objective, delta)
+    settings: dict[str, Any] = {"cluster": cluster, "weights": weights}
     found = []
     for name, law in _laws(runs, forms, x, floor).items():
-        result = _fit(runs, law, settings)
+        result = fit_one(runs, law, goal, interval="jackknife", level=level, **settings)
         complete = result.ok and result.replicates is not None
         reason = "" if complete else f"{result.status.replace('_', ' ')}: {result.message}"
         found.append(Form(name, result, reason=reason))
@@ -212,12 +215,6 @@ def average(
     out = Averaged(found, {}, level)
     out.estimates = _estimates(out)
     return out
-
-
-def _fit(runs: Runs, law: Law, settings: dict[str, Any]) -> FitResult:
-    from .fit import fit  # which calls ``average`` for the law "auto"
-
-    return fit(runs, law, **settings)
 
 
 def _laws(runs: Runs, forms: Any, x: str | None, floor: Floor | None) -> dict[str, Law]:
@@ -280,8 +277,7 @@ def _shares(totals: np.ndarray) -> np.ndarray:
 def _problem(runs: Runs, result: FitResult, settings: dict[str, Any]) -> Problem:
     """What the fit minimised, to be minimised again without some of the rows."""
     objective = Objective(result.objective_kind, result.delta)
-    cluster, weights = settings.get("cluster", "run"), settings.get("weights")
-    return build(runs, result.law, objective, cluster, weights, settings.get("fixed"))
+    return build(runs, result.law, objective, **settings)
 
 
 def _left_out(runs: Runs, result: FitResult, cluster: np.ndarray) -> np.ndarray:

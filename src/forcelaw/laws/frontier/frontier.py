@@ -17,9 +17,9 @@ import numpy as np
 
 from ...table.runs import Runs
 from ..fit import intervals
-from ..fit.fit import attach
 from ..fit.objective import Objective
 from ..fit.result import NOT_IDENTIFIED, OK, REFUSED, UNITS, Estimate, FitResult, Result, records
+from ..fit.single import attach
 from ..forms.base import Floor
 from ..forms.frontier import FrontierFlops
 from ..inputs import one_architecture

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...table.runs import Runs
-from ..fit.fit import attach
 from ..fit.initial import starts
 from ..fit.objective import Objective
 from ..fit.problem import levels
 from ..fit.result import AT_BOUND, NOT_IDENTIFIED, OK, Estimate, FitResult
+from ..fit.single import attach
 from ..fit.solver import solve
 from ..forms.base import Floor
 from ..forms.frontier import FrontierFlops

@@ -1,5 +1,7 @@
 """Fits against SciPy, published numbers and closed forms; statuses and certificates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize, nnls
@@ -327,7 +329,8 @@ def tables():
         d | {"d": 20 * d["n"] * np.exp(np.random.default_rng(0).normal(size=80) * 0.01)},
     )
     yield "loss is constant", d | {"loss": np.full(80, 2.5)}
-    yield "1 independent runs", d | {"run": np.zeros(80)}
+    # the reader takes no such table: a run has one N
+    yield "1 independent runs", replace(base, run=np.zeros(80, int), run_names=["0"])
     yield "rows cannot determine", {k: v[[0, 22, 44, 66, 79]] for k, v in d.items()}
 
 
@@ -335,13 +338,20 @@ def tables():
     ("words", "table"), list(tables()), ids=lambda v: v if isinstance(v, str) else ""
 )
 def test_designs_that_cannot_carry_the_fit_are_refused(words, table):
-    result = fit(Runs.from_frame(table))
+    result = fit(table)
     assert result.status == "refused" and not result.ok and not result.parameters
     assert words in result.message
     with pytest.raises(FitError, match="refused"):
         result.require()
     with pytest.raises(FitError):
         result.predict(n=1.0, d=1.0)
+
+
+def test_one_run_cannot_carry_a_law_in_its_data():
+    base = study(8)
+    one = {k: base[k][base.run == 0] for k in ("n", "d", "loss")} | {"run": np.zeros(10)}
+    result = fit(Runs.from_frame(one), "power_floor", x="d")
+    assert result.status == "refused" and "1 independent runs" in result.message
 
 
 def test_losses_that_do_not_follow_the_law_are_not_ok():

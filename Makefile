@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format types clean
+.PHONY: demo test lint format types docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/forcelaw run studies/quickstart.yaml --device cpu
@@ -25,6 +25,9 @@ format: $(VENV)/.tested
 types: $(VENV)/.tested
 	$(BIN)/mypy
 
+docs: $(VENV)/.documented
+	$(THREADS) $(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "forcelaw needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	@# Debian keeps ensurepip in python3-venv; virtualenv does without it
@@ -40,5 +43,9 @@ $(VENV)/.tested: $(VENV)/.installed
 	@$(PIP) --editable '.[test]'
 	@touch $@
 
+$(VENV)/.documented: $(VENV)/.installed
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) out build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) out build docs/_build .pytest_cache .ruff_cache .mypy_cache

@@ -29,6 +29,7 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 default_role = "code"
+smartquotes = False  # --option is not an en dash
 nitpicky = True
 # Types of other packages, and of modules that the site does not describe.
 nitpick_ignore_regex = [("py:.*", r"(?!forcelaw\.[a-z_]+$).*")]

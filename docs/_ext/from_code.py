@@ -52,7 +52,7 @@ def _command(parser: argparse.ArgumentParser, level: int) -> list[str]:
         for group in parser._action_groups:
             lines += _options(group)
         if parser.epilog:
-            lines += ["```text", inspect.cleandoc(parser.epilog), "```", ""]
+            lines += ["```text", parser.epilog.strip("\n").rstrip(), "```", ""]
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for child in dict.fromkeys(action.choices.values()):
@@ -117,22 +117,24 @@ def _help(action: argparse.Action) -> str:
 # -- keys of a study --------------------------------------------------------------------------
 
 
-def study_keys() -> str:
-    """Keys of a study file, of its parts, of `train`, and options of each architecture."""
+def _study_parts() -> list[tuple[str, Any]]:
     from forcelaw.study import config
     from forcelaw.training.config import TrainOptions
 
-    study = getattr(config, "StudyConfig", None) or config.Study
-    parts = [
-        ("The file", study),
-        ("An entry of `architectures`", config.ArchitectureSpec),
+    return [
+        ("The file", config.Study),
+        ("Entries of `architectures`", config.ArchitectureSpec),
         ("`replicates`", config.Replicates),
         ("`learning_rate`", config.LearningRate),
-        ("`learning_rate.sweep`", config.Sweep),
+        ("`sweep`", config.Sweep),
         ("`train`", TrainOptions),
     ]
+
+
+def study_keys() -> str:
+    """Keys of a study file, of its parts, of `train`, and options of each architecture."""
     lines = []
-    for title, model in parts:
+    for title, model in _study_parts():
         lines += [f"## {title}", "", _escape(_first_paragraph(model)), "", *_fields(model), ""]
     return "\n".join([*lines, *_architecture_options()])
 
@@ -162,6 +164,10 @@ def _fields(model: Any, only: list[str] | None = None) -> list[str]:
     return rows
 
 
+def _anchor(title: str) -> str:
+    return title.replace("`", "").replace(" ", "-").lower()
+
+
 def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None or value == "" or isinstance(value, BaseModel):
@@ -179,6 +185,7 @@ def _type(annotation: Any) -> str:
     if get_origin(annotation) in (dict, tuple):
         return "mapping" if get_origin(annotation) is dict else "list"
     names = {str: "text", int: "integer", float: "number", bool: "true or false"}
+    names |= {model: f"[{_anchor(title)}](#{_anchor(title)})" for title, model in _study_parts()}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
@@ -195,6 +202,8 @@ def laws() -> str:
         lines += [f"## {name}", "", "```text", form.formula, "```", ""]
         lines += [_plain_docstring(law), ""]
         columns = ", ".join(f"`{role}`" for role in form.roles)
+        if "x" in inspect.signature(law).parameters:
+            columns += " or another one (option `x`)"
         parameters = ", ".join(f"`{p}`" for p in form.names)
         lines += [f"Columns: {columns}. Parameters: {parameters}. Floor: {form.floor} by default."]
         if law.change:
@@ -253,21 +262,55 @@ def _plain_docstring(thing: Any) -> str:
 
 def restructure(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are written to be read in the code. For the site a paragraph whose lines hang
-    ("name: meaning", continued further in) becomes a list, and an indented paragraph is code."""
+    ("name: meaning", continued further in) becomes a list, so does one in which sentences begin
+    with the names of parameters, and an indented paragraph is code."""
     out: list[str] = []
+    names = _parameters(thing)
     for paragraph in re.split(r"\n[ \t]*\n", "\n".join(lines).expandtabs()):
-        out += [*_paragraph([line for line in paragraph.split("\n") if line.strip()]), ""]
+        out += [*_paragraph([line for line in paragraph.split("\n") if line.strip()], names), ""]
     lines[:] = out
 
 
-def _paragraph(lines: list[str]) -> list[str]:
+def _parameters(thing: Any) -> set[str]:
+    """Names of parameters, and fields of a class."""
+    try:
+        names = set(inspect.signature(thing).parameters)
+    except (TypeError, ValueError):
+        names = set()
+    return names | set(getattr(thing, "__annotations__", {}))
+
+
+def _paragraph(lines: list[str], names: set[str]) -> list[str]:
     indents = [len(line) - len(line.lstrip()) for line in lines]
-    if not lines or lines[0].lstrip().startswith(("*", "-", ":param", "..")):
+    if not lines or lines[0].lstrip().startswith(("*", "-", ":param", "..", ">>>")):
         return lines
     if min(indents) > 0:
         return ["::", "", *(f"    {line}" for line in lines)]
-    if max(indents) == 0:
+    if max(indents) > 0:
+        hanging: list[str] = []
+        for line, indent in zip(lines, indents):
+            hanging += [line] if indent == 0 else []
+            hanging[-1] += "" if indent == 0 else f" {line.strip()}"
+        items = [item for line in hanging for item in _sentences(line, names)]
+    else:
+        items = _sentences(" ".join(lines), names)
+    if len(items) == 1 and max(indents) == 0:
         return lines
+    return [f"* {item}" for item in items]
+
+
+def _sentences(text: str, names: set[str]) -> list[str]:
+    """Text cut before each "name: " or "one, two: " of parameters that begins a sentence."""
+    starts = [
+        found.start()
+        for found in re.finditer(r"(?:(?<=^)|(?<=[.;)] ))(\w+(?:, \w+)*): ", text)
+        if set(found[1].split(", ")) <= names
+    ]
+    cuts = sorted({0, *starts, len(text)})
+    items = [text[a:b].strip() for a, b in zip(cuts, cuts[1:])]
+    if not starts:
+        return items
     return [
-        f"* {line}" if indent == 0 else f"  {line.strip()}" for line, indent in zip(lines, indents)
+        re.sub(r"^(\w+(?:, \w+)*): ", r"``\1``: ", item) if a in starts else item
+        for a, item in zip(cuts, items)
     ]

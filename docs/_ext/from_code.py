@@ -12,6 +12,7 @@ import argparse
 import inspect
 import re
 import types
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -307,7 +308,7 @@ def _sentences(text: str, names: set[str]) -> list[str]:
         if set(found[1].split(", ")) <= names
     ]
     cuts = sorted({0, *starts, len(text)})
-    items = [text[a:b].strip() for a, b in zip(cuts, cuts[1:])]
+    items = [text[a:b].strip() for a, b in pairwise(cuts)]
     if not starts:
         return items
     return [

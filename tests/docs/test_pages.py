@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -54,7 +56,7 @@ def test_every_command_and_option_is_on_the_page_of_commands(from_code):
             if action.choices and hasattr(action, "add_parser"):
                 for child in action.choices.values():
                     yield from options(child)
-            else:
+            elif action.help != argparse.SUPPRESS:
                 yield from (name for name in action.option_strings if name.startswith("--"))
 
     page = from_code.commands()
@@ -105,8 +107,6 @@ def test_a_page_that_is_wrong_is_found(tmp_path, capsys):
 
 
 def test_links_between_files_of_the_repository_lead_somewhere():
-    import re
-
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]:
         for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"

@@ -15,6 +15,7 @@ pytest.importorskip("triton")  # conftest.py asks for its interpreter
 import triton.language as tl
 from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.runtime import interpreter
+from triton.runtime.jit import JITFunction
 
 from forcelaw import ops
 from forcelaw.graph import GraphBatch, segment_sum
@@ -255,7 +256,8 @@ def test_whole_model(options: dict, pad: bool) -> None:
 def test_nothing_is_asked_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """With fake tensors, which have no values, and no launches a step of kernels goes through: so
     does CUDA graph capture."""
-    monkeypatch.setattr(interpreter.InterpretedFunction, "run", lambda self, *a, **k: None)
+    for kind in (interpreter.InterpretedFunction, JITFunction):
+        monkeypatch.setattr(kind, "run", lambda self, *a, **k: None)
     model, graph = (
         model_of(depth=2).float().cpu(),
         make_graph([random_cluster(6, 5)], torch.float32),

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..decide.allocation import Allocation
 from ..fit.result import spread
+from ..forms.surface import optimal_exponents
 from ..frontier.frontier import Frontier
 from .check import Check, judge, t_test
 
@@ -27,8 +28,7 @@ def consistency(found: Frontier, allocation: Allocation) -> Check:
         )
     theta, many = surface.sample()
     values = surface.law.natural(np.concatenate([theta[None], many]), surface.centre)
-    alpha, beta = values["alpha"], values["beta"]
-    below = alpha * beta / (beta * cost.p + alpha * cost.q)
+    below = optimal_exponents(values, cost.p, cost.q)["gamma"]
     theta, many = one.sample()
     above = one.law.natural(np.concatenate([theta[None], many]), one.centre)["gamma"]
     difference = float(above[0] - below[0])

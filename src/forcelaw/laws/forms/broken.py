@@ -6,28 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from .base import Arrays, Floor, Law, Terms, mesh
-from .power import PowerFloor
+from .base import Arrays, Law, Terms, mesh
+from .power import OneVariable, PowerFloor
 
 
-class Broken(Law):
+class Broken(OneVariable):
     """L(x) = A x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1) + E: slope c0 below the break at d1, c0 + c1
     above it; f1 is how wide the break is. ``x``: n, d, c or h. Derived gamma = c0 + c1, the slope
     after the break."""
 
     name = "broken"
     formula = "L = A x^-c0 (1 + (x/d1)^(1/f1))^(-c1 f1) + E"
-    coefficients = ("A",)
     shapes = ("c0", "c1", "d1", "f1")
     logs = ("d1", "f1")
     soft = ("f1",)
     change = "c1"
     levels = 6
-
-    def __init__(self, floor: Floor | None = None, x: str = "c", **options: Any):
-        super().__init__(floor, **options)
-        self.x = x
-        self.roles = (x,)
+    default_x = "c"
 
     def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
         u = x[self.x]
@@ -73,9 +68,6 @@ class Broken(Law):
             f"the break lies at the {side} end of the data, so that one of its two slopes is not"
             " seen: add runs beyond it, or fit power_floor"
         )
-
-    def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
-        return psi[:, :1] * centre[self.x]
 
     def shape_shift(self, name: str, centre: dict[str, float]) -> float:
         return centre[self.x] if name == "d1" else 0.0

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .base import Arrays, Floor
+from .base import Arrays, Floor, mesh
 from .surface import Surface
 
 # p below: nearly a product of the two powers; above: nearly the larger of them. Neither can be seen
@@ -89,7 +89,7 @@ class Coupled(Surface):
     def grid(self, x: Arrays) -> np.ndarray:
         exponents = np.geomspace(0.03, 3.0, 96 if self.tied else 14)
         axes = [exponents] * (1 if self.tied else 2) + [np.log([0.3, 0.5, 0.8, 1.2, 2.0, 5.0])]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+        return mesh(*axes)
 
     def bounds(self, x: Arrays) -> tuple[np.ndarray, np.ndarray]:
         low, high = super().bounds(x)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from .base import Floor
 from .power import PowerFloor
 
 
@@ -15,9 +12,7 @@ class FrontierFlops(PowerFloor):
     name = "frontier"
     formula = "L = F C^-gamma + E"
     coefficients = ("F",)
-
-    def __init__(self, floor: Floor | None = None, x: str = "c", **options: Any):
-        super().__init__(floor, x=x, **options)
+    default_x = "c"
 
 
 class FrontierHours(FrontierFlops):
@@ -26,6 +21,4 @@ class FrontierHours(FrontierFlops):
 
     name = "frontier_hours"
     formula = "L = F H^-gamma + E"
-
-    def __init__(self, floor: Floor | None = None, x: str = "h", **options: Any):
-        super().__init__(floor, x=x, **options)
+    default_x = "h"

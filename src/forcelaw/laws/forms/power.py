@@ -1,4 +1,4 @@
-"""One variable: a power law L = A x^-gamma, with a floor (L = A x^-gamma + E) or without."""
+"""Laws in one variable, and the plainest of them: L = A x^-gamma, with a floor or without."""
 
 from __future__ import annotations
 
@@ -9,19 +9,31 @@ import numpy as np
 from .base import Arrays, Floor, Law, Terms
 
 
-class PowerFloor(Law):
+class OneVariable(Law):
+    """A law in one variable (option ``x``: n, d, c or h) with one coefficient; its first shape is
+    the exponent of x."""
+
+    coefficients: tuple[str, ...] = ("A",)
+    default_x: ClassVar[str] = "n"
+
+    def __init__(self, floor: Floor | None = None, x: str | None = None, **options: Any):
+        super().__init__(floor, **options)
+        self.x = x or self.default_x
+        self.roles = (self.x,)
+
+    def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
+        return psi[:, :1] * centre[self.x]
+
+    def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
+        return {"gamma": values["gamma"]}
+
+
+class PowerFloor(OneVariable):
     """L(x) = A x^-gamma + E in one variable x: N, D, FLOPs or hours (option ``x``)."""
 
     name = "power_floor"
     formula = "L = A x^-gamma + E"
-    coefficients = ("A",)
     shapes = ("gamma",)
-    default_floor: ClassVar[Floor] = "free"
-
-    def __init__(self, floor: Floor | None = None, x: str = "n", **options: Any):
-        super().__init__(floor, **options)
-        self.x = x
-        self.roles = (x,)
 
     def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
         u = x[self.x]
@@ -29,12 +41,6 @@ class PowerFloor(Law):
 
     def grid(self, x: Arrays) -> np.ndarray:
         return np.geomspace(0.01, 4.0, 120)[:, None]
-
-    def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
-        return psi[:, :1] * centre[self.x]
-
-    def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
-        return {"gamma": values["gamma"]}
 
 
 class Power(PowerFloor):

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from .base import Arrays, Floor, Law, Terms, mesh
+from .base import Arrays, Terms, mesh
+from .power import OneVariable
 
 
-class Shifted(Law):
+class Shifted(OneVariable):
     """L(x) = A (x + s)^-gamma + E in one variable ``x``; far above s the exponent is gamma. A shift
     that runs to zero (its lower bound) means that the points show no bend."""
 
     name = "shifted"
     formula = "L = A (x + s)^-gamma + E"
-    coefficients = ("A",)
     shapes = ("gamma", "s")
     logs = ("s",)
     soft = ("s",)
     levels = 4
-
-    def __init__(self, floor: Floor | None = None, x: str = "n", **options: Any):
-        super().__init__(floor, **options)
-        self.x = x
-        self.roles = (x,)
 
     def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
         u, gamma, ln_s = x[self.x], psi[:, :1], psi[:, 1:2]
@@ -40,11 +33,5 @@ class Shifted(Law):
         u = x[self.x]
         return np.array([-20.0, u.min() - 12.0]), np.array([20.0, u.max() + 3.0])
 
-    def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
-        return psi[:, :1] * centre[self.x]
-
     def shape_shift(self, name: str, centre: dict[str, float]) -> float:
         return centre[self.x]
-
-    def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
-        return {"gamma": values["gamma"]}

@@ -13,6 +13,14 @@ from .base import Arrays, Floor, Law, Terms, mesh
 TIES = ("alpha=beta", "beta=alpha")
 
 
+def optimal_exponents(values: Arrays, p: Any = 1.0, q: Any = 1.0) -> Arrays:
+    """a, b and gamma of N* ~ C^a, D* ~ C^b and L* - E ~ C^-gamma for C = k N^p D^q."""
+    alpha, beta = values["alpha"], values["beta"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = beta * p + alpha * q
+        return {"a": beta / total, "b": alpha / total, "gamma": alpha * beta / total}
+
+
 class Surface(Law):
     """L(N, D) = E + A N^-alpha + B D^-beta.
 
@@ -65,13 +73,7 @@ class Surface(Law):
         return np.concatenate([alpha * centre["n"], beta * centre["d"]], axis=1)
 
     def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
-        alpha, beta = values["alpha"], values["beta"]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return {
-                "a": beta / (alpha + beta),
-                "b": alpha / (alpha + beta),
-                "gamma": alpha * beta / (alpha + beta),
-            }
+        return optimal_exponents(values)
 
     def norm(self, values: Arrays) -> np.ndarray | float:
         """p of the p-norm that joins the terms of N and D; 1 is their sum."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import Arrays
-from .surface import Surface
+from .surface import Surface, optimal_exponents
 
 if TYPE_CHECKING:
     from ...table.runs import Runs
@@ -58,15 +58,7 @@ class SurfaceCost(Surface):
         }
 
     def derived(self, values: Arrays, context: dict[str, Any]) -> Arrays:
-        alpha, beta = values["alpha"], values["beta"]
-        p, q, k = context["p"], context["q"], context["k"]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            total = beta * p + alpha * q
-            return {
-                "a": beta / total,
-                "b": alpha / total,
-                "gamma": alpha * beta / total,
-                "k": np.broadcast_to(k, alpha.shape),
-                "p": np.broadcast_to(p, alpha.shape),
-                "q": np.broadcast_to(q, alpha.shape),
-            }
+        cost = {
+            name: np.broadcast_to(context[name], values["alpha"].shape) for name in ("k", "p", "q")
+        }
+        return optimal_exponents(values, context["p"], context["q"]) | cost

@@ -14,7 +14,7 @@ from ...errors import FitError
 from ...table.runs import Runs
 from ..fit import intervals
 from ..fit.result import Estimate, FitResult, Result, clean, records
-from ..forms.surface import Surface
+from ..forms.surface import Surface, optimal_exponents
 
 
 @dataclass
@@ -107,48 +107,21 @@ class Allocation(Result):
         """c, n, d, loss and their intervals (n_low, n_high, d_low, d_high, loss_low, loss_high) at
         budgets ``c`` [K]."""
         c = np.atleast_1d(np.asarray(c, float))
-        surface = self.surface
-        out: dict[str, np.ndarray] = {"c": c}
-        points = self._at(c, surface.best())
-        for name, value in zip(("n", "d", "loss"), points):
-            out[name] = value[0]
-        if surface.replicates is None:
-            return out
-        theta, many = surface.sample()
-        # sizes follow from the exponents, losses from refits whose floor is no less than zero
-        draws = (*self._at(c, many)[:2], self._at(c, surface.replicates)[2])
-        about = (*self._at(c, theta)[:2], points[2])
+        points, ends = {"c": c}, {}
         for i, name in enumerate(("n", "d", "loss")):
-            made = self._intervals(name, c, i, points[i][0], draws[i], about[i][0])
-            for end in ("low", "high"):
-                ends = [getattr(one, end) for one in made]
-                out[f"{name}_{end}"] = np.array([np.nan if v is None else v for v in ends])
-        return out
 
-    def _intervals(
-        self,
-        name: str,
-        c: np.ndarray,
-        i: int,
-        point: np.ndarray,
-        draws: np.ndarray,
-        about: np.ndarray,
-    ) -> list[Estimate]:
-        reference = intervals.references(
-            self.surface, lambda many: {str(j): v for j, v in enumerate(self._at(c, many)[i].T)}
-        )
-        return [
-            intervals.estimate(
-                name,
-                float(point[j]),
-                draws[:, j],
-                method=self.surface.method,
-                level=self.level,
-                reference=reference[str(j)],
-                about=float(about[j]),
-            )
-            for j in range(len(c))
-        ]
+            def at_budgets(theta: np.ndarray, i: int = i) -> dict[str, np.ndarray]:
+                return {str(j): value for j, value in enumerate(self._at(c, theta)[i].T)}
+
+            # sizes follow from the exponents, losses from refits whose floor is no less than zero
+            made = intervals.estimates(
+                self.surface, at_budgets, self.level, constrained=name == "loss"
+            ).values()
+            points[name] = np.array([one.value for one in made])
+            if self.surface.replicates is not None:
+                for end in ("low", "high"):
+                    ends[f"{name}_{end}"] = np.array([getattr(one, end) for one in made], float)
+        return points | ends
 
     def rows(self, c: Any) -> list[dict[str, Any]]:
         """The table at budgets ``c``, one row for each."""
@@ -205,10 +178,7 @@ def compute_optimal(
     level = surface.level if level is None else level
 
     def exponents(theta: np.ndarray) -> dict[str, np.ndarray]:
-        values = surface.law.natural(theta, surface.centre)
-        alpha, beta = values["alpha"], values["beta"]
-        total = beta * cost.p + alpha * cost.q
-        return {"a": beta / total, "b": alpha / total, "gamma": alpha * beta / total}
+        return optimal_exponents(surface.law.natural(theta, surface.centre), cost.p, cost.q)
 
     made = intervals.estimates(surface, exponents, level)
     return Allocation(made["a"], made["b"], made["gamma"], cost, surface, level)

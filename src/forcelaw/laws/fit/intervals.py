@@ -205,14 +205,17 @@ def estimate(
 
 
 def estimates(
-    result: FitResult, function: Callable[[np.ndarray], Arrays], level: float
+    result: FitResult,
+    function: Callable[[np.ndarray], Arrays],
+    level: float,
+    constrained: bool = False,
 ) -> dict[str, Estimate]:
     """Estimates of what ``function`` gives (name -> [B]) for theta [B, P]; they have intervals
-    where the fit has refits."""
+    where the fit has refits. constrained: from refits whose floor is no less than zero."""
     point = {name: float(value[0]) for name, value in function(result.best()[None]).items()}
     if result.replicates is None:
         return {name: Estimate(value) for name, value in point.items()}
-    theta, refits = result.sample()
+    theta, refits = (result.best(), result.replicates) if constrained else result.sample()
     about, draws, reference = function(theta[None]), function(refits), references(result, function)
     return {
         name: estimate(

@@ -183,7 +183,7 @@ def test_select_and_with_loss():
     assert runs.select(burn_in_steps=400)["step"].min() == 400
     assert set(runs.select(last=True)["step"]) == {1000} and len(runs.select(last=True)) == 4
     assert runs.select(burn_in_fraction=0.5)["step"].min() == 500
-    assert runs.select(n_min=2e4)["n"].min() >= 2e4
+    assert runs.select(where="params >= 2e4")["n"].min() >= 2e4
     assert runs.with_loss("loss_forces")["loss"].tolist() == [2.0] * 40
     assert len(runs.select(where="params > 1e5 and run_name != 'run 3'").run_names) == 1
 

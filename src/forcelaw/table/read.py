@@ -34,7 +34,7 @@ _COMPRESSED = {
     ".zst": b"\x28\xb5\x2f\xfd",
 }
 _TEXT = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson")
-_BINARY = (".parquet", ".pq", ".feather", ".arrow", ".ipc")
+_PARQUET, _ARROW = (".parquet", ".pq"), (".feather", ".arrow", ".ipc")
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".joblib")
 
@@ -87,8 +87,8 @@ def _file(path: Path) -> Table:
     kind = suffixes[-1] if suffixes else ""
     _refuse_kind(kind, path)
     try:
-        if kind in _BINARY:
-            reader = pl.read_parquet if kind in (".parquet", ".pq") else pl.read_ipc
+        if kind in _PARQUET + _ARROW:
+            reader = pl.read_parquet if kind in _PARQUET else pl.read_ipc
             return Table(reader(path), str(path))
         text, notes = _text(_content(path), path)
         if not text.strip():
@@ -115,25 +115,17 @@ def _file(path: Path) -> Table:
 
 
 def _refuse_kind(kind: str, path: Path) -> None:
+    if kind in _TEXT + _PARQUET + _ARROW:
+        return
+    what = f"tables of kind {kind or 'without suffix'!r} are not read"
+    remedy = f"give {KINDS}; rename delimited text to end in .csv"
     if kind in _SPREADSHEETS:
-        raise TableError(
-            f"{kind} is a spreadsheet, which is not read: its cells may be formulas",
-            where=str(path),
-            remedy="save the sheet as CSV (UTF-8) and give that",
-        )
-    if kind in _PICKLES:
-        raise TableError(
-            f"tables of kind {kind!r} are not read: such a file can run code when it is opened, or"
-            " has no column names",
-            where=str(path),
-            remedy=f"write the table as one of {KINDS}",
-        )
-    if kind not in (*_TEXT, *_BINARY):
-        raise TableError(
-            f"tables of kind {kind or 'without suffix'!r} are not read",
-            where=str(path),
-            remedy=f"give {KINDS}; rename delimited text to end in .csv",
-        )
+        what = f"{kind} is a spreadsheet, which is not read: its cells may be formulas"
+        remedy = "save the sheet as CSV (UTF-8) and give that"
+    elif kind in _PICKLES:
+        what += ": such a file can run code when it is opened, or has no column names"
+        remedy = f"write the table as one of {KINDS}"
+    raise TableError(what, where=str(path), remedy=remedy)
 
 
 def _content(path: Path) -> bytes:
@@ -345,16 +337,12 @@ def _json_lines(text: str, path: Path) -> pl.DataFrame:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row, why = json.loads(line), "not a JSON object"
         except json.JSONDecodeError as error:
-            raise TableError(
-                f"line {number} is not JSON ({error.msg}): {line[:60]!r}",
-                where=str(path),
-                remedy="give one object a line",
-            ) from error
+            row, why = None, f"not JSON ({error.msg})"
         if not isinstance(row, dict):
             raise TableError(
-                f"line {number} is not a JSON object: {line[:60]!r}",
+                f"line {number} is {why}: {line[:60]!r}",
                 where=str(path),
                 remedy="give one object a line",
             )

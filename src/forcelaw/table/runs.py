@@ -157,15 +157,11 @@ class Runs:
         burn_in_steps: float = 0,
         burn_in_fraction: float = 0,
         last: bool = False,
-        n_min: float = 0,
-        n_max: float = np.inf,
-        d_min: float = 0,
-        d_max: float = np.inf,
         where: str | None = None,
     ) -> Runs:
         """Rows of one architecture, after the burn-in (steps, or a fraction of each run's last step
-        or D), inside ranges of N and D, the last checkpoint of each run only, or by a filter. What
-        was dropped goes to the notes."""
+        or D), the last checkpoint of each run only, or by a filter. What was dropped goes to the
+        notes."""
         mask = np.ones(len(self), bool)
         said = []
         if group is not None:
@@ -190,10 +186,6 @@ class Runs:
             if last:
                 mask &= clock == end[self.run]
                 said.append("last checkpoint of each run")
-        for role, low, high in (("n", n_min, n_max), ("d", d_min, d_max)):
-            if low > 0 or high < np.inf:
-                mask &= (self[role] >= low) & (self[role] <= high)
-                said.append(f"{role} in [{low:g}, {high:g}]")
         if where:
             mask &= passes(where, self.frame)
             said.append(where)

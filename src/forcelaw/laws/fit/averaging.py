@@ -18,7 +18,7 @@ its interval holds the central part of the mixture of the forms' sampling distri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -96,9 +96,7 @@ class Averaged(Result):
         """The forms that stand, with weights that add up to one."""
         kept = [f for f in self.forms if f.weight >= STANDING and not f.within]
         total = sum(form.weight for form in kept)
-        return [
-            Form(f.name, f.result, f.weight / total, f.left_out, f.held_out, f.reason) for f in kept
-        ]
+        return [replace(form, weight=form.weight / total) for form in kept]
 
     @property
     def best(self) -> Form:

@@ -1,10 +1,15 @@
-"""All architectures, in one explicit dictionary: a new one is a file and a line here."""
+"""All architectures, by name. One of ours is a file and a line here; one of yours needs no line:
+give its import path (``my_package.models:ARCHITECTURE``) or declare an entry point in the group
+``forcelaw.architectures``."""
 
 from __future__ import annotations
 
+from ..errors import StudyError
+from ..plugins import resolve
 from . import egnn, esen, gemnet_oc, mpnn, painn
 from .base import Architecture, Flops, ForceField, ModelConfig
 
+GROUP = "forcelaw.architectures"
 ARCHITECTURES: dict[str, Architecture] = {
     "mpnn": mpnn.ARCHITECTURE,
     "painn": painn.ARCHITECTURE,
@@ -25,14 +30,16 @@ __all__ = [
 
 
 def architecture(name: str) -> Architecture:
-    """The entry of ``name``; an unknown name is an error that lists the known ones."""
-    from ..errors import StudyError
-
-    if name not in ARCHITECTURES:
+    """The architecture called ``name``: one of ours, an import path ``module:NAME``, or the name of
+    an entry point. StudyError if there is none."""
+    found = resolve(name, ARCHITECTURES, GROUP, "architecture", StudyError)
+    if not isinstance(found, Architecture):
         raise StudyError(
-            f"unknown architecture {name!r}", remedy=f"use one of: {', '.join(ARCHITECTURES)}"
+            f"{name!r} is not an architecture",
+            where="architecture",
+            remedy="make it an instance of forcelaw.models.base.Architecture",
         )
-    return ARCHITECTURES[name]
+    return found
 
 
 def make_config(spec: dict) -> ModelConfig:

@@ -44,7 +44,9 @@ class ArchitectureSpec(BaseModel):
 
     model_config = FORBID
 
-    name: str = Field(description="key of forcelaw.models.ARCHITECTURES")
+    name: str = Field(
+        description="mpnn, painn, ... (see: forcelaw models), or your own as module:NAME"
+    )
     label: str | None = Field(
         None, description="name in tables and figures; the architecture's title by default"
     )
@@ -316,20 +318,18 @@ def label_of(a: ArchitectureSpec) -> str:
 def _check_contents(study: Study, where: str) -> None:
     """Names of architectures and options of models and training: checked here, so that nothing
     fails hours later."""
-    from ..models import ARCHITECTURES
+    from ..models import architecture
 
     for k, a in enumerate(study.architectures):
         try:
             study.train_options(a)
         except ValidationError as error:
             raise explain(error, f"{where}, key architectures.{k}.train") from error
-        if a.name not in ARCHITECTURES:
-            raise StudyError(
-                f"unknown architecture {a.name!r}",
-                where=f"{where}, key architectures.{k}",
-                remedy=f"use one of: {', '.join(ARCHITECTURES)}",
-            )
-        fields = ARCHITECTURES[a.name].config.model_fields
+        try:
+            fields = architecture(a.name).config.model_fields
+        except StudyError as error:
+            at = f"{where}, key architectures.{k}"
+            raise StudyError(error.what, where=at, remedy=error.remedy) from error
         for option in a.options:
             if option not in fields or option in RESERVED:
                 free = [f for f in fields if f not in (*RESERVED, "depth")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import re
 import types
 from itertools import pairwise
@@ -224,7 +225,11 @@ def verdict() -> str:
     its pictures are those of the evidence."""
     text = (ROOT / "results" / "README.md").read_text()
     text = re.sub(r"!\[([^]]*)\]\(([^)]+)\)", r"![\1](../../results/\2)", text)
-    return re.sub(r"(?<!!)\[([^]]+)\]\((?!http)([^)#]+)(#[^)]*)?\)", r"\1 (`results/\2`)", text)
+
+    def path(found: re.Match[str]) -> str:
+        return f"{found[1]} (`{os.path.normpath(f'results/{found[2]}')}`)"
+
+    return re.sub(r"(?<!!)\[([^]]+)\]\((?!http)([^)#]+)(#[^)]*)?\)", path, text)
 
 
 PAGES = {

@@ -146,7 +146,7 @@ def test_impossible_targets_are_clear_errors(name: str, target: float) -> None:
 def test_unknown_names_and_options_are_errors() -> None:
     from pydantic import ValidationError
 
-    with pytest.raises(StudyError, match="unknown architecture"):
+    with pytest.raises(StudyError, match="no architecture"):
         size("transformer", 1e5, elements=ELEMENTS)
     with pytest.raises(ValidationError, match="heads"):
         size("mpnn", 1e5, elements=ELEMENTS, heads=8)

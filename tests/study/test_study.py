@@ -75,7 +75,7 @@ def test_a_plan_needs_no_disk_and_is_the_same_every_time(tmp_path, monkeypatch) 
         ("epochs: 2", "epoch: 2", "epoch: unknown key"),
         ("name: t\n", "", "name: required key is missing"),
         ("epochs: 2\n", "epochs: 2\natoms: 1e5\n", "epochs or as atoms"),
-        ("[mpnn,", "[mpnnn,", "unknown architecture 'mpnnn'"),
+        ("[mpnn,", "[mpnnn,", "no architecture 'mpnnn'"),
         ("{message: additive}", "{mesage: additive}", "no option 'mesage'"),
         ("batch_molecules: 4", "batch_molecules: 0", "batch_molecules"),
         ("batch_molecules: 4", "batch: 4", "batch: unknown key"),

@@ -126,6 +126,7 @@ def test_mistakes_name_the_key(pack):
         ({"epochs": None}, "epochs"),
         ({"forces": "none"}, "forces"),
         ({"options": {"lmax": 2}}, "lmax"),
+        ({"options": {"width": 8}}, "width"),  # follows from the size
     ):
         with pytest.raises(StudyError, match=key):
             forcelaw.train("painn", data=pack, **{**SMALL, **changes})
@@ -187,3 +188,13 @@ def test_model_on_a_device(pack):
     if not torch.cuda.is_available():
         with pytest.raises(StudyError, match="no CUDA device"):
             run.model("cuda")
+
+
+def test_depth_may_be_an_option_of_the_architecture(pack):
+    made = [
+        Training(architecture="mpnn", size=3e3, epochs=1, cutoff=3.0, **how).resolve(
+            Pack(pack), TrainOptions()
+        )
+        for how in ({"depth": 2}, {"options": {"depth": "2"}})
+    ]
+    assert made[0] == made[1] and made[0].model["depth"] == 2

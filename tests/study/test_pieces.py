@@ -178,6 +178,49 @@ def test_the_rates_of_a_device_are_measured_once(study, tmp_path, monkeypatch) -
     assert cost.seconds_of(deeper, first) == cost.seconds_of(spec, first)
 
 
+def test_rates_are_those_of_one_thread(study, tmp_path, monkeypatch) -> None:
+    from forcelaw.study import cost
+
+    directory = StudyDirectory(load(study), find_pack(load(study), study.parent), tmp_path / "out")
+    threads = []
+    measured = cost._time_step
+    monkeypatch.setattr(
+        cost, "_time_step", lambda *a: (threads.append(torch.get_num_threads()), measured(*a))[1]
+    )
+    torch.set_num_threads(2)
+    try:
+        cost.rates_of(directory, "cpu", remember=False)
+        assert set(threads) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_no_worker_trains_on_when_the_launcher_fails(study, tmp_path, monkeypatch) -> None:
+    import subprocess
+    import sys
+
+    from forcelaw.study import launcher
+
+    started = []
+
+    def start(*_):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]))
+        return started[-1]
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(launcher, "_start", start)
+    monkeypatch.setattr(launcher, "_watch", full)
+    directory = StudyDirectory(load(study), find_pack(load(study), study.parent), tmp_path / "out")
+    with pytest.raises(OSError, match="No space"):
+        launcher.run_local(directory, study, workers=2, device="cpu", rates={})
+    codes = [process.poll() for process in started]
+    for process in started:
+        process.kill()
+    assert len(codes) == 2 and None not in codes
+
+
 def test_the_status_counts_runs_that_wait_for_a_sweep_as_work(study, tmp_path) -> None:
     from forcelaw.study.cost import Rate
     from forcelaw.study.status import describe_rest, study_status

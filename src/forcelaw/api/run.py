@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import StoreError, require
-from ..files import read_json
+from ..store.runs import RunDirectory
 from ..training.config import TrainOptions
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..data.pack import Pack
     from ..models.base import ForceField
+    from ..training.spec import RunSpec
 
 Say = Callable[[str], None]
 SINGLE = Path("out/single")  # where runs outside of a study are written
@@ -64,32 +65,30 @@ class Training(BaseModel):
             raise ValueError("give the length of the run as epochs or as atoms, and not both")
         return self
 
-    def resolve(self, pack: Pack, options: TrainOptions) -> Any:
-        """The specification of the run (:class:`forcelaw.training.spec.RunSpec`) on ``pack``."""
-        from pydantic import ValidationError
-
+    def resolve(self, pack: Pack, options: TrainOptions) -> RunSpec:
+        """The specification of the run on ``pack``."""
         from ..models import architecture
-        from ..models.sizing import size
-        from ..study.config import explain
+        from ..study.config import check_options
+        from ..study.plan import sized_model
         from ..training.spec import resolve, summarise
 
+        where = f"options of {self.architecture}"
+        check_options(self.architecture, self.options, where)
         data = summarise(pack, cutoff=self.cutoff)
-        entry = architecture(self.architecture)
-        try:
-            config = size(
-                self.architecture,
-                self.size,
-                depth=self.depth,
-                forces=self.forces,
-                **{**data.options, **self.options},
-            )
-        except ValidationError as error:
-            raise explain(error, f"options of {self.architecture}") from error
+        config = sized_model(
+            self.architecture,
+            self.size,
+            data,
+            forces=self.forces,
+            depth=self.depth,
+            options=self.options,
+            where=where,
+        )
         return resolve(
             data,
             config,
             options,
-            lr=self.learning_rate or entry.learning_rate,
+            lr=self.learning_rate or architecture(self.architecture).learning_rate,
             seed=self.seed,
             atoms=self.atoms,
             epochs=self.epochs,
@@ -110,7 +109,6 @@ class Training(BaseModel):
         from ..data.pack import Pack, sample_path
         from ..models import architecture
         from ..progress import Progress, count
-        from ..store.runs import RunDirectory
         from ..training.device import pick_device
         from ..training.loop import train
 
@@ -156,7 +154,7 @@ def train(
     seed: int = 0,
     depth: int | None = None,
     cutoff: float = 6.0,
-    forces: str = "direct",
+    forces: Literal["direct", "conservative"] = "direct",
     options: Mapping[str, Any] | None = None,
     out: str | Path = SINGLE,
     device: str = "auto",
@@ -240,14 +238,13 @@ class Run:
     def spec(self) -> dict[str, Any]:
         """The resolved specification: model, N, FLOPs per atom and edge, data, seed, learning rate,
         options of training."""
-        return read_json(self.path / "spec.json")
+        return RunDirectory(self.path).spec()
 
     @property
     def result(self) -> dict[str, Any] | None:
         """How the run ended: status ("finished", "diverged" or "failed"), seconds, device, symmetry
         errors. None while it has not ended."""
-        path = self.path / "result.json"
-        return read_json(path) if path.exists() else None
+        return RunDirectory(self.path).result()
 
     @property
     def metrics(self) -> pl.DataFrame:
@@ -255,8 +252,6 @@ class Run:
         loss_energy (eV/atom), loss_forces (eV/Angstrom), energy_mae (meV/atom), force_mae
         (meV/Angstrom) and more."""
         import polars as pl
-
-        from ..store.runs import RunDirectory
 
         return pl.DataFrame(RunDirectory(self.path).metrics(), infer_schema_length=None)
 

@@ -69,28 +69,27 @@ class Study:
 
     def plan(self) -> pl.DataFrame:
         """Every run, most urgent first: run (its id), architecture, kind ("sweep" or "grid"), n,
-        d (atoms), c (FLOPs), lr, seed, state ("waiting", "running", "finished", "diverged",
-        "failed"). Runs whose learning-rate sweep is not over come last, with neither id nor lr."""
+        d (atoms), c (FLOPs), lr, seed, state ("waiting", "running", "stopped", "finished",
+        "diverged", "failed"). Runs whose learning-rate sweep is not over come last, with neither id
+        nor lr."""
         import polars as pl
 
         planned = self.directory.plan()
-        rows = []
-        for item in [*planned.runs, *planned.waiting]:
-            spec, known = item.spec, item not in planned.waiting
-            run = self.directory.run(item)
-            rows.append(
-                {
-                    "run": item.id if known else None,
-                    "architecture": item.label,
-                    "kind": item.kind,
-                    "n": spec["n"],
-                    "d": spec["steps"] * spec["batch_atoms"],
-                    "c": item.flops,
-                    "lr": spec["lr"] if known else None,
-                    "seed": spec["seed"],
-                    "state": run.state() if known and run.path.exists() else "waiting",
-                }
-            )
+        rows = [
+            {
+                "run": item.id if known else None,
+                "architecture": item.label,
+                "kind": item.kind,
+                "n": item.spec["n"],
+                "d": item.spec["steps"] * item.spec["batch_atoms"],
+                "c": item.flops,
+                "lr": item.spec["lr"] if known else None,
+                "seed": item.spec["seed"],
+                "state": self.directory.run(item).state() if known else "waiting",
+            }
+            for known, items in ((True, planned.runs), (False, planned.waiting))
+            for item in items
+        ]
         return pl.DataFrame(rows, infer_schema_length=None)
 
     def describe(self, device: str = "auto", workers: int | None = None) -> str:
@@ -137,7 +136,6 @@ class Study:
 
         began = time.time()
         check_run_options(str(runs_per_device), minutes, hold_largest)
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
         device = pick_device(device)
         workers = workers or default_workers(device)
         rates = rates_of(self.directory, device)

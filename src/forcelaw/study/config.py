@@ -11,6 +11,7 @@ Importing this needs no torch; checking the names of architectures does.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -325,20 +326,29 @@ def _check_contents(study: Study, where: str) -> None:
             study.train_options(a)
         except ValidationError as error:
             raise explain(error, f"{where}, key architectures.{k}.train") from error
+        at = f"{where}, key architectures.{k}"
         try:
-            fields = architecture(a.name).config.model_fields
+            architecture(a.name)
         except StudyError as error:
-            at = f"{where}, key architectures.{k}"
             raise StudyError(error.what, where=at, remedy=error.remedy) from error
-        for option in a.options:
-            if option not in fields or option in RESERVED:
-                free = [f for f in fields if f not in (*RESERVED, "depth")]
-                raise StudyError(
-                    f"{a.name} has no option {option!r}",
-                    where=f"{where}, key architectures.{k}.options",
-                    remedy=f"its options are: {', '.join(free)}",
-                )
+        check_options(a.name, a.options, f"{at}.options")
     _check_labels(study, where)
+
+
+def check_options(name: str, options: Collection[str], where: str) -> None:
+    """StudyError for an option that architecture ``name`` does not have, or that is not free: one
+    that follows from the size or the data."""
+    from ..models import architecture
+
+    fields = architecture(name).config.model_fields
+    for option in options:
+        if option not in fields or option in RESERVED:
+            free = [field for field in fields if field not in (*RESERVED, "depth")]
+            raise StudyError(
+                f"{name} has no option {option!r}",
+                where=where,
+                remedy=f"its options are: {', '.join(free)}",
+            )
 
 
 def _check_labels(study: Study, where: str) -> None:

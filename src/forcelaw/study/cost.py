@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import read_json, write_json
 from ..store.runs import planned_flops
+from ..training.device import device_name
 from .config import label_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def rates_of(directory: StudyDirectory, device: str, *, remember: bool = True) -
         return {label_of(a): known.get(a.name, slowest) for a in directory.study.architectures}
     if not remember:
         return measure_rates(directory)
-    path, name = directory.out / "rates.json", device_label(device)
+    path, name = directory.out / "rates.json", device_name(device)
     measured = read_json(path) if path.exists() else {}
     if set(measured.get(name, {})) != set(labels):
         measured[name] = measure_rates(directory)
@@ -61,10 +62,14 @@ def rates_of(directory: StudyDirectory, device: str, *, remember: bool = True) -
 def measure_rates(directory: StudyDirectory) -> dict[str, Rate]:
     """Rates on the CPU for each label, from a few training steps of its smallest and largest
     model."""
+    import torch
+
     from ..data.device_dataset import Shard
     from ..training.spec import training_set
     from .plan import model_config
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker where every core has one
     study, data, found = directory.study, directory.data, {}
     rows = training_set(directory.pack, 512)
     shard = Shard(directory.pack, rows, cutoff=study.cutoff, elements=data.options["elements"])
@@ -77,6 +82,7 @@ def measure_rates(directory: StudyDirectory) -> dict[str, Rate]:
         (f0, t0), (f1, t1) = points[0], points[-1]
         slope = max(0.0, (t1 - t0) / (f1 - f0)) if f1 > f0 else 0.0
         found[label_of(entry)] = Rate(max(t0 - slope * f0, 0.2 * t0), slope)
+    torch.set_num_threads(threads)
     return found
 
 
@@ -117,12 +123,3 @@ def seconds_of(spec: dict[str, Any], rates: dict[str, Rate]) -> float:
     train = spec["steps"] * step + planned_flops(spec) * rate.flop
     evaluated = spec["train"]["evaluations"] * spec["train"]["validation_structures"] * 20.0
     return train * (1.0 + evaluated / (3.0 * spec["steps"] * spec["batch_atoms"]))
-
-
-def device_label(device: str) -> str:
-    """Name of the GPU, or "CPU"."""
-    if device != "cuda":
-        return "CPU"
-    import torch
-
-    return torch.cuda.get_device_name()

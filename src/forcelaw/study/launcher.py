@@ -17,8 +17,9 @@ from typing import Any
 
 from ..errors import StudyError
 from ..progress import Progress, duration
+from ..training.device import device_name
 from .accounting import Piece
-from .cost import Rate, device_label
+from .cost import Rate
 from .record import StudyDirectory
 from .status import StudyStatus, study_status
 
@@ -61,12 +62,13 @@ def run_local(
     try:
         with _interrupted_by_sigterm():
             _watch(directory, processes, device, rates, deadline, hold)
-    except KeyboardInterrupt:
+    except BaseException as error:  # whatever it is, no worker trains on unattended
         for p in processes:
             p.send_signal(signal.SIGTERM)
         for p in processes:
             p.wait()
-        print("stopped; the same command resumes the study", file=sys.stderr)
+        if isinstance(error, KeyboardInterrupt):
+            print("stopped; the same command resumes the study", file=sys.stderr)
         raise
     codes = [p.returncode for p in processes]
     status = study_status(directory, rates, hold)
@@ -96,7 +98,7 @@ def _watch(
     with (
         Piece(
             directory.out,
-            device=device_label(device),
+            device=device_name(device),
             devices=_devices(workers, device),
             workers=workers,
         ) as piece,

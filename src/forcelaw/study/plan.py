@@ -106,6 +106,26 @@ def model_config(study: Study, data: DataSummary, entry: ArchitectureSpec, n: fl
     return _catalogue(study, data).model(entry, n)
 
 
+def sized_model(
+    name: str,
+    n: float,
+    data: DataSummary,
+    *,
+    forces: str,
+    depth: int | None,
+    options: Mapping[str, Any],
+    where: str,
+) -> ModelConfig:
+    """Architecture ``name`` at target size ``n``. depth: None: by the size; an option ``depth``
+    comes first. where: for errors."""
+    given = {**data.options, "forces": forces, **options}
+    depth = given.pop("depth", None) or depth
+    try:
+        return size_model(name, n, depth=depth, **given)
+    except ValidationError as error:
+        raise explain(error, where) from error
+
+
 def _sorted(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:
     return tuple(sorted(runs, key=lambda run: (run.urgency, -run.flops, run.id)))
 
@@ -188,14 +208,15 @@ class _Catalogue:
     def model(self, entry: ArchitectureSpec, n: float) -> ModelConfig:
         key = (label_of(entry), n)
         if key not in self._models:
-            forces = entry.forces or self.study.forces
-            options = {**self.data.options, "forces": forces, **entry.options}
-            depth = options.pop("depth", None) or entry.depth or self.study.depth
-            try:
-                self._models[key] = size_model(entry.name, n, depth=depth, **options)
-            except ValidationError as error:
-                where = f"study {self.study.name}, architecture {entry.name}"
-                raise explain(error, where) from error
+            self._models[key] = sized_model(
+                entry.name,
+                n,
+                self.data,
+                forces=entry.forces or self.study.forces,
+                depth=entry.depth or self.study.depth,
+                options=entry.options,
+                where=f"study {self.study.name}, architecture {entry.name}",
+            )
         return self._models[key]
 
     def sweep(self, entry: ArchitectureSpec, rule: Sweep, factors: list[float]) -> list[PlannedRun]:

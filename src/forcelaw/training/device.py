@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..errors import StudyError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def pick_device(name: str) -> str:
@@ -18,3 +23,12 @@ def pick_device(name: str) -> str:
             remedy="use the device cpu, or install a CUDA build of torch",
         )
     return name
+
+
+def device_name(device: str | torch.device) -> str:
+    """Name of the GPU that ``device`` is, or "CPU"."""
+    if not str(device).startswith("cuda"):
+        return "CPU"
+    import torch
+
+    return torch.cuda.get_device_name(device)

@@ -21,6 +21,7 @@ from ..store.runs import RunDirectory
 from . import checkpoint
 from .config import evaluation_steps, warmup_steps
 from .cooperative import Request, Training, drive
+from .device import device_name
 from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
 from .optimizer import ScheduleFreeAdamW
@@ -371,8 +372,3 @@ class _Recorder:
             self.optimizer.y.copy_(kept)
         self.run.finish(result)
         return result
-
-
-def device_name(device: torch.device) -> str:
-    """Name of a GPU, or "CPU"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

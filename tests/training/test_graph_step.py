@@ -103,3 +103,10 @@ def test_sizes_are_warmed_up_before_any_is_captured(tmp_path, log) -> None:
         *["capture"] * len(graphs.sizes),
     ]
     assert len(log) == len(warm) + 1 + len(graphs.sizes) + plan.steps
+
+
+def test_a_stepper_that_never_began_has_nothing_to_release(tmp_path) -> None:
+    """Where reading the data runs out of memory, that error must come out, and no other."""
+    config = size("painn", 3e3, depth=1, **data_options(write_pack(tmp_path / "pack"), cutoff=3.0))
+    optimizer = ScheduleFreeAdamW(model := build(config, 0), lr=1e-2, steps=2, warmup=0)
+    GraphStep(model, optimizer, OPTIONS, 0, new_stats(torch.device("cpu"))).release()

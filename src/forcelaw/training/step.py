@@ -52,9 +52,12 @@ class Step:
         self.model, self.optimizer, self.options = model, optimizer, options
         self.seed, self.stats = seed, stats
         self.forward = model if forward is None else forward
+        self.graphs: list[torch.cuda.CUDAGraph] = []
 
     def release(self) -> None:
-        """Give back what a CUDA graph holds; nothing here."""
+        """Give back what CUDA graphs hold."""
+        while self.graphs:
+            self.graphs.pop().reset()
 
     def _autocast(self, device: torch.device) -> Any:
         if self.options.precision == "bf16":
@@ -164,8 +167,6 @@ class GraphStep(Step):
     :meth:`release`, before the stream serves another run.
     """
 
-    graphs: list[torch.cuda.CUDAGraph]
-
     def begin(self, plan: Plan, window: Window) -> None:
         steps = np.arange(window.low, window.high)
         widths = np.diff(plan.ptr)[steps]
@@ -223,10 +224,6 @@ class GraphStep(Step):
     def pool(self) -> Any:
         """Memory that graphs of this run share: they never run at the same time."""
         return self.graphs[0].pool() if self.graphs else None
-
-    def release(self) -> None:
-        while self.graphs:
-            self.graphs.pop().reset()
 
     def run(self, step: int) -> None:
         if step != self._next:

@@ -6,7 +6,7 @@
 #     check      kernels against plain torch, CUDA graph against CPU, resume, windows, divergence (all side by side: 4 minutes)
 #     speed      the table of benchmarks/README.md, without torch.compile: TF32 at 8k and 32k atoms a step, then bf16 and float32
 #     compiled   does torch.compile end on this machine, and what does it give? One model, then the rest; stacks if it hangs
-#     peers      beside fairchem-core's own models (folders FC2 and FC1 hold its wheels, 2.24.0 and 1.10.0): eager, then compiled
+#     peers      compared with fairchem-core's own models (folders FC2 and FC1 hold its wheels, 2.24.0 and 1.10.0): eager, then compiled
 #     packing    many small runs on one card
 #     precision  do TF32 and bf16 reach the loss of float32?
 #     profile    kernels by time, eSEN's matrix products, tiles of the fused kernels

@@ -13,7 +13,7 @@ import argparse
 import sys
 
 import torch
-from kernel_tuning import milliseconds  # beside this file
+from kernel_tuning import milliseconds  # in this directory
 
 # units of C: where the orders m = 0, 1, 2 begin in the input and the output of the two convolutions
 PRODUCTS = {

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from training_speed import profile  # beside this file
+from training_speed import profile  # in this directory
 
 from forcelaw.data.pack import Pack
 from forcelaw.data.schedule import Feed

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from training_speed import parse  # beside this file
+from training_speed import parse  # in this directory
 
 from forcelaw.data.pack import Pack
 from forcelaw.models import ARCHITECTURES

@@ -25,7 +25,7 @@ os.environ["FORCELAW_OPS"] = "triton"  # before forcelaw is imported
 
 import torch
 import triton
-from training_speed import parse  # beside this file
+from training_speed import parse  # in this directory
 from triton.runtime.jit import JITFunction
 
 from forcelaw.data.pack import Pack

@@ -5,7 +5,7 @@ undisturbed run.
 
 In every trial the command is killed once or more, at moments uniform over its usual duration, and
 then left alone. The pack must be the same byte for byte, nothing may stand at its path before it is
-whole, and nothing may be left beside it. Every third trial overwrites an existing pack: then the
+whole, and nothing else may be left. Every third trial overwrites an existing pack: then the
 old or the new one must stand there at any time.
 """
 

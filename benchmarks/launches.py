@@ -24,7 +24,7 @@ os.environ["FORCELAW_OPS"] = "triton"  # before forcelaw is imported
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from training_speed import parse  # beside this file
+from training_speed import parse  # in this directory
 from triton.runtime.jit import JITFunction
 
 from forcelaw import ops

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from training_speed import parse  # beside this file
+from training_speed import parse  # in this directory
 
 from forcelaw.data.device_dataset import Shard
 from forcelaw.data.pack import Pack

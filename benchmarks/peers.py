@@ -1,4 +1,4 @@
-"""Our training step beside fairchem-core's own models: the same batches, direct forces, loss,
+"""Our training step compared with fairchem-core's own models: the same batches, direct forces, loss,
 precision and N, on one card.
 
     python benchmarks/peers.py --fairchem2 .whl-fc2 --fairchem1 .whl-fc1                  (GPU, about four minutes)
@@ -51,7 +51,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch._dynamo
-from peer_models import PEERS, fit_scales, import_site, with_indices  # beside this file
+from peer_models import PEERS, fit_scales, import_site, with_indices  # in this directory
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -340,7 +340,7 @@ def run_peer(args: argparse.Namespace, case: Case, device: torch.device, turns: 
             }.get(variant, batches)
             if variant in ("compiled", "one shape"):
                 forward = torch.compile(model, dynamic=variant == "compiled")
-                try:  # on the smallest batches: little memory beside the other processes
+                try:  # on the smallest batches: little memory, with other processes on the device
                     for inputs, target in measured[min(measured)][0][:3]:
                         step(forward, with_indices(model, inputs) if cached else inputs, target)
                     synchronise(device)

@@ -5,7 +5,7 @@ precision, several seeds.
 
 For each architecture and precision: mean loss, its spread over seeds, and the difference from
 float32 seed by seed (the same initial weights and data order), as a mean with its standard error,
-beside the spread between seeds of float32.
+compared with the spread between seeds of float32.
 """
 
 from __future__ import annotations

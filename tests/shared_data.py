@@ -1,4 +1,4 @@
-"""Data for tests: small files that ship with them, and whole data sets beside the repository."""
+"""Data for tests: small files that ship with them, and whole data sets next to the repository."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def shared(name: str) -> Path:
-    """The path of a data file or folder beside the repository; the test skips where it is
+    """The path of a data file or folder next to the repository; the test skips where it is
     absent."""
     path = ROOT / name
     if not path.exists():

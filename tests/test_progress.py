@@ -18,7 +18,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_preparation_does_not_count(clock: list[float]) -> None:
-    """A run that goes on at step 400 of 1,000 after a minute of reading: 10 steps a second, so 50 s
+    """A run that resumes at step 400 of 1,000 after a minute of reading: 10 steps a second, so 50 s
     for the last 500."""
     out = io.StringIO()
     bar = Progress("training", 1000, unit="steps", stream=out)

@@ -151,7 +151,7 @@ def test_where_not_every_checkpoint_fits_the_dearest_for_their_size_go_and_the_o
     dear = run_directory(out / "runs", (5,), checkpoint=50, weight=30_000, seed=0)
     cheap = run_directory(
         out / "runs", (5,), checkpoint=3, weight=38_000, seed=1
-    )  # fits by itself, and not beside the first
+    )  # fits by itself, and not together with the first
     small = run_directory(out / "runs", (5,), checkpoint=2, weight=2_000, seed=2)
     export = state.export_study(out, tmp_path / "p", "s", part=50_000, most=2)
     assert (

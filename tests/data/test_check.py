@@ -41,7 +41,7 @@ def close_pairs(name, options):
 
 @pytest.mark.parametrize(("name", "options"), CLOSE)
 def test_real_data_spoiled_in_known_ways(name, options):
-    """Real forces are minus gradients; sign and unit mistakes are told apart. (difference, work,
+    """Real forces are minus gradients; sign and unit mistakes are distinguished. (difference, work,
     error) are columns."""
     pairs = close_pairs(name, options)
     verdict = judge(pairs)

@@ -54,7 +54,7 @@ def test_chinchilla_bootstrap_errors(chinchilla):
 
 
 def test_objective_matters(chinchilla):
-    """Reference values of reference/fitting.md, point 0.1."""
+    """Values found once by another code, with many starts, on the same points."""
     assert fit(chinchilla, objective="log", interval="none")["beta"].value == pytest.approx(
         0.406, abs=1e-3
     )

@@ -25,8 +25,8 @@ def test_lower_hull_is_that_of_brute_force():
 
 @pytest.mark.parametrize("truth", [FIELD, LANGUAGE])
 def test_frontier_of_exact_curves_is_that_of_the_surface(truth):
-    """L* = E + F C^-gamma with F = k^gamma (A G^-alpha + B G^beta) (reference/fitting.md, section
-    3); k = 6."""
+    """L* = E + F C^-gamma with F = k^gamma (A G^-alpha + B G^beta), G = (alpha A /
+    (beta B))^(1/(alpha + beta)); k = 6."""
     found = frontier(clean(12, truth))
     want = exponents(truth)
     alpha, beta = truth["alpha"], truth["beta"]

@@ -166,7 +166,7 @@ def coordinate_check(
 
 
 def may_vanish(layer: str) -> bool:
-    """Forces, and the further tensors "[k]" of a block beside its main stream, such as vectors read
+    """Forces, and the further tensors "[k]" of a block besides its main stream, such as vectors read
     out of scalars."""
     return layer == "forces" or layer.endswith("]")
 

@@ -1,8 +1,8 @@
 """The contract of every architecture, one suite: whatever ``forcelaw.models.ARCHITECTURES`` holds
 goes through it.
 
-Tolerances: reference table 1.7 (float64 and float32). Each model has all its parameters randomised
-first.
+Tolerances are those that rounding allows in float64 and float32. Each model has all its parameters
+randomised first.
 """
 
 from __future__ import annotations

@@ -293,7 +293,7 @@ def test_roll_of_the_frames(lmax: int, options: dict, free: bool) -> None:
 
 
 def test_conservative_forces_with_edges_on_the_poles() -> None:
-    """Atoms on the polar axis and just beside it: gradients are finite and those of the energy."""
+    """Atoms on the polar axis and very near it: gradients are finite and those of the energy."""
     model = model_of(forces="conservative", width=6)
     chain = named("H2O")
     pos = np.array([[0, 0, 0], [0, 1.1, 0], [1e-9, -1.2, 0.0]])
@@ -312,7 +312,7 @@ def test_conservative_forces_with_edges_on_the_poles() -> None:
 
 
 def published_count(c: ESENConfig) -> int:
-    """N of section 2.4 of the reference, verified there against fairchem's code, with its heads."""
+    """N in closed form, checked once against fairchem's code, with its heads."""
     width, basis, lmax, elements = c.width, c.radial, c.lmax, len(c.elements)
     n = [lmax - m + 1 for m in range(c.mmax + 1)]
 

@@ -1,4 +1,4 @@
-"""A study in pieces: it stops in time, says what is left, goes on, and ends with the same table;
+"""A study in pieces: it stops in time, says what is left, resumes, and ends with the same table;
 halves of two machines too."""
 
 import json

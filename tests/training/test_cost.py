@@ -1,5 +1,5 @@
 """What a step costs over three forward passes: gradient forces twice as much (torch's counter),
-each turned copy once more."""
+each rotated copy once more."""
 
 import numpy as np
 import pytest

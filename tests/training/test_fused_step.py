@@ -1,4 +1,4 @@
-"""A whole training step by the kernels, interpreted on a CPU, beside the plain step: batch, model,
+"""A whole training step by the kernels, interpreted on a CPU, compared with the plain step: batch, model,
 loss, optimizer and books.
 
 torch fills what it allocates with NaN meanwhile (its deterministic mode does), so a number that is

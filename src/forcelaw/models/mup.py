@@ -44,7 +44,7 @@ def normal(*shape: int, std: float = 1.0) -> Tensor:
 
 
 def weightless() -> bool:
-    """Whether a model is being built for its shapes alone
+    """Whether a model is being built only for its shapes
     (:func:`forcelaw.models.sizing.count_parameters`)."""
     return torch.get_default_device().type == "meta"
 

@@ -46,7 +46,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, root: str | Path, spec: dict[str, Any]) -> RunDirectory:
-        """The directory of ``spec`` under ``root``; made if it is not there, left alone if it
+        """The directory of ``spec`` under ``root``; made if it is not there, unchanged if it
         is."""
         run = cls(Path(root) / content_id(spec))
         run.path.mkdir(parents=True, exist_ok=True)

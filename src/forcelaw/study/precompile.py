@@ -1,4 +1,4 @@
-"""Compile kernels ahead of the runs that will launch them, on the CPU and beside the training.
+"""Compile kernels ahead of the runs that will launch them, on the CPU, during the training.
 
 Triton compiles a kernel for each width of a model when it is first launched: seconds for each new
 model, during which a study of many widths leaves its GPU half empty. A GPU machine has CPU cores to

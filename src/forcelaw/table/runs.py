@@ -1,4 +1,4 @@
-"""A table of runs, ready to be fitted: clean arrays, who belongs to which run, and what was taken
+"""A table of runs, ready to be fitted: clean arrays, who belongs to which run, and what was used
 and left out. One row is one evaluation (a checkpoint) of one run."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Options of the training loop, and the rules that follow from them alone. Needs no torch."""
+"""Options of the training loop, and the rules that follow from them. Needs no torch."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def cost_factor(forces: str, symmetry_rotations: int) -> float:
 def evaluation_steps(steps: int, options: TrainOptions) -> list[int]:
     """Steps after which the run is evaluated: logarithmically spaced, fixed before training, always
     including the last."""
-    import numpy as np  # here, so that the options alone are imported quickly
+    import numpy as np  # here, so that importing the options is quick
 
     first = min(options.first_evaluation, steps)
     points = np.geomspace(first, steps, options.evaluations)

@@ -34,7 +34,7 @@ class Evaluation:
     evaluated again and again.
 
     On a GPU all of it is one CUDA graph: launched eagerly, an evaluation costs the host as much as
-    hundreds of training steps, and the runs beside this one would wait.
+    hundreds of training steps, and the other runs on it would wait.
     """
 
     def __init__(self, model: ForceField, shard: Shard, structures: int | None = None):

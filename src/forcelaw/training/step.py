@@ -245,7 +245,7 @@ def capture(body: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
     device.
 
     torch's own context manager waits for the whole device and hands memory back to the driver,
-    which would stop the runs beside this one.
+    which would stop the other runs on it.
     """
     graph = torch.cuda.CUDAGraph()
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")

@@ -71,7 +71,7 @@ def penalty(
     rotations: int,
     scale: float | None,
 ) -> Tensor:
-    """The mean penalty over ``rotations`` turned copies of a batch, before its weight; gradients
+    """The mean penalty over ``rotations`` rotated copies of a batch, before its weight; gradients
     flow through both sides.
 
     energy (g,), forces (n, 3): the model's prediction for ``graph``. rows (g,), step, seed: what

@@ -181,7 +181,7 @@ def _block(arrays: dict[str, Any], s: int) -> Block:
 
 
 def _check_split(work: PackBuild, val_fraction: float) -> None:
-    """A tiny pack may lack a side of the split, or have an element in validation alone, without
+    """A tiny pack may lack a side of the split, or have an element only in validation, without
     reference energy."""
     remedy = "raise --count (what is labelled is kept), or pass --val-fraction 0"
     if not work.structures[TRAIN] or (val_fraction > 0 and not work.structures[VALIDATION]):

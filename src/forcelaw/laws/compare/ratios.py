@@ -9,7 +9,7 @@ does not fit) is then not counted as certainty. Heteroskedasticity-robust standa
 the degrees of freedom of Bell & McCaffrey (2002) carry the slopes.
 
 Slopes are given as extra slopes, -d ln(second / first) / d ln x: positive where the loss of the
-second falls faster, to be read beside a difference of exponents. Where none is seen a constant
+second falls faster, to be compared with a difference of exponents. Where none is seen a constant
 factor suffices, and a fitted difference of exponents rests on the form of the law.
 """
 

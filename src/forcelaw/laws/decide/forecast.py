@@ -6,7 +6,7 @@ compute. The law is fitted to evaluations of finished runs at no more than ``fra
 compute of the smallest target, so each target is extrapolated to by 1/fraction or more; a target
 never enters, not even by its early evaluations. That early evaluations of larger runs do is what
 schedule-free training allows: any step is a fair end. They matter: runs that are small as a whole
-are small models alone, and 20-fold extrapolation in N instead of 2-fold made the median error 4%
+are only small models, and 20-fold extrapolation in N instead of 2-fold made the median error 4%
 instead of 1.3% (8 sizes, 3 seeds, simulated). Intervals are those of a new run. The forecast names
 the runs that it rests on and carries a hash of their losses, so a reader can check it against the
 table that came later (:func:`check`).

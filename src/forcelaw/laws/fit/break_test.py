@@ -48,7 +48,7 @@ def not_shown(problem: Problem, theta: np.ndarray, draws: np.ndarray | None = No
             f" that the slope changes, so its break is not known; fit {simple.name}, or add runs on"
             " both sides of where it should be"
         )
-    gain = _foretold(problem, draws, simple, names)
+    gain = _predicted_better(problem, draws, simple, names)
     if not gain.sum() > beyond * np.sqrt(len(gain)) * gain.std(ddof=1):
         return (
             "left-out runs are not predicted surely better with the change of slope than by"
@@ -58,7 +58,7 @@ def not_shown(problem: Problem, theta: np.ndarray, draws: np.ndarray | None = No
     return ""
 
 
-def _foretold(
+def _predicted_better(
     problem: Problem, draws: np.ndarray, simple: Law, names: dict[str, str]
 ) -> np.ndarray:
     """For each run [G], by how much the objective of its points is lower by the law fitted without

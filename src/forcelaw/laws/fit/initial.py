@@ -22,7 +22,7 @@ def starts(
     held: dict[int, float] | None = None,
 ) -> np.ndarray:
     """[count, P] starting points: the best cells that are not neighbours of a better one. ``held``:
-    entries of theta that stand still (index -> internal value); the grid and the projection then
+    entries of theta that are fixed (index -> internal value); the grid and the projection then
     work on the others only."""
     held = held or {}
     n = len(y)

@@ -198,7 +198,7 @@ def _condition(problem: Problem, theta: np.ndarray) -> float:
 
 
 def _bounds_hit(problem: Problem, theta: np.ndarray) -> list[str]:
-    """Parameters at a bound, and terms that are nothing beside the losses (below 1e-6 of every
+    """Parameters at a bound, and terms that are negligible compared with the losses (below 1e-6 of every
     one)."""
     low, high = problem.bounds
     law = problem.law

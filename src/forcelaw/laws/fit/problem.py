@@ -16,7 +16,7 @@ from .solver import Local, Solution, evaluate, solve
 
 EXTREME = 230.0  # |ln L| beyond which squares of 1/L overflow
 SAME_LEVEL = 0.02  # two values closer than this in ln are one level
-COLLINEAR = 0.999  # |correlation| of two logs above which their exponents cannot be told apart
+COLLINEAR = 0.999  # |correlation| of two logs above which their exponents cannot be distinguished
 
 
 @dataclass
@@ -235,7 +235,7 @@ def _collinear(runs: Runs, law: Law) -> str:
         if abs(correlation) > COLLINEAR:
             return (
                 f"{second} and {first} are perfectly correlated (r = {correlation:.5f} of the"
-                " logarithms): their exponents cannot be told apart; add runs that vary one at"
+                " logarithms): their exponents cannot be distinguished; add runs that vary one at"
                 " fixed other"
             )
     return ""

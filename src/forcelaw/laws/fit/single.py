@@ -23,7 +23,7 @@ from .residuals import residual_summary
 from .result import AT_BOUND, NOT_CONVERGED, NOT_IDENTIFIED, OK, REFUSED, Estimate, FitResult
 from .small_sample import MOST_RUNS, SmallSample
 
-# condition number of the scaled curvature beyond which parameters cannot be told apart
+# condition number of the scaled curvature beyond which parameters cannot be distinguished
 SINGULAR = 1e13
 # of the objective of a constant loss, below which a law says nothing about the table
 LEAST_EXPLAINED = 0.2
@@ -116,7 +116,7 @@ def _verdict(problem: Problem, theta: np.ndarray, certificate: dict[str, Any]) -
     if condition > SINGULAR and not floored and not set(hit) & set(law.soft):
         return (
             NOT_IDENTIFIED,
-            f"the parameters cannot be told apart (condition number {condition:.1e})",
+            f"the parameters cannot be distinguished (condition number {condition:.1e})",
         )
     if explained < LEAST_EXPLAINED:
         return (

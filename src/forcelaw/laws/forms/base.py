@@ -125,7 +125,7 @@ class Law:
         return {}
 
     def context(self, runs: Any, cluster: np.ndarray | None = None) -> dict[str, Any]:
-        """What ``derived`` needs from the table beside the parameters; with ``cluster`` labels [n],
+        """What ``derived`` needs from the table in addition to the parameters; with ``cluster`` labels [n],
         the same without each cluster in turn (arrays [G])."""
         return {}
 

@@ -5,7 +5,9 @@
 For each column, size and evaluation: the rate of the lowest loss, and the vertex of a parabola of
 log loss in log rate through it and at most two neighbours on each side (one on each side where the
 vertex would leave the interval between these). Then log rate* = c + s_N log N + s_D log D by least
-squares, with standard errors from leaving out whole sizes and whole evaluations in turn.
+squares, with standard errors from leaving out whole sizes and whole evaluations in turn. Last, the
+lowest loss over the rates at every D ("tuned") beside the MPNN of like size: ratio and extra slope,
+and what a rate fixed at the middle of the sweep would have said.
 """
 
 from __future__ import annotations
@@ -35,8 +37,12 @@ def points(frame: pl.DataFrame, first_step: int) -> pl.DataFrame:
     """One row for each column, size and evaluation; runs that diverged drop out where they end."""
     frame = frame.filter((pl.col("step") >= first_step) & pl.col("loss").is_not_null())
     column = pl.col("architecture").str.replace(r" [0-9.]+$", "").alias("column")
-    rows = []
-    groups = frame.with_columns(column).group_by(["column", "n", "step"], maintain_order=True)
+    frame, rows = frame.with_columns(column), []
+    middle = {
+        key: at["lr"].unique().sort()[at["lr"].n_unique() // 2]
+        for key, at in frame.group_by(["column", "n"])
+    }
+    groups = frame.group_by(["column", "n", "step"], maintain_order=True)
     for (name, n, step), at in groups:
         at = at.sort("lr")
         if len(at) < 4:
@@ -44,7 +50,8 @@ def points(frame: pl.DataFrame, first_step: int) -> pl.DataFrame:
         best, curvature, end = vertex(at["lr"].to_numpy(), at["loss"].to_numpy())
         rows.append(
             {"column": name, "n": n, "step": step, "d": float(at["d"].mean()), "rates": len(at)}
-            | {"best": best, "curvature": curvature, "end": end, "loss": at["loss"].min()}
+            | {"best": best, "curvature": curvature, "end": end, "tuned": at["loss"].min()}
+            | {"fixed": at.filter(pl.col("lr") == middle[name, n])["loss"].first()}
         )
     return pl.DataFrame(rows).sort("column", "n", "d")
 
@@ -62,6 +69,34 @@ def law(at: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         left = np.array([solve(groups != g) for g in np.unique(groups)])
         variance += (len(left) - 1) / len(left) * ((left - left.mean(0)) ** 2).sum(0)
     return solve(np.ones(len(at), bool)), np.sqrt(variance)
+
+
+def beside(found: pl.DataFrame, reference: str = "MPNN") -> None:
+    """Print ratios of losses and extra slopes in D over the reference, sizes matched in order."""
+    print(f"\nover the {reference} of like size, from the first common D to the last:")
+    print(
+        f"{'column':<10}{'N':>10}{'ratio, tuned':>28}{'extra slope, tuned':>20}{'fixed rate':>12}"
+    )
+    sizes = {c: at["n"].unique().sort().to_list() for (c,), at in found.group_by(["column"])}
+    for column in sorted(sizes.keys() - {reference}):
+        for n, m in zip(sizes[column], sizes[reference]):
+            at, of = (
+                found.filter((pl.col("column") == c) & (pl.col("n") == k))
+                for c, k in ((column, n), (reference, m))
+            )
+            d = at["d"].log().to_numpy()
+            d = d[(d >= np.log(of["d"].min())) & (d <= np.log(of["d"].max()))]
+            slopes = []
+            for kind in ("tuned", "fixed"):
+                logs = [
+                    np.interp(d, x["d"].log(), x[kind].log())
+                    for x in (at.drop_nulls(kind), of.drop_nulls(kind))
+                ]
+                ratio = logs[0] - logs[1]
+                slopes.append(-np.polyfit(d, ratio, 1)[0])
+                if kind == "tuned":
+                    shown = " ".join(f"{v:.3f}" for v in np.exp(ratio[[0, len(d) // 2, -1]]))
+            print(f"{column:<10}{n:>10,}{shown:>28}{slopes[0]:>+20.3f}{slopes[1]:>+12.3f}")
 
 
 def main() -> int:
@@ -89,6 +124,7 @@ def main() -> int:
             f"{column:<10} rate at 1e5, 1M atoms {np.exp(c):.2e}   s_N {s_n:+.3f} +- {e_n:.3f}"
             f"   s_D {s_d:+.3f} +- {e_d:.3f}   {len(at)} points, {at['n'].n_unique()} sizes"
         )
+    beside(found)
     return 0
 
 

@@ -181,6 +181,16 @@ def _say(args: argparse.Namespace, text: str) -> None:
     print(text, file=sys.stderr if args.json_out == "-" else sys.stdout)
 
 
+def _draw(args: argparse.Namespace, kind: str, *what: Any, path: Path | None = None) -> None:
+    """Draw the figure ``kind`` of :mod:`forcelaw.figures.commands`, if one was asked for."""
+    if not args.figure:
+        return
+    from ..figures import commands
+    from ..figures.matplotlib import save_alone
+
+    save_alone(getattr(commands, kind)(*what), path or args.figure)
+
+
 def pairs(items: list[str] | str, option: str) -> dict[str, str]:
     """NAME=VALUE,NAME=VALUE as a dict. FitError for text of another form, or a name given twice."""
     out: dict[str, str] = {}
@@ -284,11 +294,8 @@ def _fit(args: argparse.Namespace) -> int:
     if law.name in ("frontier", "frontier_hours") and result.parameters:
         _add_frontier(args, runs, law.x, content)
     _write(args, content)
-    if args.figure and result.parameters:
-        from ..figures.commands import fit_figure
-        from ..figures.matplotlib import save_alone
-
-        save_alone(fit_figure(runs, result), args.figure)
+    if result.parameters:
+        _draw(args, "fit_figure", runs, result)
     elif args.figure:
         _say(args, "no figure: there is no law to draw")
     return 0 if result.ok else CANNOT_CARRY
@@ -303,11 +310,8 @@ def _fit_auto(args: argparse.Namespace, runs: Runs, options: dict[str, Any]) -> 
     result = fit(runs, "auto", fixed=_fixed(args.fix), **fit_settings(args), **options)
     _say(args, "\n" + result.summary())
     _write(args, result.as_json())
-    if args.figure and result.ok:
-        from ..figures.commands import fit_figure
-        from ..figures.matplotlib import save_alone
-
-        save_alone(fit_figure(runs, result.best.result), args.figure)
+    if result.ok:
+        _draw(args, "fit_figure", runs, result.best.result)
     return 0 if result.ok else CANNOT_CARRY
 
 
@@ -373,11 +377,7 @@ def _compare(args: argparse.Namespace) -> int:
     _say(args, "\n" + result.summary())
     good = result.status == "ok"
     _write(args, result.as_json() | {"message": "" if good else "; ".join(result.notes)})
-    if args.figure:
-        from ..figures.commands import compare_figure
-        from ..figures.matplotlib import save_alone
-
-        save_alone(compare_figure(result), args.figure)
+    _draw(args, "compare_figure", result)
     return 0 if good else CANNOT_CARRY
 
 
@@ -390,13 +390,10 @@ def _diagnose(args: argparse.Namespace) -> int:
     for name, part in runs.groups().items():
         found[name] = diagnose(part, _law(args), x=args.x, **settings)
         _say(args, "\n" + found[name].summary())
-        if args.figure:
-            from ..figures.commands import diagnose_figure
-            from ..figures.matplotlib import save_alone
-
-            path = Path(args.figure)
-            own = path.with_name(f"{path.stem}_{_file_name(name)}{path.suffix}")
-            save_alone(diagnose_figure(found[name]), path if len(runs.group_names) == 1 else own)
+        path = Path(args.figure) if args.figure else None
+        if path and len(runs.group_names) > 1:
+            path = path.with_stem(f"{path.stem}_{_file_name(name)}")
+        _draw(args, "diagnose_figure", found[name], path=path)
     refused = all(one.verdict == REFUSED for one in found.values())
     if len(found) == 1:
         content = next(iter(found.values())).as_json()
@@ -440,11 +437,8 @@ def _budget(args: argparse.Namespace) -> int:
         if one.reason
     ]
     _write(args, result.as_json() | {"message": "" if good else "; ".join(reasons)})
-    if args.figure and result.best:
-        from ..figures.commands import budget_figure
-        from ..figures.matplotlib import save_alone
-
-        save_alone(budget_figure(result, runs), args.figure)
+    if result.best:
+        _draw(args, "budget_figure", result, runs)
     elif args.figure:
         _say(args, "no figure: no architecture has an answer")
     return 0 if good else CANNOT_CARRY
@@ -463,9 +457,5 @@ def _design(args: argparse.Namespace) -> int:
     )
     _say(args, "\n" + result.summary())
     _write(args, result.as_json())
-    if args.figure:
-        from ..figures.commands import design_figure
-        from ..figures.matplotlib import save_alone
-
-        save_alone(design_figure(result), args.figure)
+    _draw(args, "design_figure", result)
     return 0

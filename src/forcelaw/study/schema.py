@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..training.config import TrainOptions
 from .config import RESERVED, Study
 
 
@@ -16,11 +15,9 @@ def study_schema() -> dict[str, Any]:
 
     schema = Study.model_json_schema()
     definitions = schema["$defs"]
-    definitions["TrainOptions"] = TrainOptions.model_json_schema()
     entry = definitions["ArchitectureSpec"]
-    for properties in (schema["properties"], entry["properties"]):
-        description = properties["train"]["description"]
-        properties["train"] = {"$ref": "#/$defs/TrainOptions", "description": description}
+    description = entry["properties"]["train"]["description"]
+    entry["properties"]["train"] = {"$ref": "#/$defs/TrainOptions", "description": description}
     entry["allOf"] = []
     for name, architecture in ARCHITECTURES.items():
         definitions[f"{name}_options"] = _options(architecture.config)

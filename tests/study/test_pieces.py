@@ -129,7 +129,11 @@ def test_the_largest_runs_are_made_known_but_held_back_until_they_are_asked_for(
 
 @pytest.mark.parametrize(
     "arguments,message",
-    [(["--minutes", "0"], "minutes"), (["--hold-largest", "2"], "hold_largest")],
+    [
+        (["--minutes", "0"], "minutes"),
+        (["--hold-largest", "2"], "hold_largest"),
+        (["--workers", "-1"], "workers"),
+    ],
 )
 def test_a_mistake_is_said(study, capsys, arguments, message) -> None:
     assert main(["run", str(study), *arguments]) == 2

@@ -135,7 +135,7 @@ class Study:
         from ..training.device import pick_device
 
         began = time.time()
-        check_run_options(str(runs_per_device), minutes, hold_largest)
+        check_run_options(workers, runs_per_device, minutes, hold_largest)
         device = pick_device(device)
         workers = workers or default_workers(device)
         rates = rates_of(self.directory, device)
@@ -203,28 +203,32 @@ def study_status_text(out: Path) -> str:
 
 
 def check_run_options(
-    runs_per_device: str, minutes: float | None, hold_largest: float | None
+    workers: int | None,
+    runs_per_device: int | str,
+    minutes: float | None,
+    hold_largest: float | None,
 ) -> None:
     """StudyError for options of a run that make no sense."""
-    number = runs_per_device.isdigit() and 1 <= int(runs_per_device) <= 24
-    if runs_per_device != "auto" and not number:
-        raise StudyError(
-            f"{runs_per_device!r} is neither auto nor a number from 1 to 24",
-            where="runs_per_device",
-            remedy="give how many runs a worker trains side by side",
-        )
-    if minutes is not None and not minutes > 0:
-        raise StudyError(
-            f"a time of {minutes:g} minutes leaves nothing to train in",
-            where="minutes",
-            remedy="give the minutes of wall time to use",
-        )
-    if hold_largest is not None and not 0 < hold_largest <= 1:
-        raise StudyError(
-            f"{hold_largest:g} is not a share of a run's compute",
-            where="hold_largest",
-            remedy="give a number above 0 and up to 1, e.g. 0.5",
-        )
+    side_by_side = str(runs_per_device)
+    number = side_by_side.isdigit() and 1 <= int(side_by_side) <= 24
+    for name, value, good, remedy in (
+        ("workers", workers, not workers or workers > 0, "give a number of processes"),
+        (
+            "runs_per_device",
+            runs_per_device,
+            number or side_by_side == "auto",
+            "give auto, or how many runs a worker trains side by side, at most 24",
+        ),
+        ("minutes", minutes, minutes is None or minutes > 0, "give minutes of wall time to use"),
+        (
+            "hold_largest",
+            hold_largest,
+            hold_largest is None or 0 < hold_largest <= 1,
+            "give a share of a run's compute, above 0 and up to 1",
+        ),
+    ):
+        if not good:
+            raise StudyError(f"{name} cannot be {value!r}", where=name, remedy=remedy)
 
 
 def default_workers(device: str) -> int:

@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -186,42 +187,29 @@ def _optimizer(spec: RunSpec, model: ForceField) -> ScheduleFreeAdamW:
     )
 
 
+@dataclass(eq=False)
 class _Recorder:
     """Trains a run and records it: clock, FLOPs, evaluations, checkpoints, result."""
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        spec: RunSpec,
-        model: ForceField,
-        optimizer: ScheduleFreeAdamW,
-        schedule: Plan,
-        evaluation: Evaluation,
-        state: dict[str, Any],
-        stats: torch.Tensor,
-        progress: Progress | None,
-        device: torch.device,
-        shared: bool,
-    ):
-        self.run, self.spec, self.model, self.optimizer, self.schedule = (
-            run,
-            spec,
-            model,
-            optimizer,
-            schedule,
-        )
-        self.evaluation, self.state, self.stats, self.progress, self.device = (
-            evaluation,
-            state,
-            stats,
-            progress,
-            device,
-        )
-        self.flops = spec.flops()
-        self.factor = spec.cost_factor
-        self.seen = np.concatenate([[0], np.cumsum(schedule.atoms)])
-        self.points = evaluation_steps(spec.steps, spec.train)
-        self.clock = Clock(state["step"], spec.steps, sampled=shared and device.type == "cuda")
+    run: RunDirectory
+    spec: RunSpec
+    model: ForceField
+    optimizer: ScheduleFreeAdamW
+    schedule: Plan
+    evaluation: Evaluation
+    state: dict[str, Any]
+    stats: torch.Tensor
+    progress: Progress | None
+    device: torch.device
+    shared: bool
+
+    def __post_init__(self) -> None:
+        steps, sampled = self.spec.steps, self.shared and self.device.type == "cuda"
+        self.flops = self.spec.flops()
+        self.factor = self.spec.cost_factor
+        self.seen = np.concatenate([[0], np.cumsum(self.schedule.atoms)])
+        self.points = evaluation_steps(steps, self.spec.train)
+        self.clock = Clock(self.state["step"], steps, sampled=sampled)
         self.saved = self.beat = time.monotonic()
         self.note = ""
 

@@ -14,7 +14,8 @@ import sys
 import numpy as np
 
 from forcelaw.laws.decide import simulate
-from forcelaw.laws.decide.forecast import Planned, check, forecast, to_json
+from forcelaw.laws.decide.forecast import Planned, forecast, to_json
+from forcelaw.laws.decide.forecast_check import check
 
 TRUTHS = {
     "alpha .35 beta .40, floor .02": {"E": 0.02, "A": 9.0, "B": 120.0, "alpha": 0.35, "beta": 0.40},

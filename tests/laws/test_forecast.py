@@ -16,6 +16,7 @@ from forcelaw.errors import FitError
 from forcelaw.laws.decide import forecast as forecasts
 from forcelaw.laws.decide import simulate
 from forcelaw.laws.decide.forecast import Planned, forecast
+from forcelaw.laws.decide.forecast_check import check, check_text
 from tests.laws.studies import FIELD, join
 
 SIZES, DATA = np.geomspace(5e3, 1e6, 8), np.geomspace(5e5, 1.6e7, 12)
@@ -53,7 +54,7 @@ def checked(runs, found, **options):
             )
         )
     )
-    return forecasts.check(content, runs)
+    return check(content, runs)
 
 
 def test_on_a_known_surface_the_median_error_is_small_and_the_intervals_hold() -> None:
@@ -121,7 +122,7 @@ def test_each_architecture_is_forecast_by_itself_and_one_that_cannot_be_is_refus
     content = forecasts.to_json([a, b], date="", source="", options={})
     assert "B" in forecasts.text(content) and "refused" in forecasts.text(content)
     found = checked(both, [a, b])
-    assert found["checked"] == 3 and "no forecast (refused)" in forecasts.check_text(found)
+    assert found["checked"] == 3 and "no forecast (refused)" in check_text(found)
 
 
 def test_a_law_that_does_not_fall_is_not_used() -> None:
@@ -152,12 +153,10 @@ def test_the_verdict_counts_what_it_should(factor) -> None:
     ] == 0.5
     assert content["largest_error"] == pytest.approx(abs(factor - 1))
     assert content["median_error"] == pytest.approx(abs(factor - 1) / 2)
-    assert "outside" in forecasts.check_text(
-        content
-    ) and "not finished yet" in forecasts.check_text(content)
+    assert "outside" in check_text(content) and "not finished yet" in check_text(content)
     changed = replace(runs, values=runs.values | {"loss": runs["loss"] * 1.01})
     assert checked(changed, found)["architectures"][0]["unchanged"] is False
-    assert "no longer what they were" in forecasts.check_text(checked(changed, found))
+    assert "no longer what they were" in check_text(checked(changed, found))
 
 
 def test_a_run_that_was_stopped_is_compared_where_it_stopped() -> None:
@@ -186,9 +185,9 @@ def test_a_run_that_was_stopped_is_compared_where_it_stopped() -> None:
     )
     assert one["early"]["loss"] == pytest.approx(by_hand, rel=1e-9)
     assert one["early"]["error"] == pytest.approx(by_hand / one["early"]["true"] - 1)
-    assert "stopped there:" in forecasts.check_text(
+    assert "stopped there:" in check_text(content) and "1 of them were stopped" in check_text(
         content
-    ) and "1 of them were stopped" in forecasts.check_text(content)
+    )
     changed = replace(short, values=short.values | {"loss": short["loss"] * 1.01})
     assert (
         checked(changed, found)["early"]["checked"] == 0
@@ -288,6 +287,24 @@ def test_options_of_the_fit_are_used_and_recorded_where_they_are_not_the_default
         assert own == recorded
         loss.append(content["architectures"][0]["predictions"][0]["loss"])
     assert loss[0] != loss[1]
+
+
+def test_a_check_repeats_the_burn_in_and_the_fit_of_the_forecast(tmp_path):
+    runs = study(seeds=1)
+    target = runs["n"] == runs["n"].max()
+    write_table(tmp_path / "t.csv", runs)
+    # the target is stopped at a third of its length
+    write_table(tmp_path / "short.csv", runs, ~target | (runs["d"] < DATA[-1] / 3))
+    said, seen, early = tmp_path / "f.json", tmp_path / "v.json", []
+    for more in ([], ["--burn-in-fraction", "0.1"], ["--objective", "linear"]):
+        table = str(tmp_path / "t.csv")
+        assert main(["forecast", table, "--json", str(said), "--burn-in-steps", "0", *more]) == 0
+        again = ["forecast", str(tmp_path / "short.csv"), "--check", str(said)]
+        assert main([*again, "--json", str(seen)]) == 0
+        found = json.loads(seen.read_text())["architectures"][0]
+        assert found["unchanged"] is True
+        early.append([row["early"]["loss"] for row in found["runs"] if row["early"]])
+    assert early[0] and early[0] != early[2]
 
 
 def test_no_torch_is_needed(tmp_path) -> None:

@@ -98,8 +98,10 @@ def _forecast(args: argparse.Namespace) -> int:
     columns = pairs(args.columns, "--columns")
     everything = runs_of(args.source, columns, args.where)
     if args.check is not None:
-        content = forecasts.check(forecasts.read(args.check), everything)
-        print(forecasts.check_text(content))
+        from ..laws.decide.forecast_check import check, check_text
+
+        content = check(forecasts.read(args.check), everything)
+        print(check_text(content))
         _write(args, content, [row for a in content["architectures"] for row in a["runs"]])
         return 0
     planned = planned_runs(args.source, args.plan, everything, args.where, columns)

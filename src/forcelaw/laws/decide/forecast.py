@@ -9,7 +9,7 @@ schedule-free training allows: any step is a fair end. They matter: runs that ar
 are only small models, and 20-fold extrapolation in N instead of 2-fold made the median error 4%
 instead of 1.3% (8 sizes, 3 seeds, simulated). Intervals are those of a new run. The forecast names
 the runs that it rests on and carries a hash of their losses, so a reader can check it against the
-table that came later (:func:`check`).
+table that came later (:mod:`.forecast_check`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from ... import __version__
 from ...errors import FitError
@@ -34,8 +33,6 @@ FORMAT = "forcelaw-forecast"
 REMEDY = "give the file of `forcelaw forecast --json`"
 # the free floor first; where a table is too short for it, without a floor, and said
 LAWS: tuple[tuple[str, str | None], ...] = (("surface", None), ("surface", "zero"))
-# of a prediction, in its check
-SHOWN = ("architecture", "run", "n", "d", "c", "seed", "loss", "low", "high", "known")
 SAME = 0.01  # relative difference of N or D below which two runs are of one size and length
 
 
@@ -143,7 +140,7 @@ def forecast(
         targets.sort(key=lambda p: (p.n, p.d, p.seed))
         limit = fraction * min(p.c for p in targets)
         result = Forecast(architecture, "refused", "", limit=limit, targets=targets)
-        here = _of(runs, architecture)
+        here = of_architecture(runs, architecture)
         if here is None:
             result.message = "no finished run of it is in the table"
         else:
@@ -157,13 +154,13 @@ def planned_of(runs: Runs) -> list[Planned]:
     seeds = [""] * len(runs) if runs.seed is None else [str(seed) for seed in runs.seed]
     out = []
     for k, name in enumerate(runs.run_names):
-        end = _end(runs, k)
+        end = last_row(runs, k)
         n, d, c = (float(runs[role][end]) for role in ("n", "d", "c"))
         out.append(Planned(runs.group_names[runs.group[end]], n, d, c, seeds[end], name))
     return out
 
 
-def _of(runs: Runs, architecture: str) -> Runs | None:
+def of_architecture(runs: Runs, architecture: str) -> Runs | None:
     """The runs of one architecture; None where there are none."""
     if architecture not in runs.group_names:
         return None
@@ -228,7 +225,7 @@ def _first_usable(part: Runs, result: Forecast, settings: dict[str, Any]) -> Fit
     return None
 
 
-def _end(runs: Runs, k: int) -> int:
+def last_row(runs: Runs, k: int) -> int:
     """The row of the last evaluation of run ``k``."""
     rows = np.flatnonzero(runs.run == k)
     return int(rows[np.argmax(runs["d"][rows])])
@@ -238,7 +235,7 @@ def is_planned(runs: Runs, k: int, p: Planned) -> bool:
     """Whether run ``k`` of the table is the planned run: by id, else by size, length and seed."""
     if p.run:
         return runs.run_names[k] == p.run
-    end = _end(runs, k)
+    end = last_row(runs, k)
     seed = runs.seed[end] if runs.seed is not None else ""
     return bool(
         abs(runs["n"][end] / p.n - 1) < SAME
@@ -310,7 +307,7 @@ def text(content: dict[str, Any]) -> str:
             seen.add(size)
             lines.append(
                 f"{f['architecture']:<24}{p['n']:>10,.0f}{p['d']:>10.3g}{p['c']:>10.2e}"
-                f"{p['loss']:>9.4f}  {_span(p)}" + ("  already trained" if p["known"] else "")
+                f"{p['loss']:>9.4f}  {span(p)}" + ("  already trained" if p["known"] else "")
             )
         beyond = ", ".join(
             f"{f['beyond'][role]:.{digits}f}x in {role.upper()}"
@@ -324,178 +321,5 @@ def text(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _span(p: dict[str, Any]) -> str:
+def span(p: dict[str, Any]) -> str:
     return f"[{p['low']:.4f}, {p['high']:.4f}]"
-
-
-# -- compared with what came of it ---------------------------------------------------------------
-
-
-def check(content: dict[str, Any], runs: Any) -> dict[str, Any]:
-    """The forecast ``content`` compared with the losses in ``runs`` (any table), in plain types.
-
-    errors are forecast / truth - 1 of the loss at the end of a run; one that is not finished is
-    listed without. unchanged: whether the runs that the forecast rests on are still what they were,
-    None where some are not there. early: a run that was stopped, compared with what the same law
-    says of the D that it reached; the law is fitted again to the same points, so only where they
-    are unchanged.
-    """
-    runs = as_runs(runs)
-    options = content["options"]
-    level = options.get("level", 0.95)
-    found = [_check(f, _of(runs, f["architecture"]), options) for f in content["architectures"]]
-    rows = [row for one in found for row in one["runs"]]
-    done = [row for row in rows if row["error"] is not None]
-    early = [row["early"] for row in rows if row["early"] is not None]
-    inside, count = sum(row["inside"] for row in done), len(done)
-    return clean(
-        {
-            "forecast_date": content["date"],
-            "level": level,
-            "architectures": found,
-            "checked": count,
-            "awaited": len(rows) - count,
-            "in_hindsight": sum(row["known"] for row in done),
-            "median_error": _median_error(done),
-            "largest_error": max(abs(row["error"]) for row in done) if done else None,
-            "early": {
-                "checked": len(early),
-                "inside": sum(one["inside"] for one in early),
-                "median_error": _median_error(early),
-            },
-            "inside": inside,
-            "coverage": inside / count if count else None,
-            # chance that so few or fewer are inside if the intervals hold and runs are independent;
-            # runs of one architecture share the error of its law, so a small value is a warning and
-            # not a test
-            "chance": float(stats.binom.cdf(inside, count, level)) if count else None,
-        }
-    )
-
-
-def _median_error(rows: list[dict[str, Any]]) -> float | None:
-    return float(np.median([abs(row["error"]) for row in rows])) if rows else None
-
-
-def _check(f: dict[str, Any], part: Runs | None, options: dict[str, Any]) -> dict[str, Any]:
-    """One architecture: a row for each run that was predicted."""
-    used = _used(f, part, options)
-    unchanged = None if used is None else digest(used) == f["hash"]
-    law: FitResult | None = None
-    rows = []
-    for p in f["predictions"]:
-        last = _last(part, p) if part is not None else None
-        row = {name: p[name] for name in SHOWN}
-        row |= {"true": None, "error": None, "inside": None, "early": None}
-        if last is not None and last["d"] >= p["d"] * (1 - SAME):
-            row |= _against(p, last["loss"])
-        elif last is not None and used is not None and unchanged:
-            law = law or _again(used, f, options)
-            row["early"] = _early(law, p, last, f["limit"])
-        rows.append(row)
-    done = [row for row in rows if row["error"] is not None]
-    return {
-        "architecture": f["architecture"],
-        "status": f["status"],
-        "message": f["message"],
-        "runs": rows,
-        "unchanged": unchanged,
-        "median_error": _median_error(done),
-        "inside": sum(row["inside"] for row in done),
-        "checked": len(done),
-    }
-
-
-def _against(p: dict[str, Any], truth: float) -> dict[str, Any]:
-    """The truth, the error of the prediction ``p``, and whether its interval holds the truth."""
-    error = p["loss"] / truth - 1.0
-    return {"true": truth, "error": error, "inside": p["low"] <= truth <= p["high"]}
-
-
-def _last(part: Runs, p: dict[str, Any]) -> dict[str, float] | None:
-    """D, compute and loss of the last evaluation of the run that was predicted, or None."""
-    wanted = Planned(p["architecture"], p["n"], p["d"], p["c"], p["seed"], p["run"])
-    for k in range(len(part.run_names)):
-        if is_planned(part, k, wanted):
-            end = _end(part, k)
-            return {role: float(part[role][end]) for role in ("d", "c", "loss")}
-    return None
-
-
-def _again(used: Runs, f: dict[str, Any], options: dict[str, Any]) -> FitResult:
-    """The law of a forecast, from the points that it was fitted to."""
-    floor = "zero" if f["floor"] == "zero" else None
-    level = options.get("level", 0.95)
-    return fit(used, f["law"], interval="jackknife", level=level, floor=floor)
-
-
-def _early(
-    law: FitResult, p: dict[str, Any], last: dict[str, float], limit: float
-) -> dict[str, Any]:
-    """What ``law`` says of a run at the D that it reached, and its loss there. beyond: its compute
-    over the limit of the fit."""
-    at = {"n": p["n"], "d": last["d"], "c": last["c"]}
-    roles: dict[str, Any] = {role: np.array([at[role]]) for role in law.law.roles}
-    band = law.interval("new run", **roles)
-    says = {"loss": float(band.value[0]), "low": float(band.low[0]), "high": float(band.high[0])}
-    says |= {"d": last["d"], "c": last["c"], "beyond": last["c"] / limit}
-    return says | _against(says, last["loss"])
-
-
-def _used(f: dict[str, Any], part: Runs | None, options: dict[str, Any]) -> Runs | None:
-    """The points that a forecast was fitted to, as they are now; None where some runs are not
-    there."""
-    if part is None or not f["runs"] or not set(f["runs"]) <= set(part.run_names):
-        return None
-    used = np.isin(part.run, [k for k, name in enumerate(part.run_names) if name in f["runs"]])
-    if options.get("burn_in_steps"):
-        used &= part["step"] >= options["burn_in_steps"]
-    if options.get("checkpoints", True):
-        used &= part["c"] <= f["limit"] * (1 + 1e-9)
-    return part.take(used)
-
-
-def check_text(content: dict[str, Any]) -> str:
-    """A checked forecast for a terminal."""
-    lines = [
-        f"{'architecture':<24}{'N':>10}{'D':>10}{'forecast':>10} "
-        f" {'interval of new runs':>20}{'truth':>9}{'error':>8}"
-    ]
-    for a in content["architectures"]:
-        if not a["runs"]:
-            reason = f"no forecast ({a['status'].replace('_', ' ')}): {a['message']}"
-            lines.append(f"{a['architecture']:<24}{reason}")
-            continue
-        for r in a["runs"]:
-            lines.append(f"{a['architecture']:<24}{r['n']:>10,.0f}" + _checked_row(r))
-            if e := r["early"]:
-                beyond = f"  ({e['beyond']:.1f}x the fitted compute)"
-                lines.append(f"{'  stopped there:':<34}{_checked_row(e)}{beyond}")
-        if a["unchanged"] is not True:
-            gone = a["unchanged"] is None
-            state = "are not all in the table" if gone else "are no longer what they were"
-            lines.append(f"  the runs that this forecast rests on {state}")
-    early = content["early"]
-    if content["checked"]:
-        lines.append(
-            f"{content['checked']} runs: median error {content['median_error']:.1%}, largest"
-            f" {content['largest_error']:.1%}; {content['inside']} inside their"
-            f" {content['level']:.0%} interval (so few or fewer by chance: {content['chance']:.2g})"
-        )
-    if content["awaited"]:
-        lines.append(f"{content['awaited']} runs are not finished yet")
-    if early["checked"]:
-        lines.append(
-            f"{early['checked']} of them were stopped on the way: median error there"
-            f" {early['median_error']:.1%}, {early['inside']} inside"
-        )
-    if hindsight := content["in_hindsight"]:
-        lines.append(f"{hindsight} of the checked runs were trained before the forecast was made")
-    return "\n".join(lines)
-
-
-def _checked_row(r: dict[str, Any]) -> str:
-    truth = " not there"
-    if r["true"] is not None:
-        truth = f"{r['true']:>9.4f}{r['error']:>+8.1%}" + ("" if r["inside"] else "  outside")
-    return f"{r['d']:>10.3g}{r['loss']:>10.4f}  {_span(r):>20}{truth}"

@@ -28,14 +28,14 @@ from ...table.runs import Runs
 from ..fit import intervals
 from ..fit.fit import fit
 from ..fit.objective import Objective, objective_of
-from ..fit.result import Estimate, FitResult, Result, note_lines, small_p, spread
+from ..fit.result import Estimate, FitResult, Result, note_lines, small_p
 from ..fit.small_sample import Reference, Student, apart
 from ..forms import make
 from ..forms.base import Floor, Law
 from ..frontier.frontier import Frontier, frontier
 from ..inputs import as_runs
 from .multiplier import Multiplier, multiplier
-from .pairing import Pairing, pair
+from .pairing import Pairing, difference_se, pair
 from .ratios import Ratios, all_ratios, brief
 from .shared import TwoTables
 
@@ -295,11 +295,7 @@ def difference(
     point = [one.quantity(name, theta[None])[0] for one, (theta, _) in zip(both, samples)]
     draws = [one.quantity(name, many) for one, (_, many) in zip(both, samples)]
     value = float(point[1] - point[0])
-    if pairing is not None:
-        jumps = draws[1][pairing.second] - draws[0][pairing.first]
-        se = float(spread(jumps, value, "jackknife"))
-    else:
-        se = float(np.sqrt(sum(spread(d, p, "jackknife") ** 2 for d, p in zip(draws, point))))
+    se = float(difference_se(point, draws, pairing))
     reference = _reference(name, left, right, pairing)
     t = value / se if se > 0 else np.inf * np.sign(value) if value else 0.0
     half, p = reference.critical(level) * se, reference.p(t)

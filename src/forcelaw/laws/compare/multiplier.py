@@ -17,9 +17,9 @@ from scipy import stats
 
 from ...errors import FitError
 from ...table.runs import Runs
-from ..fit.result import UNITS, Estimate, Result, note_lines, records, spread
+from ..fit.result import UNITS, Estimate, Result, note_lines, records
 from ..frontier.frontier import Frontier, frontier
-from .pairing import Pairing, pair
+from .pairing import Pairing, difference_se, pair
 
 POINTS = 13
 
@@ -170,11 +170,7 @@ def _ratio(
         se = np.full(len(value), np.nan)
     else:
         draws = [function(one, one.fit.refits()) for one in found]
-        if pairing is not None:
-            jumps = draws[1][pairing.second] - draws[0][pairing.first]
-            se = spread(jumps, value, "jackknife")
-        else:
-            se = np.sqrt(sum(spread(d, p, "jackknife") ** 2 for d, p in zip(draws, point)))
+        se = difference_se(point, draws, pairing)
     return np.exp(value), np.exp(value - reach * se), np.exp(value + reach * se)
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...table.runs import Runs
+from ..fit.result import spread
 
-SAME_SIZE = (
-    0.25  # sizes of a pair may differ by this in ln N: a size dial does not hit a target exactly
-)
+# sizes of a pair may differ by this in ln N: a size dial does not hit a target exactly
+SAME_SIZE = 0.25
 
 
 @dataclass
@@ -51,17 +51,23 @@ def pair(first: Runs, second: Runs) -> tuple[Pairing | None, str]:
     return Pairing(np.array(left), np.array(right)), ""
 
 
+def difference_se(
+    points: list[np.ndarray], draws: list[np.ndarray], pairing: Pairing | None
+) -> np.ndarray:
+    """Standard error of points[1] - points[0] [...] from the two jackknives [G, ...]; pairs of runs
+    are deleted together where there are any."""
+    if pairing is not None:
+        jumps = draws[1][pairing.second] - draws[0][pairing.first]
+        return spread(jumps, points[1] - points[0], "jackknife")
+    return np.sqrt(sum(spread(d, p, "jackknife") ** 2 for d, p in zip(draws, points)))
+
+
 def _signatures(runs: Runs) -> list[tuple[str, float, np.ndarray]]:
     """Seed, ln N and sorted ln D of every run."""
     out = []
     assert runs.seed is not None
     for r in range(len(runs.run_names)):
         rows = np.flatnonzero(runs.run == r)
-        out.append(
-            (
-                str(runs.seed[rows[0]]),
-                float(np.log(runs["n"][rows[0]])),
-                np.sort(np.log(runs["d"][rows])),
-            )
-        )
+        ln_n = float(np.log(runs["n"][rows[0]]))
+        out.append((str(runs.seed[rows[0]]), ln_n, np.sort(np.log(runs["d"][rows]))))
     return out

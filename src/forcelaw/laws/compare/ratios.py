@@ -116,22 +116,11 @@ class Ratios(Result):
             )
         if self.verdict == CONSTANT:
             return f"a constant factor suffices: {self.factor:.3f}{span}, p {small_p(self.p)}"
-        found = [
-            WORDS[name] for name in _tested(self.slopes) if self.slopes[name].p == _least(self)
-        ]
+        found = WORDS[min(_tested(self.slopes), key=_tested(self.slopes).__getitem__)]
         return (
-            f"no constant factor (p {small_p(self.p)}): {found[0]}; the mean ratio is"
+            f"no constant factor (p {small_p(self.p)}): {found}; the mean ratio is"
             f" {self.factor:.3f}{span}"
         )
-
-
-def _least(found: Ratios) -> float:
-    return _least_p(found.slopes)
-
-
-def _least_p(slopes: dict[str, Slope]) -> float:
-    """The smallest p of the slopes that were tested."""
-    return min(p for name in _tested(slopes) if (p := slopes[name].p) is not None)
 
 
 # -- the comparison -----------------------------------------------------------------------------
@@ -256,8 +245,9 @@ def _slopes(sizes: list[SizeRatio], level: float) -> tuple[dict[str, Slope], Slo
     return out, estimate("level", one, at_centre, 0, level)
 
 
-def _tested(slopes: dict[str, Slope]) -> list[str]:
-    return [name for name in ("d", "n", "d_by_n") if name in slopes and slopes[name].p is not None]
+def _tested(slopes: dict[str, Slope]) -> dict[str, float]:
+    """p of the slopes that have one."""
+    return {name: slope.p for name, slope in slopes.items() if slope.p is not None}
 
 
 def _constant(slopes: dict[str, Slope], level: float) -> tuple[float | None, str]:
@@ -265,5 +255,5 @@ def _constant(slopes: dict[str, Slope], level: float) -> tuple[float | None, str
     tested = _tested(slopes)
     if "d" not in tested or "n" not in tested:
         return None, TOO_FEW
-    p = min(1.0, len(tested) * _least_p(slopes))
+    p = min(1.0, len(tested) * min(tested.values()))
     return p, NOT_CONSTANT if p < 1 - level else CONSTANT

@@ -52,10 +52,7 @@ def estimate(name: str, basis: np.ndarray, y: np.ndarray, k: int, level: float) 
     se = float(np.sqrt(((weights * (rest @ y)) ** 2).sum()))
     g = rest * weights[None, :]
     a = g.T @ g
-    df = float(np.trace(a) ** 2 / (a * a).sum())
-    half = float(stats.t.ppf(0.5 + level / 2, df)) * se
-    p = float(2 * stats.t.sf(abs(value) / max(se, EXACT), df))
-    return Slope(name, value, se, value - half, value + half, df, p, count)
+    return _with_interval(name, value, se, float(np.trace(a) ** 2 / (a * a).sum()), level, count)
 
 
 def jackknife(name: str, value: float, draws: np.ndarray, level: float) -> Slope:
@@ -64,6 +61,12 @@ def jackknife(name: str, value: float, draws: np.ndarray, level: float) -> Slope
     if count < LEAST_SIZES or not np.isfinite(draws).all():
         return Slope(name, value, units=count)
     se = float(np.sqrt((count - 1) / count * ((draws - value) ** 2).sum()))
-    half = float(stats.t.ppf(0.5 + level / 2, count - 1)) * se
-    p = float(2 * stats.t.sf(abs(value) / max(se, EXACT), count - 1))
-    return Slope(name, value, se, value - half, value + half, count - 1.0, p, count)
+    return _with_interval(name, value, se, count - 1.0, level, count)
+
+
+def _with_interval(
+    name: str, value: float, se: float, df: float, level: float, count: int
+) -> Slope:
+    half = float(stats.t.ppf(0.5 + level / 2, df)) * se
+    p = float(2 * stats.t.sf(abs(value) / max(se, EXACT), df))
+    return Slope(name, value, se, value - half, value + half, df, p, count)

@@ -43,6 +43,12 @@ def make(law: str | type[Law] | Law, floor: Floor | None = None, **options: Any)
     floor: "free", "zero" or a value; None: the law's own. FitError if there is no such law.
     """
     if isinstance(law, Law):
+        if options:
+            raise FitError(
+                f"a law that is made takes no options: {', '.join(options)}",
+                where=f"law {law.name}",
+                remedy="give them where it is made, or give its name",
+            )
         return law
     if isinstance(law, str):
         name = law.strip()

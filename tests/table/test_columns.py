@@ -48,12 +48,12 @@ def test_a_new_measured_column_is_declared_in_one_place(study, tmp_path, monkeyp
 
 
 def test_what_an_evaluation_writes_is_restored(study, tmp_path, monkeypatch):
-    from forcelaw.study.restore import unpack_evidence
+    from forcelaw.study.export import import_evidence
 
     toy = Column("pressure", float, "mean pressure of the test set", "GPa", "metrics.pressure")
     monkeypatch.setitem(columns.COLUMNS, "pressure", toy)
     write_evidence(study, tmp_path / "kept", "parquet")
-    unpack_evidence(tmp_path / "kept", tmp_path / "again")
+    import_evidence(tmp_path / "kept", tmp_path / "again")
     for path in (study / "runs").glob("*/metrics.jsonl"):
         there = tmp_path / "again" / "runs" / path.parent.name / "metrics.jsonl"
         first, second = (

@@ -212,9 +212,8 @@ def _delimited(text: str, kind: str, path: Path, notes: list[str]) -> pl.DataFra
         )
     except pl.exceptions.PolarsError as error:
         raise _ragged(text, separator, header, path) or error from error
-    if frame.width == len(header) and all(
-        header
-    ):  # as the csv module reads quotes: polars keeps doubled ones
+    # as the csv module reads quotes: polars keeps doubled ones
+    if frame.width == len(header) and all(header):
         frame.columns = header
     return frame
 
@@ -232,9 +231,8 @@ def _after_comments(text: str, notes: list[str]) -> str:
     if not comments:
         return "\n".join(lines[count:]) if count else text
     body = lines[count]
-    if (
-        len(comments) == 1 and _width(comments[0]) == _width(body) > 1
-    ):  # "# n d loss" above numbers: that is the header
+    # "# n d loss" above numbers: that is the header
+    if len(comments) == 1 and _width(comments[0]) == _width(body) > 1:
         return text
     notes.append(f"{len(comments)} comment line(s) above the header were skipped")
     return "\n".join(lines[count:])

@@ -379,9 +379,8 @@ def _drop_copies(runs: Runs) -> Runs:
     ]
     with np.errstate(over="ignore"):
         mixed = np.zeros(len(runs), np.uint64)
-        for i, part in enumerate(
-            parts
-        ):  # equal rows have equal sums, so a table whose sums differ has no copies
+        # equal rows have equal sums, so a table whose sums differ has no copies
+        for i, part in enumerate(parts):
             mixed = (mixed + part.astype(float).view(np.uint64)) * np.uint64(
                 0x9E3779B97F4A7C15 + 2 * i
             )

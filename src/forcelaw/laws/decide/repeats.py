@@ -10,9 +10,8 @@ if TYPE_CHECKING:
     from ..fit.result import FitResult
 
 PASSES = 1.05  # over its training set, beyond which a run has repeated it
-SMALLER = (
-    0.6  # of the largest training set of its architecture, below which a set is clearly smaller
-)
+# of the largest training set of its architecture, below which a set is clearly smaller
+SMALLER = 0.6
 
 
 def repeats_smaller_set(passes: Any, unique: Any, largest: Any) -> Any:
@@ -30,9 +29,8 @@ def fit_repeats(runs: Runs, **settings: Any) -> FitResult:
     from ..fit.fit import fit
 
     plain = fit(runs, "data_constrained", **settings)
-    same = (
-        {"delta": plain.delta} if plain.delta is not None else {}
-    )  # else their objectives could not be compared
+    # objectives can be compared only at one delta
+    same = {"delta": plain.delta} if plain.delta is not None else {}
     sized = fit(runs, "data_constrained_by_size", **(settings | same))
     rho = sized.parameters.get("rho")
     nearer = sized.ok and (not plain.ok or sized.objective < plain.objective)

@@ -28,9 +28,8 @@ def starts(
     n = len(y)
     if n > MOST_POINTS:
         pick = np.unique(np.linspace(0, n - 1, MOST_POINTS).astype(int))
-        order = np.lexsort(
-            (y, next(iter(x.values())))
-        )  # even over the range, whatever the order of the rows
+        # even over the range, whatever the order of the rows
+        order = np.lexsort((y, next(iter(x.values()))))
         pick = order[pick]
         x, y = {role: value[pick] for role, value in x.items()}, y[pick]
         weights = None if weights is None else weights[pick]

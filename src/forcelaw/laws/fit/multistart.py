@@ -103,9 +103,8 @@ def _search(problem: Problem, begin: np.ndarray) -> Solution:
     the best optimum."""
     solution = problem.solve(begin)
     rng = np.random.default_rng(0)
-    least = (
-        2 if problem.law.soft and not problem.law.one_optimum else 0
-    )  # laws with a break, a shift or repeats: starts may agree on a wrong optimum
+    # starts of laws with a break, a shift or repeats may agree on a wrong optimum
+    least = 2 if problem.law.soft and not problem.law.one_optimum else 0
     for turn in range(ROUNDS):
         same = _same(solution)
         if (
@@ -136,9 +135,8 @@ def _around(
     kick = rng.normal(size=psi.shape) * width
     psi = np.where(logs, psi + 3.0 * kick, psi * np.exp(kick))
     box = law.grid(problem.x)
-    psi = np.concatenate(
-        [psi, rng.uniform(box.min(axis=0), box.max(axis=0), psi.shape)]
-    )  # half near, half anywhere
+    # half near, half anywhere
+    psi = np.concatenate([psi, rng.uniform(box.min(axis=0), box.max(axis=0), psi.shape)])
     psi = np.clip(psi, low[law.n_columns :], high[law.n_columns :])
     held = _held(problem)
     for i, value in held.items():
@@ -214,9 +212,8 @@ def _bounds_hit(problem: Problem, theta: np.ndarray) -> list[str]:
         share = jac[0, i] * (theta[i] if name == law.floor_name else 1.0)
         if problem.free[i] and name not in hit and float(share.max()) < 1e-6:
             hit.append(name)
-    for i, name in enumerate(
-        law.names
-    ):  # a shape that may end at a bound is there when moving it changes no loss
+    # a shape that may end at a bound is there when moving it changes no loss
+    for i, name in enumerate(law.names):
         if (
             name in law.soft
             and problem.free[i]

@@ -47,9 +47,10 @@ class SmallSample:
         scale = 1.0 / np.sqrt(np.maximum(np.diag(everything), 1e-300))
         both = scale[:, None] * scale[None, :]
         self.inverse = both * np.linalg.pinv(everything * both, rcond=1e-12, hermitian=True)
+        # [G, F, F]
         self.without = both * np.linalg.pinv(
             (everything - self.own) * both, rcond=1e-12, hermitian=True
-        )  # [G, F, F]
+        )
 
     def forms(self, gradient: np.ndarray) -> np.ndarray:
         """For a quantity with ``gradient`` [P] in theta: covariance [1 + G, 1 + G] of its error and
@@ -60,9 +61,8 @@ class SmallSample:
         if not 0 < size < np.inf:
             return np.full((len(self.own) + 1,) * 2, np.nan)
         c = c / size  # only ratios matter
-        step = (
-            -self.without @ c
-        )  # [G, F]: deleting run g moves the quantity by step_g' J_g'W (its residuals)
+        # [G, F]: deleting run g moves the quantity by step_g' J_g'W (its residuals)
+        step = -self.without @ c
         y = np.einsum("gij,gj->gi", self.noise, step)
         z = np.einsum("ij,gjk,gk->gi", self.inverse, self.own, step)
         shrink = np.sqrt((len(step) - 1) / len(step))

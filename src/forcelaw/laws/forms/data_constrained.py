@@ -11,7 +11,28 @@ from .base import Arrays, Terms, mesh
 from .surface import Surface
 
 
-class DataConstrained(Surface):
+class Repeats(Surface):
+    """A surface in which data that are seen again are worth less; u is the distinct data."""
+
+    roles = ("n", "d", "u")
+    can_tie = False
+    closed_optimum = False
+
+    def least_levels(self, role: str) -> int:
+        return 1 if role == "u" else self.levels
+
+    def prepare(
+        self, values: Arrays, centre: dict[str, float] | None = None
+    ) -> tuple[Arrays, dict[str, float]]:
+        """Centred ln N and ln D; ln U is centred as ln D is, so that their difference stays."""
+        n, d, u = (np.log(np.asarray(values[role], float)) for role in ("n", "d", "u"))
+        u = np.minimum(u, d)  # more distinct data than data cannot be seen
+        if centre is None:
+            centre = {"n": float(n.mean()), "d": float(d.mean())}
+        return {"n": n - centre["n"], "d": d - centre["d"], "u": u - centre["d"]}, centre
+
+
+class DataConstrained(Repeats):
     """L = E + A N'^-alpha + B D'^-beta with U distinct data.
 
     D' = U (1 + R_D (1 - exp(-R/R_D))), R = D/U - 1 repeats: after about R_D repeats more of them
@@ -23,21 +44,15 @@ class DataConstrained(Surface):
 
     name = "data_constrained"
     formula = "L = E + A N'^-alpha + B D'^-beta, D' = U (1 + R_D (1 - exp(-R/R_D))), R = D/U - 1"
-    roles = ("n", "d", "u")
-    can_tie = False
-    closed_optimum = False
     shapes = ("alpha", "beta", "R_D", "R_N")
     logs = ("R_D", "R_N")
     soft = ("R_D", "R_N")
     projects_exactly = False
 
-    def least_levels(self, role: str) -> int:
-        return 1 if role == "u" else self.levels
-
     def prepare(
         self, values: Arrays, centre: dict[str, float] | None = None
     ) -> tuple[Arrays, dict[str, float]]:
-        x, centre = centred(values, centre)
+        x, centre = super().prepare(values, centre)
         return x | {f"{role}0": np.full_like(x["n"], centre[role]) for role in ("n", "d")}, centre
 
     def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
@@ -99,15 +114,6 @@ class DataConstrained(Surface):
         return np.array([1e-3, 1e-3, *np.log([1e-8, 1e-8])]), np.array(
             [20.0, 20.0, *np.log([1e15, 1e15])]
         )
-
-
-def centred(values: Arrays, centre: dict[str, float] | None) -> tuple[Arrays, dict[str, float]]:
-    """Centred ln N and ln D; ln U is centred as ln D is, so that their difference stays."""
-    n, d, u = (np.log(np.asarray(values[role], float)) for role in ("n", "d", "u"))
-    u = np.minimum(u, d)  # more distinct data than data cannot be seen
-    if centre is None:
-        centre = {"n": float(n.mean()), "d": float(d.mean())}
-    return {"n": n - centre["n"], "d": d - centre["d"], "u": u - centre["d"]}, centre
 
 
 def saturated(

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import Arrays, Terms, mesh
-from .data_constrained import centred, saturated
-from .surface import Surface
+from .data_constrained import Repeats, saturated
 
 if TYPE_CHECKING:
     from ...table.runs import Runs
 
 
-class DataConstrainedBySize(Surface):
+class DataConstrainedBySize(Repeats):
     """L = E + A N^-alpha + B D'^-beta with U distinct data.
 
     D' = U (1 + R (1 - exp(-(D/U - 1)/R))), R = R_D (N/N_0)^-rho: the repeats after which more of
@@ -32,20 +31,9 @@ class DataConstrainedBySize(Surface):
         "L = E + A N^-alpha + B D'^-beta, D' = U (1 + R (1 - exp(-(D/U - 1)/R))), R = R_D (N/mean"
         " N)^-rho"
     )
-    roles = ("n", "d", "u")
-    can_tie = False
-    closed_optimum = False
     shapes = ("alpha", "beta", "R_D", "rho")
     logs = ("R_D",)
     soft = ("R_D", "rho")
-
-    def least_levels(self, role: str) -> int:
-        return 1 if role == "u" else self.levels
-
-    def prepare(
-        self, values: Arrays, centre: dict[str, float] | None = None
-    ) -> tuple[Arrays, dict[str, float]]:
-        return centred(values, centre)
 
     def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
         n, beta, rho = x["n"], psi[:, 1:2], psi[:, 3:4]

@@ -29,44 +29,32 @@ _PUBLIC = {
     "ratios": "laws.compare.ratios",
     "train": "api.run",
 }
-__all__ = [
-    "Run",
-    "Runs",
-    "Study",
-    "__version__",
-    "average",
-    "budget",
-    "compare",
-    "compute_optimal",
-    "design",
-    "diagnose",
-    "fit",
-    "forecast",
-    "frontier",
-    "isoflop",
-    "load_run",
-    "ratios",
-    "train",
-]
+__all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
-    from .api.run import Run, load_run, train
-    from .api.study import Study
-    from .laws.compare.compare import compare
-    from .laws.compare.ratios import ratios
-    from .laws.decide.allocation import compute_optimal
-    from .laws.decide.budget import budget
-    from .laws.decide.design import design
-    from .laws.decide.forecast import forecast
-    from .laws.diagnose.diagnose import diagnose
-    from .laws.fit.averaging import average
-    from .laws.fit.fit import fit
-    from .laws.frontier.frontier import frontier
-    from .laws.frontier.isoflop import isoflop
-    from .table.runs import Runs
+    from .api.run import Run as Run
+    from .api.run import load_run as load_run
+    from .api.run import train as train
+    from .api.study import Study as Study
+    from .laws.compare.compare import compare as compare
+    from .laws.compare.ratios import ratios as ratios
+    from .laws.decide.allocation import compute_optimal as compute_optimal
+    from .laws.decide.budget import budget as budget
+    from .laws.decide.design import design as design
+    from .laws.decide.forecast import forecast as forecast
+    from .laws.diagnose.diagnose import diagnose as diagnose
+    from .laws.fit.averaging import average as average
+    from .laws.fit.fit import fit as fit
+    from .laws.frontier.frontier import frontier as frontier
+    from .laws.frontier.isoflop import isoflop as isoflop
+    from .table.runs import Runs as Runs
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,8 @@
 """Parity of forcelaw's eSEN with the reference implementation, fairchem-core 1.10.0, weights copied
 over.
 
-    pip download --no-deps fairchem-core==1.10.0 && unzip -q fairchem_core-1.10.0-py3-none-any.whl -d fairchem-1.10.0
+    pip download --no-deps fairchem-core==1.10.0
+    unzip -q fairchem_core-1.10.0-py3-none-any.whl -d fairchem-1.10.0
     python benchmarks/esen_parity.py fairchem-1.10.0 | tee results/esen_parity.txt
 
 fairchem-core is no dependency of forcelaw. Its eSEN backbone and heads run unchanged from the
@@ -289,7 +290,8 @@ def main() -> int:
                 worst = max(worst, row["e"], row["f"])
             width, depth, lmax, mmax, _ = shape
             print(
-                f"{name:<16}{width:>4}{depth:>3}{lmax:>3}{mmax:>3}{row['N']:>11,}{row['N_ref']:>11,}  "
+                f"{name:<16}{width:>4}{depth:>3}{lmax:>3}{mmax:>3}"
+                f"{row['N']:>11,}{row['N_ref']:>11,}  "
                 f"{str(dtype).removeprefix('torch.'):<9}{row['e']:>10.1e}{row['f']:>10.1e}"
                 f"{row['e_self']:>10.1e}{row['f_self']:>10.1e}",
                 flush=True,

@@ -1,7 +1,7 @@
 """The matrix products of an eSEN layer (lmax = mmax = 2) by themselves: TFLOP/s and TB/s of each,
 both ways, in TF32.
 
-    python benchmarks/esen_products.py [--widths 52 56 64 104 128] [--edges 150016]          (GPU, ten seconds)
+    python benchmarks/esen_products.py [--widths 52 56 64 104 128] [--edges 150016]   (GPU, 10 s)
 
 "dx nn" multiplies by the weight as it lies, "dx tn" by a transposed copy: tensor cores take TF32
 only where the summed axis is contiguous in both operands. "copy" is what the memory allows.

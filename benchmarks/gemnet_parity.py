@@ -1,7 +1,8 @@
 """Parity of GemNet-OC with fairchem-core 1.10.0 (MIT licence), weights copied: parameters by
 module, energies, forces.
 
-    pip download --no-deps fairchem-core==1.10.0 -d /tmp/fairchem && unzip -d /tmp/fairchem /tmp/fairchem/*.whl
+    pip download --no-deps fairchem-core==1.10.0 -d /tmp/fairchem
+    unzip -d /tmp/fairchem /tmp/fairchem/*.whl
     python benchmarks/gemnet_parity.py --fairchem /tmp/fairchem > results/gemnet_parity.txt
 
 The reference's own modules run, with these inputs in place of its graph building: edges, reverse
@@ -197,10 +198,8 @@ class Copy:
     def residuals(self, here: str, there: str, first: int = 0) -> None:
         for name in [n for n in self.w if n.startswith(here + ".")]:
             k, which = name.removeprefix(here + ".").split(".")[:2]
-            self.put(
-                f"{there}.{int(k) + first}.dense_mlp.{('first', 'second').index(which)}.linear.weight",
-                self.w[name],
-            )
+            layer = f"dense_mlp.{('first', 'second').index(which)}"
+            self.put(f"{there}.{int(k) + first}.{layer}.linear.weight", self.w[name])
 
     def join(self, here: str, there: str, factor: float) -> None:
         sender, receiver = self.w[f"{here}.atoms.weight"].chunk(2)
@@ -243,8 +242,12 @@ class Copy:
         skip, e2e, quad, e2a = w[f"{here}.from_edges.linear.weight"].chunk(4)
         self.put(f"{there}.dense_ca.linear.weight", skip)
         a2e = w[f"{here}.from_atoms.linear.weight"]
-        for kind, name, dense in (("e2e", "trip", e2e), ("quad", "quad", quad), ("a2e", "atom_edge", a2e),
-                                  ("e2a", "edge_atom", e2a)):  # fmt: skip
+        for kind, name, dense in (
+            ("e2e", "trip", e2e),
+            ("quad", "quad", quad),
+            ("a2e", "atom_edge", a2e),
+            ("e2a", "edge_atom", e2a),
+        ):
             part = f"{there}.{name}_interaction"
             self.put(f"{part}.{'dense_db' if kind == 'quad' else 'dense_ba'}.linear.weight", dense)
             self.put(f"{part}.mlp_rbf.linear.weight", w[f"{here}.rbf_{kind}.weight"])
@@ -270,8 +273,12 @@ class Copy:
             f"{there}.atom_interaction.up_projection.linear.weight",
             w[f"{here}.up_a2a.linear.weight"],
         )
-        for ours, theirs in (("before", "layers_before_skip"), ("after", "layers_after_skip"),
-                             ("atoms", "atom_emb_layers"), ("joined", "residual_m")):  # fmt: skip
+        for ours, theirs in (
+            ("before", "layers_before_skip"),
+            ("after", "layers_after_skip"),
+            ("atoms", "atom_emb_layers"),
+            ("joined", "residual_m"),
+        ):
             self.residuals(f"blocks.{k}.{ours}", f"{there}.{theirs}")
         self.update(f"blocks.{k}.update", f"{there}.atom_update")
         self.join(f"blocks.{k}.join", f"{there}.concat_layer", 1.0)
@@ -291,8 +298,13 @@ class Copy:
 
     def scales(self) -> None:
         scale = self.ours.blocks[0].interaction.scale
-        factors = {"edge_atom_interaction.scale_cbf_sum": scale.e2a, "scale_cbf_sum": scale.trip,
-                   "scale_sbf_sum": scale.quad, "scale_rbf_sum": scale.a2a, "scale_sum": scale.update}  # fmt: skip
+        factors = {
+            "edge_atom_interaction.scale_cbf_sum": scale.e2a,
+            "scale_cbf_sum": scale.trip,
+            "scale_sbf_sum": scale.quad,
+            "scale_rbf_sum": scale.a2a,
+            "scale_sum": scale.update,
+        }
         for name, part in self.theirs.named_modules():
             if isinstance(part, self.scale_factor):
                 value = next((v for suffix, v in factors.items() if name.endswith(suffix)), 1.0)
@@ -368,17 +380,29 @@ class Lists:
         of: dict[tuple, list[int]] = {}
         for k, (_, ba) in enumerate(trip_in):
             of.setdefault(ba, []).append(k)
-        quads = [(self.number[ca], t * self.orders + j, k)
-                 for k, (ca, ba) in enumerate(trip_out) for t in of.get(ba, []) for j in range(self.orders)]  # fmt: skip
+        quads = [
+            (self.number[ca], t * self.orders + j, k)
+            for k, (ca, ba) in enumerate(trip_out)
+            for t in of.get(ba, [])
+            for j in range(self.orders)
+        ]
         out, first, last = ([q[k] for q in quads] for k in range(3))
         return {
-            "triplet_in": {"in": torch.tensor([self.number[db] for db, _ in trip_in]).repeat_interleave(self.orders),
-                           "out": torch.tensor([near[ba] for _, ba in trip_in]).repeat_interleave(self.orders)},
-            "triplet_out": {"in": torch.tensor([near[ba] for _, ba in trip_out]),
-                            "out": torch.tensor([self.number[ca] for ca, _ in trip_out])},
-            "out": torch.tensor(out), "trip_in_to_quad": torch.tensor(first), "trip_out_to_quad": torch.tensor(last),
+            "triplet_in": {
+                "in": torch.tensor([self.number[db] for db, _ in trip_in]).repeat_interleave(
+                    self.orders
+                ),
+                "out": torch.tensor([near[ba] for _, ba in trip_in]).repeat_interleave(self.orders),
+            },
+            "triplet_out": {
+                "in": torch.tensor([near[ba] for _, ba in trip_out]),
+                "out": torch.tensor([self.number[ca] for ca, _ in trip_out]),
+            },
+            "out": torch.tensor(out),
+            "trip_in_to_quad": torch.tensor(first),
+            "trip_out_to_quad": torch.tensor(last),
             "out_agg": inner(out),
-        }  # fmt: skip
+        }
 
     def put(self, theirs: torch.nn.Module) -> None:
         """Take the place of graph building and of the quadruplet basis in the reference."""
@@ -412,8 +436,10 @@ class Lists:
         # the basis functions are attributes of type Module there: plain functions take their place
         del theirs.cbf_basis_qint, theirs.sbf_basis_qint
         theirs.cbf_basis_qint, theirs.sbf_basis_qint = circular, spherical
-        print(f"  {len(self.pos)} atoms, {len(self.edges)} edges, {len(trip['in'])} triplets, "
-              f"{len(order) // self.orders} quadruplets")  # fmt: skip
+        print(
+            f"  {len(self.pos)} atoms, {len(self.edges)} edges, {len(trip['in'])} triplets, "
+            f"{len(order) // self.orders} quadruplets"
+        )
 
 
 def assoc(l: int, m: int, cosine: Tensor) -> Tensor:

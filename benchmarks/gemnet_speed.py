@@ -1,7 +1,8 @@
 """GemNet-OC's training step on one GPU, way by way: eager, whole-step CUDA graphs, and graphs of
 the compiled model.
 
-    python benchmarks/gemnet_speed.py --pack PACK [--sizes 1e6 3e6] [--atoms 1400 8192] [--ways eager graph compiled]
+    python benchmarks/gemnet_speed.py --pack PACK [--sizes 1e6 3e6] [--atoms 1400 8192]
+        [--ways eager graph compiled]
 
 Direct forces, real molecules, batch assembly and optimiser included; a row for each case, printed
 as it is measured. --check compares the losses of the first steps between the ways, in float32
@@ -178,9 +179,12 @@ def main() -> int:
                     else float("nan")
                 )
                 print(
-                    f"{way:<10}{case.model.n_parameters():>11,}{config.width:>6}{seen / case.plan.steps:>11.0f}"
-                    f"{1e3 * t / case.plan.steps:>9.2f}{seen / t / 1e3:>9.1f}k{edges / t / 1e6:>8.2f}M"
-                    f"{form.training(edges, seen) / t / 1e12:>9.2f}{memory:>9.2f}{case.start:>8.1f}",
+                    f"{way:<10}{case.model.n_parameters():>11,}{config.width:>6}"
+                    f"{seen / case.plan.steps:>11.0f}"
+                    f"{1e3 * t / case.plan.steps:>9.2f}{seen / t / 1e3:>9.1f}k"
+                    f"{edges / t / 1e6:>8.2f}M"
+                    f"{form.training(edges, seen) / t / 1e12:>9.2f}"
+                    f"{memory:>9.2f}{case.start:>8.1f}",
                     flush=True,
                 )
                 if args.profile and way == args.ways[-1]:

@@ -103,7 +103,8 @@ def main() -> int:
     pretend(args.arch)
     spilled = compile_only(args.arch)
     print(
-        f"{'kernel':<30}{'registers':>10}{'spilled B':>10}{'shared B':>10}{'warps':>7}{'seconds':>9}"
+        f"{'kernel':<30}{'registers':>10}{'spilled B':>10}{'shared B':>10}"
+        f"{'warps':>7}{'seconds':>9}"
     )
     for model in args.models:
         for precision in args.precision:

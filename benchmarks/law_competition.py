@@ -1,6 +1,6 @@
 """Do averaged intervals hold when the form of the law is not known, and do comparisons without a
 law see what is there? Simulated studies of the design of results/symmetry_ladder: six sizes from
-5e3 to 1e6 parameters, three seeds at three of them, twelve evaluations from .2M atoms on, 6.4M atoms
+5e3 to 1e6 parameters, three seeds at three of them, 12 evaluations from .2M atoms on, 6.4M atoms
 for the first seed and 3M for the others.
 
     python benchmarks/law_competition.py --trials 200 --out results/laws/competition.txt

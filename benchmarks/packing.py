@@ -1,8 +1,10 @@
 """How busy several small runs side by side keep one GPU: atoms/s of one run, of 2, 4, 8, 16 at
 once, and at 8k atoms a step.
 
-    CUDA_DEVICE_MAX_CONNECTIONS=32 python benchmarks/packing.py --pack src/forcelaw/data/sample --device cuda
-    ... --study mpnn painn     and then whole studies through the worker: the same losses and device-hours as without packing?
+    CUDA_DEVICE_MAX_CONNECTIONS=32 python benchmarks/packing.py --device cuda \\
+        --pack src/forcelaw/data/sample
+    ... --study mpnn painn     and then whole studies through the worker: the same losses and
+                               device-hours as one run at a time?
 
 Every run is the real training step (forcelaw.training.step), on its own stream, with its own
 weights and data order. Direct forces. Rows are printed as they come; "ratio" is the best of the
@@ -181,7 +183,8 @@ def row(
         f"{rates[k] / 1e3:>9.1f}k" if k in rates else f"{'-':>10}" for k in [1, *args.packs]
     )
     return (
-        f"{name:<8}{n:>10,}{statistics.median(started):>8.2f}{cells}{reference / 1e3:>9.1f}k{best / rates[1]:>7.2f}"
+        f"{name:<8}{n:>10,}{statistics.median(started):>8.2f}{cells}{reference / 1e3:>9.1f}k"
+        f"{best / rates[1]:>7.2f}"
         f"{best / reference:>7.2f}{memory:>9}{bad}"
     )
 
@@ -316,7 +319,8 @@ def main() -> int:
     )
     heads = "".join(f"{f'{k} at once':>10}" for k in [1, *args.packs])
     print(
-        f"{'model':<8}{'N':>10}{'start s':>8}{heads}{f'{args.large} a.':>10}{'gain':>7}{'ratio':>7}{'GiB':>9}",
+        f"{'model':<8}{'N':>10}{'start s':>8}{heads}{f'{args.large} a.':>10}"
+        f"{'gain':>7}{'ratio':>7}{'GiB':>9}",
         flush=True,
     )
     for target in args.sizes:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 
-# ---------------------------------------------------------------------------------------- importing the peers without deps
+# ----------------------------------------------------------------- importing the peers without deps
 class _Anything(type):
     """Class of the stub classes: any attribute and any index is the class itself, so that
     import-time use passes."""
@@ -192,7 +192,7 @@ class SparseTensor:
         return picked
 
 
-# -------------------------------------------------------------------------------------------------------------- the peers
+# ---------------------------------------------------------------------------------------- the peers
 class Record(dict):
     """A batch as fairchem's models read it: keys, attributes, and ``get`` with a keyword."""
 

@@ -1,13 +1,14 @@
-"""Our training step compared with fairchem-core's own models: the same batches, direct forces, loss,
-precision and N, on one card.
+"""Our training step compared with fairchem-core's own models: the same batches, direct forces,
+loss, precision and N, on one card.
 
-    python benchmarks/peers.py --fairchem2 .whl-fc2 --fairchem1 .whl-fc1                  (GPU, about four minutes)
+    python benchmarks/peers.py --fairchem2 .whl-fc2 --fairchem1 .whl-fc1   (GPU, 4 minutes)
     python benchmarks/peers.py --device cpu --sizes small --fairchem2 .whl-fc2 --fairchem1 .whl-fc1
 
---fairchem2 and --fairchem1 are folders with the wheel of fairchem-core 2.24.0 and 1.10.0, or with it unpacked (pip install
---no-deps --target). The two cannot be imported together, so each model of each side runs in a process of its own. On a GPU the
-processes of a phase start together and a lock keeps their work apart: many may build and compile at a time, but whoever
-measures is alone on the machine. Each row prints when it is measured; the table at the end has the ratios.
+--fairchem2 and --fairchem1 are folders with the wheel of fairchem-core 2.24.0 and 1.10.0, or with
+it unpacked (pip install --no-deps --target). The two cannot be imported together, so each model of
+each side runs in a process of its own. On a GPU the processes of a phase start together and a lock
+keeps their work apart: many may build and compile at a time, but only one measures, and nothing
+else runs then. Each row prints when it is measured; the table at the end has the ratios.
 
 What a step is. Ours: forcelaw.training.step, everything included (batch assembly, optimiser,
 clipping), with and without torch.compile, the better of which is compared. The peer's: forward, the
@@ -138,7 +139,7 @@ ATOMS = {"full": (8192, 1400), "small": (200, 60)}
 BATCHES = {"full": {8192: 8, 1400: 40}, "small": {200: 2, 60: 3}}
 
 
-# ---------------------------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 def stream(pack: Any, atoms: int, count: int, device: torch.device) -> tuple[Any, Any]:
     """Plan and window of the first ``count`` batches of about ``atoms`` atoms: the same ones for
     every side."""
@@ -213,7 +214,7 @@ def repeated(
     return [batch] * count, count * len(inputs["pos"]), count * inputs["edge_index"].shape[1]
 
 
-# -------------------------------------------------------------------------------------------------------------- measuring
+# ---------------------------------------------------------------------------------------- measuring
 class Turns:
     """Who may use the machine: any number prepare at a time, one measures alone (a file lock,
     shared or exclusive)."""
@@ -535,7 +536,7 @@ def work(args: argparse.Namespace) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
 HEAD = (
     f"{'case':<20}{'side':<11}{'variant':<19}{'N':>10}{'atoms/step':>11}{'ms/step':>9}{'atoms/s':>10}{'edges/s':>10}"
     f"{'GiB':>8}{'start s':>8}{'  speed ours/peer':>18}{'memory':>8}"
@@ -557,7 +558,8 @@ def line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     if "error" in row:
         return f"{head}{row['atoms'] or '':>10}  {row['error']}"
     text = (
-        f"{head}{row['N']:>10,}{row['atoms_step']:>11.0f}{row['ms']:>9.2f}{row['atoms_s'] / 1e3:>9.1f}k"
+        f"{head}{row['N']:>10,}{row['atoms_step']:>11.0f}{row['ms']:>9.2f}"
+        f"{row['atoms_s'] / 1e3:>9.1f}k"
         f"{row['edges_s'] / 1e6:>9.3f}M{row['gb']:>8.2f}{row['start']:>8.1f}"
     )
     if row["side"] != "ours":

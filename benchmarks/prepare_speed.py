@@ -1,6 +1,7 @@
 """Speed and peak memory of ``forcelaw data prepare`` on synthetic sources of 22 atoms a structure.
 
-    python benchmarks/prepare_speed.py [--structures 100000 1000000] [--layouts rmd17 padded flat spice] [--folder DIR]
+    python benchmarks/prepare_speed.py [--structures 100000 1000000]
+        [--layouts rmd17 padded flat spice] [--folder DIR]
 
 Each source is written once (streamed, not timed), then prepared by a fresh process whose wall time
 and peak resident memory are taken. Memory must not grow with the number of structures.
@@ -30,7 +31,7 @@ parser = argparse.ArgumentParser()
 add_subcommands(parser.add_subparsers())
 args = parser.parse_args()
 code = args.handler(args)
-with open("/proc/self/status") as file:  # ru_maxrss would count the parent's memory, inherited until exec
+with open("/proc/self/status") as file:  # ru_maxrss counts the parent's memory until exec
     print("peak kB", next(line.split()[1] for line in file if line.startswith("VmHWM")))
 sys.exit(code)
 """
@@ -177,7 +178,8 @@ def main() -> None:
                 words = ["prepare", str(source), "--out", str(pack), "--overwrite", *options]
                 command = [sys.executable, "-c", RUN, *words]
                 seconds, processor, memory = timed(command)
-                row = f"{layout:<8}{n:>12,}{source.stat().st_size / 1e6:>11.0f}{seconds:>9.1f}{processor:>8.1f}"
+                row = f"{layout:<8}{n:>12,}{source.stat().st_size / 1e6:>11.0f}{seconds:>9.1f}"
+                row += f"{processor:>8.1f}"
                 print(f"{row}{n / seconds:>14,.0f}{memory:>9.0f}", flush=True)
                 source.unlink()
 

@@ -1,7 +1,8 @@
 """Training throughput of every architecture, direct forces, real molecules, graph building and
 optimiser included.
 
-    python benchmarks/training_speed.py --pack PACK --device cuda --atoms 1400 8192 32768 --sizes 1e6 --compile no yes
+    python benchmarks/training_speed.py --pack PACK --device cuda --atoms 1400 8192 32768
+        --sizes 1e6 --compile no yes
 
 Prints a table as it goes: atoms/s, edges/s, achieved TFLOP/s (closed forms), peak memory, and the
 share of a step that batch assembly, loss and optimiser would take alone ("outside"). The step is
@@ -261,7 +262,8 @@ def main() -> int:
                             continue
                         print(
                             f"{arch:<24}{r['N']:>10,}{precision:>10}{compile_mode:>8}{r['atoms_step']:>11.0f}"
-                            f"{r['ms']:>9.3f}{r['atoms_s'] / 1e3:>9.1f}k{r['edges_s'] / 1e6:>9.2f}M{r['tflops']:>9.2f}"
+                            f"{r['ms']:>9.3f}{r['atoms_s'] / 1e3:>9.1f}k{r['edges_s'] / 1e6:>9.2f}M"
+                            f"{r['tflops']:>9.2f}"
                             f"{r['gb']:>9.2f}{r['outside']:>8.1f}%{r['start']:>8.1f}"
                             f"{'' if r['loss_ok'] else '  NON-FINITE'}",
                             flush=True,

@@ -20,6 +20,8 @@ exclude_patterns = ["_build", "_ext"]
 
 html_theme = "furo"
 html_title = f"forcelaw {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 

@@ -1,4 +1,4 @@
-"""Tests of kernels that ask for tensors on a CPU, in addition to those of tests/ops, which take either
+"""Tests of kernels that ask for tensors on a CPU, besides those of tests/ops, which take either
 device."""
 
 import pytest

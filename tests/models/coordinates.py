@@ -166,8 +166,8 @@ def coordinate_check(
 
 
 def may_vanish(layer: str) -> bool:
-    """Forces, and the further tensors "[k]" of a block besides its main stream, such as vectors read
-    out of scalars."""
+    """Forces, and the further tensors "[k]" of a block in addition to its main stream,
+    such as vectors read out of scalars."""
     return layer == "forces" or layer.endswith("]")
 
 

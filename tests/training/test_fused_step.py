@@ -1,5 +1,5 @@
-"""A whole training step by the kernels, interpreted on a CPU, compared with the plain step: batch, model,
-loss, optimizer and books.
+"""A whole training step by the kernels, interpreted on a CPU, compared with the plain step: batch,
+model, loss, optimizer and books.
 
 torch fills what it allocates with NaN meanwhile (its deterministic mode does), so a number that is
 read before it is written shows; padding is on, as in a CUDA graph.

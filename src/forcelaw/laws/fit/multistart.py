@@ -196,8 +196,7 @@ def _condition(problem: Problem, theta: np.ndarray) -> float:
 
 
 def _bounds_hit(problem: Problem, theta: np.ndarray) -> list[str]:
-    """Parameters at a bound, and terms that are negligible compared with the losses (below 1e-6 of every
-    one)."""
+    """Parameters at a bound, and terms that are negligible (below 1e-6 of every loss)."""
     low, high = problem.bounds
     law = problem.law
     near = 1e-12 * (high - low)

@@ -125,8 +125,8 @@ class Law:
         return {}
 
     def context(self, runs: Any, cluster: np.ndarray | None = None) -> dict[str, Any]:
-        """What ``derived`` needs from the table in addition to the parameters; with ``cluster`` labels [n],
-        the same without each cluster in turn (arrays [G])."""
+        """What ``derived`` needs from the table besides the parameters; with ``cluster`` labels
+        [n], the same without each cluster in turn (arrays [G])."""
         return {}
 
     def least_levels(self, role: str) -> int:

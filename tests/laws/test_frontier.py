@@ -6,7 +6,6 @@ import pytest
 from forcelaw.errors import FitError
 from forcelaw.laws.decide import simulate
 from forcelaw.laws.decide.allocation import Cost, compute_optimal
-from forcelaw.laws.decide.routes import routes
 from forcelaw.laws.fit.fit import fit
 from forcelaw.laws.frontier.curves import curves, lower_hull, smoothed
 from forcelaw.laws.frontier.frontier import frontier
@@ -220,8 +219,11 @@ def test_isoflop_of_single_points_by_budget():
 
 
 def test_three_ways_side_by_side():
-    rows = routes(study(10, seed=1))
-    assert [row.method for row in rows] == ["surface", "frontier (tangents)", "iso-FLOP"]
-    for row in rows:
-        assert row.a.low < exponents(FIELD)["a"] < row.a.high
-        assert len(row.points) >= 3 and set(row.points[0]) == {"x", "n", "d"}
+    runs = study(10, seed=1)
+    best, edge = compute_optimal(fit(runs), Cost.measured(runs)), frontier(runs)
+    minima = isoflop(runs)
+    assert edge.method == "tangents"
+    for found in (best, edge.optimum, minima):
+        assert found.a.low < exponents(FIELD)["a"] < found.a.high
+    for rows in (best.rows(np.geomspace(1e12, 1e15, 3)), edge.rows(), minima.rows()):
+        assert len(rows) >= 3 and all(row["n"] > 0 and row["d"] > 0 for row in rows)

@@ -39,9 +39,7 @@ class Curve:
         return " ".join(table.run_names[r] for r in self.runs[:3])
 
 
-def curves(
-    runs: Runs, x: str = "c", smooth: bool = True, keep: np.ndarray | None = None
-) -> list[Curve]:
+def curves(runs: Runs, x: str = "c", keep: np.ndarray | None = None) -> list[Curve]:
     """Curves of ``runs`` against ``x``. Runs of one architecture and N that differ only by seed and
     were evaluated at the same D are averaged (in ln L); each curve is then smoothed (see
     :func:`smoothed`). ``keep`` [number of runs]: runs to use (for deleting them)."""
@@ -66,7 +64,7 @@ def curves(
         for together in [alike] if len(seeds) == len(alike) else [[one] for one in alike]:
             stack = np.stack([index for _, index in together])
             mx, my, md = (values[stack].mean(axis=0) for values in (lx, ly, ld))
-            sy, fx, fy = smoothed(mx, my) if smooth else (my, mx, my)
+            sy, fx, fy = smoothed(mx, my)
             n = float(runs["n"][stack[0, 0]]) if "n" in runs else float("nan")
             out.append(Curve(mx, sy, md, n, tuple(r for r, _ in together), fx, fy))
     return out

@@ -17,7 +17,6 @@ import numpy as np
 
 from ...table.runs import Runs
 from ..fit import intervals
-from ..fit.objective import Objective
 from ..fit.result import NOT_IDENTIFIED, OK, REFUSED, UNITS, Estimate, FitResult, Result, records
 from ..fit.single import attach
 from ..forms.base import Floor
@@ -101,22 +100,20 @@ def frontier(
     x: str = "c",
     *,
     floor: Floor = "free",
-    objective: str = "log",
     level: float = 0.95,
-    smooth: bool = True,
     interval: str = "jackknife",
 ) -> Frontier:
     """Frontier of a table of one architecture against ``x``: "c" FLOPs or "h" device-hours.
 
-    runs: any table (see :func:`forcelaw.fit`). smooth: smooth each curve first. interval: jackknife
-    or none. The fit is refused, with the reason, where fewer than three sizes reach the frontier.
+    runs: any table (see :func:`forcelaw.fit`). interval: jackknife or none. The fit is refused,
+    with the reason, where fewer than three sizes reach the frontier.
     FitError where the table has several architectures, or no column x or n.
     """
     runs = one_architecture(runs, "frontier", "a frontier")
     runs[x], runs["n"]
-    found = pooled(curves(runs, x, smooth))
+    found = pooled(curves(runs, x))
     points = _hull_points(runs, found)
-    tangents = fit_tangents(runs, found, x, floor, objective, level, interval, smooth)
+    tangents = fit_tangents(runs, found, x, floor, level, interval)
     fit, method, message = tangents.fit, "tangents", ""
     if fit is None:
         method = "hull"
@@ -126,7 +123,7 @@ def frontier(
             " trend, not an exponent; add sizes between, or train the middle sizes longer and"
             " shorter"
         )
-        fit = _fit_hull(runs, found, x, floor, level, interval, smooth, points)
+        fit = _fit_hull(runs, found, x, floor, level, interval, points)
         if fit.status == OK:
             fit.status, fit.message = NOT_IDENTIFIED, message
     optimum = _optimum(points, tangents, found, level, len(runs.run_names))
@@ -155,7 +152,6 @@ def _fit_hull(
     floor: Floor,
     level: float,
     interval: str,
-    smooth: bool,
     points: dict[str, Any],
 ) -> FitResult:
     """The law through the hull's vertices: descriptive, used where there are too few tangents."""
@@ -171,14 +167,12 @@ def _fit_hull(
     bounds = law.all_bounds({}, ly)
     theta = through(law, lx - centre, ly, bounds)
     whole = {"lx": lx[None] - centre, "ly": ly[None]}
-    as_one = Tangency(
-        Envelope(floor, x=x), whole, centre, bounds, Objective("log"), np.zeros((1, 2))
-    )
+    as_one = Tangency(Envelope(floor, x=x), whole, centre, bounds, np.zeros((1, 2)))
     result = law_result(runs, as_one, theta[None], np.ones((1, 1), bool), level)
     result.n_rows = len(lx)
     if interval != "none" and groups <= MOST_HULL_RUNS:
         draws = np.tile(theta, (groups, 1))
-        everything, there = without_each(runs, found, x, smooth, least=1)
+        everything, there = without_each(runs, found, x, least=1)
         for r in range(groups):
             rest = [everything[i] for i in np.flatnonzero(there[r])]
             vx, vy = (

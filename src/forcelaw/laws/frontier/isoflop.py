@@ -4,7 +4,7 @@ Hoffmann et al. 2022).
 At each budget every run-averaged, smoothed curve that reaches it gives a point; a cubic (a parabola
 with four sizes or fewer) in ln N gives the minimum. Minima at the end of the grid are dropped: they
 are no minima. The vertex of a parabola is biased where alpha and beta differ, so the surface and
-the tangents should be read with it (:mod:`forcelaw.laws.decide.routes`).
+the tangents should be read with it.
 """
 
 from __future__ import annotations

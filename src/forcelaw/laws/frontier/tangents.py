@@ -78,7 +78,6 @@ class Tangency:
     x: dict[str, np.ndarray]
     centre: float
     bounds: tuple[np.ndarray, np.ndarray]
-    objective: Objective
     ends: np.ndarray
     clock: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     ln_n: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -95,20 +94,20 @@ class Tangency:
         return (at > self.ends[:, 0] + span) & (at < self.ends[:, 1] - span)
 
     def settle(
-        self, theta: np.ndarray, keep: np.ndarray, rounds: int = 12, damping: float = 0.1
+        self, theta: np.ndarray, keep: np.ndarray, damping: float = 0.1
     ) -> tuple[np.ndarray, np.ndarray]:
         """theta [B, P] fitted to the curves that touch it, until their set no longer changes; and
         that set [B, R]."""
         used = self.inside(theta) & keep
         zero = np.zeros(self.x["lx"].shape[0])
         theta, moving = theta.copy(), np.arange(len(theta))
-        for _ in range(rounds):
+        for _ in range(12):
             theta[moving] = solve(
                 self.law,
                 self.x,
                 zero,
                 used[moving].astype(float),
-                self.objective,
+                Objective("log"),
                 theta[moving],
                 bounds=self.bounds,
                 tolerance=1e-9,
@@ -146,9 +145,7 @@ class Tangency:
         return out, self.slopes(out, used)
 
 
-def tangency(
-    found: list[Curve], x: str, floor: Floor, objective: str, centre: float | None = None
-) -> Tangency:
+def tangency(found: list[Curve], x: str, floor: Floor, centre: float | None = None) -> Tangency:
     """The curves [R] padded with NaN to one length, about one centre of ln x."""
     longest = max(len(curve.fx) for curve in found)
     lx, ly = (np.full((len(found), longest), np.nan) for _ in range(2))
@@ -162,7 +159,6 @@ def tangency(
         {"lx": lx, "ly": ly},
         centre,
         law.all_bounds({}, ly[np.isfinite(ly)]),
-        Objective(objective),
         np.stack([np.nanmin(lx, axis=1), np.nanmax(lx, axis=1)], axis=1),
         [(curve.lx, curve.ld) for curve in found],
         np.log([curve.n for curve in found]),
@@ -199,17 +195,15 @@ def fit_tangents(
     found: list[Curve],
     x: str,
     floor: Floor,
-    objective: str,
     level: float,
     interval: str,
-    smooth: bool,
 ) -> Tangents:
     """The tangents of the frontier of ``found``, and the law through them."""
     useful = [curve for curve in found if len(curve.lx) >= 3]
     if len(useful) < LEAST_TANGENTS:
         nothing = np.array([])
         return Tangents({"x": nothing, "loss": nothing, "n": nothing, "d": nothing, "run": []})
-    prepared = tangency(useful, x, floor, objective)
+    prepared = tangency(useful, x, floor)
     everyone = np.ones((1, len(useful)), bool)
     theta, used = prepared.settle(_first(prepared, useful)[None], everyone)
     made = Tangents(_tangent_points(runs, prepared, useful, theta, used[0]))
@@ -219,8 +213,8 @@ def fit_tangents(
     made.slopes = prepared.slopes(theta, used)
     if interval == "none" or not result.ok:
         return made
-    more, there = without_each(runs, useful, x, smooth)
-    many = replace(tangency(more, x, floor, objective, prepared.centre), bounds=prepared.bounds)
+    more, there = without_each(runs, useful, x)
+    many = replace(tangency(more, x, floor, prepared.centre), bounds=prepared.bounds)
     draws, made.slope_draws = many.deleted(there, theta[0])
     if result.law.free_floor and (draws[:, 1] <= 0).any():  # as in intervals.below_zero
         lower = _below_zero(prepared)
@@ -306,7 +300,7 @@ def law_result(
 
 
 def without_each(
-    runs: Runs, useful: list[Curve], x: str, smooth: bool, least: int = 3
+    runs: Runs, useful: list[Curve], x: str, least: int = 3
 ) -> tuple[list[Curve], np.ndarray]:
     """The curves, and after them what is left of a curve when one of its runs is deleted (if that
     has ``least`` points or more); and which of them are there without each run in turn [G, curves].
@@ -321,7 +315,7 @@ def without_each(
             rest = np.isin(np.arange(groups), curve.runs)
             rest[r] = False
             if rest.any():
-                left = pooled(curves(runs, x, smooth, keep=rest))
+                left = pooled(curves(runs, x, keep=rest))
                 left = [one for one in left if len(one.lx) >= least]
                 everything += left
                 added += [r] * len(left)

@@ -21,6 +21,7 @@ import pytest
 
 from forcelaw.cli.main import main
 from forcelaw.figures.laws import floor_rise
+from forcelaw.laws.decide.allocation import Allocation, Cost
 from forcelaw.laws.fit.fit import fit
 from forcelaw.laws.fit.floor_profile import profile_floor
 from forcelaw.laws.fit.result import Estimate
@@ -117,9 +118,8 @@ def test_a_new_run_scatters_more_than_the_law(written: dict[str, Any]) -> None:
     class Surface:
         noise, level, n_runs = 0.05, 0.95, 1_000_000
 
-    known = optimum.new_run(
-        Estimate(2.0, None, 2.0 * math.exp(-0.1), 2.0 * math.exp(0.1)), Surface()
-    )
+    law = Estimate(2.0, None, 2.0 * math.exp(-0.1), 2.0 * math.exp(0.1))
+    known = Allocation(law, law, law, Cost(), Surface(), 0.95).new_run(law)
     half = math.hypot(0.1, 1.959964 * 0.05)
     assert known.low == pytest.approx(2 * math.exp(-half), rel=1e-5)
     assert known.high == pytest.approx(2 * math.exp(half), rel=1e-5)

@@ -14,7 +14,7 @@ import numpy as np
 from ...figures.laws import FLOPS
 from ...figures.spec import Figure, Panel, Series, or_empty
 from ...figures.text import pretty
-from ...laws.fit.result import Estimate, FitResult
+from ...laws.fit.result import Estimate
 from ..analysis import Analysis
 from ..architecture import Architecture
 from ..outcome import ends, finite
@@ -118,22 +118,8 @@ def prospects(analysis: Analysis) -> list[Prospect]:
             if loss is not None:
                 n, d = float(found["n"][i]), float(found["d"][i])
                 beyond = math.log10(flops / reached[label])
-                out.append(Prospect(label, flops, n, d, loss, new_run(loss, best.surface), beyond))
+                out.append(Prospect(label, flops, n, d, loss, best.new_run(loss), beyond))
     return out
-
-
-def new_run(loss: Estimate, surface: FitResult) -> Estimate | None:
-    """Where one more run should fall: the interval of the law widened by what runs and checkpoints
-    scatter, in ln L."""
-    from scipy import stats
-
-    if loss.low is None or loss.high is None or not loss.low > 0:
-        return None
-    freedom = max(surface.n_runs - 1, 1)
-    extra = float(stats.t.ppf(0.5 + surface.level / 2, freedom)) * surface.noise
-    down = math.hypot(math.log(loss.value / loss.low), extra)
-    up = math.hypot(math.log(loss.high / loss.value), extra)
-    return Estimate(loss.value, None, loss.value * math.exp(-down), loss.value * math.exp(up))
 
 
 def section(analysis: Analysis) -> Section:

@@ -52,10 +52,11 @@ def test_plan_run_status_and_report(study, tmp_path):
 
 
 def test_options_that_make_no_sense_are_refused_before_anything_is_written(study):
-    for options in ({"runs_per_device": 0}, {"minutes": 0}, {"hold_largest": 2}):
+    wrong = ({"runs_per_device": 0}, {"minutes": 0}, {"hold_largest": 2}, {"workers": -1})
+    for options in (*wrong, {"device": "cuda:1"}):
         (name,) = options
         with pytest.raises(StudyError) as caught:
-            study.run(device="cpu", **options)
+            study.run(**{"device": "cpu", **options})
         assert caught.value.where == name and caught.value.remedy
     assert not study.out.exists()
 

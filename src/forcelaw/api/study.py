@@ -135,7 +135,7 @@ class Study:
         from ..training.device import pick_device
 
         began = time.time()
-        check_run_options(workers, runs_per_device, minutes, hold_largest)
+        check_run_options(device, workers, runs_per_device, minutes, hold_largest)
         device = pick_device(device)
         workers = workers or default_workers(device)
         rates = rates_of(self.directory, device)
@@ -203,6 +203,7 @@ def study_status_text(out: Path) -> str:
 
 
 def check_run_options(
+    device: str,
     workers: int | None,
     runs_per_device: int | str,
     minutes: float | None,
@@ -212,6 +213,12 @@ def check_run_options(
     side_by_side = str(runs_per_device)
     number = side_by_side.isdigit() and 1 <= int(side_by_side) <= 24
     for name, value, good, remedy in (
+        (
+            "device",
+            device,
+            device in ("auto", "cpu", "cuda"),
+            "give auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among several GPUs",
+        ),
         ("workers", workers, not workers or workers > 0, "give a number of processes"),
         (
             "runs_per_device",

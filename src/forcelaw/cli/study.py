@@ -144,7 +144,9 @@ def _run(args: argparse.Namespace) -> int:
         raise StudyError("no study file given", remedy="forcelaw run studies/quickstart.yaml")
     from ..api.study import Study, check_run_options
 
-    check_run_options(args.workers, args.runs_per_device, args.minutes, args.hold_largest)
+    check_run_options(
+        args.device, args.workers, args.runs_per_device, args.minutes, args.hold_largest
+    )
     study = Study.load(args.study, args.out)
     if args.plan:
         print(study.describe(args.device, args.workers))

@@ -219,7 +219,7 @@ class PackBuild:
         block = filters.select(block, keep)
         first, self.tally.kept = self.tally.kept, self.tally.kept + len(block)
         if self.tally.refused or not len(block):
-            return  # nothing will be written; go on only to count how many there are
+            return  # nothing will be written; continue only to count how many there are
         indices = np.arange(first, first + len(block))
         if self.options.group == "frame":
             groups = splitmix64(indices.astype(np.uint64))
@@ -270,7 +270,7 @@ class PackBuild:
                 self.tally.first_refused.setdefault(name, block.place(int(rows[0])))
 
     def place(self, block: Block, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, forces and cells as they are written: molecules centred, and turned by the
+        """Positions, forces and cells as they are written: molecules centred, and rotated by the
         fixed rotation."""
         counts, rotate = block.counts, self.options.rotate
         periodic = np.zeros(len(block), bool) if block.pbc is None else block.pbc.any(axis=1)

@@ -209,7 +209,7 @@ class Runs:
         return {name: self.take(self.group == i) for i, name in enumerate(self.group_names)}
 
     def describe(self) -> str:
-        """What was taken from which column, and the notes, one a line."""
+        """Which column is used for what, and the notes, one a line."""
         lines = [
             f"{len(self)} rows of {self.n_runs} runs"
             + (f" from {self.source}" if self.source else "")

@@ -26,7 +26,7 @@ molecules   neutral, closed-shell, of H C N O F P S Cl Br, 3 to 50 atoms (mean n
             by the seed
 conformers  ETKDGv3; 10% as embedded, 30% after 5 to 20 MMFF steps, 60% after up to 200; then every
             atom moved by a normal of standard deviation uniform in 0 to 0.05 Angstrom, centred,
-            turned by a random rotation, rounded to 0.001 Angstrom
+            randomly rotated, rounded to 0.001 Angstrom
 labels      GFN2-xTB single points by tblite; mean force norm near 1.8 eV/Angstrom; structures with
             an atom above 20 eV/Angstrom are dropped and counted
 

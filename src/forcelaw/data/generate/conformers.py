@@ -5,7 +5,7 @@ Distribution (:class:`Distribution`, written to the manifest): of the conformers
 ``unrelaxed`` stay as embedded, ``partly`` take 5 to 20 MMFF94 steps and the rest up to 200 (UFF
 where MMFF has no parameters); then every atom is moved by a normal of standard deviation uniform in
 0 to ``displacement`` Angstrom (one for the structure); then the centre of the positions goes to the
-origin and the structure is turned by a rotation uniform on SO(3). Embedders align molecules with
+origin and the structure gets a rotation uniform on SO(3). Embedders align molecules with
 their principal axes: without the rotation an unconstrained model would read that frame for free.
 Last, positions are rounded to the quantum in which they are stored, before they are labelled, so
 that labels are exact for what a reader gets.
@@ -80,7 +80,7 @@ def conformers(
     smiles: str, rng: np.random.Generator, d: Distribution
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Atomic numbers (n,) uint8 and positions, one (n, 3) float64 in Angstrom per conformer found,
-    rounded and turned.
+    rounded and rotated.
 
     Every random number comes from ``rng``; the list is empty when the molecule cannot be embedded.
     """

@@ -7,7 +7,7 @@ For two frames a, b of the same atoms in the same order, the trapezoid rule give
 
 exact for a harmonic surface. Frame b is first moved onto a by the best translation and rotation
 (Kabsch 1976, Acta Cryst. A32, 922), its forces with it: energies do not change, and frames that
-were turned at random become comparable. The slope of left over right is 1 for forces; -1 for
+were rotated at random become comparable. The slope of left over right is 1 for forces; -1 for
 gradients stored as forces; something else for wrong units. Pairs are weighted by how far the
 trapezoid can be trusted, which the forces themselves say: the one-sided estimates -F_a.dx and
 -F_b.dx differ by the curvature term, and the error is a small part of that difference.

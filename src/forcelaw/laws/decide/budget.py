@@ -32,8 +32,8 @@ MOST_EPOCHS = 4.0
 @dataclass
 class Choice(Result):
     """What one architecture would do with the budget. loss: prediction with the interval for a new
-    run; loss_mean_*: that of the law itself. extrapolation: budget, N and D over the largest measured
-    ones. reason: why it has none."""
+    run; loss_mean_*: that of the law itself. extrapolation: budget, N and D over the largest
+    measured ones. reason: why it has none."""
 
     group: str
     n: float = float("nan")

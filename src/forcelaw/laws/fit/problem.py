@@ -168,12 +168,12 @@ def point_weights_of(
     return w
 
 
-def levels(values: np.ndarray, most: int = 1000) -> int:
+def levels(values: np.ndarray) -> int:
     """Distinct values, those within 2% of the lowest of their level being one; counted up to
-    ``most``."""
+    1000."""
     logs = np.unique(np.log(values))
     count, i = 0, 0
-    while i < len(logs) and count < most:
+    while i < len(logs) and count < 1000:
         i = int(np.searchsorted(logs, logs[i] + SAME_LEVEL, side="right"))
         count += 1
     return count

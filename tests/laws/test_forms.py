@@ -108,6 +108,7 @@ def test_unknown_names_are_errors():
         lambda: make("surface", "none"),
         lambda: make("surface", -1.0),
         lambda: make("surface", None, colour=1),
+        lambda: make(make("surface"), tie="alpha=beta"),
     ):
         with pytest.raises(FitError):
             call()

@@ -55,7 +55,7 @@ class Architecture(Named):
     """One architecture with its evaluations and the results of the laws.
 
     frame: evaluations of finished runs of the grid, by run and step. repeated: those of runs on
-    clearly smaller training sets, used only by ``repeats``. unfinished: of runs that are under way, failed
+    clearly smaller training sets, used only by ``repeats``. unfinished: of runs under way, failed
     or diverged. lines: N*(C) and D*(C) with bands, as ``Allocation.table`` gives them. terms and
     term_surfaces: of the energy and the force term of the loss. burn_in: the frontier in FLOPs by
     the number of steps left out.

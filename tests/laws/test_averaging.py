@@ -144,3 +144,10 @@ def test_a_table_that_carries_no_form_is_refused():
     assert not found.ok and found.status == "refused" and found.message
     with pytest.raises(FitError):
         found.predict(n=1e5, d=1e8)
+
+
+def test_intervals_that_are_not_averaged_are_refused():
+    for interval in ("bootstrap", "none"):
+        with pytest.raises(FitError) as caught:
+            fit(study(truth=STEEP), law="auto", interval=interval)
+        assert caught.value.where == "interval"

@@ -146,6 +146,7 @@ def test_evidence_replaces_only_runs_that_ended_worse(study, tmp_path) -> None:
     for name, result, replaced in (
         ("unfinished", None, True),
         ("failed", {"status": "failed"}, True),
+        ("stopped", {"status": "stopped"}, True),
         ("diverged", {"status": "diverged"}, True),
         ("finished", {"status": "finished", "here": True}, False),
     ):

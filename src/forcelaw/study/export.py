@@ -250,7 +250,7 @@ def _import_run(
     metrics: list[dict[str, Any]],
 ) -> str:
     """Write one run under ``root``, unless the one there ended as well or better: then "kept"."""
-    order = ("failed", "diverged", "finished")
+    order = ("failed", "stopped", "diverged", "finished")
     here = RunDirectory(root / content_id(spec))
     there, existed = here.result(), here.path.exists()
     if existed:

@@ -21,8 +21,7 @@ from typing import Any
 
 PROCESSES = 8  # at most, for each worker
 SPARE = 2  # cores left to a worker
-# given to one process at most: half of what a pipe holds, since nobody may wait for one that is
-# busy
+# most bytes for one process: half of what a pipe holds, so that writing never waits
 BYTES = 32_768
 
 
@@ -108,19 +107,20 @@ def step(pack: Any, config: Any, precision: str) -> int:
 
 
 class Ahead:
-    """Processes that compile for the models of runs that have not begun; none where there is no GPU
-    or no core to spare."""
+    """Processes that compile for the models of runs that have not begun; none where there is no
+    GPU, no kernel can run, or no core is left."""
 
     def __init__(self, pack: Path, device: str, workers: int = 1):
         self.processes: list[subprocess.Popen[str]] = []
         self.given: set[str] = set()
         self.bytes = 0
-        self.count = (
-            min(PROCESSES, (os.cpu_count() or 1) // max(1, workers) - SPARE)
-            if device == "cuda"
-            else 0
-        )
+        self.count = 0
         self.pack, self.next = pack, 0
+        if device == "cuda":
+            from ..ops.switch import AVAILABLE
+
+            spare = (os.cpu_count() or 1) // max(1, workers) - SPARE
+            self.count = min(PROCESSES, spare) if AVAILABLE else 0
 
     def give(self, specs: Iterable[dict[str, Any]]) -> None:
         """Models of these runs, most urgent first; those given before are passed over. None is read

@@ -80,6 +80,12 @@ def fit(
     settings: dict[str, Any] = {"cluster": cluster, "weights": weights, "level": level}
     goal = objective_of(objective, delta)
     if law == "auto":
+        if interval in ("bootstrap", "none"):
+            raise FitError(
+                f"law auto averages jackknife intervals, not those of {interval!r}",
+                where="interval",
+                remedy="leave interval out, or name one law",
+            )
         if fixed or options.keys() - {"x"}:
             raise FitError(
                 "parameters of forms that compete cannot be fixed, and x is their only option",

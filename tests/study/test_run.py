@@ -118,8 +118,8 @@ def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(
         (["train", "mpnn", "--size", "10", "--epochs", "1"], "cannot have about 10 parameters"),
         (["train", "mpnn", "--size", "1e4", "--epochs", "1", "--option", "message=odd"], "message"),
         (["status", "nothing"], "no study here"),
-        (["run", "studies/quickstart.yaml", "--runs-per-device", "0"], "auto nor a number"),
-        (["run", "studies/quickstart.yaml", "--pack", "x"], "auto nor a number"),  # its older name
+        (["run", "studies/quickstart.yaml", "--runs-per-device", "0"], "runs_per_device"),
+        (["run", "studies/quickstart.yaml", "--pack", "x"], "runs_per_device"),  # its older name
     ],
 )
 def test_a_mistake_on_the_command_line_prints_what_and_what_to_do(

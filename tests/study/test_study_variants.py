@@ -328,3 +328,31 @@ def test_a_wrong_override_is_named(tmp_path, architectures, changes, message) ->
     with pytest.raises(StudyError) as caught:
         plan_of(tmp_path, architectures, **changes)
     assert message in str(caught.value) and "t.yaml" in str(caught.value)
+
+
+def test_a_rate_law_gives_each_run_the_rate_at_its_own_size_and_length(tmp_path):
+    law = {"value": 4e-3, "n": 3e3, "d": 300, "n_exponent": -0.5, "d_exponent": -0.25}
+    runs = specs(
+        plan_of(
+            tmp_path,
+            [{"name": "mpnn", "learning_rate": law, "atoms": 4800}],
+            learning_rate={},
+            epochs=None,
+            atoms=300,
+        ),
+        "MPNN",
+    )
+    assert len(runs) == 2
+    for run in runs:
+        expected = 4e-3 * (3e3 / run["n"]) ** 0.5 * (300 / 4800) ** 0.25
+        assert run["lr"] == pytest.approx(expected, rel=0.03)  # two digits
+        assert run["lr"] == float(f"{run['lr']:.2g}")
+    assert runs[0]["lr"] != runs[1]["lr"]
+
+
+def test_a_rate_law_keeps_to_its_maximum_and_its_runs_are_those_of_that_rate(tmp_path):
+    capped = {"name": "mpnn", "label": "capped", "learning_rate": {"value": 4e-3, "maximum": 1e-3}}
+    planned = plan_of(tmp_path, [capped, {"name": "mpnn", "learning_rate": 1e-3}])
+    law, fixed = specs(planned, "capped"), specs(planned, "MPNN")
+    assert {run["lr"] for run in law} == {1e-3}
+    assert [content_id({**run, "label": "MPNN"}) for run in law] == [content_id(r) for r in fixed]

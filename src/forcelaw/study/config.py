@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from ..errors import StoreError, StudyError
 from ..files import read_json
@@ -37,6 +37,30 @@ class Replicates(BaseModel):
     atoms: float | None = Field(
         None, gt=0, description="D of these runs; by default they are as long as the others"
     )
+
+
+class RateLaw(BaseModel):
+    """A learning rate that follows the size and the length of each run:
+
+        rate = value (N / n)^n_exponent (D / d)^d_exponent, at most ``maximum``,
+
+    rounded to two digits, so that a law refitted with hardly different exponents gives the same
+    runs. N counts all parameters, D is the atoms seen by the end of the run.
+    """
+
+    model_config = FORBID
+
+    value: float = Field(gt=0, description="the rate at N = n and D = d")
+    n: float = Field(1e5, gt=0, description="parameters at which the rate is ``value``")
+    d: float = Field(1e6, gt=0, description="atoms seen at which the rate is ``value``")
+    n_exponent: float = Field(0.0, ge=-2, le=2)
+    d_exponent: float = Field(0.0, ge=-2, le=2)
+    maximum: float | None = Field(None, gt=0, description="no run has a larger rate")
+
+    def rate(self, n: float, d: float) -> float:
+        """The rate of a run of ``n`` parameters that sees ``d`` atoms."""
+        rate = self.value * (n / self.n) ** self.n_exponent * (d / self.d) ** self.d_exponent
+        return float(f"{min(rate, self.maximum or rate):.2g}")
 
 
 class ArchitectureSpec(BaseModel):
@@ -73,7 +97,9 @@ class ArchitectureSpec(BaseModel):
     train: dict[str, Any] = Field(
         default_factory=dict, description="overrides options of the training loop"
     )
-    learning_rate: float | None = Field(None, gt=0, description="fixed: no sweep for this one")
+    learning_rate: PositiveFloat | RateLaw | None = Field(
+        None, description="fixed, or a law of N and D: no sweep for this one"
+    )
     sweep_around: float | None = Field(
         None, gt=0, description="centre of its sweep; the architecture's default otherwise"
     )

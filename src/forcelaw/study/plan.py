@@ -20,7 +20,7 @@ from ..models.sizing import size as size_model
 from ..store import sweep
 from ..store.runs import content_id, planned_flops
 from ..training.spec import DataSummary, resolve
-from .config import ArchitectureSpec, Study, Sweep, explain, label_of
+from .config import ArchitectureSpec, RateLaw, Study, Sweep, explain, label_of
 
 UNKNOWN_RATE = 1.0  # stands for the rate of runs whose sweep is not over; sizes do not depend on it
 
@@ -143,7 +143,7 @@ class _SweepState:
     there is a ``failure``."""
 
     runs: list[PlannedRun]
-    rate: float | None = None
+    rate: float | RateLaw | None = None
     failure: str = ""
 
 
@@ -241,9 +241,9 @@ class _Catalogue:
             ]
         return self._runs[key]
 
-    def grid(self, entry: ArchitectureSpec, lr: float) -> list[PlannedRun]:
+    def grid(self, entry: ArchitectureSpec, lr: float | RateLaw) -> list[PlannedRun]:
         """The grid of one entry at its learning rate."""
-        key = ("grid", label_of(entry), lr)
+        key = ("grid", label_of(entry), repr(lr))
         if key not in self._runs:
             study = self.study
             training_sets: Sequence[float | None] = (
@@ -266,17 +266,28 @@ class _Catalogue:
         return self._runs[key]
 
     def _planned(
-        self, entry: ArchitectureSpec, n: float, kind: Literal["grid", "sweep"], **how: Any
+        self,
+        entry: ArchitectureSpec,
+        n: float,
+        kind: Literal["grid", "sweep"],
+        *,
+        lr: float | RateLaw,
+        **how: Any,
     ) -> PlannedRun:
-        spec = resolve(
+        resolved = resolve(
             self.data,
             self.model(entry, n),
             self.study.train_options(entry),
             study=self.study.name,
             kind=kind,
             label=label_of(entry),
+            lr=UNKNOWN_RATE if isinstance(lr, RateLaw) else lr,
             **how,
-        ).as_json()
+        )
+        if isinstance(lr, RateLaw):  # N and D are known only now
+            rate = lr.rate(resolved.n, resolved.atoms_total)
+            resolved = resolved.model_copy(update={"lr": rate})
+        spec = resolved.as_json()
         first = spec["seed"] in (entry.seeds or self.study.seeds)
         rank = 0 if kind == "sweep" else 1 if first else 2
         return PlannedRun(content_id(spec), spec, planned_flops(spec), (entry.stage, rank))

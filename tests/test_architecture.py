@@ -33,6 +33,7 @@ ORDER = [
     ["models"],
     ["training"],
     ["study"],
+    ["predict"],
     ["calculator", "evaluate"],
     ["api"],
     ["cli"],

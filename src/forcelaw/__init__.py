@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Calculator": "calculator",
     "Run": "api.run",
     "Runs": "table.runs",
     "Study": "api.study",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .api.run import load_run as load_run
     from .api.run import train as train
     from .api.study import Study as Study
+    from .calculator import Calculator as Calculator
     from .laws.compare.compare import compare as compare
     from .laws.compare.ratios import ratios as ratios
     from .laws.decide.allocation import compute_optimal as compute_optimal

@@ -72,6 +72,10 @@ class MissingPackageError(ForcelawError, ImportError):
         )
 
 
+class NotConservativeWarning(UserWarning):
+    """Forces that are no gradient of an energy are used where energy should be conserved."""
+
+
 def require(*packages: str) -> None:
     """MissingPackageError for the first of ``packages`` that is not installed. Imports none."""
     for package in packages:

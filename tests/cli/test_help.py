@@ -18,6 +18,7 @@ KINDS = ("CH4", "H2O", "NH3", "CH3CH2OH", "C2H6", "C2H4", "HCN", "H2CO", "CH3OH"
 # seconds of training, or simulations of a minute
 SLOW = ("forcelaw run", "forcelaw train", "forcelaw design", "forcelaw forecast", "forcelaw report")
 NEEDS_A_STUDY = ("forcelaw status", "forcelaw export", "forcelaw import")
+NEEDS_A_RUN = ("forcelaw evaluate",)
 
 
 def parsers(parser: argparse.ArgumentParser):
@@ -36,7 +37,7 @@ def examples(text: str) -> list[str]:
 
 
 EXAMPLES = sorted({line for one in parsers(build_parser()) for line in examples(one.epilog or "")})
-CHEAP = [line for line in EXAMPLES if not line.startswith((*SLOW, *NEEDS_A_STUDY))]
+CHEAP = [line for line in EXAMPLES if not line.startswith((*SLOW, *NEEDS_A_STUDY, *NEEDS_A_RUN))]
 
 
 def test_help_imports_only_what_it_shows():

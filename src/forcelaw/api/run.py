@@ -13,10 +13,16 @@ from ..store.runs import RunDirectory
 from ..training.config import TrainOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import polars as pl
+    from ase import Atoms
 
     from ..data.pack import Pack
+    from ..data.readers import SourceOptions
+    from ..evaluate import Evaluation
     from ..models.base import ForceField
+    from ..predict import Predictions, Predictor
     from ..training.spec import RunSpec
 
 Say = Callable[[str], None]
@@ -273,3 +279,56 @@ class Run:
 
         model = make_model(RunSpec(**self.spec), torch.device(pick_device(device)))
         return load_model(self.path, model).eval()
+
+    def predictor(
+        self,
+        *,
+        device: str = "auto",
+        dtype: Literal["float32", "float64"] = "float32",
+        data: str | Path | None = None,
+    ) -> Predictor:
+        """The trained model as a function of structures, for many calls of its ``predict``.
+
+        device: "auto", "cpu" or "cuda". data: the pack of a run that did not keep its reference
+        energies. Raises StoreError without a checkpoint or reference energies.
+        """
+        require("torch", "safetensors")
+        from ..predict import Predictor
+
+        return Predictor.load(self.path, device=device, dtype=dtype, data=data)
+
+    def predict(
+        self,
+        structures: Iterable[Atoms],
+        *,
+        stress: bool = False,
+        batch_atoms: int = 4000,
+        device: str = "auto",
+        dtype: Literal["float32", "float64"] = "float32",
+        data: str | Path | None = None,
+    ) -> Predictions:
+        """Energies (eV, reference energies included), forces (eV/Angstrom) and with ``stress``
+        stresses (eV/Angstrom^3, models with gradient forces only) of ASE structures, in batches of
+        ``batch_atoms`` atoms; see :meth:`predictor` for the rest."""
+        predictor = self.predictor(device=device, dtype=dtype, data=data)
+        return predictor.predict(structures, stress=stress, batch_atoms=batch_atoms)
+
+    def evaluate(
+        self,
+        files: str | Path | Iterable[str | Path],
+        options: SourceOptions | None = None,
+        *,
+        worst: int = 5,
+        batch_atoms: int = 4000,
+        device: str = "auto",
+        dtype: Literal["float32", "float64"] = "float32",
+        data: str | Path | None = None,
+    ) -> Evaluation:
+        """Errors on files of labelled structures, as ``forcelaw evaluate`` shows them
+        (``as_json()``, ``summary()``, ``figure()``). options: keys and units where a format does
+        not say. worst: structures with the largest errors that are named."""
+        from ..evaluate import evaluate
+
+        files = [files] if isinstance(files, str | Path) else list(files)
+        predictor = self.predictor(device=device, dtype=dtype, data=data)
+        return evaluate(predictor, files, options, batch_atoms=batch_atoms, worst=worst)

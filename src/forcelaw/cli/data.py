@@ -193,7 +193,8 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     add_options(group, Source)
 
 
-def _source_options(args: argparse.Namespace) -> Any:
+def source_options(args: argparse.Namespace) -> Any:
+    """What the options of :class:`Source` say."""
     from ..data.readers import SourceOptions
 
     return SourceOptions(**{name: getattr(args, name) for name in Source.model_fields})
@@ -202,7 +203,7 @@ def _source_options(args: argparse.Namespace) -> Any:
 def _check(args: argparse.Namespace) -> int:
     from ..data.validate.survey import check
 
-    return check(args.sources, _source_options(args), limit=args.limit, as_json=args.json_out)
+    return check(args.sources, source_options(args), limit=args.limit, as_json=args.json_out)
 
 
 def _prepare(args: argparse.Namespace) -> int:
@@ -227,7 +228,7 @@ def _prepare(args: argparse.Namespace) -> int:
         keep=keep,
         command=_command(),
     )
-    prepare(args.sources, args.out, sources=_source_options(args), options=options, say=sys.stdout)
+    prepare(args.sources, args.out, sources=source_options(args), options=options, say=sys.stdout)
     return 0
 
 

@@ -31,6 +31,8 @@ first steps:
   forcelaw data prepare my.extxyz --out pack    make a pack of it
   forcelaw train painn --size 1e5 --epochs 20 --data pack
                                                 train one model
+  forcelaw evaluate out/single/runs/ID my.extxyz
+                                                how wrong is it, and where?
   forcelaw fit runs.csv --law surface           fit a scaling law to any table of runs
 
 exit codes: 0 done; 1 done with a bad result (diverged, not trainable); 2 a mistake in the input;
@@ -41,6 +43,7 @@ COMMANDS = {
     "run": ("study", "train a study: plan it, show its cost, run what is not done yet, report"),
     "status": ("study", "where a study stands"),
     "train": ("train", "train one model"),
+    "evaluate": ("use", "errors of a trained run on files of labelled structures"),
     "models": ("train", "the architectures, their symmetry, size and cost"),
     "data": ("data", "check, prepare, generate and describe data"),
     "report": ("report", "make the HTML report, figures and tables of a study or a table of runs"),

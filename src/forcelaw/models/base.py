@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from .. import ops
+from ..errors import StudyError
 from ..graph import GraphBatch, segment_sum
 
 
@@ -106,24 +107,51 @@ class ForceField(nn.Module, ABC):
             * self.config.scale
         )
 
-    def _conservative(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
+    def with_virial(self, graph: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies and forces as :meth:`forward` gives them, and virials (g, 3, 3) in eV: the
+        derivative of the energy by a symmetric strain of positions and cell. The stress is the
+        virial over the volume. Models with gradient forces only."""
+        if self.config.forces != "conservative":
+            raise StudyError(
+                "a model with direct forces has no stress",
+                remedy="train it with forces: conservative",
+            )
+        return self._conservative(graph, virial=True)
+
+    def _conservative(self, graph: GraphBatch, virial: bool = False) -> tuple[Tensor, ...]:
         wanted = (
             torch.is_grad_enabled()
         )  # asked before enable_grad: under no_grad nothing may hold on to the graph
         with torch.enable_grad():
             pos = graph.pos.detach().clone().requires_grad_(True)
-            site, _ = self._sites(graph, graph.vectors(pos))
+            vec = graph.vectors(pos)
+            site, _ = self._sites(graph, vec)
             energy = self._total(site, graph)
-            (gradient,) = torch.autograd.grad(
-                energy.sum(), pos, create_graph=self.training and wanted
+            gradient, *by_vector = torch.autograd.grad(
+                energy.sum(),
+                (pos, vec) if virial else (pos,),
+                create_graph=self.training and wanted,
             )
-        return (energy if wanted else energy.detach()), -gradient
+            more = [_virials(vec, *by_vector, graph)] if virial else []
+        if not wanted:
+            energy, more = energy.detach(), [x.detach() for x in more]
+        return (energy, -gradient, *more)
 
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
     def n_nonembedding(self) -> int:
         return sum(p.numel() for p in self.parameters() if not getattr(p, "is_embedding", False))
+
+
+def _virials(vec: Tensor, gradient: Tensor, graph: GraphBatch) -> Tensor:
+    """(g, 3, 3) eV from edge vectors (e, 3) and the derivative of the energy by them: a strain eps
+    turns every edge vector r into r + eps r, and the energy depends on nothing else."""
+    outer = vec.unsqueeze(2) * gradient.unsqueeze(1)
+    of_edge = graph.batch.index_select(0, graph.receiver)
+    extra = 1 if graph.pad else 0
+    total = segment_sum(outer, of_edge, graph.n_graphs + extra)[: graph.n_graphs]
+    return 0.5 * (total + total.transpose(1, 2))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ can read.
     RUNS/<id>/claim/           mkdir is the atomic claim; holder.json's mtime is the heartbeat
     RUNS/<id>/metrics.jsonl    append-only, one object per evaluation
     RUNS/<id>/last.safetensors last.json     state to resume from
+    RUNS/<id>/references.json  reference energies of the atoms, eV; predictions add them back
     RUNS/<id>/result.json      written by rename; exists when, and only when, the run ended
 
 There is no database and no file with two writers, because clusters have NFS. A table of runs
@@ -60,6 +61,18 @@ class RunDirectory:
 
     def spec(self) -> dict[str, Any]:
         return read_json(self.path / "spec.json")
+
+    def references(self) -> dict[int, float] | None:
+        """Reference energies in eV by atomic number; None for a run that kept none."""
+        path = self.path / "references.json"
+        if not path.exists():
+            return None
+        return {int(z): float(e) for z, e in read_json(path)["energies"].items()}
+
+    def keep_references(self, energies: dict[str, float]) -> None:
+        """Write reference energies (eV by atomic number), once: they belong to the weights."""
+        if not (self.path / "references.json").exists():
+            write_json(self.path / "references.json", {"unit": "eV", "energies": energies})
 
     def result(self) -> dict[str, Any] | None:
         path = self.path / "result.json"

@@ -96,6 +96,7 @@ def training(
     optimizer = _optimizer(spec, model)
     state = NEW_STATE | (checkpoint.load(run.path, optimizer) or {})
     run.truncate_metrics(state["step"])
+    run.keep_references(pack.manifest["references"]["energies"])
     stats = new_stats(device)
     if state["stats"]:
         stats.copy_(torch.tensor(state["stats"], dtype=torch.float64))

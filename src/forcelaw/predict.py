@@ -1,0 +1,229 @@
+"""A trained run as a function of structures: it finds neighbours, makes batches, and adds the
+reference energies of the atoms back.
+
+Weights are the averaged ones of schedule-free AdamW, at which losses are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from .data.pack import Pack, sample_path
+from .elements import SYMBOLS
+from .errors import DataError, StoreError
+from .graph import GraphBatch, build_graph, segment_sum
+from .models import ForceField
+from .store.runs import RunDirectory
+from .training.checkpoint import load_model
+from .training.device import pick_device
+from .training.loop import make_model
+from .training.spec import RunSpec
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+DType = Literal["float32", "float64"]
+BATCH_ATOMS = 4_000  # atoms of one batch
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says about s structures, in their order.
+
+    energies (s,): total, in eV, reference energies included. forces: s arrays (n, 3) in
+    eV/Angstrom. stresses (s, 3, 3) in eV/Angstrom^3, positive under tension as in ASE, NaN for
+    structures without a volume; None where none were asked for.
+    """
+
+    energies: np.ndarray
+    forces: list[np.ndarray]
+    stresses: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.energies)
+
+
+@dataclass(frozen=True)
+class Structures:
+    """s structures with a atoms together: counts (s,), numbers (a,), positions (a, 3) in Angstrom,
+    cells (s, 3, 3) with lattice vectors as rows and pbc (s, 3), None where none is periodic."""
+
+    counts: np.ndarray
+    numbers: np.ndarray
+    positions: np.ndarray
+    cells: np.ndarray | None = None
+    pbc: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, atoms: list[Atoms]) -> Structures:
+        """Those of ASE."""
+        pbc = np.array([a.pbc for a in atoms], bool).reshape(-1, 3)
+        return cls(
+            np.array([len(a) for a in atoms], np.int64),
+            np.concatenate([a.numbers for a in atoms]),
+            np.concatenate([a.positions for a in atoms]),
+            np.array([np.asarray(a.cell) for a in atoms]) if pbc.any() else None,
+            pbc if pbc.any() else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def batches(self, atoms: int) -> Iterator[Structures]:
+        """The same in order, in parts of at most that many atoms, and at least one structure."""
+        ends, low = np.cumsum(self.counts), 0
+        while low < len(self):
+            before = int(ends[low - 1]) if low else 0
+            high = max(low + 1, int(np.searchsorted(ends, before + atoms, side="right")))
+            rows, own = slice(low, high), slice(before, int(ends[high - 1]))
+            yield Structures(
+                self.counts[rows],
+                self.numbers[own],
+                self.positions[own],
+                None if self.cells is None else self.cells[rows],
+                None if self.pbc is None else self.pbc[rows],
+            )
+            low = high
+
+    def volumes(self) -> np.ndarray:
+        """(s,) Angstrom^3; NaN for structures that are not periodic or whose cell is flat."""
+        if self.cells is None or self.pbc is None:
+            return np.full(len(self), np.nan)
+        volumes = np.abs(np.linalg.det(self.cells))
+        return np.where(self.pbc.any(1) & (volumes > 0), volumes, np.nan)
+
+
+class Predictor:
+    """A model with what it needs to be asked about structures.
+
+    model: in evaluation mode, on its device. references (119,): reference energies in eV by atomic
+    number.
+    """
+
+    def __init__(self, model: ForceField, references: np.ndarray):
+        self.model, self.references = model.requires_grad_(False), references
+        self.config = model.config
+        parameter = next(model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        self.index = np.full(len(SYMBOLS), -1, np.int64)
+        self.index[list(self.config.elements)] = np.arange(len(self.config.elements))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        dtype: DType = "float32",
+        data: str | Path | None = None,
+    ) -> Predictor:
+        """The model of a run directory. data: its pack, for runs that did not keep their reference
+        energies. Raises StoreError where the run has no checkpoint or no reference energies."""
+        spec = RunSpec(**RunDirectory(path).spec())
+        model = load_model(Path(path), make_model(spec, torch.device("cpu"))).eval()
+        model.to(device=pick_device(device), dtype=getattr(torch, dtype))
+        return cls(model, references_of(path, spec, data))
+
+    @property
+    def conservative(self) -> bool:
+        """Whether forces are minus the gradient of the energy; then there is a stress as well."""
+        return self.config.forces == "conservative"
+
+    def species(self, numbers: np.ndarray) -> np.ndarray:
+        """Index into the model's elements of atomic numbers. DataError for one it has not seen."""
+        found = self.index[np.asarray(numbers, np.int64)]
+        if (found < 0).any():
+            strange = sorted({SYMBOLS[z] for z in np.asarray(numbers)[found < 0].tolist()})
+            known = ", ".join(SYMBOLS[z] for z in self.config.elements)
+            raise DataError(
+                f"the structures hold {', '.join(strange)}; the model was trained on {known}",
+                remedy="leave those structures out, or train on data with these elements",
+            )
+        return found
+
+    def graph(self, structures: Structures) -> GraphBatch:
+        """The batch of structures as the model takes it; neighbours are found in float64."""
+        graph = build_graph(
+            torch.from_numpy(np.asarray(structures.positions, np.float64)).to(self.device),
+            torch.from_numpy(self.species(structures.numbers)).to(self.device),
+            torch.from_numpy(np.asarray(structures.counts, np.int64)).to(self.device),
+            self.config.cutoff,
+            cells=structures.cells,
+            pbc=structures.pbc,
+        )
+        return self.rounded(graph)
+
+    def rounded(self, graph: GraphBatch) -> GraphBatch:
+        """A graph in float64 as the model takes it: in its precision, each structure centred first,
+        so that float32 is not spent on where it stands."""
+        total = segment_sum(graph.pos, graph.batch, graph.n_graphs)
+        centre = total / graph.natoms.clamp_min(1).unsqueeze(1)
+        centred = replace(graph, pos=graph.pos - centre.index_select(0, graph.batch))
+        return centred.to(self.dtype)
+
+    def evaluate(
+        self, graph: GraphBatch, numbers: np.ndarray, stress: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Energies (g,) eV with reference energies, forces (n, 3), and virials (g, 3, 3) eV with
+        ``stress``; float64."""
+        with torch.no_grad():
+            call = self.model.with_virial if stress else self.model
+            energy, forces, *virial = (x.double().cpu().numpy() for x in call(graph))
+        owner = graph.batch.cpu().numpy()
+        base = np.bincount(owner, self.references[np.asarray(numbers)], graph.n_graphs)
+        return energy + base, forces, virial[0] if virial else None
+
+    def arrays(
+        self, structures: Structures, *, stress: bool = False, batch_atoms: int = BATCH_ATOMS
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Energies (s,), forces (a, 3), and stresses (s, 3, 3) with ``stress``; see
+        :class:`Predictions`."""
+        parts = []
+        for part in structures.batches(batch_atoms):
+            energy, forces, virial = self.evaluate(self.graph(part), part.numbers, stress)
+            per_volume = None if virial is None else virial / part.volumes()[:, None, None]
+            parts.append((energy, forces, per_volume))
+        energies, forces, stresses = zip(*parts)
+        return (
+            np.concatenate(energies),
+            np.concatenate(forces),
+            np.concatenate(stresses) if stress else None,
+        )
+
+    def predict(
+        self, structures: Iterable[Atoms], *, stress: bool = False, batch_atoms: int = BATCH_ATOMS
+    ) -> Predictions:
+        """Energies, forces and, with ``stress``, stresses of ASE structures, in batches of
+        ``batch_atoms`` atoms."""
+        atoms = list(structures)
+        if not atoms:
+            return Predictions(np.zeros(0), [], np.zeros((0, 3, 3)) if stress else None)
+        arrays = Structures.of(atoms)
+        energies, forces, stresses = self.arrays(arrays, stress=stress, batch_atoms=batch_atoms)
+        return Predictions(energies, np.split(forces, np.cumsum(arrays.counts)[:-1]), stresses)
+
+
+def references_of(path: str | Path, spec: RunSpec, data: str | Path | None) -> np.ndarray:
+    """(119,) reference energies in eV of a run: those it kept, else those of its pack."""
+    kept: dict[Any, float] | None = RunDirectory(path).references()
+    if kept is None:
+        pack = Pack(sample_path() if data is None or str(data) == "sample" else data)
+        if pack.hash != spec.data["hash"]:
+            raise StoreError(
+                "the run did not keep its reference energies"
+                + ("" if data is None else f", and {data} is not the pack it was trained on"),
+                where=str(path),
+                remedy=f"give the pack {spec.data['name']}, hash {spec.data['hash']}: data=PACK, on"
+                " the command line --data PACK",
+            )
+        return pack.reference_energies()
+    table = np.zeros(len(SYMBOLS))
+    for z, energy in kept.items():
+        table[z] = energy
+    return table

@@ -1,0 +1,132 @@
+"""`forcelaw evaluate`, against sums over the frames of a file one by one."""
+
+import json
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from forcelaw.cli.main import main
+from forcelaw.errors import DataError
+from forcelaw.evaluate import DRAWN, Sample
+from tests.packs import write_pack
+from tests.trained import run_directory
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    pack = write_pack(tmp_path_factory.mktemp("pack") / "pack")
+    return run_directory(tmp_path_factory.mktemp("runs"), pack)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """Labelled structures: energy and forces, with forces missing in one, and a free atom."""
+    rng, made = np.random.default_rng(0), []
+    for k in range(9):
+        n = int(rng.integers(3, 7))
+        atoms = Atoms(rng.choice([1, 6, 8], n), rng.normal(size=(n, 3)) * 1.5)
+        labels = {"energy": rng.normal() * 2, "forces": rng.normal(size=(n, 3))}
+        if k == 4:
+            del labels["forces"]
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        made.append(atoms)
+    free = Atoms("H")
+    free.calc = SinglePointCalculator(free, energy=-13.6, forces=np.zeros((1, 3)))
+    return [*made, free]
+
+
+@pytest.fixture(scope="module")
+def file(frames, tmp_path_factory):
+    path = tmp_path_factory.mktemp("files") / "test.extxyz"
+    write(path, frames)
+    return path
+
+
+def by_hand(run, frames):
+    """Errors frame by frame: energies per atom (meV), all force components (meV/Angstrom)."""
+    found = run.predict(frames, dtype="float64")
+    energy, forces = [], []
+    for atoms, e, f in zip(frames, found.energies, found.forces):
+        energy.append(1e3 * (e - atoms.calc.results["energy"]) / len(atoms))
+        if "forces" in atoms.calc.results:
+            forces.append(1e3 * (f - atoms.calc.results["forces"]))
+    return np.array(energy), forces
+
+
+def test_errors_are_those_summed_by_hand(run, frames, file):
+    found = run.evaluate(file, dtype="float64").as_json()
+    energy, forces = by_hand(run, frames[:-1])
+    components = np.concatenate([f.ravel() for f in forces])
+    assert (found["structures"], found["energies"], found["structures_with_forces"]) == (9, 9, 8)
+    assert found["skipped"] == {"isolated atom": 1}
+    assert found["energy"]["mae"] == pytest.approx(np.abs(energy).mean(), rel=1e-6)
+    assert found["energy"]["rmse"] == pytest.approx(np.sqrt((energy**2).mean()), rel=1e-6)
+    assert found["energy"]["mean"] == pytest.approx(energy.mean(), rel=1e-6)
+    assert found["energy"]["sd"] == pytest.approx(energy.std(), rel=1e-6)
+    whole = energy * [len(a) for a in frames[:-1]]
+    assert found["energy_total"]["mae"] == pytest.approx(np.abs(whole).mean(), rel=1e-6)
+    assert found["forces"]["mae"] == pytest.approx(np.abs(components).mean(), rel=1e-6)
+    assert found["forces"]["rmse"] == pytest.approx(np.sqrt((components**2).mean()), rel=1e-6)
+    norms = np.linalg.norm(components.reshape(-1, 3), axis=1)
+    assert found["forces"]["norm"] == pytest.approx(norms.mean(), rel=1e-6)
+
+
+def test_no_model_means_reference_energies_and_no_forces(run, frames, file):
+    found = run.evaluate(file).as_json()["no_model"]
+    table = {1: 0.1, 6: 0.2, 8: 0.3}
+    energy = [
+        (sum(table[z] for z in a.numbers) - a.calc.results["energy"]) / len(a) for a in frames[:-1]
+    ]
+    labels = [a.calc.results["forces"].ravel() for a in frames[:-1] if "forces" in a.calc.results]
+    assert found["energy"]["mae"] == pytest.approx(1e3 * np.abs(energy).mean(), rel=1e-6)
+    assert found["forces"]["mae"] == pytest.approx(1e3 * np.abs(np.concatenate(labels)).mean())
+
+
+def test_elements_and_the_worst_structures(run, frames, file):
+    found = run.evaluate([file, file], dtype="float64", worst=3).as_json()
+    energy, forces = by_hand(run, frames[:-1])
+    numbers = np.concatenate([a.numbers for a in frames[:-1] if "forces" in a.calc.results])
+    errors = np.concatenate(forces)
+    for symbol, z in (("H", 1), ("C", 6), ("O", 8)):
+        part, entry = np.abs(errors[numbers == z]), found["by_element"][symbol]
+        assert entry["atoms"] == 2 * (numbers == z).sum()
+        assert entry["forces"]["mae"] == pytest.approx(part.mean(), rel=1e-6)
+    order = np.argsort(-np.abs(energy))
+    expected = [energy[k] for k in (order[0], order[0], order[1])]  # every frame is there twice
+    assert [row["energy_error"] for row in found["worst"]["energy"]] == pytest.approx(expected)
+    assert f"frame {order[0]}" in found["worst"]["energy"][0]["where"]
+    rmse = sorted((np.sqrt((f**2).mean()) for f in forces), reverse=True)
+    assert found["worst"]["forces"][2]["force_rmse"] == pytest.approx(rmse[1], rel=1e-6)
+
+
+def test_the_command_writes_json_and_a_figure(run, file, tmp_path, capsys):
+    out, figure = tmp_path / "errors.json", tmp_path / "parity.png"
+    words = ["evaluate", str(run.path), str(file), "--json", str(out), "--figure", str(figure)]
+    assert main([*words, "--batch-atoms", "7", "--worst", "2"]) == 0
+    text, content = capsys.readouterr().out, json.loads(out.read_text())
+    assert content["run"] == run.id and content["files"] == [file.name]
+    assert f"{content['energy']['mae']:.2f}" in text and figure.stat().st_size > 1000
+    assert main(["evaluate", str(run.path), str(file), "--json", "-"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["forces"]["mae"] == pytest.approx(content["forces"]["mae"], rel=1e-5)
+    assert main(["evaluate", str(tmp_path), str(file)]) == 2
+
+
+def test_files_without_structures_are_refused(run, tmp_path):
+    empty = tmp_path / "empty.extxyz"
+    empty.write_text("\n")
+    with pytest.raises(DataError):
+        run.evaluate(empty)
+
+
+def test_a_sample_is_fair_and_bounded():
+    sample = Sample()
+    for block in range(20):
+        values = np.full(2000, float(block))
+        sample.add(values, values)
+    assert len(sample.rows) == DRAWN
+    share = np.bincount(sample.rows[:, 1].astype(int)) / DRAWN
+    assert share.min() > 0.03 and share.max() < 0.07

@@ -51,7 +51,40 @@ def test_runs_are_paired_by_size_seed_and_data():
     assert pair(a, replace(b, seed=np.full(len(b), "7")))[0] is None
     assert pair(a, b.take(b.run < 9))[0] is None
     with pytest.raises(FitError, match="not paired"):
-        compare(join(a, b.take(b.run < 9)), paired=True, x=None)
+        compare(join(a, b.take(b.run < 9)), paired=True, x=None, windows="own")
+    # in the window that both cover every run has its partner
+    matched = compare(join(a, b.take(b.run < 9)), paired=True, x=None).pairs[0]
+    assert matched.n_pairs == 9 and matched.window["n"][1] == pytest.approx(b["n"][b.run < 9].max())
+
+
+def test_what_is_compared_is_fitted_on_the_ranges_that_both_cover():
+    """The oracle is the table with the other rows taken out by hand. The second column goes on to
+    larger N and D, where it follows another law."""
+    runs = two(3)
+    a, b = runs.groups().values()
+    bent = np.where((b["n"] > 1e6) | (b["d"] > 1e8), 1.3 * (b["d"] / 1e6) ** 0.1, 1.0)
+    b = replace(b, values=b.values | {"loss": b["loss"] * bent})
+    a = a.take((a["n"] <= 1e6) & (a["d"] <= 1e8))
+    settings = {"x": None, "joint": False, "permutations": 0}
+    matched, own = (compare(join(a, b), windows=w, **settings) for w in ("matched", "own"))
+    by_hand = compare(join(a, b.take((b["n"] <= 1e6) & (b["d"] <= 1e8))), windows="own", **settings)
+    for name in ("alpha", "beta"):
+        found, wanted = (one.pairs[0].tests[name] for one in (matched, by_hand))
+        assert found.difference == pytest.approx(wanted.difference, rel=1e-6)
+        assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), rel=1e-5)
+    assert abs(own.pairs[0].tests["beta"].difference - found.difference) > 0.02
+    assert own.pairs[0].window == {} and set(matched.pairs[0].window) == {"n", "d"}
+    # the fits of each architecture are those of all its rows
+    assert matched.fits["B"]["beta"].value == own.fits["B"]["beta"].value
+    with pytest.raises(FitError):
+        compare(join(a, b), windows="common")
+
+
+def test_a_pair_without_a_common_range_is_named_and_not_tested():
+    a, b = two(1).groups().values()
+    apart = replace(b, values=b.values | {"n": b["n"] * 1e4, "d": b["d"] * 0.9})
+    found = compare(join(a, apart), x=None)
+    assert not found.pairs and len(found.fits) == 2 and len(found.notes) >= 1
 
 
 def test_unpaired_test_is_welch_of_jackknives():

@@ -20,7 +20,7 @@ from . import synthetic
 FIGURES = {
     "frontier",
     "exponents",
-    "equal_terms",
+    "ratios",
     "floors",
     "loss_vs_n",
     "loss_vs_d",

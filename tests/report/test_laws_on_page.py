@@ -150,9 +150,7 @@ def test_every_figure_is_explained_in_a_sentence(written: dict[str, Any], page: 
     words = " ".join(Page(page).words.split())
 
     made = [figure for one in sections(written["analysis"]) for figure in one.figures]
-    assert {"equal_terms", "floors", "compute_optimal", "diagnosis"} <= {
-        figure.name for figure in made
-    }
+    assert {"ratios", "floors", "compute_optimal", "diagnosis"} <= {figure.name for figure in made}
     for figure in made:
         assert len(figure.explain) > 60 and figure.explain.endswith(".")
         assert " ".join(figure.explain.split()) in words

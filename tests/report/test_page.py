@@ -21,8 +21,8 @@ from .pages import Page
 
 SECTIONS = (
     "frontier",
+    "ratios",
     "exponent-table",
-    "equal_terms",
     "floors",
     "loss_vs_n",
     "loss_vs_d",

@@ -370,6 +370,7 @@ def _compare(args: argparse.Namespace) -> int:
         _law(args),
         quantities_tested=quantities or None,
         paired=False if args.unpaired else "auto",
+        windows=args.windows,
         permutations=args.permutations,
         x=args.x,
         **fit_settings(args, "interval", "resamples"),

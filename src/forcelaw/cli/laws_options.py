@@ -138,6 +138,13 @@ class Compare(BaseModel):
         "", title="NAME,...", description="what to test (default: exponents, a, gamma, floor)"
     )
     unpaired: bool = Field(False, description="do not use pairs of runs of one size, seed and data")
+    windows: Literal["matched", "own"] = Field(
+        "matched",
+        description=(
+            "two architectures are fitted on the ranges of N, D and cost that both cover, or each"
+            " on all its rows"
+        ),
+    )
     permutations: int = Field(
         1999, ge=0, description="draws of the permutation test in paired studies; 0: none"
     )

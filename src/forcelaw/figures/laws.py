@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..laws.compare.multiplier import Multiplier
+from ..laws.compare.ratios import Ratios
 from ..laws.diagnose.check import Check
 from ..laws.fit.floor_profile import Profile
 from ..laws.fit.result import Estimate
@@ -151,11 +152,45 @@ def equal_loss(
         panel.series.append(
             Series(xs, ys, "both", width=2.0, size=5, hover=hover, **text, **look.marks)
         )
-    if panel.series:
-        xs = [x for series in panel.series for x in series.x if x is not None]
+    _add_unit(panel, first)
+    return or_empty(panel, "fewer than two frontiers to compare")
+
+
+def _add_unit(panel: Panel, first: str) -> None:
+    """The line at one."""
+    xs = [x for series in panel.series for x in series.x if x is not None]
+    if xs:
         one = {"name": first, "colour": GREY, "dash": "dot", "hover": f"{first} itself"}
         panel.series.append(Series([min(xs), max(xs)], [1.0, 1.0], "line", **one))
-    return or_empty(panel, "fewer than two frontiers to compare")
+
+
+def loss_ratios(
+    items: Sequence[tuple[str, Look, Ratios]], first: str, x: str, x_title: str
+) -> Panel:
+    """Ratio of losses against ``first`` without a law: x "d", one line for each size at equal N and
+    D; "c" or "h", the frontiers at equal cost with their interval."""
+    panel = Panel(x_title, f"loss in units of {first}'s")
+    panel.title = {"d": "equal N and D", "c": "equal FLOPs", "h": "equal device-hours"}[x]
+    for label, look, found in items:
+        own = {"group": label, "colour": look.colour}
+        for i, size in enumerate(found.sizes if x == "d" else []):
+            text = f"{label} / {first}, N = {pretty(size.n)}"
+            strength = 0.3 + 0.7 * (i + 1) / len(found.sizes)
+            line = {"opacity": strength, "name": text, "hover": text, **own}
+            panel.series.append(Series(size.d.tolist(), size.ratio.tolist(), "line", **line))
+        if (cost := found.costs.get(x)) is not None:
+            at, ratio = cost.at.tolist(), cost.ratio.tolist()
+            band = {"low": cost.low.tolist(), "high": cost.high.tolist(), "opacity": 0.12}
+            panel.series.append(Series(at, ratio, "band", name=label, **band, **own))
+            hover = [f"{label}: {pretty(y)} times the loss" for y in ratio]
+            panel.series.append(
+                Series(at, ratio, "line", width=2.0, hover=hover, name=label, **own)
+            )
+    known = [y for series in panel.series for y in series.y if y]
+    if known:  # a band of few sizes may be very wide
+        panel.y_range = (min(known) / 1.3, max(1.0, *known) * 1.3)
+    _add_unit(panel, first)
+    return or_empty(panel, "no two architectures with sizes and a range in common")
 
 
 def forest(

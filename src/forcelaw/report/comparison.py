@@ -17,23 +17,25 @@ from .outcome import one_line
 
 
 def compare_pairs(architectures: Sequence[Architecture], burn_in_steps: int) -> Comparison:
-    """Every pair that has a surface; without two of them, a note says why there are none."""
+    """Ratios of every pair, and tests of those that have surfaces; without two of these, a note
+    says why there are none."""
+    if len(architectures) < 2:
+        return Comparison("surface", {}, [], 0.95)
     usable = [arch for arch in architectures if arch.surface.ok]
-    nothing = Comparison("surface", {}, [], 0.95)
-    if len(usable) < 2:
-        if len(architectures) > 1:
-            nothing.notes = [
-                "fewer than two architectures have a fitted surface, so no exponents can be"
-                " compared"
-            ]
-        return nothing
     try:
-        runs = runs_of(pl.concat([arch.frame for arch in usable]), burn_in_steps)
-        order = [arch.label for arch in usable]
+        runs = runs_of(pl.concat([arch.frame for arch in architectures]), burn_in_steps)
+        order = [arch.label for arch in architectures if arch.label in runs.group_names]
         found = compare(runs, law="surface", x=None, architectures=order)
     except FitError as error:
-        return replace(nothing, notes=[one_line(error.what)])
-    by_label = {arch.label: arch for arch in usable}
+        return Comparison("surface", {}, [], 0.95, [one_line(error.what)])
+    # why a surface is refused stands with the exponents
+    known = {f"{name}:" for name, one in found.fits.items() if not one.ok}
+    found.notes = [note for note in found.notes if not note.startswith(tuple(known))]
+    if len(usable) < 2:
+        found.notes.append(
+            "fewer than two architectures have a fitted surface, so no exponents can be compared"
+        )
+    by_label = {arch.label: arch for arch in architectures}
     for pair in found.pairs:
         _add_multiplier(pair, runs, by_label)
     return replace(found, notes=[one_line(note) for note in found.notes])

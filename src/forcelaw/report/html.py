@@ -87,5 +87,5 @@ def _layout(figure: Figure, index: int) -> dict[str, Any]:
     rows = max((len(panel.categories or []) for panel in figure.panels), default=0)
     count = len(figure.panels)
     forest = any(panel.categories is not None for panel in figure.panels)
-    columns = count if count < 3 or forest else 3
+    columns = figure.columns or (count if count < 3 or forest else 3)
     return {"index": index, "forest": forest, "height": 64 + 46 * rows, "columns": columns}

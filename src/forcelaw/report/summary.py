@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ..figures.text import interval_text, names, pretty
+from ..laws.compare.ratios import TOO_FEW
 from ..progress import duration
 from .analysis import Analysis
 from .architecture import Architecture
@@ -15,6 +16,7 @@ from .section import by_reason
 from .sections.data import regime_notes
 from .sections.frontier import equal_compute
 from .sections.problems import risen_words
+from .sections.ratios import slope_words
 from .sections.sweep import end_of_sweep, sweeps
 
 
@@ -90,9 +92,21 @@ def _nothing_finished(analysis: Analysis) -> str:
 
 
 def findings(analysis: Analysis) -> list[str]:
-    """What the numbers can carry: exponents by verdict, differences, the order of the paper."""
-    out = exponent_words(analysis)
+    """What the numbers can carry: ratios of losses, exponents by verdict, differences, the order of
+    the paper."""
+    out = [*ratio_words(analysis), *exponent_words(analysis)]
     return [*out, *(text for text in (difference_words(analysis), paper_words(analysis)) if text)]
+
+
+def ratio_words(analysis: Analysis) -> list[str]:
+    """How losses compare with those of the first architecture at equal N and D, without a law."""
+    found = analysis.comparison.ratios
+    own = [one for one in found if one.first == found[0].first and one.verdict != TOO_FEW]
+    if not own:
+        return []
+    listed = names([f"{one.second} {pretty(one.factor, 2)} ({slope_words(one)})" for one in own])
+    text = f"Loss at equal N and D in units of {own[0].first}'s, and extra slopes: {listed}."
+    return [text]
 
 
 def exponent_words(analysis: Analysis) -> list[str]:

@@ -38,10 +38,12 @@ from .multiplier import Multiplier, multiplier
 from .pairing import Pairing, difference_se, pair
 from .ratios import Ratios, all_ratios, brief
 from .shared import TwoTables
+from .windows import Window, common_window, inside, window_words
 
 SCALE_FREE = ("alpha", "beta", "gamma", "a", "b", "E")
 RATIO_OF = {"alpha": "n", "beta": "d", "gamma": "c"}  # the extra slope that shows a difference
 NOT_SEEN, SUPPORTED, NOT_SUPPORTED = "not seen", "supported", "not supported"
+WINDOWS = ("matched", "own")
 MAPS = 3  # pairs of architectures up to which the maps of ratios are printed in full
 
 
@@ -70,15 +72,16 @@ class Difference(Result):
 
     @property
     def sure(self) -> bool:
-        """Whether the difference is significant at 5% after correction, and the ratios of losses do
-        not contradict it."""
-        return self.p_holm < 0.05 and self.verdict != NOT_SUPPORTED
+        """Whether the difference is significant at 5% after correction, and the ratios of losses
+        show it too (where a slope of theirs belongs to the quantity)."""
+        seen = self.quantity not in RATIO_OF or self.verdict == SUPPORTED
+        return self.p_holm < 0.05 and seen
 
 
 @dataclass
 class PairComparison(Result):
-    """Two architectures. shared: estimates under exponents in common, and what sharing costs in the
-    objective."""
+    """Two architectures. window: the ranges that both were fitted in, where these leave out rows of
+    either. shared: estimates under exponents in common, and what sharing costs in the objective."""
 
     first: str
     second: str
@@ -90,11 +93,14 @@ class PairComparison(Result):
     objective_shared: float = float("nan")
     multiplier: Multiplier | None = None
     notes: list[str] = field(default_factory=list)
+    window: Window = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """For a terminal."""
         pairs = f" ({self.n_pairs} pairs)" if self.paired else ""
         out = [f"\n{self.second} against {self.first}{pairs}"]
+        if self.window:
+            out.append(f"  both with {window_words(self.window)}")
         for name, test in self.tests.items():
             extra = ""
             if test.p_permutation is not None:
@@ -161,6 +167,7 @@ def compare(
     quantities_tested: tuple[str, ...] | None = None,
     architectures: Sequence[str] | None = None,
     paired: str | bool = "auto",
+    windows: str = "matched",
     permutations: int = 1999,
     x: str | None = "c",
     frontiers: dict[str, Frontier] | None = None,
@@ -180,10 +187,11 @@ def compare(
     parameters or derived quantities (default: exponents, a, gamma and the floor of the law).
     architectures: which, and in which order (default: all by name); differences are second minus
     first. paired: "auto" pairs runs by size, seed and data where every run has a partner; False
-    never; True insists. permutations: draws of the permutation test in paired designs (0: none). x:
-    the cost for the compute multiplier ("c" FLOPs, "h" hours, None: leave it out); frontiers: those
-    that are there already. joint: fit with exponents in common as well. Others: as for
-    :func:`forcelaw.fit`.
+    never; True insists. windows: "matched" fits two architectures on the ranges of N, D and cost
+    that both cover (their own fits, ``fits``, use all their rows), "own" on all rows. permutations:
+    draws of the permutation test in paired designs (0: none). x: the cost for the compute
+    multiplier ("c" FLOPs, "h" hours, None: leave it out); frontiers: those that are there already.
+    joint: fit with exponents in common as well. Others: as for :func:`forcelaw.fit`.
 
     An architecture that cannot be fitted is in the notes. FitError where the table has one
     architecture only.
@@ -195,15 +203,19 @@ def compare(
             where="compare",
             remedy="name the column of architectures: --columns architecture=...",
         )
+    if windows not in WINDOWS:
+        raise FitError(
+            f"the windows {windows!r} are not known",
+            where="compare",
+            remedy=f"use {' or '.join(WINDOWS)}",
+        )
     form, goal = make(law, floor, **options), objective_of(objective, delta)
     parts = runs.groups()
     if architectures is not None:
         parts = {name: runs.select(group=name) for name in architectures}
     common: dict[str, Any] = {"cluster": cluster, "weights": weights}
-    fits = {
-        name: fit(part, form, goal, interval="jackknife", level=level, **common)
-        for name, part in parts.items()
-    }
+    fitted = _Fits(form, goal, common | {"interval": "jackknife", "level": level})
+    fits = {name: fitted.on(name, part) for name, part in parts.items()}
     notes = [
         f"{name}: {one.status.replace('_', ' ')}, {one.message}"
         for name, one in fits.items()
@@ -212,10 +224,22 @@ def compare(
     pairs = []
     known = dict(frontiers or {})
     for names in combinations([name for name, one in fits.items() if one.ok], 2):
-        two = [parts[name] for name in names]
+        both = [parts[name] for name in names]
+        window = common_window(both, form.roles) if windows == "matched" else {}
+        two = [inside(part, window) for part in both]
+        cut = window if any(a is not b for a, b in zip(two, both)) else {}
+        if not all(len(part) for part in two):
+            notes.append(f"{names[1]} against {names[0]}: no range of N and D is covered by both")
+            continue
+        results = [fitted.on(name, part) for name, part in zip(names, two)]
+        refused = [f"{n}: {one.reason}" for n, one in zip(names, results) if not one.ok]
+        if refused:
+            notes.append(f"{names[1]} against {names[0]}, {window_words(cut)}: {refused[0]}")
+            continue
         pairing = _pairing(two, names, paired, cluster)
-        tables = TwoTables(two, [fits[name] for name in names], goal, cluster, weights, pairing)
+        tables = TwoTables(two, results, goal, cluster, weights, pairing)
         one = _compare(names, tables, quantities_tested, level)
+        one.window = cut
         _share(one, tables, joint, permutations, level, seed)
         if x is not None:
             _add_multiplier(one, parts, x, level, known)
@@ -228,6 +252,23 @@ def compare(
         for test in one.tests.values():
             _support(test, both[0] if both else None)
     return Comparison(form.name, fits, pairs, level, notes, found)
+
+
+@dataclass
+class _Fits:
+    """One law on parts of a table, each fit made once."""
+
+    law: Law
+    goal: Objective
+    settings: dict[str, Any]
+    made: dict[tuple[str, bytes], FitResult] = field(default_factory=dict)
+
+    def on(self, name: str, part: Runs) -> FitResult:
+        """The fit to the architecture ``name``, of which ``part`` has all or some rows."""
+        key = name, np.concatenate([part.run, *(part[role] for role in self.law.roles)]).tobytes()
+        if key not in self.made:
+            self.made[key] = fit(part, self.law, self.goal, **self.settings)
+        return self.made[key]
 
 
 def _support(test: Difference, found: Ratios | None) -> None:

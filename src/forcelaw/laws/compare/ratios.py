@@ -27,7 +27,16 @@ from ...table.runs import Runs
 from ..fit.result import Result, small_p
 from ..inputs import as_runs
 from .equal_cost import CostRatio, at_equal_cost
-from .size_pairs import SAME_SIZE, SizeRatio, curves, differences, matched, of_size, windowed
+from .size_pairs import (
+    SAME_D,
+    SAME_SIZE,
+    SizeRatio,
+    curves,
+    differences,
+    matched,
+    of_size,
+    windowed,
+)
 from .slopes import LEAST_SIZES, Slope, estimate
 
 COLUMNS = 6  # of D in the printed map
@@ -84,6 +93,17 @@ class Ratios(Result):
             for d, ratio in zip(size.d, size.ratio)
         ]
 
+    def grid(self, columns: int = COLUMNS) -> tuple[np.ndarray, np.ndarray]:
+        """The map at ``columns`` values of D over the window: D [columns] and the ratio [sizes,
+        columns], NaN where a size was not compared."""
+        at = np.geomspace(*self.window["d"], columns)
+        rows = []
+        for size in self.sizes:
+            seen = (at > size.d[0] * (1 - SAME_D)) & (at < size.d[-1] * (1 + SAME_D))
+            ratio = np.interp(np.log(at), np.log(size.d), size.ratio)
+            rows.append(np.where(seen, ratio, np.nan))
+        return at, np.array(rows)
+
     def summary(self) -> str:
         """For a terminal: the map, the slopes and the verdict."""
         low, high = self.window["d"]
@@ -91,11 +111,10 @@ class Ratios(Result):
             f"{self.second} / {self.first}: ratio of losses at equal N and D, D from {low:.3g} to"
             f" {high:.3g}"
         ]
-        at = np.exp(np.linspace(np.log(low), np.log(high), COLUMNS))
+        at, table = self.grid()
         lines.append(f"{'N':>10} |" + "".join(f"{d:>9.2g}" for d in at) + "  extra slope")
-        for size in self.sizes:
-            shown = np.interp(np.log(at), np.log(size.d), size.ratio, left=np.nan, right=np.nan)
-            cells = "".join(f"{'-' if np.isnan(r) else f'{r:.3f}':>9}" for r in shown)
+        for size, row in zip(self.sizes, table):
+            cells = "".join(f"{'-' if np.isnan(r) else f'{r:.3f}':>9}" for r in row)
             lines.append(f"{size.n:10.3g} |{cells}  {size.slope:+.3f}")
         lines += [f"  {WORDS[name]:27} {slope}" for name, slope in self.slopes.items()]
         for cost in self.costs.values():

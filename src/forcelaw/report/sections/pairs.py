@@ -1,13 +1,14 @@
-"""Which exponents differ, and how losses compare at equal compute: every pair of architectures."""
+"""Which exponents of the surfaces differ, and compute at equal loss: every pair of
+architectures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ...figures.text import pretty
-from ...laws.compare.compare import NOT_SUPPORTED, Difference, PairComparison
+from ...laws.compare.compare import RATIO_OF, SUPPORTED, Difference, PairComparison
 from ...laws.fit.result import Estimate
 from ..analysis import Analysis
 from ..outcome import ends, finite
@@ -21,13 +22,12 @@ from ..section import (
     Notes,
     Part,
     Prose,
-    Table,
     between,
     p_value,
     table,
 )
+from .ratios import FEW_PAIRS, matrix
 
-FEW_PAIRS = 6  # shown as a list; more of them are a matrix first
 TESTED = {"gamma": "difference in γ", "alpha": "in α", "beta": "in β"}
 
 
@@ -61,29 +61,55 @@ class Reading:
 
 
 def pair_parts(analysis: Analysis) -> list[Part]:
-    """Tests of every pair for the page; many of them as matrices, the list to open."""
+    """Tests of every pair for the page; many of them as matrices, most of them to open."""
     pairs, notes = analysis.comparison.pairs, analysis.comparison.notes
     parts: list[Part] = []
     if pairs:
         explain = (
-            "Overlapping intervals would not answer this; each pair is tested by itself, and the"
-            " test is made stricter for the number of pairs (Holm). Bold differences are sure at 5%"
-            " and not contradicted by ratios of losses, which need no law."
+            "Each pair is fitted on the ranges of N and D that both cover, and tested by itself"
+            " (95% interval; p by Holm's rule for the number of pairs). A difference belongs to the"
+            " form of the law: it is bold where it is sure at 5% and the ratios of losses, which"
+            " need no law, show it too."
         )
         parts += [Heading("Do the exponents differ?"), Prose(explain)]
-        full = table(_pair_columns(analysis), pairs, "comparisons")
         if len(pairs) > FEW_PAIRS:
-            parts += [*_matrices(analysis), Details(f"All {len(pairs)} pairs in full", [full])]
+            parts += _matrices(analysis)
         else:
-            parts.append(full)
+            parts.append(table(_pair_columns(analysis), pairs, "comparisons"))
     return [*parts, Notes([("", note) for note in notes])] if notes else parts
 
 
 def _pair_columns(analysis: Analysis) -> list[Column]:
-    def test(name: str) -> Callable[[PairComparison], Cell]:
-        return lambda pair: _test(pair.tests.get(name))
+    surfaces = {"gamma": "αβ/(α+β) of the surfaces"}
+    return [
+        Column("", "pair", lambda pair: f"{pair.second} against {pair.first}", numeric=False),
+        *(
+            Column("", text, cell=_tester(name), small=surfaces.get(name, ""))
+            for name, text in TESTED.items()
+        ),
+        Column(
+            "", "compute for equal loss", cell=_compute(analysis), small="times the second named's"
+        ),
+    ]
 
-    def multiplier(pair: PairComparison) -> Cell:
+
+def _tester(name: str) -> Callable[[PairComparison], Cell]:
+    return lambda pair: _test(pair.tests.get(name))
+
+
+def _test(test: Difference | None) -> Cell:
+    if test is None:
+        return MISSING
+    small = (f"{test.low:+.3f} to {test.high:+.3f}", f"p {p_value(test.p_holm)}")
+    if test.p_holm < 0.05 and test.quantity in RATIO_OF and test.verdict != SUPPORTED:
+        small += (test.verdict or "no ratios to tell",)
+    return Cell(f"{test.difference:+.3f}", small, "strong" if test.sure else "")
+
+
+def _compute(analysis: Analysis) -> Callable[[PairComparison], Cell]:
+    """Compute at equal loss."""
+
+    def cell(pair: PairComparison) -> Cell:
         found = Reading.of(pair, "multiplier", analysis)
         if found is None:
             return MISSING
@@ -91,72 +117,25 @@ def _pair_columns(analysis: Analysis) -> list[Column]:
         small = [f"equal at {pretty(float(crossing), 2)} FLOPs"] if crossing else []
         return found.cell(2, f"at loss {pretty(found.at)}", *small)
 
-    def ratio(pair: PairComparison) -> Cell:
-        found = Reading.of(pair, "ratio", analysis)
-        return MISSING if found is None else found.cell(3, f"at {pretty(found.at, 2)} FLOPs")
-
-    times = "times the second named's"
-    surfaces = {"gamma": "αβ/(α+β) of the surfaces"}
-    return [
-        Column("", "pair", lambda pair: f"{pair.second} against {pair.first}", numeric=False),
-        *(
-            Column("", text, cell=test(name), small=surfaces.get(name, ""))
-            for name, text in TESTED.items()
-        ),
-        Column("", "compute for equal loss", cell=multiplier, small=times),
-        Column("", "loss at equal compute", cell=ratio, small=times),
-    ]
-
-
-def _test(test: Difference | None) -> Cell:
-    if test is None:
-        return MISSING
-    small = (f"{test.low:+.3f} to {test.high:+.3f}", f"p {p_value(test.p_holm)}")
-    if test.verdict == NOT_SUPPORTED:
-        small += ("the ratios of losses do not show it",)
-    return Cell(f"{test.difference:+.3f}", small, "strong" if test.sure else "")
+    return cell
 
 
 def _matrices(analysis: Analysis) -> list[Part]:
-    """Difference in gamma, and loss at equal compute, of the row against the column."""
-
-    def difference(pair: PairComparison) -> Cell:
-        return replace(_test(pair.tests.get("gamma")), small=())
-
-    def ratio(pair: PairComparison) -> Cell:
-        found = Reading.of(pair, "ratio", analysis)
-        return MISSING if found is None else replace(found.cell(3), small=())
-
+    """Differences in gamma, then to open those in alpha and beta, and compute at equal loss; row
+    against column."""
+    pairs = analysis.comparison.pairs
+    gamma, *others = (
+        matrix(
+            analysis, pairs, _tester(name), f"pair-{name}", f"{text} of the row less the column."
+        )
+        for name, text in (("gamma", "γ = αβ/(α+β)"), ("alpha", "α"), ("beta", "β"))
+    )
+    caption = "Compute of the row over that of the column for equal loss, read off the frontiers."
+    compute = matrix(analysis, pairs, _compute(analysis), "pair-compute", caption)
     return [
-        _matrix(
-            analysis,
-            ratio,
-            "pair-ratios",
-            "Loss of the row over that of the column, at equal compute in the middle of the range"
-            " that both cover; below one the row is better. Bold: the interval excludes one.",
-        ),
-        _matrix(
-            analysis,
-            difference,
-            "pair-differences",
-            "γ of the row minus γ of the column, αβ/(α+β) of the surfaces.",
-        ),
+        gamma,
+        Details("Differences in α and β, and compute for equal loss", [*others, compute]),
     ]
-
-
-def _matrix(
-    analysis: Analysis, cell: Callable[[PairComparison], Cell], name: str, caption: str
-) -> Table:
-    by = {(pair.second, pair.first): cell(pair) for pair in analysis.comparison.pairs}
-    labels = list(dict.fromkeys(label for key in by for label in reversed(key)))
-    archs = [analysis.labelled(label) for label in labels]
-    empty = Cell("")
-
-    def column(label: str) -> Column:
-        return Column("", label, cell=lambda arch: by.get((arch.label, label), empty))
-
-    head = Column("", "", cell=lambda arch: Cell(arch.label, look=arch.look), numeric=False)
-    return table([head, *(column(label) for label in labels[:-1])], archs[1:], name, caption)
 
 
 def comparisons(analysis: Analysis) -> Csv:
@@ -169,6 +148,8 @@ def comparisons(analysis: Analysis) -> Csv:
         "low",
         "high",
         "p_holm",
+        "verdict",
+        "ratio_slope",
         "at_loss",
         "at_compute",
         "paired_runs",
@@ -187,6 +168,8 @@ def comparisons(analysis: Analysis) -> Csv:
                     "low": test.low,
                     "high": test.high,
                     "p_holm": test.p_holm,
+                    "verdict": test.verdict,
+                    "ratio_slope": test.ratio_slope,
                 }
                 rows.append({**head, "quantity": name, **values})
         for what, text, at in (

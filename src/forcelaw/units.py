@@ -20,6 +20,11 @@ ENERGY = {
 }
 # one unit of the key, in Angstrom
 LENGTH = {"Angstrom": 1.0, "bohr": 0.529177210903, "nm": 10.0, "pm": 0.01}
+_GPA = 1.0 / 160.2176634  # eV/Angstrom^3; exact since 2019
+# one unit of the key, in eV/Angstrom^3
+STRESS = {"eV/Angstrom^3": 1.0, "meV/Angstrom^3": 1e-3, "GPa": _GPA, "MPa": 1e-3 * _GPA}
+STRESS |= {"kbar": 0.1 * _GPA, "bar": 1e-4 * _GPA, "Pa": 1e-9 * _GPA}
+STRESS |= {"hartree/bohr^3": ENERGY["hartree"] / LENGTH["bohr"] ** 3}
 
 _ALIASES = {
     "ev": "eV",
@@ -87,3 +92,12 @@ def force_factor(unit: str) -> float:
             remedy="write it as energy/length, for example eV/Angstrom",
         )
     return energy_factor(energy) / length_factor(length)
+
+
+def stress_factor(unit: str) -> float:
+    """Multiply a stress in ``unit`` by this to get eV/Angstrom^3."""
+    known = {name.lower(): factor for name, factor in STRESS.items()}
+    found = known.get(unit.strip().lower())
+    if found is None:
+        raise DataError(f"{unit!r} is not a stress unit", remedy=f"use one of: {', '.join(STRESS)}")
+    return found

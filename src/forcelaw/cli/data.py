@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -73,6 +73,29 @@ class Source(BaseModel):
     spin_key: str | None = Field(None, title="KEY", description="where the multiplicity 2S+1 is")
     gradient_key: str | None = Field(
         None, title="KEY", description="where dE/dx is; forces are minus that"
+    )
+    stress_key: str | None = Field(
+        None, title="KEY", description="where the stress is (default: stress, REF_stress)"
+    )
+    virial_key: str | None = Field(
+        None, title="KEY", description="where the virial is, -V times the stress, as an energy"
+    )
+    stress_unit: str | None = Field(
+        None,
+        title="UNIT",
+        description="eV/Angstrom^3, GPa, kbar, bar, ... (default: by convention)",
+    )
+    stress_convention: Literal["ase", "vasp", "lammps"] | None = Field(
+        None,
+        description=(
+            "order and sign of stress: ase (xx yy zz yz xz xy, tension positive; the default), vasp"
+            " (xx yy zz xy yz zx, compression positive, kbar), lammps (xx yy zz xy xz yz,"
+            " compression positive, bar)"
+        ),
+    )
+    no_stress: bool = Field(False, description="read no stress, whatever the file holds")
+    config_key: str | None = Field(
+        None, title="KEY", description="label of a structure's kind (default: config_type)"
     )
     energy_unit: str | None = Field(
         None, title="UNIT", description="eV, meV, hartree, kcal/mol, kJ/mol, rydberg"

@@ -97,9 +97,10 @@ def select(block: Block, keep: np.ndarray) -> Block:
         groups = [groups[k] for k in kept]
     elif isinstance(groups, np.ndarray):
         groups = groups[keep]
+    configs = None if block.configs is None else [block.configs[k] for k in kept]
     optional = {
         name: None if (value := getattr(block, name)) is None else value[keep]
-        for name in ("missing", "charges", "spins", "cells", "pbc")
+        for name in ("missing", "charges", "spins", "cells", "pbc", "stresses")
     }
     return Block(
         block.counts[keep],
@@ -110,5 +111,6 @@ def select(block: Block, keep: np.ndarray) -> Block:
         block.first,
         lambda k: place(int(kept[k])),
         groups,
+        configs=configs,
         **optional,
     )

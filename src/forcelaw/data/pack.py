@@ -13,6 +13,10 @@
     spins.npy       int8    (structures,)         likewise; 0: not given
     cells.npy       float64 (structures, 3, 3)    only when periodic
     pbc.npy         uint8   (structures, 3)       likewise
+    stresses.npy    float64 (structures, 3, 3)    only when the source has them: (1/V) dE/d(strain),
+                    eV/Angstrom^3, positive under tension (as ASE), NaN: not given
+    configs.npy     uint16  (structures,)         only when the source has them: index into
+                    manifest["config_types"], the labels called config_type in files; "" for none
 
 Writing is streaming and atomic: arrays grow in PACK.partial-*, and one rename makes the pack.
 Memory does not grow with the number of structures.
@@ -91,6 +95,8 @@ class PackWriter:
         quantum: tuple[float, float] | None = None,
         periodic: bool = False,
         charges: bool = False,
+        stresses: bool = False,
+        configs: bool = False,
         overwrite: bool = False,
     ):
         self.path = Path(path)
@@ -116,6 +122,10 @@ class PackWriter:
             spec |= {"charges": (np.int8, ()), "spins": (np.int8, ())}
         if periodic:
             spec |= {"cells": (np.float64, (3, 3)), "pbc": (np.uint8, (3,))}
+        if stresses:
+            spec |= {"stresses": (np.float64, (3, 3))}
+        if configs:
+            spec |= {"configs": (np.uint16, ())}
         self._streams = {
             name: NpyStream(self.partial / f"{name}.npy", *s) for name, s in spec.items()
         }
@@ -252,6 +262,12 @@ class Pack:
     offsets: np.ndarray
     groups: np.ndarray
     split: np.ndarray
+    charges: np.ndarray | None = None  # these six: None where the source says nothing
+    spins: np.ndarray | None = None
+    cells: np.ndarray | None = None
+    pbc: np.ndarray | None = None
+    stresses: np.ndarray | None = None
+    configs: np.ndarray | None = None
 
     def __len__(self) -> int:
         return int(self.manifest["structures"])
@@ -264,6 +280,11 @@ class Pack:
     def elements(self) -> list[int]:
         """Atomic numbers present, ascending."""
         return [int(z) for z in self.manifest["elements"]]
+
+    @property
+    def config_types(self) -> list[str]:
+        """The labels that ``configs`` points at; empty where the source has none."""
+        return [str(label) for label in self.manifest.get("config_types", [])]
 
     @property
     def hash(self) -> str:
@@ -331,6 +352,10 @@ def _rows(m: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "rotated", "every structure by a fixed random rotation" if m.get("rotated") else "no"
     if m.get("periodic"):
         yield "periodic", "some or all structures"
+    if labels := m.get("config_types"):
+        yield "config_type", f"{len(labels)}: {', '.join(labels[:8])}{', ...' * (len(labels) > 8)}"
+    if "stresses" in m.get("arrays", {}):
+        yield "stress", "eV/Angstrom^3, positive under tension"
     for source in m.get("sources", []):
         text = ", ".join(str(source[k]) for k in ("name", "reader") if k in source)
         number = f", {source['structures']:,} structures" if "structures" in source else ""

@@ -35,6 +35,7 @@ from .reference import ForceAccumulator, ReferenceAccumulator
 from .rotation import rotations, turn
 from .splits import TRAIN, VALIDATION, split_of, splitmix64
 
+MAX_CONFIGS = 10_000  # different config types of a pack
 _OWNER = "writer-"  # PACK.partial-*/writer-<host>-<pid>: whose it is, while it is being written
 
 
@@ -69,6 +70,8 @@ class Tally:
     kept: int = 0
     periodic: bool = False
     charges: bool = False
+    stresses: bool = False
+    configs: dict[str, int] = field(default_factory=dict)  # label -> its place in the manifest
 
 
 def prepare(
@@ -98,7 +101,8 @@ def prepare(
     for source in opened:
         print("\n".join(source.describe()), file=say)
     _clear_partials(out)
-    with PackWriter(out, periodic=True, charges=True, overwrite=options.overwrite) as writer:
+    optional = {"periodic": True, "charges": True, "stresses": True, "configs": True}
+    with PackWriter(out, overwrite=options.overwrite, **optional) as writer:
         owner = writer.partial / f"{_OWNER}{socket.gethostname()}-{os.getpid()}"
         owner.touch()
         work = PackBuild(writer, options)
@@ -107,6 +111,10 @@ def prepare(
             writer.drop("cells", "pbc")
         if not work.tally.charges:
             writer.drop("charges", "spins")
+        if not work.tally.stresses:
+            writer.drop("stresses")
+        if not any(work.tally.configs):
+            writer.drop("configs")
         manifest = work.manifest(records)
         owner.unlink()
         writer.finish(manifest)
@@ -228,7 +236,7 @@ class PackBuild:
         else:
             groups = group_hashes(block)
         side = split_of(groups, fraction=self.options.val_fraction, seed=self.options.seed)
-        positions, forces, cells = self.place(block, indices)
+        positions, forces, cells, stresses = self.place(block, indices)
         absent = {
             "charges": np.full(len(block), NO_CHARGE, np.int8),
             "spins": np.full(len(block), NO_SPIN, np.int8),
@@ -241,6 +249,7 @@ class PackBuild:
             bool((state[name] != absent[name]).any()) for name in ("charges", "spins")
         )
         self.tally.periodic |= bool(state["pbc"].any())
+        self.tally.stresses |= bool(np.isfinite(stresses).any())
         self.writer.append(
             block.counts,
             numbers=block.numbers,
@@ -250,6 +259,8 @@ class PackBuild:
             groups=groups,
             split=side,
             cells=cells,
+            stresses=stresses,
+            configs=self.config_indices(block),
             **state,
         )
         self.accumulate(block, groups, side)
@@ -269,17 +280,33 @@ class PackBuild:
             if fatal:
                 self.tally.first_refused.setdefault(name, block.place(int(rows[0])))
 
-    def place(self, block: Block, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, forces and cells as they are written: molecules centred, and rotated by the
-        fixed rotation."""
+    def config_indices(self, block: Block) -> np.ndarray:
+        """Which of the pack's config types each structure is: uint16 (s,)."""
+        known = self.tally.configs
+        if block.configs is None:
+            return np.full(len(block), known.setdefault("", len(known)), np.uint16)
+        found = [known.setdefault(label, len(known)) for label in block.configs]
+        if len(known) > MAX_CONFIGS:
+            raise DataError(
+                f"more than {MAX_CONFIGS:,} different config types, such as {block.configs[-1]!r}",
+                where=block.place(len(block) - 1),
+                remedy="name another key with --config-key; a config type is a kind of structure",
+            )
+        return np.array(found, np.uint16)
+
+    def place(self, block: Block, indices: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Positions, forces, cells and stresses as they are written: molecules centred, and rotated
+        by the fixed rotation."""
         counts, rotate = block.counts, self.options.rotate
         periodic = np.zeros(len(block), bool) if block.pbc is None else block.pbc.any(axis=1)
         centre = np.add.reduceat(block.positions, filters.starts(counts), axis=0) / counts[:, None]
         centre[periodic] = 0.0
         positions = block.positions - np.repeat(centre, counts, axis=0)
-        cells = np.zeros((len(block), 3, 3)) if block.cells is None else block.cells
+        none = np.full((len(block), 3, 3), np.nan)
+        cells = np.zeros_like(none) if block.cells is None else block.cells
+        stresses = none if block.stresses is None else block.stresses
         if rotate is False:
-            return positions, block.forces, cells
+            return positions, block.forces, cells, stresses
         matrices = rotations(indices, self.options.seed)
         if rotate is None:
             matrices[periodic] = np.eye(3)
@@ -288,6 +315,7 @@ class PackBuild:
             turn(positions, matrices, counts),
             turn(block.forces, matrices, counts),
             np.matmul(cells, matrices.transpose(0, 2, 1)),
+            matrices @ stresses @ matrices.transpose(0, 2, 1),
         )
 
     def accumulate(self, block: Block, groups: np.ndarray, side: np.ndarray) -> None:
@@ -424,6 +452,7 @@ class PackBuild:
                 "atoms_mean": train_atoms / max(int(self.structures[TRAIN]), 1),
                 "atoms_max": self.atoms_max,
             },
+            **({"config_types": list(self.tally.configs)} if any(self.tally.configs) else {}),
             "skipped": self.tally.skipped,
             "rotated": self.turned,
             "command": self.options.command,

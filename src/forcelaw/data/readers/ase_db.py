@@ -32,10 +32,11 @@ from .base import (
     need,
     one_structure,
 )
-from .labels import choose_units, optional_keys, require_labels
+from .labels import choose_units, config_key, optional_keys, require_labels
+from .stress import StressRule, stress_rule
 
 PAGE, PEEK = 256, 200
-_CALCULATOR = ("energy", "forces")
+_CALCULATOR = ("energy", "forces", "stress")
 
 
 def _connect(path: Path) -> Any:
@@ -154,14 +155,20 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
     schnetpack = isinstance(declared_units, dict)
     named = [f"{name} ({place})" for name, place in seen]
     roles = _labels(options, seen, named, path, schnetpack)
-    given = optional_keys(options, [name for name, _ in seen], named, path)
-    for kind in ("charge", "spin", "group"):
+    names = [name for name, _ in seen]
+    given = config_key(options, names) | optional_keys(options, names, named, path)
+    for kind in ("charge", "spin", "group", "config"):
         if kind in given:
             roles[kind] = next(role for role in seen if role[0] == given[kind])
-        elif kind != "group" and (kind, "data") in seen:
+        elif kind in ("charge", "spin") and (kind, "data") in seen:
             roles[kind] = (kind, "data")
     units = choose_units(options, *_declared(metadata, roles, schnetpack), path)
+    stress = stress_rule(options, names, units.to_ev)
+    if stress:
+        roles["stress"] = next(role for role in seen if role[0] == stress.key)
     keys = {kind: f"{name} ({place})" for kind, (name, place) in roles.items() if kind != "group"}
+    if stress:
+        keys["stress"] = f"{stress.text} ({roles['stress'][1]})"
     if options.gradient_key:
         keys["forces"] = f"minus {keys['forces']} (a gradient)"
     kind = (
@@ -182,7 +189,7 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
         structures=structures,
         hashed=files,
         group_note="{} ({})".format(*roles["group"]) if "group" in roles else "formula",
-        stream=lambda: gather(_blocks(files, roles, options.sign, units)),
+        stream=lambda: gather(_blocks(files, roles, options.sign, units, stress)),
     )
 
 
@@ -227,7 +234,11 @@ def _declared(
 
 
 def _blocks(
-    files: list[Path], roles: dict[str, tuple[str, str]], sign: float, units: Units
+    files: list[Path],
+    roles: dict[str, tuple[str, str]],
+    sign: float,
+    units: Units,
+    stress: StressRule | None,
 ) -> Iterator[Block]:
     index = 0
     for file in files:
@@ -235,10 +246,10 @@ def _blocks(
         for row in rows(file):
             page.append(row)
             if len(page) == PAGE:
-                yield _parse(file, page, index, roles, sign, units)
+                yield _parse(file, page, index, roles, sign, units, stress)
                 index, page = index + len(page), []
         if page:
-            yield _parse(file, page, index, roles, sign, units)
+            yield _parse(file, page, index, roles, sign, units, stress)
             index += len(page)
 
 
@@ -249,17 +260,24 @@ def _parse(
     roles: dict[str, tuple[str, str]],
     sign: float,
     units: Units,
+    stress: StressRule | None,
 ) -> Block:
     return join(
         [
-            _one(row, f"{path}, row id {row.id}", first + k, roles, sign, units)
+            _one(row, f"{path}, row id {row.id}", first + k, roles, sign, units, stress)
             for k, row in enumerate(page)
         ]
     )
 
 
 def _one(
-    row: Any, where: str, first: int, roles: dict[str, tuple[str, str]], sign: float, units: Units
+    row: Any,
+    where: str,
+    first: int,
+    roles: dict[str, tuple[str, str]],
+    sign: float,
+    units: Units,
+    stress: StressRule | None,
 ) -> Block:
     numbers = np.asarray(row.numbers)
     n = len(numbers)
@@ -288,6 +306,12 @@ def _one(
             )
         group = str(value)
     pbc = np.asarray(row.pbc, bool)
+    cell = np.asarray(row.cell, np.float64) * units.to_angstrom
+    tensor = config = None
+    if stress:
+        tensor = stress(_lookup(row, *roles["stress"]), cell, lambda: where)
+    if "config" in roles:
+        config = str(_lookup(row, *roles["config"]) or "")
     return one_structure(
         numbers,
         np.asarray(row.positions, np.float64) * units.to_angstrom,
@@ -299,8 +323,10 @@ def _one(
         missing=missing,
         charge=small["charge"],
         spin=small["spin"],
-        cell=np.asarray(row.cell, np.float64) * units.to_angstrom * float(pbc.any()),
+        cell=cell * float(pbc.any()),
         pbc=pbc,
+        stress=tensor,
+        config=config,
     )
 
 

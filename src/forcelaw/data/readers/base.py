@@ -36,8 +36,19 @@ class SourceOptions:
     energy_unit: str | None = None
     length_unit: str | None = None
     force_unit: str | None = None
+    stress_key: str | None = None
+    virial_key: str | None = None
+    stress_unit: str | None = None
+    stress_convention: str | None = None
+    no_stress: bool = False
+    config_key: str | None = None
 
     def __post_init__(self) -> None:
+        if self.stress_key and self.virial_key:
+            raise DataError(
+                "both --stress-key and --virial-key were given",
+                remedy="pass --virial-key if the file holds -V times the stress, --stress-key else",
+            )
         if self.forces_key and self.gradient_key:
             raise DataError(
                 "both --forces-key and --gradient-key were given",
@@ -68,6 +79,9 @@ class Block:
               every label is there
     charges, spins   int8 (s,) as in the pack, or None
     cells (s, 3, 3), pbc (s, 3) bool   None for molecules
+    stresses  (s, 3, 3) eV/Angstrom^3, tension positive (:mod:`.stress`), NaN where a structure has
+              none; or None
+    configs   a list of s labels (``config_type``), "" where a structure has none; or None
     first     index of the block's first structure in its source
     place(k)  where structure k of the block is, for messages
     """
@@ -85,6 +99,8 @@ class Block:
     spins: np.ndarray | None = None
     cells: np.ndarray | None = None
     pbc: np.ndarray | None = None
+    stresses: np.ndarray | None = None
+    configs: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -279,12 +295,15 @@ def one_structure(
     spin: float | None = None,
     cell: np.ndarray | None = None,
     pbc: np.ndarray | None = None,
+    stress: np.ndarray | None = None,
+    config: str | None = None,
 ) -> Block:
     """A block of one structure, for formats that are read one by one; :func:`gather` joins them.
 
     numbers (n,); positions (n, 3) Angstrom; energy eV; forces (n, 3) eV/Angstrom; first: index in
     the source; where: file and frame, for messages. Charge and spin are whole numbers: where one
-    structure of a source gives them, all give them or NO_CHARGE, NO_SPIN.
+    structure of a source gives them, all give them or NO_CHARGE, NO_SPIN. stress (3, 3):
+    eV/Angstrom^3, tension positive. config: the label called ``config_type`` in files.
     """
 
     def place(_: int) -> str:
@@ -314,6 +333,8 @@ def one_structure(
         small["spin"],
         None if cell is None else cell.reshape(1, 3, 3),
         None if pbc is None else pbc.reshape(1, 3),
+        None if stress is None else np.asarray(stress, np.float64).reshape(1, 3, 3),
+        None if config is None else [config],
     )
 
 
@@ -329,6 +350,7 @@ _ABSENT: dict[str, tuple[Any, tuple[int, ...], Any]] = {
     "spins": (NO_SPIN, (), np.int8),
     "cells": (0.0, (3, 3), np.float64),
     "pbc": (False, (3,), bool),
+    "stresses": (np.nan, (3, 3), np.float64),
 }
 
 
@@ -365,11 +387,15 @@ def join(blocks: list[Block]) -> Block:
                 for b in blocks
                 for g in ([b.groups] * len(b) if isinstance(b.groups, str) else b.groups)
             ]
+    configs = None
+    if any(b.configs is not None for b in blocks):
+        configs = [c for b in blocks for c in (b.configs or [""] * len(b))]
     return Block(
         *(together(n) for n in ("counts", "numbers", "positions", "energies", "forces")),
         first=blocks[0].first,
         place=place,
         groups=groups,
+        configs=configs,
         **{name: together(name, absent) for name, absent in _ABSENT.items()},
     )
 

@@ -34,7 +34,8 @@ from .base import (
     gather,
     small_ints,
 )
-from .labels import choose_units, optional_keys, require_labels, suggest
+from .labels import choose_units, config_key, optional_keys, require_labels, suggest
+from .stress import StressRule, stress_rule
 
 PAIRS = (
     ("energy", "forces"),
@@ -151,6 +152,9 @@ def open_extxyz(path: Path, options: SourceOptions) -> Source:
         "ASE's convention for extxyz",
         path,
     )
+    stress = stress_rule(options, list(info), units.to_ev)
+    if stress:
+        keys["stress"] = f"{stress.text} (comment line)"
     return Source(
         path,
         "extxyz",
@@ -158,7 +162,7 @@ def open_extxyz(path: Path, options: SourceOptions) -> Source:
         keys,
         units,
         group_note=group,
-        stream=lambda: gather(_batches(path, chosen, options.sign, units)),
+        stream=lambda: gather(_batches(path, chosen, options.sign, units, stress)),
     )
 
 
@@ -185,19 +189,22 @@ def _choose(
     require_labels(labels, options, {"energy": info, "forces": arrays}, seen, path, extra)
     # charge and spin in the comment line are what ASE-based trainers (fairchem) read and write
     found = {kind: kind for kind in ("charge", "spin") if kind in info}
+    found |= config_key(options, info)
     return labels | found | optional_keys(options, info, seen, path)
 
 
-def _batches(path: Path, keys: dict[str, str], sign: float, units: Units) -> Iterator[Block]:
+def _batches(
+    path: Path, keys: dict[str, str], sign: float, units: Units, stress: StressRule | None
+) -> Iterator[Block]:
     """Consecutive frames with the same columns, up to BATCH, as blocks."""
     batch: list[Frame] = []
     for frame in frames(path):
         if batch and (len(batch) == BATCH or frame.columns != batch[0].columns):
-            yield _parse(path, batch, keys, sign, units)
+            yield _parse(path, batch, keys, sign, units, stress)
             batch = []
         batch.append(frame)
     if batch:
-        yield _parse(path, batch, keys, sign, units)
+        yield _parse(path, batch, keys, sign, units, stress)
 
 
 def _table(path: Path, batch: list[Frame], columns: dict[str, tuple[int, int, str]]) -> np.ndarray:
@@ -242,7 +249,12 @@ def _floats(path: Path, batch: list[Frame], text: np.ndarray, name: str) -> np.n
 
 
 def _parse(
-    path: Path, batch: list[Frame], keys: dict[str, str], sign: float, units: Units
+    path: Path,
+    batch: list[Frame],
+    keys: dict[str, str],
+    sign: float,
+    units: Units,
+    stress: StressRule | None,
 ) -> Block:
     def place(k: int) -> str:
         return f"{path}, frame {batch[k].index}"
@@ -293,6 +305,26 @@ def _parse(
         spins=_whole(batch, keys.get("spin"), "spin", NO_SPIN, place),
         cells=cells,
         pbc=pbc,
+        stresses=_stresses(batch, stress, cells, place),
+        configs=None
+        if "config" not in keys
+        else [str(frame.info.get(keys["config"], "")) for frame in batch],
+    )
+
+
+def _stresses(
+    batch: list[Frame], rule: StressRule | None, cells: np.ndarray | None, place: Any
+) -> np.ndarray | None:
+    """(s, 3, 3) eV/Angstrom^3, NaN where a frame has none; None where no frame has one."""
+    if rule is None or not any(rule.key in frame.info for frame in batch):
+        return None
+    return np.stack(
+        [
+            rule(
+                frame.info.get(rule.key), None if cells is None else cells[k], lambda k=k: place(k)
+            )
+            for k, frame in enumerate(batch)
+        ]
     )
 
 

@@ -110,8 +110,13 @@ def require_labels(
 def optional_keys(
     options: SourceOptions, among: Iterable[str], seen: list[str], path: Path
 ) -> dict[str, str]:
-    """The keys that the user names for charge, spin and group; each must be there."""
-    flags = {"charge": "--charge-key", "spin": "--spin-key", "group": "--group key:NAME"}
+    """The keys that the user names for charge, spin, group and config type; each must be there."""
+    flags = {
+        "charge": "--charge-key",
+        "spin": "--spin-key",
+        "group": "--group key:NAME",
+        "config": "--config-key",
+    }
     given = {kind: getattr(options, f"{kind}_key") for kind in flags}
     given = {kind: key for kind, key in given.items() if key}
     for kind, key in given.items():
@@ -124,8 +129,15 @@ def optional_keys(
     return given
 
 
+def config_key(options: SourceOptions, among: Iterable[str]) -> dict[str, str]:
+    """{"config": key} of the label of a structure's kind: ``config_type`` (the convention of
+    training sets) where the user names no other; empty where there is none."""
+    key = options.config_key or "config_type"
+    return {"config": key} if key in among else {}
+
+
 def label_names(roles: dict[str, str], gradient: bool) -> dict[str, str]:
     """What each label is read from, as :attr:`Source.keys` says it."""
     forces = f"minus {roles['forces']} (a gradient)" if gradient else roles["forces"]
-    optional = {kind: roles[kind] for kind in ("charge", "spin") if kind in roles}
+    optional = {kind: roles[kind] for kind in ("charge", "spin", "config") if kind in roles}
     return {"energy": roles["energy"], "forces": forces, **optional}

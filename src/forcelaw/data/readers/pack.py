@@ -28,6 +28,11 @@ def open_pack(path: Path, options: SourceOptions) -> Source:
             "energy_unit",
             "length_unit",
             "force_unit",
+            "stress_key",
+            "virial_key",
+            "stress_unit",
+            "stress_convention",
+            "config_key",
         )
         if getattr(options, name)
     ]
@@ -42,6 +47,7 @@ def open_pack(path: Path, options: SourceOptions) -> Source:
     keys = {"energy": "energies", "forces": "forces"}
     if "charges" in arrays:
         keys |= {"charge": "charges", "spin": "spins"}
+    keys |= {k: n for k, n in (("stress", "stresses"), ("config", "configs")) if n in arrays}
     return Source(
         path,
         "pack",
@@ -75,9 +81,11 @@ def _blocks(pack: Pack) -> Iterator[Block]:
             return f"{pack.path}, structure {first + k}"
 
         optional = {
-            name: np.array(getattr(pack, name)[rows]) if hasattr(pack, name) else None
-            for name in ("charges", "spins", "cells", "pbc")
+            name: None if (array := getattr(pack, name)) is None else np.array(array[rows])
+            for name in ("charges", "spins", "cells", "pbc", "stresses")
         }
+        labels = pack.config_types
+        configs = None if pack.configs is None else [labels[k] for k in pack.configs[rows]]
         if optional["pbc"] is not None:
             optional["pbc"] = optional["pbc"].astype(bool)
         yield Block(
@@ -89,6 +97,7 @@ def _blocks(pack: Pack) -> Iterator[Block]:
             first,
             place,
             np.array(pack.groups[rows]),
+            configs=configs,
             **optional,
         )
         first = last

@@ -53,6 +53,17 @@ class StoreError(ForcelawError):
     """A run directory is damaged or belongs to something else."""
 
 
+class ClaimError(StoreError):
+    """Another worker has taken a run over; the one that meets this writes nothing more."""
+
+
+class StorageError(ForcelawError):
+    """Files cannot be written or read: the disk is full, a quota is used up, a mount is lost. Not a
+    fault of what was being done, which can be tried again."""
+
+    exit_code = 74  # EX_IOERR of sysexits.h
+
+
 class FitError(ForcelawError):
     """A table of runs cannot carry the fit that was asked for."""
 

@@ -2,16 +2,11 @@
 survived."""
 
 import json
-import multiprocessing
-import os
-import subprocess
-import sys
-import time
 
 import pytest
 
 from forcelaw.errors import StoreError
-from forcelaw.store.runs import LEASE_SECONDS, RunDirectory, content_id
+from forcelaw.store.runs import RunDirectory, content_id
 from forcelaw.table.directory import table
 
 
@@ -37,69 +32,6 @@ def test_the_id_does_not_depend_on_key_order() -> None:
         == content_id({"b": [1, 2], "a": 1})
         != content_id({"a": 1, "b": [2, 1]})
     )
-
-
-def test_a_claim_has_one_holder_until_released(tmp_path) -> None:
-    run, other = RunDirectory.create(tmp_path, spec()), RunDirectory.create(tmp_path, spec())
-    assert run.path == other.path
-    assert run.claim() and not other.claim()
-    run.heartbeat()
-    with pytest.raises(StoreError, match="taken over"):
-        other.heartbeat()
-    run.release()
-    assert other.claim()
-
-
-def test_the_claim_of_a_dead_process_is_taken_at_once(tmp_path) -> None:
-    run = RunDirectory.create(tmp_path, spec())
-    code = (
-        "from forcelaw.store.runs import RunDirectory; import sys; sys.exit(not"
-        f" RunDirectory({str(run.path)!r}).claim())"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
-    assert (run.path / "claim").exists() and run.claim()
-
-
-def test_a_claim_of_another_host_is_respected_until_its_lease_is_over(tmp_path) -> None:
-    run = RunDirectory.create(tmp_path, spec())
-    (run.path / "claim").mkdir()
-    holder = run.path / "claim" / "holder.json"
-    holder.write_text(json.dumps({"token": "x", "host": "elsewhere", "pid": 1}))
-    assert not run.claim()
-    old = time.time() - LEASE_SECONDS - 5
-    os.utime(holder, (old, old))
-    assert run.claim()
-
-
-def _race(path, barrier, wins):
-    barrier.wait(timeout=60)  # a racer that died breaks the barrier for all
-    if RunDirectory(path).claim():
-        with wins.get_lock():
-            wins.value += 1
-    barrier.wait(timeout=60)
-
-
-def test_a_stale_claim_has_exactly_one_new_winner(tmp_path) -> None:
-    context = multiprocessing.get_context(
-        "forkserver"
-    )  # forked from a test worker with threads, a child may die and all wait
-    for k in range(5):
-        run = RunDirectory.create(tmp_path / str(k), spec())
-        (run.path / "claim").mkdir()
-        holder = run.path / "claim" / "holder.json"
-        holder.write_text(json.dumps({"token": "x", "host": "elsewhere", "pid": 1}))
-        os.utime(holder, (0, 0))
-        barrier, wins = context.Barrier(6), context.Value("i", 0)
-        racers = [
-            context.Process(target=_race, args=(run.path, barrier, wins), daemon=True)
-            for _ in range(6)
-        ]
-        for racer in racers:
-            racer.start()
-        for racer in racers:
-            racer.join(timeout=90)
-        assert [racer.exitcode for racer in racers] == [0] * 6
-        assert wins.value == 1
 
 
 def test_a_line_cut_short_is_ignored_and_truncation_keeps_what_counts(tmp_path) -> None:

@@ -112,7 +112,7 @@ def test_stopped_runs_resume_to_the_same_bits(train) -> None:
         name, asked = f"cut-{moment}", itertools.count()
         train(name, 3, stop=lambda asked=asked, moment=moment: next(asked) >= moment)
         cut = [run for run in runs(serial.parent.parent / name / "runs") if not run.done]
-        assert cut and not any((run.path / "claim").exists() for run in cut)
+        assert cut and not any(run.held for run in cut)
         assert_equal(serial, train(name, 3))
 
 
@@ -153,7 +153,7 @@ def test_a_device_that_gave_up_ends_the_worker_and_blames_nobody(
         train("side_by_side", 3)
     left = list(runs(tmp_path / "side_by_side" / "runs"))
     assert not any(
-        (run.result() or {}).get("status") == "failed" or (run.path / "claim").exists()
+        (run.result() or {}).get("status") == "failed" or run.held
         for run in left
     )
 

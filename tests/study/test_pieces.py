@@ -80,7 +80,7 @@ def test_after_the_minutes_the_command_says_what_is_left_and_goes_on(
         and "of 8 runs are left" in said
         and "resumes the study" in said
     )
-    assert not any((run.path / "claim").exists() for run in runs(out / "runs"))
+    assert not any(run.held for run in runs(out / "runs"))
     assert any(run.position() for run in runs(out / "runs") if not run.done)
     assert main(["status", str(out)]) == 0
     assert "stopped" in capsys.readouterr().out

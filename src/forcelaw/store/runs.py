@@ -2,7 +2,7 @@
 can read.
 
     RUNS/<id>/spec.json        resolved specification; <id> is the hash of its content
-    RUNS/<id>/claim/           mkdir is the atomic claim; holder.json's mtime is the heartbeat
+    RUNS/<id>/claim/           whose it is while it is trained (:mod:`.claim`)
     RUNS/<id>/metrics.jsonl    append-only, one object per evaluation
     RUNS/<id>/last.safetensors last.json     state to resume from
     RUNS/<id>/references.json  reference energies of the atoms, eV; predictions add them back
@@ -19,17 +19,13 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import StoreError
-from ..files import read_json, write_json
-
-LEASE_SECONDS = 120.0  # a claim whose heartbeat is older than this is stale and may be taken over
+from ..files import fsync_folder, read_json, storage, storage_error, write_json
+from .claim import Claim, held, take, taken_over
 
 
 def content_id(spec: dict[str, Any]) -> str:
@@ -42,8 +38,9 @@ class RunDirectory:
     """One run on disk."""
 
     def __init__(self, path: str | Path):
+        self._claim: Claim | None = None
+        self._metrics: TextIO | None = None  # while a run is trained
         self.path = Path(path)
-        self._token = ""
 
     @classmethod
     def create(cls, root: str | Path, spec: dict[str, Any]) -> RunDirectory:
@@ -116,81 +113,102 @@ class RunDirectory:
         return None
 
     def append_metric(self, row: dict[str, Any]) -> None:
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self.check()
+        with self._writes():
+            file = self._metrics or (self.path / "metrics.jsonl").open("a")
+            try:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            finally:
+                if file is not self._metrics:
+                    file.close()
 
     def truncate_metrics(self, step: int) -> None:
-        """Drop evaluations after ``step``: a resumed run repeats them."""
+        """Drop evaluations after ``step``: a resumed run repeats them. The rest becomes a new file,
+        so that a worker which lost this run appends to the old one, which nobody reads."""
         rows = [row for row in self.metrics() if row["step"] <= step]
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-        temporary = self.path / f".metrics.{secrets.token_hex(4)}"
-        temporary.write_text(text)
-        temporary.replace(self.path / "metrics.jsonl")
+        with self.writing("metrics.jsonl") as temporary:
+            file = temporary.open("w")
+            file.write(text)
+            file.flush()
+        self._close_metrics()
+        if self._claim:
+            self._metrics = file
+        else:
+            file.close()
 
     def finish(self, result: dict[str, Any]) -> None:
-        write_json(self.path / "result.json", result)
+        with self.writing("result.json") as temporary:
+            write_json(temporary, result)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """The path of a temporary file that becomes file ``name`` of the run, whole and by one
+        rename, if the run is still this worker's; else ClaimError. What the operating system
+        refuses is a StorageError."""
+        self.check()
+        folder = self._claim.work if self._claim else self.path
+        temporary = folder / f".{name}.{secrets.token_hex(4)}"
+        with self._writes():
+            try:
+                yield temporary
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                self.check()
+                temporary.replace(self.path / name)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+            fsync_folder(self.path)
+
+    @contextlib.contextmanager
+    def _writes(self) -> Iterator[None]:
+        """An OSError within is that the run was taken over, or else a StorageError."""
+        try:
+            yield
+        except OSError as error:
+            self.check()
+            raise storage_error(error, self.path) from error
 
     def claim(self) -> bool:
-        """Try to become the one worker of this run. A stale claim is taken over by exactly one
-        winner."""
-        target = self.path / "claim"
-        token = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            target.mkdir()
-        except FileExistsError:
-            if not self._stale(target):
-                return False
-            grave = self.path / f".stale-{token}"
-            try:
-                target.rename(grave)  # one winner: the second rename finds nothing
-            except FileNotFoundError:
-                return False
-            shutil.rmtree(grave, ignore_errors=True)
-            try:
-                target.mkdir()
-            except FileExistsError:
-                return False
-        self._token = token
-        write_json(
-            target / "holder.json",
-            {"token": token, "host": socket.gethostname(), "pid": os.getpid()},
-        )
-        return True
+        """Try to become the one worker of this run, if it has not ended. A stale claim is taken
+        over by exactly one winner. Once there is a claim, everything is written through it."""
+        with storage(self.path):
+            self._claim = take(self.path)
+        if self._claim and self.done:  # another finished it meanwhile
+            self.release()
+        return self._claim is not None
 
-    def _stale(self, target: Path) -> bool:
-        holder = target / "holder.json"
-        try:
-            info = read_json(holder)
-            age = time.time() - holder.stat().st_mtime
-            if info["host"] == socket.gethostname() and not _alive(info["pid"]):
-                return True
-        except (FileNotFoundError, StoreError):
-            try:
-                age = time.time() - target.stat().st_mtime
-            except FileNotFoundError:
-                return False
-        return age > LEASE_SECONDS
+    def check(self) -> None:
+        """ClaimError if the claim that this worker took has been lost. Without one, nothing."""
+        if self._claim:
+            self._claim.check()
 
     def heartbeat(self) -> None:
-        """Renew the lease; a claim that was lost meanwhile is an error, so that two workers never
+        """Renew the lease; ClaimError if the claim was lost meanwhile, so that two workers never
         write one run."""
-        holder = self.path / "claim" / "holder.json"
-        try:
-            mine = read_json(holder)["token"] == self._token
-        except (FileNotFoundError, StoreError):
-            mine = False
-        if not mine:
-            raise StoreError(
-                f"run {self.id} was taken over by another worker", where=str(self.path)
-            )
-        os.utime(holder)
+        if self._claim is None:
+            raise taken_over(self.path)
+        self._claim.heartbeat()
 
     def release(self) -> None:
-        if self._token:
-            shutil.rmtree(self.path / "claim", ignore_errors=True)
-            self._token = ""
+        """Let go of this worker's own claim, if it has one still."""
+        self._close_metrics()
+        if self._claim:
+            with contextlib.suppress(OSError):  # the lease ends by itself
+                self._claim.release()
+        self._claim = None
+
+    def _close_metrics(self) -> None:
+        if self._metrics:
+            with contextlib.suppress(OSError):
+                self._metrics.close()
+        self._metrics = None
+
+    __del__ = _close_metrics
 
     def state(self) -> str:
         """How the run ended (finished, diverged, failed), or running, stopped (it resumes from its
@@ -203,8 +221,7 @@ class RunDirectory:
     @property
     def held(self) -> bool:
         """Whether a worker that may be alive holds the claim."""
-        target = self.path / "claim"
-        return target.exists() and not self._stale(target)
+        return held(self.path)
 
     def position(self) -> int:
         """The step from which a worker would resume: that of the checkpoint; 0 without one."""
@@ -214,23 +231,6 @@ class RunDirectory:
             if path.exists() and (self.path / "last.safetensors").exists()
             else 0
         )
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    # a killed child whose parent has not waited yet still answers; it is not running
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.exists():
-        try:
-            return stat.read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-        except (OSError, IndexError):
-            return False
-    return True
 
 
 def planned_flops(spec: dict[str, Any]) -> float:

@@ -43,7 +43,7 @@ class SharedRuns:
     def copy_to(self, run: RunDirectory, spec: dict[str, Any]) -> bool:
         """Copy metrics and result of the same run of another study into ``run``; whether there was
         one to copy."""
-        if not self.folders or run.done or (run.path / "claim").exists():
+        if not self.folders or run.done or run.held:
             return False
         other = self._by_training.get(training_id(spec))
         if other is None:

@@ -8,9 +8,9 @@ that a run resumes to the same numbers. No pickle anywhere.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ from safetensors.torch import save_file
 from ..errors import StoreError
 from ..files import write_json
 from ..models import ForceField
+from ..store.runs import RunDirectory
 from .optimizer import ScheduleFreeAdamW
+
+_NAMES = {torch.float32: "F32", torch.float64: "F64"}  # of types, as safetensors spells them
 
 
 def save(
-    path: Path, model: ForceField, optimizer: ScheduleFreeAdamW, state: dict[str, Any]
+    run: RunDirectory, model: ForceField, optimizer: ScheduleFreeAdamW, state: dict[str, Any]
 ) -> None:
-    """Write the checkpoint of a run directory. state: JSON-able, with at least "step"."""
+    """Write the checkpoint of a run. state: JSON-able, with at least "step"."""
     # a few large copies instead of one for each parameter: the host serves other runs too
     averaged = optimizer.averaged().cpu()
     offsets = dict(zip(map(id, optimizer.params), optimizer.offsets))
@@ -36,31 +39,30 @@ def save(
         for name, p in model.named_parameters()
     }
     tensors |= {name: getattr(optimizer, name).detach().cpu().clone() for name in ("y", "z", "v")}
-    temporary = path / f".last.{secrets.token_hex(4)}"
-    save_file(tensors, temporary, metadata={"state": json.dumps(state, allow_nan=False)})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path / "last.safetensors")
-    write_json(path / "last.json", state)
+    with run.writing("last.safetensors") as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"state": json.dumps(state, allow_nan=False)})
+        except SafetensorError as error:  # all that can go wrong here is the disk
+            raise OSError(str(error)) from error
+    with run.writing("last.json") as temporary:
+        write_json(temporary, state)
 
 
 def load(path: Path, optimizer: ScheduleFreeAdamW) -> dict[str, Any] | None:
     """Restore the optimiser (and with it the model) from a run directory; None if there is no
-    checkpoint."""
+    checkpoint. StoreError, before anything is changed, for one that is not of this run."""
     file = path / "last.safetensors"
     if not file.exists():
         return None
-    try:
-        with safe_open(file, framework="pt") as stored:
-            state = json.loads(stored.metadata()["state"])
-            for name in ("y", "z", "v"):
-                getattr(optimizer, name).copy_(stored.get_tensor(name))
-    except (SafetensorError, KeyError, json.JSONDecodeError, RuntimeError) as error:
-        raise StoreError(
-            f"the checkpoint cannot be read: {error}",
-            where=str(file),
-            remedy="delete this run directory to train it again",
-        ) from error
+    with _opened(file) as stored:
+        wanted = {name: getattr(optimizer, name) for name in ("y", "z", "v")}
+        found = {name: _tensor(stored, name, like) for name, like in wanted.items()}
+        state = json.loads((stored.metadata() or {})["state"])
+        step = state["step"]
+        if not isinstance(step, int) or step < 0:
+            raise ValueError(f"step is {step!r}")
+    for name, like in wanted.items():
+        like.copy_(found[name])
     return state
 
 
@@ -69,7 +71,39 @@ def load_model(path: Path, model: ForceField) -> ForceField:
     file = path / "last.safetensors"
     if not file.exists():
         raise StoreError("the run has no checkpoint", where=str(path), remedy="train it first")
-    with safe_open(file, framework="pt") as stored, torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(stored.get_tensor(f"model.{name}"))
+    wanted = dict(model.named_parameters())
+    with _opened(file) as stored:
+        found = {name: _tensor(stored, f"model.{name}", like) for name, like in wanted.items()}
+    with torch.no_grad():
+        for name, like in wanted.items():
+            like.copy_(found[name])
     return model
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """The checkpoint in ``file``; whatever fails while it is read is a StoreError."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            yield stored
+    # SafetensorError, KeyError, TypeError, OSError, ...: the file is what is wrong in each case
+    except Exception as error:
+        raise StoreError(
+            f"the checkpoint cannot be read: {type(error).__name__}: {error}",
+            where=str(file),
+            remedy="restore this file; or delete this run directory, or give --retry-failed to"
+            " `forcelaw run`, to train it again from the start",
+        ) from error
+
+
+def _tensor(stored: Any, name: str, like: torch.Tensor) -> torch.Tensor:
+    """A tensor of the checkpoint, of the shape and type of ``like``: copying would turn one number
+    into many, and other types into this one."""
+    described = stored.get_slice(name)
+    shape, kind = tuple(described.get_shape()), described.get_dtype()
+    if shape != tuple(like.shape) or kind != _NAMES.get(like.dtype):
+        raise ValueError(
+            f"{name} is {kind} of shape {shape}, the run has {_NAMES.get(like.dtype)} of shape"
+            f" {tuple(like.shape)}"
+        )
+    return stored.get_tensor(name)

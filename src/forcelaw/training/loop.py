@@ -277,6 +277,7 @@ class _Recorder:
     def _evaluate(self, step: int) -> Generator[Any, None, bool]:
         """Evaluate at the averaged weights and write the row; False when the losses are not
         finite."""
+        self.run.check()
         kept = self.optimizer.swap_in(self.optimizer.averaged())
         self.evaluation.launch()
         self.optimizer.y.copy_(kept)
@@ -313,7 +314,7 @@ class _Recorder:
 
     def _save(self) -> None:
         checkpoint.save(
-            self.run.path, self.model, self.optimizer, {**self.state, "stats": self.stats.tolist()}
+            self.run, self.model, self.optimizer, {**self.state, "stats": self.stats.tolist()}
         )
         self.saved = time.monotonic()
 

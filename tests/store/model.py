@@ -44,9 +44,7 @@ class World:
         return replace(self, winners=tuple(sorted({*self.winners, (number, k)})), wrong=wrong)
 
     def set_claim(self, number: int, value: tuple[int, bool, bool]) -> World:
-        return replace(
-            self, claims=(*self.claims[: number - 1], value, *self.claims[number:])
-        )
+        return replace(self, claims=(*self.claims[: number - 1], value, *self.claims[number:]))
 
 
 @dataclass

@@ -152,10 +152,7 @@ def test_a_device_that_gave_up_ends_the_worker_and_blames_nobody(
     with pytest.raises(StudyError, match="does not answer"):
         train("side_by_side", 3)
     left = list(runs(tmp_path / "side_by_side" / "runs"))
-    assert not any(
-        (run.result() or {}).get("status") == "failed" or run.held
-        for run in left
-    )
+    assert not any((run.result() or {}).get("status") == "failed" or run.held for run in left)
 
 
 class Event:

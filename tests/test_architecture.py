@@ -34,7 +34,7 @@ ORDER = [
     ["training"],
     ["study"],
     ["predict"],
-    ["calculator", "evaluate"],
+    ["calculator", "evaluate", "portable"],
     ["api"],
     ["cli"],
 ]

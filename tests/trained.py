@@ -18,9 +18,8 @@ def run_directory(
     out: Path, pack: Pack, architecture: str = "painn", forces: str = "conservative", **options
 ) -> Run:
     """A run of ``architecture`` on ``pack`` whose weights were randomised instead of trained."""
-    what = Training(
-        architecture=architecture, size=3e3, epochs=1, forces=forces, depth=2, cutoff=3.0, **options
-    )
+    options = {"size": 3e3, "epochs": 1, "depth": 2, "cutoff": 3.0} | options
+    what = Training(architecture=architecture, forces=forces, **options)
     spec = what.resolve(pack, TrainOptions())
     run = RunDirectory.create(out, spec.as_json())
     model = make_model(spec, "cpu")

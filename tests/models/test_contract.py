@@ -327,6 +327,62 @@ def test_conservative_forces_sum_to_zero_and_exert_no_torque(variant: Variant) -
     assert torque > BROKEN if variant.symmetry == "none" else torque < 1e-9
 
 
+def strained(m: Molecule, cell: np.ndarray, strain: np.ndarray) -> GraphBatch:
+    """A crystal of ``m`` in ``cell``, all of it under a strain."""
+    turn = np.eye(3) + strain
+    return build_graph(
+        torch.from_numpy(m.pos @ turn),
+        torch.from_numpy(m.species),
+        torch.tensor([len(m)]),
+        CUTOFF,
+        cells=(cell @ turn)[None],
+        pbc=np.ones((1, 3), bool),
+    )
+
+
+CELL = np.array([[5.1, 0.3, 0.0], [-0.4, 4.7, 0.2], [0.5, 0.1, 5.6]])  # smaller than the cutoff
+
+
+@conservative
+def test_virials_against_finite_differences(variant: Variant) -> None:
+    model, m, h = shared_model(variant), random_cluster(6, 21), 1e-4
+    with torch.no_grad():
+        *plain, virial = model.with_virial(strained(m, CELL, np.zeros((3, 3))))
+        for a, b in zip(plain, model(strained(m, CELL, np.zeros((3, 3))))):
+            assert torch.equal(a, b)
+    for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)):
+        ends = []
+        for sign in (1.0, -1.0):
+            strain = np.zeros((3, 3))
+            strain[a, b] += 0.5 * sign * h
+            strain[b, a] += 0.5 * sign * h
+            ends.append(float(run(model, strained(m, CELL, strain))[0][0]))
+        numeric = (ends[0] - ends[1]) / (2.0 * h)
+        assert abs(numeric - float(virial[0, a, b])) < 1e-5 * (1.0 + float(virial.abs().max()))
+    assert (virial == virial.transpose(1, 2)).all() and virial.abs().min() > 1e-4
+
+
+@conservative
+def test_virials_turn_with_the_crystal(variant: Variant) -> None:
+    """V -> R V R^T where there is symmetry; elsewhere not."""
+    model, m, turn = shared_model(variant), random_cluster(6, 21), random_rotation(2)
+    with torch.no_grad():
+        before = model.with_virial(strained(m, CELL, np.zeros((3, 3))))[2][0].numpy()
+        turned = model.with_virial(strained(m, CELL, turn.T - np.eye(3)))[2][0].numpy()
+    error = np.abs(turned - turn @ before @ turn.T).max() / np.abs(before).max()
+    assert error > BROKEN if variant.symmetry == "none" else error < 1e-9
+
+
+@conservative
+def test_virials_of_a_padded_batch(variant: Variant) -> None:
+    model = shared_model(variant)
+    graph = make_graph([random_cluster(6, 21), single_atom(), random_cluster(9, 5)])
+    with torch.no_grad():
+        plain, full = (model.with_virial(g)[2] for g in (graph, padded(graph, 5, 17, 2)))
+    assert torch.allclose(full[:3], plain, rtol=1e-10, atol=1e-12)
+    assert (full[3:] == 0).all() and (plain[1] == 0).all()
+
+
 @conservative
 def test_conservative_model_under_no_grad_keeps_no_graph(variant: Variant) -> None:
     graph = make_graph(MOLS[:3])

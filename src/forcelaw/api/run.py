@@ -332,3 +332,18 @@ class Run:
         files = [files] if isinstance(files, str | Path) else list(files)
         predictor = self.predictor(device=device, dtype=dtype, data=data)
         return evaluate(predictor, files, options, batch_atoms=batch_atoms, worst=worst)
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: Literal["float32", "float64"] = "float32",
+        data: str | Path | None = None,
+    ) -> Path:
+        """Write the model as one file (.pt2) that runs without forcelaw, by torch.export; see
+        :mod:`forcelaw.portable` for its inputs and outputs. device: where the file will run."""
+        from ..portable import export
+
+        about = {"run": self.id, "label": self.spec["label"], "n": self.spec["n"]}
+        return export(self.predictor(device=device, dtype=dtype, data=data), path, about=about)

@@ -62,7 +62,7 @@ COMMANDS = {
         "forecast",
         "predict the largest runs from small ones before they are trained; later, check it",
     ),
-    "export": ("study", "write the table of runs of a study, small enough to commit"),
+    "export": ("study", "write a study's table of runs, small enough to commit, or a run's model"),
     "import": ("study", "make a study directory of the evidence that `forcelaw export` wrote"),
 }
 

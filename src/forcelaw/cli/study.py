@@ -102,13 +102,33 @@ def add_status(parser: argparse.ArgumentParser) -> None:
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Write the evidence of a study: table of runs, specifications, study and provenance, from"
-        " which `forcelaw report` makes its page. Weights are left out."
+        "Write what others can use. --table: the evidence of a study (table of runs,"
+        " specifications, study and provenance, without weights), from which `forcelaw report`"
+        " makes its page. --model: a trained run as one file that runs without forcelaw."
     )
-    parser.epilog = "example:\n  forcelaw export out/ladder --table results/ladder\n"
-    parser.add_argument("source", type=Path, help="output directory of `forcelaw run`")
+    parser.epilog = (
+        "examples:\n  forcelaw export out/ladder --table results/ladder\n"
+        "  forcelaw export out/single/runs/ID --model painn.pt2\n"
+    )
     parser.add_argument(
-        "--table", type=Path, required=True, metavar="DIR", help="write the evidence into DIR"
+        "source", type=Path, help="output directory of `forcelaw run`, or directory of a run"
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--table", type=Path, metavar="DIR", help="write the evidence into DIR")
+    what.add_argument(
+        "--model", type=Path, metavar="FILE", help="write the model of a run into FILE (.pt2)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "float64"],
+        default="float32",
+        help="number format of the model",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="PACK",
+        help="the pack of a run that did not keep its reference energies",
     )
     parser.add_argument(
         "--format", choices=["parquet", "csv"], help="of the table (default: parquet)"
@@ -191,6 +211,13 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
+    if args.model:
+        from ..api.run import load_run
+
+        require("torch", "safetensors")
+        load_run(args.source).export(args.model, dtype=args.dtype, data=args.data)
+        print(f"{args.model}: read it with torch.export.load(...).module()")
+        return 0
     from ..study.accounting import accounts
     from ..study.export import write_evidence
 

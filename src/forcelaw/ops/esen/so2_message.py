@@ -115,7 +115,11 @@ def so2_message(
         whole += [_whole(w, c * k) for w, k in zip(weights2, counts)]
         weights = [w.to(rad.dtype) for w in whole]
         return _Message.apply(y, rad.contiguous(), radial.bias, bias1, bias2, edges, *weights)
-    (n, s, w), e, degrees = y.shape, len(h), edges.shape.degrees
+    (n, s, w), e, degrees = (
+        y.shape,
+        h.shape[0],
+        edges.shape.degrees,
+    )  # len() would fix e in an export
     rad = nn.functional.linear(h, radial.weight, radial.bias)
     z = y.flatten(1).index_select(0, edges.both).view(e, 2, s, w)
     # both ends side by side: half as many small products, which cost a CPU more than their

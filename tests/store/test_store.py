@@ -1,7 +1,6 @@
 """Run directories: claims have one winner, stale ones are taken over, half-written files are
 survived."""
 
-
 import pytest
 
 from forcelaw.errors import StoreError

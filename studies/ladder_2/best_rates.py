@@ -9,9 +9,9 @@ log loss in log rate through it and at most two neighbours on each side (one on 
 vertex would leave the interval between these). Then log rate* = c + s_N log N + s_D log D by least
 squares, with standard errors from leaving out whole sizes and whole evaluations in turn. Last, the
 lowest loss over the rates at every D ("tuned") beside the MPNN of like size: ratio and extra slope,
-and what a rate fixed at the middle of the sweep would have said. Then the rule for the grid, as keys
-of a study: slopes below two standard errors are zero, and no rate is above the largest one at which
-every run of the column finished within 2% of its own lowest loss.
+and what a rate fixed at the middle of the sweep would have said. Then the rule for the grid, as
+keys of a study: slopes below two standard errors are zero, and no rate is above the largest one at
+which every run of the column finished within 2% of its own lowest loss.
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
     python studies/ladder_2/power.py > studies/ladder_2/power.txt
 
 Two columns follow one additive law in N and D (that of the first ladder's MPNN); the second is a
-factor below the first, times (D / 4M)^-s. Noise is real: what is left of each run of the first ladder
-after the mean of the three seeds of its size, as whole curves over D, drawn with a random sign. On top
-each size of each column is off by a level and a slope that all of its seeds share (a learning rate
-that does not fit, a width that the dial rounds): normal, 1% in the level and .005 in the slope.
+factor below the first, times (D / 4M)^-s. Noise is real: what is left of each run of the first
+ladder after the mean of the three seeds of its size, as whole curves over D, drawn with a random
+sign. On top each size of each column is off by a level and a slope that all of its seeds share (a
+learning rate that does not fit, a width that the dial rounds): normal, 1% in the level and .005 in
+the slope.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ STUDIES = 200
 
 
 def residual_curves() -> list[np.ndarray]:
-    """Curves of ln L minus the mean of the seeds at the same size, on a common grid of ln D from the
-    first to the last evaluation, corrected for the mean's own degree of freedom."""
+    """Curves of ln L minus the mean of the seeds at the same size, on a common grid of ln D from
+    the first to the last evaluation, corrected for the mean's own degree of freedom."""
     table = pl.read_parquet("results/symmetry_ladder/runs.parquet").filter(
         (pl.col("kind") == "grid") & (pl.col("step") >= 500) & pl.col("loss").is_not_null()
     )
@@ -72,7 +73,7 @@ def main() -> int:
     print(f"at the end {spread[:, -1].std():.4f}")
     print(f"sizes {SIZES}, seeds {SEEDS}, {STUDIES} studies a row\n")
     print(
-        "factor  slope | not constant | slope in D: mean   sd   half-width | factor: sd   half-width"
+        "factor  slope | not constant | slope in D: mean   sd   half-width | factor: sd  half-width"
     )
     for factor, s in ((0.5, 0.0), (0.5, 0.01), (0.5, 0.02), (0.5, 0.03), (0.97, 0.0), (1.0, 0.0)):
         rng = np.random.default_rng(20261129)
@@ -82,9 +83,10 @@ def main() -> int:
         slopes = [r.slope("d") for r in seen]
         levels = np.log([r.factor for r in seen])
         widths = [np.log(r.factor_high / r.factor_low) / 2 for r in seen]
+        values = [v.value for v in slopes]
         print(
             f"{factor:6.2f} {s:6.2f} | {np.mean([r.verdict == 'not constant' for r in seen]):12.3f}"
-            f" | {np.mean([v.value for v in slopes]):+16.4f} {np.std([v.value for v in slopes]):.4f}"
+            f" | {np.mean(values):+16.4f} {np.std(values):.4f}"
             f" {np.mean([(v.high - v.low) / 2 for v in slopes]):.4f}"
             f"     | {levels.std():10.4f} {np.mean(widths):.4f}"
         )

@@ -23,6 +23,17 @@ _REMEDIES = {
     errno.EPERM: "give an output directory that you may write",
 }
 
+_STORAGE = {
+    *_REMEDIES,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOTCONN,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ETIMEDOUT,
+    errno.EFBIG,
+}
+
 
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
@@ -47,6 +58,11 @@ def storage(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(error, path) from error
+
+
+def is_storage(error: OSError) -> bool:
+    """Whether the disk, a quota or a mount is what is wrong, and not what was asked for."""
+    return error.errno in _STORAGE
 
 
 def storage_error(error: OSError, path: Path) -> StorageError:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class StudyOutcome:
     """How a study stands after :meth:`Study.run`: counts of its runs. time_up: the time was up, and
-    work is left. out: the output directory."""
+    work is left. damaged: runs whose files cannot be read, and which were set aside. bad: a run
+    failed, one of a grid diverged (those of a sweep may), or an architecture has no learning rate.
+    out: the output directory."""
 
     out: Path
     total: int
@@ -31,6 +33,8 @@ class StudyOutcome:
     diverged: int
     failed: int
     time_up: bool
+    damaged: int = 0
+    bad: bool = False
 
 
 class Study:
@@ -123,8 +127,8 @@ class Study:
         runs_per_device: runs side by side in each worker, a number or "auto". compile:
         torch.compile the models. minutes: stop cleanly after that time. hold_largest: leave out the
         runs with at least this share of the largest compute of their architecture, for a forecast.
-        retry_failed: train failed runs again. command: recorded in study.json. say: called with
-        lines of text.
+        retry_failed: train failed runs again, and damaged ones from the start. command: recorded in
+        study.json. say: called with lines of text.
 
         Raises StudyError for wrong options, and where OUT holds another study.
         """
@@ -160,20 +164,30 @@ class Study:
         finished, diverged, failed = (
             status.states[state] for state in ("finished", "diverged", "failed")
         )
-        say(f"{finished} runs finished, {diverged} diverged, {failed} failed: {self.out}")
+        damaged = len(status.damaged)
+        aside = f", {damaged} damaged and set aside" if damaged else ""
+        say(f"{finished} runs finished, {diverged} diverged, {failed} failed{aside}: {self.out}")
         time_up = not status.over and time.time() >= deadline - headroom(device, compile)
         if time_up:
             rest = describe_rest(status, before, time.monotonic() - clock)
             say(f"time is up after {(time.time() - began) / 60:.1f} minutes: {rest}")
-        return StudyOutcome(self.out, status.total, finished, diverged, failed, time_up)
+        bad = bool(failed or status.diverged_grid or status.failed)
+        return StudyOutcome(
+            self.out, status.total, finished, diverged, failed, time_up, damaged, bad
+        )
 
     def _forget_failed(self) -> None:
-        """Let failed runs be trained again."""
+        """Let failed runs be trained again from their checkpoints, damaged ones from the start."""
+        from ..files import storage
         from ..store.runs import runs
 
         for run in runs(self.out / "runs"):
-            if (run.result() or {}).get("status") == "failed":
-                (run.path / "result.json").unlink()
+            state = run.state()
+            with storage(run.path):
+                if state == "failed":
+                    (run.path / "result.json").unlink()
+                elif state == "damaged":
+                    run.start_over()
 
     def status(self) -> str:
         """Where the study stands: counts of runs by architecture and state, what failed, and the

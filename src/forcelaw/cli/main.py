@@ -4,11 +4,16 @@ needs is imported when it runs, so that ``--help`` is instant.
 Exit codes of all commands:
 
     0    done
-    1    done, with a bad result: ``train`` diverged, ``data check`` found that data cannot be used
+    1    done, with a bad result: ``train`` diverged; ``run``: a run failed, one of a grid diverged
+         (those of a sweep may), or a sweep has no rate; ``data check`` found that data cannot be
+         used
     2    a mistake in what was given; nothing was done. A package that is missing counts as one
     3    the table cannot carry the fit that was asked for (``fit``, ``compare``, ``diagnose``,
          ``budget``, ``design``, ``forecast``); the reason is printed, and is in the JSON as status
          and message
+    4    ``run``: runs are damaged and were set aside; all others are done
+    74   files cannot be written or read: a full disk, a quota, a lost mount. Nothing counts as
+         failed for it; run the same command again
     75   ``run --minutes``: the time is up and work is left; run the same command again
     130  interrupted with Ctrl-C
 """
@@ -19,9 +24,11 @@ import argparse
 import importlib
 import sys
 from collections.abc import Collection
+from pathlib import Path
 
 from .. import __version__
 from ..errors import ForcelawError, missing_package, require
+from ..files import is_storage, storage_error
 from .options import HelpFormatter
 
 EPILOG = """\
@@ -36,7 +43,8 @@ first steps:
   forcelaw fit runs.csv --law surface           fit a scaling law to any table of runs
 
 exit codes: 0 done; 1 done with a bad result (diverged, not trainable); 2 a mistake in the input;
-  3 the table cannot carry the fit; 75 time is up (run --minutes); 130 interrupted
+  3 the table cannot carry the fit; 4 damaged runs were set aside; 74 the disk is full or gone;
+  75 time is up (run --minutes); 130 interrupted
 """
 # command -> (module of this package with a function add_COMMAND(parser), one line of help)
 COMMANDS = {
@@ -84,12 +92,22 @@ def main(argv: list[str] | None = None) -> int:
         except ModuleNotFoundError as error:
             raise missing_package(error) from error
     except ForcelawError as error:
-        print(f"forcelaw: {error}", file=sys.stderr)
-        return error.exit_code
+        return _print(error)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if is_storage(error):
+            return _print(storage_error(error, Path.cwd()))
+        what = f"cannot be read or written: {error.strerror or error}"
+        return _print(ForcelawError(what, where=str(error.filename or "")))
+
+
+def _print(error: ForcelawError) -> int:
+    """Print an error; the exit code."""
+    print(f"forcelaw: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def build_parser(commands: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from ..errors import StoreError, StudyError, require
-from . import UNFINISHED
+from . import DAMAGED, FAILED, UNFINISHED
 from .options import add_device
 
 
@@ -17,7 +17,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train what is not done yet of a study, in worker processes, and write its report. Stop it"
         " at any time (Ctrl-C, kill); the same command resumes it. Exit code"
-        f" {UNFINISHED}: time was up (--minutes) and work is left."
+        f" {UNFINISHED}: time was up (--minutes) and work is left; {FAILED}: a run failed, one of a"
+        f" grid diverged, or a sweep has no rate; {DAMAGED}: runs are damaged and were set aside."
     )
     parser.epilog = """\
 examples:
@@ -81,7 +82,11 @@ examples:
             " machine has"
         ),
     )
-    parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
+    parser.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="train failed runs again, and damaged ones from the start",
+    )
     parser.add_argument("--no-report", action="store_true", help="do not write the report")
     parser.add_argument(
         "--schema",
@@ -196,7 +201,14 @@ def _run(args: argparse.Namespace) -> int:
         from ..report.write import write_report
 
         write_report(study.out)
-    return 0
+    if outcome.damaged:
+        print(
+            "a damaged run is tried again once its files are restored or its directory is deleted;"
+            " --retry-failed trains it from the start",
+            file=sys.stderr,
+        )
+        return DAMAGED
+    return FAILED if outcome.bad else 0
 
 
 def _say(text: str) -> None:

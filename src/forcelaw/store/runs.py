@@ -7,6 +7,7 @@ can read.
     RUNS/<id>/last.safetensors last.json     state to resume from
     RUNS/<id>/references.json  reference energies of the atoms, eV; predictions add them back
     RUNS/<id>/result.json      written by rename; exists when, and only when, the run ended
+    RUNS/<id>/damaged.json     why nobody trains the run until its files change
 
 There is no database and no file with two writers, because clusters have NFS. A table of runs
 (:mod:`forcelaw.table`) is derived from them.
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import StoreError
+from ..errors import ForcelawError, StoreError
 from ..files import fsync_folder, read_json, storage, storage_error, write_json
 from .claim import Claim, held, take, taken_over
 
@@ -44,13 +45,20 @@ class RunDirectory:
 
     @classmethod
     def create(cls, root: str | Path, spec: dict[str, Any]) -> RunDirectory:
-        """The directory of ``spec`` under ``root``; made if it is not there, unchanged if it
-        is."""
+        """The directory of ``spec`` under ``root``; made if it is not there, unchanged if it is,
+        but for a spec.json that is damaged."""
         run = cls(Path(root) / content_id(spec))
         run.path.mkdir(parents=True, exist_ok=True)
-        if not (run.path / "spec.json").exists():
+        if not run._has_spec():
             write_json(run.path / "spec.json", spec)
         return run
+
+    def _has_spec(self) -> bool:
+        """Whether spec.json is there and hashes to the id."""
+        try:
+            return content_id(self.spec()) == self.id
+        except (FileNotFoundError, StoreError, ValueError):
+            return False
 
     @property
     def id(self) -> str:
@@ -72,8 +80,14 @@ class RunDirectory:
             write_json(self.path / "references.json", {"unit": "eV", "energies": energies})
 
     def result(self) -> dict[str, Any] | None:
+        """How the run ended; None while it has not. StoreError where that cannot be read."""
         path = self.path / "result.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        result = read_json(path)
+        if not isinstance(result.get("status"), str):
+            raise self._damaged("result.json", "there is no status")
+        return result
 
     @property
     def done(self) -> bool:
@@ -86,31 +100,75 @@ class RunDirectory:
         if not path.exists():
             return []
         rows = []
-        lines = path.read_text().split("\n")
+        lines = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines):
             if not line.strip():
                 continue
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                row = json.loads(line)
+                if not isinstance(row, dict) or not isinstance(row["step"], int):
+                    raise ValueError(line)
+                rows.append(row)
+            except (ValueError, KeyError, RecursionError) as error:
                 if number == len(lines) - 1:
                     break
                 raise StoreError(
-                    f"line {number + 1} is not JSON",
+                    f"line {number + 1} is not an evaluation as JSON",
                     where=str(path),
-                    remedy="delete this run directory to train it again",
+                    remedy="restore this file; or delete this run directory, or give"
+                    " --retry-failed to `forcelaw run`, to train it again from the start",
                 ) from error
         return rows
 
     def final_loss(self) -> float | None:
-        """Loss of the last evaluation; None without any, and for a run that diverged or failed."""
+        """Loss of the last evaluation; None without any, and for a run that diverged or failed.
+        StoreError where result or evaluations are damaged."""
         result, path = self.result(), self.path / "metrics.jsonl"
         if result is None or result["status"] != "finished" or not path.exists():
             return None
-        for line in reversed(path.read_text().splitlines()):
-            with contextlib.suppress(json.JSONDecodeError):  # cut short by a crash
-                return float(json.loads(line)["loss"])
+        for line in reversed(path.read_bytes().splitlines()):
+            with contextlib.suppress(ValueError):  # cut short by a crash
+                row = json.loads(line)
+                if isinstance(row, dict) and isinstance(row.get("loss"), float | int):
+                    return float(row["loss"])
+                raise self._damaged("metrics.jsonl", "the last evaluation has no loss")
         return None
+
+    def _damaged(self, name: str, what: str) -> StoreError:
+        return StoreError(
+            f"{name}: {what}",
+            where=str(self.path),
+            remedy="restore this file; or delete this run directory, or give --retry-failed to"
+            " `forcelaw run`, to train it again from the start",
+        )
+
+    def set_aside(self, why: ForcelawError) -> None:
+        """Mark the run as damaged: until its files change, nobody tries to train it."""
+        content = {"message": why.what, "where": why.where, "files": self._stamps()}
+        write_json(self.path / "damaged.json", content)
+
+    def damage(self) -> str:
+        """Why the run was set aside; empty where it was not, or its files have changed since."""
+        path = self.path / "damaged.json"
+        if not path.exists():
+            return ""
+        try:
+            content = read_json(path)
+        except StoreError:
+            return ""
+        return str(content.get("message")) if content.get("files") == self._stamps() else ""
+
+    def _stamps(self) -> dict[str, list[int]]:
+        """Size and time of the files that a worker reads."""
+        names = ("spec.json", "metrics.jsonl", "last.safetensors", "result.json")
+        found = {name: self.path / name for name in names if (self.path / name).exists()}
+        return {n: [p.stat().st_size, p.stat().st_mtime_ns] for n, p in found.items()}
+
+    def start_over(self) -> None:
+        """Remove all but the specification, so that the run is trained from the start."""
+        for name in ("damaged.json", "last.json", "last.safetensors", "metrics.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        (self.path / "result.json").unlink(missing_ok=True)
 
     def append_metric(self, row: dict[str, Any]) -> None:
         self.check()
@@ -212,10 +270,15 @@ class RunDirectory:
 
     def state(self) -> str:
         """How the run ended (finished, diverged, failed), or running, stopped (it resumes from its
-        checkpoint) or waiting."""
-        result = self.result()
+        checkpoint), waiting, or damaged."""
+        try:
+            result = self.result()
+        except StoreError:
+            return "damaged"
         if result is not None:
             return str(result["status"])
+        if self.damage():
+            return "damaged"
         return "running" if self.held else "stopped" if self.position() else "waiting"
 
     @property
@@ -226,11 +289,13 @@ class RunDirectory:
     def position(self) -> int:
         """The step from which a worker would resume: that of the checkpoint; 0 without one."""
         path = self.path / "last.json"
-        return (
-            int(read_json(path)["step"])
-            if path.exists() and (self.path / "last.safetensors").exists()
-            else 0
-        )
+        if not path.exists() or not (self.path / "last.safetensors").exists():
+            return 0
+        try:
+            step = read_json(path).get("step")
+        except StoreError:  # the checkpoint itself says so too, and that is what is read
+            return 0
+        return step if isinstance(step, int) else 0
 
 
 def planned_flops(spec: dict[str, Any]) -> float:
@@ -251,7 +316,7 @@ COUNTED = ("finished", "stopped")
 
 class FinalLosses:
     """Final losses of the runs under ``root`` that are over; each is read once, however often they
-    are asked for."""
+    are asked for. Those whose result or evaluations cannot be read are not among them."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -267,7 +332,10 @@ class FinalLosses:
                 continue
             known = self._known.get(folder.name)
             if known is None or known[0] != written:
-                known = (written, RunDirectory(folder.path).final_loss())
+                try:
+                    known = (written, RunDirectory(folder.path).final_loss())
+                except StoreError:
+                    continue
             found[folder.name] = known
         self._known = found
         return {name: loss for name, (_, loss) in found.items()}

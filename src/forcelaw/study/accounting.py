@@ -10,6 +10,7 @@ killed counts up to its last beat. Needs no torch.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import secrets
 import time
@@ -17,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json, write_json
+from ..errors import StoreError
+from ..files import read_json, storage, write_json
 from ..progress import count, duration
 from ..store.runs import RunDirectory, runs
 
@@ -42,20 +44,23 @@ class Piece:
         self.began = self.saved = time.monotonic()
 
     def __enter__(self) -> Piece:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._write()
+        with storage(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._write()
         return self
 
     def beat(self) -> None:
         if time.monotonic() - self.saved >= BEAT_SECONDS:
-            self._write()
+            with contextlib.suppress(OSError):  # the workers stop by themselves, and say why
+                self._write()
 
     def _write(self) -> None:
         self.saved = time.monotonic()
         write_json(self.path, self.content | {"seconds": round(self.saved - self.began, 3)})
 
     def __exit__(self, *_: Any) -> None:
-        self._write()
+        with contextlib.suppress(OSError):
+            self._write()
 
 
 @dataclass
@@ -116,19 +121,21 @@ def accounts(out: Path) -> Accounts:
     """What the study in directory ``out`` has cost so far."""
     total = Accounts()
     for run in runs(out / "runs"):
-        result = run.result()
+        try:
+            result, label = run.result(), str(run.spec()["label"])
+            seconds, flops = spent(run, result)
+        except (StoreError, KeyError, TypeError, ValueError):  # status and report say what it is
+            total.runs["damaged"] = total.runs.get("damaged", 0) + 1
+            continue
         status = result["status"] if result else "unfinished"
         total.runs[status] = total.runs.get(status, 0) + 1
         if (result or {}).get("taken_from"):  # another study's run, and counted there
             total.shared += 1
             continue
-        seconds, flops = spent(run, result)
         total.solo_hours += seconds / 3600
         total.flops += flops
         total.longest_hours = max(total.longest_hours, seconds / 3600)
-        row = total.by_architecture.setdefault(
-            run.spec()["label"], {"runs": 0, "solo_hours": 0.0, "flops": 0.0}
-        )
+        row = total.by_architecture.setdefault(label, {"runs": 0, "solo_hours": 0.0, "flops": 0.0})
         row["runs"] += 1
         row["solo_hours"] += seconds / 3600
         row["flops"] += flops

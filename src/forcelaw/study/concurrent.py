@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 
 from ..data.schedule import Shards, device_capacity
-from ..errors import StoreError, StudyError
+from ..errors import ClaimError, DataError, StorageError, StoreError, StudyError
+from ..files import is_storage, storage, storage_error
 from ..progress import Progress
 from ..store.runs import RunDirectory
 from ..training.cooperative import Ended, Scheduler
@@ -123,8 +124,10 @@ class ConcurrentRuns:
         """Claim the most urgent open run and begin it."""
         mine = {task.key.id for task in self.scheduler.tasks}
         plan = self.directory.create_runs(self.hold)
-        open_runs = [item for item in plan.active if not self.directory.run(item).done]
-        self.over = plan.complete and not open_runs
+        # as of the plan: one that has ended since may be what the rest of it waits for
+        unfinished = [item for item in plan.active if item.id not in self.directory.ended]
+        open_runs = [item for item in unfinished if not self._damaged(self.directory.run(item))]
+        self.over = not open_runs and (plan.complete or bool(unfinished))
         if any(item.id not in self.precompiled for item in open_runs):
             self.precompiled.update(item.id for item in open_runs)
             self.ahead.give(item.spec for item in [*open_runs, *plan.waiting])
@@ -133,13 +136,28 @@ class ConcurrentRuns:
         if run is None:
             self.look_again = time.monotonic() + POLL_SECONDS
             return False
-        if run.done:  # finished by another between the listing and the claim
-            run.release()
-            return True
         self.scheduler.add(
             run, training(run, self.directory.pack, progress=self._progress(run), **self.options)
         )
         return True
+
+    def _damaged(self, run: RunDirectory) -> bool:
+        """Whether a run is set aside; one that has a result, but none that can be read, is now."""
+        if run.damage():
+            return True
+        if not run.done or run.id in self.directory.ended:
+            return False
+        try:
+            run.final_loss()
+        except StoreError as error:
+            self._set_aside(run, error)
+            return True
+        return False
+
+    def _set_aside(self, run: RunDirectory, error: StoreError) -> None:
+        print(f"run {run.id} is damaged and set aside: {error}", file=sys.stderr)
+        with storage(run.path):
+            run.set_aside(error)
 
     def _progress(self, run: RunDirectory) -> Progress | None:
         if not self.show:
@@ -152,16 +170,21 @@ class ConcurrentRuns:
         )
 
     def _settle(self, ended: Ended) -> None:
-        """Record how a run ended. One bad run must not end the study; it stays in the table."""
+        """Record how a run ended. One bad run must not end the study; it stays in the table. A full
+        disk, a lost mount and bad data are not the run's fault: they end the worker."""
         run, error, others = ended.key, ended.error, len(self.scheduler.tasks)
         self.look_again = 0.0
         try:
             if error is None:
                 return
-            if isinstance(error, StoreError):
-                print(
-                    f"run {run.id}: {error}", file=sys.stderr
-                )  # lost the claim or damaged: leave it alone
+            if isinstance(error, ClaimError):
+                print(f"run {run.id}: {error}", file=sys.stderr)
+            elif isinstance(error, StoreError):
+                self._set_aside(run, error)
+            elif isinstance(error, StorageError | DataError):
+                raise error
+            elif isinstance(error, OSError) and is_storage(error):
+                raise storage_error(error, run.path) from error
             elif others and not self._device_answers():
                 # any of the runs may have been the cause
                 raise StudyError(
@@ -204,5 +227,5 @@ class ConcurrentRuns:
             return
         self.beat = time.monotonic()
         for task in self.scheduler.tasks:
-            with contextlib.suppress(StoreError):  # the run will find out itself
+            with contextlib.suppress(StoreError, OSError):  # the run will find out itself
                 task.key.heartbeat()

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import StudyError
+from ..errors import StorageError, StudyError
+from ..files import storage
 from ..progress import Progress, duration
 from ..training.device import device_name
 from .accounting import Piece
@@ -47,7 +48,8 @@ def run_local(
     :func:`forcelaw.study.plan.plan`.
     """
     logs = directory.out / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    with storage(logs):
+        logs.mkdir(parents=True, exist_ok=True)
     options = ["--out", str(directory.out), "--device", device, "--quiet"]
     options += ["--runs-per-device", runs_per_device, "--parent", str(os.getpid())]
     options += ["--compile"] if compile_model else []
@@ -72,9 +74,16 @@ def run_local(
         raise
     codes = [p.returncode for p in processes]
     status = study_status(directory, rates, hold)
-    for label, why in status.failed.items():
-        print(f"{label}: {why}", file=sys.stderr)
-    if any(codes) and status.ended < status.total and time.time() < deadline:
+    for name, why in [*status.failed.items(), *status.damaged.items()]:
+        print(f"{name}: {why}", file=sys.stderr)
+    if StorageError.exit_code in codes and not status.over:
+        raise StorageError(
+            "workers could not read or write their files; no run is marked as failed for it",
+            where=str(logs),
+            remedy="the logs there say what it was; make room, or mount the disk again, and the"
+            " same command resumes the study",
+        )
+    if any(codes) and not status.over and time.time() < deadline:
         raise StudyError(
             f"workers ended with codes {codes} before the study was done",
             where=str(logs),

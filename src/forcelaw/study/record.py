@@ -16,7 +16,7 @@ from typing import Any
 from .. import __version__
 from ..data.pack import Pack, sample_path
 from ..errors import StudyError
-from ..files import read_json, write_json
+from ..files import read_json, storage, write_json
 from ..store.runs import FinalLosses, RunDirectory, runs
 from ..training.spec import summarise
 from .config import Study, differences, label_of
@@ -34,10 +34,13 @@ class StudyDirectory:
         self._losses = FinalLosses(self.runs)
         self._shared = SharedRuns([out.parent / name / "runs" for name in study.share])
         self._created: set[str] = set()
+        self.ended: set[str] = set()  # runs that were over when the plan was made
 
     def plan(self, hold: float | None = None) -> Plan:
         """The plan, given what is finished here (:func:`forcelaw.study.plan.plan`)."""
-        return plan(self.study, self.data, self._losses.read(), hold=hold)
+        losses = self._losses.read()
+        self.ended = set(losses)
+        return plan(self.study, self.data, losses, hold=hold)
 
     def create_runs(self, hold: float | None = None) -> Plan:
         """The plan, after a directory was made for each of its runs (held ones too: a forecast
@@ -47,7 +50,8 @@ class StudyDirectory:
             for planned in current.runs:
                 if planned.id not in self._created:
                     self._created.add(planned.id)
-                    run = RunDirectory.create(self.runs, planned.spec)
+                    with storage(self.runs):
+                        run = RunDirectory.create(self.runs, planned.spec)
                     copied = self._shared.copy_to(run, planned.spec) or copied
             if not copied:
                 return current
@@ -68,8 +72,9 @@ class StudyDirectory:
             if not changed:
                 return ""
             self._remove_unplanned(changed, same_data=same_data)
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_json(path, self._content(old, content, changed, command))
+        with storage(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_json(path, self._content(old, content, changed, command))
         if not changed:
             return ""
         return (

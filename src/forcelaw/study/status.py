@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import StoreError
 from ..progress import count, duration
 from ..store.runs import runs as all_runs
 from .accounting import accounts
@@ -16,7 +17,7 @@ from .cost import Rate, seconds_of
 if TYPE_CHECKING:
     from .record import StudyDirectory
 
-STATES = ("finished", "running", "stopped", "waiting", "diverged", "failed")
+STATES = ("finished", "running", "stopped", "waiting", "diverged", "failed", "damaged")
 
 
 @dataclass
@@ -24,7 +25,8 @@ class StudyStatus:
     """How far a study is. Work is counted in estimated seconds.
 
     states: state of a run -> count. complete: whether every run has its learning rate. now: the
-    runs in training, as text. failed: label -> why it has no grid.
+    runs in training, as text. failed: label -> why it has no grid. damaged: id -> why it was set
+    aside. diverged_grid: runs of grids that diverged; that of a sweep may.
     """
 
     total: int = 0
@@ -34,6 +36,8 @@ class StudyStatus:
     complete: bool = True
     now: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+    diverged_grid: int = 0
 
     @property
     def ended(self) -> int:
@@ -41,7 +45,9 @@ class StudyStatus:
 
     @property
     def over(self) -> bool:
-        return self.complete and self.ended >= self.total
+        """Whether nothing is left that a worker could train."""
+        left = any(self.states[state] for state in ("running", "stopped", "waiting"))
+        return not left and (self.complete or bool(self.damaged))
 
     @property
     def share(self) -> float:
@@ -63,8 +69,11 @@ def study_status(
         found.work += seconds
         found.states[state] += 1
         if state in ("finished", "diverged", "failed"):
+            found.diverged_grid += state == "diverged" and item.kind == "grid"
             found.done += seconds
             continue
+        if state == "damaged":
+            found.damaged[item.id] = run.damage() or "its result cannot be read"
         share = run.position() / spec["steps"]
         found.done += seconds * share
         if state == "running":
@@ -133,16 +142,24 @@ def status_table(out: Path) -> str:
     counts: dict[str, Counter[str]] = {}
     trouble = []
     for run in all_runs(out / "runs"):
-        spec, state = run.spec(), run.state()
-        counts.setdefault(f"{spec['label']} ({spec['kind']})", Counter())[state] += 1
-        if state in ("diverged", "failed"):
-            message = (run.result() or {}).get("message", "")
-            trouble.append(
-                f"  {run.id} {spec['label']} N={spec['n']:,} lr {spec['lr']:g}: {message}"
-            )
-    lines = [f"{'architecture':<28}" + "".join(f"{state:>10}" for state in STATES)]
-    for label, row in sorted(counts.items()):
-        lines.append(f"{label:<28}" + "".join(f"{row[state]:>10}" for state in STATES))
+        state, why = run.state(), ""
+        try:
+            spec = run.spec()
+            label, kind, n, lr = (spec[key] for key in ("label", "kind", "n", "lr"))
+            row, name = f"{label} ({kind})", f"{label} N={n:,} lr {lr:g}"
+            if state in ("diverged", "failed"):
+                why = (run.result() or {}).get("message", "")
+        except (StoreError, KeyError, TypeError, ValueError):
+            state, row, name, why = "damaged", "(unreadable)", "", "spec.json cannot be read"
+        counts.setdefault(row, Counter())[state] += 1
+        if state == "damaged":
+            why = run.damage() or why or "result.json cannot be read"
+        if state in ("diverged", "failed", "damaged"):
+            trouble.append(f"  {run.id} {name}: {why}")
+    states = [s for s in STATES if s != "damaged" or any(row[s] for row in counts.values())]
+    lines = [f"{'architecture':<28}" + "".join(f"{state:>10}" for state in states)]
+    for label, counted in sorted(counts.items()):
+        lines.append(f"{label:<28}" + "".join(f"{counted[state]:>10}" for state in states))
     if trouble:
-        lines += ["", "diverged or failed:", *trouble]
+        lines += ["", "diverged, failed or damaged:", *trouble]
     return "\n".join([*lines, "", accounts(out).describe()])

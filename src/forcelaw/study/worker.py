@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ..errors import ForcelawError
 from .config import Study, load
 from .record import StudyDirectory, find_pack
 
@@ -110,6 +111,15 @@ def main(argv: list[str] | None = None) -> int:
     def stop() -> bool:
         return asked["stop"] or (args.parent > 0 and os.getppid() != args.parent)
 
+    try:
+        _work(args, stop)
+    except ForcelawError as error:
+        print(f"forcelaw: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _work(args: argparse.Namespace, stop: Callable[[], bool]) -> None:
     work(
         load(args.study),
         Path(args.out),
@@ -122,7 +132,6 @@ def main(argv: list[str] | None = None) -> int:
         hold=args.hold,
         show=not args.quiet,
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import TableError
+from ..errors import StoreError, TableError
 from ..store.runs import runs
 from .columns import COLUMNS, measured, schema
 from .values import as_text, numbers
@@ -21,10 +21,13 @@ EVIDENCE = {"parquet": "runs.parquet", "csv": "runs.csv"}  # the table of a dire
 def rows(root: str | Path) -> list[dict[str, Any]]:
     """One row per evaluation over all run directories under ``root``; the keys are the columns.
     A run without any evaluation still gives one row (losses None), so that a run that diverged at
-    once stays in the table."""
+    once stays in the table, and so does one whose files are damaged, as failed."""
     out = []
     for run in runs(root):
-        result, metrics = run.result(), run.metrics()
+        try:
+            result, metrics = run.result(), run.metrics()
+        except StoreError as error:
+            result, metrics = {"status": "failed", "message": f"damaged: {error.what}"}, []
         files = {"spec": run.spec(), "result": result or {}, "last": {}}
         head = _entries(files) | {
             "run": run.id,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from .. import __version__
 from ..data.pack import Pack
@@ -82,7 +83,7 @@ def training(
     to the last bit. shards: data that other runs of this process hold already. shared: other runs
     use the device meanwhile, so the time of a step is sampled while they wait.
     """
-    spec = RunSpec(**run.spec())
+    spec = _read_spec(run)
     indices, schedule = _schedule(run, spec, pack)
     device = torch.device(device)
     # tiny second moments and far-off basis functions would slow a CPU down tenfold
@@ -152,6 +153,17 @@ def training(
         evaluation.release()
         if progress:
             progress.close()
+
+
+def _read_spec(run: RunDirectory) -> RunSpec:
+    try:
+        return RunSpec(**run.spec())
+    except (TypeError, ValidationError) as error:
+        raise StoreError(
+            f"spec.json is not the specification of a run: {error}",
+            where=str(run.path),
+            remedy="restore this file, or delete this run directory",
+        ) from error
 
 
 def _schedule(run: RunDirectory, spec: RunSpec, pack: Pack) -> tuple[np.ndarray, Plan]:

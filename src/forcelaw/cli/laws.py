@@ -282,14 +282,20 @@ def _fit(args: argparse.Namespace) -> int:
     options = {"x": args.x} if args.x else {}
     if args.law == "auto":
         return _fit_auto(args, runs, options)
+    options |= {"factor": args.factor}
     result = fit(runs, _law(args), fixed=_fixed(args.fix), **fit_settings(args), **options)
     content = result.as_json()
     _say(args, "\n" + result.summary() + _optimum_text(result))
     if args.profile and result.ok:
         from ..laws.fit.floor_profile import profile_floor
+        from ..laws.fit.profile import profile
 
-        content["profile"] = profile_floor(runs, result).as_json()
-        _say(args, _profile_text(content["profile"]))
+        by_run = profile(runs, result)
+        content["profile_over_runs"] = by_run.as_json()
+        _say(args, f"by profile over runs: {by_run}")
+        if result.law.free_floor:
+            content["profile"] = profile_floor(runs, result).as_json()
+            _say(args, _profile_text(content["profile"]))
     law: Any = result.law
     if law.name in ("frontier", "frontier_hours") and result.parameters:
         _add_frontier(args, runs, law.x, content)
@@ -305,8 +311,9 @@ def _fit_auto(args: argparse.Namespace, runs: Runs, options: dict[str, Any]) -> 
     """The forms of law compete; the figure is of the best one."""
     from ..laws.fit.fit import fit
 
+    options = {**options, "factor": args.factor}
     if args.tie is not None:
-        options = {**options, "tie": args.tie}  # refused: each form has its own
+        options["tie"] = args.tie  # refused: each form has its own
     result = fit(runs, "auto", fixed=_fixed(args.fix), **fit_settings(args), **options)
     _say(args, "\n" + result.summary())
     _write(args, result.as_json())
@@ -384,11 +391,21 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _diagnose(args: argparse.Namespace) -> int:
     from ..laws.diagnose.diagnose import REFUSED, diagnose
+    from ..table.runs import Runs
 
+    sweep = None
+    if args.sweep:
+        columns = pairs(args.columns, "--columns")
+        sweep = Runs.from_frame(args.table, columns, args.sweep)
+        args.where = (
+            f"({args.where}) and not ({args.sweep})" if args.where else f"not ({args.sweep})"
+        )
     runs = _runs(args)
     settings = fit_settings(args, "interval", "resamples", "seed")
+    settings["factor"] = args.factor or None
     found = {}
     for name, part in runs.groups().items():
+        settings["sweep"] = sweep and _of_group(sweep, name)
         found[name] = diagnose(part, _law(args), x=args.x, **settings)
         _say(args, "\n" + found[name].summary())
         path = Path(args.figure) if args.figure else None
@@ -408,6 +425,10 @@ def _diagnose(args: argparse.Namespace) -> int:
     ]
     _write(args, content | {"message": "; ".join(reasons) if refused else ""})
     return CANNOT_CARRY if refused else 0
+
+
+def _of_group(runs: Runs, name: str) -> Runs | None:
+    return runs.select(name) if name in runs.group_names else None
 
 
 def _file_name(group: str) -> str:

@@ -126,8 +126,17 @@ class Fit(BaseModel):
         None, title="ROLE", description="variable of a law in one variable: n, d, c or h"
     )
     fix: str = Field("", title="NAME=VALUE,...", description="hold parameters at values")
+    factor: str | None = Field(
+        None,
+        title="COLUMN",
+        description=(
+            "a column that changes along N in steps, e.g. depth: the law gets a free step there"
+            " (law auto takes depth by itself; none: no steps)"
+        ),
+    )
     profile: bool = Field(
-        False, description="profile the floor as well: an interval that may be one-sided"
+        False,
+        description="intervals by profile over runs as well, and the profile of the floor",
     )
 
 
@@ -154,7 +163,24 @@ class Compare(BaseModel):
 class Diagnose(BaseModel):
     """Options of ``forcelaw diagnose`` only."""
 
-    x: str = Field("c", title="ROLE", description="cost of the frontier: c or h")
+    x: str = Field(
+        "c",
+        title="ROLE",
+        description="cost of the frontier, c or h; or the variable of a law in one variable",
+    )
+    factor: list[str] = Field(
+        [],
+        title="COLUMN",
+        description="columns that change along N in steps (default: depth, where there is one)",
+    )
+    sweep: str | None = Field(
+        None,
+        title="FILTER",
+        description=(
+            "rows of the table that are runs of learning-rate sweeps, e.g. \"kind == 'sweep'\":"
+            " is the best rate inside them? They take no part in the fit"
+        ),
+    )
 
 
 class Budget(BaseModel):

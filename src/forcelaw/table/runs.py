@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import TableError
-from .columns import ROLES
+from .columns import COLUMNS, ROLES, plain
 from .filter import where as passes
 from .read import read
 from .roles import recognise
@@ -100,6 +100,33 @@ class Runs:
 
     def __contains__(self, role: str) -> bool:
         return role in self.values
+
+    def column(self, name: str) -> str | None:
+        """The header of a column of the source that plays no role in a law: itself, or one of the
+        spellings of a column of ours (:data:`forcelaw.table.columns.COLUMNS`)."""
+        headers = [] if self.frame is None else self.frame.columns
+        if name in headers:
+            return name
+        known = COLUMNS[name].spellings.split() if name in COLUMNS else []
+        return next((header for header in headers if plain(header) in known), None)
+
+    def labels(self, name: str) -> np.ndarray | None:
+        """The cells of such a column as text [rows]; None where there is no such column, or where
+        cells are missing."""
+        header = self.column(name)
+        if header is None or self.frame[header].null_count():
+            return None
+        return as_text(self.frame[header]).to_numpy().astype(str)
+
+    def numbers(self, name: str) -> np.ndarray | None:
+        """Such a column as numbers [rows], NaN where a cell is none; None where there is no such
+        column."""
+        header = self.column(name)
+        if header is None:
+            return None
+        import polars as pl
+
+        return self.frame[header].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
 
     @property
     def n_runs(self) -> int:

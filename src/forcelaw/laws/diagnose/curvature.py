@@ -7,8 +7,9 @@ import numpy as np
 
 from ...table.runs import Runs
 from ..fit.problem import levels
-from ..fit.result import FitResult, spread
+from ..fit.result import FitResult
 from .check import Check, judge, t_test
+from .score import coefficient, jacobian_of, refitted, residuals_of
 
 
 def curvature(runs: Runs, result: FitResult) -> Check:
@@ -16,23 +17,18 @@ def curvature(runs: Runs, result: FitResult) -> Check:
     cannot take up; standard errors by deleting whole runs (with the law refitted without them)."""
     name = "curvature"
     roles = [role for role in result.law.roles if levels(runs[role]) >= 5]
-    if not roles or result.replicates is None or len(result.replicates) != result.n_runs:
+    if not roles or not refitted(result):
         return Check(
             name,
             None,
             "fewer than five levels: no curvature can be seen",
             "add sizes or checkpoints in between",
         )
-    here = {role: runs[role] for role in result.law.roles}
-    theta = result.best()
-    thetas = np.concatenate([theta[None], result.replicates])
-    # [1 + G, n], the first with every run
-    residuals = np.log(runs["loss"]) - result.law.predict_log(thetas, here, result.centre)
-    jac = result.law.jacobian(theta, result.law.prepare(here, result.centre)[0])
+    residuals, jac = residuals_of(runs, result), jacobian_of(runs, result)
     data = {}
     for role in roles:
         for shape, missed in _shapes(runs[role], jac).items():
-            point, se = _slope(missed, residuals, runs.clusters("run"))
+            point, se = coefficient(missed, residuals, runs.clusters("run"))
             p = t_test(point, se, result.n_runs - 1)
             data[f"{shape} in {role}"] = {"coefficient": point, "se": se, "p": p}
     if not data:
@@ -57,13 +53,3 @@ def _shapes(values: np.ndarray, jac: np.ndarray) -> dict[str, np.ndarray]:
     extra = extra - jac.T @ np.linalg.lstsq(jac.T, extra, rcond=None)[0]
     left = np.sqrt((extra**2).sum(axis=0)) >= 1e-3 * np.sqrt(len(u))
     return {name: extra[:, k] for k, name in enumerate(("a bend", "an S shape")) if left[k]}
-
-
-def _slope(e: np.ndarray, residuals: np.ndarray, cluster: np.ndarray) -> tuple[float, float]:
-    """Coefficient of the shape e [n] in the residuals [1 + G, n], and its standard error."""
-    point = float(e @ residuals[0] / (e @ e))
-    draws = []
-    for g in range(len(residuals) - 1):
-        kept = cluster != g
-        draws.append(e[kept] @ residuals[1 + g][kept] / (e[kept] @ e[kept]))
-    return point, float(spread(np.array(draws), point, "jackknife"))

@@ -29,7 +29,7 @@ def holdout(
     (:func:`few_inside`); a run whose early part was fitted shares its own error with it, which
     makes the judgement a little lenient."""
     name = "held-out budgets"
-    clock = runs[x] if x in runs else runs["n"] * runs["d"]
+    clock, _ = clock_of(runs, result, x)
     last = np.zeros(len(runs.run_names))
     np.maximum.at(last, runs.run, clock)
     rows: list[dict[str, Any]] = []
@@ -64,6 +64,16 @@ def holdout(
             data,
         )
     return Check(name, True, _passed(judged), "", smallest, data)
+
+
+def clock_of(runs: Runs, result: FitResult, x: str) -> tuple[np.ndarray, str]:
+    """What budgets are counted in [n], and its name: the cost x, else N D, else the law's own
+    variable."""
+    if len(result.law.roles) == 1:
+        return runs[result.law.roles[0]], result.law.roles[0]
+    if x in runs:
+        return runs[x], x
+    return runs["n"] * runs["d"], "N D"
 
 
 def _predicted(law: FitResult, limit: float, held: Runs, clock: np.ndarray) -> dict[str, Any]:

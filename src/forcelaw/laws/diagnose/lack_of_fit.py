@@ -18,7 +18,7 @@ def lack_of_fit(runs: Runs, result: FitResult) -> Check:
     fitted = result.law.predict_log(result.best(), here, result.centre)[0]
     mean = np.bincount(runs.run, np.log(runs["loss"]) - fitted) / np.bincount(runs.run)
     own = np.zeros(len(mean), int)
-    own[runs.run] = runs.clusters("config")
+    own[runs.run] = runs.clusters("config" if "n" in runs else "run")
     used, config = np.unique(own, return_inverse=True)
     repeats = np.bincount(config)
     df_pure = int((repeats - 1).sum())

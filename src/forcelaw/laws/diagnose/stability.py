@@ -1,5 +1,5 @@
 """Do the exponents stay the same when the smallest sizes, or the early part of every run, are
-dropped?"""
+dropped, and when they are read in another window of N or D?"""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from .check import SIGNIFICANT, Check, t_test
 FRACTIONS = (0.05, 0.1, 0.2, 0.4)
 MANY = 20  # sizes beyond which the smallest are dropped by fractions
 MATTERS = 0.1  # a change of the exponent by less than this fraction does not count
+WINDOW = 3.0  # windows leave out this factor of N or of D at either end
+LEAST_LEVELS = 3  # of each variable that a window must leave
 Parts = list[tuple[str, Runs]]  # what was dropped, and what is left
 
 
@@ -45,8 +47,47 @@ def stability(
     return [sizes, early]
 
 
+def windows(runs: Runs, result: FitResult, settings: dict[str, Any] | None = None) -> list[Check]:
+    """For the exponent of each variable of the law: the same law without the lowest, and without
+    the highest, factor of three of that variable. A change counts as in :func:`stability`. Where
+    the form is right the exponent does not know the window; where it is not, it is an average over
+    it."""
+    out = []
+    law = result.law
+    for role in law.roles:
+        # the laws in one variable begin with their exponent
+        quantity = {"n": "alpha", "d": "beta"}.get(role, law.shapes[0])
+        quantity = quantity if quantity in result.parameters else law.shapes[0]
+        check = _judge(runs, result, quantity, settings or {}, _windows(runs, law.roles, role))
+        check.name = f"window of {role.upper()}"
+        if check.passed is False:
+            check.remedy = (
+                f"{quantity} is that of its window: quote it with the range, compare architectures"
+                " in one window, and extend the study"
+            )
+        out.append(check)
+    return out
+
+
+def _windows(runs: Runs, roles: tuple[str, ...], role: str) -> Parts:
+    """The table without either end of a role, where enough levels are left."""
+    values = runs[role]
+    low, high = values.min() * WINDOW, values.max() / WINDOW
+    parts = [
+        (f"{role.upper()} from {low:.3g}", runs.take(values >= low)),
+        (f"{role.upper()} up to {high:.3g}", runs.take(values <= high)),
+    ]
+    return [
+        (what, part)
+        for what, part in parts
+        if len(part) and min(levels(part[one]) for one in roles) >= LEAST_LEVELS
+    ]
+
+
 def _larger(runs: Runs) -> Parts:
     """The table without its smallest sizes."""
+    if "n" not in runs:
+        return []
     sizes = np.unique(runs["n"])
     if len(sizes) > MANY:  # one size of many says nothing
         lowest = sizes[[int(fraction * len(sizes)) for fraction in FRACTIONS]]

@@ -29,6 +29,7 @@ from ...errors import FitError
 from ...table.runs import Runs
 from ..forms import make
 from ..forms.base import Floor, Law
+from ..forms.stepped import Stepped, must_step, with_steps
 from ..inputs import as_runs
 from .intervals import LINEAR, scale_of
 from .objective import Objective, objective_of
@@ -77,7 +78,8 @@ class Form(Result):
 @dataclass
 class Averaged(Result):
     """Numbers averaged over forms. forms: all candidates, by weight; those at or above
-    :data:`STANDING` make ``estimates`` and predictions. status: ok or refused."""
+    :data:`STANDING` make ``estimates`` and predictions. status: ok or refused. factor: the column
+    at whose changes all forms may step; predictions are made beyond all steps."""
 
     also: ClassVar[tuple[str, ...]] = ("ok",)
 
@@ -86,6 +88,7 @@ class Averaged(Result):
     level: float = 0.95
     status: str = OK
     message: str = ""
+    factor: str = ""
 
     @property
     def ok(self) -> bool:
@@ -155,6 +158,8 @@ class Averaged(Result):
                 )
         if not self.ok:
             return "\n".join([*lines, f"status: {self.status}", f"  {self.message}"])
+        if self.factor:
+            lines.append(f"every form has a free step where {self.factor} changes along N")
         lines += [
             self._sure(),
             f"{'':8} {'averaged over forms':>32}   {self.best.name}, single form",
@@ -186,22 +191,32 @@ def average(
     weights: str | np.ndarray | None = None,
     level: float = 0.95,
     seed: int = 0,
+    factor: str | None = None,
 ) -> Averaged:
     """Fit all forms that the table can carry and average over them.
 
     runs: any table (see :func:`forcelaw.fit`); all its architectures are fitted as one.
     forms: candidates (name -> law, options, floor); default: surfaces where the table has N and D
-    that vary, else laws in one variable, ``x``. floor: of all forms. Others: as for
+    that vary, else laws in one variable, ``x``. floor: of all forms. factor: a column that changes
+    along N in steps; all forms get a free step there, because a law without it takes the steps for
+    a part of alpha (default: depth, where it changes; "none": no steps). Others: as for
     :func:`forcelaw.fit`.
     """
     runs, goal = as_runs(runs), objective_of(objective, delta)
     settings: dict[str, Any] = {"cluster": cluster, "weights": weights}
-    found = []
-    for name, law in _laws(runs, forms, x, floor).items():
-        result = fit_one(runs, law, goal, interval="jackknife", level=level, **settings)
-        complete = result.ok and result.replicates is not None
-        reason = "" if complete else f"{result.status.replace('_', ' ')}: {result.message}"
-        found.append(Form(name, result, reason=reason))
+    laws = _laws(runs, forms, x, floor)
+    stepped: Runs = runs
+    steps: tuple[str, ...] = ()
+    if factor != "none":
+        stepped, steps = must_step(runs, factor) if factor else with_steps(runs, "depth")
+    found: list[Form] = []
+    if steps and all("n" in law.roles for law in laws.values()):
+        wrapped = {name: Stepped(law, steps) for name, law in laws.items()}
+        found = _fits(stepped, wrapped, goal, level, settings)
+    if any(not form.reason for form in found):
+        runs = stepped
+    else:
+        found, steps = _fits(runs, laws, goal, level, settings), ()
     usable = [form for form in found if not form.reason]
     if not usable:
         return Averaged(found, {}, level, REFUSED, found[0].reason)
@@ -210,9 +225,22 @@ def average(
             form.within = WITHIN[form.name]
     _score(runs, usable, settings, seed)
     found.sort(key=lambda form: (bool(form.within), -form.weight))
-    out = Averaged(found, {}, level)
+    out = Averaged(found, {}, level, factor=(factor or "depth") if steps else "")
     out.estimates = _estimates(out)
     return out
+
+
+def _fits(
+    runs: Runs, laws: Mapping[str, Law], goal: Objective, level: float, settings: dict[str, Any]
+) -> list[Form]:
+    """Every candidate fitted; a reason where it may not be used."""
+    found = []
+    for name, law in laws.items():
+        result = fit_one(runs, law, goal, interval="jackknife", level=level, **settings)
+        complete = result.ok and result.replicates is not None
+        reason = "" if complete else f"{result.status.replace('_', ' ')}: {result.message}"
+        found.append(Form(name, result, reason=reason))
+    return found
 
 
 def _laws(runs: Runs, forms: Any, x: str | None, floor: Floor | None) -> dict[str, Law]:

@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import FitError
 from ..forms import make
 from ..forms.base import Floor, Law
+from ..forms.stepped import Stepped, must_step
 from ..inputs import as_runs
 from .averaging import Averaged, average
 from .intervals import DRAWS
@@ -48,6 +49,7 @@ def fit(
     resamples: int = DRAWS,
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
+    factor: str | None = None,
     **options: Any,
 ) -> FitResult | Averaged:
     """Fit ``law`` to a table of runs; with "auto" the forms compete, and numbers are averaged over
@@ -62,8 +64,9 @@ def fit(
     floor: "free", "zero" or a value in the unit of the loss; None: the law's own default.
     weights: None, "run" (every run counts the same), "column", or an array [rows].
     interval: auto, jackknife, bootstrap or none; level: of the intervals.
-    resamples, seed: of the bootstrap. fixed: parameters held at values. options: those of the law,
-        e.g. ``x="d"``.
+    resamples, seed: of the bootstrap. fixed: parameters held at values. factor: a column that
+        changes along N in steps (depth); the law gets a free step there. Default: none; with
+        "auto" depth where it changes, or "none". options: those of the law, e.g. ``x="d"``.
 
     A design that cannot carry the fit gives status "refused" with the reason. Unknown names, and
     tables that cannot be read, raise FitError.
@@ -92,7 +95,11 @@ def fit(
                 where="law auto",
                 remedy=f"leave out {', '.join([*(fixed or {}), *(options.keys() - {'x'})])}",
             )
-        return average(runs, floor=floor, seed=seed, objective=goal, **settings, **options)
+        settings |= {"seed": seed, "factor": factor}
+        return average(runs, floor=floor, objective=goal, **settings, **options)
     form = make(law, floor, **options)
+    if factor not in (None, "none"):
+        runs, steps = must_step(runs, str(factor))
+        form = Stepped(form, steps)
     settings |= {"interval": interval, "resamples": resamples, "seed": seed, "fixed": fixed}
     return fit_one(runs, form, goal, **settings)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from ...errors import FitError
 from ...table.runs import Runs
@@ -20,13 +21,24 @@ from .multistart import optimise
 from .objective import Objective
 from .problem import Problem
 from .residuals import residual_summary
-from .result import AT_BOUND, NOT_CONVERGED, NOT_IDENTIFIED, OK, REFUSED, Estimate, FitResult
+from .result import (
+    AT_BOUND,
+    NOT_CONVERGED,
+    NOT_IDENTIFIED,
+    OK,
+    REFUSED,
+    Estimate,
+    FitResult,
+    spread,
+)
 from .small_sample import MOST_RUNS, SmallSample
 
 # condition number of the scaled curvature beyond which parameters cannot be distinguished
 SINGULAR = 1e13
 # of the objective of a constant loss, below which a law says nothing about the table
 LEAST_EXPLAINED = 0.2
+# what a floor at its bound is
+MISFIT, NOT_DETERMINED = "misfit", "not determined"
 BOOTSTRAP_FROM = 50  # runs from which a nearly absolute loss gets bootstrap intervals
 
 
@@ -86,6 +98,7 @@ def _solve(
     result.derived = {name: Estimate(float(value[0])) for name, value in derived.items()}
     if interval != "none" and result.status != NOT_CONVERGED:
         _intervals(result, problem, runs, interval, resamples, seed)
+        _judge_floor(result)
     if result.ok:
         draws = result.replicates if result.method == "jackknife" else None
         reason = not_shown(problem, theta, draws)
@@ -139,6 +152,39 @@ def _verdict(problem: Problem, theta: np.ndarray, certificate: dict[str, Any]) -
         if name in law.soft
     ]
     return AT_BOUND if floored else OK, "; ".join(said)
+
+
+def _judge_floor(result: FitResult) -> None:
+    """What a floor at its bound of zero means: that it is not determined, or, where it is surely
+    negative without the bound, that the law does not fit (and zero is no estimate of it)."""
+    law, name = result.law, result.law.floor_name
+    if name not in result.diagnostics["bounds_hit"] or not result.method.startswith("jackknife"):
+        return
+    floor, k = result.parameters[name], law.n_coefficients
+    below, draws = result.free_theta, result.free_replicates
+    if below is not None and draws is not None:
+        value, se = float(below[k]), float(spread(draws[:, k], below[k], "jackknife"))
+        reach = stats.t.ppf(0.5 + result.level / 2, max(result.n_runs - 1, 1))
+        result.diagnostics["floor_unbounded"] = {"value": value, "se": se}
+        if value + reach * se < 0:
+            said = f"it would be {value:.3g} +- {se:.2g} without it"
+        else:
+            said = ""
+    else:
+        said = "it runs away below zero without it"
+    if said:
+        result.diagnostics["floor"] = MISFIT
+        floor.se = floor.low = floor.high = None
+        floor.method = MISFIT
+        text = f"the floor is at its bound of zero, and {said}: a misfit of this law, not a floor"
+    else:
+        result.diagnostics["floor"] = NOT_DETERMINED
+        high = "?" if floor.high is None else f"{floor.high:.3g}"
+        text = (
+            f"the floor is at its bound of zero: not determined, anything up to {high} is as good"
+        )
+    first = result.message.split("; ")[1:] if result.status == AT_BOUND else [result.message]
+    result.message = "; ".join([text, *filter(None, first)])
 
 
 def _end(problem: Problem, theta: np.ndarray, name: str) -> str:

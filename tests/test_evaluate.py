@@ -102,6 +102,34 @@ def test_elements_and_the_worst_structures(run, frames, file):
     assert found["worst"]["forces"][2]["force_rmse"] == pytest.approx(rmse[1], rel=1e-6)
 
 
+def test_stress_and_config_types(run, tmp_path):
+    rng, made = np.random.default_rng(2), []
+    for k in range(6):
+        atoms = Atoms("CHOH", rng.uniform(0, 4, size=(4, 3)), cell=[4, 4.5, 5], pbc=True)
+        labels = {"energy": rng.normal(), "forces": rng.normal(size=(4, 3))}
+        if k != 2:
+            labels["stress"] = 0.1 * rng.normal(size=6)
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        atoms.info["config_type"] = "even" if k % 2 == 0 else "odd"
+        made.append(atoms)
+    write(tmp_path / "crystals.extxyz", made)
+    found = run.evaluate(tmp_path / "crystals.extxyz", dtype="float64").as_json()
+    predicted = run.predict(made, stress=True, dtype="float64").stresses
+    off = []
+    for atoms, stress in zip(made, predicted):
+        if "stress" in atoms.calc.results:
+            xx, yy, zz, yz, xz, xy = atoms.get_stress()
+            off.append(stress - [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    off = 1e3 * np.array([x[np.triu_indices(3)] for x in off])
+    assert found["structures_with_stress"] == 5
+    assert found["stress"]["mae"] == pytest.approx(np.abs(off).mean(), rel=1e-5)
+    assert found["stress"]["rmse"] == pytest.approx(np.sqrt((off**2).mean()), rel=1e-5)
+    kinds = found["by_config_type"]
+    assert {name: kinds[name]["structures"] for name in kinds} == {"even": 3, "odd": 3}
+    energy, _ = by_hand(run, made[::2])
+    assert kinds["even"]["energy"]["mae"] == pytest.approx(np.abs(energy).mean(), rel=1e-6)
+
+
 def test_the_command_writes_json_and_a_figure(run, file, tmp_path, capsys):
     out, figure = tmp_path / "errors.json", tmp_path / "parity.png"
     words = ["evaluate", str(run.path), str(file), "--json", str(out), "--figure", str(figure)]

@@ -26,6 +26,6 @@ def run_directory(
     optimizer = _optimizer(spec, model)
     randomise(model)
     optimizer.z.copy_(optimizer.y)  # the averaged weights are those of the model
-    checkpoint.save(run.path, model, optimizer, {"step": 1})
+    checkpoint.save(run, model, optimizer, {"step": 1})
     run.keep_references(pack.manifest["references"]["energies"])
     return forcelaw.load_run(run.path)

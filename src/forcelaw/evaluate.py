@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DRAWN = 5_000  # points of a panel, drawn at random from all
 SKIPPED = ("isolated atom", "positions not finite")
 MEV = 1e3
+UPPER = np.triu_indices(3)
 
 
 def evaluate(
@@ -68,7 +69,8 @@ class Tally:
 
     def as_json(self) -> dict[str, Any]:
         """energy in meV/atom, energy_total in meV, forces in meV/Angstrom (mae, rmse over
-        components; norm: mean norm of an atom's error)."""
+        components; norm: mean norm of an atom's error), and where there is any, stress in
+        meV/Angstrom^3 (over its six components)."""
         energy = {
             "mae": self.mean("de_n", "energies"),
             "rmse": self.mean("de_n2", "energies", root=True),
@@ -85,18 +87,26 @@ class Tally:
             "rmse": self.mean("df2", "components", root=True),
             "norm": self.mean("norm", "forces"),
         }
+        stress = {
+            "mae": self.mean("ds", "stress_components"),
+            "rmse": self.mean("ds2", "stress_components", root=True),
+        }
         counts = {name: int(self.sums[name]) for name in ("structures", "atoms", "energies")}
         counts["structures_with_forces"] = int(self.sums["with_forces"])
-        return {**counts, "energy": energy, "energy_total": total, "forces": forces}
+        counts["structures_with_stress"] = int(self.sums["stress_components"] / 6)
+        found = {"energy": energy, "energy_total": total, "forces": forces}
+        return {**counts, **found, **({"stress": stress} if stress["mae"] is not None else {})}
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Errors of s structures: de (s,) eV, NaN without a label; df (a, 3) eV/Angstrom, likewise."""
+    """Errors of s structures, NaN where there is no label: de (s,) eV; df (a, 3) eV/Angstrom; ds
+    (s, 6) eV/Angstrom^3."""
 
     counts: np.ndarray
     de: np.ndarray
     df: np.ndarray
+    ds: np.ndarray
 
     def per_structure(self) -> dict[str, np.ndarray]:
         """What a :class:`Tally` sums, (s,) each, zero where there is no label. Energies: de_n is
@@ -109,6 +119,8 @@ class Errors:
         has_f = np.logical_and.reduceat(atom, first)
         atom = np.repeat(has_f, self.counts)
         de, df = np.where(has_e, self.de, 0.0), np.where(atom[:, None], self.df, 0.0)
+        has_s = np.isfinite(self.ds).all(1)
+        ds = np.where(has_s[:, None], self.ds, 0.0)
 
         def total(values: np.ndarray) -> np.ndarray:
             return np.add.reduceat(values, first)
@@ -128,6 +140,9 @@ class Errors:
             "df": total(np.abs(df).sum(1)),
             "df2": total(np.square(df).sum(1)),
             "norm": total(np.linalg.norm(df, axis=1)),
+            "stress_components": 6.0 * has_s,
+            "ds": np.abs(ds).sum(1),
+            "ds2": np.square(ds).sum(1),
         }
 
 
@@ -176,12 +191,20 @@ class Evaluation:
         structures = Structures(
             block.counts, block.numbers, block.positions, block.cells, block.pbc
         )
-        energy, forces, _ = predictor.arrays(structures, batch_atoms=batch_atoms)
+        wanted = predictor.conservative and block.stresses is not None
+        energy, forces, stress = predictor.arrays(
+            structures, stress=wanted, batch_atoms=batch_atoms
+        )
         owner = np.repeat(np.arange(len(block)), block.counts)
         base = np.bincount(owner, predictor.references[block.numbers], len(block))
-        errors = Errors(block.counts, energy - block.energies, forces - block.forces)
+        none = np.full((len(block), 3, 3), np.nan)
+        labels = none if stress is None else block.stresses
+        off = none if stress is None else stress - labels
+        errors = Errors(
+            block.counts, energy - block.energies, forces - block.forces, off[:, *UPPER]
+        )
         _add(self.total, errors.per_structure())
-        alone = Errors(block.counts, base - block.energies, -block.forces)
+        alone = Errors(block.counts, base - block.energies, -block.forces, -labels[:, *UPPER])
         _add(self.no_model, alone.per_structure())
         self._by_kind(block, errors)
         self._worst(block, errors)
@@ -190,9 +213,8 @@ class Evaluation:
         self.forces.add(block.forces.ravel(), forces.ravel())
 
     def _by_kind(self, block: Block, errors: Errors) -> None:
-        labels = getattr(block, "config_types", None)
-        if labels is not None:
-            values, names = errors.per_structure(), np.asarray(labels)
+        if block.configs is not None:
+            values, names = errors.per_structure(), np.asarray(block.configs)
             for name in np.unique(names):
                 rows = names == name
                 _add(
@@ -245,7 +267,12 @@ class Evaluation:
             for kind, rows in self.worst.items()
         }
         return {
-            "units": {"energy": "meV/atom", "energy_total": "meV", "forces": "meV/Angstrom"},
+            "units": {
+                "energy": "meV/atom",
+                "energy_total": "meV",
+                "forces": "meV/Angstrom",
+                "stress": "meV/Angstrom^3",
+            },
             **self.total.as_json(),
             "no_model": self.no_model.as_json(),
             "by_config_type": {
@@ -276,6 +303,11 @@ class Evaluation:
                     f"energies are off by {energy['mean']:.1f} meV/atom on average, and by"
                     f" {energy['sd']:.1f} (sd) about that: another level of theory, or other"
                     " reference energies?"
+                )
+        for name, tally in (("stress", self.total), ("of the labels alone", self.no_model)):
+            if stress := tally.as_json().get("stress"):
+                lines.append(
+                    f"{name}: MAE {stress['mae']:.2f}, RMSE {stress['rmse']:.2f} meV/Angstrom^3"
                 )
         if self.by_element:
             lines.append("forces by element, MAE and RMSE in meV/Angstrom:")
@@ -321,4 +353,4 @@ def _row(name: str, tally: Tally) -> str:
     found = tally.as_json()
     cells = [found[kind][measure] for kind in ("energy", "forces") for measure in ("mae", "rmse")]
     numbers = "".join(f"{'-' if value is None else f'{value:.2f}':>10}" for value in cells)
-    return f"{name[:24]:<24}{found['structures']:>11,}{numbers}"
+    return f"{name[:24] or 'no config type':<24}{found['structures']:>11,}{numbers}"

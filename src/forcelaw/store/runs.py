@@ -77,7 +77,8 @@ class RunDirectory:
     def keep_references(self, energies: dict[str, float]) -> None:
         """Write reference energies (eV by atomic number), once: they belong to the weights."""
         if not (self.path / "references.json").exists():
-            write_json(self.path / "references.json", {"unit": "eV", "energies": energies})
+            with self.writing("references.json") as temporary:
+                write_json(temporary, {"unit": "eV", "energies": energies})
 
     def result(self) -> dict[str, Any] | None:
         """How the run ended; None while it has not. StoreError where that cannot be read."""

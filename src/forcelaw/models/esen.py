@@ -41,7 +41,7 @@ from .. import ops
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, GaussianBasis, envelope, safe_norm
-from .mup import Embedding, LayerNorm, Linear, mark, normal
+from .mup import Embedding, LayerNorm, Linear, mark, normal, weightless
 from .so3 import EdgeFrames, SO3Linear, SphericalNorm, n_coefficients
 
 SPREAD = 2.0  # Gaussians overlap: width of two spacings, as in the reference
@@ -163,7 +163,10 @@ class SO2Linear(nn.Module):
         for n in c.degrees[1:]:
             fan_in = copies * n * w * (1 if c.parity else 2)
             shape = (1 if c.parity else 2, n * w, copies * n * w)
-            self.tied.append(mark(nn.Parameter(normal(*shape) / math.sqrt(fan_in)), "hidden", c.m))
+            weight = normal(*shape)
+            if not weightless():
+                weight /= math.sqrt(fan_in)
+            self.tied.append(mark(nn.Parameter(weight), "hidden", c.m))
 
     def untie(self, epsilon: float, m: float) -> None:
         """Add the free complement of each tied block."""
@@ -236,9 +239,8 @@ class ESEN(ForceField):
             if c.basis == "exponential"
             else GaussianBasis(c.radial, c.cutoff, SPREAD)
         )
-        self.register_buffer(
-            "one_hot", torch.eye(len(c.elements), dtype=torch.get_default_dtype()), persistent=False
-        )
+        identity = torch.eye(len(c.elements), dtype=torch.get_default_dtype(), device="cpu")
+        self.register_buffer("one_hot", identity, persistent=False)
         self.padding = (
             -(c.radial + 2 * len(c.elements)) % 4
         )  # zero columns on a GPU, for rows of 16 bytes, as the MPNN's

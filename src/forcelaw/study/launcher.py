@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,9 @@ def _watch(
             name, status.work, unit="s of work", already=status.done, interval=interval
         ) as bar,
     ):
-        while any(p.poll() is None for p in processes):
-            time.sleep(0.5 if bar.live else 2.0)
+        while running := [p for p in processes if p.poll() is None]:
+            with suppress(subprocess.TimeoutExpired):
+                running[0].wait(0.5 if bar.live else 2.0)
             _show(bar, study_status(directory, rates, hold), name)
             piece.beat()
             if time.time() > deadline + GRACE:

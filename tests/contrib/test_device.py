@@ -203,7 +203,7 @@ def test_training_imports_nothing_that_a_bare_machine_may_lack(bare) -> None:
         "data = {'elements': (1, 6), 'scale': 1.0, 'mean_degree': 4.0}\n"
         "for name in forcelaw.models.ARCHITECTURES:\n"
         "    forcelaw.models.sizing.size(name, 3e4, **data)\n"
-        "assert 'torch._dynamo' not in sys.modules, 'sizing a model imports the compiler of torch'\n"
+        "assert 'torch._dynamo' not in sys.modules, 'sizing imports the compiler of torch'\n"
         "print(*sorted({m.partition('.')[0] for m, module in sys.modules.items() if module}))"
     )
     done = subprocess.run(

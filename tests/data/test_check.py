@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from shared_data import SHIPPED
 
+from forcelaw.data.build import PrepareOptions
 from forcelaw.data.filters import select
-from forcelaw.data.prepare import PrepareOptions, prepare
+from forcelaw.data.prepare import prepare
 from forcelaw.data.readers import SourceOptions, open_source
+from forcelaw.data.validate.check import check, survey
 from forcelaw.data.validate.force_energy import ConsistencyTest, judge
-from forcelaw.data.validate.survey import check, survey
 
 from . import files
 

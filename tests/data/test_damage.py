@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from forcelaw.data.prepare import PrepareOptions, prepare
+from forcelaw.data.build import PrepareOptions
+from forcelaw.data.prepare import prepare
 from forcelaw.data.readers import SourceOptions, open_source
 from forcelaw.errors import DataError
 

@@ -113,4 +113,4 @@ def test_prefix_edges():
     with pytest.raises(DataError, match="atoms asked for, the split holds"):
         splits.prefix(order, pack.offsets, int(np.diff(pack.offsets)[order].sum()) + 1)
     with pytest.raises(DataError, match="no split called"):
-        splits.order(pack, "test")
+        splits.order(pack, "trial")

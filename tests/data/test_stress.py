@@ -12,8 +12,9 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.units import GPa
 
+from forcelaw.data.build import PrepareOptions
 from forcelaw.data.pack import Pack
-from forcelaw.data.prepare import PrepareOptions, prepare
+from forcelaw.data.prepare import prepare
 from forcelaw.data.readers import SourceOptions, open_source
 from forcelaw.data.readers.base import join
 from forcelaw.errors import DataError

@@ -10,8 +10,8 @@ from shared_data import shared
 
 from forcelaw.data.pack import group_hash
 from forcelaw.data.readers import SourceOptions, open_source
+from forcelaw.data.validate.check import survey
 from forcelaw.data.validate.force_energy import ConsistencyTest
-from forcelaw.data.validate.survey import survey
 
 KCAL = {"energy_unit": "kcal/mol", "length_unit": "Angstrom"}
 EV = {"energy_unit": "eV", "length_unit": "Angstrom"}

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from ..data import generate
+from ..data.validate import ALLOWED
 from ..errors import DataError
 from .options import JSON, HelpFormatter, add_options
 
@@ -41,13 +42,17 @@ Make a pack (memory-mapped arrays and a manifest) of one or more sources, stream
 grow with the data.
 
 split       by molecule: a hash of the group label and --seed decides, so all frames of a molecule
-            stay together
+            stay together; up to 10,000 molecules its share is exact to within one. Files as
+            published are given apart: --train, --validation, --test
+checks      those of ``data check``: sign and units of forces, energies far from all others, levels
+            of theory that differ between sources, equal geometries with different energies or on
+            both sides of the split. What is found is an error unless --allow NAME, which is kept
 rotation    every molecule is centred and given a fixed random rotation, because embedders align
             molecules with their axes and an unconstrained model would read that frame for free;
             periodic structures stay as they are unless --rotate is given (then positions, forces
             and cell rotate together)
-references  atomic reference energies, by least squares on the training molecules, are kept in the
-            manifest
+references  atomic reference energies are fitted on the training molecules, errors per atom, robust
+            against outliers; or given with --E0s; the manifest keeps them and what they leave
 skipped     single isolated atoms always (--keep-isolated-atoms keeps them); frames without labels
             or with labels that are not finite are an error unless --skip-unlabelled or --skip-bad;
             everything skipped is counted by reason
@@ -118,16 +123,51 @@ class Output(BaseModel):
 class Split(BaseModel):
     """How molecules are divided into training and validation."""
 
+    train: list[Path] = Field(
+        default_factory=list,
+        title="FILE",
+        description="training files; the same as SOURCE, and all of them if --validation is given",
+    )
+    validation: list[Path] = Field(
+        default_factory=list, title="FILE", description="validation files: nothing is split then"
+    )
+    test: list[Path] = Field(
+        default_factory=list, title="FILE", description="test files, kept apart for evaluation"
+    )
+    train_indices: Path | None = Field(
+        None,
+        title="LIST",
+        description="file of structure numbers of SOURCE, from 0 (text or .npy): the training set",
+    )
+    validation_indices: Path | None = Field(None, title="LIST", description="likewise: validation")
+    test_indices: Path | None = Field(None, title="LIST", description="likewise: test")
     val_fraction: float = Field(
-        0.1, title="F", description="share of the molecules held out for validation"
+        0.1, title="F", description="share of the structures held out for validation"
     )
     seed: int = Field(0, description="of the split and the rotations (default: 0)")
+    split: Literal["exact", "hash"] = Field(
+        "exact",
+        description="hash: each molecule by its hash alone, as packs before 2026-11-29",
+    )
     group: str = Field(
         "auto",
         title="RULE",
         description=(
             "what a molecule is: auto (the source's own label, else the formula), formula,"
             " key:NAME, or frame, for sources with a single molecule"
+        ),
+    )
+
+
+class References(BaseModel):
+    """Energies of the free atoms."""
+
+    E0s: str | None = Field(
+        None,
+        title="E0S",
+        description=(
+            "fit (default), least-squares (of total energies, as before 2026-11-29), isolated (free"
+            " atoms in the sources), values in eV as H=-13.6,C=-1028.9, or a JSON or YAML file"
         ),
     )
 
@@ -151,6 +191,27 @@ class Keep(BaseModel):
         False, description="leave out frames whose labels or positions are not finite"
     )
     keep_isolated_atoms: bool = Field(False, description="keep single free atoms")
+    only_charge: int | None = Field(None, title="Q", description="keep structures of charge Q only")
+    only_spin: int | None = Field(None, title="S", description="likewise of multiplicity 2S+1")
+    config_types: str | None = Field(
+        None, title="LIST", description="keep structures of these config types only"
+    )
+    not_config_types: str | None = Field(
+        None, title="LIST", description="leave out structures of these config types"
+    )
+    drop_duplicates: bool = Field(
+        False,
+        description=(
+            "keep one of structures that repeat another, energy included (takes some 100 bytes of"
+            " memory a structure)"
+        ),
+    )
+    allow: list[str] = Field(
+        default_factory=list,
+        title="NAME",
+        description="let a finding of the checks pass, and note it in the manifest: "
+        + "; ".join(f"{name} ({text})" for name, text in ALLOWED.items()),
+    )
 
 
 class Check(BaseModel):
@@ -179,9 +240,10 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     check.set_defaults(handler=_check)
 
     prepare = add("prepare", "make a pack of sources", PREPARE, SOURCES)
-    _add_sources(prepare)
+    _add_sources(prepare, "*")
     add_options(prepare, Output)
     add_options(prepare.add_argument_group("split"), Split)
+    add_options(prepare.add_argument_group("reference energies"), References)
     keep = prepare.add_argument_group("what to keep")
     add_options(keep, Check, only=("limit",))
     add_options(keep, Keep)
@@ -202,10 +264,10 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     info.set_defaults(handler=_info)
 
 
-def _add_sources(parser: argparse.ArgumentParser) -> None:
+def _add_sources(parser: argparse.ArgumentParser, number: str = "+") -> None:
     parser.add_argument(
         "sources",
-        nargs="+",
+        nargs=number,
         type=Path,
         metavar="SOURCE",
         help="files, folders of .aselmdb, or packs",
@@ -224,35 +286,61 @@ def source_options(args: argparse.Namespace) -> Any:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ..data.validate.survey import check
+    from ..data.validate.check import check
 
     return check(args.sources, source_options(args), limit=args.limit, as_json=args.json_out)
 
 
 def _prepare(args: argparse.Namespace) -> int:
+    from ..data.atomic_energies import AtomicEnergies
+    from ..data.build import PrepareOptions
     from ..data.filters import Filter
-    from ..data.prepare import PrepareOptions, prepare
+    from ..data.prepare import prepare
 
+    wanted, unwanted = _words(args.config_types), _words(args.not_config_types)
     keep = Filter(
         only_neutral=args.only_neutral,
         max_force=args.max_force,
         elements=_elements(args.elements),
         keep_isolated_atoms=args.keep_isolated_atoms,
+        charge=args.only_charge,
+        spin=args.only_spin,
+        config_types=frozenset(wanted) if wanted else None,
+        not_config_types=frozenset(unwanted),
     )
     options = PrepareOptions(
         val_fraction=args.val_fraction,
         seed=args.seed,
         group=args.group,
+        split=args.split,
         rotate=args.rotate,
         skip_unlabelled=args.skip_unlabelled,
         skip_bad=args.skip_bad,
+        drop_duplicates=args.drop_duplicates,
         limit=args.limit,
         overwrite=args.overwrite,
         keep=keep,
+        atomic_energies=AtomicEnergies.parse(args.E0s),
+        allow=frozenset(word for text in args.allow for word in _words(text)),
         command=_command(),
     )
-    prepare(args.sources, args.out, sources=source_options(args), options=options, say=sys.stdout)
+    lists = {side: getattr(args, f"{side}_indices") for side in ("train", "validation", "test")}
+    prepare(
+        [*args.sources, *args.train],
+        args.out,
+        validation=args.validation,
+        test=args.test,
+        indices={side: path for side, path in lists.items() if path},
+        sources=source_options(args),
+        options=options,
+        say=sys.stdout,
+    )
     return 0
+
+
+def _words(text: str | None) -> list[str]:
+    """The parts of a list with commas."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def _command() -> str:
@@ -271,7 +359,7 @@ def _elements(text: str | None) -> frozenset[int] | None:
         return None
     from ..elements import SYMBOLS
 
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = _words(text)
     unknown = [name for name in names if name not in SYMBOLS[1:]]
     if unknown or not names:
         raise DataError(

@@ -99,6 +99,9 @@ def _words(field: FieldInfo) -> dict[str, Any]:
     words = {"help": text, "default": default}
     if get_origin(kind) is Literal:
         return words | {"choices": get_args(kind)}
+    if kind == list[Path]:  # files of one shell pattern
+        several = {"action": "extend", "nargs": "+", "default": [], "type": Path}
+        return words | several | {"metavar": field.title}
     if get_origin(kind) in (list, dict):
         return words | {"action": "append", "default": [], "metavar": field.title}
     return words | {"type": _reader(field), "metavar": field.title or METAVARS.get(kind)}

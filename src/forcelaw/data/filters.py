@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .pack import NO_CHARGE
+from .pack import NO_CHARGE, NO_SPIN
 from .readers.base import MISSING_ENERGY, MISSING_FORCES, Block
 
 KEEP = 0
@@ -24,14 +24,23 @@ REASONS = (
     "charged",
     "charge not given",
     "force above the limit",
+    "cell without volume",
+    "other charge",
+    "spin not given",
+    "other spin",
+    "other config type",
+    "copy of an earlier one",
+    "in no part of the split",
 )
-UNLABELLED, BAD = (2, 3), (4, 5, 6)
+UNLABELLED, BAD = (2, 3), (4, 5, 6, 11)
+FREE_ATOMS = ("IsolatedAtom", "isolated_atom")  # config types that say so
 
 
 @dataclass(frozen=True)
 class Filter:
     """What to leave out. elements: allowed atomic numbers, None for all. max_force: eV/Angstrom,
-    norm on any atom.
+    norm on any atom. charge, spin: the only ones kept. config_types: the only ones kept;
+    not_config_types: those left out.
 
     keep_isolated_atoms: single free atoms carry no forces to learn, and their energies (open
     shells) would pull the reference energies of molecules by eV, so they are left out unless asked
@@ -42,6 +51,20 @@ class Filter:
     max_force: float | None = None
     elements: frozenset[int] | None = None
     keep_isolated_atoms: bool = False
+    charge: int | None = None
+    spin: int | None = None
+    config_types: frozenset[str] | None = None
+    not_config_types: frozenset[str] = frozenset()
+
+
+def free_atoms(block: Block) -> np.ndarray:
+    """Which structures are single free atoms: bool (s,). One in a periodic cell is a crystal,
+    unless its config type says that it is free."""
+    one: np.ndarray = block.counts == 1
+    if block.pbc is not None and one.any():
+        said = np.array([c in FREE_ATOMS for c in block.configs or [""] * len(block)])
+        one = one & (said | ~block.pbc.any(axis=1))
+    return one
 
 
 def starts(counts: np.ndarray) -> np.ndarray:
@@ -58,10 +81,7 @@ def reasons(block: Block, rule: Filter) -> np.ndarray:
         out[which & (out == KEEP)] = REASONS.index(reason)
 
     if not rule.keep_isolated_atoms:
-        free = block.counts == 1
-        if block.pbc is not None:
-            free &= ~block.pbc.any(axis=1)
-        mark(free, "isolated atom")
+        mark(free_atoms(block), "isolated atom")
     if block.missing is not None:
         mark((block.missing & MISSING_ENERGY) > 0, "no energy")
         mark((block.missing & MISSING_FORCES) > 0, "no forces")
@@ -69,19 +89,48 @@ def reasons(block: Block, rule: Filter) -> np.ndarray:
     squares = np.einsum("ij,ij->i", block.forces, block.forces)
     mark(~np.isfinite(np.add.reduceat(squares, first)), "forces not finite")
     mark(~np.isfinite(np.add.reduceat(block.positions.sum(axis=1), first)), "positions not finite")
+    if block.cells is not None and block.pbc is not None:
+        mark(block.pbc.any(axis=1) & flat(block.cells, block.pbc), "cell without volume")
     if rule.elements is not None:
         allowed = np.zeros(256, bool)
         allowed[list(rule.elements)] = True
         mark(~np.logical_and.reduceat(allowed[block.numbers], first), "other elements")
-    if rule.only_neutral:
-        charges = (
-            block.charges if block.charges is not None else np.full(len(block), NO_CHARGE, np.int8)
-        )
-        mark(charges == NO_CHARGE, "charge not given")
-        mark(charges != 0, "charged")
+    kept_charge = 0 if rule.only_neutral else rule.charge
+    for kept, values, absent, name, other in (
+        (
+            kept_charge,
+            block.charges,
+            NO_CHARGE,
+            "charge",
+            "other charge" if kept_charge else "charged",
+        ),
+        (rule.spin, block.spins, NO_SPIN, "spin", "other spin"),
+    ):
+        if kept is not None:
+            values = np.full(len(block), absent, np.int8) if values is None else values
+            mark(values == absent, f"{name} not given")
+            mark(values != kept, other)
+    if rule.config_types is not None or rule.not_config_types:
+        labels = block.configs or [""] * len(block)
+        wanted = rule.config_types
+        out_of = rule.not_config_types
+        keep = [(wanted is None or c in wanted) and c not in out_of for c in labels]
+        mark(~np.array(keep), "other config type")
     if rule.max_force is not None:
         with np.errstate(invalid="ignore"):
             mark(np.maximum.reduceat(squares, first) > rule.max_force**2, "force above the limit")
+    return out
+
+
+def flat(cells: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Which cells (s, 3, 3) have no volume in their periodic directions, or are not finite: bool
+    (s,)."""
+    gram = cells @ cells.transpose(0, 2, 1)
+    both = pbc[:, :, None] & pbc[:, None, :]
+    gram = np.where(both, gram, np.eye(3))
+    scale = np.where(pbc, np.linalg.norm(cells, axis=2), 1.0).prod(axis=1)
+    with np.errstate(invalid="ignore"):
+        out: np.ndarray = ~(np.linalg.det(gram) > (1e-6 * np.maximum(scale, 1e-6)) ** 2)
     return out
 
 

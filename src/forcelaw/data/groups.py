@@ -34,30 +34,40 @@ def group_hashes(block: Block) -> np.ndarray:
 
 
 class GroupCounter:
-    """Count distinct group hashes in bounded memory; ``number`` is None beyond COUNTED_GROUPS."""
+    """Distinct group hashes and their structures, in bounded memory: beyond ``limit`` groups only
+    that there are more is known (``number`` is None)."""
 
-    def __init__(self) -> None:
-        self._known = np.zeros(0, np.uint64)
-        self._waiting: list[np.ndarray] = []
+    def __init__(self, limit: int = COUNTED_GROUPS) -> None:
+        self.limit, self.overflow = limit, False
+        self._known, self._sizes = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._rows = 0
-        self.overflow = False
 
     def add(self, groups: np.ndarray) -> None:
         if self.overflow:
             return
-        self._waiting.append(np.unique(groups))
-        self._rows += len(self._waiting[-1])
-        if self._rows > 131_072:
+        self._waiting.append(np.unique(groups, return_counts=True))
+        self._rows += len(self._waiting[-1][0])
+        if self._rows > min(131_072, 4 * self.limit):
             self._merge()
 
     def _merge(self) -> None:
-        self._known = np.unique(np.concatenate([self._known, *self._waiting]))
+        known = np.concatenate([self._known, *(groups for groups, _ in self._waiting)])
+        sizes = np.concatenate([self._sizes, *(counts for _, counts in self._waiting)])
+        self._known, place = np.unique(known, return_inverse=True)
+        self._sizes = np.zeros(len(self._known), np.int64)
+        np.add.at(self._sizes, place, sizes)
         self._waiting, self._rows = [], 0
-        if len(self._known) > COUNTED_GROUPS:
-            self.overflow, self._known = True, self._known[:2]
+        if len(self._known) > self.limit:
+            self.overflow, self._known, self._sizes = True, self._known[:2], self._sizes[:2]
 
     @property
     def number(self) -> int | None:
+        return None if self.table() is None else len(self._known)
+
+    def table(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Hashes (g,), ascending, and structures (g,) of all groups; None where there are more than
+        ``limit``."""
         if not self.overflow:
             self._merge()
-        return None if self.overflow else len(self._known)
+        return None if self.overflow else (self._known, self._sizes)

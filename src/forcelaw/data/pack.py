@@ -8,7 +8,7 @@
     energies.npy    float64 (structures,)         total, eV
     offsets.npy     int64   (structures + 1,)     structure k has atoms offsets[k]:offsets[k+1]
     groups.npy      uint64  (structures,)         hash of the group label (the molecule)
-    split.npy       uint8   (structures,)         0 train, 1 validation
+    split.npy       uint8   (structures,)         0 train, 1 validation, 2 test
     charges.npy     int8    (structures,)         only when the source says; 127: not given
     spins.npy       int8    (structures,)         likewise; 0: not given
     cells.npy       float64 (structures, 3, 3)    only when periodic
@@ -70,6 +70,25 @@ class NpyStream:
             )
         self._file.write(rows.data if rows.size else b"")
         self.rows += len(rows)
+
+    def read(self, rows: int = 65_536) -> Iterator[np.ndarray]:
+        """What was appended so far, ``rows`` rows at a time."""
+        self._file.flush()
+        size = int(np.prod(self.row, dtype=np.int64))
+        with self.path.open("rb") as file:
+            file.seek(_HEADER)
+            for first in range(0, self.rows, rows):
+                part = np.fromfile(file, self.dtype, min(rows, self.rows - first) * size)
+                yield part.reshape(-1, *self.row)
+
+    def rewrite(self, parts: Iterator[np.ndarray]) -> None:
+        """Replace all rows by as many others."""
+        self._file.seek(_HEADER)
+        rows, self.rows = self.rows, 0
+        for part in parts:
+            self.append(part)
+        if self.rows != rows:
+            raise ValueError(f"{self.path.name}: {self.rows} rows for {rows}")
 
     def close(self) -> None:
         self._file.seek(0)
@@ -152,6 +171,14 @@ class PackWriter:
                 remedy="prepare without quantum",
             )
         return scaled
+
+    def read(self, name: str) -> Iterator[np.ndarray]:
+        """Rows of an array as they were stored, some thousand at a time."""
+        return self._streams[name].read()
+
+    def rewrite(self, name: str, parts: Iterator[np.ndarray]) -> None:
+        """Replace all rows of an array."""
+        self._streams[name].rewrite(parts)
 
     def drop(self, *names: str) -> None:
         """Leave out optional arrays that turned out to say nothing (a stream is known only at its
@@ -343,6 +370,8 @@ def _rows(m: dict[str, Any]) -> Iterator[tuple[str, str]]:
         energies = ", ".join(f"{SYMBOLS[int(z)]} {e:.3f}" for z, e in fit["energies"].items())
         yield "references", energies + " eV"
         yield from (("warning", text) for text in fit.get("warnings", []))
+        if "described" in fit:
+            yield "leave", fit["described"]
     if stats := m.get("statistics"):
         spread = 1000 * stats["energy_per_atom_sd"]
         yield "energies", f"sd {spread:.1f} meV/atom after references"
@@ -360,6 +389,9 @@ def _rows(m: dict[str, Any]) -> Iterator[tuple[str, str]]:
         text = ", ".join(str(source[k]) for k in ("name", "reader") if k in source)
         number = f", {source['structures']:,} structures" if "structures" in source else ""
         yield "source", text + number
+    checks = m.get("checks", {})
+    yield from (("allowed", finding["what"]) for finding in checks.get("findings", []))
+    yield from (("warning", text) for text in checks.get("warnings", []))
     for reason, count in m.get("skipped", {}).items():
         yield "skipped", f"{count:,}: {reason}"
     if m.get("command"):
@@ -369,11 +401,13 @@ def _rows(m: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def split_text(split: dict[str, Any]) -> str:
     """A manifest's split in one line."""
     groups = f" ({split['groups']:,} groups)" if split.get("groups") else ""
-    return (
-        f"{split.get('rule', '')}{groups}: train {split['train_structures']:,}"
-        f" ({split['train_atoms']:,} atoms), validation {split['val_structures']:,}"
-        f" ({split['val_atoms']:,} atoms)"
-    )
+    sides = {"train": "train", "val": "validation", "test": "test"}
+    parts = [
+        f"{text} {split[f'{side}_structures']:,} ({split[f'{side}_atoms']:,} atoms)"
+        for side, text in sides.items()
+        if f"{side}_structures" in split
+    ]
+    return f"{split.get('rule', '')}{groups}: {', '.join(parts)}"
 
 
 def forces_text(statistics: dict[str, Any]) -> str:

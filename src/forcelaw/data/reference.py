@@ -1,23 +1,32 @@
-"""Sums over a stream of structures: atomic reference energies by least squares, and sizes of
-forces. Memory does not grow with the number of structures.
+"""Atomic reference energies by least squares, over a stream of structures; memory does not grow
+with their number.
 
-The model is E = sum over elements of n_z e_z (no intercept), every structure with weight one.
-Rather than normal equations, whose condition number is the square, the triangular factor R of
-[counts | energies] is carried along and updated block by block (sequential TSQR; Golub & Van Loan,
-*Matrix Computations*, 5.2 and 6.5): it holds everything that least squares needs, to full float64
-precision even when energies are -1e5 eV and residuals meV.
+The model is E = sum over elements of n_z e_z, no intercept. :func:`fit_references` counts errors
+per atom, as the loss does, and bounds the pull of outliers; ReferenceAccumulator is the least
+squares beneath it. Rather than normal equations, whose condition number is the square, it carries
+the triangular factor R of [counts | energies] along, block by block (sequential TSQR; Golub & Van
+Loan, *Matrix Computations*, 5.2 and 6.5): that holds everything that least squares needs, to full
+float64 precision even when energies are -1e5 eV and residuals meV.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..elements import MAX_Z, SYMBOLS
 from ..errors import DataError
+from .records import Chunk
 
 # Singular values below this, relative to the largest, count as zero. Exact collinearity shows as
 # 1e-15; an element that occurs once in a billion structures shows as 1e-6.
 RANK_TOLERANCE = 1e-11
+# Errors beyond this many robust standard deviations count linearly (Huber 1964, Ann. Math. Stat.
+# 35, 73): far enough out to leave ordinary data to least squares, and one wrong energy cannot pull
+BEND = 5.0
+SAMPLE = 20_000  # structures that the bend is found on
 
 
 def composition(counts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -28,33 +37,6 @@ def composition(counts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     width = MAX_Z + 1
     owner = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
     return np.bincount(owner * width + numbers, minlength=len(counts) * width).reshape(-1, width)
-
-
-class ForceAccumulator:
-    """Root mean square of force components, mean and largest norm, of a stream; eV/Angstrom."""
-
-    def __init__(self) -> None:
-        self.atoms = 0
-        self._squares = self._norms = self.norm_max = 0.0
-
-    def add(self, forces: np.ndarray) -> np.ndarray:
-        """Add forces (a, 3); returns their squared norms (a,)."""
-        squares = np.einsum("ij,ij->i", forces, forces)
-        norms = np.sqrt(squares)
-        self.atoms += len(forces)
-        self._squares += float(squares.sum())
-        self._norms += float(norms.sum())
-        self.norm_max = max(self.norm_max, float(norms.max()))
-        return squares
-
-    @property
-    def rms(self) -> float:
-        """Root mean square of a component."""
-        return (self._squares / (3 * max(self.atoms, 1))) ** 0.5
-
-    @property
-    def norm_mean(self) -> float:
-        return self._norms / max(self.atoms, 1)
 
 
 class ReferenceAccumulator:
@@ -76,9 +58,16 @@ class ReferenceAccumulator:
         self._per_atom = np.zeros((0, 1))  # R of [counts/n | E/n]
         self._sums = np.zeros(1)  # column sums of [counts/n | E/n]
 
-    def add(self, counts: np.ndarray, numbers: np.ndarray, energies: np.ndarray) -> None:
+    def add(
+        self,
+        counts: np.ndarray,
+        numbers: np.ndarray,
+        energies: np.ndarray,
+        scales: np.ndarray | None = None,
+    ) -> None:
         """Add structures. counts (s,) atoms of each, numbers (sum(counts),), energies (s,) total in
-        eV."""
+        eV. scales (s,): what each one's error is multiplied by before it is squared, 1 by
+        default."""
         if not len(counts):
             return
         table = composition(counts, numbers)
@@ -94,7 +83,8 @@ class ReferenceAccumulator:
         rows = np.column_stack(
             [table[:, self._elements].astype(np.float64), np.asarray(energies, np.float64)]
         )
-        self._total = np.linalg.qr(np.vstack([self._total, rows]), mode="r")
+        scaled = rows if scales is None else rows * scales[:, None]
+        self._total = np.linalg.qr(np.vstack([self._total, scaled]), mode="r")
         rows /= np.asarray(counts, np.float64)[:, None]
         self._per_atom = np.linalg.qr(np.vstack([self._per_atom, rows]), mode="r")
         self._sums += rows.sum(axis=0)
@@ -129,6 +119,135 @@ class ReferenceAccumulator:
         self.sd_per_atom = max(square - mean**2, 0.0) ** 0.5
         by_z = sorted(zip(self._elements.tolist(), solution.tolist()))
         return {int(z): float(value) for z, value in by_z}
+
+
+@dataclass
+class References:
+    """Reference energies, and what they leave.
+
+    energies: eV by atomic number. method: how they were found, in words. rms, sd: of (E - sum
+    e_z)/n over the training structures, eV/atom. by_element: the mean of its absolute value over
+    the structures with each element.
+    """
+
+    energies: dict[int, float]
+    method: str
+    warnings: list[str] = field(default_factory=list)
+    rms: float = float("nan")
+    sd: float = float("nan")
+    by_element: dict[int, float] = field(default_factory=dict)
+    structures: int = 0
+
+    def table(self) -> np.ndarray:
+        """(119,) eV by atomic number; zero where there is none."""
+        out = np.zeros(MAX_Z + 1)
+        out[list(self.energies)] = list(self.energies.values())
+        return out
+
+
+def residuals(chunk: Chunk, references: np.ndarray) -> np.ndarray:
+    """(E - sum e_z)/n of each structure of a chunk, eV/atom. references: (119,) eV."""
+    counts = chunk.records["atoms"]
+    ends = np.cumsum(counts)
+    sums = np.add.reduceat(references[chunk.numbers], ends - counts)
+    out: np.ndarray = (chunk.records["energy"] - sums) / counts
+    return out
+
+
+def fit_references(chunks: Callable[[], Iterator[Chunk]], *, plain: bool = False) -> References:
+    """Reference energies from the training structures of a stream that can be read again.
+
+    Minimises the sum over structures of Huber's loss of the error per atom, which bends at BEND
+    robust standard deviations. The bend is found on a sample of at most SAMPLE structures by
+    iterated weights, then one pass over all makes the least squares with these weights. plain: the
+    least squares of total energies instead, each structure counted once (packs before 2026-11-29).
+    """
+    if plain:
+        return _solved(chunks, None, "least squares on total energies, float64")
+    guide = _guide(chunks)
+    text = f"Huber's loss of the error per atom, bent at {BEND:g} robust sd, float64"
+    return _solved(chunks, guide, text)
+
+
+def _solved(
+    chunks: Callable[[], Iterator[Chunk]], guide: tuple[np.ndarray, float] | None, method: str
+) -> References:
+    sums = ReferenceAccumulator()
+    for chunk in map(training, chunks()):
+        counts = chunk.records["atoms"]
+        scales = None
+        if guide:
+            far = (
+                np.abs(residuals(chunk, guide[0])) / guide[1] if guide[1] else np.zeros(len(counts))
+            )
+            scales = np.sqrt(_weights(far)) / counts
+        sums.add(counts, chunk.numbers, chunk.records["energy"], scales)
+    found = References(sums.solve(), method, sums.warnings, structures=sums.structures)
+    found.rms, found.sd = sums.rms_residual, sums.sd_per_atom
+    return found
+
+
+def training(chunk: Chunk) -> Chunk:
+    """The training structures of a chunk."""
+    keep = chunk.sides == 0
+    if keep.all():
+        return chunk
+    atoms = np.repeat(keep, chunk.records["atoms"])
+    return Chunk(chunk.records[keep], chunk.sides[keep], chunk.numbers[atoms], chunk.first)
+
+
+def _guide(chunks: Callable[[], Iterator[Chunk]]) -> tuple[np.ndarray, float]:
+    """Reference energies (119,) and robust standard deviation of the error per atom, of a sample of
+    the training structures, by iteratively reweighted least squares."""
+    table, energies, present = _sample(chunks)
+    design = table / table.sum(axis=1)[:, None]
+    per_atom = energies / table.sum(axis=1)
+    weights, solution, scale = np.ones(len(design)), np.zeros(len(present)), 0.0
+    for _ in range(50):
+        root = np.sqrt(weights)
+        before = solution
+        solution = np.linalg.lstsq(design * root[:, None], per_atom * root, rcond=RANK_TOLERANCE)[0]
+        left = np.abs(per_atom - design @ solution)
+        scale = 1.4826 * float(np.median(left))
+        if scale <= 1e-12 * float(np.abs(per_atom).max(initial=1.0)):
+            scale = 0.0  # exact for half of the structures or more: nothing to weigh by
+            break
+        weights = _weights(left / scale)
+        if np.abs(design @ (solution - before)).max(initial=0.0) < 1e-3 * scale:
+            break
+    references = np.zeros(MAX_Z + 1)
+    references[present] = solution
+    return references, scale
+
+
+def _weights(far: np.ndarray) -> np.ndarray:
+    """Huber's weights of errors in robust standard deviations."""
+    return np.minimum(1.0, BEND / np.maximum(far, BEND))
+
+
+def _sample(
+    chunks: Callable[[], Iterator[Chunk]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every so-manieth training structure: its atoms of each element (m, k) and energy (m,); the
+    elements (k,)."""
+    elements = np.zeros(0, np.int64)
+    table, energies = np.zeros((0, 0), np.int32), np.zeros(0)
+    step, seen = 1, 0
+    for chunk in map(training, chunks()):
+        counts = chunk.records["atoms"]
+        take = (seen + np.arange(len(counts))) % step == 0
+        seen += len(counts)
+        more = composition(counts[take], chunk.numbers[np.repeat(take, counts)])
+        new = np.setdiff1d(np.flatnonzero(more.any(axis=0)), elements)
+        elements = np.concatenate([elements, new])
+        table = np.pad(table, ((0, 0), (0, len(new))))
+        table = np.concatenate([table, more[:, elements].astype(np.int32)])
+        energies = np.concatenate([energies, chunk.records["energy"][take]])
+        while len(energies) > SAMPLE:  # keep every second one, and read on at that step
+            table, energies, step = table[::2], energies[::2], 2 * step
+    if not seen:
+        raise DataError("no structures to fit reference energies to")
+    return table, energies, elements
 
 
 def _widen(factor: np.ndarray, columns: int) -> np.ndarray:

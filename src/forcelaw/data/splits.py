@@ -18,8 +18,9 @@ from ..errors import DataError
 if TYPE_CHECKING:
     from .pack import Pack
 
-TRAIN, VALIDATION = 0, 1
-_SIDES = {"train": TRAIN, "validation": VALIDATION, "val": VALIDATION}
+TRAIN, VALIDATION, TEST = 0, 1, 2
+_SIDES = {"train": TRAIN, "validation": VALIDATION, "val": VALIDATION, "test": TEST}
+EXACT_GROUPS = 10_000  # up to so many groups a split keeps its share to within one group
 
 
 def splitmix64(values: np.ndarray) -> np.ndarray:
@@ -53,15 +54,36 @@ def split_of(groups: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
     return (keyed(groups, seed) < threshold).astype(np.uint8)
 
 
+def exact_split(groups: np.ndarray, sizes: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
+    """Which groups are validation so that its share of the *structures* is ``fraction`` to within
+    one group: bool (g,).
+
+    groups: uint64 (g,), distinct; sizes (g,): structures of each. Where the hashes alone
+    (:func:`split_of`) keep the share, they decide; else groups are taken in the order of their
+    keyed hashes, each if it brings the share nearer.
+    """
+    by_hash = split_of(groups, fraction=fraction, seed=seed) == VALIDATION
+    target = fraction * float(sizes.sum())
+    off = abs(float(sizes[by_hash].sum()) - target)
+    if off <= max(0.5, min(float(sizes.max(initial=0)), 0.1 * target)):
+        return by_hash
+    chosen, taken = np.zeros(len(groups), bool), 0.0
+    for k in np.argsort(keyed(groups, seed), kind="stable"):
+        if taken + sizes[k] / 2 <= target:
+            chosen[k] = True
+            taken += float(sizes[k])
+    return chosen
+
+
 def order(pack: Pack, which: str, seed: int = 0) -> np.ndarray:
     """Structure indices of one side of a pack in a fixed random order: int64 (structures of that
     side,).
 
-    which: "train" or "validation". The order depends on the seed and the structure's place in the
-    pack only; every smaller data set is a prefix of it, so data sets nest.
+    which: "train", "validation" or "test". The order depends on the seed and the structure's place
+    in the pack only; every smaller data set is a prefix of it, so data sets nest.
     """
     if which not in _SIDES:
-        raise DataError(f"no split called {which!r}", remedy="use 'train' or 'validation'")
+        raise DataError(f"no split called {which!r}", remedy="use 'train', 'validation' or 'test'")
     members = np.flatnonzero(np.asarray(pack.split) == _SIDES[which])
     return members[np.argsort(keyed(members.astype(np.uint64), seed), kind="stable")].astype(
         np.int64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import time
@@ -17,8 +18,10 @@ from ...elements import SYMBOLS
 from ...errors import DataError
 from ...files import file_sha256
 from ...progress import duration
+from ..atomic_energies import PLAIN, AtomicEnergies
+from ..build import PackBuild, PrepareOptions
 from ..pack import PackWriter
-from ..prepare import PackBuild, PrepareOptions, summary
+from ..prepare import manifest, summary
 from ..readers import Block
 from ..splits import TRAIN, VALIDATION, split_of
 from .conformers import POSITION_QUANTUM, Distribution
@@ -133,11 +136,18 @@ def _assemble(
     failures: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
     quantum = (POSITION_QUANTUM, FORCE_QUANTUM)
-    with PackWriter(folder / "pack", quantum=quantum, charges=True) as writer:
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(PackWriter(folder / "pack", quantum=quantum, charges=True))
         # prepare's own sums, so that both commands write the same manifest
         fraction = options.val_fraction
-        split = PrepareOptions(val_fraction=fraction, seed=SPLIT_SEED, command=command(options))
-        work = PackBuild(writer, split)
+        split = PrepareOptions(
+            val_fraction=fraction,
+            seed=SPLIT_SEED,
+            split="hash",
+            atomic_energies=AtomicEnergies(PLAIN),  # as the shipped sample has them
+            command=command(options),
+        )
+        work = stack.enter_context(contextlib.closing(PackBuild(writer, split)))
         for chunk, arrays in job.chunks():
             failures.update(arrays["failures"])
             skipped = chunk.skipped
@@ -147,9 +157,12 @@ def _assemble(
             side = split_of(block.groups, fraction=fraction, seed=SPLIT_SEED)
             names = ("numbers", "positions", "forces", "energies", "groups", "charges", "spins")
             writer.append(block.counts, split=side, **{n: getattr(block, n) for n in names})
-            work.accumulate(block, block.groups, side)
+            work.count_written(block, block.groups, side)
+        work.count_sides()
         _check_split(work, fraction)
-        full = work.manifest(sources)
+        references = work.references()
+        full = manifest(work, references, sources, work.survey.findings(references))
+        work.close()
         full["split"]["rule"] = "by molecule (SMILES without stereochemistry)"
         full["versions"] |= {name: version(name) for name in ("rdkit", "tblite")}
         full |= {
@@ -189,7 +202,7 @@ def _check_split(work: PackBuild, val_fraction: float) -> None:
         raise DataError(
             f"all of the few molecules fell on one side: the {side} set is empty", remedy=remedy
         )
-    alone = np.flatnonzero((work.element_counts > 0) & (work.references.element_counts == 0))
+    alone = np.flatnonzero((work.survey.element_counts > 0) & ~work.train_elements)
     if len(alone):
         raise DataError(
             f"{', '.join(SYMBOLS[z] for z in alone)} occurs in validation only, so its reference"

@@ -137,6 +137,8 @@ def open_extxyz(path: Path, options: SourceOptions) -> Source:
             if k not in ("species", "Z", "pos")
         )
     seen = [f"{k} (comment line)" for k in info] + [f"{k} (column)" for k in arrays]
+    if all(frame.atoms == 1 for frame in head):  # free atoms: forces of nothing may be left out
+        arrays[options.force_like or _default_forces(list(info))] = None
     chosen = _choose(path, options, list(info), list(arrays), seen, len(head))
     keys = {kind: f"{key} (comment line)" for kind, key in chosen.items()}
     gradient = bool(options.gradient_key)
@@ -164,6 +166,11 @@ def open_extxyz(path: Path, options: SourceOptions) -> Source:
         group_note=group,
         stream=lambda: gather(_batches(path, chosen, options.sign, units, stress)),
     )
+
+
+def _default_forces(info: list[str]) -> str:
+    """The name of forces that goes with the name of the energy."""
+    return next((forces for energy, forces in PAIRS if energy in info), PAIRS[0][1])
 
 
 def _choose(

@@ -66,9 +66,10 @@ class _Frame:
 
 
 class ConsistencyTest:
-    """Collect frames of a stream (bounded memory), then judge."""
+    """Collect frames of a stream (bounded memory), then judge. frames: at most that many."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int = FRAMES_IN_ALL) -> None:
+        self._limit = frames
         self._molecules: dict[bytes, list[_Frame]] = {}
         self._frames = self._atoms = 0
 
@@ -77,7 +78,7 @@ class ConsistencyTest:
         order."""
         first = starts(block.counts)
         for k, (start, count) in enumerate(zip(first.tolist(), block.counts.tolist())):
-            if self._frames >= FRAMES_IN_ALL or self._atoms >= ATOMS_IN_ALL:
+            if self._frames >= self._limit or self._atoms >= ATOMS_IN_ALL:
                 return
             if count < 2:
                 continue

@@ -1,362 +1,230 @@
-"""Can these structures be trained on? One pass over the sources, a verdict, and the numbers behind
-it."""
+"""What is counted over a stream of structures, and what is wrong with them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 
-from ...elements import SYMBOLS
 from ...errors import DataError
-from ...progress import Progress
 from .. import filters
-from ..groups import GroupCounter, group_hashes
 from ..pack import NO_CHARGE, NO_SPIN
-from ..readers import Block, Source, SourceOptions, open_source
-from ..reference import ForceAccumulator, ReferenceAccumulator, composition
-from .force_energy import ConsistencyTest, Verdict
+from ..readers import Block, Source
+from ..records import QUANTUM, Records
+from ..reference import References, composition
+from .copies import find_copies
+from .findings import (
+    Finding,
+    FormulaEnergies,
+    copy_findings,
+    energy_findings,
+    energy_residuals,
+    force_findings,
+)
+from .force_energy import FRAMES_IN_ALL, ConsistencyTest
 from .units import bond_ratios, energy_doubt, free_atoms, length_doubt
 
 _MEASURED = 2000  # structures whose bond lengths are looked at
 LARGE_FORCE = 20.0  # eV/Angstrom
 
 
-class Survey:
-    """Everything that is counted over the stream."""
+def kinds_of(charges: np.ndarray | None, spins: np.ndarray | None, structures: int) -> np.ndarray:
+    """(charge, spin) of each structure, NO_CHARGE and NO_SPIN where the source says nothing: int8
+    (s, 2)."""
+    columns = ((charges, NO_CHARGE), (spins, NO_SPIN))
+    return np.column_stack(
+        [np.full(structures, none, np.int8) if v is None else v for v, none in columns]
+    )
 
-    def __init__(self) -> None:
-        self.structures = self.atoms = self.usable = 0
-        self.refused: Counter[str] = Counter()
-        self.first_refused: dict[str, str] = {}
-        self.references = ReferenceAccumulator()
-        self.groups = GroupCounter()
+
+def mixed_kinds(kinds: Collection[tuple[int, int]]) -> DataError | None:
+    """Why structures of these (charge, spin) cannot be trained on together, None if they can: the
+    models see neither, so equal inputs would carry different labels."""
+    if len(kinds) < 2:
+        return None
+    charges, spins = ({kind[k] for kind in kinds} for k in (0, 1))
+    mixed = [
+        n for n, found in (("charge", charges), ("spin multiplicity", spins)) if len(found) > 1
+    ]
+    remedies = []
+    if len(charges) > 1:
+        remedies.append("--only-neutral (or --only-charge Q)")
+    if len(spins) > 1:
+        remedies.append("--only-spin 1 (or another multiplicity)")
+    return DataError(
+        f"structures of different {' and '.join(mixed)} are mixed, and the architectures see"
+        " neither: equal inputs would carry different labels",
+        remedy=f"prepare with {' and '.join(remedies)}",
+    )
+
+
+class Survey:
+    """What is counted over a stream of usable structures, for ``data check`` and ``data prepare``
+    alike. Memory does not grow with the stream.
+
+    frames: structures of each source on which forces are compared with energies.
+    """
+
+    def __init__(
+        self, records: Records, sources: list[Source], frames: int = FRAMES_IN_ALL
+    ) -> None:
+        self.records, self.sources = records, sources
+        self.tests = [ConsistencyTest(frames) for _ in sources]
         self.element_counts = np.zeros(119, np.int64)
+        self.atoms = 0
         self.sizes = [10**9, 0]
-        self.forces = ForceAccumulator()
         self.large_forces = 0
-        self.net: list[np.ndarray] = []
-        self.charges: Counter[int] = Counter()
-        self.spins: Counter[int] = Counter()
+        self.force_sums = np.zeros(3)  # squares, norms, largest norm
+        self.net_sums = np.zeros(2)  # of squares of the net force per atom, and the largest
+        self.kinds: Counter[tuple[int, int]] = Counter()  # (charge, spin)
         self.periodic = 0
-        self.hashes: list[np.ndarray] = []
+        self.stress = np.zeros(3)  # structures that have one, those where it is zero, the largest
         self.bond_ratios: list[np.ndarray] = []
         self.unit_sums = np.zeros(2)  # energies, and sums of free-atom energies, eV
+        self.formulas = FormulaEnergies()
 
-    def add(self, block: Block) -> Block:
-        """Count a block; returns the structures of it that can be used."""
-        why = filters.reasons(block, filters.Filter())
-        for reason in np.unique(why[why != filters.KEEP]):
-            name, rows = filters.REASONS[reason], np.flatnonzero(why == reason)
-            self.refused[name] += len(rows)
-            self.first_refused.setdefault(name, block.place(int(rows[0])))
-        self.structures += len(block)
+    @property
+    def structures(self) -> int:
+        return self.records.structures
+
+    def add(
+        self,
+        block: Block,
+        *,
+        source: int = 0,
+        sides: np.ndarray | None = None,
+        configs: np.ndarray | None = None,
+    ) -> None:
+        """Count a block of usable structures. sides, configs (s,): as in the pack."""
+        if not len(block):
+            return
+        squares = np.einsum("ij,ij->i", block.forces, block.forces)
+        self.records.add(block, squares, source=source, sides=sides, configs=configs)
         self.atoms += len(block.numbers)
-        self.element_counts += np.bincount(block.numbers, minlength=119)
-        block = filters.select(block, why == filters.KEEP)
-        if len(block):
-            self.usable += len(block)
-            self._labels(block)
-            self._geometry(block)
-        return block
+        if source < len(self.tests):
+            self.tests[source].add(block)
+        self._forces(block, squares)
+        self._energies(block, source)
+        self._state(block)
 
-    def _labels(self, block: Block) -> None:
-        self.references.add(block.counts, block.numbers, block.energies)
+    def _forces(self, block: Block, squares: np.ndarray) -> None:
         first = filters.starts(block.counts)
-        largest = np.sqrt(np.maximum.reduceat(self.forces.add(block.forces), first))
+        norms = np.sqrt(squares)
+        largest = np.maximum.reduceat(norms, first)
         self.large_forces += int((largest > LARGE_FORCE).sum())
+        most = max(float(largest.max()), self.force_sums[2])
+        self.force_sums += squares.sum(), norms.sum(), 0.0
+        self.force_sums[2] = most
         net = np.add.reduceat(block.forces, first, axis=0) / block.counts[:, None]
-        self.net.append(np.linalg.norm(net, axis=1).astype(np.float32))
-        for name, counter, absent in (
-            ("charges", self.charges, NO_CHARGE),
-            ("spins", self.spins, NO_SPIN),
-        ):
-            values = getattr(block, name)
-            values = np.full(len(block), absent, np.int8) if values is None else values
-            counter.update(dict(zip(*(x.tolist() for x in np.unique(values, return_counts=True)))))
-        free = free_atoms(composition(block.counts, block.numbers))
+        net = np.einsum("ij,ij->i", net, net)
+        self.net_sums = np.array([self.net_sums[0] + net.sum(), max(self.net_sums[1], net.max())])
+
+    def _energies(self, block: Block, source: int) -> None:
+        table = composition(block.counts, block.numbers)
+        self.element_counts += table.sum(axis=0)
+        free = free_atoms(table)
         known = np.isfinite(free)
         self.unit_sums += block.energies[known].sum(), free[known].sum()
+        if len(self.sources) > 1:
+            self.formulas.add(source, table, block.energies)
 
-    def _geometry(self, block: Block) -> None:
-        self.sizes = [
-            min(self.sizes[0], int(block.counts.min())),
-            max(self.sizes[1], int(block.counts.max())),
-        ]
+    def _state(self, block: Block) -> None:
+        """Sizes, charges, spins, cells, stress and bond lengths."""
+        least, most = int(block.counts.min()), int(block.counts.max())
+        self.sizes = [min(self.sizes[0], least), max(self.sizes[1], most)]
         if block.pbc is not None:
             self.periodic += int(block.pbc.any(axis=1).sum())
-        self.groups.add(group_hashes(block))
-        rounded = np.rint(block.positions * 1e4).astype(np.int64)
-        ends = np.cumsum(block.counts).tolist()
-        rows = list(map(slice, filters.starts(block.counts).tolist(), ends))
-        hashes = [_hash(block.numbers[r].tobytes() + rounded[r].tobytes()) for r in rows]
-        self.hashes.append(np.array(hashes, np.uint64))
-        for r in rows[: max(0, _MEASURED - len(self.bond_ratios))]:
-            self.bond_ratios.append(bond_ratios(block.numbers[r], block.positions[r]))
-
-
-def _hash(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def check(
-    paths: Iterable[str | Path],
-    sources: SourceOptions | None = None,
-    *,
-    limit: int | None = None,
-    as_json: bool = False,
-) -> int:
-    """Print what the sources hold and whether they can be trained on. 0: yes; 1: no, and why."""
-    try:
-        result = survey(paths, sources, limit=limit)
-    except DataError as error:
-        problem = _problem(error.what, error.remedy, error.where)
-        result = {"trainable": False, "problems": [problem], "warnings": []}
-    print(json.dumps(result, indent=1) if as_json else "\n".join(text(result)))
-    return 0 if result["trainable"] else 1
-
-
-def survey(
-    paths: Iterable[str | Path], sources: SourceOptions | None = None, *, limit: int | None = None
-) -> dict[str, Any]:
-    """Read everything (or the first ``limit`` structures) and return all findings as plain JSON
-    values."""
-    opened = [open_source(path, sources) for path in paths]
-    seen, verdicts = Survey(), []
-    known = [source.structures for source in opened]
-    total = None if None in known else sum(known)
-    with Progress(
-        "check",
-        min(total, limit) if total and limit else total,
-        unit="structures",
-        stream=sys.stderr,
-    ) as progress:
-        for source in opened:
-            test = ConsistencyTest()
-            for block in source.blocks():
-                if limit is not None and seen.structures + len(block) > limit:
-                    block = filters.select(block, np.arange(len(block)) < limit - seen.structures)
-                if not len(block):
-                    break
-                test.add(seen.add(block))
-                progress.update(seen.structures, source.path.name)
-            verdicts.append(
-                test.verdict()
-                if seen.usable
-                else Verdict("not testable", 0, None, None, "nothing to test")
+        kinds = kinds_of(block.charges, block.spins, len(block))
+        for row, number in zip(*np.unique(kinds, axis=0, return_counts=True)):
+            self.kinds[int(row[0]), int(row[1])] += int(number)
+        if block.stresses is not None:
+            sizes = np.abs(block.stresses).max(axis=(1, 2))
+            given = sizes[np.isfinite(sizes)]
+            most = max(self.stress[2], float(given.max(initial=0.0)))
+            self.stress = np.array(
+                [self.stress[0] + len(given), self.stress[1] + (given == 0).sum(), most]
             )
-    return _result(opened, seen, verdicts)
+        first = filters.starts(block.counts)
+        for k in range(min(len(block), max(0, _MEASURED - len(self.bond_ratios)))):
+            rows = slice(int(first[k]), int(first[k] + block.counts[k]))
+            self.bond_ratios.append(bond_ratios(block.numbers[rows], block.positions[rows]))
 
+    def place(self, record: np.void) -> str:
+        """Where a structure is, for messages."""
+        return f"{self.sources[int(record['source'])].path}, structure {int(record['index'])}"
 
-def _result(opened: list[Source], seen: Survey, verdicts: list[Verdict]) -> dict[str, Any]:
-    result: dict[str, Any] = {
-        "sources": [
-            {
-                "name": s.path.name,
-                "reader": s.reader,
-                "keys_seen": s.keys_seen,
-                "keys": s.keys,
-                "group": s.group_note,
-                "units": s.units.record(),
-                "described": s.describe(),
-            }
-            for s in opened
-        ],
-        "structures": seen.structures,
-        "atoms": seen.atoms,
-        "usable": seen.usable,
-        "refused": dict(seen.refused),
-        "first_refused": seen.first_refused,
-        "element_counts": {
-            SYMBOLS[z]: int(seen.element_counts[z]) for z in np.flatnonzero(seen.element_counts)
-        },
-    }
-    if seen.usable:
-        energies = seen.references.solve()
-        net, hashes = np.concatenate(seen.net).astype(np.float64), np.concatenate(seen.hashes)
-        ratios = np.concatenate(seen.bond_ratios) if seen.bond_ratios else np.zeros(0)
-        result |= {
-            "groups": seen.groups.number,
-            "atoms_min": seen.sizes[0],
-            "atoms_max": seen.sizes[1],
-            "periodic": seen.periodic,
-            "references": {
-                "energies": {SYMBOLS[z]: e for z, e in energies.items()},
-                "sd_ev_per_atom": seen.references.sd_per_atom,
-                "warnings": seen.references.warnings,
-            },
-            "forces": {
-                "rms": seen.forces.rms,
-                "norm_mean": seen.forces.norm_mean,
-                "norm_max": seen.forces.norm_max,
-                "structures_above_20": seen.large_forces,
-            },
-            "net_force": {
-                "rms_per_atom": float(np.sqrt((net**2).mean())),
-                "max_per_atom": float(net.max()),
-            },
-            "duplicates": len(hashes) - len(np.unique(hashes)),
-            "charges": {
-                "not given" if q == NO_CHARGE else str(q): n
-                for q, n in sorted(seen.charges.items())
-            },
-            "spins": {
-                "not given" if s == NO_SPIN else str(s): n for s, n in sorted(seen.spins.items())
-            },
-            "bond_ratio": float(np.median(ratios)) if len(ratios) else None,
-            "energy_over_free_atoms": (
-                float(seen.unit_sums[0] / seen.unit_sums[1]) if seen.unit_sums[1] else None
-            ),
-        }
-    result["consistency"] = [
-        {
-            "source": s.path.name,
-            "state": v.state,
-            "pairs": v.pairs,
-            "slope": v.slope,
-            "error": v.error,
-            "text": v.text,
-        }
-        for s, v in zip(opened, verdicts)
-    ]
-    result["problems"] = _problems(result, opened, verdicts)
-    result["warnings"] = _warnings(result) if seen.usable else []
-    result["trainable"] = not result["problems"]
-    return result
+    def findings(self, references: References) -> list[Finding]:
+        """All that is wrong. References are filled in with what they leave by element."""
+        found = force_findings(float(self.force_sums[2]), self.structures)
+        self.verdicts = [test.verdict() for test in self.tests]
+        for source, verdict in zip(self.sources, self.verdicts):
+            if verdict.fatal and not found:
+                found.append(Finding("forces", verdict.text, str(source.path), verdict.remedy))
+        found += self._unit_findings()
+        energies = energy_residuals(self.records, references)
+        references.by_element = energies.by_element
+        found += energy_findings(energies, self.place)
+        apart = self.formulas.apart()
+        if apart:
+            a, b = (str(self.sources[k].path) for k in apart[:2])
+            what = f"energies of the same formulas are {apart[2]:,.4g} eV/atom apart"
+            remedy = "merge sources of one level of theory only, in the same units"
+            found.append(Finding("levels", what, f"{a} and {b}", remedy))
+        self.copies = find_copies(self.records)
+        return found + copy_findings(self.copies, self.place)
 
+    def _unit_findings(self) -> list[Finding]:
+        used = {source.units.energy for source in self.sources}
+        doubts = [length_doubt(self.bond_ratio)]
+        if len(used) == 1:
+            doubts.append(energy_doubt(self.energy_ratio, used.pop()))
+        return [Finding("units", what, "", remedy) for what, remedy in filter(None, doubts)]
 
-def _problem(what: str, remedy: str = "", where: str = "") -> dict[str, str]:
-    return {"what": what, "where": where, "remedy": remedy}
+    @property
+    def bond_ratio(self) -> float | None:
+        """Median nearest-neighbour distance over the sum of covalent radii, of the first
+        structures."""
+        ratios = np.concatenate(self.bond_ratios) if self.bond_ratios else np.zeros(0)
+        return float(np.median(ratios)) if len(ratios) else None
 
+    @property
+    def energy_ratio(self) -> float | None:
+        """Energies over those of the free atoms."""
+        return float(self.unit_sums[0] / self.unit_sums[1]) if self.unit_sums[1] else None
 
-def _problems(
-    result: dict[str, Any], opened: list[Source], verdicts: list[Verdict]
-) -> list[dict[str, str]]:
-    """What stands in the way of training: what, where, remedy."""
-    problems = []
-    if not result["usable"]:
-        problems.append(_problem("no structure has energy and forces that can be used"))
-    for name, number in result["refused"].items():
-        index = filters.REASONS.index(name)
-        if index in filters.UNLABELLED + filters.BAD:
-            flag = "--skip-unlabelled" if index in filters.UNLABELLED else "--skip-bad"
-            what = f"{name}: {number:,} of {result['structures']:,} structures"
-            remedy = f"correct them, or leave them out with: forcelaw data prepare {flag}"
-            first = f"first: {result['first_refused'][name]}"
-            problems.append(_problem(what, remedy, first))
-    for source, verdict in zip(opened, verdicts):
-        if verdict.fatal:
-            problems.append(_problem(verdict.text, verdict.remedy, str(source.path)))
-    used = {source.units.energy for source in opened}
-    doubts = [length_doubt(result.get("bond_ratio"))]
-    if len(used) == 1:
-        doubts.append(energy_doubt(result.get("energy_over_free_atoms"), used.pop()))
-    problems += [_problem(*doubt) for doubt in doubts if doubt]
-    return problems
-
-
-def _warnings(result: dict[str, Any]) -> list[str]:
-    """What does not forbid training and should be known."""
-    out, forces = list(result["references"]["warnings"]), result["forces"]
-    if result["groups"] == 1:
-        out.append(
-            "all structures belong to one molecule: only a split by frame is possible (prepare"
-            " --group frame)"
-        )
-    if forces["structures_above_20"]:
-        out.append(
-            f"{forces['structures_above_20']:,} structures have a force above {LARGE_FORCE:.0f}"
-            f" eV/Angstrom on an atom (max {forces['norm_max']:.1f}); prepare --max-force leaves"
-            " them out"
-        )
-    if result["net_force"]["rms_per_atom"] > 0.05 * forces["rms"]:
-        out.append(
-            f"forces do not sum to zero: {result['net_force']['rms_per_atom']:.3f} eV/Angstrom per"
-            " atom (rms); fixed atoms, an outer field, or atoms in another order than their forces"
-            " do this"
-        )
-    if result["duplicates"]:
-        out.append(
-            f"{result['duplicates']:,} structures repeat another (same atoms, same positions to"
-            " 0.0001 Angstrom)"
-        )
-    if len(result["charges"]) > 1:
-        out.append(
-            "structures of different charge are mixed: a model that does not see the charge cannot"
-            " distinguish them (prepare --only-neutral keeps the neutral ones)"
-        )
-    return out
-
-
-def text(result: dict[str, Any]) -> list[str]:
-    """The findings for people."""
-    lines = [line for source in result.get("sources", []) for line in source["described"]]
-    if "structures" in result:
-        lines += ["", *(f"{name:<14} {value}" for name, value in _rows(result)), ""]
-    lines += [f"warning: {warning}" for warning in result["warnings"]]
-    for problem in result["problems"]:
-        lines.append(f"problem: {problem['what']}")
-        lines += [
-            f"  {name + ':':<8}{problem[name]}" for name in ("where", "remedy") if problem[name]
-        ]
-    if result["trainable"]:
-        return [*lines, "These structures can be trained on."]
-    return [*lines, "These structures cannot be trained on as they are."]
-
-
-def _rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(name, finding) for the table of :func:`text`."""
-    unusable = result["structures"] - result["usable"]
-    note = f", {result['usable']:,} usable" if unusable else ""
-    yield "structures", f"{result['structures']:,} with {result['atoms']:,} atoms{note}"
-    yield (
-        "elements",
-        ", ".join(f"{symbol} {number:,}" for symbol, number in result["element_counts"].items()),
-    )
-    for name, number in result["refused"].items():
-        yield "left out", f"{number:,}: {name} (first: {result['first_refused'][name]})"
-    if result["usable"]:
-        many, least, most = result["groups"], result["atoms_min"], result["atoms_max"]
-        groups = (
-            "more than a million groups"
-            if many is None
-            else "1 group"
-            if many == 1
-            else f"{many:,} groups"
-        )
-        size = f"{least} atoms each" if least == most else f"{least} to {most} atoms"
-        yield (
-            "molecules",
-            f"{groups}, {size}"
-            + (f", {result['periodic']:,} periodic" if result["periodic"] else ""),
-        )
-        fit, f, net = result["references"], result["forces"], result["net_force"]
-        yield (
-            "references",
-            ", ".join(f"{symbol} {energy:.3f}" for symbol, energy in fit["energies"].items())
-            + " eV",
-        )
-        yield (
-            "energies",
-            f"spread (sd) {1000 * fit['sd_ev_per_atom']:.1f} meV/atom after reference energies",
-        )
-        moments = f"norm mean {f['norm_mean']:.3f}, max {f['norm_max']:.2f}"
-        yield "forces", f"rms {f['rms']:.3f} eV/Angstrom per component, {moments}"
-        yield (
-            "net force",
-            f"rms {net['rms_per_atom']:.2g} eV/Angstrom per atom, max {net['max_per_atom']:.2g}",
-        )
-        yield "duplicates", f"{result['duplicates']:,}"
-        for name in ("charges", "spins"):
-            yield name, ", ".join(f"{value}: {number:,}" for value, number in result[name].items())
-    for item in result["consistency"]:
-        yield (
-            "consistency",
-            item["text"] + (f" [{item['source']}]" if len(result["consistency"]) > 1 else ""),
-        )
+    def warnings(self) -> list[str]:
+        """What does not forbid training and should be known."""
+        out = []
+        rms = (self.force_sums[0] / (3 * max(self.atoms, 1))) ** 0.5
+        if self.large_forces:
+            out.append(
+                f"{self.large_forces:,} structures have a force above {LARGE_FORCE:.0f}"
+                f" eV/Angstrom on an atom (max {self.force_sums[2]:.1f}); prepare --max-force"
+                " leaves them out"
+            )
+        net = (self.net_sums[0] / max(self.structures, 1)) ** 0.5
+        if net > 0.05 * rms:
+            out.append(
+                f"forces do not sum to zero: {net:.3f} eV/Angstrom per atom (rms); fixed atoms, an"
+                " outer field, or atoms in another order than their forces do this"
+            )
+        if self.copies.duplicates:
+            a, b = self.copies.first["duplicates"]
+            where = f", for example {self.place(a)} and {self.place(b)}"
+            out.append(
+                f"{self.copies.duplicates:,} structures repeat another: same atoms, positions"
+                f" (to {QUANTUM:g} Angstrom), cell and energy{where}; prepare --drop-duplicates"
+                " keeps one of each"
+            )
+        if self.stress[0] and self.stress[1] > 0.01 * self.stress[0]:
+            out.append(
+                f"the stress of {int(self.stress[1]):,} of {int(self.stress[0]):,} structures is"
+                " exactly zero, which may stand for a missing one; --no-stress leaves it out"
+            )
+        if self.stress[2] > 10.0:
+            out.append(
+                f"the largest stress is {self.stress[2]:.3g} eV/Angstrom^3"
+                f" ({160 * self.stress[2]:,.0f} GPa): pass --stress-unit if that is another unit"
+            )
+        return out

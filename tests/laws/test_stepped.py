@@ -72,3 +72,10 @@ def test_a_factor_that_does_not_follow_n_makes_no_step():
     for table, law in ((mixed, "surface"), (mixed, "auto"), (runs, "surface")):
         with pytest.raises(FitError):
             fit(table, law, factor="depth" if table is mixed else "width")
+
+
+def test_a_depth_that_changes_at_every_size_is_a_part_of_the_size():
+    runs = with_depth(study(6))
+    depth = np.unique(runs["n"], return_inverse=True)[1].ravel() + 2
+    table = Runs.from_frame(runs.frame.with_columns(n_layers=pl.Series(depth)))
+    assert len(with_steps(table, "depth")[1]) == 5 and average(table).factor == ""

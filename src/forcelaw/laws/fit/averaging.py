@@ -209,6 +209,9 @@ def average(
     steps: tuple[str, ...] = ()
     if factor != "none":
         stepped, steps = must_step(runs, factor) if factor else with_steps(runs, "depth")
+        # a depth that changes at every size is a part of the size
+        if steps and not factor and 2 * (len(steps) + 1) > levels(runs["n"]):
+            steps = ()
     found: list[Form] = []
     if steps and all("n" in law.roles for law in laws.values()):
         wrapped = {name: Stepped(law, steps) for name, law in laws.items()}

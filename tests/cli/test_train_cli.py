@@ -37,7 +37,12 @@ OPTIONS = {
     "first_evaluation": 3,
     "validation_structures": 5,
     "batch_atoms": 50,
+    "energy_weight": 0.5,
+    "forces_weight": 2.0,
+    "energy_weight_end": 3.0,
+    "forces_weight_end": 0.0,
 }
+NEEDS_STRESS = {"stress_weight", "stress_weight_end"}  # tests/training/test_weights.py
 
 
 def options_of(command):
@@ -67,7 +72,7 @@ def test_every_field_has_an_option():
 
 
 def test_every_option_reaches_the_run(pack):
-    assert OPTIONS.keys() | {"batch_molecules"} == TrainOptions.model_fields.keys()
+    assert OPTIONS.keys() | {"batch_molecules"} | NEEDS_STRESS == TrainOptions.model_fields.keys()
     what = {"size": 3e3, "atoms": 2e3, "depth": 2, "cutoff": 2.5, "seed": 3}
     what |= {"learning_rate": 2e-3, "forces": "conservative", "distinct_atoms": 100}
     given = ["--data", str(pack), *words(**what, **OPTIONS)]

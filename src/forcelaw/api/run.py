@@ -127,6 +127,8 @@ class Training(BaseModel):
             f" {spec.steps:,} steps of {spec.batch_atoms} atoms, D ="
             f" {count(spec.steps * spec.batch_atoms)}; {run.path}"
         )
+        if pack.stresses is not None and not options.stress:
+            say("the stress in the data is not used: stress_weight is 0")
         if not run.done:
             if not run.claim():
                 raise StoreError(

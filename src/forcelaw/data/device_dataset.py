@@ -26,17 +26,23 @@ class Targets:
     """Labels of a batch. energy (g,) eV relative to the reference energies; forces (n, 3)
     eV/Angstrom; natoms (g,).
 
-    real (n,) is 1 for atoms and 0 for padding, None when there is no padding.
+    real (n,) is 1 for atoms and 0 for padding, None when there is no padding. virial (g, 3, 3) eV,
+    stress times volume, NaN where a structure has none; volume (g,) Angstrom^3; None unless asked
+    for.
     """
 
     energy: Tensor
     forces: Tensor
     natoms: Tensor
     real: Tensor | None = None
+    virial: Tensor | None = None
+    volume: Tensor | None = None
 
 
 class Shard:
     """Structures of a pack on one device, with their edges.
+
+    stress: whether labels of the stress are loaded too.
 
     natoms, nedges (s,) int64; species (a,); pos, forces (a, 3); energy (s,); sender, receiver,
     transposed (e,) local to the structure, the last one being its edges in the order of their
@@ -52,8 +58,12 @@ class Shard:
         elements: tuple[int, ...],
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        stress: bool = False,
     ):
         self.device, self.dtype, self.cutoff = torch.device(device), dtype, cutoff
+        self.virial: Tensor | None = None
+        if stress:
+            self.virial, self.volume = _virials(pack, np.asarray(indices, np.int64), self)
         self.indices = np.asarray(indices, np.int64)
         self.max_degree = 1  # neighbours of an atom, at most
         lookup = np.full(256, -1, np.int64)
@@ -219,7 +229,30 @@ class Shard:
             max_degree=self.max_degree if pad else None,
             ptr=part["ptr"],
         )
-        return graph, Targets(part["energy"], part["forces"], part["natoms"], part["real"])
+        target = Targets(part["energy"], part["forces"], part["natoms"], part["real"])
+        if self.virial is not None:
+            held = chosen.clamp_min(0)
+            virial = self.virial.index_select(0, held)
+            if rotation is not None:
+                virial = rotation @ virial @ rotation.transpose(1, 2)
+            empty = (chosen < 0).view(-1, 1, 1)
+            target.virial = virial.masked_fill(empty, torch.nan)
+            target.volume = self.volume.index_select(0, held)
+        return graph, target
+
+
+def _virials(pack: Pack, indices: np.ndarray, shard: Shard) -> tuple[Tensor, Tensor]:
+    """Labels of the virial (s, 3, 3) in eV, NaN where a structure has none, and volumes (s,)."""
+    if pack.stresses is None or pack.cells is None:
+        raise DataError(
+            "the pack has no stress, and stress_weight asks for it",
+            where=str(pack.path),
+            remedy="train with stress_weight 0, or prepare the pack from files with stress",
+        )
+    volume = np.abs(np.linalg.det(np.asarray(pack.cells[indices])))
+    virial = np.asarray(pack.stresses[indices]) * volume[:, None, None]
+    to = {"device": shard.device, "dtype": shard.dtype}
+    return torch.from_numpy(virial).to(**to), torch.from_numpy(volume).to(**to)
 
 
 def plan_epoch(

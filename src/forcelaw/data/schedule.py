@@ -143,10 +143,12 @@ class Feed:
         dtype: torch.dtype,
         capacity: float = math.inf,
         shards: Shards | None = None,
+        **labels: Any,
     ):
         self.pack, self.indices, self.plan, self.capacity = pack, indices, schedule, capacity
         self.shards = shards
-        self.options = {"cutoff": cutoff, "elements": elements, "device": device, "dtype": dtype}
+        shared = {"cutoff": cutoff, "elements": elements, "device": device, "dtype": dtype}
+        self.options = {**shared, **labels}  # all as for Shard
         natoms = np.diff(pack.offsets)[indices]
         self.resident = natoms.sum() <= capacity
 

@@ -181,6 +181,7 @@ _DECLARED = (
     _metric("loss_forces", float, "eV/Angstrom", "force term of the loss"),
     _metric("energy_mae", float, "meV/atom", "mean energy error"),
     _metric("force_mae", float, "meV/Angstrom", "mean error of a force component"),
+    _metric("stress_mae", float, "meV/Angstrom^3", "mean error of a component of the stress"),
     _metric("kappa", float, "", "training FLOPs over 3 N D"),
     _metric("throughput", float, "atoms/s", "speed of training"),
     _metric("mean_degree", float, "edges/atom", "neighbours of an atom"),

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BATCH_MOLECULES = 16  # structures a step, unless a study or a command says otherwise
 
@@ -63,6 +73,45 @@ class TrainOptions(BaseModel):
         1000, ge=1, description="structures of the fixed validation set that are used"
     )
 
+    energy_weight: float = Field(1.0, ge=0, description="of the energy term in what is minimised")
+    forces_weight: float = Field(1.0, ge=0, description="of the force term")
+    stress_weight: float = Field(
+        0.0,
+        ge=0,
+        description=(
+            "of the virial term, eV/atom; needs data with stress and forces: conservative (default:"
+            " 0, stress is not used)"
+        ),
+    )
+    energy_weight_end: float | None = Field(
+        None, ge=0, description="the weight moves to this one, linearly over the run"
+    )
+    forces_weight_end: float | None = Field(None, ge=0, description="likewise")
+    stress_weight_end: float | None = Field(None, ge=0, description="likewise")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without weights at their defaults: runs of before there were any keep their ids."""
+        fields = type(self).model_fields
+        return {
+            key: value
+            for key, value in handler(self).items()
+            if "_weight" not in key
+            or key == "symmetry_weight"
+            or value != fields[key].get_default()
+        }
+
+    @property
+    def stress(self) -> bool:
+        """Whether the stress is trained on."""
+        return bool(self.stress_weight or self.stress_weight_end)
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> TrainOptions:
+        if not (self.energy_weight or self.forces_weight or self.stress_weight):
+            raise ValueError("all weights of the loss are zero at the start: nothing to minimise")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _default_batch(cls, value: Any) -> Any:
@@ -87,6 +136,20 @@ def cost_factor(forces: str, symmetry_rotations: int) -> float:
     copy is one structure more.
     """
     return (2.0 if forces == "conservative" else 1.0) * (1 + symmetry_rotations)
+
+
+def weights_table(steps: int, options: TrainOptions) -> np.ndarray | None:
+    """(steps, 3): weights of the energy, force and virial terms at each step; None where they are
+    1, 1, 0 throughout, which is the loss of the protocol."""
+    import numpy as np
+
+    names = ("energy_weight", "forces_weight", "stress_weight")
+    start = [getattr(options, name) for name in names]
+    end = [getattr(options, f"{name}_end") for name in names]
+    end = [first if last is None else last for first, last in zip(start, end)]
+    if start == end == [1.0, 1.0, 0.0]:
+        return None
+    return np.linspace(start, end, steps)
 
 
 def evaluation_steps(steps: int, options: TrainOptions) -> list[int]:

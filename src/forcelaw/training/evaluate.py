@@ -11,7 +11,7 @@ import torch
 from ..data.device_dataset import Shard
 from ..models import ForceField
 from ..ops import random_rotations
-from .loss import error_sums
+from .loss import error_sums, stress_sums
 from .step import capture
 
 EVAL_ATOMS = 4_000  # atoms of one evaluation batch
@@ -40,6 +40,7 @@ class Evaluation:
     def __init__(self, model: ForceField, shard: Shard, structures: int | None = None):
         self.model, self.shard = model, shard
         self.sums = torch.zeros(5, dtype=torch.float64, device=shard.device)
+        self.stress_sums = torch.zeros(2, dtype=torch.float64, device=shard.device)
         self.batches = [
             (torch.from_numpy(rows).to(shard.device), atoms, edges)
             for rows, atoms, edges in _chunks(
@@ -67,24 +68,33 @@ class Evaluation:
         was = self.model.training
         self.model.eval()
         self.sums.zero_()
+        self.stress_sums.zero_()
         with torch.no_grad():
             for rows, atoms, edges in self.batches:
                 graph, target = self.shard.batch(rows, atoms, edges)
                 if self.fixed:
                     graph = replace(graph, max_degree=self.shard.max_degree)
-                self.sums += error_sums(*self.model(graph), target)
+                if target.virial is None:
+                    self.sums += error_sums(*self.model(graph), target)
+                    continue
+                energy, forces, virial = self.model.with_virial(graph)
+                self.sums += error_sums(energy, forces, target)
+                self.stress_sums += stress_sums(virial, target)
         self.model.train(was)
 
     def losses(self) -> dict[str, float]:
         """loss, loss_energy (eV/atom), loss_forces (eV/Angstrom), energy_mae (meV/atom), force_mae
-        (meV/Angstrom, mean over components) of the last launch."""
+        (meV/Angstrom, mean over components) of the last launch, and stress_mae (meV/Angstrom^3,
+        likewise) where the stress is trained on."""
         de, norm, components, molecules, atoms = self.sums.tolist()
+        stress, count = self.stress_sums.tolist()
         return {
             "loss": de / molecules + norm / atoms,
             "loss_energy": de / molecules,
             "loss_forces": norm / atoms,
             "energy_mae": 1e3 * de / molecules,
             "force_mae": 1e3 * components / (3 * atoms),
+            **({"stress_mae": 1e3 * stress / count} if count else {}),
         }
 
     def release(self) -> None:

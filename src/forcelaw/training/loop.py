@@ -107,6 +107,7 @@ def training(
         "elements": config.elements,
         "device": device,
         "dtype": dtype_of(spec),
+        "stress": spec.train.stress,
     }
     validation = validation_set(pack, spec.train.validation_structures)
     evaluation = Evaluation(

@@ -11,12 +11,33 @@ from torch import Tensor
 
 from .. import ops
 from ..data.device_dataset import Targets
+from ..ops.loss import SMALL
 
 
 def loss_terms(energy: Tensor, forces: Tensor, target: Targets) -> tuple[Tensor, Tensor]:
     """Energy term (eV/atom) and force term (eV/Angstrom) of a batch, both scalars; padding does not
     count."""
     return ops.loss(energy, forces, target.energy, target.forces, target.natoms, target.real)
+
+
+def virial_term(virial: Tensor, target: Targets) -> Tensor:
+    """Mean over structures with a stress of the Frobenius norm of (W - W_ref) / n, in eV/atom, W
+    (g, 3, 3) being stress times volume; zero where no structure of the batch has one."""
+    known = target.virial.isfinite().all(-1).all(-1)
+    # chosen before the norm: a gradient through NaN would be NaN, whatever it is multiplied by
+    off = torch.where(known.view(-1, 1, 1), virial - target.virial.nan_to_num(), 0.0)
+    norms = (off.square().sum((1, 2)) + SMALL).sqrt() / target.natoms.clamp_min(1)
+    return (norms * known).sum() / known.sum().clamp_min(1)
+
+
+@torch.no_grad()
+def stress_sums(virial: Tensor, target: Targets) -> Tensor:
+    """float64 (2,): sum of |components| of the error of the stress in eV/Angstrom^3, and number of
+    components, over the structures that have one."""
+    off = (virial.double() - target.virial.double()) / target.volume.double().view(-1, 1, 1)
+    known = off.isfinite().all(-1).all(-1)
+    sums = torch.where(known, off.abs().sum((1, 2)), 0.0)
+    return torch.stack([sums.sum(), 9.0 * known.sum()])
 
 
 @torch.no_grad()

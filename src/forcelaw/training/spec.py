@@ -183,6 +183,11 @@ def resolve(
     which is the shortest prefix with at least ``distinct_atoms`` atoms (all of it by default)."""
     if (atoms is None) == (epochs is None):
         raise StudyError("give the length of training as atoms or as epochs, and not both")
+    if options.stress and config.forces != "conservative":
+        raise StudyError(
+            "stress_weight needs forces: conservative; direct forces have no stress that fits them",
+            remedy="add forces: conservative (--forces conservative), or leave stress_weight out",
+        )
     natoms = data.prefix(distinct_atoms)
     distinct = int(natoms.sum())
     total = float(atoms) if atoms is not None else float(epochs or 0.0) * distinct

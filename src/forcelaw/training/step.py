@@ -18,8 +18,8 @@ from ..data.schedule import Plan, Window
 from ..graph import GraphBatch
 from ..models import ForceField
 from ..ops import random_rotations, record
-from .config import TrainOptions
-from .loss import loss_terms
+from .config import TrainOptions, weights_table
+from .loss import loss_terms, virial_term
 from .optimizer import ScheduleFreeAdamW
 from .symmetry_loss import penalty
 
@@ -51,8 +51,17 @@ class Step:
     ):
         self.model, self.optimizer, self.options = model, optimizer, options
         self.seed, self.stats = seed, stats
+        table = weights_table(len(optimizer.table), options)
+        self.weights = None if table is None else torch.from_numpy(table).to(optimizer.table)
         self.forward = model if forward is None else forward
         self.graphs: list[torch.cuda.CUDAGraph] = []
+
+    @staticmethod
+    def _at(table: Tensor, step: Tensor | int) -> Tensor:
+        """The row of a step, which on a GPU only the device knows."""
+        if isinstance(step, int):
+            return table[step]
+        return table.index_select(0, step.view(1)).squeeze(0)
 
     def release(self) -> None:
         """Give back what CUDA graphs hold."""
@@ -64,11 +73,18 @@ class Step:
             return torch.autocast(device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
-    def _predict(self, graph: GraphBatch, target: Targets) -> tuple[Tensor, Tensor]:
-        """Energies and forces in the precision of the labels, whatever the model computes in."""
+    def _predict(self, graph: GraphBatch, target: Targets) -> tuple[Tensor, ...]:
+        """Energies, forces, and virials where they are trained on, in the precision of the labels,
+        whatever the model computes in."""
+        call = self.model.with_virial if self.options.stress else self.forward
         with self._autocast(target.energy.device):
-            energy, forces = self.forward(graph)
-        return energy.to(target.energy), forces.to(target.forces)
+            energy, forces, *virial = call(graph)
+        return energy.to(target.energy), forces.to(target.forces), *virial
+
+    def _minimised(self, terms: tuple[Tensor, ...], row: Tensor) -> Tensor:
+        """The weighted sum of the energy, force and, where it is trained on, virial term; row (3,)
+        is that of the step in ``weights``."""
+        return sum((weight * term for weight, term in zip(row.unbind(), terms)), row.new_zeros(()))
 
     def _advance(
         self,
@@ -85,13 +101,16 @@ class Step:
         if self.options.augment:
             rotation = random_rotations(rows, step, self.seed, shard.dtype)
         graph, target = shard.batch(rows, *sizes, pad=pad, rotation=rotation)
-        energy, forces = self._predict(graph, target)
+        energy, forces, *virial = self._predict(graph, target)
         term_e, term_f = loss_terms(energy, forces, target)
         loss = value = term_e + term_f
+        if self.weights is not None:
+            more = [virial_term(v, target) for v in virial]
+            loss = self._minimised((term_e, term_f, *more), self._at(self.weights, step))
         if self.options.symmetry_rotations:
             scale = self.model.config.scale if self.options.symmetry_penalty == "square" else None
             loss = loss + self.options.symmetry_weight * penalty(
-                lambda turned: self._predict(turned, target),
+                lambda turned: self._predict(turned, target)[:2],
                 graph,
                 energy,
                 forces,
@@ -192,7 +211,7 @@ class GraphStep(Step):
 
     def _body(self, sizes: tuple[int, int]) -> None:
         rows = self.matrix.index_select(0, (self.counter - self.low).view(1)).squeeze(0)
-        scalars = self.optimizer.table.index_select(0, self.counter.view(1)).squeeze(0)
+        scalars = self._at(self.optimizer.table, self.counter)
         self._advance(self.window, rows, sizes, True, self.counter, scalars)
         self.counter += 1
 

@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import StorageError, StoreError
+from .errors import ForcelawError, StorageError, StoreError
 
 # what to do about an operating system's refusal to write
 _REMEDIES = {
@@ -33,6 +34,49 @@ _STORAGE = {
     errno.ETIMEDOUT,
     errno.EFBIG,
 }
+
+
+def check_regular(path: Path, kind: type[ForcelawError]) -> None:
+    """An error of ``kind`` for anything but a file: a device or pipe would be read without end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # it is not there, or its name holds a zero byte
+        what = getattr(error, "strerror", None) or str(error)
+        raise kind(f"cannot be read: {what}", where=str(path), remedy="check the path") from error
+    if not stat.S_ISREG(mode):
+        what = {stat.S_IFDIR: "directory", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+        raise kind(
+            f"this is a {what.get(stat.S_IFMT(mode), 'device')}, not a file",
+            where=str(path),
+            remedy="write what it gives to a file, and give that",
+        )
+
+
+@contextlib.contextmanager
+def reading(
+    path: str | Path, kind: type[ForcelawError], *, remedy: str = "fetch or write the file again"
+) -> Iterator[None]:
+    """Whatever fails while a user's file is read is an error of ``kind`` that names the file and a
+    remedy. path: the file, with the place in it where that is known."""
+    try:
+        yield
+    except (ForcelawError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except OSError as error:
+        if is_storage(error) and error.errno not in (errno.EACCES, errno.EPERM):
+            raise storage_error(error, Path(path)) from error
+        raise _unreadable(error, path, kind, remedy) from error
+    # parsers raise what they like: KeyError, struct.error, RecursionError, MemoryError, and polars
+    # a BaseException of its own
+    except BaseException as error:
+        raise _unreadable(error, path, kind, remedy) from error
+
+
+def _unreadable(
+    error: BaseException, path: str | Path, kind: type[ForcelawError], remedy: str
+) -> ForcelawError:
+    first = (str(error).splitlines() or [""])[0][:200]
+    return kind(f"cannot be read: {type(error).__name__}: {first}", where=str(path), remedy=remedy)
 
 
 def file_sha256(path: Path) -> str:

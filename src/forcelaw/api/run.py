@@ -113,6 +113,7 @@ class Training(BaseModel):
         """Train to the end, resuming where an earlier call stopped, and return the run."""
         require("torch", "safetensors")
         from ..data.pack import Pack, sample_path
+        from ..data.verify import verify
         from ..models import architecture
         from ..progress import Progress, count
         from ..training.device import pick_device
@@ -130,6 +131,7 @@ class Training(BaseModel):
         if pack.stresses is not None and not options.stress:
             say("the stress in the data is not used: stress_weight is 0")
         if not run.done:
+            verify(pack, Path(out))
             if not run.claim():
                 raise StoreError(
                     "another process is training this run",

@@ -132,6 +132,7 @@ class Study:
 
         Raises StudyError for wrong options, and where OUT holds another study.
         """
+        from ..data.verify import verify
         from ..study.cost import rates_of
         from ..study.launcher import run_local
         from ..study.status import describe_plan, describe_rest, study_status
@@ -142,6 +143,7 @@ class Study:
         check_run_options(device, workers, runs_per_device, minutes, hold_largest)
         device = pick_device(device)
         workers = workers or default_workers(device)
+        verify(self.directory.pack, self.out)
         rates = rates_of(self.directory, device)
         say(describe_plan(self.directory, rates, workers, device))
         if changed := self.directory.write(command=command):

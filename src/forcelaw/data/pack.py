@@ -27,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -36,12 +37,29 @@ from typing import Any
 
 import numpy as np
 
-from ..elements import SYMBOLS
+from ..elements import MAX_Z, SYMBOLS
 from ..errors import DataError
-from ..files import file_sha256, write_json
+from ..files import check_regular, file_sha256, fsync_folder, reading, write_json
 
 FORMAT, VERSION = "forcelaw-pack", 1
 NO_CHARGE, NO_SPIN = 127, 0
+# array -> its types, what its rows are, and the shape of a row
+_ARRAYS: dict[str, tuple[tuple[str, ...], str, tuple[int, ...]]] = {
+    "numbers": (("uint8",), "atoms", ()),
+    "positions": (("float32", "int16"), "atoms", (3,)),
+    "forces": (("float32", "int16"), "atoms", (3,)),
+    "energies": (("float64",), "structures", ()),
+    "offsets": (("int64",), "structures", ()),
+    "groups": (("uint64",), "structures", ()),
+    "split": (("uint8",), "structures", ()),
+    "charges": (("int8",), "structures", ()),
+    "spins": (("int8",), "structures", ()),
+    "cells": (("float64",), "structures", (3, 3)),
+    "pbc": (("uint8",), "structures", (3,)),
+    "stresses": (("float64",), "structures", (3, 3)),
+    "configs": (("uint16",), "structures", ()),
+}
+_NEEDED = ("numbers", "positions", "forces", "energies", "offsets", "groups", "split")
 _HEADER = 128  # bytes; every array header is rewritten in place when the final length is known
 
 
@@ -211,9 +229,7 @@ class PackWriter:
             "arrays": arrays,
             **manifest,
         }
-        full["content_hash"] = hashlib.sha256(
-            json.dumps({n: a["sha256"] for n, a in arrays.items()}, sort_keys=True).encode()
-        ).hexdigest()[:16]
+        full["content_hash"] = content_hash({n: a["sha256"] for n, a in arrays.items()})
         write_json(self.partial / "manifest.json", full)
         if self.overwrite and self.path.exists():
             old = self.path.with_name(f"{self.path.name}.partial-old-{secrets.token_hex(4)}")
@@ -222,6 +238,7 @@ class PackWriter:
             shutil.rmtree(old)
         else:
             self.partial.rename(self.path)
+        fsync_folder(self.path.parent)
         return self.path
 
     def abort(self) -> None:
@@ -239,49 +256,69 @@ class PackWriter:
             self.abort()
 
 
+def _manifest(file: Path) -> dict[str, Any]:
+    """A manifest, with all that is read of every pack."""
+    manifest = json.loads(file.read_bytes())
+    version = manifest.get("format"), manifest.get("version")
+    if version != (FORMAT, VERSION):
+        raise DataError(
+            f"{file} is not a version-{VERSION} pack manifest",
+            remedy="prepare it again with this version of forcelaw",
+        )
+    counts = [manifest["structures"], manifest["atoms"]]
+    numbers = [*manifest["elements"], *map(int, manifest["references"]["energies"])]
+    energies = manifest["references"]["energies"].values()
+    if (
+        any(not isinstance(count, int) or count < 1 for count in counts)
+        or any(not isinstance(z, int) or not 1 <= z <= MAX_Z for z in numbers)
+        or not all(math.isfinite(float(value)) for value in energies)
+        or not isinstance(manifest["content_hash"], str)
+        or not isinstance(manifest["statistics"], dict)
+    ):
+        raise ValueError(
+            "counts, elements, reference energies, statistics or hash are not what they are for"
+        )
+    return manifest
+
+
 class Pack:
     """A prepared pack, opened for reading; arrays are memory-mapped and nothing is loaded until it
     is touched."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        manifest = self.path / "manifest.json"
-        if not manifest.is_file():
+        if not (self.path / "manifest.json").is_file():
             raise DataError(
                 f"{self.path} is not a pack (no manifest.json)",
                 remedy="make one with: forcelaw data prepare SOURCE --out PACK",
             )
-        self.manifest: dict[str, Any] = json.loads(manifest.read_text())
-        if self.manifest.get("format") != FORMAT or self.manifest.get("version") != VERSION:
-            raise DataError(
-                f"{manifest} is not a version-{VERSION} pack manifest",
-                remedy="prepare it again with this version of forcelaw",
-            )
-        for name, spec in self.manifest["arrays"].items():
-            try:
-                array = np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise DataError(
-                    f"{name}.npy of the pack cannot be read: {error}",
-                    where=str(self.path),
-                    remedy="prepare the pack again",
-                ) from error
-            if array.dtype.name != spec["dtype"]:
-                raise DataError(
-                    f"{name}.npy holds {array.dtype}, the manifest says {spec['dtype']}",
-                    where=str(self.path),
-                )
-            setattr(self, name, array)
-        if (
-            len(self.offsets) != self.manifest["structures"] + 1
-            or len(self.numbers) != self.manifest["atoms"]
-        ):
-            raise DataError(
-                "the arrays and the manifest of the pack disagree on counts",
-                where=str(self.path),
-                remedy="prepare the pack again",
-            )
+        with reading(self.path, DataError, remedy="prepare the pack again"):
+            self.manifest = _manifest(self.path / "manifest.json")
+            for name, spec in self.manifest["arrays"].items():
+                setattr(self, name, self._array(name, spec["dtype"]))
+        if missing := [name for name in _NEEDED if name not in self.manifest["arrays"]]:
+            raise self._wrong(f"the manifest names no array {', '.join(missing)}")
 
+    def _array(self, name: str, dtype: str) -> np.ndarray:
+        """An array of the pack, memory-mapped; an error where it is not of its kind."""
+        if name not in _ARRAYS:
+            raise self._wrong(f"a pack has no array {name[:40]!r}")
+        file = self.path / f"{name}.npy"
+        check_regular(file, DataError)
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        kinds, axis, row = _ARRAYS[name]
+        rows = self.manifest[axis] + (name == "offsets")
+        if array.dtype.name != dtype or dtype not in kinds or array.shape != (rows, *row):
+            raise self._wrong(
+                f"{name}.npy holds {array.dtype} of shape {array.shape}, not"
+                f" {' or '.join(kinds)} of shape {(rows, *row)}"
+            )
+        return array
+
+    def _wrong(self, what: str) -> DataError:
+        return DataError(what, where=str(self.path), remedy="prepare the pack again")
+
+    manifest: dict[str, Any]
     numbers: np.ndarray
     positions: np.ndarray
     forces: np.ndarray
@@ -332,6 +369,11 @@ class Pack:
         for z, value in self.manifest["references"]["energies"].items():
             table[int(z)] = value
         return table
+
+
+def content_hash(hashes: dict[str, str]) -> str:
+    """The hash of a pack, from the SHA-256 of each array."""
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def group_hash(label: str) -> int:

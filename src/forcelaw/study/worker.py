@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ..data.verify import verify
 from ..errors import ForcelawError
 from .config import Study, load
 from .record import StudyDirectory, find_pack
@@ -55,6 +56,7 @@ def work(
     from .concurrent import ConcurrentRuns
 
     directory = StudyDirectory(study, find_pack(study, study_directory), out)
+    verify(directory.pack, out)  # a glance where the command that started this has done it
     if runs_per_device is None:
         runs_per_device = automatic(directory, device)
     reserve = headroom(device, compile_model)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..pack import Pack
+from ..verify import verify
 from .base import BLOCK_ATOMS, BLOCK_STRUCTURES, Block, Source, SourceOptions, Units
 
 
@@ -43,6 +44,7 @@ def open_pack(path: Path, options: SourceOptions) -> Source:
             remedy="leave these options away, or prepare other sources in a call of their own",
         )
     pack = Pack(path)
+    verify(pack)
     arrays = list(pack.manifest["arrays"])
     keys = {"energy": "energies", "forces": "forces"}
     if "charges" in arrays:

@@ -1,0 +1,88 @@
+"""Whether a pack holds what its hash says. A flipped bit would otherwise be trained on under the
+hash of the sound pack.
+
+The arrays are hashed side by side, once for each study: what was found is remembered by size, time
+and inode of each file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ..elements import MAX_Z
+from ..errors import DataError, StoreError
+from ..files import file_sha256, read_json, reading, write_json
+from .pack import Pack, content_hash
+
+MEMORY = "verified.json"
+_ROWS = 1 << 22  # of an array looked at together
+
+
+def verify(pack: Pack, memory: Path | None = None) -> None:
+    """DataError where an array is not the one that was written, or holds what no pack may. memory:
+    a folder to remember it in (``verified.json``), so that the next call asks only whether the
+    files are still the same."""
+    stamps = _stamps(pack)
+    remembered = _remembered(memory)
+    key = str(pack.path.resolve())
+    if remembered.get(key) == stamps:
+        return
+    with reading(pack.path, DataError, remedy="prepare the pack again"):
+        _verify(pack)
+    if memory is not None:
+        with contextlib.suppress(OSError):  # then it is verified again
+            memory.mkdir(parents=True, exist_ok=True)
+            write_json(memory / MEMORY, {**remembered, key: stamps})
+
+
+def _stamps(pack: Pack) -> dict[str, list[int | str]]:
+    found: dict[str, list[int | str]] = {"hash": [pack.hash]}
+    for name in pack.manifest["arrays"]:
+        status = (pack.path / f"{name}.npy").stat()
+        found[name] = [status.st_size, status.st_mtime_ns, status.st_ino]
+    return found
+
+
+def _remembered(memory: Path | None) -> dict[str, object]:
+    try:
+        return read_json(memory / MEMORY) if memory else {}
+    except (OSError, StoreError):
+        return {}
+
+
+def _verify(pack: Pack) -> None:
+    names = list(pack.manifest["arrays"])
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        found = dict(zip(names, threads.map(lambda n: file_sha256(pack.path / f"{n}.npy"), names)))
+    for name in names:
+        if found[name] != pack.manifest["arrays"][name]["sha256"]:
+            raise _wrong(pack, f"checksum mismatch: {name}.npy is not what was written")
+    if content_hash(found) != pack.hash:
+        raise _wrong(pack, "checksum mismatch: the manifest's hash is not that of the arrays")
+    counts = np.diff(pack.offsets)
+    if pack.offsets[0] != 0 or pack.offsets[-1] != pack.atoms or counts.min() < 1:
+        raise _wrong(pack, "offsets do not divide the atoms into structures")
+    if pack.numbers.min() < 1 or pack.numbers.max() > MAX_Z:
+        raise _wrong(pack, f"atomic numbers are not all from 1 to {MAX_Z}")
+    if pack.split.max() > 1:
+        raise _wrong(pack, "split holds more than training and validation")
+    for name in ("positions", "forces", "energies", "cells"):
+        array = getattr(pack, name)
+        if array is None or array.dtype.kind != "f":
+            continue
+        for first in range(0, len(array), _ROWS):
+            if not np.isfinite(array[first : first + _ROWS]).all():
+                raise _wrong(pack, f"{name} holds numbers that are not finite")
+
+
+def _wrong(pack: Pack, what: str) -> DataError:
+    return DataError(
+        what,
+        where=str(pack.path),
+        remedy="restore the pack from where it came, or prepare it again",
+    )

@@ -24,7 +24,7 @@ import prepare_speed
 
 
 def start(source: Path, pack: Path, *more: str) -> subprocess.Popen[bytes]:
-    words = ["prepare", str(source), "--out", str(pack), *more]
+    words = ["prepare", str(source), "--out", str(pack), *prepare_speed.ALLOW, *more]
     command = [sys.executable, "-c", prepare_speed.RUN, *words]
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -21,10 +21,12 @@ sources (the suffix names the format, the format names labels and units; the cho
                       eV, Angstrom (ASE)
   .db .aselmdb        ASE databases, SchNetPack's too; a folder of .aselmdb is one source (OMol25,
                       with charge and spin)
-  .hdf5 .h5           SPICE, ANI-1x, ANI-2x, flat (natoms, atomic_numbers, positions, ...); units as
-                      the layout declares
+  .hdf5 .h5           SPICE, ANI-1x, ANI-2x, flat (natoms, atomic_numbers, positions, ...), ANI-1
+                      and COMP6 nested, a group for each structure; units as the layout declares
+  .json               ASE's database in JSON; .traj: ASE's trajectories
   .npz                sGDML (z R E F, also zero-padded), rMD17; sGDML files that name no unit need
                       --energy-unit and --length-unit
+  DIRECTORY           a deepmd system (type.raw, set.*), or a folder of them
   PACK                a pack, to split, filter or merge it again
 A label under any other name must be named (--energy-key, --forces-key, or --gradient-key for
 dE/dx).
@@ -68,7 +70,7 @@ class Source(BaseModel):
     reader: str | None = Field(
         None,
         title="NAME",
-        description="extxyz, ase, hdf5, npz or pack, where the suffix does not say",
+        description="extxyz, ase, hdf5, npz, traj, deepmd or pack, where the suffix does not say",
     )
     energy_key: str | None = Field(None, title="KEY", description="where the total energy is")
     forces_key: str | None = Field(

@@ -14,6 +14,7 @@ from .. import __version__
 from ..data import splits
 from ..data.pack import Pack
 from ..data.schedule import Plan, plan
+from ..data.validate.kinds import kinds_of, mixed_kinds
 from ..errors import DataError, StudyError
 from ..models import architecture, make_config
 from ..models.base import Flops, ModelConfig
@@ -77,19 +78,20 @@ def data_options(
 
 
 def require_trainable(pack: Pack) -> None:
-    """Refuse data that the models cannot represent: they see neither charge nor spin."""
+    """Refuse data that the models cannot represent: they see neither charge nor spin. What ``data
+    check`` passes is not refused."""
+    if not pack.manifest["statistics"]["force_rms"] > 0:
+        raise DataError(
+            "all forces of the training structures are zero: there is nothing to scale by",
+            where=str(pack.path),
+            remedy="prepare it again with the right --forces-key",
+        )
     if "charges" not in pack.manifest["arrays"]:
         return
-    kinds = {
-        (int(c), int(s)) for c, s in np.unique(np.stack([pack.charges, pack.spins], 1), axis=0)
-    }
-    if len(kinds) > 1:
-        raise DataError(
-            f"the pack mixes {len(kinds)} combinations of charge and spin multiplicity, and the"
-            " architectures see neither: equal inputs would carry different labels",
-            where=str(pack.path),
-            remedy="prepare it again with --only-neutral",
-        )
+    kinds = np.unique(kinds_of(pack.charges, pack.spins, len(pack)), axis=0)
+    error = mixed_kinds([(int(charge), int(spin)) for charge, spin in kinds])
+    if error:
+        raise DataError(error.what, where=str(pack.path), remedy=error.remedy)
 
 
 def measured_degree(pack: Pack, cutoff: float, structures: int = 500) -> float:
@@ -160,8 +162,13 @@ def _prefix(data: DataSummary, distinct_atoms: float | None) -> np.ndarray:
 def summarise(pack: Pack, *, cutoff: float = 6.0) -> DataSummary:
     """Read what planning needs of a pack."""
     natoms = np.diff(pack.offsets)[training_set(pack)]
-    if not len(natoms):
-        raise DataError("the pack has no training structures", where=str(pack.path))
+    for side, found in (("training", natoms), ("validation", validation_set(pack, 1))):
+        if not len(found):
+            raise DataError(
+                f"the pack has no {side} structures",
+                where=str(pack.path),
+                remedy="prepare it with --val-fraction above 0, or with --train and --validation",
+            )
     return DataSummary(pack.path.name, pack.hash, natoms, data_options(pack, cutoff=cutoff))
 
 

@@ -38,6 +38,9 @@ READERS = {
     "ase": "forcelaw.data.readers.ase_db:open_ase_db",
     "hdf5": "forcelaw.data.readers.hdf5:open_hdf5",
     "npz": "forcelaw.data.readers.npz:open_npz",
+    "traj": "forcelaw.data.readers.trajectory:open_trajectory",
+    "deepmd": "forcelaw.data.readers.deepmd:open_deepmd",
+    "lmdb": "forcelaw.data.readers.trajectory:refuse_lmdb",
     "pack": "forcelaw.data.readers.pack:open_pack",
 }
 SUFFIXES = {
@@ -50,6 +53,9 @@ SUFFIXES = {
     ".hdf5": "hdf5",
     ".h5": "hdf5",
     ".npz": "npz",
+    ".traj": "traj",
+    ".json": "ase",
+    ".lmdb": "lmdb",
 }
 
 
@@ -60,8 +66,11 @@ def reader_of(path: Path) -> str:
             return "pack"
         if any(path.glob("*.aselmdb")):
             return "ase"
+        if next(path.rglob("type.raw"), None):
+            return "deepmd"
         raise DataError(
-            "a folder that is neither a pack (manifest.json) nor holds .aselmdb files",
+            "a folder that is no pack (manifest.json), holds no .aselmdb files and no deepmd system"
+            " (type.raw)",
             where=str(path),
             remedy="name the files themselves",
         )

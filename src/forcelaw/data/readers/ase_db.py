@@ -1,5 +1,5 @@
-"""ASE databases: sqlite ``.db`` (plain and SchNetPack) and ``.aselmdb`` (a file, or a folder of
-them, as OMol25 comes).
+"""ASE databases: sqlite ``.db`` (plain and SchNetPack), ``.json`` and ``.aselmdb`` (a file, or a
+folder of them, as OMol25 comes).
 
 Labels are the calculator's ``energy`` and ``forces`` in eV and eV/Angstrom (ASE's units). A
 SchNetPack database keeps them in ``row.data`` and declares their units in its metadata
@@ -10,6 +10,7 @@ are stored as JSON; nothing is unpickled.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,8 @@ def _connect(path: Path) -> Any:
             return LMDBDatabase(path, readonly=True, use_lock_file=False)
         except Exception as error:  # lmdb raises its own many kinds
             raise _unreadable(path, error) from error
+    if path.suffix == ".json":
+        return _connect_json(path)
     with path.open("rb") as file:
         if file.read(16) != b"SQLite format 3\0":
             raise _unreadable(path, "it is not an SQLite file")
@@ -69,6 +72,19 @@ def _connect(path: Path) -> Any:
         return ase.db.connect(path, type="db", use_lock_file=False)
     except sqlite3.DatabaseError as error:
         raise _unreadable(path, error) from error
+
+
+def _connect_json(path: Path) -> Any:
+    """ASE's database in a JSON file, which must say that it is one."""
+    import ase.db
+
+    try:
+        ids = json.loads(path.read_text()).get("ids")
+    except (OSError, ValueError, AttributeError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(ids, list):
+        raise _unreadable(path, "a JSON file without the ids of an ASE database")
+    return ase.db.connect(path, type="json", use_lock_file=False)
 
 
 def _check_length(path: Path) -> None:
@@ -106,7 +122,7 @@ def rows(path: Path) -> Iterator[Any]:
     selection at once)."""
     database = _connect(path)
     try:
-        if path.suffix == ".aselmdb":
+        if path.suffix in (".aselmdb", ".json"):
             yield from database.select()
         else:
             for first in range(1, _last_id(path) + 1, PAGE):

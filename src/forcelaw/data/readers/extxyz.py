@@ -148,12 +148,7 @@ def open_extxyz(path: Path, options: SourceOptions) -> Source:
         else f"{chosen['forces']} (column)"
     )
     group = keys.pop("group", "formula")
-    units = choose_units(
-        options,
-        {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"},
-        "ASE's convention for extxyz",
-        path,
-    )
+    units = choose_units(options, *_declared(head), path)
     stress = stress_rule(options, list(info), units.to_ev)
     if stress:
         keys["stress"] = f"{stress.text} (comment line)"
@@ -165,6 +160,35 @@ def open_extxyz(path: Path, options: SourceOptions) -> Source:
         units,
         group_note=group,
         stream=lambda: gather(_batches(path, chosen, options.sign, units, stress)),
+    )
+
+
+_UNIT_KEYS = {
+    "energy": ("energy_unit", "energy_units", "unit_energy"),
+    "length": ("length_unit", "length_units", "position_unit", "distance_unit", "unit_length"),
+    "force": ("force_unit", "forces_unit", "force_units", "forces_units", "unit_forces"),
+}
+
+
+def _declared(head: list[Frame]) -> tuple[dict[str, str], str]:
+    """The units that comment lines state (energy_unit=kcal/mol), ASE's where they state none."""
+    declared = {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}
+    said: dict[str, str] = {}
+    for kind, names in _UNIT_KEYS.items():
+        found = {str(f.info[name]) for f in head for name in names if name in f.info}
+        if len(found) > 1:
+            raise DataError(
+                f"frames state different units of {kind}: {', '.join(sorted(found))}",
+                remedy="convert them to one, or prepare them apart",
+            )
+        if found:
+            said[kind] = found.pop()
+    if not said:
+        return declared, "ASE's convention for extxyz"
+    if said.keys() & {"energy", "length"} and "force" not in said:
+        del declared["force"]  # follows from the two
+    return declared | said, "stated in the comment line: " + ", ".join(
+        f"{kind} {unit}" for kind, unit in said.items()
     )
 
 

@@ -44,6 +44,7 @@ from .base import (
     small_ints,
     text_of,
 )
+from .hdf5_nested import open_nested
 from .labels import choose_units, label_names, optional_keys, require_labels
 
 # layout: names of numbers, positions, and the energy and force-like keys that the format defines
@@ -90,10 +91,14 @@ def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source
         (name for name, keys in GROUPED.items() if grouped and {*keys[:2]} <= {*seen}), None
     )
     if layout is None:
+        nested = open_nested(file, path, options)
+        if nested is not None:
+            return nested
         raise DataError(
             f"unknown HDF5 layout; names seen: {', '.join(seen)}",
             where=str(path),
-            remedy=f"known are {', '.join([*GROUPED, 'flat'])}; see forcelaw data prepare --help",
+            remedy=f"known are {', '.join([*GROUPED, 'flat'])} and groups with atomic numbers and"
+            " positions; see forcelaw data prepare --help",
         )
     numbers, positions, energy, force_like = GROUPED[layout]
     wanted = {"energy": options.energy_key or energy, "forces": options.force_like or force_like}

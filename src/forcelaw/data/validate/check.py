@@ -23,7 +23,8 @@ from ..readers import Block, Source, SourceOptions, open_source
 from ..records import Records
 from ..reference import References, fit_references
 from .findings import Finding, reference_text
-from .survey import Survey, mixed_kinds
+from .kinds import mixed_kinds
+from .survey import Survey
 
 
 class Check:

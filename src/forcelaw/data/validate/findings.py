@@ -61,10 +61,10 @@ def energy_residuals(records: Records, references: References) -> Energies:
         sample.append(left[::step])
         mine = left[chunk.sides == 0]
         moments += len(mine), mine.sum(), (mine**2).sum()
-        owner = np.repeat(np.arange(len(left)), chunk.records["atoms"])
-        pairs = np.unique(owner * len(table) + chunk.numbers)  # each element once a structure
-        sums += np.bincount(pairs % len(table), np.abs(left)[pairs // len(table)], len(table))
-        counts += np.bincount(pairs % len(table), minlength=len(table))
+        has = np.zeros((len(left), len(table)), bool)
+        has[np.repeat(np.arange(len(left)), chunk.records["atoms"]), chunk.numbers] = True
+        sums += np.abs(left) @ has
+        counts += has.sum(axis=0)
     references.structures = int(moments[0])
     mean, square = moments[1:] / max(moments[0], 1.0)
     references.rms, references.sd = float(square) ** 0.5, max(float(square - mean**2), 0.0) ** 0.5

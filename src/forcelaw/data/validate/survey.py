@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 
 import numpy as np
 
-from ...errors import DataError
 from .. import filters
-from ..pack import NO_CHARGE, NO_SPIN
 from ..readers import Block, Source
 from ..records import QUANTUM, Records
 from ..reference import References, composition
@@ -23,40 +20,11 @@ from .findings import (
     force_findings,
 )
 from .force_energy import FRAMES_IN_ALL, ConsistencyTest
+from .kinds import kinds_of
 from .units import bond_ratios, energy_doubt, free_atoms, length_doubt
 
 _MEASURED = 2000  # structures whose bond lengths are looked at
 LARGE_FORCE = 20.0  # eV/Angstrom
-
-
-def kinds_of(charges: np.ndarray | None, spins: np.ndarray | None, structures: int) -> np.ndarray:
-    """(charge, spin) of each structure, NO_CHARGE and NO_SPIN where the source says nothing: int8
-    (s, 2)."""
-    columns = ((charges, NO_CHARGE), (spins, NO_SPIN))
-    return np.column_stack(
-        [np.full(structures, none, np.int8) if v is None else v for v, none in columns]
-    )
-
-
-def mixed_kinds(kinds: Collection[tuple[int, int]]) -> DataError | None:
-    """Why structures of these (charge, spin) cannot be trained on together, None if they can: the
-    models see neither, so equal inputs would carry different labels."""
-    if len(kinds) < 2:
-        return None
-    charges, spins = ({kind[k] for kind in kinds} for k in (0, 1))
-    mixed = [
-        n for n, found in (("charge", charges), ("spin multiplicity", spins)) if len(found) > 1
-    ]
-    remedies = []
-    if len(charges) > 1:
-        remedies.append("--only-neutral (or --only-charge Q)")
-    if len(spins) > 1:
-        remedies.append("--only-spin 1 (or another multiplicity)")
-    return DataError(
-        f"structures of different {' and '.join(mixed)} are mixed, and the architectures see"
-        " neither: equal inputs would carry different labels",
-        remedy=f"prepare with {' and '.join(remedies)}",
-    )
 
 
 class Survey:
@@ -135,9 +103,10 @@ class Survey:
         self.sizes = [min(self.sizes[0], least), max(self.sizes[1], most)]
         if block.pbc is not None:
             self.periodic += int(block.pbc.any(axis=1).sum())
-        kinds = kinds_of(block.charges, block.spins, len(block))
-        for row, number in zip(*np.unique(kinds, axis=0, return_counts=True)):
-            self.kinds[int(row[0]), int(row[1])] += int(number)
+        kinds = kinds_of(block.charges, block.spins, len(block)).view(np.int16)
+        for code, number in zip(*np.unique(kinds, return_counts=True)):
+            charge, spin = np.array([code]).view(np.int8).tolist()
+            self.kinds[charge, spin] += int(number)
         if block.stresses is not None:
             sizes = np.abs(block.stresses).max(axis=(1, 2))
             given = sizes[np.isfinite(sizes)]

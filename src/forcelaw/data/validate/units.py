@@ -47,11 +47,12 @@ _BONDS = (0.7, 1.45)  # sensible medians of nearest-neighbour distance over sum 
 def free_atoms(table: np.ndarray) -> np.ndarray:
     """Free-atom energies summed over each structure, eV, (s,); NaN where unknown. table (s, 119):
     atom counts."""
-    energies = (
-        np.array([-_FREE_ATOM.get(z, np.nan) for z in range(table.shape[1])])
-        * units.ENERGY["hartree"]
-    )
-    return np.where(table > 0, table * energies, 0.0).sum(axis=1)
+    present = np.flatnonzero(table.any(axis=0))
+    energies = np.array([-_FREE_ATOM.get(z, np.nan) for z in present]) * units.ENERGY["hartree"]
+    known, counts = np.isfinite(energies), table[:, present]
+    out: np.ndarray = counts[:, known] @ energies[known]
+    out[counts[:, ~known].any(axis=1)] = np.nan
+    return out
 
 
 def bond_ratios(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:

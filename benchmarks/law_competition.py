@@ -108,6 +108,7 @@ def pair(name: str, seed: int, steeper: float = 0.0) -> Runs:
         group=np.repeat([0, 1], [len(one), len(two)]),
         group_names=["A", "B"],
         seed=np.concatenate([one.seed, two.seed]),
+        frame=None if one.frame is None else pl.concat([one.frame, two.frame]),
     )
     return both
 

@@ -21,6 +21,7 @@ import pytest
 
 from forcelaw.cli.main import main
 from forcelaw.figures.laws import floor_rise
+from forcelaw.figures.text import pretty
 from forcelaw.laws.decide.allocation import Allocation, Cost
 from forcelaw.laws.fit.fit import fit
 from forcelaw.laws.fit.floor_profile import profile_floor
@@ -28,7 +29,7 @@ from forcelaw.laws.fit.result import Estimate
 from forcelaw.laws.frontier.isoflop import isoflop
 from forcelaw.report.html import render
 from forcelaw.report.sections import optimum, sections
-from forcelaw.report.sections.pairs import Reading
+from forcelaw.report.sections.pairs import TESTED, Reading
 from forcelaw.table.directory import table
 from forcelaw.table.runs import Runs
 
@@ -185,3 +186,40 @@ def test_tables_for_a_paper_hold_them_too(written: dict[str, Any]) -> None:
         assert len(pl.read_csv(written["tables"] / f"{name}.csv")) == wanted
     frame = pl.read_csv(written["tables"] / "comparisons.csv")
     assert set(frame["quantity"]) >= {"gamma", "compute at equal loss", "loss at equal compute"}
+    verdicts = frame.filter(pl.col("quantity") == "beta")["verdict"]
+    assert set(verdicts) <= {"supported", "not supported", "not seen"}
+
+
+def test_ratios_come_before_exponents_and_every_pair_has_a_map(
+    written: dict[str, Any], page: str
+) -> None:
+    """The numbers are those of the laws, and the maps the ratios of the losses of the truths."""
+    found = written["analysis"].comparison.ratios
+    parsed = Page(page)
+    names = [a["id"] for t, a in parsed.tags if t == "section" and a.get("id")]
+    assert names.index("ratios") < names.index("exponent-table")
+    rows = parsed.table("ratios")
+    assert len(rows) - 2 == len(found) == 3  # two rows of headings
+    for row, one in zip(rows[2:], found, strict=True):
+        pair, cells = f"{one.second} / {one.first}", [cell["text"] for cell in row]
+        assert pair in cells[0] and pretty(one.factor) in cells[1] and one.verdict in cells[-1]
+        assert f"{pair}: {one.words()}" in parsed.words
+    maps = pl.read_csv(written["tables"] / "ratios.csv")
+    truth = {one.label: one for one in synthetic.TRIO}
+    for row in maps.iter_rows(named=True):
+        wanted = truth[row["second"]].loss(row["n"], row["d"]) / truth[row["first"]].loss(
+            row["n"], row["d"]
+        )
+        assert row["ratio"] == pytest.approx(wanted, rel=0.08)
+
+
+def test_only_differences_that_ratios_show_are_bold(written: dict[str, Any], page: str) -> None:
+    rows = Page(page).table("comparisons")[1:]
+    pairs = written["analysis"].comparison.pairs
+    assert len(rows) == len(pairs)
+    text = re.search(r'<table id="comparisons">(.*?)</table>', page, re.S)
+    assert text is not None
+    bold = re.findall(r"<b>([+-]\d\.\d+)</b>", text[1])
+    sure = [t for pair in pairs for t in pair.tests.values() if t.quantity in TESTED]
+    assert sorted(bold) == sorted(f"{test.difference:+.3f}" for test in sure if test.sure)
+    assert all(test.verdict == "supported" for test in sure if test.sure)

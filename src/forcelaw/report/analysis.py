@@ -84,7 +84,9 @@ def analyse(
     for one in _labels(source, frame):
         progress(f"fitting {one.label}")
         mine = grid.filter(pl.col("architecture") == one.label)
-        architectures.append(fit_architecture(one, mine, burn_in_steps))
+        swept = pl.col("kind") == SWEEP
+        sweep = frame.filter(swept & (pl.col("architecture") == one.label))
+        architectures.append(fit_architecture(one, mine, burn_in_steps, sweep))
     progress("comparing architectures")
     comparison = compare_pairs([arch for arch in architectures if arch.runs], burn_in_steps)
     by_status = frame.group_by("status").agg(pl.col("run").n_unique()).sort("status")

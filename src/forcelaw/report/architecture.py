@@ -172,15 +172,18 @@ def one_or_none(message: str) -> str:
     return one_line(message) if message else ""
 
 
-def fit_architecture(named: Named, frame: pl.DataFrame, burn_in_steps: int) -> Architecture:
-    """Every law of one architecture; ``frame`` holds all its runs of the grid."""
+def fit_architecture(
+    named: Named, frame: pl.DataFrame, burn_in_steps: int, sweep: pl.DataFrame | None = None
+) -> Architecture:
+    """Every law of one architecture; ``frame`` holds all its runs of the grid, ``sweep`` those of
+    its sweep of learning rates."""
     usable = frame.filter((pl.col("loss") > 0) & (pl.col("n") > 0) & (pl.col("d") > 0))
     counted = pl.col("status").is_in(COUNTED)
     done, repeated = split_repeats(usable.filter(counted))
     arch = Architecture(
         **vars(named), frame=done, repeated=repeated, unfinished=usable.filter(~counted)
     )
-    _fit_main(arch, burn_in_steps)
+    _fit_main(arch, burn_in_steps, sweep)
     arch.frontier_h = frontier_of(done, burn_in_steps, "h")
     if len(repeated):
         arch.repeats = _try(pl.concat([done, repeated]), burn_in_steps, fit_repeats)
@@ -219,12 +222,23 @@ def _try(frame: pl.DataFrame, burn_in_steps: int, law: Any) -> Outcome[FitResult
         return Outcome(None, one_line(error.what))
 
 
-def _fit_main(arch: Architecture, burn_in_steps: int) -> None:
+def _sweep_of(sweep: pl.DataFrame | None, burn_in_steps: int) -> Runs | None:
+    """The finished runs of a sweep, where there are any."""
+    if sweep is None:
+        return None
+    done = sweep.filter((pl.col("loss") > 0) & pl.col("status").is_in(COUNTED))
+    try:
+        return runs_of(done, burn_in_steps)
+    except FitError:
+        return None
+
+
+def _fit_main(arch: Architecture, burn_in_steps: int, sweep: pl.DataFrame | None) -> None:
     """Surface, frontier in FLOPs, checks, and what follows from them. Where the surface is refused,
     the frontier is tried by itself: it needs less."""
     try:
         runs = runs_of(arch.frame, burn_in_steps)
-        found = diagnose(runs, x="c")
+        found = diagnose(runs, x="c", sweep=_sweep_of(sweep, burn_in_steps))
     except FitError as error:
         reason = one_line(error.what)
         arch.surface, arch.allocation = Outcome(None, reason), Outcome(None, reason)

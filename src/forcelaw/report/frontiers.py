@@ -20,6 +20,7 @@ from .outcome import Outcome, one_line
 
 # what a law reads of a run that counts
 COLUMNS = [column.name for role, column in ROLES.items() if role not in ("status", "weight")]
+COLUMNS += ["depth", "lr"]  # and what a diagnosis asks about
 HOLES = ("u", "c", "h", "step")  # a gap in one of these drops the column, not the rows
 ENVELOPE_POINTS = 48
 HULL = (

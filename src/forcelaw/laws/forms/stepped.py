@@ -31,10 +31,10 @@ class Stepped(Law):
     def __init__(self, law: Law, steps: tuple[str, ...]):
         super().__init__(law.floor)
         self.law, self.steps = law, steps
-        self.name, self.formula = law.name, f"{law.formula}, times exp(step) beyond each step"
+        self.name, self.formula = law.name, f"{law.formula}, times exp(step) beyond each step"  # type: ignore[misc]
         self.roles, self.coefficients = law.roles + steps, law.coefficients
         self.shapes, self.logs, self.soft = law.shapes + steps, law.logs, law.soft
-        self.tied, self.one_optimum = law.tied, law.one_optimum
+        self.tied, self.one_optimum = law.tied, law.one_optimum  # type: ignore[misc]
 
     def residuals(
         self, theta: np.ndarray, x: Arrays, y: np.ndarray | float, jacobian: bool = True

@@ -42,6 +42,15 @@ QUESTIONS = {
     "early checkpoints": "Is γ the same without the early part of the runs?",
     "held-out budgets": "Do small budgets predict the large ones?",
     "lack of fit": "Do sizes deviate from the law by no more than seeds differ?",
+    "interaction of N and D": "Do N and D act together as the law says?",
+    "window of N": "Is α the same without the smallest and without the largest sizes?",
+    "window of D": "Is β the same without little and without much data?",
+    "depth": "Is the loss free of steps where the number of layers changes?",
+    "learning rates": "Is it free of effects of learning rates that differ?",
+    "sweep of learning rates": "Does the best learning rate lie inside the sweep?",
+    "seeds": "Are there seeds enough where they differ most?",
+    "batch size": "Are data and steps told apart?",
+    "floor": "Is there a floor that the data determine?",
 }
 ANSWERS = {True: ("yes", "yes"), False: ("no", "no"), None: ("unsure", "cannot say")}
 

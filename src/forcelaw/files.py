@@ -60,8 +60,12 @@ def reading(
     remedy. path: the file, with the place in it where that is known."""
     try:
         yield
-    except (ForcelawError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
+    except ForcelawError as error:
+        if type(error) is not kind or error.where:
+            raise
+        raise kind(error.what, where=str(path), remedy=error.remedy or remedy) from error
     except OSError as error:
         if is_storage(error) and error.errno not in (errno.EACCES, errno.EPERM):
             raise storage_error(error, Path(path)) from error

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from ...errors import DataError
+from ...files import check_regular, reading
 from ...plugins import known, resolve
 from .base import Block, Source, SourceOptions, Units, gather, one_structure
 from .labels import choose_units
@@ -102,5 +103,9 @@ def open_source(path: str | Path, options: SourceOptions | None = None) -> Sourc
         raise DataError(
             "the file is empty", where=str(path), remedy="fetch or write the file again"
         )
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if not file.is_dir():
+            check_regular(file, DataError)
     reader: Reader = resolve(options.reader or reader_of(path), READERS, GROUP, "reader", DataError)
-    return reader(path, options)
+    with reading(path, DataError):
+        return reader(path, options)

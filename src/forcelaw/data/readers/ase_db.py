@@ -10,6 +10,7 @@ are stored as JSON; nothing is unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import sys
@@ -125,19 +126,25 @@ def rows(path: Path) -> Iterator[Any]:
         if path.suffix in (".aselmdb", ".json"):
             yield from database.select()
         else:
-            for first in range(1, _last_id(path) + 1, PAGE):
-                yield from database.select(f"id>={first},id<{first + PAGE}")
+            for first, last in _pages(path):
+                yield from database.select(f"id>={first},id<={last}")
     except DataError:
         raise
     except Exception as error:  # a damaged database fails in sqlite3, lmdb, zlib, json or numpy
         raise _unreadable(path, error) from error
 
 
-def _last_id(path: Path) -> int:
-    with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True) as probe:
-        last = probe.execute("SELECT MAX(id) FROM systems").fetchone()[0] or 0
-    probe.close()
-    return int(last)
+def _pages(path: Path) -> Iterator[tuple[int, int]]:
+    """First and last id of every PAGE rows that there are; ids may have gaps of any size."""
+    with contextlib.closing(
+        sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    ) as probe:
+        command = f"SELECT id FROM systems WHERE id > ? ORDER BY id LIMIT {PAGE}"
+        ids = probe.execute(command, (-(2**63),)).fetchall()
+        while ids:
+            first, last = int(ids[0][0]), int(ids[-1][0])
+            yield first, last
+            ids = probe.execute(command, (last,)).fetchall()
 
 
 def _lookup(row: Any, key: str, place: str) -> Any:

@@ -14,10 +14,12 @@ import numpy as np
 from ... import units
 from ...elements import MAX_Z
 from ...errors import DataError
-from ...files import file_sha256
+from ...files import file_sha256, reading
 from ..pack import NO_CHARGE, NO_SPIN
 
 BLOCK_STRUCTURES, BLOCK_ATOMS = 4096, 131_072
+DEFLATE = 1100  # bytes that one byte of a deflated file can stand for, and a little more
+MOST_AT_ONCE = 1 << 28  # bytes of one array of one structure
 MISSING_ENERGY, MISSING_FORCES = 1, 2  # bits of Block.missing
 
 
@@ -160,7 +162,14 @@ class Source:
 
     def blocks(self) -> Iterator[Block]:
         """All structures, in the order of the source, in blocks of at most a few thousand."""
-        return self.stream()
+        blocks, count = self.stream(), 0
+        while True:
+            with reading(f"{self.path}, after structure {count}", DataError):
+                block = next(blocks, None)
+            if block is None:
+                return
+            yield block
+            count += len(block)
 
     def sha256(self) -> str:
         """SHA-256 of the file; of a folder, of the sorted list of its files' names and hashes."""

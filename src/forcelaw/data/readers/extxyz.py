@@ -10,6 +10,7 @@ convention unless the user says otherwise. Format: https://github.com/libAtoms/e
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ...elements import Z_OF
 from ...errors import DataError
 from ..pack import NO_CHARGE, NO_SPIN
 from .base import (
+    DEFLATE,
     MISSING_ENERGY,
     MISSING_FORCES,
     Block,
@@ -41,6 +43,8 @@ PAIRS = (
     ("energy", "forces"),
     ("REF_energy", "REF_forces"),
 )  # names the format or its convention defines
+LONGEST_LINE, LONGEST_WORD = 1 << 20, 64  # bytes; of a comment line, of a word of an atom's line
+LEAST_BYTES = 8  # of the line of an atom
 PEEK, BATCH = 200, 256  # frames looked at to see the keys; frames parsed together
 _DEFAULT_COLUMNS = "species:S:1:pos:R:3"
 
@@ -57,13 +61,39 @@ class Frame:
     lines: list[str]
 
 
+class _Lines(io.RawIOBase):
+    """Bytes of a file, with an error for a line that no such file has: one without an end, for
+    instance of a small archive, would fill the memory."""
+
+    def __init__(self, file: Any):
+        self._file, self._since = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._file.readinto(buffer)
+        end = bytes(buffer[:count]).rfind(b"\n")
+        self._since = self._since + count if end < 0 else count - end - 1
+        if self._since > LONGEST_LINE:
+            raise DataError(f"a line of more than {LONGEST_LINE:,} bytes")
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def _open(path: Path) -> TextIO:
-    return gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
+    packed = path.suffix == ".gz"
+    raw = gzip.open(path, "rb") if packed else path.open("rb", buffering=0)  # noqa: SIM115
+    return io.TextIOWrapper(io.BufferedReader(_Lines(raw), 1 << 17), encoding="utf-8")
 
 
 def frames(path: Path) -> Iterator[Frame]:
     """Frames of a file; a damaged or truncated one is an error that names frame and line."""
     line_number = index = 0
+    most = path.stat().st_size * (DEFLATE if path.suffix == ".gz" else 1)
     try:
         with _open(path) as file:
             while True:
@@ -78,19 +108,23 @@ def frames(path: Path) -> Iterator[Frame]:
                     return
                 where = f"{path}, frame {index}, line {line_number + 1}"
                 try:
-                    atoms = int(count)
+                    atoms = int(count[:100])
                 except ValueError:
                     raise DataError(
                         f"expected a number of atoms, found {count.strip()[:60]!r}",
                         where=where,
                         remedy="the file is damaged, or it is not extended XYZ",
                     ) from None
+                if atoms < 1 or atoms * LEAST_BYTES > most:
+                    raise DataError(
+                        f"the frame announces {atoms} atoms, more than the file can hold, or none",
+                        where=where,
+                        remedy="the file is damaged: fetch it again",
+                    )
                 header = file.readline()
                 lines = list(islice(file, atoms))
-                if (
-                    len(lines) < atoms
-                    or atoms < 1
-                    or not (lines[-1].endswith("\n") or len(lines[-1].split()) > 3)
+                if len(lines) < atoms or not (
+                    lines[-1].endswith("\n") or len(lines[-1].split()) > 3
                 ):
                     raise DataError(
                         f"truncated: the frame announces {atoms} atoms, {len(lines)} lines follow",
@@ -252,7 +286,21 @@ def _table(path: Path, batch: list[Frame], columns: dict[str, tuple[int, int, st
                         where=f"{path}, frame {frame.index}, line {frame.line + 2 + k}",
                         remedy="the frame is damaged or truncated",
                     )
+    for frame in batch:  # every cell of the table is as wide as its longest word
+        if max(map(len, frame.lines)) > 4 * LONGEST_WORD:
+            _check_words(path, frame)
     return np.array(rows, dtype=np.str_)
+
+
+def _check_words(path: Path, frame: Frame) -> None:
+    for k, line in enumerate(frame.lines):
+        word = max(line.split(), key=len)
+        if len(word) > LONGEST_WORD:
+            raise DataError(
+                f"a word of {len(word)} characters: {word[:20]!r}...",
+                where=f"{path}, frame {frame.index}, line {frame.line + 2 + k}",
+                remedy="the frame is damaged",
+            )
 
 
 def _floats(path: Path, batch: list[Frame], text: np.ndarray, name: str) -> np.ndarray:

@@ -31,6 +31,7 @@ from ...errors import DataError
 from ..pack import NO_CHARGE, group_hash
 from .base import (
     BLOCK_STRUCTURES,
+    DEFLATE,
     MISSING_ENERGY,
     MISSING_FORCES,
     Block,
@@ -70,6 +71,8 @@ def open_hdf5(path: Path, options: SourceOptions) -> Source:
     """Open a SPICE, ANI or flat HDF5 file."""
     try:
         with h5py.File(path, "r") as file:
+            for name in file:
+                _open(file.id, name)
             if "natoms" in file and "atomic_numbers" in file:
                 return _open_flat(file, path, options)
             return _open_grouped(file, path, options)
@@ -147,12 +150,37 @@ def _declared(group: h5py.Group, roles: dict[str, str], layout: str) -> tuple[di
     return declared, "declared in the file's units attributes"
 
 
+def _open(group: h5py.h5g.GroupID, name: str) -> Any:
+    """The data set or group of that name, which must be in this file: links to other files and
+    storage in them would let a file copy what else the reader may read."""
+    if group.links.get_info(name.encode()).type == h5py.h5l.TYPE_EXTERNAL:
+        raise DataError(f"{name} is a link to another file, which is not followed")
+    found = h5py.h5o.open(group, name.encode())
+    if isinstance(found, h5py.h5d.DatasetID) and found.get_offset() is None:
+        _check_stored(found, name)
+    return found
+
+
+def _check_stored(found: h5py.h5d.DatasetID, name: str) -> None:
+    """DataError for a data set whose bytes are not all in this file. It is not contiguous."""
+    how = found.get_create_plist()
+    size = found.dtype.itemsize * math.prod(found.shape)
+    if how.get_external_count() or how.get_layout() == h5py.h5d.VIRTUAL:
+        raise DataError(f"{name} is stored in another file, which is not followed")
+    if size > 1 << 20 and size > DEFLATE * found.get_storage_size():
+        raise DataError(
+            f"{name} of shape {found.shape} declares {size:,} bytes and stores"
+            f" {found.get_storage_size():,}",
+            remedy="the file is damaged or was never written to its end: fetch it again",
+        )
+
+
 class _Set:
     """A data set, opened without h5py's high-level objects: SPICE has 100,000 small ones, and those
     objects cost more than the reading."""
 
     def __init__(self, group: h5py.h5g.GroupID, name: str):
-        self.id = h5py.h5d.open(group, name.encode())
+        self.id = _open(group, name)
         self.shape: tuple[int, ...] = self.id.shape
 
     def read(self, rows: slice | None = None) -> np.ndarray:
@@ -185,7 +213,7 @@ class _Grouped:
         try:
             with h5py.File(self.path, "r") as file:
                 for name in file:
-                    for block in self.molecule(name, h5py.h5g.open(file.id, name.encode())):
+                    for block in self.molecule(name, _open(file.id, name)):
                         block.first = first
                         first += len(block)
                         yield block

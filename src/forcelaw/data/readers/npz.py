@@ -24,6 +24,8 @@ import numpy as np
 
 from ...errors import DataError
 from .base import (
+    DEFLATE,
+    MOST_AT_ONCE,
     Block,
     Source,
     SourceOptions,
@@ -58,6 +60,7 @@ class Member:
     def __init__(self, archive: zipfile.ZipFile, name: str, path: Path):
         self.name, self.path = name, path
         try:
+            self._info = archive.getinfo(name + ".npy")
             self._file: IO[bytes] = archive.open(name + ".npy")
         except (*_DAMAGED, KeyError) as error:
             raise _damaged(path, f"array {name}: {error}") from error
@@ -93,6 +96,15 @@ class Member:
                 remedy="save it again after np.ascontiguousarray",
             )
         self._row_bytes = self.dtype.itemsize * math.prod(self.row)
+        stored, packed = self._info.file_size, self._info.compress_size
+        if (
+            min((0, *shape)) < 0
+            or self.rows * self._row_bytes > stored
+            or stored > (DEFLATE * packed + (1 << 20))
+        ):
+            raise _damaged(path, f"array {name} of shape {shape} has {packed} bytes of {stored}")
+        if self._row_bytes > MOST_AT_ONCE:
+            raise _damaged(path, f"array {name} has {self._row_bytes:,} bytes in one frame")
 
     def read(self, rows: int) -> np.ndarray:
         """The next ``rows`` rows: (rows, ...) of the member's dtype."""
@@ -110,6 +122,8 @@ class Member:
         return np.frombuffer(data, self.dtype).reshape(rows, *self.row)
 
     def all(self) -> np.ndarray:
+        if self.rows * self._row_bytes > MOST_AT_ONCE:
+            raise _damaged(self.path, f"array {self.name} of shape {self.shape} for all frames")
         return self.read(self.rows).reshape(self.shape)
 
     def close(self) -> None:

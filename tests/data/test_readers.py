@@ -383,4 +383,4 @@ def test_ani1x_nan_means_not_computed(tmp_path):
 
 
 def test_every_reader_is_reachable_by_suffix_and_name():
-    assert set(readers.SUFFIXES.values()) | {"pack"} == set(readers.READERS)
+    assert set(readers.SUFFIXES.values()) | {"pack", "deepmd"} == set(readers.READERS)

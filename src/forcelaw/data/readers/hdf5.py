@@ -31,7 +31,6 @@ from ...errors import DataError
 from ..pack import NO_CHARGE, group_hash
 from .base import (
     BLOCK_STRUCTURES,
-    DEFLATE,
     MISSING_ENERGY,
     MISSING_FORCES,
     Block,
@@ -46,6 +45,7 @@ from .base import (
     text_of,
 )
 from .hdf5_nested import open_nested
+from .hdf5_objects import open_object
 from .labels import choose_units, label_names, optional_keys, require_labels
 
 # layout: names of numbers, positions, and the energy and force-like keys that the format defines
@@ -71,8 +71,6 @@ def open_hdf5(path: Path, options: SourceOptions) -> Source:
     """Open a SPICE, ANI or flat HDF5 file."""
     try:
         with h5py.File(path, "r") as file:
-            for name in file:
-                _open(file.id, name)
             if "natoms" in file and "atomic_numbers" in file:
                 return _open_flat(file, path, options)
             return _open_grouped(file, path, options)
@@ -88,6 +86,7 @@ def _open_grouped(file: h5py.File, path: Path, options: SourceOptions) -> Source
     first = next(iter(file), None)
     if first is None:
         raise DataError("the HDF5 file is empty", where=str(path))
+    open_object(file.id, first)
     grouped = isinstance(file[first], h5py.Group)
     seen = list(file[first] if grouped else file)
     layout = next(
@@ -150,37 +149,12 @@ def _declared(group: h5py.Group, roles: dict[str, str], layout: str) -> tuple[di
     return declared, "declared in the file's units attributes"
 
 
-def _open(group: h5py.h5g.GroupID, name: str) -> Any:
-    """The data set or group of that name, which must be in this file: links to other files and
-    storage in them would let a file copy what else the reader may read."""
-    if group.links.get_info(name.encode()).type == h5py.h5l.TYPE_EXTERNAL:
-        raise DataError(f"{name} is a link to another file, which is not followed")
-    found = h5py.h5o.open(group, name.encode())
-    if isinstance(found, h5py.h5d.DatasetID) and found.get_offset() is None:
-        _check_stored(found, name)
-    return found
-
-
-def _check_stored(found: h5py.h5d.DatasetID, name: str) -> None:
-    """DataError for a data set whose bytes are not all in this file. It is not contiguous."""
-    how = found.get_create_plist()
-    size = found.dtype.itemsize * math.prod(found.shape)
-    if how.get_external_count() or how.get_layout() == h5py.h5d.VIRTUAL:
-        raise DataError(f"{name} is stored in another file, which is not followed")
-    if size > 1 << 20 and size > DEFLATE * found.get_storage_size():
-        raise DataError(
-            f"{name} of shape {found.shape} declares {size:,} bytes and stores"
-            f" {found.get_storage_size():,}",
-            remedy="the file is damaged or was never written to its end: fetch it again",
-        )
-
-
 class _Set:
     """A data set, opened without h5py's high-level objects: SPICE has 100,000 small ones, and those
     objects cost more than the reading."""
 
     def __init__(self, group: h5py.h5g.GroupID, name: str):
-        self.id = _open(group, name)
+        self.id = open_object(group, name)
         self.shape: tuple[int, ...] = self.id.shape
 
     def read(self, rows: slice | None = None) -> np.ndarray:
@@ -213,7 +187,7 @@ class _Grouped:
         try:
             with h5py.File(self.path, "r") as file:
                 for name in file:
-                    for block in self.molecule(name, _open(file.id, name)):
+                    for block in self.molecule(name, open_object(file.id, name)):
                         block.first = first
                         first += len(block)
                         yield block
@@ -325,6 +299,8 @@ def _scaled_unit(data: h5py.Dataset) -> tuple[float, str] | None:
 
 def _open_flat(file: h5py.File, path: Path, options: SourceOptions) -> Source:
     seen = list(file)
+    for name in seen:
+        open_object(file.id, name)
     roles = {
         "numbers": "atomic_numbers",
         "positions": "positions",

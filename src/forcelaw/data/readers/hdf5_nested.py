@@ -20,6 +20,7 @@ import numpy as np
 from ...elements import Z_OF
 from ...errors import DataError
 from .base import Block, Source, SourceOptions, Units, check_numbers, gather, small_ints, text_of
+from .hdf5_objects import open_object, read
 from .labels import choose_units, label_names, optional_keys, require_labels
 from .stress import StressRule, stress_rule
 
@@ -29,22 +30,29 @@ ENERGIES = ("energy", "energies", "properties/energy")
 FORCES = ("forces", "properties/forces")
 
 
-def leaves(file: h5py.Group) -> Iterator[h5py.Group]:
-    """Groups that hold atomic numbers and positions, depth first, in the order of the file."""
+def leaves(file: h5py.Group, met: set[int] | None = None) -> Iterator[h5py.Group]:
+    """Groups that hold atomic numbers and positions, depth first, in the order of the file. met:
+    the groups above and before this one; a file may link to one again and again."""
+    met, address = set() if met is None else met, h5py.h5o.get_info(file.id).addr
+    if address in met:
+        raise DataError(f"group {file.name} is linked to more than once")
+    met.add(address)
     names = set(file)
     if names & {*NUMBERS} and names & {*POSITIONS}:
         yield file
         return
     for name in file:
-        item = file.get(name, getlink=False)
-        if isinstance(item, h5py.Group):
-            yield from leaves(item)
+        item = open_object(file.id, name)
+        if isinstance(item, h5py.h5g.GroupID):
+            yield from leaves(h5py.Group(item), met)
 
 
 def _names(group: h5py.Group) -> list[str]:
     """Data sets of a leaf, those one level down as "properties/energy"."""
     out = []
-    for name, item in group.items():
+    for name in group:
+        open_object(group.id, name)
+        item = group[name]
         if isinstance(item, h5py.Group):
             out += [f"{name}/{inner}" for inner, d in item.items() if isinstance(d, h5py.Dataset)]
         else:
@@ -135,13 +143,13 @@ class _Nested:
         absent = [key for key in self.roles.values() if key not in group]
         if absent:
             raise DataError(f"no {' and no '.join(absent)} in this group", where=where)
-        numbers = _atomic_numbers(group[self.roles["numbers"]][()], where)
-        positions = np.asarray(group[self.roles["positions"]][()], np.float64)
+        numbers = _atomic_numbers(read(group, self.roles["numbers"]), where)
+        positions = np.asarray(read(group, self.roles["positions"]), np.float64)
         single, n = positions.ndim == 2, len(numbers)
         positions = positions.reshape(-1, n, 3) if positions.size % (3 * n or 1) == 0 else positions
         k = len(positions)
-        energy = np.asarray(group[self.roles["energy"]][()], np.float64).reshape(-1)
-        forces = np.asarray(group[self.roles["forces"]][()], np.float64)
+        energy = np.asarray(read(group, self.roles["energy"]), np.float64).reshape(-1)
+        forces = np.asarray(read(group, self.roles["forces"]), np.float64)
         if (
             n == 0
             or positions.shape != (k, n, 3)
@@ -161,7 +169,7 @@ class _Nested:
         cells, pbc = self.cells(group, k)
         stresses = None
         if self.stress:
-            values = np.asarray(group[self.roles["stress"]][()], np.float64).reshape(k, -1)
+            values = np.asarray(read(group, self.roles["stress"]), np.float64).reshape(k, -1)
             stresses = np.stack(
                 [
                     self.stress(
@@ -172,7 +180,7 @@ class _Nested:
             )
         label = None if single else group.name
         if "group" in self.roles:
-            label = text_of(np.asarray(group[self.roles["group"]][()]).reshape(-1)[0])
+            label = text_of(np.asarray(read(group, self.roles["group"])).reshape(-1)[0])
         return Block(
             counts,
             check_numbers(np.tile(numbers, k), place, counts),
@@ -192,15 +200,15 @@ class _Nested:
     def small(self, group: h5py.Group, kind: str, k: int, place: Any) -> np.ndarray | None:
         if kind not in self.roles:
             return None
-        values = np.asarray(group[self.roles[kind]][()]).reshape(-1)
+        values = np.asarray(read(group, self.roles[kind])).reshape(-1)
         return np.broadcast_to(small_ints(values, kind, place), (k,))
 
     def cells(self, group: h5py.Group, k: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Cells in Angstrom and periodic flags; none of a group without both."""
         if not {"cell", "pbc"} <= self.roles.keys():
             return None, None
-        pbc = np.asarray(group[self.roles["pbc"]][()]).astype(bool).reshape(-1, 3)
-        cells = np.asarray(group[self.roles["cell"]][()], np.float64).reshape(-1, 3, 3)
+        pbc = np.asarray(read(group, self.roles["pbc"])).astype(bool).reshape(-1, 3)
+        cells = np.asarray(read(group, self.roles["cell"]), np.float64).reshape(-1, 3, 3)
         return (
             np.broadcast_to(cells * self.units.to_angstrom, (k, 3, 3)),
             np.broadcast_to(pbc, (k, 3)),

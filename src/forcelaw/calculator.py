@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .errors import NotConservativeWarning, require
 from .graph import GraphBatch, cell_list_edges
-from .predict import DType, Predictor
+from .predict import DType, Predictor, Structures
 
 require("ase")
 from ase.calculators.calculator import (  # noqa: E402
@@ -72,7 +72,8 @@ class Calculator(ASECalculator):
     run: directory of the run. device: "auto", "cpu" or "cuda". dtype: "float32", or "float64" for
     vibrations and tight relaxations. skin: Angstrom by which the neighbour list reaches beyond the
     cutoff, so that it is not made anew at every step. data: the pack of a run that did not keep its
-    reference energies.
+    reference energies. A model with charge_spin reads ``atoms.info["charge"]`` and ``["spin"]``
+    (the multiplicity), 0 and 1 where they are missing.
 
     Warns (NotConservativeWarning) about a model with direct forces: they are not the gradient of
     its energy, so dynamics with them do not conserve energy.
@@ -139,5 +140,6 @@ class Calculator(ASECalculator):
             receiver,
             torch.tensor([n], device=device),
             shift=shift if pbc.any() else None,
+            **self.predictor.states(Structures.of([self.atoms])),
         )
         return self.predictor.rounded(graph)

@@ -189,7 +189,10 @@ class Evaluation:
         if not len(block):
             return
         structures = Structures(
-            block.counts, block.numbers, block.positions, block.cells, block.pbc
+            block.counts,
+            block.numbers,
+            block.positions,
+            *(block.cells, block.pbc, block.charges, block.spins),
         )
         wanted = predictor.conservative and block.stresses is not None
         energy, forces, stress = predictor.arrays(

@@ -37,6 +37,8 @@ class GraphBatch:
     max_degree int           neighbours of an atom but the dummy, at most; None: not known without
                              asking the device
     ptr      (n + 1,) int32  where the edges into each atom begin; None: found when needed
+    charge, spin (g,) int64  total charge and spin multiplicity of each structure, as indices into
+                             the model's lists; None for models that see neither
     """
 
     species: Tensor
@@ -50,6 +52,8 @@ class GraphBatch:
     transposed: Tensor | None = None
     max_degree: int | None = None
     ptr: Tensor | None = None
+    charge: Tensor | None = None
+    spin: Tensor | None = None
 
     @property
     def n_graphs(self) -> int:

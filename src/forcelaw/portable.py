@@ -94,6 +94,11 @@ def export(predictor: Predictor, path: str | Path, *, about: dict[str, Any]) -> 
     path, given = Path(path), example(predictor)
     if path.suffix != ".pt2":
         raise StudyError("the file of an exported model ends in .pt2", where=str(path))
+    if predictor.config.charges or predictor.config.spins:
+        raise StudyError(
+            "a model with charge_spin cannot be exported: its file would have no such input",
+            remedy="use forcelaw.Calculator",
+        )
     model = OneStructure(predictor)
     # torch.export cannot trace a gradient that is taken inside a model; make_fx can, and what it
     # returns is plain operations

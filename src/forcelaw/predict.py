@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from .data.device_dataset import state_index
 from .data.pack import Pack, sample_path
 from .elements import SYMBOLS
 from .errors import DataError, StoreError
@@ -52,17 +54,20 @@ class Predictions:
 @dataclass(frozen=True)
 class Structures:
     """s structures with a atoms together: counts (s,), numbers (a,), positions (a, 3) in Angstrom,
-    cells (s, 3, 3) with lattice vectors as rows and pbc (s, 3), None where none is periodic."""
+    cells (s, 3, 3) with lattice vectors as rows and pbc (s, 3), None where none is periodic.
+    charges, spins (s,): total charge and spin multiplicity, None: 0 and 1."""
 
     counts: np.ndarray
     numbers: np.ndarray
     positions: np.ndarray
     cells: np.ndarray | None = None
     pbc: np.ndarray | None = None
+    charges: np.ndarray | None = None
+    spins: np.ndarray | None = None
 
     @classmethod
     def of(cls, atoms: list[Atoms]) -> Structures:
-        """Those of ASE."""
+        """Those of ASE; charge and spin multiplicity are ``info["charge"]``, ``info["spin"]``."""
         pbc = np.array([a.pbc for a in atoms], bool).reshape(-1, 3)
         return cls(
             np.array([len(a) for a in atoms], np.int64),
@@ -70,6 +75,8 @@ class Structures:
             np.concatenate([a.positions for a in atoms]),
             np.array([np.asarray(a.cell) for a in atoms]) if pbc.any() else None,
             pbc if pbc.any() else None,
+            np.array([a.info.get("charge", 0) for a in atoms]),
+            np.array([a.info.get("spin", 1) for a in atoms]),
         )
 
     def __len__(self) -> int:
@@ -82,12 +89,12 @@ class Structures:
             before = int(ends[low - 1]) if low else 0
             high = max(low + 1, int(np.searchsorted(ends, before + atoms, side="right")))
             rows, own = slice(low, high), slice(before, int(ends[high - 1]))
+            optional = (self.cells, self.pbc, self.charges, self.spins)
             yield Structures(
                 self.counts[rows],
                 self.numbers[own],
                 self.positions[own],
-                None if self.cells is None else self.cells[rows],
-                None if self.pbc is None else self.pbc[rows],
+                *(None if array is None else array[rows] for array in optional),
             )
             low = high
 
@@ -157,7 +164,20 @@ class Predictor:
             cells=structures.cells,
             pbc=structures.pbc,
         )
-        return self.rounded(graph)
+        return self.rounded(replace(graph, **self.states(structures)))
+
+    def states(self, structures: Structures) -> dict[str, Tensor]:
+        """Fields ``charge`` and ``spin`` of a batch, for a model that tells them apart."""
+        found = {}
+        for name, known, absent in (
+            ("charge", self.config.charges, 0),
+            ("spin", self.config.spins, 1),
+        ):
+            if known:
+                values = getattr(structures, f"{name}s")
+                values = np.full(len(structures), absent) if values is None else values
+                found[name] = torch.from_numpy(state_index(values, known, name)).to(self.device)
+        return found
 
     def rounded(self, graph: GraphBatch) -> GraphBatch:
         """A graph in float64 as the model takes it: in its precision, each structure centred first,

@@ -126,18 +126,18 @@ def test_labels_of_a_shard_turn_with_its_structures(crystals):
 
 
 def test_stress_is_learned_where_it_has_a_weight(crystals, tmp_path):
-    given = {"data": crystals.path, "epochs": 25, "forces": "conservative", "out": tmp_path}
+    given = {"data": crystals.path, "epochs": 12, "forces": "conservative", "out": tmp_path}
     given |= SMALL | {"learning_rate": 1e-2, "first_evaluation": 2, "evaluations": 4}
     alone = {"energy_weight": 0.0, "forces_weight": 0.0, "stress_weight": 1.0}
     with_stress = forcelaw.train("painn", **given, **alone)
     errors = with_stress.metrics["stress_mae"].to_list()
-    assert errors[-1] < 0.4 * errors[0]
+    assert errors[-1] < 0.6 * errors[0]
     without = forcelaw.train("painn", **given)
     assert "stress_mae" not in without.metrics.columns
     # the labels' own stress, read by another path
     found = with_stress.evaluate(crystals.path).as_json()
     assert found["structures_with_stress"] == 56
-    assert found["stress"]["mae"] < 0.4 * found["no_model"]["stress"]["mae"]
+    assert found["stress"]["mae"] < 0.6 * found["no_model"]["stress"]["mae"]
 
 
 def test_stress_needs_labels_and_gradient_forces(crystals, tmp_path):

@@ -59,6 +59,9 @@ class Training(BaseModel):
     forces: Literal["direct", "conservative"] = Field(
         "direct", description="an output of the model, or minus the gradient of its energy"
     )
+    charge_spin: bool = Field(
+        False, description="embed the total charge and spin multiplicity of each structure"
+    )
     options: dict[str, Any] = Field(
         default_factory=dict,
         title="KEY=VALUE",
@@ -80,7 +83,7 @@ class Training(BaseModel):
 
         where = f"options of {self.architecture}"
         check_options(self.architecture, self.options, where)
-        data = summarise(pack, cutoff=self.cutoff)
+        data = summarise(pack, cutoff=self.cutoff, charge_spin=self.charge_spin)
         config = sized_model(
             self.architecture,
             self.size,
@@ -165,6 +168,7 @@ def train(
     depth: int | None = None,
     cutoff: float = 6.0,
     forces: Literal["direct", "conservative"] = "direct",
+    charge_spin: bool = False,
     options: Mapping[str, Any] | None = None,
     out: str | Path = SINGLE,
     device: str = "auto",
@@ -180,7 +184,8 @@ def train(
     in training, D; give one. distinct_atoms: train on a prefix of the training set with that many
     atoms. learning_rate: at the muP base width; by default the architecture's. depth: layers; by
     default they follow from the size. cutoff: in Angstrom. forces: "direct" or "conservative"
-    (minus the gradient of the energy). options: of the architecture. out: the run is written to
+    (minus the gradient of the energy). charge_spin: embed the total charge and spin multiplicity of
+    each structure. options: of the architecture. out: the run is written to
     OUT/runs/ID, where ID is the hash of all that decides its result; a run that is finished there
     is not trained again, one that was stopped is resumed. device: "auto", "cpu" or "cuda".
     compile: torch.compile the model. say: called with one line about the run, for example
@@ -208,6 +213,7 @@ def train(
             depth=depth,
             cutoff=cutoff,
             forces=forces,
+            charge_spin=charge_spin,
             options=dict(options or {}),
         )
         how = TrainOptions(**training)

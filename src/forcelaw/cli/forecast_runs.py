@@ -139,7 +139,8 @@ def _of_study(path: Path) -> list[Planned]:
     from ..training.spec import summarise
 
     study = load(path)
-    data = summarise(find_pack(study, path.parent), cutoff=study.cutoff)
+    pack = find_pack(study, path.parent)
+    data = summarise(pack, cutoff=study.cutoff, charge_spin=study.charge_spin)
     # neither size nor length depends on the learning rate; the id does, so runs are matched by
     # size, length and seed
     planned = plan(study, data, {})

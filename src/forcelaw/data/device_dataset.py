@@ -42,7 +42,8 @@ class Targets:
 class Shard:
     """Structures of a pack on one device, with their edges.
 
-    stress: whether labels of the stress are loaded too.
+    stress: whether labels of the stress are loaded too. charges, spins: those that the model tells
+    apart, if it does.
 
     natoms, nedges (s,) int64; species (a,); pos, forces (a, 3); energy (s,); sender, receiver,
     transposed (e,) local to the structure, the last one being its edges in the order of their
@@ -59,9 +60,18 @@ class Shard:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         stress: bool = False,
+        charges: tuple[int, ...] = (),
+        spins: tuple[int, ...] = (),
     ):
         self.device, self.dtype, self.cutoff = torch.device(device), dtype, cutoff
         self.virial: Tensor | None = None
+        self.states = {
+            name: torch.from_numpy(state_index(getattr(pack, f"{name}s")[indices], known, name)).to(
+                self.device
+            )
+            for name, known in (("charge", charges), ("spin", spins))
+            if known
+        }
         if stress:
             self.virial, self.volume = _virials(pack, np.asarray(indices, np.int64), self)
         self.indices = np.asarray(indices, np.int64)
@@ -228,6 +238,7 @@ class Shard:
             transposed=part["transposed"],
             max_degree=self.max_degree if pad else None,
             ptr=part["ptr"],
+            **{k: v.index_select(0, chosen.clamp_min(0)) for k, v in self.states.items()},
         )
         target = Targets(part["energy"], part["forces"], part["natoms"], part["real"])
         if self.virial is not None:
@@ -239,6 +250,21 @@ class Shard:
             target.virial = virial.masked_fill(empty, torch.nan)
             target.volume = self.volume.index_select(0, held)
         return graph, target
+
+
+def state_index(values: np.ndarray, known: tuple[int, ...], name: str) -> np.ndarray:
+    """(s,) int64: where charges or spin multiplicities stand in those that a model tells apart.
+    DataError for one that it does not."""
+    values = np.asarray(values, np.int64)
+    found = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    strange = sorted(set(values[np.asarray(known)[found] != values].tolist()))
+    if strange:
+        raise DataError(
+            f"structures of {name} {', '.join(map(str, strange))}; the model was trained on"
+            f" {', '.join(map(str, known))}",
+            remedy=f"leave those structures out, or train on data with that {name}",
+        )
+    return found
 
 
 def _virials(pack: Pack, indices: np.ndarray, shard: Shard) -> tuple[Tensor, Tensor]:

@@ -15,12 +15,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from torch import Tensor, nn
 
 from .. import ops
 from ..errors import StudyError
 from ..graph import GraphBatch, segment_sum
+from .mup import Embedding
 
 
 class ModelConfig(BaseModel):
@@ -43,6 +50,19 @@ class ModelConfig(BaseModel):
     )
     forces: Literal["direct", "conservative"] = "direct"
     base_width: int = Field(gt=0, description="muP: the width at which learning rates are stated")
+    charges: tuple[int, ...] = Field(
+        (), description="total charges that are told apart, ascending; one embedding row each"
+    )
+    spins: tuple[int, ...] = Field(
+        (), description="spin multiplicities that are told apart, likewise"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without charges and spins where there are none: runs of before there were any keep their
+        ids."""
+        content = handler(self)
+        return {k: v for k, v in content.items() if v or k not in ("charges", "spins")}
 
     @property
     def m(self) -> float:
@@ -75,9 +95,29 @@ class ForceField(nn.Module, ABC):
 
     config: ModelConfig
 
+    embedding: Embedding  # of elements, which every architecture has
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
+        self.charges = self.spins = None
+        if config.charges:
+            self.charges = Embedding(len(config.charges), config.width, config.m)
+        if config.spins:
+            self.spins = Embedding(len(config.spins), config.width, config.m)
+
+    def embed(self, graph: GraphBatch) -> Tensor:
+        """States of the atoms to start with, (n, width): rows of their element and, where the model
+        has them, of the total charge and spin multiplicity of their structure. Scalars, so that no
+        symmetry is lost, and no matrix product."""
+        h = self.embedding(graph.species)
+        for table, index in ((self.charges, graph.charge), (self.spins, graph.spin)):
+            if table is not None:
+                if index is None:
+                    raise ValueError("the model knows charge or spin, and the batch has none")
+                owner = graph.batch.clamp_max(graph.n_graphs - 1)  # padding: any
+                h = h + table(index).index_select(0, owner)
+        return h
 
     @abstractmethod
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:

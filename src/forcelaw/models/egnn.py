@@ -112,7 +112,7 @@ class EGNN(ForceField):
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
         g = self.features(vec, r)
-        h, v = self.embedding(graph.species), None
+        h, v = self.embed(graph), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph)
         h = self.norm(h)

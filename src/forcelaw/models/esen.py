@@ -291,7 +291,7 @@ class ESEN(ForceField):
         edges = self.edges(graph, vec / r.unsqueeze(-1), r)
         known = self.features(graph, r), self.source.weight, self.target.weight
         x = ops.spread(self.degree(*known), self.degree.last, edges)
-        scalars = self.embedding(graph.species).unsqueeze(1)
+        scalars = self.embed(graph).unsqueeze(1)
         x = torch.cat([x[:, :1] + scalars, x[:, 1:]], dim=1)
         for layer in self.layers:
             x = layer(x, layer.radial(*known), edges)

@@ -382,7 +382,7 @@ class GemNetOC(ForceField):
         # geometry in full precision whatever the matrices have
         with torch.autocast(vec.device.type, enabled=False):
             b = self.bases(vec, index)
-        h = self.embedding(graph.species)
+        h = self.embed(graph)
         m = self.join(h, b.radial, index)
         read = self.unit(h), self.unit(m)
         site, pair = self.outputs[0](*read, m, b, index)

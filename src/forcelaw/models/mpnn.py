@@ -124,7 +124,7 @@ class MPNN(ForceField):
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         g, u = self.geometry(vec)
-        h = self.embedding(graph.species)
+        h = self.embed(graph)
         for layer in self.layers:
             h = layer(h, g, u, graph)
         h = self.norm(h)

@@ -24,7 +24,17 @@ from ..training.config import TrainOptions
 
 FORBID = ConfigDict(extra="forbid", frozen=True)
 # keys of a model's configuration that come from the data, the size or the study
-RESERVED = ("architecture", "width", "elements", "scale", "cutoff", "mean_degree", "forces")
+RESERVED = (
+    "architecture",
+    "width",
+    "elements",
+    "scale",
+    "cutoff",
+    "mean_degree",
+    "forces",
+    "charges",
+    "spins",
+)
 
 
 class Replicates(BaseModel):
@@ -194,6 +204,9 @@ class Study(BaseModel):
     )
     cutoff: float = Field(6.0, gt=0, description="Angstrom")
     forces: Literal["direct", "conservative"] = "direct"
+    charge_spin: bool = Field(
+        False, description="embed the total charge and spin multiplicity of each structure"
+    )
     train: TrainOptions = Field(
         default_factory=TrainOptions, description="options of the training loop"
     )

@@ -72,7 +72,8 @@ def measure_rates(directory: StudyDirectory) -> dict[str, Rate]:
     torch.set_num_threads(1)  # as a worker where every core has one
     study, data, found = directory.study, directory.data, {}
     rows = training_set(directory.pack, 512)
-    shard = Shard(directory.pack, rows, cutoff=study.cutoff, elements=data.options["elements"])
+    known = {name: data.options.get(name, ()) for name in ("elements", "charges", "spins")}
+    shard = Shard(directory.pack, rows, cutoff=study.cutoff, **known)
     for entry in study.architectures:
         sizes = study.sizes_of(entry)
         points = [

@@ -66,7 +66,7 @@ def step(pack: Any, config: Any, precision: str) -> int:
     from ..training.config import TrainOptions
     from ..training.loss import loss_terms
     from ..training.optimizer import ScheduleFreeAdamW
-    from ..training.spec import plan_for, training_set
+    from ..training.spec import plan_for, shard_options, training_set
     from ..training.step import new_stats
 
     indices = training_set(pack, 16)
@@ -76,8 +76,7 @@ def step(pack: Any, config: Any, precision: str) -> int:
         pack,
         indices,
         schedule,
-        cutoff=config.cutoff,
-        elements=config.elements,
+        **shard_options(config),
         device=torch.device("cpu"),
         dtype=dtype,
     ).whole()

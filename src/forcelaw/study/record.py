@@ -29,7 +29,7 @@ class StudyDirectory:
 
     def __init__(self, study: Study, pack: Pack, out: Path):
         self.study, self.pack, self.out = study, pack, out
-        self.data = summarise(pack, cutoff=study.cutoff)
+        self.data = summarise(pack, cutoff=study.cutoff, charge_spin=study.charge_spin)
         self.runs = out / "runs"
         self._losses = FinalLosses(self.runs)
         self._shared = SharedRuns([out.parent / name / "runs" for name in study.share])

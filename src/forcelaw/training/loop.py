@@ -27,7 +27,7 @@ from .device import device_name
 from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
 from .optimizer import ScheduleFreeAdamW
-from .spec import RunSpec, plan_for, training_set, validation_set
+from .spec import RunSpec, plan_for, shard_options, training_set, validation_set
 from .step import NEVER, EagerStep, GraphStep, new_stats
 
 CHECKPOINT_SECONDS = 60.0
@@ -103,8 +103,7 @@ def training(
         stats.copy_(torch.tensor(state["stats"], dtype=torch.float64))
     config = spec.config()
     data = {
-        "cutoff": config.cutoff,
-        "elements": config.elements,
+        **shard_options(config),
         "device": device,
         "dtype": dtype_of(spec),
         "stress": spec.train.stress,

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .. import __version__
 from ..data import splits
-from ..data.pack import Pack
+from ..data.pack import NO_CHARGE, NO_SPIN, Pack
 from ..data.schedule import Plan, plan
 from ..data.validate.kinds import kinds_of, mixed_kinds
 from ..errors import DataError, StudyError
@@ -64,12 +64,18 @@ class RunSpec(BaseModel):
 
 
 def data_options(
-    pack: Pack, *, cutoff: float = 6.0, mean_degree: float | None = None
+    pack: Pack,
+    *,
+    cutoff: float = 6.0,
+    mean_degree: float | None = None,
+    charge_spin: bool = False,
 ) -> dict[str, Any]:
-    """What a model configuration takes from the data: elements, force scale, mean degree,
-    cutoff."""
-    require_trainable(pack)
+    """What a model configuration takes from the data: elements, force scale, mean degree, cutoff,
+    and with ``charge_spin`` the total charges and spin multiplicities there are."""
+    require_trainable(pack, charge_spin)
+    states = charges_and_spins(pack) if charge_spin else {}
     return {
+        **states,
         "elements": tuple(pack.elements),
         "cutoff": cutoff,
         "scale": float(f"{pack.manifest['statistics']['force_rms']:.4g}"),
@@ -77,8 +83,8 @@ def data_options(
     }
 
 
-def require_trainable(pack: Pack) -> None:
-    """Refuse data that the models cannot represent: they see neither charge nor spin. What ``data
+def require_trainable(pack: Pack, charge_spin: bool = False) -> None:
+    """Refuse data that a model cannot represent, with charge and spin or without. What ``data
     check`` passes is not refused."""
     if not pack.manifest["statistics"]["force_rms"] > 0:
         raise DataError(
@@ -86,12 +92,37 @@ def require_trainable(pack: Pack) -> None:
             where=str(pack.path),
             remedy="prepare it again with the right --forces-key",
         )
-    if "charges" not in pack.manifest["arrays"]:
+    if charge_spin or "charges" not in pack.manifest["arrays"]:
         return
     kinds = np.unique(kinds_of(pack.charges, pack.spins, len(pack)), axis=0)
     error = mixed_kinds([(int(charge), int(spin)) for charge, spin in kinds])
     if error:
         raise DataError(error.what, where=str(pack.path), remedy=error.remedy)
+
+
+def charges_and_spins(pack: Pack) -> dict[str, tuple[int, ...]]:
+    """The total charges and spin multiplicities of a pack, ascending. DataError where it has none,
+    or where some structures do not say."""
+    found = {}
+    for name, absent in (("charges", NO_CHARGE), ("spins", NO_SPIN)):
+        array = getattr(pack, name)
+        values = [] if array is None else np.unique(array).tolist()
+        if values and values != [absent]:
+            found[name] = tuple(values)
+        if absent in found.get(name, ()):
+            raise DataError(
+                f"some structures of the pack do not say their {name.removesuffix('s')}",
+                where=str(pack.path),
+                remedy="prepare it from files where all do, or train without charge_spin",
+            )
+    if not found:
+        raise DataError(
+            "the pack has neither charges nor spins, and charge_spin asks for them",
+            where=str(pack.path),
+            remedy="train without charge_spin, or name them: --charge-key, --spin-key of `forcelaw"
+            " data prepare`",
+        )
+    return found
 
 
 def measured_degree(pack: Pack, cutoff: float, structures: int = 500) -> float:
@@ -159,7 +190,7 @@ def _prefix(data: DataSummary, distinct_atoms: float | None) -> np.ndarray:
     return data.natoms[splits.prefix(np.arange(len(data.natoms)), offsets, distinct_atoms)]
 
 
-def summarise(pack: Pack, *, cutoff: float = 6.0) -> DataSummary:
+def summarise(pack: Pack, *, cutoff: float = 6.0, charge_spin: bool = False) -> DataSummary:
     """Read what planning needs of a pack."""
     natoms = np.diff(pack.offsets)[training_set(pack)]
     for side, found in (("training", natoms), ("validation", validation_set(pack, 1))):
@@ -169,7 +200,15 @@ def summarise(pack: Pack, *, cutoff: float = 6.0) -> DataSummary:
                 where=str(pack.path),
                 remedy="prepare it with --val-fraction above 0, or with --train and --validation",
             )
-    return DataSummary(pack.path.name, pack.hash, natoms, data_options(pack, cutoff=cutoff))
+    options = data_options(pack, cutoff=cutoff, charge_spin=charge_spin)
+    return DataSummary(pack.path.name, pack.hash, natoms, options)
+
+
+def shard_options(config: ModelConfig) -> dict[str, Any]:
+    """What a shard has to know of the model (options of
+    :class:`forcelaw.data.device_dataset.Shard`)."""
+    names = ("cutoff", "elements", "charges", "spins")
+    return {name: getattr(config, name) for name in names}
 
 
 def resolve(

@@ -20,8 +20,8 @@ def kinds_of(charges: np.ndarray | None, spins: np.ndarray | None, structures: i
 
 
 def mixed_kinds(kinds: Collection[tuple[int, int]]) -> DataError | None:
-    """Why structures of these (charge, spin) cannot be trained on together, None if they can: the
-    models see neither, so equal inputs would carry different labels."""
+    """Why structures of these (charge, spin) cannot be trained on together, None if they can:
+    models see neither unless asked to, so equal inputs would carry different labels."""
     if len(kinds) < 2:
         return None
     charges, spins = ({kind[k] for kind in kinds} for k in (0, 1))
@@ -34,7 +34,8 @@ def mixed_kinds(kinds: Collection[tuple[int, int]]) -> DataError | None:
     if len(spins) > 1:
         remedies.append("--only-spin 1 (or another multiplicity)")
     return DataError(
-        f"structures of different {' and '.join(mixed)} are mixed, and the architectures see"
-        " neither: equal inputs would carry different labels",
-        remedy=f"prepare with {' and '.join(remedies)}",
+        f"structures of different {' and '.join(mixed)} are mixed, and models see neither"
+        " unless asked to: equal inputs would carry different labels",
+        remedy="train with --charge-spin (charge_spin: true in a study), or prepare with"
+        f" {' and '.join(remedies)}",
     )

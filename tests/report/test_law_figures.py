@@ -72,7 +72,13 @@ def test_a_fit_shows_every_run_and_the_law(runs: Runs, tmp_path: Path) -> None:
 
 def test_a_comparison_shows_exponents_and_multiplier(compared: Comparison, tmp_path: Path) -> None:
     figure = compare_figure(compared)
-    alpha, *_, compute = figure.panels
+    ratio, alpha, *_, compute = [one for one in figure.panels if one.title != "equal FLOPs"]
+    found = compared.ratios[0]
+    lines = [series for series in ratio.series if series.group == found.second]
+    for line, size in zip(lines, found.sizes, strict=True):
+        assert line.x == pytest.approx(size.d.tolist()) and line.y == pytest.approx(
+            size.ratio.tolist()
+        )
     shown = {series.group: (series.x[0], series.low[0]) for series in alpha.series}
     for group, result in compared.fits.items():
         assert shown[group] == (result["alpha"].value, result["alpha"].low)

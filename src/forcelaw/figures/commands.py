@@ -12,7 +12,16 @@ from ..laws.decide.design import Design
 from ..laws.diagnose.diagnose import Diagnosis
 from ..laws.fit.result import Estimate, FitResult
 from ..table.runs import Runs
-from .laws import FLOPS, HOURS, equal_loss, floor_profile, forest, held_out, local_exponents
+from .laws import (
+    FLOPS,
+    HOURS,
+    equal_loss,
+    floor_profile,
+    forest,
+    held_out,
+    local_exponents,
+    loss_ratios,
+)
 from .spec import Figure, Panel, Series, or_empty
 from .style import GREY, Look, looks
 from .text import pretty
@@ -146,10 +155,17 @@ def _residuals(runs: Runs, result: FitResult) -> Panel:
 
 
 def compare_figure(comparison: Comparison) -> Figure:
-    """Exponents side by side with intervals, and compute at equal loss of the pairs."""
+    """Ratios of losses, exponents side by side with intervals, and compute at equal loss of the
+    pairs."""
     usable = {name: one for name, one in comparison.fits.items() if one.ok}
-    look = _looks(list(usable))
+    look = _looks(list(comparison.fits))
     panels = []
+    if ratios := comparison.ratios:
+        first = ratios[0].first
+        of_first = [(one.second, look[one.second], one) for one in ratios if one.first == first]
+        panels.append(loss_ratios(of_first, first, "d", LABELS["d"]))
+        if any(one.costs.get("c") for *_, one in of_first):
+            panels.append(loss_ratios(of_first, first, "c", LABELS["c"]))
     for name, title in SYMBOLS.items():
         found = {group: one.get(name) for group, one in usable.items()}
         if any(found.values()):
@@ -169,10 +185,11 @@ def compare_figure(comparison: Comparison) -> Figure:
     return Figure(
         "compare",
         "",
-        f"Exponents with their {comparison.level:.0%} intervals; overlap is not the test, the p"
-        " values in the table are. Last: how many times the compute of the second named"
-        " architecture the first needs for the same loss, above one more and below one less, with"
-        " its interval.",
+        "First the losses without a law, in units of the first architecture's: a flat line is a"
+        f" constant factor. Then exponents with their {comparison.level:.0%} intervals; overlap is"
+        " not the test, the p values in the table are. Last: how many times the compute of the"
+        " second named architecture the first needs for the same loss, above one more and below one"
+        " less, with its interval.",
         panels or [nothing],
     )
 

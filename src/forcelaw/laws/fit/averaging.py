@@ -158,6 +158,8 @@ class Averaged(Result):
                 )
         if not self.ok:
             return "\n".join([*lines, f"status: {self.status}", f"  {self.message}"])
+        if self.message:
+            lines.append(self.message)
         if self.factor:
             lines.append(f"every form has a free step where {self.factor} changes along N")
         lines += [
@@ -209,16 +211,19 @@ def average(
     steps: tuple[str, ...] = ()
     if factor != "none":
         stepped, steps = must_step(runs, factor) if factor else with_steps(runs, "depth")
-        # a depth that changes at every size is a part of the size
-        if steps and not factor and 2 * (len(steps) + 1) > levels(runs["n"]):
+        # every step takes a size; a depth that changes at nearly all of them is a part of the size
+        if steps and not factor and levels(runs["n"]) < len(steps) + LEAST_LEVELS:
             steps = ()
     found: list[Form] = []
     if steps and all("n" in law.roles for law in laws.values()):
         wrapped = {name: Stepped(law, steps) for name, law in laws.items()}
         found = _fits(stepped, wrapped, goal, level, settings)
+    said = ""
     if any(not form.reason for form in found):
         runs = stepped
     else:
+        if found:
+            said = f"no form can be fitted with steps in {factor or 'depth'}: {found[0].reason}"
         found, steps = _fits(runs, laws, goal, level, settings), ()
     usable = [form for form in found if not form.reason]
     if not usable:
@@ -228,7 +233,7 @@ def average(
             form.within = WITHIN[form.name]
     _score(runs, usable, settings, seed)
     found.sort(key=lambda form: (bool(form.within), -form.weight))
-    out = Averaged(found, {}, level, factor=(factor or "depth") if steps else "")
+    out = Averaged(found, {}, level, message=said, factor=(factor or "depth") if steps else "")
     out.estimates = _estimates(out)
     return out
 

@@ -17,7 +17,7 @@ from ...errors import FitError
 from ...table.runs import Runs
 from .base import Arrays, Law, Terms
 
-MOST = 1.0  # a step is at most this in ln L
+MOST = 0.3
 ROLE = "step of "
 
 
@@ -33,7 +33,7 @@ class Stepped(Law):
         self.law, self.steps = law, steps
         self.name, self.formula = law.name, f"{law.formula}, times exp(step) beyond each step"  # type: ignore[misc]
         self.roles, self.coefficients = law.roles + steps, law.coefficients
-        self.shapes, self.logs, self.soft = law.shapes + steps, law.logs, law.soft
+        self.shapes, self.logs, self.soft = law.shapes + steps, law.logs, law.soft + steps
         self.tied, self.one_optimum = law.tied, law.one_optimum  # type: ignore[misc]
 
     def residuals(

@@ -24,6 +24,7 @@ from .cost import Rate
 from .record import StudyDirectory
 from .status import StudyStatus, study_status
 
+PACE_SECONDS = 120.0  # for which the estimated pace counts as if it had been measured
 GRACE = 30.0  # seconds after the deadline that a worker has for its checkpoints
 # oversubscribed threads make torch 3 to 40 times slower (measured)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -118,19 +119,22 @@ def _watch(
         while running := [p for p in processes if p.poll() is None]:
             with suppress(subprocess.TimeoutExpired):
                 running[0].wait(0.5 if bar.live else 2.0)
-            _show(bar, study_status(directory, rates, hold), name)
+            _show(bar, study_status(directory, rates, hold), name, workers)
             piece.beat()
             if time.time() > deadline + GRACE:
                 _kill(processes)
 
 
-def _show(bar: Progress, status: StudyStatus, name: str) -> None:
+def _show(bar: Progress, status: StudyStatus, name: str, workers: int) -> None:
+    """One line. Workers start slowly and checkpoints come once a minute, so the pace begins at the
+    estimated one, and what was measured takes over as it grows."""
     now = time.monotonic()
     if now - bar._last < bar.interval:
         return
     bar._last, bar.total = now, status.work
-    rate = (status.done - bar.already) / (now - bar.started)
-    left = duration((status.work - status.done) / rate) if rate > 0 else "?"
+    busy = min(workers, max(1, status.total - status.ended))
+    rate = (status.done - bar.already + PACE_SECONDS * busy) / (now - bar.started + PACE_SECONDS)
+    left = duration((status.work - status.done) / rate)
     text = f"{name}: {status.ended}/{status.total} runs, {100 * status.share:.0f}%, {left} left"
     bar._show(text + (f" | {'; '.join(status.now)}" if status.now else ""))
 

@@ -11,6 +11,7 @@ from ..errors import StoreError
 from ..progress import count, duration
 from ..store.runs import runs as all_runs
 from .accounting import accounts
+from .advice import advise
 from .config import label_of
 from .cost import Rate, seconds_of
 
@@ -118,6 +119,7 @@ def describe_plan(
             " and one run at a time, by the rates of one H100; runs side by side end about 3 times"
             " sooner"
         )
+    lines += [f"note: {text}" for text in advise(study, data, planned)]
     return "\n".join(lines)
 
 

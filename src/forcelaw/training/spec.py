@@ -169,13 +169,15 @@ class DataSummary:
     """What planning needs of a pack: once it is read, plans need neither the pack nor the disk.
 
     natoms: atoms of each training structure in the pack's fixed order, (structures,). options: what
-    a model configuration takes from the data (:func:`data_options`).
+    a model configuration takes from the data (:func:`data_options`). validation: structures of the
+    validation set, None where nobody counted them.
     """
 
     name: str
     hash: str
     natoms: np.ndarray
     options: dict[str, Any]
+    validation: int | None = None
 
     def prefix(self, distinct_atoms: float | None) -> np.ndarray:
         """Sizes of the shortest training set with at least ``distinct_atoms`` atoms; None: all."""
@@ -201,7 +203,8 @@ def summarise(pack: Pack, *, cutoff: float = 6.0, charge_spin: bool = False) -> 
                 remedy="prepare it with --val-fraction above 0, or with --train and --validation",
             )
     options = data_options(pack, cutoff=cutoff, charge_spin=charge_spin)
-    return DataSummary(pack.path.name, pack.hash, natoms, options)
+    validation = len(_order(pack, "validation"))
+    return DataSummary(pack.path.name, pack.hash, natoms, options, validation)
 
 
 def shard_options(config: ModelConfig) -> dict[str, Any]:

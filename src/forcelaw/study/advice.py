@@ -1,0 +1,123 @@
+"""What the runs of a plan cannot carry, and what would: said before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..report.analysis import BURN_IN_STEPS
+from ..training.config import TrainOptions, evaluation_steps
+from .config import Study, label_of
+
+if TYPE_CHECKING:
+    from ..training.spec import DataSummary
+    from .plan import Plan, PlannedRun
+
+LEAST_SIZES = 5  # that touch the frontier, for an exponent without bias
+LEAST_SPAN = 30.0  # of N: a decade and a half
+LEAST_EVALUATIONS = 4  # of a run beyond the burn-in
+MOST_PASSES = 4.0  # over the data, up to which repeats count nearly as fresh data
+
+
+def advise(study: Study, data: DataSummary, planned: Plan) -> list[str]:
+    """Sentences, most serious first; none where the plan can carry a law."""
+    grid = [run for run in [*planned.runs, *planned.waiting] if run.kind == "grid"]
+    if not grid:
+        return []
+    advice = [*_burn_in(grid), *_passes(grid), *_sizes(study, grid), *_seeds(study)]
+    if data.validation is not None and data.validation < 100:
+        advice.append(
+            f"only {data.validation} validation structures: losses carry an error of some"
+            f" {100 / math.sqrt(data.validation):.0f}% that more runs do not average away; prepare"
+            " with a larger --val-fraction, or give --validation files"
+        )
+    return advice
+
+
+def _later(run: PlannedRun) -> int:
+    """Evaluations of a run beyond the burn-in."""
+    options = TrainOptions(**run.spec["train"])
+    return sum(step >= BURN_IN_STEPS for step in evaluation_steps(run.spec["steps"], options))
+
+
+def _burn_in(grid: list[PlannedRun]) -> list[str]:
+    """Runs that are over, or nearly so, before the first evaluation that a fit counts."""
+    by_label: dict[str, list[PlannedRun]] = {}
+    for run in grid:
+        by_label.setdefault(run.label, []).append(run)
+    later = {label: max(map(_later, runs)) for label, runs in by_label.items()}
+    out = []
+    for none in (True, False):
+        labels = [k for k, n in later.items() if n < LEAST_EVALUATIONS and (n == 0) == none]
+        if not labels:
+            continue
+        runs = [run for label in labels for run in by_label[label]]
+        steps = max(run.spec["steps"] for run in runs)
+        need = 3 * BURN_IN_STEPS * max(run.spec["batch_atoms"] for run in runs)
+        what = "all of a run is burn-in" if none else "too few evaluations lie beyond the burn-in"
+        out.append(
+            f"{', '.join(labels)}: at most {steps:,} steps, and the first {BURN_IN_STEPS} are left"
+            f" out of every fit: {what}. {3 * BURN_IN_STEPS:,} steps would do (atoms:"
+            f" {_digits(need)}), or fewer structures a step (train.batch_molecules)"
+            + ("" if none else ", or more train.evaluations")
+        )
+    return out
+
+
+def _passes(grid: list[PlannedRun]) -> list[str]:
+    passes = max(run.spec["epochs"] for run in grid)
+    if passes <= MOST_PASSES:
+        return []
+    least = min(run.spec["train_atoms"] for run in grid if run.spec["epochs"] > MOST_PASSES)
+    return [
+        f"the training set is seen up to {passes:.1f} times: beyond {MOST_PASSES:g} passes a"
+        f" repeated atom is worth less than a fresh one, and a law in D mixes both. At most atoms:"
+        f" {_digits(MOST_PASSES * least)} for these data, or law data_constrained"
+    ]
+
+
+def _sizes(study: Study, grid: list[PlannedRun]) -> list[str]:
+    """Architectures whose sizes are too few, or too near each other."""
+    short: dict[str, tuple[int, float]] = {}
+    for label in map(label_of, study.architectures):
+        sizes = {run.spec["n"] for run in grid if run.label == label}
+        if sizes:
+            span = max(sizes) / min(sizes)
+            if len(sizes) < LEAST_SIZES or span < LEAST_SPAN:
+                short[label] = len(sizes), span
+    if not short:
+        return []
+    counts, spans = zip(*short.values())
+    ladder = np.geomspace(min(study.sizes), LEAST_SPAN * 1.2 * min(study.sizes), LEAST_SIZES)
+    return [
+        f"{', '.join(short)}: {_range(counts)} sizes over a factor of {_range(spans)} in N; an"
+        f" exponent takes {LEAST_SIZES} over a factor of {LEAST_SPAN:g}, for example sizes:"
+        f" [{', '.join(map(_digits, ladder))}]"
+    ]
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _seeds(study: Study) -> list[str]:
+    entries = study.architectures
+    repeated = [e for e in entries if any(len(study.seeds_of(e, n)) > 1 for n in study.sizes_of(e))]
+    if repeated:
+        return []
+    sizes = sorted(study.sizes)
+    some = ", ".join(_digits(n) for n in dict.fromkeys([sizes[0], sizes[-1]]))
+    return [
+        "no size has several seeds, so a misfit of the law cannot be told from noise: replicates:"
+        f" {{sizes: [{some}], seeds: [1, 2]}}"
+    ]
+
+
+def _digits(value: float) -> str:
+    """Two digits, as YAML reads a number: 1.2e5."""
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"

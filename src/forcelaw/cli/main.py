@@ -36,6 +36,7 @@ first steps:
   forcelaw run studies/quickstart.yaml          train a small study, show its laws
   forcelaw data check my.extxyz                 can this data be trained on?
   forcelaw data prepare my.extxyz --out pack    make a pack of it
+  forcelaw init pack                            write a study for it that can carry a law
   forcelaw train painn --size 1e5 --epochs 20 --data pack
                                                 train one model
   forcelaw evaluate out/single/runs/ID my.extxyz
@@ -48,6 +49,7 @@ exit codes: 0 done; 1 done with a bad result (diverged, not trainable); 2 a mist
 """
 # command -> (module of this package with a function add_COMMAND(parser), one line of help)
 COMMANDS = {
+    "init": ("init", "write a first study for your data"),
     "run": ("study", "train a study: plan it, show its cost, run what is not done yet, report"),
     "status": ("study", "where a study stands"),
     "train": ("train", "train one model"),

@@ -44,7 +44,8 @@ class PrepareOptions:
 
     rotate: None turns molecules and leaves periodic structures, True turns both (with the cell),
     False neither. limit: stop after so many kept structures. allow: names of findings
-    (:data:`forcelaw.data.validate.ALLOWED`) that are let pass. command: written to the manifest.
+    (:data:`forcelaw.data.validate.ALLOWED`) that are let pass. command, made_from: written to the
+    manifest.
     """
 
     val_fraction: float = 0.1
@@ -61,6 +62,7 @@ class PrepareOptions:
     atomic_energies: AtomicEnergies = field(default_factory=AtomicEnergies)
     allow: frozenset[str] = frozenset()
     command: str = ""
+    made_from: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -255,6 +255,7 @@ def manifest(
             "warnings": work.survey.warnings(),
         },
         **labels,
+        **({"made_from": work.options.made_from} if work.options.made_from else {}),
         "skipped": work.tally.skipped,
         "rotated": work.turned,
         "command": work.options.command,

@@ -61,7 +61,7 @@ def _burn_in(grid: list[PlannedRun]) -> list[str]:
         out.append(
             f"{', '.join(labels)}: at most {steps:,} steps, and the first {BURN_IN_STEPS} are left"
             f" out of every fit: {what}. {3 * BURN_IN_STEPS:,} steps would do (atoms:"
-            f" {_digits(need)}), or fewer structures a step (train.batch_molecules)"
+            f" {digits(need)}), or fewer structures a step (train.batch_molecules)"
             + ("" if none else ", or more train.evaluations")
         )
     return out
@@ -75,7 +75,7 @@ def _passes(grid: list[PlannedRun]) -> list[str]:
     return [
         f"the training set is seen up to {passes:.1f} times: beyond {MOST_PASSES:g} passes a"
         f" repeated atom is worth less than a fresh one, and a law in D mixes both. At most atoms:"
-        f" {_digits(MOST_PASSES * least)} for these data, or law data_constrained"
+        f" {digits(MOST_PASSES * least)} for these data, or law data_constrained"
     ]
 
 
@@ -92,10 +92,11 @@ def _sizes(study: Study, grid: list[PlannedRun]) -> list[str]:
         return []
     counts, spans = zip(*short.values())
     ladder = np.geomspace(min(study.sizes), LEAST_SPAN * 1.2 * min(study.sizes), LEAST_SIZES)
+    noun = "size" if max(counts) == 1 else "sizes"
     return [
-        f"{', '.join(short)}: {_range(counts)} sizes over a factor of {_range(spans)} in N; an"
+        f"{', '.join(short)}: {_range(counts)} {noun} over a factor of {_range(spans)} in N; an"
         f" exponent takes {LEAST_SIZES} over a factor of {LEAST_SPAN:g}, for example sizes:"
-        f" [{', '.join(map(_digits, ladder))}]"
+        f" [{', '.join(map(digits, ladder))}]"
     ]
 
 
@@ -110,14 +111,14 @@ def _seeds(study: Study) -> list[str]:
     if repeated:
         return []
     sizes = sorted(study.sizes)
-    some = ", ".join(_digits(n) for n in dict.fromkeys([sizes[0], sizes[-1]]))
+    some = ", ".join(digits(n) for n in dict.fromkeys([sizes[0], sizes[-1]]))
     return [
         "no size has several seeds, so a misfit of the law cannot be told from noise: replicates:"
         f" {{sizes: [{some}], seeds: [1, 2]}}"
     ]
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Two digits, as YAML reads a number: 1.2e5."""
     mantissa, _, exponent = f"{value:.1e}".partition("e")
     return f"{mantissa}e{int(exponent)}"

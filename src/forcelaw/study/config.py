@@ -18,6 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
+from ..data.options import DataFiles
 from ..errors import StoreError, StudyError
 from ..files import read_json
 from ..training.config import TrainOptions
@@ -187,8 +188,13 @@ class Study(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     description: str = ""
-    data: str = Field(
-        "sample", description='"sample", or the path of a pack, relative to the study file'
+    data: str | DataFiles = Field(
+        "sample",
+        description=(
+            '"sample", or the path of a pack, relative to the study file; or the files that a pack'
+            " is made of: {train: FILE, validation: FILE, test: FILE, ...} with the options of"
+            " `forcelaw data prepare` as keys"
+        ),
     )
     architectures: list[ArchitectureSpec] = Field(
         min_length=1, description="what is compared; any entry may differ in more"

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..data.options import DataFiles
 from ..data.pack import Pack, sample_path
+from ..data.prepare_files import pack_of_files
 from ..errors import StudyError
 from ..files import read_json, storage, write_json
 from ..store.runs import FinalLosses, RunDirectory, runs
@@ -157,5 +159,7 @@ def find_pack(study: Study, directory: str | Path) -> Pack:
     """The pack of a study; ``directory`` is that of the study file."""
     if study.data == "sample":
         return Pack(sample_path())
+    if isinstance(study.data, DataFiles):
+        return pack_of_files(study.data, study.name, Path(directory))
     path = Path(study.data).expanduser()
     return Pack(path if path.is_absolute() else Path(directory) / path)

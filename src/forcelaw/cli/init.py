@@ -1,0 +1,109 @@
+"""`forcelaw init`: a first study on the user's data."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field
+
+from ..data.options import Preparation
+from ..errors import StudyError
+from .data import SOURCES
+from .options import add_options, from_options
+
+if TYPE_CHECKING:
+    from ..data.pack import Pack
+
+NAMES = ["mpnn", "painn"]
+
+
+class Init(BaseModel):
+    """The study that is written."""
+
+    out: Path | None = Field(
+        None, title="FILE", description="the study file to write (default: NAME.yaml)"
+    )
+    name: str | None = Field(None, description="of the study (default: that of DATA)")
+    architectures: str = Field(
+        ",".join(NAMES), title="LIST", description="what is compared; forcelaw models lists all"
+    )
+    overwrite: bool = Field(False, description="replace FILE if it exists")
+
+
+def add_init(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write a commented study file for DATA that can carry a law: sizes, length, batch and seeds"
+        " from what the training set holds. DATA is a pack, or files, of which NAME-pack is made"
+        " first, as by `forcelaw data prepare`, with the same options."
+    )
+    parser.epilog = (
+        "examples:\n  forcelaw init pack\n  forcelaw init my.extxyz --group frame\n"
+        "  forcelaw init --train a.xyz --validation b.xyz --E0s isolated\n\n" + SOURCES
+    )
+    parser.add_argument("data", nargs="*", type=Path, metavar="DATA", help="a pack, or files")
+    add_options(parser, Init)
+    group = parser.add_argument_group("how files are prepared (see: forcelaw data prepare --help)")
+    add_options(group, Preparation)
+    parser.set_defaults(handler=_init, packages=("torch",))
+
+
+def _init(args: argparse.Namespace) -> int:
+    from ..data.pack import Pack
+    from ..models import architecture
+    from ..study.config import load
+    from ..study.starter import describe, proportions, starter
+
+    files = [*args.data, *args.train]
+    if not files:
+        raise StudyError("no data were named", remedy="forcelaw init PACK, or FILE...")
+    names = [name.strip() for name in args.architectures.split(",") if name.strip()]
+    for name in names:
+        architecture(name)
+    name = args.name or files[0].name.split(".")[0] or "study"
+    out = args.out or Path(f"{name}.yaml")
+    if out.exists() and not args.overwrite:
+        raise StudyError(
+            "this file exists already",
+            where=str(out),
+            remedy="choose another --out, or --overwrite",
+        )
+    if len(files) == 1 and (files[0] / "manifest.json").is_file():
+        pack = Pack(files[0])
+    else:
+        pack = _prepare(args, files, out.with_name(f"{name}-pack"))
+    split = pack.manifest["split"]
+    structures, atoms = split["train_structures"], split["train_atoms"]
+    text = starter(
+        name,
+        os.path.relpath(pack.path, out.parent or "."),
+        structures=structures,
+        atoms=atoms,
+        validation=split["val_structures"],
+        architectures=names,
+    )
+    out.write_text(text)
+    load(out)
+    print(f"{out}: {describe(proportions(structures, atoms))}")
+    print(f"next: forcelaw run {out} --plan")
+    return 0
+
+
+def _prepare(args: argparse.Namespace, files: list[Path], folder: Path) -> Pack:
+    """The pack of files, made if it is not there."""
+    from ..data.pack import Pack
+    from ..data.prepare_files import prepare_files
+
+    if not folder.exists() or args.overwrite:
+        given = from_options(Preparation, args, train=files)
+        prepare_files(
+            given,
+            folder,
+            overwrite=args.overwrite,
+            command=f"forcelaw init {' '.join(path.name for path in files)}",
+            say=sys.stdout,
+        )
+    return Pack(folder)

@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from .data import SOURCES, Source, source_options
+from ..data.options import Source
+from .data import SOURCES, source_options
 from .options import JSON, add_options
 
 EVALUATE = """\

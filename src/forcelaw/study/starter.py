@@ -48,6 +48,7 @@ def starter(
     sizes = SMALLEST * np.geomspace(1, 1.3 * LEAST_SPAN, LEAST_SIZES + 1)
     ladder = ", ".join(digits(n) for n in sizes)
     repeated = f"{digits(sizes[1])}, {digits(sizes[3])}"
+    quarter = digits(p.atoms / 4)
     passes = (
         "" if p.passes <= MOST_PASSES else " More than four: these data are few for a law in D."
     )

@@ -1,7 +1,9 @@
 """Forecasts of the largest runs on surfaces that are known: median error and coverage of the 95%
 intervals.
 
-    python benchmarks/forecast_coverage.py [copies]
+    python benchmarks/forecast_coverage.py [copies] [law]
+
+law: auto (the default), or e.g. surface: that form alone, without back-tests.
 
 The design is that of one architecture of studies/symmetry_ladder.yaml: N from 5e3 to 1e6, three
 seeds at three of the sizes, D to 1.6e7 atoms, evaluations past 400 steps of 16 molecules; the
@@ -65,6 +67,8 @@ def copy(truth: dict[str, float], sd: float, seed: int):
 
 def main() -> None:
     copies = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    law = sys.argv[2] if len(sys.argv) > 2 else "auto"
+    how = {"law": law, "calibrate": law == "auto"}
     print(
         f"{copies} copies each\n"
         f"{'truth':<32}{'run sd':>7}{'what is fitted':>16}{'refused':>9}{'median error':>14}"
@@ -76,7 +80,7 @@ def main() -> None:
                 rows, refused = [], 0
                 for seed in range(copies):
                     runs, planned = copy(truth, sd, seed)
-                    found = forecast(runs, planned, checkpoints=checkpoints)
+                    found = forecast(runs, planned, checkpoints=checkpoints, **how)
                     refused += not found[0].ok
                     options = {"level": 0.95, "checkpoints": checkpoints}
                     rows += check(to_json(found, date="", source="", options=options), runs)[

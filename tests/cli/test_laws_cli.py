@@ -313,10 +313,10 @@ def test_diagnose(pair, tmp_path, capsys):
 
 def test_budget_and_design(pair, tmp_path, capsys):
     out = tmp_path / "out.json"
-    assert call("budget", pair, "--hours", "10", "--json", out, "--figure", tmp_path / "b.png") == 0
+    assert call("budget", pair, "--hours", "1", "--json", out, "--figure", tmp_path / "b.png") == 0
     result = json.loads(out.read_text())
     assert result["unit"] == "hours" and result["choices"][0]["flops"] == pytest.approx(
-        3.6e19, rel=1e-6
+        3.6e18, rel=1e-6
     )
     assert (tmp_path / "b.png").exists()
     assert call("budget", pair) == 2 and "FLOPs or in hours" in capsys.readouterr().err

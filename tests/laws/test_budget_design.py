@@ -49,7 +49,7 @@ def test_hours_come_from_measured_hours_of_one_device():
     table["gpu_hours"] = np.asarray(table["flops"]) / speed / 3600
     runs = Runs.from_frame(table)
     assert any("several devices" in note for note in budget(runs, hours=1.0).notes)
-    found = budget(runs, hours=1.0, device="h200")
+    found = budget(runs, hours=1.0, device="h200", beyond=1e9)
     slow = np.array(table["device"]) == "CPU"  # hours of the CPU do not count
     assert found.best.extrapolation["budget"] == pytest.approx(
         1.0 / table["gpu_hours"][~slow].max()
@@ -134,7 +134,57 @@ def test_budget_faults():
     assert refused.status == "refused" and "levels of n" in refused.choices[0].reason
     reason = budget(runs, hours=1.0).choices[0].reason
     assert "no device-hours" in reason and "--columns h=..." in reason and "--flops" in reason
-    assert any("times the largest" in note for note in budget(runs, flops=1e25).best.notes)
+    far = budget(runs, flops=1e25, beyond=1e6).best
+    assert any("times the largest" in note for note in far.notes) and far.flops == 1e25
+
+
+def test_nothing_is_answered_far_beyond_what_was_measured():
+    """3e6 parameters and 1e9 atoms are the largest; 1e25 FLOPs would want 1e5 times both."""
+    runs = study(8)
+    best = budget(runs, flops=1e25).best
+    assert best.extrapolation["n"] <= 30 * 1.001 and best.extrapolation["d"] <= 30 * 1.001
+    assert best.flops == pytest.approx(6 * best.n * best.d) and best.flops < 1e21
+    assert any("of the budget is used" in note for note in best.notes)
+    wider = budget(runs, flops=1e25, beyond=100).best
+    assert wider.n > 2 * best.n and wider.loss < best.loss
+
+
+def test_hours_are_never_cheaper_than_the_best_measured_rate():
+    """The time of a run does not depend on its size: the fitted cost gives N for nothing."""
+    table = columns(study(8))
+    table["gpu_hours"] = 0.1 * np.asarray(table["tokens"]) / 1e9
+    runs = Runs.from_frame(table)
+    best = budget(runs, hours=1.0).best
+    rate = (runs["c"] / runs["h"]).max()  # FLOPs an hour
+    assert 6 * best.n * best.d <= rate * 1.0 * 1.001
+    assert best.hours <= 1.0
+
+
+def test_the_likeliest_to_be_best_comes_first():
+    """A's loss is promised lower, but nearly nothing is known of A."""
+    sure, unsure = study(10, sd_run=0.002), study(10, seed=1, sd_run=0.15)
+    found = budget(join(scaled(unsure, 0.999), sure), flops=1e16)
+    chances = [one.p_best for one in found.choices]
+    assert chances == sorted(chances, reverse=True) and sum(chances) == pytest.approx(1)
+
+
+def test_passes_over_the_data_follow_from_column_u():
+    runs = study(8)
+    table = columns(runs) | {"unique_tokens": np.minimum(runs["d"], 2e8)}
+    best = budget(Runs.from_frame(table), flops=1e16).best
+    assert best.epochs == pytest.approx(best.d / 2e8) and best.epochs > 1.1
+    assert any("passes over the largest data set" in note for note in best.notes)
+
+
+def test_a_table_without_compute_needs_the_cost_named():
+    runs = study(8)
+    table = columns(runs)
+    del table["flops"]
+    refused = budget(table, flops=1e16)
+    assert refused.status == "refused" and "--cost 6nd" in refused.choices[0].reason
+    named, measured = budget(table, flops=1e16, cost="6nd").best, budget(runs, flops=1e16).best
+    assert named.n == pytest.approx(measured.n) and named.loss == pytest.approx(measured.loss)
+    assert budget(table, flops=1e16, cost=12).best.loss > named.loss
 
 
 # -- design --------------------------------------------------------------------------------------

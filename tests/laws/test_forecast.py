@@ -61,7 +61,7 @@ def test_on_a_known_surface_the_median_error_is_small_and_the_intervals_hold() -
     errors, inside = [], []
     for seed in range(50):
         runs = study(seed)
-        found = checked(runs, forecast(runs, plan(runs)))
+        found = checked(runs, forecast(runs, plan(runs), law="surface", calibrate=False))
         assert found["checked"] == 3 and found["architectures"][0]["status"] in ("ok", "at_bound")
         errors += [abs(row["error"]) for row in found["architectures"][0]["runs"]]
         inside += [row["inside"] for row in found["architectures"][0]["runs"]]
@@ -126,10 +126,11 @@ def test_each_architecture_is_forecast_by_itself_and_one_that_cannot_be_is_refus
 
 
 def test_a_law_that_does_not_fall_is_not_used() -> None:
-    runs = study()
+    runs = study(seeds=1, sizes=SIZES[::2])
     rising = replace(runs, values=runs.values | {"loss": 0.1 * (runs["n"] / 1e4) ** 0.2})
-    found = forecast(rising, plan(rising))[0]
-    assert not found.ok and found.status != "ok" and len(found.tried) == 2
+    for law, count in (("auto", 3), ("surface", 2)):
+        found = forecast(rising, plan(rising), law=law)[0]
+        assert not found.ok and found.status != "ok" and len(found.tried) == count
 
 
 @pytest.mark.parametrize("factor", [1.5, 1 / 1.5])
@@ -163,7 +164,7 @@ def test_a_run_that_was_stopped_is_compared_where_it_stopped() -> None:
     """With the law of the forecast at the D that was reached; by hand: the same fit, asked
     there."""
     runs = study()
-    found = forecast(runs, plan(runs))
+    found = forecast(runs, plan(runs), law="surface", calibrate=False)
     target = found[0].targets[1]
     k = runs.run_names.index(target.run)
     cut = (runs.run == k) & (runs["d"] > 0.4 * target.d)
@@ -177,6 +178,7 @@ def test_a_run_that_was_stopped_is_compared_where_it_stopped() -> None:
     assert one["early"]["true"] == short["loss"][end]
     assert one["early"]["beyond"] == pytest.approx(short["c"][end] / found[0].limit)
     value = found[0].parameters
+    assert found[0].law == "surface" and len(found[0].candidates) == 1
     n, d = target.n, one["early"]["d"]
     by_hand = (
         value["E"]["value"]

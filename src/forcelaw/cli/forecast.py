@@ -17,9 +17,9 @@ from .laws_options import FitOptions, TableOptions
 from .options import JSON, add_options
 
 BURN_IN_STEPS = 400  # as in reports
-# options of the fit, recorded where they are not the defaults; the law and its floor are those of
-# forecasts
-FIT = ("objective", "delta", "cluster", "weights")
+# options of the fit, recorded where they are not the defaults
+FIT = ("law", "tie", "floor", "objective", "delta", "cluster", "weights")
+DEFAULT_LAW = "auto"
 
 
 class Forecast(BaseModel):
@@ -58,6 +58,14 @@ class Forecast(BaseModel):
             " of larger ones (those of targets are never fitted)"
         ),
     )
+    cost: str | None = Field(
+        None,
+        title="COST",
+        description="compute by N and D, not by a column: 6nd, or a factor k of N D",
+    )
+    anyway: bool = Field(
+        False, description="give the number even where back-tests and diagnosis say no"
+    )
     check: Path | None = Field(
         None, title="FORECAST", description="compare this forecast with what was reached instead"
     )
@@ -70,9 +78,11 @@ class Forecast(BaseModel):
 def add_forecast(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Fit each architecture's law to what finished runs reached at a tenth of the compute of its"
-        " largest planned runs or less, and predict those with the interval of a new run. Commit"
-        " the file, train, then compare with --check. Exit code 3: no architecture could be"
-        " forecast."
+        " largest planned runs or less, and predict those with the interval of a new run. Forms of"
+        " law are weighed by back-tests on smaller budgets still, and the interval is as wide as"
+        " their errors say (--law NAME: one form, back-tested as well). Where back-tests and"
+        " `forcelaw diagnose` both say no, so does this. Commit the file, train, then compare with"
+        " --check. Exit code 3: no architecture could be forecast."
     )
     parser.epilog = """\
 examples:
@@ -87,13 +97,13 @@ examples:
     text = f"leave out earlier checkpoints (default: {BURN_IN_STEPS} where the table has steps)"
     table.add_argument("--burn-in-steps", type=float, metavar="N", help=text)
     add_options(parser.add_argument_group("how it is fitted"), FitOptions, only=(*FIT, "level"))
-    parser.set_defaults(handler=_forecast)
+    parser.set_defaults(handler=_forecast, law=DEFAULT_LAW)
 
 
 def _forecast(args: argparse.Namespace) -> int:
     from ..laws.decide import forecast as forecasts
     from .forecast_runs import planned_runs, runs_of
-    from .laws import fit_settings, pairs
+    from .laws import cost_of, fit_settings, law_of, pairs
 
     columns = pairs(args.columns, "--columns")
     everything = runs_of(args.source, columns, args.where)
@@ -114,13 +124,18 @@ def _forecast(args: argparse.Namespace) -> int:
             args.group, burn_in_steps=steps, burn_in_fraction=args.burn_in_fraction
         )
         planned = [run for run in planned if args.group in (None, run.architecture)]
+    settings = fit_settings(args)
     found = forecasts.forecast(
         runs,
         planned,
         fraction=args.fraction,
         top=args.top,
         checkpoints=not args.whole_runs,
-        **fit_settings(args),
+        law=law_of(args),
+        cost=cost_of(args),
+        diagnosis=True,
+        anyway=args.anyway,
+        **settings,
     )
     options = {
         "fraction": args.fraction,
@@ -131,9 +146,10 @@ def _forecast(args: argparse.Namespace) -> int:
         "level": args.level,
     }
     own = {"group": args.group, "burn_in_fraction": args.burn_in_fraction}
-    own |= {name: getattr(args, name) for name in FIT}
+    own |= {name: getattr(args, name) for name in FIT} | {"floor": settings["floor"]}
     fields = {**TableOptions.model_fields, **FitOptions.model_fields}
-    changed = {name: value for name, value in own.items() if value != fields[name].default}
+    defaults = {name: fields[name].default for name in own} | {"law": DEFAULT_LAW}
+    changed = {name: value for name, value in own.items() if value != defaults[name]}
     content = forecasts.to_json(
         found,
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

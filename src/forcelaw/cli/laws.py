@@ -81,14 +81,18 @@ def add_diagnose(parser: argparse.ArgumentParser) -> None:
 def add_budget(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "The best architecture, N and D within a budget, the loss to expect with the interval of a"
-        " new run, and how far that extrapolates beyond the runs of the table."
+        " new run, and how far that extrapolates beyond the runs of the table. Forms of law are"
+        " weighed by back-tests on its smaller budgets; N and D stay within --beyond times the"
+        " largest measured ones. Where back-tests and `forcelaw diagnose` both say no, so does"
+        " this."
     )
     examples = """\
 examples:
   forcelaw budget runs.csv --flops 1e19
   forcelaw budget runs.csv --hours 100 --device H200 --unique 1e9
 """
-    _add_common(parser, Budget, examples, _budget, skip=("law", "tie"))
+    _add_common(parser, Budget, examples, _budget)
+    parser.set_defaults(law="auto")
 
 
 def add_design(parser: argparse.ArgumentParser) -> None:
@@ -259,13 +263,21 @@ def fit_settings(args: argparse.Namespace, *without: str) -> dict[str, Any]:
     return settings
 
 
-def _law(args: argparse.Namespace) -> Any:
+def law_of(args: argparse.Namespace) -> Any:
     """The law as named, or made with its tie."""
     if args.tie is None:
         return args.law
     from ..laws.forms import make
 
     return make(args.law, _floor(args.floor), tie=args.tie)
+
+
+def cost_of(args: argparse.Namespace) -> Any:
+    """The cost as given: a factor as a number."""
+    try:
+        return None if args.cost is None else float(args.cost)
+    except ValueError:
+        return args.cost
 
 
 def _fit(args: argparse.Namespace) -> int:
@@ -283,7 +295,7 @@ def _fit(args: argparse.Namespace) -> int:
     if args.law == "auto":
         return _fit_auto(args, runs, options)
     options |= {"factor": args.factor}
-    result = fit(runs, _law(args), fixed=_fixed(args.fix), **fit_settings(args), **options)
+    result = fit(runs, law_of(args), fixed=_fixed(args.fix), **fit_settings(args), **options)
     content = result.as_json()
     _say(args, "\n" + result.summary() + _optimum_text(result))
     if args.profile and result.ok:
@@ -374,7 +386,7 @@ def _compare(args: argparse.Namespace) -> int:
     quantities = tuple(filter(None, (name.strip() for name in args.quantities.split(","))))
     result = compare(
         runs,
-        _law(args),
+        law_of(args),
         quantities_tested=quantities or None,
         paired=False if args.unpaired else "auto",
         windows=args.windows,
@@ -406,7 +418,7 @@ def _diagnose(args: argparse.Namespace) -> int:
     found = {}
     for name, part in runs.groups().items():
         settings["sweep"] = sweep and _of_group(sweep, name)
-        found[name] = diagnose(part, _law(args), x=args.x, **settings)
+        found[name] = diagnose(part, law_of(args), x=args.x, **settings)
         _say(args, "\n" + found[name].summary())
         path = Path(args.figure) if args.figure else None
         if path and len(runs.group_names) > 1:
@@ -445,10 +457,13 @@ def _budget(args: argparse.Namespace) -> int:
             remedy="one of --flops and --hours",
         )
     runs = _runs(args)
-    names = ("flops", "hours", "unique", "max_epochs", "device")
+    names = ("flops", "hours", "unique", "max_epochs", "device", "beyond", "anyway")
     result = budget(
         runs,
         **{name: getattr(args, name) for name in names},
+        law=law_of(args),
+        cost=cost_of(args),
+        diagnosis=True,
         **fit_settings(args, "interval", "resamples"),
     )
     _say(args, "\n" + result.summary())

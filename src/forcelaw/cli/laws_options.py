@@ -53,7 +53,8 @@ class FitOptions(BaseModel):
         description=(
             "power, power_floor, surface, surface_cost, coupled, kaplan, frontier, frontier_hours,"
             " data_constrained, data_constrained_by_size, broken, shifted, your own as"
-            " module:Class, or (fit) auto: forms compete, and numbers are averaged over them"
+            " module:Class, or auto: forms compete (fit: numbers are averaged over them; forecast"
+            " and budget: weighed by back-tests, the default there)"
         ),
     )
     tie: str | None = Field(
@@ -199,6 +200,21 @@ class Budget(BaseModel):
         gt=0,
         allow_inf_nan=False,
         description="distinct data there are; more D means epochs",
+    )
+    beyond: float = Field(
+        30.0,
+        title="F",
+        gt=0,
+        allow_inf_nan=False,
+        description="most times the largest measured N and D that is answered",
+    )
+    cost: str | None = Field(
+        None,
+        title="COST",
+        description="compute by N and D, not by a column: 6nd, or a factor k of N D",
+    )
+    anyway: bool = Field(
+        False, description="give the number even where back-tests and diagnosis say no"
     )
     max_epochs: float = Field(
         4.0,

@@ -4,7 +4,7 @@ D^q."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -66,6 +66,28 @@ class Cost:
 
     def __call__(self, n: Any, d: Any) -> Any:
         return self.k * n**self.p * d**self.q
+
+
+def with_compute(runs: Runs, cost: Any = None) -> Runs:
+    """``runs`` with N, D and C. cost: "6nd", a factor k or a :class:`Cost` that C is made with;
+    None: C as it is in the table. A table without N (or D) is of one size (length), so that D (N)
+    stands for its compute. FitError where there is no C and nothing to make it of."""
+    there = [role for role in ("n", "d") if role in runs]
+    if cost is None and "c" not in runs and len(there) == 2:
+        raise FitError(
+            "there is no compute in the table, so nothing says which runs are the largest",
+            where=runs.source,
+            remedy="name the column: --columns c=..., or let it be 6 N D: --cost 6nd",
+        )
+    if not there:
+        return runs
+    values, taken = dict(runs.values), dict(runs.taken)
+    for role in ("n", "d"):
+        values.setdefault(role, np.ones(len(runs)))
+    if cost is not None or "c" not in runs:
+        made = Cost.of(cost) if cost is not None else Cost(1.0, source="C = N D")
+        values["c"], taken["c"] = made(values["n"], values["d"]), f"= {made.source}"
+    return replace(runs, values=values, taken=taken)
 
 
 @dataclass

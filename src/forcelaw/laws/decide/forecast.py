@@ -1,5 +1,5 @@
 """Forecast: what the largest runs will reach, said before they are trained, from runs at a tenth of
-their compute or less.
+their compute or less, with the verdict of back-tests on smaller budgets still.
 
 For every architecture the targets are the planned runs with at least ``top`` of its largest
 compute. The law is fitted to evaluations of finished runs at no more than ``fraction`` of the
@@ -7,7 +7,9 @@ compute of the smallest target, so each target is extrapolated to by 1/fraction 
 never enters, not even by its early evaluations. That early evaluations of larger runs do is what
 schedule-free training allows: any step is a fair end. They matter: runs that are small as a whole
 are only small models, and 20-fold extrapolation in N instead of 2-fold made the median error 4%
-instead of 1.3% (8 sizes, 3 seeds, simulated). Intervals are those of a new run. The forecast names
+instead of 1.3% (8 sizes, 3 seeds, simulated). Intervals are those of a new run, and grow with the
+distance as back-tests did (:mod:`.extrapolation`). Where these err by twice the fall of the loss,
+and ``diagnose`` finds no exponent either, the forecast is refused. The forecast names
 the runs that it rests on and carries a hash of their losses, so a reader can check it against the
 table that came later (:mod:`.forecast_check`).
 """
@@ -25,14 +27,16 @@ import numpy as np
 from ... import __version__
 from ...errors import FitError
 from ...table.runs import Runs
-from ..fit.fit import fit
-from ..fit.result import AT_BOUND, FitResult, Result, clean
+from ..diagnose.diagnose import diagnose
+from ..fit.result import AT_BOUND, REFUSED, Result, clean
 from ..inputs import as_runs
+from .allocation import with_compute
+from .extrapolation import BackTest, Candidate, extrapolate
 
 FORMAT = "forcelaw-forecast"
 REMEDY = "give the file of `forcelaw forecast --json`"
-# the free floor first; where a table is too short for it, without a floor, and said
-LAWS: tuple[tuple[str, str | None], ...] = (("surface", None), ("surface", "zero"))
+AUTO = "auto"
+CANNOT_SAY = "the data cannot say"
 SAME = 0.01  # relative difference of N or D below which two runs are of one size and length
 
 
@@ -88,7 +92,16 @@ class Forecast(Result):
     hash: str = ""
     # how far beyond the fitted runs: factors in c, n and d
     beyond: dict[str, float] = field(default_factory=dict)
-    tried: list[dict[str, str]] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    candidates: list[Candidate] = field(default_factory=list)
+    back_tests: list[BackTest] = field(default_factory=list)
+    # the one variable, where N or D is the same everywhere
+    x: str | None = None
+    calibrated: bool = False
+    # verdicts in words; foretells: whether back-tests err by less than twice the fall of the loss
+    back_test: str = ""
+    foretells: bool | None = None
+    diagnosis: str = ""
 
     @property
     def ok(self) -> bool:
@@ -103,6 +116,12 @@ def forecast(
     top: float = 0.5,
     checkpoints: bool = True,
     level: float = 0.95,
+    law: Any = AUTO,
+    floor: Any = None,
+    calibrate: bool = True,
+    cost: Any = None,
+    diagnosis: bool = False,
+    anyway: bool = False,
     **settings: Any,
 ) -> list[Forecast]:
     """Forecasts of every architecture that has planned runs.
@@ -111,7 +130,10 @@ def forecast(
     fraction: of the compute of the smallest target, up to which evaluations are fitted. top:
     planned runs with at least this share of the largest compute are targets. checkpoints: whether
     evaluations up to the limit of runs that went beyond it count; otherwise runs that are within it
-    as a whole. settings: those of :func:`forcelaw.fit`.
+    as a whole. law, floor, calibrate: of :func:`.extrapolation.extrapolate`. cost: "6nd" or a
+    factor, for a table without compute. diagnosis: whether ``diagnose`` is asked in any case;
+    otherwise it is where back-tests say no. anyway: the number even where both say no. settings:
+    those of :func:`forcelaw.fit`.
 
     An architecture that cannot be forecast has the reason in ``message``. FitError where the table
     has no compute.
@@ -124,14 +146,9 @@ def forecast(
                 where=name,
                 remedy="give e.g. 0.1",
             )
-    if "c" not in runs:
-        raise FitError(
-            "there is no compute in the table, so nothing says which runs are the largest",
-            where=runs.source,
-            remedy="name the column: --columns c=...",
-        )
+    runs = with_compute(runs, cost)
     planned = planned_of(runs) if planned is None else planned
-    settings = {"interval": "jackknife", "level": level, **settings}
+    settings = {"law": law, "floor": floor, "calibrate": calibrate, "level": level, **settings}
     out = []
     for architecture in sorted({p.architecture for p in planned}):
         mine = [p for p in planned if p.architecture == architecture]
@@ -144,7 +161,12 @@ def forecast(
         if here is None:
             result.message = "no finished run of it is in the table"
         else:
-            _fit_and_predict(result, here, fraction, checkpoints, settings)
+            part = _fit_and_predict(result, here, fraction, checkpoints, settings)
+            if result.ok and part is not None and (diagnosis or result.foretells is False):
+                result.diagnosis, sound = second_opinion(part, settings)
+                if result.foretells is False and not sound and not anyway:
+                    result.status, result.predictions = REFUSED, []
+                    result.message = f"{CANNOT_SAY}: {result.back_test}; {result.diagnosis}"
         out.append(result)
     return out
 
@@ -169,7 +191,8 @@ def of_architecture(runs: Runs, architecture: str) -> Runs | None:
 
 def _fit_and_predict(
     result: Forecast, here: Runs, fraction: float, checkpoints: bool, settings: dict[str, Any]
-) -> None:
+) -> Runs | None:
+    """What was fitted, None where nothing can be."""
     targets, limit = result.targets, result.limit
     count = len(here.run_names)
     planned = np.array([[is_planned(here, k, p) for p in targets] for k in range(count)], bool)
@@ -183,20 +206,26 @@ def _fit_and_predict(
         result.message = (
             f"no finished run has at most {limit:.3g} FLOPs, {fraction:g} of the smallest target"
         )
-        return
-    law = _first_usable(part, result, settings)
+        return None
+    result.x = _one_variable(part, targets)
+    found = extrapolate(part, part["c"], x=result.x, **settings)
     result.runs, result.rows, result.hash = sorted(part.run_names), len(part), digest(part)
-    if law is None:
-        return
-    result.status, result.law = law.status, law.law.name
+    result.tried, result.status, result.message = found.tried, found.status, found.message
+    if not found.ok:
+        return None
+    law = found.best
+    result.law = AUTO if settings["law"] == AUTO else law.law.name
+    result.calibrated = settings["calibrate"]
     result.floor = "free" if law.law.free_floor else "zero"
     if law.status == AT_BOUND:
         result.floor = "free, at its bound of zero"
     result.parameters = {name: one.as_json() for name, one in law.estimates.items()}
+    result.candidates, result.back_tests = found.candidates, found.back_tests
+    result.back_test, result.foretells = found.verdict(), found.foretells
     at = {role: np.array([getattr(p, role) for p in targets]) for role in ("c", "n", "d")}
     result.beyond = {role: float(at[role].max() / part[role].max()) for role in at}
     roles: dict[str, Any] = {role: at[role] for role in law.law.roles}
-    new, mean = law.interval("new run", **roles), law.interval("mean", **roles)
+    new, mean = (found.interval(kind, budget=at["c"], **roles) for kind in ("new run", "mean"))
     for i, p in enumerate(targets):
         result.predictions.append(
             Prediction(
@@ -209,19 +238,29 @@ def _fit_and_predict(
                 known=bool(planned[:, i].any()),
             )
         )
+    return part
 
 
-def _first_usable(part: Runs, result: Forecast, settings: dict[str, Any]) -> FitResult | None:
-    for name, floor in LAWS:
-        law = fit(part, name, **(settings | ({"floor": floor} if floor else {})))
-        result.tried.append(
-            {"law": name, "floor": floor or "free", "status": law.status, "message": law.message}
-        )
-        if law.ok and law.replicates is not None:
-            result.message = law.message
-            return law
-        if not result.message:  # the reason of the best law counts
-            result.status, result.message = law.status, law.message
+def second_opinion(part: Runs, settings: dict[str, Any]) -> tuple[str, bool]:
+    """What ``diagnose`` says of the runs that were fitted, in one line, and whether it finds an
+    exponent."""
+    law = settings.get("law", AUTO)
+    names = ("level", "objective", "delta", "cluster", "weights", "floor")
+    own = {name: settings[name] for name in names if name in settings}
+    try:
+        found = diagnose(part, "surface" if law == AUTO else law, **own)
+    except FitError as error:
+        return f"diagnose: {error.what}", False
+    reasons = ", ".join(check.name for check in found.failed)
+    return f"diagnose: {found.verdict}" + (f" ({reasons})" if reasons else ""), not found.failed
+
+
+def _one_variable(part: Runs, targets: list[Planned]) -> str | None:
+    """n or d, where the other is the same in all runs and targets; else None."""
+    for x, other in (("d", "n"), ("n", "d")):
+        values = [*part[other], *(getattr(p, other) for p in targets)]
+        if np.ptp(np.log(values)) < SAME:
+            return x
     return None
 
 
@@ -313,12 +352,23 @@ def text(content: dict[str, Any]) -> str:
             f"{f['beyond'][role]:.{digits}f}x in {role.upper()}"
             for role, digits in (("c", 0), ("n", 1), ("d", 1))
         )
+        floor = f", floor {f['floor']}" if f["law"] != AUTO else ""
         lines.append(
             f"  from {len(f['runs'])} runs up to {f['limit']:.2e} FLOPs ({f['rows']} points, hash"
-            f" {f['hash']}); beyond them by {beyond}; {f['law']}, floor {f['floor']}"
+            f" {f['hash']}); beyond them by {beyond}; {_forms(f) or f['law'] + floor}"
             + (f": {f['message']}" if f["message"] else "")
         )
+        lines += [f"  {f[name]}" for name in ("back_test", "diagnosis") if f.get(name)]
     return "\n".join(lines)
+
+
+def _forms(f: dict[str, Any]) -> str:
+    """The forms by weight, where several were weighed."""
+    share: dict[str, float] = {}
+    for one in f.get("candidates") or []:
+        share[one["name"]] = share.get(one["name"], 0.0) + one["weight"]
+    ordered = sorted(share.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {weight:.0%}" for name, weight in ordered) if len(share) > 1 else ""
 
 
 def span(p: dict[str, Any]) -> str:

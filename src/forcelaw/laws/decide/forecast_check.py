@@ -8,10 +8,11 @@ import numpy as np
 from scipy import stats
 
 from ...table.runs import Runs
-from ..fit.fit import fit
-from ..fit.result import FitResult, clean
+from ..fit.result import clean
+from ..forms import make
 from ..inputs import as_runs
-from .forecast import SAME, Planned, digest, is_planned, last_row, of_architecture, span
+from .extrapolation import Extrapolation, extrapolate
+from .forecast import AUTO, SAME, Planned, digest, is_planned, last_row, of_architecture, span
 
 # of a prediction, in its check
 SHOWN = ("architecture", "run", "n", "d", "c", "seed", "loss", "low", "high", "known")
@@ -72,7 +73,7 @@ def _check(f: dict[str, Any], part: Runs | None, options: dict[str, Any]) -> dic
     """One architecture: a row for each run that was predicted."""
     used = _used(f, part, options)
     unchanged = None if used is None else digest(used) == f["hash"]
-    law: FitResult | None = None
+    law: Extrapolation | None = None
     rows = []
     for p in f["predictions"]:
         last = _last(part, p) if part is not None else None
@@ -113,21 +114,27 @@ def _last(part: Runs, p: dict[str, Any]) -> dict[str, float] | None:
     return None
 
 
-def _again(used: Runs, f: dict[str, Any], options: dict[str, Any]) -> FitResult:
+def _again(used: Runs, f: dict[str, Any], options: dict[str, Any]) -> Extrapolation:
     """The law of a forecast, from the points that it was fitted to."""
-    floor = "zero" if f["floor"] == "zero" else None
+    floor = options.get("floor") or ("zero" if f["floor"] == "zero" else None)
+    law: Any = options.get("law", f["law"])
+    if law == AUTO:
+        floor = options.get("floor")
+    elif options.get("tie"):
+        law = make(law, floor, tie=options["tie"])
     own = {name: options[name] for name in FITTED if name in options}
-    return fit(used, f["law"], interval="jackknife", floor=floor, **own)
+    return extrapolate(
+        used, used["c"], law, floor=floor, x=f.get("x"), calibrate=f.get("calibrated", False), **own
+    )
 
 
 def _early(
-    law: FitResult, p: dict[str, Any], last: dict[str, float], limit: float
+    law: Extrapolation, p: dict[str, Any], last: dict[str, float], limit: float
 ) -> dict[str, Any]:
     """What ``law`` says of a run at the D that it reached, and its loss there. beyond: its compute
     over the limit of the fit."""
     at = {"n": p["n"], "d": last["d"], "c": last["c"]}
-    roles: dict[str, Any] = {role: np.array([at[role]]) for role in law.law.roles}
-    band = law.interval("new run", **roles)
+    band = law.interval("new run", budget=last["c"], **at)
     says = {"loss": float(band.value[0]), "low": float(band.low[0]), "high": float(band.high[0])}
     says |= {"d": last["d"], "c": last["c"], "beyond": last["c"] / limit}
     return says | _against(says, last["loss"])

@@ -113,9 +113,9 @@ def evaluate(
         h_safe = np.matmul(jac * safe[:, None], transposed)
         h_newton = h_safe if newton is None else np.matmul(jac * newton[:, None], transposed)
         diagonal = np.einsum("bii->bi", h_safe)
-        cosine = np.abs(slope) / np.sqrt(
-            np.maximum(diagonal, 1e-300) * np.maximum(value, 1e-300)[:, None]
-        )
+        # roots apart: the product of two tiny numbers is zero
+        cosine = np.abs(slope) / np.sqrt(np.maximum(diagonal, 1e-300))
+        cosine /= np.sqrt(np.maximum(value, 1e-300))[:, None]
     bad = ~(
         np.isfinite(value) & np.isfinite(slope).all(axis=1) & np.isfinite(h_safe).all(axis=(1, 2))
     )

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from forcelaw.errors import StoreError
 from forcelaw.files import file_sha256
 
-INDEX = "index.json"
+INDEX, MOST_INDEX = "index.json", 1 << 27  # bytes
 PART = re.compile(r"^(?P<name>.+\.tar(\.gz)?)\.(?P<k>\d+)-of-(?P<n>\d+)$")
 MB = 1_000_000
 
@@ -191,7 +191,7 @@ def read(parts: list[Path], folder: Path) -> dict[str, Any]:
                         raise StoreError(
                             "this is not an archive of `travel.py export`", where=where
                         )
-                    index = json.loads(file.read())
+                    index = json.loads(file.read(MOST_INDEX))
                     continue
                 _check_name(member.name if file else "", index, where)
                 seen.add(member.name)
@@ -220,8 +220,16 @@ def _check_name(name: str, index: dict[str, Any], where: str) -> None:
 
 def _copy(source: Any, target: Path, expected: dict[str, Any], where: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    size = int(expected["bytes"])
     with target.open("wb") as file:
         for block in iter(lambda: source.read(1 << 20), b""):
+            size -= len(block)
+            if size < 0:  # before it fills the disk
+                raise StoreError(
+                    f"{target.name} is longer than the index of the archive says",
+                    where=where,
+                    remedy="copy its parts again",
+                )
             file.write(block)
     if file_sha256(target) != expected["sha256"]:
         raise StoreError(

@@ -32,7 +32,7 @@ SINGLE = Path("out/single")  # where runs outside of a study are written
 class Training(BaseModel):
     """What is trained: the options of ``forcelaw train`` that are not :class:`TrainOptions`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     architecture: str = Field(
         description="mpnn, painn, egnn, ... (see: forcelaw models), or your own as module:NAME"

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import StudyError
 from .device_dataset import Shard, epoch_order, plan_epoch
 from .pack import Pack
 
 # arrays of an atom and its 20 edges on the device, measured: 28 + 20 * 4 and slack while loading
 BYTES_PER_ATOM = 240
+MOST_STRUCTURES = 250_000_000  # of a run, repeats counted: 2 GB of steps
 
 
 @dataclass
@@ -51,6 +53,12 @@ def plan(
 
     natoms (structures,): sizes of the training structures.
     """
+    if atoms_total / natoms.mean() > MOST_STRUCTURES:
+        raise StudyError(
+            f"a run of {atoms_total:.3g} atoms sees {atoms_total / natoms.mean():.3g} structures;"
+            f" its steps are laid out before it starts, for at most {MOST_STRUCTURES:.3g}",
+            remedy="choose a shorter run",
+        )
     orders, ptrs, sizes, epochs = [], [np.zeros(1, np.int64)], [], []
     seen, epoch, offset = 0, 0, 0
     while seen < atoms_total:

@@ -26,7 +26,7 @@ def depth_for(entry: Architecture, target: float) -> int:
     return next(depth for limit, depth in entry.depths if target <= limit)
 
 
-LARGEST_WIDTH = 8192
+LARGEST_WIDTH, DEEPEST = 8192, 256
 
 
 def size(name: str, target: float, *, depth: int | None = None, **options: Any) -> ModelConfig:
@@ -38,6 +38,10 @@ def size(name: str, target: float, *, depth: int | None = None, **options: Any) 
     """
     entry = architecture(name)
     layers = depth or depth_for(entry, target)
+    if layers > DEEPEST:
+        raise StudyError(
+            f"{name} with {layers:,} layers", remedy=f"choose a depth of at most {DEEPEST}"
+        )
 
     def configured(width: int) -> ModelConfig:
         return entry.config(architecture=name, width=width, depth=layers, **options)

@@ -140,11 +140,14 @@ def accounts(out: Path) -> Accounts:
         row["solo_hours"] += seconds / 3600
         row["flops"] += flops
     for path in sorted((out / "pieces").glob("*.json")):
-        piece = read_json(path)
-        hours = piece["seconds"] * piece["devices"] / 3600
+        try:
+            piece = read_json(path)
+            hours, device = float(piece["seconds"]) * piece["devices"] / 3600, str(piece["device"])
+        except (StoreError, KeyError, TypeError, ValueError):  # accounts without it are too low
+            continue
         total.pieces += 1
         total.held_hours += hours
-        total.devices[piece["device"]] = total.devices.get(piece["device"], 0.0) + hours
+        total.devices[device] = total.devices.get(device, 0.0) + hours
     return total
 
 

@@ -15,15 +15,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from ..data.options import DataFiles
 from ..errors import StoreError, StudyError
-from ..files import read_json
+from ..files import read_json, reading
 from ..training.config import TrainOptions
+from .yaml_file import read_yaml
 
-FORBID = ConfigDict(extra="forbid", frozen=True)
+FORBID = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+MOST_RUNS = 20_000  # of a study; the plan is made again at every poll
 # keys of a model's configuration that come from the data, the size or the study
 RESERVED = (
     "architecture",
@@ -242,6 +243,13 @@ class Study(BaseModel):
     def _length(self) -> Study:
         if (self.epochs is None) == (self.atoms is None):
             raise ValueError("give the length of the runs as epochs or as atoms, and not both")
+        count = sum(
+            len(self.seeds_of(a, size)) * len(a.distinct_atoms or self.distinct_atoms or [None])
+            for a in self.architectures
+            for size in self.sizes_of(a)
+        )
+        if count > MOST_RUNS:
+            raise ValueError(f"{count:,} runs; a study has at most {MOST_RUNS:,}")
         labels = [a.label or a.name for a in self.architectures]
         if len(set(labels)) != len(labels):
             raise ValueError(
@@ -289,25 +297,6 @@ class Study(BaseModel):
         return TrainOptions(**{**self.train.model_dump(exclude=dropped), **entry.train})
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key given twice, instead of keeping the last one."""
-
-
-def _unique(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise yaml.MarkedYAMLError(
-                problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark
-            )
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique)
-
-
 def explain(error: ValidationError, where: str) -> StudyError:
     """A pydantic error as a list of wrong keys: what is wrong with each, and what was given."""
     lines = []
@@ -334,13 +323,8 @@ def explain(error: ValidationError, where: str) -> StudyError:
 def load(path: str | Path) -> Study:
     """Read and validate a study file."""
     path = Path(path)
-    try:
-        content = yaml.load(path.read_text(), Loader=_UniqueKeys)  # a SafeLoader: data only
-    except FileNotFoundError as error:
-        raise StudyError("no such study file", where=str(path)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"not valid YAML: {error}", where=str(path)) from error
-    if not isinstance(content, dict):
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise StudyError(
             f"a study file is a mapping of keys to values, and this is a {type(content).__name__}",
             where=str(path),
@@ -350,7 +334,8 @@ def load(path: str | Path) -> Study:
         study = Study(**content)
     except ValidationError as error:
         raise explain(error, str(path)) from error
-    _check_contents(study, str(path))
+    with reading(path, StudyError, remedy="correct the file"):
+        _check_contents(study, str(path))
     return study
 
 

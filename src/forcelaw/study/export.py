@@ -27,12 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
-from ..files import file_sha256, read_json, write_json
+from ..files import check_regular, file_sha256, read_json, reading, write_json
 from ..store.runs import RunDirectory, content_id, runs
 from ..table.columns import COLUMNS, measured
 from ..table.directory import EVIDENCE, frame, rows, typed
 from .accounting import accounts
 from .config import is_later_stage
+
+STATUSES = ("failed", "stopped", "diverged", "finished")  # from worst to best
+MOST_BYTES = 1 << 28  # of a JSON file of evidence
 
 
 def write_evidence(
@@ -188,31 +191,13 @@ def import_evidence(folder: Path, out: Path) -> str:
             where=str(folder),
             remedy="give a directory that `forcelaw export OUT --table DIR` wrote",
         )
-    path, provenance = folder / "provenance.json", {}
-    if path.exists():
-        provenance = read_json(path)
-    metrics, found = _metrics_of(folder, provenance), []
+    with reading(folder, StoreError, remedy="restore it from the commit, or write it again"):
+        provenance, found = _evidence(folder)
     later = is_later_stage(folder / "study.json", out / "study.json")
-    try:
-        lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-        for number, text in enumerate(lines, start=1):
-            line = json.loads(text)
-            if content_id(line["spec"]) != line["run"]:
-                raise StoreError(
-                    f"run {line['run']} has a specification that hashes to"
-                    f" {content_id(line['spec'])}",
-                    where=f"{folder / 'runs.jsonl'}, line {number}",
-                    remedy="the file was changed: restore it from the commit",
-                )
-            found.append((line["spec"], line["result"], metrics.get(line["run"], [])))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise StoreError(
-            f"cannot be read as the runs of a study: {error!r}", where=str(folder / "runs.jsonl")
-        ) from error
     done = Counter(_import_run(out / "runs", *run) for run in found)
     if (folder / "study.json").exists() and (later or not (out / "study.json").exists()):
         shutil.copyfile(folder / "study.json", out / "study.json")
-    for name, piece in provenance.get("pieces", {}).items():
+    for name, piece in provenance["pieces"].items():
         (out / "pieces").mkdir(exist_ok=True)
         write_json(out / "pieces" / Path(name).name, piece)
     return (
@@ -220,6 +205,45 @@ def import_evidence(folder: Path, out: Path) -> str:
         " as they are; runs that were under way keep their evaluations and start over, because"
         " evidence holds no weights"
     )
+
+
+Found = tuple[dict[str, Any], dict[str, Any] | None, list[dict[str, Any]]]
+
+
+def _evidence(folder: Path) -> tuple[dict[str, Any], list[Found]]:
+    """Provenance, and (specification, result, evaluations) of every run; all of it is looked at
+    before anything is written."""
+    for path in folder.iterdir():
+        if path.suffix in (".json", ".jsonl"):
+            check_regular(path, StoreError)
+            if path.stat().st_size > MOST_BYTES:
+                raise StoreError(f"{path.name} has more than {MOST_BYTES:,} bytes")
+    path = folder / "provenance.json"
+    provenance = {"pieces": {}} | (read_json(path) if path.exists() else {})
+    for name, piece in provenance["pieces"].items():
+        if not isinstance(piece["seconds"] * piece["devices"], int | float):
+            raise StoreError(f"piece {name} holds no hours")
+    if (folder / "study.json").exists():
+        read_json(folder / "study.json")
+    metrics, found = _metrics_of(folder, provenance), []
+    lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    for number, text in enumerate(lines, start=1):
+        line = json.loads(text)
+        if content_id(line["spec"]) != line["run"]:
+            raise StoreError(
+                f"run {line['run']} has a specification that hashes to {content_id(line['spec'])}",
+                where=f"{folder / 'runs.jsonl'}, line {number}",
+                remedy="the file was changed: restore it from the commit",
+            )
+        if line["result"] is not None and line["result"]["status"] not in STATUSES:
+            raise StoreError(
+                f"run {line['run']} ended as {line['result']['status']!r}",
+                where=f"{folder / 'runs.jsonl'}, line {number}",
+                remedy="restore the file from the commit",
+            )
+        found.append((line["spec"], line["result"], metrics.get(line["run"], [])))
+        json.dumps(found[-1], allow_nan=False)
+    return provenance, found
 
 
 def _metrics_of(folder: Path, provenance: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -250,12 +274,11 @@ def _import_run(
     metrics: list[dict[str, Any]],
 ) -> str:
     """Write one run under ``root``, unless the one there ended as well or better: then "kept"."""
-    order = ("failed", "stopped", "diverged", "finished")
     here = RunDirectory(root / content_id(spec))
     there, existed = here.result(), here.path.exists()
     if existed:
         if result is None or (
-            there and order.index(result["status"]) <= order.index(there["status"])
+            there and STATUSES.index(result["status"]) <= STATUSES.index(there["status"])
         ):
             return "kept"
         if here.held:

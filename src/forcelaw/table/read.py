@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TableError
+from ..files import check_regular
 from .columns import COLUMNS
 from .directory import locate, table
 
@@ -27,6 +28,7 @@ KINDS = (
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # after decompression: a table of runs is never this large, a decompression bomb is
 MOST_BYTES = 4 * 2**30
+MOST_RATIO, SMALL = 200, 2**24  # text compresses no better, but for small files
 _COMPRESSED = {
     ".gz": b"\x1f\x8b",
     ".bz2": b"BZh",
@@ -86,8 +88,10 @@ def _file(path: Path) -> Table:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _COMPRESSED]
     kind = suffixes[-1] if suffixes else ""
     _refuse_kind(kind, path)
+    check_regular(path, TableError)
     try:
         if kind in _PARQUET + _ARROW:
+            _check_cells(path, kind)
             reader = pl.read_parquet if kind in _PARQUET else pl.read_ipc
             return Table(reader(path), str(path))
         text, notes = _text(_content(path), path)
@@ -146,8 +150,17 @@ def _content(path: Path) -> bytes:
                     remedy="decompress it (zstd -d), or use gzip",
                 )
             opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[suffix]
+    most = MOST_BYTES
+    if opener is not open:
+        most = min(most, SMALL + path.stat().st_size * MOST_RATIO)
     with opener(path, "rb") as file:
-        content = file.read(MOST_BYTES + 1)
+        content = file.read(most + 1)
+    if len(content) > most and most < MOST_BYTES:
+        raise TableError(
+            f"the file decompresses to more than {MOST_RATIO} times its size",
+            where=str(path),
+            remedy="no table does: decompress it yourself if it is sound, and give that",
+        )
     if len(content) > MOST_BYTES:
         raise TableError(
             f"the table has more than {MOST_BYTES // 2**30} GiB of text",
@@ -155,6 +168,21 @@ def _content(path: Path) -> bytes:
             remedy="keep the rows and columns that matter, or write Parquet",
         )
     return content
+
+
+def _check_cells(path: Path, kind: str) -> None:
+    """TableError for a small file that announces more numbers than it can sensibly hold."""
+    import polars as pl
+
+    scan = pl.scan_parquet(path) if kind in _PARQUET else pl.scan_ipc(path)
+    rows = int(scan.select(pl.len()).collect().item())
+    cells = rows * max(1, len(scan.collect_schema()))
+    if 8 * cells > 16 * SMALL + 10 * MOST_RATIO * path.stat().st_size:
+        raise TableError(
+            f"{rows:,} rows and {cells:,} cells in a file of {path.stat().st_size:,} bytes",
+            where=str(path),
+            remedy="the file is damaged, or not a table of runs",
+        )
 
 
 def _text(content: bytes, path: Path) -> tuple[str, list[str]]:

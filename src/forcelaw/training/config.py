@@ -25,7 +25,7 @@ class TrainOptions(BaseModel):
     The keys of ``train`` in a study, and options of ``forcelaw train`` under the same names.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     batch_molecules: int | None = Field(
         None, ge=1, description=f"structures a step (default: {BATCH_MOLECULES})"

@@ -71,7 +71,7 @@ def test_a_section_is_one_function(
             Column("architecture", "architecture", lambda arch: arch.label),
             Column("toy", "toy number", lambda arch: 1234.0),
         ]
-        series = Series([1, 2], [3, 4], name="toy line", hover="toy line")
+        series = Series([1, 2], [3, 4], hover="toy line")
         figure = Figure("toy", "A toy", "What a toy shows.", [Panel("x", "y", [series])])
         rows = analysis.architectures
         parts = [table(columns, rows, "toy-data"), Drawn(figure)]
@@ -83,7 +83,7 @@ def test_a_section_is_one_function(
     page = Page(render(analysis, made))
     assert ("section", "toy") in [(tag, given.get("id")) for tag, given in page.tags]
     assert [row[1]["text"].strip() for row in page.table("toy-data")[1:]] == ["1.23k"] * 3
-    assert page.figures[-1][0]["data"][0]["name"] == "toy line"
+    assert page.figures[-1][0]["data"][0]["hovertext"] == "toy line"
     write_all(analysis, made, tmp_path)
     assert [line["toy"] for line in _read(tmp_path / "toy.csv")] == ["1234.0"] * 3
 

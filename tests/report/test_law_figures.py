@@ -99,17 +99,17 @@ def test_a_diagnosis_shows_the_profile_of_the_floor(runs: Runs, tmp_path: Path) 
 def test_a_forest_reads_from_the_top_down() -> None:
     look = looks([("a", "mpnn"), ("b", "esen")])
     items = [
-        ("a", look["a"], Estimate(0.3, None, 0.2, 0.4), False),
-        ("b", look["b"], Estimate(0.5), True),
+        (look["a"], Estimate(0.3, None, 0.2, 0.4), False),
+        (look["b"], Estimate(0.5), True),
     ]
     panel = forest("γ", items, [("paper: 0.14", 0.14), None])
     assert panel.categories == ["b", "a"]
-    marks = {series.group: series for series in panel.series if series.name != "paper"}
+    marks = {series.group: series for series in panel.series if series.hover != "paper: 0.14"}
     assert marks["a"].y == [1] and (marks["a"].low, marks["a"].high) == ([0.2], [0.4])
     assert marks["b"].y == [0] and marks["b"].hollow and marks["b"].low is None
-    (tick,) = (series for series in panel.series if series.name == "paper")
+    (tick,) = (series for series in panel.series if series.hover == "paper: 0.14")
     assert tick.x == [0.14] and 0 < tick.y[0] < 1 and tick.group == "a"
-    assert forest("γ", [("a", look["a"], None, False)]).empty
+    assert forest("γ", [(look["a"], None, False)]).empty
 
 
 @pytest.mark.parametrize("name", ["figure.gif", "figure"])

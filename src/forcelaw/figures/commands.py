@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -41,9 +44,10 @@ SYMBOLS = {
 }
 MOST_POINTS = 5000  # drawn at most; a million points say no more
 LEVELS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#c8b400")  # viridis, small to large
+CHOSEN = Look("chosen first", "#c8460a", "#ff8a4c", "circle-open", "o")
 
 
-def _looks(labels: list[str]) -> dict[str, Look]:
+def _looks(labels: Iterable[str]) -> dict[str, Look]:
     return looks([(label, label) for label in labels])
 
 
@@ -84,29 +88,34 @@ def _against(runs: Runs, result: FitResult, role: str, others: list[str]) -> Pan
     panel = Panel(LABELS.get(role, role), "loss")
     x, loss, some = runs[role], runs["loss"], _some(len(runs))
     if not others:
-        points = {"size": 5, "opacity": 0.6, "colour": LEVELS[1]}
-        panel.series.append(Series(x[some].tolist(), loss[some].tolist(), "points", **points))
-        panel.series += _law(result, {role: np.geomspace(x.min(), x.max(), 80)}, role, LEVELS[1])
-    else:
-        other = others[0]
-        values = runs[other]
-        levels = np.unique(np.quantile(values, [0.05, 0.3, 0.5, 0.7, 0.95], method="nearest"))
-        nearest = np.abs(np.log(values[:, None] / levels)).argmin(axis=1)
-        for k, level in enumerate(levels):
-            colour, mine = LEVELS[k * 4 // max(len(levels) - 1, 1)], some[nearest[some] == k]
-            points = {"size": 5, "opacity": 0.8, "colour": colour}
-            name = f"{other.upper()} near {pretty(float(level))}" if role == "n" else ""
-            panel.series.append(
-                Series(x[mine].tolist(), loss[mine].tolist(), "points", group=name, **points)
-            )
-            inside = x[np.abs(np.log(values / level)) < 0.7]  # where such runs are, with some room
-            ends = inside if len(inside) > 1 else x
-            grid = np.geomspace(ends.min(), ends.max(), 80)
-            panel.series += _law(
-                result, {role: grid, other: np.full_like(grid, level)}, role, colour
-            )
+        panel.series = [
+            _points(x[some], loss[some], LEVELS[1]),
+            *_law(result, {role: _grid(x)}, role, LEVELS[1]),
+            *_floor(runs, result, x),
+        ]
+        return panel
+    other, values = others[0], runs[others[0]]
+    levels = np.unique(np.quantile(values, [0.05, 0.3, 0.5, 0.7, 0.95], method="nearest"))
+    nearest = np.abs(np.log(values[:, None] / levels)).argmin(axis=1)
+    for k, level in enumerate(levels):
+        colour, mine = LEVELS[k * 4 // max(len(levels) - 1, 1)], some[nearest[some] == k]
+        name = f"{other.upper()} near {pretty(float(level))}" if role == "n" else ""
+        panel.series.append(_points(x[mine], loss[mine], colour, group=name, opacity=0.8))
+        inside = x[np.abs(np.log(values / level)) < 0.7]  # where such runs are, with some room
+        grid = _grid(inside if len(inside) > 1 else x)
+        panel.series += _law(result, {role: grid, other: np.full_like(grid, level)}, role, colour)
     panel.series += _floor(runs, result, x)
     return panel
+
+
+def _points(x: np.ndarray, y: np.ndarray, colour: str, **options: Any) -> Series:
+    """Evaluations."""
+    small = {"size": 5, "opacity": 0.6, "colour": colour}
+    return Series(x.tolist(), y.tolist(), "points", **{**small, **options})
+
+
+def _grid(x: np.ndarray) -> np.ndarray:
+    return np.geomspace(x.min(), x.max(), 80)
 
 
 def _law(result: FitResult, at: dict[str, np.ndarray], role: str, colour: str) -> list[Series]:
@@ -138,9 +147,8 @@ def _residuals(runs: Runs, result: FitResult) -> Panel:
     fitted = result.predict(**{role: runs[role] for role in result.law.roles})
     some, off = _some(len(runs)), 100 * (runs["loss"] / fitted - 1)
     panel = Panel("fitted loss", "measured above fitted (%)", y_log=False)
-    points = {"size": 4, "opacity": 0.6, "colour": LEVELS[1]}
     panel.series = [
-        Series(fitted[some].tolist(), off[some].tolist(), "points", **points),
+        _points(fitted[some], off[some], LEVELS[1], size=4),
         Series([float(fitted.min()), float(fitted.max())], [0.0, 0.0], "line", colour=GREY),
     ]
     wild = np.abs(off) > 800 * max(result.diagnostics.get("residual_mad_sd") or np.inf, 1e-4)
@@ -158,30 +166,24 @@ def compare_figure(comparison: Comparison) -> Figure:
     """Ratios of losses, exponents side by side with intervals, and compute at equal loss of the
     pairs."""
     usable = {name: one for name, one in comparison.fits.items() if one.ok}
-    look = _looks(list(comparison.fits))
+    look = _looks(comparison.fits)
     panels = []
     if ratios := comparison.ratios:
         first = ratios[0].first
-        of_first = [(one.second, look[one.second], one) for one in ratios if one.first == first]
+        of_first = [(look[one.second], one) for one in ratios if one.first == first]
         panels.append(loss_ratios(of_first, first, "d", LABELS["d"]))
         if any(one.costs.get("c") for *_, one in of_first):
             panels.append(loss_ratios(of_first, first, "c", LABELS["c"]))
     for name, title in SYMBOLS.items():
-        found = {group: one.get(name) for group, one in usable.items()}
-        if any(found.values()):
-            items = [(group, look[group], found[group], False) for group in usable]
+        items = [(look[group], one.get(name), False) for group, one in usable.items()]
+        if any(value for _, value, _ in items):
             panels.append(forest(title, items))
-    with_multiplier = [one for one in comparison.pairs if one.multiplier is not None]
-    if with_multiplier:
-        labels = [f"{one.second} / {one.first}" for one in with_multiplier]
-        own = _looks(labels)
-        items = [
-            (label, own[label], one.multiplier)
-            for label, one in zip(labels, with_multiplier, strict=True)
-        ]
+    named = {f"{one.second} / {one.first}": one.multiplier for one in comparison.pairs}
+    multipliers = {label: found for label, found in named.items() if found is not None}
+    if multipliers:
+        items = list(zip(_looks(multipliers).values(), multipliers.values(), strict=True))
         compute = "compute for the same loss,\nfirst named / second named"
-        panels.append(equal_loss(items, "one", compute, "loss", compute=True))
-    nothing = Panel("", "", empty="no architecture has a usable fit")
+        panels.append(equal_loss(items, "one", compute, "loss"))
     return Figure(
         "compare",
         "",
@@ -190,7 +192,7 @@ def compare_figure(comparison: Comparison) -> Figure:
         " not the test, the p values in the table are. Last: how many times the compute of the"
         " second named architecture the first needs for the same loss, above one more and below one"
         " less, with its interval.",
-        panels or [nothing],
+        panels or [Panel("", "", empty="no architecture has a usable fit")],
     )
 
 
@@ -202,12 +204,11 @@ def diagnose_figure(diagnosis: Diagnosis) -> Figure:
     largest = None
     if (found := diagnosis.frontier) is not None:
         largest = float(max(found.points["x"]))
-    profile = [(label, look, diagnosis.profile)]
     panels = [
-        local_exponents([(label, look, checks.get("local exponents"))]),
+        local_exponents([(look, checks.get("local exponents"))]),
         _stable(diagnosis, look),
-        held_out([(label, look, checks.get("held-out budgets"), largest)]),
-        floor_profile(profile if diagnosis.profile is not None else []),
+        held_out([(look, checks.get("held-out budgets"), largest)]),
+        floor_profile([(look, diagnosis.profile)] if diagnosis.profile is not None else []),
     ]
     words = {True: "passed", False: "FAILED", None: "cannot say"}
     for panel, name in ((panels[0], "local exponents"), (panels[2], "held-out budgets")):
@@ -240,7 +241,8 @@ def _stable(diagnosis: Diagnosis, look: Look) -> Panel:
         if i == 0:
             quantity = next(check.data["quantity"] for check in checks if "quantity" in check.data)
             value = diagnosis.surface.get(quantity) or value
-        items.append((str(row["what"]), look, value, row["p"] is not None and row["p"] <= 0.01))
+        moved = row["p"] is not None and row["p"] <= 0.01
+        items.append((replace(look, label=str(row["what"])), value, moved))
     return forest("the exponent with parts left out", items)
 
 
@@ -252,41 +254,30 @@ def budget_figure(budget: Budget, runs: Runs | None = None) -> Figure:
     the table."""
     usable = [one for one in budget.choices if one.ok]
     labels = [f"{one.group or 'all'}, P(best) {one.p_best:.2f}" for one in usable]
-    look = _looks([one.group or "all" for one in usable])
+    look = _looks([one.group or "this budget" for one in usable])
     loss = Panel("", "", title="predicted loss", x_log=False, y_log=False, categories=labels[::-1])
     plan = Panel(LABELS["n"], LABELS["d"], title="size and data")
     for row, one in enumerate(reversed(usable)):
-        own = look[one.group or "all"]
-        line = {"kind": "line", "colour": own.colour}
+        own, mean = look[one.group or "this budget"], [one.loss_mean_low, one.loss_mean_high]
         loss.series += [
-            Series([one.loss_low, one.loss_high], [row, row], **line),
-            Series(
-                [one.loss_mean_low, one.loss_mean_high], [row, row], width=8, opacity=0.4, **line
-            ),
+            Series([one.loss_low, one.loss_high], [row, row], **own.line),
+            Series(mean, [row, row], width=8, opacity=0.4, **own.line),
             Series([one.loss], [row], "points", **own.marks),
         ]
-        plan.series.append(
-            Series(
-                [one.n], [one.d], "points", group=one.group or "this budget", size=14, **own.marks
-            )
-        )
+        plan.series.append(Series([one.n], [one.d], "points", size=14, **own.marks))
         if runs is not None and "d" in runs and "n" in runs:
             known = one.group in runs.group_names
             mine = runs.take(runs.group == runs.group_names.index(one.group)) if known else runs
             last = mine.select(last=True)
             some = _some(len(last))
-            small = {"size": 5, "opacity": 0.35, **own.marks}
-            plan.series.append(
-                Series(last["n"][some].tolist(), last["d"][some].tolist(), "points", **small)
-            )
+            small = {"opacity": 0.35, **own.marks}
+            plan.series.append(_points(last["n"][some], last["d"][some], **small))
     if usable:  # one wide interval would squash the rest
         loss.x_range = (0.0, 1.1 * max(min(one.loss_high, 2 * one.loss) for one in usable))
     beyond = max((one.extrapolation.get("budget", 0.0) for one in usable), default=0.0)
-    far = (
-        f"up to {beyond:.3g} times the largest measured"
-        if beyond > 1.05
-        else "within what was measured"
-    )
+    far = "within what was measured"
+    if beyond > 1.05:
+        far = f"up to {beyond:.3g} times the largest measured"
     return Figure(
         "budget",
         f"budget: {budget.amount:.3g} {budget.unit}, {far}",
@@ -302,28 +293,17 @@ def design_figure(design: Design) -> Figure:
     """What candidate runs would do for the interval, against their cost."""
     gains = Panel(f"cost of the run ({design.unit})", "interval shorter by (%)", y_log=False)
     kinds = sorted({one.kind.split(",")[0] for one in design.candidates})
-    look = _looks(kinds)
-    for kind in kinds:
+    for kind, look in _looks(kinds).items():
         mine = [one for one in design.candidates if one.kind.split(",")[0] == kind]
         xs, ys = [one.cost for one in mine], [100 * one.gain for one in mine]
-        gains.series.append(Series(xs, ys, "points", group=kind, **look[kind].marks))
+        gains.series.append(Series(xs, ys, "points", **look.marks))
     for one in design.additions[:1]:
-        ring = {"size": 18, "hollow": True, "marker": "o", "symbol": "circle-open"}
-        gains.series.append(
-            Series(
-                [one.cost],
-                [100 * one.gain],
-                "points",
-                group="chosen first",
-                colour="#c8460a",
-                **ring,
-            )
-        )
+        ring = {"size": 18, "hollow": True, **CHOSEN.marks}
+        gains.series.append(Series([one.cost], [100 * one.gain], "points", **ring))
     widths = [design.half_width, *(one.half_width for one in design.additions)]
-    left = Panel(
-        "runs added", f"half-width of the interval of {design.quantity}", x_log=False, y_log=False
-    )
-    left.series = [Series(list(range(len(widths))), widths, "both", colour="#c8460a")]
+    half = f"half-width of the interval of {design.quantity}"
+    left = Panel("runs added", half, x_log=False, y_log=False)
+    left.series = [Series(list(range(len(widths))), widths, "both", colour=CHOSEN.colour)]
     left.y_range = (0, 1.35 * max(widths)) if math.isfinite(max(widths)) else None
     first = design.additions[:1]
     left.title = f"first: N = {first[0].n:.2g}, D = {first[0].d:.2g}" if first else "no run helps"

@@ -13,14 +13,13 @@ class Series:
     """One set of marks. x and y have the panel's units; None and NaN break a line.
 
     kind: "line", "points", "both", or "band" (between ``low`` and ``high``). ``group`` is the
-    architecture whose switch on the page shows and hides it. ``hover`` is one short text for each
-    point, or one for all.
+    architecture whose switch on the page shows and hides it (:class:`~.style.Look` gives it, with
+    colour and marks). ``hover`` is one short text for each point, or one for all.
     """
 
     x: Sequence[float | None]
     y: Sequence[float | None]
     kind: Literal["line", "points", "both", "band"] = "line"
-    name: str = ""
     group: str = ""
     colour: str = "#6b7280"
     symbol: str = "circle"

@@ -48,18 +48,24 @@ PAPER = "#8b8f98"
 
 @dataclass(frozen=True)
 class Look:
-    """How one architecture is drawn: colour on a light page, on a dark page, plotly symbol and
-    matplotlib marker."""
+    """How one architecture is drawn: the label of all its marks, colour on a light page, on a dark
+    page, plotly symbol and matplotlib marker."""
 
+    label: str
     colour: str
     dark: str
     symbol: str
     marker: str
 
     @property
+    def line(self) -> dict[str, str]:
+        """What a series of kind line or band takes from here."""
+        return {"group": self.label, "colour": self.colour}
+
+    @property
     def marks(self) -> dict[str, str]:
         """What a series of points takes from here."""
-        return {"colour": self.colour, "symbol": self.symbol, "marker": self.marker}
+        return {**self.line, "symbol": self.symbol, "marker": self.marker}
 
 
 FAMILIES = ("gemnet", "egnn", "esen", "painn", "mpnn")
@@ -88,12 +94,11 @@ def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
     shades = _shades(labels) if len(labels) > len(DARK) else {}
     out = {}
     for index, (label, _) in enumerate(labels):
-        symbol = SYMBOLS[index % len(SYMBOLS)]
-        if label in shades:
-            out[label] = Look(*shades[label], *symbol)
-            continue
-        colour = taken.get(label) or (free.pop(0) if free else GREY)
-        out[label] = Look(colour, DARK[colour], *symbol)
+        colours = shades.get(label)
+        if colours is None:
+            colour = taken.get(label) or (free.pop(0) if free else GREY)
+            colours = colour, DARK[colour]
+        out[label] = Look(label, *colours, *SYMBOLS[index % len(SYMBOLS)])
     return out
 
 
@@ -115,11 +120,8 @@ def _shades(labels: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
     out = {}
     for name, own in members.items():
         for k, label in enumerate(own):
-            share = DEEPEST * k / max(1, len(own) - 1)
-            out[label] = (
-                _mixed(PREFERRED[name], 0, share),
-                _mixed(DARK[PREFERRED[name]], 255, share),
-            )
+            share, pure = DEEPEST * k / max(1, len(own) - 1), PREFERRED[name]
+            out[label] = _mixed(pure, 0, share), _mixed(DARK[pure], 255, share)
     return out
 
 

@@ -38,8 +38,7 @@ def run_series(arch: Architecture, x: str, y: str, *, opacity: float = 0.3) -> l
     )
     for frame, dash, ending in kinds:
         for n, (xs, ys) in _by_size(frame, x, y):
-            text = f"{arch.label}, N = {pretty(n)}{ending}"
-            line = {"name": text, "hover": text, "group": arch.label, "colour": arch.look.colour}
+            line = {"hover": f"{arch.label}, N = {pretty(n)}{ending}", **arch.look.line}
             out.append(Series(xs, ys, "line", opacity=opacity, width=1.1, dash=dash, **line))
     return out
 
@@ -63,25 +62,22 @@ def _by_size(frame: pl.DataFrame, x: str, y: str) -> list[tuple[int, tuple[list,
 def frontier_series(arch: Architecture, found: FrontierOutcome) -> list[Series]:
     """The lowest loss of any run (line), the corners of the frontier (marks) and the fitted law
     (dashed)."""
-    out = []
-    own = {"group": arch.label, "colour": arch.look.colour}
+    out, own = [], arch.look.line
     if found.envelope:
         xs, ys = zip(*found.envelope, strict=True)
-        text = f"{arch.label}: lowest loss of any run"
-        out.append(Series(xs, ys, "line", name=text, width=1.8, opacity=0.8, hover=text, **own))
+        hover = f"{arch.label}: lowest loss of any run"
+        out.append(Series(xs, ys, "line", width=1.8, opacity=0.8, hover=hover, **own))
     points = found.points
     if points := [points[i] for i in thin(len(points), 24)]:
-        hover = [
-            f"{arch.label} frontier: N = {pretty(p['n'])}, D = {pretty(p['d'])}" for p in points
-        ]
+        own_size = [f"N = {pretty(p['n'])}, D = {pretty(p['d'])}" for p in points]
+        hovers = [f"{arch.label} frontier: {text}" for text in own_size]
         xs, ys = [p["x"] for p in points], [p["loss"] for p in points]
-        marks = {"name": f"{arch.label} frontier", "group": arch.label, **arch.look.marks}
-        out.append(Series(xs, ys, "points", size=8, hover=hover, **marks))
+        out.append(Series(xs, ys, "points", size=8, hover=hovers, **arch.look.marks))
     if curve := found.curve():
         gamma = found.get("gamma")
-        text = f"{arch.label}: fit" + (f", exponent {gamma.value:.3f}" if gamma else "")
+        hover = f"{arch.label}: fit" + (f", exponent {gamma.value:.3f}" if gamma else "")
         xs, ys = zip(*curve, strict=True)
-        out.append(Series(xs, ys, "line", name=text, width=2.2, dash="dash", hover=text, **own))
+        out.append(Series(xs, ys, "line", width=2.2, dash="dash", hover=hover, **own))
     return out
 
 

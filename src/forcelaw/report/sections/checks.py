@@ -169,10 +169,9 @@ def figure(archs: list[Architecture]) -> Figure:
     """What two of the checks saw: the slope along the frontier, and large budgets predicted from
     small ones."""
     by = [(arch, {check.name: check for check in arch.checks}) for arch in archs]
-    slopes = [(arch.label, arch.look, checks.get("local exponents")) for arch, checks in by]
+    slopes = [(arch.look, checks.get("local exponents")) for arch, checks in by]
     held = [
-        (arch.label, arch.look, checks.get("held-out budgets"), arch.frame["c"].max())
-        for arch, checks in by
+        (arch.look, checks.get("held-out budgets"), arch.frame["c"].max()) for arch, checks in by
     ]
     return Figure(
         "diagnosis",

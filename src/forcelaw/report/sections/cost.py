@@ -40,12 +40,11 @@ def _line(arch: Architecture, column: str) -> list[Series]:
     ends = last.group_by("n").agg(pl.col(column).median()).sort("n")
     if not len(ends):
         return []
-    own = {"name": arch.label, "group": arch.label, "hover": arch.label, **arch.look.marks}
-    return [Series(ends["n"].to_list(), ends[column].to_list(), "both", **own)]
+    xs, ys = ends["n"].to_list(), ends[column].to_list()
+    return [Series(xs, ys, "both", hover=arch.label, **arch.look.marks)]
 
 
 def _quoted(arch: Architecture, line: Series) -> list[Series]:
-    text = f"{arch.paper.name} in the paper: {arch.paper.kappa}"
-    own = {"name": text, "hover": text, "group": arch.label, "colour": arch.look.colour}
+    own = {"hover": f"{arch.paper.name} in the paper: {arch.paper.kappa}", **arch.look.line}
     ends = [line.x[0], line.x[-1]]
     return [Series(ends, [arch.paper.kappa] * 2, "line", dash="dot", width=1.0, opacity=0.7, **own)]

@@ -36,7 +36,7 @@ def figure(analysis: Analysis) -> Figure:
         sizes = sorted(set(arch.frame["n"].to_list()) | set(arch.unfinished["n"].to_list()))
         panel.series = run_series(arch, "d", "loss", opacity=1.0)
         for series in panel.series:  # shade by size: the larger the model, the stronger the line
-            rank = [i for i, n in enumerate(sizes) if f"N = {pretty(n)}" in series.name]
+            rank = [i for i, n in enumerate(sizes) if f"N = {pretty(n)}" in series.hover]
             series.opacity = 0.3 + 0.7 * (rank[0] + 1) / len(sizes) if rank else 1.0
         panel.series += _surface_lines(arch, analysis.burn_in_steps)
         if panel.series:
@@ -63,9 +63,8 @@ def _surface_lines(arch: Architecture, burn_in_steps: int) -> list[Series]:
         grid = np.geomspace(float(ds.min()), float(ds.max()), 12).tolist()
         line = surface_line(arch, [n] * 12, grid)
         if line:
-            hover = f"surface at N = {pretty(n)}"
-            own = {"name": f"{arch.label}: {hover}", "group": arch.label, "colour": GREY}
-            out.append(Series(grid, line, "line", dash="dot", width=1.4, hover=hover, **own))
+            own = {"hover": f"surface at N = {pretty(n)}", "group": arch.label, "colour": GREY}
+            out.append(Series(grid, line, "line", dash="dot", width=1.4, **own))
     return out
 
 

@@ -157,7 +157,7 @@ def figure(analysis: Analysis) -> Figure:
     for one in EXPONENTS:
         if one.figure:
             archs = analysis.architectures
-            items = [(arch.label, arch.look, one.of(arch), one.trend(arch)) for arch in archs]
+            items = [(arch.look, one.of(arch), one.trend(arch)) for arch in archs]
             panels.append(forest(one.figure, items, [_tick(one, arch) for arch in archs]))
     return Figure(
         "exponents",

@@ -61,8 +61,8 @@ def section(analysis: Analysis) -> Section:
 
 def figure(archs: list[Architecture]) -> Figure:
     """The profile of the floor of every architecture, and what the floor does to the exponent."""
-    profiles = [(arch.label, arch.look, arch.profile) for arch in archs]
-    effects = [(arch.label, arch.look, arch.profile, _floor(arch) or 0.0) for arch in archs]
+    profiles = [(arch.look, arch.profile) for arch in archs]
+    effects = [(arch.look, arch.profile, _floor(arch) or 0.0) for arch in archs]
     return Figure(
         "floors",
         "The floor: what no size and no data would remove",

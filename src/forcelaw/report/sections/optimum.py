@@ -303,13 +303,13 @@ def _line(arch: Architecture, key: str) -> list[Series]:
         return []
     lines: dict[str, Any] = {name: values.tolist() for name, values in arch.lines.items()}
     value = arch.allocation.get("a" if key == "n" else "b")
-    text = f"{arch.label}: {key.upper()}* ~ C^{value.value:.2f}" if value else arch.label
-    own = {"name": text, "group": arch.label, "colour": arch.look.colour}
-    out = []
-    if f"{key}_low" in lines:
-        band = {"low": lines[f"{key}_low"], "high": lines[f"{key}_high"], "opacity": 0.12}
-        out.append(Series(lines["c"], lines[key], "band", **band, **own))
-    return [*out, Series(lines["c"], lines[key], "line", width=2.0, dash="dash", hover=text, **own)]
+    hover = f"{arch.label}: {key.upper()}* ~ C^{value.value:.2f}" if value else arch.label
+    xs, ys, own = lines["c"], lines[key], arch.look.line
+    line = Series(xs, ys, "line", width=2.0, dash="dash", hover=hover, **own)
+    if f"{key}_low" not in lines:
+        return [line]
+    band = {"low": lines[f"{key}_low"], "high": lines[f"{key}_high"], "opacity": 0.12}
+    return [Series(xs, ys, "band", **band, **own), line]
 
 
 def _marks(arch: Architecture, key: str) -> list[Series]:
@@ -324,8 +324,6 @@ def _marks(arch: Architecture, key: str) -> list[Series]:
     ):
         if points := [points[i] for i in thin(len(points), 40)]:
             xs, ys = [p[0] for p in points], [p[1 if key == "n" else 2] for p in points]
-            hover = f"{arch.label}: {text}"
-            own = {"name": hover, "hover": hover, "group": arch.label, **arch.look.marks}
-            size = 9 if hollow else 7
-            out.append(Series(xs, ys, "points", size=size, hollow=hollow, **own))
+            own = {"hover": f"{arch.label}: {text}", "size": 9 if hollow else 7}
+            out.append(Series(xs, ys, "points", hollow=hollow, **own, **arch.look.marks))
     return out

@@ -202,18 +202,17 @@ def figure(analysis: Analysis) -> Figure:
     found = analysis.comparison.ratios
     first = found[0].first
     own = [one for one in found if one.first == first]
-    items = [(one.second, analysis.labelled(one.second).look, one) for one in own]
-    pairs = [pair for pair in analysis.comparison.pairs if pair.first == first]
+    items = [(analysis.labelled(one.second).look, one) for one in own]
     multipliers = [
-        (pair.second, analysis.labelled(pair.second).look, pair.multiplier)
-        for pair in pairs
-        if pair.multiplier is not None
+        (analysis.labelled(pair.second).look, pair.multiplier)
+        for pair in analysis.comparison.pairs
+        if pair.first == first and pair.multiplier is not None
     ]
     panels = [
         loss_ratios(items, first, "d", "atoms seen D"),
         loss_ratios(items, first, "c", FLOPS),
         loss_ratios(items, first, "h", HOURS),
-        equal_loss(multipliers, first, f"compute in units of {first}'s", LOSS, compute=True),
+        equal_loss(multipliers, first, f"compute in units of {first}'s", LOSS),
     ]
     return Figure(
         "ratios",

@@ -112,7 +112,7 @@ def figure(archs: list[Architecture]) -> Figure:
         last: list[tuple[Repeated, str]] = []
         for end, course in repeated_runs(arch):
             passes = [point.passes for point in course]
-            line = {"group": arch.label, "colour": arch.look.colour, "opacity": 0.4}
+            line = {"opacity": 0.4, **arch.look.line}
             cost.series.append(Series(passes, [point.ratio for point in course], "line", **line))
             value.series.append(Series(passes, [point.worth for point in course], "line", **line))
             hover = (
@@ -123,9 +123,9 @@ def figure(archs: list[Architecture]) -> Figure:
             xs = [end.passes for end, _ in last]
             most = max(most, *xs)
             hovers = [hover for _, hover in last]
-            points = {"kind": "points", "group": arch.label, "hover": hovers, **arch.look.marks}
+            points = {"kind": "points", "hover": hovers, **arch.look.marks}
             ratios, worths = [end.ratio for end, _ in last], [end.worth for end, _ in last]
-            cost.series.append(Series(xs, ratios, name=arch.label, **points))
+            cost.series.append(Series(xs, ratios, **points))
             value.series.append(Series(xs, worths, **points))
     if value.series:
         as_good = {"width": 1.0, "dash": "dot", "hover": "as good as new data"}

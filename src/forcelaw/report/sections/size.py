@@ -68,12 +68,10 @@ def _series(arch: Architecture, d: float) -> list[Series]:
     ns, out = sorted(found), []
     predicted = surface_line(arch, ns, [d] * len(ns))
     if predicted:
-        text = {"name": f"{arch.label}: surface", "hover": f"{arch.label}: fitted surface"}
-        line = {"group": arch.label, "colour": arch.look.colour, "dash": "dash", "width": 2.0}
-        out.append(Series(ns, predicted, "line", **text, **line))
+        line = {"hover": f"{arch.label}: fitted surface", "dash": "dash", "width": 2.0}
+        out.append(Series(ns, predicted, "line", **line, **arch.look.line))
     means = [math.exp(sum(map(math.log, found[n])) / len(found[n])) for n in ns]
     bars = {"low": [min(found[n]) for n in ns], "high": [max(found[n]) for n in ns]}
-    hover = [f"{arch.label}, {len(found[n])} run(s)" for n in ns]
-    text = {"name": arch.label, "group": arch.label, "hover": hover}
+    hovers = [f"{arch.label}, {len(found[n])} run(s)" for n in ns]
     kind = "points" if predicted else "both"
-    return [*out, Series(ns, means, kind, **bars, **text, **arch.look.marks)]
+    return [*out, Series(ns, means, kind, hover=hovers, **bars, **arch.look.marks)]

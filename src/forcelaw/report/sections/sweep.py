@@ -108,7 +108,6 @@ def figure(analysis: Analysis, found: list[Sweep]) -> Figure:
 
 def _series(arch: Architecture, found: Sweep) -> list[Series]:
     out = []
-    own = {"group": arch.label}
     losses: dict[float, list[float]] = {}
     for point in found.points:
         if point["loss"]:
@@ -116,24 +115,20 @@ def _series(arch: Architecture, found: Sweep) -> list[Series]:
     rates = sorted(losses)
     means = {lr: sum(losses[lr]) / len(losses[lr]) for lr in rates}
     if rates:
-        hover = [f"{arch.label}, lr = {lr:g}, {len(losses[lr])} run(s)" for lr in rates]
-        marks = {"name": arch.label, "hover": hover, **arch.look.marks}
-        out.append(Series(rates, list(means.values()), "both", **marks, **own))
-    colour = arch.look.colour
+        hovers = [f"{arch.label}, lr = {lr:g}, {len(losses[lr])} run(s)" for lr in rates]
+        out.append(Series(rates, list(means.values()), "both", hover=hovers, **arch.look.marks))
+    own = arch.look.line
     if found.chosen in means:
         hover = f"{arch.label}: chosen by the sweep, lr = {found.chosen:g}"
         ring = {"symbol": "circle-open", "marker": "o", "hollow": True, "size": 17}
         xs, ys = [found.chosen], [means[found.chosen]]
-        out.append(Series(xs, ys, "points", name=hover, hover=hover, colour=colour, **ring, **own))
+        out.append(Series(xs, ys, "points", hover=hover, **ring, **own))
     bad = sorted({point["lr"] for point in found.points if point["diverged"]})
     if bad:
         height = [max(means.values(), default=1.0) * 1.06] * len(bad)
-        text = {
-            "name": f"{arch.label} diverged",
-            "hover": [f"{arch.label}: diverged at lr = {lr:g}" for lr in bad],
-        }
-        cross = {"symbol": "x-thin", "marker": "x", "size": 9, "colour": colour}
-        out.append(Series(bad, height, "points", **text, **cross, **own))
+        hovers = [f"{arch.label}: diverged at lr = {lr:g}" for lr in bad]
+        cross = {"symbol": "x-thin", "marker": "x", "size": 9}
+        out.append(Series(bad, height, "points", hover=hovers, **cross, **own))
     return out
 
 

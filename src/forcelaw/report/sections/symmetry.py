@@ -58,10 +58,8 @@ def figure(analysis: Analysis) -> Figure:
             if mine:
                 xs = [row[x] for row in mine]
                 ys = [max(row[f"{kind}_error"], ZERO) for row in mine]  # a log axis has no zero
-                hover = [
-                    f"{arch.label}, N = {pretty(row['n'])}, D = {pretty(row['d'])}" for row in mine
-                ]
-                own = {"name": arch.label, "group": arch.label, "hover": hover, **arch.look.marks}
+                models = [f"N = {pretty(row['n'])}, D = {pretty(row['d'])}" for row in mine]
+                own = {"hover": [f"{arch.label}, {text}" for text in models], **arch.look.marks}
                 panel.series.append(Series(xs, ys, "points", opacity=0.8, **own))
         panels.append(or_empty(panel, "no trained model was tested"))
     return Figure(

@@ -17,21 +17,16 @@ from torch import Tensor
 
 from forcelaw import ops
 from forcelaw.graph import GraphBatch, build_graph
-from forcelaw.models.gemnet_basis import (
-    degrees,
-    harmonic_norms,
-    harmonics,
-    quad_layout,
-    rotation_points,
-    rotations,
-)
+from forcelaw.models.gemnet_basis import degrees, harmonic_norms, quad_layout, rotation_points
 from forcelaw.models.gemnet_index import EdgeIndex, build_index
 from forcelaw.models.gemnet_oc import GemNetOC, GemNetOCConfig
 from forcelaw.ops.gemnet import quadruplets
 from forcelaw.ops.gemnet import triplets as moments
+from forcelaw.ops.gemnet.harmonics import harmonics, rotations
 from forcelaw.ops.gemnet.harmonics import turns as turns_by_kernel
 from forcelaw.ops.gemnet.quadruplets import quad_read, short_sum
 from forcelaw.ops.gemnet.triplets import cosines, outer_sum, triplets
+from forcelaw.ops.switch import constexpr
 from tests.models.tools import make_graph, padded
 from tests.molecules import linear, random_cluster, single_atom
 
@@ -59,7 +54,8 @@ def small_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     is slow."""
     monkeypatch.setattr(moments, "TILES", dict.fromkeys(moments.TILES, (16, 1)))
     for module in (moments, quadruplets):
-        monkeypatch.setattr(module, "FILL", 2)
+        monkeypatch.setattr(module, "FILL_PROGRAMS", 2)
+        monkeypatch.setattr(module, "FILL", constexpr(2))
 
 
 @dataclass
@@ -469,10 +465,7 @@ def test_rows_are_where_the_kernels_look() -> None:
     degree l in the rotations."""
     for s in range(1, 8):
         place = [sum((k + 1) * (2 * k + 1) for k in range(p)) for p in range(s + 1)]
-        assert (
-            place == [p * (p + 1) * (4 * p - 1) // 6 for p in range(s + 1)]
-            and quadruplets._columns(s) == place[-1]
-        )
-        first = [sum((2 * k + 1) ** 2 for k in range(l)) for l in range(s)]
-        assert first == [l * (2 * l - 1) * (2 * l + 1) // 3 for l in range(s)]
+        assert place == [quadruplets._row(p) for p in range(s + 1)]
+        first = [sum((2 * k + 1) ** 2 for k in range(l)) for l in range(s + 1)]
+        assert first == [quadruplets._element(l) for l in range(s + 1)]
         assert len(degrees(s)) == s * s and math.isqrt(s * s) == s

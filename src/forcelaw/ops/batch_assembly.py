@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .switch import tl, triton, use_triton
-from .tiles import wide
+from .switch import constexpr, tl, triton, use_triton
+from .tiles import three, wide
 
 ROWS = 256  # atoms or edges of a program
 
@@ -96,7 +96,7 @@ def _slots(
     edge_source,
     label,
     g,
-    GP: tl.constexpr,
+    GP: constexpr,
 ):
     """One program: of each slot its atoms, where its atoms and edges end in the batch and begin in
     the shard, its label."""
@@ -112,21 +112,15 @@ def _slots(
     tl.store(atom_end + k, a_end, mask=inside)
     tl.store(edge_end + k, e_end, mask=inside)
     # what has to be added to a number in the batch to give that in the shard
-    tl.store(
-        atom_source + k,
-        tl.load(first_atom + row, mask=inside, other=0) - (a_end - atoms),
-        mask=inside,
-    )
-    tl.store(
-        edge_source + k,
-        tl.load(first_edge + row, mask=inside, other=0) - (e_end - edges),
-        mask=inside,
-    )
+    at = atom_source + k
+    tl.store(at, tl.load(first_atom + row, mask=inside, other=0) - (a_end - atoms), mask=inside)
+    at = edge_source + k
+    tl.store(at, tl.load(first_edge + row, mask=inside, other=0) - (e_end - edges), mask=inside)
     tl.store(label + k, tl.load(energy + row, mask=inside, other=0.0), mask=inside)
 
 
 @triton.jit
-def _owner(i, end, g, LOG: tl.constexpr):
+def _owner(i, end, g, LOG: constexpr):
     """How many slots have ended at or before i: the slot of i, or g for padding."""
     found = i * 0
     for level in tl.static_range(LOG):
@@ -154,10 +148,10 @@ def _atoms(
     ptr,
     n,
     g,
-    LOG: tl.constexpr,
-    TURN: tl.constexpr,
-    WIDE: tl.constexpr,
-    ROWS: tl.constexpr,
+    LOG: constexpr,
+    TURN: constexpr,
+    WIDE: constexpr,
+    ROWS: constexpr,
 ):
     i = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     mask = i < n
@@ -172,16 +166,8 @@ def _atoms(
     tl.store(batch + i, owner, mask=mask)
     tl.store(kind + i, tl.load(species + source, mask=mask, other=0), mask=mask)
     tl.store(real + i, tl.where(is_real, 1.0, 0.0).to(WIDE), mask=mask)
-    x0, x1 = (
-        tl.load(pos + source * 3, mask=mask, other=0.0),
-        tl.load(pos + source * 3 + 1, mask=mask, other=0.0),
-    )
-    x2 = tl.load(pos + source * 3 + 2, mask=mask, other=0.0)
-    f0, f1 = (
-        tl.load(forces + source * 3, mask=mask, other=0.0),
-        tl.load(forces + source * 3 + 1, mask=mask, other=0.0),
-    )
-    f2 = tl.load(forces + source * 3 + 2, mask=mask, other=0.0)
+    x0, x1, x2 = three(pos + source * 3, 1, mask, WIDE)
+    f0, f1, f2 = three(forces + source * 3, 1, mask, WIDE)
     if TURN:
         for row in tl.static_range(3):
             r0 = tl.load(rotation + slot * 9 + row * 3)
@@ -213,8 +199,8 @@ def _edges(
     n,
     m,
     g,
-    LOG: tl.constexpr,
-    ROWS: tl.constexpr,
+    LOG: constexpr,
+    ROWS: constexpr,
 ):
     i = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     mask = i < m
@@ -250,18 +236,16 @@ def _by_kernels(
     real, ptr = torch.empty(n, **number), torch.empty(n + 1, dtype=torch.int32, device=device)
     turn = shard.pos if rotation is None else rotation.contiguous()
     given = shard.species, shard.pos, shard.forces, shard.first_of, turn
-    constants = {"LOG": log, "TURN": rotation is not None, "WIDE": wide(pos), "ROWS": ROWS}
+    made = batch, kind, pos, forces, real, ptr
+    constants = {"LOG": log, "ROWS": ROWS, "num_warps": 4}
+    turning = {"TURN": rotation is not None, "WIDE": wide(pos)}
     _atoms[(triton.cdiv(n + 1, ROWS),)](
-        *(atom_end, edge_end, atom_source, *given, batch, kind, pos, forces, real, ptr, n, g),
-        **constants,
-        num_warps=4,
+        atom_end, edge_end, atom_source, *given, *made, n, g, **turning, **constants
     )
     sender, receiver, order = torch.empty(3, m, **whole).unbind(0)
-    given = shard.sender, shard.receiver, shard.transposed
+    given, made = (shard.sender, shard.receiver, shard.transposed), (sender, receiver, order)
     _edges[(triton.cdiv(m, ROWS),)](
-        *(atom_end, edge_end, held, edge_source, *given, sender, receiver, order, n, m, g),
-        **{"LOG": log, "ROWS": ROWS},
-        num_warps=4,
+        atom_end, edge_end, held, edge_source, *given, *made, n, m, g, **constants
     )
     return {
         **{"species": kind, "batch": batch, "pos": pos, "forces": forces, "real": real},

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .switch import tl, triton, use_triton_at
-from .tiles import wide
+from .switch import constexpr, tl, triton, use_triton_at
+from .tiles import three, wide
 
 RATE = 5.0  # Gaussians are those of exp(-RATE r / r_c)
 
@@ -103,20 +103,18 @@ def _features(
     kinds,
     out,
     edges,
-    columns: tl.constexpr,
-    cutoff: tl.constexpr,
-    beta: tl.constexpr,
-    beta_unit: tl.constexpr,
-    WIDE: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    columns: constexpr,
+    cutoff: constexpr,
+    beta: constexpr,
+    beta_unit: constexpr,
+    WIDE: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.arange(0, BC)
     me, mc = e < edges, c < columns
-    x = tl.load(vec + e * 3, mask=me, other=0.0)
-    y = tl.load(vec + e * 3 + 1, mask=me, other=0.0)
-    z = tl.load(vec + e * 3 + 2, mask=me, other=0.0)
+    x, y, z = three(vec + e * 3, 1, me, vec.dtype.element_ty)
     kind = tl.load(kinds + c, mask=mc, other=7)[None, :]
     centre = tl.load(centres + c, mask=mc, other=0.0)[None, :]
     r = tl.sqrt(tl.maximum(x * x + y * y + z * z, 1e-14))
@@ -124,9 +122,8 @@ def _features(
     s2 = s * s
     u = tl.where(s < 1.0, 1.0 + s2 * s2 * s * (-21.0 + s * (35.0 - 15.0 * s)), 0.0)
     off = tl.exp(s * -5.0)[:, None] - centre
-    width = tl.where(
-        kind == 0, tl.full([1, BC], beta, WIDE), tl.full([1, BC], beta_unit, WIDE)
-    )  # not rounded to float32
+    bare, angular = tl.full([1, BC], beta, WIDE), tl.full([1, BC], beta_unit, WIDE)
+    width = tl.where(kind == 0, bare, angular)  # not rounded to float32
     value = tl.exp(tl.maximum(-width * off * off, -50.0))
     is_unit, is_vector = (kind >= 1) & (kind <= 3), (kind >= 4) & (kind <= 6)
     component = tl.where(kind % 3 == 1, x[:, None], tl.where(kind % 3 == 2, y[:, None], z[:, None]))
@@ -141,7 +138,6 @@ def _by_kernel(vec: Tensor, centres: Tensor, kinds: Tensor, c: Columns) -> Tenso
     out, lanes = vec.new_empty(edges, columns), triton.next_power_of_2(columns)
     size = {"BE": max(1, 2048 // lanes), "BC": lanes, "num_warps": 4}
     constants = columns, c.cutoff, c.beta, c.beta_angular
-    _features[(triton.cdiv(edges, size["BE"]),)](
-        vec, centres, kinds, out, edges, *constants, WIDE=wide(vec), **size
-    )
+    programs = (triton.cdiv(edges, size["BE"]),)
+    _features[programs](vec, centres, kinds, out, edges, *constants, WIDE=wide(vec), **size)
     return out

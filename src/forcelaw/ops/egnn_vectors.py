@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .register import Differentiable
-from .switch import tl, triton, use_triton
+from .switch import constexpr, tl, triton, use_triton
 from .tiles import at_least_float32, three
 
 NUMBERS = 1024  # of Phi in a program
@@ -32,7 +32,7 @@ def egnn_vectors(
 
 
 @triton.jit
-def _edges(dv, phi, unit, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr):
+def _edges(dv, phi, unit, edges, M: constexpr, MP: constexpr, BE: constexpr):
     """Of a block of edges: offsets and masks of (BE, M) and (BE, M, M), dv, 1 / sqrt(1 + |dv|^2),
     Phi, r_hat (BE, 1)."""
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
@@ -50,9 +50,7 @@ def _edges(dv, phi, unit, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.const
 
 
 @triton.jit(do_not_specialize=["edges"])
-def _forward(
-    dv, phi, unit, radial, out, edges, M: tl.constexpr, MP: tl.constexpr, BE: tl.constexpr
-):
+def _forward(dv, phi, unit, radial, out, edges, M: constexpr, MP: constexpr, BE: constexpr):
     at, at3, mask, _, _, v0, v1, v2, s, f, x0, x1, x2 = _edges(dv, phi, unit, edges, M, MP, BE)
     r = tl.load(radial + at, mask=mask, other=0.0).to(v0.dtype)
     y0 = x0 * r + tl.sum((v0 * s)[:, :, None] * f, axis=1)
@@ -65,17 +63,7 @@ def _forward(
 
 @triton.jit(do_not_specialize=["edges"])
 def _backward(
-    dv,
-    phi,
-    unit,
-    grad,
-    d_dv,
-    dphi,
-    dradial,
-    edges,
-    M: tl.constexpr,
-    MP: tl.constexpr,
-    BE: tl.constexpr,
+    dv, phi, unit, grad, d_dv, dphi, dradial, edges, M: constexpr, MP: constexpr, BE: constexpr
 ):
     at, at3, mask, square, full, v0, v1, v2, s, f, x0, x1, x2 = _edges(
         dv, phi, unit, edges, M, MP, BE

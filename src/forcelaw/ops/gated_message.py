@@ -16,8 +16,8 @@ from torch import Tensor
 from ..graph import GraphBatch
 from .register import Differentiable
 from .segment import edge_gate, edge_sum
-from .switch import tl, triton, use_triton
-from .tiles import FILL, _silu, at_least_float32, tile
+from .switch import constexpr, tl, triton, use_triton
+from .tiles import FILL, FILL_PROGRAMS, _silu, at_least_float32, tile
 
 # tile of each kernel: edges, channels at most, warps; from benchmarks/kernel_tuning.py on an H200
 TILES = {"gated": (32, 32, 2), "gated_grad": (16, 32, 2)}
@@ -33,25 +33,14 @@ def gated_message(pair: Tensor, w: Tensor, graph: GraphBatch, scale: float) -> T
 
 @triton.jit
 def _forward(
-    pair,
-    w,
-    sender,
-    ptr,
-    out,
-    slope,
-    d: tl.constexpr,
-    scale: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    pair, w, sender, ptr, out, slope, d: constexpr, scale: constexpr, BE: constexpr, BC: constexpr
 ):
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < d
     t = tl.load(pair + i * 2 * d + d + c, mask=mc, other=0.0)
-    total, slopes = (
-        tl.zeros([BE, BC], t.dtype),
-        tl.zeros([BE, BC], t.dtype),
-    )  # summed over BE once: a sum waits for all warps
+    zero = tl.zeros([BE, BC], t.dtype)
+    total, slopes = zero, zero  # summed over BE once: a sum waits for all warps
     low, high = tl.load(ptr + i), tl.load(ptr + i + 1)
     for k in range(low, high, BE):
         e = k + tl.arange(0, BE)
@@ -80,11 +69,10 @@ def _backward(
     dw,
     n,
     n_edges,
-    d: tl.constexpr,
-    scale: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
-    FILL: tl.constexpr,
+    d: constexpr,
+    scale: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     pid = tl.program_id(0)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -94,11 +82,8 @@ def _backward(
             e = k + tl.arange(0, BE)
             mask = (e < n_edges)[:, None] & mc[None, :]
             e = tl.load(order + e, mask=e < n_edges, other=0).to(tl.int64)
-            tl.store(
-                dw + e[:, None] * d + c[None, :],
-                tl.zeros([BE, BC], tl.float32).to(dw.dtype.element_ty),
-                mask=mask,
-            )
+            at = dw + e[:, None] * d + c[None, :]
+            tl.store(at, tl.zeros([BE, BC], tl.float32).to(dw.dtype.element_ty), mask=mask)
     else:
         j = pid.to(tl.int64)
         s = tl.load(pair + j * 2 * d + c, mask=mc, other=0.0)
@@ -113,14 +98,12 @@ def _backward(
             g = tl.load(grad + i[:, None] * d + c[None, :], mask=mask, other=0.0) * scale
             x = tl.load(w + e[:, None] * d + c[None, :], mask=mask, other=0.0).to(s.dtype)
             value, derivative = _silu(s[None, :] + t)
-            tl.store(
-                dw + e[:, None] * d + c[None, :], (g * value).to(dw.dtype.element_ty), mask=mask
-            )
+            at = dw + e[:, None] * d + c[None, :]
+            tl.store(at, (g * value).to(dw.dtype.element_ty), mask=mask)
             ds += g * x * derivative
         tl.store(dpair + j * 2 * d + c, tl.sum(ds, axis=0), mask=mc)
-        own = tl.load(grad + j * d + c, mask=mc, other=0.0) * tl.load(
-            slope + j * d + c, mask=mc, other=0.0
-        )
+        g = tl.load(grad + j * d + c, mask=mc, other=0.0)
+        own = g * tl.load(slope + j * d + c, mask=mc, other=0.0)
         tl.store(dpair + j * 2 * d + d + c, own, mask=mc)
 
 
@@ -140,7 +123,6 @@ class _GatedMessage(Differentiable):
         n, (edges, d) = len(pair), w.shape
         dpair, dw, size = torch.empty_like(pair), torch.empty_like(w), tile(TILES, "gated_grad", d)
         given = pair, w, ctx.graph.receiver, order, ptr, grad.contiguous(), slope
-        _backward[n + FILL, triton.cdiv(d, size["BC"])](
-            *given, dpair, dw, n, edges, d, ctx.scale, FILL=FILL, **size
-        )
+        programs = n + FILL_PROGRAMS, triton.cdiv(d, size["BC"])
+        _backward[programs](*given, dpair, dw, n, edges, d, ctx.scale, **size)
         return dpair, dw, None, None

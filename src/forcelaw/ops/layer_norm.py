@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from .register import Differentiable
-from .switch import tl, triton, use_triton
+from .switch import constexpr, tl, triton, use_triton
 from .tiles import PROGRAMS
 
-EPSILON = tl.constexpr(1e-5)  # that of torch.nn.functional.layer_norm
+EPSILON = constexpr(1e-5)  # that of torch.nn.functional.layer_norm
 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
@@ -45,11 +45,11 @@ def _forward(
     bias,
     out,
     rows,
-    SHIFT: tl.constexpr,
-    SILU: tl.constexpr,
-    w: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    SHIFT: constexpr,
+    SILU: constexpr,
+    w: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.arange(0, BC)
@@ -61,10 +61,8 @@ def _forward(
         v += tl.load(shift + c, mask=mc, other=0.0)[None, :]
     v = tl.where(mask, v - (tl.sum(v, axis=1) / w)[:, None], 0.0)
     v = v * (1.0 / tl.sqrt(tl.sum(v * v, axis=1) / w + EPSILON))[:, None]
-    y = (
-        v * tl.load(gain + c, mask=mc, other=0.0)[None, :]
-        + tl.load(bias + c, mask=mc, other=0.0)[None, :]
-    )
+    y = v * tl.load(gain + c, mask=mc, other=0.0)[None, :]
+    y += tl.load(bias + c, mask=mc, other=0.0)[None, :]
     if SILU:
         y = y / (1.0 + tl.exp(-y))
     tl.store(out + r[:, None] * w + c[None, :], y.to(out.dtype.element_ty), mask=mask)
@@ -81,11 +79,11 @@ def _backward(
     sums,
     rows,
     programs,
-    SHIFT: tl.constexpr,
-    SILU: tl.constexpr,
-    w: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    SHIFT: constexpr,
+    SILU: constexpr,
+    w: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     """sums (2 or 3, programs, w): of gain, bias and shift, over the rows of a program."""
     pid = tl.program_id(0)
@@ -95,11 +93,8 @@ def _backward(
     g = tl.load(gain + c, mask=mc, other=0.0)[None, :]
     b = tl.load(bias + c, mask=mc, other=0.0)[None, :]
     # summed over BE once, at the end: a sum waits for all warps
-    sum_gain, sum_bias, sum_shift = (
-        tl.zeros([BE, BC], wide),
-        tl.zeros([BE, BC], wide),
-        tl.zeros([BE, BC], wide),
-    )
+    zero = tl.zeros([BE, BC], wide)
+    sum_gain, sum_bias, sum_shift = zero, zero, zero
     moved = tl.zeros([1, BC], wide)
     if SHIFT:
         moved = tl.load(shift + c, mask=mc, other=0.0)[None, :]
@@ -118,9 +113,8 @@ def _backward(
         sum_gain += dy * v
         sum_bias += dy
         dv = dy * g
-        dv = (
-            dv - (tl.sum(dv, axis=1) / w)[:, None] - v * (tl.sum(dv * v, axis=1) / w)[:, None]
-        ) * scale
+        rest = dv - (tl.sum(dv, axis=1) / w)[:, None]
+        dv = (rest - v * (tl.sum(dv * v, axis=1) / w)[:, None]) * scale
         tl.store(dx + r[:, None] * w + c[None, :], dv.to(dx.dtype.element_ty), mask=mask)
         if SHIFT:
             sum_shift += tl.where(mask, dv, 0.0)
@@ -137,12 +131,8 @@ def _tile(w: int) -> dict[str, int]:
 
 class _Norm(Differentiable):
     def forward(ctx, x, shift, gain, bias, silu):
-        (rows, w), out, size, moved = (
-            x.shape,
-            torch.empty_like(x),
-            _tile(x.shape[1]),
-            shift is not None,
-        )
+        (rows, w), size, moved = x.shape, _tile(x.shape[1]), shift is not None
+        out = torch.empty_like(x)
         given = x, shift if moved else gain, gain, bias, out
         _forward[(triton.cdiv(rows, size["BE"]),)](*given, rows, moved, silu, w, **size)
         ctx.save_for_backward(x, shift, gain, bias)

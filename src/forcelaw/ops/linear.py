@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .register import Differentiable
-from .switch import tl, triton, use_triton
+from .switch import constexpr, tl, triton, use_triton
 from .tiles import lowered, wide
 
 # integers named in do_not_specialize, here and elsewhere, are counts: Triton would compile once
@@ -27,15 +27,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @triton.jit(do_not_specialize=["rows", "programs"])
-def _column_sums(x, out, rows, programs, w, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _column_sums(x, out, rows, programs, w, WIDE: constexpr, BE: constexpr, BC: constexpr):
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < w
     total = tl.zeros([BE, BC], WIDE)
     for low in range(tl.program_id(0) * BE, rows, programs * BE):
         r = (low + tl.arange(0, BE)).to(tl.int64)
-        total += tl.load(
-            x + r[:, None] * w + c[None, :], mask=(r < rows)[:, None] & mc[None, :], other=0.0
-        ).to(WIDE)
+        mask = (r < rows)[:, None] & mc[None, :]
+        total += tl.load(x + r[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE)
     tl.store(out + tl.program_id(0) * w + c, tl.sum(total, axis=0), mask=mc)
 
 
@@ -45,12 +44,10 @@ def column_sums(x: Tensor, dtype: torch.dtype) -> Tensor:
     columns = 16 if rows <= FEW else min(64, max(16, triton.next_power_of_2(w)))
     height = 2048 // columns
     programs = 1 if rows <= FEW else min(PROGRAMS, triton.cdiv(rows, height))
-    sums = torch.empty(
-        programs, w, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
-    )
-    _column_sums[programs, triton.cdiv(w, columns)](
-        x, sums, rows, programs, w, WIDE=wide(x), BE=height, BC=columns, num_warps=4
-    )
+    sums = x.new_empty(programs, w, dtype=torch.promote_types(x.dtype, torch.float32))
+    size = {"BE": height, "BC": columns, "num_warps": 4}
+    grid = programs, triton.cdiv(w, columns)
+    _column_sums[grid](x, sums, rows, programs, w, WIDE=wide(x), **size)
     return (sums.view(w) if programs == 1 else sums.sum(0)).to(dtype)
 
 

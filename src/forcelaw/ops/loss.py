@@ -9,12 +9,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from .register import Differentiable
-from .switch import tl, triton, use_triton
+from .switch import constexpr, tl, triton, use_triton
 from .tiles import wide
 
 ROWS = 512  # atoms of a program
 SMALL = 1e-16  # keeps the gradient of the norm finite where a force is met exactly
-TINY = tl.constexpr(SMALL)
+TINY = constexpr(SMALL)
 
 
 def loss(
@@ -42,21 +42,18 @@ def loss(
 
 
 @triton.jit(do_not_specialize=["n"])
-def _forces(forces, label, real, unit, sums, n, WIDE: tl.constexpr, ROWS: tl.constexpr):
+def _forces(forces, label, real, unit, sums, n, WIDE: constexpr, ROWS: constexpr):
     """unit (n, 3): gradient of the sum of norms; sums (programs, 2): norms and real atoms of a
     program."""
     i = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     mask = i < n
     at = i * 3
-    x = tl.load(forces + at, mask=mask, other=0.0).to(WIDE) - tl.load(
-        label + at, mask=mask, other=0.0
-    )
-    y = tl.load(forces + at + 1, mask=mask, other=0.0).to(WIDE) - tl.load(
-        label + at + 1, mask=mask, other=0.0
-    )
-    z = tl.load(forces + at + 2, mask=mask, other=0.0).to(WIDE) - tl.load(
-        label + at + 2, mask=mask, other=0.0
-    )
+    x = tl.load(forces + at, mask=mask, other=0.0).to(WIDE)
+    x -= tl.load(label + at, mask=mask, other=0.0)
+    y = tl.load(forces + at + 1, mask=mask, other=0.0).to(WIDE)
+    y -= tl.load(label + at + 1, mask=mask, other=0.0)
+    z = tl.load(forces + at + 2, mask=mask, other=0.0).to(WIDE)
+    z -= tl.load(label + at + 2, mask=mask, other=0.0)
     counts = tl.load(real + i, mask=mask, other=0.0)
     norm = tl.sqrt(x * x + y * y + z * z + TINY)
     factor = counts / norm
@@ -79,9 +76,9 @@ def _finish(
     inverse,
     g,
     programs,
-    WIDE: tl.constexpr,
-    GP: tl.constexpr,
-    PP: tl.constexpr,
+    WIDE: constexpr,
+    GP: constexpr,
+    PP: constexpr,
 ):
     """One program: energy term, force term, 1 / real atoms; slope (g,), the gradient of the energy
     term."""
@@ -92,16 +89,13 @@ def _finish(
     inside = k < g
     count = tl.load(natoms + k, mask=inside, other=0)
     held = tl.where(count > 0, 1.0, 0.0).to(WIDE)
-    off = tl.load(energy + k, mask=inside, other=0.0).to(WIDE) - tl.load(
-        label + k, mask=inside, other=0.0
-    )
+    off = tl.load(energy + k, mask=inside, other=0.0).to(WIDE)
+    off -= tl.load(label + k, mask=inside, other=0.0)
     weight = held / tl.maximum(count, 1).to(WIDE)
     structures = tl.sum(held, axis=0)
-    tl.store(
-        slope + k,
-        tl.where(off > 0, weight, tl.where(off < 0, -weight, off * weight)) / structures,
-        mask=inside,
-    )
+    at = slope + k
+    sign = tl.where(off > 0, weight, tl.where(off < 0, -weight, off * weight))
+    tl.store(at, sign / structures, mask=inside)
     tl.store(of_energy, tl.sum(tl.abs(off) * weight, axis=0) / structures)
     tl.store(of_forces, total / atoms)
     tl.store(inverse, 1.0 / atoms)
@@ -114,9 +108,8 @@ class _Loss(Differentiable):
         unit, sums, slope = new(n, 3), new(programs, 2), new(g)
         of_energy, of_forces, inverse = new(()), new(()), new(())
         kind = {"WIDE": wide(unit), "num_warps": 4}
-        _forces[(programs,)](
-            forces.contiguous(), forces_label, real, unit, sums, n, ROWS=ROWS, **kind
-        )
+        given = forces.contiguous(), forces_label, real
+        _forces[(programs,)](*given, unit, sums, n, ROWS=ROWS, **kind)
         given = energy.contiguous(), energy_label, natoms, sums
         lanes = {"GP": _power(g), "PP": _power(programs)}
         _finish[(1,)](*given, slope, of_energy, of_forces, inverse, g, programs, **lanes, **kind)

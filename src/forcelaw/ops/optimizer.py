@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .switch import tl, triton, use_triton
+from .switch import constexpr, tl, triton, use_triton
 from .tiles import wide
 
 FLAT = 1024  # numbers of a program
@@ -83,15 +83,15 @@ def _update(
     norm,
     clipped,
     numbers,
-    clip: tl.constexpr,
-    beta2: tl.constexpr,
-    rest: tl.constexpr,
-    eps: tl.constexpr,
-    decay: tl.constexpr,
-    CLIP: tl.constexpr,
-    SCALE: tl.constexpr,
-    WIDE: tl.constexpr,
-    FLAT: tl.constexpr,
+    clip: constexpr,
+    beta2: constexpr,
+    rest: constexpr,
+    eps: constexpr,
+    decay: constexpr,
+    CLIP: constexpr,
+    SCALE: constexpr,
+    WIDE: constexpr,
+    FLAT: constexpr,
 ):
     i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
     mask = i < numbers

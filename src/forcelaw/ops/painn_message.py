@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from ..graph import GraphBatch, segment_sum
 from .register import Differentiable
-from .switch import tl, triton, use_triton
+from .switch import constexpr, tl, triton, use_triton
 from .tiles import at_least_float32, lowered, three, wide
 
 # edges and channels of a tile, warps, stages of the pipeline of loads (LABLOG, 2026-11-28)
 TILES = {"vectors": (32, 16, 1, 2), "vectors_grad": (32, 16, 1, 2)}
 MOST = 16  # atoms of a program: rows of the smallest product
-GROUP = tl.constexpr(MOST)
+GROUP = constexpr(MOST)
 ENOUGH = 1056  # programs that keep an H100 busy: as many as fit at a time
 # of the backward pass at most: each writes a gradient of its rows of W, and torch sums them
 PROGRAMS = 4608
@@ -67,47 +67,39 @@ def painn_message(
 
 
 @triton.jit
-def _factor(x, kind: tl.constexpr, PRECISION: tl.constexpr):
+def _factor(x, kind: constexpr, PRECISION: constexpr):
     """x as a factor of a product of type ``kind``."""
-    if PRECISION == "tf32" and kind == tl.float32:
-        return (x.to(tl.int32, bitcast=True) + 0x1000).to(
-            tl.float32, bitcast=True
-        )  # 13 digits will be cut off
+    if PRECISION == "tf32" and kind == tl.float32:  # 13 digits will be cut off
+        return (x.to(tl.int32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True)
     return x.to(kind)
 
 
 @triton.jit
-def _weight(
-    weight, part: tl.constexpr, k, c, d: tl.constexpr, R: tl.constexpr, PRECISION: tl.constexpr
-):
+def _weight(weight, part: constexpr, k, c, d: constexpr, R: constexpr, PRECISION: constexpr):
     """W of part a, b or c, transposed: (RP, BC)."""
-    w = tl.load(
-        weight + part * d * R + c[None, :] * R + k[:, None],
-        mask=(k < R)[:, None] & (c < d)[None, :],
-        other=0.0,
-    )
+    at = weight + part * d * R + c[None, :] * R + k[:, None]
+    w = tl.load(at, mask=(k < R)[:, None] & (c < d)[None, :], other=0.0)
     return _factor(w, weight.dtype.element_ty, PRECISION)
 
 
 @triton.jit
-def _radial(g, e, me, k, R: tl.constexpr, PRECISION: tl.constexpr):
+def _radial(g, e, me, k, R: constexpr, PRECISION: constexpr):
     """g of some edges (BE, RP)."""
     rows = tl.load(g + e[:, None] * R + k[None, :], mask=me[:, None] & (k < R)[None, :], other=0.0)
     return _factor(rows, g.dtype.element_ty, PRECISION)
 
 
 @triton.jit
-def _product(a, b, WIDE: tl.constexpr, PRECISION: tl.constexpr):
+def _product(a, b, WIDE: constexpr, PRECISION: constexpr):
     """a b, of factors."""
     return tl.dot(a, b, input_precision=PRECISION, out_dtype=WIDE)
 
 
 @triton.jit
-def _plus(total, a, b, kind: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr):
+def _plus(total, a, b, kind: constexpr, WIDE: constexpr, PRECISION: constexpr):
     """total + a b, where b is no factor yet."""
-    return tl.dot(
-        a, _factor(b, kind, PRECISION), acc=total, input_precision=PRECISION, out_dtype=WIDE
-    )
+    factor = _factor(b, kind, PRECISION)
+    return tl.dot(a, factor, acc=total, input_precision=PRECISION, out_dtype=WIDE)
 
 
 @triton.jit(do_not_specialize=["n", "few"])
@@ -125,15 +117,15 @@ def _forward(
     out_v,
     n,
     few,
-    d: tl.constexpr,
-    R: tl.constexpr,
-    scale: tl.constexpr,
-    HAS_V: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDE: tl.constexpr,
-    RP: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    d: constexpr,
+    R: constexpr,
+    scale: constexpr,
+    HAS_V: constexpr,
+    PRECISION: constexpr,
+    WIDE: constexpr,
+    RP: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     k = tl.arange(0, RP)
@@ -144,20 +136,15 @@ def _forward(
     first = tl.program_id(0) * few
     last = tl.minimum(first + few, n)
     atoms = first + tl.arange(0, GROUP)
-    s = tl.zeros([GROUP, BC], WIDE)
-    s0, s1, s2 = (
-        tl.zeros([GROUP, BC], WIDE),
-        tl.zeros([GROUP, BC], WIDE),
-        tl.zeros([GROUP, BC], WIDE),
-    )
+    zero = tl.zeros([GROUP, BC], WIDE)
+    s, s0, s1, s2 = zero, zero, zero, zero
     high = tl.load(ptr + last)
     for low in range(tl.load(ptr + first), high, BE):
         e = low + tl.arange(0, BE)
         me = e < high
         j = tl.load(sender + e, mask=me, other=0).to(tl.int32)
-        of = (atoms[:, None] == tl.load(receiver + e, mask=me, other=-1).to(tl.int32)[None, :]).to(
-            WIDE
-        )
+        i = tl.load(receiver + e, mask=me, other=-1).to(tl.int32)
+        of = (atoms[:, None] == i[None, :]).to(WIDE)
         mask = me[:, None] & mc[None, :]
         at = j[:, None] * (3 * d) + c[None, :]
         rows = _radial(g, e, me, k, R, PRECISION)
@@ -210,15 +197,15 @@ def _backward(
     few,
     groups,
     each,
-    d: tl.constexpr,
-    R: tl.constexpr,
-    scale: tl.constexpr,
-    HAS_V: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDE: tl.constexpr,
-    RP: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    d: constexpr,
+    R: constexpr,
+    scale: constexpr,
+    HAS_V: constexpr,
+    PRECISION: constexpr,
+    WIDE: constexpr,
+    RP: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     """dx (n, 3d), dv (n, 3, d) with the residual's, dw (programs, 3d, R). A program has ``each``
     groups of ``few`` atoms."""
@@ -229,31 +216,24 @@ def _backward(
     wa, wc = _weight(weight, 0, k, c, d, R, PRECISION), _weight(weight, 2, k, c, d, R, PRECISION)
     if HAS_V:
         wb = _weight(weight, 1, k, c, d, R, PRECISION)
-    sum_a, sum_b, sum_c = (
-        tl.zeros([RP, BC], WIDE),
-        tl.zeros([RP, BC], WIDE),
-        tl.zeros([RP, BC], WIDE),
-    )
+    sum_a, sum_b = tl.zeros([RP, BC], WIDE), tl.zeros([RP, BC], WIDE)
+    sum_c = tl.zeros([RP, BC], WIDE)
     start = tl.program_id(0) * each
     for group in range(start, tl.minimum(start + each, groups)):
         first = group * few
         last = tl.minimum(first + few, n)
         atoms = first + tl.arange(0, GROUP)
         da, dc = tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE)
-        s0, s1, s2 = (
-            tl.zeros([GROUP, BC], WIDE),
-            tl.zeros([GROUP, BC], WIDE),
-            tl.zeros([GROUP, BC], WIDE),
-        )
+        s0, s1 = tl.zeros([GROUP, BC], WIDE), tl.zeros([GROUP, BC], WIDE)
+        s2 = tl.zeros([GROUP, BC], WIDE)
         high = tl.load(ptr + last)
         for low in range(tl.load(ptr + first), high, BE):
             place = low + tl.arange(0, BE)
             me = place < high
             e = tl.load(order + place, mask=me, other=0)
             i = tl.load(receiver + e, mask=me, other=0).to(tl.int32)
-            j = tl.load(receiver + place, mask=me, other=-1).to(
-                tl.int32
-            )  # the sender: an atom has as many edges out as in
+            # the sender: an atom has as many edges out as in
+            j = tl.load(receiver + place, mask=me, other=-1).to(tl.int32)
             of = (atoms[:, None] == j[None, :]).to(WIDE)
             mask = me[:, None] & mc[None, :]
             at = i[:, None] * (3 * d) + c[None, :]
@@ -269,9 +249,8 @@ def _backward(
             )
             at = j[:, None] * (3 * d) + c[None, :]
             turned = tl.trans(rows)
-            sum_a = _plus(
-                sum_a, turned, gh * tl.load(x + at, mask=mask, other=0.0), kind, WIDE, PRECISION
-            )
+            xa = tl.load(x + at, mask=mask, other=0.0)
+            sum_a = _plus(sum_a, turned, gh * xa, kind, WIDE, PRECISION)
             if HAS_V:
                 fb = _product(rows, wb, WIDE, PRECISION)
                 inner = (
@@ -279,22 +258,10 @@ def _backward(
                     + g1 * tl.load(v + at + d, mask=mask, other=0.0)
                     + g2 * tl.load(v + at + 2 * d, mask=mask, other=0.0)
                 )
-                sum_b = _plus(
-                    sum_b,
-                    turned,
-                    inner * tl.load(x + at + d, mask=mask, other=0.0),
-                    kind,
-                    WIDE,
-                    PRECISION,
-                )
-            sum_c = _plus(
-                sum_c,
-                turned,
-                along * tl.load(x + at + 2 * d, mask=mask, other=0.0),
-                kind,
-                WIDE,
-                PRECISION,
-            )
+                xb = tl.load(x + at + d, mask=mask, other=0.0)
+                sum_b = _plus(sum_b, turned, inner * xb, kind, WIDE, PRECISION)
+            xc = tl.load(x + at + 2 * d, mask=mask, other=0.0)
+            sum_c = _plus(sum_c, turned, along * xc, kind, WIDE, PRECISION)
             da = _plus(da, of, gh * fa, WIDE, WIDE, PRECISION)
             dc = _plus(dc, of, along * fc, WIDE, WIDE, PRECISION)
             if HAS_V:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from .register import Differentiable
-from .switch import tl, triton, use_triton
+from .switch import constexpr, tl, triton, use_triton
 from .tiles import at_least_float32, grid, lowered, three, tile, wide
 
 TILES = {"lengths": (4, 64, 4), "update": (4, 64, 4)}
 # 1e-4, not the 1e-8 of the source: vectors vanish on sites of high symmetry (the carbon of CH4),
 # where a root with curvature 1e4 makes conservative forces wrong by 1% in float32
 SMALL = 1e-4
-LEAST = tl.constexpr(SMALL)
+LEAST = constexpr(SMALL)
 
 
 Pair = Tensor | tuple[Tensor, Tensor]  # (n, 3, 2d), or in plain torch its halves
@@ -49,7 +49,7 @@ def painn_update(h: Tensor, v: Tensor, pair: Pair, mixed: Tensor) -> tuple[Tenso
 
 
 @triton.jit
-def _place(n, d: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _place(n, d: constexpr, BE: constexpr, BC: constexpr):
     """Atoms (BE, 1), channels (1, BC), and which of them there are."""
     i = (tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE))[:, None]
     c = (tl.program_id(1) * BC + tl.arange(0, BC))[None, :]
@@ -57,9 +57,7 @@ def _place(n, d: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["n"])
-def _lengths(
-    a, pair, out, n, d: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr
-):
+def _lengths(a, pair, out, n, d: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr):
     i, c, mask = _place(n, d, BE, BC)
     x, y, z = three(pair + i * 6 * d + d + c, 2 * d, mask, WIDE)
     scalar = tl.load(a + i * d + c, mask=mask, other=0.0)
@@ -69,16 +67,7 @@ def _lengths(
 
 @triton.jit(do_not_specialize=["n"])
 def _lengths_backward(
-    pair,
-    grad,
-    grad_pair,
-    da,
-    dpair,
-    n,
-    d: tl.constexpr,
-    WIDE: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    pair, grad, grad_pair, da, dpair, n, d: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr
 ):
     """dpair: grad_pair and what comes by the lengths."""
     i, c, mask = _place(n, d, BE, BC)
@@ -87,9 +76,8 @@ def _lengths_backward(
     u0, u1, u2 = three(grad_pair + at, 2 * d, mask, WIDE)
     w0, w1, w2 = three(grad_pair + at + d, 2 * d, mask, WIDE)
     scalar = tl.load(grad + i * 2 * d + c, mask=mask, other=0.0)
-    g = tl.load(grad + i * 2 * d + d + c, mask=mask, other=0.0).to(WIDE) / tl.sqrt(
-        x * x + y * y + z * z + LEAST
-    )
+    g = tl.load(grad + i * 2 * d + d + c, mask=mask, other=0.0).to(WIDE)
+    g = g / tl.sqrt(x * x + y * y + z * z + LEAST)
     kind = dpair.dtype.element_ty
     tl.store(da + i * d + c, scalar, mask=mask)
     tl.store(dpair + at, u0.to(kind), mask=mask)
@@ -102,17 +90,7 @@ def _lengths_backward(
 
 @triton.jit(do_not_specialize=["n"])
 def _update(
-    h,
-    v,
-    pair,
-    mixed,
-    new_h,
-    new_v,
-    n,
-    d: tl.constexpr,
-    WIDE: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    h, v, pair, mixed, new_h, new_v, n, d: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr
 ):
     i, c, mask = _place(n, d, BE, BC)
     at, at3 = i * d + c, i * 3 * d + c
@@ -136,10 +114,10 @@ def _update_backward(
     dpair,
     dmixed,
     n,
-    d: tl.constexpr,
-    WIDE: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    d: constexpr,
+    WIDE: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     i, c, mask = _place(n, d, BE, BC)
     at3, at6 = i * 3 * d + c, i * 6 * d + c

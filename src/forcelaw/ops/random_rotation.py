@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .switch import tl, triton, use_triton
+from .switch import constexpr, tl, triton, use_triton
 
 ROWS = 64  # of a program
 
@@ -23,10 +23,10 @@ def _signed(value: int) -> int:
 CONSTANTS = tuple(
     _signed(value) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
-GAMMA, FIRST, SECOND = (tl.constexpr(value) for value in CONSTANTS)
+GAMMA, FIRST, SECOND = (constexpr(value) for value in CONSTANTS)
 STEP_FACTOR = 0x1F123BB5
-STEP = tl.constexpr(STEP_FACTOR)
-TWO_PI = tl.constexpr(6.283185307179586)
+STEP = constexpr(STEP_FACTOR)
+TWO_PI = constexpr(6.283185307179586)
 
 
 def random_rotations(rows: Tensor, step: Tensor | int, seed: int, dtype: torch.dtype) -> Tensor:
@@ -77,7 +77,7 @@ def _mix(x):
 
 
 @triton.jit
-def _normal(counter, key, k: tl.constexpr):
+def _normal(counter, key, k: constexpr):
     """A normal deviate of two uniform ones, by Box and Muller."""
     a = ((_mix(_mix(counter + 2 * k) ^ key) >> 11) & ((1 << 53) - 1)).to(tl.float64)
     b = ((_mix(_mix(counter + 2 * k + 1) ^ key) >> 11) & ((1 << 53) - 1)).to(tl.float64)
@@ -88,7 +88,7 @@ def _normal(counter, key, k: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["n", "offset"])
-def _rotations(rows, step, out, n, offset, R: tl.constexpr):
+def _rotations(rows, step, out, n, offset, R: constexpr):
     i = tl.program_id(0) * R + tl.arange(0, R)
     mask = i < n
     counter = tl.maximum(tl.load(rows + i, mask=mask, other=0), 0) * 8

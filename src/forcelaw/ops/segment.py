@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..graph import GraphBatch, segment_sum
 from .register import Differentiable
-from .switch import tl, triton, use_triton
+from .switch import constexpr, tl, triton, use_triton
 from .tiles import _silu, at_least_float32, grid, tile, wide
 
 # tile of each kernel: edges, channels at most, warps
@@ -56,10 +56,10 @@ def _gate_input(
     ptr,
     n,
     edges,
-    d: tl.constexpr,
-    Z: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    d: constexpr,
+    Z: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     """s_j + t_i + z_ij of a tile; offsets of its numbers, which of them there are, and which belong
     to no padding edge."""
@@ -71,9 +71,8 @@ def _gate_input(
     row = e.to(tl.int64)[:, None] * d + c[None, :]
     j = tl.load(sender + e, mask=real, other=0)[:, None] * 2 * d
     i = tl.load(receiver + e, mask=real, other=0)[:, None] * 2 * d + d
-    a = tl.load(pair + j + c[None, :], mask=mask, other=0.0) + tl.load(
-        pair + i + c[None, :], mask=mask, other=0.0
-    )
+    a = tl.load(pair + j + c[None, :], mask=mask, other=0.0)
+    a += tl.load(pair + i + c[None, :], mask=mask, other=0.0)
     if Z:
         a += tl.load(z + row, mask=mask, other=0.0).to(a.dtype)
     return a, row, inside, mask
@@ -90,18 +89,16 @@ def _gate(
     out,
     n,
     edges,
-    d: tl.constexpr,
-    Z: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    d: constexpr,
+    Z: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     a, row, inside, mask = _gate_input(pair, z, sender, receiver, ptr, n, edges, d, Z, BE, BC)
     value, _ = _silu(a)
-    tl.store(
-        out + row,
-        (value * tl.load(w + row, mask=mask, other=0.0).to(a.dtype)).to(out.dtype.element_ty),
-        mask=inside,
-    )
+    at = out + row
+    value *= tl.load(w + row, mask=mask, other=0.0).to(a.dtype)
+    tl.store(at, value.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["n", "edges"])
@@ -117,10 +114,10 @@ def _gate_grad(
     dw,
     n,
     edges,
-    d: tl.constexpr,
-    Z: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    d: constexpr,
+    Z: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     a, row, inside, mask = _gate_input(pair, z, sender, receiver, ptr, n, edges, d, Z, BE, BC)
     value, slope = _silu(a)
@@ -136,11 +133,11 @@ def _sum(
     order,
     ptr,
     out,
-    w: tl.constexpr,
-    ORDER: tl.constexpr,
-    WIDE: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    w: constexpr,
+    ORDER: constexpr,
+    WIDE: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     """Sums of x (e, w) over the edges into each atom, or out of it (ORDER): out (n, w)."""
     i = tl.program_id(0).to(tl.int64)
@@ -158,9 +155,7 @@ def _sum(
 
 
 @triton.jit
-def _sum_both(
-    x, order, ptr, out, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr
-):
+def _sum_both(x, order, ptr, out, w: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr):
     """Sums of x (e, w) over the edges out of each atom, and over those into it: out (n, 2w)."""
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -179,23 +174,20 @@ def _sum_both(
 
 
 @triton.jit(do_not_specialize=["n", "edges"])
-def _spread(
-    grad, receiver, ptr, out, n, edges, d: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr
-):
+def _spread(grad, receiver, ptr, out, n, edges, d: constexpr, BE: constexpr, BC: constexpr):
     e = tl.program_id(0) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     inside = (e < edges)[:, None] & (c < d)[None, :]
     real = e < tl.load(ptr + n)
     i = tl.load(receiver + e, mask=real, other=0)[:, None]
     x = tl.load(grad + i * d + c[None, :], mask=inside & real[:, None], other=0.0)
-    tl.store(
-        out + e.to(tl.int64)[:, None] * d + c[None, :], x.to(out.dtype.element_ty), mask=inside
-    )
+    at = out + e.to(tl.int64)[:, None] * d + c[None, :]
+    tl.store(at, x.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["n", "edges"])
 def _difference(
-    v, sender, receiver, ptr, out, n, edges, d: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr
+    v, sender, receiver, ptr, out, n, edges, d: constexpr, BE: constexpr, BC: constexpr
 ):
     e = tl.program_id(0) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -204,9 +196,8 @@ def _difference(
     mask = inside & real[:, None]
     j = tl.load(sender + e, mask=real, other=0)[:, None] * d
     i = tl.load(receiver + e, mask=real, other=0)[:, None] * d
-    x = tl.load(v + j + c[None, :], mask=mask, other=0.0) - tl.load(
-        v + i + c[None, :], mask=mask, other=0.0
-    )
+    x = tl.load(v + j + c[None, :], mask=mask, other=0.0)
+    x -= tl.load(v + i + c[None, :], mask=mask, other=0.0)
     tl.store(out + e.to(tl.int64)[:, None] * d + c[None, :], x, mask=inside)
 
 
@@ -235,9 +226,8 @@ class _EdgeSum(Differentiable):
         (ptr, _), d = graph.segments, values.shape[1]
         dtype = torch.promote_types(values.dtype, torch.float32)
         out, size = values.new_empty(len(ptr) - 1, d, dtype=dtype), tile(TILES, "sum", d)
-        _sum[len(ptr) - 1, triton.cdiv(d, size["BC"])](
-            values, ptr, ptr, out, d, ORDER=False, WIDE=wide(values), **size
-        )
+        programs = len(ptr) - 1, triton.cdiv(d, size["BC"])
+        _sum[programs](values, ptr, ptr, out, d, ORDER=False, WIDE=wide(values), **size)
         ctx.graph, ctx.dtype = graph, values.dtype
         return out
 

@@ -59,7 +59,7 @@ class _NoTriton:
 triton: Any = _NoTriton
 tl: Any = _NoTriton
 AVAILABLE = False
-# importing Triton and reading 80 kernels takes most of a second: only where they can run
+# importing Triton and reading 96 kernels takes most of a second: only where they can run
 if STARTED_WITH == "triton" or (
     STARTED_WITH == "auto"
     and (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1")
@@ -71,6 +71,7 @@ if STARTED_WITH == "triton" or (
     except ImportError:  # a torch without Triton
         if STARTED_WITH == "triton":
             raise
+constexpr: Any = tl.constexpr
 
 
 def use_triton(x: Tensor) -> bool:

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .switch import tl, triton
+from .switch import constexpr, tl, triton
 
-FILL = 128  # programs that zero the rows of padding edges
+FILL_PROGRAMS = 128  # that zero the rows of padding edges
+FILL = constexpr(FILL_PROGRAMS)
 PROGRAMS = 1056  # of kernels that loop over rows, at most: eight a multiprocessor of an H200
 
 
 @triton.jit
-def three(x, step: tl.constexpr, mask, WIDE: tl.constexpr):
+def three(x, step: constexpr, mask, WIDE: constexpr):
     """Numbers at x, x + step and x + 2 step: three components, or three parts of a row."""
     return (
         tl.load(x, mask=mask, other=0.0).to(WIDE),
@@ -24,7 +25,7 @@ def three(x, step: tl.constexpr, mask, WIDE: tl.constexpr):
 
 
 @triton.jit
-def zeros(COUNT: tl.constexpr, BC: tl.constexpr, dtype: tl.constexpr):
+def zeros(COUNT: constexpr, BC: constexpr, dtype: constexpr):
     """A tuple of vectors of BC zeros."""
     total = ()
     for _ in tl.static_range(COUNT):
@@ -33,12 +34,19 @@ def zeros(COUNT: tl.constexpr, BC: tl.constexpr, dtype: tl.constexpr):
 
 
 @triton.jit
-def rows(x, first, c, mask, COUNT: tl.constexpr, C: tl.constexpr):
+def rows(x, first, c, mask, COUNT: constexpr, C: constexpr):
     """A tuple: channels c of COUNT rows of x (any, C) from row ``first`` on."""
     out = ()
     for k in tl.static_range(COUNT):
         out = out + (tl.load(x + (first + k) * C + c, mask=mask, other=0.0),)
     return out
+
+
+@triton.jit
+def put_rows(x, first, c, mask, values, COUNT: constexpr, C: constexpr):
+    """Stores what :func:`rows` loads."""
+    for k in tl.static_range(COUNT):
+        tl.store(x + (first + k) * C + c, values[k], mask=mask)
 
 
 @triton.jit

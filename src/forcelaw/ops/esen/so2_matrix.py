@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..register import Differentiable
-from ..switch import tl, triton, use_triton
+from ..switch import constexpr, tl, triton, use_triton
 
 FLAT = 1024  # numbers of a program
 
@@ -22,7 +22,7 @@ def so2_matrix(tied: Tensor) -> Tensor:
 
 
 @triton.jit
-def _build(tied, out, rows, columns, FLAT: tl.constexpr):
+def _build(tied, out, rows, columns, FLAT: constexpr):
     i = tl.program_id(0) * FLAT + tl.arange(0, FLAT)
     inside = i < 4 * rows * columns
     row, column = i // (2 * columns), i % (2 * columns)
@@ -33,15 +33,13 @@ def _build(tied, out, rows, columns, FLAT: tl.constexpr):
 
 
 @triton.jit
-def _gather(grad, out, rows, columns, FLAT: tl.constexpr):
+def _gather(grad, out, rows, columns, FLAT: constexpr):
     i = tl.program_id(0) * FLAT + tl.arange(0, FLAT)
     inside = i < rows * columns
     at = i // columns * 2 * columns + i % columns
     below = rows * 2 * columns
-    left, right = (
-        tl.load(grad + at, mask=inside, other=0.0),
-        tl.load(grad + at + columns, mask=inside, other=0.0),
-    )
+    left = tl.load(grad + at, mask=inside, other=0.0)
+    right = tl.load(grad + at + columns, mask=inside, other=0.0)
     low_left = tl.load(grad + at + below, mask=inside, other=0.0)
     low_right = tl.load(grad + at + below + columns, mask=inside, other=0.0)
     tl.store(out + i, left + low_right, mask=inside)

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from ...graph import GraphBatch, segment_sum
 from ..register import Differentiable
-from ..switch import tl, triton, use_triton, use_triton_at
-from ..tiles import FILL, PROGRAMS, tile, zeros
+from ..switch import constexpr, tl, triton, use_triton, use_triton_at
+from ..tiles import FILL, FILL_PROGRAMS, PROGRAMS, tile, zeros
 
 MANY = 30_000  # edges from which a product takes longer than a launch
 
@@ -107,10 +107,8 @@ def so2_message(
     (weights1, bias1), (weights2, bias2) = first, second
     if use_triton(y):
         rad = nn.functional.linear(h, radial.weight)
-        c, counts = (
-            y.shape[2],
-            [2 * count if m else count for m, count in enumerate(edges.shape.degrees)],
-        )
+        c, degrees = y.shape[2], edges.shape.degrees
+        counts = [2 * count if m else count for m, count in enumerate(degrees)]
         whole = [_whole(w, 2 * c * k) for w, k in zip(weights1, counts)]
         whole += [_whole(w, c * k) for w, k in zip(weights2, counts)]
         weights = [w.to(rad.dtype) for w in whole]
@@ -216,17 +214,17 @@ def _turn(
     n_edges,
     blocks,
     programs,
-    C: tl.constexpr,
-    P: tl.constexpr,
-    S: tl.constexpr,
-    SM: tl.constexpr,
-    R: tl.constexpr,
-    L: tl.constexpr,
-    M: tl.constexpr,
-    FM: tl.constexpr,
-    SIDES: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    C: constexpr,
+    P: constexpr,
+    S: constexpr,
+    SM: constexpr,
+    R: constexpr,
+    L: constexpr,
+    M: constexpr,
+    FM: constexpr,
+    SIDES: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     """Every ``programs``-th block of edges, some channels and one side.
 
@@ -241,11 +239,8 @@ def _turn(
     shifts = ()
     if SIDES == 2:
         for number in tl.static_range(R):
-            shifts = shifts + (
-                tl.load(shift + number * 2 * C + side * C + c, mask=mc, other=0.0).to(dtype)[
-                    None, :
-                ],
-            )
+            moved = tl.load(shift + number * 2 * C + side * C + c, mask=mc, other=0.0)
+            shifts = shifts + (moved.to(dtype)[None, :],)
     total = ()
     if SIDES == 1:
         for _ in tl.static_range(L + 1):
@@ -267,11 +262,8 @@ def _turn(
         factors = ()
         if SIDES == 2:
             for q in tl.static_range(R):
-                factor = tl.load(
-                    rad + e[:, None] * R * 2 * C + q * 2 * C + side * C + c[None, :],
-                    mask=mask,
-                    other=0.0,
-                ).to(dtype)
+                column = rad + e[:, None] * R * 2 * C + q * 2 * C + side * C + c[None, :]
+                factor = tl.load(column, mask=mask, other=0.0).to(dtype)
                 factors = factors + (factor + shifts[q],)
         else:
             factors = factors + (tl.load(scale + e, mask=me, other=0.0)[:, None],)
@@ -282,11 +274,8 @@ def _turn(
                     for l in tl.static_range(m, L + 1):
                         acc = tl.zeros([BE, BC], dtype)
                         for j in tl.static_range(2 * l + 1):
-                            entry = tl.load(
-                                entries + _block(l, FM) + _row(m, sign) * (2 * l + 1) + j,
-                                mask=me,
-                                other=0.0,
-                            )
+                            row = _block(l, FM) + _row(m, sign) * (2 * l + 1)
+                            entry = tl.load(entries + row + j, mask=me, other=0.0)
                             acc += entry[:, None] * rows[l * l + j]
                         turned = turned + (acc * factors[_factor(l, m, L) if SIDES == 2 else 0],)
         if SIDES == 1:
@@ -298,9 +287,8 @@ def _turn(
             tl.store(target + p * SIDES * C, turned[p].to(out.dtype.element_ty), mask=mask)
     if SIDES == 1:
         for l in tl.static_range(L + 1):
-            tl.store(
-                sums + (tl.program_id(0) * (L + 1) + l) * C + c, tl.sum(total[l], axis=0), mask=mc
-            )
+            at = sums + (tl.program_id(0) * (L + 1) + l) * C + c
+            tl.store(at, tl.sum(total[l], axis=0), mask=mc)
 
 
 @triton.jit
@@ -311,14 +299,14 @@ def _turn_sum(
     scale,
     ptr,
     out,
-    C: tl.constexpr,
-    P: tl.constexpr,
-    S: tl.constexpr,
-    SM: tl.constexpr,
-    L: tl.constexpr,
-    M: tl.constexpr,
-    FM: tl.constexpr,
-    BC: tl.constexpr,
+    C: constexpr,
+    P: constexpr,
+    S: constexpr,
+    SM: constexpr,
+    L: constexpr,
+    M: constexpr,
+    FM: constexpr,
+    BC: constexpr,
 ):
     """One atom and block of channels; bias (L + 1, C) is added to z for m = 0."""
     i = tl.program_id(0).to(tl.int64)
@@ -338,9 +326,8 @@ def _turn_sum(
             for m in tl.static_range(M + 1):
                 for sign in tl.static_range(2):
                     if m <= l and (m > 0 or sign == 0):
-                        value = tl.load(
-                            z + (e * SM + _place(l, m, sign, L)) * C + c, mask=mc, other=0.0
-                        ).to(dtype)
+                        at = z + (e * SM + _place(l, m, sign, L)) * C + c
+                        value = tl.load(at, mask=mc, other=0.0).to(dtype)
                         if m == 0:
                             value += shifts[l]
                         rows = rows + (value * factor,)
@@ -348,10 +335,8 @@ def _turn_sum(
                 value = total[l * l + j]
                 for row in tl.static_range(2 * M + 1):
                     if row < 2 * l + 1:
-                        value += (
-                            tl.load(frames + e * P + _block(l, FM) + row * (2 * l + 1) + j)
-                            * rows[row]
-                        )
+                        entry = frames + e * P + _block(l, FM) + row * (2 * l + 1) + j
+                        value += tl.load(entry) * rows[row]
                 new = new + (value,)
         total = new
     for j in tl.static_range(S):
@@ -372,15 +357,14 @@ def _turn_grad(
     dshift,
     n,
     n_edges,
-    C: tl.constexpr,
-    P: tl.constexpr,
-    S: tl.constexpr,
-    SM: tl.constexpr,
-    R: tl.constexpr,
-    L: tl.constexpr,
-    M: tl.constexpr,
-    BC: tl.constexpr,
-    FILL: tl.constexpr,
+    C: constexpr,
+    P: constexpr,
+    S: constexpr,
+    SM: constexpr,
+    R: constexpr,
+    L: constexpr,
+    M: constexpr,
+    BC: constexpr,
 ):
     """Gradients of _turn for one atom, block of channels and side: its edges out (side 0, through
     ``order``) or in (1).
@@ -407,9 +391,8 @@ def _turn_grad(
             rows = rows + (tl.load(y + (i * S + j) * C + c, mask=mc, other=0.0),)
         shifts = ()
         for q in tl.static_range(R):
-            shifts = shifts + (
-                tl.load(shift + q * 2 * C + side * C + c, mask=mc, other=0.0).to(dtype),
-            )
+            moved = tl.load(shift + q * 2 * C + side * C + c, mask=mc, other=0.0)
+            shifts = shifts + (moved.to(dtype),)
         total, dshifts = zeros(S, BC, dtype), zeros(R, BC, dtype)
         low, high = tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)
         ahead = low
@@ -423,17 +406,12 @@ def _turn_grad(
                 ahead = e + 1
             factors = ()
             for q in tl.static_range(R):
-                factor = tl.load(rad + (e * R + q) * 2 * C + side * C + c, mask=mc, other=0.0).to(
-                    dtype
-                )
-                factors = factors + (factor + shifts[q],)
+                factor = tl.load(rad + (e * R + q) * 2 * C + side * C + c, mask=mc, other=0.0)
+                factors = factors + (factor.to(dtype) + shifts[q],)
             given = ()
             for p in tl.static_range(SM):
-                given = given + (
-                    tl.load(grad + (e * SM + p) * 2 * C + side * C + c, mask=mc, other=0.0).to(
-                        dtype
-                    ),
-                )
+                value = tl.load(grad + (e * SM + p) * 2 * C + side * C + c, mask=mc, other=0.0)
+                given = given + (value.to(dtype),)
             dfactors = ()
             for m in tl.static_range(M + 1):
                 for l in tl.static_range(m, L + 1):
@@ -444,9 +422,8 @@ def _turn_grad(
                             turned = tl.zeros([BC], dtype)
                             part = ()
                             for j in tl.static_range(2 * l + 1):
-                                w = tl.load(
-                                    frames + e * P + _block(l, M) + _row(m, sign) * (2 * l + 1) + j
-                                )
+                                row = _block(l, M) + _row(m, sign) * (2 * l + 1)
+                                w = tl.load(frames + e * P + row + j)
                                 turned += w * rows[l * l + j]
                                 part = part + (w * slope,)
                             dfactor += given[_place(l, m, sign, L)] * turned
@@ -463,11 +440,8 @@ def _turn_grad(
                 new = new + (dshifts[q] + dfactors[q],)
             dshifts = new
             for q in tl.static_range(R):
-                tl.store(
-                    drad + (e * R + q) * 2 * C + side * C + c,
-                    dfactors[q].to(drad.dtype.element_ty),
-                    mask=mc,
-                )
+                at = drad + (e * R + q) * 2 * C + side * C + c
+                tl.store(at, dfactors[q].to(drad.dtype.element_ty), mask=mc)
         for j in tl.static_range(S):
             tl.store(dy + ((side * n + i) * S + j) * C + c, total[j], mask=mc)
         for q in tl.static_range(R):
@@ -480,12 +454,12 @@ def _gate(
     bias,
     out,
     n_edges,
-    C: tl.constexpr,
-    SM: tl.constexpr,
-    L: tl.constexpr,
-    M: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    C: constexpr,
+    SM: constexpr,
+    L: constexpr,
+    M: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     """a (e, (L + S_m) C): gates, then coefficients, both without bias (2L + 1, C) of gates and m =
     0 -> out (e, S_m C)."""
@@ -522,12 +496,12 @@ def _gate_grad(
     n_edges,
     blocks,
     programs,
-    C: tl.constexpr,
-    SM: tl.constexpr,
-    L: tl.constexpr,
-    M: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    C: constexpr,
+    SM: constexpr,
+    L: constexpr,
+    M: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     """Gradient of _gate, every ``programs``-th block of edges; dbias (programs, 2L + 1, C) is its
     sums of da for gates and m = 0.
@@ -577,11 +551,8 @@ def _gate_grad(
                         x = values[L + _place(l, m, sign, L)]
                         slope = slopes[_place(l, m, sign, L)]
                         ds += slope * x
-                        tl.store(
-                            target + (L + _place(l, m, sign, L)) * C,
-                            (slope * s).to(kind),
-                            mask=mask,
-                        )
+                        at = target + (L + _place(l, m, sign, L)) * C
+                        tl.store(at, (slope * s).to(kind), mask=mask)
                         tl.store(given + _place(l, m, sign, L) * C, (x * s).to(kind), mask=mask)
             ends = ends + (slopes[l] * s,)
             ds = ds * s * (1.0 - s)
@@ -594,9 +565,8 @@ def _gate_grad(
             new = new + (total[L + k] + ends[k],)
         total = new
     for k in tl.static_range(2 * L + 1):
-        tl.store(
-            dbias + (tl.program_id(0) * (2 * L + 1) + k) * C + c, tl.sum(total[k], axis=0), mask=mc
-        )
+        at = dbias + (tl.program_id(0) * (2 * L + 1) + k) * C + c
+        tl.store(at, tl.sum(total[k], axis=0), mask=mc)
 
 
 def turn(
@@ -627,8 +597,8 @@ def turn_grad(
     dy, dshift = y.new_empty(2, *y.shape), y.new_empty(n, shape.r * 2 * c)
     size = _one_edge("turn_grad", c)
     given = y, frames, rad, shift, grad, order, ptr, dy, drad, dshift
-    _turn_grad[n + FILL, triton.cdiv(c, size["BC"]), 2](
-        *given, n, len(order), c, **_constants(shape, "SRM"), FILL=FILL, **size
+    _turn_grad[n + FILL_PROGRAMS, triton.cdiv(c, size["BC"]), 2](
+        *given, n, len(order), c, **_constants(shape, "SRM"), **size
     )
     return dy.sum(0), drad, dshift.sum(0)
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from ..linear import column_sums
 from ..register import Differentiable
-from ..switch import tl, triton, use_triton
+from ..switch import constexpr, tl, triton, use_triton
 from ..tiles import PROGRAMS, at_least_float32, grid, tile, wide
 
 TILES = {"gate": (4, 64, 4), "add": (4, 64, 4)}
 SMALL = 1e-5  # added to the mean square
-EPSILON = tl.constexpr(SMALL)
+EPSILON = constexpr(SMALL)
 
 
 # ---- spherical_norm
@@ -46,7 +46,7 @@ def spherical_norm(
 
 
 @triton.jit
-def _centred(x, weights, mask, s, C: tl.constexpr, S: tl.constexpr, WIDE: tl.constexpr):
+def _centred(x, weights, mask, s, C: constexpr, S: constexpr, WIDE: constexpr):
     """Coefficients (SP, BC) of an atom less the mean of the scalars; weights (SP, 1); 1 / RMS."""
     v = tl.load(x, mask=mask, other=0.0).to(WIDE)
     first = (s == 0)[:, None]
@@ -65,11 +65,11 @@ def _norm(
     degree,
     y,
     scalars,
-    C: tl.constexpr,
-    S: tl.constexpr,
-    WIDE: tl.constexpr,
-    SP: tl.constexpr,
-    BC: tl.constexpr,
+    C: constexpr,
+    S: constexpr,
+    WIDE: constexpr,
+    SP: constexpr,
+    BC: constexpr,
 ):
     """One atom."""
     i = tl.program_id(0).to(tl.int64)
@@ -99,12 +99,12 @@ def _norm_backward(
     dvectors,
     n,
     programs,
-    L: tl.constexpr,
-    C: tl.constexpr,
-    S: tl.constexpr,
-    WIDE: tl.constexpr,
-    SP: tl.constexpr,
-    BC: tl.constexpr,
+    L: constexpr,
+    C: constexpr,
+    S: constexpr,
+    WIDE: constexpr,
+    SP: constexpr,
+    BC: constexpr,
 ):
     """Every ``programs``-th atom; dvectors (programs, lmax + 2, C) are its sums for gain and, last,
     bias. dy has strides of its own."""
@@ -119,12 +119,10 @@ def _norm_backward(
     for k in range(pid, n, programs):
         i = tl.cast(k, tl.int64)
         v, w, scale = _centred(x + i * S * C + at, weights, mask, s, C, S, WIDE)
-        g = tl.load(
-            dy + i * atom_stride + s[:, None] * row_stride + c[None, :], mask=mask, other=0.0
-        ).to(WIDE)
-        g += tl.where(
-            first, tl.load(dscalars + i * C + c, mask=c < C, other=0.0).to(WIDE)[None, :], 0.0
-        )
+        row = dy + i * atom_stride + s[:, None] * row_stride + c[None, :]
+        g = tl.load(row, mask=mask, other=0.0).to(WIDE)
+        scalar = tl.load(dscalars + i * C + c, mask=c < C, other=0.0).to(WIDE)
+        g += tl.where(first, scalar[None, :], 0.0)
         sums += g * v * scale
         sum_bias += tl.where(first, g, 0.0)
         g = g * gains
@@ -132,11 +130,8 @@ def _norm_backward(
         mean = tl.sum(tl.sum(tl.where(first, g, 0.0), axis=1), axis=0) / C
         tl.store(dx + i * S * C + at, tl.where(first, g - mean, g), mask=mask)
     for k in tl.static_range(L + 1):
-        tl.store(
-            dvectors + (pid * (L + 2) + k) * C + c,
-            tl.sum(tl.where((l == k)[:, None], sums, 0.0), axis=0),
-            mask=c < C,
-        )
+        at = dvectors + (pid * (L + 2) + k) * C + c
+        tl.store(at, tl.sum(tl.where((l == k)[:, None], sums, 0.0), axis=0), mask=c < C)
     tl.store(dvectors + (pid * (L + 2) + L + 1) * C + c, tl.sum(sum_bias, axis=0), mask=c < C)
 
 
@@ -182,34 +177,20 @@ def spherical_gate(h: Tensor, u: Tensor, bias: Tensor, degree: Tensor) -> Tensor
 
 
 @triton.jit
-def _scalars(u, bias, n, C: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr):
+def _scalars(u, bias, n, C: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr):
     """Of a block of atoms: their numbers (BE, 1), channels (1, BC), which there are, offsets, u_0 +
     b."""
     i = (tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE))[:, None]
     c = (tl.program_id(1) * BC + tl.arange(0, BC))[None, :]
     mask = (i < n) & (c < C)
     at = i * C + c
-    return (
-        i,
-        c,
-        mask,
-        at,
-        tl.load(u + at, mask=mask, other=0.0).to(WIDE) + tl.load(bias + c, mask=c < C, other=0.0),
-    )
+    x = tl.load(u + at, mask=mask, other=0.0).to(WIDE) + tl.load(bias + c, mask=c < C, other=0.0)
+    return i, c, mask, at, x
 
 
 @triton.jit(do_not_specialize=["n"])
 def _gate(
-    h,
-    u,
-    bias,
-    v,
-    n,
-    C: tl.constexpr,
-    L: tl.constexpr,
-    WIDE: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    h, u, bias, v, n, C: constexpr, L: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr
 ):
     i, c, mask, at, x = _scalars(u, bias, n, C, WIDE, BE, BC)
     step = tl.program_id(0).to(tl.int64) * 0 + n * C  # of a coefficient; 64 bits
@@ -219,11 +200,9 @@ def _gate(
         gate = 1.0 / (1.0 + tl.exp(-z / (1.0 + tl.exp(-z))))
         for j in tl.static_range(2 * l + 1):
             row = at + (l * l + j) * step
-            tl.store(
-                v + row,
-                (tl.load(u + row, mask=mask, other=0.0).to(WIDE) * gate).to(v.dtype.element_ty),
-                mask=mask,
-            )
+            to = v + row
+            y = tl.load(u + row, mask=mask, other=0.0).to(WIDE) * gate
+            tl.store(to, y.to(v.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -235,11 +214,11 @@ def _gate_backward(
     dh,
     du,
     n,
-    C: tl.constexpr,
-    L: tl.constexpr,
-    WIDE: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    C: constexpr,
+    L: constexpr,
+    WIDE: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     i, c, mask, at, x = _scalars(u, bias, n, C, WIDE, BE, BC)
     step = tl.program_id(0).to(tl.int64) * 0 + n * C  # of a coefficient; 64 bits
@@ -290,16 +269,7 @@ def spherical_add(x: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 @triton.jit(do_not_specialize=["n"])
 def _add(
-    x,
-    v,
-    bias,
-    out,
-    n,
-    C: tl.constexpr,
-    S: tl.constexpr,
-    WIDE: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    x, v, bias, out, n, C: constexpr, S: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr
 ):
     i = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -335,7 +305,7 @@ def by_degree(weight: Tensor, degree: Tensor) -> Tensor:
 
 
 @triton.jit
-def _degree_sums(x, out, numbers, FLAT: tl.constexpr):
+def _degree_sums(x, out, numbers, FLAT: constexpr):
     """Sums of rows of x ((lmax + 1)^2, numbers) over the orders of a degree: out (lmax + 1,
     numbers)."""
     l = tl.program_id(1)

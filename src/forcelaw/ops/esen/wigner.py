@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..switch import tl, triton, use_triton_at
+from ..switch import constexpr, tl, triton, use_triton_at
 from ..tiles import wide
 
 
@@ -88,11 +88,11 @@ def _frames(
     table,
     out,
     edges,
-    P: tl.constexpr,
-    TOP: tl.constexpr,
-    WIDE: tl.constexpr,
-    BE: tl.constexpr,
-    BP: tl.constexpr,
+    P: constexpr,
+    TOP: constexpr,
+    WIDE: constexpr,
+    BE: constexpr,
+    BP: constexpr,
 ):
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     p = tl.arange(0, BP)

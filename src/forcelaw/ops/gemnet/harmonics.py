@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..switch import tl, triton, use_triton_at
+from ..switch import constexpr, tl, triton, use_triton_at
 from .triplets import _jit
 
 
@@ -88,14 +88,13 @@ def turns(unit: Tensor, points: Tensor, fit: Tensor, norms: Tensor) -> Tensor:
     e, s = len(unit), math.isqrt(fit.shape[1])
     out = unit.new_empty(e, s * (2 * s - 1) * (2 * s + 1) // 3)
     constants = points.contiguous(), fit.contiguous(), norms
-    _turns[(triton.cdiv(e, 32),)](
-        unit.contiguous(), *constants, out, e, len(points), s, out.shape[1], BE=32, num_warps=1
-    )
+    sizes = e, len(points), s, out.shape[1]
+    _turns[(triton.cdiv(e, 32),)](unit.contiguous(), *constants, out, *sizes, BE=32, num_warps=1)
     return out
 
 
 @triton.jit
-def _harmonics_of(x, y, z, norms, S: tl.constexpr):
+def _harmonics_of(x, y, z, norms, S: constexpr):
     """``harmonics`` of gemnet_basis.py at unit vectors, a lane each: a tuple of S^2."""
     one, zero = tl.full(x.shape, 1.0, x.dtype), tl.zeros(x.shape, x.dtype)
     cosine, sine = (one,), (zero,)
@@ -109,9 +108,8 @@ def _harmonics_of(x, y, z, norms, S: tl.constexpr):
             if l > m:
                 value = (2 * l - 1) * z * legendre[m * S - m * (m - 1) // 2 + l - 1 - m]
             if l > m + 1:
-                value = (value - (l + m - 1) * legendre[m * S - m * (m - 1) // 2 + l - 2 - m]) / (
-                    l - m
-                )
+                before = legendre[m * S - m * (m - 1) // 2 + l - 2 - m]
+                value = (value - (l + m - 1) * before) / (l - m)
             legendre = legendre + (value,)
     out = ()
     for l in tl.static_range(S):
@@ -122,15 +120,14 @@ def _harmonics_of(x, y, z, norms, S: tl.constexpr):
             if j == l:
                 value *= legendre[l]
             if j > l:
-                value *= (
-                    legendre[(j - l) * S - (j - l) * (j - l - 1) // 2 + 2 * l - j] * cosine[j - l]
-                )
+                m = j - l
+                value *= legendre[m * S - m * (m - 1) // 2 + l - m] * cosine[m]
             out = out + (value,)
     return out
 
 
 @_jit
-def _harmonics(unit, norms, out, n_edges, S: tl.constexpr, BE: tl.constexpr):
+def _harmonics(unit, norms, out, n_edges, S: constexpr, BE: constexpr):
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     me = e < n_edges
     x = tl.load(unit + e * 3, mask=me, other=0.0)
@@ -148,10 +145,10 @@ def _turns(
     norms,
     out,
     n_edges,
-    POINTS: tl.constexpr,
-    S: tl.constexpr,
-    D: tl.constexpr,
-    BE: tl.constexpr,
+    POINTS: constexpr,
+    S: constexpr,
+    D: constexpr,
+    BE: constexpr,
 ):
     """``rotations`` of gemnet_basis.py, an edge a lane."""
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
@@ -166,11 +163,8 @@ def _turns(
     for _ in tl.static_range(D):
         total = total + (zero,)
     for p in range(POINTS):
-        px, py, pz = (
-            tl.load(points + 3 * p),
-            tl.load(points + 3 * p + 1),
-            tl.load(points + 3 * p + 2),
-        )
+        px, py = tl.load(points + 3 * p), tl.load(points + 3 * p + 1)
+        pz = tl.load(points + 3 * p + 2)
         u = (1.0 + sign * x * x * a) * px + sign * x * y * a * py - sign * x * pz
         v = x * y * a * px + (sign + y * y * a) * py - y * pz
         w = x * px + y * py + z * pz
@@ -180,10 +174,8 @@ def _turns(
             for j in tl.static_range(2 * l + 1):
                 for m in tl.static_range(2 * l + 1):
                     weight = tl.load(fit + p * S * S + l * l + m)
-                    new = new + (
-                        total[l * (2 * l - 1) * (2 * l + 1) // 3 + j * (2 * l + 1) + m]
-                        + weight * values[l * l + j],
-                    )
+                    element = total[l * (2 * l - 1) * (2 * l + 1) // 3 + j * (2 * l + 1) + m]
+                    new = new + (element + weight * values[l * l + j],)
         total = new
     for d in tl.static_range(D):
         tl.store(out + e * D + d, total[d], mask=me)

@@ -8,8 +8,8 @@ Legend as in triplets.py; nothing gets a gradient by y or by rotations.
     quad_read    out[ca, f] = sum_pj b[ca, f, pj] sum_m y[ca, pm] returned[a, pj, m]
                               - own[ca, f] message[ca]
 
-Row (p, j, m) of the P = sum (p + 1)(2p + 1) rows of ``returned`` is number p (p + 1)(4p - 1) / 6 +
-j (2p + 1) + m. Rotations of degree l come after l (2l - 1)(2l + 1) / 3 elements of lower degrees.
+``returned`` has P = sum (p + 1)(2p + 1) rows (p, j, m), numbered by :func:`_row`; the D elements of
+the rotations of an edge are numbered by :func:`_element`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,23 @@ import torch
 from torch import Tensor
 
 from ..register import Differentiable
-from ..switch import tl, triton
-from ..tiles import FILL, at_least_float32, rows, zeros
+from ..switch import constexpr, tl, triton
+from ..tiles import FILL, FILL_PROGRAMS, at_least_float32, put_rows, rows, zeros
 from .index import EdgeIndex
-from .triplets import _clear, _degrees, _jit, _power, _squashed, _tile
+from .triplets import _clear, _degrees, _jit, _lanes, _squashed, _tile
+
+
+@triton.constexpr_function
+def _row(p, j=0, m=0):
+    """Number of row (p, j, m) of ``returned``; of (S, 0, 0) it is P, how many there are."""
+    return p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m
+
+
+@triton.constexpr_function
+def _element(l, j=0, m=0):
+    """Number of element (j, m) of the rotation of degree l; of (S, 0, 0) it is D, how many there
+    are in all."""
+    return l * (2 * l - 1) * (2 * l + 1) // 3 + j * (2 * l + 1) + m
 
 
 @_jit
@@ -40,44 +53,37 @@ def _short(
     out,
     n,
     n_edges,
-    F: tl.constexpr,
-    S: tl.constexpr,
-    D: tl.constexpr,
-    P: tl.constexpr,
-    C: tl.constexpr,
-    BF: tl.constexpr,
-    BC: tl.constexpr,
-    FILL: tl.constexpr,
+    F: constexpr,
+    S: constexpr,
+    C: constexpr,
+    BC: constexpr,
 ):
     """turns (e, D) rotations row by row, degree by degree; b (e, S, F) table (F, C) radial weights;
     out (n, P, C), message (e, C): the part of order 0."""
     pid = tl.program_id(0)
     if pid >= n:
-        _clear(message, ptr, n, n_edges, C, FILL)
+        _clear(message, ptr, n, n_edges, C)
     else:
         i = pid.to(tl.int64)
         c = tl.program_id(1) * BC + tl.arange(0, BC)
-        f = tl.arange(0, BF)
+        f = tl.arange(0, _lanes(F))
         mc, mf = c < C, f < F
         dtype = out.dtype.element_ty
         kind = message.dtype.element_ty
         weights = tl.load(
             table + f[:, None] * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0
         )
-        total = zeros(P, BC, dtype)
+        total = zeros(_row(S), BC, dtype)
         for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
             if tl.load(near + e) != 0:
                 at = moments + tl.load(sender + e).to(tl.int64) * S * S * C + c
-                back = tl.load(x + tl.load(swap + e).to(tl.int64) * C + c, mask=mc, other=0.0).to(
-                    dtype
-                )
+                reverse = tl.load(swap + e).to(tl.int64)
+                back = tl.load(x + reverse * C + c, mask=mc, other=0.0).to(dtype)
+                frame = turns + e * _element(S)
                 turned = zeros(2 * S - 1, BC, dtype)  # orders -(S-1) .. S-1
                 for l in tl.static_range(S):
-                    frame = turns + e * D + l * (2 * l - 1) * (2 * l + 1) // 3
-                    radial = tl.sum(
-                        tl.load(b + (e * S + l) * F + f, mask=mf, other=0.0)[:, None] * weights,
-                        axis=0,
-                    )
+                    row = tl.load(b + (e * S + l) * F + f, mask=mf, other=0.0)
+                    radial = tl.sum(row[:, None] * weights, axis=0)
                     parts = ()
                     for m in tl.static_range(2 * l + 1):
                         harmonic = tl.load(y + e * S * S + l * l + m)
@@ -90,51 +96,35 @@ def _short(
                         value = turned[j]
                         if j >= S - 1 - l and j <= S - 1 + l:
                             for m in tl.static_range(2 * l + 1):
-                                value += (
-                                    tl.load(frame + (j - S + 1 + l) * (2 * l + 1) + m) * parts[m]
-                                )
+                                value += tl.load(frame + _element(l, j - S + 1 + l, m)) * parts[m]
                         new = new + (value,)
                     turned = new
                 tl.store(message + e * C + c, turned[S - 1].to(kind), mask=mc)
                 sums = ()
                 for p in tl.static_range(S):
-                    frame = turns + e * D + p * (2 * p - 1) * (2 * p + 1) // 3
                     for j in tl.static_range(p + 1):
                         for m in tl.static_range(2 * p + 1):
-                            value = total[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
-                            value += tl.load(frame + (p + j) * (2 * p + 1) + m) * turned[S - 1 + j]
+                            value = total[_row(p, j, m)]
+                            value += tl.load(frame + _element(p, p + j, m)) * turned[S - 1 + j]
                             if j > 0:
-                                value += (
-                                    tl.load(frame + (p - j) * (2 * p + 1) + m) * turned[S - 1 - j]
-                                )
+                                value += tl.load(frame + _element(p, p - j, m)) * turned[S - 1 - j]
                             sums = sums + (value,)
                 total = sums
             else:
                 tl.store(message + e * C + c, tl.zeros([BC], dtype).to(kind), mask=mc)
-        for p in tl.static_range(P):
-            tl.store(out + (i * P + p) * C + c, total[p], mask=mc)
+        put_rows(out, i * _row(S), c, mc, total, _row(S), C)
 
 
 @_jit
 def _short_grad_turned(
-    turns,
-    near,
-    ptr,
-    grad_message,
-    grad,
-    dturned,
-    S: tl.constexpr,
-    D: tl.constexpr,
-    P: tl.constexpr,
-    C: tl.constexpr,
-    BC: tl.constexpr,
+    turns, near, ptr, grad_message, grad, dturned, S: constexpr, C: constexpr, BC: constexpr
 ):
     """dturned (e, 2S - 1, C): the gradient in the frame of each short edge. One receiver."""
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mc = c < C
     dtype = grad.dtype.element_ty
-    g = rows(grad, i * P, c, mc, P, C)
+    g = rows(grad, i * _row(S), c, mc, _row(S), C)
     for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
         if tl.load(near + e) != 0:
             for j in tl.static_range(S):
@@ -144,22 +134,11 @@ def _short_grad_turned(
                         if j == 0:
                             value += tl.load(grad_message + e * C + c, mask=mc, other=0.0).to(dtype)
                         for p in tl.static_range(j, S):
-                            row = (
-                                turns
-                                + e * D
-                                + p * (2 * p - 1) * (2 * p + 1) // 3
-                                + (p + j - 2 * sign * j) * (2 * p + 1)
-                            )
+                            row = turns + e * _element(S) + _element(p, p + j - 2 * sign * j)
                             for m in tl.static_range(2 * p + 1):
-                                value += (
-                                    tl.load(row + m)
-                                    * g[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
-                                )
-                        tl.store(
-                            dturned + (e * (2 * S - 1) + S - 1 + j - 2 * sign * j) * C + c,
-                            value,
-                            mask=mc,
-                        )
+                                value += tl.load(row + m) * g[_row(p, j, m)]
+                        order = e * (2 * S - 1) + S - 1 + j - 2 * sign * j
+                        tl.store(dturned + order * C + c, value, mask=mc)
 
 
 @_jit
@@ -180,22 +159,20 @@ def _short_grad(
     dtable,
     n,
     n_edges,
-    F: tl.constexpr,
-    S: tl.constexpr,
-    D: tl.constexpr,
-    C: tl.constexpr,
-    BF: tl.constexpr,
-    BC: tl.constexpr,
-    FILL: tl.constexpr,
+    F: constexpr,
+    S: constexpr,
+    C: constexpr,
+    BC: constexpr,
 ):
     """One sender: its edges out are the reverses e of its edges k in, whose x comes back. db
     (blocks, e, S, F), dtable (n, F, C) the part of each sender."""
     pid = tl.program_id(0)
+    BF: constexpr = _lanes(F)
     f = tl.arange(0, BF)
     mf = f < F
     db += tl.program_id(1).to(tl.int64) * n_edges * S * F
     if pid >= n:
-        _clear(dx, ptr, n, n_edges, C, FILL)
+        _clear(dx, ptr, n, n_edges, C)
         for e in range(tl.load(ptr + n).to(tl.int64) + pid - n, n_edges, FILL):
             for l in tl.static_range(S):
                 tl.store(db + (e * S + l) * F + f, tl.zeros([BF], db.dtype.element_ty), mask=mf)
@@ -217,7 +194,7 @@ def _short_grad(
                 g = rows(dturned, e * (2 * S - 1), c, mc, 2 * S - 1, C)
                 new = ()
                 for l in tl.static_range(S):
-                    frame = turns + e * D + l * (2 * l - 1) * (2 * l + 1) // 3
+                    frame = turns + e * _element(S) + _element(l)
                     row = tl.load(b + (e * S + l) * F + f, mask=mf, other=0.0)
                     radial = tl.sum(row[:, None] * weights, axis=0)
                     dradial = tl.zeros([BC], dtype)
@@ -228,16 +205,12 @@ def _short_grad(
                         harmonic = tl.load(y + e * S * S + l * l + m)
                         if l % 2 == 1:
                             harmonic = -harmonic
-                        dradial += d * (
-                            tl.load(at + (l * l + m) * C, mask=mc, other=0.0) - harmonic * back
-                        )
+                        moment = tl.load(at + (l * l + m) * C, mask=mc, other=0.0)
+                        dradial += d * (moment - harmonic * back)
                         dback -= harmonic * (d * radial)
                         new = new + (total[l * l + m] + d * radial,)
-                    tl.store(
-                        db + (e * S + l) * F + f,
-                        tl.sum(weights * dradial[None, :], axis=1),
-                        mask=mf,
-                    )
+                    db_row = db + (e * S + l) * F + f
+                    tl.store(db_row, tl.sum(weights * dradial[None, :], axis=1), mask=mf)
                     dweights += row[:, None] * dradial[None, :]
                 total = new
                 tl.store(dx + k * C + c, dback.to(dx.dtype.element_ty), mask=mc)
@@ -245,29 +218,16 @@ def _short_grad(
                 tl.store(dx + k * C + c, tl.zeros([BC], dtype).to(dx.dtype.element_ty), mask=mc)
                 for l in tl.static_range(S):
                     tl.store(db + (e * S + l) * F + f, tl.zeros([BF], dtype), mask=mf)
-        for s in tl.static_range(S * S):
-            tl.store(dmoments + (i * S * S + s) * C + c, total[s], mask=mc)
+        put_rows(dmoments, i * S * S, c, mc, total, S * S, C)
         tl.store(dtable + (i * F + f[:, None]) * C + c[None, :], dweights, mask=tile)
 
 
 @triton.jit
-def _part(
-    y,
-    e,
-    total,
-    p: tl.constexpr,
-    j: tl.constexpr,
-    S: tl.constexpr,
-    BC: tl.constexpr,
-    dtype: tl.constexpr,
-):
+def _part(y, e, total, p: constexpr, j: constexpr, S: constexpr, BC: constexpr, dtype: constexpr):
     """sum_m y[e, pm] returned[a, pj, m], the rows of ``returned`` at a in ``total``."""
     part = tl.zeros([BC], dtype)
     for m in tl.static_range(2 * p + 1):
-        part += (
-            tl.load(y + e * S * S + p * p + m)
-            * total[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
-        )
+        part += tl.load(y + e * S * S + p * p + m) * total[_row(p, j, m)]
     return part
 
 
@@ -282,37 +242,31 @@ def _read(
     out,
     n,
     n_edges,
-    F: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    C: tl.constexpr,
-    BF: tl.constexpr,
-    BC: tl.constexpr,
-    FILL: tl.constexpr,
+    F: constexpr,
+    S: constexpr,
+    C: constexpr,
+    BC: constexpr,
 ):
     pid = tl.program_id(0)
     if pid >= n:
-        _clear(out, ptr, n, n_edges, F * C, FILL)
+        _clear(out, ptr, n, n_edges, F * C)
     else:
         i = pid.to(tl.int64)
         c = tl.program_id(1) * BC + tl.arange(0, BC)
-        f = tl.arange(0, BF)
+        f = tl.arange(0, _lanes(F))
         mc, mf = c < C, f < F
         dtype = returned.dtype.element_ty
-        pairs: tl.constexpr = S * (S + 1) // 2
-        total = rows(returned, i * P, c, mc, P, C)
+        pairs: constexpr = S * (S + 1) // 2
+        total = rows(returned, i * _row(S), c, mc, _row(S), C)
         for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
             first = tl.load(message + e * C + c, mask=mc, other=0.0).to(dtype)
-            value = (
-                -tl.load(own + e * F + f, mask=mf, other=0.0).to(dtype)[:, None] * first[None, :]
-            )
+            weight = tl.load(own + e * F + f, mask=mf, other=0.0).to(dtype)
+            value = -weight[:, None] * first[None, :]
             for p in tl.static_range(S):
                 for j in tl.static_range(p + 1):
                     part = _part(y, e, total, p, j, S, BC, dtype)
-                    weight = tl.load(
-                        b + (e * F + f) * pairs + p * (p + 1) // 2 + j, mask=mf, other=0.0
-                    ).to(dtype)
-                    value += weight[:, None] * part[None, :]
+                    at = b + (e * F + f) * pairs + p * (p + 1) // 2 + j
+                    value += tl.load(at, mask=mf, other=0.0).to(dtype)[:, None] * part[None, :]
             tl.store(
                 out + (e * F + f[:, None]) * C + c[None, :],
                 value.to(out.dtype.element_ty),
@@ -333,25 +287,23 @@ def _read_grad(
     dmessage,
     n,
     n_edges,
-    F: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    C: tl.constexpr,
-    BF: tl.constexpr,
-    BC: tl.constexpr,
-    FILL: tl.constexpr,
+    F: constexpr,
+    S: constexpr,
+    C: constexpr,
+    BC: constexpr,
 ):
     """Gradients that belong to an edge: db (blocks, e, F, pairs), down (blocks, e, F) of own,
     dmessage (e, C)."""
     pid = tl.program_id(0)
-    pairs: tl.constexpr = S * (S + 1) // 2
+    pairs: constexpr = S * (S + 1) // 2
     block = tl.program_id(1).to(tl.int64) * n_edges * F
     db += block * pairs
     down += block
+    BF: constexpr = _lanes(F)
     f = tl.arange(0, BF)
     mf = f < F
     if pid >= n:
-        _clear(dmessage, ptr, n, n_edges, C, FILL)
+        _clear(dmessage, ptr, n, n_edges, C)
         for e in range(tl.load(ptr + n).to(tl.int64) + pid - n, n_edges, FILL):
             tl.store(down + e * F + f, tl.zeros([BF], down.dtype.element_ty), mask=mf)
             for k in tl.static_range(pairs):
@@ -361,7 +313,7 @@ def _read_grad(
         c = tl.program_id(1) * BC + tl.arange(0, BC)
         mc = c < C
         dtype = returned.dtype.element_ty
-        total = rows(returned, i * P, c, mc, P, C)
+        total = rows(returned, i * _row(S), c, mc, _row(S), C)
         for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
             g = tl.load(
                 grad + (e * F + f[:, None]) * C + c[None, :],
@@ -371,44 +323,29 @@ def _read_grad(
             first = tl.load(message + e * C + c, mask=mc, other=0.0).to(dtype)
             weight = tl.load(own + e * F + f, mask=mf, other=0.0).to(dtype)
             tl.store(down + e * F + f, -tl.sum(g * first[None, :], axis=1), mask=mf)
-            tl.store(
-                dmessage + e * C + c,
-                (-tl.sum(weight[:, None] * g, axis=0)).to(dmessage.dtype.element_ty),
-                mask=mc,
-            )
+            at = dmessage + e * C + c
+            dfirst = -tl.sum(weight[:, None] * g, axis=0)
+            tl.store(at, dfirst.to(dmessage.dtype.element_ty), mask=mc)
             for p in tl.static_range(S):
                 for j in tl.static_range(p + 1):
                     part = _part(y, e, total, p, j, S, BC, dtype)
-                    tl.store(
-                        db + (e * F + f) * pairs + p * (p + 1) // 2 + j,
-                        tl.sum(g * part[None, :], axis=1),
-                        mask=mf,
-                    )
+                    at = db + (e * F + f) * pairs + p * (p + 1) // 2 + j
+                    tl.store(at, tl.sum(g * part[None, :], axis=1), mask=mf)
 
 
 @_jit
 def _read_grad_atoms(
-    b,
-    y,
-    ptr,
-    grad,
-    dreturned,
-    F: tl.constexpr,
-    S: tl.constexpr,
-    P: tl.constexpr,
-    C: tl.constexpr,
-    BF: tl.constexpr,
-    BC: tl.constexpr,
+    b, y, ptr, grad, dreturned, F: constexpr, S: constexpr, C: constexpr, BC: constexpr
 ):
     """The gradient of returned; apart from the others, since together they want more registers than
     there are."""
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
-    f = tl.arange(0, BF)
+    f = tl.arange(0, _lanes(F))
     mc, mf = c < C, f < F
     dtype = dreturned.dtype.element_ty
-    pairs: tl.constexpr = S * (S + 1) // 2
-    total = zeros(P, BC, dtype)
+    pairs: constexpr = S * (S + 1) // 2
+    total = zeros(_row(S), BC, dtype)
     for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
         g = tl.load(
             grad + (e * F + f[:, None]) * C + c[None, :], mask=mf[:, None] & mc[None, :], other=0.0
@@ -416,24 +353,14 @@ def _read_grad_atoms(
         new = ()
         for p in tl.static_range(S):
             for j in tl.static_range(p + 1):
-                weight = tl.load(
-                    b + (e * F + f) * pairs + p * (p + 1) // 2 + j, mask=mf, other=0.0
-                ).to(dtype)
+                at = b + (e * F + f) * pairs + p * (p + 1) // 2 + j
+                weight = tl.load(at, mask=mf, other=0.0).to(dtype)
                 part = tl.sum(weight[:, None] * g, axis=0)
                 for m in tl.static_range(2 * p + 1):
                     harmonic = tl.load(y + e * S * S + p * p + m)
-                    new = new + (
-                        total[p * (p + 1) * (4 * p - 1) // 6 + j * (2 * p + 1) + m]
-                        + harmonic * part,
-                    )
+                    new = new + (total[_row(p, j, m)] + harmonic * part,)
         total = new
-    for p in tl.static_range(P):
-        tl.store(dreturned + (i * P + p) * C + c, total[p], mask=mc)
-
-
-def _columns(count: int) -> int:
-    """P: sum of (p + 1)(2p + 1) below ``count``."""
-    return count * (count + 1) * (4 * count - 1) // 6
+    put_rows(dreturned, i * _row(S), c, mc, total, _row(S), C)
 
 
 # ---- short_sum
@@ -465,28 +392,25 @@ def short_sum(
 class _ShortSum(Differentiable):
     def forward(ctx, moments, x, y, turns, b, table, near, index):
         (n, _, c), (e, s, f) = moments.shape, b.shape
-        message, out = moments.new_empty(e, c), moments.new_empty(n, _columns(s), c)
+        message, out = moments.new_empty(e, c), moments.new_empty(n, _row(s), c)
         blocks, size = _tile("short", c)
         given = moments, x, y, turns, b, table, near, index.sender, index.swap, index.ptr
-        sizes, size = (n, e, f, s, turns.shape[1], _columns(s), c), size | {"BF": _power(f)}
-        _short[n + FILL, blocks](*given, message, out, *sizes, FILL=FILL, **size)
+        _short[n + FILL_PROGRAMS, blocks](*given, message, out, n, e, f, s, c, **size)
         ctx.save_for_backward(moments, x, y, turns, b, table, near)
         ctx.index = index
         return message, out
 
     def backward(ctx, grad_message, grad):
         (moments, x, y, turns, b, table, near), index = ctx.saved_tensors, ctx.index
-        (n, _, c), (e, s, f), d = moments.shape, b.shape, turns.shape[1]
+        (n, _, c), (e, s, f) = moments.shape, b.shape
         dturned, (blocks, size) = moments.new_empty(e, 2 * s - 1, c), _tile("short", c)
         dmoments, dx = torch.empty_like(moments), torch.empty_like(x)
         db, dtable = b.new_empty(blocks, e, s, f), b.new_empty(n, f, c)
         grads = grad_message.contiguous(), grad.contiguous()
-        _short_grad_turned[n, blocks](
-            *(turns, near, index.ptr, *grads, dturned, s, d, _columns(s), c), **size
-        )
+        _short_grad_turned[n, blocks](turns, near, index.ptr, *grads, dturned, s, c, **size)
         given = moments, x, y, turns, b, table, near, index.swap, index.ptr, dturned
-        made, sizes = (dmoments, dx, db, dtable), (n, e, f, s, d, c)
-        _short_grad[n + FILL, blocks](*given, *made, *sizes, BF=_power(f), FILL=FILL, **size)
+        made = dmoments, dx, db, dtable
+        _short_grad[n + FILL_PROGRAMS, blocks](*given, *made, n, e, f, s, c, **size)
         return dmoments, dx, None, None, _squashed(db), dtable.sum(0), None, None
 
 
@@ -514,22 +438,22 @@ def quad_read(
 
 class _QuadRead(Differentiable):
     def forward(ctx, b, own, y, returned, message, ptr, dtype):
-        (n, p, c), (e, f, _), s = returned.shape, b.shape, _degrees(y)
+        (n, _, c), (e, f, _), s = returned.shape, b.shape, _degrees(y)
         out, (blocks, size) = message.new_empty(e, f, c, dtype=dtype), _tile("read", c)
-        given, size = (b, own, y, returned, message, ptr), size | {"BF": _power(f), "FILL": FILL}
-        _read[n + FILL, blocks](*given, out, n, e, f, s, p, c, **size)
+        given = b, own, y, returned, message, ptr
+        _read[n + FILL_PROGRAMS, blocks](*given, out, n, e, f, s, c, **size)
         ctx.save_for_backward(b, own, y, returned, message, ptr)
         return out
 
     def backward(ctx, grad):
         b, own, y, returned, message, ptr = ctx.saved_tensors
-        (n, p, c), (e, f, pairs), s = returned.shape, b.shape, _degrees(y)
+        (n, _, c), (e, f, pairs), s = returned.shape, b.shape, _degrees(y)
         blocks, size = _tile("read", c)
         db, down = y.new_empty(blocks, e, f, pairs), y.new_empty(blocks, e, f)
         dreturned, dmessage = torch.empty_like(returned), torch.empty_like(message)
-        grad, size = grad.contiguous(), size | {"BF": _power(f)}
-        given, made = (own, y, returned, message, ptr, grad), (db, down, dmessage)
-        _read_grad[n + FILL, blocks](*given, *made, n, e, f, s, p, c, FILL=FILL, **size)
-        _read_grad_atoms[n, blocks](b, y, ptr, grad, dreturned, f, s, p, c, **size)
+        grad, made = grad.contiguous(), (db, down, dmessage)
+        given = own, y, returned, message, ptr, grad
+        _read_grad[n + FILL_PROGRAMS, blocks](*given, *made, n, e, f, s, c, **size)
+        _read_grad_atoms[n, blocks](b, y, ptr, grad, dreturned, f, s, c, **size)
         db, down = _squashed(db).to(b.dtype), _squashed(down).to(own.dtype)
         return db, down, None, dreturned, dmessage, None, None

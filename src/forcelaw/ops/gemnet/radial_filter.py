@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ...graph import segment_sum
 from ..register import Differentiable
-from ..switch import tl, triton, use_triton
+from ..switch import constexpr, tl, triton, use_triton
 from ..tiles import PROGRAMS, lowered
 from ..tiles import wide as _wide  # kernels here have a ``wide`` of their own
 from .index import EdgeIndex
 from .residual import GAIN, _grid, _sigmoid, _slope, _tile, scaled_silu
 
-SKIP = tl.constexpr(0.5 / 0.6)  # a(z) / 2
+SKIP = constexpr(0.5 / 0.6)  # a(z) / 2
 
 Filter = tuple[Tensor, Tensor, Tensor]  # rbf (e, R), V (w, R), D (any, w)
 
@@ -67,17 +67,7 @@ def filter_sum(x: Tensor, rbf: Tensor, v: Tensor, index: EdgeIndex, scale: float
 
 @triton.jit
 def _filter_of(
-    rbf,
-    e,
-    me,
-    stride,
-    v,
-    c,
-    mc,
-    w: tl.constexpr,
-    R: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    rbf, e, me, stride, v, c, mc, w: constexpr, R: constexpr, BE: constexpr, BC: constexpr
 ):
     """V rbf of some edges (BE, BC); v (R, w) is V transposed."""
     f = tl.zeros([BE, BC], v.dtype.element_ty)
@@ -97,12 +87,12 @@ def _product(
     v,
     out,
     rows,
-    w: tl.constexpr,
-    R: tl.constexpr,
-    ACT: tl.constexpr,
-    GATHER: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    w: constexpr,
+    R: constexpr,
+    ACT: constexpr,
+    GATHER: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     """out (e, w) = x * V rbf, or a(x) * V rbf (ACT), of x at row at[e] (GATHER)."""
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
@@ -112,9 +102,8 @@ def _product(
     row = e
     if GATHER:
         row = tl.load(at + e, mask=me, other=0).to(tl.int64)
-    y = tl.load(x + row[:, None] * x_stride + c[None, :], mask=mask, other=0.0).to(
-        v.dtype.element_ty
-    )
+    y = tl.load(x + row[:, None] * x_stride + c[None, :], mask=mask, other=0.0)
+    y = y.to(v.dtype.element_ty)
     f = _filter_of(rbf, e, me, rbf_stride, v, c, mc, w, R, BE, BC)
     if ACT:
         y = y * _sigmoid(y) * GAIN
@@ -130,12 +119,12 @@ def _product_sum(
     rbf_stride,
     v,
     out,
-    w: tl.constexpr,
-    scale: tl.constexpr,
-    R: tl.constexpr,
-    ORDER: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    w: constexpr,
+    scale: constexpr,
+    R: constexpr,
+    ORDER: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     """out (n, w) = scale * sum of x * V rbf over the edges ptr[i]:ptr[i + 1] (ORDER: over
     order[ptr[i]:ptr[i + 1]])."""
@@ -149,9 +138,8 @@ def _product_sum(
         me = e < high
         if ORDER:
             e = tl.load(order + e, mask=me, other=0).to(tl.int64)
-        y = tl.load(x + e[:, None] * w + c[None, :], mask=me[:, None] & mc[None, :], other=0.0).to(
-            total.dtype
-        )
+        mask = me[:, None] & mc[None, :]
+        y = tl.load(x + e[:, None] * w + c[None, :], mask=mask, other=0.0).to(total.dtype)
         total += y * _filter_of(rbf, e, me, rbf_stride, v, c, mc, w, R, BE, BC)
     tl.store(out + i * w + c, (tl.sum(total, axis=0) * scale).to(out.dtype.element_ty), mask=mc)
 
@@ -173,17 +161,17 @@ def _product_backward(
     dv,
     rows,
     programs,
-    w: tl.constexpr,
-    scale: tl.constexpr,
-    R: tl.constexpr,
-    RP: tl.constexpr,
-    ACT: tl.constexpr,
-    GATHER_X: tl.constexpr,
-    GATHER_GRAD: tl.constexpr,
-    PRODUCT: tl.constexpr,
-    DX: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    w: constexpr,
+    scale: constexpr,
+    R: constexpr,
+    RP: constexpr,
+    ACT: constexpr,
+    GATHER_X: constexpr,
+    GATHER_GRAD: constexpr,
+    PRODUCT: constexpr,
+    DX: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     """Of scale * x * V rbf: product (e, w) once more, dx (e, w), drbf (blocks of channels, e, R),
     dv (programs, R, w)."""
@@ -215,50 +203,39 @@ def _product_backward(
             df = g * y
             dz = g * f
         if PRODUCT:
-            tl.store(
-                product + e[:, None] * w + c[None, :],
-                (y * f).to(product.dtype.element_ty),
-                mask=mask,
-            )
+            row = product + e[:, None] * w + c[None, :]
+            tl.store(row, (y * f).to(product.dtype.element_ty), mask=mask)
         if DX:
-            tl.store(
-                dx + e[:, None] * dx_stride + c[None, :], dz.to(dx.dtype.element_ty), mask=mask
-            )
+            row = dx + e[:, None] * dx_stride + c[None, :]
+            tl.store(row, dz.to(dx.dtype.element_ty), mask=mask)
         few = tl.zeros([BE, RP], wide)
         for k in tl.static_range(R):
             along = tl.sum(df * tl.load(v + k * w + c, mask=mc, other=0.0)[None, :], axis=1)
             few += tl.where(number == k, 1.0, 0.0).to(wide)[None, :] * along[:, None]
-            across = tl.sum(
-                df * tl.load(rbf + e * rbf_stride + k, mask=me, other=0.0).to(wide)[:, None], axis=0
-            )
+            radial = tl.load(rbf + e * rbf_stride + k, mask=me, other=0.0).to(wide)
+            across = tl.sum(df * radial[:, None], axis=0)
             sums += tl.where(number == k, 1.0, 0.0).to(wide)[:, None] * across[None, :]
         place = (tl.program_id(1) * rows + e)[:, None] * R + number[None, :]
-        tl.store(
-            drbf + place, few.to(drbf.dtype.element_ty), mask=me[:, None] & (number < R)[None, :]
-        )
+        mask = me[:, None] & (number < R)[None, :]
+        tl.store(drbf + place, few.to(drbf.dtype.element_ty), mask=mask)
     at = dv + pid.to(tl.int64) * R * w + number[:, None] * w + c[None, :]
     tl.store(at, sums, mask=mc[None, :] & (number < R)[:, None])
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _skip_rows(
-    z, out, rows, width, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr
-):
+def _skip_rows(z, out, rows, width, w: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr):
     """out (e, w) = a(z) / 2 of the first w of the ``width`` columns of z."""
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     mask = (r < rows)[:, None] & (c < w)[None, :]
     v = tl.load(z + r[:, None] * width + c[None, :], mask=mask, other=0.0).to(WIDE)
-    tl.store(
-        out + r[:, None] * w + c[None, :],
-        (v * _sigmoid(v) * SKIP).to(out.dtype.element_ty),
-        mask=mask,
-    )
+    at = out + r[:, None] * w + c[None, :]
+    tl.store(at, (v * _sigmoid(v) * SKIP).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _skip_backward(
-    z, grad, rows, width, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr
+    z, grad, rows, width, w: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr
 ):
     """The gradient in the place of z."""
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)

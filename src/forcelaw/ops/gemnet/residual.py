@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..register import Differentiable
 from ..segment import _sum, _sum_both
-from ..switch import tl, triton, use_triton
+from ..switch import constexpr, tl, triton, use_triton
 from ..tiles import lowered
 from ..tiles import wide as _wide  # kernels here have a ``wide`` of their own
 from .index import EdgeIndex
@@ -39,10 +39,10 @@ FLAT = 1024  # numbers of a program where the shape does not matter
 SILU_GAIN = 1 / 0.6
 SQRT_HALF = 0.5**0.5
 SMALL = 1e-6  # of unit_rms
-GAIN = tl.constexpr(SILU_GAIN)
-HALF = tl.constexpr(SQRT_HALF)
-MERGE = tl.constexpr(0.5**1.5 / 0.6)  # a(z) / sqrt 8
-EPSILON = tl.constexpr(SMALL)
+GAIN = constexpr(SILU_GAIN)
+HALF = constexpr(SQRT_HALF)
+MERGE = constexpr(0.5**1.5 / 0.6)  # a(z) / sqrt 8
+EPSILON = constexpr(SMALL)
 
 
 @triton.jit
@@ -60,14 +60,14 @@ def _slope(z):
 
 
 @triton.jit
-def _act(z, out, n, scale: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr):
+def _act(z, out, n, scale: constexpr, WIDE: constexpr, FLAT: constexpr):
     i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
     x = tl.load(z + i, mask=i < n, other=0.0).to(WIDE)
     tl.store(out + i, (x * _sigmoid(x) * scale).to(out.dtype.element_ty), mask=i < n)
 
 
 @triton.jit
-def _act_backward(z, grad, out, n, scale: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr):
+def _act_backward(z, grad, out, n, scale: constexpr, WIDE: constexpr, FLAT: constexpr):
     i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
     g = tl.load(grad + i, mask=i < n, other=0.0).to(WIDE)
     x = tl.load(z + i, mask=i < n, other=0.0).to(WIDE)
@@ -75,7 +75,7 @@ def _act_backward(z, grad, out, n, scale: tl.constexpr, WIDE: tl.constexpr, FLAT
 
 
 @triton.jit
-def _finish(x, z, out, n, WIDE: tl.constexpr, FLAT: tl.constexpr):
+def _finish(x, z, out, n, WIDE: constexpr, FLAT: constexpr):
     i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
     v = tl.load(z + i, mask=i < n, other=0.0).to(WIDE)
     y = (tl.load(x + i, mask=i < n, other=0.0).to(WIDE) + v * _sigmoid(v) * GAIN) * HALF
@@ -83,7 +83,7 @@ def _finish(x, z, out, n, WIDE: tl.constexpr, FLAT: tl.constexpr):
 
 
 @triton.jit
-def _finish_backward(z, grad, dz, dx, n, WIDE: tl.constexpr, FLAT: tl.constexpr):
+def _finish_backward(z, grad, dz, dx, n, WIDE: constexpr, FLAT: constexpr):
     i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
     g = tl.load(grad + i, mask=i < n, other=0.0).to(WIDE) * HALF
     v = tl.load(z + i, mask=i < n, other=0.0).to(WIDE)
@@ -92,11 +92,10 @@ def _finish_backward(z, grad, dz, dx, n, WIDE: tl.constexpr, FLAT: tl.constexpr)
 
 
 @triton.jit
-def _blend_numbers(x, y, out, n, scale: tl.constexpr, WIDE: tl.constexpr, FLAT: tl.constexpr):
+def _blend_numbers(x, y, out, n, scale: constexpr, WIDE: constexpr, FLAT: constexpr):
     i = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
-    v = tl.load(x + i, mask=i < n, other=0.0).to(WIDE) + tl.load(y + i, mask=i < n, other=0.0).to(
-        WIDE
-    )
+    v = tl.load(x + i, mask=i < n, other=0.0).to(WIDE)
+    v += tl.load(y + i, mask=i < n, other=0.0).to(WIDE)
     tl.store(out + i, (v * scale).to(out.dtype.element_ty), mask=i < n)
 
 
@@ -104,31 +103,20 @@ def _blend_numbers(x, y, out, n, scale: tl.constexpr, WIDE: tl.constexpr, FLAT: 
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _rms(
-    x, out, inverse, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr
-):
+def _rms(x, out, inverse, rows, w: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.arange(0, BC)
     mask = (r < rows)[:, None] & (c < w)[None, :]
     v = tl.load(x + r[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE)
     scale = 1.0 / tl.sqrt(tl.sum(v * v, axis=1) / w + EPSILON)
-    tl.store(
-        out + r[:, None] * w + c[None, :], (v * scale[:, None]).to(out.dtype.element_ty), mask=mask
-    )
+    at = out + r[:, None] * w + c[None, :]
+    tl.store(at, (v * scale[:, None]).to(out.dtype.element_ty), mask=mask)
     tl.store(inverse + r, scale, mask=r < rows)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _rms_backward(
-    y,
-    inverse,
-    grad,
-    dx,
-    rows,
-    w: tl.constexpr,
-    WIDE: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    y, inverse, grad, dx, rows, w: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr
 ):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.arange(0, BC)
@@ -150,11 +138,11 @@ def _join(
     sender,
     receiver,
     rows,
-    w: tl.constexpr,
-    WIDE: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    w: constexpr,
+    WIDE: constexpr,
+    BACKWARD: constexpr,
+    BE: constexpr,
+    BC: constexpr,
 ):
     """a(z + s + t), or grad times its derivative; in the place of z."""
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
@@ -174,7 +162,7 @@ def _join(
 
 
 @triton.jit
-def _pair_of(z, r, back, c, w: tl.constexpr, mask, WIDE: tl.constexpr):
+def _pair_of(z, r, back, c, w: constexpr, mask, WIDE: constexpr):
     """SiLU of the first half of row r of z (e, 2w) and of the second half of the reverse row."""
     here = tl.load(z + r[:, None] * (2 * w) + c[None, :], mask=mask, other=0.0).to(WIDE)
     there = tl.load(z + back[:, None] * (2 * w) + w + c[None, :], mask=mask, other=0.0).to(WIDE)
@@ -183,17 +171,7 @@ def _pair_of(z, r, back, c, w: tl.constexpr, mask, WIDE: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def _merge_up(
-    skip,
-    z1,
-    z2,
-    z3,
-    swap,
-    out,
-    rows,
-    w: tl.constexpr,
-    WIDE: tl.constexpr,
-    BE: tl.constexpr,
-    BC: tl.constexpr,
+    skip, z1, z2, z3, swap, out, rows, w: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr
 ):
     r = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -209,7 +187,7 @@ def _merge_up(
 
 @triton.jit(do_not_specialize=["rows"])
 def _merge_backward(
-    grad, z, swap, rows, w: tl.constexpr, WIDE: tl.constexpr, BE: tl.constexpr, BC: tl.constexpr
+    grad, z, swap, rows, w: constexpr, WIDE: constexpr, BE: constexpr, BC: constexpr
 ):
     """The gradient of z (e, 2w), in its place. The second half of edge k was read by swap[k]: swap
     is its own inverse."""
@@ -282,9 +260,8 @@ def residual(x: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
     """(x + a(W2 a(W1 x))) / sqrt 2: x (rows, w), matrices (w, w)."""
     if use_triton(x):
         keep = 3 if x.shape[0] <= FEW else int(KEEP_INNER)
-        return _Residual.apply(
-            x.contiguous(), lowered(w1).contiguous(), lowered(w2).contiguous(), keep
-        )
+        weights = lowered(w1).contiguous(), lowered(w2).contiguous()
+        return _Residual.apply(x.contiguous(), *weights, keep)
     # the two factors 1 / 0.6 go into a matrix and into the sum: two passes less over the edges
     y = nn.functional.silu(nn.functional.linear(x, w1))
     y = nn.functional.silu(nn.functional.linear(y, w2 * SILU_GAIN))

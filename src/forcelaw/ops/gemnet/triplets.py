@@ -22,27 +22,28 @@ import torch
 from torch import Tensor
 
 from ..register import Differentiable
-from ..switch import tl, triton
-from ..tiles import FILL, at_least_float32, zeros
+from ..switch import constexpr, tl, triton
+from ..tiles import FILL, FILL_PROGRAMS, at_least_float32, zeros
 
 # without vectors in wide loads and stores a lane has one channel; four would be four times the
 # registers of the sums of an atom
 _jit = triton.jit(do_not_specialize_on_alignment=["out", "grad", "table", "dtable"])
 
-TILES = {
-    "outer": (32, 1),
-    "triplets": (32, 1),
-    "cosines": (16, 1),
-    "short": (32, 1),
-    "read": (32, 1),
-}  # channels, warps
+# channels, warps
+TILES = dict.fromkeys(("outer", "triplets", "short", "read"), (32, 1)) | {"cosines": (16, 1)}
+
+
+@triton.constexpr_function
+def _lanes(number):
+    """Lanes for so many radial weights."""
+    return max(2, triton.next_power_of_2(number))
 
 
 @triton.jit
-def _clear(out, ptr, n, n_edges, COLUMNS: tl.constexpr, FILL: tl.constexpr):
+def _clear(out, ptr, n, n_edges, COLUMNS: constexpr):
     """Zero the rows of padding edges in out (e, COLUMNS)."""
     share = (tl.program_id(0) - n) * tl.num_programs(1) + tl.program_id(1)
-    for e in range(tl.load(ptr + n).to(tl.int64) + share, n_edges, FILL * tl.num_programs(1)):
+    for e in range(tl.load(ptr + n).to(tl.int64) + share, n_edges, tl.num_programs(1) * FILL):
         for k in tl.static_range(0, COLUMNS, 128):
             column = k + tl.arange(0, 128)
             tl.store(
@@ -53,9 +54,10 @@ def _clear(out, ptr, n, n_edges, COLUMNS: tl.constexpr, FILL: tl.constexpr):
 
 
 @_jit
-def _outer(w, x, ptr, out, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BC: tl.constexpr):
+def _outer(w, x, ptr, out, K: constexpr, C: constexpr, BC: constexpr):
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
+    BK: constexpr = _lanes(K)
     k = tl.arange(0, BK)
     dtype = out.dtype.element_ty
     total = tl.zeros([BK, BC], dtype)
@@ -77,24 +79,20 @@ def _outer_grad(
     dx,
     n,
     n_edges,
-    K: tl.constexpr,
-    C: tl.constexpr,
-    BK: tl.constexpr,
-    BC: tl.constexpr,
-    WEIGHTS: tl.constexpr,
-    FILL: tl.constexpr,
+    K: constexpr,
+    C: constexpr,
+    BC: constexpr,
+    WEIGHTS: constexpr,
 ):
     pid = tl.program_id(0)
+    BK: constexpr = _lanes(K)
     dw += tl.program_id(1).to(tl.int64) * n_edges * K
     if pid >= n:
-        _clear(dx, ptr, n, n_edges, C, FILL)
+        _clear(dx, ptr, n, n_edges, C)
         if WEIGHTS:
+            k = tl.arange(0, BK)
             for e in range(tl.load(ptr + n).to(tl.int64) + pid - n, n_edges, FILL):
-                tl.store(
-                    dw + e * K + tl.arange(0, BK),
-                    tl.zeros([BK], dw.dtype.element_ty),
-                    mask=tl.arange(0, BK) < K,
-                )
+                tl.store(dw + e * K + k, tl.zeros([BK], dw.dtype.element_ty), mask=k < K)
     else:
         i = pid.to(tl.int64)
         c = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -107,18 +105,15 @@ def _outer_grad(
         )
         for e in range(tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)):
             weight = tl.load(w + e * K + k, mask=k < K, other=0.0).to(dtype)
-            tl.store(
-                dx + e * C + c,
-                tl.sum(weight[:, None] * g, axis=0).to(dx.dtype.element_ty),
-                mask=c < C,
-            )
+            kind = dx.dtype.element_ty
+            tl.store(dx + e * C + c, tl.sum(weight[:, None] * g, axis=0).to(kind), mask=c < C)
             if WEIGHTS:
                 row = tl.load(x + e * C + c, mask=c < C, other=0.0).to(dtype)
                 tl.store(dw + e * K + k, tl.sum(g * row[None, :], axis=1), mask=k < K)
 
 
 @triton.jit
-def _moments(x, y, low, high, c, mc, C: tl.constexpr, S: tl.constexpr, BC: tl.constexpr):
+def _moments(x, y, low, high, c, mc, C: constexpr, S: constexpr, BC: constexpr):
     """sum over edges low .. high of y[e, s] x[e, c]: a tuple of S^2 vectors of BC channels."""
     dtype = y.dtype.element_ty
     total = zeros(S * S, BC, dtype)
@@ -133,26 +128,15 @@ def _moments(x, y, low, high, c, mc, C: tl.constexpr, S: tl.constexpr, BC: tl.co
 
 @_jit
 def _triplets(
-    b,
-    y,
-    x,
-    ptr,
-    out,
-    n,
-    n_edges,
-    F: tl.constexpr,
-    S: tl.constexpr,
-    C: tl.constexpr,
-    BF: tl.constexpr,
-    BC: tl.constexpr,
-    FILL: tl.constexpr,
+    b, y, x, ptr, out, n, n_edges, F: constexpr, S: constexpr, C: constexpr, BC: constexpr
 ):
     pid = tl.program_id(0)
     if pid >= n:
-        _clear(out, ptr, n, n_edges, F * C, FILL)
+        _clear(out, ptr, n, n_edges, F * C)
     else:
         i = pid.to(tl.int64)
         c = tl.program_id(1) * BC + tl.arange(0, BC)
+        BF: constexpr = _lanes(F)
         f = tl.arange(0, BF)
         mc, mf = c < C, f < F
         dtype = y.dtype.element_ty
@@ -176,35 +160,21 @@ def _triplets(
 
 @_jit
 def _triplets_grad(
-    b,
-    y,
-    x,
-    ptr,
-    grad,
-    db,
-    dx,
-    n,
-    n_edges,
-    F: tl.constexpr,
-    S: tl.constexpr,
-    C: tl.constexpr,
-    BF: tl.constexpr,
-    BC: tl.constexpr,
-    FILL: tl.constexpr,
+    b, y, x, ptr, grad, db, dx, n, n_edges, F: constexpr, S: constexpr, C: constexpr, BC: constexpr
 ):
     """db (blocks, e, F, S) and dx (e, C), both of the dtype of y."""
     pid = tl.program_id(0)
+    BF: constexpr = _lanes(F)
+    f = tl.arange(0, BF)
     db += tl.program_id(1).to(tl.int64) * n_edges * F * S
     if pid >= n:
-        _clear(dx, ptr, n, n_edges, C, FILL)
+        _clear(dx, ptr, n, n_edges, C)
         for e in range(tl.load(ptr + n).to(tl.int64) + pid - n, n_edges, FILL):
             for l in tl.static_range(S):
-                f = tl.arange(0, BF)
                 tl.store(db + (e * F + f) * S + l, tl.zeros([BF], db.dtype.element_ty), mask=f < F)
     else:
         i = pid.to(tl.int64)
         c = tl.program_id(1) * BC + tl.arange(0, BC)
-        f = tl.arange(0, BF)
         mc, mf = c < C, f < F
         dtype = y.dtype.element_ty
         low, high = tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)
@@ -240,21 +210,10 @@ def _triplets_grad(
 
 
 @_jit
-def _cosines(
-    b,
-    y,
-    ptr,
-    out,
-    n,
-    n_edges,
-    F: tl.constexpr,
-    S: tl.constexpr,
-    BC: tl.constexpr,
-    FILL: tl.constexpr,
-):
+def _cosines(b, y, ptr, out, n, n_edges, F: constexpr, S: constexpr, BC: constexpr):
     pid = tl.program_id(0)
     if pid >= n:
-        _clear(out, ptr, n, n_edges, F, FILL)
+        _clear(out, ptr, n, n_edges, F)
     else:
         i = pid.to(tl.int64)
         f = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -272,30 +231,18 @@ def _cosines(
         for e in range(low, high):
             value = tl.zeros([BC], dtype)
             for l in tl.static_range(S):
-                value -= (2 * l + 1) * tl.load(b + (e * F + f) * S + l, mask=mf, other=0.0).to(
-                    dtype
-                )
+                own = tl.load(b + (e * F + f) * S + l, mask=mf, other=0.0).to(dtype)
+                value -= (2 * l + 1) * own
                 for m in tl.static_range(2 * l + 1):
                     value += tl.load(y + e * S * S + l * l + m) * total[l * l + m]
             tl.store(out + e * F + f, value.to(out.dtype.element_ty), mask=mf)
 
 
 @_jit
-def _cosines_grad(
-    y,
-    ptr,
-    grad,
-    db,
-    n,
-    n_edges,
-    F: tl.constexpr,
-    S: tl.constexpr,
-    BC: tl.constexpr,
-    FILL: tl.constexpr,
-):
+def _cosines_grad(y, ptr, grad, db, n, n_edges, F: constexpr, S: constexpr, BC: constexpr):
     pid = tl.program_id(0)
     if pid >= n:
-        _clear(db, ptr, n, n_edges, F * S, FILL)
+        _clear(db, ptr, n, n_edges, F * S)
     else:
         i = pid.to(tl.int64)
         f = tl.program_id(1) * BC + tl.arange(0, BC)
@@ -316,11 +263,6 @@ def _tile(kernel: str, channels: int) -> tuple[int, dict[str, int]]:
     most, warps = TILES[kernel]
     size = min(most, max(16, triton.next_power_of_2(channels)))
     return triton.cdiv(channels, size), {"BC": size, "num_warps": warps}
-
-
-def _power(number: int) -> int:
-    """Lanes for so many radial weights."""
-    return max(2, triton.next_power_of_2(number))
 
 
 def _degrees(y: Tensor) -> int:
@@ -346,7 +288,7 @@ class _OuterSum(Differentiable):
     def forward(ctx, w, x, ptr):
         n, k, c = len(ptr) - 1, w.shape[1], x.shape[1]
         out, (blocks, size) = w.new_empty(n, k, c), _tile("outer", c)
-        _outer[n, blocks](w, x, ptr, out, k, c, BK=_power(k), **size)
+        _outer[n, blocks](w, x, ptr, out, k, c, **size)
         ctx.save_for_backward(w, x, ptr)
         return out
 
@@ -355,8 +297,8 @@ class _OuterSum(Differentiable):
         n, (e, k), c = len(ptr) - 1, w.shape, x.shape[1]
         blocks, size = _tile("outer", c)
         dw, dx = w.new_empty(blocks, e if weights else 0, k), torch.empty_like(x)
-        given, constants = (w, x, ptr, grad.contiguous()), {"WEIGHTS": weights, "FILL": FILL}
-        _outer_grad[n + FILL, blocks](*given, dw, dx, n, e, k, c, BK=_power(k), **constants, **size)
+        given = w, x, ptr, grad.contiguous(), dw, dx
+        _outer_grad[n + FILL_PROGRAMS, blocks](*given, n, e, k, c, WEIGHTS=weights, **size)
         return _squashed(dw) if weights else None, dx, None
 
 
@@ -376,8 +318,7 @@ class _Triplets(Differentiable):
     def forward(ctx, b, y, x, ptr):
         n, (e, f, s), c = len(ptr) - 1, b.shape, x.shape[1]
         out, (blocks, size) = x.new_empty(e, f, c), _tile("triplets", c)
-        size |= {"BF": _power(f), "FILL": FILL}
-        _triplets[n + FILL, blocks](b, y, x, ptr, out, n, e, f, s, c, **size)
+        _triplets[n + FILL_PROGRAMS, blocks](b, y, x, ptr, out, n, e, f, s, c, **size)
         ctx.save_for_backward(b, y, x, ptr)
         return out
 
@@ -386,8 +327,8 @@ class _Triplets(Differentiable):
         n, (e, f, s), c = len(ptr) - 1, b.shape, x.shape[1]
         blocks, size = _tile("triplets", c)
         db, dx = y.new_empty(blocks, e, f, s), y.new_empty(e, c)
-        given, size = (b, y, x, ptr, grad.contiguous()), size | {"BF": _power(f), "FILL": FILL}
-        _triplets_grad[n + FILL, blocks](*given, db, dx, n, e, f, s, c, **size)
+        given = b, y, x, ptr, grad.contiguous(), db, dx
+        _triplets_grad[n + FILL_PROGRAMS, blocks](*given, n, e, f, s, c, **size)
         return _squashed(db).to(b.dtype), None, dx.to(x.dtype), None
 
 
@@ -404,7 +345,7 @@ class _Cosines(Differentiable):
     def forward(ctx, b, y, ptr):
         n, (e, f, s), (blocks, size) = len(ptr) - 1, b.shape, _tile("cosines", b.shape[1])
         out = b.new_empty(e, f)
-        _cosines[n + FILL, blocks](b, y, ptr, out, n, e, f, s, FILL=FILL, **size)
+        _cosines[n + FILL_PROGRAMS, blocks](b, y, ptr, out, n, e, f, s, **size)
         ctx.save_for_backward(y, ptr)
         return out
 
@@ -413,5 +354,5 @@ class _Cosines(Differentiable):
         n, (e, f), s = len(ptr) - 1, grad.shape, _degrees(y)
         db, (blocks, size) = grad.new_empty(e, f, s), _tile("cosines", f)
         given = y, ptr, grad.contiguous(), db, n, e, f, s
-        _cosines_grad[n + FILL, blocks](*given, FILL=FILL, **size)
+        _cosines_grad[n + FILL_PROGRAMS, blocks](*given, **size)
         return db, None, None

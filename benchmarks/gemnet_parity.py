@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from forcelaw.graph import build_graph  # noqa: E402
-from forcelaw.models.gemnet_oc import GemNetOC, GemNetOCConfig, published  # noqa: E402
+from forcelaw.models.gemnet_config import GemNetOCConfig, published  # noqa: E402
+from forcelaw.models.gemnet_oc import GemNetOC  # noqa: E402
 from tests.molecules import ELEMENTS, named, random_cluster  # noqa: E402
 from tests.reference import gemnet_slow as slow  # noqa: E402
 

@@ -14,9 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from forcelaw.graph import GraphBatch
 from forcelaw.models import ARCHITECTURES, Flops, ModelConfig, build
-from forcelaw.models.gemnet_index import build_index, counts
-from forcelaw.models.gemnet_oc import GemNetOCConfig, operations
+from forcelaw.models.gemnet_config import GemNetOCConfig, operations
+from forcelaw.models.gemnet_index import build_index
 from tests.models.configs import Variant, direct_variants, small_config
+from tests.models.gemnet_lists import counts
 from tests.models.tools import make_graph
 from tests.molecules import all_molecules, random_cluster
 

@@ -25,15 +25,15 @@ from forcelaw.models import gemnet_oc
 from forcelaw.models.gemnet_basis import (
     degrees,
     envelope_share,
-    harmonics,
     quad_layout,
     radial_norm,
     rotation_points,
-    rotations,
 )
-from forcelaw.models.gemnet_index import EdgeIndex, build_index, counts, quadruplets, triplets
-from forcelaw.models.gemnet_oc import GemNetOC, GemNetOCConfig, flops, operations, published
-from forcelaw.ops.gemnet.harmonics import frames
+from forcelaw.models.gemnet_config import GemNetOCConfig, flops, operations, published
+from forcelaw.models.gemnet_index import EdgeIndex, build_index
+from forcelaw.models.gemnet_oc import GemNetOC
+from forcelaw.ops.gemnet.harmonics import frames, harmonics, rotations
+from tests.models.gemnet_lists import counts, quadruplets, triplets
 from tests.models.tools import make_graph, padded
 from tests.molecules import named, pair, random_cluster, single_atom
 from tests.packs import write_pack

@@ -24,22 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.edge_features import radial_features
-from ..ops.gemnet.harmonics import harmonics, rotations
+from ..ops.gemnet.harmonics import harmonics
 from .basis import EdgeFeatures, ExponentialBasis, GaussianBasis, envelope
-
-__all__ = [
-    "BASES",
-    "EnvelopedBasis",
-    "Tables",
-    "degrees",
-    "envelope_share",
-    "harmonic_norms",
-    "harmonics",
-    "quad_layout",
-    "radial_norm",
-    "rotation_points",
-    "rotations",
-]
 
 NEAREST = 0.9  # Angstrom: no atoms are closer than this, where basis functions are normalised
 
@@ -84,8 +70,8 @@ def rotation_points(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=16)
 def quad_layout(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which columns of :func:`rotations` make the two matrices of the quadruplet sums; s = count^2,
-    w = 2 count - 1.
+    """Which columns of ``rotations`` (ops/gemnet/harmonics.py) make the two matrices of the
+    quadruplet sums; s = count^2, w = 2 count - 1.
 
     enter (count * w * s,): rows (l, j), columns m: the element D_l[j, m], or zero where |j| > l or
     the degrees differ. leave (P * w,), P = sum (p+1)(2p+1): rows (p, |j|, m), columns j: the

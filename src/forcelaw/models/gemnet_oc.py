@@ -55,11 +55,9 @@ from ..graph import GraphBatch, segment_sum
 from .base import Architecture, ForceField
 from .basis import safe_norm
 from .gemnet_basis import EnvelopedBasis, Tables, envelope_share
-from .gemnet_config import GemNetOCConfig, flops, operations, published
+from .gemnet_config import GemNetOCConfig, flops
 from .gemnet_index import EdgeIndex, build_index
 from .mup import Embedding, Linear, weightless
-
-__all__ = ["ARCHITECTURE", "GemNetOC", "GemNetOCConfig", "flops", "operations", "published"]
 
 HALF = math.sqrt(0.5)
 

@@ -77,8 +77,8 @@ def _factor(x, kind: constexpr, PRECISION: constexpr):
 @triton.jit
 def _weight(weight, part: constexpr, k, c, d: constexpr, R: constexpr, PRECISION: constexpr):
     """W of part a, b or c, transposed: (RP, BC)."""
-    at = weight + part * d * R + c[None, :] * R + k[:, None]
-    w = tl.load(at, mask=(k < R)[:, None] & (c < d)[None, :], other=0.0)
+    mask = (k < R)[:, None] & (c < d)[None, :]
+    w = tl.load(weight + part * d * R + c[None, :] * R + k[:, None], mask=mask, other=0.0)
     return _factor(w, weight.dtype.element_ty, PRECISION)
 
 

@@ -120,8 +120,9 @@ def _harmonics_of(x, y, z, norms, S: constexpr):
             if j == l:
                 value *= legendre[l]
             if j > l:
-                m = j - l
-                value *= legendre[m * S - m * (m - 1) // 2 + l - m] * cosine[m]
+                value *= (
+                    legendre[(j - l) * S - (j - l) * (j - l - 1) // 2 + 2 * l - j] * cosine[j - l]
+                )
             out = out + (value,)
     return out
 

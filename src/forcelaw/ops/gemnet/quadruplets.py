@@ -31,10 +31,16 @@ def _row(p, j=0, m=0):
 
 
 @triton.constexpr_function
-def _element(l, j=0, m=0):
-    """Number of element (j, m) of the rotation of degree l; of (S, 0, 0) it is D, how many there
-    are in all."""
-    return l * (2 * l - 1) * (2 * l + 1) // 3 + j * (2 * l + 1) + m
+def _element(l):
+    """Number of the first element of the rotation of degree l; of S it is D, how many there are in
+    all."""
+    return l * (2 * l - 1) * (2 * l + 1) // 3
+
+
+@triton.constexpr_function
+def _entry(l, j, m):
+    """Where (j, m) is among the elements of degree l."""
+    return j * (2 * l + 1) + m
 
 
 @_jit
@@ -79,9 +85,9 @@ def _short(
                 at = moments + tl.load(sender + e).to(tl.int64) * S * S * C + c
                 reverse = tl.load(swap + e).to(tl.int64)
                 back = tl.load(x + reverse * C + c, mask=mc, other=0.0).to(dtype)
-                frame = turns + e * _element(S)
                 turned = zeros(2 * S - 1, BC, dtype)  # orders -(S-1) .. S-1
                 for l in tl.static_range(S):
+                    frame = turns + e * _element(S) + _element(l)
                     row = tl.load(b + (e * S + l) * F + f, mask=mf, other=0.0)
                     radial = tl.sum(row[:, None] * weights, axis=0)
                     parts = ()
@@ -96,18 +102,19 @@ def _short(
                         value = turned[j]
                         if j >= S - 1 - l and j <= S - 1 + l:
                             for m in tl.static_range(2 * l + 1):
-                                value += tl.load(frame + _element(l, j - S + 1 + l, m)) * parts[m]
+                                value += tl.load(frame + _entry(l, j - S + 1 + l, m)) * parts[m]
                         new = new + (value,)
                     turned = new
                 tl.store(message + e * C + c, turned[S - 1].to(kind), mask=mc)
                 sums = ()
                 for p in tl.static_range(S):
+                    frame = turns + e * _element(S) + _element(p)
                     for j in tl.static_range(p + 1):
                         for m in tl.static_range(2 * p + 1):
                             value = total[_row(p, j, m)]
-                            value += tl.load(frame + _element(p, p + j, m)) * turned[S - 1 + j]
+                            value += tl.load(frame + _entry(p, p + j, m)) * turned[S - 1 + j]
                             if j > 0:
-                                value += tl.load(frame + _element(p, p - j, m)) * turned[S - 1 - j]
+                                value += tl.load(frame + _entry(p, p - j, m)) * turned[S - 1 - j]
                             sums = sums + (value,)
                 total = sums
             else:
@@ -134,7 +141,8 @@ def _short_grad_turned(
                         if j == 0:
                             value += tl.load(grad_message + e * C + c, mask=mc, other=0.0).to(dtype)
                         for p in tl.static_range(j, S):
-                            row = turns + e * _element(S) + _element(p, p + j - 2 * sign * j)
+                            row = turns + e * _element(S) + _element(p)
+                            row += _entry(p, p + j - 2 * sign * j, 0)
                             for m in tl.static_range(2 * p + 1):
                                 value += tl.load(row + m) * g[_row(p, j, m)]
                         order = e * (2 * S - 1) + S - 1 + j - 2 * sign * j

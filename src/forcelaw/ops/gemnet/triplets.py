@@ -165,16 +165,17 @@ def _triplets_grad(
     """db (blocks, e, F, S) and dx (e, C), both of the dtype of y."""
     pid = tl.program_id(0)
     BF: constexpr = _lanes(F)
-    f = tl.arange(0, BF)
     db += tl.program_id(1).to(tl.int64) * n_edges * F * S
     if pid >= n:
         _clear(dx, ptr, n, n_edges, C)
         for e in range(tl.load(ptr + n).to(tl.int64) + pid - n, n_edges, FILL):
             for l in tl.static_range(S):
+                f = tl.arange(0, BF)
                 tl.store(db + (e * F + f) * S + l, tl.zeros([BF], db.dtype.element_ty), mask=f < F)
     else:
         i = pid.to(tl.int64)
         c = tl.program_id(1) * BC + tl.arange(0, BC)
+        f = tl.arange(0, BF)
         mc, mf = c < C, f < F
         dtype = y.dtype.element_ty
         low, high = tl.load(ptr + i).to(tl.int64), tl.load(ptr + i + 1).to(tl.int64)

@@ -24,7 +24,7 @@ from ..laws.frontier.isoflop import IsoFlop, isoflop
 from ..store.runs import COUNTED
 from ..table.runs import Runs
 from .frontiers import HULL, FrontierOutcome, frontier_of, outcome, runs_of
-from .outcome import Outcome, of_fit, one_line
+from .outcome import Outcome, attempt, of_fit, one_line
 from .paper import Published, published
 
 HULL_REMEDY = (
@@ -216,10 +216,8 @@ def split_repeats(done: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _try(frame: pl.DataFrame, burn_in_steps: int, law: Any) -> Outcome[FitResult]:
-    try:
-        return of_fit(law(runs_of(frame, burn_in_steps)))
-    except FitError as error:
-        return Outcome(None, one_line(error.what))
+    found = attempt(lambda: of_fit(law(runs_of(frame, burn_in_steps))))
+    return found.result or Outcome(None, found.reason)
 
 
 def _sweep_of(sweep: pl.DataFrame | None, burn_in_steps: int) -> Runs | None:
@@ -266,23 +264,17 @@ def _allocate(arch: Architecture, runs: Runs) -> None:
     if "c" not in runs:
         arch.allocation = Outcome(None, "the table has no FLOPs")
         return
-    try:
-        best = compute_optimal(arch.surface.result, runs)
-        flops = np.asarray(runs["c"], float)
+
+    def optimum() -> Allocation:
+        best, flops = compute_optimal(arch.surface.result, runs), np.asarray(runs["c"], float)
         arch.lines = best.table(np.geomspace(flops.min(), flops.max(), CURVE_POINTS))
-        arch.allocation = Outcome(best)
-    except FitError as error:
-        arch.allocation = Outcome(None, one_line(error.what))
-    try:
-        arch.isoflop = Outcome(isoflop(runs, "c"))
-    except FitError as error:
-        arch.isoflop = Outcome(None, one_line(error.what))
+        return best
+
+    arch.allocation = attempt(optimum)
+    arch.isoflop = attempt(lambda: isoflop(runs, "c"))
 
 
 def _suggest(runs: Runs) -> Design | None:
     """The one run to add next for the exponent gamma, by simulation; None where none helps."""
-    try:
-        found = design(runs, "gamma", add=1, copies=COPIES)
-    except FitError:
-        return None
-    return found if found.additions else None
+    found = attempt(lambda: design(runs, "gamma", add=1, copies=COPIES)).result
+    return found if found is not None and found.additions else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from ..errors import FitError
 from ..laws.fit.result import Estimate, FitResult
 
 T = TypeVar("T")
@@ -59,6 +61,14 @@ def _number(result: Any, name: str) -> Estimate | None:
     if isinstance(fit, FitResult):
         return fit.estimates.get(name)
     return getattr(result, name, None)
+
+
+def attempt(call: Callable[[], T]) -> Outcome[T]:
+    """What ``call`` returns, or why the laws refuse it."""
+    try:
+        return Outcome(call())
+    except FitError as error:
+        return Outcome(None, one_line(error.what))
 
 
 def of_fit(result: FitResult) -> Outcome[FitResult]:

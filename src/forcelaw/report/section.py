@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from ..figures.spec import Figure
 from ..figures.style import Look
@@ -60,11 +60,18 @@ class Column:
         return Cell(pretty(value) if isinstance(value, int | float) else str(value))
 
 
+class Part:
+    """A part of a section; the page has a way to show each kind."""
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__.lower()
+
+
 @dataclass
-class Table:
+class Table(Part):
     """A table on the page; the first cell of a row names it."""
 
-    kind: ClassVar[str] = "table"
     columns: list[Column]
     rows: list[list[Cell]]
     name: str = ""
@@ -93,64 +100,54 @@ class Csv:
 
 
 @dataclass
-class Prose:
+class Prose(Part):
     """A paragraph. style: "explain", "key", "caption" or "" for plain."""
 
-    kind: ClassVar[str] = "prose"
     text: str
     style: str = "explain"
 
 
 @dataclass
-class Heading:
+class Heading(Part):
     """A heading inside a section."""
 
-    kind: ClassVar[str] = "heading"
     text: str
 
 
 @dataclass
-class Notes:
+class Notes(Part):
     """A list of remarks: (whom they concern, text)."""
 
-    kind: ClassVar[str] = "notes"
     items: list[tuple[str, str]]
 
 
 @dataclass
-class Command:
+class Command(Part):
     """A command line to copy."""
 
-    kind: ClassVar[str] = "command"
     text: str
 
 
 @dataclass
-class Facts:
+class Facts(Part):
     """Names and what they stand for."""
 
-    kind: ClassVar[str] = "facts"
     items: list[tuple[str, str]]
 
 
 @dataclass
-class Drawn:
+class Drawn(Part):
     """A figure, with its key and notes."""
 
-    kind: ClassVar[str] = "figure"
     figure: Figure
 
 
 @dataclass
-class Details:
+class Details(Part):
     """Parts that the reader opens."""
 
-    kind: ClassVar[str] = "details"
     summary: str
-    parts: list[Any]
-
-
-Part = Prose | Heading | Notes | Command | Facts | Drawn | Table | Details
+    parts: list[Part]
 
 
 @dataclass

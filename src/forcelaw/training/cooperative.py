@@ -146,14 +146,10 @@ class Scheduler:
                 continue
             moved = True
             ended += [end] if end else []
-        if (
-            exclusive
-            and not busy
-            and all(t.ready() for t in self.tasks if not isinstance(t.asks, Request))
-        ):
-            moved = (
-                True  # one after the other: the first may have queued new work when it comes back
-            )
+        idle = all(t.ready() for t in self.tasks if not isinstance(t.asks, Request))
+        if exclusive and not busy and idle:
+            # one after the other: the first may have queued new work when it comes back
+            moved = True
             end = self._after(exclusive[0], exclusive[0].resume())
             ended += [end] if end else []
         if not moved and self.tasks:
@@ -177,8 +173,7 @@ class Scheduler:
         if self.thread:
             self.thread.shutdown()
         for task in self.tasks:
-            with contextlib.suppress(
-                Exception
-            ):  # a device that does not answer cannot free memory either
+            # a device that does not answer cannot free memory either
+            with contextlib.suppress(Exception):
                 task.training.close()
         self.tasks.clear()

@@ -10,9 +10,8 @@ run are of a few fixed sizes in random order, so the mean of a few dozen serves.
 from __future__ import annotations
 
 SAMPLE_STEPS = 48
-ENOUGH_STEPS = (
-    32  # a sample may be cut short by an evaluation: below this the next steps are timed too
-)
+# a sample may be cut short by an evaluation: below this the next steps are timed too
+ENOUGH_STEPS = 32
 # work that a GPU has before it: enough to bridge the host's pauses, little to wait for before a
 # sample
 QUEUED_SECONDS = 0.15

@@ -41,11 +41,9 @@ class Evaluation:
         self.model, self.shard = model, shard
         self.sums = torch.zeros(5, dtype=torch.float64, device=shard.device)
         self.stress_sums = torch.zeros(2, dtype=torch.float64, device=shard.device)
+        chunks = _chunks(shard, len(shard) if structures is None else structures)
         self.batches = [
-            (torch.from_numpy(rows).to(shard.device), atoms, edges)
-            for rows, atoms, edges in _chunks(
-                shard, len(shard) if structures is None else structures
-            )
+            (torch.from_numpy(rows).to(shard.device), *sizes) for rows, *sizes in chunks
         ]
         self.graph: torch.cuda.CUDAGraph | None = None
         # in a graph nothing may be read back from the device: GemNet-OC must not ask the batch how
@@ -128,10 +126,8 @@ def symmetry_error(model: ForceField, shard: Shard, structures: int = 64) -> dic
         graph, target = shard.batch(chosen, atoms, edges)
         energy, forces = (t.double() for t in model(graph))
         size = forces.square().sum(-1).mean().sqrt().clamp_min(1e-300)
-        for name, matrix in (
-            ("rotation", turns),
-            ("inversion", -torch.eye(3).to(turns).expand_as(turns)),
-        ):
+        inversion = -torch.eye(3).to(turns).expand_as(turns)
+        for name, matrix in (("rotation", turns), ("inversion", inversion)):
             moved, _ = shard.batch(chosen, atoms, edges, rotation=matrix)
             e, f = (t.double() for t in model(moved))
             expected = (matrix.double()[graph.batch] * forces.unsqueeze(1)).sum(-1)

@@ -28,7 +28,7 @@ from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
 from .optimizer import ScheduleFreeAdamW
 from .spec import RunSpec, plan_for, shard_options, training_set, validation_set
-from .step import NEVER, EagerStep, GraphStep, new_stats
+from .step import NEVER, EagerStep, GraphStep, edges_of_steps, new_stats
 
 CHECKPOINT_SECONDS = 60.0
 HEARTBEAT_SECONDS = 20.0
@@ -230,10 +230,7 @@ class _Recorder:
         self, window: Window, stepper: Any, stop: Callable[[], bool]
     ) -> Generator[Any, None, str]:
         """Train the steps of one window; the status after them."""
-        edges = np.add.reduceat(
-            window.shard.host_nedges[window.local],
-            self.schedule.ptr[window.low : window.high] - window.first,
-        )
+        edges = edges_of_steps(self.schedule, window)
         torch.set_flush_denormal(True)  # once more: it holds for one thread
         step = self.state["step"]
         while step < window.high:
@@ -280,10 +277,8 @@ class _Recorder:
         wall = time.perf_counter() - began
         self.state["wall"] += wall
         self.state["seconds"] += self.clock.seconds(reached - step, wall, exclusive)
-        if (
-            not on_gpu or exclusive
-        ):  # let others be resumed, or timed, before anything more is queued
-            yield None
+        if not on_gpu or exclusive:
+            yield None  # let others be resumed, or timed, before anything more is queued
         return reached
 
     def _evaluate(self, step: int) -> Generator[Any, None, bool]:
@@ -361,13 +356,8 @@ class _Recorder:
             },
         }
         if status == "diverged":
-            result |= {
-                "step": self.diverged,
-                "message": (
-                    f"non-finite loss or gradient at step {self.diverged} with "
-                    f"learning rate {self.spec.lr:g}"
-                ),
-            }
+            where = f"step {self.diverged} with learning rate {self.spec.lr:g}"
+            result |= {"step": self.diverged, "message": f"non-finite loss or gradient at {where}"}
         else:
             kept = self.optimizer.swap_in(self.optimizer.averaged())
             result["symmetry"] = symmetry_error(self.model, self.evaluation.shard)

@@ -52,9 +52,8 @@ class ScheduleFreeAdamW:
         self.z = flat.clone()
         self.v = torch.zeros_like(flat)
         self.offsets = np.concatenate([[0], np.cumsum([p.numel() for p in self.params])]).tolist()
-        for p, offset in zip(
-            self.params, self.offsets
-        ):  # from here on the parameters are views into y
+        # from here on the parameters are views into y
+        for p, offset in zip(self.params, self.offsets):
             p.data = self.y[offset : offset + p.numel()].view_as(p)
         self.table = torch.from_numpy(step_table(lr, steps, warmup, betas)).to(flat)
 

@@ -149,6 +149,12 @@ class EagerStep(Step):
         )
 
 
+def edges_of_steps(plan: Plan, window: Window) -> np.ndarray:
+    """Edges of each step of a window, (steps,)."""
+    starts = plan.ptr[window.low : window.high] - window.first
+    return np.add.reduceat(window.shard.host_nedges[window.local], starts)
+
+
 def size_classes(
     atoms: np.ndarray, edges: np.ndarray, classes: tuple[float, ...]
 ) -> tuple[list[tuple[int, int]], np.ndarray]:
@@ -162,12 +168,8 @@ def size_classes(
     for number, (low, high) in enumerate(zip([0, *ends[:-1]], ends)):
         steps = order[low:high]
         member[steps] = number
-        sizes.append(
-            (
-                _round_up(int(atoms[steps].max()) + 1, 16),
-                _round_up(max(1, int(edges[steps].max())), 64),
-            )
-        )
+        most_atoms, most_edges = int(atoms[steps].max()), int(edges[steps].max())
+        sizes.append((_round_up(most_atoms + 1, 16), _round_up(max(1, most_edges), 64)))
     return sizes, member
 
 
@@ -191,20 +193,15 @@ class GraphStep(Step):
         widths = np.diff(plan.ptr)[steps]
         matrix = np.full((len(steps), int(widths.max())), -1, np.int64)
         columns = np.arange(matrix.shape[1])[None, :] < widths[:, None]
-        matrix[columns] = window.local[
-            plan.ptr[window.low] - window.first : plan.ptr[window.high] - window.first
-        ]
+        first, last = plan.ptr[[window.low, window.high]] - window.first
+        matrix[columns] = window.local[first:last]
         device = window.shard.device
         self.matrix, self.low = torch.from_numpy(matrix).to(device), window.low
-        edges = np.add.reduceat(
-            window.shard.host_nedges[window.local],
-            plan.ptr[window.low : window.high] - window.first,
-        )
+        edges = edges_of_steps(plan, window)
         self.sizes, member = size_classes(plan.atoms[steps], edges, CLASSES)
         self.member = member.tolist()
-        self.first_of = [
-            int(np.flatnonzero(member == k)[0]) + window.low for k in range(len(self.sizes))
-        ]
+        firsts = (np.flatnonzero(member == k)[0] for k in range(len(self.sizes)))
+        self.first_of = [int(first) + window.low for first in firsts]
         self.window = window
         self.counter = torch.zeros((), dtype=torch.int64, device=device)
         self._capture()
@@ -271,9 +268,8 @@ def capture(body: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
     try:
         body()
     except BaseException:
-        with contextlib.suppress(
-            RuntimeError
-        ):  # the stream must leave the capture; the first error is the one to tell
+        # the stream must leave the capture; the first error is the one to tell
+        with contextlib.suppress(RuntimeError):
             graph.capture_end()
         raise
     graph.capture_end()

@@ -36,14 +36,11 @@ STREAM = 1 << 20
 def rotated(graph: GraphBatch, rotation: Tensor) -> tuple[GraphBatch, Tensor]:
     """The batch with each structure turned by its ``rotation`` (g, 3, 3), and the rotation of every
     atom (n, 3, 3)."""
-    of_atom = rotation.index_select(
-        0, graph.batch.clamp_max(graph.n_graphs - 1)
-    )  # padding turns with the last structure
-    shift = (
-        None
-        if graph.shift is None
-        else turned(of_atom.index_select(0, graph.receiver), graph.shift)
-    )
+    # padding turns with the last structure
+    of_atom = rotation.index_select(0, graph.batch.clamp_max(graph.n_graphs - 1))
+    shift = graph.shift
+    if shift is not None:
+        shift = turned(of_atom.index_select(0, graph.receiver), shift)
     return replace(graph, pos=turned(of_atom, graph.pos), shift=shift), of_atom
 
 
@@ -78,15 +75,11 @@ def penalty(
     the rotations are a function of, so that a resumed run meets the same ones. scale: s of the
     square, in eV/Angstrom; None is the norm. No synchronisation with the host.
     """
-    terms = []
+    terms, of = [], loss_terms if scale is None else squared_terms
     for k in range(1, rotations + 1):
         matrices = random_rotations(rows, step, seed + k * STREAM, graph.pos.dtype)
         moved, of_atom = rotated(graph, matrices)
         energy_k, forces_k = forward(moved)
         wanted = replace(target, energy=energy, forces=turned(of_atom, forces))
-        terms += (
-            loss_terms(energy_k, forces_k, wanted)
-            if scale is None
-            else squared_terms(energy_k, forces_k, wanted)
-        )
+        terms += of(energy_k, forces_k, wanted)
     return torch.stack(terms).sum() / (rotations * (1.0 if scale is None else scale))

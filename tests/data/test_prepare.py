@@ -232,9 +232,11 @@ def test_group_by_key(tmp_path, frames):
 # --- filters and policies
 
 
-def refuse(tmp_path, source, match, **options):
-    with pytest.raises(DataError, match=match) as error:
+def refuse(tmp_path, source, *facts, **options):
+    """What is refused, and leaves nothing; its text holds these counts and names."""
+    with pytest.raises(DataError) as error:
         make(tmp_path, source, **options)
+    assert [fact for fact in facts if fact not in str(error.value)] == []
     assert not (tmp_path / "pack").exists() and not list(tmp_path.glob("pack.partial*"))
     return error.value
 
@@ -244,9 +246,7 @@ def test_energy_only_frames_are_refused_or_skipped_with_a_count(tmp_path, frames
         frames[k]["without"] = "forces"
     frames[20]["without"] = "energy"
     source = files.extxyz(tmp_path / "a.xyz", frames)
-    error = refuse(
-        tmp_path, source, "no energy: 1, no forces: 2 of 40|no forces: 2, no energy: 1 of 40"
-    )
+    error = refuse(tmp_path, source, "no energy: 1", "no forces: 2", "of 40")
     assert (
         "frame 3" in error.where
         and "frame 20" in error.where
@@ -314,7 +314,7 @@ def test_only_neutral_needs_charges(tmp_path, xyz):
 
 
 def test_nothing_left(tmp_path, xyz):
-    refuse(tmp_path, xyz, "no structure is left of 40", keep=Filter(max_force=1e-9))
+    refuse(tmp_path, xyz, "40", keep=Filter(max_force=1e-9))
 
 
 # --- splits
@@ -322,7 +322,7 @@ def test_nothing_left(tmp_path, xyz):
 
 def test_one_molecule_needs_a_split_by_frame(tmp_path):
     source = files.extxyz(tmp_path / "a.xyz", files.molecules(40)[::4])
-    error = refuse(tmp_path, source, "all structures belong to one molecule")
+    error = refuse(tmp_path, source)
     assert "--group frame" in error.remedy
     pack = make(tmp_path, source, group="frame")
     assert 0 < pack.split[:].sum() < 10 and "on both sides" in pack.manifest["split"]["groups_note"]
@@ -330,12 +330,12 @@ def test_one_molecule_needs_a_split_by_frame(tmp_path):
 
 
 def test_empty_validation_is_an_error(tmp_path, xyz):
-    refuse(tmp_path, xyz, "the 4 molecules cannot be split", val_fraction=1e-6)
+    refuse(tmp_path, xyz, "4", "--val-fraction", val_fraction=1e-6)
 
 
 def test_element_in_validation_only(tmp_path, xyz):
-    error = refuse(tmp_path, xyz, "N occurs in validation only", seed=seed_with([0, 0, 1, 0]))
-    assert "--seed" in error.remedy
+    error = refuse(tmp_path, xyz, seed=seed_with([0, 0, 1, 0]))
+    assert "N" in error.what.split() and "--seed" in error.remedy
 
 
 def test_no_leak_on_real_molecules(tmp_path):
@@ -399,16 +399,16 @@ def test_pack_as_a_source(tmp_path, frames):
     again = make(tmp_path, first.path, out="again", rotate=False)
     for name in (*ARRAYS, "charges", "spins"):
         np.testing.assert_allclose(getattr(again, name), getattr(first, name), rtol=1e-6, atol=1e-6)
-    with pytest.raises(
-        DataError, match="a pack defines its keys and units; --energy-unit cannot apply"
-    ):
+    with pytest.raises(DataError) as error:
         make(tmp_path, first.path, out="no", sources=SourceOptions(energy_unit="hartree"))
+    assert "--energy-unit" in error.value.what and error.value.where == str(first.path)
 
 
 def test_existing_pack_is_not_touched_without_overwrite(tmp_path, xyz):
     before = make(tmp_path, xyz).hash
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError) as error:
         make(tmp_path, xyz, seed=OTHER)
+    assert str(tmp_path / "pack") in error.value.what and "--overwrite" in error.value.remedy
     assert Pack(tmp_path / "pack").hash == before
     assert make(tmp_path, xyz, seed=OTHER, overwrite=True).hash != before
 
@@ -416,7 +416,7 @@ def test_existing_pack_is_not_touched_without_overwrite(tmp_path, xyz):
 def test_failure_while_overwriting_keeps_the_old_pack(tmp_path, xyz, frames):
     before = make(tmp_path, xyz).hash
     frames[30]["without"] = "forces"
-    with pytest.raises(DataError, match="no forces"):
+    with pytest.raises(DataError, match="no forces: 1"):
         make(tmp_path, files.extxyz(tmp_path / "b.xyz", frames), overwrite=True)
     assert Pack(tmp_path / "pack").hash == before and not list(tmp_path.glob("pack.partial*"))
 
@@ -437,8 +437,9 @@ def test_leftovers_of_a_killed_call_are_removed(tmp_path, xyz):
 def test_pack_moved_aside_by_a_killed_overwrite_comes_back(tmp_path, xyz):
     before = make(tmp_path, xyz).hash
     (tmp_path / "pack").rename(tmp_path / "pack.partial-old-01234567")
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError) as error:
         make(tmp_path, xyz, seed=OTHER)
+    assert "--overwrite" in error.value.remedy
     assert Pack(tmp_path / "pack").hash == before
 
 
@@ -446,8 +447,9 @@ def test_a_living_writer_is_not_disturbed(tmp_path, xyz):
     left = tmp_path / "pack.partial-0123abcd"
     left.mkdir()
     (left / f"writer-{socket.gethostname()}-{os.getppid()}").touch()
-    with pytest.raises(DataError, match="another process"):
+    with pytest.raises(DataError) as error:
         make(tmp_path, xyz)
+    assert str(os.getppid()) in error.value.what and error.value.where == str(left)
     assert left.exists()
 
 

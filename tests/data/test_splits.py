@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_larger_validation_contains_the_smaller():
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_impossible_fraction(fraction):
-    with pytest.raises(DataError, match="validation fraction"):
+    with pytest.raises(DataError, match=re.escape(str(fraction))):
         splits.split_of(np.zeros(1, np.uint64), fraction=fraction, seed=0)
 
 
@@ -110,7 +111,9 @@ def test_prefix_edges():
     pack = fake_pack()
     order = splits.order(pack, "train")
     assert len(splits.prefix(order, pack.offsets, 0)) == 0
-    with pytest.raises(DataError, match="atoms asked for, the split holds"):
-        splits.prefix(order, pack.offsets, int(np.diff(pack.offsets)[order].sum()) + 1)
-    with pytest.raises(DataError, match="no split called"):
+    held = int(np.diff(pack.offsets)[order].sum())
+    with pytest.raises(DataError) as error:
+        splits.prefix(order, pack.offsets, held + 1)
+    assert {str(held + 1), str(held)} <= set(error.value.what.split())
+    with pytest.raises(DataError, match="'trial'"):
         splits.order(pack, "trial")

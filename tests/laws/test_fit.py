@@ -17,50 +17,27 @@ from forcelaw.laws.forms.broken import Broken
 from forcelaw.table.runs import Runs
 from tests.laws.studies import FIELD, LANGUAGE, clean, exponents, study
 from tests.reference import laws_slow
-from tests.shared_data import shared
 
 
-@pytest.fixture(scope="module")
-def chinchilla():
-    return Runs.from_frame(shared("chinchilla_epoch245.csv"), where="epoch_fit_included == 1")
+def language_models(seed: int) -> Runs:
+    """240 runs with one checkpoint each, as in Hoffmann et al. 2022: a law of theirs, and errors
+    with the long tails that theirs have."""
+    rng = np.random.default_rng(seed)
+    c = rng.choice(np.geomspace(6e18, 3e21, 9), 240)
+    n = np.sqrt(c / 6) * np.exp(rng.uniform(-1.2, 1.2, 240)) / 4.5
+    law = laws_slow.predict("surface", LANGUAGE, {"n": n, "d": c / (6 * n)})
+    loss = law * np.exp(0.003 * rng.standard_t(3, 240))
+    return Runs.from_frame({"n": n, "d": c / (6 * n), "c": c, "loss": loss, "run": np.arange(240)})
 
 
-def test_chinchilla_optimum(chinchilla):
-    """Besiroglu et al. 2024, 240 points: the optimum of the sum of Huber(1e-3) of log residuals."""
-    result = fit(chinchilla, delta=1e-3, interval="none")
-    assert len(chinchilla) == 240 and result.status == "ok"
-    assert result.objective == pytest.approx(1.018274e-3, abs=1e-8)
-    assert result["alpha"].value == pytest.approx(0.3473, abs=5e-4)
-    assert result["beta"].value == pytest.approx(0.3672, abs=5e-4)
-    assert result["E"].value == pytest.approx(1.8172, abs=1e-3)
-    assert result.diagnostics["gradient"] < 1e-6 and result.diagnostics["starts_agreeing"] >= 3
-    direct = laws_slow.predict(
-        "surface",
-        {name: one.value for name, one in result.parameters.items()},
-        {"n": chinchilla["n"], "d": chinchilla["d"]},
-    )
-    assert result.objective == pytest.approx(
-        laws_slow.rho("huber", direct, chinchilla["loss"], 1e-3).sum(), rel=1e-10
-    )
-
-
-def test_chinchilla_bootstrap_errors(chinchilla):
-    for cluster in ("run", None):
-        result = fit(chinchilla, delta=1e-3, cluster=cluster)
-        assert result.method.startswith("bootstrap")
-        assert result["alpha"].se == pytest.approx(0.0149, rel=0.1)
-        assert result["beta"].se == pytest.approx(0.0206, rel=0.1)
-        assert result["a"].se == pytest.approx(0.020, rel=0.1)
-
-
-def test_objective_matters(chinchilla):
-    """Values found once by another code, with many starts, on the same points."""
-    assert fit(chinchilla, objective="log", interval="none")["beta"].value == pytest.approx(
-        0.406, abs=1e-3
-    )
-    assert fit(chinchilla, objective="linear", interval="none")["beta"].value == pytest.approx(
-        0.428, abs=1e-3
-    )
+def test_bootstrap_errors_are_the_scatter_between_studies():
+    """The published errors of this design are in test_chinchilla.py, where its table is at hand."""
+    first = fit(language_models(0), delta=1e-3)
+    assert first.method.startswith("bootstrap") and first.status == "ok"
+    again = [fit(language_models(seed), delta=1e-3, interval="none") for seed in range(1, 41)]
+    for name in ("alpha", "beta", "a"):
+        scatter = np.std([r[name].value for r in again], ddof=1)  # to 11%
+        assert 0.65 < first[name].se / scatter < 1.5, name
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from forcelaw.laws.decide.allocation import compute_optimal
 from forcelaw.laws.fit.fit import fit
 from forcelaw.laws.frontier.frontier import frontier
 from forcelaw.table.runs import Runs
-from tests.shared_data import shared
 
 TRUE = {"E": 0.12, "A": 9.0, "alpha": 0.42, "B": 60.0, "beta": 0.38}
 
@@ -102,16 +101,6 @@ def test_the_optimum_is_that_of_scipy_from_many_starts() -> None:
         ]
     )
     assert ours <= best.fun * (1 + 1e-6)
-
-
-def test_chinchilla_as_extracted_by_epoch() -> None:
-    runs = Runs.from_frame(shared("chinchilla_epoch245.csv"), where="epoch_fit_included == 1")
-    r = fit(runs, law="surface", objective="huber", delta=1e-3)
-    assert r.parameters["alpha"].value == pytest.approx(0.3473, abs=5e-4)
-    assert r.parameters["beta"].value == pytest.approx(0.3672, abs=5e-4)
-    assert r.objective == pytest.approx(1.018274e-3, abs=1e-8)
-    assert r.parameters["alpha"].se == pytest.approx(0.0149, rel=0.1)
-    assert r.parameters["beta"].se == pytest.approx(0.0206, rel=0.1)
 
 
 def test_designs_that_cannot_carry_a_fit_are_refused() -> None:

@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/forcelaw run studies/quickstart.yaml --device cpu
 
 test: $(VENV)/.tested
-	$(THREADS) $(BIN)/python -m pytest -n 2
+	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .

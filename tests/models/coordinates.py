@@ -44,13 +44,13 @@ class Coordinate:
     slope: float  # d log(rms) / d log(width)
 
 
-def fixed_batch() -> tuple[GraphBatch, Tensor, Tensor]:
-    """Four molecules with fixed random labels: energies (4,) of 0.3 eV an atom, forces (n, 3) of 1
-    eV/Angstrom."""
-    mols = [named("CH3OH"), random_cluster(6, 1), named("C2H2"), random_cluster(9, 2)]
+def fixed_batch(molecules: int = 4) -> tuple[GraphBatch, Tensor, Tensor]:
+    """Up to four molecules with fixed random labels: energies (g,) of 0.3 eV an atom, forces (n, 3)
+    of 1 eV/Angstrom."""
+    mols = [named("CH3OH"), random_cluster(6, 1), named("C2H2"), random_cluster(9, 2)][:molecules]
     generator = torch.Generator().manual_seed(0)
     graph = make_graph(mols, torch.float32)
-    energy = 0.3 * torch.randn(4, generator=generator) * graph.natoms
+    energy = 0.3 * torch.randn(molecules, generator=generator) * graph.natoms
     return graph, energy, torch.randn(len(graph.pos), 3, generator=generator)
 
 
@@ -94,9 +94,11 @@ def tensors(output: object) -> list[Tensor]:
     return []
 
 
-def train(model: ForceField, steps: int, lr: float, standard: bool) -> Iterator[dict[str, Tensor]]:
+def train(
+    model: ForceField, steps: int, lr: float, standard: bool, molecules: int
+) -> Iterator[dict[str, Tensor]]:
     """Layer outputs before and after ``steps`` steps of Adam on the loss of the laboratory."""
-    graph, energy, forces = fixed_batch()
+    graph, energy, forces = fixed_batch(molecules)
     if standard:  # one learning rate for all, no output multiplier
         for module in model.modules():
             if isinstance(module, Linear):
@@ -126,6 +128,7 @@ def coordinate_check(
     standard: bool = False,
     widths: tuple[int, ...] | None = None,
     lr: float | None = None,
+    molecules: int = 4,
     **options: object,
 ) -> list[Coordinate]:
     """Slopes of every layer of architecture ``name``; see the module's docstring.
@@ -142,7 +145,7 @@ def coordinate_check(
             model = build(
                 small_config(name, width=width, base_width=widths[1], **options), seed=seed
             )
-            start, end = train(model, steps, lr, standard)
+            start, end = train(model, steps, lr, standard, molecules)
             for layer in start:
                 change = end[layer] - start[layer]
                 for kind, value in (

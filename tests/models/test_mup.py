@@ -18,17 +18,19 @@ from tests.molecules import ELEMENTS
 variants = pytest.mark.parametrize("variant", all_variants(), ids=lambda v: v.id)
 names = pytest.mark.parametrize("name", ARCHITECTURES)
 FLAT = 0.2  # largest abs(slope) with the few seeds of a test
-QUICK: dict[
-    str, dict
-] = {  # costly architectures: fewer widths and seeds here, all of them in benchmarks/mup_check.py
+# costly architectures: fewer widths, seeds and molecules here, all of them in
+# benchmarks/mup_check.py; below width 32 eSEN's scatter between seeds exceeds the bound
+QUICK: dict[str, dict] = {
     "gemnet_oc": {"widths": (32, 64, 128), "seeds": 4},
-    "esen": {
-        "widths": (32, 64, 128),
-        "seeds": 4,
-    },  # below width 32 the scatter between seeds exceeds the bound
+    "esen": {"widths": (32, 64, 128), "molecules": 2},
 }
 BROKEN = 0.5  # what standard parametrisation shows, at least in two outputs
-CHECKED = [Variant(name, name) for name in ARCHITECTURES] + [v for v in EXTRA if v.coordinates]
+CHECKED = [Variant(name, name) for name in ARCHITECTURES] + [
+    # dear, and built as lmax 3 is: more degrees than orders; benchmarks/mup_check.py has it
+    v
+    for v in EXTRA
+    if v.coordinates and v.id != "esen-lmax4"
+]
 
 
 @variants

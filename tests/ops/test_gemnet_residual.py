@@ -22,6 +22,7 @@ from forcelaw.graph import GraphBatch, segment_sum
 from forcelaw.models.gemnet_index import EdgeIndex, build_index
 from forcelaw.models.gemnet_oc import GemNetOC, GemNetOCConfig
 from forcelaw.ops.gemnet import residual as dense
+from tests.interpreter import few_programs_for_padding  # noqa: F401
 from tests.models.tools import make_graph, padded
 from tests.molecules import linear, random_cluster, single_atom
 
@@ -91,7 +92,7 @@ def real_edges(index: EdgeIndex) -> torch.Tensor:
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
+def seed(few_programs_for_padding: None) -> None:
     torch.manual_seed(0)
 
 
@@ -225,13 +226,13 @@ def model_of(**options: object) -> GemNetOC:
 @pytest.mark.parametrize(
     "options, pad",
     [
-        ({}, True),
         ({"norm": False, "edge_ratio": 1, "width": 10, "spherical": 3}, False),
         ({"depth": 2, "spherical": 2, "concat": 0, "before_skip": 0, "rbf": 5}, True),
     ],
 )
 def test_whole_model(options: dict, pad: bool) -> None:
-    """Energies, forces and all gradients are those of the plain path."""
+    """Energies, forces and all gradients are those of the plain path; with the options as they are
+    by default: tests/training/test_fused_step.py."""
     model = model_of(**options)
     graph = make_graph([linear(), random_cluster(4, 6)], cutoff=CUTOFF)
     atoms = len(graph.species)

@@ -21,6 +21,7 @@ from forcelaw.models.so3 import EdgeFrames, degree_index, order_major
 from forcelaw.ops.esen import so2_message as turn
 from forcelaw.ops.esen import spherical_norm as spherical
 from forcelaw.ops.esen.so2_message import Shape, so2_edges
+from tests.interpreter import few_programs_for_padding  # noqa: F401
 
 # modules: their names in forcelaw.ops are those of functions
 norm, affine, vectors = (
@@ -30,7 +31,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture(autouse=True)
-def kernels() -> Iterator[None]:
+def kernels(few_programs_for_padding: None) -> Iterator[None]:
     with ops.using("triton"):
         yield
 
@@ -40,22 +41,25 @@ PADDING = 5
 
 @pytest.fixture(params=[False, True], ids=["exact", "padded"])
 def graph(request) -> GraphBatch:
-    """Three molecules, one of them a single atom; padded: two dummy atoms and some edges more."""
+    return molecules(4, 1, 6, pad=request.param)
+
+
+def molecules(*sizes: int, pad: bool, spread: float = 1.5) -> GraphBatch:
+    """Molecules of so many atoms, Gaussians of ``spread`` Angstrom; padded: two dummy atoms and
+    some edges more."""
     torch.manual_seed(0)
-    natoms = torch.tensor([4, 1, 6])
-    pos = torch.randn(11, 3, dtype=torch.float64) * 1.5
+    n, natoms = sum(sizes), torch.tensor(sizes)
+    pos = torch.randn(n, 3, dtype=torch.float64) * spread
     sender, receiver = molecule_edges(pos, natoms, 3.0)
-    batch = torch.repeat_interleave(torch.arange(3), natoms)
-    if request.param:
+    batch = torch.repeat_interleave(torch.arange(len(sizes)), natoms)
+    if pad:
         pos, batch = (
             torch.cat([pos, torch.zeros(2, 3, dtype=torch.float64)]),
-            torch.cat([batch, torch.tensor([3, 3])]),
+            torch.cat([batch, torch.tensor([len(sizes)] * 2)]),
         )
-        ghost = torch.full((PADDING,), 12)
+        ghost = torch.full((PADDING,), n + 1)
         sender, receiver = torch.cat([sender, ghost]), torch.cat([receiver, ghost])
-    out = GraphBatch(
-        torch.zeros_like(batch), batch, pos, sender, receiver, natoms, pad=request.param
-    )
+    out = GraphBatch(torch.zeros_like(batch), batch, pos, sender, receiver, natoms, pad=pad)
     return GraphBatch(
         **{k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in vars(out).items()}
     )
@@ -260,21 +264,29 @@ def plain(x: torch.Tensor, bias: torch.Tensor) -> SimpleNamespace:
     return SimpleNamespace(weight=torch.eye(x.shape[1], dtype=x.dtype, device=x.device), bias=bias)
 
 
-@pytest.mark.parametrize("many", [0, 30_000])
 @pytest.mark.parametrize(
-    "lmax, mmax, width, programs",
-    [(1, 1, 4, 3), (2, 2, 6, 2), (2, 2, 6, 1056), (3, 2, 4, 3), (4, 2, 4, 1056)],
+    "lmax, mmax, width, programs, many, pad",
+    [
+        *((1, 1, 4, 3, many, pad) for many in (0, 30_000) for pad in (False, True)),
+        *((2, 2, 6, 2, many, pad) for many in (0, 30_000) for pad in (False, True)),
+        (2, 2, 6, 1056, 0, False),
+        (2, 2, 6, 1056, 30_000, True),
+        (3, 2, 4, 3, 0, True),
+        (4, 2, 4, 1056, 30_000, True),
+    ],
 )
 def test_so2_message(
-    graph: GraphBatch,
     lmax: int,
     mmax: int,
     width: int,
     programs: int,
     many: int,
+    pad: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Against dense frames, split orders and index_add."""
+    """Against dense frames, split orders and index_add. More edges than a program takes."""
+    graph = molecules(4, 1, 3, pad=pad, spread=1.0)
+    assert len(graph.sender) > 3 * turn.TILES["turn"][0]
     monkeypatch.setattr(turn, "MANY", many)
     monkeypatch.setattr(turn, "PROGRAMS", programs)
     shape, n, e = Shape(lmax, mmax), len(graph.pos), len(graph.sender)
@@ -546,16 +558,15 @@ def test_spherical_gate_and_sum(n: int, lmax: int, width: int) -> None:
         ("mpnn", {"message": "additive"}),
         ("egnn", {}),
         ("painn", {}),
-        ("esen", {}),
-        ("esen", {"lmax": 3}),
-        ("esen", {"parity": True}),
-        ("esen", {"untied": True}),
+        ("esen", {"depth": 1}),
+        ("esen", {"depth": 1, "lmax": 3, "parity": True}),
+        ("esen", {"lmax": 1, "untied": True}),
     ],
 )
 def test_models(name: str, options: dict) -> None:
     """Outputs and all gradients of a model are those of its plain path."""
     config = ARCHITECTURES[name].config(
-        width=8, depth=2, elements=(1, 6, 8), mean_degree=4.0, **options
+        **{"width": 8, "depth": 2, "elements": (1, 6, 8), "mean_degree": 4.0} | options
     )
     model = build(config, seed=0).double().to(DEVICE)
     torch.manual_seed(0)

@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 
 from forcelaw.cli.main import main
+from forcelaw.study import concurrent, worker
+from forcelaw.study.config import load
 from forcelaw.table.directory import table
 from tests.packs import write_pack
 
@@ -49,14 +51,13 @@ def numbers(out):
     return table(out / "runs").drop("h", "throughput").sort("run", "step")
 
 
+@pytest.mark.timeout(300)
 def test_a_killed_study_goes_on_and_ends_with_the_same_table(tmp_path, capsys) -> None:
+    """Two workers, killed when a run has finished, then two more: the table is that of one process
+    that nobody disturbs."""
     write_pack(tmp_path / "pack")
     (tmp_path / "t.yaml").write_text(STUDY)
-    done = subprocess.run(
-        command(tmp_path, tmp_path / "a"), capture_output=True, text=True, check=False, timeout=100
-    )
-    assert done.returncode == 0, done.stderr
-    assert "6 runs finished, 0 diverged, 0 failed" in done.stdout
+    worker.work(load(tmp_path / "t.yaml"), tmp_path / "a", tmp_path, device="cpu", show=False)
     process = subprocess.Popen(
         command(tmp_path, tmp_path / "b"),
         stdout=subprocess.DEVNULL,
@@ -69,6 +70,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_table(tmp_path, capsys) -
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
     assert main(command(tmp_path, tmp_path / "b")[3:]) == 0
+    assert "6 runs finished, 0 diverged, 0 failed" in capsys.readouterr().out
     assert numbers(tmp_path / "a").equals(numbers(tmp_path / "b"))
     assert (numbers(tmp_path / "a").filter(pl.col("final"))["status"] == "finished").all()
     assert main(["status", str(tmp_path / "b")]) == 0
@@ -79,9 +81,6 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_table(tmp_path, capsys) -
 def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(
     tmp_path, monkeypatch, capsys, side_by_side
 ) -> None:
-    from forcelaw.study import concurrent, worker
-    from forcelaw.study.config import load
-
     write_pack(tmp_path / "pack")
     (tmp_path / "t.yaml").write_text(
         STUDY.replace("{sweep: {size: 3e3, factors: [0.5, 1], epochs: 1}}", "{value: 1e-3}")

@@ -13,6 +13,7 @@ from forcelaw.training.optimizer import ScheduleFreeAdamW
 from forcelaw.training.step import NEVER, new_stats
 from tests.interpreter import needs_interpreter
 
+STEPS = 20  # the interpreter is slow
 MODES = ["torch", pytest.param("triton", marks=needs_interpreter)]
 
 
@@ -41,7 +42,7 @@ def test_matches_the_package_over_many_steps_with_per_group_learning_rates(
     warmup: int, decay: float, mode: str
 ) -> None:
     ours, theirs = Toy(torch.float64), Toy(torch.float64)
-    flat = ScheduleFreeAdamW(ours, lr=3e-2, steps=60, warmup=warmup, clip=None, weight_decay=decay)
+    flat = ScheduleFreeAdamW(ours, lr=3e-2, steps=STEPS, warmup=warmup, clip=None, weight_decay=decay)
     groups = [
         {"params": g["params"], "lr": 3e-2 * g["lr_scale"]} for g in mup.parameter_groups(theirs)
     ]
@@ -50,7 +51,7 @@ def test_matches_the_package_over_many_steps_with_per_group_learning_rates(
     )
     package.train()
     generator = torch.Generator().manual_seed(1)
-    for step in range(60):
+    for step in range(STEPS):
         x = torch.randn(11, 5, dtype=torch.float64, generator=generator)
         gradients = torch.autograd.grad((ours(x) - 1).square().mean(), flat.params)
         flat.update(list(gradients), flat.table[step])

@@ -12,7 +12,6 @@ from forcelaw.laws.diagnose import stability as checks
 from forcelaw.laws.diagnose.diagnose import EXPONENT, REFUSED, TREND, diagnose
 from forcelaw.laws.diagnose.holdout import few_inside, holdout
 from forcelaw.laws.fit.fit import fit
-from forcelaw.table.runs import Runs
 from tests.laws.studies import FIELD, join, scaled, study
 
 

@@ -22,7 +22,6 @@ from forcelaw.graph import GraphBatch, segment_sum
 from forcelaw.models.gemnet_index import EdgeIndex, build_index
 from forcelaw.models.gemnet_oc import GemNetOC, GemNetOCConfig
 from forcelaw.ops.gemnet import residual as dense
-from tests.interpreter import few_programs_for_padding  # noqa: F401
 from tests.models.tools import make_graph, padded
 from tests.molecules import linear, random_cluster, single_atom
 

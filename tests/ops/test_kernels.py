@@ -21,7 +21,6 @@ from forcelaw.models.so3 import EdgeFrames, degree_index, order_major
 from forcelaw.ops.esen import so2_message as turn
 from forcelaw.ops.esen import spherical_norm as spherical
 from forcelaw.ops.esen.so2_message import Shape, so2_edges
-from tests.interpreter import few_programs_for_padding  # noqa: F401
 
 # modules: their names in forcelaw.ops are those of functions
 norm, affine, vectors = (

@@ -20,7 +20,6 @@ from forcelaw.training.config import TrainOptions
 from forcelaw.training.optimizer import ScheduleFreeAdamW
 from forcelaw.training.spec import data_options
 from forcelaw.training.step import Step, new_stats
-from tests.interpreter import few_programs_for_padding  # noqa: F401
 from tests.packs import write_pack
 
 pytestmark = [

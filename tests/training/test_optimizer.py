@@ -42,7 +42,9 @@ def test_matches_the_package_over_many_steps_with_per_group_learning_rates(
     warmup: int, decay: float, mode: str
 ) -> None:
     ours, theirs = Toy(torch.float64), Toy(torch.float64)
-    flat = ScheduleFreeAdamW(ours, lr=3e-2, steps=STEPS, warmup=warmup, clip=None, weight_decay=decay)
+    flat = ScheduleFreeAdamW(
+        ours, lr=3e-2, steps=STEPS, warmup=warmup, clip=None, weight_decay=decay
+    )
     groups = [
         {"params": g["params"], "lr": 3e-2 * g["lr_scale"]} for g in mup.parameter_groups(theirs)
     ]

@@ -124,7 +124,7 @@ def test_check_exit_codes(source, tmp_path, capsys):
 
 
 def test_mistakes(source, tmp_path, capsys):
-    with pytest.raises(DataError, match="--elements.*Q"):
+    with pytest.raises(DataError, match=r"--elements.*Q"):
         run("prepare", source, "--out", tmp_path / "p", "--elements", "H,Q")
     with pytest.raises(DataError, match="'smile'"):
         run("prepare", source, "--out", tmp_path / "p", "--group", "smile")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -231,8 +231,7 @@ class Predictor:
 
 def references_of(path: str | Path, spec: RunSpec, data: str | Path | None) -> np.ndarray:
     """(119,) reference energies in eV of a run: those it kept, else those of its pack."""
-    kept: dict[Any, float] | None = RunDirectory(path).references()
-    if kept is None:
+    if RunDirectory(path).references() is None:
         pack = Pack(sample_path() if data is None or str(data) == "sample" else data)
         if pack.hash != spec.data["hash"]:
             raise StoreError(
@@ -243,7 +242,4 @@ def references_of(path: str | Path, spec: RunSpec, data: str | Path | None) -> n
                 " the command line --data PACK",
             )
         return pack.reference_energies()
-    table = np.zeros(len(SYMBOLS))
-    for z, energy in kept.items():
-        table[z] = energy
-    return table
+    return np.array(RunDirectory(path).reference_table())

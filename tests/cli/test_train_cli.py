@@ -65,10 +65,10 @@ def pack(tmp_path, monkeypatch):
 
 
 def test_every_field_has_an_option():
-    names = {*TrainOptions.model_fields, *Training.model_fields} - {"architecture", "options"}
-    assert {f"--{name.replace('_', '-')}" for name in names} | {"--lr", "--option"} <= options_of(
-        "train"
-    )
+    named = {"architecture", "options", "start"}
+    names = {*TrainOptions.model_fields, *Training.model_fields} - named
+    more = {"--lr", "--option", "--from"}
+    assert {f"--{name.replace('_', '-')}" for name in names} | more <= options_of("train")
 
 
 def test_every_option_reaches_the_run(pack):

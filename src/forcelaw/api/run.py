@@ -34,10 +34,21 @@ class Training(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    architecture: str = Field(
-        description="mpnn, painn, egnn, ... (see: forcelaw models), or your own as module:NAME"
+    architecture: str | None = Field(
+        None,
+        description="mpnn, painn, egnn, ... (see: forcelaw models), or your own as module:NAME",
     )
-    size: float = Field(gt=0, title="N", description="target number of parameters, for example 1e5")
+    size: float | None = Field(
+        None, gt=0, title="N", description="target number of parameters, for example 1e5"
+    )
+    start: Path | None = Field(
+        None,
+        title="RUN",
+        description=(
+            "fine-tune: start from the weights of this run, whose model it is; architecture, size,"
+            " depth, cutoff, forces and options are its own"
+        ),
+    )
     data: str = Field("sample", description='directory of a pack, or "sample"')
     epochs: float | None = Field(
         None, gt=0, description="length of the run: passes over the training set"
@@ -51,7 +62,9 @@ class Training(BaseModel):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="at the muP base width (default: the architecture's)",
+        description=(
+            "at the muP base width (default: the architecture's; a tenth of it with --from)"
+        ),
     )
     seed: int = Field(0, description="of the weights and the order of the data (default: 0)")
     depth: int | None = Field(None, ge=1, description="layers (default: by size)")
@@ -74,6 +87,18 @@ class Training(BaseModel):
             raise ValueError("give the length of the run as epochs or as atoms, and not both")
         return self
 
+    @model_validator(mode="after")
+    def _one_model(self) -> Training:
+        named = ("architecture", "size", "depth", "cutoff", "forces", "charge_spin", "options")
+        given = sorted(set(named) & self.model_fields_set)
+        given = [k for k in given if getattr(self, k) != type(self).model_fields[k].get_default()]
+        given = [name for name in given if getattr(self, name) not in ({}, None)]
+        if self.start is not None and given:
+            raise ValueError(f"the model is that of the run to start from: leave out {given[0]}")
+        if self.start is None and (self.architecture is None or self.size is None):
+            raise ValueError("give an architecture and a size, or a run to start from")
+        return self
+
     def resolve(self, pack: Pack, options: TrainOptions) -> RunSpec:
         """The specification of the run on ``pack``."""
         from ..models import architecture
@@ -81,6 +106,9 @@ class Training(BaseModel):
         from ..study.plan import sized_model
         from ..training.spec import resolve, summarise
 
+        if self.start is not None:
+            return self._resolve_start(pack, options)
+        assert self.architecture is not None and self.size is not None  # _one_model
         where = f"options of {self.architecture}"
         check_options(self.architecture, self.options, where)
         data = summarise(pack, cutoff=self.cutoff, charge_spin=self.charge_spin)
@@ -104,6 +132,28 @@ class Training(BaseModel):
             distinct_atoms=self.distinct_atoms,
         )
 
+    def _resolve_start(self, pack: Pack, options: TrainOptions) -> RunSpec:
+        """The same for a run that starts from another."""
+        from ..models import architecture, make_config
+        from ..training.fine_tune import check_elements, starting_point
+        from ..training.spec import resolve, summarise
+
+        start, content = starting_point(load_run(self.start or "").path)
+        check_elements(content, pack, self.start or "")
+        config = make_config(content)
+        states = bool(config.charges or config.spins)
+        return resolve(
+            summarise(pack, cutoff=config.cutoff, charge_spin=states),
+            config,
+            options,
+            lr=self.learning_rate or 0.1 * architecture(config.architecture).learning_rate,
+            seed=self.seed,
+            atoms=self.atoms,
+            epochs=self.epochs,
+            distinct_atoms=self.distinct_atoms,
+            start=start,
+        )
+
     def run(
         self,
         options: TrainOptions,
@@ -117,16 +167,18 @@ class Training(BaseModel):
         require("torch", "safetensors")
         from ..data.pack import Pack, sample_path
         from ..data.verify import verify
-        from ..models import architecture
         from ..progress import Progress, count
         from ..training.device import pick_device
+        from ..training.fine_tune import keep_start
         from ..training.loop import train
 
         pack = Pack(sample_path() if self.data == "sample" else self.data)
         spec = self.resolve(pack, options)
         run = RunDirectory.create(Path(out) / "runs", spec.as_json())
+        if self.start is not None:
+            keep_start(run, self.start, spec)
         say(
-            f"{architecture(self.architecture).title}: N = {spec.n:,} (width"
+            f"{spec.label}: N = {spec.n:,} (width"
             f" {spec.model['width']}, depth {spec.model['depth']}), symmetry {spec.symmetry};"
             f" {spec.steps:,} steps of {spec.batch_atoms} atoms, D ="
             f" {count(spec.steps * spec.batch_atoms)}; {run.path}"
@@ -156,9 +208,10 @@ class Training(BaseModel):
 
 
 def train(
-    architecture: str,
+    architecture: str | None = None,
     *,
-    size: float,
+    size: float | None = None,
+    start: str | Path | Run | None = None,
     data: str | Path = "sample",
     epochs: float | None = None,
     atoms: float | None = None,
@@ -179,7 +232,8 @@ def train(
     """Train one model, as ``forcelaw train`` does, and return its :class:`Run`.
 
     architecture: its name (``forcelaw models`` lists them), or an import path ``module:NAME``.
-    size: target number of parameters N; the nearest width is used. data: directory of a pack, or
+    size: target number of parameters N; the nearest width is used. start: instead of both, a run to
+    fine-tune: its model and weights are where training starts from. data: directory of a pack, or
     "sample". epochs, atoms: the length of the run as passes over the training set or as atoms seen
     in training, D; give one. distinct_atoms: train on a prefix of the training set with that many
     atoms. learning_rate: at the muP base width; by default the architecture's. depth: layers; by
@@ -204,6 +258,7 @@ def train(
         what = Training(
             architecture=architecture,
             size=size,
+            start=start.path if isinstance(start, Run) else start,
             data=str(data),
             epochs=epochs,
             atoms=atoms,

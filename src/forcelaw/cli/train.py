@@ -24,9 +24,11 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 examples:
   forcelaw train painn --size 1e4 --epochs 1
   forcelaw train esen --size 1e5 --atoms 1e6 --option lmax=3 --forces conservative --data pack
+  forcelaw train --from out/single/runs/ID --data pack --epochs 20       # fine-tune
   forcelaw models esen                          # the options of an architecture
 """
     flags = {"learning_rate": ("--learning-rate", "--lr"), "options": ("--option",)}
+    flags["start"] = ("--from",)
     add_options(parser, Training, positional=("architecture",), flags=flags)
     add_options(parser.add_argument_group("how it is trained"), TrainOptions)
     machine = parser.add_argument_group("where it is trained")

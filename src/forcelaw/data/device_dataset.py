@@ -43,7 +43,7 @@ class Shard:
     """Structures of a pack on one device, with their edges.
 
     stress: whether labels of the stress are loaded too. charges, spins: those that the model tells
-    apart, if it does.
+    apart, if it does. references (119,): reference energies in eV instead of the pack's.
 
     natoms, nedges (s,) int64; species (a,); pos, forces (a, 3); energy (s,); sender, receiver,
     transposed (e,) local to the structure, the last one being its edges in the order of their
@@ -62,6 +62,7 @@ class Shard:
         stress: bool = False,
         charges: tuple[int, ...] = (),
         spins: tuple[int, ...] = (),
+        references: tuple[float, ...] | None = None,
     ):
         self.device, self.dtype, self.cutoff = torch.device(device), dtype, cutoff
         self.virial: Tensor | None = None
@@ -78,7 +79,7 @@ class Shard:
         self.max_degree = 1  # neighbours of an atom, at most
         lookup = np.full(256, -1, np.int64)
         lookup[list(elements)] = np.arange(len(elements))
-        references = pack.reference_energies()
+        table = pack.reference_energies() if references is None else np.array(references)
         counts = np.diff(pack.offsets)[self.indices] if len(self.indices) else np.zeros(0, np.int64)
         parts: dict[str, list[Tensor]] = {
             k: []
@@ -104,7 +105,7 @@ class Shard:
                     np.searchsorted(ends, (ends[low - 1] if low else 0) + _LOAD_ATOMS, side="right")
                 ),
             )
-            self._load(pack, self.indices[low:high], counts[low:high], lookup, references, parts)
+            self._load(pack, self.indices[low:high], counts[low:high], lookup, table, parts)
             low = high
         empty = {
             "species": (0,),

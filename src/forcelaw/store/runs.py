@@ -74,6 +74,11 @@ class RunDirectory:
             return None
         return {int(z): float(e) for z, e in read_json(path)["energies"].items()}
 
+    def reference_table(self) -> tuple[float, ...]:
+        """The same by atomic number, (119,), zero where there is none."""
+        known = self.references() or {}
+        return tuple(known.get(z, 0.0) for z in range(119))
+
     def keep_references(self, energies: dict[str, float]) -> None:
         """Write reference energies (eV by atomic number), once: they belong to the weights."""
         if not (self.path / "references.json").exists():

@@ -182,6 +182,8 @@ _DECLARED = (
     _metric("energy_mae", float, "meV/atom", "mean energy error"),
     _metric("force_mae", float, "meV/Angstrom", "mean error of a force component"),
     _metric("stress_mae", float, "meV/Angstrom^3", "mean error of a component of the stress"),
+    _spec("start", str, "start.run", "run whose weights it starts from"),
+    _spec("start_c", float, "start.flops", "training FLOPs of those weights, not part of c"),
     _metric("kappa", float, "", "training FLOPs over 3 N D"),
     _metric("throughput", float, "atoms/s", "speed of training"),
     _metric("mean_degree", float, "edges/atom", "neighbours of an atom"),

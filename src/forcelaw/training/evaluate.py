@@ -17,7 +17,8 @@ from .step import capture
 EVAL_ATOMS = 4_000  # atoms of one evaluation batch
 
 
-def _chunks(shard: Shard, structures: int) -> list[tuple[np.ndarray, int, int]]:
+def chunks(shard: Shard, structures: int) -> list[tuple[np.ndarray, int, int]]:
+    """Batches of the first structures of a shard: rows, atoms, edges of each."""
     ends = np.cumsum(shard.host_natoms[:structures])
     out, low = [], 0
     while low < structures:
@@ -41,9 +42,10 @@ class Evaluation:
         self.model, self.shard = model, shard
         self.sums = torch.zeros(5, dtype=torch.float64, device=shard.device)
         self.stress_sums = torch.zeros(2, dtype=torch.float64, device=shard.device)
-        chunks = _chunks(shard, len(shard) if structures is None else structures)
+        count = len(shard) if structures is None else structures
         self.batches = [
-            (torch.from_numpy(rows).to(shard.device), *sizes) for rows, *sizes in chunks
+            (torch.from_numpy(rows).to(shard.device), *sizes)
+            for rows, *sizes in chunks(shard, count)
         ]
         self.graph: torch.cuda.CUDAGraph | None = None
         # in a graph nothing may be read back from the device: GemNet-OC must not ask the batch how

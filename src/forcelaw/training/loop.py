@@ -20,7 +20,7 @@ from ..errors import DataError, StoreError
 from ..models import ForceField, build
 from ..progress import Progress
 from ..store.runs import RunDirectory
-from . import checkpoint
+from . import checkpoint, fine_tune
 from .config import evaluation_steps, warmup_steps
 from .cooperative import Request, Training, drive
 from .device import device_name
@@ -94,6 +94,8 @@ def training(
             spec.train.precision in ("tf32", "bf16")
         )
     model = make_model(spec, device)
+    if spec.start:
+        fine_tune.begin(run, model, pack, indices)
     optimizer = _optimizer(spec, model)
     state = NEW_STATE | (checkpoint.load(run.path, optimizer) or {})
     run.truncate_metrics(state["step"])
@@ -108,6 +110,8 @@ def training(
         "dtype": dtype_of(spec),
         "stress": spec.train.stress,
     }
+    if spec.start:
+        data["references"] = run.reference_table()
     validation = validation_set(pack, spec.train.validation_structures)
     evaluation = Evaluation(
         model, (shards or Shards()).get(pack, validation, **data), structures=len(validation)

@@ -8,7 +8,13 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from .. import __version__
 from ..data import splits
@@ -22,8 +28,20 @@ from ..models.sizing import count_parameters
 from .config import TrainOptions, cost_factor
 
 
+class Start(BaseModel):
+    """The run whose weights another one starts from: its id, the hash of the weights, and what was
+    spent on them: FLOPs and atoms seen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    weights: str
+    flops: float
+    atoms: int
+
+
 class RunSpec(BaseModel):
-    """One run, resolved."""
+    """One run, resolved. start: None for fresh weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,6 +70,12 @@ class RunSpec(BaseModel):
     steps: int
     batch_atoms: int
     version: str = __version__
+    start: Start | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``start`` where there is none: ids of such runs are as before there was any."""
+        return {k: v for k, v in handler(self).items() if k != "start" or v is not None}
 
     def config(self) -> ModelConfig:
         return make_config(self.model)
@@ -227,6 +251,7 @@ def resolve(
     study: str = "single",
     kind: Literal["grid", "sweep", "single"] = "single",
     label: str | None = None,
+    start: Start | None = None,
 ) -> RunSpec:
     """The resolved run. Length: ``atoms`` seen in training (D) or ``epochs`` of the training set,
     which is the shortest prefix with at least ``distinct_atoms`` atoms (all of it by default)."""
@@ -265,6 +290,7 @@ def resolve(
         epochs=round(seen / float(distinct), 4),
         steps=steps,
         batch_atoms=round(seen / steps),
+        start=start,
     )
 
 

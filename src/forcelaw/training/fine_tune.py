@@ -76,9 +76,7 @@ def keep_start(run: RunDirectory, source: str | Path, spec: RunSpec) -> None:
         temporary.write_bytes(content)
 
 
-def begin(
-    run: RunDirectory, spec: RunSpec, model: ForceField, pack: Pack, rows: np.ndarray
-) -> None:
+def begin(run: RunDirectory, model: ForceField, pack: Pack, rows: np.ndarray) -> None:
     """Put the weights to start from into ``model``, and fit the reference energies unless the run
     has them. rows: training structures of the pack."""
     file = run.path / "start.safetensors"

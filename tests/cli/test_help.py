@@ -88,6 +88,9 @@ def folder(tmp_path_factory):
     }
     pl.DataFrame(table | more).write_csv(path / "runs.csv")
     files.extxyz(path / "my.extxyz", files.molecules(60, kinds=KINDS))
+    atoms = [files.free_atom(z) for z in (1, 6, 7, 8)]
+    files.extxyz(path / "a.xyz", [*atoms, *files.molecules(60, seed=1, kinds=KINDS)])
+    files.extxyz(path / "b.xyz", files.molecules(20, seed=2, kinds=KINDS))
     return path
 
 

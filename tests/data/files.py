@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+BASE = {1: -13.0, 6: -1030.0, 7: -1485.0, 8: -2040.0}  # eV, of the free atoms
 SPRING = 30.0  # eV/Angstrom^2 between all pairs, rest lengths from a reference geometry
 
 
@@ -21,7 +22,6 @@ def molecules(
 
     rng = np.random.default_rng(seed)
     made = [molecule(name) for name in kinds]
-    base = {1: -13.0, 6: -1030.0, 7: -1485.0, 8: -2040.0}
     out = []
     for k in range(structures):
         z, x0 = made[k % len(made)].numbers, made[k % len(made)].positions
@@ -31,11 +31,21 @@ def molecules(
             {
                 "numbers": z.copy(),
                 "positions": x,
-                "energy": energy + sum(base[n] for n in z),
+                "energy": energy + sum(BASE[n] for n in z),
                 "forces": forces,
             }
         )
     return out
+
+
+def free_atom(z: int) -> dict:
+    """A single atom with the energy that it has in :func:`molecules`."""
+    return {
+        "numbers": np.array([z]),
+        "positions": np.zeros((1, 3)),
+        "energy": BASE[z],
+        "forces": np.zeros((1, 3)),
+    }
 
 
 def springs(x: np.ndarray, x0: np.ndarray) -> tuple[float, np.ndarray]:

@@ -98,3 +98,15 @@ def test_the_quick_form_is_the_recipe_in_small(name, data) -> None:
     planned = plan(quick, data, {})
     flops = sum(run.flops for run in (*planned.runs, *planned.waiting))
     assert flops < QUICK_FLOPS and 2 <= len(quick.sizes) <= 4
+
+
+@pytest.mark.parametrize("name", ["rmd17", "wbe"])
+def test_recipes_on_other_data_name_their_files_and_can_carry_a_law(name, data) -> None:
+    study = load(STUDIES / "dft" / f"{name}.yaml")
+    assert study.name == name and study.data.train and len(study.architectures) == 3
+    planned = plan(study, data, {})
+    assert not planned.failed and {run.kind for run in planned.runs} == {"sweep"}
+    sizes = {label_of(a): set() for a in study.architectures}
+    for run in planned.waiting:
+        sizes[run.label].add(run.spec["n"])
+    assert all(len(found) == 5 and max(found) > 25 * min(found) for found in sizes.values())

@@ -176,9 +176,9 @@ def judge(pairs: np.ndarray) -> Verdict:
             " them",
         )
     difference, work, error = pairs.T
-    expected = 1.25 / np.sqrt(
-        ((work / error) ** 2).sum()
-    )  # of the slope, if forces and energies do belong together
+    information = max(float(((work / error) ** 2).sum()), 1e-12)
+    # of the slope, if forces and energies do belong together
+    expected = 1.25 / information**0.5
     if expected > SHARP:
         return Verdict(
             "not testable",

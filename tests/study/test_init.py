@@ -1,0 +1,110 @@
+"""`forcelaw init` and the notes of a plan: what is written carries a law; what cannot is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import yaml
+from data import files
+
+from forcelaw.cli.main import main
+from forcelaw.data.pack import Pack, sample_path
+from forcelaw.errors import DataError, StudyError
+from forcelaw.report.analysis import BURN_IN_STEPS
+from forcelaw.study.advice import advise
+from forcelaw.study.config import Study, load
+from forcelaw.study.plan import plan
+from forcelaw.study.record import find_pack
+from forcelaw.study.starter import proportions
+from forcelaw.training.spec import summarise
+
+KINDS = ("CH4", "H2O", "NH3", "CH3CH2OH", "CH3OH", "N2H4", "H2CO", "C2H6")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return summarise(Pack(sample_path()))
+
+
+def notes(data, **keys):
+    study = Study(**{"name": "s", "architectures": ["mpnn", "painn"], "sizes": [3e3, 6e3], **keys})
+    return " ".join(advise(study, data, plan(study, data, {})))
+
+
+def test_init_writes_a_study_that_can_carry_a_law(tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", str(sample_path()), "--name", "first"]) == 0
+    study = load(tmp_path / "first.yaml")
+    assert find_pack(study, tmp_path).hash == Pack(sample_path()).hash
+    planned = plan(study, data, {})
+    assert advise(study, data, planned) == []
+    assert all(run.spec["steps"] > BURN_IN_STEPS for run in planned.waiting)
+    with pytest.raises(StudyError):  # nothing is overwritten
+        raise_main("init", str(sample_path()), "--name", "first")
+
+
+def raise_main(*words):
+    """The error of a command, which main prints."""
+    from forcelaw.cli.main import build_parser
+
+    args = build_parser([words[0]]).parse_args(list(words))
+    args.handler(args)
+
+
+def test_init_prepares_files_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.extxyz(tmp_path / "my.extxyz", files.molecules(80, kinds=KINDS))
+    assert main(["init", "my.extxyz", "--group", "frame"]) == 0
+    pack = Pack(tmp_path / "my-pack")
+    assert pack.split[:].sum() == 8
+    assert find_pack(load(tmp_path / "my.yaml"), tmp_path).hash == pack.hash
+    assert yaml.safe_load((tmp_path / "my.yaml").read_text())["data"] == "my-pack"
+
+
+@pytest.mark.parametrize(
+    ("structures", "atoms"), [(30, 300), (450, 6750), (10845, 229805), (10**6, 2 * 10**7)]
+)
+def test_proportions_leave_the_burn_in_behind_and_repeat_little(structures, atoms):
+    p = proportions(structures, atoms)
+    assert p.steps >= 3 * BURN_IN_STEPS and 1 <= p.molecules <= 16
+    assert p.passes <= 4.05 or p.molecules == 1
+    assert p.atoms == pytest.approx(p.steps * p.molecules * atoms / structures, rel=0.1)
+
+
+def test_a_plan_says_what_it_cannot_carry(data):
+    short = notes(data, atoms=2e3)
+    assert "burn-in" in short and "2 sizes" in short and "replicates" in short
+    need = float(short.split("(atoms: ")[1].split(")")[0])
+    assert "burn-in" not in notes(data, atoms=need)
+    assert "passes" in notes(data, epochs=9) and "passes" not in notes(data, epochs=3)
+    ladder = [3e3, 8e3, 2e4, 5e4, 1.3e5]
+    long = notes(data, atoms=6e5, sizes=ladder, replicates={"sizes": [3e3], "seeds": [1]})
+    assert long == ""
+    few = notes(replace(data, validation=25), atoms=6e5, sizes=ladder, seeds=[0, 1])
+    assert "25 validation structures" in few and "20%" in few
+
+
+def test_a_study_may_name_its_files(tmp_path):
+    frames = files.molecules(80, kinds=KINDS)
+    files.extxyz(tmp_path / "a.xyz", frames[:60])
+    files.extxyz(tmp_path / "b.xyz", frames[60:])
+    energies = {"H": -13.0, "C": -1030.0, "N": -1485.0, "O": -2040.0}
+    content = {
+        "name": "mine",
+        "data": {"train": "a.xyz", "validation": ["b.xyz"], "E0s": energies, "group": "frame"},
+        "architectures": ["mpnn"],
+        "sizes": [3e3],
+        "epochs": 1,
+    }
+    study = Study(**content)
+    pack = find_pack(study, tmp_path)
+    assert pack.path == tmp_path / "mine-pack" and pack.split.tolist() == [0] * 60 + [1] * 20
+    assert pack.reference_energies()[6] == -1030.0
+    assert find_pack(study, tmp_path).hash == pack.hash  # made once
+    content["data"]["E0s"] = "fit"
+    with pytest.raises(DataError, match="E0s"):
+        find_pack(Study(**content), tmp_path)
+    content["data"]["trian"] = "c.xyz"
+    with pytest.raises(ValueError, match="trian"):
+        Study(**content)

@@ -250,3 +250,12 @@ def test_the_status_counts_runs_that_wait_for_a_sweep_as_work(study, tmp_path) -
     assert after.work == pytest.approx(before.work) and after.done == pytest.approx(held.work)
     rest = describe_rest(after, before, after.done / 2)  # two seconds of work in each second
     assert "2 of 8 runs" in rest and f"{100 * (1 - after.share):.0f}%" in rest
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_the_threads_of_a_run_do_not_depend_on_the_workers(workers) -> None:
+    from forcelaw.study import launcher
+
+    for k in range(workers):
+        environment = launcher._environment(k, workers, "cpu", 1)
+        assert {environment[name] for name in launcher.THREAD_VARIABLES} == {"1"}

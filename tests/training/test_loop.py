@@ -227,3 +227,20 @@ def test_every_architecture_learns_on_the_shipped_sample(tmp_path, name) -> None
     assert last["loss"] < bound * first["loss"], (first["loss"], last["loss"])
     if spec.symmetry != "none":
         assert result["symmetry"]["rotation"] < 1e-4
+
+
+def test_threads_are_part_of_the_result_and_do_not_leak(tmp_path) -> None:
+    """Whatever the machine has, and whatever the caller uses: one, unless more are asked for."""
+    import forcelaw
+
+    options = {"size": 2e3, "atoms": 1e3, "evaluations": 2, "validation_structures": 10}
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        one = forcelaw.train("mpnn", out=tmp_path / "1", device="cpu", **options)
+        two = forcelaw.train("mpnn", out=tmp_path / "2", device="cpu", threads=2, **options)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert one.id == two.id
+    assert (one.result["threads"], two.result["threads"]) == ([1], [2])

@@ -161,6 +161,7 @@ class Training(BaseModel):
         out: str | Path = SINGLE,
         device: str = "auto",
         compile: bool = False,
+        threads: int = 1,
         say: Say = lambda text: None,
     ) -> Run:
         """Train to the end, resuming where an earlier call stopped, and return the run."""
@@ -168,7 +169,7 @@ class Training(BaseModel):
         from ..data.pack import Pack, sample_path
         from ..data.verify import verify
         from ..progress import Progress, count
-        from ..training.device import pick_device
+        from ..training.device import cpu_threads, pick_device
         from ..training.fine_tune import keep_start
         from ..training.loop import train
 
@@ -194,7 +195,10 @@ class Training(BaseModel):
                     remedy="wait for it, or stop it",
                 )
             try:
-                with Progress("training", spec.steps, unit="steps") as progress:
+                with (
+                    Progress("training", spec.steps, unit="steps") as progress,
+                    cpu_threads(threads),
+                ):
                     train(
                         run,
                         pack,
@@ -226,6 +230,7 @@ def train(
     out: str | Path = SINGLE,
     device: str = "auto",
     compile: bool = False,
+    threads: int = 1,
     say: Say = lambda text: None,
     **training: Any,
 ) -> Run:
@@ -242,7 +247,8 @@ def train(
     each structure. options: of the architecture. out: the run is written to
     OUT/runs/ID, where ID is the hash of all that decides its result; a run that is finished there
     is not trained again, one that was stopped is resumed. device: "auto", "cpu" or "cuda".
-    compile: torch.compile the model. say: called with one line about the run, for example
+    compile: torch.compile the model. threads: of torch on a CPU; results depend on it in the last
+    digits, and it is recorded in the result. say: called with one line about the run, for example
     ``print``. training: any field of :class:`forcelaw.training.config.TrainOptions`
     (batch_molecules, beta1, weight_decay, precision, ...).
 
@@ -274,7 +280,7 @@ def train(
         how = TrainOptions(**training)
     except ValidationError as error:
         raise explain(error, "forcelaw.train") from error
-    return what.run(how, out=out, device=device, compile=compile, say=say)
+    return what.run(how, out=out, device=device, compile=compile, threads=threads, say=say)
 
 
 def load_run(path: str | Path) -> Run:

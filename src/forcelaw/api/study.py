@@ -117,6 +117,7 @@ class Study:
         minutes: float | None = None,
         hold_largest: float | None = None,
         retry_failed: bool = False,
+        threads: int = 1,
         command: str = "forcelaw.Study.run",
         say: Say = lambda text: None,
     ) -> StudyOutcome:
@@ -127,8 +128,9 @@ class Study:
         runs_per_device: runs side by side in each worker, a number or "auto". compile:
         torch.compile the models. minutes: stop cleanly after that time. hold_largest: leave out the
         runs with at least this share of the largest compute of their architecture, for a forecast.
-        retry_failed: train failed runs again, and damaged ones from the start. command: recorded in
-        study.json. say: called with lines of text.
+        retry_failed: train failed runs again, and damaged ones from the start. threads: of each
+        worker on a CPU; results depend on it in the last digits, and it is recorded with each run.
+        command: recorded in study.json. say: called with lines of text.
 
         Raises StudyError for wrong options, and where OUT holds another study.
         """
@@ -140,7 +142,7 @@ class Study:
         from ..training.device import pick_device
 
         began = time.time()
-        check_run_options(device, workers, runs_per_device, minutes, hold_largest)
+        check_run_options(device, workers, runs_per_device, minutes, hold_largest, threads)
         device = pick_device(device)
         workers = workers or default_workers(device)
         verify(self.directory.pack, self.out)
@@ -162,6 +164,7 @@ class Study:
             runs_per_device=str(runs_per_device),
             deadline=deadline,
             hold=hold_largest,
+            threads=threads,
         )
         finished, diverged, failed = (
             status.states[state] for state in ("finished", "diverged", "failed")
@@ -224,6 +227,7 @@ def check_run_options(
     runs_per_device: int | str,
     minutes: float | None,
     hold_largest: float | None,
+    threads: int = 1,
 ) -> None:
     """StudyError for options of a run that make no sense."""
     side_by_side = str(runs_per_device)
@@ -235,6 +239,7 @@ def check_run_options(
             device in ("auto", "cpu", "cuda"),
             "give auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among several GPUs",
         ),
+        ("threads", threads, threads > 0, "give a number of threads; 1 is the default"),
         ("workers", workers, not workers or workers > 0, "give a number of processes"),
         (
             "runs_per_device",

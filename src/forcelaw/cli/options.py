@@ -61,7 +61,7 @@ def add_options(
 
 
 def add_device(parser: Any) -> None:
-    """The options of every command that trains: --device and --compile."""
+    """The options of every command that trains: --device, --compile and --threads."""
     parser.add_argument(
         "--device",
         choices=["auto", "cpu", "cuda"],
@@ -70,6 +70,13 @@ def add_device(parser: Any) -> None:
     )
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile the models (needs a C++ compiler)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="K",
+        help="threads of each run on a CPU (default: 1); results depend on it in the last digits",
     )
 
 

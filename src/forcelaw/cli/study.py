@@ -170,7 +170,12 @@ def _run(args: argparse.Namespace) -> int:
     from ..api.study import Study, check_run_options
 
     check_run_options(
-        args.device, args.workers, args.runs_per_device, args.minutes, args.hold_largest
+        args.device,
+        args.workers,
+        args.runs_per_device,
+        args.minutes,
+        args.hold_largest,
+        args.threads,
     )
     study = Study.load(args.study, args.out)
     if args.plan:
@@ -181,7 +186,7 @@ def _run(args: argparse.Namespace) -> int:
     minutes = args.minutes
     if minutes is not None:  # they count from the start of the command
         minutes = max(minutes - (time.monotonic() - began) / 60, 1e-9)
-    names = ("workers", "device", "runs_per_device", "compile", "hold_largest")
+    names = ("workers", "device", "runs_per_device", "compile", "hold_largest", "threads")
     outcome = study.run(
         **{name: getattr(args, name) for name in names},
         minutes=minutes,

@@ -71,12 +71,18 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    threads = "1" if args.device == "cpu" else str(os.cpu_count() or 1)
-    os.environ.setdefault("OMP_NUM_THREADS", threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
     args.options = parse_pairs(args.options, "--option")
     training = from_options(Training, args)
     options = from_options(TrainOptions, args)
-    run = training.run(options, out=args.out, device=args.device, compile=args.compile, say=print)
+    run = training.run(
+        options,
+        out=args.out,
+        device=args.device,
+        compile=args.compile,
+        threads=args.threads,
+        say=print,
+    )
     result = run.result or {}
     print(f"{'step':>8}{'atoms':>9}{'FLOPs':>10}{'loss':>9}{'energy':>12}{'forces':>14}")
     for row in run.metrics.iter_rows(named=True):

@@ -38,7 +38,7 @@ def size(name: str, target: float, *, depth: int | None = None, **options: Any) 
     """
     entry = architecture(name)
     layers = depth or depth_for(entry, target)
-    if layers > DEEPEST:
+    if isinstance(layers, int) and layers > DEEPEST:
         raise StudyError(
             f"{name} with {layers:,} layers", remedy=f"choose a depth of at most {DEEPEST}"
         )

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..data.generate.options import usable_cores
 from ..errors import StorageError, StudyError
 from ..files import storage
 from ..progress import Progress, duration
@@ -41,12 +42,13 @@ def run_local(
     runs_per_device: str = "auto",
     deadline: float = math.inf,
     hold: float | None = None,
+    threads: int = 1,
 ) -> StudyStatus:
     """Start workers and show progress until the study is done or ``deadline`` (seconds since the
     epoch) is past. Ctrl-C and SIGTERM stop it cleanly; a second call resumes it.
 
     runs_per_device: side by side in each worker, a number or "auto". hold: as for
-    :func:`forcelaw.study.plan.plan`.
+    :func:`forcelaw.study.plan.plan`. threads: of each worker on a CPU.
     """
     logs = directory.out / "logs"
     with storage(logs):
@@ -59,7 +61,7 @@ def run_local(
     command = [sys.executable, "-m", "forcelaw.study.worker", str(study_file), *options]
     directory.create_runs(hold)
     processes = [
-        _start(command, _environment(k, workers, device), logs / f"worker-{k}.log")
+        _start(command, _environment(k, workers, device, threads), logs / f"worker-{k}.log")
         for k in range(workers)
     ]
     try:
@@ -179,11 +181,11 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
             p.wait()
 
 
-def _environment(k: int, workers: int, device: str) -> dict[str, str]:
-    """Environment of worker ``k``: its threads and its GPU, which torch reads when it is
-    imported."""
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, threads)}
+def _environment(k: int, workers: int, device: str, threads: int) -> dict[str, str]:
+    """Environment of worker ``k``: its threads and its GPU, which torch reads when it is imported.
+    On a CPU the threads are part of the run: its numbers depend on them."""
+    count = threads if device != "cuda" else max(1, usable_cores() // workers)
+    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(count))}
     environment["OMP_WAIT_POLICY"] = "passive"
     if device == "cuda":
         visible = [v for v in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if v]

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ..data.generate.options import usable_cores
+
 PROCESSES = 8  # at most, for each worker
 SPARE = 2  # cores left to a worker
 # most bytes for one process: half of what a pipe holds, so that writing never waits
@@ -118,7 +120,7 @@ class Ahead:
         if device == "cuda":
             from ..ops.switch import AVAILABLE
 
-            spare = (os.cpu_count() or 1) // max(1, workers) - SPARE
+            spare = usable_cores() // max(1, workers) - SPARE
             self.count = min(PROCESSES, spare) if AVAILABLE else 0
 
     def give(self, specs: Iterable[dict[str, Any]]) -> None:

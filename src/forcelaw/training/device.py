@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import StudyError
@@ -23,6 +25,20 @@ def pick_device(name: str) -> str:
             remedy="use the device cpu, or install a CUDA build of torch",
         )
     return name
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Within, torch computes with ``count`` threads. The order of its sums depends on it, so the
+    same run has the same numbers only with the same count, whatever the machine and the workers."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_name(device: str | torch.device) -> str:

@@ -33,7 +33,14 @@ from .step import NEVER, EagerStep, GraphStep, edges_of_steps, new_stats
 CHECKPOINT_SECONDS = 60.0
 HEARTBEAT_SECONDS = 20.0
 # seconds: of a run that has the device to itself; wall: of this one
-NEW_STATE = {"step": 0, "seconds": 0.0, "wall": 0.0, "flops": 0.0, "edges": 0, "stats": None}
+NEW_STATE = {
+    "step": 0,
+    "seconds": 0.0,
+    "wall": 0.0,
+    "flops": 0.0,
+    "edges": 0,
+    "stats": None,
+}
 
 
 def dtype_of(spec: RunSpec) -> torch.dtype:
@@ -98,6 +105,8 @@ def training(
         fine_tune.begin(run, model, pack, indices)
     optimizer = _optimizer(spec, model)
     state = NEW_STATE | (checkpoint.load(run.path, optimizer) or {})
+    if device.type == "cpu":  # more than one where it was resumed with another number
+        state["threads"] = sorted({*state.get("threads", []), torch.get_num_threads()})
     run.truncate_metrics(state["step"])
     run.keep_references(pack.manifest["references"]["energies"])
     stats = new_stats(device)
@@ -353,6 +362,7 @@ class _Recorder:
             "wall_seconds": self.state["wall"],
             "flops": self.state["flops"],
             "lr": self.spec.lr,
+            **({"threads": self.state["threads"]} if "threads" in self.state else {}),
             "versions": {
                 "forcelaw": __version__,
                 "torch": torch.__version__,

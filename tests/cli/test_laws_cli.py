@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import polars as pl
 import pytest
 
 from forcelaw.cli.main import main
+from forcelaw.laws.decide import simulate
 from tests.laws.studies import FIELD, columns, exponents, join, study
+from tests.reference import laws_slow
 
 
 @pytest.fixture
@@ -309,6 +312,32 @@ def test_diagnose(pair, tmp_path, capsys):
     ).exists()
     assert "held-out budgets" in capsys.readouterr().out
     assert call("diagnose", pair, "--group", "A", "--where", "params < 3e4") == 3
+
+
+def test_isoflop_of_a_table_with_its_own_names(tmp_path, capsys):
+    """Approach 2 from a table of single runs at two learning rates, without compute."""
+    budgets, sizes = np.geomspace(1e13, 1e16, 5), np.geomspace(0.15, 6, 7)
+    a = FIELD["beta"] / (FIELD["alpha"] + FIELD["beta"])
+    n = np.concatenate([laws_slow.best_sizes(FIELD, c, 6, 1, 1)[0] * sizes for c in budgets])
+    d = np.repeat(budgets, 7) / 6 / n
+    loss = simulate.surface_loss(FIELD, n, d)
+    rng = np.random.default_rng(0)
+    table = {
+        "weights": np.tile(n, 2),
+        "seen": np.tile(d, 2),
+        "lr": np.repeat([1e-3, 1e-2], 35),
+        "final": np.concatenate([loss, loss * rng.uniform(1.05, 1.3, 35)]),
+    }
+    pl.DataFrame(table).write_csv(tmp_path / "sweep.csv")
+    out = tmp_path / "minima.json"
+    columns = "n=weights,d=seen,loss=final"
+    what = ("isoflop", tmp_path / "sweep.csv", "--columns", columns)
+    assert call(*what) == 2 and "--cost 6nd" in capsys.readouterr().err
+    assert call(*what, "--cost", "6nd", "--best-of-sweep", "--json", out) == 0
+    assert "best of each sweep: 35 of 70 runs" in capsys.readouterr().out
+    found = json.loads(out.read_text())["architectures"][""]
+    assert len(found["budgets"]) == 5 and found["a"]["value"] == pytest.approx(a, abs=0.01)
+    assert call(*what, "--cost", "6nd", "--where", "weights < 3e4") == 3
 
 
 def test_budget_and_design(pair, tmp_path, capsys):

@@ -218,6 +218,38 @@ def test_isoflop_of_single_points_by_budget():
     )
 
 
+def test_isoflop_minima_are_local_and_lack_of_fit_is_said():
+    """Far from the minimum the losses of small models are worse than the surface, as where their
+    rates were not tuned: one cubic through all sizes is off, local parabolas are not."""
+    rng = np.random.default_rng(0)
+    budgets, sizes = np.geomspace(1e13, 1e16, 6), np.geomspace(0.02, 20, 14)
+    n = np.concatenate([laws_slow.best_sizes(FIELD, c, 6, 1, 1)[0] * sizes for c in budgets])
+    c = np.repeat(budgets, 14)
+    d = c / 6 / n
+    clean_loss = simulate.surface_loss(FIELD, n, d)
+    loss = clean_loss * (1 + 1.5 * np.maximum(-np.log(np.tile(sizes, 6)) - 1.7, 0))
+    for values, bent in ((clean_loss, False), (loss, True)):
+        noisy = values * np.exp(rng.normal(0, 0.001, len(n)))
+        found = isoflop(simulate.table(n=n, d=d, c=c, loss=noisy, run=np.arange(84)))
+        assert len(found.rows()) == 6 and any("lack of fit" in note for note in found.notes) == bent
+        assert found.a.value == pytest.approx(exponents(FIELD)["a"], abs=0.02)
+        for row in found.rows():
+            best = laws_slow.best_sizes(FIELD, row["x"], 6, 1, 1)
+            assert row["n"] == pytest.approx(best[0], rel=0.2)
+            assert row["n"] * row["d"] * 6 == pytest.approx(row["x"], rel=1e-6)
+            assert row["misfit"] < 0.01
+
+
+def test_a_budget_whose_lowest_loss_is_at_the_end_of_the_grid_has_no_minimum():
+    n = np.tile(np.geomspace(1e5, 1e6, 6), 4)
+    c = np.repeat(np.geomspace(1e17, 1e19, 4), 6)  # far more than these sizes want
+    d = c / 6 / n
+    loss = simulate.surface_loss(FIELD, n, d)
+    found = isoflop(simulate.table(n=n, d=d, c=c, loss=loss, run=np.arange(24)))
+    assert not np.isfinite(found.n_star).any() and found.status == "refused"
+    assert "no minimum inside" in found.summary()
+
+
 def test_three_ways_side_by_side():
     runs = study(10, seed=1)
     best, edge = compute_optimal(fit(runs), Cost.measured(runs)), frontier(runs)

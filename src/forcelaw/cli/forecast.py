@@ -16,7 +16,6 @@ from . import CANNOT_CARRY
 from .laws_options import FitOptions, TableOptions
 from .options import JSON, add_options
 
-BURN_IN_STEPS = 400  # as in reports
 # options of the fit, recorded where they are not the defaults
 FIT = ("law", "tie", "floor", "objective", "delta", "cluster", "weights")
 DEFAULT_LAW = "auto"
@@ -93,9 +92,7 @@ examples:
 """
     add_options(parser, Forecast, positional=("source",), flags=JSON)
     table = parser.add_argument_group("what is in the table")
-    add_options(table, TableOptions, only=("columns", "where", "group", "burn_in_fraction"))
-    text = f"leave out earlier checkpoints (default: {BURN_IN_STEPS} where the table has steps)"
-    table.add_argument("--burn-in-steps", type=float, metavar="N", help=text)
+    add_options(table, TableOptions, skip=("table",))
     add_options(parser.add_argument_group("how it is fitted"), FitOptions, only=(*FIT, "level"))
     parser.set_defaults(handler=_forecast, law=DEFAULT_LAW)
 
@@ -103,7 +100,7 @@ examples:
 def _forecast(args: argparse.Namespace) -> int:
     from ..laws.decide import forecast as forecasts
     from .forecast_runs import planned_runs, runs_of
-    from .laws import cost_of, fit_settings, law_of, pairs
+    from .laws import burn_in_of, cost_of, fit_settings, law_of, pairs
 
     columns = pairs(args.columns, "--columns")
     everything = runs_of(args.source, columns, args.where)
@@ -115,14 +112,12 @@ def _forecast(args: argparse.Namespace) -> int:
         _write(args, content, [row for a in content["architectures"] for row in a["runs"]])
         return 0
     planned = planned_runs(args.source, args.plan, everything, args.where, columns)
-    steps = args.burn_in_steps
-    if steps is None:
-        steps = BURN_IN_STEPS if "step" in everything else 0
-    runs = everything
+    steps = burn_in_of(args, everything, args.source)
+    runs = everything.best_of_sweep() if args.best_of_sweep else everything
+    if args.best_of_sweep and args.plan is None:
+        planned = [run for run in planned if run.run in runs.run_names]
     if steps or args.group or args.burn_in_fraction:
-        runs = everything.select(
-            args.group, burn_in_steps=steps, burn_in_fraction=args.burn_in_fraction
-        )
+        runs = runs.select(args.group, burn_in_steps=steps, burn_in_fraction=args.burn_in_fraction)
         planned = [run for run in planned if args.group in (None, run.architecture)]
     settings = fit_settings(args)
     found = forecasts.forecast(

@@ -68,11 +68,14 @@ def planned_runs(
     columns: Mapping[str, str] | None = None,
 ) -> list[Planned]:
     """The planned runs: of ``plan`` (a study file or a table), else those that a study directory
-    knows, else of the table; the last two with the filter ``where``, the last with ``columns``."""
+    knows, else of the table; the last two with the filter ``where``. ``columns`` are those of
+    tables, of a plan as far as it has them."""
     if plan is not None and plan.suffix.lower() in (".yaml", ".yml"):
         return _of_study(plan)
     if plan is not None:
-        return _of_table(plan, runs)
+        there = set(read(plan).frame.columns)
+        own = {role: name for role, name in (columns or {}).items() if name in there}
+        return _of_table(plan, runs, columns=own)
     if (source / "runs").is_dir():
         return _of_specs(source / "runs", where)
     small = repeated(Runs.from_frame(source, columns))

@@ -236,16 +236,32 @@ def _floor(text: str | None) -> str | float | None:
 
 
 def _runs(args: argparse.Namespace) -> Runs:
+    runs = table_of(args)
+    _say(args, runs.describe())
+    return runs
+
+
+def table_of(args: argparse.Namespace) -> Runs:
+    """The runs of a table after all options of a table."""
     from ..table.runs import Runs
 
     runs = Runs.from_frame(args.table, pairs(args.columns, "--columns"), args.where)
-    burn_in = {"steps": args.burn_in_steps, "fraction": args.burn_in_fraction}
-    if args.group or any(burn_in.values()):
-        runs = runs.select(
-            args.group, burn_in_steps=burn_in["steps"], burn_in_fraction=burn_in["fraction"]
-        )
-    _say(args, runs.describe())
+    runs = runs.best_of_sweep() if args.best_of_sweep else runs
+    steps = burn_in_of(args, runs, args.table)
+    if args.group or steps or args.burn_in_fraction:
+        runs = runs.select(args.group, burn_in_steps=steps, burn_in_fraction=args.burn_in_fraction)
     return runs
+
+
+def burn_in_of(args: argparse.Namespace, runs: Runs, source: str | Path) -> float:
+    """The burn-in in steps: as given, else the default of every command."""
+    from ..table.directory import study_of
+    from ..table.doubts import default_burn_in
+
+    if args.burn_in_steps is not None:
+        return float(args.burn_in_steps)
+    columns = [] if runs.frame is None or "step" not in runs else list(runs.frame.columns)
+    return default_burn_in(columns, study_of(Path(source)))
 
 
 def fit_settings(args: argparse.Namespace, *without: str) -> dict[str, Any]:

@@ -31,13 +31,18 @@ class TableOptions(BaseModel):
         description='rows to keep, e.g. "flag == 1 and params >= 1e6"; never run as code',
     )
     group: str | None = Field(None, title="NAME", description="the one architecture to use")
-    burn_in_steps: float = Field(
-        0,
+    best_of_sweep: bool = Field(
+        False,
+        description="of runs of one architecture, size, length and seed keep the one that ends"
+        " lowest (where learning rates or batches were swept)",
+    )
+    burn_in_steps: float | None = Field(
+        None,
         title="N",
         ge=0,
         allow_inf_nan=False,
         description="leave out checkpoints before this step: young models learn faster than any"
-        " law says",
+        " law says (default: a study's own, else 400, where the table is of a study; 0 elsewhere)",
     )
     burn_in_fraction: float = Field(
         0, title="F", ge=0, lt=1, description="leave out this first fraction of every run, 0 to 1"

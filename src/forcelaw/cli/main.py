@@ -58,6 +58,7 @@ COMMANDS = {
     "data": ("data", "check, prepare, generate and describe data"),
     "report": ("report", "make the HTML report, figures and tables of a study or a table of runs"),
     "fit": ("laws", "fit a scaling law to a table of runs"),
+    "isoflop": ("isoflop", "the best size at each budget, from curves of loss against N"),
     "compare": (
         "laws",
         "do exponents differ between architectures, and who needs how much more compute?",

@@ -6,6 +6,7 @@ import argparse
 
 from pydantic import BaseModel, Field
 
+from .laws_options import TableOptions
 from .options import add_options
 
 
@@ -15,8 +16,8 @@ class Report(BaseModel):
     source: str = Field(
         title="STUDY_DIR_OR_TABLE",
         description=(
-            "output directory of `forcelaw run`, a directory with runs.parquet or runs.csv, or such"
-            " a file"
+            "output directory of `forcelaw run`, a directory with runs.parquet or runs.csv, or any"
+            " table of runs"
         ),
     )
     out: str | None = Field(
@@ -29,7 +30,7 @@ class Report(BaseModel):
         ge=0,
         description=(
             "leave evaluations before this step out of the fits (default: the study's own, else"
-            " 400)"
+            " 400; 0 for a table that is of no study)"
         ),
     )
 
@@ -44,14 +45,17 @@ def add_report(parser: argparse.ArgumentParser) -> None:
 examples:
   forcelaw report out/study
   forcelaw report results/symmetry_ladder
-  forcelaw report runs.csv --out report --burn-in-steps 800
+  forcelaw report runs.csv --out report --columns n=params,d=tokens
 """
     add_options(parser, Report, positional=("source",))
+    add_options(parser, TableOptions, only=("columns",))
     parser.set_defaults(handler=_report, packages=("matplotlib", "plotly", "jinja2"))
 
 
 def _report(args: argparse.Namespace) -> int:
     from ..report.write import write_report
+    from .laws import pairs
 
-    write_report(args.source, args.out, burn_in_steps=args.burn_in_steps)
+    columns = pairs(args.columns, "--columns")
+    write_report(args.source, args.out, burn_in_steps=args.burn_in_steps, columns=columns)
     return 0

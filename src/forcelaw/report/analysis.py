@@ -16,8 +16,6 @@ from .architecture import Architecture, Named, fit_architecture
 from .comparison import compare_pairs
 from .load import Source
 
-# every model leaves its transient after 350 to 400 steps
-BURN_IN_STEPS = 400
 SWEEP = "sweep"
 RISEN = 0.05  # evaluations of the averaged weights scatter by 1%
 SYMMETRIES = {
@@ -73,11 +71,11 @@ def analyse(
     progress: Callable[[str], None] = lambda text: None,
 ) -> Analysis:
     """Fit, compare and diagnose everything in ``source``. burn_in_steps: evaluations before this
-    step are left out of the fits (default: the study's own ``burn_in_steps``, else 400). A refused
-    fit becomes its reason."""
+    step are left out of the fits (default: ``source.burn_in_steps``). A refused fit becomes its
+    reason."""
     started = time.monotonic()
     if burn_in_steps is None:
-        burn_in_steps = int(source.study.get("burn_in_steps") or BURN_IN_STEPS)
+        burn_in_steps = source.burn_in_steps
     frame = _clean(source.frame)
     grid = frame.filter(pl.col("kind") != SWEEP)
     architectures = []

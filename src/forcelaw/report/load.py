@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from ..errors import StoreError, TableError
-from ..files import read_json
+from ..errors import TableError
 from ..table.columns import ROLES, schema
-from ..table.directory import locate, typed
+from ..table.directory import locate, study_of, typed
+from ..table.doubts import BURN_IN_STEPS, default_burn_in
 from ..table.read import read
 from ..table.roles import recognise
 
-REQUIRED = ("run", "n", "d", "loss")
+REQUIRED = ("n", "d", "loss")
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Source:
     empty) and what failed runs said.
 
     path: the directory that the report belongs to. origin: the file or folder that the table was
-    read from.
+    read from. burn_in_steps: what is left out where no one says otherwise.
     """
 
     path: Path
@@ -32,37 +33,47 @@ class Source:
     frame: pl.DataFrame
     study: dict[str, Any] = field(default_factory=dict)
     messages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    burn_in_steps: int = BURN_IN_STEPS
 
 
-def load(path: str | Path) -> Source:
+def load(path: str | Path, columns: Mapping[str, str] | None = None) -> Source:
     """Read a study directory, a directory of evidence or any other table
-    (:mod:`forcelaw.table.read`). Raises TableError where there is none, or it lacks what a report
+    (:mod:`forcelaw.table.read`); columns: role -> column of such a table, others are recognised.
+    Raises TableError where there is none, or it lacks what a report
     needs."""
     path = Path(path)
     folder = path.parent if path.is_file() else path
     found = locate(path)
     is_study = found == path / "runs" or (found == path and (path / "study.json").exists())
     if is_study and not any(found.glob("*/spec.json")):  # only planned: the report says so
-        return Source(path, path / "runs", pl.DataFrame(schema=schema()), _study(path))
-    frame = complete(read(path).frame, found)
-    return Source(folder, found, frame, _study(folder), _messages(frame))
+        return Source(path, path / "runs", pl.DataFrame(schema=schema()), study_of(path))
+    raw, study = read(path).frame, study_of(folder)
+    frame = complete(raw, found, columns)
+    burn_in = default_burn_in(raw.columns, study)
+    return Source(folder, found, frame, study, _messages(frame), burn_in)
 
 
-def complete(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
+def complete(
+    frame: pl.DataFrame, path: Path, columns: Mapping[str, str] | None = None
+) -> pl.DataFrame:
     """All columns with their types, under our names; derived where a table does not have them and
     the meaning is plain."""
-    taken = recognise(frame).taken
+    taken = recognise(frame, columns).taken
     ours = {name: ROLES[role].name for role, name in taken.items()}
-    frame = frame.rename(
-        {name: new for name, new in ours.items() if new == name or new not in frame.columns}
-    )
+    # a column of ours that another was named for gives way
+    frame = frame.drop(new for name, new in ours.items() if new != name and new in frame.columns)
+    frame = frame.rename(ours)
+    if "run" not in frame.columns:  # every row is a run of its own
+        frame = frame.with_columns(run=pl.int_range(1, frame.height + 1).cast(pl.String))
+    if "d" not in frame.columns and {"n", "c"} <= set(frame.columns):
+        frame = frame.with_columns(d=pl.col("c") / (6 * pl.col("n")))
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise TableError(
             f"the table lacks the column(s) {', '.join(missing)}; it has"
             f" {', '.join(frame.columns)}",
             where=str(path),
-            remedy="rename its columns",
+            remedy="name them: --columns n=..., d=..., loss=...",
         )
     out = typed(frame, str(path)).with_columns(
         pl.col("kind").fill_null("grid"),
@@ -86,17 +97,3 @@ def _messages(frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
         )
         for row in said.iter_rows(named=True)
     }
-
-
-def _study(folder: Path) -> dict[str, Any]:
-    path = folder / "study.json"
-    if not path.exists():
-        return {}
-    study = read_json(path)
-    if not isinstance(study, dict):
-        raise StoreError(
-            "study.json is not an object",
-            where=str(path),
-            remedy="let `forcelaw run` write it again",
-        )
-    return study

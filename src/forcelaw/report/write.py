@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,10 @@ from ..errors import require
 NEEDED = ("matplotlib", "plotly", "jinja2")  # the extra `report`
 
 
-def write_report(
-    source: str | Path, out: str | Path | None = None, *, burn_in_steps: int | None = None
-) -> Path:
+def write_report(source: str | Path, out: str | Path | None = None, **options: Any) -> Path:
     """Make the report of ``source``, print its exponent table and where the files are; returns the
     path of the page. Raises as :func:`report` does."""
-    written = report(source, out, burn_in_steps=burn_in_steps)
+    written = report(source, out, **options)
     print(written["table"])
     for line in written["notes"]:
         print(line)
@@ -28,15 +27,19 @@ def write_report(
 
 
 def report(
-    source: str | Path, out: str | Path | None = None, *, burn_in_steps: int | None = None
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    burn_in_steps: int | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write OUT/report.html, OUT/figures/ and OUT/tables/ (OUT: by default ``report`` in the
     study's directory); returns their paths, the exponent table as text and notes.
 
     burn_in_steps: evaluations before this step are left out of the fits (default: the study's own,
-    else 400). Raises StoreError where ``source`` holds no table of runs, and
-    MissingPackageError without the packages of ``forcelaw[report]``; a fit that is refused becomes
-    its reason on the page.
+    else 400; 0 for a table that is of no study). columns: role -> column of such a table. Raises
+    StoreError where ``source`` holds no table of runs, and MissingPackageError without the packages
+    of ``forcelaw[report]``; a fit that is refused becomes its reason on the page.
     """
     require(*NEEDED)
     from ..figures.matplotlib import save
@@ -55,7 +58,7 @@ def report(
         if time.monotonic() - started > 2:  # short work needs no log
             print(f"  {time.monotonic() - started:5.1f} s  {text}", file=sys.stderr, flush=True)
 
-    loaded = load(source)
+    loaded = load(source, columns)
     folder = Path(out) if out is not None else loaded.path / "report"
     analysis = analyse(loaded, burn_in_steps, progress=say)
     made = sections(analysis)

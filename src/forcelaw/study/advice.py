@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..report.analysis import BURN_IN_STEPS
+from ..table.doubts import BURN_IN_STEPS
 from ..training.config import TrainOptions, evaluation_steps
 from .config import Study, label_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..progress import count
-from ..report.analysis import BURN_IN_STEPS
+from ..table.doubts import BURN_IN_STEPS
 from .advice import LEAST_SIZES, LEAST_SPAN, MOST_PASSES, digits
 
 BATCH_ATOMS = 96  # a step: small steps are many, and their number decides the loss at first

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError, TableError
+from ..files import read_json
 from ..store.runs import runs
 from .columns import COLUMNS, measured, schema
 from .values import as_text, numbers
@@ -120,3 +121,19 @@ def locate(path: Path) -> Path:
         if (path / "runs").is_dir():
             return path / "runs"
     return path
+
+
+def study_of(path: Path) -> dict[str, Any]:
+    """The resolved study beside the table at ``path``, or in that directory; empty where there is
+    none."""
+    path = (path if path.is_dir() else path.parent) / "study.json"
+    if not path.exists():
+        return {}
+    study = read_json(path)
+    if not isinstance(study, dict):
+        raise StoreError(
+            "study.json is not an object",
+            where=str(path),
+            remedy="let `forcelaw run` write it again",
+        )
+    return study

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import TableError
 from .columns import COLUMNS, ROLES, plain
+from .doubts import doubts
 from .filter import where as passes
 from .read import read
 from .roles import recognise
@@ -31,7 +32,8 @@ class Runs:
     run: int [rows], index into ``run_names``; group: int [rows], index into ``group_names``; seed:
     text [rows] or None. taken: role -> column of the source (or how it was derived). notes: what
     was dropped or assumed, in plain words. frame: the rows that were kept, as read, for other
-    columns. independent: there is no run column, so every row is a run of its own.
+    columns. independent: there is no run column, so every row is a run of its own. best: only the
+    best of each sweep is left.
     """
 
     values: dict[str, np.ndarray]
@@ -45,6 +47,7 @@ class Runs:
     source: str = ""
     frame: Any = None
     independent: bool = False
+    best: bool = False
 
     @classmethod
     def from_frame(
@@ -76,7 +79,8 @@ class Runs:
         frame, rows = _drop_failed(frame, taken, rows, notes)
         values = _values(frame, taken, rows, notes, chosen=columns or {})
         runs = _assemble(cls, frame, values, taken, notes, table.name)
-        return _drop_copies(_derive_d(runs))
+        runs = _drop_copies(_derive_d(runs))
+        return replace(runs, notes=[*runs.notes, *doubts(runs)])
 
     def __len__(self) -> int:
         return len(self.values["loss"])
@@ -218,6 +222,30 @@ class Runs:
             said.append(where)
         note = f"selected {int(mask.sum())} of {len(self)} rows: {', '.join(said)}" if said else ""
         return self.take(mask, note)
+
+    def ends(self) -> np.ndarray:
+        """The row of the last evaluation of every run [runs]."""
+        order = np.lexsort((self["d"], self.run))
+        return order[np.append(np.diff(self.run[order]) > 0, True)]
+
+    def configurations(self, rows: np.ndarray) -> list[tuple[Any, ...]]:
+        """What ``rows`` share with the other runs of a sweep: architecture, seed, N and D to 1%."""
+        seeds = [""] * len(self) if self.seed is None else self.seed
+        n, d = (np.round(np.log(self[role]) / 0.01) for role in ("n", "d"))
+        return [(int(self.group[i]), str(seeds[i]), n[i], d[i]) for i in rows]
+
+    def best_of_sweep(self) -> Runs:
+        """Of runs of one architecture, size, length and seed the one that ends lowest."""
+        ends = self.ends()
+        best: dict[tuple[Any, ...], int] = {}
+        for i, key in zip(ends, self.configurations(ends)):
+            if key not in best or self["loss"][i] < self["loss"][best[key]]:
+                best[key] = int(i)
+        kept = self.run[list(best.values())]
+        note = f"best of each sweep: {len(kept)} of {len(ends)} runs"
+        best_runs = self.take(np.isin(self.run, kept), note)
+        said = [one for one in best_runs.notes if "--best-of-sweep" not in one]
+        return replace(best_runs, notes=said, best=True)
 
     def with_loss(self, column: str) -> Runs:
         """The same runs with another column of the source as the loss (energy or force term)."""

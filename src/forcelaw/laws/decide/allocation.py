@@ -86,7 +86,10 @@ def with_compute(runs: Runs, cost: Any = None) -> Runs:
         values.setdefault(role, np.ones(len(runs)))
     if cost is not None or "c" not in runs:
         made = Cost.of(cost) if cost is not None else Cost(1.0, source="C = N D")
-        values["c"], taken["c"] = made(values["n"], values["d"]), f"= {made.source}"
+        values["c"], taken["c"] = (
+            made(values["n"], values["d"]),
+            "= " + made.source.removeprefix("C = ").lower(),
+        )
     return replace(runs, values=values, taken=taken)
 
 

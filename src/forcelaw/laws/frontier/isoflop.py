@@ -1,10 +1,11 @@
 """Iso-FLOP curves: loss against N at fixed compute, and the N and D at their minima (approach 2 of
 Hoffmann et al. 2022).
 
-At each budget every run-averaged, smoothed curve that reaches it gives a point; a cubic (a parabola
-with four sizes or fewer) in ln N gives the minimum. Minima at the end of the grid are dropped: they
-are no minima. The vertex of a parabola is biased where alpha and beta differ, so the surface and
-the tangents should be read with it.
+At each budget every run-averaged, smoothed curve that reaches it gives a point. The minimum is that
+of a parabola in ln N through the sizes within a factor of five of it: what lies further out bends
+otherwise (rates that were not tuned there, alpha unlike beta) and would pull one curve through all
+sizes, which is made as well and compared. Minima at the end of the grid are dropped: they are no
+minima. The surface and the tangents should be read with them.
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ import numpy as np
 
 from ...table.runs import Runs
 from ..fit import intervals
-from ..fit.result import Estimate, Result, records
+from ..fit.result import Estimate, Result, note_lines, records
 from ..fit.small_sample import MOST_RUNS
 from ..inputs import one_architecture
 from .curves import Curve, curves
 
 LEAST_SIZES = 4
+NEAR = 1.6  # ln N about the minimum within which the parabola is fitted (a factor of five)
+LEAST_NEAR = 5  # sizes, or the nearest so many
+BENT = 0.2  # ln N between the local minimum and that of one curve through all sizes, to be said
 SAME_BUDGET = 0.05  # single-point runs within this in ln C are of one budget
 
 
 @dataclass
 class IsoFlop(Result):
     """budgets [K]; curves: for each budget n and loss arrays; n_star, d_star, loss_star [K] (NaN
-    where the minimum is at the edge); a and b: slopes of ln N* and ln D* against ln C."""
+    where the minimum is at the edge); misfit [K]: root mean square of ln L about the local
+    parabola; bent [K]: ln of N* by one cubic through all sizes over N*; a and b: slopes of ln N*
+    and ln D* against ln C."""
 
     x: str
     budgets: np.ndarray
@@ -36,15 +42,45 @@ class IsoFlop(Result):
     n_star: np.ndarray
     d_star: np.ndarray
     loss_star: np.ndarray
+    misfit: np.ndarray
+    bent: np.ndarray
     a: Estimate | None = None
     b: Estimate | None = None
     message: str = ""
     notes: list[str] = field(default_factory=list)
+    also = ("status",)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each budget whose minimum is inside the grid: x, n, d, loss."""
+        """One row for each budget whose minimum is inside the grid: x, n, d, loss, misfit."""
         columns = {"x": self.budgets, "n": self.n_star, "d": self.d_star, "loss": self.loss_star}
+        columns["misfit"] = self.misfit
         return [row for row in records(columns) if row["n"] is not None]
+
+    @property
+    def status(self) -> str:
+        return "ok" if self.a is not None else "refused"
+
+    def summary(self) -> str:
+        """For a terminal."""
+        unit = "FLOPs" if self.x == "c" else "hours"
+        head = (
+            f"{unit:>10} {'sizes':>6} {'N*':>10} {'D*':>10} {'loss':>9} {'D*/N*':>9} {'misfit':>7}"
+        )
+        lines = [head]
+        for i, budget in enumerate(self.budgets):
+            count = len(self.curves[i]["n"])
+            if np.isfinite(self.n_star[i]):
+                n, d = self.n_star[i], self.d_star[i]
+                lines.append(
+                    f"{budget:10.3g} {count:6} {n:10.3g} {d:10.3g} {self.loss_star[i]:9.4g}"
+                    f" {d / n:9.3g} {self.misfit[i]:7.2%}"
+                )
+            else:
+                lines.append(f"{budget:10.3g} {count:6}  no minimum inside the grid of sizes")
+        if self.a is not None and self.b is not None:
+            lines.append(f"N* ~ C^a, a = {self.a}; D* ~ C^b, b = {self.b}")
+        lines += [self.message] if self.message else []
+        return "\n".join([*lines, *note_lines(self.notes)])
 
 
 def isoflop(
@@ -64,9 +100,11 @@ def isoflop(
     if not len(grid):
         none = np.array([])
         message = f"no budget is reached by {LEAST_SIZES} sizes: no iso-FLOP curves"
-        return IsoFlop(x, none, [], none, none, none, message=message)
+        return IsoFlop(x, none, [], none, none, none, none, none, message=message)
     lines, stars = _minima(found, grid, single)
-    result = IsoFlop(x, np.exp(grid), lines, *np.exp(stars).T)
+    points = np.exp(stars[:, :3]).T
+    result = IsoFlop(x, np.exp(grid), lines, *points, misfit=stars[:, 3], bent=stars[:, 4])
+    result.notes = _lack_of_fit(result)
     slopes, groups = _slopes(grid, stars), len(runs.run_names)
     if not np.isfinite(slopes).all():
         result.message = (
@@ -108,8 +146,8 @@ def _single_budgets(runs: Runs, x: str) -> np.ndarray:
 def _minima(
     found: list[Curve], grid: np.ndarray, single: bool
 ) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
-    """The iso-FLOP curves, and ln N*, ln D*, ln L* [K, 3] at their minima."""
-    lines, stars = [], np.full((len(grid), 3), np.nan)
+    """The iso-FLOP curves, and ln N*, ln D*, ln L* at their minima, misfit and bent [K, 5]."""
+    lines, stars = [], np.full((len(grid), 5), np.nan)
     for i, at in enumerate(grid):
         if single:
             here = [
@@ -128,22 +166,54 @@ def _minima(
 
 
 def _vertex(points: np.ndarray) -> np.ndarray:
-    """Minimum of a polynomial in ln N through points [M, 3] (ln N, ln L, ln D); NaN if it is not
-    inside."""
-    nothing = np.full(3, np.nan)
+    """ln N*, ln D*, ln L*, misfit and bent of points [M, 3] (ln N, ln L, ln D); NaN where the
+    minimum is not inside."""
+    nothing = np.full(5, np.nan)
     sizes = np.unique(np.round(points[:, 0], 3))
     if len(sizes) < LEAST_SIZES:
         return nothing
-    t = points[:, 0] - points[:, 0].mean()
-    degree = 3 if len(sizes) >= 5 else 2
-    poly = np.polyfit(t, points[:, 1], degree)
-    fine = np.linspace(t.min(), t.max(), 401)
-    values = np.polyval(poly, fine)
-    i = int(np.argmin(values))
-    if i < 4 or i > len(fine) - 5:
+    t, y = points[:, 0], points[:, 1]
+    # the parabola about the lowest point says where the middle is; a lowest size that is not lowest
+    # by more than noise may still be inside
+    middle = t[int(np.argmin(y))]
+    for _ in range(4):
+        near = np.abs(t - middle) <= NEAR
+        if near.sum() < LEAST_NEAR:
+            near = np.argsort(np.abs(t - middle))[:LEAST_NEAR]
+        poly = np.polyfit(t[near] - middle, y[near], 2)
+        if poly[0] <= 0:
+            return nothing
+        step = -poly[1] / (2 * poly[0])
+        star = middle + step
+        middle = float(np.clip(star, t.min(), t.max()))
+    edge = 0.01 * (t.max() - t.min())
+    if not t.min() + edge < star < t.max() - edge:
         return nothing
-    line = np.polyfit(t, points[:, 2], 1)  # ln D against ln N at fixed C is a straight line
-    return np.array([fine[i] + points[:, 0].mean(), np.polyval(line, fine[i]), values[i]])
+    misfit = float(np.sqrt(np.mean((np.polyval(poly, t[near] - star + step) - y[near]) ** 2)))
+    lowest = float(np.polyval(poly, step))
+    line = np.polyfit(t - star, points[:, 2], 1)  # ln D against ln N at fixed C is straight
+    return np.array([star, line[1], lowest, misfit, _through_all(t, y, len(sizes)) - star])
+
+
+def _through_all(t: np.ndarray, y: np.ndarray, sizes: int) -> float:
+    """ln N at the minimum of a cubic (four sizes: a parabola) through all points; NaN if it has
+    none inside."""
+    poly = np.polyfit(t - t.mean(), y, 3 if sizes > LEAST_SIZES else 2)
+    fine = np.linspace(t.min(), t.max(), 401)
+    i = int(np.argmin(np.polyval(poly, fine - t.mean())))
+    return float(fine[i]) if 0 < i < 400 else float("nan")
+
+
+def _lack_of_fit(found: IsoFlop) -> list[str]:
+    """Whether the curves are of another shape than one polynomial through all sizes has."""
+    bent = found.bent[np.isfinite(found.bent)]
+    if not len(bent) or np.median(np.abs(bent)) < BENT:
+        return []
+    typical = np.exp(np.median(np.abs(bent)))
+    return [
+        "lack of fit: one cubic through all sizes of a budget would put its minimum off by a factor"
+        f" of {typical:.2f} (median): the curves bend otherwise away from their minima"
+    ]
 
 
 def _slopes(grid: np.ndarray, stars: np.ndarray) -> np.ndarray:

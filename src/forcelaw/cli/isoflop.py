@@ -1,0 +1,76 @@
+"""`forcelaw isoflop`: the best size at each budget, read off curves of loss against N."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from . import CANNOT_CARRY
+from .laws import NOTES, cost_of, table_of
+from .laws_options import OutputOptions, TableOptions
+from .options import JSON, add_options
+
+
+class IsoFlop(BaseModel):
+    """Options of ``forcelaw isoflop`` only."""
+
+    x: Literal["c", "h"] = Field("c", description="budgets in FLOPs (c) or device-hours (h)")
+    budgets: int = Field(
+        8, ge=3, description="how many, where runs have trajectories; else those of the table"
+    )
+    cost: str | None = Field(
+        None,
+        title="COST",
+        description="compute by N and D, not by a column: 6nd, or a factor k of N D",
+    )
+    level: float = Field(0.95, title="P", gt=0, lt=1, description="probability of the intervals")
+
+
+def add_isoflop(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "For every architecture and budget the N and D of the lowest loss (local parabolas in"
+        " ln N), and the exponents a and b of N* ~ C^a and D* ~ C^b with intervals from deleted"
+        " runs. A minimum at the end of the grid is none, and lack of fit is said. Exit code 3: no"
+        " architecture has three minima."
+    )
+    parser.epilog = (
+        """\
+examples:
+  forcelaw isoflop runs.csv
+  forcelaw isoflop sweep.csv --best-of-sweep --cost 6nd --json minima.json
+"""
+        + NOTES
+    )
+    add_options(parser, IsoFlop)
+    add_options(parser, TableOptions, only=("table",), positional=("table",))
+    add_options(parser.add_argument_group("what is in the table"), TableOptions, skip=("table",))
+    add_options(parser, OutputOptions, only=("json_out",), flags=JSON)
+    parser.set_defaults(handler=_isoflop)
+
+
+def _isoflop(args: argparse.Namespace) -> int:
+    from ..laws.decide.allocation import with_compute
+    from ..laws.frontier.isoflop import isoflop
+
+    quiet = args.json_out == "-"
+    runs = table_of(args)
+    if args.x == "c":
+        runs = with_compute(runs, cost_of(args))
+    text, found = [runs.describe()], {}
+    for name, part in runs.groups().items():
+        found[name] = isoflop(part, args.x, budgets=args.budgets, level=args.level)
+        text.append((f"\n{name}\n" if name else "\n") + found[name].summary())
+    good = any(one.a is not None for one in found.values())
+    content: dict[str, Any] = {"status": "ok" if good else "refused"}
+    content["architectures"] = {name: one.as_json() for name, one in found.items()}
+    content["message"] = "; ".join(one.message for one in found.values() if one.message)
+    written = json.dumps(content, indent=1, allow_nan=False)
+    print(written if quiet else "\n".join(text))
+    if args.json_out and not quiet:
+        Path(args.json_out).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.json_out).write_text(written + "\n")
+    return 0 if good else CANNOT_CARRY

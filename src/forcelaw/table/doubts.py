@@ -1,0 +1,84 @@
+"""What is said of a table that can be read but may not mean what it seems to: units, repeats,
+sweeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .runs import Runs
+
+REPEATED = 1.05  # passes over the distinct data beyond which they are repeated
+FACTOR = 1e-3, 1e5  # of C over 6 N D: what any model has lies well inside
+SMALL_N, SMALL_D, LARGE_C = 1e3, 1e4, 1e15  # fewer parameters, or data, do not take so many FLOPs
+RATES = ("lr", "learningrate", "peaklr", "maxlr")
+# left out by default where the table is of a study: every model leaves its transient after 350 to
+# 400 steps
+BURN_IN_STEPS = 400
+
+
+def doubts(runs: Runs) -> list[str]:
+    """Notes, in plain words; empty for most tables."""
+    return [*_units(runs), *_repeats(runs), *_sweeps(runs)]
+
+
+def _units(runs: Runs) -> list[str]:
+    """N in billions beside plain FLOPs, and the like."""
+    out = []
+    for role, least in (("n", SMALL_N), ("d", SMALL_D)):
+        if role in runs and "c" in runs and len(runs) and "=" not in runs.taken.get(role, ""):
+            most, flops = float(runs[role].max()), float(runs["c"].max())
+            if most < least and flops > LARGE_C:
+                out.append(
+                    f"doubtful units: {role} is at most {most:.4g} beside {flops:.3g} FLOPs: is it"
+                    " in millions or billions? Give plain numbers"
+                )
+    if not out and all(role in runs for role in "ndc") and len(runs):
+        factor = float(np.median(runs["c"] / (6 * runs["n"] * runs["d"])))
+        if not FACTOR[0] < factor < FACTOR[1]:
+            out.append(f"doubtful units: the compute is {factor:.2g} times 6 N D")
+    return out
+
+
+def _repeats(runs: Runs) -> list[str]:
+    if not ("u" in runs and "d" in runs and len(runs)):
+        return []
+    passes = float((runs["d"] / runs["u"]).max())
+    if passes <= REPEATED:
+        return []
+    return [
+        f"data are repeated, up to {passes:.3g} passes (D over u): a law without u counts repeats"
+        " as new data; --law data_constrained does not"
+    ]
+
+
+def _sweeps(runs: Runs) -> list[str]:
+    """Runs of one size and length at several learning rates."""
+    from .columns import plain
+
+    frame = runs.frame
+    rates = [] if frame is None else [name for name in frame.columns if plain(name) in RATES]
+    if not rates or "n" not in runs or "d" not in runs or len(runs) > 100_000:
+        return []
+    cells = frame[rates[0]].to_list()
+    rate: dict[tuple[object, ...], set[object]] = {}
+    for i, key in zip(runs.ends(), runs.configurations(runs.ends())):
+        rate.setdefault(key, set()).add(cells[i])
+    swept = sum(len(found) > 1 for found in rate.values())
+    if not swept or runs.best:
+        return []
+    return [
+        f"{swept} sizes and lengths were trained at several values of {rates[0]!r}: --best-of-sweep"
+        " keeps the lowest loss of each"
+    ]
+
+
+def default_burn_in(columns: list[str], study: dict[str, object] | None = None) -> int:
+    """Steps that every command leaves out where none are named: of a study its own
+    (``burn_in_steps`` of study.json), else :data:`BURN_IN_STEPS`; of other tables none."""
+    if "step" not in columns or "kind" not in columns:
+        return 0
+    own = (study or {}).get("burn_in_steps")
+    return int(own) if isinstance(own, int | float) else BURN_IN_STEPS

@@ -1,0 +1,85 @@
+"""What is said of tables that may not mean what they seem to, the best of a sweep, and the burn-in
+that all commands share."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from forcelaw.cli.main import main
+from forcelaw.report.load import load
+from forcelaw.table.doubts import default_burn_in
+from forcelaw.table.runs import Runs
+from tests.laws.studies import columns, study
+
+N, D = np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e10, 6)
+PLAIN = {"n": N, "d": D, "c": 6 * N * D, "loss": 3 * N**-0.05}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, []),
+        ({"n": N / 1e9}, ["doubtful units: n is at most 1 "]),
+        ({"d": D / 1e9}, ["doubtful units: d is at most 10 "]),
+        ({"c": 6 * N * D / 1e15}, ["doubtful units: the compute is 1e-15 times"]),
+        ({"u": D}, []),
+        ({"u": D / 4}, ["data are repeated, up to 4 passes"]),
+    ],
+)
+def test_doubts(changed, words):
+    notes = [n for n in Runs.from_frame(PLAIN | changed).notes if "doubt" in n or "repeated" in n]
+    assert len(notes) == len(words)
+    assert all(note.startswith(word) for note, word in zip(notes, words))
+
+
+def test_the_best_of_a_sweep_is_kept_whole():
+    """Each size at three rates, with two checkpoints: the rate with the lowest end stays, and a
+    lower loss on the way does not count. Seeds are no sweep."""
+    rows = {name: [] for name in ("run", "n", "d", "lr", "seed", "val_loss")}
+    for n in (1e4, 1e5, 1e6):
+        for lr, losses in ((1e-3, (2.0, 1.5)), (1e-2, (1.9, 1.2)), (1e-1, (0.5, 1.9))):
+            for seed in (0, 1):
+                for d, loss in zip((1e6, 1e7), losses):
+                    cells = (f"{n} {lr} {seed}", n, d, lr, seed, loss)
+                    for cell, column in zip(cells, rows.values()):
+                        column.append(cell)
+    runs = Runs.from_frame(rows)
+    assert any("3 sizes" not in note and "--best-of-sweep" in note for note in runs.notes)
+    best = runs.best_of_sweep()
+    assert sorted(best.run_names) == sorted(
+        f"{n} 0.01 {s}" for n in (1e4, 1e5, 1e6) for s in (0, 1)
+    )
+    assert len(best) == 12 and set(best["loss"]) == {1.9, 1.2}
+
+
+def test_the_burn_in_is_that_of_the_study_and_none_for_tables_of_others(tmp_path):
+    assert default_burn_in(["step", "kind"]) == 400
+    assert default_burn_in(["step", "kind"], {"burn_in_steps": 700}) == 700
+    assert default_burn_in(["step"]) == default_burn_in(["kind"]) == 0
+    runs = study(8)
+    table = columns(runs) | {"step": np.tile(np.arange(1, 11) * 100, 8)}
+    pl.DataFrame(table).write_csv(tmp_path / "others.csv")
+    pl.DataFrame(table | {"kind": ["grid"] * 80}).write_csv(tmp_path / "runs.csv")
+    out, rows = tmp_path / "fit.json", {}
+    for name, more in (("others", []), ("runs", []), ("runs", ["--burn-in-steps", "0"])):
+        assert main(["fit", str(tmp_path / f"{name}.csv"), "--json", str(out), *more]) == 0
+        rows[name, *more] = json.loads(out.read_text())["rows"]
+    assert list(rows.values()) == [80, 56, 80]
+    (tmp_path / "study.json").write_text('{"burn_in_steps": 800}')
+    assert main(["fit", str(tmp_path / "runs.csv"), "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["rows"] == 24
+    assert load(tmp_path / "runs.csv").burn_in_steps == 800
+    (tmp_path / "study.json").unlink()
+    assert load(tmp_path / "others.csv").burn_in_steps == 0
+
+
+def test_a_report_takes_a_table_with_names_of_its_own(tmp_path):
+    """Neither run nor D: rows are runs, and D is C / 6 N."""
+    path = tmp_path / "t.csv"
+    table = {"weights": N, "train_flops": 6 * N * D, "n": np.arange(6), "perplexity": N**-0.1}
+    pl.DataFrame(table).write_csv(path)
+    frame = load(path, {"n": "weights", "loss": "perplexity"}).frame
+    assert np.allclose(frame["n"], N, rtol=1e-6) and np.allclose(frame["d"], D, rtol=1e-6)
+    assert np.allclose(frame["loss"], N**-0.1) and frame["run"].n_unique() == 6

@@ -11,7 +11,7 @@ from data import files
 from forcelaw.cli.main import main
 from forcelaw.data.pack import Pack, sample_path
 from forcelaw.errors import DataError, StudyError
-from forcelaw.report.analysis import BURN_IN_STEPS
+from forcelaw.table.doubts import BURN_IN_STEPS
 from forcelaw.study.advice import advise
 from forcelaw.study.config import Study, load
 from forcelaw.study.plan import plan

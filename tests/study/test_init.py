@@ -11,12 +11,12 @@ from data import files
 from forcelaw.cli.main import main
 from forcelaw.data.pack import Pack, sample_path
 from forcelaw.errors import DataError, StudyError
-from forcelaw.table.doubts import BURN_IN_STEPS
 from forcelaw.study.advice import advise
 from forcelaw.study.config import Study, load
 from forcelaw.study.plan import plan
 from forcelaw.study.record import find_pack
 from forcelaw.study.starter import proportions
+from forcelaw.table.doubts import BURN_IN_STEPS
 from forcelaw.training.spec import summarise
 
 KINDS = ("CH4", "H2O", "NH3", "CH3CH2OH", "CH3OH", "N2H4", "H2CO", "C2H6")

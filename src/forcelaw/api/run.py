@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..errors import StoreError, require
+from ..settings import Settings
 from ..store.runs import RunDirectory
 from ..training.config import TrainOptions
 
@@ -29,57 +30,34 @@ Say = Callable[[str], None]
 SINGLE = Path("out/single")  # where runs outside of a study are written
 
 
-class Training(BaseModel):
+class Training(Settings):
     """What is trained: the options of ``forcelaw train`` that are not :class:`TrainOptions`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    architecture: str | None = Field(
-        None,
-        description="mpnn, painn, egnn, ... (see: forcelaw models), or your own as module:NAME",
-    )
-    size: float | None = Field(
-        None, gt=0, title="N", description="target number of parameters, for example 1e5"
-    )
-    start: Path | None = Field(
-        None,
-        title="RUN",
-        description=(
-            "fine-tune: start from the weights of this run, whose model it is; architecture, size,"
-            " depth, cutoff, forces and options are its own"
-        ),
-    )
+    architecture: str | None = None
+    """mpnn, painn, egnn, ... (see: forcelaw models), or your own as module:NAME"""
+    size: float | None = Field(None, gt=0, title="N")
+    """target number of parameters, for example 1e5"""
+    start: Path | None = Field(None, title="RUN")
+    """fine-tune: start from the weights of this run, whose model it is; architecture, size, depth,
+    cutoff, forces and options are its own"""
     data: str = Field("sample", description='directory of a pack, or "sample"')
-    epochs: float | None = Field(
-        None, gt=0, description="length of the run: passes over the training set"
-    )
-    atoms: float | None = Field(
-        None, gt=0, description="length of the run: D, atoms seen in training"
-    )
-    distinct_atoms: float | None = Field(
-        None, gt=0, description="train on a prefix of the training set with that many atoms"
-    )
-    learning_rate: float | None = Field(
-        None,
-        gt=0,
-        description=(
-            "at the muP base width (default: the architecture's; a tenth of it with --from)"
-        ),
-    )
+    epochs: float | None = Field(None, gt=0)
+    """length of the run: passes over the training set"""
+    atoms: float | None = Field(None, gt=0)
+    """length of the run: D, atoms seen in training"""
+    distinct_atoms: float | None = Field(None, gt=0)
+    """train on a prefix of the training set with that many atoms"""
+    learning_rate: float | None = Field(None, gt=0)
+    """at the muP base width (default: the architecture's; a tenth of it with --from)"""
     seed: int = Field(0, description="of the weights and the order of the data (default: 0)")
     depth: int | None = Field(None, ge=1, description="layers (default: by size)")
     cutoff: float = Field(6.0, gt=0, description="in Angstrom")
-    forces: Literal["direct", "conservative"] = Field(
-        "direct", description="an output of the model, or minus the gradient of its energy"
-    )
-    charge_spin: bool = Field(
-        False, description="embed the total charge and spin multiplicity of each structure"
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict,
-        title="KEY=VALUE",
-        description="an option of the architecture; `forcelaw models ARCHITECTURE` lists them",
-    )
+    forces: Literal["direct", "conservative"] = "direct"
+    """an output of the model, or minus the gradient of its energy"""
+    charge_spin: bool = False
+    """embed the total charge and spin multiplicity of each structure"""
+    options: dict[str, Any] = Field(default_factory=dict, title="KEY=VALUE")
+    """an option of the architecture; `forcelaw models ARCHITECTURE` lists them"""
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from ..data import generate
 from ..data.options import Keep, References, Source, Split
+from ..settings import Settings
 from .options import JSON, HelpFormatter, add_options, from_options
 
 SOURCES = """\
@@ -63,14 +64,14 @@ which the next one removes.
 """
 
 
-class Output(BaseModel):
+class Output(Settings):
     """The pack that is made."""
 
     out: Path = Field(title="PACK", description="the pack to make (a new folder)")
     overwrite: bool = Field(False, description="replace PACK if it exists")
 
 
-class Check(BaseModel):
+class Check(Settings):
     """How much is read, and what is printed."""
 
     limit: int | None = Field(None, ge=1, description="stop after N structures")

@@ -9,9 +9,10 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from ..errors import FitError
+from ..settings import Settings
 from . import CANNOT_CARRY
 from .laws_options import FitOptions, TableOptions
 from .options import JSON, add_options
@@ -21,56 +22,30 @@ FIT = ("law", "tie", "floor", "objective", "delta", "cluster", "weights")
 DEFAULT_LAW = "auto"
 
 
-class Forecast(BaseModel):
+class Forecast(Settings):
     """Options of ``forcelaw forecast`` only."""
 
-    source: Path = Field(
-        title="STUDY_OR_TABLE",
-        description=(
-            "output directory of `forcelaw run`, a directory with runs.parquet or runs.csv, or a"
-            " table of runs"
-        ),
-    )
-    plan: Path | None = Field(
-        None,
-        title="FILE",
-        description=(
-            "the planned runs: a study file (needs torch), or a table with architecture, n, d (and"
-            " c, seed, run). Without it: all runs that a study directory knows, or the runs of the"
-            " table"
-        ),
-    )
-    fraction: float = Field(
-        0.1,
-        title="F",
-        description="what reached at most F times the compute of the smallest target is fitted",
-    )
-    top: float = Field(
-        0.5,
-        title="SHARE",
-        description="targets are planned runs with at least this share of the largest compute",
-    )
-    whole_runs: bool = Field(
-        False,
-        description=(
-            "fit only runs that are within that compute from start to end, and no early evaluations"
-            " of larger ones (those of targets are never fitted)"
-        ),
-    )
-    cost: str | None = Field(
-        None,
-        title="COST",
-        description="compute by N and D, not by a column: 6nd, or a factor k of N D",
-    )
-    anyway: bool = Field(
-        False, description="give the number even where back-tests and diagnosis say no"
-    )
-    check: Path | None = Field(
-        None, title="FORECAST", description="compare this forecast with what was reached instead"
-    )
-    json_out: Path | None = Field(
-        None, title="OUT", description="write the forecast (with --check: the verdict) as JSON"
-    )
+    source: Path = Field(title="STUDY_OR_TABLE")
+    """output directory of `forcelaw run`, a directory with runs.parquet or runs.csv, or a table of
+    runs"""
+    plan: Path | None = Field(None, title="FILE")
+    """the planned runs: a study file (needs torch), or a table with architecture, n, d (and c,
+    seed, run). Without it: all runs that a study directory knows, or the runs of the table"""
+    fraction: float = Field(0.1, title="F")
+    """what reached at most F times the compute of the smallest target is fitted"""
+    top: float = Field(0.5, title="SHARE")
+    """targets are planned runs with at least this share of the largest compute"""
+    whole_runs: bool = False
+    """fit only runs that are within that compute from start to end, and no early evaluations of
+    larger ones (those of targets are never fitted)"""
+    cost: str | None = Field(None, title="COST")
+    """compute by N and D, not by a column: 6nd, or a factor k of N D"""
+    anyway: bool = False
+    """give the number even where back-tests and diagnosis say no"""
+    check: Path | None = Field(None, title="FORECAST")
+    """compare this forecast with what was reached instead"""
+    json_out: Path | None = Field(None, title="OUT")
+    """write the forecast (with --check: the verdict) as JSON"""
     csv: Path | None = Field(None, title="OUT", description="write one row per planned run")
 
 

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from ..data.options import Preparation
 from ..errors import StudyError
+from ..settings import Settings
 from .data import SOURCES
 from .options import add_options, from_options
 
@@ -21,16 +22,14 @@ if TYPE_CHECKING:
 NAMES = ["mpnn", "painn"]
 
 
-class Init(BaseModel):
+class Init(Settings):
     """The study that is written."""
 
-    out: Path | None = Field(
-        None, title="FILE", description="the study file to write (default: NAME.yaml)"
-    )
+    out: Path | None = Field(None, title="FILE")
+    """the study file to write (default: NAME.yaml)"""
     name: str | None = Field(None, description="of the study (default: that of DATA)")
-    architectures: str = Field(
-        ",".join(NAMES), title="LIST", description="what is compared; forcelaw models lists all"
-    )
+    architectures: str = Field(",".join(NAMES), title="LIST")
+    """what is compared; forcelaw models lists all"""
     overwrite: bool = Field(False, description="replace FILE if it exists")
 
 

@@ -7,26 +7,23 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from ..settings import Settings
 from . import CANNOT_CARRY
 from .laws import NOTES, cost_of, table_of
 from .laws_options import OutputOptions, TableOptions
 from .options import JSON, add_options
 
 
-class IsoFlop(BaseModel):
+class IsoFlop(Settings):
     """Options of ``forcelaw isoflop`` only."""
 
     x: Literal["c", "h"] = Field("c", description="budgets in FLOPs (c) or device-hours (h)")
-    budgets: int = Field(
-        8, ge=3, description="how many, where runs have trajectories; else those of the table"
-    )
-    cost: str | None = Field(
-        None,
-        title="COST",
-        description="compute by N and D, not by a column: 6nd, or a factor k of N D",
-    )
+    budgets: int = Field(8, ge=3)
+    """how many, where runs have trajectories; else those of the table"""
+    cost: str | None = Field(None, title="COST")
+    """compute by N and D, not by a column: 6nd, or a factor k of N D"""
     level: float = Field(0.95, title="P", gt=0, lt=1, description="probability of the intervals")
 
 

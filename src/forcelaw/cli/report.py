@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import argparse
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from ..settings import Settings
 from .laws_options import TableOptions
 from .options import add_options
 
 
-class Report(BaseModel):
+class Report(Settings):
     """Options of ``forcelaw report``."""
 
-    source: str = Field(
-        title="STUDY_DIR_OR_TABLE",
-        description=(
-            "output directory of `forcelaw run`, a directory with runs.parquet or runs.csv, or any"
-            " table of runs"
-        ),
-    )
-    out: str | None = Field(
-        None,
-        title="DIR",
-        description="where to write (default: report/ inside the study's directory)",
-    )
-    burn_in_steps: int | None = Field(
-        None,
-        ge=0,
-        description=(
-            "leave evaluations before this step out of the fits (default: the study's own, else"
-            " 400; 0 for a table that is of no study)"
-        ),
-    )
+    source: str = Field(title="STUDY_DIR_OR_TABLE")
+    """output directory of `forcelaw run`, a directory with runs.parquet or runs.csv, or any table
+    of runs"""
+    out: str | None = Field(None, title="DIR")
+    """where to write (default: report/ inside the study's directory)"""
+    burn_in_steps: int | None = Field(None, ge=0)
+    """leave evaluations before this step out of the fits (default: the study's own, else 400; 0 for
+    a table that is of no study)"""
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:

@@ -142,5 +142,6 @@ def _options_text(name: str) -> str:
     for key, field in entry.config.model_fields.items():
         if key not in (*RESERVED, "depth"):
             default = f"{key}={field.get_default(call_default_factory=True)}"
-            lines.append(f"  {default:<24}  {field.description or ''}".rstrip())
+            text = " ".join((field.description or "").split())
+            lines.append(f"  {default:<24}  {text}".rstrip())
     return "\n".join(lines)

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from ..data.options import Source
+from ..settings import Settings
 from .data import SOURCES, source_options
 from .options import JSON, add_options
 
@@ -20,31 +21,25 @@ weights are the averaged ones, at which losses are measured.
 """
 
 
-class Machine(BaseModel):
+class Machine(Settings):
     """Where and how a model is evaluated."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto uses a GPU if there is one"
-    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto uses a GPU if there is one"""
     dtype: Literal["float32", "float64"] = Field("float32", description="number format")
     batch_atoms: int = Field(4000, ge=1, description="atoms of a batch")
-    data: Path | None = Field(
-        None,
-        title="PACK",
-        description="the pack of a run that did not keep its reference energies",
-    )
+    data: Path | None = Field(None, title="PACK")
+    """the pack of a run that did not keep its reference energies"""
 
 
-class Output(BaseModel):
+class Output(Settings):
     """What comes out."""
 
     worst: int = Field(5, ge=0, description="structures with the largest errors that are named")
-    json_out: str | None = Field(
-        None, title="FILE", description="write the errors as JSON; - prints them instead of text"
-    )
-    figure: Path | None = Field(
-        None, title="FILE", description="parity of energies and forces: .png, .svg or .pdf"
-    )
+    json_out: str | None = Field(None, title="FILE")
+    """write the errors as JSON; - prints them instead of text"""
+    figure: Path | None = Field(None, title="FILE")
+    """parity of energies and forces: .png, .svg or .pdf"""
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -15,47 +15,35 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from .. import ops
 from ..errors import StudyError
 from ..graph import GraphBatch, segment_sum
+from ..settings import Settings
 from .mup import Embedding
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Settings):
     """What every architecture needs to know. Extra keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: str
     width: int = Field(gt=0)
     depth: int = Field(gt=0)
-    elements: tuple[int, ...] = Field(
-        min_length=1, description="atomic numbers, ascending; one embedding row each"
-    )
+    elements: tuple[int, ...] = Field(min_length=1)
+    """atomic numbers, ascending; one embedding row each"""
     cutoff: float = Field(6.0, gt=0, description="Angstrom")
-    mean_degree: float = Field(
-        20.0, gt=0, description="sums over neighbours are divided by the root of it"
-    )
-    scale: float = Field(
-        1.0, gt=0, description="force RMS of the data, eV/Angstrom; multiplies both outputs"
-    )
+    mean_degree: float = Field(20.0, gt=0)
+    """sums over neighbours are divided by the root of it"""
+    scale: float = Field(1.0, gt=0)
+    """force RMS of the data, eV/Angstrom; multiplies both outputs"""
     forces: Literal["direct", "conservative"] = "direct"
     base_width: int = Field(gt=0, description="muP: the width at which learning rates are stated")
-    charges: tuple[int, ...] = Field(
-        (), description="total charges that are told apart, ascending; one embedding row each"
-    )
-    spins: tuple[int, ...] = Field(
-        (), description="spin multiplicities that are told apart, likewise"
-    )
+    charges: tuple[int, ...] = ()
+    """total charges that are told apart, ascending; one embedding row each"""
+    spins: tuple[int, ...] = ()
+    """spin multiplicities that are told apart, likewise"""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -38,9 +38,8 @@ from .mup import Embedding, LayerNorm, Linear
 class EGNNConfig(ModelConfig):
     architecture: Literal["egnn"] = "egnn"
     base_width: int = 176
-    channels: int = Field(
-        8, ge=1, description="vector channels M, fixed along a ladder so that muP is clean"
-    )
+    channels: int = Field(8, ge=1)
+    """vector channels M, fixed along a ladder so that muP is clean"""
     radial: int = Field(32, ge=2, description="radial basis functions")
 
 

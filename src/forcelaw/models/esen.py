@@ -51,29 +51,20 @@ class ESENConfig(ModelConfig):
     architecture: Literal["esen"] = "esen"
     base_width: int = 52
     lmax: int = Field(2, ge=1, le=8, description="highest degree of the spherical features")
-    mmax: int = Field(
-        2, ge=1, description="highest order in the edge frames; min(2, lmax) when left out"
-    )
+    mmax: int = Field(2, ge=1)
+    """highest order in the edge frames; min(2, lmax) when left out"""
     radial: int = Field(32, ge=2, description="radial basis functions")
-    basis: Literal["exponential", "gaussian"] = Field(
-        "exponential", description="gaussian: equally spaced, as fairchem's"
-    )
-    parity: bool = Field(
-        False, description="W2 = 0 in every SO(2) block: exact E(3) instead of SE(3)"
-    )
-    untied: bool = Field(
-        False, description="free the m > 0 blocks from SO(2): breaks rotations when epsilon > 0"
-    )
-    epsilon: float = Field(
-        1.0, ge=0.0, description="size of the free part of untied blocks; 0 is eSEN, without one"
-    )
-    reference_heads: bool = Field(
-        False,
-        description=(
-            "carry the l = 0 row and the bias of fairchem's force head, which "
-            "reach no output, so that N is the published one"
-        ),
-    )
+    basis: Literal["exponential", "gaussian"] = "exponential"
+    """gaussian: equally spaced, as fairchem's"""
+    parity: bool = False
+    """W2 = 0 in every SO(2) block: exact E(3) instead of SE(3)"""
+    untied: bool = False
+    """free the m > 0 blocks from SO(2): breaks rotations when epsilon > 0"""
+    epsilon: float = Field(1.0, ge=0.0)
+    """size of the free part of untied blocks; 0 is eSEN, without one"""
+    reference_heads: bool = False
+    """carry the l = 0 row and the bias of fairchem's force head, which reach no output, so that N
+    is the published one"""
 
     @model_validator(mode="before")
     @classmethod

@@ -16,52 +16,37 @@ class GemNetOCConfig(ModelConfig):
 
     architecture: Literal["gemnet_oc"] = "gemnet_oc"
     base_width: int = 40
-    basis: Literal["exponential", "gaussian"] = Field(
-        "exponential", description="radial functions (published: gaussian)"
-    )
+    basis: Literal["exponential", "gaussian"] = "exponential"
+    """radial functions (published: gaussian)"""
     radial: int = Field(32, ge=2, description="radial basis functions")
-    spherical: int = Field(
-        4, ge=1, le=10, description="degrees of angular functions, S: l = 0 .. S - 1"
-    )
+    spherical: int = Field(4, ge=1, le=10)
+    """degrees of angular functions, S: l = 0 .. S - 1"""
     rbf: int = Field(8, ge=1, description="radial functions after the shared projection")
-    cbf: int = Field(
-        8, ge=1, description="circular functions (one angle) after the shared projection"
-    )
-    sbf: int = Field(
-        8, ge=1, description="spherical functions (angle and dihedral) after the shared projection"
-    )
-    quad_cutoff: float = Field(
-        3.5, gt=0, description="Angstrom; middle edges of quadruplets are shorter"
-    )
-    quad_degree: float = Field(
-        10.0, gt=0, description="mean number of neighbours within quad_cutoff"
-    )
+    cbf: int = Field(8, ge=1)
+    """circular functions (one angle) after the shared projection"""
+    sbf: int = Field(8, ge=1)
+    """spherical functions (angle and dihedral) after the shared projection"""
+    quad_cutoff: float = Field(3.5, gt=0)
+    """Angstrom; middle edges of quadruplets are shorter"""
+    quad_degree: float = Field(10.0, gt=0)
+    """mean number of neighbours within quad_cutoff"""
     edge_ratio: int = Field(2, ge=1, description="E / A")
-    triplet_divisor: int = Field(
-        2, ge=1, description="A / width of triplet and pair messages (published: 4)"
-    )
-    quad_divisor: int = Field(
-        4, ge=1, description="A / width of quadruplet messages (published: 8)"
-    )
-    before_skip: int = Field(
-        2, ge=0, description="residual layers of a block on edges, before its skip connection"
-    )
+    triplet_divisor: int = Field(2, ge=1)
+    """A / width of triplet and pair messages (published: 4)"""
+    quad_divisor: int = Field(4, ge=1)
+    """A / width of quadruplet messages (published: 8)"""
+    before_skip: int = Field(2, ge=0)
+    """residual layers of a block on edges, before its skip connection"""
     after_skip: int = Field(2, ge=0)
     concat: int = Field(1, ge=0, description="residual layers after joining atoms and edges")
     atom_layers: int = Field(2, ge=0, description="residual layers on atoms in a block")
-    update_layers: int = Field(
-        3, ge=0, description="residual layers of an atom update and of the force branch"
-    )
-    after_atom: int = Field(
-        3, ge=1, description="residual layers of an output block after adding h"
-    )
+    update_layers: int = Field(3, ge=0)
+    """residual layers of an atom update and of the force branch"""
+    after_atom: int = Field(3, ge=1)
+    """residual layers of an output block after adding h"""
     final_layers: int = Field(2, ge=0, description="residual layers of the last MLPs")
-    norm: bool = Field(
-        True,
-        description=(
-            "blocks read states divided by their RMS over channels (published: as they are)"
-        ),
-    )
+    norm: bool = True
+    """blocks read states divided by their RMS over channels (published: as they are)"""
 
     @property
     def near(self) -> float:

@@ -43,11 +43,8 @@ class MPNNConfig(ModelConfig):
     message: Literal["gated", "additive"] = "gated"
     feed_forward: Literal["atoms", "edges"] = "atoms"
     radial: int = Field(32, ge=2, description="radial basis functions")
-    angular: int = Field(
-        32,
-        ge=0,
-        description="radial functions multiplied with the unit vector (gated message only)",
-    )
+    angular: int = Field(32, ge=0)
+    """radial functions multiplied with the unit vector (gated message only)"""
 
     @property
     def geometry(self) -> int:

@@ -15,15 +15,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
 from ..data.options import DataFiles
 from ..errors import StoreError, StudyError
 from ..files import read_json, reading
+from ..settings import Settings
 from ..training.config import TrainOptions
 from .yaml_file import read_yaml
 
-FORBID = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 MOST_RUNS = 20_000  # of a study; the plan is made again at every poll
 # keys of a model's configuration that come from the data, the size or the study
 RESERVED = (
@@ -39,19 +39,16 @@ RESERVED = (
 )
 
 
-class Replicates(BaseModel):
+class Replicates(Settings):
     """Further seeds at some of the sizes: what the spread between runs is measured from."""
-
-    model_config = FORBID
 
     sizes: list[float] = Field(min_length=1, description="which of the sizes")
     seeds: list[int] = Field(min_length=1, description="seeds in addition to those of every size")
-    atoms: float | None = Field(
-        None, gt=0, description="D of these runs; by default they are as long as the others"
-    )
+    atoms: float | None = Field(None, gt=0)
+    """D of these runs; by default they are as long as the others"""
 
 
-class RateLaw(BaseModel):
+class RateLaw(Settings):
     """A learning rate that follows the size and the length of each run:
 
         rate = value (N / n)^n_exponent (D / d)^d_exponent, at most ``maximum``,
@@ -59,8 +56,6 @@ class RateLaw(BaseModel):
     rounded to two digits, so that a law refitted with hardly different exponents gives the same
     runs. N counts all parameters, D is the atoms seen by the end of the run.
     """
-
-    model_config = FORBID
 
     value: float = Field(gt=0, description="the rate at N = n and D = d")
     n: float = Field(1e5, gt=0, description="parameters at which the rate is ``value``")
@@ -75,49 +70,36 @@ class RateLaw(BaseModel):
         return float(f"{min(rate, self.maximum or rate):.2g}")
 
 
-class ArchitectureSpec(BaseModel):
+class ArchitectureSpec(Settings):
     """One column of the comparison: an architecture with options. What is left out is as in the
     study."""
 
-    model_config = FORBID
-
-    name: str = Field(
-        description="mpnn, painn, ... (see: forcelaw models), or your own as module:NAME"
-    )
-    label: str | None = Field(
-        None, description="name in tables and figures; the architecture's title by default"
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="extra keys of the model's configuration"
-    )
+    name: str
+    """mpnn, painn, ... (see: forcelaw models), or your own as module:NAME"""
+    label: str | None = None
+    """name in tables and figures; the architecture's title by default"""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """extra keys of the model's configuration"""
     sizes: list[float] | None = Field(None, min_length=1, description="overrides the study's sizes")
     seeds: list[int] | None = Field(None, min_length=1, description="overrides the study's seeds")
     replicates: Replicates | None = Field(None, description="overrides the study's replicates")
     depth: int | None = Field(None, ge=1, description="overrides the study's depth")
-    atoms: float | None = Field(
-        None, gt=0, description="overrides the length of the runs: D, atoms seen in training"
-    )
-    epochs: float | None = Field(
-        None, gt=0, description="overrides the length of the runs: passes over the training set"
-    )
-    distinct_atoms: list[float] | None = Field(
-        None, min_length=1, description="overrides the study's training sets"
-    )
-    forces: Literal["direct", "conservative"] | None = Field(
-        None, description="overrides the study's forces"
-    )
-    train: dict[str, Any] = Field(
-        default_factory=dict, description="overrides options of the training loop"
-    )
-    learning_rate: PositiveFloat | RateLaw | None = Field(
-        None, description="fixed, or a law of N and D: no sweep for this one"
-    )
-    sweep_around: float | None = Field(
-        None, gt=0, description="centre of its sweep; the architecture's default otherwise"
-    )
-    sweep_of: str | None = Field(
-        None, description="label of another entry whose learning rate it takes: no sweep of its own"
-    )
+    atoms: float | None = Field(None, gt=0)
+    """overrides the length of the runs: D, atoms seen in training"""
+    epochs: float | None = Field(None, gt=0)
+    """overrides the length of the runs: passes over the training set"""
+    distinct_atoms: list[float] | None = Field(None, min_length=1)
+    """overrides the study's training sets"""
+    forces: Literal["direct", "conservative"] | None = None
+    """overrides the study's forces"""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """overrides options of the training loop"""
+    learning_rate: PositiveFloat | RateLaw | None = None
+    """fixed, or a law of N and D: no sweep for this one"""
+    sweep_around: float | None = Field(None, gt=0)
+    """centre of its sweep; the architecture's default otherwise"""
+    sweep_of: str | None = None
+    """label of another entry whose learning rate it takes: no sweep of its own"""
     stage: int = Field(0, description="entries of a lower stage are trained first")
 
     @model_validator(mode="after")
@@ -133,7 +115,7 @@ class ArchitectureSpec(BaseModel):
         return self
 
 
-class Sweep(BaseModel):
+class Sweep(Settings):
     """The learning-rate sweep: one size, a few factors around each architecture's default, the
     lowest loss wins.
 
@@ -141,31 +123,21 @@ class Sweep(BaseModel):
     near the edge: ``within`` prefers a smaller rate that is hardly worse.
     """
 
-    model_config = FORBID
-
     size: float = Field(gt=0, description="target N of the swept model")
-    factors: list[float] = Field(
-        min_length=2, description="learning rates, as multiples of the architecture's default"
-    )
+    factors: list[float] = Field(min_length=2)
+    """learning rates, as multiples of the architecture's default"""
     atoms: float | None = Field(None, gt=0, description="D of a swept run")
     epochs: float | None = Field(None, gt=0)
     seeds: list[int] = Field(default=[0], min_length=1)
-    extend: int = Field(
-        0, ge=0, le=6, description="further rates, at most that many, while the best is at an end"
-    )
-    within: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="take the smallest rate whose loss is within this share of the lowest",
-    )
+    extend: int = Field(0, ge=0, le=6)
+    """further rates, at most that many, while the best is at an end"""
+    within: float = Field(0.0, ge=0, lt=1)
+    """take the smallest rate whose loss is within this share of the lowest"""
 
 
-class LearningRate(BaseModel):
+class LearningRate(Settings):
     """A sweep, or one value for all (architectures may override it); without either, the default
     of each architecture. A number stands for ``{value: NUMBER}``."""
-
-    model_config = FORBID
 
     sweep: Sweep | None = None
     value: float | None = Field(None, gt=0, description="at the muP base width, for all entries")
@@ -182,52 +154,36 @@ class LearningRate(BaseModel):
         return self
 
 
-class Study(BaseModel):
+class Study(Settings):
     """The whole file. Extra keys are errors."""
-
-    model_config = FORBID
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     description: str = ""
-    data: str | DataFiles = Field(
-        "sample",
-        description=(
-            '"sample", or the path of a pack, relative to the study file; or the files that a pack'
-            " is made of: {train: FILE, validation: FILE, test: FILE, ...} with the options of"
-            " `forcelaw data prepare` as keys"
-        ),
-    )
-    architectures: list[ArchitectureSpec] = Field(
-        min_length=1, description="what is compared; any entry may differ in more"
-    )
+    data: str | DataFiles = "sample"
+    """ "sample", or the path of a pack, relative to the study file; or the files that a pack is
+    made of: {train: FILE, validation: FILE, test: FILE, ...} with the options of `forcelaw data
+    prepare` as keys"""
+    architectures: list[ArchitectureSpec] = Field(min_length=1)
+    """what is compared; any entry may differ in more"""
     sizes: list[float] = Field(min_length=1, description="target N")
     depth: int | None = Field(None, ge=1, description="layers of every model; by size when absent")
     seeds: list[int] = Field(default=[0], min_length=1)
     replicates: Replicates | None = None
     epochs: float | None = Field(None, gt=0, description="passes over the training set")
     atoms: float | None = Field(None, gt=0, description="or: D, atoms seen in training")
-    distinct_atoms: list[float] | None = Field(
-        None, min_length=1, description="training sets: nested prefixes with that many atoms"
-    )
+    distinct_atoms: list[float] | None = Field(None, min_length=1)
+    """training sets: nested prefixes with that many atoms"""
     cutoff: float = Field(6.0, gt=0, description="Angstrom")
     forces: Literal["direct", "conservative"] = "direct"
-    charge_spin: bool = Field(
-        False, description="embed the total charge and spin multiplicity of each structure"
-    )
-    train: TrainOptions = Field(
-        default_factory=TrainOptions, description="options of the training loop"
-    )
-    learning_rate: LearningRate = Field(
-        default_factory=LearningRate,
-        description="by default that of each architecture, as in `forcelaw train`",
-    )
-    share: list[str] = Field(
-        default_factory=list,
-        description=(
-            "names of studies in the same output folder; finished runs of theirs that are the "
-            "same are copied and not trained again"
-        ),
-    )
+    charge_spin: bool = False
+    """embed the total charge and spin multiplicity of each structure"""
+    train: TrainOptions = Field(default_factory=TrainOptions)
+    """options of the training loop"""
+    learning_rate: LearningRate = Field(default_factory=LearningRate)
+    """by default that of each architecture, as in `forcelaw train`"""
+    share: list[str] = Field(default_factory=list)
+    """names of studies in the same output folder; finished runs of theirs that are the same are
+    copied and not trained again"""
 
     @model_validator(mode="before")
     @classmethod

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from ..settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,73 +14,47 @@ if TYPE_CHECKING:
 BATCH_MOLECULES = 16  # structures a step, unless a study or a command says otherwise
 
 
-class TrainOptions(BaseModel):
+class TrainOptions(Settings):
     """How to train; the same for every architecture of a study. Extra keys are errors.
 
     The keys of ``train`` in a study, and options of ``forcelaw train`` under the same names.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
     batch_molecules: int | None = Field(
         None, ge=1, description=f"structures a step (default: {BATCH_MOLECULES})"
     )
-    batch_atoms: int | None = Field(
-        None, ge=1, description="instead: as many structures as fit into that many atoms"
-    )
+    batch_atoms: int | None = Field(None, ge=1)
+    """instead: as many structures as fit into that many atoms"""
     warmup: int = Field(100, ge=0, description="steps of linear warm-up; at most 5% of the run")
-    clip: float | None = Field(
-        100.0, gt=0, description="gradient norm above which gradients are scaled down"
-    )
+    clip: float | None = Field(100.0, gt=0)
+    """gradient norm above which gradients are scaled down"""
     beta1: float = Field(0.9, gt=0, lt=1, description="momentum of schedule-free AdamW")
-    beta2: float = Field(
-        0.999,
-        gt=0,
-        lt=1,
-        description="decay of Adam's second moment; 0.99 is steadier where runs spike",
-    )
+    beta2: float = Field(0.999, gt=0, lt=1)
+    """decay of Adam's second moment; 0.99 is steadier where runs spike"""
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
-    augment: bool = Field(
-        False, description="a fresh random rotation of every structure at every step"
-    )
-    symmetry_rotations: int = Field(
-        0,
-        ge=0,
-        le=64,
-        description=(
-            "rotated copies of every structure a step on which the symmetry loss is measured;"
-            " M copies make a step M + 1 times as expensive"
-        ),
-    )
+    augment: bool = False
+    """a fresh random rotation of every structure at every step"""
+    symmetry_rotations: int = Field(0, ge=0, le=64)
+    """rotated copies of every structure a step on which the symmetry loss is measured; M copies
+    make a step M + 1 times as expensive"""
     symmetry_weight: float = Field(1.0, gt=0, description="weight of the symmetry loss")
-    symmetry_penalty: Literal["square", "norm"] = Field(
-        "square",
-        description="how an asymmetry is penalised; a norm can hold a model at zero",
-    )
-    precision: Literal["float32", "tf32", "bf16", "float64"] = Field(
-        "float32", description="number format of the training step"
-    )
-    evaluations: int = Field(
-        20, ge=2, description="evaluations, at steps equally spaced in the logarithm"
-    )
+    symmetry_penalty: Literal["square", "norm"] = "square"
+    """how an asymmetry is penalised; a norm can hold a model at zero"""
+    precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
+    """number format of the training step"""
+    evaluations: int = Field(20, ge=2)
+    """evaluations, at steps equally spaced in the logarithm"""
     first_evaluation: int = Field(50, ge=1, description="step of the first evaluation")
-    validation_structures: int = Field(
-        1000, ge=1, description="structures of the fixed validation set that are used"
-    )
+    validation_structures: int = Field(1000, ge=1)
+    """structures of the fixed validation set that are used"""
 
     energy_weight: float = Field(1.0, ge=0, description="of the energy term in what is minimised")
     forces_weight: float = Field(1.0, ge=0, description="of the force term")
-    stress_weight: float = Field(
-        0.0,
-        ge=0,
-        description=(
-            "of the virial term, eV/atom; needs data with stress and forces: conservative (default:"
-            " 0, stress is not used)"
-        ),
-    )
-    energy_weight_end: float | None = Field(
-        None, ge=0, description="the weight moves to this one, linearly over the run"
-    )
+    stress_weight: float = Field(0.0, ge=0)
+    """of the virial term, eV/atom; needs data with stress and forces: conservative (default: 0,
+    stress is not used)"""
+    energy_weight_end: float | None = Field(None, ge=0)
+    """the weight moves to this one, linearly over the run"""
     forces_weight_end: float | None = Field(None, ge=0, description="likewise")
     stress_weight_end: float | None = Field(None, ge=0, description="likewise")
 

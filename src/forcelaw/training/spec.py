@@ -8,13 +8,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from .. import __version__
 from ..data import splits
@@ -25,14 +19,13 @@ from ..errors import DataError, StudyError
 from ..models import architecture, make_config
 from ..models.base import Flops, ModelConfig
 from ..models.sizing import count_parameters
+from ..settings import Settings
 from .config import TrainOptions, cost_factor
 
 
-class Start(BaseModel):
+class Start(Settings):
     """The run whose weights another one starts from: its id, the hash of the weights, and what was
     spent on them: FLOPs and atoms seen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     run: str
     weights: str
@@ -40,10 +33,8 @@ class Start(BaseModel):
     atoms: int
 
 
-class RunSpec(BaseModel):
+class RunSpec(Settings):
     """One run, resolved. start: None for fresh weights."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     study: str
     kind: Literal["grid", "sweep", "single"]
@@ -54,11 +45,8 @@ class RunSpec(BaseModel):
     n_nonembedding: int
     flops_per_edge: float
     flops_per_atom: float
-    cost_factor: float = Field(
-        description=(
-            "training FLOPs over three forward passes, which is a plain step with direct forces"
-        )
-    )
+    cost_factor: float
+    """training FLOPs over three forward passes, which is a plain step with direct forces"""
     data: dict[str, Any]
     seed: int
     lr: float = Field(gt=0)

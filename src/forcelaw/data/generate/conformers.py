@@ -14,29 +14,27 @@ that labels are exact for what a reader gets.
 from __future__ import annotations
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+from ...settings import Settings
 
 POSITION_QUANTUM = 1e-3  # Angstrom
 
 
-class Distribution(BaseModel):
+class Distribution(Settings):
     """How conformers are spread around their minima; the defaults give a mean force norm near 1.8
     eV/Angstrom."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     conformers: int = Field(3, ge=1, description="conformers asked for per molecule")
     unrelaxed: float = Field(0.10, ge=0, le=1, description="part left as embedded by ETKDGv3")
     partly: float = Field(0.30, ge=0, le=1, description="part relaxed by 5 to 20 MMFF steps")
     relaxed_steps: int = Field(200, ge=1, description="most MMFF steps of the rest")
-    displacement: float = Field(
-        0.05, ge=0, description="upper end of the displacement's standard deviation, Angstrom"
-    )
-    max_force: float = Field(
-        20.0, gt=0, description="structures with an atom above it are dropped, eV/Angstrom"
-    )
+    displacement: float = Field(0.05, ge=0)
+    """upper end of the displacement's standard deviation, Angstrom"""
+    max_force: float = Field(20.0, gt=0)
+    """structures with an atom above it are dropped, eV/Angstrom"""
 
 
 def random_rotation(rng: np.random.Generator) -> np.ndarray:

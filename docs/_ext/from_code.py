@@ -125,9 +125,11 @@ def _study_parts() -> list[tuple[str, Any]]:
 
     return [
         ("The file", config.Study),
+        ("`data`, where it names files", config.DataFiles),
         ("Entries of `architectures`", config.ArchitectureSpec),
         ("`replicates`", config.Replicates),
         ("`learning_rate`", config.LearningRate),
+        ("`learning_rate` as a law", config.RateLaw),
         ("`sweep`", config.Sweep),
         ("`train`", TrainOptions),
     ]

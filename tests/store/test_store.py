@@ -72,3 +72,13 @@ def test_the_table_has_a_row_per_evaluation_and_keeps_runs_that_diverged_at_once
     assert frame["rotation_error"].to_list() == [None, 1e-6, None]
     assert frame["loss"].to_list() == [0.2, 0.1, None]
     assert frame["lr"].to_list() == [1e-3, 1e-3, 9.0]
+
+
+def test_a_run_keeps_its_reference_energies(tmp_path):
+    run = RunDirectory.create(tmp_path, {"label": "A", "steps": 1})
+    run.keep_references({"1": -13.6, "6": -1028.0})
+    run.keep_references({"1": -13.6, "6": -1028.0})
+    with pytest.raises(StoreError):  # the same pack by its hash, with other labels
+        run.keep_references({"1": -13.6, "6": -1029.0})
+    run.keep_references({"1": -13.6, "6": -1029.0}, same=False)
+    assert run.references() == {1: -13.6, 6: -1028.0}

@@ -79,11 +79,24 @@ class RunDirectory:
         known = self.references() or {}
         return tuple(known.get(z, 0.0) for z in range(119))
 
-    def keep_references(self, energies: dict[str, float]) -> None:
-        """Write reference energies (eV by atomic number), once: they belong to the weights."""
+    def keep_references(self, energies: dict[str, float], *, same: bool = True) -> None:
+        """Write reference energies (eV by atomic number), once: they belong to the weights. With
+        ``same`` a run that has others already is a StoreError."""
         if not (self.path / "references.json").exists():
             with self.writing("references.json") as temporary:
                 write_json(temporary, {"unit": "eV", "energies": energies})
+            return
+        kept = self.references() or {}
+        far = [z for z in energies if abs(energies[z] - kept.get(int(z), energies[z])) > 1e-6]
+        if same and far:
+            z = far[0]
+            raise StoreError(
+                f"the run began with other reference energies (atomic number {z}: {kept[int(z)]} eV,"
+                f" the pack has {energies[z]}): its hash is the same, its labels are not",
+                where=str(self.path),
+                remedy="prepare the pack as it was (packs made before 2026-11-29: --E0s"
+                " least-squares), or train in another --out",
+            )
 
     def result(self) -> dict[str, Any] | None:
         """How the run ended; None while it has not. StoreError where that cannot be read."""

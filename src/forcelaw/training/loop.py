@@ -108,7 +108,7 @@ def training(
     if device.type == "cpu":  # more than one where it was resumed with another number
         state["threads"] = sorted({*state.get("threads", []), torch.get_num_threads()})
     run.truncate_metrics(state["step"])
-    run.keep_references(pack.manifest["references"]["energies"])
+    run.keep_references(pack.manifest["references"]["energies"], same=not spec.start)
     stats = new_stats(device)
     if state["stats"]:
         stats.copy_(torch.tensor(state["stats"], dtype=torch.float64))

@@ -91,7 +91,7 @@ class RunDirectory:
         if same and far:
             z = far[0]
             raise StoreError(
-                f"the run began with other reference energies (atomic number {z}: {kept[int(z)]} eV,"
+                f"the run began with other reference energies (Z = {z}: {kept[int(z)]} eV,"
                 f" the pack has {energies[z]}): its hash is the same, its labels are not",
                 where=str(self.path),
                 remedy="prepare the pack as it was (packs made before 2026-11-29: --E0s"

@@ -202,6 +202,23 @@ def test_the_simulated_interval_is_that_of_the_jackknife():
     assert plan.noise["sd_run"] == pytest.approx(0.01, rel=0.6)
 
 
+def test_a_design_for_a_target_shortens_the_interval_of_the_loss_there():
+    """What is added for a target beyond the sizes and lengths is longer or larger than what is
+    there, and does more for it than what would be added for the exponent of N."""
+    runs, at = study(6), {"n": 1e8, "d": 1e10}
+    plan = design(runs, target=at, add=1, copies=100, rank="gain")
+    band = fit(runs).interval(**{role: np.array([value]) for role, value in at.items()})
+    assert plan.value == pytest.approx(np.log(band.value[0]))
+    assert plan.measured_half_width == pytest.approx(np.log(band.high / band.low)[0] / 2)
+    one = plan.additions[0]
+    assert one.gain > 0.1 and (one.n > runs["n"].max() or one.d > runs["d"].max())
+    near = design(runs, target={"n": 1e5, "d": 3e7}, add=1, copies=100)
+    assert near.half_width < plan.half_width / 3
+    for wrong in ({"n": 1e8}, {"n": 1e8, "d": -1.0}, {"n": 1e8, "d": 1e9, "h": 1.0}):
+        with pytest.raises(FitError, match="target"):
+            design(runs, target=wrong)
+
+
 def test_added_runs_shorten_the_interval_as_predicted():
     """What the plan promises is what fresh studies with these runs have (mean over studies)."""
     plan = design(study(10), "alpha", add=2, copies=150)

@@ -98,10 +98,14 @@ examples:
 def add_design(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Simulates the study with candidate runs added (other sizes, seeds, lengths) and names"
-        " those that shorten the interval of a quantity most, for their cost or (--rank gain)"
-        " whatever they cost."
+        " those that shorten the interval of a quantity, or of the loss at a target (--target), most"
+        " for their cost or (--rank gain) whatever they cost."
     )
-    examples = "example:\n  forcelaw design runs.csv --group painn --quantity gamma --add 4\n"
+    examples = """\
+examples:
+  forcelaw design runs.csv --group painn --quantity gamma --add 4
+  forcelaw design runs.csv --group painn --target n=1e7,d=1e9
+"""
     _add_common(parser, Design, examples, _design, skip=("law", "tie"))
 
 
@@ -211,14 +215,14 @@ def pairs(items: list[str] | str, option: str) -> dict[str, str]:
     return out
 
 
-def _fixed(text: str) -> dict[str, float]:
-    """The parameters of --fix."""
+def _numbers(text: str, option: str) -> dict[str, float]:
+    """NAME=NUMBER,NAME=NUMBER of an option."""
     out = {}
-    for name, value in pairs(text, "--fix").items():
+    for name, value in pairs(text, option).items():
         try:
             out[name] = float(value)
         except ValueError:
-            raise FitError(f"{value!r} is not a number", where=f"--fix {name}") from None
+            raise FitError(f"{value!r} is not a number", where=f"{option} {name}") from None
     return out
 
 
@@ -311,7 +315,9 @@ def _fit(args: argparse.Namespace) -> int:
     if args.law == "auto":
         return _fit_auto(args, runs, options)
     options |= {"factor": args.factor}
-    result = fit(runs, law_of(args), fixed=_fixed(args.fix), **fit_settings(args), **options)
+    result = fit(
+        runs, law_of(args), fixed=_numbers(args.fix, "--fix"), **fit_settings(args), **options
+    )
     content = result.as_json()
     _say(args, "\n" + result.summary() + _optimum_text(result))
     if args.profile and result.ok:
@@ -342,7 +348,7 @@ def _fit_auto(args: argparse.Namespace, runs: Runs, options: dict[str, Any]) -> 
     options = {**options, "factor": args.factor}
     if args.tie is not None:
         options["tie"] = args.tie  # refused: each form has its own
-    result = fit(runs, "auto", fixed=_fixed(args.fix), **fit_settings(args), **options)
+    result = fit(runs, "auto", fixed=_numbers(args.fix, "--fix"), **fit_settings(args), **options)
     _say(args, "\n" + result.summary())
     _write(args, result.as_json())
     if result.ok:
@@ -505,6 +511,7 @@ def _design(args: argparse.Namespace) -> int:
         _runs(args),
         args.quantity,
         progress=True,
+        target=_numbers(args.target, "--target") or None,
         **{name: getattr(args, name) for name in names},
         **fit_settings(args, "interval", "resamples"),
     )

@@ -133,6 +133,11 @@ class Design(Settings):
     """Options of ``forcelaw design`` only."""
 
     quantity: str = Field("gamma", title="NAME", description="alpha, beta, gamma, a, E ...")
+    target: str = Field(
+        "",
+        title="n=N,d=D",
+        description="where the loss is to be known, e.g. n=1e7,d=1e9, instead of a quantity",
+    )
     add: int = Field(3, ge=1, description="runs to add")
     cost: Literal["c", "h"] | None = None
     """count FLOPs or hours (default: hours if there are any)"""

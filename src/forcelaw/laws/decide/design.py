@@ -1,5 +1,5 @@
-"""Which runs to add to a study so that a named quantity gets a shorter interval, per hour spent, by
-simulation.
+"""Which runs to add to a study so that a named quantity, or the loss at a target, gets a shorter
+interval, per hour spent, by simulation.
 
 The fitted surface and the measured noise (between runs, within runs, its autocorrelation) make
 synthetic copies of the study with and without a candidate run; each is refitted. The candidate with
@@ -9,6 +9,7 @@ of it. All candidates see the same noise in the old runs, so that their ranking 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from ...table.runs import Runs
 from ..fit.fit import fit
 from ..fit.objective import Objective
 from ..fit.problem import build
-from ..fit.result import UNITS, FitResult, Result, named, note_lines
+from ..fit.result import UNITS, Estimate, FitResult, Result, named, note_lines
 from ..inputs import one_architecture
 from .allocation import Cost
 from .simulate import noise, table
@@ -109,6 +110,7 @@ def design(
     add: int = 3,
     cost: str | None = None,
     max_cost: float | None = None,
+    target: Mapping[str, float] | None = None,
     copies: int = COPIES,
     seed: int = 0,
     level: float = 0.95,
@@ -120,9 +122,10 @@ def design(
     """Plan ``add`` runs for a table of one architecture.
 
     runs: any table (see :func:`forcelaw.fit`). quantity: a parameter or derived quantity of the law
-    (alpha, beta, E, a, gamma). cost: "h" or "c" (default: hours if the table has them). max_cost:
-    leave out dearer candidates, in FLOPs or hours (default: 4 times the dearest run). copies:
-    simulated ones. rank: "per-cost" takes the run with the largest fall of the interval per cost,
+    (alpha, beta, E, a, gamma). target: where the loss is to be known, e.g. n=1e7, d=1e9, instead of
+    a quantity; the half-widths are then those of ln L there. cost: "h" or "c" (default: hours if
+    the table has them). max_cost: leave out dearer candidates, in FLOPs or hours (default: 4 times
+    the dearest run). copies: simulated ones. rank: "per-cost" takes the run with the largest fall of the interval per cost,
     which is often a small one; "gain" the one with the largest fall, whatever it costs. settings:
     those of :func:`forcelaw.fit`. FitError where the table cannot carry the fit.
     """
@@ -135,7 +138,8 @@ def design(
     runs = one_architecture(runs, "design", "a design")
     settings.pop("interval", None)
     result = fit(runs, law, interval="jackknife", level=level, **settings).require()
-    if quantity not in result.estimates:
+    at = _target(target, result)
+    if at is None and quantity not in result.estimates:
         raise FitError(
             f"{law} has no quantity {quantity!r}",
             where="design",
@@ -143,7 +147,7 @@ def design(
         )
     unit = cost or ("h" if "h" in runs else "c")
     price = Cost.measured(runs, unit)
-    study = _Study(runs, result, quantity, copies, seed, level)
+    study = _Study(runs, result, quantity, copies, seed, level, at)
     candidates = _candidates(runs, price, max_cost)
     if not candidates:
         raise FitError(
@@ -152,8 +156,11 @@ def design(
     base = study.half_width(study.values([]), 0)
     bar = Progress("design", add * len(candidates), unit="candidates") if progress else None
     chosen, tried, doubt = _choose(study, candidates, price, add, rank, bar)
-    value, group = result.estimates[quantity], runs.group_names[0]
-    found = Design(quantity, group, value.value, base, value.half_width, UNITS[unit], chosen, tried)
+    value, group = study.estimate(), runs.group_names[0]
+    name = (
+        quantity if at is None else "ln loss at " + ", ".join(f"{k}={v:g}" for k, v in at.items())
+    )
+    found = Design(name, group, value.value, base, value.half_width, UNITS[unit], chosen, tried)
     found.noise, found.rank = study.noise, rank
     if len(chosen) < add:
         found.notes.append(
@@ -165,6 +172,23 @@ def design(
         if one.n > runs["n"].max() * 1.01:
             found.notes.append(f"with N = {one.n:.3g} the study goes beyond its sizes")
     return found
+
+
+def _target(target: Mapping[str, float] | None, result: FitResult) -> dict[str, float] | None:
+    """The target with every variable of the law; FitError where one is missing or not positive."""
+    if target is None:
+        return None
+    missing = [role for role in result.law.roles if role not in target]
+    wrong = [role for role, value in target.items() if not (np.isfinite(value) and value > 0)]
+    unknown = [role for role in target if role not in result.law.roles]
+    if missing or wrong or unknown:
+        raise FitError(
+            f"the target {dict(target)} does not give {', '.join(missing or wrong or unknown)}"
+            + (" as positive numbers" if wrong else " of the law" if unknown else ""),
+            where="--target",
+            remedy="give " + ",".join(f"{role}=1e7" for role in result.law.roles),
+        )
+    return dict(target)
 
 
 def _choose(
@@ -239,8 +263,16 @@ class _Study:
     more?"""
 
     def __init__(
-        self, runs: Runs, result: FitResult, quantity: str, copies: int, seed: int, level: float
+        self,
+        runs: Runs,
+        result: FitResult,
+        quantity: str,
+        copies: int,
+        seed: int,
+        level: float,
+        at: dict[str, float] | None = None,
     ):
+        self.at = at
         self.runs, self.result, self.quantity = runs, result, quantity
         self.copies, self.seed, self.level = copies, seed, level
         d = result.diagnostics
@@ -267,6 +299,14 @@ class _Study:
         """ln L of the law."""
         return self.result.law.predict_log(self.result.best(), at, self.result.centre)[0]
 
+    def estimate(self) -> Estimate:
+        """The quantity, or ln L at the target, as the study has it, with its interval."""
+        if self.at is None:
+            return self.result.estimates[self.quantity]
+        band = self.result.interval(**{role: np.array([v]) for role, v in self.at.items()})
+        ends = [float(np.log(one[0])) for one in (band.value, band.low, band.high)]
+        return Estimate(ends[0], None, ends[1], ends[2], "mean")
+
     def half_width(self, values: np.ndarray, added: int) -> float:
         """Expected half-width with ``added`` runs more: t(G-1) times the standard deviation of the
         refits ``values``."""
@@ -292,6 +332,9 @@ class _Study:
         many = np.tile(start, (self.copies, 1))
         theta = problem.solve(many, tolerance=1e-8, iterations=60, y=y).theta
         copy = FitResult(law, "ok", theta=theta[0], centre=problem.centre, context=result.context)
+        if self.at is not None:
+            there = {role: np.array([value]) for role, value in self.at.items()}
+            return law.predict_log(theta, there, problem.centre)[:, 0]
         return copy.quantity(self.quantity, theta)
 
     def _simulated(

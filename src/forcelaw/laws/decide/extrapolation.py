@@ -247,7 +247,8 @@ def extrapolate(
 def _forms(law: Any, floor: Floor | None, x: str | None) -> Mapping[str, Law]:
     """The candidates; of a law that is named with a floor of its own, the same without one comes
     second, for tables that are too short for the first."""
-    options = {}
+    options: dict[str, Any] = {}
+    made: Mapping[str, tuple[str, Floor | None]]
     if law == "auto":
         made = FORMS if x is None else LINES
         options = {} if x is None else {"x": x}

@@ -102,8 +102,8 @@ def isoflop(
         message = f"no budget is reached by {LEAST_SIZES} sizes: no iso-FLOP curves"
         return IsoFlop(x, none, [], none, none, none, none, none, message=message)
     lines, stars = _minima(found, grid, single)
-    points = np.exp(stars[:, :3]).T
-    result = IsoFlop(x, np.exp(grid), lines, *points, misfit=stars[:, 3], bent=stars[:, 4])
+    n, d, loss = np.exp(stars[:, :3]).T
+    result = IsoFlop(x, np.exp(grid), lines, n, d, loss, misfit=stars[:, 3], bent=stars[:, 4])
     result.notes = _lack_of_fit(result)
     slopes, groups = _slopes(grid, stars), len(runs.run_names)
     if not np.isfinite(slopes).all():

@@ -1,5 +1,5 @@
-"""`forcelaw fit`, `compare`, `diagnose`, `budget` and `design`: laws from any table of runs. None
-needs torch."""
+"""`forcelaw fit`, `compare` and `diagnose`: laws from any table of runs, and what other commands on
+such tables share. None needs torch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FitError, require
 from . import CANNOT_CARRY
 from .laws_options import (
-    Budget,
     Compare,
-    Design,
     Diagnose,
     Fit,
     FitOptions,
@@ -53,7 +51,7 @@ examples:
   forcelaw fit runs.csv --columns n=params,d=tokens --where "step >= 100" --delta 1e-3
   forcelaw fit runs.csv --law power_floor --x n --group painn
 """
-    _add_common(parser, Fit, examples, _fit)
+    add_common(parser, Fit, examples, _fit)
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +63,7 @@ def add_compare(parser: argparse.ArgumentParser) -> None:
         " multiplier at equal loss, and where the frontiers cross."
     )
     examples = "example:\n  forcelaw compare runs.csv --burn-in-steps 400 --figure compare.svg\n"
-    _add_common(parser, Compare, examples, _compare)
+    add_common(parser, Compare, examples, _compare)
 
 
 def add_diagnose(parser: argparse.ArgumentParser) -> None:
@@ -75,41 +73,10 @@ def add_diagnose(parser: argparse.ArgumentParser) -> None:
         " ways, and the floor."
     )
     examples = "example:\n  forcelaw diagnose runs.csv --group painn --figure diagnose.png\n"
-    _add_common(parser, Diagnose, examples, _diagnose)
+    add_common(parser, Diagnose, examples, _diagnose)
 
 
-def add_budget(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "The best architecture, N and D within a budget, the loss to expect with the interval of a"
-        " new run, and how far that extrapolates beyond the runs of the table. Forms of law are"
-        " weighed by back-tests on its smaller budgets; N and D stay within --beyond times the"
-        " largest measured ones. Where back-tests and `forcelaw diagnose` both say no, so does"
-        " this."
-    )
-    examples = """\
-examples:
-  forcelaw budget runs.csv --flops 1e19
-  forcelaw budget runs.csv --hours 100 --device H200 --unique 1e9
-"""
-    _add_common(parser, Budget, examples, _budget)
-    parser.set_defaults(law="auto")
-
-
-def add_design(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Simulates the study with candidate runs added (other sizes, seeds, lengths) and names"
-        " those that shorten the interval of a quantity, or of the loss at a target (--target), most"
-        " for their cost or (--rank gain) whatever they cost."
-    )
-    examples = """\
-examples:
-  forcelaw design runs.csv --group painn --quantity gamma --add 4
-  forcelaw design runs.csv --group painn --target n=1e7,d=1e9
-"""
-    _add_common(parser, Design, examples, _design, skip=("law", "tie"))
-
-
-def _add_common(
+def add_common(
     parser: argparse.ArgumentParser,
     own: type[BaseModel],
     examples: str,
@@ -149,7 +116,7 @@ def _guarded(args: argparse.Namespace, command: Callable[[argparse.Namespace], i
             "derived": {},
             "diagnostics": {},
         }
-        _write(args, {"status": "refused", "ok": False, **refusal, **empty})
+        write(args, {"status": "refused", "ok": False, **refusal, **empty})
         raise
 
 
@@ -168,7 +135,7 @@ def _check_writable(path: Path, option: str) -> None:
         raise FitError(problem, where=option, remedy="give the path of a file that can be written")
 
 
-def _write(args: argparse.Namespace, content: dict[str, Any]) -> None:
+def write(args: argparse.Namespace, content: dict[str, Any]) -> None:
     """The JSON, by rename: a reader never sees half of it."""
     if not args.json_out:
         return
@@ -184,12 +151,12 @@ def _write(args: argparse.Namespace, content: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def _say(args: argparse.Namespace, text: str) -> None:
+def say(args: argparse.Namespace, text: str) -> None:
     """Print, to standard error where standard output is for the JSON."""
     print(text, file=sys.stderr if args.json_out == "-" else sys.stdout)
 
 
-def _draw(args: argparse.Namespace, kind: str, *what: Any, path: Path | None = None) -> None:
+def draw(args: argparse.Namespace, kind: str, *what: Any, path: Path | None = None) -> None:
     """Draw the figure ``kind`` of :mod:`forcelaw.figures.commands`, if one was asked for."""
     if not args.figure:
         return
@@ -215,7 +182,7 @@ def pairs(items: list[str] | str, option: str) -> dict[str, str]:
     return out
 
 
-def _numbers(text: str, option: str) -> dict[str, float]:
+def numbers(text: str, option: str) -> dict[str, float]:
     """NAME=NUMBER,NAME=NUMBER of an option."""
     out = {}
     for name, value in pairs(text, option).items():
@@ -239,9 +206,9 @@ def _floor(text: str | None) -> str | float | None:
         ) from None
 
 
-def _runs(args: argparse.Namespace) -> Runs:
+def runs_of_command(args: argparse.Namespace) -> Runs:
     runs = table_of(args)
-    _say(args, runs.describe())
+    say(args, runs.describe())
     return runs
 
 
@@ -303,41 +270,41 @@ def cost_of(args: argparse.Namespace) -> Any:
 def _fit(args: argparse.Namespace) -> int:
     from ..laws.fit.fit import fit
 
-    runs = _runs(args)
+    runs = runs_of_command(args)
     if len(runs.group_names) > 1:
         names = ", ".join(runs.group_names[:8])
         runs.notes.append(
             f"one law is fitted through {len(runs.group_names)} architectures ({names}): --group"
             " NAME selects one of them, `forcelaw compare` fits each"
         )
-        _say(args, f"  WARNING: {runs.notes[-1]}")
+        say(args, f"  WARNING: {runs.notes[-1]}")
     options = {"x": args.x} if args.x else {}
     if args.law == "auto":
         return _fit_auto(args, runs, options)
     options |= {"factor": args.factor}
     result = fit(
-        runs, law_of(args), fixed=_numbers(args.fix, "--fix"), **fit_settings(args), **options
+        runs, law_of(args), fixed=numbers(args.fix, "--fix"), **fit_settings(args), **options
     )
     content = result.as_json()
-    _say(args, "\n" + result.summary() + _optimum_text(result))
+    say(args, "\n" + result.summary() + _optimum_text(result))
     if args.profile and result.ok:
         from ..laws.fit.floor_profile import profile_floor
         from ..laws.fit.profile import profile
 
         by_run = profile(runs, result)
         content["profile_over_runs"] = by_run.as_json()
-        _say(args, f"by profile over runs: {by_run}")
+        say(args, f"by profile over runs: {by_run}")
         if result.law.free_floor:
             content["profile"] = profile_floor(runs, result).as_json()
-            _say(args, _profile_text(content["profile"]))
+            say(args, _profile_text(content["profile"]))
     law: Any = result.law
     if law.name in ("frontier", "frontier_hours") and result.parameters:
         _add_frontier(args, runs, law.x, content)
-    _write(args, content)
+    write(args, content)
     if result.parameters:
-        _draw(args, "fit_figure", runs, result)
+        draw(args, "fit_figure", runs, result)
     elif args.figure:
-        _say(args, "no figure: there is no law to draw")
+        say(args, "no figure: there is no law to draw")
     return 0 if result.ok else CANNOT_CARRY
 
 
@@ -348,11 +315,11 @@ def _fit_auto(args: argparse.Namespace, runs: Runs, options: dict[str, Any]) -> 
     options = {**options, "factor": args.factor}
     if args.tie is not None:
         options["tie"] = args.tie  # refused: each form has its own
-    result = fit(runs, "auto", fixed=_numbers(args.fix, "--fix"), **fit_settings(args), **options)
-    _say(args, "\n" + result.summary())
-    _write(args, result.as_json())
+    result = fit(runs, "auto", fixed=numbers(args.fix, "--fix"), **fit_settings(args), **options)
+    say(args, "\n" + result.summary())
+    write(args, result.as_json())
     if result.ok:
-        _draw(args, "fit_figure", runs, result.best.result)
+        draw(args, "fit_figure", runs, result.best.result)
     return 0 if result.ok else CANNOT_CARRY
 
 
@@ -366,7 +333,7 @@ def _add_frontier(args: argparse.Namespace, runs: Runs, x: str, content: dict[st
     found = frontier(runs, x, level=args.level)
     content["frontier"] = found.as_json()
     values = ", ".join(f"{name} = {value}" for name, value in found.fit.parameters.items())
-    _say(
+    say(
         args,
         "the fit above goes through every evaluation; the lowest loss at each compute (by "
         f"{found.method}) gives {values or 'no law: ' + found.fit.message}"
@@ -404,7 +371,7 @@ def _profile_text(profile: dict[str, Any]) -> str:
 def _compare(args: argparse.Namespace) -> int:
     from ..laws.compare.compare import compare
 
-    runs = _runs(args)
+    runs = runs_of_command(args)
     quantities = tuple(filter(None, (name.strip() for name in args.quantities.split(","))))
     result = compare(
         runs,
@@ -416,10 +383,10 @@ def _compare(args: argparse.Namespace) -> int:
         x=args.x,
         **fit_settings(args, "interval", "resamples"),
     )
-    _say(args, "\n" + result.summary())
+    say(args, "\n" + result.summary())
     good = result.status == "ok"
-    _write(args, result.as_json() | {"message": "" if good else "; ".join(result.notes)})
-    _draw(args, "compare_figure", result)
+    write(args, result.as_json() | {"message": "" if good else "; ".join(result.notes)})
+    draw(args, "compare_figure", result)
     return 0 if good else CANNOT_CARRY
 
 
@@ -434,18 +401,18 @@ def _diagnose(args: argparse.Namespace) -> int:
         args.where = (
             f"({args.where}) and not ({args.sweep})" if args.where else f"not ({args.sweep})"
         )
-    runs = _runs(args)
+    runs = runs_of_command(args)
     settings = fit_settings(args, "interval", "resamples", "seed")
     settings["factor"] = args.factor or None
     found = {}
     for name, part in runs.groups().items():
         settings["sweep"] = sweep and _of_group(sweep, name)
         found[name] = diagnose(part, law_of(args), x=args.x, **settings)
-        _say(args, "\n" + found[name].summary())
+        say(args, "\n" + found[name].summary())
         path = Path(args.figure) if args.figure else None
         if path and len(runs.group_names) > 1:
             path = path.with_stem(f"{path.stem}_{_file_name(name)}")
-        _draw(args, "diagnose_figure", found[name], path=path)
+        draw(args, "diagnose_figure", found[name], path=path)
     refused = all(one.verdict == REFUSED for one in found.values())
     if len(found) == 1:
         content = next(iter(found.values())).as_json()
@@ -457,7 +424,7 @@ def _diagnose(args: argparse.Namespace) -> int:
         for name, one in found.items()
         for reason in one.reasons
     ]
-    _write(args, content | {"message": "; ".join(reasons) if refused else ""})
+    write(args, content | {"message": "; ".join(reasons) if refused else ""})
     return CANNOT_CARRY if refused else 0
 
 
@@ -467,55 +434,3 @@ def _of_group(runs: Runs, name: str) -> Runs | None:
 
 def _file_name(group: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in group) or "all"
-
-
-def _budget(args: argparse.Namespace) -> int:
-    from ..laws.decide.budget import budget
-
-    if (args.flops is None) == (args.hours is None):
-        raise FitError(
-            "give a budget in FLOPs or in hours",
-            where="budget",
-            remedy="one of --flops and --hours",
-        )
-    runs = _runs(args)
-    names = ("flops", "hours", "unique", "max_epochs", "device", "beyond", "anyway")
-    result = budget(
-        runs,
-        **{name: getattr(args, name) for name in names},
-        law=law_of(args),
-        cost=cost_of(args),
-        diagnosis=True,
-        **fit_settings(args, "interval", "resamples"),
-    )
-    _say(args, "\n" + result.summary())
-    good = result.status == "ok"
-    reasons = [
-        f"{one.group + ': ' if one.group else ''}{one.reason}"
-        for one in result.choices
-        if one.reason
-    ]
-    _write(args, result.as_json() | {"message": "" if good else "; ".join(reasons)})
-    if result.best:
-        _draw(args, "budget_figure", result, runs)
-    elif args.figure:
-        _say(args, "no figure: no architecture has an answer")
-    return 0 if good else CANNOT_CARRY
-
-
-def _design(args: argparse.Namespace) -> int:
-    from ..laws.decide.design import design
-
-    names = ("add", "cost", "max_cost", "copies", "rank")
-    result = design(
-        _runs(args),
-        args.quantity,
-        progress=True,
-        target=_numbers(args.target, "--target") or None,
-        **{name: getattr(args, name) for name in names},
-        **fit_settings(args, "interval", "resamples"),
-    )
-    _say(args, "\n" + result.summary())
-    _write(args, result.as_json())
-    _draw(args, "design_figure", result)
-    return 0

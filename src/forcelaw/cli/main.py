@@ -67,8 +67,8 @@ COMMANDS = {
         "laws",
         "is it an exponent, or only a trend? and which runs would make it one",
     ),
-    "budget": ("laws", "which architecture, how large, on how much data, for a budget"),
-    "design": ("laws", "which runs to add to a study for the shortest interval"),
+    "budget": ("decide", "which architecture, how large, on how much data, for a budget"),
+    "design": ("decide", "which runs to add to a study for the shortest interval"),
     "forecast": (
         "forecast",
         "predict the largest runs from small ones before they are trained; later, check it",

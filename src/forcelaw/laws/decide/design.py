@@ -125,9 +125,10 @@ def design(
     (alpha, beta, E, a, gamma). target: where the loss is to be known, e.g. n=1e7, d=1e9, instead of
     a quantity; the half-widths are then those of ln L there. cost: "h" or "c" (default: hours if
     the table has them). max_cost: leave out dearer candidates, in FLOPs or hours (default: 4 times
-    the dearest run). copies: simulated ones. rank: "per-cost" takes the run with the largest fall of the interval per cost,
-    which is often a small one; "gain" the one with the largest fall, whatever it costs. settings:
-    those of :func:`forcelaw.fit`. FitError where the table cannot carry the fit.
+    the dearest run). copies: simulated ones. rank: "per-cost" takes the run with the largest fall
+    of the interval per cost, which is often a small one; "gain" the one with the largest fall,
+    whatever it costs. settings: those of :func:`forcelaw.fit`. FitError where the table cannot
+    carry the fit.
     """
     if rank not in RANKS:
         raise FitError(

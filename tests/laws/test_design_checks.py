@@ -57,6 +57,12 @@ def test_an_exponent_that_belongs_to_its_window_is_seen():
         assert set(checks) == {"window of N", "window of D"}
         assert checks["window of D"].passed is expected
         assert checks["window of D"].data["quantity"] == "beta"
+        rows = checks["window of D"].data["rows"]
+        by_hand = [
+            fit(table.take(keep), interval="none")["beta"].value
+            for keep in (table["d"] >= 3e6, table["d"] <= table["d"].max() / 3)
+        ]
+        assert [row["value"] for row in rows[1:]] == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_the_effect_of_a_covariate_is_that_of_least_squares_on_run_means():

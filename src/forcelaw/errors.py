@@ -19,6 +19,9 @@ EXTRAS = {
     "rdkit": "generate",
     "tblite": "generate",
     "ase_db_backends": "aselmdb",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
 }
 
 

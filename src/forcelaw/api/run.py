@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -141,6 +141,7 @@ class Training(Settings):
         compile: bool = False,
         threads: int = 1,
         say: Say = lambda text: None,
+        log: Sequence[str] = (),
     ) -> Run:
         """Train to the end, resuming where an earlier call stopped, and return the run."""
         require("torch", "safetensors")
@@ -150,6 +151,7 @@ class Training(Settings):
         from ..training.device import cpu_threads, pick_device
         from ..training.fine_tune import keep_start
         from ..training.loop import train
+        from ..training.tracking import tracked
 
         pack = Pack(sample_path() if self.data == "sample" else self.data)
         spec = self.resolve(pack, options)
@@ -174,6 +176,7 @@ class Training(Settings):
                 )
             try:
                 with (
+                    tracked(run, log),
                     Progress("training", spec.steps, unit="steps") as progress,
                     cpu_threads(threads),
                 ):
@@ -210,6 +213,7 @@ def train(
     compile: bool = False,
     threads: int = 1,
     say: Say = lambda text: None,
+    log: Sequence[str] = (),
     **training: Any,
 ) -> Run:
     """Train one model, as ``forcelaw train`` does, and return its :class:`Run`.
@@ -227,7 +231,8 @@ def train(
     is not trained again, one that was stopped is resumed. device: "auto", "cpu" or "cuda".
     compile: torch.compile the model. threads: of torch on a CPU; results depend on it in the last
     digits, and it is recorded in the result. say: called with one line about the run, for example
-    ``print``. training: any field of :class:`forcelaw.training.config.TrainOptions`
+    ``print``. log: trackers that get the evaluations too: "csv", "tensorboard", "wandb", "mlflow".
+    training: any field of :class:`forcelaw.training.config.TrainOptions`
     (batch_molecules, beta1, weight_decay, precision, ...).
 
     Raises StudyError for options that are wrong, DataError for a pack that cannot be used, and
@@ -258,7 +263,7 @@ def train(
         how = TrainOptions(**training)
     except ValidationError as error:
         raise explain(error, "forcelaw.train") from error
-    return what.run(how, out=out, device=device, compile=compile, threads=threads, say=say)
+    return what.run(how, out=out, device=device, compile=compile, threads=threads, say=say, log=log)
 
 
 def load_run(path: str | Path) -> Run:

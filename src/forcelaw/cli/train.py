@@ -40,6 +40,13 @@ examples:
         metavar="DIR",
         help="the run is written to OUT/runs/ID (default: out/single)",
     )
+    parser.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        choices=["csv", "tensorboard", "wandb", "mlflow"],
+        help="send evaluations to a tracker too, through its own package; may be repeated",
+    )
     parser.set_defaults(handler=_train, packages=("torch", "safetensors"))
 
 
@@ -82,6 +89,7 @@ def _train(args: argparse.Namespace) -> int:
         compile=args.compile,
         threads=args.threads,
         say=print,
+        log=args.log,
     )
     result = run.result or {}
     print(f"{'step':>8}{'atoms':>9}{'FLOPs':>10}{'loss':>9}{'energy':>12}{'forces':>14}")

@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -41,6 +41,7 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self._claim: Claim | None = None
         self._metrics: TextIO | None = None  # while a run is trained
+        self.observers: list[Callable[[dict[str, Any]], None]] = []  # of its evaluations
         self.path = Path(path)
 
     @classmethod
@@ -190,6 +191,11 @@ class RunDirectory:
         (self.path / "result.json").unlink(missing_ok=True)
 
     def append_metric(self, row: dict[str, Any]) -> None:
+        self._append(row)
+        for log in self.observers:
+            log(row)
+
+    def _append(self, row: dict[str, Any]) -> None:
         self.check()
         with self._writes():
             file = self._metrics or (self.path / "metrics.jsonl").open("a")

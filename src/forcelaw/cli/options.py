@@ -60,26 +60,6 @@ def add_options(
             parser.add_argument(*own, dest=name, **_words(field), **required)
 
 
-def add_device(parser: Any) -> None:
-    """The options of every command that trains: --device, --compile and --threads."""
-    parser.add_argument(
-        "--device",
-        choices=["auto", "cpu", "cuda"],
-        default="auto",
-        help="auto uses a GPU if there is one",
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="torch.compile the models (needs a C++ compiler)"
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=1,
-        metavar="K",
-        help="threads of each run on a CPU (default: 1); results depend on it in the last digits",
-    )
-
-
 def from_options(model: type[Model], args: argparse.Namespace, **more: Any) -> Model:
     """The model that parsed options describe; ``more`` are fields that no option gives. Raises
     StudyError where values do not go together."""

@@ -7,10 +7,60 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from ..errors import StoreError, StudyError, require
+from ..settings import Settings
 from . import DAMAGED, FAILED, UNFINISHED
-from .options import add_device
+from .machine import Machine
+from .options import add_options
+
+
+class RunOptions(Settings):
+    """Options of ``forcelaw run``."""
+
+    study: Path | None = Field(None, title="STUDY")
+    """study file (YAML), for example studies/quickstart.yaml"""
+    out: Path | None = Field(None, title="DIR")
+    """output directory (default: out/NAME)"""
+    workers: int | None = None
+    """worker processes (default: cores on a CPU, GPUs on a GPU)"""
+    runs_per_device: str = Field("auto", title="K|auto")
+    """runs side by side in each worker (default auto: 1 on a CPU; on a GPU as many as make up 16k
+    atoms a step, at most 16, fewer when its memory is short). Device-hours are measured one run at
+    a time all the same"""
+    minutes: float | None = Field(None, title="M")
+    """stop cleanly M minutes after the start of this command, planning included; what is under way
+    is kept (within half a minute more) and the same command resumes it"""
+    plan: bool = False
+    """show the plan and its cost, and stop; with --device cuda for one H100, whatever this machine
+    has"""
+    retry_failed: bool = False
+    """train failed runs again, and damaged ones from the start"""
+    no_report: bool = Field(False, description="do not write the report")
+    print_schema: bool = False
+    """print all keys of a study file as JSON schema, and stop"""
+
+
+class ExportOptions(Settings):
+    """Options of ``forcelaw export``."""
+
+    source: Path = Field(title="SOURCE")
+    """output directory of `forcelaw run`, or directory of a run"""
+    table: Path | None = Field(None, title="DIR", description="write the evidence into DIR")
+    model: Path | None = Field(None, title="FILE")
+    """write the model of a run into FILE (.pt2)"""
+    dtype: Literal["float32", "float64"] = Field(
+        "float32", description="number format of the model"
+    )
+    data: Path | None = Field(None, title="PACK")
+    """the pack of a run that did not keep its reference energies"""
+    format: Literal["parquet", "csv"] | None = None
+    """of the table (default: parquet)"""
+    stop: bool = False
+    """runs under way count as ended where they are, as shorter runs (status stopped)"""
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -27,72 +77,19 @@ examples:
   forcelaw run study.yaml --minutes 10 --workers 2
   forcelaw run --schema
 """
-    parser.add_argument(
-        "study", nargs="?", type=Path, help="study file (YAML), for example studies/quickstart.yaml"
+    flags = {
+        "print_schema": ("--schema",)
+    }  # a field called schema would hide a method of pydantic's
+    add_options(parser, RunOptions, positional=("study",), flags=flags)
+    add_options(parser, Machine)
+    text = (
+        "leave out the runs with at least this share (default 0.5) of the largest compute of their"
+        " architecture: `forcelaw forecast` predicts them first"
     )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="output directory (default: out/NAME)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="worker processes (default: cores on a CPU, GPUs on a GPU)",
-    )
-    add_device(parser)
-    parser.add_argument(
-        "--runs-per-device",
-        default="auto",
-        metavar="K|auto",
-        help=(
-            "runs side by side in each worker (default auto: 1 on a CPU; on a GPU as many as make"
-            " up 16k atoms a step, at most 16, fewer when its memory is short). Device-hours are"
-            " measured one run at a time all the same"
-        ),
-    )
-    # its older name
-    parser.add_argument(
-        "--pack", dest="runs_per_device", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        metavar="M",
-        help=(
-            "stop cleanly M minutes after the start of this command, planning included; what is"
-            " under way is kept (within half a minute more) and the same command resumes it"
-        ),
-    )
-    parser.add_argument(
-        "--hold-largest",
-        type=float,
-        nargs="?",
-        const=0.5,
-        metavar="SHARE",
-        help=(
-            "leave out the runs with at least this share (default 0.5) of the largest compute of"
-            " their architecture: `forcelaw forecast` predicts them first"
-        ),
-    )
-    parser.add_argument(
-        "--plan",
-        action="store_true",
-        help=(
-            "show the plan and its cost, and stop; with --device cuda for one H100, whatever this"
-            " machine has"
-        ),
-    )
-    parser.add_argument(
-        "--retry-failed",
-        action="store_true",
-        help="train failed runs again, and damaged ones from the start",
-    )
-    parser.add_argument("--no-report", action="store_true", help="do not write the report")
-    parser.add_argument(
-        "--schema",
-        action="store_true",
-        help="print all keys of a study file as JSON schema, and stop",
-    )
+    share = {"type": float, "nargs": "?", "const": 0.5, "metavar": "SHARE"}
+    parser.add_argument("--hold-largest", help=text, **share)
+    older = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    parser.add_argument("--pack", dest="runs_per_device", **older)
     parser.set_defaults(handler=_run, packages=("torch", "safetensors"))
 
 
@@ -115,34 +112,10 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "examples:\n  forcelaw export out/ladder --table results/ladder\n"
         "  forcelaw export out/single/runs/ID --model painn.pt2\n"
     )
-    parser.add_argument(
-        "source", type=Path, help="output directory of `forcelaw run`, or directory of a run"
-    )
+    add_options(parser, ExportOptions, positional=("source",), only=("source",))
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--table", type=Path, metavar="DIR", help="write the evidence into DIR")
-    what.add_argument(
-        "--model", type=Path, metavar="FILE", help="write the model of a run into FILE (.pt2)"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=["float32", "float64"],
-        default="float32",
-        help="number format of the model",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="PACK",
-        help="the pack of a run that did not keep its reference energies",
-    )
-    parser.add_argument(
-        "--format", choices=["parquet", "csv"], help="of the table (default: parquet)"
-    )
-    parser.add_argument(
-        "--stop",
-        action="store_true",
-        help="runs under way count as ended where they are, as shorter runs (status stopped)",
-    )
+    add_options(what, ExportOptions, only=("table", "model"))
+    add_options(parser, ExportOptions, skip=("source", "table", "model"))
     parser.set_defaults(handler=_export)
 
 
@@ -160,7 +133,7 @@ def add_import(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     began = time.monotonic()
-    if args.schema:
+    if args.print_schema:
         from ..study.schema import study_schema
 
         print(json.dumps(study_schema(), indent=1))

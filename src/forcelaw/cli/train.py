@@ -6,11 +6,12 @@ import argparse
 import os
 from pathlib import Path
 
-from ..api.run import Training
+from ..api.run import SINGLE, Training
 from ..progress import count, duration
 from ..training.config import TrainOptions
 from . import FAILED
-from .options import add_device, add_options, from_options, parse_pairs
+from .machine import Machine
+from .options import add_options, from_options, parse_pairs
 
 ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35)  # H C N O F P S Cl Br, as the sample has them
 
@@ -32,14 +33,9 @@ examples:
     add_options(parser, Training, positional=("architecture",), flags=flags)
     add_options(parser.add_argument_group("how it is trained"), TrainOptions)
     machine = parser.add_argument_group("where it is trained")
-    add_device(machine)
-    machine.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/single"),
-        metavar="DIR",
-        help="the run is written to OUT/runs/ID (default: out/single)",
-    )
+    add_options(machine, Machine)
+    text = f"the run is written to OUT/runs/ID (default: {SINGLE})"
+    machine.add_argument("--out", type=Path, default=SINGLE, metavar="DIR", help=text)
     parser.add_argument(
         "--log",
         action="append",
@@ -56,24 +52,13 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         " name of one, its options."
     )
     parser.epilog = "examples:\n  forcelaw models --sizes 1e4 1e6\n  forcelaw models esen\n"
-    parser.add_argument(
-        "architecture", nargs="?", help="list the options of this architecture instead"
-    )
-    parser.add_argument(
-        "--sizes",
-        type=float,
-        nargs="*",
-        default=[1e4, 1e5, 1e6],
-        metavar="N",
-        help="target numbers of parameters (default: 1e4 1e5 1e6)",
-    )
-    parser.add_argument(
-        "--degree",
-        type=float,
-        default=20.0,
-        metavar="X",
-        help="mean number of neighbours, for kappa (default: 20)",
-    )
+    text = "list the options of this architecture instead"
+    parser.add_argument("architecture", nargs="?", help=text)
+    text = "target numbers of parameters (default: 1e4 1e5 1e6)"
+    several = {"type": float, "nargs": "*", "default": [1e4, 1e5, 1e6], "metavar": "N"}
+    parser.add_argument("--sizes", help=text, **several)
+    text = "mean number of neighbours, for kappa (default: 20)"
+    parser.add_argument("--degree", type=float, default=20.0, metavar="X", help=text)
     parser.set_defaults(handler=_models, packages=("torch",))
 
 

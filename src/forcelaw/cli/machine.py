@@ -1,0 +1,20 @@
+"""Options of every command that trains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..settings import Settings
+
+
+class Machine(Settings):
+    """Where models are trained."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto uses a GPU if there is one"""
+    compile: bool = False
+    """torch.compile the models (needs a C++ compiler)"""
+    threads: int = Field(1, title="K")
+    """threads of each run on a CPU (default: 1); results depend on it in the last digits"""

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import FitError, require
 from .spec import Figure, Panel, Series
-from .text import pretty, printable
+from .text import pretty, printable, round_numbers
 
 DPI = 200
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 FORMATS = ("png", "svg", "pdf")
+DASHES = {"solid": "-", "dash": (0, (4, 2)), "dot": (0, (1, 1.5))}
 WIDTH = {1: 3.6, 2: 7.0, 3: 7.2}  # inches: one column, or the width of the text
 STYLE = {
     "font.family": "sans-serif",
@@ -145,11 +147,8 @@ def _canvas(figure: Figure, *, titled: bool = False) -> Any:
 
 
 def _wrapped(text: str, width: float) -> list[str]:
-    return [
-        part
-        for line in printable(text).split("\n")
-        for part in textwrap.wrap(line, int(17 * width))
-    ]
+    lines = printable(text).split("\n")
+    return [part for line in lines for part in textwrap.wrap(line, int(17 * width))]
 
 
 def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
@@ -182,13 +181,9 @@ def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
         if first or not shared:
             ax.set_ylabel(printable(panel.y_title))
         ax.set_title(printable(panel.title), fontsize=8)
-    for axis, log, ends in (
-        (ax.xaxis, panel.x_log, ax.get_xlim()),
-        (ax.yaxis, panel.y_log, ax.get_ylim()),
-    ):
+    for axis, log in ((ax.xaxis, panel.x_log), (ax.yaxis, panel.y_log)):
         if log:
-            values, labels = log_ticks(*ends)
-            axis.set_ticks(values, labels)
+            axis.set_ticks(*log_ticks(*axis.get_view_interval()))
             axis.set_minor_locator(NullLocator())
 
 
@@ -196,32 +191,25 @@ def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     """Ticks inside [low, high] and their labels: powers of ten on a long axis, 1-2-5 on a short
     one. Plain text, since typeset exponents take longer than the figure."""
     decades = math.log10(high / low)
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     if decades > 2:
-        every = 1 if decades < 6 else 2
-        values = [10.0**power for power in range(first, last + 1) if power % every == 0]
-        labels = ["10" + str(round(math.log10(value))).translate(SUPERSCRIPT) for value in values]
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        values = [10.0**power for power in powers if power % (1 if decades < 6 else 2) == 0]
     else:
-        steps = (1, 2, 5) if decades > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 8)
-        values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
-        labels = [pretty(value) for value in values]
-    inside = [
-        (v, text)
-        for v, text in zip(values, labels, strict=True)
-        if low * 0.999 <= v <= high * 1.001
-    ]
-    return [v for v, _ in inside], [text for _, text in inside]
+        values = round_numbers(low, high)
+    inside = [value for value in values if low * 0.999 <= value <= high * 1.001]
+    if decades <= 2:
+        return inside, [pretty(value) for value in inside]
+    powers = (str(round(math.log10(value))) for value in inside)
+    return inside, ["10" + power.translate(SUPERSCRIPT) for power in powers]
 
 
 def _series(ax: Any, series: Series, order: int) -> None:
-    nan = float("nan")
-    x = [nan if v is None else v for v in series.x]
-    y = [nan if v is None else v for v in series.y]
-    line = (
-        {"solid": "-", "dash": (0, (4, 2)), "dot": (0, (1, 1.5))}[series.dash]
-        if series.kind != "points"
-        else "none"
-    )
+    x, y, low, high = map(_gaps, (series.x, series.y, series.low, series.high))
+    if series.kind == "band":
+        style = {"color": series.colour, "alpha": series.opacity, "linewidth": 0, "zorder": 1.5}
+        ax.fill_between(x, low, high, **style)
+        return
+    line = DASHES[series.dash] if series.kind != "points" else "none"
     marker = series.marker if series.kind in ("points", "both") else "none"
     thin = marker in ("|", "x")
     face = "none" if series.hollow else series.colour
@@ -236,32 +224,20 @@ def _series(ax: Any, series: Series, order: int) -> None:
         "alpha": series.opacity,
         "zorder": 2 + order * 1e-3 + (1 if series.width > 2 or series.kind == "points" else 0),
     }
-    if series.kind == "band":
-        low, high = (
-            [nan if v is None else v for v in side or []] for side in (series.low, series.high)
-        )
-        ax.fill_between(
-            x, low, high, color=series.colour, alpha=series.opacity, linewidth=0, zorder=1.5
-        )
-    elif series.low is not None and series.high is not None:
-        middle = x if series.horizontal else y
-        error = [
-            [m - lo for lo, m in zip(series.low, middle, strict=True)],
-            [h - m for h, m in zip(series.high, middle, strict=True)],
-        ]
-        error = [
-            [max(0.0, v) for v in side] for side in error
-        ]  # a minimum may be the mean but for rounding
-        ax.errorbar(
-            x,
-            y,
-            **{"xerr" if series.horizontal else "yerr": error},
-            elinewidth=0.8,
-            capsize=0,
-            **options,
-        )
-    else:
+    if series.low is None or series.high is None:
         ax.plot(x, y, **options)
+        return
+    middle = x if series.horizontal else y
+    # a minimum may be the mean but for rounding
+    below = [max(0.0, m - end) for end, m in zip(low, middle, strict=True)]
+    above = [max(0.0, end - m) for end, m in zip(high, middle, strict=True)]
+    options["xerr" if series.horizontal else "yerr"] = [below, above]
+    ax.errorbar(x, y, elinewidth=0.8, capsize=0, **options)
+
+
+def _gaps(values: Sequence[float | None] | None) -> list[float]:
+    """Numbers, NaN where there is none."""
+    return [math.nan if value is None else value for value in values or []]
 
 
 def _entries(figure: Figure) -> dict[str, tuple[str, str]]:
@@ -285,12 +261,6 @@ def _legend(canvas: Any, entries: dict[str, tuple[str, str]], per_line: int, top
         for label, (colour, marker) in entries.items()
     ]
     if handles:
-        canvas.legend(
-            handles=handles,
-            loc="upper center",
-            bbox_to_anchor=(0.5, top),
-            ncols=min(per_line, len(handles)),
-            handlelength=1.8,
-            columnspacing=1.4,
-            borderaxespad=0,
-        )
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, top), "borderaxespad": 0}
+        room = {"ncols": min(per_line, len(handles)), "handlelength": 1.8, "columnspacing": 1.4}
+        canvas.legend(handles=handles, **place, **room)

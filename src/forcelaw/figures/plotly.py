@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .spec import Figure, Panel, Series
-from .text import pretty
+from .text import pretty, round_numbers
 
 
 def _number(value: float | None) -> float | None:
@@ -69,11 +69,9 @@ def _trace(series: Series, panel: Panel) -> dict[str, Any]:
     if series.kind != "points":
         trace["line"] = {"color": series.colour, "width": series.width, "dash": series.dash}
     if series.kind in ("points", "both"):
-        symbol = (
-            series.symbol
-            if not series.hollow or series.symbol.endswith("-open")
-            else f"{series.symbol}-open"
-        )
+        symbol = series.symbol
+        if series.hollow and not symbol.endswith("-open"):
+            symbol += "-open"
         thin = symbol.startswith("line-") or symbol.endswith(("-thin", "-open"))
         trace["marker"] = {
             "color": series.colour,
@@ -126,12 +124,8 @@ def _layout(panel: Panel) -> dict[str, Any]:
         }
         if wanted is not None:
             entry["range"] = [round(math.log10(v), 4) for v in wanted] if log else list(wanted)
-        values = [
-            v
-            for s in panel.series
-            for v in (s.x if axis == "xaxis" else s.y)
-            if v is not None and v > 0
-        ]
+        every = (v for s in panel.series for v in getattr(s, axis[0]))
+        values = [v for v in every if v is not None and v > 0]
         if log and values:
             entry |= _log_ticks(wanted or (min(values), max(values)))
         axes[axis] = entry
@@ -143,30 +137,14 @@ def _layout(panel: Panel) -> dict[str, Any]:
         }
         axes["xaxis"]["title"] = {"text": ""}
         axes["yaxis"]["title"] = {"text": ""}
-    layout: dict[str, Any] = {
-        **axes,
-        "hovermode": "closest",
-        "margin": {"l": 56, "r": 12, "t": 8, "b": 44},
-    }
+    margin = {"l": 56, "r": 12, "t": 8, "b": 44}
+    layout: dict[str, Any] = {**axes, "hovermode": "closest", "margin": margin}
     if panel.empty:
-        layout["annotations"] = [
-            {
-                "text": inert(panel.empty),
-                "showarrow": False,
-                "xref": "paper",
-                "yref": "paper",
-                "x": 0.5,
-                "y": 0.5,
-            }
-        ]
+        middle = {"xref": "paper", "yref": "paper", "x": 0.5, "y": 0.5}
+        layout["annotations"] = [{"text": inert(panel.empty), "showarrow": False, **middle}]
+        bare = {"showticklabels": False, "showgrid": False, "ticks": ""}
         for axis in ("xaxis", "yaxis"):
-            layout[axis] |= {
-                "showticklabels": False,
-                "showgrid": False,
-                "ticks": "",
-                "range": [0, 1],
-                "type": "linear",
-            }
+            layout[axis] |= {**bare, "range": [0, 1], "type": "linear"}
             layout[axis].pop("dtick", None)
     return layout
 
@@ -177,10 +155,5 @@ def _log_ticks(ends: tuple[float, float]) -> dict[str, Any]:
     decades = math.log10(ends[1] / ends[0]) if ends[1] > ends[0] > 0 else 0.0
     if decades > 2.2:
         return {"dtick": 1 if decades < 8 else 2, "exponentformat": "power"}
-    steps = (1, 2, 5) if decades > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 8)
-    first, last = math.floor(math.log10(ends[0])) - 1, math.ceil(math.log10(ends[1])) + 1
-    ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
-    return {
-        "tickvals": [_number(tick) for tick in ticks],
-        "ticktext": [pretty(tick) for tick in ticks],
-    }
+    ticks = round_numbers(*ends, beyond=1)
+    return {"tickvals": _numbers(ticks), "ticktext": [pretty(tick) for tick in ticks]}

@@ -26,6 +26,14 @@ def pretty(value: float | None, digits: int = 3) -> str:
     return (text.rstrip("0").rstrip(".") if "." in text else text) + unit
 
 
+def round_numbers(low: float, high: float, beyond: int = 0) -> list[float]:
+    """1, 2, 5, 10, ... about a short logarithmic axis from ``low`` to ``high``, more of them on a
+    very short one, ``beyond`` decades further at both ends."""
+    steps = (1, 2, 5) if math.log10(high / low) > 0.6 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    first, last = math.floor(math.log10(low)) - beyond, math.ceil(math.log10(high)) + beyond
+    return [step * 10.0**power for power in range(first, last + 1) for step in steps]
+
+
 def decimal(value: float, digits: int) -> str:
     """With ``digits`` decimals; from 100 on, where an exponent says nothing any more, as
     :func:`pretty` writes it."""

@@ -117,9 +117,8 @@ class _Filter:
         while position < end:
             match = _TOKEN.match(self.text, position)
             if match is None:
-                raise self.fail(
-                    f"cannot read the filter at {self.text[position : position + 20]!r}", position
-                )
+                found = self.text[position : position + 20]
+                raise self.fail(f"cannot read the filter at {found!r}", position)
             kind = str(match.lastgroup)
             at, token = match.start(kind), match.group(kind)
             out = _SIGNS.get(token, token) if kind == "sign" else _WORDS.get(token.lower(), "")
@@ -200,19 +199,16 @@ class _Filter:
             members = right.elts if isinstance(right, ast.Tuple) else [right]
             if not members:
                 raise self.fail("the brackets after in are empty", self.place(right.col_offset))
-            found = reduce(
-                operator.or_,
-                (self.test(first, operator.eq, self.constant_or_column(m)) for m in members),
-            )
+            each = (self.test(first, operator.eq, self.constant_or_column(m)) for m in members)
+            found = reduce(operator.or_, each)
             return found if isinstance(op, ast.In) else ~found
         return self.test(first, _COMPARE[type(op)], self.constant_or_column(right))
 
     def constant_or_column(self, node: ast.expr) -> _Operand:
         if not isinstance(node, ast.Name):
             at = self.place(node.col_offset)
-            what = (
-                f"expected a column, a number or a quoted text, found {self.text[at : at + 20]!r}"
-            )
+            found = self.text[at : at + 20]
+            what = f"expected a column, a number or a quoted text, found {found!r}"
             if isinstance(node, ast.Constant):
                 what = "a missing cell is found with `is null`"
             raise self.fail(what, at)
@@ -221,9 +217,7 @@ class _Filter:
     def test(self, left: _Operand, op: Callable[[Any, Any], Any], right: _Operand) -> pl.Series:
         """One comparison; text is compared with text, all else as numbers."""
         if (left.kind == "text") != (right.kind == "text"):
-            left, right = (
-                self.as_numbers(one, other) for one, other in ((left, right), (right, left))
-            )
+            left, right = self.as_numbers(left, right), self.as_numbers(right, left)
         # a missing cell is unequal to everything and in no order
         return self.spread(op(left.value, right.value)).fill_null(op is operator.ne)
 

@@ -88,11 +88,9 @@ class Runs:
     def __getitem__(self, role: str) -> np.ndarray:
         """The values of a role; TableError if the table has none."""
         if role not in self.values:
-            there = (
-                f"; columns are {', '.join(self.frame.columns[:40])}"
-                if self.frame is not None
-                else ""
-            )
+            there = ""
+            if self.frame is not None:
+                there = f"; columns are {', '.join(self.frame.columns[:40])}"
             left = [note for note in self.notes if f"(recognised as {role}) is left out" in note]
             raise TableError(
                 f"the table has no {role} ({ROLES[role].meaning if role in ROLES else role})"
@@ -145,9 +143,8 @@ class Runs:
         if by == "run":
             labels = self.run
         elif by == "config":
-            labels = np.unique(
-                np.column_stack([self.group, self["n"]]), axis=0, return_inverse=True
-            )[1].ravel()
+            both = np.column_stack([self.group, self["n"]])
+            labels = np.unique(both, axis=0, return_inverse=True)[1].ravel()
         elif by == "seed" and self.seed is not None:
             labels = self.seed
         else:
@@ -171,15 +168,13 @@ class Runs:
             group=group.ravel(),
             group_names=[self.group_names[i] for i in group_used],
             seed=None if self.seed is None else self.seed[index],
-            frame=(
-                None
-                if self.frame is None
-                else self.frame[index.tolist()]
-                if len(index)
-                else self.frame.head(0)
-            ),
+            frame=None if self.frame is None else self._rows(index),
             notes=[*self.notes, note] if note else list(self.notes),
         )
+
+    def _rows(self, index: np.ndarray) -> pl.DataFrame:
+        """Rows of the frame; polars takes an empty list for one of columns."""
+        return self.frame[index.tolist()] if len(index) else self.frame.head(0)
 
     def select(
         self,
@@ -265,20 +260,14 @@ class Runs:
 
     def describe(self) -> str:
         """Which column is used for what, and the notes, one a line."""
-        lines = [
-            f"{len(self)} rows of {self.n_runs} runs"
-            + (f" from {self.source}" if self.source else "")
-        ]
-        lines += [
-            f"  {role:<7} {column!r}" if "=" not in column else f"  {role:<7} {column}"
-            for role, column in self.taken.items()
-        ]
+        source = f" from {self.source}" if self.source else ""
+        lines = [f"{len(self)} rows of {self.n_runs} runs{source}"]
+        for role, column in self.taken.items():
+            lines.append(f"  {role:<7} {column if '=' in column else repr(column)}")
         for role in ("n", "d", "c", "h", "loss"):
             if role in self.values and len(self):
-                lines.append(
-                    f"  {role} from {self[role].min():.4g} to {self[role].max():.4g}, "
-                    f"{len(np.unique(self[role]))} levels"
-                )
+                ends = f"{self[role].min():.4g} to {self[role].max():.4g}"
+                lines.append(f"  {role} from {ends}, {len(np.unique(self[role]))} levels")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
@@ -307,17 +296,13 @@ def _drop_failed(
     status = as_text(frame[taken["status"]]).fill_null("").str.strip_chars().str.to_lowercase()
     failed = status.is_in(BAD_STATUS)
     waiting = status.is_in(WAITING_STATUS) & frame[taken["loss"]].is_null()
-    for mask, what in (
-        (failed, "that failed or diverged"),
-        (waiting, "that have no evaluation yet"),
-    ):
+    reasons = "that failed or diverged", "that have no evaluation yet"
+    for mask, what in zip((failed, waiting), reasons, strict=True):
         if mask.any():
             names = as_text(frame[taken["run"]]).filter(mask) if "run" in taken else mask.arg_true()
             runs = sorted(map(str, names.unique()))
-            notes.append(
-                f"left out {int(mask.sum())} rows of {len(runs)} runs {what}: {', '.join(runs[:8])}"
-                + (" ..." if len(runs) > 8 else "")
-            )
+            some = ", ".join(runs[:8]) + (" ..." if len(runs) > 8 else "")
+            notes.append(f"left out {int(mask.sum())} rows of {len(runs)} runs {what}: {some}")
     keep = ~(failed | waiting)
     if not keep.any():
         raise TableError(
@@ -428,17 +413,14 @@ def _drop_copies(runs: Runs) -> Runs:
     column none is dropped."""
     if runs.independent:
         return runs
-    parts = [
-        runs.run,
-        *(runs.values[role] for role in ("n", "d", "step", "c", "loss") if role in runs.values),
-    ]
+    roles = [role for role in ("n", "d", "step", "c", "loss") if role in runs]
+    parts = [runs.run, *(runs[role] for role in roles)]
     with np.errstate(over="ignore"):
         mixed = np.zeros(len(runs), np.uint64)
         # equal rows have equal sums, so a table whose sums differ has no copies
         for i, part in enumerate(parts):
-            mixed = (mixed + part.astype(float).view(np.uint64)) * np.uint64(
-                0x9E3779B97F4A7C15 + 2 * i
-            )
+            factor = np.uint64(0x9E3779B97F4A7C15 + 2 * i)
+            mixed = (mixed + part.astype(float).view(np.uint64)) * factor
     if len(np.unique(mixed)) == len(runs):
         return runs
     key = np.column_stack(parts)
@@ -447,7 +429,5 @@ def _drop_copies(runs: Runs) -> Runs:
     same[order[1:]] = (key[order[1:]] == key[order[:-1]]).all(axis=1)
     if not same.any():
         return runs
-    return runs.take(
-        ~same,
-        f"dropped {int(same.sum())} rows that are exact copies of another row of the same run",
-    )
+    copies = f"dropped {int(same.sum())} rows that are exact copies of another row of the same run"
+    return runs.take(~same, copies)

@@ -13,15 +13,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 MISSING = ("", "na", "n/a", "none", "null", "nan", "-", "#n/a")
-SUFFIXES = {
-    "%": "percent",
-    "k": "thousands",
-    "K": "thousands",
-    "M": "millions",
-    "B": "billions",
-    "G": "billions",
-    "T": "trillions",
-}
+SUFFIXES = {"%": "percent", "k": "thousands", "K": "thousands", "M": "millions"}
+SUFFIXES |= {"B": "billions", "G": "billions", "T": "trillions"}
 
 
 def as_text(series: pl.Series) -> pl.Series:

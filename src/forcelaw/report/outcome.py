@@ -26,6 +26,11 @@ def ends(value: Estimate | None) -> tuple[float | None, float | None, float | No
     return (None, None, None) if value is None else (value.value, value.low, value.high)
 
 
+def row_of(value: Estimate | None, name: str = "value") -> dict[str, float | None]:
+    """The same under ``name``, "low" and "high"."""
+    return dict(zip((name, "low", "high"), ends(value), strict=True))
+
+
 def one_line(message: str) -> str:
     """A message of the laws on one line."""
     return " ".join(str(message).split()) or "the laws gave no reason"

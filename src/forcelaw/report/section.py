@@ -195,8 +195,18 @@ def named(arch: Any) -> Cell:
     return Cell(arch.label, look=arch.look)
 
 
-# the first column of a table with a row for each architecture
-ARCHITECTURE = Column("architecture", "architecture", lambda arch: arch.label, named, numeric=False)
+def of_architecture(find: Callable[[Any], Any]) -> Column:
+    """The first column of a table whose rows are about an architecture, which ``find`` gives."""
+    return Column(
+        "architecture",
+        "architecture",
+        lambda row: find(row).label,
+        lambda row: named(find(row)),
+        numeric=False,
+    )
+
+
+ARCHITECTURE = of_architecture(lambda arch: arch)
 
 
 def number(value: Estimate | None, digits: int, *, trend: bool = False) -> Cell:

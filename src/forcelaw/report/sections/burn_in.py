@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..analysis import Analysis
-from ..outcome import ends
+from ..outcome import row_of
 from ..section import (
     ARCHITECTURE,
     MISSING,
@@ -28,7 +28,7 @@ def section(analysis: Analysis) -> Section:
     rows: list[dict[str, Any]] = [
         {"architecture": arch.label, "burn_in_steps": steps, "reason": found.message}
         | {"chosen": steps == analysis.burn_in_steps}
-        | dict(zip(("gamma", "low", "high"), ends(found.get("gamma")), strict=True))
+        | row_of(found.get("gamma"), "gamma")
         for arch in analysis.fitted
         for steps, found in arch.burn_in.items()
     ]

@@ -26,7 +26,7 @@ from ..section import (
     csv,
     entries,
     illustrated,
-    named,
+    of_architecture,
     table,
 )
 from .commands import design_command
@@ -74,14 +74,8 @@ COLUMNS = [
 def _run_to_add(arch: Architecture) -> dict[str, Any]:
     assert arch.design is not None
     one = arch.design.additions[0]
-    found = {
-        "n": one.n,
-        "d": one.d,
-        "cost": one.cost,
-        "before": one.before,
-        "after": one.half_width,
-    }
-    numbers = {key: float(value) for key, value in found.items()}
+    found = {"n": one.n, "d": one.d, "cost": one.cost, "before": one.before}
+    numbers = {key: float(value) for key, value in {**found, "after": one.half_width}.items()}
     text = {"quantity": arch.design.quantity, "unit": arch.design.unit, "kind": one.kind}
     return {"arch": arch, **numbers, **text}
 
@@ -94,13 +88,7 @@ def _short(key: str, heading: str, unit: str = "") -> Column:
 
 
 RUNS = [
-    Column(
-        "architecture",
-        "architecture",
-        lambda row: row["arch"].label,
-        lambda row: named(row["arch"]),
-        numeric=False,
-    ),
+    of_architecture(lambda row: row["arch"]),
     *entries("quantity"),
     Column("", "run to add", lambda row: row["kind"], numeric=False),
     _short("n", "N"),
@@ -170,9 +158,7 @@ def figure(archs: list[Architecture]) -> Figure:
     small ones."""
     by = [(arch, {check.name: check for check in arch.checks}) for arch in archs]
     slopes = [(arch.look, checks.get("local exponents")) for arch, checks in by]
-    held = [
-        (arch.look, checks.get("held-out budgets"), arch.frame["c"].max()) for arch, checks in by
-    ]
+    held = [(a.look, checks.get("held-out budgets"), a.frame["c"].max()) for a, checks in by]
     return Figure(
         "diagnosis",
         "Two of the checks, drawn",

@@ -17,7 +17,7 @@ from ...figures.text import pretty
 from ...laws.fit.result import Estimate
 from ..analysis import Analysis
 from ..architecture import Architecture
-from ..outcome import ends, finite
+from ..outcome import ends, finite, row_of
 from ..section import (
     ARCHITECTURE,
     MISSING,
@@ -132,7 +132,7 @@ def section(analysis: Analysis) -> Section:
         parts += _budget_parts(analysis, budgets)
     rows = [
         {"architecture": label, "route": route.name, "exponent": name, "reason": route.reason}
-        | dict(zip(("value", "low", "high"), ends(value), strict=True))
+        | row_of(value)
         for label, several in found.items()
         for route in several
         for name, value in (("a", route.a), ("b", route.b))
@@ -165,12 +165,8 @@ def _route_parts(analysis: Analysis, found: dict[str, list[Route]]) -> list[Part
         " only at the best sizes, need more of them, and are a check."
     )
     parts: list[Part] = [table(columns, archs, "routes", caption)]
-    reasons = [
-        (label, f"{one.name}: {one.reason}")
-        for label in found
-        for one in found[label]
-        if one.reason
-    ]
+    every = ((label, one) for label, several in found.items() for one in several)
+    reasons = [(label, f"{one.name}: {one.reason}") for label, one in every if one.reason]
     return [*parts, Notes(by_reason(reasons))] if reasons else parts
 
 
@@ -193,24 +189,21 @@ BUDGETS = [
 def _budget_parts(analysis: Analysis, found: list[Prospect]) -> list[Part]:
     budgets = sorted({one.flops for one in found})
     by = {(one.label, one.flops): one for one in found}
-    least = {
-        flops: min(
-            (one.loss.value for one in found if one.flops == flops and one.useful), default=None
-        )
-        for flops in budgets
-    }
+    least: dict[float, float] = {}
+    for one in found:
+        if one.useful:
+            least[one.flops] = min(one.loss.value, least.get(one.flops, one.loss.value))
 
     def cell(flops: float) -> Callable[[Architecture], Cell]:
-        return lambda arch: _prospect(by.get((arch.label, flops)), least[flops])
+        return lambda arch: _prospect(by.get((arch.label, flops)), least.get(flops))
 
     small = ("the largest run here", "10 times that", "100 times that")
     columns = [ARCHITECTURE] + [
         Column("", f"{pretty(flops, 2)} FLOPs", cell=cell(flops), small=text)
         for flops, text in zip(budgets, small, strict=True)
     ]
-    archs = [
-        arch for arch in analysis.architectures if any(one.label == arch.label for one in found)
-    ]
+    able = {one.label for one in found}
+    archs = [arch for arch in analysis.architectures if arch.label in able]
     caption = (
         "What to expect of a larger budget: the loss at the best size and data, with the 95%"
         " interval of the law itself and the one in which a new run should fall. Each factor of ten"

@@ -11,7 +11,7 @@ from ...figures.text import pretty
 from ...laws.compare.compare import RATIO_OF, SUPPORTED, Difference, PairComparison
 from ...laws.fit.result import Estimate
 from ..analysis import Analysis
-from ..outcome import ends, finite
+from ..outcome import finite, row_of
 from ..section import (
     MISSING,
     Cell,
@@ -23,12 +23,26 @@ from ..section import (
     Part,
     Prose,
     between,
+    csv,
+    entries,
     p_value,
     table,
 )
 from .ratios import FEW_PAIRS, matrix
 
 TESTED = {"gamma": "difference in γ", "alpha": "in α", "beta": "in β"}
+
+
+# of comparisons.csv
+KEYS = (
+    *("first", "second", "quantity", "value", "low", "high", "p_holm", "verdict", "ratio_slope"),
+    *("at_loss", "at_compute", "paired_runs"),
+)
+# reading of the multiplier, its name, and the column that says where it is taken
+READINGS = (
+    ("multiplier", "compute at equal loss", "at_loss"),
+    ("ratio", "loss at equal compute", "at_compute"),
+)
 
 
 @dataclass(frozen=True)
@@ -140,52 +154,14 @@ def _matrices(analysis: Analysis) -> list[Part]:
 
 def comparisons(analysis: Analysis) -> Csv:
     """Differences of exponents (second minus first), then compute and loss (second / first)."""
-    keys = (
-        "first",
-        "second",
-        "quantity",
-        "value",
-        "low",
-        "high",
-        "p_holm",
-        "verdict",
-        "ratio_slope",
-        "at_loss",
-        "at_compute",
-        "paired_runs",
-    )
     rows: list[dict[str, Any]] = []
     for pair in analysis.comparison.pairs:
-        head = {
-            "first": pair.first,
-            "second": pair.second,
-            "paired_runs": pair.n_pairs if pair.paired else 0,
-        }
+        runs = pair.n_pairs if pair.paired else 0
+        head = {"first": pair.first, "second": pair.second, "paired_runs": runs}
         for name in TESTED:
             if (test := pair.tests.get(name)) is not None:
-                values = {
-                    "value": test.difference,
-                    "low": test.low,
-                    "high": test.high,
-                    "p_holm": test.p_holm,
-                    "verdict": test.verdict,
-                    "ratio_slope": test.ratio_slope,
-                }
-                rows.append({**head, "quantity": name, **values})
-        for what, text, at in (
-            ("multiplier", "compute at equal loss", "at_loss"),
-            ("ratio", "loss at equal compute", "at_compute"),
-        ):
+                rows.append({**vars(test), **head, "quantity": name, "value": test.difference})
+        for what, text, at in READINGS:
             if (found := Reading.of(pair, what, analysis)) is not None:
-                value, low, high = ends(found.value)
-                rows.append(
-                    {
-                        **head,
-                        "quantity": text,
-                        "value": value,
-                        "low": low,
-                        "high": high,
-                        at: found.at,
-                    }
-                )
-    return Csv("comparisons", list(keys), [[row.get(key) for key in keys] for row in rows])
+                rows.append({**head, "quantity": text, **row_of(found.value), at: found.at})
+    return csv("comparisons", entries(*KEYS), rows)

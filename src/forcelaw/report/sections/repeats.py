@@ -13,8 +13,8 @@ from ...figures.text import pretty
 from ...laws.decide.repeats import PASSES
 from ..analysis import Analysis
 from ..architecture import Architecture
-from ..outcome import ends
-from ..section import Column, Section, csv, entries, illustrated
+from ..outcome import ends, row_of
+from ..section import Section, csv, entries, illustrated
 from ..series import loss_at_data
 
 
@@ -29,22 +29,18 @@ class Repeated:
     worth: float | None
 
 
-def _bounded(arch: Architecture, name: str) -> tuple[float | None, ...]:
-    found = arch.repeats.get(name)
-    return ends(found if found and found.bounded else None)
+def _row(arch: Architecture) -> dict[str, Any]:
+    """The line of an architecture in repeats.csv."""
+    found, rho = arch.repeats.get("R_D"), ends(arch.repeats.get("rho"))
+    out = {"architecture": arch.label, "runs": arch.repeated["run"].n_unique()}
+    out |= row_of(found if found and found.bounded else None, "R_D")
+    out |= dict(zip(("rho", "rho_low", "rho_high"), rho, strict=True))
+    return out | {"reason": arch.repeats.message}
 
 
-COLUMNS = [
-    Column("architecture", value=lambda arch: arch.label),
-    Column("runs", value=lambda arch: arch.repeated["run"].n_unique()),
-    Column("R_D", value=lambda arch: _bounded(arch, "R_D")[0]),
-    Column("low", value=lambda arch: _bounded(arch, "R_D")[1]),
-    Column("high", value=lambda arch: _bounded(arch, "R_D")[2]),
-    Column("rho", value=lambda arch: ends(arch.repeats.get("rho"))[0]),
-    Column("rho_low", value=lambda arch: ends(arch.repeats.get("rho"))[1]),
-    Column("rho_high", value=lambda arch: ends(arch.repeats.get("rho"))[2]),
-    Column("reason", value=lambda arch: arch.repeats.message),
-]
+COLUMNS = entries(
+    "architecture", "runs", "R_D", "low", "high", "rho", "rho_low", "rho_high", "reason"
+)
 RUNS = entries(
     "architecture", "n", "seed", "u", "d", "passes", "loss", "loss_over_new", "worth_passes", "run"
 )
@@ -62,7 +58,7 @@ def section(analysis: Analysis) -> Section:
     ]
     made = figure(measured)
     parts = illustrated(made) if measured else []
-    files = [csv("repeats", COLUMNS, measured), csv("repeated_runs", RUNS, runs)]
+    files = [csv("repeats", COLUMNS, map(_row, measured)), csv("repeated_runs", RUNS, runs)]
     return Section("repeats", made.title, parts, files)
 
 

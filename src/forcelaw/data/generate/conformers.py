@@ -88,15 +88,13 @@ def conformers(
     properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
     found = []
     for index in ids:
-        kind, few = rng.random(), int(rng.integers(5, 21))
-        steps = (
-            0 if kind < d.unrelaxed else few if kind < d.unrelaxed + d.partly else d.relaxed_steps
-        )
-        if steps:
-            field = _force_field(mol, properties, index)
-            if field is not None:
-                field.Initialize()
-                field.Minimize(maxIts=steps)
+        kind, steps = rng.random(), int(rng.integers(5, 21))
+        if kind >= d.unrelaxed + d.partly:
+            steps = d.relaxed_steps
+        field = _force_field(mol, properties, index) if kind >= d.unrelaxed else None
+        if field is not None:
+            field.Initialize()
+            field.Minimize(maxIts=steps)
         positions = mol.GetConformer(index).GetPositions()
         positions = positions + rng.normal(size=positions.shape) * (d.displacement * rng.random())
         positions -= positions.mean(axis=0)

@@ -161,15 +161,15 @@ def _hetero_neighbours(atom: Chem.Atom) -> int:
     return sum(n.GetAtomicNum() != 6 for n in atom.GetNeighbors())
 
 
+def _carbon_with_hydrogen(atom: Chem.Atom) -> bool:
+    return atom.GetAtomicNum() == 6 and atom.GetTotalNumHs() > 0
+
+
 def _mutate(rng: np.random.Generator, mol: Chem.RWMol) -> None:
     """Turn one random carbon into something else; the sanitiser and the filters judge the
     result."""
     mol.UpdatePropertyCache(strict=False)
-    carbons = [
-        a
-        for a in mol.GetAtoms()
-        if a.GetAtomicNum() == 6 and a.GetTotalNumHs() > 0 and a.GetDegree() >= 2
-    ]
+    carbons = [a for a in mol.GetAtoms() if _carbon_with_hydrogen(a) and a.GetDegree() >= 2]
     if not carbons:
         return
     atom = carbons[int(rng.integers(len(carbons)))]
@@ -188,11 +188,7 @@ def _mutate(rng: np.random.Generator, mol: Chem.RWMol) -> None:
         oxygen = mol.AddAtom(Chem.Atom(8))
         mol.AddBond(atom.GetIdx(), oxygen, Chem.BondType.DOUBLE)
     else:
-        bonds = [
-            b
-            for b in atom.GetBonds()
-            if b.GetOtherAtom(atom).GetAtomicNum() == 6 and b.GetOtherAtom(atom).GetTotalNumHs() > 0
-        ]
+        bonds = [b for b in atom.GetBonds() if _carbon_with_hydrogen(b.GetOtherAtom(atom))]
         if bonds:
             bonds[int(rng.integers(len(bonds)))].SetBondType(Chem.BondType.DOUBLE)
 
@@ -202,9 +198,8 @@ def _attempt(rng: np.random.Generator) -> Chem.RWMol:
     kind = rng.random()
     if kind < CORES["small"]:
         return Chem.RWMol(_fragment(SMALL[int(rng.integers(len(SMALL)))]))
-    mol = Chem.RWMol(
-        _fragment(_pick(rng, CHAINS if kind < CORES["small"] + CORES["chain"] else RINGS))
-    )
+    cores = CHAINS if kind < CORES["small"] + CORES["chain"] else RINGS
+    mol = Chem.RWMol(_fragment(_pick(rng, cores)))
     for _ in range(16):
         missing = target - mol.GetNumAtoms()
         if missing <= 0:
@@ -241,13 +236,9 @@ def draw(seed: int, number: int) -> Molecule:
             Chem.SanitizeMol(mol)
         except (Chem.MolSanitizeException, ValueError):
             continue
-        if (
-            inspect(mol)
-            or _against_bredt(mol)
-            or any(mol.HasSubstructMatch(pattern) for pattern in patterns)
-        ):
-            continue
-        return Molecule(*(2 * [Chem.MolToSmiles(mol)]))
+        odd = any(mol.HasSubstructMatch(pattern) for pattern in patterns)
+        if not (odd or inspect(mol) or _against_bredt(mol)):
+            return Molecule(*(2 * [Chem.MolToSmiles(mol)]))
 
 
 def inspect(mol: Chem.Mol) -> str:

@@ -80,9 +80,8 @@ class Worker:
 
     def send(self, chunk: Chunk, task: dict[str, Any]) -> None:
         self.chunk = chunk
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # it died; its stdout is at the end of file and tells so
+        # if it died, its stdout is at the end of file and tells so
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(task).encode() + b"\n")
             self.process.stdin.flush()
 
@@ -94,9 +93,8 @@ class Worker:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # a task that was never read is still in the buffer
+        # a task that was never read is still in the buffer
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.stdout.close()
 
@@ -135,11 +133,9 @@ class Run:
         self.ahead += structures
         while self.contiguous in self.finished:
             n = self.finished[self.contiguous][1]
-            self.structures, self.ahead, self.contiguous = (
-                self.structures + n,
-                self.ahead - n,
-                self.contiguous + 1,
-            )
+            self.structures += n
+            self.ahead -= n
+            self.contiguous += 1
         if self.contiguous >= EMPTY_CHUNKS and not self.structures:
             raise DataError(
                 f"none of the first {self.contiguous * CHUNK} molecules gave a structure",
@@ -155,12 +151,10 @@ class Run:
             total.update(arrays["failures"] if arrays else {})
         return dict(sorted(total.items()))
 
-    def resume(self) -> Chunk | None:
-        """Take over finished chunks in order; the first one that is missing."""
-        while self.structures < self.count:
-            chunk = self._next()
-            if chunk is None:
-                return None
+    def _first_missing(self) -> Chunk | None:
+        """The next chunk that is to be labelled; what is there counts as done. None at the end of
+        the stream, and once there is enough."""
+        while self.structures < self.count and (chunk := self._next()) is not None:
             arrays = read_chunk(self.path(chunk.index), chunk.key)
             if arrays is None:
                 return chunk
@@ -177,28 +171,23 @@ class Run:
     def _enough(self, in_flight: int) -> bool:
         """Whether what is finished and in flight may suffice, so that no chunk is started in
         vain."""
-        return (
-            self.structures + self.ahead + in_flight * CHUNK * self.distribution.conformers
-            >= self.count
-        )
+        expected = in_flight * CHUNK * self.distribution.conformers
+        return self.structures + self.ahead + expected >= self.count
 
     def execute(self) -> None:
         """Label chunks until the first ``count`` structures are there or the stream ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        first = self.resume()
+        first = self._first_missing()
         if first is None:
             return
         self.waiting.append(first)
         selector = selectors.DefaultSelector()
-        with Progress(
-            "generate", self.count, unit="structures", already=self.structures
-        ) as progress:
+        counted = {"unit": "structures", "already": self.structures}
+        with Progress("generate", self.count, **counted) as progress:
             try:
                 for _ in range(self.workers):
                     self._start(selector)
-                while self.structures < self.count and any(
-                    k.data.chunk for k in selector.get_map().values()
-                ):
+                while self.structures < self.count and self._busy(selector):
                     for key, _ in selector.select(timeout=1.0):
                         self._collect(selector, key.data)
                     self._feed(selector)
@@ -208,11 +197,14 @@ class Run:
                     key.data.stop()
                 selector.close()
 
+    @staticmethod
+    def _busy(selector: selectors.BaseSelector) -> int:
+        """Workers that label a chunk."""
+        return sum(key.data.chunk is not None for key in selector.get_map().values())
+
     def _start(self, selector: selectors.BaseSelector) -> None:
         """Start a worker if there is a chunk for it."""
-        if not self.waiting and self._enough(
-            sum(k.data.chunk is not None for k in selector.get_map().values())
-        ):
+        if not self.waiting and self._enough(self._busy(selector)):
             return
         worker = Worker()
         selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
@@ -224,28 +216,14 @@ class Run:
         for worker in workers:
             if worker.chunk is not None:
                 continue
-            if not self.waiting and self._enough(sum(w.chunk is not None for w in workers)):
+            if not self.waiting and self._enough(self._busy(selector)):
                 return
-            chunk = self._next()
-            while (
-                chunk is not None
-                and (known := read_chunk(self.path(chunk.index), chunk.key)) is not None
-            ):
-                self.done(chunk, len(known["counts"]))
-                chunk = self._next()
+            chunk = self._first_missing()
             if chunk is None:
                 return
-            worker.send(
-                chunk,
-                {
-                    "chunk": chunk.index,
-                    "path": str(self.path(chunk.index)),
-                    "key": chunk.key,
-                    "seed": self.seed,
-                    "molecules": chunk.molecules,
-                    "distribution": self.distribution.model_dump(),
-                },
-            )
+            task = {"chunk": chunk.index, "path": str(self.path(chunk.index)), "key": chunk.key}
+            task |= {"seed": self.seed, "molecules": chunk.molecules}
+            worker.send(chunk, {**task, "distribution": self.distribution.model_dump()})
 
     def _collect(self, selector: selectors.BaseSelector, worker: Worker) -> None:
         answer = worker.answer()

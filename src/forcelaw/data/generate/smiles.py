@@ -19,16 +19,10 @@ def read_column(path: Path) -> list[str]:
     """First column of the file, without empty lines, # comments and a header that says "smiles"."""
     try:
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            rows = (
-                csv.reader(file)
-                if path.suffix.lower() == ".csv"
-                else (line.split() for line in file)
-            )
-            column = [
-                row[0].strip()
-                for row in rows
-                if row and row[0].strip() and not row[0].startswith("#")
-            ]
+            commas = path.suffix.lower() == ".csv"
+            rows = csv.reader(file) if commas else (line.split() for line in file)
+            cells = (row[0] for row in rows if row and not row[0].startswith("#"))
+            column = [cell.strip() for cell in cells if cell.strip()]
     except OSError as error:
         raise DataError(
             f"the SMILES file cannot be read: {error.strerror}",

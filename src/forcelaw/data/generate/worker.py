@@ -107,11 +107,8 @@ def main() -> None:
         task = json.loads(line)
         arrays = compute(task["molecules"], task["seed"], Distribution(**task["distribution"]))
         write_chunk(Path(task["path"]), task["key"], arrays)
-        answer = {
-            "chunk": task["chunk"],
-            "structures": len(arrays["counts"]),
-            "seconds": time.perf_counter() - started,
-        }
+        seconds, structures = time.perf_counter() - started, len(arrays["counts"])
+        answer = {"chunk": task["chunk"], "structures": structures, "seconds": seconds}
         try:
             answers.write(json.dumps(answer) + "\n")
             answers.flush()

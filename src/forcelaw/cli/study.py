@@ -77,19 +77,21 @@ examples:
   forcelaw run study.yaml --minutes 10 --workers 2
   forcelaw run --schema
 """
-    flags = {
-        "print_schema": ("--schema",)
-    }  # a field called schema would hide a method of pydantic's
+    # a field called schema would hide a method of pydantic's
+    flags = {"print_schema": ("--schema",)}
     add_options(parser, RunOptions, positional=("study",), flags=flags)
     add_options(parser, Machine)
     text = (
         "leave out the runs with at least this share (default 0.5) of the largest compute of their"
         " architecture: `forcelaw forecast` predicts them first"
     )
-    share = {"type": float, "nargs": "?", "const": 0.5, "metavar": "SHARE"}
-    parser.add_argument("--hold-largest", help=text, **share)
-    older = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-    parser.add_argument("--pack", dest="runs_per_device", **older)
+    parser.add_argument(
+        "--hold-largest", type=float, nargs="?", const=0.5, metavar="SHARE", help=text
+    )
+    # its older name
+    parser.add_argument(
+        "--pack", dest="runs_per_device", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
     parser.set_defaults(handler=_run, packages=("torch", "safetensors"))
 
 

@@ -55,8 +55,9 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     text = "list the options of this architecture instead"
     parser.add_argument("architecture", nargs="?", help=text)
     text = "target numbers of parameters (default: 1e4 1e5 1e6)"
-    several = {"type": float, "nargs": "*", "default": [1e4, 1e5, 1e6], "metavar": "N"}
-    parser.add_argument("--sizes", help=text, **several)
+    parser.add_argument(
+        "--sizes", type=float, nargs="*", default=[1e4, 1e5, 1e6], metavar="N", help=text
+    )
     text = "mean number of neighbours, for kappa (default: 20)"
     parser.add_argument("--degree", type=float, default=20.0, metavar="X", help=text)
     parser.set_defaults(handler=_models, packages=("torch",))

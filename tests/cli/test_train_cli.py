@@ -43,6 +43,7 @@ OPTIONS = {
     "forces_weight_end": 0.0,
 }
 NEEDS_STRESS = {"stress_weight", "stress_weight_end"}  # tests/training/test_weights.py
+NEEDS_CONFIGS = {"config_weights"}  # tests/training/test_config_weights.py
 
 
 def options_of(command):
@@ -72,7 +73,8 @@ def test_every_field_has_an_option():
 
 
 def test_every_option_reaches_the_run(pack):
-    assert OPTIONS.keys() | {"batch_molecules"} | NEEDS_STRESS == TrainOptions.model_fields.keys()
+    elsewhere = {"batch_molecules"} | NEEDS_STRESS | NEEDS_CONFIGS
+    assert OPTIONS.keys() | elsewhere == TrainOptions.model_fields.keys()
     what = {"size": 3e3, "atoms": 2e3, "depth": 2, "cutoff": 2.5, "seed": 3}
     what |= {"learning_rate": 2e-3, "forces": "conservative", "distinct_atoms": 100}
     given = ["--data", str(pack), *words(**what, **OPTIONS)]

@@ -27,8 +27,8 @@ class Targets:
     eV/Angstrom; natoms (g,).
 
     real (n,) is 1 for atoms and 0 for padding, None when there is no padding. virial (g, 3, 3) eV,
-    stress times volume, NaN where a structure has none; volume (g,) Angstrom^3; None unless asked
-    for.
+    stress times volume, NaN where a structure has none; volume (g,) Angstrom^3; weight (g,),
+    atom_weight (n,): in the loss, of a structure and of its atoms; None unless asked for.
     """
 
     energy: Tensor
@@ -37,6 +37,8 @@ class Targets:
     real: Tensor | None = None
     virial: Tensor | None = None
     volume: Tensor | None = None
+    weight: Tensor | None = None
+    atom_weight: Tensor | None = None
 
 
 class Shard:
@@ -63,8 +65,12 @@ class Shard:
         charges: tuple[int, ...] = (),
         spins: tuple[int, ...] = (),
         references: tuple[float, ...] | None = None,
+        config_weights: tuple[tuple[str, float], ...] = (),
     ):
         self.device, self.dtype, self.cutoff = torch.device(device), dtype, cutoff
+        self.weight: Tensor | None = None
+        if config_weights:
+            self.weight = _weights(pack, indices, dict(config_weights)).to(self.device, dtype)
         self.virial: Tensor | None = None
         self.states = {
             name: torch.from_numpy(state_index(getattr(pack, f"{name}s")[indices], known, name)).to(
@@ -250,7 +256,25 @@ class Shard:
             empty = (chosen < 0).view(-1, 1, 1)
             target.virial = virial.masked_fill(empty, torch.nan)
             target.volume = self.volume.index_select(0, held)
+        if self.weight is not None:
+            target.weight = self.weight.index_select(0, chosen.clamp_min(0))
+            owner = part["batch"].clamp_max(len(chosen) - 1)  # dummy atoms count nothing anyway
+            target.atom_weight = target.weight.index_select(0, owner)
         return graph, target
+
+
+def _weights(pack: Pack, indices: np.ndarray, by_type: dict[str, float]) -> Tensor:
+    """Weight of each structure in the loss, float64 (s,): that of its config type, else 1."""
+    unknown = [name for name in by_type if name not in pack.config_types]
+    if pack.configs is None or unknown:
+        have = ", ".join(pack.config_types[:10]) or "none"
+        raise DataError(
+            f"config_weights name {', '.join(map(repr, unknown))}; the pack has: {have}",
+            where=str(pack.path),
+            remedy="correct the names; `forcelaw data info PACK` lists them",
+        )
+    table = np.array([by_type.get(name, 1.0) for name in pack.config_types])
+    return torch.from_numpy(table[np.asarray(pack.configs)[indices]])
 
 
 def state_index(values: np.ndarray, known: tuple[int, ...], name: str) -> np.ndarray:

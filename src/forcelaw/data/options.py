@@ -107,17 +107,25 @@ class Keep(Settings):
 class Preparation(Source, Split, References, Keep):
     """All of them."""
 
-    @field_validator("train", "validation", "test", "allow", mode="before")
+    @field_validator(
+        *("train", "validation", "test", "allow"),
+        mode="before",
+        json_schema_input_type=str | list[str],
+    )
     @classmethod
     def _one(cls, value: Any) -> Any:
         return [value] if isinstance(value, (str, Path)) else value
 
-    @field_validator("elements", "config_types", "not_config_types", mode="before")
+    @field_validator(
+        *("elements", "config_types", "not_config_types"),
+        mode="before",
+        json_schema_input_type=str | list[str] | None,
+    )
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return ",".join(map(str, value)) if isinstance(value, list) else value
 
-    @field_validator("E0s", mode="before")
+    @field_validator("E0s", mode="before", json_schema_input_type=str | dict[str, float] | None)
     @classmethod
     def _energies(cls, value: Any) -> Any:
         if not isinstance(value, dict):

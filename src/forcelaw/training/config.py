@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from ..settings import Settings
 
@@ -12,6 +20,22 @@ if TYPE_CHECKING:
     import numpy as np
 
 BATCH_MOLECULES = 16  # structures a step, unless a study or a command says otherwise
+
+
+def _pairs(value: Any) -> Any:
+    """{type: weight}, or the text "type=weight,..." of an option, as sorted pairs."""
+    if isinstance(value, str):
+        words = [part.rpartition("=") for part in value.split(",") if part.strip()]
+        value = {name.strip(): weight for name, _, weight in words}
+    return sorted(value.items()) if isinstance(value, dict) else value
+
+
+# pairs, because options are hashed; written as a mapping
+ConfigWeights = Annotated[
+    tuple[tuple[str, NonNegativeFloat], ...],
+    BeforeValidator(_pairs, json_schema_input_type=dict[str, float]),
+    PlainSerializer(dict),
+]
 
 
 class TrainOptions(Settings):
@@ -58,6 +82,10 @@ class TrainOptions(Settings):
     forces_weight_end: float | None = Field(None, ge=0, description="likewise")
     stress_weight_end: float | None = Field(None, ge=0, description="likewise")
 
+    config_weights: ConfigWeights | None = Field(None, title="TYPE=W,...")
+    """weights of structures by config type in what is minimised, as {bulk: 2, surface: 0.5};
+    others count 1 (default: all do)"""
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without weights at their defaults: runs of before there were any keep their ids."""
@@ -79,6 +107,8 @@ class TrainOptions(Settings):
     def _some_weight(self) -> TrainOptions:
         if not (self.energy_weight or self.forces_weight or self.stress_weight):
             raise ValueError("all weights of the loss are zero at the start: nothing to minimise")
+        if self.config_weights and self.symmetry_rotations:
+            raise ValueError("config_weights do not go with symmetry_rotations")
         return self
 
     @model_validator(mode="before")

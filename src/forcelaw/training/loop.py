@@ -118,6 +118,7 @@ def training(
         "device": device,
         "dtype": dtype_of(spec),
         "stress": spec.train.stress,
+        "config_weights": spec.train.config_weights or (),
     }
     if spec.start:
         data["references"] = run.reference_table()

@@ -16,8 +16,22 @@ from ..ops.loss import SMALL
 
 def loss_terms(energy: Tensor, forces: Tensor, target: Targets) -> tuple[Tensor, Tensor]:
     """Energy term (eV/atom) and force term (eV/Angstrom) of a batch, both scalars; padding does not
-    count."""
+    count. Structures and their atoms count by the weights of the target, if it has any: a mean of
+    weighted errors, as in mace, not a weighted mean."""
+    if target.weight is not None:
+        return _weighted(energy, forces, target)
     return ops.loss(energy, forces, target.energy, target.forces, target.natoms, target.real)
+
+
+def _weighted(energy: Tensor, forces: Tensor, target: Targets) -> tuple[Tensor, Tensor]:
+    per_atom = (energy - target.energy).abs() / target.natoms.clamp_min(1)
+    norms = ((forces - target.forces).square().sum(-1) + SMALL).sqrt()
+    held = (target.natoms > 0).to(per_atom)
+    real = torch.ones_like(norms) if target.real is None else target.real
+    return (
+        (per_atom * target.weight * held).sum() / held.sum(),
+        (norms * target.atom_weight * real).sum() / real.sum(),
+    )
 
 
 def virial_term(virial: Tensor, target: Targets) -> Tensor:

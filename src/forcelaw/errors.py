@@ -25,6 +25,14 @@ EXTRAS = {
 }
 
 
+def printable(text: str) -> str:
+    """Text with its control characters spelled out, so that they neither act on a terminal nor
+    lack a glyph."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 class ForcelawError(Exception):
     """A mistake in the input that the user can correct.
 
@@ -41,7 +49,7 @@ class ForcelawError(Exception):
             parts.append(f"  where:  {where}")
         if remedy:
             parts.append(f"  remedy: {remedy}")
-        super().__init__("\n".join(parts))
+        super().__init__(printable("\n".join(parts)))
 
 
 class DataError(ForcelawError):

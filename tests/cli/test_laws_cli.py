@@ -418,3 +418,17 @@ assert main(['budget', table, '--where', 'flag == 1', '--flops', '1e17']) == 0
 def test_nothing_of_this_needs_torch(table):
     command = [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, str(table)]
     subprocess.run(command, check=True, timeout=90)
+
+
+def test_labels_do_not_act_on_the_terminal(tmp_path, capsys) -> None:
+    rows = [
+        f"\x1b]0;title\x07\x1b[31mred,{n:g},{d:g},{0.1 + n**-0.3 + d**-0.3}"
+        for n in (1e3, 1e4, 1e5)
+        for d in (1e5, 1e6, 1e7)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["architecture,n,d,loss", *rows]))
+    main(["fit", str(tmp_path / "t.csv"), "--law", "surface"])
+    main(["fit", str(tmp_path / "\x1b[31mno.csv")])
+    said = capsys.readouterr()
+    found = [line for line in (said.out + said.err).split("\n") if "\x1b" in line]
+    assert not found and "\\x1b" in said.err

@@ -21,13 +21,15 @@ Exit codes of all commands:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
-from ..errors import ForcelawError, missing_package, require
+from ..errors import ForcelawError, missing_package, printable, require
 from ..files import is_storage, storage_error
 from .options import HelpFormatter
 
@@ -91,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         try:
             require(*getattr(args, "packages", ()))
-            return int(args.handler(args) or 0)
+            with contextlib.redirect_stdout(_Printable(sys.stdout)):
+                return int(args.handler(args) or 0)
         except ModuleNotFoundError as error:
             raise missing_package(error) from error
     except ForcelawError as error:
@@ -105,6 +108,19 @@ def main(argv: list[str] | None = None) -> int:
             return _print(storage_error(error, Path.cwd()))
         what = f"cannot be read or written: {error.strerror or error}"
         return _print(ForcelawError(what, where=str(error.filename or "")))
+
+
+class _Printable:
+    """Standard output, on which labels and messages of others act on no terminal."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return int(self._stream.write(printable(text)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _print(error: ForcelawError) -> int:

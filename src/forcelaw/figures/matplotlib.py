@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import FitError, require
+from ..errors import FitError, printable, require
 from .spec import Figure, Panel, Series
-from .text import pretty, printable, round_numbers
+from .text import pretty, round_numbers
 
 DPI = 200
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -55,9 +55,3 @@ def names(items: list[str]) -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def printable(text: str) -> str:
-    """Text with its control characters spelled out, so that they neither act on a terminal nor
-    lack a glyph."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

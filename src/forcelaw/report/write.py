@@ -42,8 +42,8 @@ def report(
     of ``forcelaw[report]``; a fit that is refused becomes its reason on the page.
     """
     require(*NEEDED)
+    from ..errors import printable
     from ..figures.matplotlib import save
-    from ..figures.text import printable
     from . import tables
     from .analysis import analyse
     from .html import render

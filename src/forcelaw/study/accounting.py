@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError
+from ..errors import StoreError, printable
 from ..files import read_json, storage, write_json
 from ..progress import count, duration
 from ..store.runs import RunDirectory, runs
@@ -98,7 +98,7 @@ class Accounts:
         lines = [f"{'architecture':<28}{'runs':>6}{'solo hours':>12}{'FLOPs':>10}"]
         for label, row in sorted(self.by_architecture.items()):
             lines.append(
-                f"{label:<28}{row['runs']:>6.0f}{row['solo_hours']:>12.3f}{row['flops']:>10.1e}"
+                f"{printable(label):<28}{row['runs']:>6.0f}{row['solo_hours']:>12.3f}{row['flops']:>10.1e}"
             )
         lines.append(
             f"trained:   {self.flops:.2e} FLOPs in {self.solo_hours:.3f} device-hours of training;"

@@ -76,7 +76,7 @@ class ArchitectureSpec(Settings):
 
     name: str
     """mpnn, painn, ... (see: forcelaw models), or your own as module:NAME"""
-    label: str | None = None
+    label: str | None = Field(None, max_length=200)
     """name in tables and figures; the architecture's title by default"""
     options: dict[str, Any] = Field(default_factory=dict)
     """extra keys of the model's configuration"""

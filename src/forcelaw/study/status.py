@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import StoreError
+from ..errors import StoreError, printable
 from ..progress import count, duration
 from ..store.runs import runs as all_runs
 from .accounting import accounts
@@ -153,11 +153,11 @@ def status_table(out: Path) -> str:
                 why = (run.result() or {}).get("message", "")
         except (StoreError, KeyError, TypeError, ValueError):
             state, row, name, why = "damaged", "(unreadable)", "", "spec.json cannot be read"
-        counts.setdefault(row, Counter())[state] += 1
+        counts.setdefault(printable(row), Counter())[state] += 1
         if state == "damaged":
             why = run.damage() or why or "result.json cannot be read"
         if state in ("diverged", "failed", "damaged"):
-            trouble.append(f"  {run.id} {name}: {why}")
+            trouble.append(printable(f"  {run.id} {name}: {why}"))
     states = [s for s in STATES if s != "damaged" or any(row[s] for row in counts.values())]
     lines = [f"{'architecture':<28}" + "".join(f"{state:>10}" for state in states)]
     for label, counted in sorted(counts.items()):

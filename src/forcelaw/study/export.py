@@ -51,6 +51,10 @@ def write_evidence(
             where=str(out),
             remedy="give the output directory of `forcelaw run`",
         )
+    for run in listed:
+        with reading(run.path, StoreError, remedy="restore it, or delete this run directory"):
+            if content_id(run.spec()) != run.id:
+                raise StoreError("spec.json does not hash to the name of its directory")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / EVIDENCE[kind]
     content = [row | {"message": portable(row["message"])} for row in rows(out / "runs")]

@@ -1,0 +1,114 @@
+"""Damaged input of every kind ends in an error with a message, never in a traceback, a hang or a
+pack with numbers that are not finite.
+
+Each case takes sound files and damages one of them: flips, cuts, insertions, numbers out of all
+range, copied and swapped pieces. Hypothesis chooses and shrinks. A few hundred cases run with the
+other tests; the nightly form is
+
+    FORCELAW_FUZZ=1000 python -m pytest tests/fuzz --timeout 7200
+"""
+
+import os
+import shutil
+import warnings
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from forcelaw.errors import ForcelawError
+from tests.fuzz.inputs import INPUTS
+from tests.packs import write_pack
+
+CASES = int(os.environ.get("FORCELAW_FUZZ", "20"))  # of each kind of input
+WORDS = [
+    *(b"-1", b"0", b"1e400", b"nan", b"-inf", b"99999999999999999999", b"1e12", b"''", b"null"),
+    *(b"[" * 3000, b"{" * 3000, b"\xff\xfe", b"\x00" * 9, b"a" * 70_000, b"*t", b"!!float x"),
+    *(b"\n\n", b",,,", b"../../x", b"\x1b[31m", b"=1+1", b"\xc3\x28", b"-", b":", b"\xf0\x9f\x98"),
+]
+SPOT = st.floats(0, 1, exclude_max=True)
+DAMAGE = st.one_of(
+    st.tuples(st.just("flip"), SPOT, st.integers(0, 7)),
+    st.tuples(st.just("byte"), SPOT, st.integers(0, 255)),
+    st.tuples(st.just("cut"), SPOT, st.none()),
+    st.tuples(st.just("remove"), SPOT, st.integers(1, 64)),
+    st.tuples(st.just("insert"), SPOT, st.sampled_from(WORDS)),
+    st.tuples(st.just("over"), SPOT, st.sampled_from(WORDS)),
+    st.tuples(st.just("number"), SPOT, st.sampled_from(WORDS)),
+    st.tuples(st.just("repeat"), SPOT, st.integers(1, 400)),
+)
+
+
+def damaged(data: bytes, how: tuple) -> bytes:
+    kind, spot, what = how
+    at = int(spot * len(data))
+    if kind == "flip":
+        return data[:at] + bytes([data[at] ^ 1 << what]) + data[at + 1 :] if data else data
+    if kind == "byte":
+        return data[:at] + bytes([what]) + data[at + 1 :]
+    if kind == "cut":
+        return data[:at]
+    if kind == "remove":
+        return data[:at] + data[at + what :]
+    if kind == "insert":
+        return data[:at] + what + data[at:]
+    if kind == "over":
+        return data[:at] + what + data[at + len(what) :]
+    if kind == "repeat":
+        return data[: at + what] + data[at:]
+    digits = b"0123456789.+-eE"  # the number after that spot
+    while at < len(data) and data[at] not in digits:
+        at += 1
+    end = at
+    while end < len(data) and data[end] in digits:
+        end += 1
+    return data[:at] + what + data[end:]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A folder of sound files for each kind."""
+    root = tmp_path_factory.mktemp("sound")
+    write_pack(root / "sound")
+    for name, kind in INPUTS.items():
+        (root / name).mkdir()
+        kind.make(root / name)
+    return root
+
+
+@pytest.mark.timeout(max(120, 2 * CASES))
+@pytest.mark.parametrize("name", INPUTS)
+def test_damaged_input_is_an_error_and_nothing_worse(name, sound) -> None:
+    kind, folder = INPUTS[name], sound / "work"
+    kept = sorted(p.relative_to(sound / name) for p in (sound / name).rglob("*") if p.is_file())
+
+    @settings(
+        max_examples=CASES,
+        derandomize=CASES < 100,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(which=st.integers(0, len(kept) - 1), damages=st.lists(DAMAGE, min_size=1, max_size=3))
+    def case(which, damages) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(sound / name, folder)
+        victim = folder / kept[which]
+        data = victim.read_bytes()
+        for how in damages:
+            data = damaged(data, how)
+        victim.write_bytes(data)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of parsers
+                kind.use(folder)
+        except ForcelawError as error:
+            assert error.where or error.remedy
+
+    case()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_sound_input_is_read(name, sound) -> None:
+    INPUTS[name].use(sound / name)

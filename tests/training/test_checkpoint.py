@@ -1,0 +1,75 @@
+"""A checkpoint that is not of this run is refused before anything of it is copied."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from forcelaw.errors import StoreError
+from forcelaw.models import build
+from forcelaw.store.runs import RunDirectory
+from forcelaw.training import checkpoint
+from forcelaw.training.optimizer import ScheduleFreeAdamW
+from tests.models.configs import small_config
+
+STATE = {"step": 3}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """(run, model, optimizer) with a checkpoint."""
+    model = build(small_config("mpnn"), seed=0)
+    optimizer = ScheduleFreeAdamW(model, lr=1e-3, steps=10, warmup=0)
+    run = RunDirectory.create(tmp_path, {"seed": 0})
+    checkpoint.save(run, model, optimizer, STATE)
+    return run, model, optimizer
+
+
+def rewrite(run, change, state=STATE):
+    file = run.path / "last.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata=None if state is None else {"state": json.dumps(state)})
+
+
+CHANGES = {
+    "one number": lambda t: t.update(z=torch.ones(1)),
+    "other type": lambda t: t.update(z=torch.ones(len(t["z"]), dtype=torch.int8)),
+    "double": lambda t: t.update(z=t["z"].double()),
+    "other shape": lambda t: t.update(z=t["z"][None]),
+    "longer": lambda t: t.update(z=torch.cat([t["z"], t["z"]])),
+    "missing": lambda t: t.pop("z"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_other_shapes_and_types_are_refused_before_anything_is_copied(saved, what) -> None:
+    run, _, optimizer = saved
+    rewrite(run, CHANGES[what])
+    before = [getattr(optimizer, name).fill_(7.0).clone() for name in ("y", "z", "v")]
+    with pytest.raises(StoreError):
+        checkpoint.load(run.path, optimizer)
+    for name, value in zip(("y", "z", "v"), before):
+        assert torch.equal(getattr(optimizer, name), value)
+
+
+@pytest.mark.parametrize("state", [None, {}, {"step": -1}, {"step": "3"}, [3]])
+def test_a_state_without_a_step_is_refused(saved, state) -> None:
+    run, _, optimizer = saved
+    rewrite(run, lambda tensors: None, state)
+    with pytest.raises(StoreError):
+        checkpoint.load(run.path, optimizer)
+
+
+def test_a_model_is_loaded_whole_or_not_at_all(saved) -> None:
+    run, model, _ = saved
+    name = next(iter(dict(model.named_parameters())))
+    rewrite(run, lambda t: t.update({f"model.{name}": torch.ones(1)}))
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(StoreError):
+        checkpoint.load_model(run.path, model)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
+    rewrite(run, lambda t: t.pop(f"model.{name}"))
+    with pytest.raises(StoreError):
+        checkpoint.load_model(run.path, model)

@@ -314,6 +314,38 @@ def test_diagnose(pair, tmp_path, capsys):
     assert call("diagnose", pair, "--group", "A", "--where", "params < 3e4") == 3
 
 
+def test_diagnose_takes_factors_and_the_rows_of_a_sweep(tmp_path, capsys):
+    """The runs of the sweep take no part in the fit, and its best rate is the last."""
+    runs = study(6)
+    table = columns(runs) | {"kind": ["grid"] * len(runs), "lr": np.full(len(runs), 4e-3)}
+    table |= {"blocks": np.where(runs["n"] < 1e5, 2, 3)}
+    rates = [1e-3, 2e-3, 4e-3]
+    swept = {
+        "params": [1e5] * 3,
+        "tokens": [1e7] * 3,
+        "flops": [6e12] * 3,
+        "val_loss": [0.5, 0.45, 0.4],
+        "run_name": ["s1", "s2", "s3"],
+        "seed": ["0"] * 3,
+        "kind": ["sweep"] * 3,
+        "lr": rates,
+        "blocks": [2] * 3,
+    }
+    both = {key: [*np.asarray(table[key]).tolist(), *swept[key]] for key in swept}
+    pl.DataFrame(both, strict=False).write_csv(tmp_path / "runs.csv")
+    out = tmp_path / "out.json"
+    options = ["--sweep", "kind == 'sweep'", "--factor", "blocks", "--json", out]
+    assert call("diagnose", tmp_path / "runs.csv", *options) == 0
+    found = json.loads(out.read_text())
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["sweep of learning rates"]["passed"] is False
+    assert checks["sweep of learning rates"]["data"]["sweeps"][0]["lr"] == 4e-3
+    assert "blocks" in checks and "depth" not in checks
+    assert found["surface"]["rows"] == len(runs)
+    assert call("diagnose", tmp_path / "runs.csv", "--factor", "height") == 2
+    capsys.readouterr()
+
+
 def test_isoflop_of_a_table_with_its_own_names(tmp_path, capsys):
     """Approach 2 from a table of single runs at two learning rates, without compute."""
     budgets, sizes = np.geomspace(1e13, 1e16, 5), np.geomspace(0.15, 6, 7)

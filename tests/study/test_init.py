@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,11 +13,14 @@ from data import files
 from forcelaw.cli.main import main
 from forcelaw.data.pack import Pack, sample_path
 from forcelaw.errors import DataError, StudyError
+from forcelaw.progress import Progress
+from forcelaw.study import launcher
 from forcelaw.study.advice import advise
 from forcelaw.study.config import Study, load
 from forcelaw.study.plan import plan
 from forcelaw.study.record import find_pack
 from forcelaw.study.starter import proportions
+from forcelaw.study.status import StudyStatus
 from forcelaw.table.doubts import BURN_IN_STEPS
 from forcelaw.training.spec import summarise
 
@@ -108,3 +113,17 @@ def test_a_study_may_name_its_files(tmp_path):
     content["data"]["trian"] = "c.xyz"
     with pytest.raises(ValueError, match="trian"):
         Study(**content)
+
+
+def test_time_left_begins_at_the_estimate(monkeypatch):
+    """Of 240 s of work half is done. Right after resuming two minutes are left, however slowly
+    the workers start; later the measured pace counts."""
+    left = []
+    monkeypatch.setattr(launcher, "duration", lambda seconds: left.append(seconds) or "")
+    for done, seconds in ((120.0, 1.0), (121.0, 20.0), (130.0, 3600.0)):
+        bar = Progress("s", 240.0, already=120.0, stream=io.StringIO(), interval=0.0)
+        clock = SimpleNamespace(monotonic=lambda at=bar.started + seconds: at)
+        monkeypatch.setattr(launcher, "time", clock)
+        launcher._show(bar, StudyStatus(4, work=240.0, done=done), "s", 1)
+    assert 100 < left[0] < 140 and 100 < left[1] < 180
+    assert left[2] > 2000  # ten seconds of work in an hour

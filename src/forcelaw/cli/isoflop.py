@@ -38,7 +38,7 @@ def add_isoflop(parser: argparse.ArgumentParser) -> None:
         """\
 examples:
   forcelaw isoflop runs.csv
-  forcelaw isoflop sweep.csv --best-of-sweep --cost 6nd --json minima.json
+  forcelaw isoflop runs.csv --best-of-sweep --cost 6nd --json minima.json
 """
         + NOTES
     )

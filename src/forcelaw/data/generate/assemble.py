@@ -7,7 +7,6 @@ import shlex
 import shutil
 import time
 from collections import Counter
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,8 @@ def generate(options: GenerateOptions) -> Path:
     Finished chunks of an interrupted call with the same settings are used. Raises DataError.
     """
     started = time.monotonic()
-    options = replace(options, workers=options.workers or usable_cores())
+    _refuse_existing(options)
+    options = options.model_copy(update={"workers": options.workers or usable_cores()})
     out, smiles = options.out, options.smiles
     distribution = Distribution(conformers=options.conformers)
     column = read_column(smiles) if smiles else None
@@ -171,17 +171,21 @@ def _assemble(
             "generator": _describe(what, job.count, failures, skipped),
         }
         made = writer.finish(full)
+    _refuse_existing(options)
     if out.exists():
-        if not options.overwrite:
-            raise DataError(
-                f"{out} exists already", remedy="choose another --out, or pass --overwrite"
-            )
         old = folder / "old"
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
     made.rename(out)
     print("\n".join(summary(out.name, full)))
     return writer
+
+
+def _refuse_existing(options: GenerateOptions) -> None:
+    if options.out.exists() and not options.overwrite:
+        raise DataError(
+            f"{options.out} exists already", remedy="choose another --out, or pass --overwrite"
+        )
 
 
 def _block(arrays: dict[str, Any], s: int) -> Block:

@@ -1,45 +1,29 @@
-"""Options of ``forcelaw data generate``, as Python calls pass them."""
+"""Options of ``forcelaw data generate``, as Python calls pass them. Needs neither rdkit nor
+tblite."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import DataError
+from pydantic import Field
+
+from ...settings import Settings
 
 
-@dataclass(frozen=True)
-class GenerateOptions:
-    """What decides a generated pack, and ``workers``, which does not. smiles: a file of molecules
-    to label instead of drawn ones."""
+class GenerateOptions(Settings):
+    """What decides a generated pack, and ``workers``, which does not."""
 
-    out: Path
-    count: int = 20000
-    seed: int = 0
-    workers: int | None = None  # one per usable core
-    smiles: Path | None = None
-    conformers: int = 3
-    val_fraction: float = 0.1
-    overwrite: bool = False
-
-    def check(self) -> None:
-        """Raise DataError for values that make no sense, and for a pack that exists."""
-        for name, least in (("count", 1), ("workers", 1), ("conformers", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise DataError(
-                    f"--{name} {value} makes no sense", remedy=f"pass --{name} {least} or more"
-                )
-        if not 0.0 <= self.val_fraction < 1.0:
-            raise DataError(
-                f"--val-fraction {self.val_fraction} is not in [0, 1)",
-                remedy="pass --val-fraction 0.1 or so",
-            )
-        if self.out.exists() and not self.overwrite:
-            raise DataError(
-                f"{self.out} exists already", remedy="choose another --out, or pass --overwrite"
-            )
+    out: Path = Field(title="PACK", description="the pack to make (a new folder)")
+    count: int = Field(20000, ge=1, description="structures (default 20000: some 400,000 atoms)")
+    seed: int = Field(0, ge=0, description="everything random follows from it (default 0)")
+    workers: int | None = Field(None, ge=1, description="processes (default: one per usable core)")
+    smiles: Path | None = Field(None, title="FILE")
+    """label these molecules instead: first column of a .smi, .txt or .csv file"""
+    conformers: int = Field(3, ge=1, description="structures per molecule (default 3)")
+    val_fraction: float = Field(0.1, ge=0, lt=1, title="F")
+    """part of the molecules held out (default 0.1)"""
+    overwrite: bool = Field(False, description="replace PACK if it is there")
 
 
 def usable_cores() -> int:

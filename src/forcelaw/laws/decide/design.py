@@ -304,7 +304,8 @@ class _Study:
         """The quantity, or ln L at the target, as the study has it, with its interval."""
         if self.at is None:
             return self.result.estimates[self.quantity]
-        band = self.result.interval(**{role: np.array([v]) for role, v in self.at.items()})
+        at: dict[str, Any] = {role: np.array([v]) for role, v in self.at.items()}
+        band = self.result.interval(**at)
         ends = [float(np.log(one[0])) for one in (band.value, band.low, band.high)]
         return Estimate(ends[0], None, ends[1], ends[2], "mean")
 

@@ -231,8 +231,8 @@ def extrapolate(
             fits.append(_Fit(name, result, _problem(runs, result, settings)))
     out = Extrapolation(limit=limit, tried=tried, level=level, rows=len(runs), _fits=fits)
     if not fits:  # the reason of the preferred form counts
-        out.status = REFUSED if tried[0]["status"] in USABLE else tried[0]["status"]
-        out.message = tried[0]["message"]
+        status, out.message = str(tried[0]["status"]), str(tried[0]["message"])
+        out.status = REFUSED if status in USABLE else status
         return out
     out.status, out.message = fits[0].result.status, fits[0].result.message
     if calibrate:

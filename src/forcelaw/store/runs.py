@@ -224,28 +224,30 @@ class RunDirectory:
 
     def finish(self, result: dict[str, Any]) -> None:
         with self.writing("result.json") as temporary:
-            write_json(temporary, result)
+            temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str, *, durable: bool = True) -> Iterator[Path]:
         """The path of a temporary file that becomes file ``name`` of the run, whole and by one
         rename, if the run is still this worker's; else ClaimError. What the operating system
-        refuses is a StorageError."""
+        refuses is a StorageError. durable: it is there after a loss of power, too."""
         self.check()
         folder = self._claim.work if self._claim else self.path
         temporary = folder / f".{name}.{secrets.token_hex(4)}"
         with self._writes():
             try:
                 yield temporary
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
+                if durable:
+                    with temporary.open("rb") as file:
+                        os.fsync(file.fileno())
                 self.check()
                 temporary.replace(self.path / name)
             except BaseException:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
                 raise
-            fsync_folder(self.path)
+            if durable:
+                fsync_folder(self.path)
 
     @contextlib.contextmanager
     def _writes(self) -> Iterator[None]:

@@ -19,7 +19,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import StoreError
-from ..files import write_json
 from ..models import ForceField
 from ..store.runs import RunDirectory
 from .optimizer import ScheduleFreeAdamW
@@ -44,8 +43,8 @@ def save(
             save_file(tensors, temporary, metadata={"state": json.dumps(state, allow_nan=False)})
         except SafetensorError as error:  # all that can go wrong here is the disk
             raise OSError(str(error)) from error
-    with run.writing("last.json") as temporary:
-        write_json(temporary, state)
+    with run.writing("last.json", durable=False) as temporary:
+        temporary.write_text(json.dumps(state, indent=1, allow_nan=False) + "\n")
 
 
 def load(path: Path, optimizer: ScheduleFreeAdamW) -> dict[str, Any] | None:

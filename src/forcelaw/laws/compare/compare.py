@@ -224,17 +224,9 @@ def compare(
     pairs = []
     known = dict(frontiers or {})
     for names in combinations([name for name, one in fits.items() if one.ok], 2):
-        both = [parts[name] for name in names]
-        window = common_window(both, form.roles) if windows == "matched" else {}
-        two = [inside(part, window) for part in both]
-        cut = window if any(a is not b for a, b in zip(two, both)) else {}
-        if not all(len(part) for part in two):
-            notes.append(f"{names[1]} against {names[0]}: no range of N and D is covered by both")
-            continue
-        results = [fitted.on(name, part) for name, part in zip(names, two)]
-        refused = [f"{n}: {one.reason}" for n, one in zip(names, results) if not one.ok]
+        two, results, cut, refused = fitted.together(names, parts, windows == "matched")
         if refused:
-            notes.append(f"{names[1]} against {names[0]}, {window_words(cut)}: {refused[0]}")
+            notes.append(f"{names[1]} against {names[0]}: {refused}")
             continue
         pairing = _pairing(two, names, paired, cluster)
         tables = TwoTables(two, results, goal, cluster, weights, pairing)
@@ -247,10 +239,10 @@ def compare(
     holm(pairs)
     found, left_out = all_ratios(runs, architectures=list(parts), level=level)
     notes += [f"no ratios: {reason}" for reason in left_out]
+    by_pair = {(one.first, one.second): one for one in found}
     for one in pairs:
-        both = [r for r in found if (r.first, r.second) == (one.first, one.second)]
         for test in one.tests.values():
-            _support(test, both[0] if both else None)
+            _support(test, by_pair.get((one.first, one.second)))
     return Comparison(form.name, fits, pairs, level, notes, found)
 
 
@@ -269,6 +261,22 @@ class _Fits:
         if key not in self.made:
             self.made[key] = fit(part, self.law, self.goal, **self.settings)
         return self.made[key]
+
+    def together(
+        self, names: tuple[str, ...], parts: dict[str, Runs], matched: bool
+    ) -> tuple[list[Runs], list[FitResult], Window, str]:
+        """Two architectures on the ranges that both cover (or, not ``matched``, on all rows): their
+        rows and fits, the window where it leaves rows out, and why they cannot be compared."""
+        both = [parts[name] for name in names]
+        window = common_window(both, self.law.roles) if matched else {}
+        two = [inside(part, window) for part in both]
+        if not all(len(part) for part in two):
+            return two, [], window, "no range of N and D is covered by both"
+        cut = window if any(a is not b for a, b in zip(two, both)) else {}
+        results = [self.on(name, part) for name, part in zip(names, two)]
+        refused = [f"{name}: {one.reason}" for name, one in zip(names, results) if not one.ok]
+        where = f"with {window_words(cut)}, " if cut else ""
+        return two, results, cut, where + refused[0] if refused else ""
 
 
 def _support(test: Difference, found: Ratios | None) -> None:

@@ -34,7 +34,7 @@ ORDER = [
     ["training"],
     ["study"],
     ["predict"],
-    ["calculator", "evaluate", "portable"],
+    ["calculator", "evaluate", "portable", "metatomic"],
     ["api"],
     ["cli"],
 ]

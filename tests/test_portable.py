@@ -77,7 +77,7 @@ def test_the_file_says_what_it_is_and_refuses_other_elements(run, file):
 
 def test_what_cannot_be_exported_is_refused(run, tmp_path):
     with pytest.raises(StudyError):
-        run.export(tmp_path / "model.pt")
+        run.export(tmp_path / "model.onnx")
     pack = write_pack(tmp_path / "pack")
     gemnet = run_directory(tmp_path, pack, "gemnet_oc", size=2e4, depth=1)
     with pytest.raises(StudyError, match="gemnet_oc"):

@@ -22,6 +22,7 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "mlflow": "mlflow",
+    "metatomic": "metatomic",
 }
 
 

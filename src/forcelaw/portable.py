@@ -93,7 +93,9 @@ def export(predictor: Predictor, path: str | Path, *, about: dict[str, Any]) -> 
     """
     path, given = Path(path), example(predictor)
     if path.suffix != ".pt2":
-        raise StudyError("the file of an exported model ends in .pt2", where=str(path))
+        raise StudyError(
+            "the file of an exported model ends in .pt2, or in .pt for metatomic", where=str(path)
+        )
     if predictor.config.charges or predictor.config.spins:
         raise StudyError(
             "a model with charge_spin cannot be exported: its file would have no such input",

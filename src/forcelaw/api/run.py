@@ -395,8 +395,14 @@ class Run:
         dtype: Literal["float32", "float64"] = "float32",
         data: str | Path | None = None,
     ) -> Path:
-        """Write the model as one file (.pt2) that runs without forcelaw, by torch.export; see
-        :mod:`forcelaw.portable` for its inputs and outputs. device: where the file will run."""
+        """Write the model as one file that runs without forcelaw. FILE.pt2: by torch.export, for
+        ``device`` (:func:`forcelaw.portable.export`). FILE.pt: for metatomic, with which LAMMPS,
+        i-PI and other engines use it; models with gradient forces only."""
+        if Path(path).suffix == ".pt":
+            from ..metatomic import export_metatomic
+
+            predictor = self.predictor(device="cpu", dtype=dtype, data=data)
+            return export_metatomic(predictor, path, label=f"{self.spec['label']} {self.id}")
         from ..portable import export
 
         about = {"run": self.id, "label": self.spec["label"], "n": self.spec["n"]}

@@ -51,7 +51,7 @@ class ExportOptions(Settings):
     """output directory of `forcelaw run`, or directory of a run"""
     table: Path | None = Field(None, title="DIR", description="write the evidence into DIR")
     model: Path | None = Field(None, title="FILE")
-    """write the model of a run into FILE (.pt2)"""
+    """write the model of a run into FILE (.pt2; .pt for metatomic)"""
     dtype: Literal["float32", "float64"] = Field(
         "float32", description="number format of the model"
     )
@@ -208,7 +208,8 @@ def _export(args: argparse.Namespace) -> int:
 
         require("torch", "safetensors")
         load_run(args.source).export(args.model, dtype=args.dtype, data=args.data)
-        print(f"{args.model}: read it with torch.export.load(...).module()")
+        how = "metatomic" if args.model.suffix == ".pt" else "torch.export.load(...).module()"
+        print(f"{args.model}: read it with {how}")
         return 0
     from ..study.accounting import accounts
     from ..study.export import write_evidence

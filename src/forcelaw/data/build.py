@@ -349,7 +349,7 @@ class PackBuild:
             return
         held = table[0][exact_split(*table, fraction=fraction, seed=self.options.seed)]
         pairs = zip(self.writer.read("groups"), self.writer.read("split"), strict=True)
-        sides = [np.where(old == TEST, TEST, np.isin(groups, held)) for groups, old in pairs]
+        sides = [np.where(old == TEST, old, np.isin(groups, held)) for groups, old in pairs]
         self.writer.rewrite("split", iter(sides))
         self.records.set_sides(self.writer.read("split"))
 

@@ -231,6 +231,8 @@ def _evidence(folder: Path) -> tuple[dict[str, Any], list[Found]]:
         read_json(folder / "study.json")
     metrics, found = _metrics_of(folder, provenance), []
     lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    if not lines:
+        raise StoreError("runs.jsonl holds no run")
     for number, text in enumerate(lines, start=1):
         line = json.loads(text)
         if content_id(line["spec"]) != line["run"]:

@@ -102,6 +102,11 @@ def build(
 ) -> Problem:
     """The problem of ``law`` on ``runs``. FitError if a column that the law needs is not there."""
     roles = {role: runs[role] for role in law.roles}
+    if len(runs["loss"]) == 0:
+        raise FitError(
+            "no row is left to fit",
+            remedy="loosen the filters or the burn-in (--burn-in-steps), or train longer",
+        )
     fixed = dict(fixed or {})
     for name, value in fixed.items():
         if name not in law.names:

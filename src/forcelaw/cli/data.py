@@ -157,7 +157,7 @@ def source_options(args: argparse.Namespace) -> Any:
     """What the options of :class:`Source` say."""
     from ..data.readers import SourceOptions
 
-    return SourceOptions(**{name: getattr(args, name) for name in Source.model_fields})
+    return from_options(SourceOptions, args)
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ OUT removes. The same sources and options give the same arrays, byte for byte.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import os
 import platform
@@ -116,7 +115,7 @@ def _checked(options: PrepareOptions, sources: SourceOptions | None) -> SourceOp
         )
     sources = sources or SourceOptions()
     if options.group.startswith("key:"):
-        sources = dataclasses.replace(sources, group_key=options.group.removeprefix("key:"))
+        sources = sources.model_copy(update={"group_key": options.group.removeprefix("key:")})
     return sources
 
 

@@ -15,6 +15,7 @@ from ... import units
 from ...elements import MAX_Z
 from ...errors import DataError
 from ...files import file_sha256, reading
+from ..options import Source as SaidOfSources
 from ..pack import NO_CHARGE, NO_SPIN
 
 BLOCK_STRUCTURES, BLOCK_ATOMS = 4096, 131_072
@@ -23,29 +24,13 @@ MOST_AT_ONCE = 1 << 28  # bytes of one array of one structure
 MISSING_ENERGY, MISSING_FORCES = 1, 2  # bits of Block.missing
 
 
-@dataclass(frozen=True)
-class SourceOptions:
-    """What the user says about a source; None leaves it to the format. Keys are names in the
-    file."""
+class SourceOptions(SaidOfSources):
+    """What the user says about a source; None leaves it to the format. Keys are names in the file.
+    group_key: where the label of a molecule is."""
 
-    reader: str | None = None
-    energy_key: str | None = None
-    forces_key: str | None = None
-    gradient_key: str | None = None
-    charge_key: str | None = None
-    spin_key: str | None = None
     group_key: str | None = None
-    energy_unit: str | None = None
-    length_unit: str | None = None
-    force_unit: str | None = None
-    stress_key: str | None = None
-    virial_key: str | None = None
-    stress_unit: str | None = None
-    stress_convention: str | None = None
-    no_stress: bool = False
-    config_key: str | None = None
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, _: Any) -> None:
         if self.stress_key and self.virial_key:
             raise DataError(
                 "both --stress-key and --virial-key were given",

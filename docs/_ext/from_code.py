@@ -125,7 +125,7 @@ def _study_parts() -> list[tuple[str, Any]]:
 
     return [
         ("The file", config.Study),
-        ("`data`, where it names files", config.DataFiles),
+        ("`data` as files", config.DataFiles),
         ("Entries of `architectures`", config.ArchitectureSpec),
         ("`replicates`", config.Replicates),
         ("`learning_rate`", config.LearningRate),

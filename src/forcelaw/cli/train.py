@@ -136,6 +136,5 @@ def _options_text(name: str) -> str:
     for key, field in entry.config.model_fields.items():
         if key not in (*RESERVED, "depth"):
             default = f"{key}={field.get_default(call_default_factory=True)}"
-            text = " ".join((field.description or "").split())
-            lines.append(f"  {default:<24}  {text}".rstrip())
+            lines.append(f"  {default:<24}  {field.description or ''}".rstrip())
     return "\n".join(lines)

@@ -55,6 +55,7 @@ def write_evidence(
         with reading(run.path, StoreError, remedy="restore it, or delete this run directory"):
             if content_id(run.spec()) != run.id:
                 raise StoreError("spec.json does not hash to the name of its directory")
+            json.dumps(run.result(), allow_nan=False)  # what overflows is written nowhere
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / EVIDENCE[kind]
     content = [row | {"message": portable(row["message"])} for row in rows(out / "runs")]

@@ -2,6 +2,7 @@
 train; a full disk leaves everything open; and the exit code says which it was."""
 
 import errno
+import itertools
 import os
 from collections import Counter
 from pathlib import Path
@@ -80,6 +81,28 @@ def test_a_damaged_run_is_set_aside_and_the_others_train(study, what, text, caps
     work(study)
     assert capsys.readouterr().err.count(bad.id) == 0  # it is not tried again
     bad.start_over()  # what --retry-failed does
+    assert set(work(study).values()) == {"finished"}
+
+
+def test_a_flipped_bit_in_weights_sets_a_stopped_run_aside(study, capsys) -> None:
+    asked = itertools.count()
+    config, out = load(study), study.parent / "out"
+    worker.work(
+        config,
+        out,
+        study.parent,
+        device="cpu",
+        stop=lambda: next(asked) >= 20,  # in the middle of the first run
+        show=False,
+    )
+    (bad,) = (run for run in runs(out / "runs") if run.state() == "stopped")
+    file = bad.path / "last.safetensors"
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))  # of z: tensors are in the order of names
+    found = work(study)
+    assert found.pop(bad.id) == "damaged" and set(found.values()) == {"finished"}
+    assert "checksum" in bad.damage() and bad.id in capsys.readouterr().err
+    file.write_bytes(sound)
     assert set(work(study).values()) == {"finished"}
 
 

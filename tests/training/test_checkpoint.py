@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,6 +32,21 @@ def rewrite(run, change, state=STATE):
     tensors = load_file(file)
     change(tensors)
     save_file(tensors, file, metadata=None if state is None else {"state": json.dumps(state)})
+
+
+def flip(run, byte, bit=0):
+    """Flip a bit of the checkpoint's file."""
+    content = bytearray((run.path / "last.safetensors").read_bytes())
+    content[byte] ^= 1 << bit
+    (run.path / "last.safetensors").write_bytes(content)
+
+
+def restored(run, model, optimizer):
+    """What a checkpoint gives back: state, y, z, v, and the weights of the model."""
+    state = checkpoint.load(run.path, optimizer)
+    flat = [getattr(optimizer, name).clone() for name in ("y", "z", "v")]
+    checkpoint.load_model(run.path, model)
+    return json.dumps(state), torch.cat([*flat, *(p.detach().flatten() for p in optimizer.params)])
 
 
 CHANGES = {
@@ -73,3 +89,46 @@ def test_a_model_is_loaded_whole_or_not_at_all(saved) -> None:
     rewrite(run, lambda t: t.pop(f"model.{name}"))
     with pytest.raises(StoreError):
         checkpoint.load_model(run.path, model)
+
+
+def test_a_flipped_bit_of_a_tensor_is_noticed_before_anything_is_copied(saved) -> None:
+    run, model, optimizer = saved
+    sound = (run.path / "last.safetensors").read_bytes()
+    begin = 8 + int.from_bytes(sound[:8], "little")
+    described = json.loads(sound[8:begin])
+    for name in ("y", "z", "v", *(f"model.{name}" for name, _ in model.named_parameters())):
+        flip(run, begin + described[name]["data_offsets"][1] - 4)  # lowest bit of the last number
+        for each in ("y", "z", "v"):
+            getattr(optimizer, each).fill_(7.0)
+        with pytest.raises(StoreError, match=f"checksum mismatch: {name}"):
+            restored(run, model, optimizer)
+        if name in ("y", "z", "v"):
+            assert all(bool((getattr(optimizer, n) == 7.0).all()) for n in ("y", "z", "v"))
+        (run.path / "last.safetensors").write_bytes(sound)
+
+
+def test_a_flipped_bit_anywhere_changes_nothing_or_is_noticed(saved) -> None:
+    """Also in the header, which holds the state, the checksums, and where each tensor lies."""
+    run, model, optimizer = saved
+    sound = (run.path / "last.safetensors").read_bytes()
+    state, numbers = restored(run, model, optimizer)
+    header = 8 + int.from_bytes(sound[:8], "little")
+    random = np.random.default_rng(0)
+    places = [*range(0, header, 40), *random.integers(header, len(sound), 60)]
+    noticed = 0
+    for byte in places:
+        flip(run, int(byte), int(random.integers(8)))
+        try:
+            found = restored(run, model, optimizer)
+        except StoreError:
+            noticed += 1
+        else:
+            assert found[0] == state and torch.equal(found[1], numbers), byte
+        (run.path / "last.safetensors").write_bytes(sound)
+    assert noticed > 0.9 * len(places)
+
+
+def test_a_checkpoint_without_checksums_is_still_read(saved) -> None:
+    run, model, optimizer = saved
+    rewrite(run, lambda tensors: None)
+    assert json.loads(restored(run, model, optimizer)[0]) == STATE

@@ -2,14 +2,18 @@
 that a run resumes to the same numbers. No pickle anywhere.
 
     last.safetensors   y, z, v (flat, see optimizer.py) and the averaged weights under their names;
-                       metadata: state as JSON
+                       metadata: state as JSON; checksums of the state and of each tensor
     last.json          the same state, for people
+
+The checksums are in the file that they are of: two files cannot be renamed at once, and a kill
+between them would make a sound checkpoint look damaged.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from ..models import ForceField
 from ..store.runs import RunDirectory
 from .optimizer import ScheduleFreeAdamW
 
+CHECKSUMS = "crc32"  # key of the metadata; checkpoints of older versions have none
 _NAMES = {torch.float32: "F32", torch.float64: "F64"}  # of types, as safetensors spells them
 
 
@@ -38,9 +43,11 @@ def save(
         for name, p in model.named_parameters()
     }
     tensors |= {name: getattr(optimizer, name).detach().cpu().clone() for name in ("y", "z", "v")}
+    text = json.dumps(state, allow_nan=False)
+    metadata = {"state": text, CHECKSUMS: json.dumps(_checksums(text, tensors))}
     with run.writing("last.safetensors") as temporary:
         try:
-            save_file(tensors, temporary, metadata={"state": json.dumps(state, allow_nan=False)})
+            save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:  # all that can go wrong here is the disk
             raise OSError(str(error)) from error
     with run.writing("last.json", durable=False) as temporary:
@@ -56,7 +63,9 @@ def load(path: Path, optimizer: ScheduleFreeAdamW) -> dict[str, Any] | None:
     with _opened(file) as stored:
         wanted = {name: getattr(optimizer, name) for name in ("y", "z", "v")}
         found = {name: _tensor(stored, name, like) for name, like in wanted.items()}
-        state = json.loads((stored.metadata() or {})["state"])
+        text = (stored.metadata() or {})["state"]
+        _verify(stored, text, found)
+        state = json.loads(text)
         step = state["step"]
         if not isinstance(step, int) or step < 0:
             raise ValueError(f"step is {step!r}")
@@ -73,6 +82,8 @@ def load_model(path: Path, model: ForceField) -> ForceField:
     wanted = dict(model.named_parameters())
     with _opened(file) as stored:
         found = {name: _tensor(stored, f"model.{name}", like) for name, like in wanted.items()}
+        named = {f"model.{name}": tensor for name, tensor in found.items()}
+        _verify(stored, (stored.metadata() or {}).get("state", ""), named)
     with torch.no_grad():
         for name, like in wanted.items():
             like.copy_(found[name])
@@ -106,3 +117,23 @@ def _tensor(stored: Any, name: str, like: torch.Tensor) -> torch.Tensor:
             f" {tuple(like.shape)}"
         )
     return stored.get_tensor(name)
+
+
+def _checksums(state: str, tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    """CRC-32 of the state and of the bytes of each tensor, by name. It misses no single flipped
+    bit, nor any in a row of 32; a cryptographic hash would be a large share of a save."""
+    found = {"state": zlib.crc32(state.encode())}
+    for name, tensor in tensors.items():
+        found[name] = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found
+
+
+def _verify(stored: Any, state: str, tensors: dict[str, torch.Tensor]) -> None:
+    """ValueError where the state or a tensor that was read is not what was written."""
+    written = (stored.metadata() or {}).get(CHECKSUMS)
+    if written is None:
+        return
+    kept = json.loads(written)
+    for name, checksum in _checksums(state, tensors).items():
+        if kept[name] != checksum:
+            raise ValueError(f"checksum mismatch: {name} is not what was written")

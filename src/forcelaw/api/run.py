@@ -142,8 +142,10 @@ class Training(Settings):
         threads: int = 1,
         say: Say = lambda text: None,
         log: Sequence[str] = (),
+        stop: Callable[[], bool] = lambda: False,
     ) -> Run:
-        """Train to the end, resuming where an earlier call stopped, and return the run."""
+        """Train to the end, resuming where an earlier call stopped, and return the run. stop: asked
+        after every step whether to leave early, with a checkpoint and without a result."""
         require("torch", "safetensors")
         from ..data.pack import Pack, sample_path
         from ..data.verify import verify
@@ -186,6 +188,7 @@ class Training(Settings):
                         device=pick_device(device),
                         compile_model=compile,
                         progress=progress,
+                        stop=stop,
                     )
             finally:
                 run.release()

@@ -5,3 +5,4 @@ FAILED = 1
 CANNOT_CARRY = 3
 DAMAGED = 4
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again
+INTERRUPTED = 130

@@ -15,7 +15,8 @@ Exit codes of all commands:
     74   files cannot be written or read: a full disk, a quota, a lost mount. Nothing counts as
          failed for it; run the same command again
     75   ``run --minutes``: the time is up and work is left; run the same command again
-    130  interrupted with Ctrl-C
+    130  stopped by Ctrl-C or SIGTERM; ``train`` and ``run`` save checkpoints first, and the same
+         command goes on
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 from .. import __version__
 from ..errors import ForcelawError, missing_package, printable, require
 from ..files import is_storage, storage_error
+from . import INTERRUPTED
 from .options import HelpFormatter
 
 EPILOG = """\
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     except ForcelawError as error:
         return _print(error)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         return 0
     except OSError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from ..api.run import SINGLE, Training
 from ..progress import count, duration
+from ..store.runs import RunDirectory
 from ..training.config import TrainOptions
-from . import FAILED
+from . import FAILED, INTERRUPTED
+from .interrupt import Interruption
 from .machine import Machine
 from .options import add_options, from_options, parse_pairs
 
@@ -18,8 +21,8 @@ ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35)  # H C N O F P S Cl Br, as the sample
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train one model on a pack. If it is stopped, the same command resumes from the last"
-        " checkpoint. Exit code 1: the run diverged."
+        "Train one model on a pack. Ctrl-C and SIGTERM save a checkpoint, and the same command"
+        " resumes from the last one. Exit codes: 1: the run diverged; 130: it was stopped."
     )
     parser.epilog = """\
 examples:
@@ -68,16 +71,27 @@ def _train(args: argparse.Namespace) -> int:
     args.options = parse_pairs(args.options, "--option")
     training = from_options(Training, args)
     options = from_options(TrainOptions, args)
-    run = training.run(
-        options,
-        out=args.out,
-        device=args.device,
-        compile=args.compile,
-        threads=args.threads,
-        say=print,
-        log=args.log,
-    )
-    result = run.result or {}
+    stop = Interruption()
+    try:
+        with stop:
+            run = training.run(
+                options,
+                out=args.out,
+                device=args.device,
+                compile=args.compile,
+                threads=args.threads,
+                say=print,
+                log=args.log,
+                stop=stop,
+            )
+    except KeyboardInterrupt:
+        _say_stopped(stop, "without a new checkpoint")
+        return INTERRUPTED
+    if run.result is None:
+        step = RunDirectory(run.path).position()
+        _say_stopped(stop, f"with a checkpoint at step {step:,} of {run.spec['steps']:,}")
+        return INTERRUPTED
+    result = run.result
     print(f"{'step':>8}{'atoms':>9}{'FLOPs':>10}{'loss':>9}{'energy':>12}{'forces':>14}")
     for row in run.metrics.iter_rows(named=True):
         print(
@@ -91,6 +105,10 @@ def _train(args: argparse.Namespace) -> int:
         f" {error:.1e} (rotation)"
     )
     return 0 if result.get("status") == "finished" else FAILED
+
+
+def _say_stopped(stop: Interruption, how: str) -> None:
+    print(f"stopped by {stop.signal} {how}; the same command resumes the run", file=sys.stderr)
 
 
 def _models(args: argparse.Namespace) -> int:

@@ -144,7 +144,7 @@ def far_ids(tmp):
 
 
 PROGRAM = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from forcelaw.data.prepare import PrepareOptions, prepare
 from forcelaw.data.readers import SourceOptions
@@ -158,7 +158,8 @@ for path in sys.argv[3:]:
         print(path, "ACCEPTED")
     except DataError as error:
         print(path, "refused" if error.where else "NO PLACE")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+with open("/proc/self/status") as file:  # ru_maxrss counts the parent's memory until exec
+    print(int(file.read().split("VmHWM:")[1].split()[0]) // 1024)
 """
 
 

@@ -101,7 +101,7 @@ class Process:
 
 def test_each_model_is_given_once_and_dealt_out(tmp_path, monkeypatch) -> None:
     made: list[Process] = []
-    monkeypatch.setattr(ahead.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: 4)
     monkeypatch.setattr(
         ahead.Ahead,
         "_start",
@@ -133,7 +133,7 @@ def test_each_model_is_given_once_and_dealt_out(tmp_path, monkeypatch) -> None:
 def test_there_are_none_without_a_gpu_or_cores_to_spare(
     tmp_path, monkeypatch, device, cores, workers
 ) -> None:
-    monkeypatch.setattr(ahead.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: cores)
     helper = ahead.Ahead(tmp_path, device, workers)
     helper.give(SPECS)
     assert helper.count == 0 and not helper.processes

@@ -121,12 +121,12 @@ class Ahead:
             from ..ops.switch import AVAILABLE
 
             spare = usable_cores() // max(1, workers) - SPARE
-            self.count = min(PROCESSES, spare) if AVAILABLE else 0
+            self.count = max(0, min(PROCESSES, spare)) if AVAILABLE else 0
 
     def give(self, specs: Iterable[dict[str, Any]]) -> None:
         """Models of these runs, most urgent first; those given before are passed over. None is read
         where nothing compiles."""
-        if self.count <= 0:
+        if not self.count:
             return
         for spec in specs:
             line = json.dumps({"model": spec["model"], "precision": spec["train"]["precision"]})

@@ -53,6 +53,7 @@ def work(
     stopped with a checkpoint. study_directory: that of the study file. hold: as for
     :func:`forcelaw.study.plan.plan`.
     """
+    from ..training.device import flushing_denormals
     from .concurrent import ConcurrentRuns
 
     directory = StudyDirectory(study, find_pack(study, study_directory), out)
@@ -60,7 +61,7 @@ def work(
     if runs_per_device is None:
         runs_per_device = automatic(directory, device)
     reserve = headroom(device, compile_model)
-    ConcurrentRuns(
+    runs = ConcurrentRuns(
         directory,
         device=device,
         limit=runs_per_device,
@@ -69,7 +70,9 @@ def work(
         hold=hold,
         stop=lambda: stop() or time.time() >= deadline,
         closing=lambda: time.time() >= deadline - reserve,
-    ).work()
+    )
+    with flushing_denormals():
+        runs.work()
 
 
 def automatic(directory: StudyDirectory, device: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,20 @@ def pick_device(name: str) -> str:
             remedy="use the device cpu, or install a CUDA build of torch",
         )
     return name
+
+
+@contextlib.contextmanager
+def flushing_denormals() -> Iterator[None]:
+    """Within, this thread takes numbers too small for full precision as zero. Put back afterwards:
+    the caller's own arithmetic is not ours to change."""
+    import torch
+
+    before = sys.float_info.min * 0.5 == 0.0  # torch does not say
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 @contextlib.contextmanager

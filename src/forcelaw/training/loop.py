@@ -23,7 +23,7 @@ from ..store.runs import RunDirectory
 from . import checkpoint, fine_tune
 from .config import evaluation_steps, warmup_steps
 from .cooperative import Request, Training, drive
-from .device import device_name
+from .device import device_name, flushing_denormals
 from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
 from .optimizer import ScheduleFreeAdamW
@@ -67,7 +67,9 @@ def train(
 ) -> dict[str, Any] | None:
     """Train a single run from its checkpoint to its end and return its result, or None when
     ``stop`` asked to leave. Options are those of :func:`training`."""
-    return drive(training(run, pack, device=device, **options), torch.device(device))
+    # tiny second moments and far-off basis functions would slow a CPU down tenfold
+    with flushing_denormals():
+        return drive(training(run, pack, device=device, **options), torch.device(device))
 
 
 def training(
@@ -93,8 +95,7 @@ def training(
     spec = _read_spec(run)
     indices, schedule = _schedule(run, spec, pack)
     device = torch.device(device)
-    # tiny second moments and far-off basis functions would slow a CPU down tenfold
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(True)  # here too: studies drive it themselves
     # one setting for the whole process: all runs of a study have one precision
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (

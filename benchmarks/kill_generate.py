@@ -18,14 +18,7 @@ import time
 from pathlib import Path
 
 COUNT, SEED = 200, 3
-COMMAND = [
-    sys.executable,
-    "-c",
-    (
-        "import argparse, sys; from forcelaw.data.generate import add_arguments, run; "
-        "p = argparse.ArgumentParser(); add_arguments(p); sys.exit(run(p.parse_args()))"
-    ),
-]
+COMMAND = [sys.executable, "-m", "forcelaw.cli", "data", "generate"]
 
 
 def start(out: Path, workers: int) -> subprocess.Popen[bytes]:

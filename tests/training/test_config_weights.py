@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from data import files
-from packs import write_pack
 
 from forcelaw import load_run
 from forcelaw.cli.main import main
@@ -14,6 +12,8 @@ from forcelaw.errors import DataError
 from forcelaw.files import read_json, write_json
 from forcelaw.training.config import TrainOptions
 from forcelaw.training.loss import loss_terms
+from tests.data import files
+from tests.packs import write_pack
 
 
 @pytest.fixture

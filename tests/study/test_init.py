@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from data import files
 
 from forcelaw.cli.main import main
 from forcelaw.data.pack import Pack, sample_path
@@ -23,6 +22,7 @@ from forcelaw.study.starter import proportions
 from forcelaw.study.status import StudyStatus
 from forcelaw.table.doubts import BURN_IN_STEPS
 from forcelaw.training.spec import summarise
+from tests.data import files
 
 KINDS = ("CH4", "H2O", "NH3", "CH3CH2OH", "CH3OH", "N2H4", "H2CO", "C2H6")
 

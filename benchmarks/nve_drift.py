@@ -74,7 +74,7 @@ def main() -> None:
     energy = 1e3 * (energy - energy[0]) / len(atoms)
     slope, start = np.polyfit(time_ps, energy, 1) if len(rows) > 2 else (np.nan, np.nan)
     about = (energy - slope * time_ps - start).std()
-    forces = forcelaw.load_run(args.run).spec["model"]["forces"]
+    forces = atoms.calc.predictor.config.forces
     print(
         f"{atoms.get_chemical_formula()} {'periodic' if atoms.pbc.any() else 'molecule'}, {forces}"
         f" forces, {args.dtype}, {args.fs} fs, relaxed: {relaxed}; {time_ps[-1]:.2f} ps of NVE:"

@@ -231,15 +231,16 @@ class Predictor:
 
 def references_of(path: str | Path, spec: RunSpec, data: str | Path | None) -> np.ndarray:
     """(119,) reference energies in eV of a run: those it kept, else those of its pack."""
-    if RunDirectory(path).references() is None:
-        pack = Pack(sample_path() if data is None or str(data) == "sample" else data)
-        if pack.hash != spec.data["hash"]:
-            raise StoreError(
-                "the run did not keep its reference energies"
-                + ("" if data is None else f", and {data} is not the pack it was trained on"),
-                where=str(path),
-                remedy=f"give the pack {spec.data['name']}, hash {spec.data['hash']}: data=PACK, on"
-                " the command line --data PACK",
-            )
-        return pack.reference_energies()
-    return np.array(RunDirectory(path).reference_table())
+    run = RunDirectory(path)
+    if run.references() is not None:
+        return np.array(run.reference_table())
+    pack = Pack(sample_path() if data is None or str(data) == "sample" else data)
+    if pack.hash != spec.data["hash"]:
+        raise StoreError(
+            "the run did not keep its reference energies"
+            + ("" if data is None else f", and {data} is not the pack it was trained on"),
+            where=str(path),
+            remedy=f"give the pack {spec.data['name']}, hash {spec.data['hash']}: data=PACK, on the"
+            " command line --data PACK",
+        )
+    return pack.reference_energies()

@@ -26,7 +26,7 @@ QUICK: dict[str, dict] = {
 }
 BROKEN = 0.5  # what standard parametrisation shows, at least in two outputs
 CHECKED = [Variant(name, name) for name in ARCHITECTURES] + [
-    # dear, and built as lmax 3 is: more degrees than orders; benchmarks/mup_check.py has it
+    # costly, and built like lmax 3 (more degrees than orders); benchmarks/mup_check.py has it
     v
     for v in EXTRA
     if v.coordinates and v.id != "esen-lmax4"

@@ -67,10 +67,13 @@ class Training(Settings):
 
     @model_validator(mode="after")
     def _one_model(self) -> Training:
-        named = ("architecture", "size", "depth", "cutoff", "forces", "charge_spin", "options")
-        given = sorted(set(named) & self.model_fields_set)
-        given = [k for k in given if getattr(self, k) != type(self).model_fields[k].get_default()]
-        given = [name for name in given if getattr(self, name) not in ({}, None)]
+        named = ("architecture", "charge_spin", "cutoff", "depth", "forces", "options", "size")
+        fields = type(self).model_fields
+        given = [
+            name
+            for name in named
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        ]
         if self.start is not None and given:
             raise ValueError(f"the model is that of the run to start from: leave out {given[0]}")
         if self.start is None and (self.architecture is None or self.size is None):

@@ -267,5 +267,12 @@ def test_the_threads_of_a_run_do_not_depend_on_the_workers(workers) -> None:
 
 def test_a_caller_keeps_its_small_numbers(study, tmp_path) -> None:
     """Training flushes denormals for speed; the caller's arithmetic is as before."""
-    train(study, tmp_path / "out", deadline=time.time() + 5)
+    seen = set()  # by those that ask whether to stop: the training, and the worker around it
+
+    def stop():
+        seen.add(sys.float_info.min * 0.5)
+        return False
+
+    train(study, tmp_path / "out", deadline=time.time() + 5, stop=stop)
     assert sys.float_info.min * 0.5 > 0.0
+    assert seen == {0.0, sys.float_info.min * 0.5}

@@ -53,7 +53,6 @@ def work(
     stopped with a checkpoint. study_directory: that of the study file. hold: as for
     :func:`forcelaw.study.plan.plan`.
     """
-    from ..training.device import flushing_denormals
     from .concurrent import ConcurrentRuns
 
     directory = StudyDirectory(study, find_pack(study, study_directory), out)
@@ -71,8 +70,7 @@ def work(
         stop=lambda: stop() or time.time() >= deadline,
         closing=lambda: time.time() >= deadline - reserve,
     )
-    with flushing_denormals():
-        runs.work()
+    runs.work()
 
 
 def automatic(directory: StudyDirectory, device: str) -> int:

@@ -28,6 +28,8 @@ from typing import Any
 
 import torch
 
+from .device import flushing_denormals
+
 
 class Request(enum.Enum):
     PREPARE = "prepare"
@@ -52,7 +54,7 @@ def on_stream(stream: torch.cuda.Stream | None) -> Any:
 def drive(training: Training, device: torch.device) -> dict[str, Any] | None:
     """Run one training to its end and return its result."""
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-    with on_stream(stream), contextlib.closing(training):
+    with flushing_denormals(), on_stream(stream), contextlib.closing(training):
         while True:
             try:
                 asks = next(training)
@@ -81,7 +83,7 @@ class _Task:
     def resume(self) -> Ended | None:
         """Run to the next yield; how the training ended, if it did."""
         try:
-            with on_stream(self.stream):
+            with flushing_denormals(), on_stream(self.stream):
                 self.asks = next(self.training)
             return None
         except StopIteration as end:

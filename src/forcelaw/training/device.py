@@ -30,8 +30,9 @@ def pick_device(name: str) -> str:
 
 @contextlib.contextmanager
 def flushing_denormals() -> Iterator[None]:
-    """Within, this thread takes numbers too small for full precision as zero. Put back afterwards:
-    the caller's own arithmetic is not ours to change."""
+    """Within, this thread takes numbers too small for full precision as zero: tiny second moments
+    and far-off basis functions would slow a CPU down tenfold. Put back afterwards: the caller's own
+    arithmetic is not ours to change."""
     import torch
 
     before = sys.float_info.min * 0.5 == 0.0  # torch does not say

@@ -23,7 +23,7 @@ from ..store.runs import RunDirectory
 from . import checkpoint, fine_tune
 from .config import evaluation_steps, warmup_steps
 from .cooperative import Request, Training, drive
-from .device import device_name, flushing_denormals
+from .device import device_name
 from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
 from .optimizer import ScheduleFreeAdamW
@@ -33,14 +33,7 @@ from .step import NEVER, EagerStep, GraphStep, edges_of_steps, new_stats
 CHECKPOINT_SECONDS = 60.0
 HEARTBEAT_SECONDS = 20.0
 # seconds: of a run that has the device to itself; wall: of this one
-NEW_STATE = {
-    "step": 0,
-    "seconds": 0.0,
-    "wall": 0.0,
-    "flops": 0.0,
-    "edges": 0,
-    "stats": None,
-}
+NEW_STATE = {"step": 0, "seconds": 0.0, "wall": 0.0, "flops": 0.0, "edges": 0, "stats": None}
 
 
 def dtype_of(spec: RunSpec) -> torch.dtype:
@@ -67,9 +60,7 @@ def train(
 ) -> dict[str, Any] | None:
     """Train a single run from its checkpoint to its end and return its result, or None when
     ``stop`` asked to leave. Options are those of :func:`training`."""
-    # tiny second moments and far-off basis functions would slow a CPU down tenfold
-    with flushing_denormals():
-        return drive(training(run, pack, device=device, **options), torch.device(device))
+    return drive(training(run, pack, device=device, **options), torch.device(device))
 
 
 def training(
@@ -95,7 +86,6 @@ def training(
     spec = _read_spec(run)
     indices, schedule = _schedule(run, spec, pack)
     device = torch.device(device)
-    torch.set_flush_denormal(True)  # here too: studies drive it themselves
     # one setting for the whole process: all runs of a study have one precision
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
@@ -246,7 +236,6 @@ class _Recorder:
     ) -> Generator[Any, None, str]:
         """Train the steps of one window; the status after them."""
         edges = edges_of_steps(self.schedule, window)
-        torch.set_flush_denormal(True)  # once more: it holds for one thread
         step = self.state["step"]
         while step < window.high:
             target = min(next(p for p in self.points if p > step), window.high)

@@ -1,4 +1,5 @@
-"""JSON files: written whole or not at all, read with a clear error."""
+"""Files: JSON that is written whole or not at all, users' files that are read with a clear error,
+and disks that are full or away."""
 
 from __future__ import annotations
 
@@ -145,18 +146,13 @@ def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. StoreError where it is not one."""
+    remedy = "restore it, or delete the directory it is in and make that again"
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
-        raise StoreError(
-            f"{path.name} is not JSON: {error}",
-            where=str(path),
-            remedy="restore it, or delete the directory it is in and make that again",
-        ) from error
+        what = f"{path.name} is not JSON: {error}"
+        raise StoreError(what, where=str(path), remedy=remedy) from error
     if not isinstance(content, dict):
-        raise StoreError(
-            f"{path.name} holds a {type(content).__name__}, not an object",
-            where=str(path),
-            remedy="restore it, or delete the directory it is in and make that again",
-        )
+        what = f"{path.name} holds a {type(content).__name__}, not an object"
+        raise StoreError(what, where=str(path), remedy=remedy)
     return content

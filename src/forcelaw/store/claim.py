@@ -61,7 +61,7 @@ class Claim:
     @property
     def lost(self) -> bool:
         """Whether another worker has taken the run over, or the run directory is gone."""
-        return _exists(self.claims / str(self.number + 1)) or not _exists(self.work)
+        return self._followed() or not _exists(self.work)
 
     def check(self) -> None:
         """ClaimError if the claim is lost."""
@@ -192,7 +192,7 @@ def identity() -> dict[str, Any]:
         "pid": os.getpid(),
         "boot": _text("/proc/sys/kernel/random/boot_id"),
         "pid_namespace": _link("/proc/self/ns/pid"),
-        "started": _started("self"),
+        "started": _stat("self")[1],
     }
 
 
@@ -206,13 +206,13 @@ def process_state(holder: dict[str, Any]) -> Literal["gone", "running", "unknown
         return "unknown"
     if not _answers(pid):
         return "gone"
-    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    if len(fields) < 20:  # no /proc here, or it hides the processes of others
+    state, began = _stat(pid)
+    if not state:  # no /proc here, or it hides the processes of others
         return "unknown"
     # a killed child whose parent has not waited yet still answers; it is not running
-    if fields[0] in "ZX" or fields[19] != started:
+    if state in "ZX" or began != started:
         return "gone"
-    return "unknown" if fields[0] in "Tt" else "running"
+    return "unknown" if state in "Tt" else "running"
 
 
 def file_system_time(folder: Path) -> float:
@@ -238,10 +238,11 @@ def _answers(pid: int) -> bool:
     return True
 
 
-def _started(pid: int | str) -> str:
-    """When a process started, in clock ticks since the machine did; empty where nothing says."""
+def _stat(pid: int | str) -> tuple[str, str]:
+    """The letter of a process's state, and when it started, in clock ticks since the machine did;
+    both empty where nothing says."""
     fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 else ""
+    return (fields[0], fields[19]) if len(fields) > 19 else ("", "")
 
 
 def _text(path: str) -> str:

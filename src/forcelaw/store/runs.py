@@ -28,6 +28,11 @@ from ..errors import ForcelawError, StoreError
 from ..files import fsync_folder, read_json, storage, storage_error, write_json
 from .claim import Claim, held, take, taken_over
 
+RETRAIN = (
+    "restore this file; or delete this run directory, or give --retry-failed to `forcelaw run`, to"
+    " train it again from the start"
+)
+
 
 def content_id(spec: dict[str, Any]) -> str:
     """Hash of a specification's content; key order does not matter."""
@@ -84,8 +89,7 @@ class RunDirectory:
         """Write reference energies (eV by atomic number), once: they belong to the weights. With
         ``same`` a run that has others already is a StoreError."""
         if not (self.path / "references.json").exists():
-            with self.writing("references.json") as temporary:
-                write_json(temporary, {"unit": "eV", "energies": energies})
+            self.write("references.json", {"unit": "eV", "energies": energies})
             return
         kept = self.references() or {}
         far = [z for z in energies if abs(energies[z] - kept.get(int(z), energies[z])) > 1e-6]
@@ -135,8 +139,7 @@ class RunDirectory:
                 raise StoreError(
                     f"line {number + 1} is not an evaluation as JSON",
                     where=str(path),
-                    remedy="restore this file; or delete this run directory, or give"
-                    " --retry-failed to `forcelaw run`, to train it again from the start",
+                    remedy=RETRAIN,
                 ) from error
         return rows
 
@@ -155,12 +158,7 @@ class RunDirectory:
         return None
 
     def _damaged(self, name: str, what: str) -> StoreError:
-        return StoreError(
-            f"{name}: {what}",
-            where=str(self.path),
-            remedy="restore this file; or delete this run directory, or give --retry-failed to"
-            " `forcelaw run`, to train it again from the start",
-        )
+        return StoreError(f"{name}: {what}", where=str(self.path), remedy=RETRAIN)
 
     def set_aside(self, why: ForcelawError) -> None:
         """Mark the run as damaged: until its files change, nobody tries to train it."""
@@ -186,9 +184,9 @@ class RunDirectory:
 
     def start_over(self) -> None:
         """Remove all but the specification, so that the run is trained from the start."""
-        for name in ("damaged.json", "last.json", "last.safetensors", "metrics.jsonl"):
+        names = "damaged.json", "last.json", "last.safetensors", "metrics.jsonl", "result.json"
+        for name in names:
             (self.path / name).unlink(missing_ok=True)
-        (self.path / "result.json").unlink(missing_ok=True)
 
     def append_metric(self, row: dict[str, Any]) -> None:
         self._append(row)
@@ -223,8 +221,12 @@ class RunDirectory:
             file.close()
 
     def finish(self, result: dict[str, Any]) -> None:
-        with self.writing("result.json") as temporary:
-            temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+        self.write("result.json", result)
+
+    def write(self, name: str, value: Any, *, durable: bool = True) -> None:
+        """Write ``value`` as JSON into file ``name`` of the run, as :meth:`writing` does."""
+        with self.writing(name, durable=durable) as temporary:
+            temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
 
     @contextlib.contextmanager
     def writing(self, name: str, *, durable: bool = True) -> Iterator[Path]:

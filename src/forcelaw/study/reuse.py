@@ -8,7 +8,6 @@ counted once.
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -49,9 +48,8 @@ class SharedRuns:
         if other is None:
             return False
         if (other.path / "metrics.jsonl").exists():
-            part = run.path / f".metrics.{secrets.token_hex(4)}"
-            shutil.copyfile(other.path / "metrics.jsonl", part)
-            part.replace(run.path / "metrics.jsonl")
+            with run.writing("metrics.jsonl") as temporary:
+                shutil.copyfile(other.path / "metrics.jsonl", temporary)
         origin = {"study": other.spec()["study"], "run": other.id}
         run.finish({**(other.result() or {}), "taken_from": origin})
         return True

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from ..errors import StoreError
 from ..models import ForceField
-from ..store.runs import RunDirectory
+from ..store.runs import RETRAIN, RunDirectory
 from .optimizer import ScheduleFreeAdamW
 
 CHECKSUMS = "crc32"  # key of the metadata; checkpoints of older versions have none
@@ -50,8 +50,7 @@ def save(
             save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:  # all that can go wrong here is the disk
             raise OSError(str(error)) from error
-    with run.writing("last.json", durable=False) as temporary:
-        temporary.write_text(json.dumps(state, indent=1, allow_nan=False) + "\n")
+    run.write("last.json", state, durable=False)
 
 
 def load(path: Path, optimizer: ScheduleFreeAdamW) -> dict[str, Any] | None:
@@ -101,8 +100,7 @@ def _opened(file: Path) -> Iterator[Any]:
         raise StoreError(
             f"the checkpoint cannot be read: {type(error).__name__}: {error}",
             where=str(file),
-            remedy="restore this file; or delete this run directory, or give --retry-failed to"
-            " `forcelaw run`, to train it again from the start",
+            remedy=RETRAIN,
         ) from error
 
 

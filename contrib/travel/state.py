@@ -17,7 +17,7 @@ from typing import Any
 import parts
 
 from forcelaw.errors import StoreError
-from forcelaw.files import file_sha256, read_json, write_json
+from forcelaw.files import read_json, write_json
 from forcelaw.progress import duration
 from forcelaw.store.runs import RunDirectory, runs
 from forcelaw.study.accounting import spent
@@ -210,7 +210,10 @@ def import_archive(given: list[Path], to: Path) -> str:
         else:
             folder.rename(to)
         if index.get("kind") == "pack":
-            _check_pack(to)
+            from forcelaw.data.pack import Pack
+            from forcelaw.data.verify import verify
+
+            verify(Pack(to))
         return (
             f"{len(index['files'])} file(s),"
             f" {sum(f['bytes'] for f in index['files'].values()) / parts.MB:.1f} MB, checked"
@@ -232,16 +235,3 @@ def export_files(source: Path, folder: Path, name: str, *, part: int) -> list[Pa
 def _is_pack(path: Path) -> bool:
     manifest = path / "manifest.json"
     return manifest.is_file() and json.loads(manifest.read_text()).get("format") == "forcelaw-pack"
-
-
-def _check_pack(path: Path) -> None:
-    from forcelaw.data.pack import Pack
-
-    pack = Pack(path)
-    for name, array in pack.manifest["arrays"].items():
-        if file_sha256(path / f"{name}.npy") != array["sha256"]:
-            raise StoreError(
-                f"{name}.npy is not what the manifest of the pack says",
-                where=str(path),
-                remedy="prepare the pack again",
-            )

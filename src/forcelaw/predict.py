@@ -25,7 +25,7 @@ from .store.runs import RunDirectory
 from .training.checkpoint import load_model
 from .training.device import pick_device
 from .training.loop import make_model
-from .training.spec import RunSpec
+from .training.spec import RunSpec, read_spec
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -132,7 +132,7 @@ class Predictor:
     ) -> Predictor:
         """The model of a run directory. data: its pack, for runs that did not keep their reference
         energies. Raises StoreError where the run has no checkpoint or no reference energies."""
-        spec = RunSpec(**RunDirectory(path).spec())
+        spec = read_spec(RunDirectory(path))
         model = load_model(Path(path), make_model(spec, torch.device("cpu"))).eval()
         model.to(device=pick_device(device), dtype=getattr(torch, dtype))
         return cls(model, references_of(path, spec, data))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import read_json, write_json
 from ..store.runs import planned_flops
-from ..training.device import device_name
+from ..training.device import cpu_threads, device_name
 from .config import label_of
 
 if TYPE_CHECKING:
@@ -59,17 +59,14 @@ def rates_of(directory: StudyDirectory, device: str, *, remember: bool = True) -
     return {label: Rate(*rate) for label, rate in measured[name].items()}
 
 
+@cpu_threads(1)  # as a worker where every core has one
 def measure_rates(directory: StudyDirectory) -> dict[str, Rate]:
     """Rates on the CPU for each label, from a few training steps of its smallest and largest
     model."""
-    import torch
-
     from ..data.device_dataset import Shard
     from ..training.spec import training_set
     from .plan import model_config
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a worker where every core has one
     study, data, found = directory.study, directory.data, {}
     rows = training_set(directory.pack, 512)
     known = {name: data.options.get(name, ()) for name in ("elements", "charges", "spins")}
@@ -83,7 +80,6 @@ def measure_rates(directory: StudyDirectory) -> dict[str, Rate]:
         (f0, t0), (f1, t1) = points[0], points[-1]
         slope = max(0.0, (t1 - t0) / (f1 - f0)) if f1 > f0 else 0.0
         found[label_of(entry)] = Rate(max(t0 - slope * f0, 0.2 * t0), slope)
-    torch.set_num_threads(threads)
     return found
 
 

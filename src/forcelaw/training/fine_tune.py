@@ -27,7 +27,7 @@ from ..models import ForceField, build, make_config
 from ..store.runs import RunDirectory
 from .checkpoint import load_model
 from .evaluate import chunks
-from .spec import RunSpec, Start, shard_options
+from .spec import RunSpec, Start, read_spec, shard_options
 
 FITTED = 1000  # training structures that the shifts are fitted to
 
@@ -36,7 +36,7 @@ def starting_point(path: str | Path) -> tuple[Start, dict[str, Any]]:
     """What a run would start from, and the model's configuration. StoreError for a run without
     weights or reference energies."""
     run = RunDirectory(path)
-    spec = RunSpec(**run.spec())
+    spec = read_spec(run)
     if run.references() is None:
         raise StoreError(
             "the run did not keep its reference energies, so nothing can start from it",
@@ -67,7 +67,7 @@ def keep_start(run: RunDirectory, source: str | Path, spec: RunSpec) -> None:
     if (run.path / "start.safetensors").exists():
         return
     other = RunDirectory(source)
-    content = weights_of(other, RunSpec(**other.spec()))
+    content = weights_of(other, read_spec(other))
     if spec.start is None or hashlib.sha256(content).hexdigest()[:16] != spec.start.weights:
         raise StoreError("the run to start from has changed meanwhile", where=str(source))
     with run.writing("start.json") as temporary:
@@ -120,11 +120,9 @@ def _shifted(
             energy, _ = model(graph.to(parameter.dtype))
             left.append((target.energy - energy.double()).cpu().numpy())
     model.train(was)
-    first = np.asarray(pack.offsets[rows], np.int64)
-    counts = shard.host_natoms
-    atoms = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-    elements = np.array(sorted(old))
-    a = composition(counts, np.asarray(pack.numbers[atoms], np.int64))[:, elements]
+    counts, elements = shard.host_natoms, np.array(sorted(old))
+    numbers = np.array(model.config.elements)[shard.species.cpu().numpy()]
+    a = composition(counts, numbers)[:, elements]
     weight = 1.0 / counts[:, None]
     shift, *_ = np.linalg.lstsq(a * weight, np.concatenate(left) * weight[:, 0], rcond=1e-8)
     return {str(z): old[z] + float(s) for z, s in zip(elements.tolist(), shift)}

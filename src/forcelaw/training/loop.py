@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from .. import __version__
 from ..data.pack import Pack
@@ -27,7 +26,7 @@ from .device import device_name
 from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
 from .optimizer import ScheduleFreeAdamW
-from .spec import RunSpec, plan_for, shard_options, training_set, validation_set
+from .spec import RunSpec, plan_for, read_spec, shard_options, training_set, validation_set
 from .step import NEVER, EagerStep, GraphStep, edges_of_steps, new_stats
 
 CHECKPOINT_SECONDS = 60.0
@@ -83,7 +82,7 @@ def training(
     to the last bit. shards: data that other runs of this process hold already. shared: other runs
     use the device meanwhile, so the time of a step is sampled while they wait.
     """
-    spec = _read_spec(run)
+    spec = read_spec(run)
     indices, schedule = _schedule(run, spec, pack)
     device = torch.device(device)
     # one setting for the whole process: all runs of a study have one precision
@@ -158,17 +157,6 @@ def training(
         evaluation.release()
         if progress:
             progress.close()
-
-
-def _read_spec(run: RunDirectory) -> RunSpec:
-    try:
-        return RunSpec(**run.spec())
-    except (TypeError, ValidationError) as error:
-        raise StoreError(
-            f"spec.json is not the specification of a run: {error}",
-            where=str(run.path),
-            remedy="restore this file, or delete this run directory",
-        ) from error
 
 
 def _schedule(run: RunDirectory, spec: RunSpec, pack: Pack) -> tuple[np.ndarray, Plan]:

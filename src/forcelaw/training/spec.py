@@ -8,18 +8,19 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from .. import __version__
 from ..data import splits
 from ..data.pack import NO_CHARGE, NO_SPIN, Pack
 from ..data.schedule import Plan, plan
 from ..data.validate.kinds import kinds_of, mixed_kinds
-from ..errors import DataError, StudyError
+from ..errors import DataError, StoreError, StudyError
 from ..models import architecture, make_config
 from ..models.base import Flops, ModelConfig
 from ..models.sizing import count_parameters
 from ..settings import Settings
+from ..store.runs import RunDirectory
 from .config import TrainOptions, cost_factor
 
 
@@ -73,6 +74,18 @@ class RunSpec(Settings):
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
+
+
+def read_spec(run: RunDirectory) -> RunSpec:
+    """The specification of a run. StoreError where spec.json is none."""
+    try:
+        return RunSpec(**run.spec())
+    except (TypeError, ValidationError) as error:
+        raise StoreError(
+            f"spec.json is not the specification of a run: {error}",
+            where=str(run.path),
+            remedy="restore this file, or delete this run directory",
+        ) from error
 
 
 def data_options(

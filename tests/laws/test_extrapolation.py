@@ -114,3 +114,12 @@ def test_a_table_of_one_size_is_forecast_along_its_data() -> None:
     for p in found.predictions:
         assert p.low < 0.3 + 200 * p.d**-0.4 < p.high
         assert p.loss == pytest.approx(0.3 + 200 * p.d**-0.4, rel=0.02)
+
+
+@pytest.mark.parametrize("fitted", [4, 5])
+def test_fewer_rows_than_a_window_needs_are_fitted_as_a_whole(fitted) -> None:
+    d = np.append(np.geomspace(1e6, 5e8, fitted), 1e10)
+    found = forecast({"d": d, "loss": 0.3 + 200 * d**-0.4})[0]
+    assert found.ok and found.rows == fitted and not found.back_tests
+    assert {one.window for one in found.candidates} == {None}
+    assert found.predictions[0].low < 0.3 + 200 * 1e10**-0.4 < found.predictions[0].high

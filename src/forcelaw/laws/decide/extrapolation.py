@@ -117,10 +117,14 @@ class Extrapolation:
         return np.array([one.weight for one in self.candidates])
 
     @property
+    def _shares(self) -> np.ndarray:
+        """The weight of each fit, that of its windows included."""
+        return np.bincount(self._owners, self.weights, len(self._fits))
+
+    @property
     def best(self) -> FitResult:
         """The fit, to all budgets, of the form with the largest weight."""
-        share = np.bincount(self._owners, self.weights, len(self._fits))
-        return self._fits[int(share.argmax())].result
+        return self._fits[int(self._shares.argmax())].result
 
     @property
     def foretells(self) -> bool | None:
@@ -167,8 +171,7 @@ class Extrapolation:
         every, weights = self.log_predictions(**roles), self.weights
         mean = weights @ every
         variance = weights @ (every - mean) ** 2
-        share = np.bincount(self._owners, weights, len(self._fits))
-        for one, weight in zip(self._fits, share):
+        for one, weight in zip(self._fits, self._shares):
             centre = _log(one.result, one.result.best()[None], roles)[0]
             draws = _log(one.result, one.result.refits(), roles)
             own = spread(draws, centre, one.result.method)
@@ -319,8 +322,7 @@ def _calibrate(out: Extrapolation, runs: Runs, budget: np.ndarray) -> None:
         Candidate(out._fits[i].name, window, float(w), float(np.sqrt(np.mean(s))) if s else None)
         for (i, window), w, s in zip(windows, weights, scores)
     ]
-    share = np.bincount(out._owners, weights, len(out._fits))
-    out.noise = float(share @ [one.result.noise for one in out._fits])
+    out.noise = float(out._shares @ [one.result.noise for one in out._fits])
     out.fall = _fall(out, runs, budget)
     out.back_tests = [_back_test(cut, weights, out.noise) for cut in cuts]
     recency = _recency(out.back_tests, out.limit) * SHARE
@@ -355,7 +357,7 @@ def _solve(
     for at in (limit, *(cut.limit for cut in cuts)):
         rows = budget <= at * (1 + 1e-9)
         late = rows if window is None else rows & (budget >= at / window)
-        if late.sum() < LEAST[1] or (window is not None and late.sum() == rows.sum()):
+        if window is not None and (late.sum() < LEAST[1] or late.sum() == rows.sum()):
             if at == limit:
                 return None
             late = rows
@@ -367,7 +369,7 @@ def _solve(
 def _weights(scores: np.ndarray) -> np.ndarray:
     """Weights [K] of candidates from their mean squared errors by e-fold [K, cuts]: equal without
     back-tests, else as if each cut were :data:`SHARE` of an observation."""
-    count, cuts = scores.shape[0], scores.shape[1] if scores.ndim > 1 else 0
+    count, cuts = scores.shape
     if not cuts:
         return np.full(count, 1.0 / count)
     score = np.log(scores.mean(axis=1) + SAME**2)

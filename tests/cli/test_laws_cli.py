@@ -364,7 +364,8 @@ def test_isoflop_of_a_table_with_its_own_names(tmp_path, capsys):
     out = tmp_path / "minima.json"
     columns = "n=weights,d=seen,loss=final"
     what = ("isoflop", tmp_path / "sweep.csv", "--columns", columns)
-    assert call(*what) == 2 and "--cost 6nd" in capsys.readouterr().err
+    assert call(*what, "--json", out) == 2 and "--cost 6nd" in capsys.readouterr().err
+    assert json.loads(out.read_text())["status"] == "refused"
     assert call(*what, "--cost", "6nd", "--best-of-sweep", "--json", out) == 0
     assert "best of each sweep: 35 of 70 runs" in capsys.readouterr().out
     found = json.loads(out.read_text())["architectures"][""]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from ..settings import Settings
 from . import CANNOT_CARRY
-from .laws import NOTES, cost_of, table_of
-from .laws_options import OutputOptions, TableOptions
+from .laws import NOTES, cost_of, guarded, runs_of_command, say, write
+from .laws_options import FitOptions, OutputOptions, TableOptions
 from .options import JSON, add_options
 
 
@@ -24,7 +22,6 @@ class IsoFlop(Settings):
     """how many, where runs have trajectories; else those of the table"""
     cost: str | None = Field(None, title="COST")
     """compute by N and D, not by a column: 6nd, or a factor k of N D"""
-    level: float = Field(0.95, title="P", gt=0, lt=1, description="probability of the intervals")
 
 
 def add_isoflop(parser: argparse.ArgumentParser) -> None:
@@ -43,31 +40,27 @@ examples:
         + NOTES
     )
     add_options(parser, IsoFlop)
+    add_options(parser, FitOptions, only=("level",))
     add_options(parser, TableOptions, only=("table",), positional=("table",))
     add_options(parser.add_argument_group("what is in the table"), TableOptions, skip=("table",))
     add_options(parser, OutputOptions, only=("json_out",), flags=JSON)
-    parser.set_defaults(handler=_isoflop)
+    parser.set_defaults(handler=lambda args: guarded(args, _isoflop), figure=None)
 
 
 def _isoflop(args: argparse.Namespace) -> int:
     from ..laws.decide.allocation import with_compute
     from ..laws.frontier.isoflop import isoflop
 
-    quiet = args.json_out == "-"
-    runs = table_of(args)
+    runs = runs_of_command(args)
     if args.x == "c":
         runs = with_compute(runs, cost_of(args))
-    text, found = [runs.describe()], {}
+    found = {}
     for name, part in runs.groups().items():
         found[name] = isoflop(part, args.x, budgets=args.budgets, level=args.level)
-        text.append((f"\n{name}\n" if name else "\n") + found[name].summary())
+        say(args, (f"\n{name}\n" if name else "\n") + found[name].summary())
     good = any(one.a is not None for one in found.values())
     content: dict[str, Any] = {"status": "ok" if good else "refused"}
     content["architectures"] = {name: one.as_json() for name, one in found.items()}
     content["message"] = "; ".join(one.message for one in found.values() if one.message)
-    written = json.dumps(content, indent=1, allow_nan=False)
-    print(written if quiet else "\n".join(text))
-    if args.json_out and not quiet:
-        Path(args.json_out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json_out).write_text(written + "\n")
+    write(args, content)
     return 0 if good else CANNOT_CARRY

@@ -84,17 +84,17 @@ def add_common(
     skip: tuple[str, ...] = (),
 ) -> None:
     """The options that all commands share, and those of one; ``command`` runs under
-    :func:`_guarded`."""
+    :func:`guarded`."""
     parser.epilog = examples + NOTES
     add_options(parser, own)
     add_options(parser, TableOptions, only=("table",), positional=("table",))
     add_options(parser.add_argument_group("what is in the table"), TableOptions, skip=("table",))
     add_options(parser.add_argument_group("how it is fitted"), FitOptions, skip=skip)
     add_options(parser.add_argument_group("what comes out"), OutputOptions, flags=JSON)
-    parser.set_defaults(handler=lambda args: _guarded(args, command))
+    parser.set_defaults(handler=lambda args: guarded(args, command))
 
 
-def _guarded(args: argparse.Namespace, command: Callable[[argparse.Namespace], int]) -> int:
+def guarded(args: argparse.Namespace, command: Callable[[argparse.Namespace], int]) -> int:
     """Run a command. Where it fails, the JSON says so, so that scripts find a status either way."""
     if args.json_out and args.json_out != "-":
         _check_writable(Path(args.json_out), "--json")
@@ -278,10 +278,9 @@ def _fit(args: argparse.Namespace) -> int:
             " NAME selects one of them, `forcelaw compare` fits each"
         )
         say(args, f"  WARNING: {runs.notes[-1]}")
-    options = {"x": args.x} if args.x else {}
+    options = {"factor": args.factor} | ({"x": args.x} if args.x else {})
     if args.law == "auto":
         return _fit_auto(args, runs, options)
-    options |= {"factor": args.factor}
     result = fit(
         runs, law_of(args), fixed=numbers(args.fix, "--fix"), **fit_settings(args), **options
     )
@@ -312,7 +311,6 @@ def _fit_auto(args: argparse.Namespace, runs: Runs, options: dict[str, Any]) -> 
     """The forms of law compete; the figure is of the best one."""
     from ..laws.fit.fit import fit
 
-    options = {**options, "factor": args.factor}
     if args.tie is not None:
         options["tie"] = args.tie  # refused: each form has its own
     result = fit(runs, "auto", fixed=numbers(args.fix, "--fix"), **fit_settings(args), **options)

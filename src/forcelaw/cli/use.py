@@ -12,6 +12,7 @@ from pydantic import Field
 from ..data.options import Source
 from ..settings import Settings
 from .data import SOURCES, source_options
+from .machine import Machine
 from .options import JSON, add_options
 
 EVALUATE = """\
@@ -21,11 +22,9 @@ weights are the averaged ones, at which losses are measured.
 """
 
 
-class Machine(Settings):
-    """Where and how a model is evaluated."""
+class Evaluation(Settings):
+    """How a model is evaluated."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto uses a GPU if there is one"""
     dtype: Literal["float32", "float64"] = Field("float32", description="number format")
     batch_atoms: int = Field(4000, ge=1, description="atoms of a batch")
     data: Path | None = Field(None, title="PACK")
@@ -53,7 +52,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "files", nargs="+", type=Path, metavar="FILE", help="labelled structures, or packs"
     )
     add_options(parser, Output, flags=JSON)
-    add_options(parser.add_argument_group("where and how"), Machine)
+    how = parser.add_argument_group("where and how")
+    add_options(how, Machine, only=("device",))
+    add_options(how, Evaluation)
     add_options(
         parser.add_argument_group("labels and units, where the format does not say"), Source
     )

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 REPEATED = 1.05  # passes over the distinct data beyond which they are repeated
 FACTOR = 1e-3, 1e5  # of C over 6 N D: what any model has lies well inside
 SMALL_N, SMALL_D, LARGE_C = 1e3, 1e4, 1e15  # fewer parameters, or data, do not take so many FLOPs
-RATES = ("lr", "learningrate", "peaklr", "maxlr")
 # left out by default where the table is of a study: every model leaves its transient after 350 to
 # 400 steps
 BURN_IN_STEPS = 400
@@ -56,21 +55,18 @@ def _repeats(runs: Runs) -> list[str]:
 
 def _sweeps(runs: Runs) -> list[str]:
     """Runs of one size and length at several learning rates."""
-    from .columns import plain
-
-    frame = runs.frame
-    rates = [] if frame is None else [name for name in frame.columns if plain(name) in RATES]
-    if not rates or "n" not in runs or "d" not in runs or len(runs) > 100_000:
+    header = runs.column("lr")
+    if header is None or "n" not in runs or "d" not in runs or len(runs) > 100_000:
         return []
-    cells = frame[rates[0]].to_list()
+    cells, ends = runs.frame[header].to_list(), runs.ends()
     rate: dict[tuple[object, ...], set[object]] = {}
-    for i, key in zip(runs.ends(), runs.configurations(runs.ends())):
+    for i, key in zip(ends, runs.configurations(ends)):
         rate.setdefault(key, set()).add(cells[i])
     swept = sum(len(found) > 1 for found in rate.values())
-    if not swept or runs.best:
+    if not swept:
         return []
     return [
-        f"{swept} sizes and lengths were trained at several values of {rates[0]!r}: --best-of-sweep"
+        f"{swept} sizes and lengths were trained at several values of {header!r}: --best-of-sweep"
         " keeps the lowest loss of each"
     ]
 

@@ -32,8 +32,7 @@ class Runs:
     run: int [rows], index into ``run_names``; group: int [rows], index into ``group_names``; seed:
     text [rows] or None. taken: role -> column of the source (or how it was derived). notes: what
     was dropped or assumed, in plain words. frame: the rows that were kept, as read, for other
-    columns. independent: there is no run column, so every row is a run of its own. best: only the
-    best of each sweep is left.
+    columns. independent: there is no run column, so every row is a run of its own.
     """
 
     values: dict[str, np.ndarray]
@@ -47,7 +46,6 @@ class Runs:
     source: str = ""
     frame: Any = None
     independent: bool = False
-    best: bool = False
 
     @classmethod
     def from_frame(
@@ -240,7 +238,7 @@ class Runs:
         note = f"best of each sweep: {len(kept)} of {len(ends)} runs"
         best_runs = self.take(np.isin(self.run, kept), note)
         said = [one for one in best_runs.notes if "--best-of-sweep" not in one]
-        return replace(best_runs, notes=said, best=True)
+        return replace(best_runs, notes=said)
 
     def with_loss(self, column: str) -> Runs:
         """The same runs with another column of the source as the loss (energy or force term)."""

@@ -11,8 +11,10 @@ from ...errors import FitError
 from ...table.runs import Runs
 from ..compare.slopes import Slope
 from ..fit.result import FitResult
+from ..forms.stepped import along
 from .check import Check, judge
-from .score import effect, jacobian_of, residuals_of
+from .score import effect, jacobian_of, residual_of
+from .seeds import SAME_SIZE
 
 MANY = 8  # values beyond which a factor is no factor
 SAME_RATE = 0.01  # learning rates and batches closer than this, in ln, are one
@@ -40,14 +42,12 @@ def factors(
 def _factor(runs: Runs, result: FitResult, name: str, values: np.ndarray, level: float) -> Check:
     """Each step of a factor, its values ordered by their mean N: runs beyond the step against those
     before it, Bonferroni over the steps."""
-    kinds, index = np.unique(values, return_inverse=True)
+    kinds = np.unique(values)
     if len(kinds) == 1:
         return Check(name, True, f"one {name} ({kinds[0]})")
     if len(kinds) > MANY:
         return Check(name, None, f"{len(kinds)} values of {name}: no factor")
-    along = np.log(runs["n"]) if "n" in runs else index.astype(float)
-    rank = np.argsort(np.argsort([along[index == k].mean() for k in range(len(kinds))]))
-    order, place = kinds[np.argsort(rank)], rank[index]
+    order, place = along(values, np.log(runs["n"]) if "n" in runs else None)
     found: dict[int, Slope] = {}
     for k in range(1, len(kinds)):
         slope = effect(runs, result, (place >= k).astype(float), level)
@@ -80,7 +80,7 @@ def _without(runs: Runs, result: FitResult, step: np.ndarray) -> dict[str, tuple
     jac = jacobian_of(runs, result)
     both = np.concatenate([jac, step[None]])
     scale = np.maximum(np.abs(both).max(axis=1), 1e-300)
-    residual = residuals_of(runs, result)[0]
+    residual = residual_of(runs, result)
     change = np.linalg.lstsq((both / scale[:, None]).T, residual, rcond=1e-10)[0] / scale
     theta = result.best()
     out = {}
@@ -128,7 +128,7 @@ def sweep_ends(sweep: Runs | None, noise: float) -> Check | None:
     if sweep is None or (rates := sweep.numbers("lr")) is None:
         return None
     last = _last_rows(sweep)
-    sizes = np.round(np.log(sweep["n"]) / 0.02) if "n" in sweep else np.zeros(len(sweep))
+    sizes = np.round(np.log(sweep["n"]) / SAME_SIZE) if "n" in sweep else np.zeros(len(sweep))
     found, checked = [], 0
     for size in np.unique(sizes[last]):
         rows = last & (sizes == size)

@@ -8,17 +8,16 @@ from scipy import stats
 from ...table.runs import Runs
 from ..fit.result import FitResult
 from .check import Check, judge
+from .score import residual_of, run_means
 
 
 def lack_of_fit(runs: Runs, result: FitResult) -> Check:
     """F test on run-mean residuals: the scatter of the sizes' means about the law against that
     between seeds of a size. A size, its coefficient, its exponent and the floor are what the law
     can adjust between sizes (3 parameters)."""
-    here = {role: runs[role] for role in result.law.roles}
-    fitted = result.law.predict_log(result.best(), here, result.centre)[0]
-    mean = np.bincount(runs.run, np.log(runs["loss"]) - fitted) / np.bincount(runs.run)
+    mean = run_means(runs, residual_of(runs, result))
     own = np.zeros(len(mean), int)
-    own[runs.run] = runs.clusters("config" if "n" in runs else "run")
+    own[runs.clusters("run")] = runs.clusters("config" if "n" in runs else "run")
     used, config = np.unique(own, return_inverse=True)
     repeats = np.bincount(config)
     df_pure = int((repeats - 1).sum())

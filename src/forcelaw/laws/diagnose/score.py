@@ -17,9 +17,17 @@ def refitted(result: FitResult) -> bool:
     return result.replicates is not None and len(result.replicates) == result.n_runs
 
 
+def residual_of(runs: Runs, result: FitResult) -> np.ndarray:
+    """ln L - ln Lhat [n] of the fit."""
+    return _residuals(runs, result, result.best()[None])[0]
+
+
 def residuals_of(runs: Runs, result: FitResult) -> np.ndarray:
-    """ln L - ln Lhat [1 + G, n] of the fit and of its refits without each run."""
-    thetas = np.concatenate([result.best()[None], result.refits()])
+    """The same [1 + G, n], also of its refits without each run."""
+    return _residuals(runs, result, np.concatenate([result.best()[None], result.refits()]))
+
+
+def _residuals(runs: Runs, result: FitResult, thetas: np.ndarray) -> np.ndarray:
     here = {role: runs[role] for role in result.law.roles}
     return np.log(runs["loss"]) - result.law.predict_log(thetas, here, result.centre)
 
@@ -69,7 +77,7 @@ def effect(runs: Runs, result: FitResult, covariate: np.ndarray, level: float) -
     z = run_means(runs, covariate)
     if beyond(z, jac) is None:
         return None
-    residual = run_means(runs, residuals_of(runs, result)[0])
+    residual = run_means(runs, residual_of(runs, result))
     scale = np.maximum(np.abs(jac).max(axis=1), 1e-300)
     basis = np.column_stack([(jac / scale[:, None]).T, z])
     return estimate("covariate", basis, residual, basis.shape[1] - 1, level)

@@ -8,7 +8,7 @@ from scipy import stats
 from ...table.runs import Runs
 from ..fit.result import FitResult
 from .check import Check, judge
-from .score import residuals_of, run_means
+from .score import residual_of, run_means
 
 NAME = "seeds"
 TOO_UNEVEN = 2.0  # a size may be known this many times worse than the others
@@ -22,7 +22,7 @@ def seeds(runs: Runs, result: FitResult) -> Check | None:
     the others. None where the table has no N or no seeds."""
     if runs.seed is None or "n" not in runs:
         return None
-    mean = run_means(runs, residuals_of(runs, result)[0])
+    mean = run_means(runs, residual_of(runs, result))
     n = np.exp(run_means(runs, np.log(runs["n"])))
     levels = np.round(np.log(n) / SAME_SIZE)
     _, index, count = np.unique(levels, return_inverse=True, return_counts=True)

@@ -91,6 +91,16 @@ class Stepped(Law):
         return psi[:, : len(self.law.shapes)]
 
 
+def along(labels: np.ndarray, log: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct labels in the order of their mean ``log`` [rows] (None: in their own), and the
+    place of each row [rows] in it."""
+    kinds, index = np.unique(labels, return_inverse=True)
+    if log is None:
+        return kinds, index
+    order = np.argsort([log[index == k].mean() for k in range(len(kinds))])
+    return kinds[order], np.argsort(order)[index]
+
+
 def with_steps(runs: Runs, factor: str) -> tuple[Runs, tuple[str, ...]]:
     """The table with a role for each step of a factor, and their names: the values of the column in
     the order of their N. No step where the factor has one value or none, or where its values do not
@@ -98,15 +108,13 @@ def with_steps(runs: Runs, factor: str) -> tuple[Runs, tuple[str, ...]]:
     labels = runs.labels(factor)
     if labels is None or "n" not in runs:
         return runs, ()
-    kinds, index = np.unique(labels, return_inverse=True)
     log = np.log(runs["n"])
-    order = np.argsort([log[index == k].mean() for k in range(len(kinds))])
-    place = np.argsort(order)[index]
+    kinds, place = along(labels, log)
     ends = [(log[place == k].min(), log[place == k].max()) for k in range(len(kinds))]
     if any(after[0] <= before[1] for before, after in pairwise(ends)):
         return runs, ()
     made = {
-        f"{ROLE}{factor} to {kinds[order[k]]}": np.exp((place >= k).astype(float))
+        f"{ROLE}{factor} to {kinds[k]}": np.exp((place >= k).astype(float))
         for k in range(1, len(kinds))
     }
     return replace(runs, values=runs.values | made), tuple(made)

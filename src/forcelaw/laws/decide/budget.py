@@ -162,8 +162,8 @@ def budget(
         notes.append("hours of several devices are mixed: name one with --device")
     settings.pop("interval", None)
     settings |= {"law": law, "level": level}
-    plan = _Plan(x, float(amount or 0.0), unique, max_epochs, beyond, cost, settings, anyway)
-    plan.diagnosis = diagnosis
+    total = float(amount or 0.0)
+    plan = _Plan(x, total, unique, max_epochs, beyond, cost, settings, anyway, diagnosis)
     choices, samples = zip(*(plan.choose(name, part) for name, part in runs.groups().items()))
     _rank(choices, samples, seed)
     ranked = sorted(choices, key=lambda one: (not one.ok, -one.p_best if one.ok else 0.0))
@@ -207,7 +207,7 @@ class _Plan:
     cost: Any
     settings: dict[str, Any]
     anyway: bool
-    diagnosis: bool = False
+    diagnosis: bool
 
     def choose(self, name: str, part: Runs) -> tuple[Choice, tuple[float, float] | None]:
         """One architecture's choice, and mean and sd of its predicted ln loss (of the law)."""
@@ -241,9 +241,8 @@ class _Plan:
 
     def _law(self, part: Runs, notes: list[str]) -> Extrapolation:
         """The forms of law, or the law of repeated data where it is asked for and can be fitted."""
-        seen_again = "u" in part and float((part["d"] / part["u"]).max()) > 1.5
         settings = self.settings
-        if self.unique is not None and seen_again:
+        if self.unique is not None and _repeated(part):
             own = {k: v for k, v in settings.items() if k != "law"}
             repeats = fit_repeats(part, interval="jackknife", **own)
             if repeats.ok:
@@ -346,7 +345,7 @@ class _Limits:
             rate = float((part["c"] / part["h"]).max())
             fastest = Cost(flops.k / rate, flops.p, flops.q)
         d = plan.beyond * float(part["d"].max())
-        repeats = "u" in part and float((part["d"] / part["u"]).max()) > 1.5
+        repeats = _repeated(part)
         if plan.unique is not None and not repeats:
             d = min(d, plan.unique * plan.max_epochs)
         n = part["n"].min() / plan.beyond, part["n"].max() * plan.beyond
@@ -363,6 +362,11 @@ class _Limits:
             if one is not None:
                 d = np.minimum(d, np.exp((np.log(self.amount / one.k) - one.p * ln_n) / one.q))
         return d
+
+
+def _repeated(part: Runs) -> bool:
+    """Whether some run saw its data often enough for a law of repeats."""
+    return "u" in part and float((part["d"] / part["u"]).max()) > 1.5
 
 
 def _search(

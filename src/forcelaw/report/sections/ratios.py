@@ -63,14 +63,14 @@ def _title(found: Ratios) -> str:
 
 def slope_words(found: Ratios) -> str:
     """The verdict, or the extra slopes that are seen."""
-    if found.verdict != CONSTANT:
-        seen = [
-            f"{slope.value:+.2f} {SLOPES[name]}"
-            for name in ("d", "n")
-            if (slope := found.slope(name)) is not None and slope.p is not None and slope.p < 0.05
-        ]
-        return ", ".join(seen) or found.verdict
-    return found.verdict
+    if found.verdict == CONSTANT:
+        return found.verdict
+    seen = [
+        f"{slope.value:+.2f} {SLOPES[name]}"
+        for name in ("d", "n")
+        if (slope := found.slope(name)) is not None and slope.p is not None and slope.p < 0.05
+    ]
+    return ", ".join(seen) or found.verdict
 
 
 # -- numbers -------------------------------------------------------------------------------------
@@ -105,20 +105,22 @@ def _at_cost(cost: CostRatio | None) -> Cell:
     return Cell(pretty(cost.ratio[i]), (f"{pretty(low)} to {pretty(high)}",), "strong" * sure)
 
 
+def _slope_in(name: str) -> Callable[[Ratios], Cell]:
+    return lambda one: _slope(one.slope(name))
+
+
+def _at_equal(name: str) -> Callable[[Ratios], Cell]:
+    return lambda one: _at_cost(one.costs.get(name))
+
+
 def _pair_columns() -> list[Column]:
-    def slope(name: str) -> Callable[[Ratios], Cell]:
-        return lambda one: _slope(one.slope(name))
-
-    def cost(name: str) -> Callable[[Ratios], Cell]:
-        return lambda one: _at_cost(one.costs.get(name))
-
     over = "extra slope"
     return [
         Column("", "pair", _title, numeric=False),
         Column("", "at equal N and D", cell=_factor, over="ratio of losses"),
-        Column("", "equal FLOPs", cell=cost("c"), over="ratio of losses"),
-        Column("", "equal hours", cell=cost("h"), over="ratio of losses"),
-        *(Column("", text, cell=slope(name), over=over) for name, text in SLOPES.items()),
+        Column("", "equal FLOPs", cell=_at_equal("c"), over="ratio of losses"),
+        Column("", "equal hours", cell=_at_equal("h"), over="ratio of losses"),
+        *(Column("", text, cell=_slope_in(name), over=over) for name, text in SLOPES.items()),
         Column("", "verdict", lambda one: one.verdict, numeric=False),
     ]
 
@@ -130,12 +132,6 @@ def _matrices(analysis: Analysis, found: Sequence[Ratios]) -> list[Part]:
         cell = _factor(one)
         return Cell(cell.text, (slope_words(one),), cell.style)
 
-    def slope(name: str) -> Callable[[Ratios], Cell]:
-        return lambda one: _slope(one.slope(name))
-
-    def cost(name: str) -> Callable[[Ratios], Cell]:
-        return lambda one: _at_cost(one.costs.get(name))
-
     of, below = "Loss of the row over that of the column", "in the middle of the common range."
     shown = (
         (
@@ -144,11 +140,14 @@ def _matrices(analysis: Analysis, found: Sequence[Ratios]) -> list[Part]:
             f"{of} at equal N and D, mean over sizes, and extra slopes that"
             " are seen; below one the row is better.",
         ),
-        (cost("c"), "ratios-c", f"{of} at equal FLOPs, {below}"),
+        (_at_equal("c"), "ratios-c", f"{of} at equal FLOPs, {below}"),
     )
     hidden = (
-        (cost("h"), "ratios-h", f"{of} at equal device-hours, {below}"),
-        *((slope(name), f"slope-{name}", f"Extra slope {text}.") for name, text in SLOPES.items()),
+        (_at_equal("h"), "ratios-h", f"{of} at equal device-hours, {below}"),
+        *(
+            (_slope_in(name), f"slope-{name}", f"Extra slope {text}.")
+            for name, text in SLOPES.items()
+        ),
     )
     tables = [matrix(analysis, found, cell, name, text) for cell, name, text in (*shown, *hidden)]
     first, rest = tables[: len(shown)], tables[len(shown) :]

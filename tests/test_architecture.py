@@ -19,7 +19,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "forcelaw"
 # from the bottom to the top; rooms of one line do not import each other
 ORDER = [
     ["errors"],
-    ["units", "elements", "progress", "files", "plugins", "settings"],
+    ["units", "elements", "progress", "files", "host", "plugins", "settings"],
     ["store"],
     ["table"],
     ["laws"],

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.generate.options import usable_cores
 from ..errors import StoreError, StudyError, require
+from ..host import usable_cores
 from .run import Say
 
 if TYPE_CHECKING:

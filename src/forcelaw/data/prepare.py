@@ -25,6 +25,7 @@ import numpy as np
 from .. import __version__
 from ..elements import SYMBOLS
 from ..errors import DataError
+from ..host import process_exists
 from .build import SIDES, PackBuild, Part, PrepareOptions
 from .pack import PackWriter, forces_text, split_text
 from .readers import SourceOptions, open_source
@@ -200,7 +201,8 @@ def _clear_partials(out: Path) -> None:
             continue
         for owner in partial.glob(f"{_OWNER}*"):
             host, _, pid = owner.name.removeprefix(_OWNER).rpartition("-")
-            if host == socket.gethostname() and int(pid) != os.getpid() and _alive(int(pid)):
+            here = host == socket.gethostname() and int(pid) != os.getpid()
+            if here and process_exists(int(pid)):
                 raise DataError(
                     f"another process ({pid}) is writing {out.name}",
                     where=str(partial),
@@ -209,16 +211,6 @@ def _clear_partials(out: Path) -> None:
                     ),
                 )
         shutil.rmtree(partial)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def manifest(

@@ -8,7 +8,6 @@ and inode of each file.
 from __future__ import annotations
 
 import contextlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 from ..elements import MAX_Z
 from ..errors import DataError, StoreError
 from ..files import file_sha256, read_json, reading, write_json
+from ..host import usable_cores
 from .pack import Pack, content_hash
 
 MEMORY = "verified.json"
@@ -57,7 +57,7 @@ def _remembered(memory: Path | None) -> dict[str, object]:
 
 def _verify(pack: Pack) -> None:
     names = list(pack.manifest["arrays"])
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(min(8, usable_cores())) as threads:
         found = dict(zip(names, threads.map(lambda n: file_sha256(pack.path / f"{n}.npy"), names)))
     for name in names:
         if found[name] != pack.manifest["arrays"][name]["sha256"]:

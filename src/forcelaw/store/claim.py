@@ -37,6 +37,7 @@ from typing import Any, Literal
 
 from ..errors import ClaimError, StoreError
 from ..files import read_json, write_json
+from ..host import process_exists
 
 LEASE_SECONDS = 120.0  # a claim whose heartbeat is older than this is stale and may be taken over
 _REMOVALS = 20  # attempts to remove a folder that another process may be writing to
@@ -204,7 +205,7 @@ def process_state(holder: dict[str, Any]) -> Literal["gone", "running", "unknown
     pid, started = holder.get("pid"), holder.get("started")
     if not same or not isinstance(pid, int) or pid <= 0 or not isinstance(started, str):
         return "unknown"
-    if not _answers(pid):
+    if not process_exists(pid):
         return "gone"
     state, began = _stat(pid)
     if not state:  # no /proc here, or it hides the processes of others
@@ -226,16 +227,6 @@ def file_system_time(folder: Path) -> float:
             return os.fstat(probe.fileno()).st_mtime
     except OSError:
         return time.time()
-
-
-def _answers(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _stat(pid: int | str) -> tuple[str, str]:

@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..data.generate.options import usable_cores
 from ..errors import StorageError, StudyError
 from ..files import storage
+from ..host import usable_cores
 from ..progress import Progress, duration
 from ..training.device import device_name
 from .accounting import Piece

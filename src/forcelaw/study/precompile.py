@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..data.generate.options import usable_cores
+from ..host import usable_cores
 
 PROCESSES = 8  # at most, for each worker
 SPARE = 2  # cores left to a worker

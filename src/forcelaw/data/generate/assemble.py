@@ -16,6 +16,7 @@ import numpy as np
 from ...elements import SYMBOLS
 from ...errors import DataError
 from ...files import file_sha256
+from ...host import usable_cores
 from ...progress import duration
 from ..atomic_energies import PLAIN, AtomicEnergies
 from ..build import PackBuild, PrepareOptions
@@ -27,7 +28,7 @@ from .conformers import POSITION_QUANTUM, Distribution
 from .fragments import CHAINS, LINKERS, RINGS, SMALL, SUBSTITUENTS
 from .label import ACCURACY, METHOD
 from .molecules import CORES, ELEMENTS, MAX_ATOMS, MIN_ATOMS, drawn
-from .options import GenerateOptions, usable_cores
+from .options import GenerateOptions
 from .pipeline import CHUNK, Plan, Run, settings_hash
 from .smiles import listed, read_column
 

@@ -3,7 +3,6 @@ tblite."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import Field
@@ -24,10 +23,3 @@ class GenerateOptions(Settings):
     val_fraction: float = Field(0.1, ge=0, lt=1, title="F")
     """part of the molecules held out (default 0.1)"""
     overwrite: bool = Field(False, description="replace PACK if it is there")
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

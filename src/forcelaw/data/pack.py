@@ -43,7 +43,7 @@ from ..files import check_regular, file_sha256, fsync_folder, reading, write_jso
 
 FORMAT, VERSION = "forcelaw-pack", 1
 NO_CHARGE, NO_SPIN = 127, 0
-# array -> its types, what its rows are, and the shape of a row
+# array -> its types (the last with a quantum), what its rows are, and the shape of a row
 _ARRAYS: dict[str, tuple[tuple[str, ...], str, tuple[int, ...]]] = {
     "numbers": (("uint8",), "atoms", ()),
     "positions": (("float32", "int16"), "atoms", (3,)),
@@ -116,6 +116,14 @@ class NpyStream:
         self._file.close()
 
 
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """DataError where a pack would be written over something unasked."""
+    if path.exists() and not overwrite:
+        raise DataError(
+            f"{path} exists already", remedy="choose another --out, or pass --overwrite"
+        )
+
+
 class PackWriter:
     """Write a pack structure block by structure block; nothing appears at ``path`` before
     :meth:`finish`.
@@ -137,34 +145,21 @@ class PackWriter:
         overwrite: bool = False,
     ):
         self.path = Path(path)
-        if self.path.exists() and not overwrite:
-            raise DataError(
-                f"{self.path} exists already", remedy="choose another --out, or pass --overwrite"
-            )
-        self.overwrite, self.quantum, self.periodic = overwrite, quantum, periodic
+        refuse_existing(self.path, overwrite)
+        self.overwrite, self.quantum = overwrite, quantum
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.partial = self.path.with_name(f"{self.path.name}.partial-{secrets.token_hex(4)}")
         self.partial.mkdir()
-        vector = np.int16 if quantum else np.float32
-        spec: dict[str, tuple[Any, tuple[int, ...]]] = {
-            "numbers": (np.uint8, ()),
-            "positions": (vector, (3,)),
-            "forces": (vector, (3,)),
-            "energies": (np.float64, ()),
-            "offsets": (np.int64, ()),
-            "groups": (np.uint64, ()),
-            "split": (np.uint8, ()),
+        wanted = dict.fromkeys(_NEEDED, True) | {
+            **dict.fromkeys(("charges", "spins"), charges),
+            **dict.fromkeys(("cells", "pbc"), periodic),
+            "stresses": stresses,
+            "configs": configs,
         }
-        if charges:
-            spec |= {"charges": (np.int8, ()), "spins": (np.int8, ())}
-        if periodic:
-            spec |= {"cells": (np.float64, (3, 3)), "pbc": (np.uint8, (3,))}
-        if stresses:
-            spec |= {"stresses": (np.float64, (3, 3))}
-        if configs:
-            spec |= {"configs": (np.uint16, ())}
         self._streams = {
-            name: NpyStream(self.partial / f"{name}.npy", *s) for name, s in spec.items()
+            name: NpyStream(self.partial / f"{name}.npy", types[-1 if quantum else 0], row)
+            for name, (types, _, row) in _ARRAYS.items()
+            if wanted[name]
         }
         self._streams["offsets"].append(np.zeros(1, np.int64))
         self.structures = self.atoms = 0
@@ -205,7 +200,6 @@ class PackWriter:
             stream = self._streams.pop(name)
             stream.close()
             stream.path.unlink()
-        self.periodic &= "pbc" in self._streams
 
     def finish(self, manifest: dict[str, Any]) -> Path:
         """Close the arrays, write the manifest, and rename the whole into place."""
@@ -225,7 +219,7 @@ class PackWriter:
             "version": VERSION,
             "structures": self.structures,
             "atoms": self.atoms,
-            "periodic": self.periodic,
+            "periodic": "pbc" in arrays,
             "arrays": arrays,
             **manifest,
         }

@@ -20,7 +20,7 @@ from ...host import usable_cores
 from ...progress import duration
 from ..atomic_energies import PLAIN, AtomicEnergies
 from ..build import PackBuild, PrepareOptions
-from ..pack import PackWriter
+from ..pack import PackWriter, refuse_existing
 from ..prepare import manifest, summary
 from ..readers import Block
 from ..splits import TRAIN, VALIDATION, split_of
@@ -75,7 +75,7 @@ def generate(options: GenerateOptions) -> Path:
     Finished chunks of an interrupted call with the same settings are used. Raises DataError.
     """
     started = time.monotonic()
-    _refuse_existing(options)
+    refuse_existing(options.out, options.overwrite)
     options = options.model_copy(update={"workers": options.workers or usable_cores()})
     out, smiles = options.out, options.smiles
     distribution = Distribution(conformers=options.conformers)
@@ -172,7 +172,7 @@ def _assemble(
             "generator": _describe(what, job.count, failures, skipped),
         }
         made = writer.finish(full)
-    _refuse_existing(options)
+    refuse_existing(out, options.overwrite)
     if out.exists():
         old = folder / "old"
         shutil.rmtree(old, ignore_errors=True)
@@ -180,13 +180,6 @@ def _assemble(
     made.rename(out)
     print("\n".join(summary(out.name, full)))
     return writer
-
-
-def _refuse_existing(options: GenerateOptions) -> None:
-    if options.out.exists() and not options.overwrite:
-        raise DataError(
-            f"{options.out} exists already", remedy="choose another --out, or pass --overwrite"
-        )
 
 
 def _block(arrays: dict[str, Any], s: int) -> Block:

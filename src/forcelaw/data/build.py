@@ -17,6 +17,7 @@ from .atomic_energies import GIVEN, ISOLATED, PLAIN, AtomicEnergies, FreeAtoms
 from .groups import GroupCounter, formula_hashes, group_hashes
 from .pack import NO_CHARGE, NO_SPIN, PackWriter
 from .readers import Block, Source
+from .readers.base import filled
 from .records import Records, geometry_hashes
 from .reference import References, fit_references
 from .rotation import rotations, turn
@@ -218,18 +219,9 @@ class PackBuild:
     ) -> None:
         """Write a block as it is stored, and count it."""
         positions, forces, cells, stresses = self.place(block, indices)
-        absent = {
-            "charges": np.full(len(block), NO_CHARGE, np.int8),
-            "spins": np.full(len(block), NO_SPIN, np.int8),
-            "pbc": np.zeros((len(block), 3), bool),
-        }
-        state = {
-            n: v if getattr(block, n) is None else getattr(block, n) for n, v in absent.items()
-        }
-        self.tally.charges |= any(
-            bool((state[name] != absent[name]).any()) for name in ("charges", "spins")
-        )
-        self.tally.periodic |= bool(state["pbc"].any())
+        charges, spins, pbc = (filled(block, name) for name in ("charges", "spins", "pbc"))
+        self.tally.charges |= bool((charges != NO_CHARGE).any() or (spins != NO_SPIN).any())
+        self.tally.periodic |= bool(pbc.any())
         self.tally.stresses |= bool(np.isfinite(stresses).any())
         configs = self.config_indices(block)
         self.writer.append(
@@ -243,7 +235,9 @@ class PackBuild:
             cells=cells,
             stresses=stresses,
             configs=configs,
-            **state,
+            charges=charges,
+            spins=spins,
+            pbc=pbc,
         )
         self.count_written(block, groups, sides, source, configs)
 
@@ -293,13 +287,11 @@ class PackBuild:
         """Positions, forces, cells and stresses as they are written: molecules centred, and rotated
         by the fixed rotation."""
         counts, rotate = block.counts, self.options.rotate
-        periodic = np.zeros(len(block), bool) if block.pbc is None else block.pbc.any(axis=1)
+        periodic = filled(block, "pbc").any(axis=1)
         centre = np.add.reduceat(block.positions, filters.starts(counts), axis=0) / counts[:, None]
         centre[periodic] = 0.0
         positions = block.positions - np.repeat(centre, counts, axis=0)
-        none = np.full((len(block), 3, 3), np.nan)
-        cells = np.zeros_like(none) if block.cells is None else block.cells
-        stresses = none if block.stresses is None else block.stresses
+        cells, stresses = filled(block, "cells"), filled(block, "stresses")
         if rotate is False:
             return positions, block.forces, cells, stresses
         matrices = rotations(indices, self.options.seed)
@@ -406,7 +398,7 @@ class PackBuild:
             return
         if train and held and self.options.split == "hash":
             return
-        empty = {0: "training", 1: "validation"}[0 if not train else 1]
+        empty = "validation" if train else "training"
         what = f"{held:,} of {total:,} structures" if train and held else "none"
         raise DataError(
             f"the {number} {groups} cannot be split: {what} of them would be in the {empty} set,"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .pack import NO_CHARGE, NO_SPIN
-from .readers.base import MISSING_ENERGY, MISSING_FORCES, Block
+from .readers.base import ABSENT, MISSING_ENERGY, MISSING_FORCES, Block, filled
 
 KEEP = 0
 # in the order in which they are asked; the first that applies is the reason
@@ -96,18 +96,12 @@ def reasons(block: Block, rule: Filter) -> np.ndarray:
         allowed[list(rule.elements)] = True
         mark(~np.logical_and.reduceat(allowed[block.numbers], first), "other elements")
     kept_charge = 0 if rule.only_neutral else rule.charge
-    for kept, values, absent, name, other in (
-        (
-            kept_charge,
-            block.charges,
-            NO_CHARGE,
-            "charge",
-            "other charge" if kept_charge else "charged",
-        ),
-        (rule.spin, block.spins, NO_SPIN, "spin", "other spin"),
+    for kept, name, absent, other in (
+        (kept_charge, "charge", NO_CHARGE, "other charge" if kept_charge else "charged"),
+        (rule.spin, "spin", NO_SPIN, "other spin"),
     ):
         if kept is not None:
-            values = np.full(len(block), absent, np.int8) if values is None else values
+            values = filled(block, f"{name}s")
             mark(values == absent, f"{name} not given")
             mark(values != kept, other)
     if rule.config_types is not None or rule.not_config_types:
@@ -148,8 +142,7 @@ def select(block: Block, keep: np.ndarray) -> Block:
         groups = groups[keep]
     configs = None if block.configs is None else [block.configs[k] for k in kept]
     optional = {
-        name: None if (value := getattr(block, name)) is None else value[keep]
-        for name in ("missing", "charges", "spins", "cells", "pbc", "stresses")
+        name: None if (value := getattr(block, name)) is None else value[keep] for name in ABSENT
     }
     return Block(
         block.counts[keep],

@@ -34,7 +34,7 @@ from .base import (
     need,
     one_structure,
 )
-from .labels import choose_units, config_key, optional_keys, require_labels
+from .labels import choose_units, config_key, label_names, optional_keys, require_labels
 from .stress import StressRule, stress_rule
 
 PAGE, PEEK = 256, 200
@@ -189,11 +189,10 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
     stress = stress_rule(options, names, units.to_ev)
     if stress:
         roles["stress"] = next(role for role in seen if role[0] == stress.key)
-    keys = {kind: f"{name} ({place})" for kind, (name, place) in roles.items() if kind != "group"}
+    placed = {kind: f"{name} ({place})" for kind, (name, place) in roles.items()}
+    keys = label_names(placed, bool(options.gradient_key))
     if stress:
         keys["stress"] = f"{stress.text} ({roles['stress'][1]})"
-    if options.gradient_key:
-        keys["forces"] = f"minus {keys['forces']} (a gradient)"
     kind = (
         "aselmdb"
         if files[0].suffix == ".aselmdb"

@@ -338,7 +338,7 @@ def rows_per_block(atoms: int) -> int:
 
 
 # value, shape of a row, and type of an optional array where a structure says nothing
-_ABSENT: dict[str, tuple[Any, tuple[int, ...], Any]] = {
+ABSENT: dict[str, tuple[Any, tuple[int, ...], Any]] = {
     "missing": (0, (), np.uint8),
     "charges": (NO_CHARGE, (), np.int8),
     "spins": (NO_SPIN, (), np.int8),
@@ -346,6 +346,15 @@ _ABSENT: dict[str, tuple[Any, tuple[int, ...], Any]] = {
     "pbc": (False, (3,), bool),
     "stresses": (np.nan, (3, 3), np.float64),
 }
+
+
+def filled(block: Block, name: str) -> np.ndarray:
+    """An optional array of a block, "not given" for every structure where the block has none."""
+    array: np.ndarray | None = getattr(block, name)
+    if array is not None:
+        return array
+    value, row, dtype = ABSENT[name]
+    return np.full((len(block), *row), value, dtype)
 
 
 def join(blocks: list[Block]) -> Block:
@@ -359,18 +368,12 @@ def join(blocks: list[Block]) -> Block:
         which = int(np.searchsorted(starts, k, side="right")) - 1
         return blocks[which].place(k - int(starts[which]))
 
-    def together(name: str, absent: Any = None) -> Any:
-        parts = [getattr(b, name) for b in blocks]
-        if all(part is None for part in parts):
+    def optional(name: str) -> np.ndarray | None:
+        if all(getattr(b, name) is None for b in blocks):
             return None
-        if absent:
-            value, row, dtype = absent
-            parts = [
-                np.full((len(b), *row), value, dtype) if p is None else p
-                for b, p in zip(blocks, parts)
-            ]
-        return np.concatenate(parts)
+        return np.concatenate([filled(b, name) for b in blocks])
 
+    needed = ("counts", "numbers", "positions", "energies", "forces")
     groups: Any = None
     if blocks[0].groups is not None:
         if isinstance(blocks[0].groups, np.ndarray):
@@ -385,12 +388,12 @@ def join(blocks: list[Block]) -> Block:
     if any(b.configs is not None for b in blocks):
         configs = [c for b in blocks for c in (b.configs or [""] * len(b))]
     return Block(
-        *(together(n) for n in ("counts", "numbers", "positions", "energies", "forces")),
+        *(np.concatenate([getattr(b, name) for b in blocks]) for name in needed),
         first=blocks[0].first,
         place=place,
         groups=groups,
         configs=configs,
-        **{name: together(name, absent) for name, absent in _ABSENT.items()},
+        **{name: optional(name) for name in ABSENT},
     )
 
 

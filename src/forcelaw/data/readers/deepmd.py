@@ -148,13 +148,7 @@ def _set(
         cells = None if boxes is None else np.float64(boxes[rows]) * units.to_angstrom
         stresses = None
         if stress and tensors is not None:
-            values = tensors[rows].reshape(size, -1)
-            stresses = np.stack(
-                [
-                    stress(values[k], None if cells is None else cells[k], lambda k=k: place(k))
-                    for k in range(size)
-                ]
-            )
+            stresses = stress.stacked(tensors[rows].reshape(size, -1), cells, place)
         parts = {
             name: np.float64(values.reshape(len(energy), n, 3)[rows])[real]
             for name, values in vectors.items()

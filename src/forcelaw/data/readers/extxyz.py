@@ -397,14 +397,7 @@ def _stresses(
     """(s, 3, 3) eV/Angstrom^3, NaN where a frame has none; None where no frame has one."""
     if rule is None or not any(rule.key in frame.info for frame in batch):
         return None
-    return np.stack(
-        [
-            rule(
-                frame.info.get(rule.key), None if cells is None else cells[k], lambda k=k: place(k)
-            )
-            for k, frame in enumerate(batch)
-        ]
-    )
+    return rule.stacked([frame.info.get(rule.key) for frame in batch], cells, place)
 
 
 def _numbers(column: Any, columns: dict[str, Any], counts: np.ndarray, place: Any) -> np.ndarray:

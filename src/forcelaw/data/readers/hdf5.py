@@ -45,7 +45,7 @@ from .base import (
     text_of,
 )
 from .hdf5_nested import open_nested
-from .hdf5_objects import open_object
+from .hdf5_objects import damaged, open_object
 from .labels import choose_units, label_names, optional_keys, require_labels
 
 # layout: names of numbers, positions, and the energy and force-like keys that the format defines
@@ -192,7 +192,7 @@ class _Grouped:
                         first += len(block)
                         yield block
         except (OSError, RuntimeError) as error:  # the low-level interface raises both
-            raise _damaged(self.path, error) from error
+            raise damaged(self.path, error) from error
 
     def molecule(self, name: str, group: h5py.h5g.GroupID) -> Iterator[Block]:
         """The conformers of one molecule (ANI-2x: of all molecules with one number of atoms), in
@@ -405,7 +405,7 @@ def _flat(
                     spins=small.get("spin"),
                 )
     except OSError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _smiles_hashes(smiles: h5py.Dataset) -> np.ndarray:
@@ -431,7 +431,3 @@ def _flat_groups(
             where=str(path),
         )
     return names[molecule]
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"the HDF5 file is damaged: {error}", where=str(path), remedy="fetch it again")

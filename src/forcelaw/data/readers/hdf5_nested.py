@@ -20,7 +20,7 @@ import numpy as np
 from ...elements import Z_OF
 from ...errors import DataError
 from .base import Block, Source, SourceOptions, Units, check_numbers, gather, small_ints, text_of
-from .hdf5_objects import open_object, read
+from .hdf5_objects import damaged, open_object, read
 from .labels import choose_units, label_names, optional_keys, require_labels
 from .stress import StressRule, stress_rule
 
@@ -133,9 +133,7 @@ class _Nested:
                     first += len(block)
                     yield block
         except (OSError, RuntimeError, KeyError) as error:
-            raise DataError(
-                f"the HDF5 file is damaged: {error}", where=str(self.path), remedy="fetch it again"
-            ) from error
+            raise damaged(self.path, error) from error
 
     def block(self, group: h5py.Group, first: int) -> Block:
         """The conformers of one group."""
@@ -170,14 +168,7 @@ class _Nested:
         stresses = None
         if self.stress:
             values = np.asarray(read(group, self.roles["stress"]), np.float64).reshape(k, -1)
-            stresses = np.stack(
-                [
-                    self.stress(
-                        values[j], None if cells is None else cells[j], lambda j=j: place(j)
-                    )
-                    for j in range(k)
-                ]
-            )
+            stresses = self.stress.stacked(values, cells, place)
         label = None if single else group.name
         if "group" in self.roles:
             label = text_of(np.asarray(read(group, self.roles["group"])).reshape(-1)[0])

@@ -5,6 +5,7 @@ memory."""
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -32,6 +33,10 @@ def read(group: h5py.Group, path: str) -> np.ndarray:
     for name in path.split("/"):
         found = open_object(found, name)
     return np.asarray(h5py.Dataset(found)[()])
+
+
+def damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"the HDF5 file is damaged: {error}", where=str(path), remedy="fetch it again")
 
 
 def _check_stored(found: h5py.h5d.DatasetID, name: str) -> None:

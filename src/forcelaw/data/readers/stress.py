@@ -13,8 +13,9 @@ A virial is -V sigma in eV: positive under compression (QUIP, mace, deepmd).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -93,6 +94,18 @@ class StressRule:
         if volume < 1e-9:
             return NONE  # without a volume there is no stress
         return -tensor * self.energy / volume
+
+    def stacked(
+        self, values: Iterable[object], cells: np.ndarray | None, place: Callable[[int], str]
+    ) -> np.ndarray:
+        """Those of s structures: (s, 3, 3). values: of each; cells (s, 3, 3) Angstrom; place: of
+        structure k."""
+        return np.stack(
+            [
+                self(value, None if cells is None else cells[k], partial(place, k))
+                for k, value in enumerate(values)
+            ]
+        )
 
     @property
     def text(self) -> str:

@@ -21,7 +21,7 @@ from .base import (
     gather,
     one_structure,
 )
-from .labels import choose_units, config_key, optional_keys, require_labels
+from .labels import choose_units, config_key, label_names, optional_keys, require_labels
 from .stress import StressRule, stress_rule
 
 
@@ -55,11 +55,9 @@ def open_trajectory(path: Path, options: SourceOptions) -> Source:
     stress = stress_rule(options, results, units.to_ev)
     roles = keys | {kind: kind for kind in ("charge", "spin") if kind in info}
     roles |= config_key(options, info) | optional_keys(options, info, seen, path)
-    described = {kind: name for kind, name in roles.items() if kind != "group"}
+    described = label_names(roles, bool(options.gradient_key))
     if stress:
         described["stress"] = stress.text
-    if options.gradient_key:
-        described["forces"] = f"minus {keys['forces']} (a gradient)"
     return Source(
         path,
         "ASE trajectory",

@@ -6,8 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from forcelaw.data.readers import Block, SourceOptions, open_source
+from forcelaw.data.readers.base import join
+
 BASE = {1: -13.0, 6: -1030.0, 7: -1485.0, 8: -2040.0}  # eV, of the free atoms
 SPRING = 30.0  # eV/Angstrom^2 between all pairs, rest lengths from a reference geometry
+
+
+def read(path: Path, **options: str | bool) -> Block:
+    """All of a source as one block."""
+    return join(list(open_source(path, SourceOptions(**options)).blocks()))
 
 
 def molecules(

@@ -13,15 +13,12 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.units import Hartree, kcal, mol
 
-from forcelaw.data.readers import SourceOptions, open_source
+from forcelaw.data.readers import open_source
 from forcelaw.data.readers.base import join
 from forcelaw.errors import DataError
 
 from . import files
-
-
-def read(path, **options):
-    return join(list(open_source(path, SourceOptions(**options)).blocks()))
+from .files import read
 
 
 @pytest.fixture(scope="module")

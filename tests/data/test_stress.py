@@ -15,9 +15,9 @@ from ase.units import GPa
 from forcelaw.data.build import PrepareOptions
 from forcelaw.data.pack import Pack
 from forcelaw.data.prepare import prepare
-from forcelaw.data.readers import SourceOptions, open_source
-from forcelaw.data.readers.base import join
 from forcelaw.errors import DataError
+
+from .files import read
 
 
 def cells(number=6):
@@ -34,10 +34,6 @@ def cells(number=6):
         atoms.info["config_type"] = ["bulk", "strained"][k % 2]
         out.append(atoms)
     return out
-
-
-def read(path, **options):
-    return join(list(open_source(path, SourceOptions(**options)).blocks()))
 
 
 @pytest.fixture(scope="module")

@@ -68,20 +68,20 @@ class Shard:
         config_weights: tuple[tuple[str, float], ...] = (),
     ):
         self.device, self.dtype, self.cutoff = torch.device(device), dtype, cutoff
+        self.indices = np.asarray(indices, np.int64)
         self.weight: Tensor | None = None
         if config_weights:
-            self.weight = _weights(pack, indices, dict(config_weights)).to(self.device, dtype)
+            self.weight = _weights(pack, self.indices, dict(config_weights)).to(self.device, dtype)
         self.virial: Tensor | None = None
         self.states = {
-            name: torch.from_numpy(state_index(getattr(pack, f"{name}s")[indices], known, name)).to(
-                self.device
-            )
+            name: torch.from_numpy(
+                state_index(getattr(pack, f"{name}s")[self.indices], known, name)
+            ).to(self.device)
             for name, known in (("charge", charges), ("spin", spins))
             if known
         }
         if stress:
-            self.virial, self.volume = _virials(pack, np.asarray(indices, np.int64), self)
-        self.indices = np.asarray(indices, np.int64)
+            self.virial, self.volume = _virials(pack, self)
         self.max_degree = 1  # neighbours of an atom, at most
         lookup = np.full(256, -1, np.int64)
         lookup[list(elements)] = np.arange(len(elements))
@@ -292,7 +292,7 @@ def state_index(values: np.ndarray, known: tuple[int, ...], name: str) -> np.nda
     return found
 
 
-def _virials(pack: Pack, indices: np.ndarray, shard: Shard) -> tuple[Tensor, Tensor]:
+def _virials(pack: Pack, shard: Shard) -> tuple[Tensor, Tensor]:
     """Labels of the virial (s, 3, 3) in eV, NaN where a structure has none, and volumes (s,)."""
     if pack.stresses is None or pack.cells is None:
         raise DataError(
@@ -300,8 +300,8 @@ def _virials(pack: Pack, indices: np.ndarray, shard: Shard) -> tuple[Tensor, Ten
             where=str(pack.path),
             remedy="train with stress_weight 0, or prepare the pack from files with stress",
         )
-    volume = np.abs(np.linalg.det(np.asarray(pack.cells[indices])))
-    virial = np.asarray(pack.stresses[indices]) * volume[:, None, None]
+    volume = np.abs(np.linalg.det(np.asarray(pack.cells[shard.indices])))
+    virial = np.asarray(pack.stresses[shard.indices]) * volume[:, None, None]
     to = {"device": shard.device, "dtype": shard.dtype}
     return torch.from_numpy(virial).to(**to), torch.from_numpy(volume).to(**to)
 

@@ -30,7 +30,7 @@ from .build import SIDES, PackBuild, Part, PrepareOptions
 from .pack import PackWriter, forces_text, split_text
 from .readers import SourceOptions, open_source
 from .reference import References
-from .splits import TEST, TRAIN, VALIDATION
+from .splits import SIDE_OF, TEST, TRAIN, VALIDATION
 from .validate import ALLOWED
 from .validate.findings import Finding, reference_text
 
@@ -127,9 +127,7 @@ def _by_indices(parts: list[Part], indices: Mapping[str, str | Path]) -> Part:
             f"lists of structures were given with {len(parts)} sources",
             remedy="a list numbers the structures of one source: prepare it alone",
         )
-    chosen = {}
-    for name, path in indices.items():
-        chosen[{"train": TRAIN, "validation": VALIDATION, "test": TEST}[name]] = _indices(path)
+    chosen = {SIDE_OF[name]: _indices(path) for name, path in indices.items()}
     for a, b in ((TRAIN, VALIDATION), (TRAIN, TEST), (VALIDATION, TEST)):
         both = np.intersect1d(chosen.get(a, ()), chosen.get(b, ()))
         if len(both):

@@ -65,7 +65,6 @@ class Chunk:
     records: np.ndarray
     sides: np.ndarray
     numbers: np.ndarray
-    first: int
 
 
 class Records:
@@ -133,7 +132,7 @@ class Records:
             numbers = np.frombuffer(
                 self._open["numbers"].read(int(records["atoms"].sum())), np.uint8
             )
-            yield Chunk(records, sides, numbers, first)
+            yield Chunk(records, sides, numbers)
             first += size
         for file in self._open.values():
             file.seek(0, 2)

@@ -19,6 +19,7 @@ import numpy as np
 from ..elements import MAX_Z, SYMBOLS
 from ..errors import DataError
 from .records import Chunk
+from .splits import TRAIN
 
 # Singular values below this, relative to the largest, count as zero. Exact collinearity shows as
 # 1e-15; an element that occurs once in a billion structures shows as 1e-6.
@@ -125,9 +126,10 @@ class ReferenceAccumulator:
 class References:
     """Reference energies, and what they leave.
 
-    energies: eV by atomic number. method: how they were found, in words. rms, sd: of (E - sum
-    e_z)/n over the training structures, eV/atom. by_element: the mean of its absolute value over
-    the structures with each element.
+    energies: eV by atomic number. method: how they were found, in words. What they leave is filled
+    in by :meth:`forcelaw.data.validate.survey.Survey.findings`, wherever they come from: rms, sd of
+    (E - sum e_z)/n over the training structures, eV/atom, and their number; by_element: the mean of
+    its absolute value over the structures with each element.
     """
 
     energies: dict[int, float]
@@ -182,18 +184,16 @@ def _solved(
             )
             scales = np.sqrt(_weights(far)) / counts
         sums.add(counts, chunk.numbers, chunk.records["energy"], scales)
-    found = References(sums.solve(), method, sums.warnings, structures=sums.structures)
-    found.rms, found.sd = sums.rms_residual, sums.sd_per_atom
-    return found
+    return References(sums.solve(), method, sums.warnings)
 
 
 def training(chunk: Chunk) -> Chunk:
     """The training structures of a chunk."""
-    keep = chunk.sides == 0
+    keep = chunk.sides == TRAIN
     if keep.all():
         return chunk
     atoms = np.repeat(keep, chunk.records["atoms"])
-    return Chunk(chunk.records[keep], chunk.sides[keep], chunk.numbers[atoms], chunk.first)
+    return Chunk(chunk.records[keep], chunk.sides[keep], chunk.numbers[atoms])
 
 
 def _guide(chunks: Callable[[], Iterator[Chunk]]) -> tuple[np.ndarray, float]:

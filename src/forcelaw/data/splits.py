@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .pack import Pack
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-_SIDES = {"train": TRAIN, "validation": VALIDATION, "val": VALIDATION, "test": TEST}
+SIDE_OF = {"train": TRAIN, "validation": VALIDATION, "val": VALIDATION, "test": TEST}
 EXACT_GROUPS = 10_000  # up to so many groups a split keeps its share to within one group
 
 
@@ -82,9 +82,9 @@ def order(pack: Pack, which: str, seed: int = 0) -> np.ndarray:
     which: "train", "validation" or "test". The order depends on the seed and the structure's place
     in the pack only; every smaller data set is a prefix of it, so data sets nest.
     """
-    if which not in _SIDES:
+    if which not in SIDE_OF:
         raise DataError(f"no split called {which!r}", remedy="use 'train', 'validation' or 'test'")
-    members = np.flatnonzero(np.asarray(pack.split) == _SIDES[which])
+    members = np.flatnonzero(np.asarray(pack.split) == SIDE_OF[which])
     return members[np.argsort(keyed(members.astype(np.uint64), seed), kind="stable")].astype(
         np.int64
     )

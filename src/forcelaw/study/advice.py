@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..training.spec import DataSummary
     from .plan import Plan, PlannedRun
 
+LEAST_STEPS = 3 * BURN_IN_STEPS  # of a run
 LEAST_SIZES = 5  # that touch the frontier, for an exponent without bias
 LEAST_SPAN = 30.0  # of N: a decade and a half
 LEAST_EVALUATIONS = 4  # of a run beyond the burn-in
@@ -56,11 +57,11 @@ def _burn_in(grid: list[PlannedRun]) -> list[str]:
             continue
         runs = [run for label in labels for run in by_label[label]]
         steps = max(run.spec["steps"] for run in runs)
-        need = 3 * BURN_IN_STEPS * max(run.spec["batch_atoms"] for run in runs)
+        need = LEAST_STEPS * max(run.spec["batch_atoms"] for run in runs)
         what = "all of a run is burn-in" if none else "too few evaluations lie beyond the burn-in"
         out.append(
             f"{', '.join(labels)}: at most {steps:,} steps, and the first {BURN_IN_STEPS} are left"
-            f" out of every fit: {what}. {3 * BURN_IN_STEPS:,} steps would do (atoms:"
+            f" out of every fit: {what}. {LEAST_STEPS:,} steps would do (atoms:"
             f" {digits(need)}), or fewer structures a step (train.batch_molecules)"
             + ("" if none else ", or more train.evaluations")
         )

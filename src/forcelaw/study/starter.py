@@ -10,11 +10,10 @@ import numpy as np
 
 from ..progress import count
 from ..table.doubts import BURN_IN_STEPS
-from .advice import LEAST_SIZES, LEAST_SPAN, MOST_PASSES, digits
+from .advice import LEAST_SIZES, LEAST_SPAN, LEAST_STEPS, MOST_PASSES, digits
 
 BATCH_ATOMS = 96  # a step: small steps are many, and their number decides the loss at first
 STEPS = 4000  # of a run, where the data last that long
-LEAST_STEPS = 3 * BURN_IN_STEPS
 SMALLEST = 3e3  # parameters
 
 

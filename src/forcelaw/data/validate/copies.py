@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..records import QUANTUM, Records
+from ..splits import TRAIN
 
 _AT_ONCE = 1_000_000  # structures sorted together
 SAME = (1e-5, 1e-9)  # eV, and part of the energy: energies that agree to this are equal
@@ -72,8 +73,8 @@ def _look(rows: np.ndarray, sides: np.ndarray, found: Copies) -> None:
         if again:
             found.duplicates += again
             found.first.setdefault("duplicates", (rows[members[0]], rows[members[1]]))
-        held = members[sides[members] > 0]
-        trained = members[sides[members] == 0]
+        held = members[sides[members] != TRAIN]
+        trained = members[sides[members] == TRAIN]
         if len(held) and len(trained):
             found.leaks += len(held)
             found.first.setdefault("leaks", (rows[trained[0]], rows[held[0]]))

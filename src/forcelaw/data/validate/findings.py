@@ -11,7 +11,8 @@ import numpy as np
 
 from ...elements import SYMBOLS
 from ..records import Records
-from ..reference import References, residuals
+from ..reference import References, composition, residuals
+from ..splits import TRAIN
 from .copies import Copies
 
 # Outliers: this many robust standard deviations, at least so many eV/atom, and more than the
@@ -59,10 +60,9 @@ def energy_residuals(records: Records, references: References) -> Energies:
     for chunk in records.chunks():
         left = residuals(chunk, table)
         sample.append(left[::step])
-        mine = left[chunk.sides == 0]
+        mine = left[chunk.sides == TRAIN]
         moments += len(mine), mine.sum(), (mine**2).sum()
-        has = np.zeros((len(left), len(table)), bool)
-        has[np.repeat(np.arange(len(left)), chunk.records["atoms"]), chunk.numbers] = True
+        has = composition(chunk.records["atoms"], chunk.numbers) > 0
         sums += np.abs(left) @ has
         counts += has.sum(axis=0)
     references.structures = int(moments[0])
@@ -77,7 +77,7 @@ def energy_residuals(records: Records, references: References) -> Energies:
         explained = np.where(off > 0, OUTLIER[2] * chunk.records["largest"], 0.0)
         judged = (chunk.records["atoms"] > 1) | (chunk.records["largest"] > 0)  # no free atoms
         if references.warnings:  # not determined: nothing is known of other compositions
-            judged &= chunk.sides == 0
+            judged &= chunk.sides == TRAIN
         limit = np.maximum(max(OUTLIER[0] * sd, OUTLIER[1]), explained)
         crystal = judged & (off > limit) & (chunk.records["periodic"] > 0)
         compressed.append((off[crystal], chunk.records[crystal]))

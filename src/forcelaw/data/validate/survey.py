@@ -21,7 +21,7 @@ from .findings import (
 )
 from .force_energy import FRAMES_IN_ALL, ConsistencyTest
 from .kinds import kinds_of
-from .units import bond_ratios, energy_doubt, free_atoms, length_doubt
+from .units import bond_ratios, energy_doubt, free_atom_energies, length_doubt
 
 _MEASURED = 2000  # structures whose bond lengths are looked at
 LARGE_FORCE = 20.0  # eV/Angstrom
@@ -91,7 +91,7 @@ class Survey:
     def _energies(self, block: Block, source: int) -> None:
         table = composition(block.counts, block.numbers)
         self.element_counts += table.sum(axis=0)
-        free = free_atoms(table)
+        free = free_atom_energies(table)
         known = np.isfinite(free)
         self.unit_sums += block.energies[known].sum(), free[known].sum()
         if len(self.sources) > 1:

@@ -44,7 +44,7 @@ _RADIUS = {
 _BONDS = (0.7, 1.45)  # sensible medians of nearest-neighbour distance over sum of radii
 
 
-def free_atoms(table: np.ndarray) -> np.ndarray:
+def free_atom_energies(table: np.ndarray) -> np.ndarray:
     """Free-atom energies summed over each structure, eV, (s,); NaN where unknown. table (s, 119):
     atom counts."""
     present = np.flatnonzero(table.any(axis=0))

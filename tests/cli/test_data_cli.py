@@ -20,6 +20,7 @@ def run(*words):
     parser = argparse.ArgumentParser()
     add_data(parser)
     args = parser.parse_args([str(word) for word in words])
+    args.words = ["data", *(str(word) for word in words)]  # as main does
     return args.handler(args)
 
 
@@ -107,13 +108,11 @@ def test_options_reach_the_pack(source, tmp_path):
     assert pack.manifest["skipped"] == {"other elements": 4}
 
 
-def test_command_is_recorded_without_folders(source, tmp_path, monkeypatch):
+def test_command_is_recorded_without_folders(source, tmp_path):
     out = tmp_path / "pack"
-    monkeypatch.setattr(
-        sys, "argv", ["forcelaw", "data", "prepare", str(source), "--out", str(out)]
-    )
     run("prepare", source, "--out", out, "--group", "frame", "--val-fraction", "0.3")
-    assert Pack(out).manifest["command"] == "forcelaw data prepare a.xyz --out pack"
+    command = "forcelaw data prepare a.xyz --out pack --group frame --val-fraction 0.3"
+    assert Pack(out).manifest["command"] == command
 
 
 def test_check_exit_codes(source, tmp_path, capsys):

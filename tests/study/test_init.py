@@ -63,6 +63,7 @@ def test_init_prepares_files_first(tmp_path, monkeypatch):
     assert main(["init", "my.extxyz", "--group", "frame"]) == 0
     pack = Pack(tmp_path / "my-pack")
     assert pack.split[:].sum() == 8
+    assert pack.manifest["command"] == "forcelaw init my.extxyz --group frame"
     assert find_pack(load(tmp_path / "my.yaml"), tmp_path).hash == pack.hash
     assert yaml.safe_load((tmp_path / "my.yaml").read_text())["data"] == "my-pack"
 

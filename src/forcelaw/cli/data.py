@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from pydantic import Field
 from ..data.generate.options import GenerateOptions
 from ..data.options import Keep, References, Source, Split
 from ..settings import Settings
-from .options import JSON, HelpFormatter, add_options, from_options
+from .options import JSON, HelpFormatter, add_options, from_options, typed_command
 
 SOURCES = """\
 sources (the suffix names the format, the format names labels and units; the choice is printed):
@@ -176,7 +175,7 @@ def _prepare(args: argparse.Namespace) -> int:
         rotate=args.rotate,
         limit=args.limit,
         overwrite=args.overwrite,
-        command=_command(),
+        command=typed_command(args.words),
         say=sys.stdout,
     )
     return 0
@@ -187,17 +186,6 @@ def _generate(args: argparse.Namespace) -> int:
 
     generate(from_options(GenerateOptions, args))
     return 0
-
-
-def _command() -> str:
-    """The command as typed, with the folders of absolute paths left out: a manifest carries no path
-    of one machine."""
-    return shlex.join(
-        [
-            "forcelaw",
-            *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]),
-        ]
-    )
 
 
 def _info(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from ..data.options import Preparation
 from ..errors import StudyError
 from ..settings import Settings
 from .data import SOURCES
-from .options import add_options, from_options
+from .options import add_options, from_options, typed_command
 
 if TYPE_CHECKING:
     from ..data.pack import Pack
@@ -102,7 +102,7 @@ def _prepare(args: argparse.Namespace, files: list[Path], folder: Path) -> Pack:
             given,
             folder,
             overwrite=args.overwrite,
-            command=f"forcelaw init {' '.join(path.name for path in files)}",
+            command=typed_command(args.words),
             say=sys.stdout,
         )
     return Pack(folder)

@@ -89,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     command = next((word for word in words if not word.startswith("-")), "")
     parser = build_parser([command])
     args = parser.parse_args(words)
+    args.words = words
     if not hasattr(args, "handler"):
         parser.print_help()
         return 0

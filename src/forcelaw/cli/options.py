@@ -8,8 +8,9 @@ come from a ``Literal``, and a value is checked by pydantic as soon as it is rea
 from __future__ import annotations
 
 import argparse
+import shlex
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -128,3 +129,10 @@ def parse_pairs(items: list[str], option: str) -> dict[str, Any]:
             )
         out[key] = {"true": True, "false": False}.get(value.lower(), value)
     return out
+
+
+def typed_command(words: Sequence[str]) -> str:
+    """The command of ``words`` as typed, with the folders of absolute paths left out: a manifest
+    carries no path of one machine."""
+    bare = [Path(word).name if Path(word).is_absolute() else word for word in words]
+    return shlex.join(["forcelaw", *bare])

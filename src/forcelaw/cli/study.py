@@ -15,7 +15,7 @@ from ..errors import StoreError, StudyError, require
 from ..settings import Settings
 from . import DAMAGED, FAILED, UNFINISHED
 from .machine import Machine
-from .options import add_options
+from .options import add_options, typed_command
 
 
 class RunOptions(Settings):
@@ -166,7 +166,7 @@ def _run(args: argparse.Namespace) -> int:
         **{name: getattr(args, name) for name in names},
         minutes=minutes,
         retry_failed=args.retry_failed,
-        command="forcelaw " + " ".join(sys.argv[1:]),
+        command=typed_command(args.words),
         say=_say,
     )
     if outcome.time_up:

@@ -37,26 +37,32 @@ class Toy(torch.nn.Module):
 
 
 @pytest.mark.parametrize("mode", MODES, indirect=True)
-@pytest.mark.parametrize("warmup,decay", [(0, 0.0), (7, 0.0), (7, 0.03)])
+@pytest.mark.parametrize(
+    "warmup,weight_decay,decay,power",
+    [(0, 0.0, 0.0, 0.0), (7, 0.0, 0.0, 0.0), (7, 0.03, 0.0, 0.0), (7, 0.0, 0.5, 8.0)],
+)
 def test_matches_the_package_over_many_steps_with_per_group_learning_rates(
-    warmup: int, decay: float, mode: str
+    warmup: int, weight_decay: float, decay: float, power: float, mode: str
 ) -> None:
     ours, theirs = Toy(torch.float64), Toy(torch.float64)
-    flat = ScheduleFreeAdamW(
-        ours, lr=3e-2, steps=STEPS, warmup=warmup, clip=None, weight_decay=decay
-    )
+    how = {"warmup": warmup, "weight_decay": weight_decay, "decay": decay, "power": power}
+    flat = ScheduleFreeAdamW(ours, lr=3e-2, steps=STEPS, clip=None, **how)
     groups = [
         {"params": g["params"], "lr": 3e-2 * g["lr_scale"]} for g in mup.parameter_groups(theirs)
     ]
     package = schedulefree.AdamWScheduleFree(
-        groups, betas=(0.9, 0.999), warmup_steps=warmup, weight_decay=decay
+        groups, betas=(0.9, 0.999), warmup_steps=warmup, weight_decay=weight_decay, r=power
     )
+    rates = [group["lr"] for group in package.param_groups]
     package.train()
     generator = torch.Generator().manual_seed(1)
     for step in range(STEPS):
         x = torch.randn(11, 5, dtype=torch.float64, generator=generator)
         gradients = torch.autograd.grad((ours(x) - 1).square().mean(), flat.params)
         flat.update(list(gradients), flat.table[step])
+        for group, rate in zip(package.param_groups, rates):
+            # 20 steps, the last 10 of them down: 1 up to the eleventh, then .9, .8, ..., .1
+            group["lr"] = rate * min(1.0, (STEPS - step) / 10) if decay else rate
         package.zero_grad()
         (theirs(x) - 1).square().mean().backward()
         package.step()

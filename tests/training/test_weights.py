@@ -62,6 +62,7 @@ def crystals(tmp_path_factory):
 
 def test_default_weights_leave_the_run_as_it_was(tmp_path):
     plain = TrainOptions(batch_molecules=4).model_dump(mode="json")
+    assert not {"decay", "average_power"} & plain.keys()
     assert not [key for key in plain if key.endswith(("weight", "end")) and "symmetry" not in key]
     given = TrainOptions(batch_molecules=4, energy_weight=1.0, stress_weight=0.0)
     assert given.model_dump(mode="json") == plain and weights_table(10, given) is None

@@ -38,6 +38,13 @@ ConfigWeights = Annotated[
 ]
 
 
+# options that runs of before they existed do not have
+LATER = (
+    *("energy_weight", "forces_weight", "stress_weight", "decay", "average_power"),
+    *("energy_weight_end", "forces_weight_end", "stress_weight_end", "config_weights"),
+)
+
+
 class TrainOptions(Settings):
     """How to train; the same for every architecture of a study. Extra keys are errors.
 
@@ -56,6 +63,11 @@ class TrainOptions(Settings):
     beta2: float = Field(0.999, gt=0, lt=1)
     """decay of Adam's second moment; 0.99 is steadier where runs spike"""
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
+    decay: float = Field(0.0, ge=0, le=1)
+    """share of the run, at its end, over which the learning rate falls linearly to zero (default:
+    none, so that any step is a fair stopping point)"""
+    average_power: float = Field(0.0, ge=0)
+    """step k counts k^P in the average of the weights (schedule-free's r); 8 goes with decay"""
     augment: bool = False
     """a fresh random rotation of every structure at every step"""
     symmetry_rotations: int = Field(0, ge=0, le=64)
@@ -88,14 +100,12 @@ class TrainOptions(Settings):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without weights at their defaults: runs of before there were any keep their ids."""
+        """Without later options at their defaults: runs of before there were any keep their ids."""
         fields = type(self).model_fields
         return {
             key: value
             for key, value in handler(self).items()
-            if "_weight" not in key
-            or key == "symmetry_weight"
-            or value != fields[key].get_default()
+            if key not in LATER or value != fields[key].get_default()
         }
 
     @property

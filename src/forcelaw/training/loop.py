@@ -190,6 +190,8 @@ def _optimizer(spec: RunSpec, model: ForceField) -> ScheduleFreeAdamW:
         betas=(spec.train.beta1, spec.train.beta2),
         weight_decay=spec.train.weight_decay,
         clip=spec.train.clip,
+        decay=spec.train.decay,
+        power=spec.train.average_power,
     )
 
 

@@ -24,8 +24,8 @@ class ScheduleFreeAdamW:
     """Owns the parameters of ``model`` as one flat vector.
 
     lr: at muP scale 1; each parameter's own factor comes from its muP kind. steps: length of the
-    table (the run). warmup: steps of linear warm-up. No weight decay by default; decay acts on y,
-    as in the package.
+    table (the run). warmup, decay, power: see :func:`step_table`. No weight decay by default; it
+    acts on y, as in the package.
     """
 
     def __init__(
@@ -39,6 +39,8 @@ class ScheduleFreeAdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         clip: float | None = 100.0,
+        decay: float = 0.0,
+        power: float = 0.0,
     ):
         self.params = [p for group in parameter_groups(model) for p in group["params"]]
         self.betas, self.eps, self.weight_decay, self.clip = betas, eps, weight_decay, clip
@@ -55,7 +57,8 @@ class ScheduleFreeAdamW:
         # from here on the parameters are views into y
         for p, offset in zip(self.params, self.offsets):
             p.data = self.y[offset : offset + p.numel()].view_as(p)
-        self.table = torch.from_numpy(step_table(lr, steps, warmup, betas)).to(flat)
+        table = step_table(lr, steps, warmup, betas, decay, power)
+        self.table = torch.from_numpy(table).to(flat)
 
     def update(self, gradients: list[Tensor], scalars: Tensor) -> tuple[Tensor, Tensor]:
         """One step from gradients in the order of ``params``; scalars (4,) is this step's row of
@@ -93,16 +96,27 @@ class ScheduleFreeAdamW:
         return kept
 
 
-def step_table(lr: float, steps: int, warmup: int, betas: tuple[float, float]) -> np.ndarray:
+def step_table(
+    lr: float,
+    steps: int,
+    warmup: int,
+    betas: tuple[float, float],
+    decay: float = 0.0,
+    power: float = 0.0,
+) -> np.ndarray:
     """(steps, 4) float64: learning rate, averaging coefficient c, factor of u in the update of y, 1
     / bias correction.
 
-    With schedulefree's defaults r = 0 and weight_lr_power = 2: the weight of step k is the square
-    of the largest learning rate so far, which during warm-up is the present one.
+    warmup: steps over which the rate rises. decay: share of the steps, at the end, over which it
+    falls linearly, to zero at the step after the last. With schedulefree's default weight_lr_power
+    = 2 and its r = ``power``: the weight of step k is k^power times the square of the largest
+    learning rate so far, which during warm-up is the present one.
     """
     k = np.arange(steps, dtype=np.float64)
     rate = lr * np.minimum(1.0, (k + 1) / warmup) if warmup else np.full(steps, lr)
-    weight = np.square(np.maximum.accumulate(rate))
+    weight = np.square(np.maximum.accumulate(rate)) * ((k + 1) / steps) ** power
+    if decay:
+        rate = rate * np.minimum(1.0, (steps - k) / max(1.0, decay * steps))
     averaging = weight / np.cumsum(weight)
     correction = 1.0 - betas[1] ** (k + 1)
     return np.stack(

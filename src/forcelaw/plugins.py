@@ -7,13 +7,20 @@ A name is looked up in this order: the package's own table, then an import path
     my_law = "my_package.laws:MyLaw"
 
 The groups are ``forcelaw.laws``, ``forcelaw.architectures`` and ``forcelaw.readers``.
+
+Code from outside has an identity, :func:`code_of`: results of one code are never taken for those
+of another.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-from collections.abc import Mapping
-from importlib.metadata import entry_points
+import importlib.util
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from importlib.metadata import entry_points, packages_distributions, version
+from pathlib import Path
 from typing import Any
 
 from .errors import ForcelawError, missing_package
@@ -87,3 +94,54 @@ def load(path: str, kind: str, error: type[ForcelawError] = ForcelawError) -> An
             )
         found = getattr(found, part)
     return found
+
+
+def code_of(modules: Iterable[str], distributions: Iterable[str] = ()) -> dict[str, str]:
+    """Which code the given modules are: for the package of each its version (empty where it is not
+    installed) and a hash of its Python files; for each further distribution its version.
+
+    The hash counts, whatever the version says: the sources of a package under development change
+    under one version. forcelaw itself is left out, whose version every run has anyway.
+    """
+    packages = {_regular_package(name) for name in modules} - {"forcelaw", "torch", "builtins"}
+    found = {package: f"{_version(package)}+{_hash(package)}" for package in sorted(packages)}
+    return found | {name: version(name) for name in sorted(distributions)}
+
+
+def code_changes(before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> str:
+    """Packages whose code differs, with what it was and is; empty where none does."""
+    old, new = before or {}, after or {}
+    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    return ", ".join(f"{n} {old.get(n, 'none')} -> {new.get(n, 'none')}" for n in changed)
+
+
+def _regular_package(module: str) -> str:
+    """The outermost package of a module that has files of its own; "a.b" of a namespace "a"."""
+    parts = module.split(".")
+    for n in range(1, len(parts)):
+        name = ".".join(parts[:n])
+        found = importlib.util.find_spec(name)
+        if found is not None and found.origin is not None:
+            return name
+    return module
+
+
+@lru_cache(maxsize=64)
+def _hash(package: str) -> str:
+    """SHA-256 of the names and contents of the Python files of a package or module, as they were
+    when this process first asked; shortened."""
+    spec = importlib.util.find_spec(package)
+    folders = list((spec and spec.submodule_search_locations) or [])
+    files = [(path, Path(folder)) for folder in folders for path in Path(folder).rglob("*.py")]
+    if not folders and spec is not None and spec.origin is not None:
+        files = [(Path(spec.origin), Path(spec.origin).parent)]
+    total = hashlib.sha256()
+    for name, path in sorted((path.relative_to(top).as_posix(), path) for path, top in files):
+        total.update(f"{name}\n".encode() + path.read_bytes() + b"\n")
+    return total.hexdigest()[:12]
+
+
+@lru_cache(maxsize=64)
+def _version(package: str) -> str:
+    owners = packages_distributions().get(package.partition(".")[0], [])
+    return version(owners[0]) if len(set(owners)) == 1 else ""

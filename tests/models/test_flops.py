@@ -13,7 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from forcelaw.graph import GraphBatch
-from forcelaw.models import ARCHITECTURES, Flops, ModelConfig, build
+from forcelaw.models import ARCHITECTURES, Flops, ForceField, ModelConfig, build
+from forcelaw.models.flops import counted as counted_flops
 from forcelaw.models.gemnet_config import GemNetOCConfig, operations
 from forcelaw.models.gemnet_index import build_index
 from tests.models.configs import Variant, direct_variants, small_config
@@ -90,6 +91,34 @@ def test_forward_flops_are_exact(variant: Variant) -> None:
         assert rest[0] == 0 or (
             variant.name not in WITHOUT_TABLES and 0 < rest[0] < 0.01 * forms[0]
         ), size
+
+
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
+@pytest.mark.parametrize("name", WITHOUT_TABLES)
+def test_flops_without_a_closed_form_are_counted(name: str, forces: str) -> None:
+    config = small_config(name, forces=forces, mean_degree=9.0)
+    assert counted_flops(ARCHITECTURES[name].model, config) == closed_form(config)
+
+
+class Own(ForceField):
+    """A model that makes its forces itself."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.inner = build(config.model_copy(update={"forces": "direct"}), seed=0)
+
+    def forward(self, graph: GraphBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        pos = graph.pos.clone().requires_grad_()
+        energy = self.inner._total(self.inner.atomwise(graph, graph.vectors(pos))[0], graph)
+        return energy, -torch.autograd.grad(energy.sum(), pos, create_graph=True)[0]
+
+
+def test_a_gradient_that_a_model_makes_itself_is_not_counted_twice() -> None:
+    """Six forward passes of the energy are a step, whoever differentiates; a few products less,
+    for what depends on no parameter or no position."""
+    config = small_config("painn", forces="conservative", depth=3, width=32)
+    own, ours = counted_flops(Own, config), closed_form(config)
+    assert 0.75 < own.forward(20, 1) / ours.forward(20, 1) < 1.0
 
 
 def test_the_three_graphs_tell_edges_from_atoms() -> None:

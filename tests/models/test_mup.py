@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from forcelaw.models import ARCHITECTURES, build
-from forcelaw.models.mup import Linear, parameter_groups
+from forcelaw.models.mup import Embedding, Linear, parameter_groups
 from tests.models.configs import EXTRA, Variant, all_variants, small_config
 from tests.models.coordinates import coordinate_check, failures
 from tests.molecules import ELEMENTS
@@ -124,9 +124,17 @@ def test_linear_layers_start_and_scale_by_kind() -> None:
         torch.testing.assert_close(hidden(x), x @ hidden.weight.T, rtol=1e-4, atol=1e-4)
 
 
-def test_unmarked_parameters_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"weight has no muP kind"):
-        parameter_groups(torch.nn.Linear(3, 3))
+def test_a_model_is_marked_as_a_whole_or_not_at_all() -> None:
+    """One forgotten layer would learn at the wrong rate in silence."""
+    marked, plain = Linear(3, 3, "hidden", 2.0), torch.nn.Linear(3, 3)
+    with pytest.raises(TypeError, match=r"1\.weight has no muP kind"):
+        parameter_groups(torch.nn.Sequential(marked, plain))
+    # an embedding of ours is the same in both parametrisations
+    groups = parameter_groups(torch.nn.Sequential(Embedding(3, 3, 2.0), plain))
+    assert [(g["kind"], g["lr_scale"], g["count"]) for g in groups] == [
+        ("input", 1.0, 9),
+        ("standard", 1.0, 12),
+    ]
 
 
 @pytest.mark.parametrize("variant", CHECKED, ids=lambda v: v.id)

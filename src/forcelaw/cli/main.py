@@ -51,7 +51,8 @@ exit codes: 0 done; 1 done with a bad result (diverged, not trainable); 2 a mist
   3 the table cannot carry the fit; 4 damaged runs were set aside; 74 the disk is full or gone;
   75 time is up (run --minutes); 130 interrupted
 """
-# command -> (module of this package with a function add_COMMAND(parser), one line of help)
+# command -> (module of this package with a function add_COMMAND(parser), one line of help); a
+# dash in a command is an underscore there
 COMMANDS = {
     "init": ("init", "write a first study for your data"),
     "run": ("study", "train a study: plan it, show its cost, run what is not done yet, report"),
@@ -59,6 +60,7 @@ COMMANDS = {
     "train": ("train", "train one model"),
     "evaluate": ("use", "errors of a trained run on files of labelled structures"),
     "models": ("train", "the architectures, their symmetry, size and cost"),
+    "new-architecture": ("new_architecture", "write a package with an architecture of your own"),
     "data": ("data", "check, prepare, generate and describe data"),
     "report": ("report", "make the HTML report, figures and tables of a study or a table of runs"),
     "fit": ("laws", "fit a scaling law to a table of runs"),
@@ -149,5 +151,5 @@ def build_parser(commands: Collection[str] = tuple(COMMANDS)) -> argparse.Argume
         command = subparsers.add_parser(name, help=text, formatter_class=HelpFormatter)
         if name in commands:
             home = importlib.import_module(f".{module}", __package__)
-            getattr(home, f"add_{name}")(command)
+            getattr(home, f"add_{name.replace('-', '_')}")(command)
     return parser

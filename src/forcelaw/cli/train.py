@@ -112,16 +112,23 @@ def _say_stopped(stop: Interruption, how: str) -> None:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from ..models import ARCHITECTURES
+    from ..errors import ForcelawError
+    from ..models import architecture, names
 
     if args.architecture is not None:
         print(_options_text(args.architecture))
         return 0
     head = "".join(f"{'N / width x depth / kappa':>30}" for _ in args.sizes)
-    print(f"{'name':<12}{'title':<12}{'symmetry':<10}{head}")
-    for name, entry in ARCHITECTURES.items():
-        cells = "".join(f"{_size_text(name, target, args.degree):>30}" for target in args.sizes)
-        print(f"{name:<12}{entry.title:<12}{entry.symmetry:<10}{cells}")
+    wide = max(12, *(len(name) + 2 for name in names()))
+    print(f"{'name':<{wide}}{'title':<12}{'symmetry':<12}{head}")
+    for name in names():
+        try:
+            entry = architecture(name)
+            cells = "".join(f"{_size_text(name, target, args.degree):>30}" for target in args.sizes)
+        except ForcelawError as error:  # an installed package of others: not the end of the list
+            print(f"{name:<{wide}}cannot be used: {error.what}")
+            continue
+        print(f"{name:<{wide}}{entry.title:<12}{entry.symmetry:<12}{cells}")
     print(
         f"kappa: forward FLOPs per atom and parameter at {args.degree:g} neighbours; -: no width"
         " comes near that size"

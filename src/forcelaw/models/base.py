@@ -9,20 +9,24 @@ physics.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .. import ops
 from ..errors import StudyError
 from ..graph import GraphBatch, segment_sum
 from ..settings import Settings
+from .flops import Flops, counted
 from .mup import Embedding
+
+Symmetry = Literal["E(3)", "SE(3)", "none", "undeclared"]
 
 
 class ModelConfig(Settings):
@@ -39,7 +43,8 @@ class ModelConfig(Settings):
     scale: float = Field(1.0, gt=0)
     """force RMS of the data, eV/Angstrom; multiplies both outputs"""
     forces: Literal["direct", "conservative"] = "direct"
-    base_width: int = Field(gt=0, description="muP: the width at which learning rates are stated")
+    base_width: int = Field(128, gt=0)
+    """muP: the width at which learning rates are stated"""
     charges: tuple[int, ...] = ()
     """total charges that are told apart, ascending; one embedding row each"""
     spins: tuple[int, ...] = ()
@@ -58,32 +63,22 @@ class ModelConfig(Settings):
         return self.width / self.base_width
 
 
-@dataclass(frozen=True)
-class Flops:
-    """Forward FLOPs (a multiply-add is 2), linear in edges and atoms: closed forms, checked against
-    torch's counter.
+class ForceField(nn.Module):
+    """Base class of all architectures; see the module's docstring for the contract.
 
-    Only matrix products count, as in the paper; pointwise work and sums are left out.
+    A subclass defines :meth:`atomwise`, and gets both kinds of forces, the stress, padding and the
+    scale; or :meth:`forward`, and does all of it itself. Config, symmetry and learning_rate
+    describe a subclass that is named itself (``my_package.models:MyModel``); everything else an
+    :class:`Architecture` can say.
     """
 
-    per_edge: float
-    per_atom: float
-
-    def forward(self, edges: float, atoms: float) -> float:
-        return self.per_edge * edges + self.per_atom * atoms
-
-    def training(self, edges: float, atoms: float) -> float:
-        """Forward and backward with direct forces: three forward passes (the paper's C = 3 kappa N
-        D)."""
-        return 3.0 * self.forward(edges, atoms)
-
-
-class ForceField(nn.Module, ABC):
-    """Base class of all architectures; see the module's docstring for the contract."""
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    symmetry: ClassVar[Symmetry] = "undeclared"
+    learning_rate: ClassVar[float] = 1e-3
 
     config: ModelConfig
 
-    embedding: Embedding  # of elements, which every architecture has
+    embedding: Embedding  # of elements, which :meth:`embed` reads
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -107,10 +102,10 @@ class ForceField(nn.Module, ABC):
                 h = h + table(index).index_select(0, owner)
         return h
 
-    @abstractmethod
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         """Unscaled per-atom energies (n,) and direct forces (n, 3) from edge vectors (e, 3); no
         forces, and no weights for them, in a conservative model."""
+        raise NotImplementedError(f"{type(self).__name__} has no per-atom energies: no stress")
 
     def forward(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
         """Energies (g,) eV, relative to the reference energies, and forces (n, 3) eV/Angstrom."""
@@ -169,7 +164,30 @@ class ForceField(nn.Module, ABC):
         return sum(p.numel() for p in self.parameters())
 
     def n_nonembedding(self) -> int:
-        return sum(p.numel() for p in self.parameters() if not getattr(p, "is_embedding", False))
+        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+        return sum(
+            p.numel()
+            for p in self.parameters()
+            if not (getattr(p, "is_embedding", False) or id(p) in tables)
+        )
+
+    def count_flops(self, graph: GraphBatch) -> float:
+        """Forward FLOPs on a batch as torch counts them, for models without a closed form.
+
+        Of the energy alone where the forces are its gradient: that training takes six such passes
+        then is known (``cost_factor``). Where a model makes its gradient itself, a sixth of what
+        a step of training takes.
+        """
+        whole = type(self).atomwise is ForceField.atomwise
+        conservative = self.config.forces == "conservative"
+        with FlopCounterMode(display=False) as counter:
+            if conservative and not whole:
+                self.atomwise(graph, graph.vectors())
+            else:
+                energy, forces = self(graph)
+                if conservative:
+                    (energy.sum() + forces.square().sum()).backward()
+        return counter.get_total_flops() / (6.0 if conservative and whole else 1.0)
 
 
 def _virials(vec: Tensor, gradient: Tensor, graph: GraphBatch) -> Tensor:
@@ -184,30 +202,39 @@ def _virials(vec: Tensor, gradient: Tensor, graph: GraphBatch) -> Tensor:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One entry of the explicit dictionary in ``models/__init__``.
+    """What the laboratory knows of an architecture; all but name, title, config and model may be
+    left out.
 
-    symmetry: the group for which direct forces are exactly equivariant ("E(3)", "SE(3)" or "none":
-    translations and permutations only). base_width: muP base, about one million parameters at depth
-    4. depths: (N up to, depth) pairs. step: widths are multiples of it (above 64, of 8).
-    symmetry_of: that group for one configuration, where flags change it (eSEN's twins); ask it
-    through :meth:`symmetry_for`, which falls back to ``symmetry``.
+    flops: closed form of a configuration (default: counted by torch). symmetry: the group for which
+    direct forces are exactly equivariant ("E(3)", "SE(3)" or "none": translations and permutations
+    only). base_width: muP base, about one million parameters at depth 4. depths: (N up to, depth)
+    pairs. step: widths are multiples of it (above 64, of 8). symmetry_of: that group for one
+    configuration, where flags change it (eSEN's twins); ask it through :meth:`symmetry_for`, which
+    falls back to ``symmetry``. packages: distributions whose versions are part of what it computes.
+    capture: whether a step can be a CUDA graph; without, it runs eagerly on a GPU.
     """
 
     name: str
     title: str
     config: type[ModelConfig]
     model: Callable[[Any], ForceField]
-    flops: Callable[[Any], Flops]
-    symmetry: Literal["E(3)", "SE(3)", "none"]
-    base_width: int
+    flops: Callable[[Any], Flops] = None  # type: ignore[assignment]  # never, once it is made
+    symmetry: Symmetry = "undeclared"
+    base_width: int = 128
     depths: tuple[tuple[float, int], ...] = ((4e4, 2), (1.8e5, 3), (6e6, 4), (float("inf"), 6))
     step: int = 2
     smallest_width: int = 4
     learning_rate: float = (
         4e-3  # at the base width, 16 to 64 molecules a step; a study sweeps around it
     )
-    symmetry_of: Callable[[Any], Literal["E(3)", "SE(3)", "none"]] | None = None
+    symmetry_of: Callable[[Any], Symmetry] | None = None
+    packages: tuple[str, ...] = ()
+    capture: bool = True
 
-    def symmetry_for(self, config: ModelConfig) -> Literal["E(3)", "SE(3)", "none"]:
+    def __post_init__(self) -> None:
+        if self.flops is None:
+            object.__setattr__(self, "flops", partial(counted, self.model))
+
+    def symmetry_for(self, config: ModelConfig) -> Symmetry:
         """The group for which the direct forces of ``config`` are exactly equivariant."""
         return self.symmetry_of(config) if self.symmetry_of is not None else self.symmetry

@@ -102,14 +102,29 @@ class Embedding(nn.Module):
         return self.weight.index_select(0, index)
 
 
+def is_standard(model: nn.Module) -> bool:
+    """Whether a model is in the standard parametrisation: none of its weights is marked as hidden,
+    output or readout. All of its parameters then have the learning rate as it is given."""
+    kinds = {getattr(p, "mup_kind", None) for p in model.parameters()}
+    return not kinds & {"hidden", "output", "readout"}
+
+
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Groups {kind, lr_scale, params, count} of a model; their counts sum to its number of
-    parameters (checked)."""
+    parameters (checked). Kind "standard": the parameters without a mark of a model that is in the
+    standard parametrisation; in any other all have one, else TypeError."""
     groups: dict[tuple[str, float], list[nn.Parameter]] = {}
+    standard = is_standard(model)
     for name, parameter in model.named_parameters():
         if not hasattr(parameter, "mup_kind"):
-            raise TypeError(f"parameter {name} has no muP kind: build it from forcelaw.models.mup")
-        groups.setdefault((parameter.mup_kind, parameter.lr_scale), []).append(parameter)
+            if not standard:
+                raise TypeError(
+                    f"parameter {name} has no muP kind, and others have: build all or none from"
+                    " forcelaw.models.mup"
+                )
+            parameter.mup_kind, parameter.lr_scale = "standard", 1.0  # type: ignore[attr-defined]
+        key = (parameter.mup_kind, parameter.lr_scale)  # type: ignore[attr-defined]
+        groups.setdefault(key, []).append(parameter)
     out = [
         {"kind": kind, "lr_scale": scale, "params": params, "count": sum(p.numel() for p in params)}
         for (kind, scale), params in sorted(groups.items(), key=lambda item: item[0])

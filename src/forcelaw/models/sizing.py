@@ -15,9 +15,15 @@ from .base import Architecture, ModelConfig
 
 @lru_cache(maxsize=4096)
 def count_parameters(config: ModelConfig) -> tuple[int, int]:
-    """(N, N without embeddings) of a configuration, exactly, without allocating any weight."""
-    with torch.device("meta"):
-        model = architecture(config.architecture).model(config)
+    """(N, N without embeddings) of a configuration, exactly, without allocating any weight, unless
+    a model from outside cannot be built without."""
+    build = architecture(config.architecture).model
+    try:
+        with torch.device("meta"):
+            model = build(config)
+    except Exception:  # whatever it is: with weights it does not happen, or is raised again
+        with torch.random.fork_rng(devices=[]):
+            model = build(config)
     return model.n_parameters(), model.n_nonembedding()
 
 

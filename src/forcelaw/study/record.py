@@ -19,6 +19,7 @@ from ..data.pack import Pack, sample_path
 from ..data.prepare_files import pack_of_files
 from ..errors import StudyError
 from ..files import read_json, storage, write_json
+from ..plugins import code_changes
 from ..store.runs import FinalLosses, RunDirectory, runs
 from ..training.spec import summarise
 from .config import Study, differences, label_of
@@ -71,6 +72,7 @@ class StudyDirectory:
         if old:
             same_data = old["data"]["hash"] == self.pack.hash
             changed = differences(old["study"], content) or ([] if same_data else ["data"])
+            changed += self.changed_code(old)
             if not changed:
                 return ""
             self._remove_unplanned(changed, same_data=same_data)
@@ -109,16 +111,36 @@ class StudyDirectory:
             "data": _data_of(self.pack),
         }
 
-    def _architectures(self) -> list[dict[str, str]]:
-        from ..models import architecture
+    def changed_code(self, recorded: dict[str, Any]) -> list[str]:
+        """Entries whose source, from outside, is not the one of study.json as it was read."""
+        from ..models import code
+
+        kept = {a["label"]: a.get("code") for a in recorded.get("architectures", [])}
+        now = {label_of(entry): code(entry.name) for entry in self.study.architectures}
+        changes = {label: code_changes(kept[label], now[label]) for label in kept.keys() & now}
+        return [f"source of {label}: {text}" for label, text in sorted(changes.items()) if text]
+
+    def require_same_code(self) -> None:
+        """StudyError where an architecture is not the code that this study was begun with."""
+        path = self.out / "study.json"
+        changed = self.changed_code(read_json(path)) if path.exists() else []
+        if changed:
+            raise StudyError(
+                f"changed since this study was begun: {'; '.join(changed)}",
+                where=str(self.out),
+                remedy="restore the source, or begin another study: --out DIR",
+            )
+
+    def _architectures(self) -> list[dict[str, Any]]:
+        from ..models import architecture, code
 
         found = []
         for entry in self.study.architectures:
             model = model_config(self.study, self.data, entry, self.study.sizes_of(entry)[0])
             symmetry = architecture(entry.name).symmetry_for(model)
-            found.append(
-                {"label": label_of(entry), "architecture": entry.name, "symmetry": symmetry}
-            )
+            about = {"label": label_of(entry), "architecture": entry.name, "symmetry": symmetry}
+            source = code(entry.name)
+            found.append(about | ({"code": source} if source else {}))
         return found
 
     def _remove_unplanned(self, changed: list[str], *, same_data: bool) -> None:

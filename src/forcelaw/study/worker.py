@@ -56,6 +56,7 @@ def work(
     from .concurrent import ConcurrentRuns
 
     directory = StudyDirectory(study, find_pack(study, study_directory), out)
+    directory.require_same_code()
     verify(directory.pack, out)  # a glance where the command that started this has done it
     if runs_per_device is None:
         runs_per_device = automatic(directory, device)

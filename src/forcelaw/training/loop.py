@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
+import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from .. import __version__
 from ..data.pack import Pack
 from ..data.schedule import Feed, Plan, Shards, Window, device_capacity
 from ..errors import DataError, StoreError
-from ..models import ForceField, build
+from ..models import ForceField, architecture, build
 from ..progress import Progress
 from ..store.runs import RunDirectory
 from . import checkpoint, fine_tune
@@ -40,7 +41,10 @@ def dtype_of(spec: RunSpec) -> torch.dtype:
 
 
 def make_model(spec: RunSpec, device: torch.device) -> ForceField:
-    """The freshly initialised model of a run on ``device``."""
+    """The freshly initialised model of a run on ``device``. A warning where the source of an
+    architecture from outside is not that of the run: its weights may mean something else."""
+    if changed := spec.changed_code():
+        warnings.warn(f"the source of {spec.label} has changed: {changed}", stacklevel=2)
     return build(spec.config(), seed=spec.seed).to(device=device, dtype=dtype_of(spec))
 
 
@@ -83,6 +87,12 @@ def training(
     use the device meanwhile, so the time of a step is sampled while they wait.
     """
     spec = read_spec(run)
+    if changed := spec.changed_code():
+        raise StoreError(
+            f"the source of {spec.label} has changed since the run was planned: {changed}",
+            where=str(run.path),
+            remedy="restore the source, or plan anew: the same command makes a new run of it",
+        )
     indices, schedule = _schedule(run, spec, pack)
     device = torch.device(device)
     # one setting for the whole process: all runs of a study have one precision
@@ -126,7 +136,8 @@ def training(
     )
     # torch.compile cannot differentiate what it compiled twice, as gradient forces ask for
     forward = compiled(model) if compile_model and config.forces == "direct" else model
-    stepper = (GraphStep if device.type == "cuda" else EagerStep)(
+    graphs = device.type == "cuda" and architecture(config.architecture).capture
+    stepper = (GraphStep if graphs else EagerStep)(
         model, optimizer, spec.train, spec.seed, stats, forward
     )
     recorder = _Recorder(
@@ -142,7 +153,7 @@ def training(
             if progress and window.low == resumed:
                 progress.begin(resumed)
             stepper.begin(schedule, window)
-            if device.type == "cuda":
+            if graphs:
                 evaluation.capture(stepper.pool)
             status = yield from recorder.train_window(window, stepper, stop)
             # graphs are made and given back, and models called eagerly, by one thread only

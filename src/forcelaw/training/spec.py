@@ -16,9 +16,10 @@ from ..data.pack import NO_CHARGE, NO_SPIN, Pack
 from ..data.schedule import Plan, plan
 from ..data.validate.kinds import kinds_of, mixed_kinds
 from ..errors import DataError, StoreError, StudyError
-from ..models import architecture, make_config
+from ..models import architecture, code, make_config
 from ..models.base import Flops, ModelConfig
 from ..models.sizing import count_parameters
+from ..plugins import code_changes
 from ..settings import Settings
 from ..store.runs import RunDirectory
 from .config import TrainOptions, cost_factor
@@ -60,17 +61,26 @@ class RunSpec(Settings):
     batch_atoms: int
     version: str = __version__
     start: Start | None = None
+    code: dict[str, str] | None = None
+    """of an architecture from outside: package -> version and hash of its source"""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``start`` where there is none: ids of such runs are as before there was any."""
-        return {k: v for k, v in handler(self).items() if k != "start" or v is not None}
+        """Without ``start`` and ``code`` where there is none: ids of such runs are as before there
+        was any."""
+        optional = ("start", "code")
+        return {k: v for k, v in handler(self).items() if k not in optional or v is not None}
 
     def config(self) -> ModelConfig:
         return make_config(self.model)
 
     def flops(self) -> Flops:
-        return architecture(self.model["architecture"]).flops(self.config())
+        return Flops(self.flops_per_edge, self.flops_per_atom)
+
+    def changed_code(self) -> str:
+        """What has changed since the run was planned in the source of an architecture from outside;
+        empty where nothing has."""
+        return code_changes(self.code, code(self.model["architecture"]))
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
@@ -292,6 +302,7 @@ def resolve(
         steps=steps,
         batch_atoms=round(seen / steps),
         start=start,
+        code=code(config.architecture),
     )
 
 

@@ -1,4 +1,4 @@
-"""A package of somebody else's, installed: `forcelaw new-architecture` writes it, and it goes through
+"""A package of others, installed: `forcelaw new-architecture` writes it, and it goes through
 a study with two workers, its report and `budget`, without a line of forcelaw."""
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def _described(model: type[ForceField]) -> Architecture:
             "the class computes nothing",
             where=where,
             remedy="define atomwise(self, graph, vec), which returns energies of atoms (n,) and"
-            " forces (n, 3); or forward(self, graph), which returns energies (g,) and forces (n, 3)",
+            " forces (n, 3); or forward(self, graph): energies (g,) and forces (n, 3)",
         )
     config = model.Config
     if not (isinstance(config, type) and issubclass(config, ModelConfig)):

@@ -76,6 +76,13 @@ class StorageError(ForcelawError):
     exit_code = 74  # EX_IOERR of sysexits.h
 
 
+class RankError(ForcelawError):
+    """Another of the processes that train one run together is gone, or does not answer. The run is
+    open, and resumes from its last checkpoint."""
+
+    exit_code = 76  # EX_PROTOCOL of sysexits.h
+
+
 class FitError(ForcelawError):
     """A table of runs cannot carry the fit that was asked for."""
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from ..errors import StoreError, require
 from ..settings import Settings
-from ..store.runs import RunDirectory
+from ..store.runs import RunDirectory, content_id
 from ..training.config import TrainOptions
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..models.base import ForceField
     from ..predict import Predictions, Predictor
     from ..training.spec import RunSpec
+    from ..training.team import Team
 
 Say = Callable[[str], None]
 SINGLE = Path("out/single")  # where runs outside of a study are written
@@ -141,26 +142,50 @@ class Training(Settings):
         *,
         out: str | Path = SINGLE,
         device: str = "auto",
+        gpus: int = 1,
         compile: bool = False,
         threads: int = 1,
         say: Say = lambda text: None,
         log: Sequence[str] = (),
         stop: Callable[[], bool] = lambda: False,
     ) -> Run:
-        """Train to the end, resuming where an earlier call stopped, and return the run. stop: asked
-        after every step whether to leave early, with a checkpoint and without a result."""
+        """Train to the end, resuming where an earlier call stopped, and return the run. gpus: as in
+        :func:`train`. stop: asked after every step whether to leave early, with a checkpoint and
+        without a result."""
         require("torch", "safetensors")
         from ..data.pack import Pack, sample_path
-        from ..data.verify import verify
-        from ..progress import Progress, count
-        from ..training.device import cpu_threads, pick_device
-        from ..training.fine_tune import keep_start
-        from ..training.loop import train
-        from ..training.tracking import tracked
+        from ..training.team import assembled
 
         pack = Pack(sample_path() if self.data == "sample" else self.data)
         spec = self.resolve(pack, options)
-        run = RunDirectory.create(Path(out) / "runs", spec.as_json())
+        with assembled(gpus, device, stop) as team:
+            if team.first:
+                run = RunDirectory.create(Path(out) / "runs", spec.as_json())
+                self._train(run, pack, spec, options, out, team, compile, threads, say, log, stop)
+        return Run(Path(out) / "runs" / content_id(spec.as_json()))
+
+    def _train(
+        self,
+        run: RunDirectory,
+        pack: Pack,
+        spec: RunSpec,
+        options: TrainOptions,
+        out: str | Path,
+        team: Team,
+        compile: bool,
+        threads: int,
+        say: Say,
+        log: Sequence[str],
+        stop: Callable[[], bool],
+    ) -> None:
+        """:meth:`run` in the process that writes."""
+        from ..data.verify import verify
+        from ..progress import Progress, count
+        from ..training.cooperative import drive
+        from ..training.device import cpu_threads
+        from ..training.fine_tune import keep_start
+        from ..training.tracking import tracked
+
         if self.start is not None:
             keep_start(run, self.start, spec)
         say(
@@ -185,17 +210,14 @@ class Training(Settings):
                     Progress("training", spec.steps, unit="steps") as progress,
                     cpu_threads(threads),
                 ):
-                    train(
-                        run,
-                        pack,
-                        device=pick_device(device),
-                        compile_model=compile,
-                        progress=progress,
-                        stop=stop,
-                    )
+                    how: dict[str, Any] = {
+                        "compile_model": compile,
+                        "progress": progress,
+                        "stop": stop,
+                    }
+                    drive(team.training(run, pack, **how), team.device)
             finally:
                 run.release()
-        return Run(run.path)
 
 
 def train(
@@ -216,6 +238,7 @@ def train(
     options: Mapping[str, Any] | None = None,
     out: str | Path = SINGLE,
     device: str = "auto",
+    gpus: int = 1,
     compile: bool = False,
     threads: int = 1,
     say: Say = lambda text: None,
@@ -235,8 +258,9 @@ def train(
     each structure. options: of the architecture. out: the run is written to
     OUT/runs/ID, where ID is the hash of all that decides its result; a run that is finished there
     is not trained again, one that was stopped is resumed. device: "auto", "cpu" or "cuda".
-    compile: torch.compile the model. threads: of torch on a CPU; results depend on it in the last
-    digits, and it is recorded in the result. say: called with one line about the run, for example
+    gpus: GPUs that train it together, a process each (on a CPU: processes); the numbers are those
+    of one to rounding. compile: torch.compile the model. threads: of torch on a CPU; results depend
+    on it in the last digits, and it is recorded in the result. say: called with one line about the run, for example
     ``print``. log: trackers that get the evaluations too: "csv", "tensorboard", "wandb", "mlflow".
     training: any field of :class:`forcelaw.training.config.TrainOptions`
     (batch_molecules, beta1, weight_decay, precision, ...).
@@ -269,7 +293,8 @@ def train(
         how = TrainOptions(**training)
     except ValidationError as error:
         raise explain(error, "forcelaw.train") from error
-    return what.run(how, out=out, device=device, compile=compile, threads=threads, say=say, log=log)
+    machine: dict[str, Any] = {"device": device, "gpus": gpus, "compile": compile}
+    return what.run(how, out=out, threads=threads, say=say, log=log, **machine)
 
 
 def load_run(path: str | Path) -> Run:

@@ -118,14 +118,16 @@ class Study:
         hold_largest: float | None = None,
         retry_failed: bool = False,
         threads: int = 1,
+        gpus: int = 1,
         command: str = "forcelaw.Study.run",
         say: Say = lambda text: None,
     ) -> StudyOutcome:
         """Train what is not done yet, in worker processes on this machine. A later call resumes
         where this one stopped.
 
-        workers: processes; by default one per core, or per GPU. device: "auto", "cpu" or "cuda".
-        runs_per_device: runs side by side in each worker, a number or "auto". compile:
+        workers: processes; by default one per core, or per GPU. gpus: GPUs that each run is trained
+        on together, one run at a time on those of a worker (on a CPU: processes). device: "auto",
+        "cpu" or "cuda". runs_per_device: runs side by side in each worker, a number or "auto". compile:
         torch.compile the models. minutes: stop cleanly after that time. hold_largest: leave out the
         runs with at least this share of the largest compute of their architecture, for a forecast.
         retry_failed: train failed runs again, and damaged ones from the start. threads: of each
@@ -142,9 +144,10 @@ class Study:
         from ..training.device import pick_device
 
         began = time.time()
-        check_run_options(device, workers, runs_per_device, minutes, hold_largest, threads)
+        check_run_options(device, workers, runs_per_device, minutes, hold_largest, threads, gpus)
         device = pick_device(device)
-        workers = workers or default_workers(device)
+        workers = workers or default_workers(device, gpus)
+        check_devices(device, workers, gpus)
         verify(self.directory.pack, self.out)
         rates = rates_of(self.directory, device)
         say(describe_plan(self.directory, rates, workers, device))
@@ -165,6 +168,7 @@ class Study:
             deadline=deadline,
             hold=hold_largest,
             threads=threads,
+            gpus=gpus,
         )
         finished, diverged, failed = (
             status.states[state] for state in ("finished", "diverged", "failed")
@@ -228,6 +232,7 @@ def check_run_options(
     minutes: float | None,
     hold_largest: float | None,
     threads: int = 1,
+    gpus: int = 1,
 ) -> None:
     """StudyError for options of a run that make no sense."""
     side_by_side = str(runs_per_device)
@@ -240,12 +245,14 @@ def check_run_options(
             "give auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among several GPUs",
         ),
         ("threads", threads, threads > 0, "give a number of threads; 1 is the default"),
+        ("gpus", gpus, gpus > 0, "give a number of GPUs; 1 is the default"),
         ("workers", workers, not workers or workers > 0, "give a number of processes"),
         (
             "runs_per_device",
             runs_per_device,
-            number or side_by_side == "auto",
-            "give auto, or how many runs a worker trains side by side, at most 24",
+            (number and (gpus == 1 or int(side_by_side) == 1)) or side_by_side == "auto",
+            "give auto, or how many runs a worker trains side by side, at most 24; on several GPUs"
+            " together it is one",
         ),
         ("minutes", minutes, minutes is None or minutes > 0, "give minutes of wall time to use"),
         (
@@ -259,10 +266,30 @@ def check_run_options(
             raise StudyError(f"{name} cannot be {value!r}", where=name, remedy=remedy)
 
 
-def default_workers(device: str) -> int:
-    """One process per GPU, or per core that this process may use."""
+def default_workers(device: str, gpus: int = 1) -> int:
+    """One worker for each GPU or ``gpus`` of them; on a CPU, of the cores it may use."""
     if device == "cuda":
         import torch
 
-        return max(1, torch.cuda.device_count())
-    return usable_cores()
+        return max(1, torch.cuda.device_count() // gpus)
+    return max(1, usable_cores() // gpus)
+
+
+def check_devices(device: str, workers: int, gpus: int) -> None:
+    """StudyError where runs on several GPUs would have to share them, or torchrun starts a study:
+    its workers start their ranks themselves."""
+    import torch
+
+    from ..training.ranks import started_by_torchrun
+
+    if started_by_torchrun():
+        raise StudyError(
+            "a study starts the processes of its runs itself",
+            remedy="call `forcelaw run` once, without torchrun, and with --gpus",
+        )
+    if device == "cuda" and gpus > 1 and workers * gpus > torch.cuda.device_count():
+        raise StudyError(
+            f"{workers} workers with {gpus} GPUs each, and torch sees {torch.cuda.device_count()}",
+            where="gpus",
+            remedy="give fewer --workers or --gpus",
+        )

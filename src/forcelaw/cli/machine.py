@@ -14,6 +14,9 @@ class Machine(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto uses a GPU if there is one"""
+    gpus: int = Field(1, title="K")
+    """GPUs that each run is trained on together (on a CPU: processes; default: 1). The numbers are
+    those of one to rounding"""
     compile: bool = False
     """torch.compile the models (needs a C++ compiler)"""
     threads: int = Field(1, title="K")

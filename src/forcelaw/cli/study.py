@@ -151,6 +151,7 @@ def _run(args: argparse.Namespace) -> int:
         args.minutes,
         args.hold_largest,
         args.threads,
+        args.gpus,
     )
     study = Study.load(args.study, args.out)
     if args.plan:
@@ -161,7 +162,7 @@ def _run(args: argparse.Namespace) -> int:
     minutes = args.minutes
     if minutes is not None:  # they count from the start of the command
         minutes = max(minutes - (time.monotonic() - began) / 60, 1e-9)
-    names = ("workers", "device", "runs_per_device", "compile", "hold_largest", "threads")
+    names = ("workers", "device", "runs_per_device", "compile", "hold_largest", "threads", "gpus")
     outcome = study.run(
         **{name: getattr(args, name) for name in names},
         minutes=minutes,

@@ -22,13 +22,16 @@ ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35)  # H C N O F P S Cl Br, as the sample
 def add_train(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train one model on a pack. Ctrl-C and SIGTERM save a checkpoint, and the same command"
-        " resumes from the last one. Exit codes: 1: the run diverged; 130: it was stopped."
+        " resumes from the last one. Exit codes: 1: the run diverged; 76: a process of several GPUs was lost; 130: it was"
+        " stopped."
     )
     parser.epilog = """\
 examples:
   forcelaw train painn --size 1e4 --epochs 1
   forcelaw train esen --size 1e5 --atoms 1e6 --option lmax=3 --forces conservative --data pack
   forcelaw train --from out/single/runs/ID --data pack --epochs 20       # fine-tune
+  forcelaw train esen --size 1e7 --atoms 1e9 --data pack --gpus 4
+  torchrun --nnodes 2 ... -m forcelaw.cli train ...                      # several machines
   forcelaw models esen                          # the options of an architecture
 """
     flags = {"learning_rate": ("--learning-rate", "--lr"), "options": ("--option",)}
@@ -71,6 +74,8 @@ def _train(args: argparse.Namespace) -> int:
     args.options = parse_pairs(args.options, "--option")
     training = from_options(Training, args)
     options = from_options(TrainOptions, args)
+    from ..training.ranks import writes
+
     stop = Interruption()
     try:
         with stop:
@@ -78,15 +83,18 @@ def _train(args: argparse.Namespace) -> int:
                 options,
                 out=args.out,
                 device=args.device,
+                gpus=args.gpus,
                 compile=args.compile,
                 threads=args.threads,
-                say=print,
+                say=print if writes() else lambda text: None,
                 log=args.log,
                 stop=stop,
             )
     except KeyboardInterrupt:
         _say_stopped(stop, "without a new checkpoint")
         return INTERRUPTED
+    if not writes():
+        return INTERRUPTED if run.result is None else 0
     if run.result is None:
         step = RunDirectory(run.path).position()
         _say_stopped(stop, f"with a checkpoint at step {step:,} of {run.spec['steps']:,}")

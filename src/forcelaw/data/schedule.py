@@ -25,6 +25,7 @@ from .pack import Pack
 # arrays of an atom and its 20 edges on the device, measured: 28 + 20 * 4 and slack while loading
 BYTES_PER_ATOM = 240
 MOST_STRUCTURES = 250_000_000  # of a run, repeats counted: 2 GB of steps
+_DEALT_STEPS = 100_000  # dealt out to ranks at once: bounds the memory that sorting takes
 
 
 @dataclass
@@ -44,6 +45,28 @@ class Plan:
     @property
     def steps(self) -> int:
         return len(self.ptr) - 1
+
+    def part(self, natoms: np.ndarray, rank: int, ranks: int) -> Plan:
+        """What ``rank`` of ``ranks`` processes takes of every step, in the order of the plan; it
+        may be nothing. natoms (structures,): sizes of the training structures.
+
+        Structures are dealt out by size, largest first, there and back, so that all have nearly
+        the same atoms to work on.
+        """
+        if ranks == 1:
+            return self
+        mine = np.zeros(len(self.order), bool)
+        for low in range(0, self.steps, _DEALT_STEPS):
+            ptr = self.ptr[low : low + _DEALT_STEPS + 1]
+            step = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+            by_size = np.lexsort((-natoms[self.order[ptr[0] : ptr[-1]]], step))
+            turn, place = np.divmod(np.arange(len(step)) - (ptr[:-1] - ptr[0])[step], ranks)
+            owner = np.where(turn % 2, ranks - 1 - place, place)
+            mine[ptr[0] + by_size[owner == rank]] = True
+        order = self.order[mine]
+        ptr = np.concatenate([[0], np.cumsum(mine)])[self.ptr]
+        ends = np.concatenate([[0], np.cumsum(natoms[order])])
+        return Plan(order, ptr, ends[ptr[1:]] - ends[ptr[:-1]], self.epoch)
 
 
 def plan(
@@ -84,13 +107,15 @@ def plan(
 @dataclass
 class Window:
     """Steps low:high of the plan and the shard that holds their structures; local maps plan order
-    to shard rows."""
+    to shard rows. numbers: of each row the position in the training set, which random rotations go
+    by; None where that is the row itself."""
 
     low: int
     high: int
     shard: Shard
     local: np.ndarray  # (plan.order length of the window,) rows of the shard
     first: int  # position in plan.order where ``local`` begins
+    numbers: np.ndarray | None = None
 
     def rows(self, plan: Plan, step: int) -> np.ndarray:
         """Rows of the shard that make ``step``."""
@@ -136,7 +161,8 @@ class Feed:
     without one, all.
 
     With ``shards`` all structures are loaded, for other runs too; without, no more than the plan
-    comes to.
+    comes to. rank, ranks: of several processes this one, which takes its part of every step
+    (``plan``). Windows end at the same steps in all of them, given the same capacity.
     """
 
     def __init__(
@@ -151,14 +177,17 @@ class Feed:
         dtype: torch.dtype,
         capacity: float = math.inf,
         shards: Shards | None = None,
+        rank: int = 0,
+        ranks: int = 1,
         **labels: Any,
     ):
-        self.pack, self.indices, self.plan, self.capacity = pack, indices, schedule, capacity
-        self.shards = shards
+        self.pack, self.indices, self.shards = pack, indices, shards
         shared = {"cutoff": cutoff, "elements": elements, "device": device, "dtype": dtype}
         self.options = {**shared, **labels}  # all as for Shard
         natoms = np.diff(pack.offsets)[indices]
         self.resident = natoms.sum() <= capacity
+        self.plan = schedule.part(natoms, rank, ranks)
+        self._atoms, self.capacity = schedule.atoms, capacity * ranks  # of all ranks
 
     def windows(self, start: int = 0) -> Iterator[Window]:
         """Windows that cover the steps from ``start`` to the end, in order."""
@@ -194,7 +223,7 @@ class Feed:
         return self._rest(0)
 
     def _bounds(self, start: int) -> list[tuple[int, int]]:
-        ends = np.concatenate([[0], np.cumsum(self.plan.atoms)])
+        ends = np.concatenate([[0], np.cumsum(self._atoms)])
         budget = max(self.capacity / 2, 1)  # the next window is read while this one is used
         bounds, low = [], start
         while low < self.plan.steps:
@@ -207,9 +236,8 @@ class Feed:
         first, last = int(self.plan.ptr[low]), int(self.plan.ptr[high])
         wanted = self.plan.order[first:last]
         unique, local = np.unique(wanted, return_inverse=True)
-        return Window(
-            low, high, load_shard(self.pack, self.indices[unique], **self.options), local, first
-        )
+        shard = load_shard(self.pack, self.indices[unique], **self.options)
+        return Window(low, high, shard, local, first, unique)
 
 
 def device_capacity(device: torch.device) -> float:

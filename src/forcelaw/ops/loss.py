@@ -38,7 +38,11 @@ def loss(
     if real is None:
         return per_atom.mean(), norms.mean()
     held = (natoms > 0).to(per_atom)
-    return (per_atom * held).sum() / held.sum(), (norms * real).sum() / real.sum()
+    # a rank that has no structure of a step adds nothing, which must not be 0 / 0
+    return (
+        (per_atom * held).sum() / held.sum().clamp_min(1),
+        (norms * real).sum() / real.sum().clamp_min(1),
+    )
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -85,6 +89,7 @@ def _finish(
     p = tl.arange(0, PP)
     total = tl.sum(tl.load(sums + 2 * p, mask=p < programs, other=0.0), axis=0)
     atoms = tl.sum(tl.load(sums + 2 * p + 1, mask=p < programs, other=0.0), axis=0)
+    atoms = tl.maximum(atoms, 1.0)
     k = tl.arange(0, GP)
     inside = k < g
     count = tl.load(natoms + k, mask=inside, other=0)
@@ -92,7 +97,7 @@ def _finish(
     off = tl.load(energy + k, mask=inside, other=0.0).to(WIDE)
     off -= tl.load(label + k, mask=inside, other=0.0)
     weight = held / tl.maximum(count, 1).to(WIDE)
-    structures = tl.sum(held, axis=0)
+    structures = tl.maximum(tl.sum(held, axis=0), 1.0)
     at = slope + k
     sign = tl.where(off > 0, weight, tl.where(off < 0, -weight, off * weight))
     tl.store(at, sign / structures, mask=inside)

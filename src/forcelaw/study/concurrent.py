@@ -7,16 +7,18 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from ..data.schedule import Shards, device_capacity
-from ..errors import ClaimError, DataError, StorageError, StoreError, StudyError
+from ..errors import ClaimError, DataError, RankError, StorageError, StoreError, StudyError
 from ..files import is_storage, storage, storage_error
 from ..progress import Progress
 from ..store.runs import RunDirectory
 from ..training.cooperative import Ended, Scheduler
 from ..training.loop import HEARTBEAT_SECONDS, training
+from ..training.team import Team
 from .precompile import Ahead
 from .record import StudyDirectory
 
@@ -24,7 +26,8 @@ POLL_SECONDS = 1.0
 
 
 class ConcurrentRuns:
-    """Up to ``limit`` runs of a study at once; with 1 they are trained one after the other.
+    """Up to ``limit`` runs of a study at once; with 1 they are trained one after the other, each on
+    ``gpus`` devices together.
 
     stop: whether everything is to be stopped now. closing: whether nothing new is to begin.
     """
@@ -40,6 +43,7 @@ class ConcurrentRuns:
         show: bool,
         closing: Callable[[], bool] = lambda: False,
         hold: float | None = None,
+        gpus: int = 1,
     ):
         self.directory, self.limit, self.hold, self.show = directory, limit, hold, show
         self.stop, self.closing = stop, closing
@@ -47,7 +51,8 @@ class ConcurrentRuns:
         self.scheduler = Scheduler(limit, device=self.device, background=self.on_gpu and limit > 1)
         # runs share the data on the device; how much of it may be there is asked before they take
         # memory
-        self.options = {
+        self.team = Team(gpus, device) if gpus > 1 else None
+        self.options: dict[str, Any] = {
             "device": self.device,
             "compile_model": compile_model,
             "stop": stop,
@@ -92,6 +97,8 @@ class ConcurrentRuns:
             left = [task.key for task in self.scheduler.tasks]
             self.ahead.close()
             self.scheduler.close()
+            if self.team:
+                self.team.close()
             for run in left:
                 run.release()
         wall = time.monotonic() - began
@@ -136,8 +143,9 @@ class ConcurrentRuns:
         if run is None:
             self.look_again = time.monotonic() + POLL_SECONDS
             return False
+        make = self.team.training if self.team else training
         self.scheduler.add(
-            run, training(run, self.directory.pack, progress=self._progress(run), **self.options)
+            run, make(run, self.directory.pack, progress=self._progress(run), **self.options)
         )
         return True
 
@@ -171,7 +179,8 @@ class ConcurrentRuns:
 
     def _settle(self, ended: Ended) -> None:
         """Record how a run ended. One bad run must not end the study; it stays in the table. A full
-        disk, a lost mount and bad data are not the run's fault: they end the worker."""
+        disk, a lost mount, bad data and a process that was killed are not the run's fault: they end
+        the worker."""
         run, error, others = ended.key, ended.error, len(self.scheduler.tasks)
         self.look_again = 0.0
         try:
@@ -181,7 +190,7 @@ class ConcurrentRuns:
                 print(f"run {run.id}: {error}", file=sys.stderr)
             elif isinstance(error, StoreError):
                 self._set_aside(run, error)
-            elif isinstance(error, StorageError | DataError):
+            elif isinstance(error, StorageError | DataError | RankError):
                 raise error
             elif isinstance(error, OSError) and is_storage(error):
                 raise storage_error(error, run.path) from error

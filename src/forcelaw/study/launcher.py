@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import StorageError, StudyError
+from ..errors import RankError, StorageError, StudyError
 from ..files import storage
 from ..host import usable_cores
 from ..progress import Progress, duration
@@ -43,30 +43,33 @@ def run_local(
     deadline: float = math.inf,
     hold: float | None = None,
     threads: int = 1,
+    gpus: int = 1,
 ) -> StudyStatus:
     """Start workers and show progress until the study is done or ``deadline`` (seconds since the
     epoch) is past. Ctrl-C and SIGTERM stop it cleanly; a second call resumes it.
 
     runs_per_device: side by side in each worker, a number or "auto". hold: as for
-    :func:`forcelaw.study.plan.plan`. threads: of each worker on a CPU.
+    :func:`forcelaw.study.plan.plan`. threads: of each worker on a CPU. gpus: on which
+    each worker trains one run at a time.
     """
     logs = directory.out / "logs"
     with storage(logs):
         logs.mkdir(parents=True, exist_ok=True)
     options = ["--out", str(directory.out), "--device", device, "--quiet"]
     options += ["--runs-per-device", runs_per_device, "--parent", str(os.getpid())]
+    options += ["--gpus", str(gpus)]
     options += ["--compile"] if compile_model else []
     options += ["--deadline", repr(deadline)] if deadline < math.inf else []
     options += ["--hold", repr(hold)] if hold else []
     command = [sys.executable, "-m", "forcelaw.study.worker", str(study_file), *options]
     directory.create_runs(hold)
     processes = [
-        _start(command, _environment(k, workers, device, threads), logs / f"worker-{k}.log")
+        _start(command, _environment(k, workers, device, threads, gpus), logs / f"worker-{k}.log")
         for k in range(workers)
     ]
     try:
         with _interrupted_by_sigterm():
-            _watch(directory, processes, device, rates, deadline, hold)
+            _watch(directory, processes, device, rates, deadline, hold, gpus)
     except BaseException as error:  # whatever it is, no worker trains on unattended
         for p in processes:
             p.send_signal(signal.SIGTERM)
@@ -86,6 +89,12 @@ def run_local(
             remedy="the logs there say what it was; make room, or mount the disk again, and the"
             " same command resumes the study",
         )
+    if RankError.exit_code in codes and not status.over:
+        raise RankError(
+            "a process of a run on several GPUs was lost; the run is open",
+            where=str(logs),
+            remedy="the logs there say what it was; the same command resumes the study",
+        )
     if any(codes) and not status.over and time.time() < deadline:
         raise StudyError(
             f"workers ended with codes {codes} before the study was done",
@@ -102,6 +111,7 @@ def _watch(
     rates: dict[str, Rate],
     deadline: float,
     hold: float | None,
+    gpus: int,
 ) -> None:
     """Show progress and keep the accounts until all workers have ended."""
     status = study_status(directory, rates, hold)
@@ -111,7 +121,7 @@ def _watch(
         Piece(
             directory.out,
             device=device_name(device),
-            devices=_devices(workers, device),
+            devices=_devices(workers * gpus, device),
             workers=workers,
         ) as piece,
         Progress(
@@ -158,13 +168,13 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _devices(workers: int, device: str) -> int:
-    """Devices that ``workers`` processes keep busy: GPUs, or cores of a CPU."""
+def _devices(processes: int, device: str) -> int:
+    """Devices that ``processes`` keep busy: GPUs, or cores of a CPU."""
     if device != "cuda":
-        return workers
+        return processes
     import torch
 
-    return min(workers, torch.cuda.device_count())
+    return min(processes, torch.cuda.device_count())
 
 
 def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -181,10 +191,10 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
             p.wait()
 
 
-def _environment(k: int, workers: int, device: str, threads: int) -> dict[str, str]:
-    """Environment of worker ``k``: its threads and its GPU, which torch reads when it is imported.
+def _environment(k: int, workers: int, device: str, threads: int, gpus: int = 1) -> dict[str, str]:
+    """Environment of worker ``k``: its threads and its GPUs, which torch reads when it is imported.
     On a CPU the threads are part of the run: its numbers depend on them."""
-    count = threads if device != "cuda" else max(1, usable_cores() // workers)
+    count = threads if device != "cuda" else max(1, usable_cores() // (workers * gpus))
     environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(count))}
     environment["OMP_WAIT_POLICY"] = "passive"
     if device == "cuda":
@@ -193,7 +203,8 @@ def _environment(k: int, workers: int, device: str, threads: int) -> dict[str, s
             import torch
 
             visible = [str(i) for i in range(torch.cuda.device_count())]
-        environment["CUDA_VISIBLE_DEVICES"] = visible[k % len(visible)]
+        mine = [visible[(k * gpus + j) % len(visible)] for j in range(gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         # with the usual 8, more streams wait for each other
         environment.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
     return environment

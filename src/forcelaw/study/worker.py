@@ -45,13 +45,14 @@ def work(
     deadline: float = math.inf,
     hold: float | None = None,
     show: bool = True,
+    gpus: int = 1,
 ) -> None:
     """Train runs of the study, ``runs_per_device`` of them side by side (None: see
     :func:`automatic`), until none is left that this worker could take.
 
     After ``deadline`` (seconds since the epoch), or when ``stop`` says so, the runs under way are
     stopped with a checkpoint. study_directory: that of the study file. hold: as for
-    :func:`forcelaw.study.plan.plan`.
+    :func:`forcelaw.study.plan.plan`. gpus: of each run, which then is alone on them.
     """
     from .concurrent import ConcurrentRuns
 
@@ -59,7 +60,7 @@ def work(
     directory.require_same_code()
     verify(directory.pack, out)  # a glance where the command that started this has done it
     if runs_per_device is None:
-        runs_per_device = automatic(directory, device)
+        runs_per_device = automatic(directory, device) if gpus == 1 else 1
     reserve = headroom(device, compile_model)
     runs = ConcurrentRuns(
         directory,
@@ -70,6 +71,7 @@ def work(
         hold=hold,
         stop=lambda: stop() or time.time() >= deadline,
         closing=lambda: time.time() >= deadline - reserve,
+        gpus=gpus,
     )
     runs.work()
 
@@ -94,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--runs-per-device", default="1", help="a number, or auto")
+    parser.add_argument("--gpus", type=int, default=1, help="of each run")
     parser.add_argument("--parent", type=int, default=0, help="leave when this process is gone")
     parser.add_argument(
         "--deadline", type=float, default=math.inf, help="seconds since the epoch at which to stop"
@@ -134,6 +137,7 @@ def _work(args: argparse.Namespace, stop: Callable[[], bool]) -> None:
         stop=stop,
         deadline=args.deadline,
         hold=args.hold,
+        gpus=args.gpus,
         show=not args.quiet,
     )
 

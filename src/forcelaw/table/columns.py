@@ -185,7 +185,7 @@ _DECLARED = (
     _spec("start", str, "start.run", "run whose weights it starts from"),
     _spec("start_c", float, "start.flops", "training FLOPs of those weights, not part of c"),
     _metric("kappa", float, "", "training FLOPs over 3 N D"),
-    _metric("throughput", float, "atoms/s", "speed of training"),
+    _metric("throughput", float, "atoms/s", "speed of training, of each device"),
     _metric("mean_degree", float, "edges/atom", "neighbours of an atom"),
     Column("rotation_error", float, "rotation" + _ERROR, source="last.symmetry.rotation"),
     Column("inversion_error", float, "inversion" + _ERROR, source="last.symmetry.inversion"),

@@ -32,6 +32,10 @@ class Clock:
     def sample_due(self, step: int) -> bool:
         return bool(self._due) and step >= self._due[0]
 
+    def queue(self, steps: int) -> None:
+        """Queue ``steps`` at once from now on: what several ranks have agreed on."""
+        self._queued = steps
+
     def steps_to_queue(self, exclusive: bool) -> int:
         """Steps to queue now."""
         return SAMPLE_STEPS if exclusive else self._queued

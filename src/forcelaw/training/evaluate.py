@@ -12,6 +12,7 @@ from ..data.device_dataset import Shard
 from ..models import ForceField
 from ..ops import random_rotations
 from .loss import error_sums, stress_sums
+from .ranks import ALONE, Ranks
 from .step import capture
 
 EVAL_ATOMS = 4_000  # atoms of one evaluation batch
@@ -32,20 +33,26 @@ def chunks(shard: Shard, structures: int) -> list[tuple[np.ndarray, int, int]]:
 
 class Evaluation:
     """Losses and errors of a model over the first ``structures`` of a shard (all by default),
-    evaluated again and again.
+    evaluated again and again. Several ranks share the batches out, and add their sums up.
 
     On a GPU all of it is one CUDA graph: launched eagerly, an evaluation costs the host as much as
     hundreds of training steps, and the other runs on it would wait.
     """
 
-    def __init__(self, model: ForceField, shard: Shard, structures: int | None = None):
-        self.model, self.shard = model, shard
+    def __init__(
+        self,
+        model: ForceField,
+        shard: Shard,
+        structures: int | None = None,
+        ranks: Ranks = ALONE,
+    ):
+        self.model, self.shard, self.ranks = model, shard, ranks
         self.sums = torch.zeros(5, dtype=torch.float64, device=shard.device)
         self.stress_sums = torch.zeros(2, dtype=torch.float64, device=shard.device)
         count = len(shard) if structures is None else structures
         self.batches = [
             (torch.from_numpy(rows).to(shard.device), *sizes)
-            for rows, *sizes in chunks(shard, count)
+            for rows, *sizes in chunks(shard, count)[ranks.rank :: ranks.size]
         ]
         self.graph: torch.cuda.CUDAGraph | None = None
         # in a graph nothing may be read back from the device: GemNet-OC must not ask the batch how
@@ -86,8 +93,8 @@ class Evaluation:
         """loss, loss_energy (eV/atom), loss_forces (eV/Angstrom), energy_mae (meV/atom), force_mae
         (meV/Angstrom, mean over components) of the last launch, and stress_mae (meV/Angstrom^3,
         likewise) where the stress is trained on."""
-        de, norm, components, molecules, atoms = self.sums.tolist()
-        stress, count = self.stress_sums.tolist()
+        mine = np.array([*self.sums.tolist(), *self.stress_sums.tolist()])
+        de, norm, components, molecules, atoms, stress, count = self.ranks.total(mine).tolist()
         return {
             "loss": de / molecules + norm / atoms,
             "loss_energy": de / molecules,

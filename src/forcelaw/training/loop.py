@@ -16,7 +16,7 @@ import torch
 from .. import __version__
 from ..data.pack import Pack
 from ..data.schedule import Feed, Plan, Shards, Window, device_capacity
-from ..errors import DataError, StoreError
+from ..errors import DataError, StoreError, StudyError
 from ..models import ForceField, architecture, build
 from ..progress import Progress
 from ..store.runs import RunDirectory
@@ -27,8 +27,9 @@ from .device import device_name
 from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
 from .optimizer import ScheduleFreeAdamW
+from .ranks import ALONE, Ranks
 from .spec import RunSpec, plan_for, read_spec, shard_options, training_set, validation_set
-from .step import NEVER, EagerStep, GraphStep, edges_of_steps, new_stats
+from .step import NEVER, EagerStep, GraphStep, new_stats
 
 CHECKPOINT_SECONDS = 60.0
 HEARTBEAT_SECONDS = 20.0
@@ -77,6 +78,7 @@ def training(
     capacity: float | None = None,
     shards: Shards | None = None,
     shared: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Training:
     """Train a run from its checkpoint to its end, as a generator (:mod:`.cooperative`) that returns
     the result, or None after a stop.
@@ -84,7 +86,8 @@ def training(
     Writes metrics.jsonl, last.safetensors and result.json into the run directory. After a kill at
     any moment, a later call resumes from the last checkpoint; on a CPU it reaches the same numbers
     to the last bit. shards: data that other runs of this process hold already. shared: other runs
-    use the device meanwhile, so the time of a step is sampled while they wait.
+    use the device meanwhile, so the time of a step is sampled while they wait. ranks: the processes
+    that train it together, each of which calls this; only the first writes.
     """
     spec = read_spec(run)
     if changed := spec.changed_code():
@@ -94,6 +97,7 @@ def training(
             remedy="restore the source, or plan anew: the same command makes a new run of it",
         )
     indices, schedule = _schedule(run, spec, pack)
+    _require_work_for(ranks, schedule)
     device = torch.device(device)
     # one setting for the whole process: all runs of a study have one precision
     if device.type == "cuda":
@@ -101,14 +105,12 @@ def training(
             spec.train.precision in ("tf32", "bf16")
         )
     model = make_model(spec, device)
-    if spec.start:
-        fine_tune.begin(run, model, pack, indices)
-    optimizer = _optimizer(spec, model)
-    state = NEW_STATE | (checkpoint.load(run.path, optimizer) or {})
+    optimizer, state = _restore(run, spec, pack, indices, model, ranks)
     if device.type == "cpu":  # more than one where it was resumed with another number
         state["threads"] = sorted({*state.get("threads", []), torch.get_num_threads()})
-    run.truncate_metrics(state["step"])
-    run.keep_references(pack.manifest["references"]["energies"], same=not spec.start)
+    if ranks.size > 1 or "ranks" in state:  # likewise
+        before = state.get("ranks", [1] if state["step"] else [])
+        state["ranks"] = sorted({*before, ranks.size})
     stats = new_stats(device)
     if state["stats"]:
         stats.copy_(torch.tensor(state["stats"], dtype=torch.float64))
@@ -121,27 +123,44 @@ def training(
         "config_weights": spec.train.config_weights or (),
     }
     if spec.start:
-        data["references"] = run.reference_table()
+        data["references"] = tuple(ranks.from_first(run.reference_table))
     validation = validation_set(pack, spec.train.validation_structures)
     evaluation = Evaluation(
-        model, (shards or Shards()).get(pack, validation, **data), structures=len(validation)
+        model,
+        (shards or Shards()).get(pack, validation, **data),
+        structures=len(validation),
+        ranks=ranks,
     )
+    capacity = capacity if capacity is not None else device_capacity(device)
     feed = Feed(
         pack,
         indices,
         schedule,
-        capacity=capacity if capacity is not None else device_capacity(device),
+        capacity=-float(ranks.largest(np.array([-capacity]))[0]),
         shards=shards,
+        rank=ranks.rank,
+        ranks=ranks.size,
         **data,
     )
     # torch.compile cannot differentiate what it compiled twice, as gradient forces ask for
     forward = compiled(model) if compile_model and config.forces == "direct" else model
     graphs = device.type == "cuda" and architecture(config.architecture).capture
     stepper = (GraphStep if graphs else EagerStep)(
-        model, optimizer, spec.train, spec.seed, stats, forward
+        model, optimizer, spec.train, spec.seed, stats, forward, ranks
     )
     recorder = _Recorder(
-        run, spec, model, optimizer, schedule, evaluation, state, stats, progress, device, shared
+        run,
+        spec,
+        model,
+        optimizer,
+        schedule,
+        evaluation,
+        state,
+        stats,
+        progress,
+        device,
+        shared,
+        ranks,
     )
     model.train()
     status = "finished"
@@ -152,7 +171,7 @@ def training(
         for window in feed.windows(resumed):
             if progress and window.low == resumed:
                 progress.begin(resumed)
-            stepper.begin(schedule, window)
+            stepper.begin(feed.plan, window)
             if graphs:
                 evaluation.capture(stepper.pool)
             status = yield from recorder.train_window(window, stepper, stop)
@@ -192,6 +211,41 @@ def _schedule(run: RunDirectory, spec: RunSpec, pack: Pack) -> tuple[np.ndarray,
     return indices, schedule
 
 
+def _require_work_for(ranks: Ranks, schedule: Plan) -> None:
+    """StudyError where a step has fewer structures than there are ranks."""
+    most = int(np.diff(schedule.ptr).max())
+    if most < ranks.size:
+        raise StudyError(
+            f"a step has at most {most} structures, too few for {ranks.size} ranks",
+            remedy="train on fewer devices, or with larger steps (--batch-molecules)",
+        )
+
+
+def _restore(
+    run: RunDirectory,
+    spec: RunSpec,
+    pack: Pack,
+    indices: np.ndarray,
+    model: ForceField,
+    ranks: Ranks,
+) -> tuple[ScheduleFreeAdamW, dict[str, Any]]:
+    """The optimiser and the state from which a run begins or resumes, the same on all ranks; the
+    first one reads them, and puts the run directory in order."""
+    if spec.start and ranks.first:
+        fine_tune.begin(run, model, pack, indices)
+    optimizer = _optimizer(spec, model)
+
+    def read() -> dict[str, Any]:
+        state = NEW_STATE | (checkpoint.load(run.path, optimizer) or {})
+        run.truncate_metrics(state["step"])
+        run.keep_references(pack.manifest["references"]["energies"], same=not spec.start)
+        return state
+
+    state = ranks.from_first(read)
+    ranks.copy_first_([optimizer.y, optimizer.z, optimizer.v])
+    return optimizer, state
+
+
 def _optimizer(spec: RunSpec, model: ForceField) -> ScheduleFreeAdamW:
     return ScheduleFreeAdamW(
         model,
@@ -221,6 +275,7 @@ class _Recorder:
     progress: Progress | None
     device: torch.device
     shared: bool
+    ranks: Ranks
 
     def __post_init__(self) -> None:
         steps, sampled = self.spec.steps, self.shared and self.device.type == "cuda"
@@ -236,7 +291,7 @@ class _Recorder:
         self, window: Window, stepper: Any, stop: Callable[[], bool]
     ) -> Generator[Any, None, str]:
         """Train the steps of one window; the status after them."""
-        edges = edges_of_steps(self.schedule, window)
+        edges = stepper.edges
         step = self.state["step"]
         while step < window.high:
             target = min(next(p for p in self.points if p > step), window.high)
@@ -254,10 +309,19 @@ class _Recorder:
                 self.diverged = step
                 return "diverged"
             self._housekeeping(step)
-            if stop():
+            if self._asked(stop):
                 self._save()
                 return "stopped"
         return "finished"
+
+    def _asked(self, stop: Callable[[], bool]) -> bool:
+        """Whether any rank wants to stop. What else depends on a clock is agreed on, too."""
+        if self.ranks.size == 1:
+            return stop()
+        mine = np.array([float(stop()), self.clock.steps_to_queue(False)])
+        asked, queued = self.ranks.largest(mine)
+        self.clock.queue(int(queued))
+        return bool(asked)
 
     def _train_steps(self, step: int, target: int, stepper: Any) -> Generator[Any, None, int]:
         """Train some steps from ``step``, at most to ``target``; the step that was reached."""
@@ -278,10 +342,11 @@ class _Recorder:
             if exclusive:
                 done.synchronize()
             else:
-                yield done
+                yield from self.ranks.wait(done)
         wall = time.perf_counter() - began
         self.state["wall"] += wall
-        self.state["seconds"] += self.clock.seconds(reached - step, wall, exclusive)
+        seconds = self.clock.seconds(reached - step, wall, exclusive)
+        self.state["seconds"] += seconds * self.ranks.size
         if not on_gpu or exclusive:
             yield None  # let others be resumed, or timed, before anything more is queued
         return reached
@@ -289,7 +354,8 @@ class _Recorder:
     def _evaluate(self, step: int) -> Generator[Any, None, bool]:
         """Evaluate at the averaged weights and write the row; False when the losses are not
         finite."""
-        self.run.check()
+        if self.ranks.first:
+            self.run.check()
         kept = self.optimizer.swap_in(self.optimizer.averaged())
         self.evaluation.launch()
         self.optimizer.y.copy_(kept)
@@ -300,6 +366,14 @@ class _Recorder:
         losses = self.evaluation.losses()
         if not all(math.isfinite(v) for v in losses.values()):
             return False
+        if self.ranks.first:
+            self._write_row(step, losses)
+        self.stats.copy_(new_stats(self.device))
+        self.note = f"loss {losses['loss']:.3f}"
+        self._save()
+        return True
+
+    def _write_row(self, step: int, losses: dict[str, float]) -> None:
         s, d, total = self.spec, int(self.seen[step]), self.stats.tolist()
         seconds = self.state["seconds"]
         self.run.append_metric(
@@ -319,12 +393,10 @@ class _Recorder:
                 "mean_degree": self.state["edges"] / d,
             }
         )
-        self.stats.copy_(new_stats(self.device))
-        self.note = f"loss {losses['loss']:.3f}"
-        self._save()
-        return True
 
     def _save(self) -> None:
+        if not self.ranks.first:
+            return
         checkpoint.save(
             self.run, self.model, self.optimizer, {**self.state, "stats": self.stats.tolist()}
         )
@@ -334,7 +406,7 @@ class _Recorder:
         now = time.monotonic()
         if now - self.saved > CHECKPOINT_SECONDS:
             self._save()
-        if now - self.beat > HEARTBEAT_SECONDS:
+        if now - self.beat > HEARTBEAT_SECONDS and self.ranks.first:
             self.run.heartbeat()
             self.beat = now
         if self.progress:
@@ -342,9 +414,11 @@ class _Recorder:
 
     def finish(self, status: str) -> dict[str, Any]:
         """Write result.json: the run is over. ``seconds`` are those of a run that has the device to
-        itself: ``timing`` says whether they were measured over the whole run ("solo") or over
-        samples of it ("solo sample"); ``wall_seconds`` is the time its steps really took, with
-        the other runs on the device."""
+        itself, of all its devices together: ``timing`` says whether they were measured over the
+        whole run ("solo") or over samples of it ("solo sample"); ``wall_seconds`` is the time its
+        steps really took, with the other runs on the device. Only the first rank writes."""
+        if not self.ranks.first:
+            return {"status": status}
         result: dict[str, Any] = {
             "status": status,
             "steps": self.state["step"],
@@ -354,7 +428,7 @@ class _Recorder:
             "wall_seconds": self.state["wall"],
             "flops": self.state["flops"],
             "lr": self.spec.lr,
-            **({"threads": self.state["threads"]} if "threads" in self.state else {}),
+            **{key: self.state[key] for key in ("threads", "ranks") if key in self.state},
             "versions": {
                 "forcelaw": __version__,
                 "torch": torch.__version__,

@@ -29,8 +29,8 @@ def _weighted(energy: Tensor, forces: Tensor, target: Targets) -> tuple[Tensor, 
     held = (target.natoms > 0).to(per_atom)
     real = torch.ones_like(norms) if target.real is None else target.real
     return (
-        (per_atom * target.weight * held).sum() / held.sum(),
-        (norms * target.atom_weight * real).sum() / real.sum(),
+        (per_atom * target.weight * held).sum() / held.sum().clamp_min(1),
+        (norms * target.atom_weight * real).sum() / real.sum().clamp_min(1),
     )
 
 

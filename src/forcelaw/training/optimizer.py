@@ -67,10 +67,13 @@ class ScheduleFreeAdamW:
         Returns the gradient norm before clipping, and 1 if clipping acted, 0 if not; both stay on
         the device.
         """
-        g = torch.cat([x.reshape(-1) for x in gradients])
-        norm = torch.linalg.vector_norm(g)
+        return self.update_flat(torch.cat([x.reshape(-1) for x in gradients]), scalars)
+
+    def update_flat(self, gradient: Tensor, scalars: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from one flat vector, in the order of ``y``."""
+        norm = torch.linalg.vector_norm(gradient)
         clipped = ops.schedule_free(
-            g,
+            gradient,
             self.y,
             self.z,
             self.v,

@@ -21,6 +21,7 @@ from ..ops import random_rotations, record
 from .config import TrainOptions, weights_table
 from .loss import loss_terms, virial_term
 from .optimizer import ScheduleFreeAdamW
+from .ranks import ALONE, Ranks
 from .symmetry_loss import penalty
 
 NEVER = 2.0**53  # "no step": larger than any, and exact in float64
@@ -48,6 +49,7 @@ class Step:
         seed: int,
         stats: Tensor,
         forward: Any = None,
+        ranks: Ranks = ALONE,
     ):
         self.model, self.optimizer, self.options = model, optimizer, options
         self.seed, self.stats = seed, stats
@@ -55,6 +57,28 @@ class Step:
         self.weights = None if table is None else torch.from_numpy(table).to(optimizer.table)
         self.forward = model if forward is None else forward
         self.graphs: list[torch.cuda.CUDAGraph] = []
+        self.ranks, self.low = ranks, 0
+        self.numbers: Tensor | None = None
+        self.shares: Tensor | None = None
+        if ranks.size > 1:
+            # the gradient of this rank's part and then of the step; the value of the data; the loss
+            self.flat = optimizer.y.new_zeros(optimizer.y.numel() + 2)
+
+    def begin(self, plan: Plan, window: Window) -> None:
+        """Get ready for the steps of ``window``, of which this rank takes what ``plan`` says."""
+        self.plan, self.window, self.low = plan, window, window.low
+        device = window.shard.device
+        self.numbers = None
+        if window.numbers is not None:
+            self.numbers = torch.from_numpy(window.numbers).to(device)
+        mine = counts_of_steps(plan, window)
+        total = self.ranks.total(mine)
+        self.edges = total[:, 1]  # of each step, of all ranks
+        # one size for all ranks, so that they have the same graphs
+        self.atoms_needed, self.edges_needed = self.ranks.largest(mine[:, :2]).astype(np.int64).T
+        if self.ranks.size > 1:
+            # a mean over a step is the sum of the means over its parts, times their shares
+            self.shares = torch.from_numpy(mine / np.maximum(total, 1.0)).to(self.optimizer.table)
 
     @staticmethod
     def _at(table: Tensor, step: Tensor | int) -> Tensor:
@@ -96,17 +120,63 @@ class Step:
         scalars: Tensor,
     ) -> None:
         """The step itself; no synchronisation with the host in it."""
+        if self.ranks.size == 1:
+            gradients, value, loss = self._differentiate(window, rows, sizes, pad, step)
+            norm, clipped = self.optimizer.update(gradients, scalars)
+            record(self.stats, value, loss, norm, clipped, step)
+            return
+        self._collect(window, rows, sizes, pad, step)
+        self.ranks.sum_(self.flat)
+        self._apply(scalars, step)
+
+    def _collect(
+        self,
+        window: Window,
+        rows: Tensor,
+        sizes: tuple[int, int],
+        pad: bool,
+        step: Tensor | int,
+    ) -> None:
+        """Put this rank's part of gradient, value and loss into ``flat``."""
+        if not len(rows):
+            self.flat.zero_()
+            return
+        gradients, value, loss = self._differentiate(window, rows, sizes, pad, step)
+        torch.cat([x.reshape(-1) for x in (*gradients, value, loss)], out=self.flat)
+
+    def _apply(self, scalars: Tensor, step: Tensor | int) -> None:
+        """Update from the sum over all ranks in ``flat``."""
+        norm, clipped = self.optimizer.update_flat(self.flat[:-2], scalars)
+        record(self.stats, self.flat[-2], self.flat[-1], norm, clipped, step)
+
+    def _differentiate(
+        self,
+        window: Window,
+        rows: Tensor,
+        sizes: tuple[int, int],
+        pad: bool,
+        step: Tensor | int,
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The gradients, the value of the data, which is comparable whatever the penalty, and the
+        loss; of several ranks this one's part of each."""
         shard = window.shard
-        rotation = None
+        numbers, rotation = rows, None
+        if self.numbers is not None:
+            numbers = self.numbers.index_select(0, rows.clamp_min(0))
         if self.options.augment:
-            rotation = random_rotations(rows, step, self.seed, shard.dtype)
+            rotation = random_rotations(numbers, step, self.seed, shard.dtype)
         graph, target = shard.batch(rows, *sizes, pad=pad, rotation=rotation)
         energy, forces, *virial = self._predict(graph, target)
-        term_e, term_f = loss_terms(energy, forces, target)
-        loss = value = term_e + term_f
+        terms = [*loss_terms(energy, forces, target)]
+        terms += [virial_term(v, target) for v in virial]
+        shares = None
+        if self.shares is not None:
+            of_atoms, _, of_structures, of_stress = self._at(self.shares, step - self.low).unbind()
+            shares = of_structures, of_atoms
+            terms = [term * share for term, share in zip(terms, (*shares, of_stress))]
+        loss = value = terms[0] + terms[1]
         if self.weights is not None:
-            more = [virial_term(v, target) for v in virial]
-            loss = self._minimised((term_e, term_f, *more), self._at(self.weights, step))
+            loss = self._minimised(tuple(terms), self._at(self.weights, step))
         if self.options.symmetry_rotations:
             scale = self.model.config.scale if self.options.symmetry_penalty == "square" else None
             loss = loss + self.options.symmetry_weight * penalty(
@@ -115,27 +185,26 @@ class Step:
                 energy,
                 forces,
                 target,
-                rows,
+                numbers,
                 step,
                 self.seed,
                 rotations=self.options.symmetry_rotations,
                 scale=scale,
+                shares=shares,
             )
         # without a direct head some weights of a last layer reach no output (eSEN's l > 0 channels
         # there, as in fairchem); the certificate names those of a model from outside
         gradients = torch.autograd.grad(
             loss, self.optimizer.params, allow_unused=True, materialize_grads=True
         )
-        norm, clipped = self.optimizer.update(list(gradients), scalars)
-        # the value of the data, comparable whatever the penalty
-        record(self.stats, value.detach(), loss.detach(), norm, clipped, step)
+        return list(gradients), value.detach(), loss.detach()
 
 
 class EagerStep(Step):
     """Exact shapes, no padding: the right way on a CPU."""
 
     def begin(self, plan: Plan, window: Window) -> None:
-        self.plan, self.window = plan, window
+        super().begin(plan, window)
         rows = window.local
         self._edges = np.concatenate([[0], np.cumsum(window.shard.host_nedges[rows])])
         self._rows = torch.from_numpy(rows).to(window.shard.device)
@@ -148,10 +217,23 @@ class EagerStep(Step):
         )
 
 
-def edges_of_steps(plan: Plan, window: Window) -> np.ndarray:
-    """Edges of each step of a window, (steps,)."""
-    starts = plan.ptr[window.low : window.high] - window.first
-    return np.add.reduceat(window.shard.host_nedges[window.local], starts)
+def counts_of_steps(plan: Plan, window: Window) -> np.ndarray:
+    """Atoms, edges, structures and structures with a stress of each step of a window, (steps, 4)
+    float64."""
+    ptr = plan.ptr[window.low : window.high + 1] - window.first
+
+    def of_steps(of_row: np.ndarray) -> np.ndarray:
+        ends = np.concatenate([[0], np.cumsum(of_row[window.local])])
+        return ends[ptr[1:]] - ends[ptr[:-1]]
+
+    counts = np.zeros((len(ptr) - 1, 4))
+    counts[:, 0] = plan.atoms[window.low : window.high]
+    counts[:, 1] = of_steps(window.shard.host_nedges)
+    counts[:, 2] = np.diff(ptr)
+    if window.shard.virial is not None:
+        known = window.shard.virial.isfinite().all(-1).all(-1)
+        counts[:, 3] = of_steps(known.cpu().numpy())
+    return counts
 
 
 def size_classes(
@@ -185,30 +267,45 @@ class GraphStep(Step):
     that run side by side must not share it. torch may drop that work space when any graph of the
     stream is reset (pytorch issue 193402), so all graphs of a stream are released together, by
     :meth:`release`, before the stream serves another run.
+
+    Of several ranks all have the same sizes, and hence the same graphs in the same order. Their sum
+    is either part of the graph or stands between two, the second of which serves all sizes.
     """
 
+    @property
+    def split(self) -> bool:
+        return self.ranks.size > 1 and not self.ranks.in_graph
+
     def begin(self, plan: Plan, window: Window) -> None:
+        super().begin(plan, window)
         steps = np.arange(window.low, window.high)
         widths = np.diff(plan.ptr)[steps]
-        matrix = np.full((len(steps), int(widths.max())), -1, np.int64)
+        matrix = np.full((len(steps), max(1, int(widths.max()))), -1, np.int64)
         columns = np.arange(matrix.shape[1])[None, :] < widths[:, None]
         first, last = plan.ptr[[window.low, window.high]] - window.first
         matrix[columns] = window.local[first:last]
         device = window.shard.device
-        self.matrix, self.low = torch.from_numpy(matrix).to(device), window.low
-        edges = edges_of_steps(plan, window)
-        self.sizes, member = size_classes(plan.atoms[steps], edges, CLASSES)
+        self.matrix = torch.from_numpy(matrix).to(device)
+        self.sizes, member = size_classes(self.atoms_needed, self.edges_needed, CLASSES)
         self.member = member.tolist()
         firsts = (np.flatnonzero(member == k)[0] for k in range(len(self.sizes)))
         self.first_of = [int(first) + window.low for first in firsts]
-        self.window = window
         self.counter = torch.zeros((), dtype=torch.int64, device=device)
         self._capture()
 
+    def _rows(self) -> Tensor:
+        return self.matrix.index_select(0, (self.counter - self.low).view(1)).squeeze(0)
+
     def _body(self, sizes: tuple[int, int]) -> None:
-        rows = self.matrix.index_select(0, (self.counter - self.low).view(1)).squeeze(0)
         scalars = self._at(self.optimizer.table, self.counter)
-        self._advance(self.window, rows, sizes, True, self.counter, scalars)
+        self._advance(self.window, self._rows(), sizes, True, self.counter, scalars)
+        self.counter += 1
+
+    def _before_sum(self, sizes: tuple[int, int]) -> None:
+        self._collect(self.window, self._rows(), sizes, True, self.counter)
+
+    def _after_sum(self) -> None:
+        self._apply(self._at(self.optimizer.table, self.counter), self.counter)
         self.counter += 1
 
     def _capture(self) -> None:
@@ -227,9 +324,12 @@ class GraphStep(Step):
                 self.counter.fill_(step)
                 self._body(sizes)
             make_room()
+            body = self._before_sum if self.split else self._body
             for sizes, _ in largest_first:
-                self.graphs.append(capture(lambda sizes=sizes: self._body(sizes), self.pool))
-        self.graphs.reverse()
+                self.graphs.append(capture(lambda sizes=sizes: body(sizes), self.pool))
+            self.graphs.reverse()
+            if self.split:
+                self.graphs.append(capture(self._after_sum, self.pool))
         current.wait_stream(stream)
         for tensor, old in zip((o.y, o.z, o.v, self.stats), kept):
             tensor.copy_(old)
@@ -244,6 +344,9 @@ class GraphStep(Step):
         if step != self._next:
             self.counter.fill_(step)
         self.graphs[self.member[step - self.low]].replay()
+        if self.split:
+            self.ranks.sum_(self.flat)
+            self.graphs[-1].replay()
         self._next = step + 1
 
 

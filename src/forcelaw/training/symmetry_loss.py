@@ -52,7 +52,10 @@ def squared_terms(energy: Tensor, forces: Tensor, target: Targets) -> tuple[Tens
     if target.real is None:
         return per_atom.mean(), squares.mean()
     held = (target.natoms > 0).to(per_atom)
-    return (per_atom * held).sum() / held.sum(), (squares * target.real).sum() / target.real.sum()
+    return (
+        (per_atom * held).sum() / held.sum().clamp_min(1),
+        (squares * target.real).sum() / target.real.sum().clamp_min(1),
+    )
 
 
 def penalty(
@@ -67,13 +70,15 @@ def penalty(
     *,
     rotations: int,
     scale: float | None,
+    shares: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """The mean penalty over ``rotations`` rotated copies of a batch, before its weight; gradients
     flow through both sides.
 
     energy (g,), forces (n, 3): the model's prediction for ``graph``. rows (g,), step, seed: what
     the rotations are a function of, so that a resumed run meets the same ones. scale: s of the
-    square, in eV/Angstrom; None is the norm. No synchronisation with the host.
+    square, in eV/Angstrom; None is the norm. shares: of this rank in the structures and in the
+    atoms of the step. No synchronisation with the host.
     """
     terms, of = [], loss_terms if scale is None else squared_terms
     for k in range(1, rotations + 1):
@@ -81,5 +86,6 @@ def penalty(
         moved, of_atom = rotated(graph, matrices)
         energy_k, forces_k = forward(moved)
         wanted = replace(target, energy=energy, forces=turned(of_atom, forces))
-        terms += of(energy_k, forces_k, wanted)
+        pair = of(energy_k, forces_k, wanted)
+        terms += pair if shares is None else [s * term for s, term in zip(shares, pair)]
     return torch.stack(terms).sum() / (rotations * (1.0 if scale is None else scale))

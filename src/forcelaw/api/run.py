@@ -260,8 +260,8 @@ def train(
     is not trained again, one that was stopped is resumed. device: "auto", "cpu" or "cuda".
     gpus: GPUs that train it together, a process each (on a CPU: processes); the numbers are those
     of one to rounding. compile: torch.compile the model. threads: of torch on a CPU; results depend
-    on it in the last digits, and it is recorded in the result. say: called with one line about the run, for example
-    ``print``. log: trackers that get the evaluations too: "csv", "tensorboard", "wandb", "mlflow".
+    on it in the last digits, and it is recorded in the result. say: called with one line about the
+    run, for example ``print``. log: trackers that get the evaluations too: "csv", "tensorboard", "wandb", "mlflow".
     training: any field of :class:`forcelaw.training.config.TrainOptions`
     (batch_molecules, beta1, weight_decay, precision, ...).
 

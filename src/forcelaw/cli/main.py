@@ -15,6 +15,7 @@ Exit codes of all commands:
     74   files cannot be written or read: a full disk, a quota, a lost mount. Nothing counts as
          failed for it; run the same command again
     75   ``run --minutes``: the time is up and work is left; run the same command again
+    76   one of the processes that train a run on several GPUs was lost; the same command resumes
     130  stopped by Ctrl-C or SIGTERM; ``train`` and ``run`` save checkpoints first, and the same
          command goes on
 """
@@ -49,7 +50,7 @@ first steps:
 
 exit codes: 0 done; 1 done with a bad result (diverged, not trainable); 2 a mistake in the input;
   3 the table cannot carry the fit; 4 damaged runs were set aside; 74 the disk is full or gone;
-  75 time is up (run --minutes); 130 interrupted
+  75 time is up (run --minutes); 76 a process of a run on several GPUs was lost; 130 interrupted
 """
 # command -> (module of this package with a function add_COMMAND(parser), one line of help); a
 # dash in a command is an underscore there

@@ -261,8 +261,8 @@ def train(
     gpus: GPUs that train it together, a process each (on a CPU: processes); the numbers are those
     of one to rounding. compile: torch.compile the model. threads: of torch on a CPU; results depend
     on it in the last digits, and it is recorded in the result. say: called with one line about the
-    run, for example ``print``. log: trackers that get the evaluations too: "csv", "tensorboard", "wandb", "mlflow".
-    training: any field of :class:`forcelaw.training.config.TrainOptions`
+    run, for example ``print``. log: trackers that get the evaluations too: "csv", "tensorboard",
+    "wandb", "mlflow". training: any field of :class:`forcelaw.training.config.TrainOptions`
     (batch_molecules, beta1, weight_decay, precision, ...).
 
     Raises StudyError for options that are wrong, DataError for a pack that cannot be used, and

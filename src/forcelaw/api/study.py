@@ -128,8 +128,9 @@ class Study:
         workers: processes; by default one per core, or per GPU. gpus: GPUs that each run is trained
         on together, one run at a time on those of a worker (on a CPU: processes). device: "auto",
         "cpu" or "cuda". runs_per_device: runs side by side in each worker, a number or "auto".
-        compile: torch.compile the models. minutes: stop cleanly after that time. hold_largest: leave out the
-        runs with at least this share of the largest compute of their architecture, for a forecast.
+        compile: torch.compile the models. minutes: stop cleanly after that time. hold_largest:
+        leave out the runs with at least this share of the largest compute of their architecture,
+        for a forecast.
         retry_failed: train failed runs again, and damaged ones from the start. threads: of each
         worker on a CPU; results depend on it in the last digits, and it is recorded with each run.
         command: recorded in study.json. say: called with lines of text.

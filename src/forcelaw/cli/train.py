@@ -22,8 +22,8 @@ ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35)  # H C N O F P S Cl Br, as the sample
 def add_train(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train one model on a pack. Ctrl-C and SIGTERM save a checkpoint, and the same command"
-        " resumes from the last one. Exit codes: 1: the run diverged; 76: a process of several GPUs was"
-        " lost; 130: it was stopped."
+        " resumes from the last one. Exit codes: 1: the run diverged; 76: a process of several GPUs"
+        " was lost; 130: it was stopped."
     )
     parser.epilog = """\
 examples:

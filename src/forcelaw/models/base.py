@@ -119,7 +119,7 @@ class ForceField(nn.Module):
         none."""
         if not vec.requires_grad:
             return self.atomwise(graph, vec)
-        with ops.using("torch"):
+        with ops.using("twice" if self.training else "torch"):
             return self.atomwise(graph, vec)
 
     def _total(self, site: Tensor, graph: GraphBatch) -> Tensor:

@@ -73,14 +73,14 @@ class Layer(nn.Module):
             q = dv.square().sum(1)
             lengths = self.lengths(q / (1.0 + q))
         gated = ops.edge_gate(self.pair(a), lengths, self.filter(g), graph)
-        message = nn.functional.silu(self.message(gated))
+        message = ops.silu(self.message(gated))
         total = ops.edge_sum(message, graph) * self.sum_scale
-        h = h + self.node2(nn.functional.silu(self.node1(torch.cat([a, total], dim=-1))))
+        h = h + self.node2(ops.silu(self.node1(torch.cat([a, total], dim=-1))))
         if self.radiate is None:
             return h, v
         radial = self.radiate(message)
         if v is not None:
-            phi = self.mix2(nn.functional.silu(self.mix1(message)))
+            phi = self.mix2(ops.silu(self.mix1(message)))
             phi = phi.view(-1, self.channels, self.channels)
         change = ops.egnn_vectors(unit, radial, dv, q, phi)
         change = ops.edge_sum(change.flatten(1), graph).view(n, 3, -1) * self.sum_scale

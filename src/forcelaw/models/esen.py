@@ -95,6 +95,11 @@ class ESENConfig(ModelConfig):
         return self.untied and self.epsilon > 0
 
 
+class SiLU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.silu(x)
+
+
 class RadialNetwork(nn.Module):
     """Invariant edge network: Linear, LayerNorm, SiLU, Linear, LayerNorm, SiLU on [RBF(r), Emb_j,
     Emb_i]; its last Linear is taken where its outputs are used.
@@ -240,9 +245,9 @@ class ESEN(ForceField):
         self.norm = SphericalNorm(c.lmax, w, m)
         self.energy = nn.Sequential(
             Linear(w, w, "hidden", m),
-            nn.SiLU(),
+            SiLU(),
             Linear(w, w, "hidden", m),
-            nn.SiLU(),
+            SiLU(),
             Linear(w, 1, "output", m),
         )
         self.force = None

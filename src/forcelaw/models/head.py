@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from .. import ops
 from .mup import Linear
 
 
@@ -16,4 +17,4 @@ class Head(nn.Module):
         self.last = Linear(d, outputs, "output", m)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.last(nn.functional.silu(self.hidden(h)))
+        return self.last(ops.silu(self.hidden(h)))

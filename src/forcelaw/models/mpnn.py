@@ -80,12 +80,12 @@ class Layer(nn.Module):
             z, factor = (None, w) if self.gated else (w, u.expand_as(w))
             message = ops.edge_gate(pair, z, factor, graph)
             if self.on_edges:
-                message = message + self.down(nn.functional.silu(self.up(message)))
+                message = message + self.down(ops.silu(self.up(message)))
             total = ops.edge_sum(message, graph) * self.sum_scale
         h = h + self.out(total)
         if self.on_edges:
             return h
-        return h + self.down(nn.functional.silu(self.up(self.norm2(h))))
+        return h + self.down(ops.silu(self.up(self.norm2(h))))
 
 
 class MPNN(ForceField):

@@ -56,10 +56,10 @@ class Layer(nn.Module):
         self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch
     ) -> tuple[Tensor, Tensor]:
         """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3)."""
-        x = self.node2(nn.functional.silu(self.node1(self.norm1(h))))
+        x = self.node2(ops.silu(self.node1(self.norm1(h))))
         h, v = ops.painn_message(h, v, x, g, self.filter.weight, unit, graph, self.sum_scale)
         pair, mixed = ops.painn_pair(self.norm2(h), v, self.vectors.weight)
-        mixed = self.update2(nn.functional.silu(self.update1(mixed)))
+        mixed = self.update2(ops.silu(self.update1(mixed)))
         return ops.painn_update(h, v, pair, mixed)
 
 
@@ -74,7 +74,7 @@ class VectorHead(nn.Module):
         self.last = Linear(d, 1, "output", m, bias=False)
 
     def forward(self, h: Tensor, v: Tensor) -> Tensor:
-        gate = self.gate2(nn.functional.silu(self.gate1(h)))
+        gate = self.gate2(ops.silu(self.gate1(h)))
         return self.last(v * gate.unsqueeze(1)).squeeze(-1)
 
 

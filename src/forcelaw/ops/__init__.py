@@ -38,4 +38,5 @@ from .painn_message import painn_message
 from .painn_update import painn_pair, painn_update
 from .random_rotation import random_rotations
 from .segment import edge_difference, edge_gate, edge_sum
+from .silu import silu
 from .switch import AVAILABLE, use_triton, using

@@ -12,8 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from . import twice
 from .register import Differentiable
-from .switch import constexpr, tl, triton, use_triton
+from .silu import silu
+from .switch import constexpr, tl, triton, use_triton, use_twice
 from .tiles import PROGRAMS
 
 EPSILON = constexpr(1e-5)  # that of torch.nn.functional.layer_norm
@@ -23,6 +25,8 @@ def layer_norm(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """LayerNorm(x) gain + bias over the last axis of x (rows, w); by kernels in the dtype of x."""
     if use_triton(x):
         return _Norm.apply(x.contiguous(), None, gain, bias, False)
+    if use_twice():
+        return twice.layer_norm(x, gain, bias)
     return nn.functional.layer_norm(x, x.shape[-1:], gain, bias)
 
 
@@ -34,7 +38,7 @@ def linear_norm_silu(
     if use_triton(x):
         return _Norm.apply(nn.functional.linear(x, weight), shift, gain, bias, True)
     y = nn.functional.linear(x, weight, shift)
-    return nn.functional.silu(nn.functional.layer_norm(y, y.shape[-1:], gain, bias))
+    return silu(layer_norm(y, gain, bias))
 
 
 @triton.jit(do_not_specialize=["rows"])

@@ -7,7 +7,8 @@ The environment variable ``FORCELAW_OPS`` is read here and nowhere else:
     triton    Triton everywhere; on a CPU that needs its interpreter (TRITON_INTERPRET=1)
 
 Kernels are not differentiable twice and give no gradient by positions, so gradient forces take
-plain torch (``ForceField.forward``). So does code that torch.compile or torch.export traces: they
+plain torch (``ForceField.forward``); in training the mode ``twice``, plain torch with second
+derivatives written down where that is shorter (:mod:`.twice`). So does code that torch.compile or torch.export traces: they
 fuse the plain operations themselves.
 """
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from ..errors import ForcelawError
 
-MODES = ("auto", "torch", "triton")
+MODES = ("auto", "torch", "triton", "twice")
 
 
 def _checked(mode: str, where: str) -> str:
@@ -82,6 +83,11 @@ def use_triton(x: Tensor) -> bool:
     return AVAILABLE and (mode == "triton" or (mode == "auto" and x.is_cuda))
 
 
+def use_twice() -> bool:
+    """Whether an operation will be differentiated twice."""
+    return _mode.get() == "twice"
+
+
 def use_triton_at(vec: Tensor) -> bool:
     """The same for an operation on the geometry of edges, by which kernels have no gradient."""
     chosen = use_triton(vec)
@@ -95,7 +101,8 @@ def use_triton_at(vec: Tensor) -> bool:
 
 @contextlib.contextmanager
 def using(mode: str) -> Iterator[None]:
-    """Operations inside run as ``mode`` says ("torch", "triton" or "auto"), in this thread."""
+    """Operations inside run as ``mode`` says ("torch", "triton", "auto" or "twice"), in this
+    thread."""
     if _checked(mode, "ops.using") == "triton" and not AVAILABLE:
         raise ForcelawError(
             "Triton was not imported, so no kernel can run",

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ...graph import GraphBatch, segment_sum
 from ..register import Differentiable
+from ..silu import silu
 from ..switch import constexpr, tl, triton, use_triton, use_triton_at
 from ..tiles import FILL, FILL_PROGRAMS, PROGRAMS, tile, zeros
 
@@ -168,7 +169,7 @@ def _gated(parts: list[Tensor], w: int, degrees: list[int]) -> list[Tensor]:
     lmax = degrees[0] - 1
     gates, scalars, rest = parts[0].split([lmax * w, w, lmax * w], dim=1)
     gates = torch.sigmoid(gates)
-    out = [torch.cat([nn.functional.silu(scalars), rest * gates], dim=1)]
+    out = [torch.cat([silu(scalars), rest * gates], dim=1)]
     for m, part in enumerate(parts[1:], start=1):
         gate = gates if m == 1 else gates[:, (m - 1) * w :]  # degrees l >= m
         out.append((part.unflatten(1, (2, degrees[m] * w)) * gate.unsqueeze(1)).flatten(1))

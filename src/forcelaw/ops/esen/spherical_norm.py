@@ -15,10 +15,11 @@ above all, than the arithmetic.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..linear import column_sums
 from ..register import Differentiable
+from ..silu import silu
 from ..switch import constexpr, tl, triton, use_triton
 from ..tiles import PROGRAMS, at_least_float32, grid, tile, wide
 
@@ -37,12 +38,14 @@ def spherical_norm(
     square -> y (n, S, C) and y[:, 0] (n, C)."""
     if use_triton(x):
         return _Norm.apply(at_least_float32(x), gain, bias, weights, degree)
-    scalars = x[:, :1]
-    x = torch.cat([scalars - scalars.mean(-1, keepdim=True), x[:, 1:]], dim=1)
+    # split, not sliced: the gradients of two slices are five operations, of a split one
+    scalars, rest = x.split([1, x.shape[1] - 1], dim=1)
+    x = torch.cat([scalars - scalars.mean(-1, keepdim=True), rest], dim=1)
     scale = torch.rsqrt((x.square().sum(-1) * weights).sum(-1) + SMALL)
     x = x * scale[:, None, None] * gain.index_select(0, degree)
-    y = torch.cat([x[:, :1] + bias, x[:, 1:]], dim=1)
-    return y, y[:, 0]
+    scalars, rest = x.split([1, x.shape[1] - 1], dim=1)
+    scalars = scalars + bias
+    return torch.cat([scalars, rest], dim=1), scalars.squeeze(1)
 
 
 @triton.jit
@@ -170,10 +173,10 @@ def spherical_gate(h: Tensor, u: Tensor, bias: Tensor, degree: Tensor) -> Tensor
     the dtype of u."""
     if use_triton(u):
         return _Gate.apply(h.contiguous(), u.contiguous(), bias)
-    gates = torch.sigmoid(nn.functional.silu(h)).unflatten(1, (-1, u.shape[2]))
-    y = torch.cat([u[:1] + bias, u[1:]], dim=0).transpose(0, 1)
-    rest = y[:, 1:] * gates.index_select(1, degree[1:] - 1)
-    return torch.cat([nn.functional.silu(y[:, :1]), rest], dim=1).transpose(0, 1)
+    gates = torch.sigmoid(silu(h)).unflatten(1, (-1, u.shape[2]))
+    scalars, rest = u.split([1, u.shape[0] - 1], dim=0)
+    gates = gates.index_select(1, degree[1:] - 1).transpose(0, 1)
+    return torch.cat([silu(scalars + bias), rest * gates], dim=0)
 
 
 @triton.jit
@@ -264,7 +267,8 @@ def spherical_add(x: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """x (n, S, C), v (S, n, C), bias (C,) of l = 0 -> (n, S, C); by kernels at least in float32."""
     if use_triton(x):
         return _Add.apply(at_least_float32(x), v.contiguous(), bias)
-    return x + torch.cat([v[:1] + bias, v[1:]], dim=0).transpose(0, 1)
+    scalars, rest = v.split([1, v.shape[0] - 1], dim=0)
+    return x + torch.cat([scalars + bias, rest], dim=0).transpose(0, 1)
 
 
 @triton.jit(do_not_specialize=["n"])

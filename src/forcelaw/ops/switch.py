@@ -8,8 +8,8 @@ The environment variable ``FORCELAW_OPS`` is read here and nowhere else:
 
 Kernels are not differentiable twice and give no gradient by positions, so gradient forces take
 plain torch (``ForceField.forward``); in training the mode ``twice``, plain torch with second
-derivatives written down where that is shorter (:mod:`.twice`). So does code that torch.compile or torch.export traces: they
-fuse the plain operations themselves.
+derivatives written down where that is shorter (:mod:`.twice`). So does code that torch.compile or
+torch.export traces: they fuse the plain operations themselves.
 """
 
 from __future__ import annotations

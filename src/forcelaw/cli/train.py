@@ -101,7 +101,7 @@ def _train(args: argparse.Namespace) -> int:
         return INTERRUPTED
     result = run.result
     print(f"{'step':>8}{'atoms':>9}{'FLOPs':>10}{'loss':>9}{'energy':>12}{'forces':>14}")
-    for row in run.metrics.iter_rows(named=True):
+    for row in RunDirectory(run.path).metrics():
         print(
             f"{row['step']:>8}{count(row['d']):>9}{row['c']:>10.2e}{row['loss']:>9.4f}"
             f"{row['energy_mae']:>7.1f} meV/at{row['force_mae']:>8.1f} meV/A"

@@ -36,6 +36,7 @@ class GraphBatch:
     transposed (e,) int64    edges sorted by sender; None: found by sorting when needed
     max_degree int           neighbours of an atom but the dummy, at most; None: not known without
                              asking the device
+    max_atoms int            atoms of a structure, at most; None likewise
     ptr      (n + 1,) int32  where the edges into each atom begin; None: found when needed
     charge, spin (g,) int64  total charge and spin multiplicity of each structure, as indices into
                              the model's lists; None for models that see neither
@@ -51,6 +52,7 @@ class GraphBatch:
     pad: bool = False
     transposed: Tensor | None = None
     max_degree: int | None = None
+    max_atoms: int | None = None
     ptr: Tensor | None = None
     charge: Tensor | None = None
     spin: Tensor | None = None
@@ -199,7 +201,8 @@ def build_graph(
     periodic = pbc is not None and np.asarray(pbc).any()
     if not periodic and (len(natoms) == 0 or int(natoms.max()) <= ALL_PAIRS_MAX_ATOMS):
         sender, receiver = molecule_edges(pos, natoms, cutoff)
-        return GraphBatch(species, batch, pos, sender, receiver, natoms)
+        most = int(natoms.max()) if len(natoms) else 0
+        return GraphBatch(species, batch, pos, sender, receiver, natoms, max_atoms=most)
     parts, start = [], 0
     host = pos.detach().cpu().double().numpy()
     for k, count in enumerate(natoms.tolist()):

@@ -18,6 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "egnn": {"width": 16, "depth": 2, "channels": 4},
     "esen": {"width": 8, "depth": 2},
     "gemnet_oc": {"width": 8, "depth": 2},
+    "platonic": {"width": 16, "depth": 2},
 }
 
 
@@ -56,6 +57,8 @@ EXTRA: list[Variant] = [
     Variant("esen-lmax4", "esen", {"lmax": 4}, coordinates=True),
     Variant("esen-parity", "esen", {"parity": True}, coordinates=True),
     Variant("esen-untied", "esen", {"untied": True, "epsilon": 0.5}, coordinates=True),
+    Variant("platonic-t", "platonic", {"group": "T", "width": 48}, coordinates=True),
+    Variant("platonic-o", "platonic", {"group": "O", "width": 96}),
 ]
 
 

@@ -29,7 +29,10 @@ WIDTHS = (
     64,
     128,
 )  # eight channels are too few for the law of large numbers that muP rests on
-WIDER = {"gemnet_oc": (32, 64, 128, 256)}  # its quadruplet messages have a quarter of the channels
+WIDER = {
+    "gemnet_oc": (32, 64, 128, 256),  # its quadruplet messages have a quarter of the channels
+    "platonic": (48, 96, 192, 384),  # whole heads in each of twelve frames
+}
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def coordinate_check(
     labels, which hides the scaling.
     """
     widths = WIDER.get(name, WIDTHS) if widths is None else widths
+    options.pop("width", None)  # that of the contract suite
     lr = 0.25 * ARCHITECTURES[name].learning_rate if lr is None else lr
     logs: dict[tuple[str, str], list[list[float]]] = {}
     for width in widths:

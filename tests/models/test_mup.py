@@ -23,6 +23,7 @@ FLAT = 0.2  # largest abs(slope) with the few seeds of a test
 QUICK: dict[str, dict] = {
     "gemnet_oc": {"widths": (32, 64, 128), "seeds": 4},
     "esen": {"widths": (32, 64, 128), "molecules": 2},
+    "platonic": {"widths": (96, 192, 384), "molecules": 2},
 }
 BROKEN = 0.5  # what standard parametrisation shows, at least in two outputs
 CHECKED = [Variant(name, name) for name in ARCHITECTURES] + [

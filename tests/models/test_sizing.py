@@ -66,7 +66,8 @@ def test_parameters_against_closed_forms(width: int, depth: int) -> None:
 
 @pytest.mark.parametrize("variant", direct_variants(), ids=lambda v: v.id)
 def test_counting_without_weights_is_exact(variant: Variant) -> None:
-    for options in ({}, {"width": 24, "depth": 3}):
+    width = small_config(variant.name, **variant.options).width
+    for options in ({}, {"width": 3 * width, "depth": 3}):
         config = small_config(variant.name, **variant.options | options)
         model = build(config, seed=0)
         assert count_parameters(config) == (model.n_parameters(), model.n_nonembedding())

@@ -217,6 +217,11 @@ class Shard:
         return len(self.indices)
 
     @property
+    def max_atoms(self) -> int:
+        """Atoms of a structure, at most."""
+        return int(self.host_natoms.max(initial=1))
+
+    @property
     def mean_degree(self) -> float:
         """Mean number of neighbours of an atom."""
         return float(self.host_nedges.sum() / max(1, self.host_natoms.sum()))
@@ -244,6 +249,7 @@ class Shard:
             pad=pad,
             transposed=part["transposed"],
             max_degree=self.max_degree if pad else None,
+            max_atoms=self.max_atoms,
             ptr=part["ptr"],
             **{k: v.index_select(0, chosen.clamp_min(0)) for k, v in self.states.items()},
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import StudyError
 from ..plugins import code_of, known, resolve
-from . import egnn, esen, gemnet_oc, mpnn, painn
+from . import egnn, esen, gemnet_oc, mpnn, painn, platonic
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .contract import look_at
 
@@ -20,6 +20,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "egnn": egnn.ARCHITECTURE,
     "gemnet_oc": gemnet_oc.ARCHITECTURE,
     "esen": esen.ARCHITECTURE,
+    "platonic": platonic.ARCHITECTURE,
 }
 
 __all__ = [

@@ -58,6 +58,11 @@ class ModelConfig(Settings):
         return {k: v for k, v in content.items() if v or k not in ("charges", "spins")}
 
     @property
+    def embedding_width(self) -> int:
+        """Channels of a row of an embedding."""
+        return self.width
+
+    @property
     def m(self) -> float:
         """muP width multiplier."""
         return self.width / self.base_width
@@ -85,12 +90,12 @@ class ForceField(nn.Module):
         self.config = config
         self.charges = self.spins = None
         if config.charges:
-            self.charges = Embedding(len(config.charges), config.width, config.m)
+            self.charges = Embedding(len(config.charges), config.embedding_width, config.m)
         if config.spins:
-            self.spins = Embedding(len(config.spins), config.width, config.m)
+            self.spins = Embedding(len(config.spins), config.embedding_width, config.m)
 
     def embed(self, graph: GraphBatch) -> Tensor:
-        """States of the atoms to start with, (n, width): rows of their element and, where the model
+        """States of the atoms to start with, (n, embedding_width): rows of their element and, where the model
         has them, of the total charge and spin multiplicity of their structure. Scalars, so that no
         symmetry is lost, and no matrix product."""
         h = self.embedding(graph.species)
@@ -211,7 +216,8 @@ class Architecture:
     pairs. step: widths are multiples of it (above 64, of 8). symmetry_of: that group for one
     configuration, where flags change it (eSEN's twins); ask it through :meth:`symmetry_for`, which
     falls back to ``symmetry``. packages: distributions whose versions are part of what it computes.
-    capture: whether a step can be a CUDA graph; without, it runs eagerly on a GPU.
+    capture: whether a step can be a CUDA graph; without, it runs eagerly on a GPU. step_of: the step
+    of the widths for some options, where they decide it.
     """
 
     name: str
@@ -230,6 +236,7 @@ class Architecture:
     symmetry_of: Callable[[Any], Symmetry] | None = None
     packages: tuple[str, ...] = ()
     capture: bool = True
+    step_of: Callable[[dict[str, Any]], int] | None = None
 
     def __post_init__(self) -> None:
         if self.flops is None:

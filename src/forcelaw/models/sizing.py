@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -57,16 +58,17 @@ def size(name: str, target: float, *, depth: int | None = None, **options: Any) 
 
     # N is about quadratic in the width, so a few steps in the square root come close; each costs a
     # model without weights
-    width, visited = _grid(entry.base_width, entry), set()
+    widths = _Widths.of(entry, options)
+    width, visited = widths.nearest(entry.base_width), set()
     while width not in visited:
         visited.add(width)
-        width = _grid(min(LARGEST_WIDTH, width * math.exp(-0.5 * miss(width))), entry)
-    while miss(width) > 0 and _next(width, -1, entry) < width:
-        width = _next(width, -1, entry)
+        width = widths.nearest(min(LARGEST_WIDTH, width * math.exp(-0.5 * miss(width))))
+    while miss(width) > 0 and widths.beside(width, -1) < width:
+        width = widths.beside(width, -1)
     while miss(width) < 0 and width < LARGEST_WIDTH:
-        width = _next(width, +1, entry)
+        width = widths.beside(width, +1)
     best = min(
-        (_next(width, -1, entry), width), key=lambda w: abs(miss(w))
+        (widths.beside(width, -1), width), key=lambda w: abs(miss(w))
     )  # N grows with width: the two around the target
     if abs(miss(best)) > 0.3:
         got = count_parameters(configured(best))[0]
@@ -78,13 +80,23 @@ def size(name: str, target: float, *, depth: int | None = None, **options: Any) 
     return configured(best)
 
 
-def _grid(width: float, entry: Architecture) -> int:
-    """The nearest width that is used: multiples of the architecture's step, above 64 of 8."""
-    step = max(8, entry.step) if width > 64 else entry.step
-    return max(entry.smallest_width, round(width / step) * step)
+@dataclass(frozen=True)
+class _Widths:
+    """The widths that are used: multiples of a step, above 64 of 8 at least."""
 
+    step: int
+    smallest: int
 
-def _next(width: int, direction: int, entry: Architecture) -> int:
-    """The width that is used above (+1) or below (-1) one that is; the smallest has none below."""
-    step = max(8, entry.step) if width > 64 or (width == 64 and direction > 0) else entry.step
-    return max(entry.smallest_width, width + direction * step)
+    @classmethod
+    def of(cls, entry: Architecture, options: dict[str, Any]) -> _Widths:
+        step = entry.step if entry.step_of is None else entry.step_of(options)
+        return cls(step, max(entry.smallest_width, step))
+
+    def nearest(self, width: float) -> int:
+        step = max(8, self.step) if width > 64 else self.step
+        return max(self.smallest, round(width / step) * step)
+
+    def beside(self, width: int, direction: int) -> int:
+        """The width above (+1) or below (-1) one that is used; the smallest has none below."""
+        wide = width > 64 or (width == 64 and direction > 0)
+        return max(self.smallest, width + direction * (max(8, self.step) if wide else self.step))

@@ -8,6 +8,7 @@ one program per atom: no atomics, so a step gives the same bits every time.
 
 from __future__ import annotations
 
+from .attention import Pairs, attention_pairs, rotary_attention
 from .batch_assembly import assemble
 from .edge_features import edge_features
 from .egnn_vectors import egnn_vectors
@@ -30,6 +31,7 @@ from .gemnet.residual import (
 )
 from .gemnet.sums import Edges as AngularEdges
 from .gemnet.sums import Geometry, Rows, angular_bases, triplet_quadruplet_sums
+from .group_matrix import group_matrix
 from .layer_norm import layer_norm, linear_norm_silu
 from .linear import linear
 from .loss import loss

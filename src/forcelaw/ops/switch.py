@@ -88,6 +88,11 @@ def use_twice() -> bool:
     return _mode.get() == "twice"
 
 
+def plain(x: Tensor) -> bool:
+    """Whether an operation on ``x`` must be plain torch: asked for, or traced by a compiler."""
+    return torch.compiler.is_compiling() or _mode.get() == "torch"
+
+
 def use_triton_at(vec: Tensor) -> bool:
     """The same for an operation on the geometry of edges, by which kernels have no gradient."""
     chosen = use_triton(vec)

@@ -31,7 +31,7 @@ WIDTHS = (
 )  # eight channels are too few for the law of large numbers that muP rests on
 WIDER = {
     "gemnet_oc": (32, 64, 128, 256),  # its quadruplet messages have a quarter of the channels
-    "platonic": (48, 96, 192, 384),  # whole heads in each of twelve frames
+    "platonic": (96, 192, 384, 768),  # eight channels or more in each of twelve frames
 }
 
 

@@ -169,7 +169,7 @@ class Layer(nn.Module):
         w = frames.turned(self.frequencies).flatten(0, 1)  # (G H, d / 2, 3)
         o = ops.rotary_attention(q, k, v, w, pairs, self.turn_values)
         x = x + self.out(o.reshape(len(x), -1), frames)
-        hidden = nn.functional.silu(self.up(self.norm2(x, frames), frames))
+        hidden = ops.silu(self.up(self.norm2(x, frames), frames))
         return x + self.down(hidden, frames)
 
 
@@ -183,7 +183,7 @@ class GroupHead(nn.Module):
         self.last = Linear(c.channels, outputs, "output", c.m, bias=False)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
-        y = nn.functional.silu(self.hidden(x, frames))
+        y = ops.silu(self.hidden(x, frames))
         return self.last(y.view(len(x), frames.order, -1))
 
 

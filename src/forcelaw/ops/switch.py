@@ -90,7 +90,7 @@ def use_twice() -> bool:
 
 def plain(x: Tensor) -> bool:
     """Whether an operation on ``x`` must be plain torch: asked for, or traced by a compiler."""
-    return torch.compiler.is_compiling() or _mode.get() == "torch"
+    return torch.compiler.is_compiling() or _mode.get() in ("torch", "twice")
 
 
 def use_triton_at(vec: Tensor) -> bool:

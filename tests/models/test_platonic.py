@@ -111,7 +111,7 @@ def outputs(model: torch.nn.Module, graph: object) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", ["C1", "T"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_padded_molecules_are_the_sum_over_edges(name: str, dtype: torch.dtype) -> None:
-    """Both forms of the attention: outputs and gradients, with padding atoms and empty slots too."""
+    """Both forms of the attention: outputs and gradients, with padding atoms and empty slots."""
     mols = [
         random_cluster(16, 1, density=0.01),
         single_atom(),

@@ -95,9 +95,9 @@ class ForceField(nn.Module):
             self.spins = Embedding(len(config.spins), config.embedding_width, config.m)
 
     def embed(self, graph: GraphBatch) -> Tensor:
-        """States of the atoms to start with, (n, embedding_width): rows of their element and, where the model
-        has them, of the total charge and spin multiplicity of their structure. Scalars, so that no
-        symmetry is lost, and no matrix product."""
+        """States of the atoms to start with, (n, embedding_width): rows of their element and, where
+        the model has them, of the total charge and spin multiplicity of their structure. Scalars,
+        so that no symmetry is lost, and no matrix product."""
         h = self.embedding(graph.species)
         for table, index in ((self.charges, graph.charge), (self.spins, graph.spin)):
             if table is not None:
@@ -216,8 +216,8 @@ class Architecture:
     pairs. step: widths are multiples of it (above 64, of 8). symmetry_of: that group for one
     configuration, where flags change it (eSEN's twins); ask it through :meth:`symmetry_for`, which
     falls back to ``symmetry``. packages: distributions whose versions are part of what it computes.
-    capture: whether a step can be a CUDA graph; without, it runs eagerly on a GPU. step_of: the step
-    of the widths for some options, where they decide it.
+    capture: whether a step can be a CUDA graph; without, it runs eagerly on a GPU. step_of: the
+    step of the widths for some options, where they decide it.
     """
 
     name: str

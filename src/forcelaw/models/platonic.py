@@ -1,17 +1,17 @@
 """The Platonic transformer (Islam et al., arXiv 2510.03511): a transformer over atoms whose
 features stand in the frames of a finite point group and whose weights are shared between frames.
 
-State x (n, D) = (n, G, C): C channels in each of the G frames of the group, D = G C the width. Turn
-the molecule by an element u of the group, and the frames trade places, x_g -> x_{u^-1 g}. K pre-norm
-layers:
+State x (n, D) = (n, G, C): C channels in each of the G frames of the group, D = G C the width.
+Turn the molecule by an element u of the group, and the frames trade places, x_g -> x_{u^-1 g}. K
+pre-norm layers:
 
     q, k, v = W LN(x)                                   three times (n, G, H, d), D = G H d
     o       = rotary attention in each frame and head   frame g has the frequencies R_g w
     x += W o;    x += W SiLU(W LN(x))                   D -> 4 D -> D
 
-W x at frame g is the sum over h of K_{g^-1 h} x_h, a convolution over the group: a full D x D matrix
-of which only D^2 / G numbers are free. Heads: e = sum_g w . y_g and f = sum_g R_g (M y_g) with y =
-SiLU(W LN(x)).
+W x at frame g is the sum over h of K_{g^-1 h} x_h, a convolution over the group: a full D x D
+matrix of which only D^2 / G numbers are free. Heads: e = sum_g w . y_g and f = sum_g R_g (M y_g)
+with y = SiLU(W LN(x)).
 
 So width and FLOPs are the same whatever the group, and only the sharing changes: that is the dial.
 N falls like 1 / G at equal width; ``C1`` is the plain transformer. Exact for the elements of the
@@ -216,9 +216,9 @@ class Platonic(ForceField):
 
 
 def flops(c: PlatonicConfig) -> Flops:
-    """Per pair of atoms 2 K 2 D, logit and sum, and an atom is a pair with itself; per atom K 12 D^2
-    and the heads 2 D^2 + 4 D: the same for every group. The empty slots of padded molecules are left
-    out."""
+    """Per pair of atoms 2 K 2 D, logit and sum, and an atom is a pair with itself; per atom K 12
+    D^2 and the heads 2 D^2 + 4 D: the same for every group. The empty slots of padded molecules are
+    left out."""
     d = c.width
     heads = d * d + d + (d * d + 3 * d if c.forces == "direct" else 0)
     return Flops(

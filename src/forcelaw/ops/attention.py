@@ -170,7 +170,7 @@ class _Exchange(torch.autograd.Function):
 def _by_padding(
     q: Tensor, k: Tensor, v: Tensor, w: Tensor, pairs: PaddedPairs, turn_values: bool
 ) -> Tensor:
-    (n, h, d), (slots, _, most, _) = q.shape, pairs.bias.shape
+    (_, h, d), (slots, _, most, _) = q.shape, pairs.bias.shape
     cos, sin = phases(pairs.centred, w)
     rows = [turn(q, cos, sin), turn(k, cos, sin), turn(v, cos, sin) if turn_values else v]
     parts = (

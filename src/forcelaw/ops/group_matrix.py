@@ -23,7 +23,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, kernel, between, columns):
-        ctx.save_for_backward(between, columns)
+        ctx.save_for_backward(columns)
         ctx.shape = kernel.shape
         g, out, into = kernel.shape
         blocks = kernel.index_select(0, between.view(-1)).view(g, g, out, into)
@@ -31,7 +31,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        (between, columns), (g, out, into) = ctx.saved_tensors, ctx.shape
+        (columns,), (g, out, into) = ctx.saved_tensors, ctx.shape
         blocks = grad.view(g, out, g, into).transpose(1, 2).reshape(g * g, out, into)
         first = torch.arange(g, device=grad.device).unsqueeze(1) * g
         picked = blocks.index_select(0, (first + columns).view(-1))

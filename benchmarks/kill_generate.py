@@ -1,5 +1,5 @@
 """Kill ``forcelaw data generate`` at random moments (SIGKILL) and resume: python
-benchmarks/kill_generate.py [rounds]
+benchmarks/kill_generate.py [ROUNDS [SEED]]
 
 Every round starts the command, kills after a random time the parent, all processes, or one worker,
 runs it again with another number of workers, compares the arrays with those of an undisturbed call
@@ -67,8 +67,8 @@ def kill(process: subprocess.Popen[bytes], whom: str) -> str:
     return whom
 
 
-def main(rounds: int) -> int:
-    random.seed(0)
+def main(rounds: int = 10, seed: int = 0) -> int:
+    random.seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         seconds = finish(root / "undisturbed", 2)
@@ -101,4 +101,4 @@ def main(rounds: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 10))
+    sys.exit(main(*map(int, sys.argv[1:])))

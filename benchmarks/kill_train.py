@@ -1,5 +1,5 @@
-"""Kill -9 at random moments, ten times each, during `forcelaw train` and `forcelaw run`; the
-resumed results must be those of an undisturbed run to the last bit (timings apart).
+"""Kill -9 at random moments during `forcelaw train`; the resumed results must be those of an
+undisturbed run to the last bit (timings apart). `forcelaw run`: kill_run.py.
 
     python benchmarks/kill_train.py [--times 10] [--seed 0]
 """
@@ -20,17 +20,8 @@ from pathlib import Path
 from forcelaw.store.runs import RunDirectory
 from forcelaw.table.directory import table
 
-STUDY = """
-name: kill
-data: sample
-architectures: [mpnn, painn]
-sizes: [3e3, 5e3]
-depth: 1
-seeds: [0]
-atoms: 9e3
-train: {batch_molecules: 4, evaluations: 5, first_evaluation: 10, validation_structures: 20}
-learning_rate: {sweep: {size: 3e3, factors: [0.5, 1], atoms: 3e3}}
-"""
+OPTIONS = ["--size", "4e3", "--atoms", "1.5e4", "--batch-molecules", "4", "--evaluations", "6"]
+OPTIONS += ["--validation-structures", "20", "--device", "cpu", "--depth", "1"]
 
 
 def call(command: list[str], kill_after: float | None = None) -> int:
@@ -66,39 +57,28 @@ def state(out: Path) -> list[tuple]:
     return rows
 
 
-def trial(
-    name: str,
-    command: list[str],
-    out_of: list[str],
-    folder: Path,
-    times: int,
-    chance: random.Random,
-) -> int:
-    """Undisturbed once, then killed ``times`` times; each trial is killed at random moments until
-    it gets through."""
-    calm = folder / f"{name}-calm"
+def trials(folder: Path, times: int, chance: random.Random) -> int:
+    """Undisturbed once, then ``times`` trials, each killed at random moments until it gets through;
+    how many ended with other numbers."""
+    command = [sys.executable, "-m", "forcelaw.cli", "train", "painn", *OPTIONS, "--out"]
+    calm = folder / "calm"
     began = time.monotonic()
-    assert call([*command, *out_of, str(calm)]) == 0, f"{name} fails undisturbed"
+    assert call([*command, str(calm)]) == 0, "it fails undisturbed"
     span = time.monotonic() - began
     wanted, bad, kills = state(calm), 0, 0
     for k in range(times):
-        out = folder / f"{name}-{k}"
-        while (
-            call([*command, *out_of, str(out)], kill_after=chance.uniform(0.15 * span, 0.95 * span))
-            != 0
-        ):
+        out = folder / str(k)
+        while call([*command, str(out)], chance.uniform(0.15 * span, 0.95 * span)) != 0:
             kills += 1
             if chance.random() < 0.5:
-                call([*command, *out_of, str(out)])
                 break
-        call([*command, *out_of, str(out)])
+        assert call([*command, str(out)]) == 0, "it does not resume"
         same = state(out) == wanted
         bad += not same
-        print(f"{name} trial {k + 1}: {'identical' if same else 'DIFFERENT'}", flush=True)
+        print(f"trial {k + 1}: {'identical' if same else 'DIFFERENT'}", flush=True)
         shutil.rmtree(out)
     print(
-        f"{name}: {times} trials, {kills} kills, {bad} different (undisturbed: {span:.1f} s)",
-        flush=True,
+        f"{times} trials, {kills} kills, {bad} different (undisturbed: {span:.1f} s)", flush=True
     )
     return bad
 
@@ -109,55 +89,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     print(f"# {' '.join(sys.argv)}", flush=True)
-    chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "kill.yaml").write_text(STUDY)
-        forcelaw = [sys.executable, "-m", "forcelaw.cli"]
-        bad = trial(
-            "train",
-            [
-                *forcelaw,
-                "train",
-                "painn",
-                "--size",
-                "4e3",
-                "--atoms",
-                "1.5e4",
-                "--batch-molecules",
-                "4",
-                "--evaluations",
-                "6",
-                "--validation-structures",
-                "20",
-                "--device",
-                "cpu",
-                "--depth",
-                "1",
-            ],
-            ["--out"],
-            folder,
-            args.times,
-            chance,
-        )
-        bad += trial(
-            "run",
-            [
-                *forcelaw,
-                "run",
-                str(folder / "kill.yaml"),
-                "--device",
-                "cpu",
-                "--workers",
-                "2",
-                "--no-report",
-            ],
-            ["--out"],
-            folder,
-            args.times,
-            chance,
-        )
-    return bad
+        return trials(Path(name), args.times, random.Random(args.seed))
 
 
 if __name__ == "__main__":

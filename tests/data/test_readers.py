@@ -9,12 +9,16 @@ import ase.db
 import h5py
 import numpy as np
 import pytest
+from ase.io.extxyz import key_val_str_to_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from reference import readers_slow as slow
 from shared_data import SHIPPED
 
 from forcelaw.data import readers
 from forcelaw.data.pack import group_hash
 from forcelaw.data.readers import SourceOptions, base, hdf5, open_source
+from forcelaw.data.readers.extxyz_comment import comment
 from forcelaw.errors import DataError
 
 from . import files
@@ -88,6 +92,36 @@ def test_flat_hdf5(small_blocks):
 @pytest.mark.parametrize("name", ["acac_300K.xyz.gz", "relaxation.extxyz.gz"])
 def test_extxyz(name):
     slow.same(read(SHIPPED / name), slow.extxyz(SHIPPED / name), labels=True)
+
+
+WORD = st.text(st.characters(exclude_characters="\n", max_codepoint=300), min_size=1, max_size=8)
+NUMBER = st.one_of(st.integers(), st.floats()).map(str)
+USUAL = st.sampled_from(["T T F", "1,2", "1e5", "+.5", "-0", "_JSON [1]", "True", "1_0", "\u0663", "a b"])
+QUOTED = st.lists(NUMBER, min_size=1, max_size=9).map(" ".join)
+VALUE = st.one_of(NUMBER, USUAL, QUOTED, WORD)
+PAIR = st.tuples(
+    st.one_of(st.sampled_from(["energy", "uid", "pbc", "stress", "e-1"]), WORD),
+    st.sampled_from(["{}={}", '{}="{}"', "{}='{}'", "{}={{{}}}", "{} = {}", "{}", '{}="{}"x']),
+    VALUE,
+).map(lambda pair: pair[1].format(pair[0], pair[2]))
+
+
+@settings(max_examples=600, derandomize=True, deadline=None)
+@given(st.lists(PAIR, min_size=1, max_size=4).map(" ".join))
+def test_a_comment_line_is_read_as_ase_reads_it(line) -> None:
+    def what(read):
+        try:
+            return {k: (type(v), repr(v)) for k, v in read(line + "\n").items()}
+        except Exception as error:
+            return type(error)
+
+    assert what(comment) == what(key_val_str_to_dict)
+
+
+def test_what_comment_lines_share_is_not_shared_between_frames() -> None:
+    first, second = comment('pbc="T T F" a="1 2"'), comment('pbc="T T F" a="1 2"')
+    first["pbc"][0], first["a"][0] = False, 7
+    assert second["pbc"] == [True, True, False] and second["a"].tolist() == [1, 2]
 
 
 def test_extxyz_with_odd_keys():

@@ -115,3 +115,31 @@ def test_links_between_files_of_the_repository_lead_somewhere():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]:
         for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+
+
+def held_by() -> list[tuple[str, str]]:
+    """(promise, what holds it) of every row of the page of promises."""
+    text = (ROOT / "docs" / "explanation" / "promises.md").read_text()
+    rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [(row[0].strip(), row[1]) for row in rows if row[1].strip() != "held by"]
+
+
+@pytest.fixture(scope="module")
+def tests_that_exist() -> set[str]:
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return {name for path in files for name in re.findall(r"def (test_\w+)", path.read_text())}
+
+
+@pytest.mark.parametrize("promise, text", held_by(), ids=lambda value: value[:40])
+def test_what_holds_a_promise_exists(promise, text, tests_that_exist):
+    """Each promise names a test, by its file or its own name; nothing that it names is gone."""
+    named = re.findall(r"`([^`]+)`", text)
+    paths = [name for name in named if "/" in name]
+    tests = [name for name in named if name.startswith("test_")]
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    assert not set(tests) - tests_that_exist
+    assert tests or [path for path in paths if path.startswith("tests/")]
+
+
+def test_no_promise_is_lost():
+    assert len(held_by()) >= 22

@@ -159,6 +159,9 @@ INPUTS = {
     "db": Input(
         lambda folder: files.database(folder / "a.db", files.molecules(6)) and None, _prepare
     ),
+    "aselmdb": Input(
+        lambda folder: files.database(folder / "a.aselmdb", files.molecules(6)) and None, _prepare
+    ),
     "pack": Input(lambda folder: write_pack(folder / "pack") and None, _use_pack),
     "study": Input(lambda folder: (folder / "t.yaml").write_text(STUDY) and None, _use_study),
     "csv": _table("t.csv"),

@@ -17,15 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forcelaw.errors import ForcelawError
+from tests.fuzz.damage import WORDS, damaged
 from tests.fuzz.inputs import INPUTS
 from tests.packs import write_pack
 
 CASES = int(os.environ.get("FORCELAW_FUZZ", "20"))  # of each kind of input
-WORDS = [
-    *(b"-1", b"0", b"1e400", b"nan", b"-inf", b"99999999999999999999", b"1e12", b"''", b"null"),
-    *(b"[" * 3000, b"{" * 3000, b"\xff\xfe", b"\x00" * 9, b"a" * 70_000, b"*t", b"!!float x"),
-    *(b"\n\n", b",,,", b"../../x", b"\x1b[31m", b"=1+1", b"\xc3\x28", b"-", b":", b"\xf0\x9f\x98"),
-]
 SPOT = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 DAMAGE = st.one_of(
     st.tuples(st.just("flip"), SPOT, st.integers(0, 7)),
@@ -37,32 +33,6 @@ DAMAGE = st.one_of(
     st.tuples(st.just("number"), SPOT, st.sampled_from(WORDS)),
     st.tuples(st.just("repeat"), SPOT, st.integers(1, 400)),
 )
-
-
-def damaged(data: bytes, how: tuple) -> bytes:
-    kind, spot, what = how
-    at = int(spot * len(data))
-    if kind == "flip":
-        return data[:at] + bytes([data[at] ^ 1 << what]) + data[at + 1 :] if data else data
-    if kind == "byte":
-        return data[:at] + bytes([what]) + data[at + 1 :]
-    if kind == "cut":
-        return data[:at]
-    if kind == "remove":
-        return data[:at] + data[at + what :]
-    if kind == "insert":
-        return data[:at] + what + data[at:]
-    if kind == "over":
-        return data[:at] + what + data[at + len(what) :]
-    if kind == "repeat":
-        return data[: at + what] + data[at:]
-    digits = b"0123456789.+-eE"  # the number after that spot
-    while at < len(data) and data[at] not in digits:
-        at += 1
-    end = at
-    while end < len(data) and data[end] in digits:
-        end += 1
-    return data[:at] + what + data[end:]
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,30 @@ def test_a_flipped_bit_in_weights_sets_a_stopped_run_aside(study, capsys) -> Non
     assert set(work(study).values()) == {"finished"}
 
 
+@pytest.mark.parametrize("change", [lambda lines: lines[1:], lambda lines: lines[:1] + lines])
+def test_evaluations_that_the_checkpoint_counts_and_are_lost_or_twice_are_damage(
+    study, capsys, change
+) -> None:
+    asked = itertools.count()
+    worker.work(
+        load(study),
+        study.parent / "out",
+        study.parent,
+        device="cpu",
+        stop=lambda: next(asked) >= 20,  # in the middle of the first run
+        show=False,
+    )
+    (bad,) = (run for run in runs(study.parent / "out" / "runs") if run.state() == "stopped")
+    file = bad.path / "metrics.jsonl"
+    sound = file.read_text()
+    file.write_text("".join(change(sound.splitlines(keepends=True))))
+    found = work(study)
+    assert found.pop(bad.id) == "damaged" and set(found.values()) == {"finished"}
+    assert bad.id in capsys.readouterr().err
+    file.write_text(sound)
+    assert set(work(study).values()) == {"finished"}
+
+
 def test_a_file_that_is_restored_is_read_again(study) -> None:
     bad = planned(study)[0]
     DAMAGE["checkpoint"](bad)

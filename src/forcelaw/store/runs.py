@@ -205,10 +205,19 @@ class RunDirectory:
                 if file is not self._metrics:
                     file.close()
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop evaluations after ``step``: a resumed run repeats them. The rest becomes a new file,
-        so that a worker which lost this run appends to the old one, which nobody reads."""
+    def truncate_metrics(self, step: int, evaluations: int | None = None) -> int:
+        """Drop evaluations after ``step``: a resumed run repeats them. The number of the others,
+        which become a new file, so that a worker that lost this run appends to the old one, which
+        nobody reads. evaluations: how many there must be, one a step; StoreError, and nothing is
+        changed, where some are lost."""
         rows = [row for row in self.metrics() if row["step"] <= step]
+        steps = {row["step"] for row in rows}
+        if evaluations is not None and not len(rows) == len(steps) == evaluations:
+            raise self._damaged(
+                "metrics.jsonl",
+                f"{len(rows)} evaluations at {len(steps)} steps up to {step}; the checkpoint of"
+                f" that step was made after {evaluations}",
+            )
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         with self.writing("metrics.jsonl") as temporary:
             file = temporary.open("w")
@@ -219,6 +228,7 @@ class RunDirectory:
             self._metrics = file
         else:
             file.close()
+        return len(rows)
 
     def finish(self, result: dict[str, Any]) -> None:
         self.write("result.json", result)

@@ -237,7 +237,8 @@ def _restore(
 
     def read() -> dict[str, Any]:
         state = NEW_STATE | (checkpoint.load(run.path, optimizer) or {})
-        run.truncate_metrics(state["step"])
+        # checkpoints of older versions did not count them
+        state["evaluations"] = run.truncate_metrics(state["step"], state.get("evaluations"))
         run.keep_references(pack.manifest["references"]["energies"], same=not spec.start)
         return state
 
@@ -393,6 +394,7 @@ class _Recorder:
                 "mean_degree": self.state["edges"] / d,
             }
         )
+        self.state["evaluations"] += 1
 
     def _save(self) -> None:
         if not self.ranks.first:

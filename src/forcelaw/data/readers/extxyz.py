@@ -1,7 +1,7 @@
 """Extended XYZ, plain or gzipped, streamed frame by frame.
 
-The header line is parsed by ASE (``key_val_str_to_dict``); columns are parsed here for a batch of
-frames at once. Labels are looked for where files keep them: energies in the comment line, forces in
+The comment line is read as ASE reads it (:mod:`.extxyz_comment`), columns for a batch of frames at
+once. Labels are looked for where files keep them: energies in the comment line, forces in
 the columns. ``energy`` and ``forces`` are ASE's names, ``REF_energy`` and ``REF_forces`` the
 convention of training sets; any other name must be given. Units are eV and Angstrom by ASE's
 convention unless the user says otherwise. Format: https://github.com/libAtoms/extxyz
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from ase.io.extxyz import key_val_str_to_dict
 
 from ...elements import Z_OF
 from ...errors import DataError
@@ -36,6 +35,7 @@ from .base import (
     gather,
     small_ints,
 )
+from .extxyz_comment import comment
 from .labels import choose_units, config_key, optional_keys, require_labels, suggest
 from .stress import StressRule, stress_rule
 
@@ -131,7 +131,7 @@ def frames(path: Path) -> Iterator[Frame]:
                         where=where,
                         remedy="fetch the file again, or cut it before this frame",
                     )
-                info = key_val_str_to_dict(header) if "=" in header else {}
+                info = comment(header) if "=" in header else {}
                 columns = str(info.pop("Properties", _DEFAULT_COLUMNS))
                 yield Frame(index, line_number + 1, atoms, info, columns, lines)
                 line_number += atoms + 2

@@ -1,0 +1,46 @@
+"""The comment line of extended XYZ: KEY=VALUE pairs, as ASE's ``key_val_str_to_dict`` reads them."""
+
+from __future__ import annotations
+
+import copy
+import re
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from ase.io.extxyz import SPECIAL_3_3_KEYS, UNPROCESSED_KEYS, key_val_str_to_dict
+
+# KEY=VALUE or KEY="VALUE", the way nearly all files are written; and the numbers in them
+_PAIR = re.compile(r"""\s*([^\s='"{}\[\]\\]+)=(?:"([^"\\]+)"|([^\s='"{}\[\]\\]+))(?=\s|$)""")
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
+
+
+def comment(header: str) -> dict[str, Any]:
+    """What ASE's ``key_val_str_to_dict`` makes of a comment line, in a tenth of its time: it goes
+    through a line one character after the other. Brackets, escapes and bare words are left to
+    it."""
+    found, at, header = {}, 0, header.strip()
+    while at < len(header):
+        pair = _PAIR.match(header, at)
+        if pair is None:
+            return dict(key_val_str_to_dict(header))
+        key, at = pair[1], pair.end()
+        found[key] = _value(key, pair[2] or pair[3])
+    return found
+
+
+def _value(key: str, text: str) -> Any:
+    if key in SPECIAL_3_3_KEYS or key.lower() in UNPROCESSED_KEYS:
+        return key_val_str_to_dict(f'{key}="{text}"')[key]
+    if _INTEGER.fullmatch(text):
+        return np.int64(text)
+    if _FLOAT.fullmatch(text):
+        return np.float64(text)
+    return copy.copy(_repeated(text))
+
+
+@lru_cache(1024)
+def _repeated(text: str) -> Any:
+    """The value of a text that stands in many comment lines: columns, pbc, names."""
+    return key_val_str_to_dict(f'x="{text}"')["x"]

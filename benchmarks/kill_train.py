@@ -77,9 +77,7 @@ def trials(folder: Path, times: int, chance: random.Random) -> int:
         bad += not same
         print(f"trial {k + 1}: {'identical' if same else 'DIFFERENT'}", flush=True)
         shutil.rmtree(out)
-    print(
-        f"{times} trials, {kills} kills, {bad} different (undisturbed: {span:.1f} s)", flush=True
-    )
+    print(f"{times} trials, {kills} kills, {bad} different (undisturbed: {span:.1f} s)", flush=True)
     return bad
 
 

@@ -25,6 +25,9 @@ _REMEDIES = {
     errno.EPERM: "give an output directory that you may write",
 }
 
+RESTORE = "restore it, or delete the directory it is in and make that again"
+MOST_BYTES = 1 << 28  # of a file that is read whole
+
 _STORAGE = {
     *_REMEDIES,
     errno.EIO,
@@ -144,15 +147,37 @@ def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
         fsync_folder(path.parent)
 
 
+def read_whole(path: Path) -> bytes:
+    """The content of a file of a run or a study. StoreError for a pipe, a device, a folder, and a
+    file that is far too large: these would be read without end, or fill the memory."""
+    try:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            check_regular(path, StoreError)
+        if info.st_size > MOST_BYTES:
+            raise StoreError(
+                f"{path.name} has {info.st_size:,} bytes, more than {MOST_BYTES:,}",
+                where=str(path),
+                remedy=RESTORE,
+            )
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if is_storage(error):
+            raise
+        what = f"{path.name} cannot be read: {error.strerror or error}"
+        raise StoreError(what, where=str(path), remedy=RESTORE) from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. StoreError where it is not one."""
-    remedy = "restore it, or delete the directory it is in and make that again"
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_whole(path))
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
         what = f"{path.name} is not JSON: {error}"
-        raise StoreError(what, where=str(path), remedy=remedy) from error
+        raise StoreError(what, where=str(path), remedy=RESTORE) from error
     if not isinstance(content, dict):
         what = f"{path.name} holds a {type(content).__name__}, not an object"
-        raise StoreError(what, where=str(path), remedy=remedy)
+        raise StoreError(what, where=str(path), remedy=RESTORE)
     return content

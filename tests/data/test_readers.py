@@ -96,7 +96,9 @@ def test_extxyz(name):
 
 WORD = st.text(st.characters(exclude_characters="\n", max_codepoint=300), min_size=1, max_size=8)
 NUMBER = st.one_of(st.integers(), st.floats()).map(str)
-USUAL = st.sampled_from(["T T F", "1,2", "1e5", "+.5", "-0", "_JSON [1]", "True", "1_0", "\u0663", "a b"])
+USUAL = st.sampled_from(
+    ["T T F", "1,2", "1e5", "+.5", "-0", "_JSON [1]", "True", "1_0", "\u0663", "a b"]
+)
 QUOTED = st.lists(NUMBER, min_size=1, max_size=9).map(" ".join)
 VALUE = st.one_of(NUMBER, USUAL, QUOTED, WORD)
 PAIR = st.tuples(

@@ -27,7 +27,14 @@ from tests.fuzz.isolated import Outcome, isolated
 from tests.packs import write_pack
 
 # what cases need is imported once, before they are forked
-for module in ("cli.laws", "laws.fit.fit", "table.read", "report.write", "study.worker", "portable"):
+for module in (
+    "cli.laws",
+    "laws.fit.fit",
+    "table.read",
+    "report.write",
+    "study.worker",
+    "portable",
+):
     importlib.import_module(f"forcelaw.{module}")
 GOOD = ("read", "refused")
 MEMORY = 1000  # MB that a case may take, of which some 450 are Python and all packages

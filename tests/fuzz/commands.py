@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,28 +99,51 @@ def fit_table(sound: Path, work: Path, chance: random.Random) -> Call:
         code, out, err = command(words)
         if code == 0 and re.search(r"(?<![\w.])[-+]?(nan|inf)\b", out, re.I):
             raise Wrong(f"prints numbers that are not finite: {out[:500]}")
-        return _said(code, err)
+        return said(code, err)
 
     return done, call
 
 
-def _said(code: int, err: str) -> int:
+def said(code: int, err: str) -> int:
     """Hand on what a command said, for :mod:`.isolated`."""
-    import sys
-
     sys.stderr.write(err)
     return code
 
 
+CODE = """
+__import__('os').system('touch pwned')
+open('pwned', 'w')
+n.__class__
+(lambda: 1)()
+[x for x in n]
+n[0] == 1
+f'{n}' == 'a'
+n := 1
+n == n.real
+exec('1')
+9 ** 9 ** 9 > n
+n > 1e999
+n > nan
+'a' * 1000000000 == run
+n / 0 > 1
+n % 2
+run =~ '(a+)+$'
+n >
+n > 1 # x
+n > 1; n < 2
+n in (1, 2
+'\\x00' == run
+run == "'"
+nothing > 1
+n == '1'
+1 == 1
+"""
 FILTERS = [
-    *("__import__('os').system('touch pwned')", "open('pwned', 'w')", "n.__class__", "(lambda: 1)()"),
-    *("[x for x in n]", "n[0] == 1", "f'{n}' == 'a'", "n := 1", "n == n.real", "exec('1')"),
-    *("9 ** 9 ** 9 > n", "n > 1e999", "n > nan", "'a' * 1000000000 == run", "n / 0 > 1", "n % 2"),
+    *CODE.strip().splitlines(),
+    *("", " ", "n > 1\0", "n > \u0661", "-" * 3000 + "1", "n < 1 < 2 < 3" * 50),
     *("(" * 5000 + "n > 1" + ")" * 5000, "not " * 5000 + "n > 1", "n > 1 and " * 200 + "n > 1"),
-    *(" or ".join(f"run == 'r{k}'" for k in range(120)), "run =~ '(a+)+$'", "run == '" + "a" * 10**6),
-    *("n > 1\0", "n > \u0661", "", " ", "n >", "n > 1 # x", "n > 1; n < 2", "n in (1, 2", "-" * 3000 + "1"),
-    *("'\\x00' == run", "run == \"'\"", "nothing > 1", "n == '1'", "n < 1 < 2 < 3" * 50, "1 == 1"),
-]  # fmt: skip
+    *(" or ".join(f"run == 'r{k}'" for k in range(120)), "run == '" + "a" * 10**6),
+]
 
 
 def hostile_filter(sound: Path, work: Path, chance: random.Random) -> Call:
@@ -132,7 +156,7 @@ def hostile_filter(sound: Path, work: Path, chance: random.Random) -> Call:
         code, _, err = command(["fit", str(sound / "t.csv"), "--where", text, "--law", "power"])
         if (work / "pwned").exists():
             raise Wrong("a filter was run as code")
-        return _said(code, err)
+        return said(code, err)
 
     return f"filter {text[:60]!r}", call
 
@@ -181,14 +205,12 @@ def _commands(w: Path) -> dict[str, list[str]]:
         "status": ["status", f"{w}/out"],
         "run": ["run", f"{w}/t.yaml", "--out", f"{w}/out", "--device", "cpu", "--no-report"],
         "run --plan": ["run", f"{w}/t.yaml", "--out", f"{w}/out", "--device", "cpu", "--plan"],
-        "run --retry-failed": ["run", f"{w}/t.yaml", "--out", f"{w}/out", "--device", "cpu"]
-        + ["--no-report", "--retry-failed"],
+        "run --retry-failed": ["run", f"{w}/t.yaml", "--out", f"{w}/out", "--device", "cpu"],
         "export --table": ["export", f"{w}/out", "--table", f"{w}/kept"],
         "export --stop": ["export", f"{w}/out", "--table", f"{w}/kept", "--stop"],
         "export --model": ["export", str(run), "--model", f"{w}/m.pt2"],
         "evaluate": ["evaluate", str(run), f"{w}/a.xyz", "--device", "cpu"],
-        "train --from": ["train", "--from", str(run), "--epochs", "1", "--data", f"{w}/pack"]
-        + ["--device", "cpu", "--out", f"{w}/fine"],
+        "train --from": ["train", "--from", str(run), "--epochs", "1", "--out", f"{w}/fine"],
         "report": ["report", f"{w}/law", "--out", f"{w}/page"],
         "fit": ["fit", f"{w}/law", *quick],
         "compare": ["compare", f"{w}/law", "--permutations", "10", *quick],
@@ -201,22 +223,26 @@ def _commands(w: Path) -> dict[str, list[str]]:
     }
 
 
+_MORE = {
+    "run": ["--workers", "1"],
+    "run --retry-failed": ["--workers", "1", "--no-report", "--retry-failed"],
+}
+
+
 def damaged_directory(sound: Path, work: Path, chance: random.Random) -> Call:
     """One command on a study one to three files of which are damaged."""
     shutil.copytree(sound, work)
     name = chance.choice(list(_commands(work)))
     folder = {"data info": "pack"}.get(name, "law" if "/law" in _commands(work)[name][1] else "out")
-    words, done = _commands(work)[name], []
+    words, done = [*_commands(work)[name], *_MORE.get(name, [])], []
     for _ in range(chance.randint(1, 3)):
         kept = sorted(p for p in (work / folder).rglob("*") if p.is_file() and not p.is_symlink())
         if kept:
             done.append(damage_file(chance.choice(kept), chance))
 
     def call() -> int:
-        if name.startswith("run") and "--plan" not in words:
-            words.extend(["--workers", "1"])
         code, _, err = command(words)
-        return _said(code, err)
+        return said(code, err)
 
     return f"{name}: {'; '.join(done)}", call
 
@@ -260,7 +286,7 @@ def _rewrite(file: Path, chance: random.Random) -> str:
         "empty": lambda t: t.flatten()[:0],
         "not a number": lambda t: torch.full_like(t, float("nan")),
         "other numbers": lambda t: t + 1,
-        "transposed": lambda t: t.T.contiguous() if t.ndim == 2 and t.shape[0] != t.shape[1] else t[:0],
+        "flat": lambda t: t.flatten() if t.ndim > 1 else t[:0],
     }  # fmt: skip
     what = chance.choice([*changes, "gone"])
     if what == "gone":
@@ -340,6 +366,6 @@ def read_only(sound: Path, work: Path, chance: random.Random) -> Call:
         code, _, err = command(WRITERS[name](sound, work))
         if code == 0:
             raise Wrong("a command that could not write ended with 0")
-        return _said(code, err)
+        return said(code, err)
 
     return name, call

@@ -1,4 +1,4 @@
-"""Run one case in a process of its own, so that a hang, a crash and the memory it takes are seen."""
+"""Run one case in a process of its own: a hang, a crash and the memory it takes are seen."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from forcelaw.errors import ForcelawError
 
 CPU_SECONDS, WALL_SECONDS = 60, 300  # after which a case hangs
+MOST_MEMORY = 4 << 30  # bytes, more than any case may take, so that none takes all there is
 
 
 class Wrong(AssertionError):
@@ -68,6 +69,7 @@ def _wait(pid: int) -> tuple[int, resource.struct_rusage]:
 def _child(case: Callable[[], int | None], pipe: int) -> None:
     """Run the case, say through ``pipe`` how it ended, and leave without any cleaning up."""
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, MOST_MEMORY))
     out, err = io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():

@@ -13,7 +13,15 @@ from tests.fuzz.isolated import Wrong
 from tests.report.pages import Page
 
 LABELS = [
-    *("=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x","y")'),
+    *(
+        "=cmd|' /C calc'!A0",
+        "+1+1",
+        "-2+3",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        '=HYPERLINK("http://x","y")',
+    ),
     *("<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "</script><script>alert(1)//"),
     *('" onmouseover="alert(1)', "' autofocus onfocus='alert(1)", "<svg/onload=alert(1)>"),
     *("javascript:alert(1)", "[x](javascript:alert(1))", "![x](http://x/y.png)", "<!-- x", "]]>"),

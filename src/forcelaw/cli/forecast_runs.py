@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FitError
+from ..errors import FitError, StoreError
+from ..files import reading
 from ..laws.decide.forecast import Planned
 from ..laws.decide.repeats import repeats_smaller_set
 from ..table.filter import where as filter_rows
@@ -77,7 +78,9 @@ def planned_runs(
         own = {role: name for role, name in (columns or {}).items() if name in there}
         return _of_table(plan, runs, columns=own)
     if (source / "runs").is_dir():
-        return _of_specs(source / "runs", where)
+        remedy = "restore the spec.json that is damaged, or delete its run directory"
+        with reading(source / "runs", StoreError, remedy=remedy):
+            return _of_specs(source / "runs", where)
     small = repeated(Runs.from_frame(source, columns))
     return [p for p in _of_table(source, runs, where, columns) if p.run not in small]
 

@@ -25,7 +25,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import ForcelawError, StoreError
-from ..files import fsync_folder, read_json, storage, storage_error, write_json
+from ..files import (
+    fsync_folder,
+    read_json,
+    read_whole,
+    storage,
+    storage_error,
+    write_json,
+)
 from .claim import Claim, held, take, taken_over
 
 RETRAIN = (
@@ -124,7 +131,7 @@ class RunDirectory:
         if not path.exists():
             return []
         rows = []
-        lines = path.read_bytes().split(b"\n")
+        lines = read_whole(path).split(b"\n")
         for number, line in enumerate(lines):
             if not line.strip():
                 continue
@@ -149,7 +156,7 @@ class RunDirectory:
         result, path = self.result(), self.path / "metrics.jsonl"
         if result is None or result["status"] != "finished" or not path.exists():
             return None
-        for line in reversed(path.read_bytes().splitlines()):
+        for line in reversed(read_whole(path).splitlines()):
             with contextlib.suppress(ValueError):  # cut short by a crash
                 row = json.loads(line)
                 if isinstance(row, dict) and isinstance(row.get("loss"), float | int):
@@ -263,11 +270,15 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def _writes(self) -> Iterator[None]:
-        """An OSError within is that the run was taken over, or else a StorageError."""
+        """An OSError within is that the run was taken over, or else a StorageError; a StoreError
+        where something stands in the place of its files that is none."""
         try:
             yield
         except OSError as error:
             self.check()
+            if isinstance(error, IsADirectoryError | NotADirectoryError):
+                name = Path(str(error.filename2 or error.filename)).name
+                raise self._damaged(name, error.strerror) from error
             raise storage_error(error, self.path) from error
 
     def claim(self) -> bool:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
-from ..files import check_regular, file_sha256, read_json, reading, write_json
+from ..files import check_regular, file_sha256, read_json, read_whole, reading, write_json
 from ..store.runs import RunDirectory, content_id, runs
 from ..table.columns import COLUMNS, measured
 from ..table.directory import EVIDENCE, frame, rows, typed
@@ -35,7 +35,6 @@ from .accounting import accounts
 from .config import is_later_stage
 
 STATUSES = ("failed", "stopped", "diverged", "finished")  # from worst to best
-MOST_BYTES = 1 << 28  # of a JSON file of evidence
 
 
 def write_evidence(
@@ -218,11 +217,6 @@ Found = tuple[dict[str, Any], dict[str, Any] | None, list[dict[str, Any]]]
 def _evidence(folder: Path) -> tuple[dict[str, Any], list[Found]]:
     """Provenance, and (specification, result, evaluations) of every run; all of it is looked at
     before anything is written."""
-    for path in folder.iterdir():
-        if path.suffix in (".json", ".jsonl"):
-            check_regular(path, StoreError)
-            if path.stat().st_size > MOST_BYTES:
-                raise StoreError(f"{path.name} has more than {MOST_BYTES:,} bytes")
     path = folder / "provenance.json"
     provenance = {"pieces": {}} | (read_json(path) if path.exists() else {})
     for name, piece in provenance["pieces"].items():
@@ -231,7 +225,7 @@ def _evidence(folder: Path) -> tuple[dict[str, Any], list[Found]]:
     if (folder / "study.json").exists():
         read_json(folder / "study.json")
     metrics, found = _metrics_of(folder, provenance), []
-    lines = (folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = read_whole(folder / "runs.jsonl").decode().splitlines()
     if not lines:
         raise StoreError("runs.jsonl holds no run")
     for number, text in enumerate(lines, start=1):
@@ -255,9 +249,13 @@ def _evidence(folder: Path) -> tuple[dict[str, Any], list[Found]]:
 
 def _metrics_of(folder: Path, provenance: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Evaluations of every run of the table, by id, in the order of their steps."""
+    from ..table.read import MOST_BYTES as MOST_TABLE
     from ..table.read import read
 
     table = next(folder / name for name in EVIDENCE.values() if (folder / name).exists())
+    check_regular(table, StoreError)
+    if table.stat().st_size > MOST_TABLE:
+        raise StoreError(f"the table has more than {MOST_TABLE:,} bytes", where=str(table))
     known = provenance.get("table", {})
     if known.get("file") == table.name and known.get("sha256") != file_sha256(table):
         raise StoreError(

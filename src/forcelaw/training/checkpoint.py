@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import StoreError
+from ..files import check_regular
 from ..models import ForceField
 from ..store.runs import RETRAIN, RunDirectory
 from .optimizer import ScheduleFreeAdamW
@@ -93,6 +94,7 @@ def load_model(path: Path, model: ForceField) -> ForceField:
 def _opened(file: Path) -> Iterator[Any]:
     """The checkpoint in ``file``; whatever fails while it is read is a StoreError."""
     try:
+        check_regular(file, StoreError)
         with safe_open(file, framework="pt") as stored:
             yield stored
     # SafetensorError, KeyError, TypeError, OSError, ...: the file is what is wrong in each case

@@ -1,4 +1,4 @@
-"""The comment line of extended XYZ: KEY=VALUE pairs, as ASE's ``key_val_str_to_dict`` reads them."""
+"""The comment line of extended XYZ, KEY=VALUE pairs, read as ASE's ``key_val_str_to_dict`` does."""
 
 from __future__ import annotations
 

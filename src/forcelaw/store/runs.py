@@ -278,7 +278,7 @@ class RunDirectory:
             self.check()
             if isinstance(error, IsADirectoryError | NotADirectoryError):
                 name = Path(str(error.filename2 or error.filename)).name
-                raise self._damaged(name, error.strerror) from error
+                raise self._damaged(name, str(error.strerror)) from error
             raise storage_error(error, self.path) from error
 
     def claim(self) -> bool:

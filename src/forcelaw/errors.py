@@ -78,9 +78,13 @@ class StorageError(ForcelawError):
 
 class RankError(ForcelawError):
     """Another of the processes that train one run together is gone, or does not answer. The run is
-    open, and resumes from its last checkpoint."""
+    open, and resumes from its last checkpoint.
+
+    failed: the other one ended by an error of the training, which may come again.
+    """
 
     exit_code = 76  # EX_PROTOCOL of sysexits.h
+    failed = False
 
 
 class FitError(ForcelawError):

@@ -190,7 +190,9 @@ class ConcurrentRuns:
                 print(f"run {run.id}: {error}", file=sys.stderr)
             elif isinstance(error, StoreError):
                 self._set_aside(run, error)
-            elif isinstance(error, StorageError | DataError | RankError):
+            elif isinstance(error, StorageError | DataError) or (
+                isinstance(error, RankError) and not error.failed
+            ):
                 raise error
             elif isinstance(error, OSError) and is_storage(error):
                 raise storage_error(error, run.path) from error

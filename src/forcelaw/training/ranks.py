@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import RankError, StudyError
+from ..errors import ForcelawError, RankError, StudyError
 from .device import pick_device
 
 TIMEOUT_SECONDS = 600.0  # silence after which a rank counts as lost; compiling may take minutes
@@ -177,33 +177,43 @@ class Group(Ranks):
                     continue
                 return json.loads(self._store.get(key))
 
-    def leave(self, why: str) -> None:
-        """Tell the first rank why this one ends before the run does."""
+    def leave(self, error: Exception) -> None:
+        """Tell the other ranks why this one ends before the run does."""
+        why = {"what": f"{type(error).__name__}: {error}"[:2000]}
+        why |= {"failed": not isinstance(error, ForcelawError)}
         with contextlib.suppress(RuntimeError):
-            self._store.set(f"left/{self.rank}", why)
+            self._store.set(f"left/{self.rank}", json.dumps(why))
 
     def lost(self, why: str) -> RankError:
         """The error to raise where a rank is lost; nothing can be exchanged any more."""
-        said = [text for rank in range(self.size) if (text := self._said(rank))]
-        if self.device.type == "cuda" and self._ending is None:
-            # a collective that waits for the lost rank keeps the device, and with it whatever
-            # waits for the device, when memory is given back or the interpreter ends
-            self._ending = threading.Timer(LEAVE_SECONDS, os._exit, [RankError.exit_code])
-            self._ending.daemon = True
-            self._ending.start()
-            with contextlib.suppress(Exception):
-                dist.distributed_c10d._abort_process_group()
-        return RankError(
-            f"rank {self.rank} of {self.size} lost another: {'; '.join(said) or why}",
+        said = [found for rank in range(self.size) if (found := self._said(rank))]
+        self._abort()
+        what = "; ".join(found["what"] for found in said) or why
+        error = RankError(
+            f"rank {self.rank} of {self.size} lost another: {what}",
             remedy="the same command resumes the run from its last checkpoint, on as many GPUs as"
             " you give",
         )
+        error.failed = any(found["failed"] for found in said)
+        return error
 
-    def _said(self, rank: int) -> str:
+    def _said(self, rank: int) -> dict[str, Any] | None:
         with contextlib.suppress(Exception):  # whatever has become of the store
             if self._store.check([f"left/{rank}"]):
-                return f"rank {rank}: {self._store.get(f'left/{rank}').decode()}"
-        return ""
+                return json.loads(self._store.get(f"left/{rank}"))
+        return None
+
+    def _abort(self) -> None:
+        """End what waits on the device for ranks that will not come: it would keep whatever waits
+        for the device, when memory is given back or the interpreter ends. Where that does not help
+        this process is ended."""
+        if self.device.type != "cuda" or self._ending is not None:
+            return
+        self._ending = threading.Timer(LEAVE_SECONDS, os._exit, [RankError.exit_code])
+        self._ending.daemon = True
+        self._ending.start()
+        with contextlib.suppress(Exception):
+            dist.distributed_c10d._abort_process_group()
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -213,11 +223,14 @@ class Group(Ranks):
         except RuntimeError as error:
             raise self.lost(self.gone() or str(error).splitlines()[0]) from error
 
-    def close(self) -> None:
-        """Leave the group; all ranks do."""
-        with contextlib.suppress(Exception):  # it may be broken
+    def close(self, *, broken: bool = False) -> None:
+        """Leave the group, as all ranks do, or because it is ``broken``."""
+        if broken:
+            self._abort()
+        with contextlib.suppress(Exception):  # it may be gone
             dist.destroy_process_group()
-        if self._ending is not None:
+        # what torchrun has started ends now; a program of its own may go on
+        if self._ending is not None and not started_by_torchrun():
             self._ending.cancel()
 
 

@@ -76,9 +76,7 @@ class Team:
     def _start(self) -> Group:
         ranks.loopback()
         timeout = datetime.timedelta(seconds=ranks.TIMEOUT_SECONDS)
-        store = dist.TCPStore(
-            HOST, 0, is_master=True, wait_for_workers=False, timeout=timeout, use_libuv=True
-        )
+        store = dist.TCPStore(HOST, 0, is_master=True, wait_for_workers=False, timeout=timeout)
         address = {"MASTER_ADDR": HOST, "MASTER_PORT": str(store.port)}
         command = [sys.executable, "-m", "forcelaw.training.team", "--device", self.device.type]
         command += ["--parent", str(os.getpid())]
@@ -117,7 +115,7 @@ class Team:
             if kill:
                 other.kill()
         if self._group:
-            self._group.close()
+            self._group.close(broken=kill)
         deadline = time.monotonic() + END_SECONDS
         for other in self._others:
             try:
@@ -189,7 +187,7 @@ def follow(
         except RankError:
             raise
         except Exception as error:
-            group.leave(f"{type(error).__name__}: {error}")
+            group.leave(error)
             raise
 
 

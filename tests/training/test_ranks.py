@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -346,6 +347,31 @@ def test_a_study_trains_each_run_on_two_ranks(tmp_path) -> None:
         run, other = RunDirectory(tmp_path / "two" / "runs" / path.name), RunDirectory(path)
         assert run.result()["ranks"] == [2]
         assert_same(run, other)
+
+
+def test_ranks_that_torchrun_starts_train_one_run(tmp_path) -> None:
+    """The environment that torchrun gives, without its two processes more."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    words = "train mpnn --size 2e3 --depth 1 --atoms 600 --validation-structures 10 --device cpu"
+    words += " --evaluations 2 --first-evaluation 1"
+    command = [sys.executable, "-m", "forcelaw.cli", *words.split(), "--out", str(tmp_path)]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate()[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0]
+    (path,) = (tmp_path / "runs").iterdir()
+    assert path.name in said[0] and not said[1]  # one speaks
+    assert RunDirectory(path).result()["ranks"] == [2]
 
 
 def test_workers_share_the_gpus_out(monkeypatch) -> None:

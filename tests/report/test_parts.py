@@ -13,12 +13,13 @@ from forcelaw.figures.style import DARK, looks
 from forcelaw.figures.text import decimal, names, pretty
 from forcelaw.laws.fit.result import Estimate, FitResult
 from forcelaw.laws.forms import Surface
-from forcelaw.report.frontiers import FrontierOutcome
+from forcelaw.report.frontiers import FrontierOutcome, envelope
 from forcelaw.report.outcome import Outcome
 from forcelaw.report.paper import published
 from forcelaw.report.sections.data import regime
 from forcelaw.report.sections.sweep import Sweep, end_of_sweep, tolerance
 from forcelaw.report.series import loss_at_data
+from forcelaw.table.runs import Runs
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,20 @@ def test_loss_at_compute_is_not_extrapolated() -> None:
     found = FrontierOutcome(envelope=[(x, x**-0.2) for x in (1e9, 1e10, 1e12)])
     assert found.loss_at(3e11) == pytest.approx(3e11**-0.2, rel=1e-9)
     assert found.loss_at(9e8) is None and found.loss_at(1.1e12) is None
+
+
+def test_runs_of_one_evaluation_are_compared_at_equal_compute() -> None:
+    rows = [
+        {"run": f"{n:g} {d:g}", "n": n, "d": d, "c": 6 * n * d, "loss": n**-0.3 + d**-0.2}
+        for n in (1e3, 1e4)
+        for d in (1e5, 1e6, 1e7)
+    ]
+    found = dict(envelope(Runs.from_frame(pl.DataFrame(rows)), "c"))
+    assert min(found) == pytest.approx(6e8) and max(found) == pytest.approx(6e11)
+    shared = [row for row in rows if row["c"] == 6e9]  # the small one saw more and is lower there
+    assert min(found.items(), key=lambda at: abs(math.log(at[0] / 6e9)))[1] == pytest.approx(
+        min(row["loss"] for row in shared), rel=0.02
+    )
 
 
 def test_regime_names_what_limits() -> None:

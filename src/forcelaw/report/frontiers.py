@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from ..errors import FitError
-from ..laws.frontier.curves import curves
+from ..laws.frontier.curves import envelope as lowest
 from ..laws.frontier.frontier import Frontier, frontier
 from ..table.columns import ROLES
 from ..table.runs import Runs
@@ -22,7 +22,6 @@ from .outcome import Outcome, one_line
 COLUMNS = [column.name for role, column in ROLES.items() if role not in ("status", "weight")]
 COLUMNS += ["depth", "lr"]  # and what a diagnosis asks about
 HOLES = ("u", "c", "h", "step")  # a gap in one of these drops the column, not the rows
-ENVELOPE_POINTS = 48
 HULL = (
     "too few sizes touch the frontier inside their range, so γ is read off its corners, which"
     " biases it"
@@ -143,16 +142,5 @@ def _whole_envelope(frame: pl.DataFrame, x: str) -> Points:
 
 
 def envelope(runs: Runs, x: str) -> Points:
-    """(x, loss): the lowest of the curves up to each x, from which a loss at equal compute is
-    read."""
-    found = [curve for curve in curves(runs, x) if len(curve.lx) > 1]
-    if not found:
-        return []
-    ends = [end for curve in found for end in (curve.lx[0], curve.lx[-1])]  # where it may jump
-    even = np.linspace(min(ends), max(ends), ENVELOPE_POINTS)
-    grid = np.unique(np.concatenate([even, ends]))
-    each = [np.interp(grid, c.lx, c.ly, left=np.inf, right=np.inf) for c in found]
-    # where a curve ends: whoever has more compute may stop early
-    lowest = np.minimum.accumulate(np.stack(each).min(axis=0))
-    pairs = zip(np.exp(grid), np.exp(lowest), strict=True)
-    return [(float(a), float(b)) for a, b in pairs if math.isfinite(b)]
+    """(x, loss) of the lowest curves, from which a loss at equal compute is read."""
+    return [(float(a), float(b)) for a, b in zip(*lowest(runs, x), strict=True)]

@@ -59,7 +59,8 @@ def headline(analysis: Analysis) -> str:
     levels = equal_compute(analysis)
     if not levels:
         return (
-            "The architectures share no compute budget, so they cannot be ranked at equal compute."
+            "No compute budget is covered by every architecture, so they are not ranked at equal"
+            " compute here; pairs that share one are compared below."
         )
     order = _ranked(levels[-1]["losses"])
     (best, low), (worst, high) = order[0], order[-1]
@@ -203,10 +204,11 @@ def limits(analysis: Analysis) -> list[str]:
     """What the numbers cannot carry: scale, burn-in, seeds, regime, what was left out."""
     fitted = analysis.fitted
     out = _scale(analysis)
-    out.append(
-        f"Evaluations before step {analysis.burn_in_steps} are left out of every fit: models are"
-        " still in their transient there. The effect of that choice is tabulated below."
-    )
+    if analysis.burn_in_steps:
+        out.append(
+            f"Evaluations before step {analysis.burn_in_steps} are left out of every fit: models"
+            " are still in their transient there. The effect of that choice is tabulated below."
+        )
     if single := [arch.label for arch in fitted if arch.seeds < 2]:
         out.append(
             f"One seed only for {names(single)}: noise between runs cannot be separated from lack"

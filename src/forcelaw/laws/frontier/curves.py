@@ -95,9 +95,9 @@ def pooled(found: list[Curve]) -> list[Curve]:
 
 def envelope(runs: Runs, x: str = "c", count: int = 48) -> tuple[np.ndarray, np.ndarray]:
     """x and the loss [K] of the lowest run-averaged curve up to each x (whoever has more compute
-    may stop early): where a loss at equal compute is read off. Empty where no run has two
-    evaluations."""
-    found = [curve for curve in curves(runs, x) if len(curve.lx) > 1]
+    may stop early): where a loss at equal compute is read off. Runs of one evaluation make one
+    curve a size. Empty where no curve has two points."""
+    found = [curve for curve in pooled(curves(runs, x)) if len(curve.lx) > 1]
     if not found:
         return np.array([]), np.array([])
     ends = [end for curve in found for end in (curve.lx[0], curve.lx[-1])]  # where it may jump

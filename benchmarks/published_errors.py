@@ -232,6 +232,9 @@ def evaluate(out: Path, system: str, runs: dict[str, RunDirectory], device: str)
     """Errors of every run of a system on every test file, written as they come."""
     found: dict[str, Any] = {}
     for name, run in runs.items():
+        if not (run.path / "last.safetensors").exists():
+            print(f"{system} {name}: no checkpoint", flush=True)
+            continue
         done = Run(run.path)
         about = {"run": done.id, "n": done.spec["n"], "epochs": done.spec["epochs"]}
         about |= {"steps": run.position(), "of": done.spec["steps"], "lr": done.spec["lr"]}

@@ -1,14 +1,18 @@
 """Runs chosen from a pool: within the budget, without a look at the losses of others, and better
 than chance for the target."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
+from forcelaw.cli.main import main
 from forcelaw.errors import FitError
 from forcelaw.laws.decide import simulate
-from forcelaw.laws.decide.selection import select_runs
+from forcelaw.laws.decide.forecast import Planned
+from forcelaw.laws.decide.selection import next_runs, select_runs
 from forcelaw.laws.fit.fit import fit
 from tests.laws.studies import FIELD
 
@@ -28,7 +32,7 @@ def pool(seed):
 def test_what_is_chosen_forecasts_the_target_better_than_chance_or_the_cheapest_runs():
     truth = np.log(simulate.surface_loss(FIELD, AT["n"], AT["d"]))
     errors = {"chosen": [], "chance": [], "cheapest": []}
-    for seed in range(10):
+    for seed in range(5):
         runs = pool(seed)
         cost, budget = runs["c"], 0.1 * runs["c"].sum()
         rows = select_runs(runs, TARGET, budget, "surface", seed)
@@ -59,3 +63,67 @@ def test_losses_of_runs_that_are_not_chosen_are_not_looked_at():
 def test_a_budget_that_does_not_carry_the_first_runs_is_refused():
     with pytest.raises(FitError, match="budget"):
         select_runs(pool(0), TARGET, 1e12)
+
+
+def split(seed, count=12):
+    """The cheapest runs, made, and all as a pool of possible ones."""
+    runs = pool(seed)
+    possible = [
+        Planned("A", n, d, c, run=name)
+        for n, d, c, name in zip(runs["n"], runs["d"], runs["c"], runs.run_names)
+    ]
+    return runs, runs.take(np.argsort(runs["c"])[:count]), possible
+
+
+def test_next_runs_take_more_error_from_the_target_than_others_of_their_cost():
+    truth = np.log(simulate.surface_loss(FIELD, 1e7, 1e10))
+    errors = {"chosen": [], "chance": []}
+    for seed in range(6):
+        runs, made, possible = split(seed)
+        found = next_runs(made, possible, {"n": 1e7, "d": 1e10}, 1e15)
+        assert sum(one.c for one in found.chosen) <= 1e15
+        assert not {one.run for one in found.chosen} & set(made.run_names)
+        assert found.spread == sorted(found.spread, reverse=True)
+        assert found.before > found.spread[0]
+        names, left = [], 1e15
+        for i in np.random.default_rng(seed).permutation(len(runs)):
+            if runs["c"][i] <= left and len(names) < len(found.chosen):
+                names.append(i)
+                left -= runs["c"][i]
+        for name, rows in (
+            ("chosen", [runs.run_names.index(one.run) for one in found.chosen]),
+            ("chance", names),
+        ):
+            there = [runs.run_names.index(one) for one in made.run_names]
+            law = fit(runs.take(np.array(sorted({*there, *rows}))), "surface", interval="none")
+            errors[name].append(abs(float(np.log(law.predict(n=1e7, d=1e10))) - truth))
+    assert np.mean(errors["chosen"]) < 0.8 * np.mean(errors["chance"])
+
+
+def test_where_no_law_can_be_fitted_the_runs_are_those_far_from_what_there_is():
+    _, made, possible = split(0, count=3)
+    found = next_runs(made, possible, {"n": 1e7, "d": 1e10}, 1e14)
+    assert found.before is None and found.notes and found.chosen
+    assert found.chosen[0].d > 100 * made["d"].max() or found.chosen[0].n > 100 * made["n"].max()
+
+
+def test_a_budget_that_buys_no_run_of_the_pool_is_refused():
+    _, made, possible = split(0)
+    with pytest.raises(FitError):
+        next_runs(made, possible, {"n": 1e7, "d": 1e10}, 1e5)
+
+
+def test_the_command_chooses_from_a_table_of_possible_runs(tmp_path):
+    runs, made, possible = split(0)
+    for name, some in (("made.csv", made), ("pool.csv", runs)):
+        columns = {role: some[role] for role in ("n", "d", "c", "loss")}
+        frame = pl.DataFrame({"run": some.run_names, **columns})
+        frame = frame if name == "made.csv" else frame.drop("loss")
+        frame.write_csv(tmp_path / name)
+    target = ["--budget", "1e15", "--target", "n=1e7,d=1e10", "--json", str(tmp_path / "out.json")]
+    tables = [str(tmp_path / "made.csv"), "--pool", str(tmp_path / "pool.csv")]
+    assert main(["design", *tables, *target]) == 0
+    said = json.loads((tmp_path / "out.json").read_text())
+    same = next_runs(made, possible, {"n": 1e7, "d": 1e10}, 1e15)
+    assert [one["run"] for one in said["chosen"]] == [one.run for one in same.chosen]
+    assert main(["design", *tables, "--budget", "1e15"]) == 2  # without a target

@@ -90,6 +90,36 @@ def test_runs_are_off_by_their_own_constants_in_the_working_model():
     )  # the table tells the two apart
 
 
+def test_intervals_weigh_runs_by_the_root_of_what_is_expected_of_them():
+    """A straight line through eleven runs, two of them far out: the sum of squares of the changes
+    of its slope rests on those two, the interval less so. It has the coverage it says, and is much
+    shorter."""
+    x = np.r_[-4.0, np.linspace(-1, 1, 9), 4.0]
+    basis = np.stack([np.ones(11), x], axis=1)
+    slope = np.linalg.pinv(basis)[1]
+    without = np.zeros((11, 11))
+    for g in range(11):
+        keep = np.arange(11) != g
+        without[g, keep] = np.linalg.pinv(basis[keep])[1]
+    lines = np.vstack([slope, (without - slope) * np.sqrt(10 / 11)])
+    reference = Reference(lines @ lines.T)
+    assert reference.df < 1.5 and reference.weighted_df > 2
+    errors = np.random.default_rng(3).normal(size=(4000, 11))
+    centre, changes = errors @ slope, errors @ lines[1:].T
+    half = np.array([reference.half_width(e @ without.T, c, 0.95) for e, c in zip(errors, centre)])
+    plain = reference.critical(0.95) * np.sqrt((changes**2).sum(axis=1))
+    # Satterthwaite's degrees of freedom are a little cautious where they are few
+    assert 0.94 <= np.mean(np.abs(centre) < half) <= 0.985
+    assert np.mean(half) < 0.75 * np.mean(plain)
+
+
+def test_intervals_of_runs_that_count_alike_are_the_jackknifes():
+    draws = np.random.default_rng(4).normal(size=9)
+    reference = Reference(mean_form(9))
+    half = reference.critical(0.9) * np.sqrt(8 / 9 * (draws**2).sum())
+    assert reference.half_width(draws, 0.0, 0.9) == pytest.approx(half)
+
+
 def small_studies(count: int, sizes: np.ndarray, offset: int = 0):
     for seed in range(count):
         rng = np.random.default_rng([seed, offset])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ..errors import FitError
 from . import CANNOT_CARRY
@@ -13,6 +14,7 @@ from .laws import (
     fit_settings,
     law_of,
     numbers,
+    pairs,
     runs_of_command,
     say,
     write,
@@ -41,12 +43,14 @@ def add_design(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Simulates the study with candidate runs added (other sizes, seeds, lengths) and names"
         " those that shorten the interval of a quantity, or of the loss at a --target, most for"
-        " their cost or (--rank gain) whatever they cost."
+        " their cost or (--rank gain) whatever they cost. With --pool: which runs of a table of"
+        " possible ones to make next, within --budget, for the loss at --target."
     )
     examples = """\
 examples:
   forcelaw design runs.csv --group painn --quantity gamma --add 4
   forcelaw design runs.csv --group painn --target n=1e7,d=1e9
+  forcelaw design runs.csv --pool possible.csv --budget 1e18 --target n=1e7,d=1e9
 """
     add_common(parser, Design, examples, _design, skip=("law", "tie"))
 
@@ -88,6 +92,8 @@ def _budget(args: argparse.Namespace) -> int:
 def _design(args: argparse.Namespace) -> int:
     from ..laws.decide.design import design
 
+    if args.pool is not None:
+        return _next_runs(args)
     names = ("add", "cost", "max_cost", "copies", "rank")
     result = design(
         runs_of_command(args),
@@ -100,4 +106,28 @@ def _design(args: argparse.Namespace) -> int:
     say(args, "\n" + result.summary())
     write(args, result.as_json())
     draw(args, "design_figure", result)
+    return 0
+
+
+def _next_runs(args: argparse.Namespace) -> int:
+    """With --pool."""
+    from ..laws.decide.selection import next_runs
+    from .forecast_runs import planned_runs
+
+    target = numbers(args.target, "--target")
+    if args.budget is None or set(target) != {"n", "d"}:
+        raise FitError(
+            "--pool needs a budget and a target",
+            where="design",
+            remedy="give --budget 1e18 --target n=1e7,d=1e9",
+        )
+    runs = runs_of_command(args)
+    pool = planned_runs(Path(args.table), args.pool, runs, columns=pairs(args.columns, "--columns"))
+    mine = [one for one in pool if one.architecture in (args.group, *runs.group_names)]
+    settings = fit_settings(args, "interval", "resamples")
+    result = next_runs(runs, mine, target, args.budget, **settings)
+    say(args, "\n" + result.summary())
+    write(args, result.as_json())
+    if args.figure:
+        say(args, "no figure: a choice from a pool has none")
     return 0

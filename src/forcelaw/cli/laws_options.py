@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -139,6 +140,11 @@ class Design(Settings):
         description="where the loss is to be known, e.g. n=1e7,d=1e9, instead of a quantity",
     )
     add: int = Field(3, ge=1, description="runs to add")
+    pool: Path | None = Field(None, title="TABLE")
+    """possible runs (columns n, d, and c in FLOPs): choose from these, for --target and within
+    --budget"""
+    budget: float | None = Field(None, title="C", gt=0, allow_inf_nan=False)
+    """FLOPs that the runs of --pool may cost together"""
     cost: Literal["c", "h"] | None = None
     """count FLOPs or hours (default: hours if there are any)"""
     max_cost: float | None = Field(None, gt=0, allow_inf_nan=False)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...table.runs import Runs
+from ..fit.problem import SAME_LEVEL
 from ..fit.result import spread
 
 # sizes of a pair may differ by this in ln N: a size dial does not hit a target exactly
-SAME_SIZE = 0.25
+PAIRED_SIZE = 0.25
 
 
 @dataclass
@@ -38,9 +39,9 @@ def pair(first: Runs, second: Runs) -> tuple[Pairing | None, str]:
             j
             for j in free
             if keys_b[j][0] == seed
-            and abs(keys_b[j][1] - ln_n) < SAME_SIZE
+            and abs(keys_b[j][1] - ln_n) < PAIRED_SIZE
             and len(keys_b[j][2]) == len(clock)
-            and np.allclose(keys_b[j][2], clock, atol=0.02)
+            and np.allclose(keys_b[j][2], clock, atol=SAME_LEVEL)
         ]
         if not fit:
             return None, f"run {first.run_names[i]} has no partner of the same size, seed and data"

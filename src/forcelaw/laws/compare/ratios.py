@@ -24,12 +24,12 @@ import numpy as np
 
 from ...errors import FitError
 from ...table.runs import Runs
+from ..fit.problem import SAME_LEVEL
 from ..fit.result import Result, small_p
 from ..inputs import as_runs
 from .equal_cost import CostRatio, at_equal_cost
 from .size_pairs import (
-    SAME_D,
-    SAME_SIZE,
+    COMPARED_SIZE,
     SizeRatio,
     curves,
     differences,
@@ -99,7 +99,7 @@ class Ratios(Result):
         at = np.geomspace(*self.window["d"], columns)
         rows = []
         for size in self.sizes:
-            seen = (at > size.d[0] * (1 - SAME_D)) & (at < size.d[-1] * (1 + SAME_D))
+            seen = (at > size.d[0] * (1 - SAME_LEVEL)) & (at < size.d[-1] * (1 + SAME_LEVEL))
             ratio = np.interp(np.log(at), np.log(size.d), size.ratio)
             rows.append(np.where(seen, ratio, np.nan))
         return at, np.array(rows)
@@ -167,7 +167,7 @@ def ratios(
         raise FitError(
             f"{first} and {second} have no size in common",
             where="ratios",
-            remedy=f"train pairs whose N differ by less than {np.expm1(SAME_SIZE):.0%}",
+            remedy=f"train pairs whose N differ by less than {np.expm1(COMPARED_SIZE):.0%}",
         )
     pairs, window = windowed([differences(both, step) for step in steps], d_window)
     if not pairs:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...table.runs import Runs
+from ..fit.problem import SAME_LEVEL
 from ..fit.result import Result
 
-SAME_SIZE = 0.4  # sizes that are compared differ by at most this in ln N
+COMPARED_SIZE = 0.4  # sizes that are compared differ by at most this in ln N
 LEVEL_OF_N = 0.05  # runs of one architecture closer than this in ln N are of one size
-SAME_D = 0.02  # evaluations closer than this in ln D are one
 
 
 @dataclass
@@ -41,7 +41,7 @@ def curves(runs: Runs) -> Curves:
         for name in np.unique(seed[size == step]):
             rows = np.flatnonzero((size == step) & (seed == name))
             rows = rows[np.argsort(ln_d[rows], kind="stable")]
-            same = np.cumsum(np.diff(ln_d[rows], prepend=ln_d[rows][0]) > SAME_D)
+            same = np.cumsum(np.diff(ln_d[rows], prepend=ln_d[rows][0]) > SAME_LEVEL)
             count = np.bincount(same)
 
             def mean(
@@ -65,7 +65,7 @@ def partners(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
     return [
         (i, int(j))
         for i, j in enumerate(nearest)
-        if gap[i, j] <= SAME_SIZE and gap[:, j].argmin() == i
+        if gap[i, j] <= COMPARED_SIZE and gap[:, j].argmin() == i
     ]
 
 
@@ -120,7 +120,7 @@ def differences(curves: list[Curves], sizes: tuple[int, int]) -> Pair:
     for seed in sorted(set(first) & set(second)):
         one, two = first[seed], second[seed]
         low, high = max(one.d[0], two.d[0]), min(one.d[-1], two.d[-1])
-        low, high = low - SAME_D / 2, high + SAME_D / 2
+        low, high = low - SAME_LEVEL / 2, high + SAME_LEVEL / 2
         grids = [c.d[(c.d >= low) & (c.d <= high)] for c in (one, two)]
         if min(len(grid) for grid in grids) < 2:
             continue
@@ -149,7 +149,7 @@ def _equal_n(
         if (there[0] - n[1 - own]) * step < 0:
             continue
         a, b = here[1][seed], there[1].get(seed) or max(there[1].values(), key=lambda c: c.d[-1])
-        if b.d[0] > at[0] + SAME_D or b.d[-1] < at[-1] - SAME_D:
+        if b.d[0] > at[0] + SAME_LEVEL or b.d[-1] < at[-1] - SAME_LEVEL:
             continue
         slope = (np.interp(at, b.d, b.y) - np.interp(at, a.d, a.y)) / (there[0] - here[0])
         return sign * slope * (n[1 - own] - n[own]), n[1 - own]
@@ -173,7 +173,7 @@ def windowed(
     for pair in pairs:
         seeds = {}
         for seed, (at, value) in pair.seeds.items():
-            inside = (at >= low - SAME_D) & (at <= high + SAME_D)
+            inside = (at >= low - SAME_LEVEL) & (at <= high + SAME_LEVEL)
             if inside.sum() >= 2 and np.ptp(at[inside]) >= 0.5 * (high - low):
                 seeds[seed] = at[inside], value[inside]
         if seeds:

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from ...table.runs import Runs
-from .size_pairs import SAME_D, SAME_SIZE
+from ..fit.problem import SAME_LEVEL
+from .size_pairs import COMPARED_SIZE
 
 Window = dict[str, tuple[float, float]]  # lowest and highest value of a role
 # values this much outside, in ln, still count: sizes are matched to no better
-SLACK = {"n": SAME_SIZE, "d": SAME_D, "c": SAME_D, "h": SAME_D}
+SLACK = {"n": COMPARED_SIZE, "d": SAME_LEVEL, "c": SAME_LEVEL, "h": SAME_LEVEL}
 
 
 def common_window(parts: Iterable[Runs], roles: Iterable[str]) -> Window:

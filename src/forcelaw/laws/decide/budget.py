@@ -4,7 +4,7 @@ to expect.
 For every architecture: forms of law weighed by back-tests (:mod:`.extrapolation`), the measured
 cost C = k N^p D^q (FLOPs, or device-hours), N and D that minimise the loss within the budget, the
 interval in which the loss of such a run should fall, and how far this extrapolates. N and D stay
-within :data:`FAR` times the largest measured ones, and hours are never cheaper than the best
+within :data:`BEYOND` times the largest measured ones, and hours are never cheaper than the best
 measured rate. Where back-tests and ``diagnose`` both say no, the data cannot say.
 """
 
@@ -26,7 +26,7 @@ from .extrapolation import Extrapolation, extrapolate
 from .forecast import AUTO, CANNOT_SAY, second_opinion
 from .repeats import fit_repeats
 
-FAR = 30.0  # multiple of the largest measured N, D and budget beyond which nothing is answered
+BEYOND = 30.0  # multiple of the largest measured N, D and budget beyond which nothing is answered
 # passes over limited data up to which repeats are close to new data (Muennighoff et al. 2023, fig.
 # 5)
 MOST_EPOCHS = 4.0
@@ -124,7 +124,7 @@ def budget(
     unique: float | None = None,
     max_epochs: float = MOST_EPOCHS,
     device: str | None = None,
-    beyond: float = FAR,
+    beyond: float = BEYOND,
     cost: Any = None,
     anyway: bool = False,
     diagnosis: bool = False,
@@ -306,7 +306,7 @@ class _Plan:
                 f"that is {choice.epochs:.3g} passes over the largest data set of the table,"
                 " counted as new data: name what there is with --unique"
             )
-        if choice.extrapolation["budget"] > FAR:
+        if choice.extrapolation["budget"] > BEYOND:
             notes.append(
                 f"the budget is {choice.extrapolation['budget']:.3g} times the largest that was"
                 " measured: a law that bends there would not be seen here"

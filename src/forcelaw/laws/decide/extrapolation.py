@@ -46,13 +46,13 @@ LINES: dict[str, tuple[str, Floor | None]] = {
     "power": ("power", None),
 }
 WINDOW = 30.0
-CUTS, STEP = 8, 0.25  # how many, and decades of budget between them
+CUT_COUNT, STEP = 8, 0.25  # how many, and decades of budget between them
 MOST_CUTS = 6  # more say no more: they share their runs
 SHARE = 0.5  # of an independent observation that a cut is in the weights of candidates
 LEAST = 8, 6  # rows that all budgets, and a window of them, must have to be fitted
 NEAR = 1.2  # ends closer to the cut than this factor say nothing of it
-FAR = 1.9  # and closer than this nothing of how errors grow
-SAME = 0.003  # errors by e-fold below which two candidates are equally good
+GROWTH_FROM = 1.9  # and closer than this nothing of how errors grow
+AS_GOOD = 0.003  # errors by e-fold below which two candidates are equally good
 PRIOR, PRIOR_CUTS = 0.1, 8.0
 HALF_LIFE = 1.0  # decades of budget in which a back-test loses half its weight
 USABLE = (OK, AT_BOUND)
@@ -335,7 +335,7 @@ def _calibrate(out: Extrapolation, runs: Runs, budget: np.ndarray) -> None:
 def _cuts(runs: Runs, budget: np.ndarray, limit: float) -> list[_Cut]:
     """The cuts that leave enough to fit and hold out some end of a run, the largest first."""
     out = []
-    for k in range(1, CUTS + 1):
+    for k in range(1, CUT_COUNT + 1):
         at = limit * 10 ** (-STEP * k)
         if (budget <= at).sum() < LEAST[0]:
             break
@@ -372,7 +372,7 @@ def _weights(scores: np.ndarray) -> np.ndarray:
     count, cuts = scores.shape
     if not cuts:
         return np.full(count, 1.0 / count)
-    score = np.log(scores.mean(axis=1) + SAME**2)
+    score = np.log(scores.mean(axis=1) + AS_GOOD**2)
     raised = np.exp(-0.5 * SHARE * min(cuts, MOST_CUTS) * (score - score.min()))
     return raised / raised.sum()
 
@@ -380,7 +380,7 @@ def _weights(scores: np.ndarray) -> np.ndarray:
 def _back_test(cut: _Cut, weights: np.ndarray, noise: float) -> BackTest:
     """What the weighted candidates said above ``cut``."""
     error = weights @ np.stack([cut.errors[k] for k in range(len(weights))])
-    far = cut.x >= min(np.log(FAR), 0.99 * cut.x.max())
+    far = cut.x >= min(np.log(GROWTH_FROM), 0.99 * cut.x.max())
     x, left = cut.x[far], error[far] ** 2 - noise**2
     growth = np.sqrt(max((x**2 @ left) / (x**4).sum(), 0.0))
     rms = float(np.sqrt(np.mean(error**2)))

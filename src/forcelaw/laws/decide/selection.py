@@ -1,15 +1,23 @@
 """Which of many possible runs to make so that the loss in a region far away is known best: chosen
 one after the other, each from the law fitted to those made before.
 
-The law is linear about its optimum. With J the slopes of ln L in its parameters at the runs made,
-S = (J'J / s^2 + a weak prior)^-1 is the covariance of the parameters; a run with slopes j takes
-sum_t (j_t S j)^2 / (s^2 + j S j) from the variance summed over the targets t (V-optimal design).
-The run with the most of it per cost to the power :data:`COST_POWER` is made next: power one would
-buy only small runs, zero only large ones.
+The law is linear about its optimum. With J the slopes of its predictions in its parameters at the
+runs made, S = (J'J / s^2 + a weak prior)^-1 is the covariance of the parameters; a run with slopes
+j takes sum_t (j_t S j)^2 / (s^2 + j S j) from the variance summed over the targets t (V-optimal
+design). The run with the most of it per cost to the power :data:`COST_POWER` is made next: power
+one would buy only small runs, zero only large ones.
+
+The variance s^2 has a prior at the variance of the pool's losses, as the law has them (an inverse
+gamma one, of shape :data:`NOISE_SHAPE`). A law of many parameters passes through its first runs,
+and that it does says nothing of how far off it is elsewhere; with the residuals alone every
+parameter counts as known, and runs are scattered over the plane instead of made where they bear on
+the target.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,63 +25,136 @@ import numpy as np
 from ...errors import FitError
 from ...table.runs import Runs
 from ..fit.fit import fit
-from ..fit.result import FitResult
+from ..fit.result import UNITS, FitResult, Result, named, note_lines
 from ..forms import make
 from ..forms.base import Law
+from ..inputs import one_architecture
+from .forecast import Planned
 
 COST_POWER = 0.4
 FIRST = 8  # runs made before any law is fitted, far apart among the cheap ones
-REFIT = 3  # runs after which the law is fitted again
-LEAST_NOISE = 0.003  # sd of ln L
+REFIT = 12  # the law is fitted again when the runs have grown by one in so many
+NOISE_SHAPE = 2.0
 PRIOR_SD = 2.0  # of the internal parameters about their optimum
 STEP = 1e-4  # of the finite differences
+LEAST_GAIN = 0.02  # of the spread at the target, that runs at the end of a list must take together
+
+
+@dataclass
+class Belief:
+    """A fitted law as the choice sees it: slopes in its P parameters of what the K possible runs
+    would measure, pool [K, O, P] (O losses each), and of the targets [T, P]; variance of a loss;
+    weight among several optima that the runs leave standing."""
+
+    pool: np.ndarray
+    target: np.ndarray
+    noise: float
+    weight: float = 1.0
+
+
+def noise_variance(squares: float, count: int, losses: np.ndarray) -> float:
+    """Posterior mean of the variance of a loss: the sum of squared residuals of ``count`` runs,
+    with the prior at the variance of ``losses`` (robust: a law may run away where it has no runs).
+    """
+    low, high = np.quantile(losses, [0.16, 0.84])
+    variance = ((high - low) / 2) ** 2
+    return (NOISE_SHAPE * variance + squares / 2) / (NOISE_SHAPE + count / 2 - 1)
+
+
+def choose(
+    cost: np.ndarray,
+    budget: float,
+    first: list[int],
+    believe: Callable[[list[int]], list[Belief]],
+    prior_sd: np.ndarray | float,
+    otherwise: Callable[[list[int], np.ndarray], int],
+) -> list[int]:
+    """Rows of the pool, of ``cost`` [K], in the order of their choice, of at most ``budget``
+    together.
+
+    first: rows to begin with. believe: the fitted law (or several optima) after the given rows were
+    made; none where they do not carry it. prior_sd: of the parameters, [P]. otherwise: the next row
+    where nothing is believed, from the rows made and those that can be afforded.
+    """
+    chosen, beliefs, fitted = list(first), [], 0
+    while True:
+        left = np.setdiff1d(np.flatnonzero(cost <= budget - cost[chosen].sum()), chosen)
+        if not len(left):
+            return chosen
+        if not beliefs or len(chosen) >= fitted + max(2, fitted // REFIT):
+            beliefs, fitted = believe(chosen) or beliefs, len(chosen)
+        if beliefs:
+            gains = [one.weight * _gain(one, prior_sd, chosen, left) for one in beliefs]
+            gain = sum(gains[1:], gains[0])
+            chosen.append(int(left[np.argmax(gain / cost[left] ** COST_POWER)]))
+        else:
+            chosen.append(otherwise(chosen, left))
+
+
+def _gain(
+    belief: Belief, prior_sd: np.ndarray | float, chosen: list[int], left: np.ndarray
+) -> np.ndarray:
+    """What each row ``left`` takes from the variance summed over the targets."""
+    parameters = belief.pool.shape[-1]
+    made, new = belief.pool[chosen].reshape(-1, parameters), belief.pool[left]
+    prior = np.broadcast_to(1.0 / np.square(prior_sd), (parameters,))
+    covariance = np.linalg.pinv(made.T @ made / belief.noise + np.diag(prior), hermitian=True)
+    there = belief.target @ covariance
+    spread = new @ covariance @ new.transpose(0, 2, 1) + belief.noise * np.eye(new.shape[1])
+    taken = new @ (there.T @ there) @ new.transpose(0, 2, 1)  # [rows, O, O]
+    return np.trace(np.linalg.solve(spread, taken), axis1=1, axis2=2)
 
 
 def select_runs(
     pool: Runs, target: Runs, budget: float, law: str | type[Law] | Law = "coupled", seed: int = 0
 ) -> np.ndarray:
     """Rows of ``pool`` [K], in the order in which they were chosen, of at most ``budget`` (unit of
-    its c) together, for the losses at ``target``.
+    its c) together, for the losses at ``target``: what would have been chosen of runs that were
+    made already.
 
-    pool: runs with n, d, c that could be made; the loss of a row is looked at only once it is
-    chosen. target: n, d (and u) of what is to be known; its losses are not looked at. seed: of the
-    first choice. FitError where the budget does not carry the first runs.
+    pool: runs with n, d, c; the loss of a row is looked at only once it is chosen. target: n, d
+    (and u) of what is to be known; its losses are not looked at. seed: of the first choice.
+    FitError where the budget does not carry the first runs.
     """
-    form, cost, rng = make(law), pool["c"], np.random.default_rng(seed)
-    chosen = _first(pool, budget, rng)
-    found: FitResult | None = None
-    fitted = 0
-    while True:
-        spent = cost[chosen].sum()
-        left = np.setdiff1d(np.flatnonzero(cost <= budget - spent), chosen)
-        if not len(left):
-            return np.array(chosen)
-        if found is None or len(chosen) >= fitted + REFIT:
-            again = fit(pool.take(np.array(chosen)), form, interval="none")
-            found, fitted = (again if again.theta is not None else found), len(chosen)
-        if found is None:  # the runs do not carry the law yet: the one that is furthest away
-            chosen.append(_furthest(pool, chosen, left))
-            continue
-        gain = _gain(found, pool, target, np.array(chosen), left)
-        chosen.append(int(left[np.argmax(gain / cost[left] ** COST_POWER)]))
+    form, rng = make(law), np.random.default_rng(seed)
+
+    def believe(chosen: list[int]) -> list[Belief]:
+        made = pool.take(np.array(chosen))
+        found = fit(made, form, interval="none")
+        return [] if found.theta is None else [_belief(found, made, pool.values, target.values)]
+
+    def otherwise(chosen: list[int], left: np.ndarray) -> int:
+        return furthest(plane(pool.values), chosen, left)
+
+    first = first_runs(plane(pool.values), pool["c"], budget, rng)
+    return np.array(choose(pool["c"], budget, first, believe, PRIOR_SD, otherwise))
 
 
-def _plane(pool: Runs) -> np.ndarray:
-    """ln N and ln D of the rows, each from 0 to 1."""
-    logs = np.stack([np.log(pool[role]) for role in ("n", "d")], axis=1)
+def _belief(found: FitResult, made: Runs, pool: Any, target: Any) -> Belief:
+    """Of a law fitted to the runs ``made``, for the roles -> values of the pool and the target."""
+    y, said = np.log(made["loss"]), np.log(found.predict(**made.values))
+    losses = np.log(found.predict(**{role: pool[role] for role in found.law.roles}))
+    noise = noise_variance(float(((y - said) ** 2).sum()), len(y), losses)
+    return Belief(_slopes(found, pool)[:, None], _slopes(found, target), noise)
+
+
+def plane(values: Any) -> np.ndarray:
+    """ln N and ln D of the rows [K, 2], each from 0 to 1."""
+    logs = np.stack([np.log(values[role]) for role in ("n", "d")], axis=1)
     return (logs - logs.min(axis=0)) / np.maximum(np.ptp(logs, axis=0), 1e-12)
 
 
-def _furthest(pool: Runs, chosen: list[int], rows: np.ndarray) -> int:
-    """Of ``rows`` the one whose nearest chosen run is furthest away."""
-    plane = _plane(pool)
-    away = np.linalg.norm(plane[rows][:, None] - plane[chosen][None], axis=2).min(axis=1)
+def furthest(at: np.ndarray, chosen: list[int], rows: np.ndarray) -> int:
+    """Of ``rows`` the one whose nearest chosen run is furthest away, by their places ``at``."""
+    away = np.linalg.norm(at[rows][:, None] - at[chosen][None], axis=2).min(axis=1)
     return int(rows[np.argmax(away)])
 
 
-def _first(pool: Runs, budget: float, rng: np.random.Generator) -> list[int]:
+def first_runs(
+    at: np.ndarray, cost: np.ndarray, budget: float, rng: np.random.Generator
+) -> list[int]:
     """The first runs: half the budget at most, far apart."""
-    cheap = np.flatnonzero(pool["c"] <= budget / (2 * FIRST))
+    cheap = np.flatnonzero(cost <= budget / (2 * FIRST))
     if len(cheap) < FIRST:
         raise FitError(
             f"only {len(cheap)} runs cost less than a {2 * FIRST}th of the budget",
@@ -82,27 +163,143 @@ def _first(pool: Runs, budget: float, rng: np.random.Generator) -> list[int]:
         )
     chosen = [int(rng.choice(cheap))]
     while len(chosen) < FIRST:
-        chosen.append(_furthest(pool, chosen, cheap))
+        chosen.append(furthest(at, chosen, cheap))
     return chosen
 
 
-def _slopes(found: FitResult, runs: Runs, rows: Any = slice(None)) -> np.ndarray:
+def _slopes(found: FitResult, values: Any) -> np.ndarray:
     """d ln L / d theta [rows, P], by finite differences."""
     theta = found.best()
     moved = theta + STEP * np.concatenate([np.eye(len(theta)), -np.eye(len(theta))])
-    at = {role: runs[role][rows] for role in found.law.roles}
+    at = {role: values[role] for role in found.law.roles}
     up, down = np.split(found.law.predict_log(moved, at, found.centre), 2)
     return ((up - down) / (2 * STEP)).T
 
 
-def _gain(
-    found: FitResult, pool: Runs, target: Runs, chosen: np.ndarray, left: np.ndarray
-) -> np.ndarray:
-    """What each row ``left`` takes from the summed variance at the targets."""
-    made, new = _slopes(found, pool, chosen), _slopes(found, pool, left)
-    there = _slopes(found, target)
-    noise = max(found.noise, LEAST_NOISE) ** 2
-    inverse = made.T @ made / noise + np.eye(made.shape[1]) / PRIOR_SD**2
-    covariance = np.linalg.inv(inverse)
-    moved = there @ covariance @ new.T
-    return (moved**2).sum(axis=0) / (noise + np.einsum("ij,jk,ik->i", new, covariance, new))
+# -- the next runs of a study -------------------------------------------------------------------
+
+
+@dataclass
+class Selection(Result):
+    """Runs to make next, chosen from a pool, in the order of their choice; ``spread``: sd of ln L
+    at the target that is left with each (and all above it), by the law that was fitted; None where
+    the runs carry no law yet. before: the same with the runs there are."""
+
+    group: str
+    law: str
+    budget: float
+    unit: str
+    chosen: list[Planned]
+    before: float | None = None
+    spread: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    also = ("status",)
+    status = "ok"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each run."""
+        left = self.spread or [None] * len(self.chosen)
+        return [
+            {"run": one.run, "n": one.n, "d": one.d, "c": one.c, "spread": sd}
+            for one, sd in zip(self.chosen, left)
+        ]
+
+    def summary(self) -> str:
+        """For a terminal."""
+        rows = self.rows()
+        total = sum(one.c for one in self.chosen)
+        told = "" if self.before is None else f"; ln loss at the target +- {self.before:.3g} now"
+        lines = [
+            f"{named(self.group)}{len(rows)} runs of the pool, {total:.3g} of {self.budget:.3g}"
+            f" {self.unit}, law {self.law}{told}",
+            f"{'add':>3} {'N':>9} {'D':>9} {self.unit:>10} {'then +-':>9}  run",
+        ]
+        for i, row in enumerate(rows):
+            sd = "-" if row["spread"] is None else f"{row['spread']:.3g}"
+            lines.append(
+                f"{i + 1:>3} {row['n']:9.3g} {row['d']:9.3g} {row['c']:10.3g} {sd:>9}  {row['run']}"
+            )
+        return "\n".join([*lines, *note_lines(self.notes)])
+
+
+def next_runs(
+    runs: Any,
+    pool: list[Planned],
+    target: dict[str, float],
+    budget: float,
+    *,
+    law: str = "coupled",
+    seed: int = 0,
+    **settings: Any,
+) -> Selection:
+    """Which runs of a pool to make next, within a budget, for the loss at a target.
+
+    runs: those that were made, of one architecture. pool: runs that could be made. target: n and d.
+    budget: in the unit of the pool's c. settings: those of :func:`forcelaw.fit`. All are chosen
+    from the law as it is now; make some, add them to the table and ask again. Where the runs carry
+    no law yet, the runs are those furthest from what there is. FitError where the budget buys none.
+    """
+    runs = one_architecture(runs, "design", "a design")
+    pool = [one for one in pool if not one.run or one.run not in runs.run_names]
+    found = fit(runs, law, **{**settings, "interval": "none"})
+    if not found.ok and law == "coupled":
+        found = fit(runs, "surface", **{**settings, "interval": "none"})
+    cost = np.array([one.c for one in pool])
+    if not (budget > 0 and (cost <= budget).any()):
+        least = f", the cheapest costs {cost.min():.3g}" if len(pool) else ""
+        raise FitError(
+            f"the budget of {budget:.3g} buys no run of the pool{least}",
+            where="design --pool",
+            remedy="raise --budget, or give smaller runs",
+        )
+    roles = {role: [getattr(one, role) for one in pool] for role in ("n", "d")}
+    both = {role: np.concatenate([runs[role], roles[role]]) for role in roles}
+    at, made = plane(both), list(range(len(runs)))
+    price = np.concatenate([np.zeros(len(runs)), cost])  # what there is costs nothing any more
+    there = {role: np.array([value]) for role, value in target.items()}
+    beliefs = [_belief(found, runs, both, there)] if found.ok else []
+    order = choose(
+        price,
+        budget,
+        made,
+        lambda _: beliefs,
+        PRIOR_SD,
+        lambda chosen, left: furthest(at, chosen, left),
+    )[len(made) :]
+    out = Selection(
+        runs.group_names[0],
+        found.law.name,
+        budget,
+        UNITS["c"],
+        [pool[k - len(made)] for k in order],
+    )
+    if beliefs:
+        out.before, *spread = _spreads(beliefs[0], made, order)
+        enough = int(np.argmax(np.array(spread) <= (1 + LEAST_GAIN) * spread[-1])) + 1
+        out.chosen, out.spread = out.chosen[:enough], spread[:enough]
+        if enough < len(order):
+            out.notes.append(
+                f"{len(order) - enough} more runs that the budget would buy shorten it by less than"
+                f" {LEAST_GAIN:.0%} together"
+            )
+    else:
+        out.notes.append(
+            "the runs do not carry a law yet: these are the furthest from them; make some,"
+            f" add them to the table and ask again ({found.reason})"
+        )
+    return out
+
+
+def _spreads(belief: Belief, made: list[int], order: list[int]) -> list[float]:
+    """sd of ln L at the target with the runs ``made``, and with each of ``order`` on top."""
+    out, slopes = [], belief.pool[:, 0]
+    prior = np.eye(slopes.shape[1]) / PRIOR_SD**2
+    for k in range(len(order) + 1):
+        rows = slopes[[*made, *order[:k]]]
+        covariance = np.linalg.pinv(rows.T @ rows / belief.noise + prior, hermitian=True)
+        out.append(
+            float(
+                np.sqrt(np.einsum("ij,jk,ik->i", belief.target, covariance, belief.target).mean())
+            )
+        )
+    return out

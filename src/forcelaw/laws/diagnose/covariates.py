@@ -10,11 +10,11 @@ import numpy as np
 from ...errors import FitError
 from ...table.runs import Runs
 from ..compare.slopes import Slope
+from ..fit.problem import SAME_LEVEL
 from ..fit.result import FitResult
 from ..forms.stepped import along
 from .check import Check, judge
 from .score import effect, jacobian_of, residual_of
-from .seeds import SAME_SIZE
 
 MANY = 8  # values beyond which a factor is no factor
 SAME_RATE = 0.01  # learning rates and batches closer than this, in ln, are one
@@ -128,7 +128,7 @@ def sweep_ends(sweep: Runs | None, noise: float) -> Check | None:
     if sweep is None or (rates := sweep.numbers("lr")) is None:
         return None
     last = _last_rows(sweep)
-    sizes = np.round(np.log(sweep["n"]) / SAME_SIZE) if "n" in sweep else np.zeros(len(sweep))
+    sizes = np.round(np.log(sweep["n"]) / SAME_LEVEL) if "n" in sweep else np.zeros(len(sweep))
     found, checked = [], 0
     for size in np.unique(sizes[last]):
         rows = last & (sizes == size)

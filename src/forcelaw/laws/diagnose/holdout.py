@@ -16,7 +16,7 @@ from .check import SIGNIFICANT, Check, t_test
 CUTS = (3.0, 10.0, 30.0)  # the budgets above c_max / cut are held out
 # is the mean off, and, asked apart, are too few inside? The cuts share their runs
 EACH = SIGNIFICANT / len(CUTS)
-DRAWS = 20_000  # simulated hold-outs behind the probability of so few inside
+SIMULATIONS = 20_000  # simulated hold-outs behind the probability of so few inside
 MOST_HELD = 400  # held-out runs that are simulated; more are thinned evenly
 
 
@@ -150,8 +150,8 @@ def _passed(judged: list[dict[str, Any]]) -> str:
 
 
 def _at_least(p: float) -> str:
-    """A probability from :data:`DRAWS` draws, which cannot resolve less than a few of them."""
-    return f"= {p:.2g}" if p > 5 / DRAWS else f"< {5 / DRAWS:.1g}"
+    """A probability from :data:`SIMULATIONS`, which cannot resolve less than a few of them."""
+    return f"= {p:.2g}" if p > 5 / SIMULATIONS else f"< {5 / SIMULATIONS:.1g}"
 
 
 def few_inside(law: FitResult, at: dict[str, np.ndarray], inside: int, seed: int = 0) -> float:
@@ -174,9 +174,9 @@ def few_inside(law: FitResult, at: dict[str, np.ndarray], inside: int, seed: int
     rng = np.random.default_rng(seed)
     few = 0
     for _ in range(10):
-        draws = DRAWS // 10
+        draws = SIMULATIONS // 10
         error = rng.normal(size=(draws, len(size))) * size @ directions[: len(size)]
         error += rng.normal(size=(draws, len(pick))) * noise
         error *= np.sqrt(df / rng.chisquare(df, draws))[:, None]
         few += int(((np.abs(error) <= half).mean(axis=1) <= inside / count + 1e-12).sum())
-    return (few + 1) / (DRAWS + 1)
+    return (few + 1) / (SIMULATIONS + 1)

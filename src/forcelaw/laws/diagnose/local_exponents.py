@@ -10,7 +10,7 @@ from ..fit.result import spread
 from ..frontier.frontier import Frontier
 from .check import Check, judge, t_test
 
-WINDOW = 4  # points of tangency in a sliding window
+TANGENT_COUNT = 4  # points of tangency in a sliding window
 
 
 def local_exponents(found: Frontier, level: float = 0.95) -> Check:
@@ -19,7 +19,7 @@ def local_exponents(found: Frontier, level: float = 0.95) -> Check:
     otherwise than the losses do."""
     name = "local exponents"
     x, loss = (np.log(np.asarray(found.tangents[key])) for key in ("x", "loss"))
-    if found.method != "tangents" or len(x) < WINDOW + 2:
+    if found.method != "tangents" or len(x) < TANGENT_COUNT + 2:
         return Check(
             name,
             None,
@@ -60,11 +60,11 @@ def _windows(x: np.ndarray, loss: np.ndarray, law: np.ndarray, keep: np.ndarray)
     """[windows, 3]: middle, slope of the losses, slope of the law (all in logs); a window that lost
     a point uses the rest."""
     out = []
-    for start in range(len(x) - WINDOW + 1):
-        part = [i for i in range(start, start + WINDOW) if keep[i]]
+    for start in range(len(x) - TANGENT_COUNT + 1):
+        part = [i for i in range(start, start + TANGENT_COUNT) if keep[i]]
         t = x[part] - x[part].mean()
         slopes = [-(t @ y[part]) / (t @ t) for y in (loss, law)]
-        out.append((x[start : start + WINDOW].mean(), *slopes))
+        out.append((x[start : start + TANGENT_COUNT].mean(), *slopes))
     return np.array(out)
 
 

@@ -6,13 +6,13 @@ import numpy as np
 from scipy import stats
 
 from ...table.runs import Runs
+from ..fit.problem import SAME_LEVEL
 from ..fit.result import FitResult
 from .check import Check, judge
 from .score import residual_of, run_means
 
 NAME = "seeds"
 TOO_UNEVEN = 2.0  # a size may be known this many times worse than the others
-SAME_SIZE = 0.02  # in ln N
 LEAST_SIZES = 2  # with repeated seeds
 
 
@@ -24,7 +24,7 @@ def seeds(runs: Runs, result: FitResult) -> Check | None:
         return None
     mean = run_means(runs, residual_of(runs, result))
     n = np.exp(run_means(runs, np.log(runs["n"])))
-    levels = np.round(np.log(n) / SAME_SIZE)
+    levels = np.round(np.log(n) / SAME_LEVEL)
     _, index, count = np.unique(levels, return_inverse=True, return_counts=True)
     remedy = "three seeds at the smallest, a middle and the largest size"
     repeated = np.flatnonzero(count > 1)

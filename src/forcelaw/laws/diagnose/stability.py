@@ -16,7 +16,7 @@ from .check import SIGNIFICANT, Check, t_test
 FRACTIONS = (0.05, 0.1, 0.2, 0.4)
 MANY = 20  # sizes beyond which the smallest are dropped by fractions
 MATTERS = 0.1  # a change of the exponent by less than this fraction does not count
-WINDOW = 3.0  # windows leave out this factor of N or of D at either end
+LEFT_OUT = 3.0  # windows leave out this factor of N or of D at either end
 LEAST_LEVELS = 3  # of each variable that a window must leave
 Parts = list[tuple[str, Runs]]  # what was dropped, and what is left
 
@@ -72,7 +72,7 @@ def windows(runs: Runs, result: FitResult, settings: dict[str, Any] | None = Non
 def _windows(runs: Runs, roles: tuple[str, ...], role: str) -> Parts:
     """The table without either end of a role, where enough levels are left."""
     values = runs[role]
-    low, high = values.min() * WINDOW, values.max() / WINDOW
+    low, high = values.min() * LEFT_OUT, values.max() / LEFT_OUT
     parts = [
         (f"{role.upper()} from {low:.3g}", runs.take(values >= low)),
         (f"{role.upper()} up to {high:.3g}", runs.take(values <= high)),

@@ -39,8 +39,11 @@ from .single import fit_one
 
 AVERAGED = ("alpha", "beta", "a", "b", "gamma", "E")
 STANDING = 0.05  # weight below which a form does not stand
-DRAWS = 400  # of the Bayesian bootstrap
-CUTS = (3.0, 10.0)  # rows above these shares of the largest N, and of the largest D, are held out
+WEIGHT_DRAWS = 400  # of the Bayesian bootstrap
+HELD_OUT_CUTS = (
+    3.0,
+    10.0,
+)  # rows above these shares of the largest N, and of the largest D, are held out
 LEAST_LEVELS = 3  # of N and of D that must be left to fit
 
 # name -> law, its options, and the floor where the law's own is zero
@@ -292,7 +295,9 @@ def _score(runs: Runs, forms: list[Form], settings: dict[str, Any], seed: int) -
     for form, left, one in zip(forms, score(np.full(groups, 1.0 / groups)), held):
         form.left_out, form.held_out = float(left), float(one)
     rng = np.random.default_rng(seed)
-    totals = np.stack([score(share) for share in rng.dirichlet(np.ones(groups), DRAWS)]) + held
+    totals = (
+        np.stack([score(share) for share in rng.dirichlet(np.ones(groups), WEIGHT_DRAWS)]) + held
+    )
     free = [i for i, form in enumerate(forms) if not form.within]
     for i, form in enumerate(forms):
         if form.within:
@@ -339,7 +344,7 @@ def _held_out(runs: Runs, forms: list[Form], problems: list[Problem]) -> np.ndar
         if role not in forms[0].result.law.roles:
             continue
         scores = []
-        for cut in CUTS:
+        for cut in HELD_OUT_CUTS:
             held = runs[role] > runs[role].max() / cut * (1 + 1e-9)
             enough = min(levels(runs[one][~held]) for one in forms[0].result.law.roles)
             left = len(np.unique(runs.run[~held])) if (~held).any() else 0

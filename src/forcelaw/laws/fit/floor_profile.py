@@ -22,7 +22,9 @@ from .problem import Problem, build
 from .result import FitResult, Result, records, spread
 
 POINTS = 61
-FAR = 6.0  # the profile is followed until the statistic is this many times what bounds the interval
+FOLLOWED = (
+    6.0  # the profile is followed until the statistic is this many times what bounds the interval
+)
 
 
 @dataclass
@@ -107,7 +109,7 @@ def profile_of(problem: Problem, result: FitResult, level: float) -> Profile:
         for floor in side:
             start, value[floor] = refit(start, floor)
             fitted[floor] = start
-            if 2 * (value[floor] - result.objective) / scale > FAR * limit:
+            if 2 * (value[floor] - result.objective) / scale > FOLLOWED * limit:
                 break
     grid = np.array(sorted(fitted))
     values = np.array([value[floor] for floor in grid])

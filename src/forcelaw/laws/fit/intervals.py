@@ -194,8 +194,9 @@ def estimate(
     ends = min(about, float(draws.min())), max(about, float(draws.max()))
     there, back = scale_of(name, floor_name, *ends, ceiling)
     centre = there(about)
-    reach = reference.critical(level)
-    half = reach * float(spread(there(draws), centre, method))
+    moved = there(draws)
+    half = reference.half_width(moved, centre, level)
+    reach = half / max(float(spread(moved, centre, method)), 1e-300)
     with np.errstate(over="ignore"):
         low, high = float(back(centre - half)), float(back(centre + half))
     if name == floor_name:

@@ -16,7 +16,7 @@ from ..forms.power import PowerFloor
 
 DENSE = 33  # points of the dense version of a curve
 MOST = 200  # checkpoints of a curve that its smooth version is fitted to
-SAME_SIZE = 0.03  # single points within this in ln N are of one size
+ONE_CURVE = 0.03  # single points within this in ln N are of one size
 _LAW = PowerFloor(x="x")
 
 
@@ -77,7 +77,7 @@ def pooled(found: list[Curve]) -> list[Curve]:
         return found
     sets: list[list[Curve]] = []
     for curve in sorted(found, key=lambda curve: curve.n):
-        if sets and np.log(curve.n / sets[-1][0].n) <= SAME_SIZE:
+        if sets and np.log(curve.n / sets[-1][0].n) <= ONE_CURVE:
             sets[-1].append(curve)
         else:
             sets.append([curve])

@@ -23,7 +23,7 @@ from ..inputs import one_architecture
 from .curves import Curve, curves
 
 LEAST_SIZES = 4
-NEAR = 1.6  # ln N about the minimum within which the parabola is fitted (a factor of five)
+ABOUT_MINIMUM = 1.6  # ln N about the minimum within which the parabola is fitted (a factor of five)
 LEAST_NEAR = 5  # sizes, or the nearest so many
 BENT = 0.2  # ln N between the local minimum and that of one curve through all sizes, to be said
 SAME_BUDGET = 0.05  # single-point runs within this in ln C are of one budget
@@ -177,7 +177,7 @@ def _vertex(points: np.ndarray) -> np.ndarray:
     # by more than noise may still be inside
     middle = t[int(np.argmin(y))]
     for _ in range(4):
-        near = np.abs(t - middle) <= NEAR
+        near = np.abs(t - middle) <= ABOUT_MINIMUM
         if near.sum() < LEAST_NEAR:
             near = np.argsort(np.abs(t - middle))[:LEAST_NEAR]
         poly = np.polyfit(t[near] - middle, y[near], 2)

@@ -76,7 +76,8 @@ def choose(
     made; none where they do not carry it. prior_sd: of the parameters, [P]. otherwise: the next row
     where nothing is believed, from the rows made and those that can be afforded.
     """
-    chosen, beliefs, fitted = list(first), [], 0
+    chosen, fitted = list(first), 0
+    beliefs: list[Belief] = []
     while True:
         left = np.setdiff1d(np.flatnonzero(cost <= budget - cost[chosen].sum()), chosen)
         if not len(left):
@@ -198,7 +199,7 @@ class Selection(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for each run."""
-        left = self.spread or [None] * len(self.chosen)
+        left: list[Any] = [*self.spread] or [None] * len(self.chosen)
         return [
             {"run": one.run, "n": one.n, "d": one.d, "c": one.c, "spread": sd}
             for one, sd in zip(self.chosen, left)

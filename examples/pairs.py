@@ -27,7 +27,10 @@ class Pairs(ForceField):
         # layers of mup carry their rule for initialisation and learning rate
         self.embedding = Embedding(len(c.elements), d, m)
         self.basis = ExponentialBasis(c.radial, c.cutoff)
-        self.filters = nn.ModuleList(Linear(c.radial, d, "input", m) for _ in range(c.depth))
+        # without bias: a message of nothing is nothing, so that it ends at the cutoff
+        self.filters = nn.ModuleList(
+            Linear(c.radial, d, "input", m, bias=False) for _ in range(c.depth)
+        )
         self.updates = nn.ModuleList(Linear(d, d, "hidden", m) for _ in range(c.depth))
         self.energy = Linear(d, 1, "output", m)
         self.force = Linear(d, 1, "output", m) if c.forces == "direct" else None

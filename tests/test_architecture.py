@@ -32,6 +32,7 @@ ORDER = [
     ["data.schedule"],
     ["models"],
     ["training"],
+    ["certify"],
     ["study"],
     ["predict"],
     ["calculator", "evaluate", "portable", "metatomic"],

@@ -1,53 +1,27 @@
-"""The muP coordinate check (Tensor Programs V, arXiv 2203.03466, appendix D.1), for any
-architecture.
-
-Train models of several widths for a few Adam steps on one batch and look at how the size of every
-layer's output, and of its change by training, goes with width: in muP the log-log slopes are about
-0, in standard parametrisation not.
-"""
+"""The coordinate check (:mod:`forcelaw.certify.coordinates`) on small configurations of ours."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-import numpy as np
 import torch
-from torch import Tensor, nn
 
-from forcelaw.graph import GraphBatch
-from forcelaw.models import ARCHITECTURES, ForceField, build
-from forcelaw.models.mup import Linear, parameter_groups
+from forcelaw.certify.coordinates import Batch, Coordinate, failures
+from forcelaw.certify.coordinates import coordinate_check as check
+from forcelaw.models import ARCHITECTURES, build
 from tests.models.configs import small_config
 from tests.models.tools import make_graph
 from tests.molecules import named, random_cluster
 
-WIDTHS = (
-    16,
-    32,
-    64,
-    128,
-)  # eight channels are too few for the law of large numbers that muP rests on
+__all__ = ["coordinate_check", "failures"]
+
+# eight channels are too few for the law of large numbers that muP rests on
+WIDTHS = (16, 32, 64, 128)
 WIDER = {
     "gemnet_oc": (32, 64, 128, 256),  # its quadruplet messages have a quarter of the channels
     "platonic": (96, 192, 384, 768),  # eight channels or more in each of twelve frames
 }
 
 
-@dataclass(frozen=True)
-class Coordinate:
-    """RMS of one output against width. kind: start (before training), change (by training), end
-    (after it)."""
-
-    layer: str
-    kind: str
-    widths: tuple[int, ...]
-    rms: tuple[float, ...]  # geometric means over seeds
-    slope: float  # d log(rms) / d log(width)
-
-
-def fixed_batch(molecules: int = 4) -> tuple[GraphBatch, Tensor, Tensor]:
+def fixed_batch(molecules: int = 4) -> Batch:
     """Up to four molecules with fixed random labels: energies (g,) of 0.3 eV an atom, forces (n, 3)
     of 1 eV/Angstrom."""
     mols = [named("CH3OH"), random_cluster(6, 1), named("C2H2"), random_cluster(9, 2)][:molecules]
@@ -57,72 +31,6 @@ def fixed_batch(molecules: int = 4) -> tuple[GraphBatch, Tensor, Tensor]:
     return graph, energy, torch.randn(len(graph.pos), 3, generator=generator)
 
 
-def layer_outputs(model: ForceField, graph: GraphBatch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Outputs of every block (children of the model, items of its lists) by name, and energies and
-    forces apart."""
-    seen: dict[str, Tensor] = {}
-
-    def watch(name: str) -> object:
-        def hook(_: nn.Module, __: object, output: object) -> None:
-            for k, tensor in enumerate(tensors(output)):
-                seen[name if k == 0 else f"{name}[{k}]"] = tensor
-
-        return hook
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in blocks(model)]
-    energy, forces = model(graph)
-    for handle in handles:
-        handle.remove()
-    seen["forces"] = (
-        # the energies are four sums over atoms: too few numbers for an RMS, the head has them all
-        forces
-    )
-    return seen, energy, forces
-
-
-def blocks(model: ForceField) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in model.named_children():
-        if isinstance(child, nn.ModuleList):
-            yield from ((f"{name}.{k}", item) for k, item in enumerate(child))
-        elif any(True for _ in child.parameters()):
-            yield name, child
-
-
-def tensors(output: object) -> list[Tensor]:
-    """Floating-point tensors of a module's output, nested in tuples or alone."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, (tuple, list)):
-        return [t for item in output for t in tensors(item)]
-    return []
-
-
-def train(
-    model: ForceField, steps: int, lr: float, standard: bool, molecules: int
-) -> Iterator[dict[str, Tensor]]:
-    """Layer outputs before and after ``steps`` steps of Adam on the loss of the laboratory."""
-    graph, energy, forces = fixed_batch(molecules)
-    if standard:  # one learning rate for all, no output multiplier
-        for module in model.modules():
-            if isinstance(module, Linear):
-                module.multiplier = 1.0
-        groups = [{"params": list(model.parameters()), "lr": lr}]
-    else:
-        groups = [
-            {"params": g["params"], "lr": lr * g["lr_scale"]} for g in parameter_groups(model)
-        ]
-    optimizer = torch.optim.Adam(groups, lr=lr, betas=(0.9, 0.95))
-    for step in range(steps + 1):
-        seen, e, f = layer_outputs(model, graph)
-        if step in (0, steps):
-            yield {name: value.detach().clone() for name, value in seen.items()}
-        if step < steps:
-            loss = ((e - energy).abs() / graph.natoms).mean() + (f - forces).norm(dim=-1).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-
 def coordinate_check(
     name: str,
     *,
@@ -130,67 +38,20 @@ def coordinate_check(
     steps: int = 10,
     standard: bool = False,
     widths: tuple[int, ...] | None = None,
-    lr: float | None = None,
     molecules: int = 4,
     **options: object,
 ) -> list[Coordinate]:
-    """Slopes of every layer of architecture ``name``; see the module's docstring.
-
-    lr: a quarter of the architecture's when left out; ten steps at the full one come near the
-    labels, which hides the scaling.
-    """
+    """Slopes of every layer of architecture ``name``, at a quarter of its learning rate."""
     widths = WIDER.get(name, WIDTHS) if widths is None else widths
     options.pop("width", None)  # that of the contract suite
-    lr = 0.25 * ARCHITECTURES[name].learning_rate if lr is None else lr
-    logs: dict[tuple[str, str], list[list[float]]] = {}
-    for width in widths:
-        row: dict[tuple[str, str], list[float]] = {}
-        for seed in range(seeds):
-            model = build(
-                small_config(name, width=width, base_width=widths[1], **options), seed=seed
-            )
-            start, end = train(model, steps, lr, standard, molecules)
-            for layer in start:
-                change = end[layer] - start[layer]
-                for kind, value in (
-                    ("start", start[layer]),
-                    ("change", change),
-                    ("end", end[layer]),
-                ):
-                    rms = float(value.double().square().mean().sqrt())
-                    row.setdefault((layer, kind), []).append(
-                        math.log(rms) if rms > 0 else -math.inf
-                    )
-        for key, values in row.items():
-            logs.setdefault(key, []).append(values)
-    out = []
-    for (layer, kind), values in logs.items():
-        means = np.array(values).mean(axis=1)
-        if np.isfinite(means).all():  # zero at the start, or constant: nothing to scale
-            slope = float(np.polyfit(np.log(widths), means, 1)[0])
-            out.append(Coordinate(layer, kind, widths, tuple(np.exp(means).tolist()), slope))
-    return out
-
-
-def may_vanish(layer: str) -> bool:
-    """Forces, and the further tensors "[k]" of a block in addition to its main stream,
-    such as vectors read out of scalars."""
-    return layer == "forces" or layer.endswith("]")
-
-
-def failures(coordinates: list[Coordinate], limit: float, shrink: float | None = None) -> list[str]:
-    """Slopes of starts and changes that are out of bounds, a line each.
-
-    Nothing may grow with width and the main stream may not shrink. Outputs, and what is made of
-    readouts, may shrink like 1/sqrt(width): that is their random start, which training outgrows.
-    shrink: another bound for the main stream.
-    """
-    bad = []
-    for c in coordinates:
-        low = -(limit if shrink is None else shrink) - (0.5 if may_vanish(c.layer) else 0.0)
-        if c.kind in ("start", "change") and not low <= c.slope <= limit:
-            bad.append(
-                f"{c.layer} {c.kind}: slope {c.slope:+.2f}, RMS"
-                f" {', '.join(f'{x:.3g}' for x in c.rms)}"
-            )
-    return bad
+    return check(
+        lambda width, seed: build(
+            small_config(name, width=width, base_width=widths[1], **options), seed=seed
+        ),
+        fixed_batch(molecules),
+        widths,
+        lr=0.25 * ARCHITECTURES[name].learning_rate,
+        seeds=seeds,
+        steps=steps,
+        standard=standard,
+    )

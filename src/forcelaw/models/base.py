@@ -217,7 +217,8 @@ class Architecture:
     configuration, where flags change it (eSEN's twins); ask it through :meth:`symmetry_for`, which
     falls back to ``symmetry``. packages: distributions whose versions are part of what it computes.
     capture: whether a step can be a CUDA graph; without, it runs eagerly on a GPU. step_of: the
-    step of the widths for some options, where they decide it.
+    step of the widths for some options, where they decide it. narrowest: width from which every
+    stream has channels enough for the law of large numbers that muP rests on.
     """
 
     name: str
@@ -237,6 +238,7 @@ class Architecture:
     packages: tuple[str, ...] = ()
     capture: bool = True
     step_of: Callable[[dict[str, Any]], int] | None = None
+    narrowest: int = 16
 
     def __post_init__(self) -> None:
         if self.flops is None:

@@ -406,4 +406,5 @@ ARCHITECTURE = Architecture(
     symmetry="E(3)",
     base_width=40,
     learning_rate=3e-3,
+    narrowest=32,  # quadruplet messages have a quarter of the channels
 )

@@ -13,6 +13,7 @@ from ..progress import duration
 from .analysis import Analysis
 from .architecture import Architecture
 from .section import by_reason
+from .sections import certificates
 from .sections.data import regime_notes
 from .sections.frontier import equal_compute
 from .sections.problems import risen_words
@@ -219,6 +220,7 @@ def limits(analysis: Analysis) -> list[str]:
             f"Fewer than 8 runs for {names(few)}: intervals rest on very few independent trainings."
         )
     out += regime_notes(analysis)
+    out += certificates.limits(analysis)
     out += end_of_sweep(sweeps(analysis))
     if analysis.problems:
         out.append(

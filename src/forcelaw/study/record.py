@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..certify.certificate import FOLDER, find
 from ..data.options import DataFiles
 from ..data.pack import Pack, sample_path
 from ..data.prepare_files import pack_of_files
@@ -74,6 +75,7 @@ class StudyDirectory:
             changed = differences(old["study"], content) or ([] if same_data else ["data"])
             changed += self.changed_code(old)
             if not changed:
+                self._keep_certificates(path, old)
                 return ""
             self._remove_unplanned(changed, same_data=same_data)
         with storage(self.out):
@@ -111,6 +113,14 @@ class StudyDirectory:
             "data": _data_of(self.pack),
         }
 
+    def _keep_certificates(self, path: Path, old: dict[str, Any]) -> None:
+        """Put certificates into study.json that were made since it was written."""
+        now = self._architectures()
+        before = {a["label"]: a.get("certificate") for a in old["architectures"]}
+        if any(a.get("certificate") not in (None, before.get(a["label"])) for a in now):
+            with storage(self.out):
+                write_json(path, old | {"architectures": now})
+
     def changed_code(self, recorded: dict[str, Any]) -> list[str]:
         """Entries whose source, from outside, is not the one of study.json as it was read."""
         from ..models import code
@@ -140,7 +150,12 @@ class StudyDirectory:
             symmetry = architecture(entry.name).symmetry_for(model)
             about = {"label": label_of(entry), "architecture": entry.name, "symmetry": symmetry}
             source = code(entry.name)
-            found.append(about | ({"code": source} if source else {}))
+            certificate = find(entry.name, source, [self.out.parent / FOLDER, self.out / FOLDER])
+            found.append(
+                about
+                | ({"code": source} if source else {})
+                | ({"certificate": certificate.record()} if certificate else {})
+            )
         return found
 
     def _remove_unplanned(self, changed: list[str], *, same_data: bool) -> None:

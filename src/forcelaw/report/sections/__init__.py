@@ -13,6 +13,7 @@ from ..analysis import Analysis
 from ..section import Section
 from . import (
     burn_in,
+    certificates,
     checks,
     cost,
     data,
@@ -46,6 +47,7 @@ SECTIONS: list[Callable[[Analysis], Section | None]] = [
     checks.section,
     burn_in.section,
     problems.section,
+    certificates.section,
     provenance.section,
 ]
 

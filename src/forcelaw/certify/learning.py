@@ -1,0 +1,317 @@
+"""Lines about training: gradients, forces against the energy, resuming, width, learning rates, CUDA
+graphs."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from ..errors import StudyError
+from ..models import ForceField, build
+from ..models.flops import cloud
+from ..models.mup import parameter_groups
+from ..store.runs import RunDirectory
+from ..training import checkpoint
+from ..training.loss import loss_terms
+from ..training.optimizer import ScheduleFreeAdamW
+from ..training.step import capture
+from .certificate import Line, Verdict
+from .coordinates import Batch, coordinate_check, failures, may_vanish
+from .exactness import SINGLE
+from .structures import Structure, cluster, graph_of, padded, predict
+from .subject import Subject
+
+FLAT = 0.25  # largest abs(slope) of a layer against width, with two seeds
+BUDGET = 6e10  # FLOPs of the coordinate check, and of the learning-rate sweeps: seconds of a core
+SHORT = 80  # steps of a short run, at most
+
+
+def forces_and_energy(subject: Subject) -> Line:
+    """Forces against minus the gradient of the energy, by central differences: equal where
+    ``forces: conservative`` is asked for; how far apart elsewhere."""
+    found, values = [], {}
+    verdict: Verdict = "holds"
+    for kind in ("direct", "conservative"):
+        try:
+            model = subject.fixed if kind == subject.small.forces else subject.model(forces=kind)
+        except (ValidationError, StudyError, NotImplementedError):
+            found.append(f"{kind} forces are not offered")
+            continue
+        error = values[kind] = _gradient_error(subject, model)
+        equal = error < SINGLE
+        if kind == "conservative":
+            found.append(f"conservative: {'' if equal else 'not '}the gradient ({error:.1e})")
+            verdict = verdict if equal else "fails"
+        else:
+            found.append(f"direct: {100 * error:.0f}% from the gradient at random weights")
+            if equal:
+                verdict = "fails"
+                found.append("direct forces that are the gradient cost twice what is counted")
+    return Line("forces", verdict, "; ".join(found), values)
+
+
+def _gradient_error(subject: Subject, model: ForceField) -> float:
+    """Norm of F + dE/dx over norm of F and dE/dx, whichever is larger, on a cluster."""
+    s, h = cluster(6, len(subject.pack.elements), 21), 1e-4
+    _, forces = predict(model, graph_of([s], model.config))
+    moved = []
+    for k in range(s.pos.size):
+        for sign in (1.0, -1.0):
+            pos = s.pos.copy()
+            pos.flat[k] += sign * h
+            moved.append(replace(s, pos=pos))
+    energy, _ = predict(model, graph_of(moved, model.config))
+    numeric = -((energy[0::2] - energy[1::2]) / (2.0 * h)).reshape(-1, 3)
+    size = max(np.linalg.norm(forces), np.linalg.norm(numeric), 1e-300)
+    return float(np.linalg.norm(forces - numeric) / size)
+
+
+def stress(subject: Subject) -> Line:
+    """Virials of the model with gradient forces, against central differences of a strain."""
+    try:
+        model = subject.model(forces="conservative")
+        return _stress(subject, model)
+    except (ValidationError, StudyError, NotImplementedError) as error:
+        what = "not offered" if isinstance(error, ValidationError) else str(error).split("\n")[0]
+        return Line("stress", "note", what)
+
+
+def _stress(subject: Subject, model: ForceField) -> Line:
+    s, h = cluster(6, len(subject.pack.elements), 21), 1e-4
+    cell = np.array([[7.1, 0.3, 0.0], [-0.4, 6.7, 0.2], [0.5, 0.1, 7.6]])
+
+    def strained(strain: np.ndarray) -> Structure:
+        return Structure(s.species, s.pos, cell).moved(np.eye(3) + strain)
+
+    with torch.no_grad():
+        graph = graph_of([strained(np.zeros((3, 3)))], model.config)
+        virial = model.with_virial(graph)[2][0].double().numpy()
+    errors = []
+    for a, b in ((0, 0), (1, 2)):
+        strain = np.zeros((3, 3))
+        strain[a, b] += 0.5 * h
+        strain[b, a] += 0.5 * h
+        ends = [predict(model, graph_of([strained(x * strain)], model.config))[0] for x in (1, -1)]
+        numeric = float(ends[0][0] - ends[1][0]) / (2.0 * h)
+        errors.append(abs(numeric - virial[a, b]) / (1.0 + np.abs(virial).max()))
+    error = max(errors)
+    found = f"{'' if error < SINGLE else 'not '}the derivative by strain ({error:.1e})"
+    return Line("stress", "holds" if error < SINGLE else "fails", found, {"error": error})
+
+
+def gradients(subject: Subject) -> Line:
+    """Every parameter gets a finite gradient from energies and forces."""
+    model = subject.model().train()
+    energy, forces = model(graph_of(subject.structures, model.config))
+    (energy.square().sum() + forces.square().sum()).backward()
+    named = dict(model.named_parameters())
+    bad = [n for n, p in named.items() if p.grad is not None and not p.grad.isfinite().all()]
+    if bad:
+        return Line("gradients", "fails", f"not finite: {', '.join(bad[:5])}")
+    dead = [n for n, p in named.items() if p.grad is None or not float(p.grad.abs().max()) > 0]
+    share = sum(named[n].numel() for n in dead) / sum(p.numel() for p in named.values())
+    if not dead:
+        return Line("gradients", "holds", f"all {len(named)} parameters get one", {"dead": 0.0})
+    found = f"{100 * share:.0f}% of N gets none and counts all the same: {', '.join(dead[:5])}"
+    return Line("gradients", "fails" if share > 0.05 else "note", found, {"dead": share})
+
+
+def reproducible(subject: Subject) -> Line:
+    """One seed gives one model; another seed another; the global random state is left alone."""
+    state = torch.random.get_rng_state()
+    a, b, c = (list(build(subject.small, seed=k).parameters()) for k in (5, 5, 6))
+    alone = torch.equal(torch.random.get_rng_state(), state)
+    same = all(torch.equal(p, q) for p, q in zip(a, b))
+    other = any(not torch.equal(p, q) for p, q in zip(a, c))
+    faults = [
+        *([] if same else ["one seed gives different weights: draw them from torch"]),
+        *([] if other else ["every seed gives the same weights"]),
+        *([] if alone else ["the global random state was changed"]),
+    ]
+    if faults:
+        return Line("seeds", "fails", "; ".join(faults))
+    return Line("seeds", "holds", "one seed, one model")
+
+
+def resume(subject: Subject) -> Line:
+    """Three steps, a checkpoint, three more in a new model: to the last bit what six in one go
+    are."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory(folder)
+        straight = _few_steps(subject, run, 0, 6)
+        _few_steps(subject, run, 0, 3)
+        resumed = _few_steps(subject, run, 3, 6)
+    if all(torch.equal(a, b) for a, b in zip(straight, resumed)):
+        return Line("resume", "holds", "to the last bit")
+    gap = max(float((a - b).abs().max()) for a, b in zip(straight, resumed))
+    found = f"weights differ by {gap:.1e}: a state that is no parameter is not in the checkpoint"
+    return Line("resume", "fails", found, {"error": gap})
+
+
+def _few_steps(subject: Subject, run: RunDirectory, begin: int, end: int) -> list[torch.Tensor]:
+    """The averaged weights after steps of schedule-free AdamW; a checkpoint at the end."""
+    model = build(subject.small, seed=4).train()
+    optimizer = ScheduleFreeAdamW(model, lr=1e-3, steps=6, warmup=1)
+    if begin:
+        checkpoint.load(run.path, optimizer)
+    for step in range(begin, end):
+        graph, target = subject.batch(4 * step, 4)
+        loss = sum(loss_terms(*model(graph), target))
+        grads = torch.autograd.grad(
+            loss, optimizer.params, allow_unused=True, materialize_grads=True
+        )
+        optimizer.update(list(grads), optimizer.table[step])
+    checkpoint.save(run, model, optimizer, {"step": end})
+    return [optimizer.averaged(), optimizer.z.clone(), optimizer.v.clone()]
+
+
+def widths(subject: Subject, runs: int, steps: int, atoms: int) -> tuple[list[int], int]:
+    """Three or four widths, each twice the one before, and steps of each of ``runs`` runs at each:
+    at most ``steps``, and what a budget of FLOPs allows."""
+    entry = subject.entry
+    grid = max(8, entry.step if entry.step_of is None else entry.step_of(subject.options))
+    first = max(16, entry.base_width // 8, entry.narrowest)
+    first = math.ceil(first / grid) * grid
+
+    def spent(width: int) -> float:
+        """FLOPs of a step at that width in each of the runs."""
+        flops = entry.flops(subject.of_width(width))
+        return runs * flops.training(atoms * subject.data["mean_degree"], atoms)
+
+    found = [first, 2 * first, 4 * first]
+    if steps * spent(8 * first) < BUDGET:
+        found.append(8 * first)
+    return found, max(8, min(steps, int(2 * BUDGET / spent(found[-1]))))
+
+
+def parametrisation(subject: Subject) -> Line:
+    """The coordinate check: what a width does to each layer, at the start and by training."""
+    seeds = 2
+    graph, target = subject.batch(0, 3)
+    batch: Batch = (graph, target.energy, target.forces)
+    tried, steps = widths(subject, seeds, 10, len(graph.pos))
+    coordinates = coordinate_check(
+        lambda width, seed: build(subject.of_width(width, base_width=tried[1]), seed=seed),
+        batch,
+        tried,
+        lr=0.25 * subject.entry.learning_rate,
+        seeds=seeds,
+        steps=steps,
+    )
+    bad = failures(coordinates, FLAT)
+    changes = [c for c in coordinates if c.kind == "change" and not may_vanish(c.layer)]
+    steepest = max(changes, key=lambda c: abs(c.slope), default=None)
+    slope = float("nan") if steepest is None else steepest.slope
+    values = {
+        "widths": tried,
+        "mup": not subject.standard,
+        "slopes": {f"{c.layer} {c.kind}": round(c.slope, 3) for c in coordinates},
+    }
+    kind = "standard parametrisation" if subject.standard else "muP"
+    how = "flat in the width" if not bad else f"not flat: {bad[0]}"
+    if steepest is not None:
+        how += f"; steepest change width^{slope:+.2f} ({steepest.layer})"
+    verdict: Verdict = "holds" if not bad else "note" if subject.standard else "fails"
+    return Line("coordinates", verdict, f"{kind}, {how}", values)
+
+
+def learning_rates(subject: Subject) -> Line:
+    """Short sweeps at two widths: whether the best rate moves, and how. Rough: tens of steps, one
+    seed; a study sweeps for real."""
+    factors = [4.0**k for k in range(-3, 3)]
+    graph, _ = subject.batch(0, 4)
+    tried, steps = widths(subject, len(factors), SHORT, len(graph.pos))
+    narrow, wide = tried[0], tried[-1]
+    best: list[float] = []
+    for width in (narrow, wide):
+        losses = [
+            _short_loss(subject, width, tried[1], factor * subject.entry.learning_rate, steps)
+            for factor in factors
+        ]
+        best.append(_lowest(factors, losses) * subject.entry.learning_rate)
+    exponent = math.log(best[1] / best[0]) / math.log(wide / narrow)
+    kept = abs(exponent) * math.log(wide / narrow) <= math.log(4.0)
+    found = (
+        f"best about {best[0]:.1g} at width {narrow}, {best[1]:.1g} at {wide}: width^{exponent:+.1f}"
+    )
+    found += "; one rate serves all" if kept else "; sweep at several sizes"
+    values = {"widths": [narrow, wide], "steps": steps, "best": best, "exponent": exponent, "one_rate": kept}
+    if not all(math.isfinite(b) and b > 0 for b in best):
+        return Line("learning rate", "fails", "no rate trains", values)
+    verdict: Verdict = "holds" if kept else "note" if subject.standard else "fails"
+    return Line("learning rate", verdict, found, values)
+
+
+def _short_loss(subject: Subject, width: int, base: int, lr: float, steps: int) -> float:
+    """Mean loss of the last quarter of a few steps of Adam."""
+    model = build(subject.of_width(width, base_width=base), seed=0).train()
+    groups = [{"params": g["params"], "lr": lr * g["lr_scale"]} for g in parameter_groups(model)]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    losses = []
+    for step in range(steps):
+        graph, target = subject.batch(4 * step, 4)
+        loss = sum(loss_terms(*model(graph), target))
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            return math.inf
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float(np.mean(losses[-steps // 4 :]))
+
+
+def _lowest(factors: list[float], losses: list[float]) -> float:
+    """The factor of lowest loss, by a parabola through it and its neighbours; NaN without any."""
+    k = int(np.argmin(losses))
+    if not math.isfinite(losses[k]):
+        return math.nan
+    around = losses[k - 1 : k + 2] if 0 < k < len(losses) - 1 else []
+    if len(around) < 3 or not all(map(math.isfinite, around)):
+        return factors[k]
+    low, middle, high = around
+    bend = low - 2.0 * middle + high
+    shift = 0.0 if bend <= 0 else 0.5 * (low - high) / bend
+    return factors[k] * (factors[k + 1] / factors[k]) ** max(-0.5, min(0.5, shift))
+
+
+def cuda_graph(subject: Subject) -> Line:
+    """A step as a CUDA graph: the gradients of the captured one are those of the eager one."""
+    if not subject.entry.capture:
+        return Line("CUDA graph", "skipped", "capture=False: it trains eagerly on a GPU")
+    if not torch.cuda.is_available():
+        return Line("CUDA graph", "skipped", "there is no GPU here")
+    model = build(subject.small, seed=0).cuda().train()
+    batch = padded(cloud(subject.small), 5, 64, 1)
+    graph = replace(
+        batch,
+        **{k: v.cuda() for k, v in vars(batch).items() if isinstance(v, torch.Tensor)},
+        max_degree=int(torch.bincount(batch.receiver)[:-1].max()),
+    )
+    params = list(model.parameters())
+
+    def step() -> list[torch.Tensor]:
+        energy, forces = model(graph)
+        total = energy.square().sum() + forces.square().sum()
+        options = {"allow_unused": True, "materialize_grads": True}
+        return list(torch.autograd.grad(total, params, **options))
+
+    expected = [g.clone() for g in (step(), step())[1]]
+    out: list[torch.Tensor] = []
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+        captured = capture(lambda: out.extend(step()))
+        captured.replay()
+    torch.cuda.synchronize()
+    gap = max(float((a - b).abs().max() / (1 + b.abs().max())) for a, b in zip(out, expected))
+    verdict: Verdict = "holds" if gap < SINGLE else "fails"
+    return Line("CUDA graph", verdict, f"gradients as eagerly to {gap:.1e}", {"error": gap})
+
+

@@ -1,0 +1,95 @@
+"""Measure an architecture line by line."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..data.pack import Pack, sample_path
+from ..errors import StudyError
+from ..models import code
+from ..training.device import cpu_threads
+from . import cost, exactness, learning
+from .certificate import Certificate, Line
+from .subject import Subject
+
+# in the order of the page
+LINES: dict[str, Callable[[Subject], Line]] = {
+    "symmetry": exactness.symmetry,
+    "translation": exactness.translation,
+    "permutation": exactness.permutation,
+    "batches": exactness.batching,
+    "padding": exactness.padding,
+    "extensivity": exactness.extensivity,
+    "cutoff": exactness.smoothness,
+    "forces": learning.forces_and_energy,
+    "stress": learning.stress,
+    "parameters": cost.parameters,
+    "FLOPs": cost.flops,
+    "gradients": learning.gradients,
+    "seeds": learning.reproducible,
+    "resume": learning.resume,
+    "coordinates": learning.parametrisation,
+    "learning rate": learning.learning_rates,
+    "CUDA graph": learning.cuda_graph,
+}
+
+
+def certify(
+    architecture: str,
+    *,
+    data: str | Path = "sample",
+    options: Mapping[str, Any] | None = None,
+    cutoff: float = 6.0,
+    threads: int = 1,
+    only: tuple[str, ...] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> Certificate:
+    """The certificate of an architecture on the data of a pack.
+
+    architecture: a name, or an import path. options: of its configuration, such as ``{"forces":
+    "conservative"}``. only: names of lines, else all. say: called with each line as it is there.
+    StudyError where there is no such architecture; a line that cannot be measured fails, with the
+    reason.
+    """
+    unknown = set(only) - set(LINES)
+    if unknown:
+        raise StudyError(
+            f"there is no line {', '.join(sorted(unknown))}", remedy=f"use: {', '.join(LINES)}"
+        )
+    pack = Pack(sample_path() if str(data) == "sample" else data)
+    subject = Subject(architecture, pack, cutoff, dict(options or {}))
+    began, lines = time.monotonic(), []
+    entry, source = subject.entry, code(architecture)
+    with cpu_threads(threads), torch.random.fork_rng(devices=[]):
+        for name in only or LINES:
+            lines.append(_measured(name, subject))
+            say(f"{lines[-1].name:<14} {lines[-1].verdict:<8} {lines[-1].found}")
+    about = {
+        "data": {"name": pack.path.name, "hash": pack.hash},
+        "options": dict(options or {}),
+        "cutoff": cutoff,
+        "versions": {
+            "forcelaw": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "date": datetime.date.today().isoformat(),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    return Certificate(architecture, entry.title, source, about, lines)
+
+
+def _measured(name: str, subject: Subject) -> Line:
+    """A line; one that raises fails, with what was raised."""
+    try:
+        return LINES[name](subject)
+    except Exception as error:  # whatever a model of others raises
+        return Line(name, "fails", f"{type(error).__name__}: {error}".split("\n")[0][:300])

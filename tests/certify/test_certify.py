@@ -1,0 +1,144 @@
+"""Every line of a certificate catches the model that is broken there, and passes the sound one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from forcelaw.certify import certify
+from forcelaw.certify.certificate import Certificate, Line, find, read
+from forcelaw.certify.lines import LINES, _measured
+from forcelaw.certify.subject import Subject
+from forcelaw.cli.main import main
+from forcelaw.data.pack import Pack, sample_path
+from forcelaw.errors import StoreError, StudyError
+
+PACK = Pack(sample_path())
+DATA = Subject("mpnn", PACK).data
+BROKEN = {
+    "Absolute": "translation",
+    "Ordered": "permutation",
+    "Turned": "symmetry",
+    "Chiral": "symmetry",
+    "Neighbourly": "batches",
+    "Padded": "padding",
+    "Intensive": "extensivity",
+    "Lonely": "extensivity",
+    "Cut": "cutoff",
+    "Kinked": "cutoff",
+    "Unfaithful": "forces",
+    "Disguised": "forces",
+    "Stressed": "stress",
+    "Rigid": "parameters",
+    "CHEAP": "FLOPs",
+    "Dead": "gradients",
+    "Infinite": "gradients",
+    "Unseeded": "seeds",
+    "Forgetful": "resume",
+    "Misparametrised": "coordinates",
+    "Exploding": "learning rate",
+}
+
+
+def line(name: str, which: str) -> Line:
+    subject = Subject(name, PACK)
+    subject.data = DATA
+    return _measured(which, subject)
+
+
+@pytest.fixture(scope="module")
+def sound() -> dict[str, Line]:
+    return {which: line("tests.certify.models:Sound", which) for which in LINES}
+
+
+@pytest.mark.parametrize("model", BROKEN)
+def test_a_line_catches_what_is_broken(model: str, sound: dict[str, Line]) -> None:
+    which = BROKEN[model]
+    found = line(f"tests.certify.models:{model}", which)
+    assert found.verdict == "fails", found.found
+    assert sound[which].verdict == "holds", sound[which].found
+
+
+def test_every_line_has_a_model_that_it_catches() -> None:
+    assert set(BROKEN.values()) == set(LINES) - {"CUDA graph"}
+
+
+def test_the_numbers_are_right(sound: dict[str, Line]) -> None:
+    """Where they are known: a chiral model, one symmetric by construction, kappa of a closed
+    form."""
+    chiral = line("tests.certify.models:Chiral", "symmetry").values
+    assert chiral["group"] == "SE(3)" and chiral["rotation"] < 1e-8 < 1e-3 < chiral["inversion"]
+    assert sound["symmetry"].values["group"] == "E(3)"
+    assert line("mpnn", "symmetry").values["group"] == "none"
+    assert line("tests.certify.models:Kinked", "cutoff").values["energy"] == "kink"
+    assert line("tests.certify.models:Cut", "cutoff").values["energy"] == "jump"
+    costs = sound["FLOPs"].values
+    for cost in (costs["1e+04"], costs["1e+06"]):
+        assert cost["kappa"] == pytest.approx(cost["counted"], rel=1e-5)
+    # the dead layers are two thirds of the wide ones, which are nearly all of N
+    assert 0.2 < line("tests.certify.models:Dead", "gradients").values["dead"] < 0.6
+    assert abs(sound["learning rate"].values["exponent"]) < 0.7
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_that_cannot_be_captured_is_caught() -> None:
+    assert line("tests.certify.models:Synchronising", "CUDA graph").verdict == "fails"
+    assert line("tests.certify.models:Sound", "CUDA graph").verdict == "holds"
+
+
+@pytest.mark.parametrize("name", ["mpnn", "painn", "egnn", "esen", "gemnet_oc"])
+def test_ours_have_what_they_declare(name: str) -> None:
+    """Lines that take no time; `forcelaw certify` measures all."""
+    subject = Subject(name, PACK)
+    subject.data = DATA
+    for which in ("symmetry", "translation", "batches", "padding", "extensivity", "cutoff"):
+        found = _measured(which, subject)
+        assert found.verdict == "holds", (which, found.found)
+
+
+def test_a_model_that_raises_fails_with_the_reason(tmp_path) -> None:
+    made = certify("tests.certify.models:Raising", only=("symmetry", "resume"))
+    assert made.failed == ["symmetry", "resume"] and not made.holds
+    assert all("as it must" in x.found for x in made.lines)
+
+
+def test_the_command_writes_what_a_study_finds(tmp_path, monkeypatch, capsys) -> None:
+    """JSON for machines, a page for people; found again only for the same code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("forcelaw.certify.lines.LINES", {k: LINES[k] for k in list(LINES)[:2]})
+    name = "tests.certify.models:Absolute"
+    assert main(["certify", name]) == 1 and "translation" in capsys.readouterr().out
+    folder = Path("out/certificates")
+    made = read(folder / "tests.certify.models-Absolute.json")
+    assert "translation" in made.failed and made.code is not None
+    assert made.about["data"]["hash"] == PACK.hash
+    assert find(name, made.code, [Path("nowhere"), folder]) == made
+    assert find(name, {"tests": "1+0"}, [folder]) is None and find("mpnn", None, [folder]) is None
+    for page in folder.glob("*.[hm]*"):
+        text = page.read_text()
+        assert "Absolute" in text and "translation" in text and "fails" in text
+    assert len(list(folder.iterdir())) == 3
+    assert main(["certify", "mpnn", "--only", "translation"]) == 0
+    assert len(list(folder.iterdir())) == 3  # a part of a certificate is none
+    with pytest.raises(StudyError):
+        certify("mpnn", only=("colour",))
+
+
+def test_labels_are_inert_on_the_pages() -> None:
+    line = Line("symmetry", "holds", "a | b <script>alert(1)</script>\n\x1b[31m")
+    made = Certificate("x:y", "<b>|Title", None, {"options": {"a": 1}}, [line])
+    assert "<script>" not in made.html() and "<b>" not in made.html()
+    row = next(r for r in made.markdown().splitlines() if r.startswith("| symmetry"))
+    assert row.replace("\\|", "").count("|") == 4
+    assert "\x1b" not in made.text() + made.html() + made.markdown()
+
+
+@pytest.mark.parametrize("content", [{}, {"format": 2}, {"format": 1, "lines": [{"name": 1}]}, []])
+def test_what_is_no_certificate_is_an_error(content, tmp_path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(StoreError):
+        read(path)

@@ -17,11 +17,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from importlib.metadata import entry_points, packages_distributions, version
+from importlib.metadata import distribution, entry_points, packages_distributions, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 from .errors import ForcelawError, missing_package
 
@@ -143,5 +145,14 @@ def _hash(package: str) -> str:
 
 @lru_cache(maxsize=64)
 def _version(package: str) -> str:
-    owners = packages_distributions().get(package.partition(".")[0], [])
-    return version(owners[0]) if len(set(owners)) == 1 else ""
+    """Version of the distribution that installed a package; empty where none did, as for a folder
+    in PYTHONPATH that has the name of an installed package."""
+    spec = importlib.util.find_spec(package)
+    origin = Path((spec and spec.origin) or "").resolve()
+    for owner in packages_distributions().get(package.partition(".")[0], []):
+        found = distribution(owner)
+        source = json.loads(found.read_text("direct_url.json") or "{}").get("url", "")
+        homes = [Path(str(found.locate_file(""))), Path(unquote(urlparse(source).path))]
+        if any(origin.is_relative_to(home.resolve()) for home in homes if str(home) != "."):
+            return found.version
+    return ""

@@ -15,6 +15,7 @@ from forcelaw.certify.subject import Subject
 from forcelaw.cli.main import main
 from forcelaw.data.pack import Pack, sample_path
 from forcelaw.errors import StoreError, StudyError
+from forcelaw.models import ARCHITECTURES
 
 PACK = Pack(sample_path())
 DATA = Subject("mpnn", PACK).data
@@ -89,7 +90,7 @@ def test_a_model_that_cannot_be_captured_is_caught() -> None:
     assert line("tests.certify.models:Sound", "CUDA graph").verdict == "holds"
 
 
-@pytest.mark.parametrize("name", ["mpnn", "painn", "egnn", "esen", "gemnet_oc"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_ours_have_what_they_declare(name: str) -> None:
     """Lines that take no time; `forcelaw certify` measures all."""
     subject = Subject(name, PACK)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from forcelaw.certify import lines
 from forcelaw.cli.main import main
 from forcelaw.errors import StudyError
 from forcelaw.plugins import _hash
@@ -57,7 +58,14 @@ def test_a_package_of_others_goes_through_a_study(installed, tmp_path, monkeypat
     runs = list(Path("out/outside/runs").iterdir())
     assert len(runs) == 4
     assert all(json.loads((r / "result.json").read_text())["status"] == "finished" for r in runs)
-    assert "TinyNet" in Path("out/outside/report/report.html").read_text()
+    page = Path("out/outside/report/report.html").read_text()
+    assert "TinyNet: no certificate" in page and "forcelaw certify tiny_net" in page
+    # a certificate that is made later is recorded when the study is looked at again
+    monkeypatch.setattr(lines, "LINES", {name: lines.LINES[name] for name in ("symmetry", "seeds")})
+    assert main(["certify", "tiny_net"]) == 0
+    assert main(["run", "study.yaml", "--device", "cpu", "--no-report"]) == 0
+    (entry,) = json.loads(Path("out/outside/study.json").read_text())["architectures"]
+    assert entry["certificate"]["failed"] == [] and "seeds" in entry["certificate"]["lines"]
     capsys.readouterr()
     options = ["--burn-in-steps", "0", "--floor", "zero", "--anyway"]
     assert main(["budget", "out/outside", "--flops", "1e10", *options]) == 0
@@ -75,11 +83,13 @@ def test_a_package_of_others_goes_through_a_study(installed, tmp_path, monkeypat
 
 
 def test_its_own_test_passes(installed, tmp_path, monkeypatch):
-    """The test that the skeleton comes with."""
+    """The test that the skeleton comes with; its certificate in the lines that take no time."""
     monkeypatch.syspath_prepend(str(installed))
     own = runpy.run_path(str(installed.parent / "tiny_net" / "tests" / "test_model.py"))
-    (test,) = (value for name, value in own.items() if name.startswith("test_"))
-    test(tmp_path)
+    own["test_it_learns_and_has_the_symmetry_that_it_claims"](tmp_path)
+    slow = {"learning rate", "coordinates", "FLOPs", "resume"}
+    monkeypatch.setattr(lines, "LINES", {k: v for k, v in lines.LINES.items() if k not in slow})
+    own["test_its_certificate"]()
 
 
 @pytest.mark.parametrize("name", ["My-Model", "forcelaw", "2nd", "taken"])

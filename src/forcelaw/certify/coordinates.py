@@ -25,13 +25,14 @@ Batch = tuple[GraphBatch, Tensor, Tensor]  # with energies (g,) in eV and forces
 @dataclass(frozen=True)
 class Coordinate:
     """RMS of one output against width. kind: start (before training), change (by training), end
-    (after it)."""
+    (after it). error: standard error of the slope, from the scatter between seeds."""
 
     layer: str
     kind: str
     widths: tuple[int, ...]
     rms: tuple[float, ...]  # geometric means over seeds
     slope: float  # d log(rms) / d log(width)
+    error: float = 0.0
 
 
 def layer_outputs(model: ForceField, graph: GraphBatch) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -136,7 +137,10 @@ def coordinate_check(
         if np.isfinite(means).all():  # zero at the start, or constant: nothing to scale
             slope = float(np.polyfit(np.log(widths), means, 1)[0])
             rms = tuple(np.exp(means).tolist())
-            out.append(Coordinate(layer, kind, tuple(widths), rms, slope))
+            scatter = np.array(values).var(axis=1, ddof=1).mean() if seeds > 1 else 0.0
+            spread = len(widths) * np.log(widths).var()
+            error = math.sqrt(scatter / seeds / spread)
+            out.append(Coordinate(layer, kind, tuple(widths), rms, slope, error))
     return out
 
 
@@ -146,17 +150,21 @@ def may_vanish(layer: str) -> bool:
     return layer == "forces" or layer.endswith("]")
 
 
-def failures(coordinates: list[Coordinate], limit: float, shrink: float | None = None) -> list[str]:
+def failures(
+    coordinates: list[Coordinate], limit: float, shrink: float | None = None, errors: float = 0.0
+) -> list[str]:
     """Slopes of starts and changes that are out of bounds, a line each.
 
     Nothing may grow with width and the main stream may not shrink. Outputs, and what is made of
     readouts, may shrink like 1/sqrt(width): that is their random start, which training outgrows.
-    shrink: another bound for the main stream.
+    shrink: another bound for the main stream. errors: how many standard errors a slope must be out
+    of bounds.
     """
     bad = []
     for c in coordinates:
         low = -(limit if shrink is None else shrink) - (0.5 if may_vanish(c.layer) else 0.0)
-        if c.kind in ("start", "change") and not low <= c.slope <= limit:
+        doubt = errors * c.error
+        if c.kind in ("start", "change") and not low - doubt <= c.slope <= limit + doubt:
             bad.append(
                 f"{c.layer} {c.kind}: slope {c.slope:+.2f}, RMS"
                 f" {', '.join(f'{x:.3g}' for x in c.rms)}"

@@ -27,7 +27,7 @@ from .exactness import SINGLE
 from .structures import Structure, cluster, graph_of, padded, predict
 from .subject import Subject
 
-FLAT = 0.25  # largest abs(slope) of a layer against width, with two seeds
+FLAT = 0.25  # largest abs(slope) of a layer against width, beyond two standard errors
 BUDGET = 6e10  # FLOPs of the coordinate check, and of the learning-rate sweeps: seconds of a core
 SHORT = 80  # steps of a short run, at most
 
@@ -204,7 +204,7 @@ def parametrisation(subject: Subject) -> Line:
         seeds=seeds,
         steps=steps,
     )
-    bad = failures(coordinates, FLAT)
+    bad = failures(coordinates, FLAT, errors=2.0)
     changes = [c for c in coordinates if c.kind == "change" and not may_vanish(c.layer)]
     steepest = max(changes, key=lambda c: abs(c.slope), default=None)
     slope = float("nan") if steepest is None else steepest.slope

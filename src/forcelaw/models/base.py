@@ -17,13 +17,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .. import ops
 from ..errors import StudyError
 from ..graph import GraphBatch, segment_sum
 from ..settings import Settings
-from .flops import Flops, counted
+from .flops import Flops, counted, counter
 from .mup import Embedding
 
 Symmetry = Literal["E(3)", "SE(3)", "none", "undeclared"]
@@ -185,14 +184,14 @@ class ForceField(nn.Module):
         """
         whole = type(self).atomwise is ForceField.atomwise
         conservative = self.config.forces == "conservative"
-        with FlopCounterMode(display=False) as counter:
+        with counter() as found:
             if conservative and not whole:
                 self.atomwise(graph, graph.vectors())
             else:
                 energy, forces = self(graph)
                 if conservative:
                     (energy.sum() + forces.square().sum()).backward()
-        return counter.get_total_flops() / (6.0 if conservative and whole else 1.0)
+        return found.get_total_flops() / (6.0 if conservative and whole else 1.0)
 
 
 def _virials(vec: Tensor, gradient: Tensor, graph: GraphBatch) -> Tensor:

@@ -235,4 +235,5 @@ ARCHITECTURE = Architecture(
     symmetry="none",
     base_width=480,
     step_of=width_step,
+    narrowest=96,  # eight channels in each of twelve frames
 )

@@ -17,7 +17,7 @@ NAMES = ["examples.pairs:ARCHITECTURE"]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_has_its_certificate(name: str) -> None:
-    """After a change of an example: PYTHONPATH=. forcelaw certify NAME --out examples/certificates."""
+    """After a change of an example: the command of examples/README.md."""
     found = find(name, code(name), [EXAMPLES / "certificates"])
     assert found is not None and found.title == architecture(name).title
     assert found.holds and [x.name for x in found.lines] == list(LINES)

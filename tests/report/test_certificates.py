@@ -51,4 +51,4 @@ def test_what_a_certificate_says_is_shown(written: dict[str, Any], entry: dict[s
     badge = shown.rows[0][1].badge
     assert badge == ("no", "fails") and "E(3) is declared" in shown.rows[0][1].small[0]
     (file,) = made.files
-    assert ["seeds", "holds", "one model"] == file.rows[1][1:4]
+    assert file.rows[1][1:4] == ["seeds", "holds", "one model"]

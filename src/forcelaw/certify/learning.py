@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -237,11 +236,15 @@ def learning_rates(subject: Subject) -> Line:
         best.append(_lowest(factors, losses) * subject.entry.learning_rate)
     exponent = math.log(best[1] / best[0]) / math.log(wide / narrow)
     kept = abs(exponent) * math.log(wide / narrow) <= math.log(4.0)
-    found = (
-        f"best about {best[0]:.1g} at width {narrow}, {best[1]:.1g} at {wide}: width^{exponent:+.1f}"
-    )
+    found = f"best about {best[0]:.1g} at width {narrow}, {best[1]:.1g} at {wide}: width^{exponent:+.1f}"
     found += "; one rate serves all" if kept else "; sweep at several sizes"
-    values = {"widths": [narrow, wide], "steps": steps, "best": best, "exponent": exponent, "one_rate": kept}
+    values = {
+        "widths": [narrow, wide],
+        "steps": steps,
+        "best": best,
+        "exponent": exponent,
+        "one_rate": kept,
+    }
     if not all(math.isfinite(b) and b > 0 for b in best):
         return Line("learning rate", "fails", "no rate trains", values)
     verdict: Verdict = "holds" if kept else "note" if subject.standard else "fails"
@@ -313,5 +316,3 @@ def cuda_graph(subject: Subject) -> Line:
     gap = max(float((a - b).abs().max() / (1 + b.abs().max())) for a, b in zip(out, expected))
     verdict: Verdict = "holds" if gap < SINGLE else "fails"
     return Line("CUDA graph", verdict, f"gradients as eagerly to {gap:.1e}", {"error": gap})
-
-

@@ -61,7 +61,10 @@ COMMANDS = {
     "train": ("train", "train one model"),
     "evaluate": ("use", "errors of a trained run on files of labelled structures"),
     "models": ("train", "the architectures, their symmetry, size and cost"),
-    "certify": ("certify", "measure what an architecture does: symmetry, smoothness, cost, muP, ..."),
+    "certify": (
+        "certify",
+        "measure what an architecture does: symmetry, smoothness, cost, muP, ...",
+    ),
     "new-architecture": ("new_architecture", "write a package with an architecture of your own"),
     "data": ("data", "check, prepare, generate and describe data"),
     "report": ("report", "make the HTML report, figures and tables of a study or a table of runs"),

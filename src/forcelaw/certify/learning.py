@@ -236,7 +236,7 @@ def learning_rates(subject: Subject) -> Line:
         best.append(_lowest(factors, losses) * subject.entry.learning_rate)
     exponent = math.log(best[1] / best[0]) / math.log(wide / narrow)
     kept = abs(exponent) * math.log(wide / narrow) <= math.log(4.0)
-    found = f"best about {best[0]:.1g} at width {narrow}, {best[1]:.1g} at {wide}: width^{exponent:+.1f}"
+    found = f"best {best[0]:.1g} at width {narrow}, {best[1]:.1g} at {wide}: width^{exponent:+.1f}"
     found += "; one rate serves all" if kept else "; sweep at several sizes"
     values = {
         "widths": [narrow, wide],

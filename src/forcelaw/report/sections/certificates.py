@@ -29,8 +29,9 @@ def limits(analysis: Analysis) -> list[str]:
     out = []
     if missing := [str(a["label"]) for a in without(analysis)]:
         out.append(
-            f"{names(missing)}: no certificate. That the symmetry is the declared one, that energies"
-            " are smooth and extensive and one learning rate serves all sizes was not measured."
+            f"{names(missing)}: no certificate. That its symmetry is the declared one, that its"
+            " energies are smooth and extensive and one learning rate serves all sizes was not"
+            " measured."
         )
     for a in recorded(analysis):
         if failed := (a.get("certificate") or {}).get("failed"):

@@ -355,9 +355,9 @@ def test_ranks_that_torchrun_starts_train_one_run(tmp_path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    words = "train mpnn --size 2e3 --depth 1 --atoms 600 --validation-structures 10 --device cpu"
-    words += " --evaluations 2 --first-evaluation 1"
-    command = [sys.executable, "-m", "forcelaw.cli", *words.split(), "--out", str(tmp_path)]
+    words = "train mpnn --size 2e3 --depth 1 --atoms 300 --validation-structures 6 --device cpu"
+    words += f" --cutoff 3 --data {write_pack(tmp_path / 'pack').path} --out {tmp_path}"
+    command = [sys.executable, "-m", "forcelaw.cli", *words.split()]
     ranks = [
         subprocess.Popen(
             command,

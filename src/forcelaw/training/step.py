@@ -69,7 +69,8 @@ class Step:
         self.plan, self.window, self.low = plan, window, window.low
         device = window.shard.device
         self.numbers = None
-        if window.numbers is not None:
+        rotated = self.options.augment or self.options.symmetry_rotations
+        if rotated and window.numbers is not None:
             self.numbers = torch.from_numpy(window.numbers).to(device)
         mine = counts_of_steps(plan, window)
         total = self.ranks.total(mine)

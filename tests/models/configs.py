@@ -19,6 +19,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "esen": {"width": 8, "depth": 2},
     "gemnet_oc": {"width": 8, "depth": 2},
     "platonic": {"width": 16, "depth": 2},
+    "attention": {"width": 16, "depth": 2},
 }
 
 
@@ -59,6 +60,7 @@ EXTRA: list[Variant] = [
     Variant("esen-untied", "esen", {"untied": True, "epsilon": 0.5}, coordinates=True),
     Variant("platonic-t", "platonic", {"group": "T", "width": 48}, coordinates=True),
     Variant("platonic-o", "platonic", {"group": "O", "width": 96}),
+    Variant("attention-pet", "attention", {"radial": 0, "angular": 0, "attention_layers": 2}),
 ]
 
 

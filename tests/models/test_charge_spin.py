@@ -75,7 +75,7 @@ def test_off_they_are_not_there_and_on_they_cost_no_flops(name):
     model, other = build(plain, 0), build(config, 0)
     added = dict(other.named_parameters()).keys() - dict(model.named_parameters()).keys()
     assert added == {"charges.weight", "spins.weight"}
-    assert other.n_parameters() - model.n_parameters() == 5 * config.width
+    assert other.n_parameters() - model.n_parameters() == 5 * config.embedding_width
     assert other.n_nonembedding() == model.n_nonembedding()
     flops = ARCHITECTURES[name].flops
     assert flops(config) == flops(plain)

@@ -13,6 +13,7 @@ import torch
 
 from forcelaw.graph import GraphBatch
 from forcelaw.models import ARCHITECTURES, Flops, ForceField, ModelConfig, build
+from forcelaw.models.attention import AttentionConfig
 from forcelaw.models.flops import counted as counted_flops
 from forcelaw.models.flops import counter
 from forcelaw.models.gemnet_config import GemNetOCConfig, operations
@@ -28,7 +29,9 @@ SMALL_GRAPH = make_graph([random_cluster(20, 3), random_cluster(17, 4)], torch.f
 SPARSE_GRAPH = make_graph([random_cluster(9, 5, density=0.01), random_cluster(5, 6)], torch.float32)
 GRAPHS = (GRAPH, SMALL_GRAPH, SPARSE_GRAPH)
 variants = pytest.mark.parametrize("variant", direct_variants(), ids=lambda v: v.id)
-WITHOUT_TABLES = ("mpnn", "painn", "egnn", "platonic")  # nothing is computed once per batch
+LINEAR = ("mpnn", "painn", "egnn", "platonic")  # products of edges and of atoms alone
+# attention has rows of tokens too, with empty slots
+WITHOUT_TABLES = (*LINEAR, "attention")  # nothing is computed once per batch
 
 # FLOPs per edge and per unit of width of products whose input needs no gradient (geometry times W):
 # their backward pass computes the gradient of the weight only, one product instead of two
@@ -53,10 +56,15 @@ def closed_form(config: ModelConfig) -> Flops:
 
 
 def attention_form(config: ModelConfig, graph: GraphBatch) -> float:
-    """Forward FLOPs of attention in padded molecules; none in other architectures."""
-    if not isinstance(config, PlatonicConfig):
-        return 0.0
-    return closed_form(config).per_edge * graph.n_graphs * int(graph.natoms.max()) ** 2
+    """Forward FLOPs of attention in padded molecules, or in rows of the edges into an atom; none in
+    other architectures."""
+    if isinstance(config, PlatonicConfig):
+        return closed_form(config).per_edge * graph.n_graphs * int(graph.natoms.max()) ** 2
+    if isinstance(config, AttentionConfig):
+        slots = -(-(1 + int(torch.bincount(graph.receiver).max())) // 8) * 8
+        layers = config.depth * config.attention_layers
+        return 4.0 * layers * config.width * len(graph.pos) * slots**2
+    return 0.0
 
 
 def forward_form(config: ModelConfig, graph: GraphBatch) -> float:
@@ -70,6 +78,9 @@ def forward_form(config: ModelConfig, graph: GraphBatch) -> float:
         form = closed_form(config)
         rest = form.forward(edges, atoms) - (edges + atoms) * form.per_edge
         return rest + attention_form(config, graph)
+    if isinstance(config, AttentionConfig):
+        alone = closed_form(config.model_copy(update={"mean_degree": -1.0}))  # sees no tokens
+        return alone.forward(edges, atoms) + attention_form(config, graph)
     if not isinstance(config, GemNetOCConfig):
         return closed_form(config).forward(edges, atoms)
     number = counts(build_index(graph, graph.vectors(), config.near))
@@ -106,7 +117,7 @@ def test_forward_flops_are_exact(variant: Variant) -> None:
 
 
 @pytest.mark.parametrize("forces", ["direct", "conservative"])
-@pytest.mark.parametrize("name", WITHOUT_TABLES)
+@pytest.mark.parametrize("name", LINEAR)
 def test_flops_without_a_closed_form_are_counted(name: str, forces: str) -> None:
     config = small_config(name, forces=forces, mean_degree=9.0)
     found, form = counted_flops(ARCHITECTURES[name].model, config), closed_form(config)

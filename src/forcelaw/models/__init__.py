@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import StudyError
 from ..plugins import code_of, known, resolve
-from . import egnn, esen, gemnet_oc, mpnn, painn, platonic
+from . import attention, egnn, esen, gemnet_oc, mpnn, painn, platonic
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .contract import look_at
 
@@ -21,6 +21,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemnet_oc": gemnet_oc.ARCHITECTURE,
     "esen": esen.ARCHITECTURE,
     "platonic": platonic.ARCHITECTURE,
+    "attention": attention.ARCHITECTURE,
 }
 
 __all__ = [

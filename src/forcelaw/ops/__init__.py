@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from .attention import Pairs, attention_pairs, rotary_attention
 from .batch_assembly import assemble
+from .edge_attention import TokenRows, edge_attention, swapped, token_rows
 from .edge_features import edge_features
 from .egnn_vectors import egnn_vectors
 from .esen.so2_matrix import so2_matrix

@@ -167,6 +167,11 @@ class _Exchange(torch.autograd.Function):
         return grad.index_select(0, back) * went.to(grad.dtype), None, None, None
 
 
+def exchange(x: Tensor, index: Tensor, back: Tensor, went: Tensor) -> Tensor:
+    """Rows of x (any, h, d) by ``index``; see :class:`_Exchange`."""
+    return _Exchange.apply(x, index, back, went)
+
+
 def _by_padding(
     q: Tensor, k: Tensor, v: Tensor, w: Tensor, pairs: PaddedPairs, turn_values: bool
 ) -> Tensor:
@@ -174,12 +179,12 @@ def _by_padding(
     cos, sin = phases(pairs.centred, w)
     rows = [turn(q, cos, sin), turn(k, cos, sin), turn(v, cos, sin) if turn_values else v]
     parts = (
-        _Exchange.apply(x.to(v.dtype), pairs.atom, pairs.slot, pairs.real)
+        exchange(x.to(v.dtype), pairs.atom, pairs.slot, pairs.real)
         .view(slots, most, h, d)
         .transpose(1, 2)
         for x in rows
     )
     out = scaled_dot_product_attention(*parts, attn_mask=pairs.bias.to(v.dtype))
     out = out.transpose(1, 2).reshape(slots * most, h, d)
-    out = _Exchange.apply(out, pairs.slot, pairs.atom, pairs.held)
+    out = exchange(out, pairs.slot, pairs.atom, pairs.held)
     return turn(out, cos, -sin) if turn_values else out

@@ -65,11 +65,14 @@ class GraphBatch:
         """(e, 3) x_j - x_i in Angstrom. Padding edges (dummy to dummy) get a vector far outside any
         cutoff."""
         pos = self.pos if pos is None else pos
-        vec = pos.index_select(0, self.sender) - pos.index_select(0, self.receiver)
+        return self.completed(pos.index_select(0, self.sender) - pos.index_select(0, self.receiver))
+
+    def completed(self, vec: Tensor) -> Tensor:
+        """:meth:`vectors` from the differences of positions, (e, 3)."""
         if self.shift is not None:
             vec = vec + self.shift
         if self.pad:
-            dummy = (self.receiver == pos.shape[0] - 1).unsqueeze(-1)
+            dummy = (self.receiver == self.species.shape[0] - 1).unsqueeze(-1)
             vec = torch.where(dummy, vec.new_full((), 1e3), vec)
         return vec
 

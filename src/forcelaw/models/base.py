@@ -9,6 +9,7 @@ physics.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -79,6 +80,9 @@ class ForceField(nn.Module):
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     symmetry: ClassVar[Symmetry] = "undeclared"
     learning_rate: ClassVar[float] = 1e-3
+    kernels_give_forces: bool = False
+    """whether all operations of :meth:`atomwise` that have kernels are of
+    :class:`forcelaw.ops.register.Twice`: gradient forces take plain torch else"""
 
     config: ModelConfig
 
@@ -115,16 +119,11 @@ class ForceField(nn.Module):
         """Energies (g,) eV, relative to the reference energies, and forces (n, 3) eV/Angstrom."""
         if self.config.forces == "conservative":
             return self._conservative(graph)
-        site, forces = self._sites(graph, graph.vectors())
+        vec = graph.vectors()
+        # whoever wants a gradient by positions of a model with direct forces has it by plain torch
+        with ops.using("torch") if vec.requires_grad else contextlib.nullcontext():
+            site, forces = self.atomwise(graph, vec)
         return self._total(site, graph), forces * self.config.scale
-
-    def _sites(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
-        """:meth:`atomwise` by plain torch where a gradient by positions is wanted: kernels have
-        none."""
-        if not vec.requires_grad:
-            return self.atomwise(graph, vec)
-        with ops.using("twice" if self.training else "torch"):
-            return self.atomwise(graph, vec)
 
     def _total(self, site: Tensor, graph: GraphBatch) -> Tensor:
         # padding atoms carry the index n_graphs: one extra row takes them and is cut off
@@ -146,18 +145,20 @@ class ForceField(nn.Module):
         return self._conservative(graph, virial=True)
 
     def _conservative(self, graph: GraphBatch, virial: bool = False) -> tuple[Tensor, ...]:
-        wanted = (
-            torch.is_grad_enabled()
-        )  # asked before enable_grad: under no_grad nothing may hold on to the graph
-        with torch.enable_grad():
+        # asked before enable_grad: under no_grad nothing may hold on to the graph
+        wanted = torch.is_grad_enabled()
+        again = self.training and wanted
+        if self.kernels_give_forces and ops.use_triton(graph.pos):
+            way = ops.by_positions(again)
+        else:
+            way = ops.using("twice" if self.training else "torch")
+        with torch.enable_grad(), way:
             pos = graph.pos.detach().clone().requires_grad_(True)
-            vec = graph.vectors(pos)
-            site, _ = self._sites(graph, vec)
+            vec = graph.completed(ops.edge_difference(pos, graph))
+            site, _ = self.atomwise(graph, vec)
             energy = self._total(site, graph)
             gradient, *by_vector = torch.autograd.grad(
-                energy.sum(),
-                (pos, vec) if virial else (pos,),
-                create_graph=self.training and wanted,
+                energy.sum(), (pos, vec) if virial else (pos,), create_graph=again
             )
             more = [_virials(vec, *by_vector, graph)] if virial else []
         if not wanted:

@@ -90,3 +90,7 @@ class EdgeFeatures(nn.Module):
     def forward(self, vec: Tensor, r: Tensor | None = None) -> Tensor:
         """r (e,): the lengths of vec, where they are known."""
         return ops.edge_features(vec, self.centres, self.kinds, self.columns, r)
+
+    def of_length(self, vec: Tensor, r: Tensor) -> Tensor | ops.Lengths:
+        """The same of bare Gaussians alone, for :func:`forcelaw.ops.painn_message`."""
+        return ops.length_features(vec, r, self.centres, self.kinds, self.columns)

@@ -53,7 +53,12 @@ class Layer(nn.Module):
         self.update2 = Linear(d, 3 * d, "hidden", m)
 
     def forward(
-        self, h: Tensor, v: Tensor | None, g: Tensor, unit: Tensor, graph: GraphBatch
+        self,
+        h: Tensor,
+        v: Tensor | None,
+        g: Tensor | ops.Lengths,
+        unit: Tensor,
+        graph: GraphBatch,
     ) -> tuple[Tensor, Tensor]:
         """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3)."""
         x = self.node2(ops.silu(self.node1(self.norm1(h))))
@@ -80,6 +85,7 @@ class VectorHead(nn.Module):
 
 class PaiNN(ForceField):
     config: PaiNNConfig
+    kernels_give_forces = True
 
     def __init__(self, config: PaiNNConfig):
         super().__init__(config)
@@ -94,7 +100,7 @@ class PaiNN(ForceField):
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
-        g = self.features(vec, r)
+        g = self.features.of_length(vec, r)
         h, v = self.embed(graph), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph)

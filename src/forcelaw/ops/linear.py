@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .register import Differentiable
+from .register import Twice
 from .switch import constexpr, tl, triton, use_triton
 from .tiles import lowered, wide
 
@@ -51,13 +51,25 @@ def column_sums(x: Tensor, dtype: torch.dtype) -> Tensor:
     return (sums.view(w) if programs == 1 else sums.sum(0)).to(dtype)
 
 
-class _Linear(Differentiable):
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
+class _Linear(Twice):
+    def value(ctx, x, weight, bias):
         ctx.kind = bias.dtype
-        return torch.addmm(bias.to(weight.dtype), x.to(weight.dtype), weight.t())
+        return torch.addmm(bias.to(weight.dtype), x.to(weight.dtype), weight.t()), (x, weight)
 
-    def backward(ctx, grad):
-        (x, weight), grad = ctx.saved_tensors, grad.contiguous()
+    def gradient(ctx, kept, grad):
+        (x, weight), grad = kept, grad.contiguous()
         dweight = torch.mm(grad.t(), x.to(weight.dtype))
         return torch.mm(grad, weight).to(x.dtype), dweight, column_sums(grad, ctx.kind)
+
+    def pull(ctx, kept, grad):
+        x, weight = kept
+        return torch.mm(grad, weight).to(x.dtype), None, None
+
+    def push(ctx, kept, tangents):
+        _, weight = kept
+        return (torch.mm(tangents[0].to(weight.dtype), weight.t()),), None
+
+    def second(ctx, kept, tangents, first, grads, more):
+        dx, dweight, dbias = _Linear.gradient(ctx, kept, *grads)
+        dweight.addmm_(first[0].t(), tangents[0].to(dweight.dtype))
+        return dx, dweight, dbias

@@ -19,18 +19,27 @@ sum would come out too small.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ..graph import GraphBatch, segment_sum
-from .register import Differentiable
+from .edge_features import Lengths
+from .painn_factors import GROUP, MOST, _plus, _product, _radial, _weight
+from .painn_forces import _pull, _push, _second
+from .register import Twice
 from .switch import constexpr, tl, triton, use_triton
 from .tiles import at_least_float32, lowered, three, wide
 
 # edges and channels of a tile, warps, stages of the pipeline of loads (LABLOG, 2026-11-28)
-TILES = {"vectors": (32, 16, 1, 2), "vectors_grad": (32, 16, 1, 2)}
-MOST = 16  # atoms of a program: rows of the smallest product
-GROUP = constexpr(MOST)
+TILES = {
+    "vectors": (32, 16, 1, 2),
+    "vectors_grad": (32, 16, 1, 2),
+    "pull": (16, 16, 1, 2),
+    "push": (32, 16, 1, 2),
+    "second": (16, 16, 1, 2),
+}
 ENOUGH = 1056  # programs that keep an H100 busy: as many as fit at a time
 # of the backward pass at most: each writes a gradient of its rows of W, and torch sums them
 PROGRAMS = 4608
@@ -40,7 +49,7 @@ def painn_message(
     h: Tensor,
     v: Tensor | None,
     x: Tensor,
-    g: Tensor,
+    g: Tensor | Lengths,
     weight: Tensor,
     unit: Tensor,
     graph: GraphBatch,
@@ -48,14 +57,21 @@ def painn_message(
 ) -> tuple[Tensor, Tensor]:
     """h and v with their messages: (n, d) and (n, 3, d), see the module's docstring. v None: zero.
 
-    By kernels filters have the dtype that torch's own product would have, and no gradient goes to
-    ``g`` and ``unit``; ValueError where n 3d or e R reaches 2^31.
+    By kernels filters have the dtype that torch's own product would have, and a gradient goes to
+    ``unit`` and to the lengths of ``g`` where it has them, else to neither; ValueError where n 3d
+    or e R reaches 2^31.
     """
     if use_triton(h):
         weight = lowered(weight)
         h, x, v = at_least_float32(h), at_least_float32(x), v if v is None else at_least_float32(v)
+        r = slope = None
+        if isinstance(g, Lengths):
+            g, slope, r = g
+            slope = slope.to(weight.dtype)
         g = g.to(weight.dtype).contiguous()
-        return _Message.apply(h, v, x, g, weight.contiguous(), unit.contiguous(), graph, scale)
+        edges = g, slope, weight.contiguous(), r, unit.contiguous()
+        return _Message.apply(h, v, x, *edges, graph, scale)
+    assert isinstance(g, Tensor)
     n, filters = x.shape[0], nn.functional.linear(g, weight)
     a, b, c = (x.index_select(0, graph.sender) * filters).chunk(3, dim=-1)
     change = unit.unsqueeze(-1) * c.unsqueeze(1)
@@ -64,42 +80,6 @@ def painn_message(
     h = h + segment_sum(a, graph.receiver, n) * scale
     change = segment_sum(change, graph.receiver, n) * scale
     return h, change if v is None else v + change
-
-
-@triton.jit
-def _factor(x, kind: constexpr, PRECISION: constexpr):
-    """x as a factor of a product of type ``kind``."""
-    if PRECISION == "tf32" and kind == tl.float32:  # 13 digits will be cut off
-        return (x.to(tl.int32, bitcast=True) + 0x1000).to(tl.float32, bitcast=True)
-    return x.to(kind)
-
-
-@triton.jit
-def _weight(weight, part: constexpr, k, c, d: constexpr, R: constexpr, PRECISION: constexpr):
-    """W of part a, b or c, transposed: (RP, BC)."""
-    mask = (k < R)[:, None] & (c < d)[None, :]
-    w = tl.load(weight + part * d * R + c[None, :] * R + k[:, None], mask=mask, other=0.0)
-    return _factor(w, weight.dtype.element_ty, PRECISION)
-
-
-@triton.jit
-def _radial(g, e, me, k, R: constexpr, PRECISION: constexpr):
-    """g of some edges (BE, RP)."""
-    rows = tl.load(g + e[:, None] * R + k[None, :], mask=me[:, None] & (k < R)[None, :], other=0.0)
-    return _factor(rows, g.dtype.element_ty, PRECISION)
-
-
-@triton.jit
-def _product(a, b, WIDE: constexpr, PRECISION: constexpr):
-    """a b, of factors."""
-    return tl.dot(a, b, input_precision=PRECISION, out_dtype=WIDE)
-
-
-@triton.jit
-def _plus(total, a, b, kind: constexpr, WIDE: constexpr, PRECISION: constexpr):
-    """total + a b, where b is no factor yet."""
-    factor = _factor(b, kind, PRECISION)
-    return tl.dot(a, factor, acc=total, input_precision=PRECISION, out_dtype=WIDE)
 
 
 @triton.jit(do_not_specialize=["n", "few"])
@@ -311,8 +291,8 @@ def _shape(kernel: str, x: Tensor, g: Tensor) -> tuple[int, int, dict]:
     return max(1, min(MOST, n * blocks // ENOUGH)), blocks, constants
 
 
-class _Message(Differentiable):
-    def forward(ctx, h, v, x, g, weight, unit, graph, scale):
+class _Message(Twice):
+    def value(ctx, h, v, x, g, slope, weight, r, unit, graph, scale):
         (n, d), (ptr, _) = h.shape, graph.segments
         new_h, new_v = torch.empty_like(h), h.new_empty(n, 3, d)
         few, blocks, constants = _shape("vectors", x, g)
@@ -320,23 +300,77 @@ class _Message(Differentiable):
         _forward[triton.cdiv(n, few), blocks](
             *given, new_h, new_v, n, few, scale=scale, HAS_V=v is not None, **constants
         )
-        ctx.save_for_backward(v, x, g, weight, unit)
         ctx.graph, ctx.scale = graph, scale
-        return new_h, new_v
+        return (new_h, new_v), (v, x, g, slope, weight, unit)
 
-    def backward(ctx, grad_h, grad_v):
-        (v, x, g, weight, unit), (ptr, order) = ctx.saved_tensors, ctx.graph.segments
-        n, moving = x.shape[0], v is not None
-        few, blocks, constants = _shape("vectors_grad", x, g)
-        groups = triton.cdiv(n, few)
-        each = triton.cdiv(groups * blocks, PROGRAMS)
-        programs = triton.cdiv(groups, each)
-        dx, dv = torch.empty_like(x), torch.empty_like(v) if moving else x.new_empty(0)
-        dw = x.new_empty(programs, *weight.shape)
+    def gradient(ctx, kept, grad_h, grad_v):
+        (v, x, g, _, weight, unit), (ptr, order) = kept, ctx.graph.segments
+        moving = v is not None
         given = v if moving else x, x, g, weight, unit, ctx.graph.receiver, order, ptr
-        grads = grad_h.contiguous(), grad_v.contiguous(), dx, dv, dw
-        _backward[programs, blocks](
-            *given, *grads, n, few, groups, each, scale=ctx.scale, HAS_V=moving, **constants
+        grads = grad_h.contiguous(), grad_v.contiguous()
+        dx, dv, dweight = _with_weight(_backward, "vectors_grad", ctx, kept, *given, *grads)
+        return grad_h, dv, dx, None, None, dweight, None, None, None, None
+
+    def pull(ctx, kept, grad_h, grad_v):
+        (v, x, g, slope, weight, unit), (ptr, order) = kept, ctx.graph.segments
+        (n, moving), (few, blocks, constants) = (x.shape[0], v is not None), _shape("pull", x, g)
+        dx, dv = torch.empty_like(x), torch.empty_like(v) if moving else x.new_empty(0)
+        parts = x.new_zeros(blocks, len(g), 4)  # padding edges belong to nobody
+        given = v if moving else x, x, g, slope, weight, unit, ctx.graph.receiver, order, ptr
+        grads = grad_h.contiguous(), grad_v.contiguous(), dx, dv, parts
+        _pull[triton.cdiv(n, few), blocks](
+            *given, *grads, n, len(g), few, scale=ctx.scale, HAS_V=moving, **constants
         )
-        dweight = dw.sum(0).to(weight.dtype)
-        return grad_h, dv if moving else None, dx, None, dweight, None, None, None
+        of_edge = parts.sum(0)
+        dv = dv if moving else None
+        return grad_h, dv, dx, None, None, None, of_edge[:, 0], of_edge[:, 1:], None, None
+
+    def push(ctx, kept, tangents):
+        (v, x, g, slope, weight, unit), (ptr, _) = kept, ctx.graph.segments
+        th, tv, tx, *_, tr, tu, _, _ = tangents
+        (n, moving), (few, blocks, constants) = (x.shape[0], v is not None), _shape("push", x, g)
+        new_h, new_v = torch.empty_like(th), th.new_empty(n, 3, th.shape[1])
+        given = v if moving else x, x, g, slope, weight, unit, ctx.graph.sender, ctx.graph.receiver
+        moved = th, tv if moving else tx, tx, tr, tu
+        _push[triton.cdiv(n, few), blocks](
+            *given,
+            ptr,
+            *(t.contiguous() for t in moved),
+            new_h,
+            new_v,
+            n,
+            few,
+            scale=ctx.scale,
+            HAS_V=moving,
+            **constants,
+        )
+        return (new_h, new_v), None
+
+    def second(ctx, kept, tangents, first, grads, more):
+        (v, x, g, slope, weight, unit), (ptr, order) = kept, ctx.graph.segments
+        _, tv, tx, *_, tr, tu, _, _ = tangents
+        moving = v is not None
+        given = v if moving else x, x, g, slope, weight, unit, ctx.graph.receiver, order, ptr
+        given = *given, *(t.contiguous() for t in (tv if moving else tx, tx, tr, tu))
+        given = *given, *(t.contiguous() for t in (*first, *grads))
+        dx, dv, dweight = _with_weight(_second, "second", ctx, kept, *given)
+        return grads[0], dv, dx, None, None, dweight, None, None, None, None
+
+
+def _with_weight(
+    kernel: Any, name: str, ctx: Any, kept: tuple[Tensor, ...], *given: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Gradients of x, v and W by a kernel that sums those of W over groups of atoms."""
+    v, x, g, _, weight, _ = kept
+    n, moving = x.shape[0], v is not None
+    few, blocks, constants = _shape(name, x, g)
+    groups = triton.cdiv(n, few)
+    each = triton.cdiv(groups * blocks, PROGRAMS)
+    programs = triton.cdiv(groups, each)
+    dx, dv = torch.empty_like(x), torch.empty_like(v) if moving else x.new_empty(0)
+    dw = x.new_empty(programs, *weight.shape)
+    sizes = n, few, groups, each
+    kernel[programs, blocks](
+        *given, dx, dv, dw, *sizes, scale=ctx.scale, HAS_V=moving, **constants
+    )
+    return dx, dv if moving else None, dw.sum(0).to(weight.dtype)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..graph import GraphBatch, segment_sum
-from .register import Differentiable
+from .register import Differentiable, Twice
 from .switch import constexpr, tl, triton, use_triton
 from .tiles import _silu, at_least_float32, grid, tile, wide
 
@@ -221,17 +221,29 @@ class _EdgeGate(Differentiable):
         return dpair, None if z is None else da, dw, None
 
 
-class _EdgeSum(Differentiable):
-    def forward(ctx, values, graph):
-        (ptr, _), d = graph.segments, values.shape[1]
-        dtype = torch.promote_types(values.dtype, torch.float32)
-        out, size = values.new_empty(len(ptr) - 1, d, dtype=dtype), tile(TILES, "sum", d)
-        programs = len(ptr) - 1, triton.cdiv(d, size["BC"])
-        _sum[programs](values, ptr, ptr, out, d, ORDER=False, WIDE=wide(values), **size)
-        ctx.graph, ctx.dtype = graph, values.dtype
-        return out
+def _sums(values: Tensor, graph: GraphBatch) -> Tensor:
+    (ptr, _), d = graph.segments, values.shape[1]
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    out, size = values.new_empty(len(ptr) - 1, d, dtype=dtype), tile(TILES, "sum", d)
+    programs = len(ptr) - 1, triton.cdiv(d, size["BC"])
+    _sum[programs](values, ptr, ptr, out, d, ORDER=False, WIDE=wide(values), **size)
+    return out
 
-    def backward(ctx, grad):
+
+def _differences(v: Tensor, graph: GraphBatch) -> Tensor:
+    (n, d), edges, size = v.shape, len(graph.sender), tile(TILES, "gate", v.shape[1])
+    out = v.new_empty(edges, d)
+    given = v, graph.sender, graph.receiver, graph.segments[0]
+    _difference[grid(edges, d, size)](*given, out, n, edges, d, **size)
+    return out
+
+
+class _EdgeSum(Twice):
+    def value(ctx, values, graph):
+        ctx.graph, ctx.dtype = graph, values.dtype
+        return _sums(values, graph), ()
+
+    def gradient(ctx, kept, grad):
         receiver, (ptr, _) = ctx.graph.receiver, ctx.graph.segments
         edges, d = len(receiver), grad.shape[1]
         out, size = grad.new_empty(edges, d, dtype=ctx.dtype), tile(TILES, "gate", d)
@@ -239,18 +251,27 @@ class _EdgeSum(Differentiable):
         _spread[grid(edges, d, size)](*given, out, len(ptr) - 1, edges, d, **size)
         return out, None
 
+    def push(ctx, kept, tangents):
+        return (_sums(tangents[0].contiguous(), ctx.graph),), None
 
-class _EdgeDifference(Differentiable):
-    def forward(ctx, v, graph):
-        (n, d), edges, size = v.shape, len(graph.sender), tile(TILES, "gate", v.shape[1])
-        out, ctx.graph = v.new_empty(edges, d), graph
-        given = v, graph.sender, graph.receiver, graph.segments[0]
-        _difference[grid(edges, d, size)](*given, out, n, edges, d, **size)
-        return out
+    def second(ctx, kept, tangents, first, grads, more):
+        return _EdgeSum.gradient(ctx, kept, *grads)
 
-    def backward(ctx, grad):
+
+class _EdgeDifference(Twice):
+    def value(ctx, v, graph):
+        ctx.graph = graph
+        return _differences(v, graph), ()
+
+    def gradient(ctx, kept, grad):
         (ptr, order), d = ctx.graph.segments, grad.shape[1]
         n, grad, size = len(ptr) - 1, grad.contiguous(), tile(TILES, "sum", d)
         out = grad.new_empty(n, 2 * d)
         _sum_both[n, triton.cdiv(d, size["BC"])](grad, order, ptr, out, d, WIDE=wide(grad), **size)
         return out[:, :d] - out[:, d:], None
+
+    def push(ctx, kept, tangents):
+        return (_differences(tangents[0].contiguous(), ctx.graph),), None
+
+    def second(ctx, kept, tangents, first, grads, more):
+        return _EdgeDifference.gradient(ctx, kept, *grads)

@@ -6,9 +6,11 @@ The environment variable ``FORCELAW_OPS`` is read here and nowhere else:
     torch     plain torch everywhere
     triton    Triton everywhere; on a CPU that needs its interpreter (TRITON_INTERPRET=1)
 
-Kernels are not differentiable twice and give no gradient by positions, so gradient forces take
-plain torch (``ForceField.forward``); in training the mode ``twice``, plain torch with second
-derivatives written down where that is shorter (:mod:`.twice`). So does code that torch.compile or
+Kernels give gradients by positions, and are differentiated again, only where
+:func:`by_positions` says so: ``ForceField.forward`` does for gradient forces of architectures whose
+operations all can, and takes plain torch for the others; in training the mode ``twice``, plain
+torch with second derivatives written down where that is shorter (:mod:`.twice`). So does code that
+torch.compile or
 torch.export traces: they fuse the plain operations themselves.
 """
 
@@ -40,6 +42,8 @@ def _checked(mode: str, where: str) -> str:
 
 
 STARTED_WITH = _checked(os.environ.get("FORCELAW_OPS", "auto"), "environment variable FORCELAW_OPS")
+# how often operations are differentiated once positions move: 0, where they do not
+_derivatives: ContextVar[int] = ContextVar("derivatives", default=0)
 _mode: ContextVar[str] = ContextVar("mode", default=STARTED_WITH)  # one for each thread
 
 
@@ -84,8 +88,8 @@ def use_triton(x: Tensor) -> bool:
 
 
 def use_twice() -> bool:
-    """Whether an operation will be differentiated twice."""
-    return _mode.get() == "twice"
+    """Whether an operation by plain torch will be differentiated twice."""
+    return not torch.compiler.is_compiling() and _mode.get() == "twice"
 
 
 def plain(x: Tensor) -> bool:
@@ -94,11 +98,12 @@ def plain(x: Tensor) -> bool:
 
 
 def use_triton_at(vec: Tensor) -> bool:
-    """The same for an operation on the geometry of edges, by which kernels have no gradient."""
+    """The same for an operation on the geometry of edges, by which kernels have a gradient only
+    inside :func:`by_positions`."""
     chosen = use_triton(vec)
-    if chosen and vec.requires_grad:
+    if chosen and vec.requires_grad and not _derivatives.get():
         raise RuntimeError(
-            "kernels give no gradient by positions: call the model itself, or its parts inside"
+            "kernels give no gradient by positions here: call the model itself, or its parts inside"
             ' forcelaw.ops.using("torch")'
         )
     return chosen
@@ -118,3 +123,21 @@ def using(mode: str) -> Iterator[None]:
         yield
     finally:
         _mode.reset(token)
+
+
+def derivatives() -> int:
+    """0 outside of :func:`by_positions`; inside 1, or 2 where gradients are differentiated
+    again."""
+    return _derivatives.get()
+
+
+@contextlib.contextmanager
+def by_positions(again: bool) -> Iterator[None]:
+    """Operations inside have gradients by the geometry of edges, as far as they are of
+    :class:`forcelaw.ops.register.Twice`, and by parameters those of these gradients too (again) or
+    none at all."""
+    token = _derivatives.set(2 if again else 1)
+    try:
+        yield
+    finally:
+        _derivatives.reset(token)

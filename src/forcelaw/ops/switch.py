@@ -9,9 +9,8 @@ The environment variable ``FORCELAW_OPS`` is read here and nowhere else:
 Kernels give gradients by positions, and are differentiated again, only where
 :func:`by_positions` says so: ``ForceField.forward`` does for gradient forces of architectures whose
 operations all can, and takes plain torch for the others; in training the mode ``twice``, plain
-torch with second derivatives written down where that is shorter (:mod:`.twice`). So does code that
-torch.compile or
-torch.export traces: they fuse the plain operations themselves.
+torch with second derivatives written down where that is shorter (:mod:`.twice`). Code that
+torch.compile or torch.export traces is plain torch too: they fuse the plain operations themselves.
 """
 
 from __future__ import annotations

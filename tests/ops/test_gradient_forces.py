@@ -1,5 +1,5 @@
-"""Kernels under gradient forces, interpreted on a CPU in float64, against torch's double backward of
-plain operations."""
+"""Kernels under gradient forces, interpreted on a CPU in float64, against torch's double backward
+of plain operations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from forcelaw import ops
 from forcelaw.graph import GraphBatch
 from forcelaw.models import build, make_config
 from forcelaw.models.base import ForceField
-
 from tests.ops.test_kernels import DEVICE, molecules
 
 MODELS = {

@@ -370,7 +370,5 @@ def _with_weight(
     dx, dv = torch.empty_like(x), torch.empty_like(v) if moving else x.new_empty(0)
     dw = x.new_empty(programs, *weight.shape)
     sizes = n, few, groups, each
-    kernel[programs, blocks](
-        *given, dx, dv, dw, *sizes, scale=ctx.scale, HAS_V=moving, **constants
-    )
+    kernel[programs, blocks](*given, dx, dv, dw, *sizes, scale=ctx.scale, HAS_V=moving, **constants)
     return dx, dv if moving else None, dw.sum(0).to(weight.dtype)

@@ -324,7 +324,11 @@ class _Pair(Twice):
     def push(ctx, kept, tangents):
         (_, weight, pair), (ta, tv, _) = kept, tangents
         n, d = len(pair), pair.shape[2] // 2
-        tpair, out, size = _Pair.product(tv, weight), ta.new_empty(n, 2 * d), tile(TILES, "lengths", d)
+        tpair, out, size = (
+            _Pair.product(tv, weight),
+            ta.new_empty(n, 2 * d),
+            tile(TILES, "lengths", d),
+        )
         given = pair, ta.contiguous(), tpair, out
         _lengths_push[grid(n, d, size)](*given, n, d, WIDE=wide(ta), **size)
         return (tpair, out), tpair
@@ -370,7 +374,5 @@ class _Update(Twice):
         (n, d), dpair, dmixed = grads[0].shape, torch.empty_like(pair), torch.empty_like(mixed)
         size = tile(TILES, "update", d)
         given = pair, mixed, *(y.contiguous() for y in (*tangents[2:], *first, *grads))
-        _update_second[grid(n, d, size)](
-            *given, dpair, dmixed, n, d, WIDE=wide(grads[0]), **size
-        )
+        _update_second[grid(n, d, size)](*given, dpair, dmixed, n, d, WIDE=wide(grads[0]), **size)
         return *grads, dpair, dmixed

@@ -94,9 +94,9 @@ class Calculator(ASECalculator):
         super().__init__(**options)
         self.predictor = Predictor.load(run, device=device, dtype=dtype, data=data)
         self.neighbours = NeighbourList(self.predictor.config.cutoff, skin, self.predictor.device)
-        if self.predictor.conservative:
+        if self.predictor.config.has_stress:
             self.implemented_properties = [*self.implemented_properties, "stress"]
-        else:
+        if not self.predictor.conservative:
             warnings.warn(
                 "this model's forces are an output of their own, not the gradient of its energy:"
                 " molecular dynamics will not conserve energy. Train with forces: conservative",

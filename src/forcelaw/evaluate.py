@@ -194,7 +194,7 @@ class Evaluation:
             block.positions,
             *(block.cells, block.pbc, block.charges, block.spins),
         )
-        wanted = predictor.conservative and block.stresses is not None
+        wanted = predictor.config.has_stress and block.stresses is not None
         energy, forces, stress = predictor.arrays(
             structures, stress=wanted, batch_atoms=batch_atoms
         )

@@ -31,7 +31,7 @@ INPUTS = {
 OUTPUTS = {
     "energy": "(), float64, eV, reference energies included",
     "forces": "(n, 3), eV/Angstrom",
-    "virial": "(3, 3), eV, stress times volume; only of models with gradient forces",
+    "virial": "(3, 3), eV, stress times volume; of models that have a stress",
 }
 
 
@@ -59,8 +59,8 @@ class OneStructure(nn.Module):
             torch.ones_like(numbers).sum().view(1),
             shift=shifts.index_select(0, order),
         )
-        conservative = self.model.config.forces == "conservative"
-        energy, forces, *virial = (self.model.with_virial if conservative else self.model)(graph)
+        has_stress = self.model.config.has_stress
+        energy, forces, *virial = (self.model.with_virial if has_stress else self.model)(graph)
         total = energy[0].double() + self.references.index_select(0, numbers).sum()
         return (total, forces, *(v[0] for v in virial))
 
@@ -122,7 +122,7 @@ def export(predictor: Predictor, path: str | Path, *, about: dict[str, Any]) -> 
         "elements": list(config.elements),
         "dtype": str(predictor.dtype).removeprefix("torch."),
         "inputs": INPUTS,
-        "outputs": OUTPUTS if predictor.conservative else {**OUTPUTS, "virial": "none"},
+        "outputs": OUTPUTS if predictor.config.has_stress else {**OUTPUTS, "virial": "none"},
         "forcelaw": __version__,
     }
     text = json.dumps(content, indent=1, allow_nan=False)

@@ -139,7 +139,7 @@ class Predictor:
 
     @property
     def conservative(self) -> bool:
-        """Whether forces are minus the gradient of the energy; then there is a stress as well."""
+        """Whether forces are minus the gradient of the energy."""
         return self.config.forces == "conservative"
 
     def species(self, numbers: np.ndarray) -> np.ndarray:

@@ -85,5 +85,10 @@ def conservative_variants() -> list[Variant]:
     ]
 
 
+def stress_variants() -> list[Variant]:
+    """Direct forces with a head for the stress."""
+    return [Variant(f"{name}-stress", name, {"stress": True}) for name in ARCHITECTURES]
+
+
 def all_variants() -> list[Variant]:
     return direct_variants() + conservative_variants()

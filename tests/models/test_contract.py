@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from forcelaw.graph import GraphBatch, build_graph
 from forcelaw.models import ARCHITECTURES, build
@@ -24,6 +25,7 @@ from tests.models.configs import (
     conservative_variants,
     direct_variants,
     small_config,
+    stress_variants,
 )
 from tests.models.tools import (
     energy_error,
@@ -53,6 +55,10 @@ MOLS = all_molecules()
 BROKEN = 1e-3  # a symmetry that is absent must be off by more than this
 variants = pytest.mark.parametrize("variant", all_variants(), ids=lambda v: v.id)
 conservative = pytest.mark.parametrize("variant", conservative_variants(), ids=lambda v: v.id)
+stress_heads = pytest.mark.parametrize("variant", stress_variants(), ids=lambda v: v.id)
+with_stress = pytest.mark.parametrize(
+    "variant", [*conservative_variants(), *stress_variants()], ids=lambda v: v.id
+)
 direct = pytest.mark.parametrize("variant", direct_variants(), ids=lambda v: v.id)
 precisions = pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32], ids=["float64", "float32"]
@@ -362,7 +368,7 @@ def test_virials_against_finite_differences(variant: Variant) -> None:
     assert (virial == virial.transpose(1, 2)).all() and virial.abs().min() > 1e-4
 
 
-@conservative
+@with_stress
 def test_virials_turn_with_the_crystal(variant: Variant) -> None:
     """V -> R V R^T where there is symmetry; elsewhere not."""
     model, m, turn = shared_model(variant), random_cluster(6, 21), random_rotation(2)
@@ -373,7 +379,7 @@ def test_virials_turn_with_the_crystal(variant: Variant) -> None:
     assert error > BROKEN if variant.symmetry == "none" else error < 1e-9
 
 
-@conservative
+@with_stress
 def test_virials_of_a_padded_batch(variant: Variant) -> None:
     model = shared_model(variant)
     graph = make_graph([random_cluster(6, 21), single_atom(), random_cluster(9, 5)])
@@ -381,6 +387,27 @@ def test_virials_of_a_padded_batch(variant: Variant) -> None:
         plain, full = (model.with_virial(g)[2] for g in (graph, padded(graph, 5, 17, 2)))
     assert torch.allclose(full[:3], plain, rtol=1e-10, atol=1e-12)
     assert (full[3:] == 0).all() and (plain[1] == 0).all()
+
+
+@stress_heads
+def test_a_stress_head_is_a_head_of_its_own(variant: Variant) -> None:
+    """Energy and forces are what they are without it; all of its weights learn; its FLOPs are those
+    that torch counts."""
+    model, graph = shared_model(variant), make_graph(MOLS[:4])
+    *plain, virial = model.with_virial(graph)
+    for a, b in zip(plain, model(graph)):
+        assert torch.equal(a, b)
+    assert torch.allclose(virial, virial.transpose(1, 2), rtol=1e-12, atol=1e-14)
+    gradients = torch.autograd.grad(virial.square().sum(), list(model.stress.parameters()))
+    assert all(bool((g != 0).any()) for g in gradients)
+    entry, (edges, atoms) = ARCHITECTURES[variant.name], (len(graph.sender), len(graph.pos))
+    own = [f(model.config).forward(edges, atoms) for f in (entry.flops_for, entry.flops)]
+    with FlopCounterMode(display=False) as counter:
+        states = torch.randn(atoms, model.stress.atoms.weight.shape[1], dtype=torch.float64)
+        model.stress(states, graph.vectors(), graph)
+    assert own[0] - own[1] == pytest.approx(counter.get_total_flops())
+    start = build(small_config(variant.name, **variant.options), seed=0).double()
+    assert (start.with_virial(graph)[2] == 0).all()
 
 
 @conservative

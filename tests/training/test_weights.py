@@ -126,25 +126,34 @@ def test_labels_of_a_shard_turn_with_its_structures(crystals):
     assert plain.batch(rows[:2], 8, int(shard.host_nedges[[3, 0]].sum()))[1].virial is None
 
 
-def test_stress_is_learned_where_it_has_a_weight(crystals, tmp_path):
-    given = {"data": crystals.path, "epochs": 12, "forces": "conservative", "out": tmp_path}
-    given |= SMALL | {"learning_rate": 1e-2, "first_evaluation": 2, "evaluations": 4}
+@pytest.mark.parametrize("forces,rate", [("conservative", 1e-2), ("direct", 5e-2)])
+def test_stress_is_learned_where_it_has_a_weight(crystals, tmp_path, forces, rate):
+    given = {"data": crystals.path, "epochs": 12, "forces": forces, "out": tmp_path}
+    given |= SMALL | {"learning_rate": rate, "first_evaluation": 2, "evaluations": 4}
     alone = {"energy_weight": 0.0, "forces_weight": 0.0, "stress_weight": 1.0}
     with_stress = forcelaw.train("painn", **given, **alone)
     errors = with_stress.metrics["stress_mae"].to_list()
     assert errors[-1] < 0.6 * errors[0]
     without = forcelaw.train("painn", **given)
     assert "stress_mae" not in without.metrics.columns
+    assert "stress" not in without.spec["model"]
+    assert ("stress" in with_stress.spec["model"]) == (forces == "direct")
     # the labels' own stress, read by another path
     found = with_stress.evaluate(crystals.path).as_json()
     assert found["structures_with_stress"] == 56
     assert found["stress"]["mae"] < 0.6 * found["no_model"]["stress"]["mae"]
 
 
-def test_stress_needs_labels_and_gradient_forces(crystals, tmp_path):
+def test_stress_needs_labels_and_a_model_that_has_one(crystals, tmp_path):
     given = {"epochs": 1, "stress_weight": 1.0, "out": tmp_path, **SMALL}
+    direct = forcelaw.train("painn", data=crystals.path, **{**given, "stress_weight": 0.0})
     with pytest.raises(StudyError):
-        forcelaw.train("painn", data=crystals.path, **given)
+        direct.predict([Atoms("H4", np.eye(4, 3), cell=np.eye(3) * 2.6, pbc=True)], stress=True)
+    again = {key: given[key] for key in ("epochs", "out", "batch_molecules")}
+    with pytest.raises(StudyError):
+        forcelaw.train(start=direct, data=crystals.path, stress_weight=1.0, **again)
+    has_one = forcelaw.train("painn", data=crystals.path, **given)
+    forcelaw.train(start=has_one, data=crystals.path, **again)  # its head is left alone
     pack = write_pack(tmp_path / "pack", periodic=True)
     with pytest.raises(DataError):
         forcelaw.train("painn", data=pack.path, forces="conservative", **given)

@@ -102,6 +102,7 @@ class Training(Settings):
             depth=self.depth,
             options=self.options,
             where=where,
+            stress=options.stress,
         )
         return resolve(
             data,

@@ -155,7 +155,7 @@ def _size_text(name: str, target: float, degree: float) -> str:
     except StudyError:
         return "-"
     n, _ = count_parameters(config)
-    kappa = architecture(name).flops(config).forward(degree, 1) / n
+    kappa = architecture(name).flops_for(config).forward(degree, 1) / n
     return f"{n:,} / {config.width}x{config.depth} / {kappa:.1f}"
 
 

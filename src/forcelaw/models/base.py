@@ -25,6 +25,7 @@ from ..graph import GraphBatch, segment_sum
 from ..settings import Settings
 from .flops import Flops, counted, counter
 from .mup import Embedding
+from .stress import StressHead, per_structure, stress_flops
 
 Symmetry = Literal["E(3)", "SE(3)", "none", "undeclared"]
 
@@ -49,13 +50,20 @@ class ModelConfig(Settings):
     """total charges that are told apart, ascending; one embedding row each"""
     spins: tuple[int, ...] = ()
     """spin multiplicities that are told apart, likewise"""
+    stress: bool = False
+    """direct forces: a head for the stress"""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without charges and spins where there are none: runs of before there were any keep their
-        ids."""
+        """Without charges, spins and stress head where there are none: runs of before there were
+        any keep their ids."""
         content = handler(self)
-        return {k: v for k, v in content.items() if v or k not in ("charges", "spins")}
+        return {k: v for k, v in content.items() if v or k not in ("charges", "spins", "stress")}
+
+    @property
+    def has_stress(self) -> bool:
+        """Whether the model gives a stress."""
+        return self.stress or self.forces == "conservative"
 
     @property
     def embedding_width(self) -> int:
@@ -96,6 +104,11 @@ class ForceField(nn.Module):
             self.charges = Embedding(len(config.charges), config.embedding_width, config.m)
         if config.spins:
             self.spins = Embedding(len(config.spins), config.embedding_width, config.m)
+        self.stress: StressHead | None = None
+        if config.stress and config.forces == "direct":
+            c = config
+            self.stress = StressHead(c.embedding_width, c.m, c.cutoff, c.mean_degree)
+        self._states: Tensor | None = None
 
     def embed(self, graph: GraphBatch) -> Tensor:
         """States of the atoms to start with, (n, embedding_width): rows of their element and, where
@@ -133,16 +146,36 @@ class ForceField(nn.Module):
             * self.config.scale
         )
 
+    def remember(self, h: Tensor) -> Tensor:
+        """States (n, embedding_width) that the energy is read from, as they are: :meth:`atomwise`
+        calls it, so that the stress head can read them too. Invariant where the model is."""
+        if self.stress is not None:
+            self._states = h
+        return h
+
     def with_virial(self, graph: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Energies and forces as :meth:`forward` gives them, and virials (g, 3, 3) in eV: the
-        derivative of the energy by a symmetric strain of positions and cell. The stress is the
-        virial over the volume. Models with gradient forces only."""
-        if self.config.forces != "conservative":
+        """Energies and forces as :meth:`forward` gives them, and virials (g, 3, 3) in eV; the
+        stress is the virial over the volume. With gradient forces it is the derivative of the
+        energy by a symmetric strain of positions and cell, with direct forces the output of a head
+        of its own (:mod:`.stress`). StudyError for models that have neither."""
+        if self.config.forces == "conservative":
+            return self._conservative(graph, virial=True)
+        if self.stress is None:
             raise StudyError(
-                "a model with direct forces has no stress",
-                remedy="train it with forces: conservative",
+                "this model has no stress: its forces are direct, and it was trained without one",
+                remedy="train it with stress_weight (--stress-weight), or with forces: conservative",
             )
-        return self._conservative(graph, virial=True)
+        self._states = None
+        vec = graph.vectors()
+        site, forces = self.atomwise(graph, vec)
+        if self._states is None:
+            raise StudyError(
+                f"{self.config.architecture} has no stress head",
+                remedy="train it with forces: conservative, or let its atomwise call remember()",
+            )
+        virial = self.stress(self._states, vec, graph) * self.config.scale
+        self._states = None
+        return self._total(site, graph), forces * self.config.scale, virial
 
     def _conservative(self, graph: GraphBatch, virial: bool = False) -> tuple[Tensor, ...]:
         # asked before enable_grad: under no_grad nothing may hold on to the graph
@@ -198,10 +231,7 @@ class ForceField(nn.Module):
 def _virials(vec: Tensor, gradient: Tensor, graph: GraphBatch) -> Tensor:
     """(g, 3, 3) eV from edge vectors (e, 3) and the derivative of the energy by them: a strain eps
     turns every edge vector r into r + eps r, and the energy depends on nothing else."""
-    outer = vec.unsqueeze(2) * gradient.unsqueeze(1)
-    of_edge = graph.batch.index_select(0, graph.receiver)
-    extra = 1 if graph.pad else 0
-    total = segment_sum(outer, of_edge, graph.n_graphs + extra)[: graph.n_graphs]
+    total = per_structure(vec.unsqueeze(2) * gradient.unsqueeze(1), graph)
     return 0.5 * (total + total.transpose(1, 2))
 
 
@@ -247,3 +277,11 @@ class Architecture:
     def symmetry_for(self, config: ModelConfig) -> Symmetry:
         """The group for which the direct forces of ``config`` are exactly equivariant."""
         return self.symmetry_of(config) if self.symmetry_of is not None else self.symmetry
+
+    def flops_for(self, config: ModelConfig) -> Flops:
+        """FLOPs of ``config``, its stress head included."""
+        found = self.flops(config)
+        if not config.stress:
+            return found
+        head = stress_flops(config.embedding_width)
+        return Flops(found.per_edge + head.per_edge, found.per_atom + head.per_atom)

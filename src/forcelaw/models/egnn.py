@@ -114,7 +114,7 @@ class EGNN(ForceField):
         h, v = self.embed(graph), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph)
-        h = self.norm(h)
+        h = self.remember(self.norm(h))
         if self.force is None:
             return self.energy(h).squeeze(-1), None
         forces = (v * self.force(h).unsqueeze(1)).sum(-1)

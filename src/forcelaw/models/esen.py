@@ -293,7 +293,7 @@ class ESEN(ForceField):
             x = layer(x, layer.radial(*known), edges)
         with torch.autocast(x.device.type, enabled=False):
             x, _ = self.norm(x)
-            energy = self.energy(x[:, 0]).squeeze(-1)
+            energy = self.energy(self.remember(x[:, 0])).squeeze(-1)
             if self.force is None:
                 return energy, None
             if self.config.reference_heads:

@@ -389,7 +389,8 @@ class GemNetOC(ForceField):
             read = self.unit(h), self.unit(m)
             more_site, more_pair = output(*read, m, b, index)
             site, pair = site + more_site, pair + more_pair
-        energies = self.energy(self.energy_layers(ops.scaled_silu(site))).squeeze(-1)
+        states = self.remember(self.energy_layers(ops.scaled_silu(site)))
+        energies = self.energy(states).squeeze(-1)
         if self.config.forces != "direct":
             return energies, torch.zeros_like(graph.pos)
         strength = self.force(self.force_layers(ops.scaled_silu(pair)))

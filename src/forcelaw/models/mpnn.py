@@ -124,7 +124,7 @@ class MPNN(ForceField):
         h = self.embed(graph)
         for layer in self.layers:
             h = layer(h, g, u, graph)
-        h = self.norm(h)
+        h = self.remember(self.norm(h))
         return self.energy(h).squeeze(-1), None if self.force is None else self.force(h)
 
 

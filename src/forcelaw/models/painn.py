@@ -104,7 +104,7 @@ class PaiNN(ForceField):
         h, v = self.embed(graph), None
         for layer in self.layers:
             h, v = layer(h, v, g, unit, graph)
-        h = self.norm(h)
+        h = self.remember(self.norm(h))
         return self.energy(h).squeeze(-1), None if self.force is None else self.force(h, v)
 
 

@@ -33,6 +33,7 @@ RESERVED = (
     "scale",
     "cutoff",
     "mean_degree",
+    "stress",
     "forces",
     "charges",
     "spins",

@@ -108,7 +108,7 @@ def _time_step(shard: Shard, config: ModelConfig, options: TrainOptions) -> tupl
         torch.autograd.grad(terms[0] + terms[1], params, allow_unused=True)
         best = min(best, time.perf_counter() - began)
     factor = cost_factor(config.forces, options.symmetry_rotations)
-    flops = factor * architecture(config.architecture).flops(config).training(edges, atoms)
+    flops = factor * architecture(config.architecture).flops_for(config).training(edges, atoms)
     return flops, (1 + options.symmetry_rotations) * best
 
 

@@ -115,10 +115,14 @@ def sized_model(
     depth: int | None,
     options: Mapping[str, Any],
     where: str,
+    stress: bool = False,
 ) -> ModelConfig:
     """Architecture ``name`` at target size ``n``. depth: None: by the size; an option ``depth``
-    comes first. where: for errors."""
+    comes first. where: for errors. stress: whether it is trained on stress, for which models with
+    direct forces have a head."""
     given = {**data.options, "forces": forces, **options}
+    if stress and forces == "direct":
+        given["stress"] = True
     depth = given.pop("depth", None) or depth
     try:
         return size_model(name, n, depth=depth, **given)
@@ -216,6 +220,7 @@ class _Catalogue:
                 depth=entry.depth or self.study.depth,
                 options=entry.options,
                 where=f"study {self.study.name}, architecture {entry.name}",
+                stress=self.study.train_options(entry).stress,
             )
         return self._models[key]
 

@@ -87,8 +87,8 @@ class TrainOptions(Settings):
     energy_weight: float = Field(1.0, ge=0, description="of the energy term in what is minimised")
     forces_weight: float = Field(1.0, ge=0, description="of the force term")
     stress_weight: float = Field(0.0, ge=0)
-    """of the virial term, eV/atom; needs data with stress and forces: conservative (default: 0,
-    stress is not used)"""
+    """of the virial term, eV/atom; needs data with stress; models with direct forces get a head for
+    it (default: 0, stress is not used)"""
     energy_weight_end: float | None = Field(None, ge=0)
     """the weight moves to this one, linearly over the run"""
     forces_weight_end: float | None = Field(None, ge=0, description="likewise")

@@ -268,10 +268,10 @@ def resolve(
     which is the shortest prefix with at least ``distinct_atoms`` atoms (all of it by default)."""
     if (atoms is None) == (epochs is None):
         raise StudyError("give the length of training as atoms or as epochs, and not both")
-    if options.stress and config.forces != "conservative":
+    if options.stress and not config.has_stress:
         raise StudyError(
-            "stress_weight needs forces: conservative; direct forces have no stress that fits them",
-            remedy="add forces: conservative (--forces conservative), or leave stress_weight out",
+            "stress_weight is given, and the model to start from has direct forces and no stress head",
+            remedy="leave stress_weight out, or start from a model that has a stress",
         )
     natoms = data.prefix(distinct_atoms)
     distinct = int(natoms.sum())
@@ -279,7 +279,7 @@ def resolve(
     steps, seen = _steps_and_atoms(data, distinct_atoms, total, seed, options)
     entry = architecture(config.architecture)
     n, n_nonembedding = count_parameters(config)
-    flops = entry.flops(config)
+    flops = entry.flops_for(config)
     return RunSpec(
         study=study,
         kind=kind,

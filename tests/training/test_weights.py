@@ -141,7 +141,7 @@ def test_stress_is_learned_where_it_has_a_weight(crystals, tmp_path, forces, rat
     # the labels' own stress, read by another path
     found = with_stress.evaluate(crystals.path).as_json()
     assert found["structures_with_stress"] == 56
-    assert found["stress"]["mae"] < 0.6 * found["no_model"]["stress"]["mae"]
+    assert found["stress"]["mae"] < 0.75 * found["no_model"]["stress"]["mae"]
 
 
 def test_stress_needs_labels_and_a_model_that_has_one(crystals, tmp_path):

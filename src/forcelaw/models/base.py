@@ -163,7 +163,7 @@ class ForceField(nn.Module):
         if self.stress is None:
             raise StudyError(
                 "this model has no stress: its forces are direct, and it was trained without one",
-                remedy="train it with stress_weight (--stress-weight), or with forces: conservative",
+                remedy="train it with stress_weight above 0, or with forces: conservative",
             )
         self._states = None
         vec = graph.vectors()

@@ -5,15 +5,14 @@
 
 h are the states of the atoms (n, width) that the energy is read from, and W is the virial in eV,
 stress times volume. r_hat r_hat^T is a scalar and an l = 2 part, so W turns with the structure
-where the states are invariant, and not where they are not (the MPNN). As direct forces, it is not the
-derivative of the energy.
+where the states are invariant, and not where they are not (the MPNN). As direct forces, it is not
+the derivative of the energy.
 """
 
 from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from .. import ops
@@ -56,6 +55,4 @@ def per_structure(of_edge: Tensor, graph: GraphBatch) -> Tensor:
 
 def stress_flops(width: int) -> Flops:
     """Forward FLOPs of the head."""
-    return Flops(
-        per_edge=2.0 * (RADIAL * CHANNELS + CHANNELS), per_atom=2.0 * width * 2 * CHANNELS
-    )
+    return Flops(per_edge=2.0 * (RADIAL * CHANNELS + CHANNELS), per_atom=2.0 * width * 2 * CHANNELS)

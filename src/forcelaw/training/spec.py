@@ -270,7 +270,8 @@ def resolve(
         raise StudyError("give the length of training as atoms or as epochs, and not both")
     if options.stress and not config.has_stress:
         raise StudyError(
-            "stress_weight is given, and the model to start from has direct forces and no stress head",
+            "stress_weight is given, and the model to start from has no stress: its forces are"
+            " direct, and it was trained without one",
             remedy="leave stress_weight out, or start from a model that has a stress",
         )
     natoms = data.prefix(distinct_atoms)

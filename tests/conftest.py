@@ -1,7 +1,10 @@
 """Threads are set before torch is imported: an oversubscribed torch is several times slower. So is
 what Triton reads when it is imported: without a GPU, its interpreter runs the kernels."""
 
+import contextlib
+import multiprocessing.resource_tracker
 import os
+import signal
 from importlib import import_module
 from pathlib import Path
 
@@ -18,3 +21,21 @@ def few_programs_for_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two programs zero the rows of padding edges and not 128: the interpreter runs one by one."""
     for name in ("gated_message", "esen.so2_message", "gemnet.quadruplets", "gemnet.triplets"):
         monkeypatch.setattr(import_module(f"forcelaw.ops.{name}"), "FILL", 2)
+
+
+def pytest_sessionfinish() -> None:
+    """End what tests left running, a child that hangs after its test failed for instance: Python
+    waits for the children of multiprocessing before it ends."""
+    tracker = getattr(multiprocessing.resource_tracker, "_resource_tracker", None)
+    for pid in _children() - {getattr(tracker, "_pid", None)}:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _children() -> set[int]:
+    """Ids of the processes that this one has started; empty where there is no /proc."""
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            found |= set(map(int, path.read_text().split()))
+    return found

@@ -5,7 +5,7 @@ Each case takes sound files and damages one of them: flips, cuts, insertions, nu
 range, copied and swapped pieces. Hypothesis chooses and shrinks. A few hundred cases run with the
 other tests; the nightly form is
 
-    FORCELAW_FUZZ=1000 python -m pytest tests/fuzz --timeout 7200
+    FORCELAW_FUZZ=1000 python -m pytest tests/fuzz --timeout 7200 -o faulthandler_timeout=7300
 """
 
 import os

@@ -1,12 +1,13 @@
-"""Do prepare and train cost what they cost in another version? CPU seconds of whole commands.
+"""Do prepare, train and report cost what they did in another version? CPU seconds of commands.
 
     git archive COMMIT src | tar -x -C OLD
     python benchmarks/two_versions.py OLD/src [--rounds 7]
 
 Both versions do the same work in turns, in fresh processes with one thread: they prepare slightly
-moved copies of the shipped sample, written as extxyz, and train on the sample itself. CPU seconds,
-because other processes may be busy; the ratio is the median of those of the rounds, with their
-quartiles.
+moved copies of the shipped sample, written as extxyz and as a padded npz (whose reading costs
+little, so that the rest shows), train on the sample itself, and report on committed evidence. CPU
+seconds, because other processes may be busy; the ratio is the median of those of the rounds, with
+their quartiles.
 """
 
 from __future__ import annotations
@@ -29,31 +30,41 @@ NEW = Path(forcelaw.__file__).parents[1]
 COPIES = 8  # of the sample, each moved a little, so that starting Python does not hide the rest
 TRAIN = ["--size", "1e4", "--depth", "2", "--atoms", "5e4", "--batch-molecules", "8"]
 TRAIN += ["--device", "cpu", "--out", "OUT"]
+UNITS = ["--energy-unit", "eV", "--length-unit", "Angstrom"]
 COMMANDS = {
-    "prepare": ["data", "prepare", "sample.xyz", "--out", "OUT"],
+    "prepare extxyz": ["data", "prepare", "sample.xyz", "--out", "OUT"],
+    "prepare npz": ["data", "prepare", "sample.npz", "--out", "OUT", *UNITS],
     "train painn": ["train", "painn", *TRAIN],
     "train mpnn": ["train", "mpnn", *TRAIN],
+    "report": ["report", str(Path(__file__).parents[1] / "results" / "few_data"), "--out", "OUT"],
 }
 
 
-def write_source(path: Path) -> int:
-    """Copies of the sample as extxyz; the number of structures."""
+def write_sources(folder: Path) -> int:
+    """Copies of the sample as extxyz and as npz; the number of structures."""
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io import write
 
     pack, frames, random = Pack(sample_path()), [], np.random.default_rng(0)
-    for k in range(COPIES * len(pack)):
+    count, most = COPIES * len(pack), int(np.diff(pack.offsets).max())
+    arrays = {"z": np.zeros((count, most), np.int64), "E": np.zeros((count, 1))}
+    arrays |= {name: np.zeros((count, most, 3)) for name in ("R", "F")}
+    for k in range(count):
         low, high = pack.offsets[k % len(pack) :][:2]
         rows = slice(int(low), int(high))
         positions = pack.vectors("positions", rows)
         positions += random.normal(0, 0.01 * (k >= len(pack)), positions.shape)
-        atoms = Atoms(pack.numbers[rows], positions)
-        energy, forces = float(pack.energies[k % len(pack)]), pack.vectors("forces", rows)
+        numbers, forces = pack.numbers[rows], pack.vectors("forces", rows)
+        energy = float(pack.energies[k % len(pack)])
+        atoms = Atoms(numbers, positions)
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
         frames.append(atoms)
-    write(path, frames, format="extxyz")
-    return len(frames)
+        for name, values in (("z", numbers), ("E", energy), ("R", positions), ("F", forces)):
+            arrays[name][k, : 1 if name == "E" else len(numbers)] = values
+    write(folder / "sample.xyz", frames, format="extxyz")
+    np.savez(folder / "sample.npz", **arrays)
+    return count
 
 
 def cpu_seconds(source: Path, command: list[str], folder: Path) -> float:
@@ -83,10 +94,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     args = parser.parse_args()
     versions = {"old": args.old.resolve(), "new": NEW}
-    print(f"{'command':<14}{'old, CPU s':>12}{'new, CPU s':>12}{'new / old':>11}  quartiles")
+    print(f"{'command':<16}{'old, CPU s':>12}{'new, CPU s':>12}{'new / old':>11}  quartiles")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print(f"prepare: {write_source(folder / 'sample.xyz'):,} structures")
+        print(f"prepare: {write_sources(folder):,} structures")
         for title in args.only:
             found: dict[str, list[float]] = {"old": [], "new": []}
             for k in range(args.rounds):
@@ -96,7 +107,7 @@ def main() -> None:
             old, new = np.array(found["old"]), np.array(found["new"])
             low, middle, high = np.quantile(new / old, [0.25, 0.5, 0.75])
             print(
-                f"{title:<14}{np.median(old):>12.2f}{np.median(new):>12.2f}{middle:>11.3f}"
+                f"{title:<16}{np.median(old):>12.2f}{np.median(new):>12.2f}{middle:>11.3f}"
                 f"  {low:.3f} to {high:.3f}",
                 flush=True,
             )

@@ -25,7 +25,7 @@ from ..readers import Block
 
 FRAMES_PER_MOLECULE, FRAMES_IN_ALL, ATOMS_IN_ALL = 400, 20_000, 400_000
 LEAST_PAIRS = 5
-FAR = 0.6  # Angstrom: pairs in which an atom moves further are not looked at
+NEAR, FAR = 1e-6, 0.6  # Angstrom: how far the atom that moves most has moved in a close pair
 TOLERANCE = 0.15  # slopes within 1 +- this are consistent
 SHARP = 0.08  # largest standard error of the slope with which a verdict is worth giving
 # Error of the trapezoid rule as a part of |F_a.dx - F_b.dx|: on rMD17, ANI-2x, QM7-X, GFN2-xTB and
@@ -116,52 +116,75 @@ def _pairs(frames: list[_Frame]) -> list[tuple[float, float, float]]:
     distances."""
     if len(frames) < 2:
         return []
-    print_ = np.stack([_fingerprint(frame) for frame in frames])
+    print_ = _fingerprints(np.stack([frame.positions for frame in frames]))
     squares = (print_**2).sum(axis=1)
     distance = squares[:, None] + squares[None, :] - 2 * print_ @ print_.T
     np.fill_diagonal(distance, np.inf)
     found = {tuple(sorted((a, int(b)))) for a, b in enumerate(distance.argmin(axis=1))}
     found |= {(a, a + 1) for a in range(len(frames) - 1)}  # neighbours in a trajectory
-    rows = (_work(frames[a], frames[b]) for a, b in sorted(found))
-    return [row for row in rows if row is not None]
+    pairs = sorted(found)
+    free = [(a, b) for a, b in pairs if frames[a].cell is None and frames[b].cell is None]
+    rest = [_work(frames[a], frames[b]) for a, b in sorted(found - set(free))]
+    return _free_works(frames, free) + [row for row in rest if row is not None]
 
 
-def _fingerprint(frame: _Frame) -> np.ndarray:
-    """Distances to a few atoms, unchanged by translation and rotation: float64 (n * anchors,)."""
-    anchors = np.linspace(0, len(frame.positions) - 1, min(6, len(frame.positions))).astype(int)
-    return np.linalg.norm(
-        frame.positions[:, None] - frame.positions[None, anchors], axis=2
-    ).reshape(-1)
+def _fingerprints(positions: np.ndarray) -> np.ndarray:
+    """Distances to a few atoms, unchanged by translation and rotation: float64 (f, n * anchors), of
+    frames (f, n, 3)."""
+    count = positions.shape[1]
+    anchors = np.linspace(0, count - 1, min(6, count)).astype(int)
+    step = positions[:, :, None] - positions[:, None, anchors]
+    return np.sqrt(np.einsum("fnak,fnak->fna", step, step)).reshape(len(positions), -1)
+
+
+def _free_works(
+    frames: list[_Frame], pairs: list[tuple[int, int]]
+) -> list[tuple[float, float, float]]:
+    """:func:`_row` of the close ones of ``pairs`` of frames without cells, the second frame of each
+    turned onto the first."""
+    if not pairs:
+        return []
+    first, second = np.array(pairs).T
+    positions = np.stack([frame.positions for frame in frames])
+    forces = np.stack([frame.forces for frame in frames])
+    energies = np.array([frame.energy for frame in frames])
+    centred = positions - positions.mean(axis=1, keepdims=True)
+    xa, xb = centred[first], centred[second]
+    left, _, right = np.linalg.svd(xb.transpose(0, 2, 1) @ xa)
+    left[:, :, 2] *= np.sign(np.linalg.det(left @ right))[:, None]  # no mirror images
+    turn = left @ right
+    step = xb @ turn - xa
+    far = np.linalg.norm(step, axis=2).max(axis=1)
+    one = -(forces[first] * step).sum(axis=(1, 2))
+    two = -((forces[second] @ turn) * step).sum(axis=(1, 2))
+    return [
+        _row(float(energies[second[k]] - energies[first[k]]), float(one[k]), float(two[k]))
+        for k in np.flatnonzero((far > NEAR) & (far < FAR))
+    ]
 
 
 def _work(a: _Frame, b: _Frame) -> tuple[float, float, float] | None:
-    """(E_b - E_a, trapezoid work, its error), or None where the frames are not close or not
+    """:func:`_row` of two frames of which one has a cell, or None where they are not close or not
     comparable."""
-    if (a.cell is None) != (b.cell is None):
+    if a.cell is None or b.cell is None:
         return None
-    forces = b.forces
-    if a.cell is not None:
-        if not (np.allclose(a.cell, b.cell, atol=1e-6) and (a.pbc == b.pbc).all()):
-            return None
-        step = b.positions - a.positions
-        if abs(np.linalg.det(a.cell)) > 1e-9:
-            fractional = step @ np.linalg.inv(a.cell)
-            fractional -= np.rint(fractional) * a.pbc
-            step = fractional @ a.cell
-    else:
-        xa, xb = a.positions - a.positions.mean(axis=0), b.positions - b.positions.mean(axis=0)
-        left, _, right = np.linalg.svd(xb.T @ xa)
-        mirror = np.diag([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
-        turn = left @ mirror @ right
-        step, forces = xb @ turn - xa, forces @ turn
-    if not 1e-6 < np.linalg.norm(step, axis=1).max() < FAR:
+    if not (np.allclose(a.cell, b.cell, atol=1e-6) and (a.pbc == b.pbc).all()):
         return None
-    one, two = -float((a.forces * step).sum()), -float((forces * step).sum())
-    return (
-        b.energy - a.energy,
-        (one + two) / 2,
-        (_ANHARMONIC * abs(one - two) + _NOISE[0] + _NOISE[1] * abs(one + two) / 2),
-    )
+    step = b.positions - a.positions
+    if abs(np.linalg.det(a.cell)) > 1e-9:
+        fractional = step @ np.linalg.inv(a.cell)
+        fractional -= np.rint(fractional) * a.pbc
+        step = fractional @ a.cell
+    if not NEAR < np.linalg.norm(step, axis=1).max() < FAR:
+        return None
+    work = -float((a.forces * step).sum()), -float((b.forces * step).sum())
+    return _row(b.energy - a.energy, *work)
+
+
+def _row(difference: float, one: float, two: float) -> tuple[float, float, float]:
+    """(E_b - E_a, trapezoid work, its error), from the work by the forces of either frame."""
+    error = _ANHARMONIC * abs(one - two) + _NOISE[0] + _NOISE[1] * abs(one + two) / 2
+    return difference, (one + two) / 2, error
 
 
 def judge(pairs: np.ndarray) -> Verdict:

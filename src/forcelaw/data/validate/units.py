@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from ... import units
+from ...elements import MAX_Z
 
 # Total energies of free atoms, -hartree (Hartree-Fock limit, Clementi & Roetti 1974, At. Data Nucl.
 # Data Tables 14, 177). All-electron energies of molecules lie within 2% of their sum, so a wrong
@@ -41,6 +42,8 @@ _RADIUS = {
     35: 1.2,
     53: 1.39,
 }
+_RADII = np.full(MAX_Z + 1, np.nan)  # by atomic number; NaN where unknown
+_RADII[list(_RADIUS)] = list(_RADIUS.values())
 _BONDS = (0.7, 1.45)  # sensible medians of nearest-neighbour distance over sum of radii
 
 
@@ -58,13 +61,13 @@ def free_atom_energies(table: np.ndarray) -> np.ndarray:
 def bond_ratios(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Nearest-neighbour distance of each atom over the sum of covalent radii, (n,); empty if a
     radius is unknown."""
-    radius = np.array([_RADIUS.get(int(z), np.nan) for z in numbers])
+    radius = _RADII[numbers]
     if len(numbers) < 2 or np.isnan(radius).any():
         return np.zeros(0)
-    distance = np.linalg.norm(positions[:, None] - positions[None], axis=2) + np.diag(
-        np.full(len(numbers), np.inf)
-    )
-    ratio: np.ndarray = (distance / (radius[:, None] + radius[None])).min(axis=1)
+    step = positions[:, None] - positions[None]
+    square = np.einsum("ijk,ijk->ij", step, step)
+    np.fill_diagonal(square, np.inf)
+    ratio: np.ndarray = (np.sqrt(square) / (radius[:, None] + radius[None])).min(axis=1)
     return ratio
 
 

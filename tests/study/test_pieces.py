@@ -4,6 +4,7 @@ halves of two machines too."""
 import json
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -89,11 +90,9 @@ def test_after_the_minutes_the_command_says_what_is_left_and_goes_on(
     assert main([*command, "--no-report", "--minutes", "1.5"]) == UNFINISHED
     watch.join()
     said = capsys.readouterr().out
-    assert (
-        "time is up after 1." in said
-        and "of 8 runs are left" in said
-        and "resumes the study" in said
-    )
+    # how long it took to begin is the machine's affair
+    assert float(re.search(r"time is up after ([\d.]+) min", said)[1]) >= 1.5
+    assert "of 8 runs are left" in said and "resumes the study" in said
     assert not any(run.held for run in runs(out / "runs"))
     assert any(run.position() for run in runs(out / "runs") if not run.done)
     assert main(["status", str(out)]) == 0

@@ -27,6 +27,9 @@ SPECS = [
     )
 ]
 
+# not as a module: that one gives way to all other processes, and on a busy machine never ends
+PROGRAM = "import sys; from forcelaw.study.precompile import main; sys.exit(main(*sys.argv[1:]))"
+
 
 def compiled(folder: Path, pack: Path, lines: list[dict]) -> dict[str, int]:
     """Kernels in Triton's cache after a process was given these models: name -> files."""
@@ -36,7 +39,7 @@ def compiled(folder: Path, pack: Path, lines: list[dict]) -> dict[str, int]:
         for s in lines
     )
     done = subprocess.run(
-        [sys.executable, "-m", "forcelaw.study.precompile", str(pack), "90"],
+        [sys.executable, "-c", PROGRAM, str(pack), "90"],
         input=text,
         text=True,
         timeout=240,

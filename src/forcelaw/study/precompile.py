@@ -195,8 +195,6 @@ def main(pack: str, arch: str) -> int:
     from ..data.pack import Pack
     from ..models import make_config
 
-    with contextlib.suppress(OSError, AttributeError):
-        os.nice(15)
     pretend(int(arch))
     from triton.runtime.jit import JITFunction
 
@@ -215,4 +213,6 @@ def main(pack: str, arch: str) -> int:
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(15)  # training comes first
     sys.exit(main(*sys.argv[1:]))

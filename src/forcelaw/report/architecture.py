@@ -22,7 +22,7 @@ from ..laws.fit.floor_profile import Profile
 from ..laws.fit.result import FitResult
 from ..laws.frontier.isoflop import IsoFlop, isoflop
 from ..store.runs import COUNTED
-from ..table.runs import Runs
+from ..table.runs import Runs, early
 from .frontiers import HULL, FrontierOutcome, frontier_of, outcome, runs_of
 from .outcome import Outcome, attempt, of_fit, one_line
 from .paper import Published, published
@@ -177,7 +177,9 @@ def fit_architecture(
 ) -> Architecture:
     """Every law of one architecture; ``frame`` holds all its runs of the grid, ``sweep`` those of
     its sweep of learning rates."""
-    usable = frame.filter((pl.col("loss") > 0) & (pl.col("n") > 0) & (pl.col("d") > 0))
+    usable = frame.filter(
+        (pl.col("loss") > 0) & (pl.col("n") > 0) & (pl.col("d") > 0) & ~early(frame)
+    )
     counted = pl.col("status").is_in(COUNTED)
     done, repeated = split_repeats(usable.filter(counted))
     arch = Architecture(

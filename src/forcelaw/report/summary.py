@@ -220,6 +220,7 @@ def limits(analysis: Analysis) -> list[str]:
             f"Fewer than 8 runs for {names(few)}: intervals rest on very few independent trainings."
         )
     out += regime_notes(analysis)
+    out += _protocols(analysis)
     out += certificates.limits(analysis)
     out += end_of_sweep(sweeps(analysis))
     if analysis.problems:
@@ -238,6 +239,25 @@ def limits(analysis: Analysis) -> list[str]:
             f"{unfinished} run(s) are not finished: drawn as dotted lines, left out of the fits."
         )
     return out
+
+
+def _protocols(analysis: Analysis) -> list[str]:
+    """Architectures that were not trained by schedule-free AdamW at a constant rate."""
+    by_words: dict[str, list[str]] = {}
+    for arch in analysis.architectures:
+        named = arch.frame.select("optimizer", "decay").unique().drop_nulls("decay").rows()
+        named = named or arch.frame.select("optimizer", "decay").unique().rows()
+        for optimizer, decay in sorted(named, key=str):
+            if optimizer or decay:
+                words = str(optimizer or "schedule-free AdamW")
+                if decay:
+                    words += f", the learning rate falling over the last {100 * decay:g}% of a run"
+                by_words.setdefault(words, []).append(arch.label)
+    return [
+        f"{names(labels)}: not under the protocol of the others, but with {words}. A run whose rate"
+        " falls counts with its last evaluation only."
+        for words, labels in by_words.items()
+    ]
 
 
 def _scale(analysis: Analysis) -> list[str]:

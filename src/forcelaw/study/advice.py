@@ -28,7 +28,8 @@ def advise(study: Study, data: DataSummary, planned: Plan) -> list[str]:
     grid = [run for run in [*planned.runs, *planned.waiting] if run.kind == "grid"]
     if not grid:
         return []
-    advice = [*_burn_in(grid), *_passes(grid), *_sizes(study, grid), *_seeds(study)]
+    advice = [*_protocols(grid), *_burn_in(grid), *_passes(grid)]
+    advice += [*_sizes(study, grid), *_seeds(study)]
     if data.validation is not None and data.validation < 100:
         advice.append(
             f"only {data.validation} validation structures: losses carry an error of some"
@@ -38,9 +39,25 @@ def advise(study: Study, data: DataSummary, planned: Plan) -> list[str]:
     return advice
 
 
+def _protocols(grid: list[PlannedRun]) -> list[str]:
+    """Entries that are not trained by schedule-free AdamW at a constant rate."""
+    found: dict[str, list[str]] = {}
+    for run in grid:
+        words = TrainOptions(**run.spec["train"]).protocol
+        if words and run.label not in found.setdefault(words, []):
+            found[words].append(run.label)
+    return [
+        f"{', '.join(labels)}: not under the protocol of the others, but with {words}"
+        + ("; only the last evaluation of each run counts" if "decay" in words else "")
+        for words, labels in found.items()
+    ]
+
+
 def _later(run: PlannedRun) -> int:
     """Evaluations of a run beyond the burn-in."""
     options = TrainOptions(**run.spec["train"])
+    if options.decay:  # only its last evaluation counts
+        return LEAST_EVALUATIONS * (run.spec["steps"] >= BURN_IN_STEPS)
     return sum(step >= BURN_IN_STEPS for step in evaluation_steps(run.spec["steps"], options))
 
 

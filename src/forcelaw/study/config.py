@@ -11,9 +11,12 @@ Importing this needs no torch; checking the names of architectures does.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, ValidationError, model_validator
 
@@ -71,6 +74,25 @@ class RateLaw(Settings):
         return float(f"{min(rate, self.maximum or rate):.2g}")
 
 
+@dataclass(frozen=True)
+class SizeRates:
+    """The best learning rates of sweeps at several sizes, as (N, rate) by ascending N: between
+    them, and beyond, a rate is that of the straight line through the nearest two in log N and log
+    rate."""
+
+    points: tuple[tuple[float, float], ...]
+
+    def rate(self, n: float, d: float) -> float:
+        """The rate of a run of ``n`` parameters."""
+        known = dict(self.points)
+        if n in known:
+            return known[n]
+        sizes = [size for size, _ in self.points]
+        k = min(max(1, bisect_left(sizes, n)), len(sizes) - 1)
+        (n0, r0), (n1, r1) = self.points[k - 1 : k + 1]
+        return float(f"{r0 * (r1 / r0) ** (math.log(n / n0) / math.log(n1 / n0)):.2g}")
+
+
 class ArchitectureSpec(Settings):
     """One column of the comparison: an architecture with options. What is left out is as in the
     study."""
@@ -99,6 +121,8 @@ class ArchitectureSpec(Settings):
     """fixed, or a law of N and D: no sweep for this one"""
     sweep_around: float | None = Field(None, gt=0)
     """centre of its sweep; the architecture's default otherwise"""
+    sweep_sizes: list[float] | None = Field(None, min_length=1)
+    """its own sweep is at these sizes: for a model whose best rate depends on its size"""
     sweep_of: str | None = None
     """label of another entry whose learning rate it takes: no sweep of its own"""
     stage: int = Field(0, description="entries of a lower stage are trained first")
@@ -109,6 +133,8 @@ class ArchitectureSpec(Settings):
             ("atoms", "epochs"),
             ("learning_rate", "sweep_of"),
             ("sweep_around", "sweep_of"),
+            ("sweep_sizes", "sweep_of"),
+            ("learning_rate", "sweep_sizes"),
             ("learning_rate", "sweep_around"),
         ):
             if getattr(self, one) is not None and getattr(self, other) is not None:
@@ -117,14 +143,16 @@ class ArchitectureSpec(Settings):
 
 
 class Sweep(Settings):
-    """The learning-rate sweep: one size, a few factors around each architecture's default, the
-    lowest loss wins.
+    """The learning-rate sweep: a few factors around each architecture's default at one size, which
+    muP carries to the others, or at each of several; the lowest loss wins.
 
     Runs much longer than the swept ones can go unstable at the best rate of a sweep, which lies
     near the edge: ``within`` prefers a smaller rate that is hardly worse.
     """
 
-    size: float = Field(gt=0, description="target N of the swept model")
+    size: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)]
+    """target N of the swept model; several: a sweep at each, rates between them by interpolation in
+    log N"""
     factors: list[float] = Field(min_length=2)
     """learning rates, as multiples of the architecture's default"""
     atoms: float | None = Field(None, gt=0, description="D of a swept run")

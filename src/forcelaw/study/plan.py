@@ -20,7 +20,7 @@ from ..models.sizing import size as size_model
 from ..store import sweep
 from ..store.runs import content_id, planned_flops
 from ..training.spec import DataSummary, resolve
-from .config import ArchitectureSpec, RateLaw, Study, Sweep, explain, label_of
+from .config import ArchitectureSpec, RateLaw, SizeRates, Study, Sweep, explain, label_of
 
 UNKNOWN_RATE = 1.0  # stands for the rate of runs whose sweep is not over; sizes do not depend on it
 
@@ -147,7 +147,7 @@ class _SweepState:
     there is a ``failure``."""
 
     runs: list[PlannedRun]
-    rate: float | RateLaw | None = None
+    rate: float | RateLaw | SizeRates | None = None
     failure: str = ""
 
 
@@ -162,8 +162,28 @@ def _run_sweep(
     if entry.learning_rate is not None or rule is None:
         default = architecture(entry.name).learning_rate
         return _SweepState([], entry.learning_rate or given or default)
+    sizes = entry.sweep_sizes or (rule.size if isinstance(rule.size, list) else [rule.size])
+    found = [_swept(catalogue, entry, rule, n, finished) for n in sorted(set(sizes))]
+    runs = [run for state in found for run in state.runs]
+    failures = [state.failure for state in found if state.failure]
+    if failures or any(state.rate is None for state in found):
+        return _SweepState(runs, failure="; ".join(failures))
+    if len(found) == 1:
+        return found[0]
+    points = [(float(state.runs[0].spec["n"]), state.rate) for state in found]
+    return _SweepState(runs, SizeRates(tuple(points)))  # type: ignore[arg-type]
+
+
+def _swept(
+    catalogue: _Catalogue,
+    entry: ArchitectureSpec,
+    rule: Sweep,
+    n: float,
+    finished: Mapping[str, float | None],
+) -> _SweepState:
+    """The sweep of an entry at target size ``n``."""
     factors = sorted(rule.factors)
-    runs = catalogue.sweep(entry, rule, rule.factors)
+    runs = catalogue.sweep(entry, rule, n, rule.factors)
     means = _mean_losses(runs, finished)
     for _ in range(rule.extend):
         if means is None:
@@ -172,7 +192,7 @@ def _run_sweep(
         if factor is None:
             break
         factors = sorted([*factors, factor])
-        runs = [*runs, *catalogue.sweep(entry, rule, [factor])]
+        runs = [*runs, *catalogue.sweep(entry, rule, n, [factor])]
         means = _mean_losses(runs, finished)
     if means is None:
         return _SweepState(runs)
@@ -181,7 +201,7 @@ def _run_sweep(
         rates = ", ".join(f"{rate:g}" for rate in sorted(means))
         return _SweepState(
             runs,
-            failure=f"every learning rate of the sweep failed ({rates}): lower"
+            failure=f"every learning rate of the sweep at N = {n:,.0f} failed ({rates}): lower"
             " learning_rate.sweep.factors, or set sweep_around for this architecture",
         )
     return _SweepState(runs, rate)
@@ -224,9 +244,12 @@ class _Catalogue:
             )
         return self._models[key]
 
-    def sweep(self, entry: ArchitectureSpec, rule: Sweep, factors: list[float]) -> list[PlannedRun]:
-        """The sweep of one entry over learning rates ``factors`` times its centre."""
-        key = ("sweep", label_of(entry), *factors)
+    def sweep(
+        self, entry: ArchitectureSpec, rule: Sweep, n: float, factors: list[float]
+    ) -> list[PlannedRun]:
+        """The sweep of one entry at target size ``n`` over learning rates ``factors`` times its
+        centre."""
+        key = ("sweep", label_of(entry), n, *factors)
         if key not in self._runs:
             centre = entry.sweep_around or architecture(entry.name).learning_rate
             length = {"atoms": rule.atoms, "epochs": rule.epochs}
@@ -235,7 +258,7 @@ class _Catalogue:
             self._runs[key] = [
                 self._planned(
                     entry,
-                    rule.size,
+                    n,
                     "sweep",
                     lr=float(f"{centre * factor:.3g}"),
                     seed=seed,
@@ -246,7 +269,7 @@ class _Catalogue:
             ]
         return self._runs[key]
 
-    def grid(self, entry: ArchitectureSpec, lr: float | RateLaw) -> list[PlannedRun]:
+    def grid(self, entry: ArchitectureSpec, lr: float | RateLaw | SizeRates) -> list[PlannedRun]:
         """The grid of one entry at its learning rate."""
         key = ("grid", label_of(entry), repr(lr))
         if key not in self._runs:
@@ -276,7 +299,7 @@ class _Catalogue:
         n: float,
         kind: Literal["grid", "sweep"],
         *,
-        lr: float | RateLaw,
+        lr: float | RateLaw | SizeRates,
         **how: Any,
     ) -> PlannedRun:
         resolved = resolve(
@@ -286,10 +309,10 @@ class _Catalogue:
             study=self.study.name,
             kind=kind,
             label=label_of(entry),
-            lr=UNKNOWN_RATE if isinstance(lr, RateLaw) else lr,
+            lr=lr if isinstance(lr, float) else UNKNOWN_RATE,
             **how,
         )
-        if isinstance(lr, RateLaw):  # N and D are known only now
+        if not isinstance(lr, float):  # N and D are known only now
             rate = lr.rate(resolved.n, resolved.atoms_total)
             resolved = resolved.model_copy(update={"lr": rate})
         spec = resolved.as_json()

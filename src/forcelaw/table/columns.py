@@ -190,6 +190,8 @@ _DECLARED = (
     Column("rotation_error", float, "rotation" + _ERROR, source="last.symmetry.rotation"),
     Column("inversion_error", float, "inversion" + _ERROR, source="last.symmetry.inversion"),
     _spec("forces", str, "model.forces", "direct or conservative"),
+    _spec("optimizer", str, "train.optimizer", "optimizer (none: schedule-free AdamW)"),
+    _spec("decay", float, "train.decay", "share of the run over which the learning rate falls"),
     _spec("augment", bool, "train.augment", "training data are rotated at random"),
     _spec("symmetry_rotations", int, "train.symmetry_rotations", "copies in the symmetry loss"),
     _spec("symmetry_weight", float, "train.symmetry_weight", "weight of the symmetry loss"),

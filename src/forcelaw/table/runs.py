@@ -75,6 +75,7 @@ class Runs:
                 remedy="name it: --columns loss=...",
             )
         frame, rows = _drop_failed(frame, taken, rows, notes)
+        frame, rows = _drop_early(frame, rows, notes)
         values = _values(frame, taken, rows, notes, chosen=columns or {})
         runs = _assemble(cls, frame, values, taken, notes, table.name)
         runs = _drop_copies(_derive_d(runs))
@@ -282,6 +283,32 @@ def _filtered(
         )
     notes.append(f"the filter {where!r} kept {int(mask.sum())} of {frame.height} rows")
     return frame.filter(mask), rows[mask]
+
+
+def early(frame: pl.DataFrame) -> pl.Series:
+    """Rows of runs whose learning rate falls at the end that are not their last: while the rate is
+    high a run has a larger loss than one that was planned to end there."""
+    import polars as pl
+
+    if not {"decay", "final"} <= set(frame.columns):
+        return pl.Series([False] * frame.height)
+    falls = frame["decay"].cast(pl.Float64, strict=False).fill_null(0.0) > 0
+    last = as_text(frame["final"]).fill_null("").str.to_lowercase().is_in(["true", "1"])
+    return falls & ~last
+
+
+def _drop_early(
+    frame: pl.DataFrame, rows: np.ndarray, notes: list[str]
+) -> tuple[pl.DataFrame, np.ndarray]:
+    """Without the rows that :func:`early` finds, unless there are only such."""
+    mask = early(frame)
+    if not mask.any() or mask.all():
+        return frame, rows
+    notes.append(
+        f"left out {int(mask.sum())} rows of runs whose learning rate falls at the end: only the"
+        " last evaluation is that of a run of its length"
+    )
+    return frame.filter(~mask), rows[~mask.to_numpy()]
 
 
 def _drop_failed(

@@ -42,6 +42,7 @@ ConfigWeights = Annotated[
 LATER = (
     *("energy_weight", "forces_weight", "stress_weight", "decay", "average_power"),
     *("energy_weight_end", "forces_weight_end", "stress_weight_end", "config_weights"),
+    *("optimizer", "decay_shape"),
 )
 
 
@@ -59,13 +60,17 @@ class TrainOptions(Settings):
     warmup: int = Field(100, ge=0, description="steps of linear warm-up; at most 5% of the run")
     clip: float | None = Field(100.0, gt=0)
     """gradient norm above which gradients are scaled down"""
-    beta1: float = Field(0.9, gt=0, lt=1, description="momentum of schedule-free AdamW")
+    optimizer: Literal["schedule_free", "adamw", "sgd"] = "schedule_free"
+    """schedule-free AdamW, or AdamW or SGD with momentum as torch has them, without any average"""
+    beta1: float = Field(0.9, gt=0, lt=1, description="momentum")
     beta2: float = Field(0.999, gt=0, lt=1)
     """decay of Adam's second moment; 0.99 is steadier where runs spike"""
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
     decay: float = Field(0.0, ge=0, le=1)
-    """share of the run, at its end, over which the learning rate falls linearly to zero (default:
+    """share of the run, at its end, over which the learning rate falls to zero (default:
     none, so that any step is a fair stopping point)"""
+    decay_shape: Literal["linear", "cosine"] = "linear"
+    """how the learning rate falls; cosine with decay 1 is the usual schedule"""
     average_power: float = Field(0.0, ge=0)
     """step k counts k^P in the average of the weights (schedule-free's r); 8 goes with decay"""
     augment: bool = False
@@ -120,6 +125,25 @@ class TrainOptions(Settings):
         if self.config_weights and self.symmetry_rotations:
             raise ValueError("config_weights do not go with symmetry_rotations")
         return self
+
+    @model_validator(mode="after")
+    def _optimizer_and_schedule(self) -> TrainOptions:
+        if self.optimizer != "schedule_free" and self.average_power:
+            raise ValueError("average_power goes with optimizer schedule_free only")
+        if self.optimizer == "sgd" and self.weight_decay:
+            raise ValueError("weight_decay goes with schedule_free and adamw only")
+        if self.decay_shape != "linear" and not self.decay:
+            raise ValueError("decay_shape needs decay: the share of the run over which it falls")
+        return self
+
+    @property
+    def protocol(self) -> str:
+        """What differs from schedule-free AdamW at a constant rate, in words; empty if nothing."""
+        names = {"schedule_free": "schedule-free AdamW", "adamw": "AdamW", "sgd": "SGD"}
+        words = [names[self.optimizer]]
+        if self.decay:
+            words.append(f"{self.decay_shape} decay over the last {100 * self.decay:g}%")
+        return ", ".join(words) if self.decay or self.optimizer != "schedule_free" else ""
 
     @model_validator(mode="before")
     @classmethod

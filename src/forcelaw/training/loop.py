@@ -26,7 +26,7 @@ from .cooperative import Request, Training, drive
 from .device import device_name
 from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
-from .optimizer import ScheduleFreeAdamW
+from .optimizer import PlainOptimizer, ScheduleFreeAdamW
 from .ranks import ALONE, Ranks
 from .spec import RunSpec, plan_for, read_spec, shard_options, training_set, validation_set
 from .step import NEVER, EagerStep, GraphStep, new_stats
@@ -248,17 +248,21 @@ def _restore(
 
 
 def _optimizer(spec: RunSpec, model: ForceField) -> ScheduleFreeAdamW:
-    return ScheduleFreeAdamW(
-        model,
-        lr=spec.lr,
-        steps=spec.steps,
-        warmup=warmup_steps(spec.steps, spec.train),
-        betas=(spec.train.beta1, spec.train.beta2),
-        weight_decay=spec.train.weight_decay,
-        clip=spec.train.clip,
-        decay=spec.train.decay,
-        power=spec.train.average_power,
-    )
+    given = spec.train
+    options: dict[str, Any] = {
+        "lr": spec.lr,
+        "steps": spec.steps,
+        "warmup": warmup_steps(spec.steps, given),
+        "betas": (given.beta1, given.beta2),
+        "weight_decay": given.weight_decay,
+        "clip": given.clip,
+        "decay": given.decay,
+        "shape": given.decay_shape,
+        "power": given.average_power,
+    }
+    if given.optimizer == "schedule_free":
+        return ScheduleFreeAdamW(model, **options)
+    return PlainOptimizer(model, kind=given.optimizer, **options)
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""The learning-rate sweep of every architecture."""
+"""The learning-rate sweeps of every architecture, at one size or at several."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from ...figures.spec import Figure, Panel, Series, or_empty
-from ...figures.text import names
+from ...figures.text import names, pretty
 from ...store import sweep as rule
 from ...store.runs import COUNTED
 from ..analysis import SWEEP, Analysis
@@ -22,13 +22,25 @@ COLUMNS = entries("architecture", "n", "seed", "lr", "loss", "diverged", "chosen
 @dataclass
 class Sweep:
     """The runs of one sweep. points: run, lr, n, seed, status, diverged, loss (None where it
-    diverged). used: the rates of the grid. within: the study takes the smallest rate whose loss is
-    within this share of the lowest."""
+    diverged). used: the rates of the grid, at this size where there are several. within: the study
+    takes the smallest rate whose loss is within this share of the lowest. several: whether the
+    architecture has sweeps at other sizes too."""
 
     label: str
     points: list[dict[str, Any]]
     used: list[float]
     within: float = 0.0
+    several: bool = False
+
+    @property
+    def n(self) -> int:
+        """Parameters of the swept model."""
+        return int(self.points[0]["n"] or 0)
+
+    @property
+    def name(self) -> str:
+        """The architecture, with N where it has several sweeps."""
+        return f"{self.label} at N = {pretty(self.n)}" if self.several else self.label
 
     @property
     def means(self) -> dict[float, float]:
@@ -64,9 +76,12 @@ def sweeps(analysis: Analysis) -> list[Sweep]:
         ran = analysis.grid.filter(
             (pl.col("architecture") == arch.label) & pl.col("status").is_in(COUNTED)
         )
-        if points:
-            used = ran["lr"].drop_nulls().unique().sort().to_list()
-            out.append(Sweep(arch.label, points, used, within))
+        sizes = sorted({point["n"] or 0 for point in points})
+        for n in sizes:
+            here = ran.filter(pl.col("n") == n) if len(sizes) > 1 else ran
+            used = here["lr"].drop_nulls().unique().sort().to_list()
+            mine = [point for point in points if (point["n"] or 0) == n]
+            out.append(Sweep(arch.label, mine, used, within, len(sizes) > 1))
     return out
 
 
@@ -95,15 +110,44 @@ def figure(analysis: Analysis, found: list[Sweep]) -> Figure:
     panel = Panel("learning rate at the base width", "final validation loss")
     for one in found:
         panel.series += _series(analysis.labelled(one.label), one)
+    panels = [or_empty(panel, "this study has no learning-rate sweep")]
+    if any(one.several for one in found):
+        panels.append(_rates(analysis, found))
     return Figure(
         "lr_sweep",
         "Learning-rate sweep",
         "A comparison is only fair when every architecture runs at its own best learning rate: it"
-        " is found here on one small size and carried to the others by muP.",
-        [or_empty(panel, "this study has no learning-rate sweep")],
+        " is found here on one small size and carried to the others by muP, or on several sizes"
+        " where the best rate depends on the size.",
+        panels,
         "line: mean over seeds · ringed: chosen · cross: diverged (its height means nothing)",
         [_note(one) for one in found if one.best is not None],
     )
+
+
+def _rates(analysis: Analysis, found: list[Sweep]) -> Panel:
+    """The chosen rates against N, and the rates of the grid."""
+    panel = Panel("parameters N", "learning rate")
+    for label in dict.fromkeys(one.label for one in found):
+        arch = analysis.labelled(label)
+        chosen = [(one.n, one.chosen) for one in found if one.label == label and one.chosen]
+        if chosen:
+            hovers = [f"{label}: best of the sweep at N = {n:,}: {lr:g}" for n, lr in chosen]
+            ns, rates = zip(*chosen)
+            panel.series.append(
+                Series(list(ns), list(rates), "both", hover=hovers, **arch.look.marks)
+            )
+        ran = analysis.grid.filter(
+            (pl.col("architecture") == label) & pl.col("status").is_in(COUNTED)
+        )
+        pairs = sorted(set(ran.select("n", "lr").drop_nulls().rows()))
+        if pairs:
+            ring = {"symbol": "circle-open", "marker": "o", "hollow": True, "size": 13}
+            hovers = [f"{label}: runs of N = {n:,} at {lr:g}" for n, lr in pairs]
+            ns, rates = zip(*pairs)
+            series = Series(list(ns), list(rates), "points", hover=hovers, **ring, **arch.look.line)
+            panel.series.append(series)
+    return panel
 
 
 def _series(arch: Architecture, found: Sweep) -> list[Series]:
@@ -115,18 +159,18 @@ def _series(arch: Architecture, found: Sweep) -> list[Series]:
     rates = sorted(losses)
     means = {lr: sum(losses[lr]) / len(losses[lr]) for lr in rates}
     if rates:
-        hovers = [f"{arch.label}, lr = {lr:g}, {len(losses[lr])} run(s)" for lr in rates]
+        hovers = [f"{found.name}, lr = {lr:g}, {len(losses[lr])} run(s)" for lr in rates]
         out.append(Series(rates, list(means.values()), "both", hover=hovers, **arch.look.marks))
     own = arch.look.line
     if found.chosen in means:
-        hover = f"{arch.label}: chosen by the sweep, lr = {found.chosen:g}"
+        hover = f"{found.name}: chosen by the sweep, lr = {found.chosen:g}"
         ring = {"symbol": "circle-open", "marker": "o", "hollow": True, "size": 17}
         xs, ys = [found.chosen], [means[found.chosen]]
         out.append(Series(xs, ys, "points", hover=hover, **ring, **own))
     bad = sorted({point["lr"] for point in found.points if point["diverged"]})
     if bad:
         height = [max(means.values(), default=1.0) * 1.06] * len(bad)
-        hovers = [f"{arch.label}: diverged at lr = {lr:g}" for lr in bad]
+        hovers = [f"{found.name}: diverged at lr = {lr:g}" for lr in bad]
         cross = {"symbol": "x-thin", "marker": "x", "size": 9}
         out.append(Series(bad, height, "points", hover=hovers, **cross, **own))
     return out
@@ -134,7 +178,7 @@ def _series(arch: Architecture, found: Sweep) -> list[Series]:
 
 def _note(found: Sweep) -> str:
     rates = sorted({point["lr"] for point in found.points})
-    text = f"{found.label}: lowest loss at learning rate {found.best:g}"
+    text = f"{found.name}: lowest loss at learning rate {found.best:g}"
     if found.chosen != found.best:
         text += f", {found.chosen:g} within {100 * found.within:g}% of it"
     if found.used:
@@ -158,7 +202,7 @@ def end_of_sweep(found: list[Sweep]) -> list[str]:
         if one.best == rates[-1] and any(point["lr"] > rates[-1] for point in one.points):
             continue  # what lies beyond was tried and diverged
         next_best = losses[rates[1] if one.best == rates[0] else rates[-2]]
-        gains[one.label] = 1 - losses[one.best] / next_best
+        gains[one.name] = 1 - losses[one.best] / next_best
     if not gains:
         return []
     low, high = (100 * f(gains.values()) for f in (min, max))

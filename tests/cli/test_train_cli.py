@@ -41,9 +41,15 @@ OPTIONS = {
     "forces_weight": 2.0,
     "energy_weight_end": 3.0,
     "forces_weight_end": 0.0,
+    "decay": 0.5,
+    "decay_shape": "cosine",
+    "optimizer": "adamw",
 }
 NEEDS_STRESS = {"stress_weight", "stress_weight_end"}  # tests/training/test_weights.py
 NEEDS_CONFIGS = {"config_weights"}  # tests/training/test_config_weights.py
+NEEDS_AVERAGE = {
+    "average_power"
+}  # does not go with optimizer adamw; tests/training/test_weights.py
 
 
 def options_of(command):
@@ -73,7 +79,7 @@ def test_every_field_has_an_option():
 
 
 def test_every_option_reaches_the_run(pack):
-    elsewhere = {"batch_molecules"} | NEEDS_STRESS | NEEDS_CONFIGS
+    elsewhere = {"batch_molecules"} | NEEDS_STRESS | NEEDS_CONFIGS | NEEDS_AVERAGE
     assert OPTIONS.keys() | elsewhere == TrainOptions.model_fields.keys()
     what = {"size": 3e3, "atoms": 2e3, "depth": 2, "cutoff": 2.5, "seed": 3}
     what |= {"learning_rate": 2e-3, "forces": "conservative", "distinct_atoms": 100}

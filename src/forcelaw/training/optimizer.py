@@ -26,8 +26,8 @@ class ScheduleFreeAdamW:
     """Owns the parameters of ``model`` as one flat vector.
 
     lr: at muP scale 1; each parameter's own factor comes from its muP kind. steps: length of the
-    table (the run). warmup, decay, power, shape: see :func:`step_table`. No weight decay by default; it
-    acts on y, as in the package.
+    table (the run). warmup, decay, power, shape: see :func:`step_table`. No weight decay by
+    default; it acts on y, as in the package.
     """
 
     def __init__(
@@ -153,9 +153,9 @@ def step_table(
     / bias correction.
 
     warmup: steps over which the rate rises. decay: share of the steps, at the end, over which it
-    falls linearly, or as a cosine, to zero at the step after the last. With schedulefree's default weight_lr_power
-    = 2 and its r = ``power``: the weight of step k is k^power times the square of the largest
-    learning rate so far, which during warm-up is the present one.
+    falls, linearly or as a cosine (shape), to zero at the step after the last. With schedulefree's
+    default weight_lr_power = 2 and its r = ``power``: the weight of step k is k^power times the
+    square of the largest learning rate so far, which during warm-up is the present one.
     """
     k = np.arange(steps, dtype=np.float64)
     rate = lr * np.minimum(1.0, (k + 1) / warmup) if warmup else np.full(steps, lr)

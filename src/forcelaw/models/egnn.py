@@ -89,6 +89,7 @@ class Layer(nn.Module):
 
 class EGNN(ForceField):
     config: EGNNConfig
+    kernels_give_forces = True
 
     def __init__(self, config: EGNNConfig):
         super().__init__(config)

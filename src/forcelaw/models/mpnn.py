@@ -90,6 +90,7 @@ class Layer(nn.Module):
 
 class MPNN(ForceField):
     config: MPNNConfig
+    kernels_give_forces = True
 
     def __init__(self, config: MPNNConfig):
         super().__init__(config)

@@ -9,11 +9,14 @@ sorted rows. By kernels padding edges get zero both ways.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..graph import GraphBatch, segment_sum
-from .register import Differentiable, Twice
+from .register import Twice
+from .silu import silu_curvature
 from .switch import constexpr, tl, triton, use_triton
 from .tiles import _silu, at_least_float32, grid, tile, wide
 
@@ -201,24 +204,111 @@ def _difference(
     tl.store(out + e.to(tl.int64)[:, None] * d + c[None, :], x, mask=inside)
 
 
-class _EdgeGate(Differentiable):
-    def forward(ctx, pair, z, w, graph):
+@triton.jit(do_not_specialize=["n", "edges"])
+def _gate_push(
+    pair,
+    z,
+    w,
+    tpair,
+    tz,
+    tw,
+    sender,
+    receiver,
+    ptr,
+    out,
+    n,
+    edges,
+    d: constexpr,
+    Z: constexpr,
+    BE: constexpr,
+    BC: constexpr,
+):
+    a, row, inside, mask = _gate_input(pair, z, sender, receiver, ptr, n, edges, d, Z, BE, BC)
+    ta, _, _, _ = _gate_input(tpair, tz, sender, receiver, ptr, n, edges, d, Z, BE, BC)
+    value, slope = _silu(a)
+    factor = tl.load(w + row, mask=mask, other=0.0).to(a.dtype)
+    value = value * tl.load(tw + row, mask=mask, other=0.0).to(a.dtype) + slope * ta * factor
+    tl.store(out + row, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["n", "edges"])
+def _gate_second(
+    pair,
+    z,
+    w,
+    tpair,
+    tz,
+    tw,
+    sender,
+    receiver,
+    ptr,
+    first,
+    grad,
+    da,
+    dw,
+    n,
+    edges,
+    d: constexpr,
+    Z: constexpr,
+    BE: constexpr,
+    BC: constexpr,
+):
+    """As _gate_grad, of <grad, y> + <first, y'>."""
+    a, row, inside, mask = _gate_input(pair, z, sender, receiver, ptr, n, edges, d, Z, BE, BC)
+    ta, _, _, _ = _gate_input(tpair, tz, sender, receiver, ptr, n, edges, d, Z, BE, BC)
+    value, slope = _silu(a)
+    _, curvature = silu_curvature(a)
+    g = tl.load(grad + row, mask=mask, other=0.0).to(a.dtype)
+    p = tl.load(first + row, mask=mask, other=0.0).to(a.dtype)
+    factor = tl.load(w + row, mask=mask, other=0.0).to(a.dtype)
+    moved = tl.load(tw + row, mask=mask, other=0.0).to(a.dtype)
+    both = g * factor * slope + p * (curvature * ta * factor + slope * moved)
+    tl.store(dw + row, (g * value + p * slope * ta).to(dw.dtype.element_ty), mask=inside)
+    tl.store(da + row, both.to(da.dtype.element_ty), mask=inside)
+
+
+class _EdgeGate(Twice):
+    def value(ctx, pair, z, w, graph):
         (edges, d), out, size = w.shape, torch.empty_like(w), tile(TILES, "gate", w.shape[1])
         given = pair, w if z is None else z, w, graph.sender, graph.receiver, graph.segments[0]
         _gate[grid(edges, d, size)](*given, out, len(pair), edges, d, z is not None, **size)
-        ctx.save_for_backward(pair, z, w)
         ctx.graph = graph
-        return out
+        return out, (pair, z, w)
 
-    def backward(ctx, grad):
-        (pair, z, w), graph, (ptr, order) = ctx.saved_tensors, ctx.graph, ctx.graph.segments
-        (edges, d), n, size = w.shape, len(pair), tile(TILES, "gate", w.shape[1])
-        da, dw, dpair = torch.empty_like(w), torch.empty_like(w), torch.empty_like(pair)
-        given = pair, w if z is None else z, w, graph.sender, graph.receiver, ptr, grad.contiguous()
-        _gate_grad[grid(edges, d, size)](*given, da, dw, n, edges, d, z is not None, **size)
-        size = tile(TILES, "sum", d)
-        _sum_both[n, triton.cdiv(d, size["BC"])](da, order, ptr, dpair, d, WIDE=wide(dpair), **size)
-        return dpair, None if z is None else da, dw, None
+    def gradient(ctx, kept, grad):
+        (pair, z, w), graph = kept, ctx.graph
+        given = pair, w if z is None else z, w, graph.sender, graph.receiver, graph.segments[0]
+        return _of_gate(_gate_grad, ctx, kept, *given, grad.contiguous())
+
+    def push(ctx, kept, tangents):
+        (pair, z, w), graph, out = kept, ctx.graph, torch.empty_like(kept[2])
+        (edges, d), size = w.shape, tile(TILES, "gate", w.shape[1])
+        given = *_gate_given(kept, tangents), graph.sender, graph.receiver, graph.segments[0]
+        _gate_push[grid(edges, d, size)](*given, out, len(pair), edges, d, z is not None, **size)
+        return (out,), None
+
+    def second(ctx, kept, tangents, first, grads, more):
+        graph = ctx.graph
+        given = *_gate_given(kept, tangents), graph.sender, graph.receiver, graph.segments[0]
+        given = *given, first[0].contiguous(), grads[0].contiguous()
+        return _of_gate(_gate_second, ctx, kept, *given)
+
+
+def _gate_given(kept: Any, tangents: Any) -> tuple[Tensor, ...]:
+    """pair, z, w and their tangents; anything in the place of z where there is none."""
+    (pair, z, w), (tpair, tz, tw) = kept, (t if t is None else t.contiguous() for t in tangents[:3])
+    return pair, w if z is None else z, w, tpair, tw if z is None else tz, tw
+
+
+def _of_gate(kernel: Any, ctx: Any, kept: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of pair, z and w by a kernel that makes those of SiLU's argument and of w."""
+    (pair, z, w), (ptr, order) = kept, ctx.graph.segments
+    (edges, d), n, size = w.shape, len(pair), tile(TILES, "gate", w.shape[1])
+    da, dw, dpair = torch.empty_like(w), torch.empty_like(w), torch.empty_like(pair)
+    kernel[grid(edges, d, size)](*given, da, dw, n, edges, d, z is not None, **size)
+    size = tile(TILES, "sum", d)
+    _sum_both[n, triton.cdiv(d, size["BC"])](da, order, ptr, dpair, d, WIDE=wide(dpair), **size)
+    return dpair, None if z is None else da, dw, None
 
 
 def _sums(values: Tensor, graph: GraphBatch) -> Tensor:

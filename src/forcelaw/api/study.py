@@ -69,7 +69,8 @@ class Study:
         """The study with its data and output directory."""
         from ..study.record import StudyDirectory, find_pack
 
-        return StudyDirectory(self.config, find_pack(self.config, self.file.parent), self.out)
+        base = self.file.parent
+        return StudyDirectory(self.config, find_pack(self.config, base), self.out, base)
 
     def plan(self) -> pl.DataFrame:
         """Every run, most urgent first: run (its id), architecture, kind ("sweep" or "grid"), n,

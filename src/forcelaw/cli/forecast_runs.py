@@ -142,11 +142,10 @@ def _of_study(path: Path) -> list[Planned]:
     from ..study.config import load
     from ..study.plan import plan
     from ..study.record import find_pack
-    from ..training.spec import summarise
+    from ..study.starts import summary_of
 
     study = load(path)
-    pack = find_pack(study, path.parent)
-    data = summarise(pack, cutoff=study.cutoff, charge_spin=study.charge_spin)
+    data = summary_of(study, find_pack(study, path.parent), path.parent)
     # neither size nor length depends on the learning rate; the id does, so runs are matched by
     # size, length and seed
     planned = plan(study, data, {})

@@ -126,6 +126,25 @@ class ArchitectureSpec(Settings):
     sweep_of: str | None = None
     """label of another entry whose learning rate it takes: no sweep of its own"""
     stage: int = Field(0, description="entries of a lower stage are trained first")
+    start: str | None = Field(None, validation_alias="from")
+    """fine-tune: the run, as OUT/runs/ID relative to the study file, whose model and weights its
+    runs start from; its learning rate is a tenth of the architecture's by default"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, value: Any) -> Any:
+        """study.json has the field under its name."""
+        if isinstance(value, dict) and "start" in value and "from" not in value:
+            value = {("from" if k == "start" else k): v for k, v in value.items()}
+        return value
+
+    @model_validator(mode="after")
+    def _one_model(self) -> ArchitectureSpec:
+        own = ("options", "sizes", "depth", "forces", "replicates")
+        given = [name for name in own if getattr(self, name)]
+        if self.start is not None and given:
+            raise ValueError(f"the model is that of the run to start from: leave out {given[0]}")
+        return self
 
     @model_validator(mode="after")
     def _at_most_one(self) -> ArchitectureSpec:
@@ -254,7 +273,16 @@ class Study(Settings):
         return hash(self.model_dump_json())
 
     def sizes_of(self, entry: ArchitectureSpec) -> list[float]:
-        return entry.sizes or self.sizes
+        """Target sizes of an entry; of one that starts from a run only their number, which is 1,
+        counts."""
+        return self.sizes[:1] if entry.start is not None else entry.sizes or self.sizes
+
+    def rate_of(self, entry: ArchitectureSpec) -> float:
+        """The rate of an entry where nothing else is said, and the centre of its sweep."""
+        from ..models import architecture
+
+        default = architecture(entry.name).learning_rate
+        return entry.sweep_around or (0.1 * default if entry.start is not None else default)
 
     def seeds_of(self, entry: ArchitectureSpec, size: float) -> list[int]:
         """Seeds at one size, replicates last. Replicates of the study hold for an entry that has

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ..models import architecture
 from ..models.base import ModelConfig
 from ..models.sizing import size as size_model
 from ..store import sweep
@@ -160,9 +159,10 @@ def _run_sweep(
     if entry.sweep_of is not None:
         return _SweepState([])
     if entry.learning_rate is not None or rule is None:
-        default = architecture(entry.name).learning_rate
+        default = catalogue.study.rate_of(entry)
         return _SweepState([], entry.learning_rate or given or default)
     sizes = entry.sweep_sizes or (rule.size if isinstance(rule.size, list) else [rule.size])
+    sizes = sizes[:1] if entry.start is not None else sizes  # its model has one size
     found = [_swept(catalogue, entry, rule, n, finished) for n in sorted(set(sizes))]
     runs = [run for state in found for run in state.runs]
     failures = [state.failure for state in found if state.failure]
@@ -231,6 +231,8 @@ class _Catalogue:
 
     def model(self, entry: ArchitectureSpec, n: float) -> ModelConfig:
         key = (label_of(entry), n)
+        if entry.start is not None:
+            return self.data.starts[label_of(entry)].config()
         if key not in self._models:
             self._models[key] = sized_model(
                 entry.name,
@@ -251,7 +253,7 @@ class _Catalogue:
         centre."""
         key = ("sweep", label_of(entry), n, *factors)
         if key not in self._runs:
-            centre = entry.sweep_around or architecture(entry.name).learning_rate
+            centre = self.study.rate_of(entry)
             length = {"atoms": rule.atoms, "epochs": rule.epochs}
             if rule.atoms is None and rule.epochs is None:
                 length = self.study.length_of(entry)
@@ -310,6 +312,7 @@ class _Catalogue:
             kind=kind,
             label=label_of(entry),
             lr=lr if isinstance(lr, float) else UNKNOWN_RATE,
+            start=self.data.starts[label_of(entry)].start if entry.start is not None else None,
             **how,
         )
         if not isinstance(lr, float):  # N and D are known only now

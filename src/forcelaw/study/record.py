@@ -22,18 +22,22 @@ from ..errors import StudyError
 from ..files import read_json, storage, write_json
 from ..plugins import code_changes
 from ..store.runs import FinalLosses, RunDirectory, runs
-from ..training.spec import summarise
+from ..training.spec import read_spec
 from .config import Study, differences, label_of
 from .plan import Plan, PlannedRun, model_config, plan
 from .reuse import SharedRuns
+from .starts import keep, summary_of
 
 
 class StudyDirectory:
-    """A study, its data and its output directory: what worker, launcher and command line ask."""
+    """A study, its data and its output directory: what worker, launcher and command line ask.
 
-    def __init__(self, study: Study, pack: Pack, out: Path):
+    base: the folder of the study file, which the runs that entries start from are relative to.
+    """
+
+    def __init__(self, study: Study, pack: Pack, out: Path, base: Path = Path()):
         self.study, self.pack, self.out = study, pack, out
-        self.data = summarise(pack, cutoff=study.cutoff, charge_spin=study.charge_spin)
+        self.data = summary_of(study, pack, base, out)
         self.runs = out / "runs"
         self._losses = FinalLosses(self.runs)
         self._shared = SharedRuns([out.parent / name / "runs" for name in study.share])
@@ -56,9 +60,18 @@ class StudyDirectory:
                     self._created.add(planned.id)
                     with storage(self.runs):
                         run = RunDirectory.create(self.runs, planned.spec)
+                    self._keep_start(run, planned)
                     copied = self._shared.copy_to(run, planned.spec) or copied
             if not copied:
                 return current
+
+    def _keep_start(self, run: RunDirectory, planned: PlannedRun) -> None:
+        """Copy the weights that a run starts from into it."""
+        if planned.spec.get("start") and not run.done:
+            from ..training.fine_tune import keep_start
+
+            with storage(self.runs):
+                keep_start(run, self.data.starts[planned.label].path, read_spec(run))
 
     def run(self, planned: PlannedRun) -> RunDirectory:
         return RunDirectory(self.runs / planned.id)
@@ -81,6 +94,7 @@ class StudyDirectory:
         with storage(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             write_json(path, self._content(old, content, changed, command))
+        keep(self.data, self.out)
         if not changed:
             return ""
         return (

@@ -56,7 +56,8 @@ def work(
     """
     from .concurrent import ConcurrentRuns
 
-    directory = StudyDirectory(study, find_pack(study, study_directory), out)
+    pack = find_pack(study, study_directory)
+    directory = StudyDirectory(study, pack, out, study_directory)
     directory.require_same_code()
     verify(directory.pack, out)  # a glance where the command that started this has done it
     if runs_per_device is None:

@@ -3,7 +3,8 @@ hash is the run's id."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -205,7 +206,8 @@ class DataSummary:
 
     natoms: atoms of each training structure in the pack's fixed order, (structures,). options: what
     a model configuration takes from the data (:func:`data_options`). validation: structures of the
-    validation set, None where nobody counted them.
+    validation set, None where nobody counted them. starts: label -> the run that an entry of a
+    study starts from (:mod:`forcelaw.study.starts`).
     """
 
     name: str
@@ -213,6 +215,7 @@ class DataSummary:
     natoms: np.ndarray
     options: dict[str, Any]
     validation: int | None = None
+    starts: Mapping[str, Any] = field(default_factory=dict)
 
     def prefix(self, distinct_atoms: float | None) -> np.ndarray:
         """Sizes of the shortest training set with at least ``distinct_atoms`` atoms; None: all."""

@@ -20,6 +20,7 @@ from forcelaw.data.prepare import prepare
 from forcelaw.data.readers import SourceOptions
 from forcelaw.data.reference import BEND
 from forcelaw.data.validate.check import survey
+from forcelaw.data.verify import verify
 from forcelaw.errors import DataError
 from forcelaw.training.spec import summarise
 
@@ -274,6 +275,7 @@ def test_files_as_published(tmp_path, frames):
         15,
     )
     assert len(splits.order(pack, "test")) == 15
+    verify(pack)  # as it is before it is trained on
     # without a validation file the training file is split, exactly, and the test file kept apart
     del parts["validation"]
     pack = pack_of(tmp_path, parts, name="two", val_fraction=0.1)

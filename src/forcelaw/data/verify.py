@@ -18,6 +18,7 @@ from ..errors import DataError, StoreError
 from ..files import file_sha256, read_json, reading, write_json
 from ..host import usable_cores
 from .pack import Pack, content_hash
+from .splits import TEST
 
 MEMORY = "verified.json"
 _ROWS = 1 << 22  # of an array looked at together
@@ -69,8 +70,8 @@ def _verify(pack: Pack) -> None:
         raise _wrong(pack, "offsets do not divide the atoms into structures")
     if pack.numbers.min() < 1 or pack.numbers.max() > MAX_Z:
         raise _wrong(pack, f"atomic numbers are not all from 1 to {MAX_Z}")
-    if pack.split.max() > 1:
-        raise _wrong(pack, "split holds more than training and validation")
+    if pack.split.max() > TEST:
+        raise _wrong(pack, "split holds more than training, validation and test")
     for name in ("positions", "forces", "energies", "cells"):
         array = getattr(pack, name)
         if array is None or array.dtype.kind != "f":

@@ -53,6 +53,9 @@ from tests.molecules import (
 
 MOLS = all_molecules()
 BROKEN = 1e-3  # a symmetry that is absent must be off by more than this
+# components of vectors apart: every rotation but half turns about x, y and z is broken, and signs
+# are not
+KEEPS_INVERSION = ("painn-untied",)
 variants = pytest.mark.parametrize("variant", all_variants(), ids=lambda v: v.id)
 conservative = pytest.mark.parametrize("variant", conservative_variants(), ids=lambda v: v.id)
 stress_heads = pytest.mark.parametrize("variant", stress_variants(), ids=lambda v: v.id)
@@ -131,7 +134,7 @@ def test_inversion(variant: Variant, dtype: torch.dtype) -> None:
     energy, forces = compare(variant, dtype, MOLS, moved(MOLS, -np.eye(3)), -np.eye(3))
     if variant.symmetry == "E(3)":
         assert energy < tolerance and forces < loose
-    else:
+    elif variant.id not in KEEPS_INVERSION:
         assert max(energy, forces) > BROKEN
 
 

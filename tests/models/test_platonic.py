@@ -88,11 +88,11 @@ def test_exact_for_the_group_and_for_nothing_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["C1", "T", "Td", "I"])
 def test_against_the_equations(name: str) -> None:
-    """With values that turn and without."""
-    for turn_values in (True, False):
-        options = {"depth": 1, "turn_values": turn_values}
+    """With values that turn and a decay, and without."""
+    for turn_values, decay in ((True, 2.0), (False, 0.0)):
+        options = {"depth": 1, "turn_values": turn_values, "decay": decay}
         model = fresh_model(variant(name, **options))
-        molecule = random_cluster(3 if name == "I" else 4, 3, density=0.003)
+        molecule = random_cluster(3 if name == "I" else 4, 3, density=0.01)
         energy, forces = evaluate(model, [molecule])
         slow_energy, slow_forces = Slow(model)(molecule)
         assert abs(energy[0] - slow_energy) < 1e-10 * (1.0 + abs(slow_energy))

@@ -112,7 +112,9 @@ class Slow:
                 if r >= 1.0:
                     continue
                 angles = (self.frames[g] @ w[h].T).T @ (pos[j] - pos[i])
+                slope = c.decay * 2.0 ** ((h + 0.5) / heads - 0.5)
                 u = 1 - 21 * r**5 + 35 * r**6 - 15 * r**7
+                u *= np.exp(-np.float64(np.float32(slope)) * r * c.cutoff)
                 there = turn(qkv[j][g, 1, h], angles)
                 weights.append(u * np.exp(qkv[i][g, 0, h] @ there / np.sqrt(d)))
                 value = qkv[j][g, 2, h]

@@ -53,12 +53,17 @@ class ModelConfig(Settings):
     stress: bool = False
     """direct forces: a head for the stress"""
 
+    LATER: ClassVar[tuple[str, ...]] = ()
+    """options that an architecture got after it had runs: left out at their defaults, so that those
+    keep their ids"""
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without charges, spins and stress head where there are none: runs of before there were
-        any keep their ids."""
-        content = handler(self)
-        return {k: v for k, v in content.items() if v or k not in ("charges", "spins", "stress")}
+        """Without charges, spins and stress head where there are none, and without :attr:`LATER`
+        options at their defaults."""
+        content, fields = handler(self), type(self).model_fields
+        later = {k: fields[k].default for k in ("charges", "spins", "stress", *self.LATER)}
+        return {k: v for k, v in content.items() if k not in later or v != later[k]}
 
     @property
     def has_stress(self) -> bool:

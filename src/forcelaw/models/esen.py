@@ -20,7 +20,11 @@ output channel. Exact group SE(3).
 Twins, one flag each: ``parity`` (W2 = 0 in every block: E(3)); ``untied`` with ``epsilon`` (each m
 > 0 block becomes (tied + epsilon * free) / sqrt(1 + epsilon^2), free being the complement [[P, Q],
 [Q, -P]], so that epsilon = 0 is eSEN and epsilon = 1 an unconstrained block; the roll of the
-frames, which then matters, is the fixed shortest arc).
+frames, which then matters, is the fixed shortest arc, or with ``roll: random`` a fast function of
+the direction, which is a new one in every step of a run with rotations); ``frames: global`` (D = 1
+in all layers; directions enter by the degree embedding and, as spherical harmonics, by the radial
+network: all three angles are broken); ``carried`` (degrees above it are dropped between layers:
+same shapes, exact symmetry, a lower tensor order).
 
 Against fairchem's eSEN (gate, spectral, envelope on; benchmarks/esen_parity.py): sums over
 neighbours carry 1/sqrt(k) (there 1/5 in the degree embedding, 1 in the layers); the l = 0 row of
@@ -31,7 +35,7 @@ present have an embedding row.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -42,13 +46,15 @@ from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import ExponentialBasis, GaussianBasis, envelope, safe_norm
 from .mup import Embedding, LayerNorm, Linear, mark, normal, weightless
-from .so3 import EdgeFrames, SO3Linear, SphericalNorm, n_coefficients
+from .so3 import EdgeFrames, SO3Linear, SphericalNorm, degree_index, n_coefficients
 
+FAST = 100.0  # of a roll, rad: a turn for 4 degrees of direction
 SPREAD = 2.0  # Gaussians overlap: width of two spacings, as in the reference
 
 
 class ESENConfig(ModelConfig):
     architecture: Literal["esen"] = "esen"
+    LATER: ClassVar[tuple[str, ...]] = ("roll", "frames", "carried")
     base_width: int = 52
     lmax: int = Field(2, ge=1, le=8, description="highest degree of the spherical features")
     mmax: int = Field(2, ge=1)
@@ -62,6 +68,14 @@ class ESENConfig(ModelConfig):
     """free the m > 0 blocks from SO(2): breaks rotations when epsilon > 0"""
     epsilon: float = Field(1.0, ge=0.0)
     """size of the free part of untied blocks; 0 is eSEN, without one"""
+    roll: Literal["shortest", "random"] = "shortest"
+    """roll of the frames about their edges: the shortest arc, or as good as random; it matters to
+    untied blocks alone"""
+    frames: Literal["edge", "global"] = "edge"
+    """global: one frame for all edges instead of their own, and the radial network sees directions;
+    breaks rotations"""
+    carried: int | None = Field(None, ge=0)
+    """highest degree that a layer hands on to the next; all of them when left out"""
     reference_heads: bool = False
     """carry the l = 0 row and the bias of fairchem's force head, which reach no output, so that N
     is the published one"""
@@ -90,9 +104,20 @@ class ESENConfig(ModelConfig):
         return [self.lmax - m + 1 for m in range(self.mmax + 1)]
 
     @property
-    def broken(self) -> bool:
+    def free(self) -> bool:
         """Whether blocks have a free part, which breaks rotations."""
         return self.untied and self.epsilon > 0
+
+    @property
+    def broken(self) -> bool:
+        """Whether anything breaks rotations."""
+        return self.free or self.frames == "global"
+
+    @property
+    def known(self) -> int:
+        """Columns of the radial network that are neither of one element nor of the other."""
+        directions = (self.lmax + 1) ** 2 - 1 if self.frames == "global" else 0
+        return self.radial + directions
 
 
 class SiLU(nn.Module):
@@ -115,7 +140,7 @@ class RadialNetwork(nn.Module):
         # the squares of the basis functions sum to sqrt(pi) SPREAD: unit variance after the first
         # product
         self.basis = Linear(
-            c.radial, w, "input", m, gain=math.sqrt(c.radial / (math.sqrt(math.pi) * SPREAD))
+            c.known, w, "input", m, gain=math.sqrt(c.known / (math.sqrt(math.pi) * SPREAD))
         )
         self.source = Linear(w, w, "hidden", m, bias=False)
         self.target = Linear(w, w, "hidden", m, bias=False)
@@ -238,7 +263,7 @@ class ESEN(ForceField):
         identity = torch.eye(len(c.elements), dtype=torch.get_default_dtype(), device="cpu")
         self.register_buffer("one_hot", identity, persistent=False)
         self.padding = (
-            -(c.radial + 2 * len(c.elements)) % 4
+            -(c.known + 2 * len(c.elements)) % 4
         )  # zero columns on a GPU, for rows of 16 bytes, as the MPNN's
         self.degree = RadialNetwork(c, c.degrees[0] * w)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
@@ -257,7 +282,11 @@ class ESEN(ForceField):
                 if c.reference_heads
                 else Linear(w, 1, "output", m, bias=False)
             )
-        if c.broken:  # last, so that the other weights of a seed are those of eSEN
+        kept = None
+        if c.carried is not None:
+            kept = (degree_index(c.lmax) <= c.carried).to(torch.get_default_dtype()).unsqueeze(1)
+        self.register_buffer("carry", kept, persistent=False)
+        if c.free:  # last, so that the other weights of a seed are those of eSEN
             for module in self.modules():
                 if isinstance(module, SO2Linear):
                     module.untie(c.epsilon, m)
@@ -265,17 +294,37 @@ class ESEN(ForceField):
     def turn(self, unit: Tensor) -> Tensor:
         """Frames (e, S_m, S) of unit vectors (e, 3). Autograd records nothing unless ``unit`` asks
         for a gradient."""
-        return self.frames(unit, smooth=unit.requires_grad and not self.config.broken)
+        smooth = unit.requires_grad and not self.config.broken
+        return self._rolled(self.frames(unit, smooth=smooth), unit)
 
-    def edges(self, graph: GraphBatch, unit: Tensor, r: Tensor) -> ops.Edges:
-        """Frames and indices of a batch, once per forward."""
+    def packed(self, unit: Tensor) -> Tensor:
+        """The same as blocks (e, P), by kernels."""
+        return self._rolled(self.frames.packed(unit), unit)
+
+    def _rolled(self, frames: Tensor, unit: Tensor) -> Tensor:
+        if self.config.roll == "shortest":
+            return frames
+        x, y, z = unit.double().unbind(-1)
+        angle = FAST * (0.6 * x + 0.64 * y + 0.48 * z)
+        return self.frames.rolled(frames, angle.to(unit.dtype))
+
+    def edges(self, graph: GraphBatch, unit: Tensor, r: Tensor) -> tuple[ops.Edges, ops.Edges]:
+        """Frames and indices of a batch, once per forward: of the degree embedding, and of the
+        layers."""
         c = self.config
-        factor = envelope(r / c.cutoff) / math.sqrt(c.mean_degree)
-        return ops.so2_edges(graph, unit, factor, c.lmax, c.mmax, self.turn, self.frames.packed)
+        given = graph, unit, envelope(r / c.cutoff) / math.sqrt(c.mean_degree), c.lmax, c.mmax
+        own = ops.so2_edges(*given, self.turn, self.packed)
+        if c.frames == "edge":
+            return own, own
+        fixed = (lambda u, packed=packed: self.frames.unturned(u, packed) for packed in (0, 1))
+        return own, ops.so2_edges(*given, *fixed)
 
-    def features(self, graph: GraphBatch, r: Tensor) -> Tensor:
-        """(e, B + 2Z or more): basis functions, and one-hot columns of both species."""
+    def features(self, graph: GraphBatch, r: Tensor, frames: Tensor) -> Tensor:
+        """(e, B + 2Z or more): basis functions, harmonics of the direction where layers have no
+        frames of edges, and one-hot columns of both species."""
         columns = [self.basis(r)]
+        if self.config.frames == "global":
+            columns.append(self.frames.harmonics(frames)[:, 1:])
         for end in (graph.sender, graph.receiver):
             columns.append(self.one_hot.index_select(0, graph.species.index_select(0, end)))
         if r.is_cuda and self.padding:
@@ -284,12 +333,14 @@ class ESEN(ForceField):
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
-        edges = self.edges(graph, vec / r.unsqueeze(-1), r)
-        known = self.features(graph, r), self.source.weight, self.target.weight
-        x = ops.spread(self.degree(*known), self.degree.last, edges)
+        unit = vec / r.unsqueeze(-1)
+        own, edges = self.edges(graph, unit, r)
+        known = self.features(graph, r, own.frames), self.source.weight, self.target.weight
+        x = ops.spread(self.degree(*known), self.degree.last, own)
         scalars = self.embed(graph).unsqueeze(1)
         x = torch.cat([x[:, :1] + scalars, x[:, 1:]], dim=1)
         for layer in self.layers:
+            x = x if self.carry is None else x * self.carry
             x = layer(x, layer.radial(*known), edges)
         with torch.autocast(x.device.type, enabled=False):
             x, _ = self.norm(x)
@@ -308,7 +359,7 @@ def flops(c: ESENConfig) -> Flops:
     w, n = c.width, c.degrees
     n0, s, sm = n[0], (c.lmax + 1) ** 2, n_coefficients(c.lmax, c.mmax)
     frames = (c.lmax + 1) * (2 * c.lmax + 1) * sm * s
-    radial = (c.radial + 2 * len(c.elements)) * w + w * w
+    radial = (c.known + 2 * len(c.elements)) * w + w * w
     orders = sum(k * k for k in n[1:]) * (0.5 if c.parity else 1.0)
     conv = (2 * n0 * (n0 + c.lmax) + 8 * orders + n0 * n0 + 4 * orders) * w * w
     layer = radial + 2 * sum(n) * w * w + conv + 3 * sm * s * w

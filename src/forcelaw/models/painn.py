@@ -12,12 +12,16 @@ State h (n, d) and v (n, 3, d), v = 0 at the start. K layers of message and upda
 Departures from the paper: LayerNorm on scalars, an envelope on the messages, and no 1/sqrt(d)
 factors (both products are pointwise in the channel, so those factors would break muP). Forces: f_i
 = sum_c w_c (gate_c(h) v_c).
+
+Twin, one flag: ``untied`` with ``epsilon`` gives each Cartesian component of the vectors its own
+matrix, W_k = (W + epsilon F_k) / sqrt(1 + epsilon^2): the same shapes and FLOPs, no rotations; at
+epsilon = 0 PaiNN.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -27,13 +31,22 @@ from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import EdgeFeatures, ExponentialBasis, safe_norm
 from .head import Head
-from .mup import Embedding, LayerNorm, Linear
+from .mup import Embedding, LayerNorm, Linear, mark, normal
 
 
 class PaiNNConfig(ModelConfig):
     architecture: Literal["painn"] = "painn"
     base_width: int = 136
     radial: int = Field(32, ge=2, description="radial basis functions")
+    LATER: ClassVar[tuple[str, ...]] = ("untied", "epsilon")
+    untied: bool = False
+    """a matrix for each component of the vectors: breaks rotations when epsilon > 0"""
+    epsilon: float = Field(1.0, ge=0.0, description="size of what the three matrices differ by")
+
+    @property
+    def broken(self) -> bool:
+        """Whether components have matrices of their own, which breaks rotations."""
+        return self.untied and self.epsilon > 0
 
 
 class Layer(nn.Module):
@@ -51,6 +64,19 @@ class Layer(nn.Module):
         self.norm2 = LayerNorm(d, m)
         self.update1 = Linear(2 * d, d, "hidden", m)
         self.update2 = Linear(d, 3 * d, "hidden", m)
+        self.epsilon, self.free = c.epsilon, None
+
+    def untie(self, m: float) -> None:
+        """Give the components of the vectors matrices of their own."""
+        rows, d = self.vectors.weight.shape
+        std = 1.0 / math.sqrt(d)
+        self.free = mark(nn.Parameter(normal(3, rows, d, std=std)), "hidden", m)
+
+    def matrix(self) -> Tensor:
+        """Of U and V, (2d, d), or (3, 2d, d) one for each component."""
+        if self.free is None:
+            return self.vectors.weight
+        return (self.vectors.weight + self.epsilon * self.free) / math.sqrt(1 + self.epsilon**2)
 
     def forward(
         self,
@@ -63,7 +89,7 @@ class Layer(nn.Module):
         """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3)."""
         x = self.node2(ops.silu(self.node1(self.norm1(h))))
         h, v = ops.painn_message(h, v, x, g, self.filter.weight, unit, graph, self.sum_scale)
-        pair, mixed = ops.painn_pair(self.norm2(h), v, self.vectors.weight)
+        pair, mixed = ops.painn_pair(self.norm2(h), v, self.matrix())
         mixed = self.update2(ops.silu(self.update1(mixed)))
         return ops.painn_update(h, v, pair, mixed)
 
@@ -96,6 +122,9 @@ class PaiNN(ForceField):
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)
         self.force = VectorHead(c.width, c.m) if c.forces == "direct" else None
+        if c.broken:  # last, so that the other weights of a seed are those of PaiNN
+            for layer in self.layers:
+                layer.untie(c.m)
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
@@ -126,4 +155,5 @@ ARCHITECTURE = Architecture(
     flops=flops,
     symmetry="E(3)",
     base_width=136,
+    symmetry_of=lambda c: "none" if c.broken else "E(3)",
 )

@@ -188,6 +188,57 @@ class EdgeFrames(nn.Module):
             persistent=False,
         )
         self.register_buffer("powers", torch.from_numpy(powers), persistent=False)
+        self._prepare_rolls(lmax, mmax)
+
+    def _prepare_rolls(self, lmax: int, mmax: int) -> None:
+        """For each row of D: its order m, signed, and the row of the same degree and order -m; for
+        each entry of the blocks likewise, and where the row m = 0 of each degree stands."""
+        rows = order_major(lmax, mmax)
+        degrees = [math.isqrt(p) for p in rows]
+        order = [p - l * l - l for p, l in zip(rows, degrees)]
+        partner = [rows.index(l * l + l - m) for l, m in zip(degrees, order)]
+        of_entry, to_entry, harmonics, unity = [], [], [], []
+        for l in range(lmax + 1):
+            first, width = len(of_entry), 2 * l + 1
+            signed = [0] + [s * m for m in range(1, min(l, mmax) + 1) for s in (1, -1)]
+            harmonics += range(first, first + width)
+            of_entry += [m for m in signed for _ in range(width)]
+            to_entry += [first + signed.index(-m) * width + j for m in signed for j in range(width)]
+            unity += [float(j == l + m) for m in signed for j in range(width)]
+        for name, values in (
+            ("row_order", order),
+            ("row_partner", partner),
+            ("entry_order", of_entry),
+            ("entry_partner", to_entry),
+            ("entry_harmonic", harmonics),
+        ):
+            self.register_buffer(name, torch.tensor(values), persistent=False)
+        whole = torch.eye((lmax + 1) ** 2, device="cpu")[rows]
+        self.register_buffer("row_unity", whole, persistent=False)
+        self.register_buffer("entry_unity", torch.tensor(unity), persistent=False)
+
+    def unturned(self, unit: Tensor, packed: bool) -> Tensor:
+        """The frame that turns nothing, for each edge: (e, S_m, S), or its blocks (e, P)."""
+        one = (self.entry_unity if packed else self.row_unity).to(unit.dtype)
+        return one.expand(len(unit), *one.shape).contiguous()
+
+    def rolled(self, frames: Tensor, angle: Tensor) -> Tensor:
+        """Frames (e, S_m, S), or their blocks (e, P), turned by ``angle`` (e,) about the polar
+        axis."""
+        whole = frames.dim() == 3
+        order = self.row_order if whole else self.entry_order
+        partner = self.row_partner if whole else self.entry_partner
+        phase = angle.unsqueeze(1) * order  # of -m the other sign, as its sine has
+        cos, sin = (t.unsqueeze(2) if whole else t for t in (phase.cos(), phase.sin()))
+        return frames * cos - frames.index_select(1, partner) * sin
+
+    def harmonics(self, frames: Tensor) -> Tensor:
+        """(e, S): real spherical harmonics of the edges, each degree of norm 1, out of their frames
+        (e, S_m, S) or blocks (e, P)."""
+        if frames.dim() == 2:
+            return frames.index_select(1, self.entry_harmonic)
+        degree = degree_index(self.lmax).to(frames.device)
+        return torch.gather(frames, 1, degree.expand(len(frames), 1, -1)).squeeze(1)
 
     def forward(self, unit: Tensor, *, smooth: bool = False) -> Tensor:
         """unit (e, 3) -> D (e, S_m, S) in the dtype of ``unit``; smooth: use the half turn (see the

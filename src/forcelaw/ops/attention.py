@@ -1,13 +1,15 @@
 """Softmax attention between the atoms of a structure with rotary position embeddings (RoFormer,
 arXiv 2104.09864, in three dimensions), smooth in a cutoff.
 
-    s_ij = q_i . R(w . (x_j - x_i)) k_j / sqrt(d)
+    s_ij = q_i . R(w . (x_j - x_i)) k_j / sqrt(d) - c r_ij
     a_ij = u(r_ij) exp(s_ij) / sum over l of u(r_il) exp(s_il),        u = 1 for an atom itself
     o_i  = sum over j of a_ij R(w . (x_j - x_i)) v_j                    (R left out where values do
                                                                         not turn)
 
 R turns pairs of channels, each by its own angle; w (heads, d / 2, 3) are frequencies in rad per
-Angstrom, u is the envelope. Legend: n atoms, e edges, g structures, s atoms of the largest one.
+Angstrom, u is the envelope, and c (heads,) a decay with the distance in 1 / Angstrom (ALiBi, arXiv
+2108.12409, in three dimensions). Legend: n atoms, e edges, g structures, s atoms of the largest
+one.
 
 Two forms of the same sum. Over edges, in plain torch, for any structure, and differentiable by
 positions. Over molecules padded to s atoms, where the turns of i and j come apart and torch's fused
@@ -34,19 +36,20 @@ Pairs = "EdgePairs | PaddedPairs"
 
 @dataclass
 class EdgePairs:
-    """Pairs by edges: vectors (e, 3) Angstrom, u (e, 1)."""
+    """Pairs by edges: vectors (e, 3) Angstrom, u (e, 1), decay c r (e, h or 1)."""
 
     graph: GraphBatch
     vec: Tensor
     u: Tensor
+    decay: Tensor
 
 
 @dataclass
 class PaddedPairs:
     """Pairs in padded molecules. centred (n, 3): positions from the middle of the molecule,
     Angstrom; atom (g s,): the atom in each slot, held (g s, 1, 1) whether there is one; slot (n,):
-    the slot of each atom, real (n, 1, 1) whether it is no padding; bias (g, 1, s, s): log u, minus
-    infinity where there is no pair."""
+    the slot of each atom, real (n, 1, 1) whether it is no padding; bias (g, h or 1, s, s): log u -
+    c r, minus infinity where there is no pair."""
 
     centred: Tensor
     atom: Tensor
@@ -56,13 +59,16 @@ class PaddedPairs:
     bias: Tensor
 
 
-def attention_pairs(graph: GraphBatch, vec: Tensor, cutoff: float) -> EdgePairs | PaddedPairs:
-    """What :func:`rotary_attention` needs of a batch, once per forward pass; vec (e, 3) Angstrom.
-    No synchronisation with the host on a GPU."""
-    most = _largest(graph, vec)
+def attention_pairs(
+    graph: GraphBatch, vec: Tensor, cutoff: float, decay: Tensor | None = None
+) -> EdgePairs | PaddedPairs:
+    """What :func:`rotary_attention` needs of a batch, once per forward pass; vec (e, 3) Angstrom,
+    decay c (h,), none where it is None. No synchronisation with the host on a GPU."""
+    most, slopes = _largest(graph, vec), vec.new_zeros(1) if decay is None else decay.to(vec.dtype)
     if most is not None:
-        return _padded(graph, cutoff, most)
-    return EdgePairs(graph, vec, envelope(safe_norm(vec) / cutoff).unsqueeze(-1))
+        return _padded(graph, cutoff, most, slopes)
+    r = safe_norm(vec).unsqueeze(-1)
+    return EdgePairs(graph, vec, envelope(r / cutoff), slopes * r)
 
 
 def _largest(graph: GraphBatch, vec: Tensor) -> int | None:
@@ -78,7 +84,7 @@ def _largest(graph: GraphBatch, vec: Tensor) -> int | None:
     return most if most <= ALL_PAIRS_MAX_ATOMS else None
 
 
-def _padded(graph: GraphBatch, cutoff: float, most: int) -> PaddedPairs:
+def _padded(graph: GraphBatch, cutoff: float, most: int, slopes: Tensor) -> PaddedPairs:
     n, slots, device = len(graph.pos), graph.n_graphs, graph.pos.device
     first = torch.cumsum(graph.natoms, 0) - graph.natoms
     column = torch.arange(most, device=device)
@@ -90,12 +96,11 @@ def _padded(graph: GraphBatch, cutoff: float, most: int) -> PaddedPairs:
     places = graph.pos.index_select(0, atom).view(slots, most, 3)
     total = (places * held.unsqueeze(-1)).sum(1) / graph.natoms.clamp_min(1).unsqueeze(-1)
     r = safe_norm(places.unsqueeze(1) - places.unsqueeze(2))
-    bias = envelope(r / cutoff).clamp_min(SMALLEST).log()
     pair = held.unsqueeze(1) & held.unsqueeze(2) & (r < cutoff)
-    bias = bias.masked_fill(~pair, -math.inf)
+    bias = envelope(r / cutoff).clamp_min(SMALLEST).log().masked_fill(~pair, -math.inf)
+    bias = bias.unsqueeze(1) - slopes.view(-1, 1, 1) * r.unsqueeze(1)
     # an atom sees itself; so does an empty slot, or its softmax would be of nothing
-    itself = column.unsqueeze(0) == column.unsqueeze(1)
-    bias = bias.masked_fill(itself, 0.0).unsqueeze(1)
+    bias = bias.masked_fill(column.unsqueeze(0) == column.unsqueeze(1), 0.0)
     centred = graph.pos - total.index_select(0, owner)
     real = graph.batch < slots
     return PaddedPairs(centred, atom, held.view(-1, 1, 1), slot, real.view(-1, 1, 1), bias)
@@ -137,7 +142,7 @@ def _by_edges(
     cos, sin = phases(pairs.vec, w)
     scale = 1.0 / math.sqrt(q.shape[-1])
     there = turn(k.index_select(0, sender), cos, sin)
-    logit = (q.index_select(0, receiver) * there).sum(-1) * scale  # (e, h)
+    logit = (q.index_select(0, receiver) * there).sum(-1) * scale - pairs.decay  # (e, h)
     own = (q * k).sum(-1) * scale
     top = own.detach().scatter_reduce(
         0, receiver.unsqueeze(-1).expand_as(logit), logit.detach(), "amax"

@@ -31,10 +31,14 @@ Pair = Tensor | tuple[Tensor, Tensor]  # (n, 3, 2d), or in plain torch its halve
 def painn_pair(a: Tensor, v: Tensor, weight: Tensor) -> tuple[Pair, Tensor]:
     """a (n, d), v (n, 3, d), weight (2d, d) of U | V -> U v | V v, for :func:`painn_update`, and
     what is between, (n, 2d). By kernels the pair has the dtype that torch's own product would have,
-    and the other one that of a."""
-    if use_triton(a):
+    and the other one that of a. A weight (3, 2d, d), one for each component, takes plain torch."""
+    if weight.dim() == 3:
+        product = torch.bmm(v.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+    elif use_triton(a):
         return _Pair.apply(a.contiguous(), v.contiguous(), lowered(weight).contiguous())
-    uv, vv = nn.functional.linear(v, weight).chunk(2, dim=-1)
+    else:
+        product = nn.functional.linear(v, weight)
+    uv, vv = product.chunk(2, dim=-1)
     return (uv, vv), torch.cat([a, (vv.square().sum(1) + SMALL).sqrt()], dim=-1)
 
 

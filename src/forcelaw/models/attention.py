@@ -206,7 +206,7 @@ class Attention(ForceField):
         a, t = self.embed(graph), self.messages(edges.species)
         for layer in self.layers:
             a, t = layer(a, t, edges, vec.requires_grad)
-        energy = self.energy(a, t, edges).squeeze(-1)
+        energy = self.energy(self.remember(a), t, edges).squeeze(-1)
         return energy, None if self.force is None else self.force(a, t, edges)
 
 

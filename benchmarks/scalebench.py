@@ -54,6 +54,7 @@ PUBLISHED = {
 STARTS, AGAIN = 12, 3  # random starts of the first fit of a law, and of later ones
 BEST = 4  # optima that are kept, and started from again
 LEAST_WEIGHT = 1e-3
+FIRST_SHARE = 0.02
 MOST = 1e6  # of a slope: some of the laws overflow within their bounds
 
 
@@ -174,10 +175,11 @@ class Fitter:
 
 
 def pick(fitter: Fitter, cost: np.ndarray, budget: float, rng: np.random.Generator) -> list[int]:
-    """Rows within the budget; as published the first are the cheapest, 2.5 for each parameter."""
+    """Rows within the budget; as published the first are the cheapest, 2.5 for each parameter, of
+    at most 2% of the pool's cost."""
     order, first = np.argsort(cost, kind="stable"), []
     for k in order[: max(int(2.5 * len(fitter.sd) / fitter.y.shape[1]), 1)]:
-        if first and cost[[*first, k]].sum() > budget / 5:
+        if first and cost[[*first, k]].sum() > FIRST_SHARE * cost.sum():
             break
         first.append(int(k))
     if cost[first].sum() > budget:

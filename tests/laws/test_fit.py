@@ -12,6 +12,7 @@ from forcelaw.laws.decide.repeats import fit_repeats
 from forcelaw.laws.fit.fit import fit
 from forcelaw.laws.fit.initial import nonnegative, project
 from forcelaw.laws.fit.objective import Objective
+from forcelaw.laws.fit.result import Estimate
 from forcelaw.laws.forms import Surface
 from forcelaw.laws.forms.broken import Broken
 from forcelaw.table.runs import Runs
@@ -450,6 +451,8 @@ def test_a_shape_that_ends_at_its_limit_is_said_and_has_no_standard_error():
     assert result.ok and ended
     for name in ended:
         assert f"{name} ran to its upper end" in result.message and result[name].se is None
+        line = next(one for one in result.summary().splitlines() if one.startswith(name))
+        assert line.endswith("not determined")
     assert result["alpha"].value == pytest.approx(LANGUAGE["alpha"], rel=0.1)
 
 
@@ -489,3 +492,11 @@ def test_projection_keeps_what_is_held():
         theta[0], [np.log(0.4), np.log(expected[0]), 1.7, 0.3, 0.4], rtol=1e-9
     )
     assert misfit[0] == pytest.approx(norm**2, rel=1e-9)
+
+
+def test_what_no_table_determines_is_no_number():
+    assert Estimate(3.0, 0.1, 2.0, 4.0).determined
+    assert Estimate(0.0, 0.1, -0.2, 0.2).determined
+    assert not Estimate(3e80).determined
+    assert not Estimate(3.0, 3.4e14, 1e-4, 1e9).determined
+    assert not Estimate(3.0, 1e9, -1e9, 1e9).determined

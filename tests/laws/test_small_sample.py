@@ -11,7 +11,7 @@ from forcelaw.laws.fit import intervals
 from forcelaw.laws.fit.fit import fit
 from forcelaw.laws.fit.objective import Objective
 from forcelaw.laws.fit.problem import build
-from forcelaw.laws.fit.small_sample import SD_RUN, SD_WITHIN, Reference, Student, apart
+from forcelaw.laws.fit.small_sample import CURVATURE, SD_RUN, SD_WITHIN, Reference, Student, apart
 from tests.laws.studies import FIELD
 
 
@@ -107,6 +107,7 @@ def test_intervals_weigh_runs_by_the_root_of_what_is_expected_of_them():
     errors = np.random.default_rng(3).normal(size=(4000, 11))
     centre, changes = errors @ slope, errors @ lines[1:].T
     half = np.array([reference.half_width(e @ without.T, c, 0.95) for e, c in zip(errors, centre)])
+    half /= 1 + CURVATURE / reference.weighted_df  # the fit is linear
     plain = reference.critical(0.95) * np.sqrt((changes**2).sum(axis=1))
     # Satterthwaite's degrees of freedom are a little cautious where they are few
     assert 0.94 <= np.mean(np.abs(centre) < half) <= 0.985
@@ -116,7 +117,7 @@ def test_intervals_weigh_runs_by_the_root_of_what_is_expected_of_them():
 def test_intervals_of_runs_that_count_alike_are_the_jackknifes():
     draws = np.random.default_rng(4).normal(size=9)
     reference = Reference(mean_form(9))
-    half = reference.critical(0.9) * np.sqrt(8 / 9 * (draws**2).sum())
+    half = reference.critical(0.9) * np.sqrt(8 / 9 * (draws**2).sum()) * (1 + CURVATURE / 8)
     assert reference.half_width(draws, 0.0, 0.9) == pytest.approx(half)
 
 

@@ -94,6 +94,12 @@ def _design(args: argparse.Namespace) -> int:
 
     if args.pool is not None:
         return _next_runs(args)
+    if args.budget is not None:
+        raise FitError(
+            "--budget is for the runs of a --pool",
+            where="design",
+            remedy="give --pool TABLE, or limit the cost of a run with --max-cost",
+        )
     names = ("add", "cost", "max_cost", "copies", "rank")
     result = design(
         runs_of_command(args),

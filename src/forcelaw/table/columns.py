@@ -133,7 +133,8 @@ _DECLARED = (
         positive=True,
         spellings="d tokens ntokens numtokens tokencount tokensseen trainingtokens traintokens"
         " numtrainingtokens totaltokens tokenstotal datatokens data datasize datasetsize atoms"
-        " natoms atomsseen samples nsamples examples numtokensseen consumedtokens",
+        " natoms atomsseen samples nsamples examples numtokensseen consumedtokens"
+        " samplesseen seensamples examplesseen seenexamples",
     ),
     _metric(
         "u",

@@ -145,9 +145,10 @@ class Extrapolation:
             return "no back-test: the budgets span too little; the interval is that of other tables"
         last = self.back_tests[0]
         cuts = [b for b in self.back_tests if b.runs]
+        ends = "1 run" if last.runs == 1 else f"{last.runs} runs"
         said = (
-            f"back-test: fitted below {last.cut:.2e}, {last.runs} runs up to {last.reach:.3g} times"
-            f" that came out {abs(np.expm1(-last.error)):.1%}"
+            f"back-test: fitted below {last.cut:.2e}, {ends} up to {last.reach:.3g} times that came"
+            f" out {abs(np.expm1(-last.error)):.1%}"
             f" {'lower' if last.error > 0 else 'higher'} than forecast; over {len(cuts)} cuts the"
             f" error is {self.measured_growth:.1%} by e-fold of budget, the loss falls by"
             f" {self.fall:.1%}"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 OK, AT_BOUND, NOT_IDENTIFIED = "ok", "at_bound", "not_identified"
 NOT_CONVERGED, REFUSED = "not_converged", "refused"
+TOO_WIDE, RUN_AWAY = 1e6, 1e30  # factors, and values, that no table determines
 UNITS = {"n": "parameters", "d": "atoms or tokens", "c": "FLOPs", "h": "hours"}
 
 
@@ -51,6 +52,18 @@ class Estimate(Result):
         """Whether there is an interval with finite ends."""
         ends = (self.low, self.high)
         return all(end is not None and math.isfinite(end) for end in ends)
+
+    @property
+    def determined(self) -> bool:
+        """Whether the number says anything: it is no run-away, and its interval, where it has one,
+        spans less than :data:`TOO_WIDE` of it."""
+        if not math.isfinite(self.value) or abs(self.value) > RUN_AWAY:
+            return False
+        if self.low is None or self.high is None:
+            return True
+        if self.low > 0:
+            return self.high < TOO_WIDE * self.low
+        return self.high - self.low < TOO_WIDE * max(abs(self.value), 1.0)
 
     @property
     def half_width(self) -> float | None:
@@ -269,9 +282,13 @@ class FitResult(Result):
             f"{'':8} {'value':>12} {'se':>11} {f'{self.level:.0%} interval':>28}   {self.method}"
         )
         for name, value in self.estimates.items():
-            se = "-" if value.se is None else f"{value.se:.4g}"
+            none = value.se is None or not value.determined or value.se > 10 * abs(value.value)
+            se = "-" if none else f"{value.se:.4g}"
             span = "-" if value.low is None else f"[{value.low:.5g}, {value.high:.5g}]"
-            lines.append(f"{name:8} {value.value:12.6g} {se:>11} {span:>28}")
+            lost = value.low is None and name in self.diagnostics.get("bounds_hit", [])
+            span = span if value.determined and not lost else "not determined"
+            shown = "-" if abs(value.value) > RUN_AWAY else f"{value.value:.6g}"
+            lines.append(f"{name:8} {shown:>12} {se:>11} {span:>28}")
         return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The symmetry studies compare what they say they compare: equal widths and FLOPs, one difference."""
+"""The symmetry studies compare what they say: equal widths and FLOPs, one difference."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ ORDER = [
     ["data.device_dataset"],  # the part of data that lives on the device
     ["data.schedule"],
     ["models"],
+    ["adapters"],
     ["training"],
     ["certify"],
     ["study"],

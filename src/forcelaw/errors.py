@@ -23,6 +23,8 @@ EXTRAS = {
     "wandb": "wandb",
     "mlflow": "mlflow",
     "metatomic": "metatomic",
+    "mace": "mace",
+    "nequip": "nequip",
 }
 
 

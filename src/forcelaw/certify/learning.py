@@ -214,6 +214,8 @@ def parametrisation(subject: Subject) -> Line:
     }
     kind = "standard parametrisation" if subject.standard else "muP"
     how = "flat in the width" if not bad else f"not flat: {bad[0]}"
+    if not bad and abs(slope) > FLAT:
+        how = f"flat within the scatter of {seeds} seeds"
     if steepest is not None:
         how += f"; steepest change width^{slope:+.2f} ({steepest.layer})"
     verdict: Verdict = "holds" if not bad else "note" if subject.standard else "fails"
@@ -238,6 +240,9 @@ def learning_rates(subject: Subject) -> Line:
     kept = abs(exponent) * math.log(wide / narrow) <= math.log(4.0)
     found = f"best {best[0]:.1g} at width {narrow}, {best[1]:.1g} at {wide}: width^{exponent:+.1f}"
     found += "; one rate serves all" if kept else "; sweep at several sizes"
+    ends = [factor * subject.entry.learning_rate for factor in (factors[0], factors[-1])]
+    if set(best) & set(ends):
+        found += " (a best rate is at an end of what was tried)"
     values = {
         "widths": [narrow, wide],
         "steps": steps,

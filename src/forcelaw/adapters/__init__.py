@@ -1,0 +1,3 @@
+"""Models of the field's own packages as columns of a study, each named by its import path
+(``forcelaw.adapters.mace:ARCHITECTURE``). The mathematics is the package's; the graph, the loss, the
+optimiser and the data are ours."""

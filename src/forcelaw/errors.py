@@ -24,7 +24,10 @@ EXTRAS = {
     "mlflow": "mlflow",
     "metatomic": "metatomic",
     "mace": "mace",
+    "mace-torch": "mace",
     "nequip": "nequip",
+    "allegro": "allegro",
+    "nequip-allegro": "allegro",
 }
 
 

@@ -133,8 +133,8 @@ def _models(args: argparse.Namespace) -> int:
         try:
             entry = architecture(name)
             cells = "".join(f"{_size_text(name, target, args.degree):>30}" for target in args.sizes)
-        except ForcelawError as error:  # an installed package of others: not the end of the list
-            print(f"{name:<{wide}}cannot be used: {error.what}")
+        except (ForcelawError, ModuleNotFoundError) as error:  # of others: not the end of the list
+            print(f"{name:<{wide}}cannot be used: {getattr(error, 'what', error)}")
             continue
         print(f"{name:<{wide}}{entry.title:<12}{entry.symmetry:<12}{cells}")
     print(

@@ -8,8 +8,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from forcelaw.data.reference import ReferenceAccumulator, baseline, composition
+from forcelaw.data.reference import (
+    ReferenceAccumulator,
+    baseline,
+    composition,
+    without_model,
+)
 from forcelaw.errors import DataError
+from tests.packs import write_pack
 
 
 def sample(structures, elements, seed=0, scale=1.0):
@@ -119,3 +125,20 @@ def test_single_molecule_gives_the_minimum_norm_solution_and_says_so():
 def test_nothing_to_fit():
     with pytest.raises(DataError):
         ReferenceAccumulator().solve()
+
+
+def test_errors_without_a_model(tmp_path):
+    pack = write_pack(tmp_path / "pack")
+    rows = np.flatnonzero(pack.split[:] == 1)
+    table = {int(z): e for z, e in pack.manifest["references"]["energies"].items()}
+    ends = pack.offsets[:]
+    energies, forces = [], []
+    for k in rows:
+        numbers = pack.numbers[ends[k] : ends[k + 1]].tolist()
+        energies.append(abs(pack.energies[k] - sum(table[z] for z in numbers)) / len(numbers))
+        forces += pack.forces[ends[k] : ends[k + 1]].astype(float).tolist()
+    found = without_model(pack, rows)
+    assert found["loss_energy"] == pytest.approx(np.mean(energies))
+    assert found["energy_mae"] == pytest.approx(1e3 * np.mean(energies))
+    assert found["loss_forces"] == pytest.approx(np.linalg.norm(forces, axis=1).mean())
+    assert found["force_mae"] == pytest.approx(1e3 * np.abs(forces).mean())

@@ -45,8 +45,8 @@ class PrepareOptions:
 
     rotate: None turns molecules and leaves periodic structures, True turns both (with the cell),
     False neither. limit: stop after so many kept structures. allow: names of findings
-    (:data:`forcelaw.data.validate.ALLOWED`) that are let pass. command, made_from: written to the
-    manifest.
+    (:data:`forcelaw.data.validate.ALLOWED`) that are let pass. command, made_from, label_noise:
+    written to the manifest.
     """
 
     val_fraction: float = 0.1
@@ -64,6 +64,7 @@ class PrepareOptions:
     allow: frozenset[str] = frozenset()
     command: str = ""
     made_from: dict[str, Any] | None = None
+    label_noise: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

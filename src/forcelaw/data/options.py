@@ -3,6 +3,7 @@ and the keys of ``data`` in a study."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +74,9 @@ class References(Settings):
     E0s: str | None = Field(None, title="E0S")
     """fit (default), least-squares (of total energies, as before 2026-11-29), isolated (free atoms
     in the sources), values in eV as H=-13.6,C=-1028.9, or a JSON or YAML file"""
+    label_noise: str | None = Field(None, title="E,F")
+    """how uncertain the labels are, where that is known: mean absolute errors in meV/atom and
+    meV/Angstrom a component; reports show it beside the errors"""
 
 
 class Keep(Settings):
@@ -124,6 +128,16 @@ class Preparation(Source, Split, References, Keep):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return ",".join(map(str, value)) if isinstance(value, list) else value
+
+    @field_validator("label_noise", mode="before", json_schema_input_type=str | list[float] | None)
+    @classmethod
+    def _noise(cls, value: Any) -> Any:
+        given = ",".join(map(str, value)) if isinstance(value, list) else value
+        if given is not None:
+            numbers = [float(word) for word in str(given).split(",")]
+            if len(numbers) != 2 or not all(0 <= number < math.inf for number in numbers):
+                raise ValueError("two numbers: meV/atom and meV/Angstrom, for example 0.5,20")
+        return given
 
     @field_validator("E0s", mode="before", json_schema_input_type=str | dict[str, float] | None)
     @classmethod

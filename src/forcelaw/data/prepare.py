@@ -245,6 +245,7 @@ def manifest(
         },
         **labels,
         **({"made_from": work.options.made_from} if work.options.made_from else {}),
+        **({"label_noise": work.options.label_noise} if work.options.label_noise else {}),
         "skipped": work.tally.skipped,
         "rotated": work.turned,
         "command": work.options.command,

@@ -47,6 +47,7 @@ def prepare_files(
         keep=keep,
         atomic_energies=AtomicEnergies.parse(given.E0s),
         allow=frozenset(word for text in given.allow for word in _words(text)),
+        label_noise=_noise(given.label_noise),
         **options,
     )
     lists = {side: getattr(given, f"{side}_indices") for side in ("train", "validation", "test")}
@@ -81,6 +82,13 @@ def pack_of_files(given: DataFiles, name: str, base: Path, say: TextIO | None = 
             remedy="remove it, and it is made again; or name another with data.pack",
         )
     return pack
+
+
+def _noise(text: str | None) -> dict[str, float] | None:
+    """The manifest's entry on the noise of labels."""
+    if text is None:
+        return None
+    return dict(zip(("energy_mae", "force_mae"), map(float, text.split(","))))
 
 
 def _words(text: str | None) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from ..elements import MAX_Z, SYMBOLS
 from ..errors import DataError
 from .records import Chunk
 from .splits import TRAIN
+
+if TYPE_CHECKING:
+    from .pack import Pack
 
 # Singular values below this, relative to the largest, count as zero. Exact collinearity shows as
 # 1e-15; an element that occurs once in a billion structures shows as 1e-6.
@@ -259,3 +263,25 @@ def baseline(counts: np.ndarray, numbers: np.ndarray, references: np.ndarray) ->
     """Sum of reference energies of each structure: float64 (structures,) eV. references: (119,) eV
     by atomic number."""
     return composition(counts, numbers) @ np.asarray(references, np.float64)
+
+
+def without_model(pack: Pack, rows: np.ndarray) -> dict[str, float]:
+    """Errors of the reference energies of ``pack`` alone, with zero forces, on structures ``rows``,
+    in the columns of a run's evaluations: loss_energy (eV/atom), loss_forces (eV/Angstrom),
+    energy_mae (meV/atom), force_mae (meV/Angstrom, mean over components)."""
+    table, (energy, norms, components, atoms) = pack.reference_energies(), (0.0, 0.0, 0.0, 0)
+    for row in np.sort(rows):
+        part = slice(int(pack.offsets[row]), int(pack.offsets[row + 1]))
+        forces, count = pack.vectors("forces", part), part.stop - part.start
+        base = table[pack.numbers[part]].sum()
+        energy += abs(float(pack.energies[row]) - base) / count
+        norms += float(np.linalg.norm(forces, axis=1).sum())
+        components += float(np.abs(forces).sum())
+        atoms += count
+    energy, count = energy / max(1, len(rows)), max(1, atoms)
+    return {
+        "loss_energy": energy,
+        "loss_forces": norms / count,
+        "energy_mae": 1e3 * energy,
+        "force_mae": 1e3 * components / (3 * count),
+    }

@@ -18,11 +18,12 @@ from ..certify.certificate import FOLDER, find
 from ..data.options import DataFiles
 from ..data.pack import Pack, sample_path
 from ..data.prepare_files import pack_of_files
+from ..data.reference import without_model
 from ..errors import StudyError
 from ..files import read_json, storage, write_json
 from ..plugins import code_changes
 from ..store.runs import FinalLosses, RunDirectory, runs
-from ..training.spec import read_spec
+from ..training.spec import read_spec, validation_set
 from .config import Study, differences, label_of
 from .plan import Plan, PlannedRun, model_config, plan
 from .reuse import SharedRuns
@@ -124,7 +125,7 @@ class StudyDirectory:
                 "python": platform.python_version(),
             },
             "architectures": self._architectures(),
-            "data": _data_of(self.pack),
+            "data": _data_of(self.pack, self.study.train.validation_structures),
         }
 
     def _keep_certificates(self, path: Path, old: dict[str, Any]) -> None:
@@ -192,7 +193,8 @@ class StudyDirectory:
             shutil.rmtree(run.path)
 
 
-def _data_of(pack: Pack) -> dict[str, Any]:
+def _data_of(pack: Pack, validation_structures: int) -> dict[str, Any]:
+    """What study.json says of the data. no_model: errors on the validation set without a model."""
     m = pack.manifest
     return {
         "name": pack.path.name,
@@ -203,6 +205,8 @@ def _data_of(pack: Pack) -> dict[str, Any]:
         "command": m.get("command", ""),
         "split": m.get("split", {}),
         "statistics": m["statistics"],
+        "no_model": without_model(pack, validation_set(pack, validation_structures)),
+        **({"label_noise": m["label_noise"]} if m.get("label_noise") else {}),
     }
 
 

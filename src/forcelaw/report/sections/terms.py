@@ -6,12 +6,15 @@ from functools import partial
 
 from ...figures.laws import FLOPS
 from ...figures.spec import Figure, Panel, or_empty
+from ...figures.text import pretty
 from ..analysis import Analysis
 from ..architecture import TERMS, Architecture
-from ..section import ARCHITECTURE, Cell, Column, Section, illustrated, number, table
+from ..section import ARCHITECTURE, Cell, Column, Notes, Section, illustrated, number, table
 from ..series import frontier_series, run_series, zoom
 
 UNITS = {"energy": "energy term (eV/atom)", "forces": "force term (eV/Å)"}
+# beside the errors, where the study knows them
+BESIDE = {"no_model": "Reference energies alone, zero forces", "label_noise": "Noise of the labels"}
 SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "αβ/(α+β)"}
 
 
@@ -24,11 +27,23 @@ def section(analysis: Analysis) -> Section:
             "Exponents of each term, from its own surface L(N, D), and the errors of the run with"
             " the lowest loss."
         )
-        parts.append(table(_columns(), analysis.fitted, caption=caption))
+        data = analysis.source.study.get("data") or {}
+        known = {name: data[name] for name in BESIDE if data.get(name)}
+        parts.append(table(_columns(known), analysis.fitted, caption=caption))
+        if known:
+            parts.append(Notes([(BESIDE[name], _errors(known[name])) for name in known]))
     return Section("terms", made.title, parts)
 
 
-def _columns() -> list[Column]:
+def _errors(values: dict[str, float]) -> str:
+    """Errors of energies and forces in words."""
+    energy, force = (pretty(values[name]) for name in ("energy_mae", "force_mae"))
+    return f"{energy} meV/atom, {force} meV/Å a component"
+
+
+def _columns(known: dict[str, dict[str, float]]) -> list[Column]:
+    """known: errors without a model, and the noise of the labels, as far as they are known."""
+    none = known.get("no_model")
     return [
         ARCHITECTURE,
         *(
@@ -38,7 +53,18 @@ def _columns() -> list[Column]:
         ),
         Column("", "energy error", partial(_best, "energy_mae"), small="meV/atom"),
         Column("", "force error", partial(_best, "force_mae"), small="meV/Å a component"),
+        *(
+            Column("", name, cell=partial(_share, column, none[column]), over="of no model")
+            for name, column in (("energy", "energy_mae"), ("forces", "force_mae"))
+            if none
+        ),
     ]
+
+
+def _share(column: str, none: float, arch: Architecture) -> Cell:
+    """The error of the best run as a share of the one without a model."""
+    best = _best(column, arch)
+    return Cell(f"{100 * best / none:.1f}%") if best is not None and none > 0 else Cell()
 
 
 def _exponent(term: str, name: str, arch: Architecture) -> Cell:

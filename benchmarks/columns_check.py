@@ -50,6 +50,8 @@ COLUMNS = (
     "esen:frames=global",
     "esen:carried=0",
     "painn:untied=true",
+    "mpnn:canonical=principal",
+    "mpnn:canonical=average4",
 )
 
 

@@ -33,8 +33,10 @@ def shard(tmp_path):
     return pack, made
 
 
-def model_of(pack, name):
-    return build(size(name, 1.3e4, depth=1, **data_options(pack, cutoff=3.0)), 0).double()
+def model_of(pack, name, **options):
+    return build(
+        size(name, 1.3e4, depth=1, **data_options(pack, cutoff=3.0), **options), 0
+    ).double()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -51,10 +53,21 @@ def test_an_evaluation_on_a_gpu_asks_nothing_and_gives_the_same(shard, name) -> 
         evaluation._run()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_step_on_a_gpu_asks_nothing(shard, name) -> None:
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        *((name, {}) for name in ARCHITECTURES),
+        ("platonic", {"group": "T"}),
+        ("esen", {"untied": True, "roll": "random"}),
+        ("esen", {"frames": "global"}),
+        ("mpnn", {"canonical": "principal"}),
+        ("mpnn", {"canonical": "average4"}),
+    ],
+    ids=str,
+)
+def test_a_step_on_a_gpu_asks_nothing(shard, name, options) -> None:
     pack, made = shard
-    model = model_of(pack, name)
+    model = model_of(pack, name, **options)
     optimizer = ScheduleFreeAdamW(model, lr=1e-3, steps=4, warmup=0)
     rows = np.array([4, 0, 17, 9])
     atoms, edges = int(made.host_natoms[rows].sum()), int(made.host_nedges[rows].sum())

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
 from .. import ops
@@ -24,6 +24,7 @@ from ..errors import StudyError
 from ..graph import GraphBatch, segment_sum
 from ..settings import Settings
 from .flops import Flops, counted, counter
+from .frames import PASSES, in_frames
 from .mup import Embedding
 from .stress import StressHead, per_structure, stress_flops
 
@@ -53,17 +54,33 @@ class ModelConfig(Settings):
     stress: bool = False
     """direct forces: a head for the stress"""
 
+    canonical: Literal["none", "principal", "average4", "average8"] = "none"
+    """direct forces of molecules: the model sees them in their principal frame, or outputs are
+    averaged over its frames (:mod:`.frames`)"""
+
     LATER: ClassVar[tuple[str, ...]] = ()
     """options that an architecture got after it had runs: left out at their defaults, so that those
     keep their ids"""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without charges, spins and stress head where there are none, and without :attr:`LATER`
-        options at their defaults."""
+        """Without charges, spins, stress head and frames where there are none, and without
+        :attr:`LATER` options at their defaults."""
         content, fields = handler(self), type(self).model_fields
-        later = {k: fields[k].default for k in ("charges", "spins", "stress", *self.LATER)}
+        names = "charges", "spins", "stress", "canonical", *self.LATER
+        later = {k: fields[k].default for k in names}
         return {k: v for k, v in content.items() if k not in later or v != later[k]}
+
+    @model_validator(mode="after")
+    def _frames_of_direct_forces(self) -> ModelConfig:
+        if self.canonical != "none" and (self.stress or self.forces == "conservative"):
+            raise ValueError("canonical is for models with direct forces and no stress")
+        return self
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of one prediction."""
+        return PASSES[self.canonical]
 
     @property
     def has_stress(self) -> bool:
@@ -137,6 +154,11 @@ class ForceField(nn.Module):
         """Energies (g,) eV, relative to the reference energies, and forces (n, 3) eV/Angstrom."""
         if self.config.forces == "conservative":
             return self._conservative(graph)
+        if self.config.canonical != "none":
+            return in_frames(self._direct, graph, self.config.canonical)
+        return self._direct(graph)
+
+    def _direct(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
         vec = graph.vectors()
         # whoever wants a gradient by positions of a model with direct forces has it by plain torch
         with ops.using("torch") if vec.requires_grad else contextlib.nullcontext():
@@ -284,9 +306,9 @@ class Architecture:
         return self.symmetry_of(config) if self.symmetry_of is not None else self.symmetry
 
     def flops_for(self, config: ModelConfig) -> Flops:
-        """FLOPs of ``config``, its stress head included."""
+        """FLOPs of ``config``, its stress head and all its passes included."""
         found = self.flops(config)
         if not config.stress:
-            return found
+            return Flops(found.per_edge * config.passes, found.per_atom * config.passes)
         head = stress_flops(config.embedding_width)
         return Flops(found.per_edge + head.per_edge, found.per_atom + head.per_atom)

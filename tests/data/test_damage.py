@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import zipfile
 
@@ -135,6 +136,16 @@ def test_truncated_databases(tmp_path):
         path = files.database(tmp_path / name, files.molecules(200))
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
         assert str(path) in refused(path).where
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_lmdb_file_is_an_error_without_a_traceback_beside_it(tmp_path):
+    path = files.database(tmp_path / "a.aselmdb", files.molecules(20))
+    content = bytearray(path.read_bytes())
+    content[20] ^= 0xFF  # of the version
+    path.write_bytes(content)
+    refused(path)
+    gc.collect()
 
 
 def test_sqlite_file_of_another_kind(tmp_path):

@@ -77,8 +77,8 @@ ROWS: dict[str, tuple[int, Callable[[Path], None], Case]] = {
 }
 
 
-def run_row(name: str, folder: Path, share: float, seed: int, show: bool = True) -> list[Outcome]:
-    """The outcomes of a row; those that none may have are printed."""
+def run_row(name: str, folder: Path, share: float, seed: int, every: bool) -> list[Outcome]:
+    """The outcomes of a row; those that none may have are printed, or ``every`` one."""
     count, make, case = ROWS[name]
     (folder / "files").mkdir(parents=True)
     write_pack(folder / "sound")  # beside what is damaged
@@ -96,15 +96,14 @@ def run_row(name: str, folder: Path, share: float, seed: int, show: bool = True)
         finally:
             commands.clean_up(work)
         outcomes.append(outcome)
-        if outcome.kind not in GOOD or outcome.memory > MEMORY:
+        if every or outcome.kind not in GOOD or outcome.memory > MEMORY:
             print(
                 f"{name}, case {k}: {outcome.kind}, {outcome.memory:.0f} MB: {done}\n"
                 f"{outcome.said[-1500:]}",
                 file=sys.stderr,
                 flush=True,
             )
-    if show:
-        print(line(name, outcomes), flush=True)
+    print(line(name, outcomes), flush=True)
     return outcomes
 
 
@@ -123,6 +122,7 @@ def main() -> int:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--share", type=float, default=1.0, help="of the cases of each row")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", action="store_true", help="print how every case ended")
     args = parser.parse_args()
     print(f"# {' '.join(['tests.fuzz.campaign', *sys.argv[1:]])}")
     title = "".join(f"{word:>10}" for word in ("cases", *COLUMNS, "peak MB", "most s"))
@@ -130,7 +130,7 @@ def main() -> int:
     bad = 0
     with tempfile.TemporaryDirectory() as name:
         for number, row in enumerate(args.rows or ROWS):
-            found = run_row(row, Path(name) / str(number), args.share, args.seed)
+            found = run_row(row, Path(name) / str(number), args.share, args.seed, args.every)
             bad += sum(o.kind not in GOOD or o.memory > MEMORY for o in found)
             shutil.rmtree(Path(name) / str(number), ignore_errors=True)
     return bad

@@ -4,6 +4,8 @@ faults are named."""
 import gzip
 import json
 import operator
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -462,3 +464,15 @@ def test_a_column_with_other_words_is_no_flag():
     assert where("answer == 'true'", frame).tolist() == [True, False, False]
     with pytest.raises(FitError, match=r"write answer == '\.\.\.'"):
         where("answer", frame)
+
+
+def test_a_small_table_takes_little_address_space(tmp_path) -> None:
+    """It is read where a limit is set, in a container for instance."""
+    (tmp_path / "t.csv").write_text("n,d,loss\n1,2,3\n")
+    code = (
+        "import resource, sys, polars; from forcelaw.table.read import read;"
+        "resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30)); read(sys.argv[1])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "t.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr

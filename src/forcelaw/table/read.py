@@ -150,9 +150,9 @@ def _content(path: Path) -> bytes:
                     remedy="decompress it (zstd -d), or use gzip",
                 )
             opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[suffix]
-    most = MOST_BYTES
-    if opener is not open:
-        most = min(most, SMALL + path.stat().st_size * MOST_RATIO)
+    # no more than there can be: Python sets aside memory for all that is asked for
+    size = path.stat().st_size
+    most = min(MOST_BYTES, size if opener is open else SMALL + size * MOST_RATIO)
     with opener(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most and most < MOST_BYTES:

@@ -47,10 +47,13 @@ def _connect(path: Path) -> Any:
 
     if path.suffix == ".aselmdb":
         need("ase-db-backends", "ase_db_backends", "aselmdb", path)
+        import lmdb
         from ase_db_backends.aselmdb import LMDBDatabase
 
         _check_length(path)
         try:
+            # an LMDBDatabase that cannot be opened prints a traceback when it is thrown away
+            lmdb.open(str(path), subdir=False, readonly=True, lock=False).close()
             return LMDBDatabase(path, readonly=True, use_lock_file=False)
         except Exception as error:  # lmdb raises its own many kinds
             raise _unreadable(path, error) from error

@@ -3,6 +3,10 @@ stopped past their lease and continued, clocks ten minutes apart, PID namespaces
 No run may have two winners or two writers, no evaluation may be there twice, nothing may hang.
 
     python benchmarks/claim_campaign.py [--takeovers 10000] [--stops 300] [--seed 0]
+        [--folder DIR ...]
+
+With several folders, mounts of one directory of an NFS server for instance, each worker goes
+through its own.
 """
 
 from __future__ import annotations
@@ -27,7 +31,15 @@ from forcelaw.store.runs import RunDirectory
 
 RACERS = 4
 STEPS = 40  # of a run in the scenarios that train
+MOUNTS: list[Path] = []  # of one directory, as the workers see it
 CONTEXT = multiprocessing.get_context("fork")  # this process has no threads
+
+
+def seen_by(k: int, folder: Path) -> Path:
+    """``folder``, which lies in the first of the mounts, in that of worker ``k``."""
+    if len(MOUNTS) < 2:
+        return folder
+    return MOUNTS[k % len(MOUNTS)] / folder.relative_to(MOUNTS[0])
 
 
 def pauses(chance: random.Random, longest: float) -> None:
@@ -67,6 +79,7 @@ def stale_run(path: Path) -> RunDirectory:
 def race(k: int, folder: Path, count: int, barrier: Any, wins: Any, seed: int) -> None:
     """Try for each of ``count`` runs together with the other racers."""
     disguise(k, lease=120.0)
+    folder = seen_by(k, folder)
     pauses(random.Random(f"{seed} {k}"), 0.002)
     for number in range(count):
         barrier.wait(timeout=120)
@@ -102,6 +115,7 @@ def finish(processes: list[Any], seconds: float) -> None:
 
 def work(k: int, folder: Path, lease: float, skew: float, seed: int, own_name: bool) -> None:
     """A worker: train whatever run is free, until all are over."""
+    folder = seen_by(k, folder)
     if own_name:
         disguise(k, lease=lease, skew=skew)
     pauses(random.Random(f"{seed} {k}"), 0.002)
@@ -214,7 +228,7 @@ def main() -> int:
     parser.add_argument("--stops", type=int, default=300)
     parser.add_argument("--runs", type=int, default=24, help="in the last two scenarios")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", help="where to make the runs (default: a temporary folder)")
+    parser.add_argument("--folder", type=Path, nargs="+", default=[], metavar="DIR")
     parser.add_argument("--work-in", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -222,7 +236,8 @@ def main() -> int:
         work(args.worker, args.work_in / "runs", 120.0, 0.0, args.seed, own_name=False)
         return 0
     print(f"# {' '.join(sys.argv)}", flush=True)
-    folder = Path(tempfile.mkdtemp(dir=args.folder))
+    MOUNTS.extend(args.folder)
+    folder = Path(tempfile.mkdtemp(dir=MOUNTS[0] if MOUNTS else None))
     try:
         for name, scenario in (
             ("takeovers", lambda where: takeovers(where, args.takeovers, args.seed)),

@@ -64,6 +64,12 @@ def test_an_exported_model_runs_without_forcelaw(run, file, tmp_path):
     assert np.allclose(stress, expected.stresses[0], atol=1e-6)
 
 
+def test_where_no_file_can_be_written_it_is_an_error_of_the_system(run, tmp_path):
+    """torch itself makes a RuntimeError of a full disk."""
+    with pytest.raises(FileNotFoundError):
+        run.export(tmp_path / "no folder" / "model.pt2")
+
+
 def test_the_file_says_what_it_is_and_refuses_other_elements(run, file):
     extra = {"forcelaw.json": ""}
     program = torch.export.load(file, extra_files=extra)

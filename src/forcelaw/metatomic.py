@@ -102,10 +102,18 @@ def export_metatomic(predictor: Predictor, path: str | Path, *, label: str) -> P
     )
     scripted = _scripted()(traced(predictor), predictor).eval()
     about = ModelMetadata(name=label, description=f"trained and exported by forcelaw {__version__}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, which metatomic needs
-        AtomisticModel(scripted, about, capabilities).save(str(path))
-    return Path(path)
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.partial.pt")
+    partial.touch()  # an OSError where that cannot be written; torch makes a RuntimeError of it
+    try:
+        with warnings.catch_warnings():
+            # of torch.jit, which metatomic needs
+            warnings.simplefilter("ignore", DeprecationWarning)
+            AtomisticModel(scripted, about, capabilities).save(str(partial))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
 
 
 def _scripted() -> Any:

@@ -127,8 +127,12 @@ def export(predictor: Predictor, path: str | Path, *, about: dict[str, Any]) -> 
     }
     text = json.dumps(content, indent=1, allow_nan=False)
     partial = path.with_name(f".{path.stem}.partial.pt2")
-    torch.export.save(program, partial, extra_files={"forcelaw.json": text})
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:  # what torch opens itself fails with a RuntimeError
+            torch.export.save(program, file, extra_files={"forcelaw.json": text})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 

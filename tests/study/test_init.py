@@ -23,6 +23,7 @@ from forcelaw.study.status import StudyStatus
 from forcelaw.table.doubts import BURN_IN_STEPS
 from forcelaw.training.spec import summarise
 from tests.data import files
+from tests.packs import write_pack
 
 KINDS = ("CH4", "H2O", "NH3", "CH3CH2OH", "CH3OH", "N2H4", "H2CO", "C2H6")
 
@@ -55,6 +56,13 @@ def raise_main(*words):
 
     args = build_parser([words[0]]).parse_args(list(words))
     args.handler(args)
+
+
+def test_a_pack_that_does_not_count_its_sides_is_an_error_with_a_remedy(tmp_path):
+    write_pack(tmp_path / "pack")
+    with pytest.raises(DataError) as caught:
+        raise_main("init", str(tmp_path / "pack"), "--out", str(tmp_path / "t.yaml"))
+    assert "manifest.json" in caught.value.where and caught.value.remedy
 
 
 def test_init_prepares_files_first(tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ..data.options import Preparation
-from ..errors import StudyError
+from ..errors import DataError, StudyError
+from ..files import reading
 from ..settings import Settings
 from .data import SOURCES
 from .options import add_options, from_options, typed_command
@@ -74,14 +75,16 @@ def _init(args: argparse.Namespace) -> int:
         pack = Pack(files[0])
     else:
         pack = _prepare(args, files, out.with_name(f"{name}-pack"))
-    split = pack.manifest["split"]
-    structures, atoms = split["train_structures"], split["train_atoms"]
+    with reading(pack.path / "manifest.json", DataError, remedy="prepare the pack again"):
+        split = pack.manifest["split"]
+        structures, atoms = split["train_structures"], split["train_atoms"]
+        validation = split["val_structures"]
     text = starter(
         name,
         os.path.relpath(pack.path, out.parent or "."),
         structures=structures,
         atoms=atoms,
-        validation=split["val_structures"],
+        validation=validation,
         architectures=names,
     )
     out.write_text(text)

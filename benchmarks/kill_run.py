@@ -2,13 +2,13 @@
 same command must then end the study with the numbers of an undisturbed one, to the last bit
 (timings apart), no evaluation twice and none missing.
 
-    python benchmarks/kill_run.py [--trials 12] [--seed 0]
+    python benchmarks/kill_run.py [--trials 12] [--seed 0] [--only FILE]
 
 A trial disturbs the command one to three times. Half of the disturbances come at a random moment:
 SIGKILL, SIGTERM or Ctrl-C for all its processes, for the command alone, or for one worker. The
 other half come in a write: a worker that is about to make a checkpoint, an evaluation, a claim or a
 result permanent, or just has, ends itself by SIGKILL, alone or with all the others, with the file
-whole or cut in half.
+whole or cut in half. --only: all of them come in writes of this file.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ FILES = {  # how often about a worker writes them, and when it may be ended
 class Disturbed:
     """The command, each time with another disturbance."""
 
-    def __init__(self, folder: Path, chance: random.Random, span: float):
-        self.folder, self.chance, self.span = folder, chance, span
+    def __init__(self, folder: Path, chance: random.Random, only: str | None):
+        self.folder, self.chance, self.files = folder, chance, [only] if only else list(FILES)
+        self.share, self.span = 1.0 if only else 0.5, 0.0
         self.kinds: Counter[str] = Counter()
 
     def start(self, out: Path, *, end_in_write: str = "") -> subprocess.Popen[bytes]:
@@ -106,10 +107,11 @@ class Disturbed:
 
     def once(self, out: Path) -> int:
         """Start the command and disturb it; its exit code."""
-        return self.in_a_write(out) if self.chance.random() < 0.5 else self.at_a_moment(out)
+        in_a_write = self.chance.random() < self.share
+        return self.in_a_write(out) if in_a_write else self.at_a_moment(out)
 
     def in_a_write(self, out: Path) -> int:
-        name = self.chance.choice(list(FILES))
+        name = self.chance.choice(self.files)
         count, moments = FILES[name]
         when, whom = self.chance.choice(moments), self.chance.choice(["worker", "all"])
         told = f"{name}:{when}:{self.chance.randint(1, count)}:{whom}"
@@ -157,6 +159,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=FILES)
     args = parser.parse_args()
     print(f"# {' '.join(sys.argv)}", flush=True)
     chance, bad = random.Random(args.seed), 0
@@ -165,7 +168,7 @@ def main() -> int:
         (folder / "kill.yaml").write_text(STUDY)
         (folder / "site").mkdir()
         (folder / "site" / "sitecustomize.py").write_text(END_IN_WRITE)
-        began, run = time.monotonic(), Disturbed(folder, chance, 0.0)
+        began, run = time.monotonic(), Disturbed(folder, chance, args.only)
         assert run.start(folder / "calm").wait() == 0, (folder / "log").read_text()
         run.span, wanted = time.monotonic() - began, state(folder / "calm")
         for k in range(args.trials):

@@ -6,6 +6,7 @@ import pytest
 from forcelaw.errors import StoreError
 from forcelaw.store.runs import RunDirectory, content_id
 from forcelaw.table.directory import table
+from tests.fuzz.damage import PLACES
 
 
 def spec(**changes):
@@ -82,3 +83,30 @@ def test_a_run_keeps_its_reference_energies(tmp_path):
         run.keep_references({"1": -13.6, "6": -1029.0})
     run.keep_references({"1": -13.6, "6": -1029.0}, same=False)
     assert run.references() == {1: -13.6, 6: -1028.0}
+
+
+READ = {
+    "spec.json": RunDirectory.spec,
+    "result.json": RunDirectory.result,
+    "metrics.jsonl": RunDirectory.metrics,
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("what", ["is a folder", "is a pipe", "is a device", "has 2 TB"])
+def test_what_stands_in_place_of_a_file_is_damage_and_is_not_read(tmp_path, name, what) -> None:
+    run = RunDirectory.create(tmp_path, spec())
+    run.append_metric({"step": 1, "loss": 1.0})
+    run.finish({"status": "finished"})
+    PLACES[what](run.path / name)
+    with pytest.raises(StoreError) as caught:
+        READ[name](run)
+    assert name in caught.value.where and caught.value.remedy
+
+
+def test_a_folder_where_a_file_is_to_be_written_is_damage_and_no_full_disk(tmp_path) -> None:
+    run = RunDirectory.create(tmp_path, spec())
+    (run.path / "result.json").mkdir()
+    with pytest.raises(StoreError, match=r"result\.json"):
+        run.finish({"status": "finished"})

@@ -97,7 +97,7 @@ def takeovers(folder: Path, count: int, seed: int) -> str:
         CONTEXT.Process(target=race, args=(k, folder, count, barrier, wins, seed))
         for k in range(RACERS)
     ]
-    finish(racers, 60 + 0.2 * count)
+    finish(racers, 60 + 2 * count)
     counts = [wins[:].count(n) for n in range(RACERS + 1)]
     assert counts[1] == count, f"runs by number of winners: {counts}"
     return f"{count} take-overs by {RACERS} racers: {counts[1]} with one winner, none with more"

@@ -17,7 +17,7 @@ from typing import Any
 import parts
 
 from forcelaw.errors import StoreError
-from forcelaw.files import read_json, write_json
+from forcelaw.files import read_json, reading, write_json
 from forcelaw.progress import duration
 from forcelaw.store.runs import RunDirectory, runs
 from forcelaw.study.accounting import spent
@@ -196,30 +196,33 @@ def import_archive(given: list[Path], to: Path) -> str:
     folder = to.parent / f".incoming-{secrets.token_hex(4)}"
     folder.mkdir()
     try:
-        index = parts.read(found, folder)
-        if index.get("kind") == "study":
-            return merge_study(folder, to).describe()
-        if to.exists():
-            raise StoreError(
-                "this exists already",
-                where=str(to),
-                remedy="choose another --to, or remove it",
-            )
-        if index.get("kind") == "file":
-            (folder / next(iter(index["files"]))).rename(to)
-        else:
-            folder.rename(to)
-        if index.get("kind") == "pack":
-            from forcelaw.data.pack import Pack
-            from forcelaw.data.verify import verify
-
-            verify(Pack(to))
-        return (
-            f"{len(index['files'])} file(s),"
-            f" {sum(f['bytes'] for f in index['files'].values()) / parts.MB:.1f} MB, checked"
-        )
+        with reading(found[0], StoreError, remedy="copy the parts of the archive again"):
+            return _put(parts.read(found, folder), folder, to)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(index: dict[str, Any], folder: Path, to: Path) -> str:
+    """Move what was unpacked into ``folder`` to its place."""
+    if index.get("kind") == "study":
+        return merge_study(folder, to).describe()
+    if to.exists():
+        raise StoreError(
+            "this exists already",
+            where=str(to),
+            remedy="choose another --to, or remove it",
+        )
+    size = sum(f["bytes"] for f in index["files"].values()) / parts.MB
+    if index.get("kind") == "pack":
+        from forcelaw.data.pack import Pack
+        from forcelaw.data.verify import verify
+
+        verify(Pack(folder))
+    if index.get("kind") == "file":
+        (folder / next(iter(index["files"]))).rename(to)
+    else:
+        folder.rename(to)
+    return f"{len(index['files'])} file(s), {size:.1f} MB, checked"
 
 
 def export_files(source: Path, folder: Path, name: str, *, part: int) -> list[Path]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from forcelaw.data import verify as module
-from forcelaw.data.pack import Pack, content_hash, sample_path
+from forcelaw.data.pack import Pack, content_hash, describe, sample_path
 from forcelaw.data.readers import open_source
 from forcelaw.data.verify import verify
 from forcelaw.errors import DataError
@@ -139,3 +139,11 @@ def test_a_pipe_instead_of_an_array_is_refused_at_once(path) -> None:
     os.mkfifo(path / "forces.npy")
     with pytest.raises(DataError, match="pipe"):
         Pack(path)
+
+
+def test_a_manifest_without_the_numbers_that_are_described_is_an_error(path) -> None:
+    """write_pack leaves statistics out."""
+    with pytest.raises(DataError) as caught:
+        describe(path)
+    assert "manifest.json" in caught.value.where and caught.value.remedy
+    assert describe(path, as_json=True) and describe(sample_path())

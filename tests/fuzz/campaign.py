@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import commands, evidence, labels
+from tests.fuzz import archives, commands, evidence, labels
 from tests.fuzz.damage import damage_bytes
 from tests.fuzz.inputs import INPUTS
 from tests.fuzz.isolated import Outcome, isolated
@@ -69,7 +69,8 @@ ROWS: dict[str, tuple[int, Callable[[Path], None], Case]] = {
     "study": (520, *_input("study")),
     "table, fit": (1500, commands.make_tables, commands.fit_table),
     "filter": (len(commands.FILTERS), commands.make_tables, commands.hostile_filter),
-    "archive": (704, evidence.make, evidence.case),
+    "evidence": (704, evidence.make, evidence.case),
+    "archive": (704, archives.make, archives.case),
     "directory": (240, commands.make_directory, commands.damaged_directory),
     "checkpoint": (120, commands.make_run, commands.damaged_checkpoint),
     "label": (len(labels.LABELS), lambda folder: None, labels.case),

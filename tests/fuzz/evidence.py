@@ -1,4 +1,4 @@
-"""Evidence (the archive of a study that `forcelaw import` reads) that was damaged or made to do
+"""Evidence (what `forcelaw import` reads) that was damaged or made to do
 harm: nothing is written outside the directory that was named, and little in it."""
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _change_json(path: Path, chance: random.Random) -> str:
         content = json.loads(lines[k])
     except (OSError, ValueError, RecursionError):
         return f"{name} cannot be changed any more"
-    where = _change(content, chance)
+    where = change(content, chance)
     if name == "runs.jsonl" and isinstance(content.get("spec"), dict):
         with contextlib.suppress(ValueError):  # not finite
             content["run"] = content_id(content["spec"])
@@ -109,7 +109,7 @@ def _change_json(path: Path, chance: random.Random) -> str:
     return f"{name}: {where}"
 
 
-def _change(content: Any, chance: random.Random) -> str:
+def change(content: Any, chance: random.Random) -> str:
     """Put a hostile value, or a hostile key, somewhere into nested JSON; where."""
     path = []
     while True:

@@ -27,9 +27,10 @@ def campaign(*words: str) -> list[list[str]]:
 
 @pytest.mark.timeout(320)
 def test_damaged_directories_archives_and_checkpoints_end_in_words() -> None:
-    rows = campaign("directory", "archive", "checkpoint", "--share", "0.03")
-    assert [row[0] for row in rows] == ["directory", "archive", "checkpoint"]
-    assert [int(row[1]) for row in rows] == [7, 21, 4]
+    kinds = ["directory", "evidence", "archive", "checkpoint"]
+    rows = campaign(*kinds, "--share", "0.03")
+    assert [row[0] for row in rows] == kinds
+    assert [int(row[1]) for row in rows] == [7, 21, 21, 4]
 
 
 def test_the_campaign_sees_what_none_may_do() -> None:

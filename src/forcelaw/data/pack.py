@@ -392,7 +392,8 @@ def describe(path: Path, *, as_json: bool = False) -> str:
         f"{pack.path.name}: {len(pack):,} structures, {pack.atoms:,} atoms, {size / 1e6:.1f} MB,"
         f" hash {pack.hash}"
     )
-    rows = _rows(m)
+    with reading(pack.path / "manifest.json", DataError, remedy="prepare the pack again"):
+        rows = list(_rows(m))
     return "\n".join([head, *(f"  {name:<12} {text}" for name, text in rows)])
 
 

@@ -197,12 +197,12 @@ def import_archive(given: list[Path], to: Path) -> str:
     folder.mkdir()
     try:
         with reading(found[0], StoreError, remedy="copy the parts of the archive again"):
-            return _put(parts.read(found, folder), folder, to)
+            return _move(parts.read(found, folder), folder, to)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put(index: dict[str, Any], folder: Path, to: Path) -> str:
+def _move(index: dict[str, Any], folder: Path, to: Path) -> str:
     """Move what was unpacked into ``folder`` to its place."""
     if index.get("kind") == "study":
         return merge_study(folder, to).describe()

@@ -3,6 +3,9 @@ of plain operations."""
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -25,6 +28,7 @@ MODELS = {
         "message": "additive",
     },
     "egnn": {"architecture": "egnn", "width": 6, "depth": 3, "radial": 5, "channels": 3},
+    "esen": {"architecture": "esen", "width": 4, "depth": 1, "radial": 4, "lmax": 1},
 }
 
 
@@ -80,3 +84,15 @@ def test_geometry_has_no_gradient_outside() -> None:
     model = shaken(MODELS["painn"], 3)
     with ops.using("triton"), pytest.raises(RuntimeError):
         model.atomwise(graph, graph.vectors().requires_grad_(True))
+
+
+def test_a_step_leaves_nothing_behind() -> None:
+    """The passes hold on to each other only until the last of them is over."""
+    model, graph = shaken(MODELS["additive"], 3), molecules(3, pad=False)
+    alive = weakref.ref(graph)
+    with ops.using("triton"):
+        energy, forces = model(graph)
+        torch.autograd.grad(energy.sum() + forces.square().sum(), list(model.parameters()))
+    del graph, energy, forces
+    gc.collect()
+    assert alive() is None

@@ -246,6 +246,7 @@ class Layer(nn.Module):
 
 class ESEN(ForceField):
     config: ESENConfig
+    kernels_give_forces = True
 
     def __init__(self, config: ESENConfig):
         super().__init__(config)
@@ -294,12 +295,14 @@ class ESEN(ForceField):
     def turn(self, unit: Tensor) -> Tensor:
         """Frames (e, S_m, S) of unit vectors (e, 3). Autograd records nothing unless ``unit`` asks
         for a gradient."""
-        smooth = unit.requires_grad and not self.config.broken
-        return self._rolled(self.frames(unit, smooth=smooth), unit)
+        return self._rolled(self.frames(unit, smooth=self._smooth(unit)), unit)
+
+    def _smooth(self, unit: Tensor) -> bool:
+        return unit.requires_grad and not self.config.broken
 
     def packed(self, unit: Tensor) -> Tensor:
         """The same as blocks (e, P), by kernels."""
-        return self._rolled(self.frames.packed(unit), unit)
+        return self._rolled(self.frames.packed(unit, smooth=self._smooth(unit)), unit)
 
     def _rolled(self, frames: Tensor, unit: Tensor) -> Tensor:
         if self.config.roll == "shortest":

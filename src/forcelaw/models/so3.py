@@ -182,9 +182,15 @@ class EdgeFrames(nn.Module):
             ),
             persistent=False,
         )
+        signs = _half_turn_signs(lmax)
+        self.register_buffer(
+            "packed_sign_bits",
+            torch.from_numpy(signs[np.array(where) % self.shape[1]]).view(torch.int64),
+            persistent=False,
+        )
         self.register_buffer(
             "sign_bits",
-            torch.from_numpy(_half_turn_signs(lmax)).view(torch.int64),
+            torch.from_numpy(signs).view(torch.int64),
             persistent=False,
         )
         self.register_buffer("powers", torch.from_numpy(powers), persistent=False)
@@ -243,25 +249,28 @@ class EdgeFrames(nn.Module):
     def forward(self, unit: Tensor, *, smooth: bool = False) -> Tensor:
         """unit (e, 3) -> D (e, S_m, S) in the dtype of ``unit``; smooth: use the half turn (see the
         class)."""
-        x, y, z = unit.double().unbind(-1)
-        if smooth:
-            side = torch.where(y < 0, -1.0, 1.0).to(y)
-            d = self._dense(*arc_from_above(x, y * side, z * side))
-            signs = self.sign_bits.view(torch.float64)
-            d = d * torch.where((y < 0).unsqueeze(-1), signs, torch.ones_like(signs)).unsqueeze(1)
-        else:
-            d = self._dense(*shortest_arc(x, y, z))
-        return d.to(unit.dtype)
+        bits, signs = self.bits, self.sign_bits.repeat(self.shape[0])
+        return self._turned(unit, bits, signs, smooth).view(-1, *self.shape)
 
-    def packed(self, unit: Tensor) -> Tensor:
+    def packed(self, unit: Tensor, *, smooth: bool = False) -> Tensor:
         """unit (e, 3) -> (e, P): the blocks of D, degree by degree; rows m = 0, +1, -1, +2, ...,
-        columns of the degree."""
+        columns of the degree. By plain torch where a gradient is wanted: a step makes them once."""
+        if unit.requires_grad:
+            return self._turned(unit, self.packed_bits, self.packed_sign_bits, smooth)
         return ops.edge_frames(unit, self.powers, self.packed_bits.view(torch.float64), self.lmax)
 
-    def _dense(self, w: Tensor, a: Tensor, c: Tensor) -> Tensor:
-        """(e,) x 3 -> (e, S_m, S), float64."""
-        table = self.bits.view(torch.float64)
-        return wigner_polynomials(w, a, c, self.powers, table, self.lmax).view(-1, *self.shape)
+    def _turned(self, unit: Tensor, bits: Tensor, sign_bits: Tensor, smooth: bool) -> Tensor:
+        """(e, any) of a table (K, any), whose columns change by signs (any,) with a half turn."""
+        x, y, z = unit.double().unbind(-1)
+        side, arc = torch.where(y < 0, -1.0, 1.0).to(y), shortest_arc
+        if smooth:
+            y, z, arc = y * side, z * side, arc_from_above
+        table = bits.view(torch.float64)
+        d = wigner_polynomials(*arc(x, y, z), self.powers, table, self.lmax)
+        if smooth:
+            signs = sign_bits.view(torch.float64)
+            d = d * torch.where((side < 0).unsqueeze(-1), signs, torch.ones_like(signs))
+        return d.to(unit.dtype)
 
 
 def degree_index(lmax: int) -> Tensor:

@@ -121,5 +121,6 @@ class _Pull(Function):
             raise RuntimeError("kernels cannot be differentiated three times")
         node, op = ctx.node, ctx.op
         outputs, more = op.push(node, node.saved_tensors[:-1], tangents)
-        node.left = tangents, ctx.saved_tensors, more
+        # detached: nodes of geometry, which nobody runs again, would hold on to the graph by it
+        node.left = tangents, tuple(g.detach() for g in ctx.saved_tensors), more
         return None, None, None, *outputs

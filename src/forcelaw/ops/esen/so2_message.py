@@ -10,64 +10,46 @@ Legend: n atoms, e edges, C channels, S = (lmax + 1)^2 coefficients degree-major
     gate        SiLU for l = 0, a[e, p, c] sigmoid(gate[e, l, c]) for l > 0
 
 D is block-diagonal in the degree: for kernels frames (e, P) hold its blocks and no zeros, 35
-numbers for lmax = 2 and 115 for lmax = 4, mmax = 2, in place of 81 and 475. They are constants
-there: nothing is differentiated by positions.
+numbers for lmax = 2 and 115 for lmax = 4, mmax = 2, in place of 81 and 475. Gradients by them, and
+what else gradient forces need, are in so2_forces.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from ...graph import GraphBatch, segment_sum
-from ..register import Differentiable
+from ..register import Twice
 from ..silu import silu
 from ..switch import constexpr, tl, triton, use_triton, use_triton_at
 from ..tiles import FILL, FILL_PROGRAMS, PROGRAMS, tile, zeros
+from .so2_forces import (
+    frames_of_sum,
+    frames_of_turn,
+    gate_push,
+    gate_second,
+    turn_push,
+    turn_second,
+    turn_sum_second,
+)
+from .so2_layout import (
+    TILES,
+    Edges,
+    Shape,
+    _block,
+    _constants,
+    _factor,
+    _one_edge,
+    _place,
+    _row,
+)
 
 MANY = 30_000  # edges from which a product takes longer than a launch
-
-# as in gated_message.py; the kernels that sum over the edges of an atom take one edge at a time
-TILES = {
-    "turn": (4, 64, 4),
-    "turn_one": (4, 64, 4),
-    "turn_grad": (1, 64, 1),
-    "turn_sum": (1, 64, 1),
-    "gate": (4, 64, 4),
-    "gate_grad": (4, 64, 4),
-}
-
-
-class Shape:
-    """Sizes that follow from lmax and mmax. frame_mmax: orders held by the frames, which may be
-    more than are used."""
-
-    def __init__(self, lmax: int, mmax: int, frame_mmax: int | None = None):
-        self.l, self.m, self.fm = lmax, mmax, mmax if frame_mmax is None else frame_mmax
-        self.degrees = [lmax - m + 1 for m in range(mmax + 1)]
-        self.s, self.r = (lmax + 1) ** 2, sum(self.degrees)
-        self.sm = self.degrees[0] + 2 * sum(self.degrees[1:])
-        self.p = sum((2 * min(l, self.fm) + 1) * (2 * l + 1) for l in range(lmax + 1))
-
-
-@dataclass
-class Edges:
-    """What all layers share about the edges of a batch; see :func:`so2_edges`.
-
-    frames: by kernels (e, P), scale (e,); in plain torch (e, S_m, S), back (e, S, S_m) inverse
-    frames times scale, both (2e,) sender and receiver of each edge, in turn.
-    """
-
-    graph: GraphBatch
-    shape: Shape
-    scale: Tensor
-    frames: Tensor
-    back: Tensor | None = None
-    both: Tensor | None = None
 
 
 def so2_edges(
@@ -113,7 +95,8 @@ def so2_message(
         whole = [_whole(w, 2 * c * k) for w, k in zip(weights1, counts)]
         whole += [_whole(w, c * k) for w, k in zip(weights2, counts)]
         weights = [w.to(rad.dtype) for w in whole]
-        return _Message.apply(y, rad.contiguous(), radial.bias, bias1, bias2, edges, *weights)
+        given = y.contiguous(), rad.contiguous(), radial.bias, bias1, bias2
+        return _Message.apply(*given, edges.frames, edges.scale, edges, *weights)
     (n, s, w), e, degrees = (
         y.shape,
         h.shape[0],
@@ -145,7 +128,7 @@ def spread(h: Tensor, last: nn.Module, edges: Edges) -> Tensor:
     through the layer ``last``, (lmax + 1) C wide."""
     if use_triton(h):
         z = nn.functional.linear(h, last.weight)
-        return _Spread.apply(z.contiguous(), last.bias, edges)
+        return _Spread.apply(z.contiguous(), last.bias, edges.frames, edges.scale, edges)
     n0, receiver = edges.shape.degrees[0], edges.graph.receiver
     start = nn.functional.linear(h, last.weight, last.bias).unflatten(1, (n0, -1))
     x = torch.bmm(edges.back[:, :, :n0], start)
@@ -174,31 +157,6 @@ def _gated(parts: list[Tensor], w: int, degrees: list[int]) -> list[Tensor]:
         gate = gates if m == 1 else gates[:, (m - 1) * w :]  # degrees l >= m
         out.append((part.unflatten(1, (2, degrees[m] * w)) * gate.unsqueeze(1)).flatten(1))
     return out
-
-
-@triton.constexpr_function
-def _place(l, m, sign, lmax):
-    """Position among the S_m coefficients: m = 0, then for each m > 0 first +m (sign 0), then -m;
-    degrees ascending."""
-    return l if m == 0 else (lmax + 1) * (2 * m - 1) - m * (m - 1) + sign * (lmax - m + 1) + l - m
-
-
-@triton.constexpr_function
-def _factor(l, m, lmax):
-    """Position among the R radial factors: order by order, degrees ascending."""
-    return m * (lmax + 1) - m * (m - 1) // 2 + l - m
-
-
-@triton.constexpr_function
-def _block(l, top):
-    """Where the block of degree l begins in frames that hold orders up to top."""
-    return sum((2 * min(k, top) + 1) * (2 * k + 1) for k in range(l))
-
-
-@triton.constexpr_function
-def _row(m, sign):
-    """Row of a block."""
-    return 0 if m == 0 else 2 * m - 1 + sign
 
 
 @triton.jit(do_not_specialize=["n_edges", "blocks", "programs"])
@@ -655,18 +613,6 @@ def gate_grad(shape: Shape, a: Tensor, bias: Tensor, grad: Tensor) -> tuple[Tens
     return da, dbias.sum(0)
 
 
-def _constants(shape: Shape, which: str) -> dict[str, int]:
-    """Constants of a kernel: P, SM and L, and of S, R, M and FM (F) those that it has."""
-    more = {"S": ("S", shape.s), "R": ("R", shape.r), "M": ("M", shape.m), "F": ("FM", shape.fm)}
-    return {"P": shape.p, "SM": shape.sm, "L": shape.l, **dict(more[k] for k in which)}
-
-
-def _one_edge(kernel: str, c: int) -> dict[str, int]:
-    """The tile of a kernel without BE."""
-    size = tile(TILES, kernel, c)
-    return {"BC": size["BC"], "num_warps": size["num_warps"]}
-
-
 def _whole(weight: Tensor, columns: int) -> Tensor:
     """The matrix of an order with so many columns; one of half the size serves +m and -m both."""
     return weight if weight.shape[1] == columns else torch.block_diag(weight, weight)
@@ -688,11 +634,21 @@ def _transposed(weights: list[Tensor], edges: int) -> list[Tensor]:
     return [w.t().contiguous() if edges > MANY else w.t() for w in weights]
 
 
-def _products(x: Tensor, x_at: list[int], y: Tensor, y_at: list[int]) -> list[Tensor]:
-    """x^T y of the columns of each order."""
-    return [
-        x[:, x_at[k] : x_at[k + 1]].t() @ y[:, y_at[k] : y_at[k + 1]] for k in range(len(x_at) - 1)
-    ]
+def _products(
+    x: Tensor,
+    x_at: list[int],
+    y: Tensor,
+    y_at: list[int],
+    more: tuple[Tensor, Tensor] | None = None,
+) -> list[Tensor]:
+    """x^T y of the columns of each order, plus those of another pair."""
+    out = []
+    for k in range(len(x_at) - 1):
+        xs, ys = slice(x_at[k], x_at[k + 1]), slice(y_at[k], y_at[k + 1])
+        out.append(x[:, xs].t() @ y[:, ys])
+        if more is not None:
+            out[k].addmm_(more[0][:, xs].t(), more[1][:, ys])
+    return out
 
 
 def _columns(weights1: list[Tensor], weights2: list[Tensor]) -> tuple[list[int], ...]:
@@ -702,27 +658,46 @@ def _columns(weights1: list[Tensor], weights2: list[Tensor]) -> tuple[list[int],
     return tuple([0, *accumulate(s)] for s in (*sizes, [w.shape[0] for w in weights2]))
 
 
-class _Message(Differentiable):
-    def forward(ctx, y, rad, shift, bias1, bias2, edges, *weights):
+def _sum_push(
+    shape: Shape, z: Tensor, tangent: Tensor, edges: Edges, bias: Tensor, moved: tuple[Tensor, ...]
+) -> Tensor:
+    """The tangent of :func:`turn_sum`; moved: those of frames and scale."""
+    tframes, tscale = moved
+    frames = edges.frames * tscale.unsqueeze(1) + tframes * edges.scale.unsqueeze(1)
+    other = replace(edges, frames=frames, scale=torch.ones_like(edges.scale))
+    out = turn_sum(shape, tangent, edges, torch.zeros_like(bias))
+    return out.add_(turn_sum(shape, z, other, bias))
+
+
+class _Message(Twice):
+    def value(ctx, y, rad, shift, bias1, bias2, frames, scale, edges, *weights):
         shape, half = edges.shape, len(weights) // 2
         z_at, a_at, q_at = _columns(weights[:half], weights[half:])
-        z = turn(shape, y, edges.frames, rad, shift, edges.graph)
+        z = turn(shape, y, frames, rad, shift, edges.graph)
         a = z.new_empty(len(rad), a_at[-1])
         _convolve(z, weights[:half], z_at, a_at, a)
         g = gate(shape, a, bias1)
         q = g.new_empty(len(rad), q_at[-1])
         _convolve(g, weights[half:], q_at, q_at, q)
-        ctx.save_for_backward(a, y, rad, shift, bias1, *weights)
-        ctx.edges = edges
-        return turn_sum(shape, q, edges, bias2)
+        ctx.graph, ctx.shape = edges.graph, shape
+        out = turn_sum(shape, q, replace(edges, frames=frames, scale=scale), bias2)
+        return out, (a, y, rad, shift, bias1, bias2, frames, scale, *weights)
 
-    def backward(ctx, grad):
-        (a, y, rad, shift, bias1, *weights), edges = ctx.saved_tensors, ctx.edges
-        shape, half = edges.shape, len(weights) // 2
-        z_at, a_at, q_at = _columns(weights[:half], weights[half:])
+    @staticmethod
+    def parts(ctx, kept):
+        """What ``value`` keeps, with edges and the columns of orders."""
+        a, y, rad, shift, bias1, bias2, frames, scale, *weights = kept
+        half = len(weights) // 2
+        first, second = weights[:half], weights[half:]
+        edges = Edges(ctx.graph, ctx.shape, scale, frames)
+        return a, y, rad, shift, (bias1, bias2), edges, (first, second), _columns(first, second)
+
+    def gradient(ctx, kept, grad):
+        a, y, rad, shift, (bias1, _), edges, (first, second), at = _Message.parts(ctx, kept)
+        shape, (z_at, a_at, q_at) = edges.shape, at
         dq, dbias2 = turn_sum_grad(shape, grad.contiguous(), edges, rad.dtype)
         g = torch.empty_like(dq)  # the gradient of the gated numbers
-        _convolve(dq, _transposed(weights[half:], len(dq)), q_at, q_at, g)
+        _convolve(dq, _transposed(second, len(dq)), q_at, q_at, g)
         # g is the gated numbers, again: cheaper than to keep them
         da, dbias1 = gate_grad(shape, a, bias1, g)
         d2 = _products(dq, q_at, g, q_at)
@@ -730,17 +705,96 @@ class _Message(Differentiable):
         z = turn(shape, y, edges.frames, rad, shift, edges.graph)
         d1 = _products(da, a_at, z, z_at)
         # now the gradient of z
-        _convolve(da, _transposed(weights[:half], len(da)), a_at, z_at, z)
+        _convolve(da, _transposed(first, len(da)), a_at, z_at, z)
         del da
         dy, drad, dshift = turn_grad(shape, y, edges.frames, rad, shift, z, edges.graph)
-        return dy, drad, dshift, dbias1, dbias2, None, *d1, *d2
+        return dy, drad, dshift, dbias1, dbias2, None, None, None, *d1, *d2
+
+    def pull(ctx, kept, grad):
+        a, y, rad, shift, (bias1, bias2), edges, (first, second), at = _Message.parts(ctx, kept)
+        shape, (z_at, a_at, q_at), grad = edges.shape, at, grad.contiguous()
+        dq, _ = turn_sum_grad(shape, grad, edges, rad.dtype)
+        g = torch.empty_like(dq)
+        _convolve(dq, _transposed(second, len(dq)), q_at, q_at, g)
+        da, _ = gate_grad(shape, a, bias1, g)
+        _convolve(g, second, q_at, q_at, dq)  # what turn_sum was given
+        dframes, dscale = frames_of_sum(shape, dq, edges, bias2, grad)
+        del dq, g
+        z = da.new_empty(len(da), z_at[-1])  # its gradient
+        _convolve(da, _transposed(first, len(da)), a_at, z_at, z)
+        dframes += frames_of_turn(shape, y, rad, shift, z, edges.graph)
+        dy, drad, _ = turn_grad(shape, y, edges.frames, rad, shift, z, edges.graph)
+        return dy, drad, None, None, None, dframes, dscale, *[None] * (1 + len(first + second))
+
+    def push(ctx, kept, tangents):
+        a, y, rad, shift, (bias1, bias2), edges, (first, second), at = _Message.parts(ctx, kept)
+        shape, (z_at, a_at, q_at) = edges.shape, at
+        ty, trad, _, _, _, tframes, tscale, *_ = (
+            t if t is None else t.contiguous() for t in tangents
+        )
+        tz = turn_push(shape, y, ty, edges, tframes, rad, trad, shift)
+        ta = torch.empty_like(a)
+        _convolve(tz, first, z_at, a_at, ta)
+        del tz
+        g, q = gate_push(shape, a, ta, bias1), a.new_empty(len(a), q_at[-1])
+        _convolve(g, second, q_at, q_at, q)
+        g, value = gate(shape, a, bias1), g
+        _convolve(g, second, q_at, q_at, value)
+        return (_sum_push(shape, value, q, edges, bias2, (tframes, tscale)),), ta
+
+    def second(ctx, kept, tangents, first, grads, more):
+        a, y, rad, shift, (bias1, _), edges, weights, at = _Message.parts(ctx, kept)
+        shape, (z_at, a_at, q_at), ta = edges.shape, at, more
+        ty, trad, _, _, _, *moved = (t if t is None else t.contiguous() for t in tangents[:7])
+        px, gx = first[0].contiguous(), grads[0].contiguous()
+        pq, _ = turn_sum_grad(shape, px, edges, rad.dtype)
+        gq, dbias2 = turn_sum_second(shape, px, gx, edges, *moved, rad.dtype)
+        back = _transposed(weights[1], len(pq))
+        pg, gg = torch.empty_like(pq), torch.empty_like(gq)
+        _convolve(pq, back, q_at, q_at, pg)
+        _convolve(gq, back, q_at, q_at, gg)
+        # pg and gg are the gated numbers' tangents and values after it
+        pa, ga, dbias1 = gate_second(shape, a, ta, bias1, pg, gg)
+        d2 = _products(gq, q_at, gg, q_at, (pq, pg))
+        del gq, gg, pq, pg
+        z = turn(shape, y, edges.frames, rad, shift, edges.graph)
+        tz = turn_push(shape, y, ty, edges, moved[0], rad, trad, shift)
+        d1 = _products(ga, a_at, z, z_at, (pa, tz))
+        back = _transposed(weights[0], len(ga))
+        _convolve(ga, back, a_at, z_at, z)
+        _convolve(pa, back, a_at, z_at, tz)
+        del ga, pa
+        dy, drad, dshift = turn_second(shape, y, ty, edges, moved[0], rad, trad, shift, tz, z)
+        return dy, drad, dshift, dbias1, dbias2, None, None, None, *d1, *d2
 
 
-class _Spread(Differentiable):
-    def forward(ctx, z, bias, edges):
-        ctx.edges, ctx.kind = edges, z.dtype
-        return turn_sum(Shape(edges.shape.l, 0, edges.shape.m), z, edges, bias)
+class _Spread(Twice):
+    def value(ctx, z, bias, frames, scale, edges):
+        ctx.graph, ctx.shape = edges.graph, Shape(edges.shape.l, 0, edges.shape.m)
+        edges = replace(edges, frames=frames, scale=scale)
+        return turn_sum(ctx.shape, z, edges, bias), (z, bias, frames, scale)
 
-    def backward(ctx, grad):
-        edges, shape = ctx.edges, Shape(ctx.edges.shape.l, 0, ctx.edges.shape.m)
-        return *turn_sum_grad(shape, grad.contiguous(), edges, ctx.kind), None
+    @staticmethod
+    def edges(ctx, kept):
+        return Edges(ctx.graph, ctx.shape, kept[3], kept[2])
+
+    def gradient(ctx, kept, grad):
+        edges, kind = _Spread.edges(ctx, kept), kept[0].dtype
+        return *turn_sum_grad(ctx.shape, grad.contiguous(), edges, kind), None, None, None
+
+    def pull(ctx, kept, grad):
+        edges, grad = _Spread.edges(ctx, kept), grad.contiguous()
+        dz, _ = turn_sum_grad(ctx.shape, grad, edges, kept[0].dtype)
+        return dz, None, *frames_of_sum(ctx.shape, kept[0], edges, kept[1], grad), None
+
+    def push(ctx, kept, tangents):
+        z, bias, *_ = kept
+        tz, _, tframes, tscale, _ = tangents
+        moved = tframes.contiguous(), tscale.contiguous()
+        edges = _Spread.edges(ctx, kept)
+        return (_sum_push(ctx.shape, z, tz.contiguous(), edges, bias, moved),), None
+
+    def second(ctx, kept, tangents, first, grads, more):
+        moved = tangents[2].contiguous(), tangents[3].contiguous()
+        given = first[0].contiguous(), grads[0].contiguous(), _Spread.edges(ctx, kept)
+        return *turn_sum_second(ctx.shape, *given, *moved, kept[0].dtype), None, None, None

@@ -26,6 +26,7 @@ EXTRAS = {
     "mace": "mace",
     "mace-torch": "mace",
     "nequip": "nequip",
+    "metatrain": "pet",
     "allegro": "allegro",
     "nequip-allegro": "allegro",
 }

@@ -49,7 +49,8 @@ def run_once(
     resumed. training: further options of it."""
     name, extra = parse(name)
     data = summarise(pack, cutoff=cutoff, charge_spin=charge_spin)
-    config = size(name, 2e4, forces=forces, **data.options, **extra)
+    head = {"stress": True} if training.get("stress_weight") and forces == "direct" else {}
+    config = size(name, 2e4, forces=forces, **data.options, **head, **extra)
     options = TrainOptions(
         batch_molecules=16,
         evaluations=5,
@@ -84,6 +85,7 @@ LABELS: dict[str, dict[str, Any]] = {
     "weights by type": {"charge_spin": True, "config_weights": {"a": 3.0, "b": 0.5}},
     "rate that falls": {"charge_spin": True, "decay": 0.7, "average_power": 8.0, "beta1": 0.95},
     "stress": {"charge_spin": True, **STRESS},
+    "stress head": {"charge_spin": True, "stress_weight": 0.3, "stress_weight_end": 0.05},
     "all of it": {"charge_spin": True, **STRESS, **MOVING, "config_weights": {"a": 3.0}},
 }
 

@@ -93,3 +93,23 @@ def test_unknown_and_missing_trackers(pack, tmp_path, monkeypatch):
     with pytest.raises(MissingPackageError) as caught:
         forcelaw.train("mpnn", log=["mlflow"], **given)
     assert "forcelaw[mlflow]" in caught.value.remedy
+
+
+def test_tensorboard_itself_reads_what_was_logged_once(pack, tmp_path):
+    """By its own reader, also after a resumed run has logged an evaluation again."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = forcelaw.train("mpnn", data=pack, out=tmp_path, log=["tensorboard"], **SMALL)
+    rows = run.metrics.to_dicts()
+    record = RunDirectory(run.path)
+    (run.path / "last.json").write_text(json.dumps({"step": rows[1]["step"]}))
+    with tracked(record, ["tensorboard"]):
+        for row in rows[2:]:
+            for observer in record.observers:
+                observer(row)
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert [step for step, _ in found] == [row["step"] for row in rows]
+    assert [value for _, value in found] == pytest.approx([row["loss"] for row in rows])

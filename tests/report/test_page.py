@@ -238,7 +238,9 @@ def test_a_browser_draws_every_figure_without_a_complaint(
 def test_errors_stand_beside_those_of_no_model_and_of_the_labels(study: Path, page: str) -> None:
     text = Page(page).text
     assert "54 meV/atom, 987 meV" in text and "0.25 meV/atom, 4.75 meV" in text
-    frame = table(study / "runs").filter((pl.col("kind") == "grid") & (pl.col("status") != "diverged"))
+    frame = table(study / "runs").filter(
+        (pl.col("kind") == "grid") & (pl.col("status") != "diverged")
+    )
     best = frame.filter(architecture=frame["architecture"][0]).sort("loss").row(0, named=True)
     for column, none in (("energy_mae", 54.0), ("force_mae", 987.0)):
         assert f"{100 * best[column] / none:.1f}%" in text

@@ -164,7 +164,8 @@ def _fields(model: Any, only: list[str] | None = None) -> list[str]:
         field = model.model_fields[name]
         default = "required" if field.is_required() else _default(field)
         meaning = _escape(field.description or "")
-        rows.append(f"| `{name}` | {_cell(_type(field.annotation))} | {default} | {meaning} |")
+        key = field.validation_alias or name  # as a file has it
+        rows.append(f"| `{key}` | {_cell(_type(field.annotation))} | {default} | {meaning} |")
     return rows
 
 

@@ -16,7 +16,14 @@ from tests.laws.studies import columns, join, study
 
 KINDS = ("CH4", "H2O", "NH3", "CH3CH2OH", "C2H6", "C2H4", "HCN", "H2CO", "CH3OH", "N2H4", "H2O2")
 # seconds of training, or simulations of a minute
-SLOW = ("forcelaw run", "forcelaw train", "forcelaw design", "forcelaw forecast", "forcelaw report")
+SLOW = (
+    "forcelaw certify",
+    "forcelaw run",
+    "forcelaw train",
+    "forcelaw design",
+    "forcelaw forecast",
+    "forcelaw report",
+)
 NEEDS_A_STUDY = ("forcelaw status", "forcelaw export", "forcelaw import")
 NEEDS_A_RUN = ("forcelaw evaluate",)
 

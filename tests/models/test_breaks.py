@@ -52,6 +52,8 @@ def test_the_roll_of_a_frame_moves_nothing_that_is_equivariant(lmax: int) -> Non
         ("esen", {"frames": "global"}, False),
         ("esen", {"carried": 0}, True),
         ("esen", {"carried": 1}, True),
+        ("painn", {"norm": "none", "ends": "both"}, True),
+        ("painn", {"norm": "none", "vector_norm": True}, True),
         ("painn", {"untied": True, "epsilon": 0.0}, True),
         ("painn", {"untied": True, "epsilon": 0.1}, False),
     ],

@@ -29,19 +29,47 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import EdgeFeatures, ExponentialBasis, safe_norm
+from .basis import EdgeFeatures, ExponentialBasis, envelope, safe_norm
 from .head import Head
 from .mup import Embedding, LayerNorm, Linear, mark, normal
+from .painn_edges import EdgeMessage, RMSNorm, scalar_norm
 
 
 class PaiNNConfig(ModelConfig):
     architecture: Literal["painn"] = "painn"
     base_width: int = 136
     radial: int = Field(32, ge=2, description="radial basis functions")
-    LATER: ClassVar[tuple[str, ...]] = ("untied", "epsilon")
+    LATER: ClassVar[tuple[str, ...]] = (
+        "untied",
+        "epsilon",
+        "filter",
+        "ends",
+        "gate",
+        "norm",
+        "vector_norm",
+    )
+    filter: Literal["radial", "pair"] = "radial"
+    """pair: eSEN's radial network of the length and of both species"""
+    ends: Literal["sender", "both"] = "sender"
+    """both: messages see the states of both ends of their edge"""
+    gate: bool = Field(False, description="a nonlinearity on edges, gates for vectors, as eSEN's")
+    norm: Literal["layer", "rms", "none"] = "layer"
+    """before scalars are read"""
+    vector_norm: bool = Field(False, description="vectors are normalised before they are read")
     untied: bool = False
     """a matrix for each component of the vectors: breaks rotations when epsilon > 0"""
     epsilon: float = Field(1.0, ge=0.0, description="size of what the three matrices differ by")
+
+    @property
+    def streams(self) -> int:
+        """Factors of a message, each of the width."""
+        return 3 + (self.ends == "both") + self.gate
+
+    @property
+    def on_edges(self) -> bool:
+        """Whether messages have parts of eSEN's (:mod:`.painn_edges`)."""
+        plain = self.filter == "radial" and self.ends == "sender" and not self.gate
+        return not plain or self.norm != "layer" or self.vector_norm
 
     @property
     def broken(self) -> bool:
@@ -89,9 +117,36 @@ class Layer(nn.Module):
         """h (n, d), v (n, 3, d) or None while it is zero, g (e, radial), unit (e, 3)."""
         x = self.node2(ops.silu(self.node1(self.norm1(h))))
         h, v = ops.painn_message(h, v, x, g, self.filter.weight, unit, graph, self.sum_scale)
-        pair, mixed = ops.painn_pair(self.norm2(h), v, self.matrix())
+        return self.update(h, v, self.norm2(h), v)
+
+    def update(self, h: Tensor, v: Tensor, read: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """h, v after the update; read (n, d) and seen (n, 3, d): what it reads of them."""
+        pair, mixed = ops.painn_pair(read, seen, self.matrix())
         mixed = self.update2(ops.silu(self.update1(mixed)))
         return ops.painn_update(h, v, pair, mixed)
+
+
+class EdgeLayer(Layer):
+    """A layer whose messages have parts of eSEN's (:mod:`.painn_edges`)."""
+
+    def __init__(self, c: PaiNNConfig, first: bool):
+        super().__init__(c)
+        del self.node1, self.node2, self.filter
+        d, m = c.width, c.m
+        self.norm1, self.norm2 = scalar_norm(c.norm, d, m), scalar_norm(c.norm, d, m)
+        # vectors are zero before the first layer
+        self.seen1 = RMSNorm(d, m, axes=2) if c.vector_norm and not first else nn.Identity()
+        self.seen2 = RMSNorm(d, m, axes=2) if c.vector_norm else nn.Identity()
+        self.message = EdgeMessage(c)
+
+    def pass_on(
+        self, h: Tensor, v: Tensor | None, known: tuple[Tensor, ...], graph: GraphBatch
+    ) -> tuple[Tensor, Tensor]:
+        """known: basis (e, B), envelope (e, 1), unit vectors (e, 3)."""
+        seen = None if v is None else self.seen1(v)
+        dh, dv = self.message(self.norm1(h), seen, *known, graph)
+        h, v = h + dh, dv if v is None else v + dv
+        return self.update(h, v, self.norm2(h), self.seen2(v))
 
 
 class VectorHead(nn.Module):
@@ -117,8 +172,12 @@ class PaiNN(ForceField):
         super().__init__(config)
         c = config
         self.embedding = Embedding(len(c.elements), c.width, c.m)
-        self.features = EdgeFeatures(ExponentialBasis(c.radial, c.cutoff))
-        self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
+        self.basis = ExponentialBasis(c.radial, c.cutoff)
+        self.features = EdgeFeatures(self.basis)
+        self.layers = nn.ModuleList(
+            EdgeLayer(c, first=k == 0) if c.on_edges else Layer(c) for k in range(c.depth)
+        )
+        self.kernels_give_forces = not c.on_edges
         self.norm = LayerNorm(c.width, c.m)
         self.energy = Head(c.width, 1, c.m)
         self.force = VectorHead(c.width, c.m) if c.forces == "direct" else None
@@ -129,22 +188,30 @@ class PaiNN(ForceField):
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
-        g = self.features.of_length(vec, r)
         h, v = self.embed(graph), None
-        for layer in self.layers:
-            h, v = layer(h, v, g, unit, graph)
+        if self.config.on_edges:
+            known = self.basis(r), envelope(r / self.config.cutoff).unsqueeze(-1), unit
+            for layer in self.layers:
+                h, v = layer.pass_on(h, v, known, graph)
+        else:
+            g = self.features.of_length(vec, r)
+            for layer in self.layers:
+                h, v = layer(h, v, g, unit, graph)
         h = self.remember(self.norm(h))
         return self.energy(h).squeeze(-1), None if self.force is None else self.force(h, v)
 
 
 def flops(c: PaiNNConfig) -> Flops:
     """Per edge 2 K 3 B d; per atom K (4 + 6 + 5) d^2 (vectors count three times), heads 3 d^2 + d +
-    3 d."""
-    d = c.width
+    3 d. With parts of eSEN's, S streams in the place of 3, a filter of K (B d + d^2 + S d^2) an
+    edge, S d^2 an atom for the other end, and 4 d^2 after a gate."""
+    d, s = c.width, c.streams
     heads = (d * d + d) + (2 * d * d + 3 * d if c.forces == "direct" else 0)
-    return Flops(
-        per_edge=6.0 * c.depth * c.radial * d, per_atom=2.0 * (c.depth * 15 * d * d + heads)
-    )
+    edge = c.radial * s * d
+    if c.filter == "pair":
+        edge = c.radial * d + (1 + s) * d * d
+    atom = (1 + s + 11 + (s if c.ends == "both" else 0) + (4 if c.gate else 0)) * d * d
+    return Flops(per_edge=2.0 * c.depth * edge, per_atom=2.0 * (c.depth * atom + heads))
 
 
 ARCHITECTURE = Architecture(

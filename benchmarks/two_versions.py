@@ -1,7 +1,7 @@
 """Do prepare, train and report cost what they did in another version? CPU seconds of commands.
 
     git archive COMMIT src | tar -x -C OLD
-    python benchmarks/two_versions.py OLD/src [--rounds 7]
+    python benchmarks/two_versions.py OLD/src [--rounds 7] [--copies 8]
 
 Both versions do the same work in turns, in fresh processes with one thread: they prepare slightly
 moved copies of the shipped sample, written as extxyz and as a padded npz (whose reading costs
@@ -40,14 +40,14 @@ COMMANDS = {
 }
 
 
-def write_sources(folder: Path) -> int:
+def write_sources(folder: Path, copies: int = COPIES) -> int:
     """Copies of the sample as extxyz and as npz; the number of structures."""
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.io import write
 
     pack, frames, random = Pack(sample_path()), [], np.random.default_rng(0)
-    count, most = COPIES * len(pack), int(np.diff(pack.offsets).max())
+    count, most = copies * len(pack), int(np.diff(pack.offsets).max())
     arrays = {"z": np.zeros((count, most), np.int64), "E": np.zeros((count, 1))}
     arrays |= {name: np.zeros((count, most, 3)) for name in ("R", "F")}
     for k in range(count):
@@ -91,13 +91,14 @@ def main() -> None:
     )
     parser.add_argument("old", type=Path, help="the folder src of the other version")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--copies", type=int, default=COPIES, help="of the sample")
     parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     args = parser.parse_args()
     versions = {"old": args.old.resolve(), "new": NEW}
     print(f"{'command':<16}{'old, CPU s':>12}{'new, CPU s':>12}{'new / old':>11}  quartiles")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print(f"prepare: {write_sources(folder):,} structures")
+        print(f"prepare: {write_sources(folder, args.copies):,} structures")
         for title in args.only:
             found: dict[str, list[float]] = {"old": [], "new": []}
             for k in range(args.rounds):

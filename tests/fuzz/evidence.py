@@ -76,7 +76,7 @@ def _sign(folder: Path) -> None:
     """Give the table the checksum that provenance.json is expected to have."""
     path, table = folder / "provenance.json", folder / "runs.csv"
     table = table if table.is_file() else folder / "runs.parquet"
-    if not (path.is_file() and table.is_file()) or table.stat().st_size > 1 << 30:
+    if not all(p.is_file() and p.stat().st_size < 1 << 30 for p in (path, table)):
         return
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
         content = json.loads(path.read_text())
@@ -90,6 +90,8 @@ def _change_json(path: Path, chance: random.Random) -> str:
     name = chance.choice(["runs.jsonl", "study.json", "provenance.json"])
     path = folder / name
     try:
+        if path.stat().st_size > 1 << 30:
+            raise OSError("too large")
         lines = path.read_text().splitlines() if name == "runs.jsonl" else [path.read_text()]
         k = chance.randrange(len(lines))
         content = json.loads(lines[k])

@@ -11,13 +11,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+from forcelaw.cli.forecast_runs import planned_runs
 from forcelaw.cli.main import main
-from forcelaw.errors import FitError
+from forcelaw.errors import FitError, StoreError
 from forcelaw.laws.decide import forecast as forecasts
 from forcelaw.laws.decide import simulate
 from forcelaw.laws.decide.forecast import Planned, forecast
 from forcelaw.laws.decide.forecast_check import check, check_text
 from tests.laws.studies import FIELD, join
+from tests.report import synthetic
 
 SIZES, DATA = np.geomspace(5e3, 1e6, 8), np.geomspace(5e5, 1.6e7, 12)
 
@@ -346,3 +348,11 @@ def test_a_table_without_compute_is_refused() -> None:
     bare = replace(runs, values={role: v for role, v in runs.values.items() if role != "c"})
     with pytest.raises(FitError, match="no compute"):
         forecast(bare, plan(runs))
+
+
+def test_a_specification_that_lacks_what_a_forecast_needs_is_damage(tmp_path):
+    """Those of the synthetic studies do not say on how many atoms they train."""
+    synthetic.write_study(tmp_path, synthetic.LADDER[:1], sizes=(2_000, 8_000), seeds=1)
+    with pytest.raises(StoreError) as caught:
+        planned_runs(tmp_path, None, None)
+    assert "train_atoms" in caught.value.what and caught.value.remedy

@@ -30,6 +30,7 @@ from forcelaw.cli.data import add_data
 parser = argparse.ArgumentParser()
 add_data(parser)
 args = parser.parse_args()
+args.words = sys.argv[1:]
 code = args.handler(args)
 with open("/proc/self/status") as file:  # ru_maxrss counts the parent's memory until exec
     print("peak kB", next(line.split()[1] for line in file if line.startswith("VmHWM")))

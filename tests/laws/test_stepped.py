@@ -58,6 +58,8 @@ def test_forms_that_compete_step_where_the_depth_does():
     runs = with_depth(study(8, seeds=2), step=-0.07)
     found, without = average(runs), average(runs, factor="none")
     assert found.factor == "depth" and without.factor == ""
+    assert found.message == "" == without.message
+    assert "--factor" in average(study(8, seeds=2)).message  # where nothing is said of depth
     assert found["alpha"].low < FIELD["alpha"] < found["alpha"].high
     off, blind = (abs(one["alpha"].value - FIELD["alpha"]) for one in (found, without))
     assert off < 0.02 < blind

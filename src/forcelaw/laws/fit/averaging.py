@@ -45,6 +45,10 @@ HELD_OUT_CUTS = (
     10.0,
 )  # rows above these shares of the largest N, and of the largest D, are held out
 LEAST_LEVELS = 3  # of N and of D that must be left to fit
+UNSAID = (
+    "no column says whether depth changes along N: a step there would be taken for a part of alpha,"
+    " beyond these intervals (--factor COLUMN, and --profile for one form)"
+)
 
 # name -> law, its options, and the floor where the law's own is zero
 SURFACES: dict[str, tuple[str, dict[str, Any], Floor | None]] = {
@@ -218,7 +222,7 @@ def average(
         if steps and not factor and levels(runs["n"]) < len(steps) + LEAST_LEVELS:
             steps = ()
     found: list[Form] = []
-    if steps and all("n" in law.roles for law in laws.values()):
+    if steps and _along_size(laws):
         wrapped = {name: Stepped(law, steps) for name, law in laws.items()}
         found = _fits(stepped, wrapped, goal, level, settings)
     said = ""
@@ -228,6 +232,8 @@ def average(
         if found:
             said = f"no form can be fitted with steps in {factor or 'depth'}: {found[0].reason}"
         found, steps = _fits(runs, laws, goal, level, settings), ()
+        if factor is None and not said and runs.column("depth") is None and _along_size(laws):
+            said = UNSAID
     usable = [form for form in found if not form.reason]
     if not usable:
         return Averaged(found, {}, level, REFUSED, found[0].reason)
@@ -239,6 +245,10 @@ def average(
     out = Averaged(found, {}, level, message=said, factor=(factor or "depth") if steps else "")
     out.estimates = _estimates(out)
     return out
+
+
+def _along_size(laws: Mapping[str, Law]) -> bool:
+    return all("n" in law.roles for law in laws.values())
 
 
 def _fits(

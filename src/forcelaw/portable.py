@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from . import __version__
+from . import __version__, ops
 from .errors import StudyError
 from .graph import GraphBatch
 from .predict import Predictor
@@ -105,7 +105,8 @@ def export(predictor: Predictor, path: str | Path, *, about: dict[str, Any]) -> 
     # torch.export cannot trace a gradient that is taken inside a model; make_fx can, and what it
     # returns is plain operations
     try:
-        traced = make_fx(model, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*given)
+        with ops.using("torch"):  # no kernel can be part of the file
+            traced = make_fx(model, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*given)
     except GuardOnDataDependentSymNode as error:
         raise StudyError(
             f"{predictor.config.architecture} cannot be exported: the shape of one of its arrays is"

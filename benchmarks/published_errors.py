@@ -1,5 +1,5 @@
 """Errors on published splits, for models with gradient forces, beside the published numbers
-(results/use/published.md): rMD17 aspirin and ethanol, 3BPA and acetylacetone.
+(`published_table.py` writes the page): rMD17 aspirin and ethanol, 3BPA and acetylacetone.
 
     python benchmarks/published_errors.py FOLDER OUT --minutes 9       # trains and evaluates
     python benchmarks/published_errors.py FOLDER OUT --minutes 9       # goes on where that stopped

@@ -218,6 +218,11 @@ def timed(
     since = max(pace.seen[min(1, len(pace.seen) - 1)][0] for pace in paces.values())
     shutil.rmtree(scratch)
     seconds = SHARE * (end - RESERVE_SECONDS - time.time())
+    if waiting := [name for name in names if not paces[name].rate(since)]:
+        raise SystemExit(
+            f"no speed of {', '.join(waiting)} was seen: kernels of all runs take about a minute to"
+            " compile; give more --minutes, or --epochs"
+        )
     found = {}
     for name in names:
         pack = packs[name.split()[0]]

@@ -66,10 +66,10 @@ class ModelConfig(Settings):
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without charges, spins, stress head and frames where there are none, and without
         :attr:`LATER` options at their defaults."""
-        content, fields = handler(self), type(self).model_fields
-        names = "charges", "spins", "stress", "canonical", *self.LATER
-        later = {k: fields[k].default for k in names}
-        return {k: v for k, v in content.items() if k not in later or v != later[k]}
+        names = {"charges", "spins", "stress", "canonical", *self.LATER}
+        fields = type(self).model_fields
+        unset = {k for k in names if getattr(self, k) == fields[k].default}
+        return {k: v for k, v in handler(self).items() if k not in unset}
 
     @model_validator(mode="after")
     def _frames_of_direct_forces(self) -> ModelConfig:

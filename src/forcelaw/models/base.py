@@ -16,13 +16,13 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .. import ops
 from ..errors import StudyError
 from ..graph import GraphBatch, segment_sum
-from ..settings import Settings
+from ..settings import Recorded
 from .flops import Flops, counted, counter
 from .frames import PASSES, in_frames
 from .mup import Embedding
@@ -31,7 +31,7 @@ from .stress import StressHead, per_structure, stress_flops
 Symmetry = Literal["E(3)", "SE(3)", "none", "undeclared"]
 
 
-class ModelConfig(Settings):
+class ModelConfig(Recorded):
     """What every architecture needs to know. Extra keys are errors."""
 
     architecture: str
@@ -58,18 +58,7 @@ class ModelConfig(Settings):
     """direct forces of molecules: the model sees them in their principal frame, or outputs are
     averaged over its frames (:mod:`.frames`)"""
 
-    LATER: ClassVar[tuple[str, ...]] = ()
-    """options that an architecture got after it had runs: left out at their defaults, so that those
-    keep their ids"""
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without charges, spins, stress head and frames where there are none, and without
-        :attr:`LATER` options at their defaults."""
-        names = {"charges", "spins", "stress", "canonical", *self.LATER}
-        fields = type(self).model_fields
-        unset = {k for k in names if getattr(self, k) == fields[k].default}
-        return {k: v for k, v in handler(self).items() if k not in unset}
+    LATER: ClassVar[tuple[str, ...]] = ("charges", "spins", "stress", "canonical")
 
     @model_validator(mode="after")
     def _frames_of_direct_forces(self) -> ModelConfig:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeFloat,
     PlainSerializer,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
-from ..settings import Settings
+from ..settings import Recorded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,15 +36,7 @@ ConfigWeights = Annotated[
 ]
 
 
-# options that runs of before they existed do not have
-LATER = (
-    *("energy_weight", "forces_weight", "stress_weight", "decay", "average_power"),
-    *("energy_weight_end", "forces_weight_end", "stress_weight_end", "config_weights"),
-    *("optimizer", "decay_shape"),
-)
-
-
-class TrainOptions(Settings):
+class TrainOptions(Recorded):
     """How to train; the same for every architecture of a study. Extra keys are errors.
 
     The keys of ``train`` in a study, and options of ``forcelaw train`` under the same names.
@@ -103,15 +93,11 @@ class TrainOptions(Settings):
     """weights of structures by config type in what is minimised, as {bulk: 2, surface: 0.5};
     others count 1 (default: all do)"""
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without later options at their defaults: runs of before there were any keep their ids."""
-        fields = type(self).model_fields
-        return {
-            key: value
-            for key, value in handler(self).items()
-            if key not in LATER or value != fields[key].get_default()
-        }
+    LATER: ClassVar[tuple[str, ...]] = (
+        *("energy_weight", "forces_weight", "stress_weight", "decay", "average_power"),
+        *("energy_weight_end", "forces_weight_end", "stress_weight_end", "config_weights"),
+        *("optimizer", "decay_shape"),
+    )
 
     @property
     def stress(self) -> bool:

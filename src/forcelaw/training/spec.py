@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, ValidationError
 
 from .. import __version__
 from ..data import splits
@@ -21,7 +21,7 @@ from ..models import architecture, code, make_config
 from ..models.base import Flops, ModelConfig
 from ..models.sizing import count_parameters
 from ..plugins import code_changes
-from ..settings import Settings
+from ..settings import Recorded, Settings
 from ..store.runs import RunDirectory
 from .config import TrainOptions, cost_factor
 
@@ -36,7 +36,7 @@ class Start(Settings):
     atoms: int
 
 
-class RunSpec(Settings):
+class RunSpec(Recorded):
     """One run, resolved. start: None for fresh weights."""
 
     study: str
@@ -65,12 +65,7 @@ class RunSpec(Settings):
     code: dict[str, str] | None = None
     """of an architecture from outside: package -> version and hash of its source"""
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without ``start`` and ``code`` where there is none: ids of such runs are as before there
-        was any."""
-        optional = ("start", "code")
-        return {k: v for k, v in handler(self).items() if k not in optional or v is not None}
+    LATER: ClassVar[tuple[str, ...]] = ("start", "code")
 
     def config(self) -> ModelConfig:
         return make_config(self.model)

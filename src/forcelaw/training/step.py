@@ -295,7 +295,7 @@ class GraphStep(Step):
         self._capture()
 
     def _rows(self) -> Tensor:
-        return self.matrix.index_select(0, (self.counter - self.low).view(1)).squeeze(0)
+        return self._at(self.matrix, self.counter - self.low)
 
     def _body(self, sizes: tuple[int, int]) -> None:
         scalars = self._at(self.optimizer.table, self.counter)

@@ -6,6 +6,19 @@ import numpy as np
 
 from forcelaw.data.pack import Pack, PackWriter, group_hash
 
+STUDY = """
+name: t
+data: pack
+cutoff: 3.0
+architectures: [mpnn, painn]
+sizes: [3e3]
+depth: 1
+epochs: 4
+train: {batch_molecules: 4, evaluations: 3, first_evaluation: 2, validation_structures: 6}
+learning_rate: 1e-3
+"""
+"""two runs on the pack ``pack`` of :func:`write_pack`, a second each"""
+
 
 def pair_energy(pos: np.ndarray) -> tuple[float, np.ndarray]:
     """Sum over pairs of exp(-r^2 / 2): energy and exact forces (n, 3)."""

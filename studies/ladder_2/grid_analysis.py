@@ -25,10 +25,10 @@ import forcelaw
 FIRST_STEP = 2000
 
 
-def finished(path: str) -> pl.DataFrame:
-    """Evaluations that count: of finished runs, from step 2,000 on."""
-    frame = pl.read_parquet(path)
-    return frame.filter((pl.col("status") == "finished") & (pl.col("step") >= FIRST_STEP))
+def finished(name: str, first_step: int = FIRST_STEP) -> pl.DataFrame:
+    """Evaluations of results/``name`` that count: of finished runs, from ``first_step`` on."""
+    frame = pl.read_parquet(f"results/{name}/runs.parquet")
+    return frame.filter((pl.col("status") == "finished") & (pl.col("step") >= first_step))
 
 
 def corrected(frame: pl.DataFrame) -> pl.DataFrame:
@@ -55,7 +55,7 @@ def corrected(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def main() -> int:
-    frame = finished("results/ladder_2_grid/runs.parquet")
+    frame = finished("ladder_2_grid")
     columns = [c for c in frame["architecture"].unique(maintain_order=True) if c != "MPNN"]
     whole = {c: forcelaw.ratios(frame, "MPNN", c) for c in sorted(columns)}
     for result in whole.values():

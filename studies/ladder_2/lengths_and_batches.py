@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from grid_analysis import finished
 from scipy import stats
 
 import forcelaw
@@ -28,14 +29,9 @@ PAIRS += [("PaiNN", "MC-EGNN")]
 OUT = Path("results/ladder_2_lengths")
 
 
-def finished(name: str) -> pl.DataFrame:
-    frame = pl.read_parquet(f"results/{name}/runs.parquet")
-    return frame.filter(pl.col("status") == "finished")
-
-
 def ends(name: str) -> pl.DataFrame:
     """The last evaluation of each finished run."""
-    return finished(name).sort("step").group_by("run").last()
+    return finished(name, 0).sort("step").group_by("run").last()
 
 
 def mean_losses(name: str, column: str) -> dict[int, float]:
@@ -91,7 +87,7 @@ def lengths() -> None:
 def batches() -> None:
     print("2. 64 structures a step, evaluations of runs of 16M atoms\n")
     for step in (500, 2000):
-        frame = finished("ladder_2_grid_64").filter(pl.col("step") >= step)
+        frame = finished("ladder_2_grid_64", step)
         print(f"from step {step} on:")
         for first, second in (PAIRS[0], *PAIRS[2:4]):
             print(forcelaw.ratios(frame, first, second).summary(), "\n")

@@ -25,21 +25,10 @@ from forcelaw.study.record import StudyDirectory, find_pack
 from tests.data import files
 from tests.fuzz.damage import damage_bytes, damage_file
 from tests.fuzz.isolated import Wrong
-from tests.packs import write_pack
+from tests.packs import STUDY, write_pack
 from tests.report import synthetic
 
 CODES = (0, 1, 2, 3, 4, 74)  # that a command may end with here
-STUDY = """
-name: t
-data: pack
-cutoff: 3.0
-architectures: [mpnn, painn]
-sizes: [3e3]
-depth: 1
-epochs: 4
-train: {batch_molecules: 4, evaluations: 3, first_evaluation: 2, validation_structures: 6}
-learning_rate: 1e-3
-"""
 Call = tuple[str, Callable[[], int | None]]
 
 

@@ -17,19 +17,8 @@ from forcelaw.study.config import load
 from forcelaw.study.record import StudyDirectory, find_pack
 from forcelaw.study.status import StudyStatus
 from forcelaw.table.directory import table
-from tests.packs import write_pack
+from tests.packs import STUDY, write_pack
 
-STUDY = """
-name: t
-data: pack
-cutoff: 3.0
-architectures: [mpnn, painn]
-sizes: [3e3]
-depth: 1
-epochs: 4
-train: {batch_molecules: 4, evaluations: 3, first_evaluation: 2, validation_structures: 6}
-learning_rate: 1e-3
-"""
 SWEEP = STUDY.replace("1e-3", "{sweep: {size: 3e3, factors: [0.5, 1], epochs: 1}}")
 
 

@@ -26,7 +26,17 @@ from torch import Tensor, nn
 
 from ..graph import GraphBatch, segment_sum
 from .edge_features import Lengths
-from .painn_factors import GROUP, MOST, _plus, _product, _radial, _weight
+from .painn_factors import (
+    GROUP,
+    MOST,
+    _plus,
+    _product,
+    _put_gradients,
+    _put_sums,
+    _put_weight,
+    _radial,
+    _weight,
+)
 from .painn_forces import _pull, _push, _second
 from .register import Twice
 from .switch import constexpr, tl, triton, use_triton
@@ -144,18 +154,7 @@ def _forward(
         s1 = _plus(s1, of, m1, WIDE, WIDE, PRECISION)
         s2 = _plus(s2, of, m2, WIDE, WIDE, PRECISION)
     mask = (atoms < last)[:, None] & mc[None, :]
-    own = atoms[:, None] * d + c[None, :]
-    own3 = atoms[:, None] * (3 * d) + c[None, :]
-    s0, s1, s2 = s0 * scale, s1 * scale, s2 * scale
-    if HAS_V:
-        v0, v1, v2 = three(v + own3, d, mask, WIDE)
-        s0 += v0
-        s1 += v1
-        s2 += v2
-    tl.store(out_h + own, s * scale + tl.load(h + own, mask=mask, other=0.0), mask=mask)
-    tl.store(out_v + own3, s0, mask=mask)
-    tl.store(out_v + own3 + d, s1, mask=mask)
-    tl.store(out_v + own3 + 2 * d, s2, mask=mask)
+    _put_sums(h, v, out_h, out_v, s, s0, s1, s2, atoms, c, mask, d, scale, HAS_V, WIDE)
 
 
 @triton.jit(do_not_specialize=["n", "few", "groups", "each"])
@@ -250,23 +249,8 @@ def _backward(
                 s2 = _plus(s2, of, g2 * fb, WIDE, WIDE, PRECISION)
         mask = (atoms < last)[:, None] & mc[None, :]
         own = atoms[:, None] * (3 * d) + c[None, :]
-        tl.store(dx + own, da * scale, mask=mask)
-        tl.store(dx + own + 2 * d, dc * scale, mask=mask)
-        if HAS_V:
-            v0, v1, v2 = three(v + own, d, mask, WIDE)
-            tl.store(dx + own + d, (s0 * v0 + s1 * v1 + s2 * v2) * scale, mask=mask)
-            xb = tl.load(x + own + d, mask=mask, other=0.0) * scale
-            g0, g1, g2 = three(grad_v + own, d, mask, WIDE)
-            tl.store(dv + own, g0 + s0 * xb, mask=mask)
-            tl.store(dv + own + d, g1 + s1 * xb, mask=mask)
-            tl.store(dv + own + 2 * d, g2 + s2 * xb, mask=mask)
-        else:
-            tl.store(dx + own + d, tl.zeros([GROUP, BC], WIDE), mask=mask)
-    put = dw + tl.program_id(0).to(tl.int64) * 3 * d * R + c[None, :] * R + k[:, None]
-    mask = (k < R)[:, None] & mc[None, :]
-    tl.store(put, sum_a * scale, mask=mask)
-    tl.store(put + d * R, sum_b * scale, mask=mask)
-    tl.store(put + 2 * d * R, sum_c * scale, mask=mask)
+        _put_gradients(v, x, grad_v, dx, dv, da, dc, s0, s1, s2, own, mask, d, scale, HAS_V, WIDE)
+    _put_weight(dw, sum_a, sum_b, sum_c, k, c, d, R, scale)
 
 
 def _shape(kernel: str, x: Tensor, g: Tensor) -> tuple[int, int, dict]:

@@ -34,6 +34,18 @@ def zeros(COUNT: constexpr, BC: constexpr, dtype: constexpr):
 
 
 @triton.jit
+def added(total, values, first: constexpr, COUNT: constexpr, ALL: constexpr):
+    """A tuple of ALL numbers with the COUNT of ``values`` added from position ``first`` on."""
+    out = ()
+    for k in tl.static_range(ALL):
+        if k >= first and k < first + COUNT:
+            out = out + (total[k] + values[k - first],)
+        else:
+            out = out + (total[k],)
+    return out
+
+
+@triton.jit
 def rows(x, first, c, mask, COUNT: constexpr, C: constexpr):
     """A tuple: channels c of COUNT rows of x (any, C) from row ``first`` on."""
     out = ()

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...graph import GraphBatch
 from ..silu import silu_curvature
 from ..switch import constexpr, tl, triton
-from ..tiles import FILL, FILL_PROGRAMS, PROGRAMS, tile, zeros
+from ..tiles import FILL, FILL_PROGRAMS, PROGRAMS, added, tile, zeros
 from .so2_layout import (
     TILES,
     Edges,
@@ -103,10 +103,7 @@ def _turn_push(
                             tfactor = tl.load(trad + e, mask=me, other=0.0)[:, None]
                         turned = turned + (tacc * factor + acc * tfactor,)
         if SIDES == 1:
-            new = ()
-            for l in tl.static_range(L + 1):
-                new = new + (total[l] + turned[l],)
-            total = new
+            total = added(total, turned, 0, L + 1, L + 1)
         for p in tl.static_range(SM):
             tl.store(target + p * SIDES * C, turned[p].to(out.dtype.element_ty), mask=mask)
     if SIDES == 1:
@@ -191,18 +188,9 @@ def _turn_second(
                                 tturned += w * trows[l * l + j] + tw * rows[l * l + j]
                                 part = part + (w * by_frame + tw * by_tangent,)
                             dfactor += g * turned + p * tturned
-                            new = ()
-                            for s in tl.static_range(S):
-                                if s >= l * l and s < (l + 1) * (l + 1):
-                                    new = new + (total[s] + part[s - l * l],)
-                                else:
-                                    new = new + (total[s],)
-                            total = new
+                            total = added(total, part, l * l, 2 * l + 1, S)
                     dfactors = dfactors + (dfactor,)
-            new = ()
-            for q in tl.static_range(R):
-                new = new + (dshifts[q] + dfactors[q],)
-            dshifts = new
+            dshifts = added(dshifts, dfactors, 0, R, R)
             for q in tl.static_range(R):
                 at = drad + (e * R + q) * 2 * C + side * C + c
                 tl.store(at, dfactors[q].to(drad.dtype.element_ty), mask=mc)
@@ -443,12 +431,8 @@ def _gate_second(
             tl.store(pa + source + (l - 1) * C, (ds * by_ts).to(kind), mask=mask)
             tl.store(ga + source + (l - 1) * C, dgate.to(kind), mask=mask)
             gates = gates + (dgate,)
-        new = ()
-        for k in tl.static_range(L):
-            new = new + (total[k] + gates[k],)
-        for k in tl.static_range(L + 1):
-            new = new + (total[L + k] + ends[k],)
-        total = new
+        total = added(total, gates, 0, L, 2 * L + 1)
+        total = added(total, ends, L, L + 1, 2 * L + 1)
     for k in tl.static_range(2 * L + 1):
         at = dbias + (tl.program_id(0) * (2 * L + 1) + k) * C + c
         tl.store(at, tl.sum(total[k], axis=0), mask=mc)

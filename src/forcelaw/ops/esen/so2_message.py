@@ -27,7 +27,7 @@ from ...graph import GraphBatch, segment_sum
 from ..register import Twice
 from ..silu import silu
 from ..switch import constexpr, tl, triton, use_triton, use_triton_at
-from ..tiles import FILL, FILL_PROGRAMS, PROGRAMS, tile, zeros
+from ..tiles import FILL, FILL_PROGRAMS, PROGRAMS, added, tile, zeros
 from .so2_forces import (
     frames_of_sum,
     frames_of_turn,
@@ -238,10 +238,7 @@ def _turn(
                             acc += entry[:, None] * rows[l * l + j]
                         turned = turned + (acc * factors[_factor(l, m, L) if SIDES == 2 else 0],)
         if SIDES == 1:
-            new = ()
-            for l in tl.static_range(L + 1):
-                new = new + (total[l] + turned[l],)
-            total = new
+            total = added(total, turned, 0, L + 1, L + 1)
         for p in tl.static_range(SM):
             tl.store(target + p * SIDES * C, turned[p].to(out.dtype.element_ty), mask=mask)
     if SIDES == 1:
@@ -386,18 +383,9 @@ def _turn_grad(
                                 turned += w * rows[l * l + j]
                                 part = part + (w * slope,)
                             dfactor += given[_place(l, m, sign, L)] * turned
-                            new = ()
-                            for s in tl.static_range(S):
-                                if s >= l * l and s < (l + 1) * (l + 1):
-                                    new = new + (total[s] + part[s - l * l],)
-                                else:
-                                    new = new + (total[s],)
-                            total = new
+                            total = added(total, part, l * l, 2 * l + 1, S)
                     dfactors = dfactors + (dfactor,)
-            new = ()
-            for q in tl.static_range(R):
-                new = new + (dshifts[q] + dfactors[q],)
-            dshifts = new
+            dshifts = added(dshifts, dfactors, 0, R, R)
             for q in tl.static_range(R):
                 at = drad + (e * R + q) * 2 * C + side * C + c
                 tl.store(at, dfactors[q].to(drad.dtype.element_ty), mask=mc)
@@ -517,12 +505,8 @@ def _gate_grad(
             ds = ds * s * (1.0 - s)
             tl.store(target + (l - 1) * C, ds.to(kind), mask=mask)
             gates = gates + (ds,)
-        new = ()
-        for k in tl.static_range(L):
-            new = new + (total[k] + gates[k],)
-        for k in tl.static_range(L + 1):
-            new = new + (total[L + k] + ends[k],)
-        total = new
+        total = added(total, gates, 0, L, 2 * L + 1)
+        total = added(total, ends, L, L + 1, 2 * L + 1)
     for k in tl.static_range(2 * L + 1):
         at = dbias + (tl.program_id(0) * (2 * L + 1) + k) * C + c
         tl.store(at, tl.sum(total[k], axis=0), mask=mc)

@@ -72,6 +72,25 @@ def _forward(
     tl.store(out + r[:, None] * w + c[None, :], y.to(out.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _normalised(x, moved, r, c, mask, w: constexpr, WIDE: constexpr):
+    """(x + shift - mean) / sigma of some rows, and 1 / sigma."""
+    v = tl.load(x + r[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE) + moved
+    v = tl.where(mask, v - (tl.sum(v, axis=1) / w)[:, None], 0.0)
+    scale = (1.0 / tl.sqrt(tl.sum(v * v, axis=1) / w + EPSILON))[:, None]
+    return v * scale, scale
+
+
+@triton.jit
+def _put_sums(sums, sum_gain, sum_bias, sum_shift, programs, c, w: constexpr, SHIFT: constexpr):
+    """Gradients of gain, bias and shift, as this program has them."""
+    pid, mc = tl.program_id(0), c < w
+    tl.store(sums + pid * w + c, tl.sum(sum_gain, axis=0), mask=mc)
+    tl.store(sums + (programs + pid) * w + c, tl.sum(sum_bias, axis=0), mask=mc)
+    if SHIFT:
+        tl.store(sums + (2 * programs + pid) * w + c, tl.sum(sum_shift, axis=0), mask=mc)
+
+
 @triton.jit(do_not_specialize=["rows", "programs"])
 def _backward(
     x,
@@ -105,10 +124,7 @@ def _backward(
     for low in range(pid * BE, rows, programs * BE):
         r = (low + tl.arange(0, BE)).to(tl.int64)
         mask = (r < rows)[:, None] & mc[None, :]
-        v = tl.load(x + r[:, None] * w + c[None, :], mask=mask, other=0.0).to(wide) + moved
-        v = tl.where(mask, v - (tl.sum(v, axis=1) / w)[:, None], 0.0)
-        scale = (1.0 / tl.sqrt(tl.sum(v * v, axis=1) / w + EPSILON))[:, None]
-        v = v * scale
+        v, scale = _normalised(x, moved, r, c, mask, w, wide)
         dy = tl.load(grad + r[:, None] * w + c[None, :], mask=mask, other=0.0).to(wide)
         if SILU:
             y = v * g + b
@@ -122,24 +138,12 @@ def _backward(
         tl.store(dx + r[:, None] * w + c[None, :], dv.to(dx.dtype.element_ty), mask=mask)
         if SHIFT:
             sum_shift += tl.where(mask, dv, 0.0)
-    tl.store(sums + pid * w + c, tl.sum(sum_gain, axis=0), mask=mc)
-    tl.store(sums + (programs + pid) * w + c, tl.sum(sum_bias, axis=0), mask=mc)
-    if SHIFT:
-        tl.store(sums + (2 * programs + pid) * w + c, tl.sum(sum_shift, axis=0), mask=mc)
+    _put_sums(sums, sum_gain, sum_bias, sum_shift, programs, c, w, SHIFT)
 
 
 def _tile(w: int) -> dict[str, int]:
     columns = max(16, triton.next_power_of_2(w))
     return {"BE": max(1, 1024 // columns), "BC": columns, "num_warps": 4}
-
-
-@triton.jit
-def _normalised(x, moved, r, c, mask, w: constexpr, WIDE: constexpr):
-    """(x + shift - mean) / sigma of some rows, and 1 / sigma."""
-    v = tl.load(x + r[:, None] * w + c[None, :], mask=mask, other=0.0).to(WIDE) + moved
-    v = tl.where(mask, v - (tl.sum(v, axis=1) / w)[:, None], 0.0)
-    scale = (1.0 / tl.sqrt(tl.sum(v * v, axis=1) / w + EPSILON))[:, None]
-    return v * scale, scale
 
 
 @triton.jit
@@ -238,10 +242,7 @@ def _second(
         tl.store(dx + at, dv.to(dx.dtype.element_ty), mask=mask)
         if SHIFT:
             sum_shift += tl.where(mask, dv, 0.0)
-    tl.store(sums + pid * w + c, tl.sum(sum_gain, axis=0), mask=mc)
-    tl.store(sums + (programs + pid) * w + c, tl.sum(sum_bias, axis=0), mask=mc)
-    if SHIFT:
-        tl.store(sums + (2 * programs + pid) * w + c, tl.sum(sum_shift, axis=0), mask=mc)
+    _put_sums(sums, sum_gain, sum_bias, sum_shift, programs, c, w, SHIFT)
 
 
 class _Norm(Twice):

@@ -28,6 +28,7 @@ from forcelaw.models import architecture
 
 def losses(pack: Path, name: str, precision: str, device: str) -> list[float]:
     """At the evaluations of 40 steps."""
+    torch.set_num_threads(2)  # eight of these may run beside one another
     how = {"precision": precision, "steps": 40, "forces": "conservative"}
     return [m["loss"] for m in run_once(Pack(pack), name, device, **how)[0]]
 
@@ -42,7 +43,9 @@ def check(pack: Path, names: list[str]) -> int:
             for kind in kinds
         }
         for (name, kind), cpu in found.items():
+            print(f"{name}: {kind}", flush=True)
             gpu = losses(pack, name, kind, "cuda")
+            print(f"{name}: {kind} on the GPU is done", flush=True)
             worst = max(abs(a / b - 1) for a, b in zip(cpu.result(), gpu, strict=True))
             print(f"{name}: losses on CPU and GPU differ by {worst:.1e} in {kind}", flush=True)
             bad += kind == "float64" and worst > 1e-9

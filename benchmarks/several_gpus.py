@@ -76,6 +76,8 @@ FULL = SimpleNamespace(
     tf32=("painn", 1e6, 8192, 300, "tf32"),
     seeds=(0, 1, 2),
     resume=("painn", 1e5, 2048, 1500),
+    # of "resume": so low that a difference of 1e-16 stays one of rounding to the end
+    resume_lr=2e-5,
     study={"sizes": [1e6], "atoms": 8192 * 300, "batch_atoms": 8192, "precision": "tf32"},
     runs=16,
 )
@@ -88,6 +90,7 @@ QUICK = SimpleNamespace(
     tf32=("painn", 3e3, 256, 12, "float32"),
     seeds=(0, 1),
     resume=("painn", 3e3, 256, 150),
+    resume_lr=2e-5,
     study={"sizes": [3e3], "atoms": 256 * 10, "batch_atoms": 256, "precision": "float32"},
     runs=2,
 )
@@ -116,6 +119,7 @@ class Speed:
 
     def _measure(self, name: str, target: float, extra: dict, atoms: int) -> dict[str, Any]:
         device, ranks = self.device, self.ranks
+        torch.backends.cuda.matmul.allow_tf32 = True  # a part before this may have had it off
         config = size(name, target, **(data_options(self.pack) | extra))
         options = TrainOptions(batch_atoms=atoms, precision="tf32")
         indices = training_set(self.pack)
@@ -200,13 +204,17 @@ class Speed:
         return float(self.ranks.largest(np.array([time.perf_counter() - began]))[0])
 
 
-def specification(pack: Pack, case: tuple, seed: int, **more: Any) -> Any:
+def specification(
+    pack: Pack, case: tuple, seed: int, lr: float | None = None, **more: Any
+) -> Any:
     """The run of a case: architecture, size, atoms a step, steps, precision."""
     name, target, atoms, steps, *precision = case
     options = {"batch_atoms": atoms, "evaluations": 6, "validation_structures": 500} | more
     how = TrainOptions(**options, precision=precision[0] if precision else "float64")
+    rate = {} if lr is None else {"learning_rate": lr}
+    length = 0.97 * atoms * steps
     what = Training(
-        architecture=name, size=target, data=str(pack.path), atoms=0.97 * atoms * steps, seed=seed
+        architecture=name, size=target, data=str(pack.path), atoms=length, seed=seed, **rate
     )
     return what.resolve(pack, how)
 
@@ -236,7 +244,6 @@ def in_rank(args: argparse.Namespace) -> int:
     ranks = Group.of_environment(args.device) if started_by_torchrun() else ALONE
     device = ranks.device if isinstance(ranks, Group) else torch.device(args.device)
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
         stream = torch.cuda.Stream(device)
         torch.cuda.set_stream(stream)
     shards = Shards()
@@ -273,7 +280,7 @@ def in_rank(args: argparse.Namespace) -> int:
         elif part == "tf32":
             losses("losses", [s.tf32], s.seeds)
         elif part == "whole":  # what "resume" is compared with
-            spec = specification(pack, s.resume, 0, evaluations=12)
+            spec = specification(pack, s.resume, 0, s.resume_lr, evaluations=12)
             emit(part, train(Path(args.work), pack, spec, ranks, device, shards))
         elif part == "graph":
             ranks.in_graph = True
@@ -458,10 +465,10 @@ def resume(jobs: Jobs, s: Any) -> None:
     args, report = jobs.args, jobs.report
     name, target, atoms, steps = s.resume
     pack = Pack(args.pack)
-    spec = specification(pack, s.resume, 0, evaluations=12)
+    spec = specification(pack, s.resume, 0, s.resume_lr, evaluations=12)
     run = RunDirectory(jobs.work / "resume" / "runs" / content_id(spec.as_json()))
     words = ["train", name, "--size", repr(target), "--data", str(pack.path), "--seed", "0"]
-    words += ["--atoms", repr(0.97 * atoms * steps), "--batch-atoms", str(atoms)]
+    words += ["--learning-rate", repr(s.resume_lr), "--atoms", repr(0.97 * atoms * steps), "--batch-atoms", str(atoms)]
     words += ["--precision", "float64", "--evaluations", "12", "--validation-structures", "500"]
     words += ["--device", args.device, "--out", str(jobs.work / "resume")]
     at, told = [], []

@@ -204,9 +204,7 @@ class Speed:
         return float(self.ranks.largest(np.array([time.perf_counter() - began]))[0])
 
 
-def specification(
-    pack: Pack, case: tuple, seed: int, lr: float | None = None, **more: Any
-) -> Any:
+def specification(pack: Pack, case: tuple, seed: int, lr: float | None = None, **more: Any) -> Any:
     """The run of a case: architecture, size, atoms a step, steps, precision."""
     name, target, atoms, steps, *precision = case
     options = {"batch_atoms": atoms, "evaluations": 6, "validation_structures": 500} | more
@@ -468,7 +466,14 @@ def resume(jobs: Jobs, s: Any) -> None:
     spec = specification(pack, s.resume, 0, s.resume_lr, evaluations=12)
     run = RunDirectory(jobs.work / "resume" / "runs" / content_id(spec.as_json()))
     words = ["train", name, "--size", repr(target), "--data", str(pack.path), "--seed", "0"]
-    words += ["--learning-rate", repr(s.resume_lr), "--atoms", repr(0.97 * atoms * steps), "--batch-atoms", str(atoms)]
+    words += [
+        "--learning-rate",
+        repr(s.resume_lr),
+        "--atoms",
+        repr(0.97 * atoms * steps),
+        "--batch-atoms",
+        str(atoms),
+    ]
     words += ["--precision", "float64", "--evaluations", "12", "--validation-structures", "500"]
     words += ["--device", args.device, "--out", str(jobs.work / "resume")]
     at, told = [], []

@@ -75,6 +75,41 @@ def test_nothing_is_extrapolated():
     assert found.costs["c"].at[-1] <= 12 * SIZES[-1] * 3.2e6
 
 
+@pytest.mark.parametrize("apart", [0.0, 1e-4, 3e-3])
+def test_runs_that_end_at_one_d_are_compared_there(apart):
+    """A table of final losses, the D of its runs a few per mille apart."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for arch, factor, slope in (("A", 1.0, 0.3), ("B", 0.5, 0.35)):
+        for n in SIZES:
+            d = 1e7 * (1 + apart * rng.uniform(-1, 1))
+            rows.append((f"{arch}{n:.0f}", arch, n, d, factor * (n / 1e4) ** -slope))
+    names = ("run", "architecture", "n", "d", "loss")
+    found = ratios(dict(zip(names, map(list, zip(*rows)))), "A", "B")
+    assert found.window["d"] == pytest.approx((1e7, 1e7), rel=2 * apart + 1e-9)
+    assert set(found.slopes) == {"n"} and found.slopes["n"].value == pytest.approx(0.05)
+    assert found.verdict == NOT_CONSTANT and all(size.slope is None for size in found.sizes)
+    np.testing.assert_allclose([s.level for s in found.sizes], 0.5 * (SIZES / 1e4) ** -0.05)
+    np.testing.assert_allclose(found.grid()[1].ravel(), [s.level for s in found.sizes])
+    assert found.summary()
+
+
+def test_runs_that_end_at_other_d_by_size_share_none():
+    one = power(0.2, 0.3, data=np.array([1e6]))
+    one = scaled(one, 1.0)
+    one.values["d"] = one["n"] * 20.0
+    with pytest.raises(FitError):
+        ratios(join(one, scaled(one, 0.5)), "A", "B")
+
+
+def test_evaluations_close_to_one_another_remain_a_curve():
+    """Every evaluation less than 2% after the one before."""
+    one = power(0.2, 0.3, data=np.geomspace(1e5, 1e7, 400))
+    found = ratios(join(one, power(0.2, 0.35, data=np.geomspace(1e5, 1e7, 300))), "A", "B")
+    assert found.slopes["d"].value == pytest.approx(0.05, abs=1e-4)
+    assert all(len(size.d) > 100 for size in found.sizes)
+
+
 def test_windows_are_kept():
     runs = join(power(0.2, 0.3), power(0.2, 0.4))
     found = ratios(runs, "A", "B", d_window=(1e6, 5e6), n_window=(1e4, 4e5))

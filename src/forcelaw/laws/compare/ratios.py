@@ -31,6 +31,7 @@ from .equal_cost import CostRatio, at_equal_cost
 from .size_pairs import (
     COMPARED_SIZE,
     SizeRatio,
+    at_one_d,
     curves,
     differences,
     matched,
@@ -96,7 +97,8 @@ class Ratios(Result):
     def grid(self, columns: int = COLUMNS) -> tuple[np.ndarray, np.ndarray]:
         """The map at ``columns`` values of D over the window: D [columns] and the ratio [sizes,
         columns], NaN where a size was not compared."""
-        at = np.geomspace(*self.window["d"], columns)
+        low, high = self.window["d"]
+        at = np.geomspace(low, high, columns if high > low else 1)
         rows = []
         for size in self.sizes:
             seen = (at > size.d[0] * (1 - SAME_LEVEL)) & (at < size.d[-1] * (1 + SAME_LEVEL))
@@ -107,15 +109,14 @@ class Ratios(Result):
     def summary(self) -> str:
         """For a terminal: the map, the slopes and the verdict."""
         low, high = self.window["d"]
-        lines = [
-            f"{self.second} / {self.first}: ratio of losses at equal N and D, D from {low:.3g} to"
-            f" {high:.3g}"
-        ]
+        span = f"from {low:.3g} to {high:.3g}" if high > low else f"= {low:.3g}"
+        lines = [f"{self.second} / {self.first}: ratio of losses at equal N and D, D {span}"]
         at, table = self.grid()
         lines.append(f"{'N':>10} |" + "".join(f"{d:>9.2g}" for d in at) + "  extra slope")
         for size, row in zip(self.sizes, table):
             cells = "".join(f"{'-' if np.isnan(r) else f'{r:.3f}':>9}" for r in row)
-            lines.append(f"{size.n:10.3g} |{cells}  {size.slope:+.3f}")
+            slope = "-" if size.slope is None else f"{size.slope:+.3f}"
+            lines.append(f"{size.n:10.3g} |{cells}  {slope}")
         lines += [f"  {WORDS[name]:27} {slope}" for name, slope in self.slopes.items()]
         for cost in self.costs.values():
             lines.append(f"  {cost.words()}")
@@ -134,7 +135,8 @@ class Ratios(Result):
                 f" needed; the mean ratio is {self.factor:.3f}"
             )
         if self.verdict == CONSTANT:
-            return f"a constant factor suffices: {self.factor:.3f}{span}, p {small_p(self.p)}"
+            at = "" if "d" in self.slopes else f" at D = {self.window['d'][0]:.3g}"
+            return f"a constant factor suffices{at}: {self.factor:.3f}{span}, p {small_p(self.p)}"
         found = WORDS[min(_tested(self.slopes), key=_tested(self.slopes).__getitem__)]
         return (
             f"no constant factor (p {small_p(self.p)}): {found}; the mean ratio is"
@@ -170,6 +172,9 @@ def ratios(
             remedy=f"train pairs whose N differ by less than {np.expm1(COMPARED_SIZE):.0%}",
         )
     pairs, window = windowed([differences(both, step) for step in steps], d_window)
+    if not pairs:
+        pairs, window = at_one_d([differences(both, step, one_d=True) for step in steps], d_window)
+        notes.append("both are compared at one D: what changes with D is not seen")
     if not pairs:
         raise FitError(
             f"{first} and {second} share no range of D",
@@ -251,16 +256,17 @@ def brief(found: list[Ratios]) -> list[str]:
 
 
 def _slopes(sizes: list[SizeRatio], level: float) -> tuple[dict[str, Slope], Slope]:
-    """Extra slopes in D and in N, the change of that in D with ln N; and the mean of the levels
-    of ln(second / first)."""
-    ln_n, in_d = np.log([size.n for size in sizes]), np.array([size.slope for size in sizes])
-    at_centre = np.log([size.level for size in sizes])
+    """Extra slopes in D (none at one D) and in N, the change of that in D with ln N; and the mean
+    of the levels of ln(second / first)."""
+    ln_n, at_centre = np.log([size.n for size in sizes]), np.log([size.level for size in sizes])
+    seen = [size.slope for size in sizes if size.slope is not None]
     one = np.ones((len(sizes), 1))
     line = np.column_stack([one, ln_n - ln_n.mean()])
-    out = {"d": estimate("d", one, in_d, 0, level)}
+    out = {"d": estimate("d", one, np.array(seen), 0, level)} if seen else {}
     if len(sizes) >= 2:
         out["n"] = estimate("n", line, -at_centre, 1, level)
-        out["d_by_n"] = estimate("d_by_n", line, in_d, 1, level)
+    if len(sizes) >= 2 and seen:
+        out["d_by_n"] = estimate("d_by_n", line, np.array(seen), 1, level)
     return out, estimate("level", one, at_centre, 0, level)
 
 
@@ -272,7 +278,7 @@ def _tested(slopes: dict[str, Slope]) -> dict[str, float]:
 def _constant(slopes: dict[str, Slope], level: float) -> tuple[float | None, str]:
     """p of a constant factor and the verdict: the smallest p of the slopes times their number."""
     tested = _tested(slopes)
-    if "d" not in tested or "n" not in tested:
+    if "n" not in tested or ("d" in slopes and "d" not in tested):
         return None, TOO_FEW
     p = min(1.0, len(tested) * min(tested.values()))
     return p, NOT_CONSTANT if p < 1 - level else CONSTANT

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...table.runs import Runs
-from ..fit.problem import SAME_LEVEL
+from ..fit.problem import SAME_LEVEL, level_of
 from ..fit.result import Result
 
 COMPARED_SIZE = 0.4  # sizes that are compared differ by at most this in ln N
@@ -41,7 +41,7 @@ def curves(runs: Runs) -> Curves:
         for name in np.unique(seed[size == step]):
             rows = np.flatnonzero((size == step) & (seed == name))
             rows = rows[np.argsort(ln_d[rows], kind="stable")]
-            same = np.cumsum(np.diff(ln_d[rows], prepend=ln_d[rows][0]) > SAME_LEVEL)
+            same = level_of(runs["d"][rows])
             count = np.bincount(same)
 
             def mean(
@@ -91,7 +91,7 @@ def matched(
 class SizeRatio(Result):
     """One size step: N at which the two are compared and the sizes that were trained; D [k] of the
     map and the ratio second / first [k] there; level (ratio at the centre of the window) and extra
-    slope in D over all its seeds."""
+    slope in D over all its seeds (None at one D)."""
 
     n: float
     n_first: float
@@ -100,7 +100,7 @@ class SizeRatio(Result):
     d: np.ndarray
     ratio: np.ndarray
     level: float
-    slope: float
+    slope: float | None
 
 
 @dataclass
@@ -112,19 +112,19 @@ class Pair:
     seeds: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def differences(curves: list[Curves], sizes: tuple[int, int]) -> Pair:
+def differences(curves: list[Curves], sizes: tuple[int, int], one_d: bool = False) -> Pair:
     """Differences of ln L at the evaluations of one inside the range of the other (of the one that
-    covers more there), brought to equal N."""
+    covers more there), brought to equal N. one_d: a single evaluation is enough."""
     (n0, first), (n1, second) = curves[0][sizes[0]], curves[1][sizes[1]]
-    out, n, widest = {}, 0.5 * (n0 + n1), 0.0
+    out, n, widest = {}, 0.5 * (n0 + n1), -1.0
     for seed in sorted(set(first) & set(second)):
         one, two = first[seed], second[seed]
         low, high = max(one.d[0], two.d[0]), min(one.d[-1], two.d[-1])
         low, high = low - SAME_LEVEL / 2, high + SAME_LEVEL / 2
         grids = [c.d[(c.d >= low) & (c.d <= high)] for c in (one, two)]
-        if min(len(grid) for grid in grids) < 2:
+        if (max if one_d else min)(len(grid) for grid in grids) < (1 if one_d else 2):
             continue
-        at = max(grids, key=np.ptp)
+        at = max(grids, key=lambda grid: (np.ptp(grid), len(grid)) if len(grid) else (-1, 0))
         difference = np.interp(at, two.d, two.y) - np.interp(at, one.d, one.y)
         shift, where = _equal_n(curves, sizes, at, seed)
         out[seed] = at, difference + shift
@@ -181,6 +181,33 @@ def windowed(
     return out, (float(np.exp(low)), float(np.exp(high)))
 
 
+def at_one_d(
+    pairs: list[Pair], d_window: tuple[float, float] | None
+) -> tuple[list[Pair], tuple[float, float]]:
+    """The pairs at the one D (evaluations within 2%) that every size has with at least one seed;
+    none where there is no such D."""
+    low, high = (-np.inf, np.inf) if d_window is None else np.log(d_window)
+    held = []
+    for pair in pairs:
+        kept = {s: (at >= low - SAME_LEVEL) & (at <= high + SAME_LEVEL) for s, (at, _) in pair.seeds.items()}
+        seeds = {s: (at[kept[s]], y[kept[s]]) for s, (at, y) in pair.seeds.items() if kept[s].any()}
+        held += [Pair(pair.n, seeds)] if seeds else []
+    ends = [[(at[0], at[-1]) for at, _ in pair.seeds.values()] for pair in held]
+    low = max((min(first for first, _ in one) for one in ends), default=np.inf)
+    high = min((max(last for _, last in one) for one in ends), default=-np.inf)
+    if low > high + SAME_LEVEL:
+        return [], (np.nan, np.nan)
+    middle, out = 0.5 * (low + high), []
+    for pair in held:
+        seeds = {}
+        for seed, (at, y) in pair.seeds.items():
+            near = int(np.abs(at - middle).argmin())
+            if abs(at[near] - middle) <= SAME_LEVEL:
+                seeds[seed] = at[[near]], y[[near]]
+        out += [Pair(pair.n, seeds)] if seeds else []
+    return out, (float(np.exp(middle)),) * 2
+
+
 def of_size(pair: Pair, centre: float) -> SizeRatio:
     """Level at ln D = ``centre`` and slope of one size: seeds have levels of their own and one
     slope in ln D."""
@@ -188,7 +215,7 @@ def of_size(pair: Pair, centre: float) -> SizeRatio:
     for at, value in pair.seeds.values():
         x = at - at.mean()
         square, product = square + float(x @ x), product + float(x @ value)
-    slope = product / square
+    slope = product / square if square > 0 else 0.0
     levels = [
         float(value.mean() - slope * (at.mean() - centre)) for at, value in pair.seeds.values()
     ]
@@ -207,5 +234,5 @@ def of_size(pair: Pair, centre: float) -> SizeRatio:
         np.exp(grid),
         np.exp(total / len(levels)),
         float(np.exp(np.mean(levels))),
-        -slope,
+        -slope if square > 0 else None,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import FitError
 from ...table.runs import Runs
 from ..compare.slopes import Slope
-from ..fit.problem import SAME_LEVEL
+from ..fit.problem import level_of
 from ..fit.result import FitResult
 from ..forms.stepped import along
 from .check import Check, judge
@@ -128,7 +128,7 @@ def sweep_ends(sweep: Runs | None, noise: float) -> Check | None:
     if sweep is None or (rates := sweep.numbers("lr")) is None:
         return None
     last = _last_rows(sweep)
-    sizes = np.round(np.log(sweep["n"]) / SAME_LEVEL) if "n" in sweep else np.zeros(len(sweep))
+    sizes = level_of(sweep["n"]) if "n" in sweep else np.zeros(len(sweep), int)
     found, checked = [], 0
     for size in np.unique(sizes[last]):
         rows = last & (sizes == size)

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 
 from ...table.runs import Runs
-from ..fit.problem import SAME_LEVEL
+from ..fit.problem import level_of
 from ..fit.result import FitResult
 from .check import Check, judge
 from .score import residual_of, run_means
@@ -24,8 +24,8 @@ def seeds(runs: Runs, result: FitResult) -> Check | None:
         return None
     mean = run_means(runs, residual_of(runs, result))
     n = np.exp(run_means(runs, np.log(runs["n"])))
-    levels = np.round(np.log(n) / SAME_LEVEL)
-    _, index, count = np.unique(levels, return_inverse=True, return_counts=True)
+    index = level_of(n)
+    count = np.bincount(index)
     remedy = "three seeds at the smallest, a middle and the largest size"
     repeated = np.flatnonzero(count > 1)
     if len(repeated) < LEAST_SIZES:

@@ -284,9 +284,8 @@ def _enough(problem: Problem, runs: Runs) -> Callable[[np.ndarray], bool] | None
     """Whether a draw of runs still has the least number of levels of each role."""
     tables = []
     for role in problem.law.roles:
-        level = np.round(np.log(runs[role]) / problems.SAME_LEVEL)
-        code = np.unique(level, return_inverse=True)[1].ravel()
-        if len(np.unique(code)) > 50:
+        code = problems.level_of(runs[role])
+        if code.max() >= 50:
             continue  # with so many levels no draw loses them
         table = np.zeros((problem.n_clusters, code.max() + 1), bool)
         table[problem.cluster, code] = True

@@ -175,6 +175,11 @@ def matrix(
     return table(columns, archs[1:], name, caption)
 
 
+def _size_slope(row: tuple[Any, Any]) -> Cell:
+    slope = row[0].slope
+    return MISSING if slope is None else Cell(f"{slope:+.3f}")
+
+
 def _map(found: Ratios) -> Table:
     """Ratio by N and D, and the extra slope in D of each size."""
     at, values = found.grid()
@@ -187,7 +192,7 @@ def _map(found: Ratios) -> Table:
         [
             Column("", "N", cell=lambda row: Cell(pretty(row[0].n))),
             *(column(i) for i in range(len(at))),
-            Column("", "extra slope in D", cell=lambda row: Cell(f"{row[0].slope:+.3f}")),
+            Column("", "extra slope in D", cell=_size_slope),
         ],
         rows,
     )

@@ -189,7 +189,10 @@ def at_one_d(
     low, high = (-np.inf, np.inf) if d_window is None else np.log(d_window)
     held = []
     for pair in pairs:
-        kept = {s: (at >= low - SAME_LEVEL) & (at <= high + SAME_LEVEL) for s, (at, _) in pair.seeds.items()}
+        kept = {
+            s: (at >= low - SAME_LEVEL) & (at <= high + SAME_LEVEL)
+            for s, (at, _) in pair.seeds.items()
+        }
         seeds = {s: (at[kept[s]], y[kept[s]]) for s, (at, y) in pair.seeds.items() if kept[s].any()}
         held += [Pair(pair.n, seeds)] if seeds else []
     ends = [[(at[0], at[-1]) for at, _ in pair.seeds.values()] for pair in held]

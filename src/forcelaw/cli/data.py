@@ -88,6 +88,14 @@ class Output(Settings):
     overwrite: bool = Field(False, description="replace PACK if it exists")
 
 
+class Effort(Settings):
+    """How the pack is made."""
+
+    jobs: int = Field(1, ge=1, title="K")
+    """processes that read the sources, a source or a part of an .aselmdb file each; the pack is the
+    same whatever their number"""
+
+
 class Check(Settings):
     """How much is read, and what is printed."""
 
@@ -116,6 +124,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     prepare = add("prepare", "make a pack of sources", PREPARE, SOURCES)
     _add_sources(prepare, "*")
     add_options(prepare, Output)
+    add_options(prepare, Effort)
     add_options(prepare.add_argument_group("split"), Split)
     add_options(prepare.add_argument_group("reference energies"), References)
     keep = prepare.add_argument_group("what to keep")
@@ -172,6 +181,7 @@ def _prepare(args: argparse.Namespace) -> int:
     prepare_files(
         from_options(Preparation, args, train=[*args.sources, *args.train]),
         args.out,
+        jobs=args.jobs,
         rotate=args.rotate,
         limit=args.limit,
         overwrite=args.overwrite,

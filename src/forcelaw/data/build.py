@@ -3,7 +3,7 @@ count on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -70,7 +70,7 @@ class PrepareOptions:
 @dataclass(frozen=True)
 class Part:
     """An opened source and the side that all of it is on; None: the split decides. indices: side ->
-    which structures of it (others are left out), where that is given instead."""
+    which structures of it, ascending (others are left out), where that is given instead."""
 
     source: Source
     side: int | None = None
@@ -120,8 +120,12 @@ class PackBuild:
         self.turned = False
         self._met: set[tuple[int, float]] = set()  # geometry and energy, to drop copies
 
-    def run(self, say: TextIO) -> list[dict[str, Any]]:
-        """Stream all sources into the writer; returns their manifest records."""
+    def run(
+        self, say: TextIO, blocks: Callable[[int], Iterator[Block]] | None = None
+    ) -> list[dict[str, Any]]:
+        """Stream all sources into the writer; returns their manifest records. blocks: those of the
+        source of a number, where other processes read them."""
+        blocks = blocks or (lambda k: self.parts[k].source.blocks())
         known = [part.source.structures for part in self.parts]
         total = None if None in known else sum(known)  # type: ignore[arg-type]
         if total is not None and self.options.limit:
@@ -130,7 +134,7 @@ class PackBuild:
         with Progress("prepare", total, unit="structures", stream=say) as progress:
             for k, part in enumerate(self.parts):
                 before = self.tally.kept
-                for block in self.within_limit(part.source.blocks()):
+                for block in self.within_limit(blocks(k)):
                     self.add(block, k)
                     progress.update(self.tally.seen, part.source.path.name)
                 if not self.tally.refused:
@@ -193,9 +197,9 @@ class PackBuild:
         if part.indices is None:
             return np.full(len(block), part.side or TRAIN, np.uint8)
         sides = np.full(len(block), 255, np.uint8)
-        place = block.first + np.arange(len(block))
         for side, chosen in part.indices.items():
-            sides[np.isin(place, chosen)] = side
+            low, high = np.searchsorted(chosen, [block.first, block.first + len(block)])
+            sides[chosen[low:high] - block.first] = side
         absent = (sides == 255) & (why == filters.KEEP)
         why[absent] = filters.REASONS.index("in no part of the split")
         return sides

@@ -32,6 +32,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ import numpy as np
 from ..elements import MAX_Z, SYMBOLS
 from ..errors import DataError
 from ..files import check_regular, file_sha256, fsync_folder, reading, write_json
+from ..host import usable_cores
 
 FORMAT, VERSION = "forcelaw-pack", 1
 NO_CHARGE, NO_SPIN = 127, 0
@@ -204,15 +206,18 @@ class PackWriter:
     def finish(self, manifest: dict[str, Any]) -> Path:
         """Close the arrays, write the manifest, and rename the whole into place."""
         arrays = {}
-        for name, stream in self._streams.items():
+        for stream in self._streams.values():
             stream.close()
+        with ThreadPoolExecutor(min(8, usable_cores())) as threads:
+            hashes = list(threads.map(file_sha256, (s.path for s in self._streams.values())))
+        for (name, stream), sha256 in zip(self._streams.items(), hashes):
             scale = 1.0
             if self.quantum and name in ("positions", "forces"):
                 scale = self.quantum[name == "forces"]
             arrays[name] = {
                 "dtype": stream.dtype.name,
                 "scale": scale,
-                "sha256": file_sha256(stream.path),
+                "sha256": sha256,
             }
         full = {
             "format": FORMAT,

@@ -28,6 +28,7 @@ from ..errors import DataError
 from ..host import process_exists
 from .build import SIDES, PackBuild, Part, PrepareOptions
 from .pack import PackWriter, forces_text, split_text
+from .read_ahead import ReadAhead
 from .readers import SourceOptions, open_source
 from .reference import References
 from .splits import SIDE_OF, TEST, TRAIN, VALIDATION
@@ -46,13 +47,15 @@ def prepare(
     indices: Mapping[str, str | Path] | None = None,
     sources: SourceOptions | None = None,
     options: PrepareOptions | None = None,
+    jobs: int = 1,
     say: TextIO | None = None,
 ) -> Path:
     """Write the pack ``out`` from sources of any format; returns its path.
 
     Without ``validation`` the sources in ``paths`` are split by molecule; with it all of them are
     training. test: sources that are kept apart for evaluation. indices: "train", "validation",
-    "test" -> a file of structure numbers, from 0, of the only source.
+    "test" -> a file of structure numbers, from 0, of the only source. jobs: processes that read;
+    with more than one, a further one writes. Their number does not show in the pack.
 
     Raises DataError for anything wrong in the sources, and then leaves nothing behind. say: where
     to print what was chosen (default stderr).
@@ -82,7 +85,7 @@ def prepare(
     ):
         owner = writer.partial / f"{_OWNER}{socket.gethostname()}-{os.getpid()}"
         owner.touch()
-        records = work.run(say)
+        records = _run(work, sources, jobs, say)
         references = work.references()
         findings = work.findings(references)
         if not work.tally.periodic:
@@ -99,6 +102,17 @@ def prepare(
         writer.finish(full)
     print("\n".join(summary(out.name, full)), file=say)
     return out
+
+
+def _run(
+    work: PackBuild, sources: SourceOptions, jobs: int, say: TextIO
+) -> list[dict[str, Any]]:
+    """Stream all sources into the pack, read by ``jobs`` processes."""
+    if jobs == 1:
+        return work.run(say)
+    opened = [part.source for part in work.parts]
+    with contextlib.closing(ReadAhead(opened, sources, jobs, work.writer.partial)) as ahead:
+        return work.run(say, ahead.blocks)
 
 
 def _checked(options: PrepareOptions, sources: SourceOptions | None) -> SourceOptions:

@@ -22,10 +22,16 @@ def source_options(given: Source) -> SourceOptions:
 
 
 def prepare_files(
-    given: Preparation, out: Path, *, base: Path = Path(), say: TextIO | None = None, **options: Any
+    given: Preparation,
+    out: Path,
+    *,
+    base: Path = Path(),
+    jobs: int = 1,
+    say: TextIO | None = None,
+    **options: Any,
 ) -> Path:
-    """Make the pack ``out``. base: the folder that paths are relative to. options: further fields
-    of PrepareOptions."""
+    """Make the pack ``out``. base: the folder that paths are relative to. jobs: processes that
+    read. options: further fields of PrepareOptions."""
     keep = Filter(
         only_neutral=given.only_neutral,
         max_force=given.max_force,
@@ -59,6 +65,7 @@ def prepare_files(
         indices={side: base / path for side, path in lists.items() if path},
         sources=source_options(given),
         options=how,
+        jobs=jobs,
         say=say,
     )
 

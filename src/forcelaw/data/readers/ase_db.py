@@ -15,6 +15,8 @@ import json
 import sqlite3
 import sys
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from .labels import choose_units, config_key, label_names, optional_keys, requir
 from .stress import StressRule, stress_rule
 
 PAGE, PEEK = 256, 200
+PIECE = 64 * PAGE  # rows of an .aselmdb file that are read by themselves
 _CALCULATOR = ("energy", "forces", "stress")
 
 
@@ -121,12 +124,14 @@ def _unreadable(path: Path, why: object) -> DataError:
     )
 
 
-def rows(path: Path) -> Iterator[Any]:
+def rows(path: Path, part: slice | None = None) -> Iterator[Any]:
     """Rows of one database in the order of their ids, a page at a time (ASE would fetch a whole
-    selection at once)."""
+    selection at once). part: which of them, of an ``.aselmdb`` file."""
     database = _connect(path)
     try:
-        if path.suffix in (".aselmdb", ".json"):
+        if part:
+            yield from map(database._get_row, database.ids[part])
+        elif path.suffix in (".aselmdb", ".json"):
             yield from database.select()
         else:
             for first, last in _pages(path):
@@ -161,11 +166,16 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
     names."""
     files = sorted(path.glob("*.aselmdb")) if path.is_dir() else [path]
     metadata: dict[str, Any] = {}
-    structures = 0
+    structures, parts = 0, []
     for file in files:
         database = _connect(file)
         metadata = metadata or dict(database.metadata or {})
-        structures += database.count()
+        number = database.count()
+        cuts = range(0, number, PIECE) if file.suffix == ".aselmdb" else [None]
+        for low in cuts:
+            part = None if low is None else slice(low, low + PIECE)
+            parts.append((file, part, structures + (low or 0)))
+        structures += number
         if hasattr(database, "close"):
             database.close()
     if not structures:
@@ -205,6 +215,7 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
     )
     if len(files) > 1 or path.is_dir():
         kind += f", folder of {len(files)} files"
+    pieces = [partial(_blocks, *part, roles, options.sign, units, stress) for part in parts]
     return Source(
         path,
         kind,
@@ -214,7 +225,8 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
         structures=structures,
         hashed=files,
         group_note="{} ({})".format(*roles["group"]) if "group" in roles else "formula",
-        stream=lambda: gather(_blocks(files, roles, options.sign, units, stress)),
+        stream=lambda: gather(block for piece in pieces for block in piece()),
+        pieces=pieces,
     )
 
 
@@ -259,23 +271,19 @@ def _declared(
 
 
 def _blocks(
-    files: list[Path],
+    file: Path,
+    part: slice | None,
+    index: int,
     roles: dict[str, tuple[str, str]],
     sign: float,
     units: Units,
     stress: StressRule | None,
 ) -> Iterator[Block]:
-    index = 0
-    for file in files:
-        page: list[Any] = []
-        for row in rows(file):
-            page.append(row)
-            if len(page) == PAGE:
-                yield _parse(file, page, index, roles, sign, units, stress)
-                index, page = index + len(page), []
-        if page:
-            yield _parse(file, page, index, roles, sign, units, stress)
-            index += len(page)
+    """A file or a part of it, the first row of which is structure ``index``."""
+    found = rows(file, part)
+    while page := list(islice(found, PAGE)):
+        yield _parse(file, page, index, roles, sign, units, stress)
+        index += len(page)
 
 
 def _parse(

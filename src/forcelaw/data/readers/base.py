@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ... import units
 from ...elements import MAX_Z
 from ...errors import DataError
 from ...files import file_sha256, reading
+from ...host import usable_cores
 from ..options import Source as SaidOfSources
 from ..pack import NO_CHARGE, NO_SPIN
 
@@ -131,6 +133,8 @@ class Source:
 
     keys: what each label was read from, for example {"energy": "energy (comment line)"}.
     structures: how many there are, None when that is only known at the end of the stream.
+    pieces: where the source can be read in parts, the stream of each; in order, and gathered, they
+    are ``stream``.
     """
 
     path: Path
@@ -144,17 +148,19 @@ class Source:
     notes: list[str] = field(default_factory=list)
     hashed: list[Path] = field(default_factory=list)  # the files whose bytes make the source's hash
     digest: str | None = None
+    pieces: list[Callable[[], Iterator[Block]]] = field(default_factory=list)
 
-    def blocks(self) -> Iterator[Block]:
-        """All structures, in the order of the source, in blocks of at most a few thousand."""
-        blocks, count = self.stream(), 0
+    def blocks(self, piece: int | None = None) -> Iterator[Block]:
+        """All structures, in the order of the source, in blocks of at most a few thousand; or those
+        of one piece, in blocks that are still to be gathered."""
+        blocks, count = (self.stream if piece is None else self.pieces[piece])(), 0
         while True:
             with reading(f"{self.path}, after structure {count}", DataError):
                 block = next(blocks, None)
             if block is None:
                 return
             yield block
-            count += len(block)
+            count = block.first + len(block)
 
     def sha256(self) -> str:
         """SHA-256 of the file; of a folder, of the sorted list of its files' names and hashes."""
@@ -163,7 +169,10 @@ class Source:
             if files == [self.path]:
                 self.digest = file_sha256(self.path)
             else:
-                lines = "".join(f"{file.name} {file_sha256(file)}\n" for file in sorted(files))
+                files = sorted(files)
+                with ThreadPoolExecutor(min(8, usable_cores())) as threads:
+                    hashes = list(threads.map(file_sha256, files))
+                lines = "".join(f"{file.name} {sha}\n" for file, sha in zip(files, hashes))
                 self.digest = hashlib.sha256(lines.encode()).hexdigest()
         return self.digest
 

@@ -104,9 +104,7 @@ def prepare(
     return out
 
 
-def _run(
-    work: PackBuild, sources: SourceOptions, jobs: int, say: TextIO
-) -> list[dict[str, Any]]:
+def _run(work: PackBuild, sources: SourceOptions, jobs: int, say: TextIO) -> list[dict[str, Any]]:
     """Stream all sources into the pack, read by ``jobs`` processes."""
     if jobs == 1:
         return work.run(say)

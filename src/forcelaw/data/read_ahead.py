@@ -132,9 +132,7 @@ class _Worker:
         self.process.stdout.close()
 
 
-_ARRAYS = [
-    f.name for f in fields(Block) if f.name not in ("first", "place", "groups", "configs")
-]
+_ARRAYS = [f.name for f in fields(Block) if f.name not in ("first", "place", "groups", "configs")]
 
 
 def write_blocks(file: BinaryIO, blocks: Iterator[Block]) -> None:

@@ -77,7 +77,7 @@ def script():
 
 
 def table(spread: float) -> pl.DataFrame:
-    """Runs at three widths with two seeds; T is 20% better than C1 and its loss falls .05 faster."""
+    """Three widths, two seeds; T is 20% better than C1, and its loss falls .05 faster."""
     noise, rows = np.random.default_rng(0), []
     for width in (240, 480, 720):
         for seed in (0, 1):

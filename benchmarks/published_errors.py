@@ -200,7 +200,7 @@ def timed(
     out: Path, packs: dict[str, Pack], names: list[str], device: str, end: float
 ) -> dict[str, float]:
     """Epochs that fit, from a few seconds of runs which are thrown away."""
-    scratch = out / "timed"
+    scratch = out / "timed" / "-".join(packs)  # of this process: there is one for each GPU
     work = {}
     for name in names:
         system, model = name.split()

@@ -152,6 +152,9 @@ def _bomb(path: Path, chance: random.Random) -> str:
         (folder / "provenance.json").write_text('{"pieces": ' + "[" * 200_000)
     else:
         name = "study.json" if what == "link" else "runs.csv"
+        # not a file of the machine: a later case may write through the link
+        others = folder.parent / "of_somebody_else"
+        others.write_text("root:x:0:0:root:/root:/bin/bash\n")
         (folder / name).unlink(missing_ok=True)
-        (folder / name).symlink_to("/etc/passwd")
+        (folder / name).symlink_to(others)
     return f"bomb of {what}"

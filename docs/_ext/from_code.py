@@ -121,6 +121,7 @@ def _help(action: argparse.Action) -> str:
 
 def _study_parts() -> list[tuple[str, Any]]:
     from forcelaw.study import config
+    from forcelaw.study.slurm.options import Slurm
     from forcelaw.training.config import TrainOptions
 
     return [
@@ -132,6 +133,7 @@ def _study_parts() -> list[tuple[str, Any]]:
         ("`learning_rate` as a law", config.RateLaw),
         ("`sweep`", config.Sweep),
         ("`train`", TrainOptions),
+        ("`slurm`", Slurm),
     ]
 
 

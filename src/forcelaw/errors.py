@@ -28,6 +28,7 @@ EXTRAS = {
     "nequip": "nequip",
     "metatrain": "pet",
     "allegro": "allegro",
+    "submitit": "slurm",
     "nequip-allegro": "allegro",
 }
 

@@ -24,7 +24,7 @@ SLOW = (
     "forcelaw forecast",
     "forcelaw report",
 )
-NEEDS_A_STUDY = ("forcelaw status", "forcelaw export", "forcelaw import")
+NEEDS_A_STUDY = ("forcelaw status", "forcelaw stop", "forcelaw export", "forcelaw import")
 NEEDS_A_RUN = ("forcelaw evaluate",)
 
 

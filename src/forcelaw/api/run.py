@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from ..errors import StoreError, require
+from ..host import wanted_threads
 from ..settings import Settings
 from ..store.runs import RunDirectory, content_id
 from ..training.config import TrainOptions
@@ -145,7 +146,7 @@ class Training(Settings):
         device: str = "auto",
         gpus: int = 1,
         compile: bool = False,
-        threads: int = 1,
+        threads: int | None = None,
         say: Say = lambda text: None,
         log: Sequence[str] = (),
         stop: Callable[[], bool] = lambda: False,
@@ -162,7 +163,8 @@ class Training(Settings):
         with assembled(gpus, device, stop) as team:
             if team.first:
                 run = RunDirectory.create(Path(out) / "runs", spec.as_json())
-                self._train(run, pack, spec, options, out, team, compile, threads, say, log, stop)
+                count = wanted_threads(threads)
+                self._train(run, pack, spec, options, out, team, compile, count, say, log, stop)
         return Run(Path(out) / "runs" / content_id(spec.as_json()))
 
     def _train(
@@ -241,7 +243,7 @@ def train(
     device: str = "auto",
     gpus: int = 1,
     compile: bool = False,
-    threads: int = 1,
+    threads: int | None = None,
     say: Say = lambda text: None,
     log: Sequence[str] = (),
     **training: Any,
@@ -260,8 +262,9 @@ def train(
     OUT/runs/ID, where ID is the hash of all that decides its result; a run that is finished there
     is not trained again, one that was stopped is resumed. device: "auto", "cpu" or "cuda".
     gpus: GPUs that train it together, a process each (on a CPU: processes); the numbers are those
-    of one to rounding. compile: torch.compile the model. threads: of torch on a CPU; results depend
-    on it in the last digits, and it is recorded in the result. say: called with one line about the
+    of one to rounding. compile: torch.compile the model. threads: of torch on a CPU, by default
+    what OMP_NUM_THREADS says, else 1; results depend on it in the last digits, and it is recorded
+    in the result. say: called with one line about the
     run, for example ``print``. log: trackers that get the evaluations too: "csv", "tensorboard",
     "wandb", "mlflow". training: any field of :class:`forcelaw.training.config.TrainOptions`
     (batch_molecules, beta1, weight_decay, precision, ...).

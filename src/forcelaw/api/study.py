@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError, StudyError, require
-from ..host import usable_cores
+from ..host import wanted_threads
 from .run import Say
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..study.config import Study as StudyConfig
     from ..study.record import StudyDirectory
+    from ..study.slurm.submit import Submission
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,25 @@ class Study:
         ]
         return pl.DataFrame(rows, infer_schema_length=None)
 
-    def describe(self, device: str = "auto", workers: int | None = None) -> str:
-        """The plan and what it costs, as the text of ``forcelaw run --plan``. A plan for "cuda" is
-        that of one H100 and needs no GPU."""
+    def describe(self, device: str = "auto", workers: int | None = None, gpus: int = 1) -> str:
+        """The plan and what it costs, as the text of ``forcelaw run --plan``, and what the array of
+        a study with a block ``slurm`` asks for. A plan for "cuda" is that of one H100 and needs no
+        GPU. gpus: of each run."""
         from ..study.cost import rates_of
+        from ..study.launcher import default_workers
+        from ..study.slurm.submit import describe_array
         from ..study.status import describe_plan
         from ..training.device import pick_device
 
         device = device if device == "cuda" else pick_device(device)
         rates = rates_of(self.directory, device, remember=False)
-        return describe_plan(self.directory, rates, workers or default_workers(device), device)
+        workers = workers or default_workers(device, gpus)
+        text = describe_plan(self.directory, rates, workers, device, gpus)
+        if self.config.slurm is None:
+            return text
+        if self.config.slurm.device != device:
+            rates = rates_of(self.directory, self.config.slurm.device, remember=False)
+        return f"{text}\n{describe_array(self.directory, rates, gpus)}"
 
     def run(
         self,
@@ -118,7 +128,7 @@ class Study:
         minutes: float | None = None,
         hold_largest: float | None = None,
         retry_failed: bool = False,
-        threads: int = 1,
+        threads: int | None = None,
         gpus: int = 1,
         command: str = "forcelaw.Study.run",
         say: Say = lambda text: None,
@@ -132,27 +142,31 @@ class Study:
         compile: torch.compile the models. minutes: stop cleanly after that time. hold_largest:
         leave out the runs with at least this share of the largest compute of their architecture,
         for a forecast.
-        retry_failed: train failed runs again, and damaged ones from the start. threads: of each
-        worker on a CPU; results depend on it in the last digits, and it is recorded with each run.
+        retry_failed: train failed runs again, and damaged ones from the start. threads: of each run
+        on a CPU, by default what OMP_NUM_THREADS says, else 1; results depend on it in the last
+        digits, and it is recorded with each run.
         command: recorded in study.json. say: called with lines of text.
 
         Raises StudyError for wrong options, and where OUT holds another study.
         """
         from ..data.verify import verify
         from ..study.cost import rates_of
-        from ..study.launcher import run_local
+        from ..study.launcher import check_devices, default_workers, run_local
         from ..study.status import describe_plan, describe_rest, study_status
+        from ..study.stop import withdraw
         from ..study.worker import headroom
         from ..training.device import pick_device
 
         began = time.time()
         check_run_options(device, workers, runs_per_device, minutes, hold_largest, threads, gpus)
         device = pick_device(device)
-        workers = workers or default_workers(device, gpus)
+        threads = wanted_threads(threads)
+        workers = workers or default_workers(device, gpus, threads)
         check_devices(device, workers, gpus)
         verify(self.directory.pack, self.out)
         rates = rates_of(self.directory, device)
-        say(describe_plan(self.directory, rates, workers, device))
+        say(describe_plan(self.directory, rates, workers, device, gpus))
+        withdraw(self.out)
         if changed := self.directory.write(command=command):
             say(changed)
         if retry_failed:
@@ -187,6 +201,46 @@ class Study:
             self.out, status.total, finished, diverged, failed, time_up, damaged, bad
         )
 
+    def submit(
+        self,
+        *,
+        runs_per_device: int | str = "auto",
+        compile: bool = False,
+        hold_largest: float | None = None,
+        retry_failed: bool = False,
+        threads: int | None = None,
+        gpus: int = 1,
+        command: str = "forcelaw.Study.submit",
+        say: Say = lambda text: None,
+    ) -> Submission:
+        """Submit the array of workers that the study's block ``slurm`` describes, and return at
+        once. Options as for :meth:`run`. Called again it adds workers, which share what is left.
+
+        Raises StudyError for wrong options, where the study has no such block, where there is no
+        SLURM, or where it refuses; MissingPackageError without submitit.
+        """
+        from ..data.verify import verify
+        from ..study.cost import rates_of
+        from ..study.launcher import check_array
+        from ..study.slurm.submit import block_of, describe_array, submit
+
+        require("submitit")
+        block = block_of(self.directory)
+        check_run_options(block.device, None, runs_per_device, None, hold_largest, threads, gpus)
+        check_array(block, gpus, wanted_threads(threads))
+        verify(self.directory.pack, self.out)
+        say(describe_array(self.directory, rates_of(self.directory, block.device), gpus))
+        if changed := self.directory.write(command=command):
+            say(changed)
+        if retry_failed:
+            self._forget_failed()
+        self.directory.create_runs(hold_largest)
+        how = ["--runs-per-device", str(runs_per_device), "--gpus", str(gpus)]
+        how += ["--threads", str(wanted_threads(threads))]
+        how += ["--compile"] if compile else []
+        how += ["--hold", repr(hold_largest)] if hold_largest else []
+        return submit(self.directory, self.file, how)
+
     def _forget_failed(self) -> None:
         """Let failed runs be trained again from their checkpoints, damaged ones from the start."""
         from ..files import storage
@@ -218,13 +272,27 @@ def study_status_text(out: Path) -> str:
     """Where the study in output directory ``out`` stands. StoreError if there is none."""
     from ..study.status import status_table
 
+    _require_study(out)
+    return status_table(out)
+
+
+def _require_study(out: Path) -> None:
     if not (out / "runs").is_dir():
         raise StoreError(
             "no study here",
             where=str(out),
             remedy="give the output directory of `forcelaw run`",
         )
-    return status_table(out)
+
+
+def stop_study(out: Path, say: Say = lambda text: None) -> list[str]:
+    """Stop all workers of the study in output directory ``out``, here and on a cluster, and wait
+    until they have saved; ids of the runs that are held all the same after some minutes. StoreError
+    if there is no study."""
+    from ..study.stop import stop
+
+    _require_study(out)
+    return [run.id for run in stop(out, say)]
 
 
 def check_run_options(
@@ -233,7 +301,7 @@ def check_run_options(
     runs_per_device: int | str,
     minutes: float | None,
     hold_largest: float | None,
-    threads: int = 1,
+    threads: int | None = None,
     gpus: int = 1,
 ) -> None:
     """StudyError for options of a run that make no sense."""
@@ -246,7 +314,12 @@ def check_run_options(
             device in ("auto", "cpu", "cuda"),
             "give auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among several GPUs",
         ),
-        ("threads", threads, threads > 0, "give a number of threads; 1 is the default"),
+        (
+            "threads",
+            threads,
+            threads is None or threads > 0,
+            "give a number of threads; 1 is the default",
+        ),
         ("gpus", gpus, gpus > 0, "give a number of GPUs; 1 is the default"),
         ("workers", workers, not workers or workers > 0, "give a number of processes"),
         (
@@ -266,32 +339,3 @@ def check_run_options(
     ):
         if not good:
             raise StudyError(f"{name} cannot be {value!r}", where=name, remedy=remedy)
-
-
-def default_workers(device: str, gpus: int = 1) -> int:
-    """One worker for each GPU or ``gpus`` of them; on a CPU, of the cores it may use."""
-    if device == "cuda":
-        import torch
-
-        return max(1, torch.cuda.device_count() // gpus)
-    return max(1, usable_cores() // gpus)
-
-
-def check_devices(device: str, workers: int, gpus: int) -> None:
-    """StudyError where runs on several GPUs would have to share them, or torchrun starts a study:
-    its workers start their ranks themselves."""
-    import torch
-
-    from ..training.ranks import started_by_torchrun
-
-    if started_by_torchrun():
-        raise StudyError(
-            "a study starts the processes of its runs itself",
-            remedy="call `forcelaw run` once, without torchrun, and with --gpus",
-        )
-    if device == "cuda" and gpus > 1 and workers * gpus > torch.cuda.device_count():
-        raise StudyError(
-            f"{workers} workers with {gpus} GPUs each, and torch sees {torch.cuda.device_count()}",
-            where="gpus",
-            remedy="give fewer --workers or --gpus",
-        )

@@ -19,5 +19,6 @@ class Machine(Settings):
     those of one to rounding"""
     compile: bool = False
     """torch.compile the models (needs a C++ compiler)"""
-    threads: int = Field(1, title="K")
-    """threads of each run on a CPU (default: 1); results depend on it in the last digits"""
+    threads: int | None = Field(None, title="K")
+    """threads of each run on a CPU (default: what OMP_NUM_THREADS says, else 1); results depend on
+    it in the last digits, and it is recorded in each"""

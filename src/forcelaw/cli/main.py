@@ -58,6 +58,7 @@ COMMANDS = {
     "init": ("init", "write a first study for your data"),
     "run": ("study", "train a study: plan it, show its cost, run what is not done yet, report"),
     "status": ("study", "where a study stands"),
+    "stop": ("study", "stop a study, on this machine and on a cluster"),
     "train": ("train", "train one model"),
     "evaluate": ("use", "errors of a trained run on files of labelled structures"),
     "models": ("train", "the architectures, their symmetry, size and cost"),

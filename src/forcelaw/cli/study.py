@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ from ..settings import Settings
 from . import DAMAGED, FAILED, UNFINISHED
 from .machine import Machine
 from .options import add_options, typed_command
+
+if TYPE_CHECKING:
+    from ..api.study import Study
 
 
 class RunOptions(Settings):
@@ -37,6 +40,8 @@ class RunOptions(Settings):
     plan: bool = False
     """show the plan and its cost, and stop; with --device cuda for one H100, whatever this machine
     has"""
+    slurm: bool = False
+    """submit the workers that the study's block `slurm` describes as an array, and return"""
     retry_failed: bool = False
     """train failed runs again, and damaged ones from the start"""
     no_report: bool = Field(False, description="do not write the report")
@@ -75,6 +80,7 @@ examples:
   forcelaw run studies/quickstart.yaml
   forcelaw run study.yaml --plan --device cuda
   forcelaw run study.yaml --minutes 10 --workers 2
+  forcelaw run study.yaml --slurm               # on a cluster
   forcelaw run --schema
 """
     # a field called schema would hide a method of pydantic's
@@ -102,6 +108,17 @@ def add_status(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example:\n  forcelaw status out/study\n"
     parser.add_argument("out", type=Path, help="output directory of a study")
     parser.set_defaults(handler=_status)
+
+
+def add_stop(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Stop a study: all workers save and end, those of this machine and those of a cluster;"
+        " what waits in SLURM's queue for it is cancelled. `forcelaw run` resumes it. Exit code"
+        f" {FAILED}: runs are still held by workers that did not answer."
+    )
+    parser.epilog = "example:\n  forcelaw stop out/study\n"
+    parser.add_argument("out", type=Path, help="output directory of a study")
+    parser.set_defaults(handler=_stop)
 
 
 def add_export(parser: argparse.ArgumentParser) -> None:
@@ -155,8 +172,10 @@ def _run(args: argparse.Namespace) -> int:
     )
     study = Study.load(args.study, args.out)
     if args.plan:
-        print(study.describe(args.device, args.workers))
+        print(study.describe(args.device, args.workers, args.gpus))
         return 0
+    if args.slurm:
+        return _submit(study, args)
     if not args.no_report:
         require("matplotlib", "plotly", "jinja2")
     minutes = args.minutes
@@ -192,6 +211,32 @@ def _run(args: argparse.Namespace) -> int:
     return FAILED if outcome.bad else 0
 
 
+def _submit(study: Study, args: argparse.Namespace) -> int:
+    """Submit the study, and say how to follow it."""
+    for name in ("workers", "minutes"):
+        if getattr(args, name) is not None:
+            key = {"workers": "workers", "minutes": "time"}[name]
+            raise StudyError(
+                f"--{name} is of workers on this machine",
+                where="command line",
+                remedy=f"give `{key}` in the block slurm of the study",
+            )
+    names = ("runs_per_device", "compile", "hold_largest", "retry_failed", "threads", "gpus")
+    array = study.submit(
+        **{name: getattr(args, name) for name in names},
+        command=typed_command(args.words),
+        say=_say,
+    )
+    plural = "s" * (array.workers > 1)
+    print(
+        f"submitted job {array.job}: {array.workers} worker{plural}; logs in {array.logs}\n"
+        f"follow it:  forcelaw status {study.out} --watch\n"
+        f"stop it:    forcelaw stop {study.out}\n"
+        f"report:     forcelaw report {study.out}"
+    )
+    return 0
+
+
 def _say(text: str) -> None:
     print(text, flush=True)
 
@@ -200,6 +245,17 @@ def _status(args: argparse.Namespace) -> int:
     from ..api.study import study_status_text
 
     print(study_status_text(args.out))
+    return 0
+
+
+def _stop(args: argparse.Namespace) -> int:
+    from ..api.study import stop_study
+
+    left = stop_study(args.out, say=_say)
+    if left:
+        print(f"{len(left)} runs are still held: {', '.join(left)}", file=sys.stderr)
+        return FAILED
+    print("stopped; `forcelaw run` resumes the study")
     return 0
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ..api.run import SINGLE, Training
+from ..host import wanted_threads
 from ..progress import count, duration
 from ..store.runs import RunDirectory
 from ..training.config import TrainOptions
@@ -70,7 +71,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(wanted_threads(args.threads)))
     args.options = parse_pairs(args.options, "--option")
     training = from_options(Training, args)
     options = from_options(TrainOptions, args)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ..errors import StudyError
+from ..host import usable_memory
 from .device_dataset import Shard, epoch_order, plan_epoch
 from .pack import Pack
 
@@ -243,15 +244,9 @@ class Feed:
 
 
 def device_capacity(device: torch.device) -> float:
-    """Atoms that may live on ``device``: half of the free memory of a GPU, a quarter of the free
-    memory of a CPU machine."""
+    """Atoms that may live on ``device``: half of the free memory of a GPU, a quarter of the memory
+    that this process may take of a CPU machine."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free / 2 / BYTES_PER_ATOM
-    try:
-        import os
-
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        free = 4e9
-    return free / 4 / BYTES_PER_ATOM
+    return usable_memory() / 4 / BYTES_PER_ATOM

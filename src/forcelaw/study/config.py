@@ -25,6 +25,7 @@ from ..errors import StoreError, StudyError
 from ..files import read_json, reading
 from ..settings import Settings
 from ..training.config import TrainOptions
+from .slurm.options import Slurm
 from .yaml_file import read_yaml
 
 MOST_RUNS = 20_000  # of a study; the plan is made again at every poll
@@ -232,6 +233,12 @@ class Study(Settings):
     share: list[str] = Field(default_factory=list)
     """names of studies in the same output folder; finished runs of theirs that are the same are
     copied and not trained again"""
+    slurm: Slurm | None = None
+    """workers on a cluster; no part of what is trained, nor of the ids of runs"""
+
+    def record(self) -> dict[str, Any]:
+        """What is trained, as JSON: all but where."""
+        return self.model_dump(mode="json", exclude={"slurm"})
 
     @model_validator(mode="before")
     @classmethod
@@ -428,7 +435,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 def _completed(content: dict[str, Any]) -> dict[str, Any]:
     try:
-        return Study.model_validate(content).model_dump(mode="json")
+        return Study.model_validate(content).record()
     except ValidationError:  # of another version: compared as it is
         return content
 

@@ -17,12 +17,14 @@ from typing import Any
 
 from ..errors import RankError, StorageError, StudyError
 from ..files import storage
-from ..host import usable_cores
+from ..host import place, usable_cores, wanted_threads
 from ..progress import Progress, duration
 from ..training.device import device_name
+from . import stop
 from .accounting import Piece
 from .cost import Rate
 from .record import StudyDirectory
+from .slurm.options import Slurm
 from .status import StudyStatus, study_status
 
 PACE_SECONDS = 120.0  # for which the estimated pace counts as if it had been measured
@@ -46,7 +48,7 @@ def run_local(
     gpus: int = 1,
 ) -> StudyStatus:
     """Start workers and show progress until the study is done or ``deadline`` (seconds since the
-    epoch) is past. Ctrl-C and SIGTERM stop it cleanly; a second call resumes it.
+    epoch) is past. Ctrl-C, SIGTERM and ``forcelaw stop`` stop it cleanly; a second call resumes it.
 
     runs_per_device: side by side in each worker, a number or "auto". hold: as for
     :func:`forcelaw.study.plan.plan`. threads: of each worker on a CPU. gpus: on which
@@ -64,7 +66,9 @@ def run_local(
     command = [sys.executable, "-m", "forcelaw.study.worker", str(study_file), *options]
     directory.create_runs(hold)
     processes = [
-        _start(command, _environment(k, workers, device, threads, gpus), logs / f"worker-{k}.log")
+        _start(
+            command, _environment(k, workers, device, threads, gpus), logs / f"{place()}-{k}.log"
+        )
         for k in range(workers)
     ]
     try:
@@ -133,6 +137,8 @@ def _watch(
                 running[0].wait(0.5 if bar.live else 2.0)
             _show(bar, study_status(directory, rates, hold), name, workers)
             piece.beat()
+            if stop.asked(directory.out):
+                raise KeyboardInterrupt
             if time.time() > deadline + GRACE:
                 _kill(processes)
 
@@ -168,6 +174,50 @@ def _interrupted_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def default_workers(device: str, gpus: int = 1, threads: int = 1) -> int:
+    """One worker for each GPU or ``gpus`` of them; on a CPU, for as many of the cores it may use as
+    its ``gpus`` processes of ``threads`` threads take."""
+    if device == "cuda":
+        import torch
+
+        return max(1, torch.cuda.device_count() // gpus)
+    return max(1, usable_cores() // (gpus * threads))
+
+
+def check_devices(device: str, workers: int, gpus: int) -> None:
+    """StudyError where runs on several GPUs would have to share them, or torchrun starts a study:
+    its workers start their ranks themselves."""
+    import torch
+
+    from ..training.ranks import started_by_torchrun
+
+    if started_by_torchrun():
+        raise StudyError(
+            "a study starts the processes of its runs itself",
+            remedy="call `forcelaw run` once, without torchrun, and with --gpus",
+        )
+    if device == "cuda" and gpus > 1 and workers * gpus > torch.cuda.device_count():
+        raise StudyError(
+            f"{workers} workers with {gpus} GPUs each, and torch sees {torch.cuda.device_count()}",
+            where="gpus",
+            remedy="give fewer --workers or --gpus",
+        )
+
+
+def check_array(block: Slurm, gpus: int, threads: int) -> None:
+    """StudyError where a worker of an array has not what one run needs."""
+    if block.device == "cuda":
+        need, have, key = gpus, max(1, block.gpus), "gpus"
+    else:
+        need, have, key = gpus * threads, block.cores, "cpus"
+    if need > have:
+        raise StudyError(
+            f"a run takes {need} {key}, and a worker of the array has {have}",
+            where=f"slurm.{key}",
+            remedy=f"ask for {key}: {need} there, or give fewer --gpus or --threads",
+        )
+
+
 def _devices(processes: int, device: str) -> int:
     """Devices that ``processes`` keep busy: GPUs, or cores of a CPU."""
     if device != "cuda":
@@ -194,7 +244,11 @@ def _kill(processes: list[subprocess.Popen[bytes]]) -> None:
 def _environment(k: int, workers: int, device: str, threads: int, gpus: int = 1) -> dict[str, str]:
     """Environment of worker ``k``: its threads and its GPUs, which torch reads when it is imported.
     On a CPU the threads are part of the run: its numbers depend on them."""
-    count = threads if device != "cuda" else max(1, usable_cores() // (workers * gpus))
+    count = threads
+    if device == "cuda":  # the host only drives it
+        count = max(1, usable_cores() // (workers * gpus))
+        if "OMP_NUM_THREADS" in os.environ:
+            count = min(count, wanted_threads())
     environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(count))}
     environment["OMP_WAIT_POLICY"] = "passive"
     if device == "cuda":

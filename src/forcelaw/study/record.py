@@ -81,7 +81,7 @@ class StudyDirectory:
         """Write study.json. A study that has grown (more sizes, seeds, columns ...) replaces the
         smaller one, and the changed keys are returned as a sentence; one without runs that were
         trained here is an error."""
-        path, content = self.out / "study.json", self.study.model_dump(mode="json")
+        path, content = self.out / "study.json", self.study.record()
         old: dict[str, Any] = read_json(path) if path.exists() else {}
         changed: list[str] = []
         if old:

@@ -85,9 +85,14 @@ def study_status(
 
 
 def describe_plan(
-    directory: StudyDirectory, rates: dict[str, Rate], workers: int, device: str = "cpu"
+    directory: StudyDirectory,
+    rates: dict[str, Rate],
+    workers: int,
+    device: str = "cpu",
+    gpus: int = 1,
 ) -> str:
-    """The plan of a study before anything is trained, and what it will cost, as text."""
+    """The plan of a study before anything is trained, and what it will cost, as text. gpus: devices
+    that each run is trained on together, taken to be that many times as fast."""
     from .plan import plan
 
     study, data, m = directory.study, directory.data, directory.pack.manifest
@@ -112,8 +117,10 @@ def describe_plan(
     total = sum(seconds_of(run.spec, rates) for run in everything)
     lines.append(
         f"{len(everything)} runs, {sum(run.flops for run in everything):.1e} FLOPs, about"
-        f" {duration(total / workers)} with {workers} worker{'s' * (workers > 1)}"
+        f" {duration(total / workers / gpus)} with {workers} worker{'s' * (workers > 1)}"
     )
+    if gpus > 1:
+        lines[-1] += f" of {gpus} {'GPUs' if device == 'cuda' else 'processes'} each"
     if device == "cuda":
         lines[-1] += (
             " and one run at a time, by the rates of one H100; runs side by side end about 3 times"

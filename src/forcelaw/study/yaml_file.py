@@ -30,7 +30,17 @@ def _unique(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)
 
 
+def _number(loader: _UniqueKeys, node: yaml.ScalarNode) -> Any:
+    """12:00:00 is a text: YAML before 1.2 read it as 43,200."""
+    if ":" in node.value:
+        return node.value
+    kind = loader.construct_yaml_int if node.tag.endswith(":int") else loader.construct_yaml_float
+    return kind(node)
+
+
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique)
+for _kind in ("int", "float"):
+    _UniqueKeys.add_constructor(f"tag:yaml.org,2002:{_kind}", _number)
 
 
 def read_yaml(path: Path) -> Any:

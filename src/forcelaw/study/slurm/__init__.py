@@ -1,0 +1,1 @@
+"""Studies on a SLURM cluster, by submitit: an array of workers that requeue themselves."""

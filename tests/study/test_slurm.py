@@ -1,0 +1,277 @@
+"""An array of workers, without a cluster: the job script that submitit writes is run as SLURM runs
+it, with stand-ins for sbatch, srun, squeue and scontrol. contrib/slurm does it on a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from forcelaw import host
+from forcelaw.api.study import Study
+from forcelaw.cli.main import main
+from forcelaw.errors import StudyError
+from forcelaw.store.runs import runs
+from forcelaw.study import stop
+from forcelaw.study.config import load
+from forcelaw.study.slurm import array_worker, queue
+from forcelaw.study.slurm import task as slurm_task
+from forcelaw.study.slurm.array_worker import ArrayWorker
+from forcelaw.study.slurm.options import Slurm, minutes_of
+from forcelaw.study.worker import work
+from forcelaw.table.directory import table
+from tests.packs import write_pack
+
+STUDY = """
+name: t
+data: pack
+cutoff: 3.0
+architectures: [mpnn]
+sizes: [2e3]
+depth: 1
+seeds: [0, 1]
+epochs: 60
+train: {batch_molecules: 4, evaluations: 3, first_evaluation: 2, validation_structures: 6}
+slurm: {time: 0:10:00, workers: 2, cpus: 1, memory: 2G, partition: a100, setup: ["export A='b c'"],
+        signal: 40, options: {qos: long}}
+"""
+TOOLS = {
+    "sbatch": 'cp "$1" {0}/job.sh; echo "Submitted batch job 7"',
+    "srun": 'while [ "${{1#-}}" != "$1" ]; do [ "$1" = --output ] && shift; shift; done; exec "$@"',
+    "squeue": 'echo "7_0|$(cat {0}/state)|1:00|10:00|None|node1"',
+    "scontrol": 'echo "$@" >> {0}/requeued',
+    "scancel": 'echo "$@" >> {0}/cancelled',
+}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study, and a folder of stand-ins first in PATH."""
+    write_pack(tmp_path / "pack")
+    (tmp_path / "t.yaml").write_text(STUDY)
+    (tmp_path / "state").write_text("RUNNING\n")
+    (tmp_path / "bin").mkdir()
+    for name, body in TOOLS.items():
+        tool = tmp_path / "bin" / name
+        tool.write_text(f"#!/bin/bash\n{body.format(tmp_path)}\n")
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """Task 0 of the array, as SLURM would start it."""
+    variables = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    variables |= {"SLURM_CPUS_PER_TASK": "1"}
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(
+            ["bash", str(folder / "job.sh")],
+            env=os.environ | variables,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def step(process: subprocess.Popen[bytes]) -> list[int]:
+    """All processes of a task but the shell of its script: SLURM sends its signals to each."""
+    done = subprocess.run(
+        ["ps", "-o", "pid=", "--sid", str(process.pid)], capture_output=True, text=True
+    )
+    return [pid for pid in map(int, done.stdout.split()) if pid != process.pid]
+
+
+def until(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SLURM")
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_task_saves_before_its_limit_and_when_it_is_stopped(cluster, capsys) -> None:
+    """A warning, a requeued task, `forcelaw stop`, and a worker that does the rest: the numbers are
+    those of a study that nobody disturbed."""
+    out = cluster / "out"
+    assert main(["run", str(cluster / "t.yaml"), "--out", str(out), "--slurm"]) == 0
+    assert "job 7: 2 workers" in capsys.readouterr().out
+    task = start(cluster)
+    until(lambda: any(run.metrics() for run in runs(out / "runs")))
+    for pid in step(task):
+        os.kill(pid, signal.SIGUSR2)
+    task.wait(timeout=60)
+    log = (cluster / "log").read_text()
+    assert (cluster / "requeued").read_text().split() == ["requeue", "7_0"], log
+    assert not [run for run in runs(out / "runs") if run.held]
+    assert [run for run in runs(out / "runs") if run.state() == "stopped"], log
+
+    task = start(cluster)
+    until(lambda: any(run.held for run in runs(out / "runs")))
+    assert main(["stop", str(out)]) == 0
+    assert task.wait(timeout=60) == 0, (cluster / "log").read_text()
+    assert (cluster / "cancelled").read_text().split() == ["--state=PENDING", "7"]
+    assert (cluster / "requeued").read_text().count("requeue") == 1
+    words = [str(cluster / "t.yaml"), "--out", str(out), "--device", "cpu"]
+    assert slurm_task.main(words) == array_worker.STOPPED  # one that was requeued meanwhile
+    assert {run.state() for run in runs(out / "runs")} <= {"stopped", "waiting", "finished"}
+
+    for folder in (out, cluster / "alone"):
+        work(load(cluster / "t.yaml"), folder, cluster, device="cpu", show=False)
+    disturbed, alone = (
+        table(folder / "runs").drop("h", "throughput").sort("run", "step")
+        for folder in (out, cluster / "alone")
+    )
+    assert disturbed.equals(alone)
+    assert (out / "logs" / f"7_0-{host.place()}-0.log").exists()
+
+
+def test_the_array_asks_for_what_the_study_says(cluster) -> None:
+    Study.load(cluster / "t.yaml", cluster / "out").submit(gpus=1)
+    script = (cluster / "job.sh").read_text().splitlines()
+    flags = {line.removeprefix("#SBATCH --") for line in script if line.startswith("#SBATCH")}
+    assert flags >= {
+        "array=0-1%2",
+        "cpus-per-task=1",
+        "mem=2G",
+        "partition=a100",
+        "qos=long",
+        "requeue",
+        "signal=USR2@40",
+        "time=10",
+    }
+    assert "export A='b c'" in script
+    assert queue.submitted(cluster / "out") == ["7"]
+    assert "slurm" not in json.loads((cluster / "out" / "study.json").read_text())["study"]
+
+
+def test_where_is_no_part_of_what(tmp_path) -> None:
+    """The block changes neither ids nor record, so a study may move to another partition."""
+    write_pack(tmp_path / "pack")
+    plans = []
+    for block in ("", STUDY[STUDY.index("slurm:") :]):
+        (tmp_path / "t.yaml").write_text(STUDY[: STUDY.index("slurm:")] + block)
+        study = Study.load(tmp_path / "t.yaml", tmp_path / "out")
+        plans.append(study.plan()["run"].to_list())
+        assert study.directory.write(command="") == ""
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [("30", 30), (90, 90), ("1:30", 1.5), ("2:00:00", 120), ("1-12", 2160), ("1-0:30:00", 1470)],
+)
+def test_times_as_slurm_writes_them(time, minutes) -> None:
+    assert minutes_of(time) == minutes
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"time": "soon"},
+        {"time": "0"},
+        {},
+        {"time": 60, "memory": "much"},
+        {"time": 60, "partition": "a b"},
+        {"time": 60, "options": {"qos": "long\nrm -rf x"}},
+        {"time": 60, "options": {"--qos": "long"}},
+        {"time": 60, "setup": ["a\nb"]},
+        {"time": 60, "nodes": 3},
+    ],
+)
+def test_a_wrong_block_is_refused(block) -> None:
+    with pytest.raises(ValueError):
+        Slurm(**block)
+
+
+def test_a_time_in_yaml_is_a_text(tmp_path) -> None:
+    """YAML 1.1 reads 12:00:00 as a number of seconds, and SLURM reads numbers as minutes."""
+    write_pack(tmp_path / "pack")
+    (tmp_path / "t.yaml").write_text(STUDY.replace("0:10:00", "12:00:00"))
+    block = load(tmp_path / "t.yaml").slurm
+    assert block is not None and block.minutes == 720
+
+
+@pytest.mark.parametrize(
+    ("block", "gpus", "threads"), [({"gpus": 2}, 4, 1), ({"cpus": 3}, 2, 2), ({}, 1, 2)]
+)
+def test_a_worker_that_has_not_what_a_run_needs_is_refused(cluster, block, gpus, threads) -> None:
+    study = Study.load(cluster / "t.yaml", cluster / "out")
+    study.config = study.config.model_copy(update={"slurm": Slurm(time=60, **block)})
+    with pytest.raises(StudyError):
+        study.submit(gpus=gpus, threads=threads)
+    assert not (cluster / "out").exists()
+
+
+def test_mistakes_before_anything_is_submitted(cluster, monkeypatch, capsys) -> None:
+    words = ["run", str(cluster / "t.yaml"), "--out", str(cluster / "out"), "--slurm"]
+    assert main([*words, "--minutes", "3"]) == 2
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main(words) == 2
+    assert "srun" in capsys.readouterr().err
+    (cluster / "t.yaml").write_text(STUDY[: STUDY.index("slurm:")])
+    assert main(words) == 2
+
+
+def test_a_refusal_of_sbatch_is_a_mistake_in_the_study(cluster, capsys) -> None:
+    (cluster / "bin" / "sbatch").write_text("#!/bin/bash\necho invalid partition >&2; exit 1\n")
+    words = ["run", str(cluster / "t.yaml"), "--out", str(cluster / "out"), "--slurm"]
+    assert main(words) == 2
+    assert "invalid partition" in capsys.readouterr().err
+    assert queue.submitted(cluster / "out") == []
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch) -> ArrayWorker:
+    monkeypatch.setattr(array_worker, "PAUSE_SECONDS", 0.0)
+    return ArrayWorker([], str(tmp_path), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("state", "requeued"), [("RUNNING", True), ("CANCELLED", False), ("COMPLETING", False)]
+)
+def test_a_preempted_task_is_requeued_and_a_cancelled_one_is_not(
+    worker, monkeypatch, state, requeued
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(worker, "_train", lambda: array_worker.STOPPED)
+    monkeypatch.setattr(queue, "state", lambda job: state)
+    monkeypatch.setattr(array_worker.signal, "raise_signal", seen.append)
+    assert worker(0) == "cancelled"
+    assert bool(seen) == requeued
+
+
+def test_a_stopped_study_is_not_requeued(worker, tmp_path, monkeypatch) -> None:
+    stop.ask(tmp_path)
+    monkeypatch.setattr(worker, "_train", lambda: array_worker.STOPPED)
+    monkeypatch.setattr(queue, "state", lambda job: "RUNNING")
+    assert worker(0) == "stopped"
+    with pytest.raises(SystemExit) as ended:
+        worker.checkpoint(0)
+    assert ended.value.code == 0
+
+
+def test_training_that_fails_is_started_again_but_not_for_ever(worker, monkeypatch) -> None:
+    codes = [-9, 2, 0]
+    monkeypatch.setattr(worker, "_train", lambda: codes.pop(0))
+    assert worker(0) == "no run is left"
+    codes = [2, 76, -9, 0]
+    with pytest.raises(StudyError):
+        worker(0)
+    assert codes == [0]
+
+
+def test_squeue_is_read_whatever_it_knows(cluster) -> None:
+    known = queue.jobs(["7", "7_0"])
+    assert known is not None and known["7_0"].state == "RUNNING" and known["7_0"].node == "node1"
+    (cluster / "bin" / "squeue").write_text("#!/bin/bash\nexit 1\n")
+    assert queue.jobs(["7"]) == {}
+    (cluster / "bin" / "squeue").unlink()

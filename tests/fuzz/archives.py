@@ -94,6 +94,6 @@ def _written_again(parts: list[Path], chance: random.Random) -> str:
                 info.name = chance.choice(NAMES[:3])
             if k == odd and what in ("kind", "link out"):
                 info.type = chance.choice(KINDS) if what == "kind" else tarfile.SYMTYPE
-                info.linkname, info.size = "/etc/passwd", 0
+                info.linkname, info.size = "/nonexistent/of_somebody_else", 0
             archive.addfile(info, io.BytesIO(data if info.size else b""))
     return f"member {odd}: {what}" if what in ("name", "kind", "link out") else what

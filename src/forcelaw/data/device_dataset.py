@@ -18,7 +18,9 @@ from ..graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, build_graph, molecule_edges
 from ..ops import assemble
 from .pack import Pack
 
-_LOAD_ATOMS = 500_000  # atoms read from the memory map and turned into edges at once
+# atoms read from the memory map and turned into edges at once: enough to fill a GPU; few enough for
+# the caches of a CPU, which is 2.6 times as fast so (530k atoms/s for 202k with 20 edges an atom)
+_LOAD_ATOMS = {"cuda": 500_000, "cpu": 10_000}
 
 
 @dataclass
@@ -86,7 +88,7 @@ class Shard:
         lookup = np.full(256, -1, np.int64)
         lookup[list(elements)] = np.arange(len(elements))
         table = pack.reference_energies() if references is None else np.array(references)
-        counts = np.diff(pack.offsets)[self.indices] if len(self.indices) else np.zeros(0, np.int64)
+        counts = pack.sizes(self.indices).astype(np.int64)
         parts: dict[str, list[Tensor]] = {
             k: []
             for k in (
@@ -103,14 +105,10 @@ class Shard:
             )
         }
         ends = np.cumsum(counts)
-        low = 0
+        low, at_once = 0, _LOAD_ATOMS.get(self.device.type, 500_000)
         while low < len(self.indices):
-            high = max(
-                low + 1,
-                int(
-                    np.searchsorted(ends, (ends[low - 1] if low else 0) + _LOAD_ATOMS, side="right")
-                ),
-            )
+            before = ends[low - 1] if low else 0
+            high = max(low + 1, int(np.searchsorted(ends, before + at_once, side="right")))
             self._load(pack, self.indices[low:high], counts[low:high], lookup, table, parts)
             low = high
         empty = {

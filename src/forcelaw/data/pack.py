@@ -62,6 +62,7 @@ _ARRAYS: dict[str, tuple[tuple[str, ...], str, tuple[int, ...]]] = {
     "configs": (("uint16",), "structures", ()),
 }
 _NEEDED = ("numbers", "positions", "forces", "energies", "offsets", "groups", "split")
+_AT_ONCE = 1 << 20  # structures whose sizes are looked up together
 _HEADER = 128  # bytes; every array header is rewritten in place when the final length is known
 
 
@@ -360,7 +361,18 @@ class Pack:
 
     def vectors(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
         """Positions or forces of atom rows, decoded: float64 (rows, 3)."""
-        return np.asarray(getattr(self, name)[rows], np.float64) * self.scale(name)
+        array = getattr(self, name)
+        # five times as fast as array[rows]
+        stored = array[rows] if isinstance(rows, slice) else array.take(rows, axis=0)
+        return np.asarray(stored, np.float64) * self.scale(name)
+
+    def sizes(self, structures: np.ndarray) -> np.ndarray:
+        """Atoms of structures (s,): int32 (s,). Memory is that of the result."""
+        out = np.empty(len(structures), np.int32)
+        for low in range(0, len(out), _AT_ONCE):
+            rows = structures[low : low + _AT_ONCE].astype(np.int64)
+            out[low : low + len(rows)] = self.offsets[rows + 1] - self.offsets[rows]
+        return out
 
     def reference_energies(self) -> np.ndarray:
         """(119,) float64 eV, indexed by atomic number; zero for elements that are absent."""

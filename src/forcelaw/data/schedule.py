@@ -22,10 +22,11 @@ from ..errors import StudyError
 from ..host import usable_memory
 from .device_dataset import Shard, epoch_order, plan_epoch
 from .pack import Pack
+from .splits import narrow
 
 # arrays of an atom and its 20 edges on the device, measured: 28 + 20 * 4 and slack while loading
 BYTES_PER_ATOM = 240
-MOST_STRUCTURES = 250_000_000  # of a run, repeats counted: 2 GB of steps
+MOST_STRUCTURES = 500_000_000  # of a run, repeats counted: 2 GB of order
 _DEALT_STEPS = 100_000  # dealt out to ranks at once: bounds the memory that sorting takes
 
 
@@ -34,7 +35,7 @@ class Plan:
     """All steps of a run, fixed before it starts.
 
     order: structures (positions in the training set) of every epoch, concatenated, (epochs *
-    structures,) ptr: step k takes ``order[ptr[k]:ptr[k + 1]]``; atoms (steps,) int64, their atoms;
+    structures,), int32 where that holds them; ptr: step k takes ``order[ptr[k]:ptr[k + 1]]``; atoms (steps,) int64, their atoms;
     epoch (steps,) int64
     """
 
@@ -86,10 +87,9 @@ def plan(
     orders, ptrs, sizes, epochs = [], [np.zeros(1, np.int64)], [], []
     seen, epoch, offset = 0, 0, 0
     while seen < atoms_total:
-        order = epoch_order(len(natoms), seed, epoch)
+        order = narrow(epoch_order(len(natoms), seed, epoch), len(natoms))
         ptr = plan_epoch(natoms, order, molecules=molecules, atoms=atoms)
-        ends = np.concatenate([[0], np.cumsum(natoms[order])])
-        size = ends[ptr[1:]] - ends[ptr[:-1]]
+        size = np.add.reduceat(natoms[order], ptr[:-1], dtype=np.int64)
         keep = min(
             len(size), int(np.searchsorted(seen + np.cumsum(size), atoms_total, side="left")) + 1
         )
@@ -100,9 +100,9 @@ def plan(
         seen += int(size[:keep].sum())
         offset += int(ptr[keep])
         epoch += 1
-    return Plan(
-        np.concatenate(orders), np.concatenate(ptrs), np.concatenate(sizes), np.concatenate(epochs)
-    )
+    # one epoch, which may be the longest that memory holds, is not copied
+    order = orders[0] if len(orders) == 1 else np.concatenate(orders)
+    return Plan(order, np.concatenate(ptrs), np.concatenate(sizes), np.concatenate(epochs))
 
 
 @dataclass
@@ -185,7 +185,7 @@ class Feed:
         self.pack, self.indices, self.shards = pack, indices, shards
         shared = {"cutoff": cutoff, "elements": elements, "device": device, "dtype": dtype}
         self.options = {**shared, **labels}  # all as for Shard
-        natoms = np.diff(pack.offsets)[indices]
+        natoms = pack.sizes(indices)
         self.resident = natoms.sum() <= capacity
         self.plan = schedule.part(natoms, rank, ranks)
         self._atoms, self.capacity = schedule.atoms, capacity * ranks  # of all ranks
@@ -211,7 +211,7 @@ class Feed:
         if self.shards is None and self.plan.ptr[-1] - self.plan.ptr[start] < len(self.indices):
             return self._window(start, self.plan.steps)
         shard = (self.shards or Shards()).get(self.pack, self.indices, **self.options)
-        return Window(start, self.plan.steps, shard, self.plan.order, 0)
+        return Window(start, self.plan.steps, shard, self.plan.order.astype(np.int64), 0)
 
     def whole(self) -> Window:
         """All steps in one window; ValueError where there are none, or where capacity parts
@@ -236,7 +236,7 @@ class Feed:
     def _window(self, low: int, high: int) -> Window:
         first, last = int(self.plan.ptr[low]), int(self.plan.ptr[high])
         wanted = self.plan.order[first:last]
-        unique, local = np.unique(wanted, return_inverse=True)
+        unique, local = np.unique(wanted.astype(np.int64), return_inverse=True)
         if not len(unique):  # a part of a few last steps: empty slots are read from somewhere
             unique = np.zeros(1, np.int64)
         shard = load_shard(self.pack, self.indices[unique], **self.options)

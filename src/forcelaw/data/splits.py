@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SIDE_OF = {"train": TRAIN, "validation": VALIDATION, "val": VALIDATION, "test": TEST}
+_AT_ONCE = 1 << 20  # structures whose keys are made together
 EXACT_GROUPS = 10_000  # up to so many groups a split keeps its share to within one group
 
 
@@ -84,10 +85,17 @@ def order(pack: Pack, which: str, seed: int = 0) -> np.ndarray:
     """
     if which not in SIDE_OF:
         raise DataError(f"no split called {which!r}", remedy="use 'train', 'validation' or 'test'")
-    members = np.flatnonzero(np.asarray(pack.split) == SIDE_OF[which])
-    return members[np.argsort(keyed(members.astype(np.uint64), seed), kind="stable")].astype(
-        np.int64
-    )
+    members = narrow(np.flatnonzero(np.asarray(pack.split) == SIDE_OF[which]), len(pack.split))
+    keys = np.empty(len(members), np.uint64)  # all different: keyed is a bijection
+    for low in range(0, len(keys), _AT_ONCE):
+        part = slice(low, low + _AT_ONCE)
+        keys[part] = keyed(members[part].astype(np.uint64), seed)
+    return members[np.argsort(keys)].astype(np.int64)
+
+
+def narrow(values: np.ndarray, below: int) -> np.ndarray:
+    """Whole numbers from 0, less than ``below``, in half of the memory where they fit."""
+    return values.astype(np.int32 if below < 2**31 else np.int64, copy=False)
 
 
 def prefix(order: np.ndarray, offsets: np.ndarray, atoms: int) -> np.ndarray:
@@ -96,14 +104,18 @@ def prefix(order: np.ndarray, offsets: np.ndarray, atoms: int) -> np.ndarray:
     order: int64 structure indices, as :func:`order` gives. offsets: int64 (structures + 1,) of the
     pack. Asking for more atoms than there are is an error, never a silently smaller set.
     """
+    return order[: prefix_length(offsets[order + 1] - offsets[order], atoms)]
+
+
+def prefix_length(sizes: np.ndarray, atoms: float) -> int:
+    """How many structures of ``sizes`` (s,), from the first on, hold at least ``atoms`` atoms."""
     if atoms <= 0:
-        return order[:0]
-    offsets = np.asarray(offsets)
-    total = np.cumsum(offsets[order + 1] - offsets[order])
+        return 0
+    total = np.cumsum(sizes)
     have = int(total[-1]) if len(total) else 0
     if have < atoms:
         raise DataError(
             f"{atoms} atoms asked for, the split holds {have}",
             remedy="use a smaller data size, or prepare a larger pack",
         )
-    return order[: int(np.searchsorted(total, atoms)) + 1]
+    return int(np.searchsorted(total, atoms)) + 1

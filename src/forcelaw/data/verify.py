@@ -65,8 +65,10 @@ def _verify(pack: Pack) -> None:
             raise _wrong(pack, f"checksum mismatch: {name}.npy is not what was written")
     if content_hash(found) != pack.hash:
         raise _wrong(pack, "checksum mismatch: the manifest's hash is not that of the arrays")
-    counts = np.diff(pack.offsets)
-    if pack.offsets[0] != 0 or pack.offsets[-1] != pack.atoms or counts.min() < 1:
+    fewest = min(
+        np.diff(pack.offsets[low : low + _ROWS + 1]).min() for low in range(0, len(pack), _ROWS)
+    )
+    if pack.offsets[0] != 0 or pack.offsets[-1] != pack.atoms or fewest < 1:
         raise _wrong(pack, "offsets do not divide the atoms into structures")
     if pack.numbers.min() < 1 or pack.numbers.max() > MAX_Z:
         raise _wrong(pack, f"atomic numbers are not all from 1 to {MAX_Z}")

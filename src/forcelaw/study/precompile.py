@@ -73,7 +73,7 @@ def step(pack: Any, config: Any, precision: str) -> int:
 
     indices = training_set(pack, 16)
     dtype = torch.float64 if precision == "float64" else torch.float32
-    schedule = plan_for(np.diff(pack.offsets)[indices], 200, 0, TrainOptions(batch_atoms=100))
+    schedule = plan_for(pack.sizes(indices), 200, 0, TrainOptions(batch_atoms=100))
     window = Feed(
         pack,
         indices,

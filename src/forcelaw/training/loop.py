@@ -199,8 +199,7 @@ def _schedule(run: RunDirectory, spec: RunSpec, pack: Pack) -> tuple[np.ndarray,
             remedy="give the same pack, or start a new study directory",
         )
     indices = training_set(pack, spec.train_structures)
-    natoms = np.diff(pack.offsets)[indices]
-    schedule = plan_for(natoms, spec.atoms_total, spec.seed, spec.train)
+    schedule = plan_for(pack.sizes(indices), spec.atoms_total, spec.seed, spec.train)
     if schedule.steps != spec.steps:
         raise StoreError(
             f"the schedule has {schedule.steps} steps, the specification {spec.steps}",

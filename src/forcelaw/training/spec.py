@@ -15,7 +15,7 @@ from .. import __version__
 from ..data import splits
 from ..data.pack import NO_CHARGE, NO_SPIN, Pack
 from ..data.schedule import Plan, plan
-from ..data.validate.kinds import kinds_of, mixed_kinds
+from ..data.validate.kinds import kinds_among, mixed_kinds
 from ..errors import DataError, StoreError, StudyError
 from ..models import architecture, code, make_config
 from ..models.base import Flops, ModelConfig
@@ -125,8 +125,7 @@ def require_trainable(pack: Pack, charge_spin: bool = False) -> None:
         )
     if charge_spin or "charges" not in pack.manifest["arrays"]:
         return
-    kinds = np.unique(kinds_of(pack.charges, pack.spins, len(pack)), axis=0)
-    error = mixed_kinds([(int(charge), int(spin)) for charge, spin in kinds])
+    error = mixed_kinds(kinds_among(pack.charges, pack.spins))
     if error:
         raise DataError(error.what, where=str(pack.path), remedy=error.remedy)
 
@@ -163,7 +162,7 @@ def measured_degree(pack: Pack, cutoff: float, structures: int = 500) -> float:
 
     from ..data.device_dataset import Shard
 
-    chosen = np.sort(splits.order(pack, "train")[:structures])
+    chosen = np.sort(_order(pack, "train")[:structures])
     shard = Shard(
         pack,
         chosen,
@@ -190,7 +189,7 @@ def validation_set(pack: Pack, structures: int) -> np.ndarray:
 def _order(pack: Pack, side: str) -> np.ndarray:
     """One array for all who ask, which therefore cannot be written to: sorting it again for each
     run would slow planning down."""
-    found = splits.order(pack, side)
+    found = splits.narrow(splits.order(pack, side), len(pack))
     found.setflags(write=False)
     return found
 
@@ -221,13 +220,12 @@ class DataSummary:
 def _prefix(data: DataSummary, distinct_atoms: float | None) -> np.ndarray:
     if distinct_atoms is None:
         return data.natoms
-    offsets = np.concatenate([[0], np.cumsum(data.natoms)])
-    return data.natoms[splits.prefix(np.arange(len(data.natoms)), offsets, distinct_atoms)]
+    return data.natoms[: splits.prefix_length(data.natoms, distinct_atoms)]
 
 
 def summarise(pack: Pack, *, cutoff: float = 6.0, charge_spin: bool = False) -> DataSummary:
     """Read what planning needs of a pack."""
-    natoms = np.diff(pack.offsets)[training_set(pack)]
+    natoms = pack.sizes(training_set(pack))
     for side, found in (("training", natoms), ("validation", validation_set(pack, 1))):
         if not len(found):
             raise DataError(

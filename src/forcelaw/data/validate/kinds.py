@@ -9,6 +9,8 @@ import numpy as np
 from ...errors import DataError
 from ..pack import NO_CHARGE, NO_SPIN
 
+_AT_ONCE = 1 << 20  # structures looked at together
+
 
 def kinds_of(charges: np.ndarray | None, spins: np.ndarray | None, structures: int) -> np.ndarray:
     """(charge, spin) of each structure, NO_CHARGE and NO_SPIN where the source says nothing: int8
@@ -17,6 +19,16 @@ def kinds_of(charges: np.ndarray | None, spins: np.ndarray | None, structures: i
     return np.column_stack(
         [np.full(structures, none, np.int8) if v is None else v for v, none in columns]
     ).astype(np.int8)
+
+
+def kinds_among(charges: np.ndarray, spins: np.ndarray) -> set[tuple[int, int]]:
+    """The different (charge, spin) of structures (s,)."""
+    found: set[tuple[int, int]] = set()
+    for low in range(0, len(charges), _AT_ONCE):
+        part = slice(low, low + _AT_ONCE)
+        kinds = kinds_of(charges[part], spins[part], len(charges[part])).view(np.int16)
+        found |= set(map(tuple, np.unique(kinds).view(np.int8).reshape(-1, 2).tolist()))
+    return found
 
 
 def mixed_kinds(kinds: Collection[tuple[int, int]]) -> DataError | None:

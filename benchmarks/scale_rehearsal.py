@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -68,7 +66,13 @@ class Wells:
             work = SPRING / 2 * step**2 - self.forces[atoms] * step
             starts = np.cumsum(self.counts[k]) - self.counts[k]
             energies = self.energies[k] + np.add.reduceat(work.sum(axis=1), starts)
-            yield k, atoms, self.positions[atoms] + step, self.forces[atoms] - SPRING * step, energies
+            yield (
+                k,
+                atoms,
+                self.positions[atoms] + step,
+                self.forces[atoms] - SPRING * step,
+                energies,
+            )
 
 
 def write_aselmdb(path: Path, wells: Wells, structures: int, seed: int) -> None:

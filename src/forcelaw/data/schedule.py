@@ -35,8 +35,8 @@ class Plan:
     """All steps of a run, fixed before it starts.
 
     order: structures (positions in the training set) of every epoch, concatenated, (epochs *
-    structures,), int32 where that holds them; ptr: step k takes ``order[ptr[k]:ptr[k + 1]]``; atoms (steps,) int64, their atoms;
-    epoch (steps,) int64
+    structures,), int32 where that holds them; ptr: step k takes ``order[ptr[k]:ptr[k + 1]]``; atoms
+    (steps,) int64, their atoms; epoch (steps,) int64
     """
 
     order: np.ndarray

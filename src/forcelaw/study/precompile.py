@@ -59,7 +59,6 @@ def pretend(arch: int) -> None:
 def step(pack: Any, config: Any, precision: str) -> int:
     """One training step of a small batch, padded and rotated as in training, after :func:`pretend`;
     numbers mean nothing. Returns the number of parameters."""
-    import numpy as np
     import torch
 
     from .. import ops

@@ -1,11 +1,14 @@
-"""Progress of long work: a line that is redrawn on a terminal, a plain line every ten seconds
-elsewhere (logs, SLURM)."""
+"""Progress of long work: a line that is redrawn on a terminal, and plain lines elsewhere (logs,
+SLURM), every ten seconds at first and once a minute after ten of them."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
+
+SLOWEST = 60.0  # seconds between the lines of a log
 
 
 def duration(seconds: float) -> str:
@@ -32,7 +35,8 @@ class Progress:
     """Report how far a loop is: done/total, rate, time left, and a note.
 
     already: items that an earlier, interrupted call did; they do not count for the rate. interval:
-    seconds between lines.
+    seconds between lines. show: whether anything is written. numbers: what else is known (a loss),
+    by name. listener: called at each update.
     """
 
     def __init__(
@@ -44,7 +48,10 @@ class Progress:
         already: float = 0,
         stream: TextIO | None = None,
         interval: float | None = None,
+        show: bool = True,
     ):
+        self.show, self.done, self.numbers = show, already, dict[str, float]()
+        self.listener: Callable[[], None] | None = None
         self.what, self.total, self.unit, self.already = what, total, unit, already
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
@@ -61,10 +68,21 @@ class Progress:
         """Start the clock of the rate, which leaves out the time before and ``already`` items."""
         self.started, self.already = time.monotonic(), already
 
+    def rate(self, done: float) -> float:
+        """Items a second, once ``done`` are done."""
+        elapsed = time.monotonic() - self.started
+        return (done - self.already) / elapsed if elapsed > 0 else 0.0
+
+    def state(self) -> dict[str, float | None]:
+        """Items done, of how many, a second, seconds left, and the numbers."""
+        rate = self.rate(self.done)
+        left = (self.total - self.done) / rate if self.total and rate > 0 else None
+        about = {"step": self.done, "steps": self.total, "rate": rate, "left": left}
+        return {**about, **self.numbers}
+
     def line(self, done: float, note: str = "") -> str:
         """The text for ``done`` items."""
-        elapsed = time.monotonic() - self.started
-        rate = (done - self.already) / elapsed if elapsed > 0 else 0.0
+        rate = self.rate(done)
         text = f"{self.what}: {count(done)}"
         if self.total:
             text += f"/{count(self.total)} ({100 * done / self.total:.0f}%)"
@@ -77,13 +95,24 @@ class Progress:
 
     def update(self, done: float, note: str = "") -> None:
         """Show that ``done`` items are done, unless a line was shown just now."""
+        self.done = done
+        if self.listener:
+            self.listener()
+        if self.due():
+            self._show(self.line(done, note))
+
+    def due(self) -> bool:
+        """Whether a line is due; then it counts as shown."""
         now = time.monotonic()
-        if now - self._last < self.interval:
-            return
+        elsewhere = 0.0 if self.live else min(SLOWEST, (now - self.started) / 10)
+        if now - self._last < max(self.interval, elsewhere):
+            return False
         self._last = now
-        self._show(self.line(done, note))
+        return True
 
     def _show(self, text: str) -> None:
+        if not self.show:
+            return
         if self.live:
             self.stream.write("\r" + text[:200].ljust(self._width))
             self._width = len(text[:200])
@@ -93,6 +122,8 @@ class Progress:
 
     def close(self, text: str = "") -> None:
         """End the live line; print ``text`` if given."""
+        if not self.show:
+            return
         if self.live and self._width:
             self.stream.write("\r" + " " * self._width + "\r")
         if text:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from ..errors import StoreError, require
-from ..host import wanted_threads
+from ..host import place, wanted_threads
 from ..settings import Settings
 from ..store.runs import RunDirectory, content_id
 from ..training.config import TrainOptions
@@ -184,8 +184,9 @@ class Training(Settings):
         """:meth:`run` in the process that writes."""
         from ..data.verify import verify
         from ..progress import Progress, count
+        from ..store.beats import Beats
         from ..training.cooperative import drive
-        from ..training.device import cpu_threads
+        from ..training.device import cpu_threads, device_memory
         from ..training.fine_tune import keep_start
         from ..training.tracking import tracked
 
@@ -213,6 +214,10 @@ class Training(Settings):
                     Progress("training", spec.steps, unit="steps") as progress,
                     cpu_threads(threads),
                 ):
+                    beats = Beats(Path(out) / "logs" / f"{place()}-{run.id}.jsonl")
+                    progress.listener = lambda: beats.write(
+                        lambda: {run.id: progress.state()}, lambda: device_memory(team.device)
+                    )
                     how: dict[str, Any] = {
                         "compile_model": compile,
                         "progress": progress,

@@ -255,9 +255,10 @@ class Study:
                     run.start_over()
 
     def status(self) -> str:
-        """Where the study stands: counts of runs by architecture and state, what failed, and the
-        time that was spent. Raises StoreError if nothing was trained yet."""
-        return study_status_text(self.out)
+        """Where the study stands: counts of runs by architecture and state, what failed, what is
+        being trained and where, and the time that was spent. Raises StoreError if nothing was
+        trained yet."""
+        return study_status(self.out)[0]
 
     def report(self, out: str | Path | None = None, **options: Any) -> dict[str, Any]:
         """Write the report, by default to OUT/report: the paths of its page, figures and tables,
@@ -268,12 +269,19 @@ class Study:
         return report(self.out, out, **options)
 
 
-def study_status_text(out: Path) -> str:
-    """Where the study in output directory ``out`` stands. StoreError if there is none."""
-    from ..study.status import status_table
+def study_status(out: Path, *, prometheus: bool = False) -> tuple[str, bool]:
+    """Where the study in output directory ``out`` stands, as text or in the text format of
+    Prometheus, and whether no run is left to train. StoreError if there is none."""
+    from ..study import live
+    from ..study.status import status_table, survey
 
     _require_study(out)
-    return status_table(out)
+    found = survey(out)
+    if prometheus:
+        text = live.prometheus(out, found.now, found.counts)
+    else:
+        text = status_table(out, found)
+    return text, found.unfinished == 0
 
 
 def _require_study(out: Path) -> None:

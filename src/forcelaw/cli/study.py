@@ -103,10 +103,23 @@ examples:
 
 def add_status(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Counts of runs by architecture and state, what failed, and the time that was spent."
+        "Counts of runs by architecture and state, what failed, what is being trained (rate, time"
+        " left, loss, where, heartbeat) and what SLURM's queue has of it, and the time that was"
+        " spent."
     )
-    parser.epilog = "example:\n  forcelaw status out/study\n"
+    parser.epilog = (
+        "examples:\n  forcelaw status out/study\n"
+        "  forcelaw status out/study --watch             # until no run is left\n"
+        "  forcelaw status out/study --prometheus        # for a collector of text files\n"
+    )
     parser.add_argument("out", type=Path, help="output directory of a study")
+    text = (
+        "show it again every SECONDS (default: 10 on a terminal, 60 elsewhere) until no run is left"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--watch", type=float, nargs="?", const=0.0, metavar="SECONDS", help=text)
+    text = "print it in the text format of Prometheus"
+    how.add_argument("--prometheus", action="store_true", help=text)
     parser.set_defaults(handler=_status)
 
 
@@ -242,10 +255,19 @@ def _say(text: str) -> None:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from ..api.study import study_status_text
+    from ..api.study import study_status
 
-    print(study_status_text(args.out))
-    return 0
+    before = False
+    while True:
+        text, over = study_status(args.out, prometheus=args.prometheus)
+        live = args.watch is not None and sys.stdout.isatty()
+        if live and sys.__stdout__:  # not through what spells out control characters
+            sys.__stdout__.write("\x1b[H\x1b[2J")
+        print(text, flush=True)
+        if args.watch is None or (over and before):
+            return 0
+        before = over  # a grid may be about to follow a sweep
+        time.sleep(3.0 if over else max(1.0, args.watch or (10.0 if live else 60.0)))
 
 
 def _stop(args: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ from typing import Any, Literal
 
 from ..errors import ClaimError, StoreError
 from ..files import read_json, write_json
-from ..host import process_exists
+from ..host import batch_job, process_exists
 
 LEASE_SECONDS = 120.0  # a claim whose heartbeat is older than this is stale and may be taken over
 _REMOVALS = 20  # attempts to remove a folder that another process may be writing to
@@ -129,11 +129,25 @@ def held(run: Path) -> bool:
     return not _free(claims, _highest(claims))
 
 
+def holder(run: Path) -> dict[str, Any]:
+    """Who holds the run in folder ``run`` (host, pid, the SLURM job or ""), with the age of its
+    heartbeat as ``beat``, in seconds; empty where nobody does."""
+    claims = run / "claim"
+    number = _highest(claims)
+    if _free(claims, number):
+        return {}
+    path = (claims / str(number) if number else claims) / "holder.json"
+    with contextlib.suppress(OSError, StoreError):
+        return read_json(path) | {"beat": file_system_time(claims) - path.stat().st_mtime}
+    return {}
+
+
 def _make(folder: Path) -> None:
     """A complete claim of this process, not yet in its place."""
     folder.mkdir()
     (folder / "work").mkdir()
-    write_json(folder / "holder.json", {"token": folder.name, **identity()})
+    about = {"token": folder.name, "job": batch_job(), **identity()}
+    write_json(folder / "holder.json", about)
 
 
 def _move(made: Path, target: Path) -> bool:

@@ -15,8 +15,10 @@ from ..data.schedule import Shards, device_capacity
 from ..errors import ClaimError, DataError, RankError, StorageError, StoreError, StudyError
 from ..files import is_storage, storage, storage_error
 from ..progress import Progress
+from ..store.beats import Beats
 from ..store.runs import RunDirectory
 from ..training.cooperative import Ended, Scheduler
+from ..training.device import device_memory
 from ..training.loop import HEARTBEAT_SECONDS, training
 from ..training.team import Team
 from .precompile import Ahead
@@ -29,7 +31,8 @@ class ConcurrentRuns:
     """Up to ``limit`` runs of a study at once; with 1 they are trained one after the other, each on
     ``gpus`` devices together.
 
-    stop: whether everything is to be stopped now. closing: whether nothing new is to begin.
+    stop: whether everything is to be stopped now. closing: whether nothing new is to begin. beats:
+    where to say once a minute how it goes.
     """
 
     def __init__(
@@ -44,7 +47,9 @@ class ConcurrentRuns:
         closing: Callable[[], bool] = lambda: False,
         hold: float | None = None,
         gpus: int = 1,
+        beats: Beats | None = None,
     ):
+        self.beats, self.progress = beats, dict[str, Progress]()  # of the runs under way
         self.directory, self.limit, self.hold, self.show = directory, limit, hold, show
         self.stop, self.closing = stop, closing
         self.device, self.on_gpu = torch.device(device), device == "cuda"
@@ -84,6 +89,7 @@ class ConcurrentRuns:
                     and self._start_one()
                 ):
                     continue
+                self._say_how_it_goes()
                 if not self.scheduler.tasks:
                     if leaving or self.over:
                         break
@@ -167,21 +173,25 @@ class ConcurrentRuns:
         with storage(run.path):
             run.set_aside(error)
 
-    def _progress(self, run: RunDirectory) -> Progress | None:
-        if not self.show:
-            return None
+    def _progress(self, run: RunDirectory) -> Progress:
         spec = run.spec()
-        return Progress(
-            f"{spec['label']} N={spec['n']:,} seed {spec['seed']} lr {spec['lr']:g}",
-            spec["steps"],
-            unit="steps",
-        )
+        name = f"{spec['label']} N={spec['n']:,} seed {spec['seed']} lr {spec['lr']:g}"
+        self.progress[run.id] = Progress(name, spec["steps"], unit="steps", show=self.show)
+        return self.progress[run.id]
+
+    def _say_how_it_goes(self) -> None:
+        if self.beats:
+            self.beats.write(
+                lambda: {run: progress.state() for run, progress in self.progress.items()},
+                lambda: device_memory(self.device),
+            )
 
     def _settle(self, ended: Ended) -> None:
         """Record how a run ended. One bad run must not end the study; it stays in the table. A full
         disk, a lost mount, bad data and a process that was killed are not the run's fault: they end
         the worker."""
         run, error, others = ended.key, ended.error, len(self.scheduler.tasks)
+        self.progress.pop(run.id, None)
         self.look_again = 0.0
         try:
             if error is None:

@@ -66,9 +66,7 @@ def run_local(
     command = [sys.executable, "-m", "forcelaw.study.worker", str(study_file), *options]
     directory.create_runs(hold)
     processes = [
-        _start(
-            command, _environment(k, workers, device, threads, gpus), logs / f"{place()}-{k}.log"
-        )
+        _start(command, _environment(k, workers, device, threads, gpus), logs / f"{place()}-{k}")
         for k in range(workers)
     ]
     try:
@@ -146,10 +144,9 @@ def _watch(
 def _show(bar: Progress, status: StudyStatus, name: str, workers: int) -> None:
     """One line. Workers start slowly and checkpoints come once a minute, so the pace begins at the
     estimated one, and what was measured takes over as it grows."""
-    now = time.monotonic()
-    if now - bar._last < bar.interval:
+    if not bar.due():
         return
-    bar._last, bar.total = now, status.work
+    now, bar.total = time.monotonic(), status.work
     busy = min(workers, max(1, status.total - status.ended))
     rate = (status.done - bar.already + PACE_SECONDS * busy) / (now - bar.started + PACE_SECONDS)
     left = duration((status.work - status.done) / rate)
@@ -264,10 +261,10 @@ def _environment(k: int, workers: int, device: str, threads: int, gpus: int = 1)
     return environment
 
 
-def _start(
-    command: list[str], environment: dict[str, str], log_file: Path
-) -> subprocess.Popen[bytes]:
-    with log_file.open("ab") as log:
+def _start(command: list[str], environment: dict[str, str], base: Path) -> subprocess.Popen[bytes]:
+    """A worker with what it says in ``base``.log, and once a minute in ``base``.jsonl."""
+    command = [*command, "--beats", f"{base}.jsonl"]
+    with Path(f"{base}.log").open("ab") as log:
         return subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
         )

@@ -14,6 +14,7 @@ from .accounting import accounts
 from .advice import advise
 from .config import label_of
 from .cost import Rate, seconds_of
+from .live import Live, describe, live
 
 if TYPE_CHECKING:
     from .record import StudyDirectory
@@ -145,30 +146,59 @@ def describe_rest(status: StudyStatus, before: StudyStatus, seconds: float) -> s
     return text
 
 
-def status_table(out: Path) -> str:
-    """Counts by architecture and state, and what was spent, from the run directories: the plan as
-    the workers wrote it there, so that neither study file nor data are needed."""
-    counts: dict[str, Counter[str]] = {}
-    trouble = []
+@dataclass
+class Survey:
+    """A study as its run directories have it. counts: (label, kind, state) -> runs. trouble: a line
+    for each that diverged, failed or is damaged. now: what is under way."""
+
+    counts: Counter[tuple[str, str, str]]
+    trouble: list[str]
+    now: Live
+
+    @property
+    def unfinished(self) -> int:
+        """Runs that a worker could train."""
+        left = ("running", "stopped", "waiting")
+        return sum(n for (_, _, state), n in self.counts.items() if state in left)
+
+
+def survey(out: Path) -> Survey:
+    """Read the run directories of ``out``: the plan as the workers wrote it there, so that neither
+    study file nor data are needed."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    trouble, running = [], []
     for run in all_runs(out / "runs"):
         state, why = run.state(), ""
         try:
             spec = run.spec()
             label, kind, n, lr = (spec[key] for key in ("label", "kind", "n", "lr"))
-            row, name = f"{label} ({kind})", f"{label} N={n:,} lr {lr:g}"
+            name = f"{label} N={n:,} lr {lr:g}"
             if state in ("diverged", "failed"):
                 why = (run.result() or {}).get("message", "")
         except (StoreError, KeyError, TypeError, ValueError):
-            state, row, name, why = "damaged", "(unreadable)", "", "spec.json cannot be read"
-        counts.setdefault(printable(row), Counter())[state] += 1
+            state, label, kind, name, why = "damaged", "", "", "", "spec.json cannot be read"
+        counts[str(label), str(kind), state] += 1
+        if state == "running":
+            running.append(run)
         if state == "damaged":
             why = run.damage() or why or "result.json cannot be read"
         if state in ("diverged", "failed", "damaged"):
             trouble.append(printable(f"  {run.id} {name}: {why}"))
-    states = [s for s in STATES if s != "damaged" or any(row[s] for row in counts.values())]
+    return Survey(counts, trouble, live(out, running))
+
+
+def status_table(out: Path, found: Survey) -> str:
+    """Counts by architecture and state, what is under way, and what was spent, as text."""
+    rows: dict[str, Counter[str]] = {}
+    for (label, kind, state), n in found.counts.items():
+        row = printable(f"{label} ({kind})") if label else "(unreadable)"
+        rows.setdefault(row, Counter())[state] += n
+    states = [s for s in STATES if s != "damaged" or any(row[s] for row in rows.values())]
     lines = [f"{'architecture':<28}" + "".join(f"{state:>10}" for state in states)]
-    for label, counted in sorted(counts.items()):
-        lines.append(f"{label:<28}" + "".join(f"{counted[state]:>10}" for state in states))
-    if trouble:
-        lines += ["", "diverged, failed or damaged:", *trouble]
+    for row, counted in sorted(rows.items()):
+        lines.append(f"{row:<28}" + "".join(f"{counted[state]:>10}" for state in states))
+    if found.trouble:
+        lines += ["", "diverged, failed or damaged:", *found.trouble]
+    if text := describe(found.now, found.unfinished):
+        lines += ["", text]
     return "\n".join([*lines, "", accounts(out).describe()])

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ..data.verify import verify
 from ..errors import ForcelawError
+from ..store.beats import Beats
 from .config import Study, load
 from .record import StudyDirectory, find_pack
 
@@ -46,13 +47,15 @@ def work(
     hold: float | None = None,
     show: bool = True,
     gpus: int = 1,
+    beats: Path | None = None,
 ) -> None:
     """Train runs of the study, ``runs_per_device`` of them side by side (None: see
     :func:`automatic`), until none is left that this worker could take.
 
     After ``deadline`` (seconds since the epoch), or when ``stop`` says so, the runs under way are
     stopped with a checkpoint. study_directory: that of the study file. hold: as for
-    :func:`forcelaw.study.plan.plan`. gpus: of each run, which then is alone on them.
+    :func:`forcelaw.study.plan.plan`. gpus: of each run, which then is alone on them. beats: file
+    that gets a line of JSON a minute (:mod:`forcelaw.store.beats`).
     """
     from .concurrent import ConcurrentRuns
 
@@ -73,6 +76,7 @@ def work(
         stop=lambda: stop() or time.time() >= deadline,
         closing=lambda: time.time() >= deadline - reserve,
         gpus=gpus,
+        beats=Beats(beats) if beats else None,
     )
     runs.work()
 
@@ -107,6 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         type=float,
         help="share of an architecture's largest compute from which runs are held back",
     )
+    parser.add_argument("--beats", type=Path, help="file for a line of JSON a minute")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
     import torch
@@ -140,6 +145,7 @@ def _work(args: argparse.Namespace, stop: Callable[[], bool]) -> None:
         hold=args.hold,
         gpus=args.gpus,
         show=not args.quiet,
+        beats=args.beats,
     )
 
 

@@ -57,6 +57,18 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def device_memory(device: torch.device) -> dict[str, str | float]:
+    """Name of a device, and what of its memory is taken, by all processes, and there, in GiB;
+    nothing of the latter for a CPU."""
+    about: dict[str, str | float] = {"device": device_name(device)}
+    if device.type == "cuda":
+        import torch
+
+        free, total = torch.cuda.mem_get_info(device)
+        about |= {"gpu_memory": (total - free) / 2**30, "gpu_memory_total": total / 2**30}
+    return about
+
+
 def device_name(device: str | torch.device) -> str:
     """Name of the GPU that ``device`` is, or "CPU"."""
     if not str(device).startswith("cuda"):

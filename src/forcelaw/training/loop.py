@@ -374,6 +374,8 @@ class _Recorder:
             self._write_row(step, losses)
         self.stats.copy_(new_stats(self.device))
         self.note = f"loss {losses['loss']:.3f}"
+        if self.progress:
+            self.progress.numbers["loss"] = losses["loss"]
         self._save()
         return True
 

@@ -167,7 +167,7 @@ def test_a_piece_that_is_killed_counts_up_to_its_last_beat(tmp_path, monkeypatch
 def test_a_study_is_planned_for_a_gpu_where_there_is_none(study, capsys) -> None:
     assert main(["run", str(study), "--plan", "--device", "cuda"]) == 0
     said = capsys.readouterr().out
-    assert "by the rates of one H100" in said and "with 1 worker" in said
+    assert "by the rates of one H200" in said and "with 1 worker" in said
     if not torch.cuda.is_available():
         assert main(["run", str(study), "--device", "cuda"]) != 0  # training needs one
         assert "no CUDA device" in capsys.readouterr().err
@@ -186,7 +186,7 @@ def test_the_rates_of_a_device_are_measured_once(study, tmp_path, monkeypatch) -
     # a GPU is not kept waiting: nothing is timed
     on_gpu = cost.rates_of(directory("gpu"), "cuda")
     assert set(on_gpu) == set(first) and not (tmp_path / "gpu").exists()
-    assert "rates of one H100" in describe_plan(directory("out"), on_gpu, 1, "cuda")
+    assert "rates of one H200" in describe_plan(directory("out"), on_gpu, 1, "cuda")
     spec = directory("out").plan().waiting[0].spec
     deeper = {**spec, "model": {**spec["model"], "depth": spec["model"]["depth"] + 2}}
     more = cost.seconds_of(deeper, on_gpu) / cost.seconds_of(spec, on_gpu)

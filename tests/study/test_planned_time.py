@@ -2,7 +2,7 @@
 
 import pytest
 
-from forcelaw.study.cost import Rate, seconds_of
+from forcelaw.study.cost import Rate, gpu_rate, seconds_of
 
 SPEC = {
     "label": "MPNN",
@@ -23,9 +23,17 @@ def planned(**train) -> float:
 
 
 def test_evaluations_are_part_of_the_planned_time() -> None:
-    """A structure that is evaluated costs a third of what its 20 atoms cost in training."""
+    """An atom that is evaluated costs a third of its arithmetic in training; 20 atoms each."""
     bare = planned(evaluations=0)
-    assert bare > 0
-    atoms = 50 * 600 * 20
-    assert planned() - bare == pytest.approx(bare * atoms / 3 / (1000 * 300))
+    of_an_atom = 1e-12 * 3 * 3.0 * (14.0 * 1e4 + 1e5)
+    assert bare == pytest.approx(1000 * (1e-3 + 2 * 2e-4) + 1000 * 300 * of_an_atom)
+    assert planned() - bare == pytest.approx(50 * 600 * 20 * of_an_atom / 3)
     assert planned(validation_structures=1200) - bare == pytest.approx(2 * (planned() - bare))
+
+
+def test_both_kinds_of_forces_have_rates_and_what_is_unknown_is_slow() -> None:
+    for name in ("mpnn", "painn", "egnn", "esen", "gemnet_oc"):
+        direct, gradient = (gpu_rate(name, forces) for forces in ("direct", "conservative"))
+        assert 1.0 < gradient.flop / direct.flop < 4.0
+    unknown = gpu_rate("somebody.else:Model", "direct")
+    assert unknown.layer >= gpu_rate("esen", "direct").layer

@@ -100,8 +100,8 @@ class Study:
 
     def describe(self, device: str = "auto", workers: int | None = None, gpus: int = 1) -> str:
         """The plan and what it costs, as the text of ``forcelaw run --plan``, and what the array of
-        a study with a block ``slurm`` asks for. A plan for "cuda" is that of one H100 and needs no
-        GPU. gpus: of each run."""
+        a study with a block ``slurm`` asks for. A plan for "cuda" needs no GPU: it is that of one
+        H200 then. gpus: of each run."""
         from ..study.cost import rates_of
         from ..study.launcher import default_workers
         from ..study.slurm.submit import describe_array

@@ -38,7 +38,7 @@ class RunOptions(Settings):
     """stop cleanly M minutes after the start of this command, planning included; what is under way
     is kept (within half a minute more) and the same command resumes it"""
     plan: bool = False
-    """show the plan and its cost, and stop; with --device cuda for one H100, whatever this machine
+    """show the plan and its cost, and stop; with --device cuda for one H200, whatever this machine
     has"""
     slurm: bool = False
     """submit the workers that the study's block `slurm` describes as an array, and return"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import read_json, write_json
@@ -25,29 +26,32 @@ class Rate(NamedTuple):
     layer: float = 0.0
 
 
-# A step of 16 molecules of one run on one H100, apart from its arithmetic (no torch.compile): fixed
-# seconds, and seconds of a layer. MPNN, PaiNN and eSEN from results/depth and results/data_limited,
-# whose 115 finished runs took .72 to 1.03 times as long; MC-EGNN and GemNet-OC by their launches
-# (benchmarks/launches.py). Timing eager steps before a study would take a minute of a GPU that has
-# nothing to do meanwhile, and say little of steps that are CUDA graphs.
-GPU_STEP = {
-    "mpnn": (2.0e-4, 1.1e-4),
-    "painn": (2.1e-4, 1.6e-4),
-    "egnn": (3e-4, 2.7e-4),
-    "esen": (5e-4, 4.3e-4),
-    "gemnet_oc": (1e-3, 1.9e-3),
-}
-GPU_FLOP = 1 / 2e13
+# Of a run that has a card for itself, as CUDA graphs of kernels in TF32: architecture -> kind of
+# forces -> Rate, of an H200; an H100 takes 6% less in the middle, and up to 27% (results/
+# planned_times.txt). Fitted to committed runs and speed tables by benchmarks/planned_times.py.
+# Timing eager steps before a study would take a minute of a GPU that has nothing to do meanwhile,
+# and say little of steps that are CUDA graphs.
+STEP_TIMES = Path(__file__).with_name("step_times.json")
+
+
+def gpu_rate(architecture: str, forces: str) -> Rate:
+    """From :data:`STEP_TIMES`. What was not measured is as slow as the slowest that was; gradient
+    forces take three times the arithmetic of direct ones then, and three times the launches."""
+    table = read_json(STEP_TIMES)
+    rates = table.get(architecture) or max(table.values(), key=lambda of: of["direct"][2])
+    if forces in rates:
+        return Rate(*rates[forces])
+    return Rate(*(3.0 * x for x in rates["direct"]))
 
 
 def rates_of(directory: StudyDirectory, device: str, *, remember: bool = True) -> dict[str, Rate]:
-    """Rates for each label. On a GPU those of :data:`GPU_STEP`; on a CPU a few steps are timed, and
+    """Rates for each label. On a GPU those of :func:`gpu_rate`; on a CPU a few steps are timed, and
     remembered in OUT/rates.json, so that a study that runs in pieces does it once."""
-    labels = [label_of(a) for a in directory.study.architectures]
+    study = directory.study
+    labels = [label_of(a) for a in study.architectures]
     if device == "cuda":
-        known = {name: Rate(step, GPU_FLOP, layer) for name, (step, layer) in GPU_STEP.items()}
-        slowest = max(known.values(), key=lambda rate: rate.layer)
-        return {label_of(a): known.get(a.name, slowest) for a in directory.study.architectures}
+        forces = {label_of(a): (a.name, a.forces or study.forces) for a in study.architectures}
+        return {label: gpu_rate(*of) for label, of in forces.items()}
     if not remember:
         return measure_rates(directory)
     path, name = directory.out / "rates.json", device_name(device)
@@ -78,7 +82,7 @@ def measure_rates(directory: StudyDirectory) -> dict[str, Rate]:
             for n in sorted({min(sizes), max(sizes)})
         ]
         (f0, t0), (f1, t1) = points[0], points[-1]
-        slope = max(0.0, (t1 - t0) / (f1 - f0)) if f1 > f0 else 0.0
+        slope = max(0.0, (t1 - t0) / (f1 - f0)) if f1 > f0 else 0.8 * t0 / f0
         found[label_of(entry)] = Rate(max(t0 - slope * f0, 0.2 * t0), slope)
     return found
 
@@ -113,10 +117,11 @@ def _time_step(shard: Shard, config: ModelConfig, options: TrainOptions) -> tupl
 
 
 def seconds_of(spec: dict[str, Any], rates: dict[str, Rate]) -> float:
-    """Estimated seconds of a run, evaluations included (an evaluation costs a third of a step per
-    atom)."""
+    """Estimated seconds of a run. An evaluation is a forward pass in large batches: for each atom a
+    third of the arithmetic of a step, and little else."""
     rate = rates[spec["label"]]
     step = rate.step + rate.layer * spec["model"]["depth"]
-    train = spec["steps"] * step + planned_flops(spec) * rate.flop
+    arithmetic = planned_flops(spec) * rate.flop
     evaluated = spec["train"]["evaluations"] * spec["train"]["validation_structures"] * 20.0
-    return train * (1.0 + evaluated / (3.0 * spec["steps"] * spec["batch_atoms"]))
+    share = evaluated / (3.0 * spec["steps"] * spec["batch_atoms"])
+    return spec["steps"] * step + arithmetic * (1.0 + share)

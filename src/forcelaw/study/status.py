@@ -124,7 +124,7 @@ def describe_plan(
         lines[-1] += f" of {gpus} {'GPUs' if device == 'cuda' else 'processes'} each"
     if device == "cuda":
         lines[-1] += (
-            " and one run at a time, by the rates of one H100; runs side by side end about 3 times"
+            " and one run at a time, by the rates of one H200; runs side by side end about 3 times"
             " sooner"
         )
     lines += [f"note: {text}" for text in advise(study, data, planned)]

@@ -1,7 +1,7 @@
 """A study of 40 small runs on a real SLURM cluster of one node: an array of 4 workers whose time
 limit is shorter than the study, two of them cancelled in the middle, one worker process and slurmd
-killed by SIGKILL. The study must end by itself, each run trained once and by one worker at a time,
-with the numbers of an undisturbed study to the last bit.
+killed by SIGKILL, the rest preempted by another job. The study must end by itself, each run trained
+once and by one worker at a time, with the numbers of an undisturbed study to the last bit.
 
     python benchmarks/slurm_campaign.py FOLDER [--minutes 45]
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -39,7 +40,14 @@ train: {batch_molecules: 8, evaluations: 4, validation_structures: 20}
 slurm: {workers: 4, time: 0:03:00, signal: 20, memory: 1500M}
 """
 # finished runs -> what is done then to a task that trains
-DISTURBANCES = [(3, "scancel"), (8, "kill -9 worker"), (12, "kill -9 slurmd"), (16, "scancel")]
+DISTURBANCES = [
+    (3, "scancel"),
+    (8, "kill -9 worker"),
+    (12, "kill -9 slurmd"),
+    (16, "scancel"),
+    (20, "preempt"),
+]
+URGENT = "sbatch --partition=urgent --exclusive --mem=100 --output=/dev/null --wrap 'sleep 20'"
 
 
 class Campaign:
@@ -110,11 +118,14 @@ class Campaign:
 
     def _disturb(self, how: str, busy: set[str], all_runs: list[RunDirectory], ended: int) -> None:
         running = {j.id for j in self.jobs.values() if j.state == "RUNNING"}
-        victims = sorted((busy & running) - self.spared)
+        victims = sorted((busy & running) - (self.spared if how != "preempt" else set()))
         if not victims:
             return
-        self.left.pop(0)
         task = victims[0]
+        about = next((h for r in all_runs if (h := holder(r.path)).get("job") == task), {})
+        if not about:
+            return
+        self.left.pop(0)
         if how == "kill -9 slurmd":
             self.status()
             self.say(f"$ kill -9 slurmd        with {ended} runs ended; started again after 5 s")
@@ -122,8 +133,11 @@ class Campaign:
             time.sleep(5)
             self.node.start_daemon()
             return
+        if how == "preempt":
+            self.say(f"$ {URGENT}        with {ended} runs ended")
+            self.say(f"  {self.node.ask(*shlex.split(URGENT)).strip()}")
+            return
         self.spared.add(task)
-        about = next(h for run in all_runs if (h := holder(run.path)).get("job") == task)
         if how == "scancel":
             self.say(f"$ scancel {task}        with {ended} runs ended")
             self.node.ask("scancel", task)

@@ -1,5 +1,6 @@
 """A SLURM cluster of one node on this machine, for tests, from Debian's packages: they are unpacked
-below a folder, and nothing is installed.
+below a folder, and nothing is installed. Jobs of its partition ``urgent`` preempt those of ``all``,
+which have 30 seconds to save.
 
     python benchmarks/slurm_node.py FOLDER [--cpus 4] -- COMMAND ...
 
@@ -50,11 +51,14 @@ SlurmdSpoolDir={folder}/spool
 StateSaveLocation={folder}/state
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
-SlurmctldPort=26827
-SlurmdPort=26828
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
 PluginDir={plugins}
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} State=UNKNOWN
-PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=all Nodes={host} Default=YES PriorityTier=1 GraceTime=30 MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes={host} PriorityTier=2 PreemptMode=OFF MaxTime=INFINITE State=UP
 """
 
 
@@ -75,6 +79,7 @@ class Node:
             folder=self.folder,
             plugins=libraries / "slurm-wlm",
             cpus=cpus,
+            ports=_free_ports(2),
             memory=memory,
         )
         for name in ("debs", "spool", "state"):
@@ -123,6 +128,14 @@ class Node:
     def _run(self, program: str, *options: str) -> None:
         path = str(self.root / "usr" / "sbin" / program)
         subprocess.run([path, *options], env=self.environment, check=True)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
 
 
 @contextlib.contextmanager

@@ -44,3 +44,19 @@ def test_lines_come_every_ten_seconds_where_nobody_watches(clock: list[float]) -
         "prepare: 20",
         "prepare: 30",
     ]
+
+
+def test_a_log_is_not_flooded(clock: list[float]) -> None:
+    """Ten seconds between lines at first, a tenth of the time so far, and never more than a minute;
+    nothing at all where nothing is to be shown, but its state is known."""
+    out, none = io.StringIO(), io.StringIO()
+    shown, hidden = Progress("t", 4000, stream=out), Progress("t", 4000, stream=none, show=False)
+    for done in range(1, 3601):
+        clock[0] += 1
+        shown.update(done)
+        hidden.update(done)
+    times = [int(line.split()[1].split("/")[0]) for line in out.getvalue().splitlines()[:10]]
+    assert times == list(range(10, 101, 10))
+    assert 60 + 10 < len(out.getvalue().splitlines()) < 60 + 10 + 20
+    assert none.getvalue() == ""
+    assert hidden.state() == {"step": 3600, "steps": 4000, "rate": 1.0, "left": 400.0}

@@ -17,10 +17,10 @@ from forcelaw import host
 from forcelaw.api.study import Study
 from forcelaw.cli.main import main
 from forcelaw.errors import StudyError
-from forcelaw.store.runs import runs
+from forcelaw.store.runs import content_id, runs
 from forcelaw.study import stop
 from forcelaw.study.config import load
-from forcelaw.study.slurm import array_worker, queue
+from forcelaw.study.slurm import array_worker, queue, submit
 from forcelaw.study.slurm import task as slurm_task
 from forcelaw.study.slurm.array_worker import ArrayWorker
 from forcelaw.study.slurm.options import Slurm, minutes_of
@@ -209,6 +209,22 @@ def test_a_worker_that_has_not_what_a_run_needs_is_refused(cluster, block, gpus,
     with pytest.raises(StudyError):
         study.submit(gpus=gpus, threads=threads)
     assert not (cluster / "out").exists()
+
+
+def test_a_plan_counts_workers_devices_limits_and_parts(cluster, monkeypatch) -> None:
+    """Two runs of 12 hours on 2 workers of 4 GPUs, a limit of 4 hours: with a GPU a run all run at
+    once in 3 parts; with 4 GPUs a run each worker has one, of 3 hours."""
+    study = Study.load(cluster / "t.yaml", cluster / "out")
+    block = Slurm(time=4 * 60 + 1, workers=2, gpus=4, signal=60)
+    study.config = study.config.model_copy(update={"slurm": block})
+    hours = {item.id: 12.0 for item in study.directory.plan().runs}
+    monkeypatch.setattr(submit, "seconds_of", lambda spec, rates: 3600.0 * hours[content_id(spec)])
+    alone = submit.describe_array(study.directory, {}, gpus=1)
+    together = submit.describe_array(study.directory, {}, gpus=4)
+    assert "24 GPU-hours" in alone and "24 GPU-hours" in together
+    assert "3 h 00 min when" in together and "8 GPUs" in together and "parts" not in together
+    assert "12 h 00 min when" in alone and "in 3 parts" in alone and "8 GPUs" in alone
+    assert "requeues itself" not in together and "requeues itself about 2 times" in alone
 
 
 def test_mistakes_before_anything_is_submitted(cluster, monkeypatch, capsys) -> None:

@@ -71,7 +71,7 @@ def _live_run(run: RunDirectory, said: dict[str, Any]) -> LiveRun | None:
         label, n, steps = str(spec["label"]), int(spec["n"]), float(spec["steps"])
     except (StoreError, OSError, KeyError, TypeError, ValueError):
         return None
-    rate, left, loss = (_number(said.get(name)) for name in ("rate", "left", "loss"))
+    rate, left, loss = (_number(said.get(name) or None) for name in ("rate", "left", "loss"))
     host, job, pid = str(about.get("host", "")), str(about.get("job", "")), about.get("pid")
     pid = pid if isinstance(pid, int) else 0
     return LiveRun(run.id, label, n, step, steps, rate, left, loss, host, job, pid, about["beat"])

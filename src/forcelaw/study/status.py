@@ -115,13 +115,15 @@ def describe_plan(
             f"{label:<22}{len(sizes):>6}{len(mine) - len(sizes):>7}{count(min(sizes)):>10}"
             f"{count(max(sizes)):>10}{sum(run.flops for run in mine):>10.1e}{duration(seconds):>14}"
         )
-    total = sum(seconds_of(run.spec, rates) for run in everything)
+    each = [seconds_of(run.spec, rates) for run in everything]
+    wall = max(sum(each) / workers, max(each)) / gpus
     lines.append(
         f"{len(everything)} runs, {sum(run.flops for run in everything):.1e} FLOPs, about"
-        f" {duration(total / workers / gpus)} with {workers} worker{'s' * (workers > 1)}"
+        f" {duration(wall)} with {workers} worker{'s' * (workers > 1)}"
     )
     if gpus > 1:
-        lines[-1] += f" of {gpus} {'GPUs' if device == 'cuda' else 'processes'} each"
+        kind = "GPUs" if device == "cuda" else "processes"
+        lines[-1] += f" of {gpus} {kind} each, if they are {gpus} times as fast as one"
     if device == "cuda":
         lines[-1] += (
             " and one run at a time, by the rates of one H200; runs side by side end about 3 times"

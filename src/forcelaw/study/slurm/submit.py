@@ -93,7 +93,8 @@ def describe_array(directory: StudyDirectory, rates: dict[str, Rate], gpus: int 
     every = [seconds_of(run.spec, rates) for run in (*planned.runs, *planned.waiting)]
     devices = max(1, options.gpus) if options.device == "cuda" else options.cores
     at_once = options.workers * max(1, devices // gpus)
-    wall, limit = sum(every) / (at_once * gpus), 60.0 * options.minutes - options.signal
+    wall = max(sum(every) / at_once, max(every)) / gpus
+    limit = 60.0 * options.minutes - options.signal
     unit = "GPU" if options.device == "cuda" else "core"
     lines = [
         _asked(options),

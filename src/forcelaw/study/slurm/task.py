@@ -11,6 +11,7 @@ from pathlib import Path
 from ...data.verify import verify
 from ...errors import ForcelawError
 from ...host import place, wanted_threads
+from ...training.device import pick_device
 from .. import stop
 from ..config import load
 from ..cost import rates_of
@@ -50,6 +51,7 @@ def _train(args: argparse.Namespace) -> bool:
     base = args.study.parent
     directory = StudyDirectory(study, find_pack(study, base), args.out, base)
     threads = wanted_threads(args.threads)
+    pick_device(args.device)  # no run is at fault where the task got no GPU
     workers = default_workers(args.device, args.gpus, threads)
     check_devices(args.device, workers, args.gpus)
     verify(directory.pack, args.out)

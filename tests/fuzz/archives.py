@@ -15,7 +15,7 @@ from typing import Any
 
 from forcelaw.files import file_sha256
 from tests.fuzz.damage import damage_bytes
-from tests.fuzz.evidence import MOST, NAMES, change
+from tests.fuzz.evidence import BAIT, MOST, NAMES, change
 from tests.fuzz.isolated import Wrong
 from tests.packs import write_pack
 from tests.report import synthetic
@@ -39,13 +39,15 @@ def make(folder: Path) -> None:
 def case(sound: Path, work: Path, chance: random.Random) -> tuple[str, Callable[[], None]]:
     """Import one archive into a new place."""
     work.mkdir()
+    bait = work.parent / "bait"
+    bait.write_bytes(BAIT)
     kind = chance.choice(["pack", "study"])
     shutil.copytree(sound / kind, work / "parts")
     parts = sorted((work / "parts").iterdir())
     if chance.random() < 0.5:
         done = damage_bytes(chance.choice(parts), chance)
     else:
-        done = _written_again(parts, chance)
+        done = _written_again(parts, bait, chance)
 
     def call() -> None:
         state.import_archive([work / "parts"], work / "to" / "new")
@@ -53,6 +55,8 @@ def case(sound: Path, work: Path, chance: random.Random) -> tuple[str, Callable[
         outside = {p for p in new if p.split("/")[0] not in ("parts", "to")}
         if outside or Path(NAMES[1]).exists() or (work.parent / "escaped").exists():
             raise Wrong(f"written elsewhere: {outside}")
+        if bait.read_bytes() != BAIT:
+            raise Wrong("a file that a link leads to was changed")
         if sum(p.lstat().st_size for p in (work / "to").rglob("*")) > MOST:
             raise Wrong("far too much was written")
         if kind == "pack" and "index" not in done:
@@ -63,7 +67,7 @@ def case(sound: Path, work: Path, chance: random.Random) -> tuple[str, Callable[
     return f"{kind}: {done}", call
 
 
-def _written_again(parts: list[Path], chance: random.Random) -> str:
+def _written_again(parts: list[Path], bait: Path, chance: random.Random) -> str:
     """The archive as one part, with another index, or members that it does not name or that are
     none, or that are longer than it says."""
     whole = b"".join(part.read_bytes() for part in parts)
@@ -94,6 +98,6 @@ def _written_again(parts: list[Path], chance: random.Random) -> str:
                 info.name = chance.choice(NAMES[:3])
             if k == odd and what in ("kind", "link out"):
                 info.type = chance.choice(KINDS) if what == "kind" else tarfile.SYMTYPE
-                info.linkname, info.size = "/nonexistent/of_somebody_else", 0
+                info.linkname, info.size = str(bait), 0
             archive.addfile(info, io.BytesIO(data if info.size else b""))
     return f"member {odd}: {what}" if what in ("name", "kind", "link out") else what

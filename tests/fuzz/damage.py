@@ -63,8 +63,9 @@ def some(chance: random.Random) -> tuple:
 
 
 def damage_bytes(path: Path, chance: random.Random) -> str:
-    """One to three damages to a file; what was done."""
-    if path.stat().st_size > 1 << 30:
+    """One to three damages to a file; what was done. A link is left alone: what it leads to is
+    somebody else's."""
+    if path.is_symlink() or path.stat().st_size > 1 << 30:
         return f"{path.name} as it is"
     data, done = path.read_bytes(), []
     for _ in range(chance.randint(1, 3)):

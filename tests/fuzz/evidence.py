@@ -14,12 +14,13 @@ from typing import Any
 from forcelaw.files import file_sha256
 from forcelaw.store.runs import content_id
 from forcelaw.study.export import write_evidence
-from tests.fuzz.commands import command, said
+from tests.fuzz.commands import command, remove, said
 from tests.fuzz.damage import damage_bytes, damage_file
 from tests.fuzz.isolated import Wrong
 from tests.report import synthetic
 
 MOST = 64_000_000  # bytes that an import may write
+BAIT = b"somebody:x:0:0\n"  # of a file beside the work of a case, which links lead to
 NAMES = ["../../escaped", "/tmp/forcelaw-escaped", "..", ".", "", "a/b", "a\0b", "x" * 5000, "con"]
 VALUES: list[Any] = [None, True, -1, 0, 1e308, 2**80, "", "x" * 10_000, [], {}, [[]] * 9, "../../x"]
 VALUES += [float("nan"), float("inf"), "=1+1", "\x1b[31m", {"a": {"b": {}}}, NAMES[0], NAMES[1]]
@@ -40,11 +41,13 @@ def make(folder: Path) -> None:
 def case(sound: Path, work: Path, chance: random.Random) -> tuple[str, Callable[[], int]]:
     """Import one archive into a directory, and ask how that one stands."""
     work.mkdir()
+    bait = work.parent / "bait"
+    bait.write_bytes(BAIT)
     folder = work / "evidence"
     shutil.copytree(sound / chance.choice(["csv", "parquet"]), folder)
     done = []
     for _ in range(chance.randint(1, 2)):
-        kept = sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
+        kept = sorted(p for p in folder.iterdir() if own(p)) if folder.is_dir() else []
         if not kept:
             break
         how = chance.choice([damage_bytes, damage_file, _change_json, _change_json, _bomb])
@@ -58,6 +61,8 @@ def case(sound: Path, work: Path, chance: random.Random) -> tuple[str, Callable[
         outside = {p for p in _tree(work) - before if not p.startswith("out")}
         if outside or Path(NAMES[1]).exists() or (work.parent / "escaped").exists():
             raise Wrong(f"written outside the directory: {outside}")
+        if bait.read_bytes() != BAIT:
+            raise Wrong("a file that a link leads to was changed")
         size = sum(p.lstat().st_size for p in (work / "out").rglob("*")) if code == 0 else 0
         if size > MOST:
             raise Wrong(f"{size} bytes were written")
@@ -68,6 +73,17 @@ def case(sound: Path, work: Path, chance: random.Random) -> tuple[str, Callable[
     return "; ".join(done), call
 
 
+def own(path: Path) -> bool:
+    """A file that a case may change: no link, which leads to a file of somebody else."""
+    return path.is_file() and not path.is_symlink()
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file in place of whatever is there, never through a link."""
+    remove(path)
+    path.write_text(text)
+
+
 def _tree(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
@@ -76,12 +92,12 @@ def _sign(folder: Path) -> None:
     """Give the table the checksum that provenance.json is expected to have."""
     path, table = folder / "provenance.json", folder / "runs.csv"
     table = table if table.is_file() else folder / "runs.parquet"
-    if not all(p.is_file() and p.stat().st_size < 1 << 30 for p in (path, table)):
+    if not own(path) or not all(p.is_file() and p.stat().st_size < 1 << 30 for p in (path, table)):
         return
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
         content = json.loads(path.read_text())
         content["table"] = {"file": table.name, "sha256": file_sha256(table)}
-        path.write_text(json.dumps(content))
+        put(path, json.dumps(content))
 
 
 def _change_json(path: Path, chance: random.Random) -> str:
@@ -90,8 +106,8 @@ def _change_json(path: Path, chance: random.Random) -> str:
     name = chance.choice(["runs.jsonl", "study.json", "provenance.json"])
     path = folder / name
     try:
-        if path.stat().st_size > 1 << 30:
-            raise OSError("too large")
+        if not own(path) or path.stat().st_size > 1 << 30:
+            raise OSError("no file, or too large")
         lines = path.read_text().splitlines() if name == "runs.jsonl" else [path.read_text()]
         k = chance.randrange(len(lines))
         content = json.loads(lines[k])
@@ -107,7 +123,7 @@ def _change_json(path: Path, chance: random.Random) -> str:
         piece = {"seconds": 1, "devices": 1, "device": "x"}
         content["pieces"][chance.choice(NAMES)] = chance.choice([*VALUES, piece, piece, piece])
     lines[k] = json.dumps(content)
-    path.write_text("\n".join(lines) + "\n")
+    put(path, "\n".join(lines) + "\n")
     return f"{name}: {where}"
 
 
@@ -137,24 +153,23 @@ def _bomb(path: Path, chance: random.Random) -> str:
         import zlib
 
         path = folder / "runs.parquet"  # pages that say they are longer than they are
-        data = bytearray(path.read_bytes() if path.is_file() else zlib.compress(bytes(10**6)))
+        data = bytearray(path.read_bytes() if own(path) else zlib.compress(bytes(10**6)))
         for _ in range(8):
             data[chance.randrange(len(data))] = 0xFF
+        remove(path)
         path.write_bytes(data)
     elif what == "csv":
-        (folder / "runs.csv").write_text("run,step,n,d,loss\n" + "a,1,1,1,1\n" * 200_000)
+        put(folder / "runs.csv", "run,step,n,d,loss\n" + "a,1,1,1,1\n" * 200_000)
     elif what == "json":
-        (folder / "study.json").write_text('{"study": [' + "[]," * 500_000 + "[]]}")
+        put(folder / "study.json", '{"study": [' + "[]," * 500_000 + "[]]}")
     elif what == "lines":
-        with (folder / "runs.jsonl").open("a") as file:
-            file.write('{"run": "a", "spec": {}, "result": null}\n' * 50_000)
+        lines = folder / "runs.jsonl"
+        text = lines.read_text(errors="replace") if own(lines) else ""
+        put(lines, text + '{"run": "a", "spec": {}, "result": null}\n' * 50_000)
     elif what == "deep":
-        (folder / "provenance.json").write_text('{"pieces": ' + "[" * 200_000)
+        put(folder / "provenance.json", '{"pieces": ' + "[" * 200_000)
     else:
         name = "study.json" if what == "link" else "runs.csv"
-        # not a file of the machine: a later case may write through the link
-        others = folder.parent / "of_somebody_else"
-        others.write_text("root:x:0:0:root:/root:/bin/bash\n")
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).symlink_to(others)
+        remove(folder / name)
+        (folder / name).symlink_to(folder.parents[1] / "bait")
     return f"bomb of {what}"

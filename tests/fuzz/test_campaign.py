@@ -1,12 +1,14 @@
 """A short form of the campaign of damaged and hostile inputs: one process for each case."""
 
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz.damage import PLACES
+from tests.fuzz import evidence
+from tests.fuzz.damage import PLACES, damage_bytes
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +58,24 @@ for case in (lambda: 0, lambda: 1 / 0, lambda: time.sleep(99), crash, wrong, bar
     kinds = [line.split()[0] for line in done.stdout.splitlines()]
     assert kinds == ["read", "traceback", "hang", "crash", "wrong", "bare", "refused", "read"]
     assert done.stdout.splitlines()[-1].endswith("True")
+
+
+def test_no_case_writes_through_a_link(tmp_path) -> None:
+    """What links lead to is nobody's to damage: a campaign that wrote through one, as root, has
+    overwritten a file of the system."""
+    folder, bait = tmp_path / "work" / "evidence", tmp_path / "bait"
+    folder.mkdir(parents=True)
+    names = ["study.json", "runs.jsonl", "runs.csv", "runs.parquet", "provenance.json"]
+    for k in range(60):
+        chance = random.Random(k)
+        bait.write_bytes(b'{"a": {"b": [1]}}')
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(bait)
+        for act in (evidence._change_json, damage_bytes, evidence._bomb):
+            act(folder / chance.choice(names), chance)
+        evidence._sign(folder)
+        assert bait.read_bytes() == b'{"a": {"b": [1]}}'
 
 
 @pytest.mark.parametrize("what", PLACES)

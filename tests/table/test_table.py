@@ -15,6 +15,7 @@ import pytest
 from forcelaw.errors import FitError, TableError
 from forcelaw.table.columns import COLUMNS, schema
 from forcelaw.table.filter import where
+from forcelaw.table.read import read
 from forcelaw.table.runs import Runs
 from tests.laws.studies import columns, study
 
@@ -172,6 +173,35 @@ def test_duplicated_header_and_unreadable_files(tmp_path):
         Runs.from_frame(tmp_path / "x.pkl")
     with pytest.raises(FitError, match="no such table"):
         Runs.from_frame(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize(
+    "name", ["t.csv", "empty.csv", "t.json", "rows.json", "t.jsonl", "t.parquet"]
+)
+def test_tables_of_far_too_many_columns_are_refused(tmp_path, name):
+    """Wide ones took minutes, sparse ones all memory."""
+    names, path = [f"c{k}" for k in range(12_000)], tmp_path / name
+    text = {
+        "t.csv": ",".join(["run", *names]) + "\n" + ",".join("1" * 12_001) + "\n",
+        "empty.csv": "run,loss" + "," * 12_000 + "\n",
+        "t.json": json.dumps({name: [1] for name in names}),
+        "rows.json": json.dumps([{name: 1} for name in names]),
+        "t.jsonl": "".join(f'{{"{name}": 1}}\n' for name in names),
+    }.get(name)
+    if text:
+        path.write_text(text)
+    else:
+        pl.DataFrame({name: [1] for name in names}).write_parquet(path)
+    with pytest.raises(TableError, match="columns"):
+        Runs.from_frame(path)
+    assert len(read(pl.DataFrame({name: [1] for name in names})).frame.columns) == 12_000
+
+
+def test_rows_that_are_nearly_empty_are_refused_before_they_take_memory(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(f'{{"c{k % 9000}": 1}}\n' for k in range(20_000)))
+    with pytest.raises(TableError, match="empty"):
+        Runs.from_frame(path)
 
 
 def test_select_and_with_loss():

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # after decompression: a table of runs is never this large, a decompression bomb is
 MOST_BYTES = 4 * 2**30
 MOST_RATIO, SMALL = 200, 2**24  # text compresses no better, but for small files
+MOST_COLUMNS = 10_000
 _COMPRESSED = {
     ".gz": b"\x1f\x8b",
     ".bz2": b"BZh",
@@ -175,14 +177,26 @@ def _check_cells(path: Path, kind: str) -> None:
     import polars as pl
 
     scan = pl.scan_parquet(path) if kind in _PARQUET else pl.scan_ipc(path)
+    columns = _check_columns(len(scan.collect_schema()), path)
     rows = int(scan.select(pl.len()).collect().item())
-    cells = rows * max(1, len(scan.collect_schema()))
+    cells = rows * max(1, columns)
     if 8 * cells > 16 * SMALL + 10 * MOST_RATIO * path.stat().st_size:
         raise TableError(
             f"{rows:,} rows and {cells:,} cells in a file of {path.stat().st_size:,} bytes",
             where=str(path),
             remedy="the file is damaged, or not a table of runs",
         )
+
+
+def _check_columns(number: int, path: Path) -> int:
+    """The number of columns; TableError for more than a table of runs has."""
+    if number > MOST_COLUMNS:
+        raise TableError(
+            f"the table has {number:,} columns, more than {MOST_COLUMNS:,}",
+            where=str(path),
+            remedy="keep the columns that matter; if it has fewer, look at its first line",
+        )
+    return number
 
 
 def _text(content: bytes, path: Path) -> tuple[str, list[str]]:
@@ -287,7 +301,8 @@ def _separator(text: str, kind: str, notes: list[str]) -> str:
 
 def _check_header(header: list[str], path: Path) -> None:
     """Each name once, and names, not numbers."""
-    twice = sorted({name for name in header if name and header.count(name) > 1})
+    _check_columns(len(header), path)
+    twice = sorted(name for name, count in Counter(header).items() if name and count > 1)
     if twice:
         raise TableError(
             f"the header has {', '.join(map(repr, twice))} more than once",
@@ -346,9 +361,10 @@ def _json(text: str, path: Path) -> pl.DataFrame:
         ) from error
     rows = content.get("rows", content) if isinstance(content, dict) else content
     if isinstance(rows, dict) and rows and all(isinstance(v, list) for v in rows.values()):
+        _check_columns(len(rows), path)
         return _of_columns(rows, str(path))
     if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
-        return _of_rows(rows)
+        return _of_rows(rows, path)
     raise TableError(
         "this JSON is not a table",
         where=str(path),
@@ -373,14 +389,21 @@ def _json_lines(text: str, path: Path) -> pl.DataFrame:
                 remedy="give one object a line",
             )
         rows.append(row)
-    return _of_rows(rows)
+    return _of_rows(rows, path)
 
 
-def _of_rows(rows: list[dict[str, Any]]) -> pl.DataFrame:
+def _of_rows(rows: list[dict[str, Any]], path: Path) -> pl.DataFrame:
     """A column whose cells are of several kinds becomes text, so that the cell that is wrong can be
     shown."""
     import polars as pl
 
+    cells = len(rows) * _check_columns(len({name for row in rows for name in row}), path)
+    if 8 * cells > 64 * SMALL + MOST_RATIO * sum(map(len, rows)):
+        raise TableError(
+            f"{len(rows):,} rows with {cells:,} cells, nearly all of them empty",
+            where=str(path),
+            remedy="keep the columns that matter",
+        )
     return pl.DataFrame(rows, strict=False, infer_schema_length=None)
 
 

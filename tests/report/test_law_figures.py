@@ -12,8 +12,8 @@ from forcelaw.errors import FitError
 from forcelaw.figures import plotly
 from forcelaw.figures.commands import compare_figure, diagnose_figure, fit_figure
 from forcelaw.figures.laws import forest
-from forcelaw.figures.matplotlib import check_path, save_alone
-from forcelaw.figures.spec import Figure
+from forcelaw.figures.matplotlib import check_path, save, save_alone
+from forcelaw.figures.spec import Figure, Panel, Series
 from forcelaw.figures.style import looks
 from forcelaw.laws.compare.compare import Comparison, compare
 from forcelaw.laws.diagnose.diagnose import diagnose
@@ -117,3 +117,28 @@ def test_a_figure_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(FitError) as caught:
         check_path(tmp_path / name)
     assert ".png" in caught.value.remedy and caught.value.where == str(tmp_path / name)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, "all"), (2, "first"), (3, "second")])
+def test_labels_of_any_length_leave_room_for_the_panels(
+    count: int, rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of rows, of the legend and of axes, two of them alike but for their last letter."""
+    from matplotlib.figure import Figure as Canvas
+
+    long = "a" * 5000
+    panels = []
+    for k in range(count):
+        named = rows == "all" or (rows, k) in (("first", 0), ("second", 1))
+        series = [Series([1.0, 2.0], [0.0, 1.0], group=long + end) for end in "xy"]
+        names = [long + "x", "b" * 300] if named else None
+        panels.append(Panel(long, long, series, title=long, y_log=False, categories=names))
+    drawn = []
+    add_axes = Canvas.add_axes
+    monkeypatch.setattr(Canvas, "add_axes", lambda *a: drawn.append(a[1]) or add_axes(*a))
+    save(Figure("long", long, long, panels), tmp_path)
+    whole = drawn[:count]
+    assert sum(width for _, _, width, _ in whole) > 0.2 and min(x for x, *_ in whole) > 0
+    assert all(a[0] + a[2] < b[0] + 1e-9 for a, b in zip(whole, whole[1:]))
+    svg = (tmp_path / "long.svg").read_text(encoding="utf-8")
+    assert "aaa" in svg and "a" * 200 not in svg

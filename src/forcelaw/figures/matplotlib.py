@@ -17,6 +17,7 @@ DPI = 200
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 FORMATS = ("png", "svg", "pdf")
 DASHES = {"solid": "-", "dash": (0, (4, 2)), "dot": (0, (1, 1.5))}
+LONGEST = 80  # characters of a title
 WIDTH = {1: 3.6, 2: 7.0, 3: 7.2}  # inches: one column, or the width of the text
 STYLE = {
     "font.family": "sans-serif",
@@ -110,13 +111,15 @@ def _canvas(figure: Figure, *, titled: bool = False) -> Any:
     rows = -(-count // columns)
     categories = [panel.categories or [] for panel in figure.panels]
     forests = all(categories)
-    names = max((len(name) for named in categories for name in named), default=0)
     most = max(len(named) for named in categories)
     entries = _entries(figure)
     width = WIDTH.get(columns, 7.2) + (1.6 if titled else 0.0)
-    longest = max((len(label) for label in entries), default=1)
+    longest = min(int(14 * width) - 6, max((len(label) for label in entries), default=1))
     per_line = 3 if columns == 1 else max(1, min(6, int(14 * width / (longest + 6))))
     left, right, gap = 0.56, 0.08, 0.6 if columns < 3 else 0.46
+    # the names of rows leave two fifths of the width to the panels, however long they are
+    fitting = int((0.6 * width / (1 if forests else columns) - 0.2) / 0.07)
+    names = min(fitting, max((len(name) for named in categories for name in named), default=0))
     room = 0.2 + 0.07 * names
     if forests:
         left, right, gap = room, 0.1, 0.16
@@ -139,8 +142,8 @@ def _canvas(figure: Figure, *, titled: bool = False) -> Any:
         x = left + column * (each + gap)
         y = height - above - top - inner - row * (inner + between)
         ax = canvas.add_axes((x / width, y / height, each / width, inner / height))
-        _panel(ax, panel, first=column == 0 or not forests, shared=shared)
-    _legend(canvas, entries, per_line, 1 - (0.02 + 0.16 * len(title)) / height)
+        _panel(ax, panel, names, first=column == 0 or not forests, shared=shared)
+    _legend(canvas, entries, longest, per_line, 1 - (0.02 + 0.16 * len(title)) / height)
     canvas.text(0.5, 1 - 0.03 / height, "\n".join(title), ha="center", va="top")
     canvas.text(0.02, 0.05 / height, "\n".join(caption), va="bottom", fontsize=7, color="0.3")
     return canvas
@@ -151,7 +154,16 @@ def _wrapped(text: str, width: float) -> list[str]:
     return [part for line in lines for part in textwrap.wrap(line, int(17 * width))]
 
 
-def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
+def _cut(text: str, most: int) -> str:
+    """A label in at most so many characters, both of its ends among them."""
+    text = printable(text)
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
+
+
+def _panel(ax: Any, panel: Panel, names: int, *, first: bool, shared: bool) -> None:
+    """names: characters that there is room for beside rows."""
     from matplotlib.ticker import NullLocator
 
     if panel.empty:
@@ -159,7 +171,7 @@ def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
         ax.text(0.5, 0.5, printable(panel.empty), color="#6b7280", **middle)
         ax.set_xticks([])
         ax.set_yticks([])
-        ax.set_title(printable(panel.title))
+        ax.set_title(_cut(panel.title, LONGEST))
         return
     if panel.x_log:
         ax.set_xscale("log")
@@ -172,15 +184,15 @@ def _panel(ax: Any, panel: Panel, *, first: bool, shared: bool) -> None:
     if panel.y_range:
         ax.set_ylim(*panel.y_range)
     if panel.categories is not None:
-        shown = [printable(name) if first else "" for name in panel.categories]
+        shown = [_cut(name, names) if first else "" for name in panel.categories]
         ax.set_yticks(range(len(shown)), shown)
         ax.grid(False, axis="y")
-        ax.set_title(printable(panel.title), fontsize=8)
+        ax.set_title(_cut(panel.title, LONGEST), fontsize=8)
     else:
-        ax.set_xlabel(printable(panel.x_title))
+        ax.set_xlabel(_cut(panel.x_title, LONGEST))
         if first or not shared:
-            ax.set_ylabel(printable(panel.y_title))
-        ax.set_title(printable(panel.title), fontsize=8)
+            ax.set_ylabel(_cut(panel.y_title, LONGEST))
+        ax.set_title(_cut(panel.title, LONGEST), fontsize=8)
     for axis, log in ((ax.xaxis, panel.x_log), (ax.yaxis, panel.y_log)):
         if log:
             axis.set_ticks(*log_ticks(*axis.get_view_interval()))
@@ -252,12 +264,14 @@ def _entries(figure: Figure) -> dict[str, tuple[str, str]]:
     return {group: look for group, look in out.items() if group}
 
 
-def _legend(canvas: Any, entries: dict[str, tuple[str, str]], per_line: int, top: float) -> None:
+def _legend(
+    canvas: Any, entries: dict[str, tuple[str, str]], longest: int, per_line: int, top: float
+) -> None:
     from matplotlib.lines import Line2D
 
     style = {"linestyle": "-", "linewidth": 1.2, "markersize": 4}
     handles = [
-        Line2D([], [], color=colour, marker=marker, label=printable(label), **style)
+        Line2D([], [], color=colour, marker=marker, label=_cut(label, longest), **style)
         for label, (colour, marker) in entries.items()
     ]
     if handles:

@@ -19,7 +19,7 @@ Z_OF = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
 
 def formula(numbers: Iterable[int]) -> str:
     """Hill formula (C, H, then alphabetical) of atomic numbers: C2H6O for ethanol."""
-    counts = Counter(SYMBOLS[z] for z in numbers)
+    counts = {SYMBOLS[z]: count for z, count in Counter(numbers).items()}
     first = [s for s in ("C", "H") if s in counts] if "C" in counts else []
     order = [*first, *sorted(counts.keys() - set(first))]
     return "".join(f"{s}{counts[s] if counts[s] > 1 else ''}" for s in order)

@@ -4,6 +4,7 @@ forces."""
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from forcelaw.data.prepare import prepare
 from forcelaw.data.readers import SourceOptions, open_source
 from forcelaw.data.validate.check import check, survey
 from forcelaw.data.validate.force_energy import ConsistencyTest, judge
+from forcelaw.data.validate.units import bond_ratios
 
 from . import files
 
@@ -181,3 +183,50 @@ def test_limit(tmp_path):
         survey([files.extxyz(tmp_path / "a.xyz", files.molecules(40))], limit=13)["structures"]
         == 13
     )
+
+
+def test_bond_ratios_against_plain_loops():
+    radius = {1: 0.31, 6: 0.76, 8: 0.66}
+    rng = np.random.default_rng(0)
+    counts = np.array([3, 1, 7, 3, 5, 7])
+    numbers, positions = rng.choice([1, 6, 8], counts.sum()), rng.normal(size=(counts.sum(), 3))
+    numbers[15] = 2  # helium, of the fifth structure, has no radius here
+    expected = []
+    for k in (0, 2, 3, 5):
+        atoms = range(counts[:k].sum(), counts[: k + 1].sum())
+        for a in atoms:
+            steps = ((np.linalg.norm(positions[a] - positions[b]), b) for b in atoms if b != a)
+            expected.append(min(d / (radius[numbers[a]] + radius[numbers[b]]) for d, b in steps))
+    found = bond_ratios(counts, numbers, positions)
+    np.testing.assert_allclose(np.sort(found), np.sort(expected))
+
+
+def test_bonds_of_a_very_large_structure_take_little_memory():
+    """All its distances would take 21 GB."""
+    grid = np.stack(np.meshgrid(*[np.arange(31.0)] * 3), axis=-1).reshape(-1, 3)
+    numbers = np.ones(len(grid), np.uint8)
+    tracemalloc.start()
+    found = bond_ratios(np.array([len(grid)]), numbers, grid)
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) and found == pytest.approx(1 / 0.62) and memory < 100e6
+
+
+def test_pairs_of_frames_do_not_depend_on_the_other_molecules():
+    """Of many molecules with as many atoms, each is judged as if it were alone."""
+
+    def pairs(kinds):
+        test = ConsistencyTest()
+        for block in open_source(SHIPPED / "gfn2_padded.npz", SourceOptions(**EV)).blocks():
+            first = np.cumsum(block.counts) - block.counts
+            keys = [
+                (int(count), bytes(block.numbers[a : a + count]))
+                for a, count in zip(first, block.counts)
+            ]
+            chosen = sorted(set(keys)) if kinds is None else kinds
+            test.add(select(block, np.array([key in chosen for key in keys])))
+        return sorted(map(tuple, test.pairs().tolist())), set(keys)
+
+    together, kinds = pairs(None)
+    apart = [row for kind in kinds for row in pairs([kind])[0]]
+    assert len(kinds) > 1 and together == pytest.approx(np.array(sorted(apart)))

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from forcelaw.data import splits
+from forcelaw.data.groups import formula_hashes
 from forcelaw.data.pack import group_hash
+from forcelaw.elements import SYMBOLS
 from forcelaw.errors import DataError
 
 MASK = 2**64 - 1
@@ -117,3 +119,24 @@ def test_prefix_edges():
     assert {str(held + 1), str(held)} <= set(error.value.what.split())
     with pytest.raises(DataError, match="'trial'"):
         splits.order(pack, "trial")
+
+
+@pytest.mark.parametrize("elements", [6, 50])
+def test_formulas_against_one_structure_after_the_other(elements):
+    """With compositions that fit into one number of 64 bits, and such as do not."""
+    rng = np.random.default_rng(elements)
+    pool = []
+    for k in range(40):  # all alike but for one element
+        counts = np.full(elements, 3)
+        counts[k % elements] = k // elements % 3
+        pool.append(np.repeat(np.arange(1, elements + 1), counts))
+    drawn = [rng.permutation(pool[k]) for k in rng.integers(0, len(pool), 120)]
+
+    def hill(numbers):
+        words = [SYMBOLS[z] for z in numbers]
+        first = ["C", "H"] if "C" in words else []
+        order = [s for s in first if s in words] + sorted(set(words) - set(first))
+        return "".join(s + (str(words.count(s)) if words.count(s) > 1 else "") for s in order)
+
+    found = formula_hashes(np.array([len(z) for z in drawn]), np.concatenate(drawn))
+    assert found.tolist() == [group_hash(hill(z)) for z in drawn]

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 
 from ..elements import MAX_Z, SYMBOLS, Z_OF
 from ..errors import DataError
@@ -56,6 +55,8 @@ class AtomicEnergies:
 
 
 def _read(path: Path) -> object:
+    import yaml  # for this alone
+
     try:
         text = path.read_text()
         return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)

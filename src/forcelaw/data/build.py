@@ -303,11 +303,12 @@ class PackBuild:
         if rotate is None:
             matrices[periodic] = np.eye(3)
         self.turned |= bool(rotate or not periodic.all())
+        back = matrices.transpose(0, 2, 1)
         return (
             turn(positions, matrices, counts),
             turn(block.forces, matrices, counts),
-            np.matmul(cells, matrices.transpose(0, 2, 1)),
-            matrices @ stresses @ matrices.transpose(0, 2, 1),
+            cells if block.cells is None else cells @ back,
+            stresses if block.stresses is None else matrices @ stresses @ back,
         )
 
     def close(self) -> None:

@@ -118,6 +118,11 @@ class NpyStream:
         os.fsync(self._file.fileno())
         self._file.close()
 
+    def discard(self) -> None:
+        """Remove the file, which nobody has read: it need not reach the disk first."""
+        self._file.close()
+        self.path.unlink()
+
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """DataError where a pack would be written over something unasked."""
@@ -200,9 +205,7 @@ class PackWriter:
         """Leave out optional arrays that turned out to say nothing (a stream is known only at its
         end)."""
         for name in names:
-            stream = self._streams.pop(name)
-            stream.close()
-            stream.path.unlink()
+            self._streams.pop(name).discard()
 
     def finish(self, manifest: dict[str, Any]) -> Path:
         """Close the arrays, write the manifest, and rename the whole into place."""

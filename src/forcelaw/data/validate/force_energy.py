@@ -103,7 +103,11 @@ class ConsistencyTest:
     def pairs(self) -> np.ndarray:
         """float64 (pairs, 3): energy difference, work by the trapezoid rule, estimated error of the
         latter; eV."""
-        rows = [row for frames in self._molecules.values() for row in _pairs(frames)]
+        by_size: dict[int, list[list[_Frame]]] = {}
+        for frames in self._molecules.values():
+            if len(frames) > 1:
+                by_size.setdefault(len(frames[0].numbers), []).append(frames)
+        rows = [row for molecules in by_size.values() for row in _pairs(molecules)]
         return np.array(rows).reshape(-1, 3)
 
     def verdict(self) -> Verdict:
@@ -111,21 +115,32 @@ class ConsistencyTest:
         return judge(self.pairs())
 
 
-def _pairs(frames: list[_Frame]) -> list[tuple[float, float, float]]:
-    """Close pairs of one molecule: each frame with its nearest earlier or later frame, by internal
-    distances."""
-    if len(frames) < 2:
-        return []
-    print_ = _fingerprints(np.stack([frame.positions for frame in frames]))
-    squares = (print_**2).sum(axis=1)
-    distance = squares[:, None] + squares[None, :] - 2 * print_ @ print_.T
-    np.fill_diagonal(distance, np.inf)
-    found = {tuple(sorted((a, int(b)))) for a, b in enumerate(distance.argmin(axis=1))}
-    found |= {(a, a + 1) for a in range(len(frames) - 1)}  # neighbours in a trajectory
-    pairs = sorted(found)
-    free = [(a, b) for a, b in pairs if frames[a].cell is None and frames[b].cell is None]
-    rest = [_work(frames[a], frames[b]) for a, b in sorted(found - set(free))]
+def _pairs(molecules: list[list[_Frame]]) -> list[tuple[float, float, float]]:
+    """Close pairs of frames of the same molecule. All molecules have as many atoms, so that one
+    call of NumPy does for all of them."""
+    frames = [frame for molecule in molecules for frame in molecule]
+    prints = _fingerprints(np.stack([frame.positions for frame in frames]))
+    found, first = [], 0
+    for molecule in molecules:
+        pairs = _neighbours(prints[first : first + len(molecule)])
+        found += [(first + a, first + b) for a, b in pairs]
+        first += len(molecule)
+    free = [(a, b) for a, b in found if frames[a].cell is None and frames[b].cell is None]
+    rest = [_work(frames[a], frames[b]) for a, b in sorted(set(found) - set(free))]
     return _free_works(frames, free) + [row for row in rest if row is not None]
+
+
+def _neighbours(prints: np.ndarray) -> list[tuple[int, int]]:
+    """Each frame of a molecule with its nearest by internal distances (f, d), and with the next of
+    a trajectory."""
+    found = {(a, a + 1) for a in range(len(prints) - 1)}
+    if len(prints) > 2:
+        squares = (prints**2).sum(axis=1)
+        distance = squares[:, None] + squares[None, :] - 2 * prints @ prints.T
+        np.fill_diagonal(distance, np.inf)
+        nearest = distance.argmin(axis=1).tolist()
+        found |= {(min(a, b), max(a, b)) for a, b in enumerate(nearest)}
+    return sorted(found)
 
 
 def _fingerprints(positions: np.ndarray) -> np.ndarray:

@@ -49,6 +49,7 @@ class Survey:
         self.periodic = 0
         self.stress = np.zeros(3)  # structures that have one, those where it is zero, the largest
         self.bond_ratios: list[np.ndarray] = []
+        self._unmeasured = _MEASURED
         self.unit_sums = np.zeros(2)  # energies, and sums of free-atom energies, eV
         self.formulas = FormulaEnergies()
 
@@ -114,10 +115,12 @@ class Survey:
             self.stress = np.array(
                 [self.stress[0] + len(given), self.stress[1] + (given == 0).sum(), most]
             )
-        first = filters.starts(block.counts)
-        for k in range(min(len(block), max(0, _MEASURED - len(self.bond_ratios)))):
-            rows = slice(int(first[k]), int(first[k] + block.counts[k]))
-            self.bond_ratios.append(bond_ratios(block.numbers[rows], block.positions[rows]))
+        if self._unmeasured > 0:
+            counts = block.counts[: self._unmeasured]
+            atoms = slice(int(counts.sum()))
+            ratios = bond_ratios(counts, block.numbers[atoms], block.positions[atoms])
+            self.bond_ratios.append(ratios)
+            self._unmeasured -= len(counts)
 
     def place(self, record: np.void) -> str:
         """Where a structure is, for messages."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from ... import units
 from ...elements import MAX_Z
+from ..filters import starts
 
 # Total energies of free atoms, -hartree (Hartree-Fock limit, Clementi & Roetti 1974, At. Data Nucl.
 # Data Tables 14, 177). All-electron energies of molecules lie within 2% of their sum, so a wrong
@@ -44,6 +45,7 @@ _RADIUS = {
 }
 _RADII = np.full(MAX_Z + 1, np.nan)  # by atomic number; NaN where unknown
 _RADII[list(_RADIUS)] = list(_RADIUS.values())
+_PAIRS = 1 << 18  # distances that are held at once
 _BONDS = (0.7, 1.45)  # sensible medians of nearest-neighbour distance over sum of radii
 
 
@@ -58,17 +60,25 @@ def free_atom_energies(table: np.ndarray) -> np.ndarray:
     return out
 
 
-def bond_ratios(numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Nearest-neighbour distance of each atom over the sum of covalent radii, (n,); empty if a
-    radius is unknown."""
-    radius = _RADII[numbers]
-    if len(numbers) < 2 or np.isnan(radius).any():
-        return np.zeros(0)
-    step = positions[:, None] - positions[None]
-    square = np.einsum("ijk,ijk->ij", step, step)
-    np.fill_diagonal(square, np.inf)
-    ratio: np.ndarray = (np.sqrt(square) / (radius[:, None] + radius[None])).min(axis=1)
-    return ratio
+def bond_ratios(counts: np.ndarray, numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Nearest-neighbour distance of each atom over the sum of covalent radii, in structures all of
+    whose radii are known: float64 (n,), in no order. counts (s,), numbers (a,), positions (a, 3).
+    Of a structure beyond 512 atoms as many atoms are looked at as have _PAIRS distances."""
+    first, out = starts(counts), [np.zeros(0)]
+    known = (counts > 1) & np.logical_and.reduceat(np.isfinite(_RADII[numbers]), first)
+    for count in np.unique(counts[known]).tolist():
+        of_size = first[known & (counts == count)]
+        looked = np.arange(min(count, max(1, _PAIRS // count)))
+        at_once = max(1, _PAIRS // (count * len(looked)))
+        for k in range(0, len(of_size), at_once):
+            atoms = of_size[k : k + at_once, None] + np.arange(count)
+            radius, place = _RADII[numbers[atoms]], positions[atoms]
+            step = place[:, looked, None] - place[:, None]
+            square = np.einsum("sijk,sijk->sij", step, step)
+            square[:, looked, looked] = np.inf
+            ratio = np.sqrt(square) / (radius[:, looked, None] + radius[:, None])
+            out.append(ratio.min(axis=2).reshape(-1))
+    return np.concatenate(out)
 
 
 def energy_doubt(ratio: float | None, unit: str) -> tuple[str, str] | None:

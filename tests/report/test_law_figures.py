@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,6 @@ def test_labels_of_any_length_leave_room_for_the_panels(
     save(Figure("long", long, long, panels), tmp_path)
     whole = drawn[:count]
     assert sum(width for _, _, width, _ in whole) > 0.2 and min(x for x, *_ in whole) > 0
-    assert all(a[0] + a[2] < b[0] + 1e-9 for a, b in zip(whole, whole[1:]))
+    assert all(a[0] + a[2] < b[0] + 1e-9 for a, b in pairwise(whole))
     svg = (tmp_path / "long.svg").read_text(encoding="utf-8")
     assert "aaa" in svg and "a" * 200 not in svg

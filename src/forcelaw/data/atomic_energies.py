@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
 from ..elements import MAX_Z, SYMBOLS, Z_OF
 from ..errors import DataError
 

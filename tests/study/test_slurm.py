@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,10 @@ def step(process: subprocess.Popen[bytes]) -> list[int]:
         ["ps", "-o", "pid=", "--sid", str(process.pid)], capture_output=True, text=True
     )
     return [pid for pid in map(int, done.stdout.split()) if pid != process.pid]
+
+
+def past(limit: float) -> bool:
+    return time.monotonic() > limit
 
 
 def until(condition, seconds: float = 60) -> None:
@@ -291,3 +296,25 @@ def test_squeue_is_read_whatever_it_knows(cluster) -> None:
     (cluster / "bin" / "squeue").write_text("#!/bin/bash\nexit 1\n")
     assert queue.jobs(["7"]) == {}
     (cluster / "bin" / "squeue").unlink()
+
+
+def test_a_worker_without_a_free_run_leaves_it_to_those_that_have_one(cluster) -> None:
+    """Of two runs another worker holds one: the other one is trained, and that is all. While a
+    sweep is held the grid may follow, and a worker stays."""
+    for text, ends in (
+        (STUDY.replace("epochs: 60", "epochs: 2"), True),
+        (
+            STUDY.replace("slurm:", "learning_rate: {sweep: {size: 2e3, factors: [1, 2]}}\nslurm:"),
+            False,
+        ),
+    ):
+        (cluster / "t.yaml").write_text(text.replace("epochs: 60", "epochs: 2"))
+        study = Study.load(cluster / "t.yaml", cluster / str(ends))
+        held, other = (study.directory.run(run) for run in study.directory.create_runs().runs)
+        assert held.claim()
+        limit = time.monotonic() + (60.0 if ends else 3.0)
+        options = {"device": "cpu", "show": False, "idle": 0.5}
+        work(study.config, study.out, cluster, stop=partial(past, limit), **options)
+        assert past(limit) != ends
+        assert (other.state(), held.done) == ("finished", False)
+        held.release()

@@ -4,6 +4,7 @@ they end."""
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +33,8 @@ class ConcurrentRuns:
     ``gpus`` devices together.
 
     stop: whether everything is to be stopped now. closing: whether nothing new is to begin. beats:
-    where to say once a minute how it goes.
+    where to say once a minute how it goes. idle: seconds without a free run after which to leave
+    the rest to those that hold it.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ConcurrentRuns:
         hold: float | None = None,
         gpus: int = 1,
         beats: Beats | None = None,
+        idle: float = math.inf,
     ):
         self.beats, self.progress = beats, dict[str, Progress]()  # of the runs under way
         self.directory, self.limit, self.hold, self.show = directory, limit, hold, show
@@ -75,6 +78,7 @@ class ConcurrentRuns:
         self.look_again = self.beat = 0.0
         self.precompiled: set[str] = set()  # runs whose kernels are asked for
         self.over = False  # whether the study has no open run left
+        self.idle, self.busy = idle, time.monotonic()  # when it last had a run, or one was to come
 
     def work(self) -> None:
         """Train until no run is left that this worker could take, or ``stop`` says so."""
@@ -91,10 +95,11 @@ class ConcurrentRuns:
                     continue
                 self._say_how_it_goes()
                 if not self.scheduler.tasks:
-                    if leaving or self.over:
+                    if leaving or self.over or time.monotonic() > self.busy + self.idle:
                         break
                     time.sleep(POLL_SECONDS)  # others hold all that is open
                     continue
+                self.busy = time.monotonic()
                 for ended in self.scheduler.step():
                     solo += (ended.result or {}).get("seconds", 0.0)
                     self._settle(ended)
@@ -140,6 +145,8 @@ class ConcurrentRuns:
         # as of the plan: one that has ended since may be what the rest of it waits for
         unfinished = [item for item in plan.active if item.id not in self.directory.ended]
         open_runs = [item for item in unfinished if not self._damaged(self.directory.run(item))]
+        if not plan.complete:  # a grid will follow the sweep that others train
+            self.busy = time.monotonic()
         self.over = not open_runs and (plan.complete or bool(unfinished))
         if any(item.id not in self.precompiled for item in open_runs):
             self.precompiled.update(item.id for item in open_runs)

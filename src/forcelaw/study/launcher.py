@@ -46,20 +46,21 @@ def run_local(
     hold: float | None = None,
     threads: int = 1,
     gpus: int = 1,
+    idle: float = math.inf,
 ) -> StudyStatus:
     """Start workers and show progress until the study is done or ``deadline`` (seconds since the
     epoch) is past. Ctrl-C, SIGTERM and ``forcelaw stop`` stop it cleanly; a second call resumes it.
 
     runs_per_device: side by side in each worker, a number or "auto". hold: as for
     :func:`forcelaw.study.plan.plan`. threads: of each worker on a CPU. gpus: on which
-    each worker trains one run at a time.
+    each worker trains one run at a time. idle: seconds without a free run after which one ends.
     """
     logs = directory.out / "logs"
     with storage(logs):
         logs.mkdir(parents=True, exist_ok=True)
     options = ["--out", str(directory.out), "--device", device, "--quiet"]
     options += ["--runs-per-device", runs_per_device, "--parent", str(os.getpid())]
-    options += ["--gpus", str(gpus)]
+    options += ["--gpus", str(gpus), "--idle", str(idle)]
     options += ["--compile"] if compile_model else []
     options += ["--deadline", repr(deadline)] if deadline < math.inf else []
     options += ["--hold", repr(hold)] if hold else []

@@ -48,6 +48,7 @@ def work(
     show: bool = True,
     gpus: int = 1,
     beats: Path | None = None,
+    idle: float = math.inf,
 ) -> None:
     """Train runs of the study, ``runs_per_device`` of them side by side (None: see
     :func:`automatic`), until none is left that this worker could take.
@@ -55,7 +56,8 @@ def work(
     After ``deadline`` (seconds since the epoch), or when ``stop`` says so, the runs under way are
     stopped with a checkpoint. study_directory: that of the study file. hold: as for
     :func:`forcelaw.study.plan.plan`. gpus: of each run, which then is alone on them. beats: file
-    that gets a line of JSON a minute (:mod:`forcelaw.store.beats`).
+    that gets a line of JSON a minute (:mod:`forcelaw.store.beats`). idle: seconds without a free
+    run after which to leave the rest to the workers that hold it.
     """
     from .concurrent import ConcurrentRuns
 
@@ -77,6 +79,7 @@ def work(
         closing=lambda: time.time() >= deadline - reserve,
         gpus=gpus,
         beats=Beats(beats) if beats else None,
+        idle=idle,
     )
     runs.work()
 
@@ -112,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         help="share of an architecture's largest compute from which runs are held back",
     )
     parser.add_argument("--beats", type=Path, help="file for a line of JSON a minute")
+    parser.add_argument("--idle", type=float, default=math.inf, help="seconds")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
     import torch
@@ -146,6 +150,7 @@ def _work(args: argparse.Namespace, stop: Callable[[], bool]) -> None:
         gpus=args.gpus,
         show=not args.quiet,
         beats=args.beats,
+        idle=args.idle,
     )
 
 

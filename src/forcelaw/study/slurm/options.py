@@ -41,6 +41,9 @@ class Slurm(Settings):
     """shell lines before a worker is started, as `module load cuda`"""
     signal: int = Field(120, ge=10, le=3600)
     """seconds before the time limit at which a worker saves; SLURM may be a minute early"""
+    idle: int = Field(15, ge=1)
+    """minutes without a free run after which a worker ends, and leaves the rest to those that train
+    it; it stays while a sweep is not over"""
     options: dict[Flag, Word | int | bool] = Field(default_factory=dict)
     """further options of sbatch, as {qos: long, constraint: a100}"""
 

@@ -49,7 +49,8 @@ def submit(directory: StudyDirectory, study_file: Path, how: list[str]) -> Submi
 
     options, out = block_of(directory), directory.out.resolve()
     folder = out / FOLDER
-    words = [str(study_file.resolve()), "--out", str(out), "--device", options.device, *how]
+    words = [str(study_file.resolve()), "--out", str(out), "--device", options.device]
+    words += ["--idle", str(60 * options.idle), *how]
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,9 +1,10 @@
 """Training of a study within one task of a SLURM array: as many workers as its cores or GPUs allow.
-Started by :mod:`.array_worker`; exit code 0: no run is left."""
+Started by :mod:`.array_worker`; exit code 0: no run is left for them."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 from pathlib import Path
@@ -32,12 +33,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gpus", type=int, default=1, help="of each run")
     parser.add_argument("--threads", type=int, help="of each run on a CPU")
     parser.add_argument("--hold", type=float)
+    parser.add_argument("--idle", type=float, default=math.inf, help="seconds")
     args = parser.parse_args(argv)
     print(f"forcelaw: {place()}, study {args.study.name}", flush=True)
     try:
         if stop.asked(args.out):
             return STOPPED
-        return 0 if _train(args) else STOPPED
+        _train(args)
+        return 0
     except KeyboardInterrupt:
         return STOPPED
     except ForcelawError as error:
@@ -45,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
 
 
-def _train(args: argparse.Namespace) -> bool:
-    """Train what is left; whether nothing is."""
+def _train(args: argparse.Namespace) -> None:
+    """Train until nothing is left for the workers here."""
     study = load(args.study)
     base = args.study.parent
     directory = StudyDirectory(study, find_pack(study, base), args.out, base)
@@ -66,9 +69,9 @@ def _train(args: argparse.Namespace) -> bool:
         hold=args.hold,
         threads=threads,
         gpus=args.gpus,
+        idle=args.idle,
     )
     print(f"{status.ended} of {status.total} runs have ended", flush=True)
-    return status.over
 
 
 if __name__ == "__main__":

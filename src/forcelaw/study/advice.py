@@ -119,7 +119,7 @@ def _sizes(study: Study, grid: list[PlannedRun]) -> list[str]:
 
 
 def _range(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.2g}", f"{max(values):.2g}"
+    low, high = (f"{float(f'{x:.2g}'):g}" for x in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from forcelaw.models.basis import ExponentialBasis, GaussianBasis, envelope, safe_norm
+from forcelaw.models.basis import BesselBasis, ExponentialBasis, GaussianBasis, envelope, safe_norm
 
 
 def general_envelope(x: float, p: int) -> float:
@@ -104,3 +104,18 @@ def test_safe_norm_is_the_length_and_is_differentiable_at_zero() -> None:
     )
     (second,) = torch.autograd.grad(slope.square().sum(), vec)
     assert bool(second.isfinite().all())
+
+
+def test_bessel_functions_are_orthonormal_in_the_sphere_and_finite_at_zero() -> None:
+    cutoff, count = 5.0, 6
+    basis = BesselBasis(count, cutoff).double()
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    r = torch.tensor(0.5 * cutoff * (nodes + 1.0), requires_grad=True)
+    values = basis(r)
+    weight = 0.5 * cutoff * weights * r.detach().numpy() ** 2
+    overlap = np.einsum("r,rk,rl->kl", weight, *[values.detach().numpy()] * 2)
+    np.testing.assert_allclose(overlap, np.eye(count), atol=1e-6)  # waves are stored in float32
+    at_zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(basis(at_zero).sum(), at_zero, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), at_zero)
+    assert first.isfinite().all() and second.isfinite().all()

@@ -173,6 +173,7 @@ def test_derivatives_of_frames_are_finite_and_exact_at_the_poles(lmax: int) -> N
         (3, 2, {"parity": True}),
         (3, 3, {"untied": True, "epsilon": 0.7}),
         (2, 2, {"width": 12, "base_width": 4, "radial": 20}),
+        (2, 2, {"basis": "bessel", "radial": 8}),
     ],
 )
 def test_model_against_a_slow_one(lmax: int, mmax: int, options: dict) -> None:

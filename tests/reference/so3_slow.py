@@ -107,6 +107,9 @@ class SlowESEN:
         c = self.c
         spacing = c.cutoff / (c.radial - 1)
         basis = np.exp(-0.5 * ((r - np.linspace(0.0, c.cutoff, c.radial)) / (2.0 * spacing)) ** 2)
+        if c.basis == "bessel":
+            waves = np.arange(1, c.radial + 1) * np.pi / c.cutoff
+            basis = np.sqrt(2.0 / c.cutoff) * np.sin(waves * r) / r
         x = np.concatenate(
             [basis, self.p["source.weight"][sender], self.p["target.weight"][receiver]]
         )

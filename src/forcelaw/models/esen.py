@@ -44,11 +44,12 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import ExponentialBasis, GaussianBasis, envelope, safe_norm
+from .basis import BesselBasis, ExponentialBasis, GaussianBasis, envelope, safe_norm
 from .mup import Embedding, LayerNorm, Linear, mark, normal, weightless
 from .so3 import EdgeFrames, SO3Linear, SphericalNorm, degree_index, n_coefficients
 
 FAST = 100.0  # of a roll, rad: a turn for 4 degrees of direction
+BASES = {"exponential": ExponentialBasis, "gaussian": GaussianBasis, "bessel": BesselBasis}
 SPREAD = 2.0  # Gaussians overlap: width of two spacings, as in the reference
 
 
@@ -60,8 +61,8 @@ class ESENConfig(ModelConfig):
     mmax: int = Field(2, ge=1)
     """highest order in the edge frames; min(2, lmax) when left out"""
     radial: int = Field(32, ge=2, description="radial basis functions")
-    basis: Literal["exponential", "gaussian"] = "exponential"
-    """gaussian: equally spaced, as fairchem's"""
+    basis: Literal["exponential", "gaussian", "bessel"] = "exponential"
+    """gaussian: equally spaced, as fairchem's; bessel: as nequip's and mace's, which take 8"""
     parity: bool = False
     """W2 = 0 in every SO(2) block: exact E(3) instead of SE(3)"""
     untied: bool = False
@@ -256,11 +257,8 @@ class ESEN(ForceField):
         self.frames = EdgeFrames(c.lmax, c.mmax)
         self.source = Embedding(len(c.elements), w, m)
         self.target = Embedding(len(c.elements), w, m)
-        self.basis = (
-            ExponentialBasis(c.radial, c.cutoff)
-            if c.basis == "exponential"
-            else GaussianBasis(c.radial, c.cutoff, SPREAD)
-        )
+        spread = (SPREAD,) if c.basis == "gaussian" else ()
+        self.basis = BASES[c.basis](c.radial, c.cutoff, *spread)
         identity = torch.eye(len(c.elements), dtype=torch.get_default_dtype(), device="cpu")
         self.register_buffer("one_hot", identity, persistent=False)
         self.padding = (

@@ -423,6 +423,21 @@ def test_conservative_model_under_no_grad_keeps_no_graph(variant: Variant) -> No
         assert not graph.pos.requires_grad
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_map_of_states_takes_no_part_in_predictions(name: str) -> None:
+    """Nor does it change the weights that a seed gives to the rest."""
+    graph = make_graph(MOLS[:2], dtype=torch.float32)
+    n = len(graph.pos)
+    plain, with_map = (build(small_config(name, latent=known), seed=0) for known in (False, True))
+    shared = plain.state_dict()
+    for key, value in with_map.state_dict().items():
+        assert key.startswith("latent.") or torch.equal(value, shared[key]), key
+    energy, forces, states = with_map.with_states(graph)
+    assert states.shape == (n, with_map.config.embedding_width)
+    assert torch.equal(energy, plain(graph)[0]) and torch.equal(forces, plain(graph)[1])
+    assert with_map.latent(states, torch.eye(3).expand(n, 3, 3)).shape == states.shape
+
+
 def scalar_loss(model: torch.nn.Module, graph: GraphBatch, real: int | None = None) -> torch.Tensor:
     """A smooth loss of energies and of the forces of the first ``real`` atoms, with fixed random
     weights."""

@@ -14,7 +14,7 @@ from forcelaw.models.sizing import size
 from forcelaw.training.config import TrainOptions, cost_factor
 from forcelaw.training.loss import loss_terms
 from forcelaw.training.optimizer import ScheduleFreeAdamW
-from forcelaw.training.spec import data_options
+from forcelaw.training.spec import data_options, latent_share
 from forcelaw.training.step import EagerStep, new_stats
 
 BATCH = 4
@@ -79,6 +79,19 @@ def test_each_turned_copy_costs_one_more_structure(rotations) -> None:
     one, _ = counted("mpnn", "direct")
     more, _ = counted("mpnn", "direct", symmetry_rotations=rotations)
     assert more == (rotations + 1) * one and cost_factor("direct", rotations) == rotations + 1
+
+
+def test_the_map_of_states_is_counted_once_for_each_copy() -> None:
+    """Forward FLOPs by torch's counter; over a step, three times those for each copy."""
+    atoms, pack = 7, Pack(sample_path())
+    config = size("mpnn", 2e4, depth=2, latent=True, **data_options(pack, mean_degree=19.0))
+    map_of_states = build(config, 0).latent
+    with Products() as counter:
+        map_of_states(torch.randn(atoms, config.width), torch.randn(atoms, 3, 3))
+    for rotations in (1, 3):
+        options = TrainOptions(symmetry_rotations=rotations, symmetry_penalty="latent")
+        said = cost_factor("direct", rotations) * latent_share(config, options) * atoms
+        assert said == pytest.approx(rotations * counter.flops)
 
 
 def test_the_penalty_is_added_to_what_is_minimised_and_not_to_what_is_recorded() -> None:

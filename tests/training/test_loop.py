@@ -23,7 +23,6 @@ from tests.packs import write_pack
 
 def make_run(tmp_path, pack, name="mpnn", lr=4e-3, **changes):
     data = summarise(pack, cutoff=3.0)
-    config = size(name, 3e3, depth=1, **data.options)
     options = TrainOptions(
         **{
             "batch_molecules": 4,
@@ -33,6 +32,7 @@ def make_run(tmp_path, pack, name="mpnn", lr=4e-3, **changes):
             **changes,
         }
     )
+    config = size(name, 3e3, depth=1, latent=options.latent, **data.options)
     spec = resolve(data, config, options, lr=lr, seed=0, atoms=30 * 4 * 4.5)
     run = RunDirectory.create(tmp_path, spec.as_json())
     assert run.claim()

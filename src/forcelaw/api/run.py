@@ -103,7 +103,7 @@ class Training(Settings):
             depth=self.depth,
             options=self.options,
             where=where,
-            stress=options.stress,
+            train=options,
         )
         return resolve(
             data,

@@ -25,6 +25,7 @@ from ..graph import GraphBatch, segment_sum
 from ..settings import Recorded
 from .flops import Flops, counted, counter
 from .frames import PASSES, in_frames
+from .latent import LatentMap
 from .mup import Embedding
 from .stress import StressHead, per_structure, stress_flops
 
@@ -58,7 +59,17 @@ class ModelConfig(Recorded):
     """direct forces of molecules: the model sees them in their principal frame, or outputs are
     averaged over its frames (:mod:`.frames`)"""
 
-    LATER: ClassVar[tuple[str, ...]] = ("charges", "spins", "stress", "canonical")
+    latent: bool = False
+    """a network that turns states, which the latent symmetry loss trains and predictions do without
+    (:mod:`.latent`); direct forces"""
+
+    LATER: ClassVar[tuple[str, ...]] = ("charges", "spins", "stress", "canonical", "latent")
+
+    @model_validator(mode="after")
+    def _latent_of_direct_forces(self) -> ModelConfig:
+        if self.latent and (self.canonical != "none" or self.forces == "conservative"):
+            raise ValueError("latent is for models with direct forces and without canonical")
+        return self
 
     @model_validator(mode="after")
     def _frames_of_direct_forces(self) -> ModelConfig:
@@ -119,7 +130,12 @@ class ForceField(nn.Module):
         if config.stress and config.forces == "direct":
             c = config
             self.stress = StressHead(c.embedding_width, c.m, c.cutoff, c.mean_degree)
+        self.latent: LatentMap | None = None
+        if config.latent:
+            with torch.random.fork_rng(devices=[]):  # the other weights of a seed stay
+                self.latent = LatentMap(config.embedding_width, config.m)
         self._states: Tensor | None = None
+        self._keeping = False
 
     def embed(self, graph: GraphBatch) -> Tensor:
         """States of the atoms to start with, (n, embedding_width): rows of their element and, where
@@ -164,10 +180,32 @@ class ForceField(nn.Module):
 
     def remember(self, h: Tensor) -> Tensor:
         """States (n, embedding_width) that the energy is read from, as they are: :meth:`atomwise`
-        calls it, so that the stress head can read them too. Invariant where the model is."""
-        if self.stress is not None:
+        calls it, so that the stress head and the latent symmetry loss can read them too. Invariant
+        where the model is."""
+        if self._keeping:
             self._states = h
         return h
+
+    def _remembered(self, call: Callable[[], Any]) -> tuple[Any, Tensor | None]:
+        """What ``call`` returns, and the states that it had remembered."""
+        self._keeping = True
+        try:
+            found = call()
+            return found, self._states
+        finally:
+            # nothing may hold on to the batch
+            self._keeping, self._states = False, None
+
+    def with_states(self, graph: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies and forces as :meth:`forward` gives them, and the states (n, embedding_width)
+        that the energy was read from. StudyError for models that show none."""
+        (energy, forces), states = self._remembered(lambda: self(graph))
+        if states is None:
+            raise StudyError(
+                f"{self.config.architecture} shows no states for the latent symmetry loss",
+                remedy="use symmetry_penalty: square, or let its atomwise call remember()",
+            )
+        return energy, forces, states
 
     def with_virial(self, graph: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Energies and forces as :meth:`forward` gives them, and virials (g, 3, 3) in eV; the
@@ -181,16 +219,14 @@ class ForceField(nn.Module):
                 "this model has no stress: its forces are direct, and it was trained without one",
                 remedy="train it with stress_weight above 0, or with forces: conservative",
             )
-        self._states = None
         vec = graph.vectors()
-        site, forces = self.atomwise(graph, vec)
-        if self._states is None:
+        (site, forces), states = self._remembered(lambda: self.atomwise(graph, vec))
+        if states is None:
             raise StudyError(
                 f"{self.config.architecture} has no stress head",
                 remedy="train it with forces: conservative, or let its atomwise call remember()",
             )
-        virial = self.stress(self._states, vec, graph) * self.config.scale
-        self._states = None
+        virial = self.stress(states, vec, graph) * self.config.scale
         return self._total(site, graph), forces * self.config.scale, virial
 
     def _conservative(self, graph: GraphBatch, virial: bool = False) -> tuple[Tensor, ...]:

@@ -217,7 +217,7 @@ class Platonic(ForceField):
         for layer in self.layers:
             x = layer(x, pairs, frames)
         x = self.norm(x, frames)
-        if self.stress is not None:
+        if self._keeping:
             self.remember(x.view(len(x), frames.order, -1).mean(1))
         energy = self.energy(x, frames).sum((1, 2)) + self.shift
         if self.force is None:

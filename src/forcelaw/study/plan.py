@@ -18,6 +18,7 @@ from ..models.base import ModelConfig
 from ..models.sizing import size as size_model
 from ..store import sweep
 from ..store.runs import content_id, planned_flops
+from ..training.config import TrainOptions
 from ..training.spec import DataSummary, resolve
 from .config import ArchitectureSpec, RateLaw, SizeRates, Study, Sweep, explain, label_of
 
@@ -114,14 +115,16 @@ def sized_model(
     depth: int | None,
     options: Mapping[str, Any],
     where: str,
-    stress: bool = False,
+    train: TrainOptions,
 ) -> ModelConfig:
     """Architecture ``name`` at target size ``n``. depth: None: by the size; an option ``depth``
-    comes first. where: for errors. stress: whether it is trained on stress, for which models with
-    direct forces have a head."""
+    comes first. where: for errors. train: how it is trained, which decides whether it has a head
+    for the stress (direct forces) and a map of its states."""
     given = {**data.options, "forces": forces, **options}
-    if stress and forces == "direct":
+    if train.stress and forces == "direct":
         given["stress"] = True
+    if train.latent:
+        given["latent"] = True
     depth = given.pop("depth", None) or depth
     try:
         return size_model(name, n, depth=depth, **given)
@@ -242,7 +245,7 @@ class _Catalogue:
                 depth=entry.depth or self.study.depth,
                 options=entry.options,
                 where=f"study {self.study.name}, architecture {entry.name}",
-                stress=self.study.train_options(entry).stress,
+                train=self.study.train_options(entry),
             )
         return self._models[key]
 

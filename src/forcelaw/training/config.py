@@ -69,8 +69,10 @@ class TrainOptions(Recorded):
     """rotated copies of every structure a step on which the symmetry loss is measured; M copies
     make a step M + 1 times as expensive"""
     symmetry_weight: float = Field(1.0, gt=0, description="weight of the symmetry loss")
-    symmetry_penalty: Literal["square", "norm"] = "square"
-    """how an asymmetry is penalised; a norm can hold a model at zero"""
+    symmetry_penalty: Literal["square", "norm", "latent"] = "square"
+    """how an asymmetry is penalised: of outputs, as a square or as a norm (which can hold a model
+    at zero), or of the states that the energy is read from, through a learned map of their rotation
+    (TransIP's)"""
     precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
     """number format of the training step"""
     evaluations: int = Field(20, ge=2)
@@ -104,12 +106,19 @@ class TrainOptions(Recorded):
         """Whether the stress is trained on."""
         return bool(self.stress_weight or self.stress_weight_end)
 
+    @property
+    def latent(self) -> bool:
+        """Whether the symmetry loss is one of states, for which models have a network."""
+        return self.symmetry_rotations > 0 and self.symmetry_penalty == "latent"
+
     @model_validator(mode="after")
     def _some_weight(self) -> TrainOptions:
         if not (self.energy_weight or self.forces_weight or self.stress_weight):
             raise ValueError("all weights of the loss are zero at the start: nothing to minimise")
         if self.config_weights and self.symmetry_rotations:
             raise ValueError("config_weights do not go with symmetry_rotations")
+        if self.latent and self.stress:
+            raise ValueError("symmetry_penalty latent does not go with stress_weight")
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from ..data.validate.kinds import kinds_among, mixed_kinds
 from ..errors import DataError, StoreError, StudyError
 from ..models import architecture, code, make_config
 from ..models.base import Flops, ModelConfig
+from ..models.latent import latent_flops
 from ..models.sizing import count_parameters
 from ..plugins import code_changes
 from ..settings import Recorded, Settings
@@ -270,6 +271,11 @@ def resolve(
             " direct, and it was trained without one",
             remedy="leave stress_weight out, or start from a model that has a stress",
         )
+    if options.latent and not config.latent:
+        raise StudyError(
+            "symmetry_penalty is latent, and the model to start from has no network for it",
+            remedy="use symmetry_penalty: square, or start from a model that was trained with it",
+        )
     natoms = data.prefix(distinct_atoms)
     distinct = int(natoms.sum())
     total = float(atoms) if atoms is not None else float(epochs or 0.0) * distinct
@@ -286,7 +292,7 @@ def resolve(
         n=n,
         n_nonembedding=n_nonembedding,
         flops_per_edge=flops.per_edge,
-        flops_per_atom=flops.per_atom,
+        flops_per_atom=flops.per_atom + latent_share(config, options),
         cost_factor=cost_factor(config.forces, options.symmetry_rotations),
         data={"name": data.name, "hash": data.hash},
         seed=seed,
@@ -301,6 +307,15 @@ def resolve(
         start=start,
         code=code(config.architecture),
     )
+
+
+def latent_share(config: ModelConfig, options: TrainOptions) -> float:
+    """FLOPs an atom of the map of states, used once for each rotated copy: as a share of the
+    structure and its copies, which the cost factor counts alike."""
+    if not options.latent:
+        return 0.0
+    copies = options.symmetry_rotations
+    return latent_flops(config.embedding_width) * copies / (copies + 1)
 
 
 @lru_cache(maxsize=512)

@@ -22,7 +22,7 @@ from .config import TrainOptions, weights_table
 from .loss import loss_terms, virial_term
 from .optimizer import ScheduleFreeAdamW
 from .ranks import ALONE, Ranks
-from .symmetry_loss import penalty
+from .symmetry_loss import latent_penalty, penalty
 
 NEVER = 2.0**53  # "no step": larger than any, and exact in float64
 
@@ -99,9 +99,11 @@ class Step:
         return contextlib.nullcontext()
 
     def _predict(self, graph: GraphBatch, target: Targets) -> tuple[Tensor, ...]:
-        """Energies, forces, and virials where they are trained on, in the precision of the labels,
-        whatever the model computes in."""
+        """Energies, forces, and virials where they are trained on or states where their symmetry
+        is, in the precision of the labels, whatever the model computes in."""
         call = self.model.with_virial if self.options.stress else self.forward
+        if self.options.latent:
+            call = self.model.with_states
         with self._autocast(target.energy.device):
             energy, forces, *virial = call(graph)
         return energy.to(target.energy), forces.to(target.forces), *virial
@@ -167,7 +169,9 @@ class Step:
         if self.options.augment:
             rotation = random_rotations(numbers, step, self.seed, shard.dtype)
         graph, target = shard.batch(rows, *sizes, pad=pad, rotation=rotation)
-        energy, forces, *virial = self._predict(graph, target)
+        outputs = self._predict(graph, target)
+        energy, forces = outputs[:2]
+        virial = () if self.options.latent else outputs[2:]
         terms = [*loss_terms(energy, forces, target)]
         terms += [virial_term(v, target) for v in virial]
         shares = None
@@ -179,26 +183,53 @@ class Step:
         if self.weights is not None:
             loss = self._minimised(tuple(terms), self._at(self.weights, step))
         if self.options.symmetry_rotations:
-            scale = self.model.config.scale if self.options.symmetry_penalty == "square" else None
-            loss = loss + self.options.symmetry_weight * penalty(
-                lambda turned: self._predict(turned, target)[:2],
-                graph,
-                energy,
-                forces,
-                target,
-                numbers,
-                step,
-                self.seed,
-                rotations=self.options.symmetry_rotations,
-                scale=scale,
-                shares=shares,
-            )
+            asymmetry = self._asymmetry(graph, outputs, target, numbers, step, shares)
+            loss = loss + self.options.symmetry_weight * asymmetry
         # without a direct head some weights of a last layer reach no output (eSEN's l > 0 channels
         # there, as in fairchem); the certificate names those of a model from outside
         gradients = torch.autograd.grad(
             loss, self.optimizer.params, allow_unused=True, materialize_grads=True
         )
         return list(gradients), value.detach(), loss.detach()
+
+    def _asymmetry(
+        self,
+        graph: GraphBatch,
+        outputs: tuple[Tensor, ...],
+        target: Targets,
+        numbers: Tensor,
+        step: Tensor | int,
+        shares: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """The symmetry loss of a batch before its weight; outputs: energies, forces, and states
+        where it is one of states; numbers (g,): of its structures."""
+        rotations = self.options.symmetry_rotations
+        if self.options.latent:
+            return latent_penalty(
+                self.model,
+                lambda turned: self._predict(turned, target)[2],
+                graph,
+                outputs[2],
+                target.real,
+                numbers,
+                step,
+                self.seed,
+                rotations=rotations,
+                share=None if shares is None else shares[1],
+            )
+        scale = self.model.config.scale if self.options.symmetry_penalty == "square" else None
+        return penalty(
+            lambda turned: self._predict(turned, target)[:2],
+            graph,
+            *outputs[:2],
+            target,
+            numbers,
+            step,
+            self.seed,
+            rotations=rotations,
+            scale=scale,
+            shares=shares,
+        )
 
 
 class EagerStep(Step):

@@ -10,6 +10,13 @@ loss. Measured (LABLOG.md, 2026-11-25): a norm of weight 1 holds a model at zero
 perfectly symmetric. Leaving it by a small step eps that is not yet symmetric earns at most eps in
 the loss and costs about 1.4 eps in the norm, but only eps^2 in the square.
 
+With ``latent`` it is a loss of states instead (TransIP, arXiv 2510.00027; :mod:`..models.latent`):
+
+    penalty = s / M * sum over k of  mean over atoms and channels of (T(z(x), R_k) - y(R_k x))^2
+
+z being the states of the atoms that the energy is read from, y = LN(z) and T a network that is
+learned with the model. Nothing is asked of outputs, and s makes it eV/Angstrom.
+
 Every rotation is one more forward and backward pass: a step costs M + 1 times the FLOPs
 (:func:`forcelaw.training.config.cost_factor`).
 """
@@ -24,6 +31,8 @@ from torch import Tensor
 
 from ..data.device_dataset import Targets
 from ..graph import GraphBatch
+from ..models import ForceField
+from ..models.latent import normalised
 from ..ops import random_rotations
 from ..ops.batch_assembly import turned
 from .loss import loss_terms
@@ -89,3 +98,38 @@ def penalty(
         pair = of(energy_k, forces_k, wanted)
         terms += pair if shares is None else [s * term for s, term in zip(shares, pair)]
     return torch.stack(terms).sum() / (rotations * (1.0 if scale is None else scale))
+
+
+def latent_penalty(
+    model: ForceField,
+    forward: Callable[[GraphBatch], Tensor],
+    graph: GraphBatch,
+    states: Tensor,
+    real: Tensor | None,
+    rows: Tensor,
+    step: Tensor | int,
+    seed: int,
+    *,
+    rotations: int,
+    share: Tensor | None = None,
+) -> Tensor:
+    """The mean penalty of states over ``rotations`` rotated copies, in eV/Angstrom, before its
+    weight.
+
+    forward: states (n, width) of a batch; states: those of ``graph``. real (n,): 1 for an atom and
+    0 for padding; None: no padding. share: of this rank in the atoms of the step. The rest as for
+    :func:`penalty`, and the same rotations.
+    """
+    assert model.latent is not None, "a model with a latent map"
+    total = states.new_zeros(())
+    for k in range(1, rotations + 1):
+        matrices = random_rotations(rows, step, seed + k * STREAM, graph.pos.dtype)
+        moved, of_atom = rotated(graph, matrices)
+        off = model.latent(states, of_atom) - normalised(forward(moved))
+        squares = off.square().mean(-1)
+        if real is None:
+            total = total + squares.mean()
+        else:
+            total = total + (squares * real).sum() / real.sum().clamp_min(1)
+    total = total * (model.config.scale / rotations)
+    return total if share is None else total * share

@@ -118,6 +118,7 @@ def test_a_task_saves_before_its_limit_and_when_it_is_stopped(cluster, capsys) -
     assert (cluster / "requeued").read_text().split() == ["requeue", "7_0"], log
     assert not [run for run in runs(out / "runs") if run.held]
     assert [run for run in runs(out / "runs") if run.state() == "stopped"], log
+    assert "stopped; " in log  # by its own decision, and not by the signal
 
     task = start(cluster)
     until(lambda: any(run.held for run in runs(out / "runs")))
@@ -257,14 +258,22 @@ def worker(tmp_path, monkeypatch) -> ArrayWorker:
 
 
 @pytest.mark.parametrize(
-    ("state", "requeued"), [("RUNNING", True), ("CANCELLED", False), ("COMPLETING", False)]
+    ("code", "states", "requeued"),
+    [
+        (array_worker.STOPPED, ["RUNNING"], True),
+        (-signal.SIGTERM, ["RUNNING"], True),
+        (array_worker.STOPPED, ["", "RUNNING"], True),  # squeue did not answer at once
+        (array_worker.STOPPED, ["CANCELLED"], False),
+        (array_worker.STOPPED, ["COMPLETING"], False),
+        (array_worker.STOPPED, ["", "", ""], False),
+    ],
 )
 def test_a_preempted_task_is_requeued_and_a_cancelled_one_is_not(
-    worker, monkeypatch, state, requeued
+    worker, monkeypatch, code, states, requeued
 ) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(worker, "_train", lambda: array_worker.STOPPED)
-    monkeypatch.setattr(queue, "state", lambda job: state)
+    monkeypatch.setattr(worker, "_train", lambda: code)
+    monkeypatch.setattr(queue, "state", lambda job: states.pop(0))
     monkeypatch.setattr(array_worker.signal, "raise_signal", seen.append)
     assert worker(0) == "cancelled"
     assert bool(seen) == requeued

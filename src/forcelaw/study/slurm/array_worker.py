@@ -31,6 +31,7 @@ from . import queue
 STOPPED = 130  # exit code of a task that a signal has ended
 MOST_FAILURES, SOON_SECONDS = 3, 600.0  # so many in a row, each so soon after the start
 PAUSE_SECONDS = 10.0
+QUESTIONS = 3  # to a SLURM that does not answer
 
 
 class ArrayWorker:
@@ -55,7 +56,7 @@ class ArrayWorker:
                 return "no run is left"
             if stop.asked(Path(self.out)):
                 return "stopped"
-            if code == STOPPED:
+            if code in (STOPPED, -signal.SIGTERM):  # the latter while it was being imported
                 self._requeue_if_preempted()
                 return "cancelled"
             failures = failures + 1 if time.monotonic() - began < SOON_SECONDS else 1
@@ -106,7 +107,11 @@ class ArrayWorker:
     def _requeue_if_preempted(self) -> None:
         """Requeue a task that was interrupted while it still counts as running: it has to make room
         for another. One that was cancelled does not count as running, and ends."""
-        if queue.state(batch_job()) == "RUNNING":
+        for _ in range(QUESTIONS):
+            if state := queue.state(batch_job()):
+                break
+            time.sleep(PAUSE_SECONDS / QUESTIONS)
+        if state == "RUNNING":
             signal.raise_signal(_warning_signal())
 
 

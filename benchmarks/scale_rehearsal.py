@@ -196,8 +196,30 @@ def pack(args: argparse.Namespace) -> None:
     print(f"{len(made):,} structures, {made.atoms:,} atoms, {size / 1e9:.2f} GB, {seconds:.0f} s")
 
 
-def train(args):
-    pass
+def train(args: argparse.Namespace) -> None:
+    """Stream the large pack in windows, and train some steps of each: memory must not grow."""
+    import torch
+    from streaming import stream_of
+
+    torch.set_num_threads(1)
+    start, large = time.perf_counter(), Pack(args.folder / "large")
+    held = args.windows * args.capacity / 2
+    stream = stream_of(large, args, args.capacity, min(held, 0.89 * large.atoms))
+    planned, ready = stream.feed.plan, time.perf_counter() - start
+    base, peak = memory(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print(f"{len(large):,} structures; training set, order and {planned.steps:,} steps after", end="")
+    print(f" {ready:.1f} s, {base[0]:.0f} MB allocated (peak {peak:.0f})")
+    print(f"{'window':>6} {'seconds':>8} {'atoms read':>12} {'trained':>9} {'allocated MB':>13}", end="")
+    print(f" {'mapped MB':>10}")
+    read, trained = 0, 0
+    for window in stream.run(args.steps):
+        read += int(planned.atoms[window.low : window.high].sum())
+        if stream.windows % args.show == 1 or args.show == 1:
+            allocated, mapped = memory()
+            print(f"{stream.windows:>6} {stream.wall:>8.1f} {read:>12,} {stream.atoms:>9,}", end="")
+            print(f" {allocated:>13.0f} {mapped:>10.0f}", flush=True)
+    print(f"{read / stream.wall:,.0f} atoms/s read and trained on in part; waited", end="")
+    print(f" {stream.waited:.1f} of {stream.wall:.1f} s; {read / stream.cpu:,.0f} of a CPU s")
 
 
 def main() -> None:
@@ -209,6 +231,14 @@ def main() -> None:
     parser.add_argument("--structures", type=float, default=2e6)
     parser.add_argument("--files", type=int, default=20)
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--capacity", type=float, default=4e6, help="atoms in memory at once")
+    parser.add_argument("--windows", type=float, default=np.inf)
+    parser.add_argument("--steps", type=int, default=2, help="that are trained of each window")
+    parser.add_argument("--show", type=int, default=10, help="every so-manieth window")
+    if "train" in sys.argv:
+        from streaming import add_model
+
+        add_model(parser)
     args = parser.parse_args()
     {"sources": sources, "prepare": prepare, "pack": pack, "train": train}[args.stage](args)
 

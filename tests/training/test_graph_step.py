@@ -47,14 +47,14 @@ def log(monkeypatch) -> list:
     return done
 
 
-def trained(pack, kind, log=None):
+def trained(pack, kind, log=None, capacity=np.inf, options=OPTIONS):
     config = size("painn", 1.3e4, depth=2, **data_options(pack, cutoff=3.0))
     indices = training_set(pack)
     natoms = np.diff(pack.offsets)[indices]
-    plan = plan_for(natoms, STEPS * 3 * natoms.mean(), 0, OPTIONS)
+    plan = plan_for(natoms, STEPS * 3 * natoms.mean(), 0, options)
     model = build(config, 0).double()
     optimizer = ScheduleFreeAdamW(model, lr=1e-2, steps=plan.steps, warmup=2)
-    window = Feed(
+    feed = Feed(
         pack,
         indices,
         plan,
@@ -62,19 +62,24 @@ def trained(pack, kind, log=None):
         elements=config.elements,
         device=torch.device("cpu"),
         dtype=torch.float64,
-    ).whole()
-    stepper = kind(model, optimizer, OPTIONS, 0, new_stats(torch.device("cpu")))
+        capacity=capacity,
+    )
+    stepper = kind(model, optimizer, options, 0, new_stats(torch.device("cpu")))
     if log is not None:
         advance = stepper._advance
         stepper._advance = lambda window, rows, sizes, *rest: (
             log.append(sizes),
             advance(window, rows, sizes, *rest),
         )
-    before = optimizer.y.clone()
-    stepper.begin(plan, window)
-    assert torch.equal(before, optimizer.y) and stepper.stats[3] == 0  # warming up leaves no trace
-    for step in range(plan.steps):
-        stepper.run(step)
+    for window in feed.windows():
+        before, steps = optimizer.y.clone(), float(stepper.stats[3])
+        if not stepper.go_on(plan, window):
+            stepper.release()
+            stepper.begin(plan, window)
+        # warming up leaves no trace
+        assert torch.equal(before, optimizer.y) and stepper.stats[3] == steps
+        for step in range(window.low, window.high):
+            stepper.run(step)
     return optimizer, stepper, plan
 
 
@@ -89,6 +94,44 @@ def test_padded_steps_train_as_exact_ones_do(tmp_path, log) -> None:
         )
     torch.testing.assert_close(graphs.stats, eager.stats, rtol=1e-10, atol=1e-12)
     assert graphs.stats[3] == plan.steps
+
+
+@pytest.mark.parametrize("options", [OPTIONS, TrainOptions(batch_atoms=18, augment=True)])
+def test_windows_use_the_graphs_of_the_first(tmp_path, log, monkeypatch, options) -> None:
+    """All that a graph reads stays where it is, with the contents of the window; the steps are
+    those of exact batches. Without room graphs are made anew, and the steps are the same."""
+    places: list = []
+
+    def capture(body, pool=None):
+        return types.SimpleNamespace(replay=replay_of(body), pool=lambda: "pool", reset=log.clear)
+
+    def replay_of(body):
+        stepper = body.__closure__[-1].cell_contents.__self__
+        shard, read = stepper.held, (stepper.matrix, stepper.numbers, stepper.start)
+        held = [*read, *(table[name] for table, name in shard._arrays())]
+        places.append([tensor.data_ptr() for tensor in held])
+
+        def replay():
+            now = (stepper.matrix, stepper.numbers, stepper.start)
+            now = [*now, *(table[name] for table, name in stepper.window.shard._arrays())]
+            assert [tensor.data_ptr() for tensor in now] == places[-1]
+            body()
+
+        return replay
+
+    monkeypatch.setattr(module, "capture", capture)
+    pack = write_pack(tmp_path / "pack", structures=120)
+    exact, _, plan = trained(pack, EagerStep, options=options)
+    for room in (0.5, 0.0):  # windows of few structures differ a lot
+        monkeypatch.setattr(module, "ROOM", room)
+        places.clear()
+        padded, stepper, _ = trained(pack, GraphStep, capacity=120, options=options)
+        assert (len(set(map(tuple, places))) == 1) == (room > 0)
+        for name in ("y", "z", "v"):
+            torch.testing.assert_close(
+                getattr(padded, name), getattr(exact, name), rtol=1e-9, atol=1e-12
+            )
+        assert stepper.stats[3] == plan.steps and stepper.window.low > 2
 
 
 def test_sizes_are_warmed_up_before_any_is_captured(tmp_path, log) -> None:

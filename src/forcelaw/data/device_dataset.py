@@ -7,6 +7,7 @@ Legend: s structures, a atoms, e edges of the shard; g structures, n atoms, m ed
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,6 +133,7 @@ class Shard:
         self.natoms = torch.from_numpy(counts.astype(np.int64)).to(self.device)
         self.first_atom = torch.cumsum(self.natoms, 0) - self.natoms
         self.first_edge = torch.cumsum(self.nedges, 0) - self.nedges
+        self.max_atoms = int(counts.max(initial=1))  # of a structure
         # host copies: planning and counting never touch the device
         self.host_natoms = counts.astype(np.int64)
         self.host_nedges = self.nedges.cpu().numpy().astype(np.int64)
@@ -214,10 +216,39 @@ class Shard:
     def __len__(self) -> int:
         return len(self.indices)
 
-    @property
-    def max_atoms(self) -> int:
-        """Atoms of a structure, at most."""
-        return int(self.host_natoms.max(initial=1))
+    def _arrays(self) -> list[tuple[dict[str, Tensor], str]]:
+        """Where each tensor is held: a dictionary and its key there."""
+        places = ((held, name) for held in (vars(self), self.states) for name in held)
+        return [(held, name) for held, name in places if isinstance(held[name], Tensor)]
+
+    def give_room(self, share: float) -> None:
+        """Move all arrays to where there is room for ``share`` more rows, so that :meth:`take` can
+        put other structures in their place."""
+        for held, name in self._arrays():
+            held[name] = longer(held[name], math.ceil((1 + share) * len(held[name])))
+        self.max_degree, self.max_atoms = (
+            -(-most // 16) * 16 for most in (self.max_degree, self.max_atoms)
+        )
+
+    def has_room_for(self, other: Shard) -> bool:
+        """Whether :meth:`take` can take the structures of ``other``."""
+        mine, theirs = self._arrays(), other._arrays()
+        if [name for _, name in mine] != [name for _, name in theirs]:
+            return False
+        pairs = [(a[name], b[name]) for (a, name), (b, _) in zip(mine, theirs)]
+        return (
+            all(len(a) >= len(b) and a.dtype == b.dtype for a, b in pairs)
+            and self.max_degree >= other.max_degree
+            and self.max_atoms >= other.max_atoms
+        )
+
+    def take(self, other: Shard) -> None:
+        """Hold the structures of ``other`` instead, at the same addresses. What lies behind them is
+        of others, and nothing looks there."""
+        for (mine, name), (theirs, _) in zip(self._arrays(), other._arrays()):
+            mine[name][: len(theirs[name])] = theirs[name]
+        self.indices = other.indices
+        self.host_natoms, self.host_nedges = other.host_natoms, other.host_nedges
 
     @property
     def mean_degree(self) -> float:
@@ -265,6 +296,13 @@ class Shard:
             owner = part["batch"].clamp_max(len(chosen) - 1)  # dummy atoms count nothing anyway
             target.atom_weight = target.weight.index_select(0, owner)
         return graph, target
+
+
+def longer(tensor: Tensor, rows: int, fill: int = 0) -> Tensor:
+    """A copy of a tensor (r, ...) with ``fill`` behind its rows, (rows, ...)."""
+    out = tensor.new_full((rows, *tensor.shape[1:]), fill)
+    out[: len(tensor)] = tensor
+    return out
 
 
 def _weights(pack: Pack, indices: np.ndarray, by_type: dict[str, float]) -> Tensor:

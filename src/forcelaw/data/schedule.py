@@ -117,6 +117,7 @@ class Window:
     local: np.ndarray  # (plan.order length of the window,) rows of the shard
     first: int  # position in plan.order where ``local`` begins
     numbers: np.ndarray | None = None
+    last: bool = True  # no other window follows
 
     def rows(self, plan: Plan, step: int) -> np.ndarray:
         """Rows of the shard that make ``step``."""
@@ -240,7 +241,7 @@ class Feed:
         if not len(unique):  # a part of a few last steps: empty slots are read from somewhere
             unique = np.zeros(1, np.int64)
         shard = load_shard(self.pack, self.indices[unique], **self.options)
-        return Window(low, high, shard, local, first, unique)
+        return Window(low, high, shard, local, first, unique, last=high == self.plan.steps)
 
 
 def device_capacity(device: torch.device) -> float:

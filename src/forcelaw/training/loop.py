@@ -171,16 +171,19 @@ def training(
         for window in feed.windows(resumed):
             if progress and window.low == resumed:
                 progress.begin(resumed)
-            stepper.begin(feed.plan, window)
-            if graphs:
-                evaluation.capture(stepper.pool)
+            if not stepper.go_on(feed.plan, window):
+                stepper.release()
+                evaluation.release()
+                stepper.begin(feed.plan, window)
+                if graphs:
+                    evaluation.capture(stepper.pool)
             status = yield from recorder.train_window(window, stepper, stop)
             # graphs are made and given back, and models called eagerly, by one thread only
             yield Request.PREPARE
-            stepper.release()
-            evaluation.release()
             if status != "finished":
                 break
+        stepper.release()
+        evaluation.release()
         return recorder.finish(status) if status != "stopped" else None
     finally:
         stepper.release()

@@ -6,6 +6,7 @@ molecules a step launches would cost several times the arithmetic.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.device_dataset import Targets
+from ..data.device_dataset import Targets, longer
 from ..data.schedule import Plan, Window
 from ..graph import GraphBatch
 from ..models import ForceField
@@ -30,6 +31,9 @@ NEVER = 2.0**53  # "no step": larger than any, and exact in float64
 # Steps are sorted by edges and cut here, and each class has its own graph. Empty edge slots on the
 # sample: 67% with one graph, 11% with these four at 16 structures a step; 29% and 5% at 64.
 CLASSES = (0.3, 0.65, 0.92, 1.0)
+# Windows of one run differ by few per cent in all they hold. Room for so much more (twice as much
+# in the largest size of step) lets all of them use the graphs of the first
+ROOM = 0.05
 
 
 def new_stats(device: torch.device) -> Tensor:
@@ -58,6 +62,7 @@ class Step:
         self.forward = model if forward is None else forward
         self.graphs: list[torch.cuda.CUDAGraph] = []
         self.ranks, self.low = ranks, 0
+        self.start: Tensor | int = 0  # ``low``, where the device has to know it
         self.numbers: Tensor | None = None
         self.shares: Tensor | None = None
         if ranks.size > 1:
@@ -66,12 +71,17 @@ class Step:
 
     def begin(self, plan: Plan, window: Window) -> None:
         """Get ready for the steps of ``window``, of which this rank takes what ``plan`` says."""
+        self.numbers, self.shares = self._count(plan, window)
+        self.start = window.low
+
+    def _count(self, plan: Plan, window: Window) -> tuple[Tensor | None, Tensor | None]:
+        """Count what is in the steps of ``window``; the numbers of its structures that random
+        rotations go by, and the shares of this rank in each step, both where they are needed."""
         self.plan, self.window, self.low = plan, window, window.low
-        device = window.shard.device
-        self.numbers = None
+        numbers = shares = None
         rotated = self.options.augment or self.options.symmetry_rotations
         if rotated and window.numbers is not None:
-            self.numbers = torch.from_numpy(window.numbers).to(device)
+            numbers = torch.from_numpy(window.numbers).to(window.shard.device)
         mine = counts_of_steps(plan, window)
         total = self.ranks.total(mine)
         self.edges = total[:, 1]  # of each step, of all ranks
@@ -79,7 +89,13 @@ class Step:
         self.atoms_needed, self.edges_needed = self.ranks.largest(mine[:, :2]).astype(np.int64).T
         if self.ranks.size > 1:
             # a mean over a step is the sum of the means over its parts, times their shares
-            self.shares = torch.from_numpy(mine / np.maximum(total, 1.0)).to(self.optimizer.table)
+            shares = torch.from_numpy(mine / np.maximum(total, 1.0)).to(self.optimizer.table)
+        return numbers, shares
+
+    def go_on(self, plan: Plan, window: Window) -> bool:
+        """Get ready for ``window``, which follows another, as that one left things; False where
+        only :meth:`begin` can."""
+        return False
 
     @staticmethod
     def _at(table: Tensor, step: Tensor | int) -> Tensor:
@@ -176,7 +192,7 @@ class Step:
         terms += [virial_term(v, target) for v in virial]
         shares = None
         if self.shares is not None:
-            of_atoms, _, of_structures, of_stress = self._at(self.shares, step - self.low).unbind()
+            of_atoms, _, of_structures, of_stress = self._at(self.shares, step - self.start).unbind()
             shares = of_structures, of_atoms
             terms = [term * share for term, share in zip(terms, (*shares, of_stress))]
         loss = value = terms[0] + terms[1]
@@ -268,6 +284,28 @@ def counts_of_steps(plan: Plan, window: Window) -> np.ndarray:
     return counts
 
 
+def rows_of_steps(plan: Plan, window: Window) -> np.ndarray:
+    """Rows of the shard that make each step of a window, int64 (steps, most of them, or most of any
+    step where other windows follow); -1 behind them."""
+    widths = np.diff(plan.ptr[window.low : window.high + 1])
+    most = widths.max() if window.last else np.diff(plan.ptr).max()
+    out = np.full((len(widths), max(1, int(most))), -1, np.int64)
+    first, last = plan.ptr[[window.low, window.high]] - window.first
+    out[np.arange(out.shape[1])[None, :] < widths[:, None]] = window.local[first:last]
+    return out
+
+
+def smallest_class(
+    atoms: np.ndarray, edges: np.ndarray, sizes: list[tuple[int, int]]
+) -> np.ndarray:
+    """The first of ``sizes`` (atoms, edges) that holds each step, int64 (steps,); -1 where none
+    does. atoms, edges (steps,): true sizes, beside which there is a dummy atom."""
+    member = np.full(len(atoms), -1)
+    for number, (most_atoms, most_edges) in reversed(list(enumerate(sizes))):
+        member[(atoms < most_atoms) & (edges <= most_edges)] = number
+    return member
+
+
 def size_classes(
     atoms: np.ndarray, edges: np.ndarray, classes: tuple[float, ...]
 ) -> tuple[list[tuple[int, int]], np.ndarray]:
@@ -310,23 +348,65 @@ class GraphStep(Step):
 
     def begin(self, plan: Plan, window: Window) -> None:
         super().begin(plan, window)
-        steps = np.arange(window.low, window.high)
-        widths = np.diff(plan.ptr)[steps]
-        matrix = np.full((len(steps), max(1, int(widths.max()))), -1, np.int64)
-        columns = np.arange(matrix.shape[1])[None, :] < widths[:, None]
-        first, last = plan.ptr[[window.low, window.high]] - window.first
-        matrix[columns] = window.local[first:last]
         device = window.shard.device
-        self.matrix = torch.from_numpy(matrix).to(device)
+        self.matrix = torch.from_numpy(rows_of_steps(plan, window)).to(device)
         self.sizes, member = size_classes(self.atoms_needed, self.edges_needed, CLASSES)
         self.member = member.tolist()
         firsts = (np.flatnonzero(member == k)[0] for k in range(len(self.sizes)))
         self.first_of = [int(first) + window.low for first in firsts]
-        self.counter = torch.zeros((), dtype=torch.int64, device=device)
+        self.counter, self.start = (
+            torch.full((), value, dtype=torch.int64, device=device) for value in (0, window.low)
+        )
+        self.held = window.shard
+        if not window.last:
+            self._give_room()
         self._capture()
 
+    def _give_room(self) -> None:
+        """Let the graphs that are captured now hold later windows too."""
+        self.held.give_room(ROOM)
+        more = math.ceil((1 + ROOM) * len(self.matrix))
+        self.matrix = longer(self.matrix, more, fill=-1)
+        if self.numbers is not None:
+            self.numbers = longer(self.numbers, len(self.held.natoms))
+        if self.shares is not None:
+            self.shares = longer(self.shares, more)
+        atoms, edges = self.sizes[-1]
+        self.sizes[-1] = (
+            _round_up(math.ceil((1 + 2 * ROOM) * atoms), 16),
+            _round_up(math.ceil((1 + 2 * ROOM) * edges), 64),
+        )
+
+    def go_on(self, plan: Plan, window: Window) -> bool:
+        """Put ``window`` where the graphs look, if it fits there. Capturing them anew would take as
+        long as some hundred steps."""
+        if not self.graphs:
+            return False
+        numbers, shares = self._count(plan, window)
+        member = smallest_class(self.atoms_needed, self.edges_needed, self.sizes)
+        rows = torch.from_numpy(rows_of_steps(plan, window)).to(self.matrix.device)
+        fits = (
+            (member >= 0).all()
+            and all(a <= b for a, b in zip(rows.shape, self.matrix.shape))
+            and self.held.has_room_for(window.shard)
+        )
+        if self.ranks.largest(np.array([float(not fits)]))[0]:
+            return False
+        self.held.take(window.shard)
+        self.matrix.fill_(-1)
+        self.matrix[: len(rows), : rows.shape[1]] = rows
+        for held, new in ((self.numbers, numbers), (self.shares, shares)):
+            if held is not None and new is not None:
+                held[: len(new)] = new
+        self.start.fill_(window.low)
+        if self.matrix.device.type == "cuda":  # what was copied is given back on other streams
+            torch.cuda.current_stream().synchronize()
+        window.shard = self.held
+        self.member, self._next = member.tolist(), -1
+        return True
+
     def _rows(self) -> Tensor:
-        return self._at(self.matrix, self.counter - self.low)
+        return self._at(self.matrix, self.counter - self.start)
 
     def _body(self, sizes: tuple[int, int]) -> None:
         scalars = self._at(self.optimizer.table, self.counter)

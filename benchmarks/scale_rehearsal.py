@@ -207,11 +207,16 @@ def train(args: argparse.Namespace) -> None:
     stream = stream_of(large, args, args.capacity, min(held, 0.89 * large.atoms))
     planned, ready = stream.feed.plan, time.perf_counter() - start
     base, peak = memory(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(f"{len(large):,} structures; training set, order and {planned.steps:,} steps after", end="")
+    print(
+        f"{len(large):,} structures; training set, order and {planned.steps:,} steps after", end=""
+    )
     print(f" {ready:.1f} s, {base[0]:.0f} MB allocated (peak {peak:.0f})")
-    print(f"{'window':>6} {'seconds':>8} {'atoms read':>12} {'trained':>9} {'allocated MB':>13}", end="")
+    print(
+        f"{'window':>6} {'seconds':>8} {'atoms read':>12} {'trained':>9} {'allocated MB':>13}",
+        end="",
+    )
     print(f" {'mapped MB':>10}")
-    read, trained = 0, 0
+    read = 0
     for window in stream.run(args.steps):
         read += int(planned.atoms[window.low : window.high].sum())
         if stream.windows % args.show == 1 or args.show == 1:

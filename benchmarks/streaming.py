@@ -1,5 +1,5 @@
-"""Training on a pack that is larger than what may live on the device, beside the same with all of it
-there: atoms per second once both have begun.
+"""Training on a pack that is larger than what may live on the device, beside the same with all of
+it there: atoms per second once both have begun.
 
     python benchmarks/streaming.py [--device cuda] [--architecture mpnn] [--size 1e6] [--atoms 2e7]
         [--capacity 8e6] [--batch-atoms 7900] [--pack PACK]
@@ -59,10 +59,11 @@ class Stream:
         """Train; a window is yielded when it is done. most: steps of each that are trained."""
         clocks = time.perf_counter, time.process_time
         began = [clock() for clock in clocks]
+        asked = time.perf_counter()
         for window in self.feed.windows():
             got = time.perf_counter()
             if self.windows:
-                self.waited += got - began_window
+                self.waited += got - asked
             if not self.stepper.go_on(self.feed.plan, window):
                 self.stepper.release()
                 self.stepper.begin(self.feed.plan, window)
@@ -82,7 +83,7 @@ class Stream:
             self.atoms += int(self.feed.plan.atoms[window.low : last].sum())
             self.wall, self.cpu = (clock() - start for clock, start in zip(clocks, began))
             yield window
-            began_window = time.perf_counter()
+            asked = time.perf_counter()
         self.stepper.release()
 
     @property
@@ -119,7 +120,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(pack: Pack, args: argparse.Namespace) -> None:
-    print(f"{args.architecture} {args.size:g}, {args.device}, {args.batch_atoms} atoms a step;", end="")
+    print(
+        f"{args.architecture} {args.size:g}, {args.device}, {args.batch_atoms} atoms a step;",
+        end="",
+    )
     held = int(pack.sizes(training_set(pack)).sum())
     print(f" {held:,} atoms in training, {args.capacity:,.0f} of them on the device when streamed")
     print(f"{'':<10} {'atoms/s':>10} {'CPU':>10} {'windows':>8} {'captures':>9}", end="")

@@ -192,7 +192,9 @@ class Step:
         terms += [virial_term(v, target) for v in virial]
         shares = None
         if self.shares is not None:
-            of_atoms, _, of_structures, of_stress = self._at(self.shares, step - self.start).unbind()
+            of_atoms, _, of_structures, of_stress = self._at(
+                self.shares, step - self.start
+            ).unbind()
             shares = of_structures, of_atoms
             terms = [term * share for term, share in zip(terms, (*shares, of_stress))]
         loss = value = terms[0] + terms[1]

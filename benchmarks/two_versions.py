@@ -1,19 +1,22 @@
 """Do prepare, train and report cost what they did in another version? CPU seconds of commands.
 
     git archive COMMIT src | tar -x -C OLD
-    python benchmarks/two_versions.py OLD/src [--rounds 7] [--copies 8]
+    python benchmarks/two_versions.py OLD/src [--rounds 7] [--copies 8] [--parts]
 
-Both versions do the same work in turns, in fresh processes with one thread: they prepare slightly
-moved copies of the shipped sample, written as extxyz and as a padded npz (whose reading costs
-little, so that the rest shows), train on the sample itself, and report on committed evidence. CPU
+Both versions do the same work in turns, in fresh processes with one thread: they start (and
+describe a pack), prepare slightly moved copies of the shipped sample, written as extxyz and as a
+padded npz (whose reading costs little, so that the rest shows), train on the sample itself, and
+report on committed evidence. The bytecode of both lies ready, as after an installation. CPU
 seconds, because other processes may be busy; the ratio is the median of those of the rounds, with
-their quartiles.
+their quartiles. --parts: where the new version's prepare of the npz spends its time, by cProfile,
+which counts Python's calls for more than they are.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import pstats
 import resource
 import shutil
 import subprocess
@@ -32,11 +35,39 @@ TRAIN = ["--size", "1e4", "--depth", "2", "--atoms", "5e4", "--batch-molecules",
 TRAIN += ["--device", "cpu", "--out", "OUT"]
 UNITS = ["--energy-unit", "eV", "--length-unit", "Angstrom"]
 COMMANDS = {
+    "start": ["data", "info", str(sample_path())],
     "prepare extxyz": ["data", "prepare", "sample.xyz", "--out", "OUT"],
     "prepare npz": ["data", "prepare", "sample.npz", "--out", "OUT", *UNITS],
     "train painn": ["train", "painn", *TRAIN],
     "train mpnn": ["train", "mpnn", *TRAIN],
     "report": ["report", str(Path(__file__).parents[1] / "results" / "few_data"), "--out", "OUT"],
+}
+
+
+PROFILED = """
+import cProfile, sys, time
+profile = cProfile.Profile(time.process_time)
+with profile:
+    from forcelaw.cli.main import main
+    code = main(sys.argv[1:])
+profile.dump_stats("profile")
+sys.exit(code)
+"""
+# part of prepare -> the functions that do it (file, name); what they call is theirs
+PARTS = {
+    "imports and options": [("cli/main.py", "build_parser"), ("prepare_files.py", "<module>")],
+    "reading": [("readers/base.py", "blocks")],
+    "filters, groups, rotation": [
+        ("filters.py", "reasons"),
+        ("filters.py", "select"),
+        ("groups.py", "group_hashes"),
+        ("build.py", "place"),
+    ],
+    "writing": [("pack.py", "append"), ("pack.py", "rewrite"), ("pack.py", "drop")],
+    "checks of data": [("survey.py", "add"), ("survey.py", "findings"), ("survey.py", "warnings")],
+    "reference energies": [("reference.py", "fit_references")],
+    "hashes of sources and arrays": [("files.py", "file_sha256")],
+    "fsync": [("~", "<built-in method posix.fsync>")],
 }
 
 
@@ -67,14 +98,22 @@ def write_sources(folder: Path, copies: int = COPIES) -> int:
     return count
 
 
-def cpu_seconds(source: Path, command: list[str], folder: Path) -> float:
+def cpu_seconds(
+    source: Path,
+    command: list[str],
+    folder: Path,
+    program: tuple[str, str] = ("-m", "forcelaw.cli"),
+) -> float:
     """Of one command of the version in ``source``, run in ``folder``."""
     shutil.rmtree(folder / "OUT", ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
-        [sys.executable, "-m", "forcelaw.cli", *command],
+        [sys.executable, *program, *command],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -85,6 +124,23 @@ def cpu_seconds(source: Path, command: list[str], folder: Path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def print_parts(folder: Path) -> None:
+    """Where the new version's prepare of the npz spends its time."""
+    command = COMMANDS["prepare npz"]
+    cpu_seconds(NEW, command, folder)  # makes the bytecode
+    cpu_seconds(NEW, command, folder, ("-c", PROFILED))
+    calls = pstats.Stats(str(folder / "profile")).stats.items()  # type: ignore[attr-defined]
+    whole = sum(own for _, (_, _, own, _, _) in calls)
+    print(f"{'part of prepare npz':<32}{'seconds':>9}{'share':>8}  of {whole:.2f} s in all")
+    for part, functions in PARTS.items():
+        seconds = sum(
+            total
+            for (file, _, name), (_, _, _, total, _) in calls
+            if any(file.endswith(end) and name == known for end, known in functions)
+        )
+        print(f"{part:<32}{seconds:>9.3f}{seconds / whole:>8.0%}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -92,15 +148,21 @@ def main() -> None:
     parser.add_argument("old", type=Path, help="the folder src of the other version")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--copies", type=int, default=COPIES, help="of the sample")
+    parser.add_argument("--parts", action="store_true", help="of prepare npz, by cProfile")
     parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     args = parser.parse_args()
     versions = {"old": args.old.resolve(), "new": NEW}
-    print(f"{'command':<16}{'old, CPU s':>12}{'new, CPU s':>12}{'new / old':>11}  quartiles")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f"prepare: {write_sources(folder, args.copies):,} structures")
+        if args.parts:
+            print_parts(folder)
+            return
+        print(f"{'command':<16}{'old, CPU s':>12}{'new, CPU s':>12}{'new / old':>11}  quartiles")
         for title in args.only:
             found: dict[str, list[float]] = {"old": [], "new": []}
+            for version in versions.values():  # makes the bytecode
+                cpu_seconds(version, COMMANDS[title], folder)
             for k in range(args.rounds):
                 for version in ("old", "new") if k % 2 else ("new", "old"):
                     seconds = cpu_seconds(versions[version], COMMANDS[title], folder)

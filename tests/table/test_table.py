@@ -197,9 +197,12 @@ def test_tables_of_far_too_many_columns_are_refused(tmp_path, name):
     assert len(read(pl.DataFrame({name: [1] for name in names})).frame.columns) == 12_000
 
 
-def test_rows_that_are_nearly_empty_are_refused_before_they_take_memory(tmp_path):
-    path = tmp_path / "t.jsonl"
-    path.write_text("".join(f'{{"c{k % 9000}": 1}}\n' for k in range(20_000)))
+@pytest.mark.parametrize("name", ["t.jsonl", "t.csv"])
+def test_rows_that_are_nearly_empty_are_refused_before_they_take_memory(tmp_path, name):
+    """200 kB of text took 3 GB."""
+    path, names = tmp_path / name, [f"c{k}" for k in range(9000)]
+    rows = "".join(f'{{"{names[k % 9000]}": 1}}\n' for k in range(20_000))
+    path.write_text(rows if name == "t.jsonl" else ",".join(names) + "\n" + "1,2\n" * 20_000)
     with pytest.raises(TableError, match="empty"):
         Runs.from_frame(path)
 

@@ -233,7 +233,7 @@ class PackWriter:
             **manifest,
         }
         full["content_hash"] = content_hash({n: a["sha256"] for n, a in arrays.items()})
-        write_json(self.partial / "manifest.json", full)
+        write_json(self.partial / "manifest.json", full, durable=True)
         if self.overwrite and self.path.exists():
             old = self.path.with_name(f"{self.path.name}.partial-old-{secrets.token_hex(4)}")
             self.path.rename(old)

@@ -199,6 +199,16 @@ def _check_columns(number: int, path: Path) -> int:
     return number
 
 
+def _check_empty(rows: int, columns: int, filled: int, path: Path) -> None:
+    """TableError for a table nearly all of whose many cells are empty: they take memory, too."""
+    if 8 * rows * columns > 32 * SMALL + MOST_RATIO * filled:
+        raise TableError(
+            f"{rows:,} rows of {columns:,} columns, nearly all of whose cells are empty",
+            where=str(path),
+            remedy="keep the columns that matter",
+        )
+
+
 def _text(content: bytes, path: Path) -> tuple[str, list[str]]:
     """The bytes as text: UTF-8 or UTF-16 by their mark, else UTF-8, else Western European, which is
     said."""
@@ -243,6 +253,8 @@ def _delimited(text: str, kind: str, path: Path, notes: list[str]) -> pl.DataFra
     separator = _separator(text, kind, notes)
     header = [name.strip() for name in next(csv.reader(io.StringIO(text), delimiter=separator))]
     _check_header(header, path)
+    rows = text.count("\n")
+    _check_empty(rows, len(header), rows + text.count(separator), path)
     # a run id of digits alone is text: 000123456789, 12e345678901
     ours = {c.name: pl.String for c in COLUMNS.values() if c.type is str and c.name in header}
     try:
@@ -397,13 +409,8 @@ def _of_rows(rows: list[dict[str, Any]], path: Path) -> pl.DataFrame:
     shown."""
     import polars as pl
 
-    cells = len(rows) * _check_columns(len({name for row in rows for name in row}), path)
-    if 8 * cells > 64 * SMALL + MOST_RATIO * sum(map(len, rows)):
-        raise TableError(
-            f"{len(rows):,} rows with {cells:,} cells, nearly all of them empty",
-            where=str(path),
-            remedy="keep the columns that matter",
-        )
+    columns = _check_columns(len({name for row in rows for name in row}), path)
+    _check_empty(len(rows), columns, sum(map(len, rows)), path)
     return pl.DataFrame(rows, strict=False, infer_schema_length=None)
 
 

@@ -363,10 +363,13 @@ class Pack:
         return float(self.manifest["arrays"][name]["scale"])
 
     def vectors(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
-        """Positions or forces of atom rows, decoded: float64 (rows, 3)."""
+        """Positions or forces of atom rows (a slice, numbers, or bool (atoms,)), decoded: float64
+        (rows, 3)."""
         array = getattr(self, name)
-        # five times as fast as array[rows]
-        stored = array[rows] if isinstance(rows, slice) else array.take(rows, axis=0)
+        if isinstance(rows, slice) or rows.dtype == bool:
+            stored = array[rows]
+        else:
+            stored = array.take(rows, axis=0)  # five times as fast as array[rows]
         return np.asarray(stored, np.float64) * self.scale(name)
 
     def sizes(self, structures: np.ndarray) -> np.ndarray:

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import DelayedSubmission
 
 from forcelaw import host
 from forcelaw.api.study import Study
@@ -45,7 +47,8 @@ slurm: {time: 0:10:00, workers: 2, cpus: 1, memory: 2G, partition: a100, setup: 
 TOOLS = {
     "sbatch": 'cp "$1" {0}/job.sh; echo "Submitted batch job 7"',
     "srun": 'while [ "${{1#-}}" != "$1" ]; do [ "$1" = --output ] && shift; shift; done; exec "$@"',
-    "squeue": 'echo "7_0|$(cat {0}/state)|1:00|10:00|None|node1"',
+    # without --states=all it is silent on what is over
+    "squeue": '[[ "$*" == *--states=all* ]] && echo "7_0|$(cat {0}/state)|1:00|9:00|None|node1"',
     "scontrol": 'echo "$@" >> {0}/requeued',
     "scancel": 'echo "$@" >> {0}/cancelled',
 }
@@ -156,6 +159,10 @@ def test_the_array_asks_for_what_the_study_says(cluster) -> None:
     }
     assert "export A='b c'" in script
     assert queue.submitted(cluster / "out") == ["7"]
+    function = DelayedSubmission.load(cluster / "out" / "slurm" / "7_0_submitted.pkl").function
+    given = dict(pairwise(function.words))
+    assert (given["--idle"], given["--gpus"], given["--device"]) == ("900", "1", "cpu")
+    assert Path(function.words[0]) == cluster / "t.yaml"
     assert "slurm" not in json.loads((cluster / "out" / "study.json").read_text())["study"]
 
 

@@ -9,6 +9,8 @@ from forcelaw.laws.decide import simulate
 from forcelaw.laws.fit import averaging
 from forcelaw.laws.fit.averaging import LINES, STANDING, SURFACES, average
 from forcelaw.laws.fit.fit import fit
+from forcelaw.laws.fit.mixtures import Part, mixture
+from forcelaw.laws.fit.size_effects import moved_by_sizes, size_sd
 from tests.laws.studies import study
 from tests.reference import laws_slow
 
@@ -28,7 +30,7 @@ def coupled(p, seed=0, noise=0.003):
 
 
 def test_a_form_that_is_clearly_right_stands_alone():
-    found = average(coupled(0.4))
+    found = average(coupled(0.4), factor="none")
     assert found.best.name == "coupled" and found.best.weight > 0.95
     assert [form.name for form in found.standing] == ["coupled"]
     for name in ("alpha", "beta", "gamma"):
@@ -74,7 +76,7 @@ def test_a_hypothesis_is_weighed_but_not_averaged():
 def test_mixture_is_that_of_draws():
     """Quantiles of the mixture against a million draws from its parts."""
     rng = np.random.default_rng(0)
-    parts = [averaging._Part(0.7, 0.0, -1.0, 1.0, 9), averaging._Part(0.3, 2.0, 0.5, 4.0, 5)]
+    parts = [Part(0.7, 0.0, -1.0, 1.0, 9), Part(0.3, 2.0, 0.5, 4.0, 5)]
     drawn = []
     for part in parts:
         t = rng.standard_t(part.df, size=int(part.weight * 1_000_000))
@@ -82,8 +84,8 @@ def test_mixture_is_that_of_draws():
         side = np.where(t < 0, part.value - part.low, part.high - part.value)
         drawn.append(part.value + t / reach * side)
     expected = np.quantile(np.concatenate(drawn), [0.025, 0.975])
-    np.testing.assert_allclose(averaging._mixture(parts, 0.95), expected, atol=0.02)
-    assert averaging._mixture(parts[:1], 0.95) == (-1.0, 1.0)
+    np.testing.assert_allclose(mixture(parts, 0.95), expected, atol=0.02)
+    assert mixture(parts[:1], 0.95) == (-1.0, 1.0)
 
 
 def test_left_out_errors_are_those_of_refits():
@@ -151,3 +153,50 @@ def test_intervals_that_are_not_averaged_are_refused():
         with pytest.raises(FitError) as caught:
             fit(study(truth=STEEP), law="auto", interval=interval)
         assert caught.value.where == "interval"
+
+
+def test_sizes_have_effects_of_their_own_where_no_column_says_what_changes():
+    """A step of 7% that nothing names: alpha is off by more than runs say, not by more than sizes
+    may. The price is a wider interval where there is no step; --factor none takes it back."""
+    runs = study(groups=6, seeds=3, truth=STEEP, sd_run=0.005)
+    hidden = simulate.table(
+        n=runs["n"],
+        d=runs["d"],
+        loss=runs["loss"] * np.where(runs["n"] < 5e4, 1.07, 1.0),
+        run=runs.run,
+    )
+    found, sure = average(hidden), average(hidden, factor="none")
+    low, high = found["alpha"].low, found["alpha"].high
+    assert low < STEEP["alpha"] < high
+    assert not sure["alpha"].low < STEEP["alpha"] < sure["alpha"].high
+    assert found["alpha"].value == sure["alpha"].value
+    ahead = {"n": 1e7, "d": 1e10}
+    wide, narrow = found.interval(**ahead), sure.interval(**ahead)
+    assert wide.low[0] < narrow.low[0] and wide.high[0] > narrow.high[0]
+    assert "moved" not in found.as_json()["forms"][0]
+
+
+def test_moved_optima_are_those_of_tables_with_the_sizes_moved():
+    """Against fits of such tables, made from nothing."""
+    runs = study(groups=5, truth=STEEP, sd_run=0.01)
+    goal = {"objective": "log", "floor": "zero"}
+    result = fit(runs, "surface", **goal)
+    problem = averaging._problem(runs, result, {"cluster": "run", "weights": None})
+    moved = moved_by_sizes(problem, result.best(), runs["n"])
+    size = np.unique(runs["n"], return_inverse=True)[1].ravel()
+    sd = size_sd(problem.residuals(result.best()), size)
+    assert moved.shape == (2, 5, len(result.best()))
+    for k in range(5):
+        loss = runs["loss"] * np.exp(sd * (size == k))
+        other = simulate.table(n=runs["n"], d=runs["d"], loss=loss, run=runs.run)
+        again = fit(other, "surface", **goal)
+        values = result.quantities(moved[0])[0]
+        for name in ("alpha", "beta", "A"):
+            assert values[name][k] == pytest.approx(again[name].value, rel=1e-5)
+
+
+def test_many_sizes_that_follow_the_law_leave_little_room_for_effects():
+    few, many = (size_sd(np.zeros(k), np.arange(k)) for k in (5, 40))
+    assert few == pytest.approx(0.03) and many < 0.01
+    far = 0.1 * (-1.0) ** np.arange(40)
+    assert size_sd(far, np.arange(40)) == pytest.approx(0.1, rel=0.1)

@@ -12,7 +12,7 @@ from forcelaw.cli.main import main
 from forcelaw.errors import FitError
 from forcelaw.laws.decide import simulate
 from forcelaw.laws.decide.forecast import Planned
-from forcelaw.laws.decide.selection import next_runs, select_runs
+from forcelaw.laws.decide.selection import Belief, _gain, next_runs, select_runs
 from forcelaw.laws.fit.fit import fit
 from tests.laws.studies import FIELD
 
@@ -58,6 +58,28 @@ def test_losses_of_runs_that_are_not_chosen_are_not_looked_at():
     spoilt[others] = 7.0
     again = replace(runs, values=runs.values | {"loss": spoilt})
     assert (select_runs(again, TARGET, 0.05 * runs["c"].sum(), "surface") == rows).all()
+
+
+def test_the_gain_of_a_run_is_that_of_the_best_linear_estimate():
+    """Two optima, losses of two outputs: against the regression of a million simulated targets on
+    what the run would measure."""
+    rng = np.random.default_rng(0)
+    beliefs, targets, losses = [], [], []
+    for weight, noise in ((0.7, 0.3), (0.3, 0.5)):
+        pool, target = rng.normal(size=(3, 2, 2)), rng.normal(size=(4, 2))
+        said, there = rng.normal(size=(3, 2)), rng.normal(size=4)
+        beliefs.append(Belief(pool, target, noise, weight, said, there))
+        made = pool[0]
+        covariance = np.linalg.inv(made.T @ made / noise + np.eye(2))
+        theta = rng.multivariate_normal(np.zeros(2), covariance, int(1e6 * weight))
+        error = np.sqrt(noise) * rng.normal(size=(len(theta), 2))
+        targets.append(there + theta @ target.T)
+        losses.append(said[2] + theta @ pool[2].T + error)
+    y, t = np.concatenate(losses), np.concatenate(targets)
+    y, t = y - y.mean(axis=0), t - t.mean(axis=0)
+    left = t - y @ np.linalg.lstsq(y, t, rcond=None)[0]
+    taken = float((t.var(axis=0) - left.var(axis=0)).sum())
+    assert _gain(beliefs, 1.0, [0], np.array([1, 2]))[1] == pytest.approx(taken, rel=0.01)
 
 
 def test_a_budget_that_does_not_carry_the_first_runs_is_refused():

@@ -4,8 +4,10 @@ one after the other, each from the law fitted to those made before.
 The law is linear about its optimum. With J the slopes of its predictions in its parameters at the
 runs made, S = (J'J / s^2 + a weak prior)^-1 is the covariance of the parameters; a run with slopes
 j takes sum_t (j_t S j)^2 / (s^2 + j S j) from the variance summed over the targets t (V-optimal
-design). The run with the most of it per cost to the power :data:`COST_POWER` is made next: power
-one would buy only small runs, zero only large ones.
+design). Where several optima describe the runs about as well, covariances are those of their
+mixture, so that runs which tell them apart count as well. The run with the most of it per cost to
+the power :data:`COST_POWER` is made next: power one would buy only small runs, zero only large
+ones.
 
 The variance s^2 has a prior at the variance of the pool's losses, as the law has them (an inverse
 gamma one, of shape :data:`NOISE_SHAPE`). A law of many parameters passes through its first runs,
@@ -43,13 +45,16 @@ LEAST_GAIN = 0.02  # of the spread at the target, that runs at the end of a list
 @dataclass
 class Belief:
     """A fitted law as the choice sees it: slopes in its P parameters of what the K possible runs
-    would measure, pool [K, O, P] (O losses each), and of the targets [T, P]; variance of a loss;
-    weight among several optima that the runs leave standing."""
+    would measure, pool [K, O, P] (O losses each), and of the targets [T, P]; variance of a loss.
+    Where the runs leave several optima standing: the weight of this one, and its predictions, said
+    [K, O] and said_there [T]."""
 
     pool: np.ndarray
     target: np.ndarray
     noise: float
     weight: float = 1.0
+    said: np.ndarray | float = 0.0
+    said_there: np.ndarray | float = 0.0
 
 
 def noise_variance(squares: float, count: int, losses: np.ndarray) -> float:
@@ -85,24 +90,36 @@ def choose(
         if not beliefs or len(chosen) >= fitted + max(2, fitted // REFIT):
             beliefs, fitted = believe(chosen) or beliefs, len(chosen)
         if beliefs:
-            gains = [one.weight * _gain(one, prior_sd, chosen, left) for one in beliefs]
-            gain = sum(gains[1:], gains[0])
+            gain = _gain(beliefs, prior_sd, chosen, left)
             chosen.append(int(left[np.argmax(gain / cost[left] ** COST_POWER)]))
         else:
             chosen.append(otherwise(chosen, left))
 
 
 def _gain(
-    belief: Belief, prior_sd: np.ndarray | float, chosen: list[int], left: np.ndarray
+    beliefs: list[Belief], prior_sd: np.ndarray | float, chosen: list[int], left: np.ndarray
 ) -> np.ndarray:
-    """What each row ``left`` takes from the variance summed over the targets."""
-    parameters = belief.pool.shape[-1]
-    made, new = belief.pool[chosen].reshape(-1, parameters), belief.pool[left]
-    prior = np.broadcast_to(1.0 / np.square(prior_sd), (parameters,))
-    covariance = np.linalg.pinv(made.T @ made / belief.noise + np.diag(prior), hermitian=True)
-    there = belief.target @ covariance
-    spread = new @ covariance @ new.transpose(0, 2, 1) + belief.noise * np.eye(new.shape[1])
-    taken = new @ (there.T @ there) @ new.transpose(0, 2, 1)  # [rows, O, O]
+    """What each row ``left`` takes from the variance summed over the targets, when these are told
+    by the best linear estimate from it. Covariances are those of the mixture of the beliefs: the
+    mean of those within each, and that of their predictions, so that runs which tell the optima
+    apart count as well."""
+    weight = np.array([one.weight for one in beliefs]) / sum(one.weight for one in beliefs)
+    outputs = beliefs[0].pool.shape[1]
+    here = np.stack([np.broadcast_to(one.said, one.pool.shape[:2])[left] for one in beliefs])
+    there = np.stack([np.broadcast_to(one.said_there, len(one.target)) for one in beliefs])
+    here = here - np.tensordot(weight, here, 1)  # [beliefs, rows, O]
+    there = there - weight @ there  # [beliefs, T]
+    spread = np.einsum("b,bro,brp->rop", weight, here, here)
+    both = np.einsum("b,bt,bro->tro", weight, there, here)
+    for share, belief in zip(weight, beliefs):
+        parameters = belief.pool.shape[-1]
+        made, new = belief.pool[chosen].reshape(-1, parameters), belief.pool[left]
+        prior = np.broadcast_to(1.0 / np.square(prior_sd), (parameters,))
+        covariance = np.linalg.pinv(made.T @ made / belief.noise + np.diag(prior), hermitian=True)
+        away = new @ covariance  # [rows, O, P]
+        spread += share * (away @ new.transpose(0, 2, 1) + belief.noise * np.eye(outputs))
+        both += share * np.einsum("tp,rop->tro", belief.target, away)
+    taken = np.einsum("tro,trp->rop", both, both)
     return np.trace(np.linalg.solve(spread, taken), axis1=1, axis2=2)
 
 

@@ -17,13 +17,12 @@ its interval holds the central part of the mixture of the forms' sampling distri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy import stats
-from scipy.optimize import brentq
 
 from ...errors import FitError
 from ...table.runs import Runs
@@ -32,10 +31,12 @@ from ..forms.base import Floor, Law
 from ..forms.stepped import Stepped, must_step, with_steps
 from ..inputs import as_runs
 from .intervals import LINEAR, scale_of
+from .mixtures import Part, mixture
 from .objective import Objective, objective_of
 from .problem import Problem, build, levels
 from .result import OK, REFUSED, Band, Estimate, FitResult, Result, spread
 from .single import fit_one
+from .size_effects import SIZE_SD, moved_by_sizes, reach
 
 AVERAGED = ("alpha", "beta", "a", "b", "gamma", "E")
 STANDING = 0.05  # weight below which a form does not stand
@@ -46,8 +47,9 @@ HELD_OUT_CUTS = (
 )  # rows above these shares of the largest N, and of the largest D, are held out
 LEAST_LEVELS = 3  # of N and of D that must be left to fit
 UNSAID = (
-    "no column says whether depth changes along N: a step there would be taken for a part of alpha,"
-    " beyond these intervals (--factor COLUMN, and --profile for one form)"
+    "no column says whether depth changes along N: a law takes a step for a part of alpha, so these"
+    f" intervals allow every size {SIZE_SD:.0%} or so beside the law (--factor COLUMN names what"
+    " changes, --factor none says that nothing does)"
 )
 
 # name -> law, its options, and the floor where the law's own is zero
@@ -71,7 +73,9 @@ WITHIN = {"surface, alpha=beta": "surface", "power": "power_floor"}
 class Form(Result):
     """One candidate: its fit, its weight, the two parts of its score (natural logarithms; only
     differences between forms mean something), and why it has no weight. within: the form of which
-    it is a special case that is not averaged; its weight is then against that form alone."""
+    it is a special case that is not averaged; its weight is then against that form alone. moved
+    [2, S, P]: optima with the losses of each size moved, where sizes may have effects of their
+    own."""
 
     name: str
     result: FitResult
@@ -80,6 +84,19 @@ class Form(Result):
     held_out: float = 0.0
     reason: str = ""
     within: str = ""
+    moved: np.ndarray | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        out = super().as_json()
+        out.pop("moved")
+        return out
+
+    def by_sizes(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | float:
+        """Standard deviation of what ``function`` gives for theta [B, P], by effects of sizes."""
+        if self.moved is None:
+            return 0.0
+        values = function(self.moved.reshape(-1, self.moved.shape[-1]))
+        return reach(values.reshape(*self.moved.shape[:2], *values.shape[1:]))
 
 
 @dataclass
@@ -138,10 +155,11 @@ class Averaged(Result):
         bands = [form.result.interval(kind, level=level, **roles) for form in self.standing]
         value = np.atleast_1d(self.predict(**roles))
         low, high = np.empty(len(value)), np.empty(len(value))
+        extra = [np.zeros(len(value)) + f.by_sizes(_said(f.result, roles)) for f in self.standing]
         for i in range(len(value)):
             ends = [np.log([b.value[i], b.low[i], b.high[i]]) for b in bands]
-            parts = [_part(form, *z) for form, z in zip(self.standing, ends)]
-            low[i], high[i] = np.exp(_mixture(parts, level))
+            parts = [_part(f, z, sd[i], level) for f, z, sd in zip(self.standing, ends, extra)]
+            low[i], high[i] = np.exp(mixture(parts, level))
         return Band(value, low, high, kind, level)
 
     def as_json(self) -> dict[str, Any]:
@@ -237,6 +255,9 @@ def average(
     usable = [form for form in found if not form.reason]
     if not usable:
         return Averaged(found, {}, level, REFUSED, found[0].reason)
+    for form in usable if said == UNSAID else ():
+        problem = _problem(runs, form.result, settings)
+        form.moved = moved_by_sizes(problem, form.result.best(), runs["n"])
     for form in usable:
         if WITHIN.get(form.name) in [other.name for other in usable]:
             form.within = WITHIN[form.name]
@@ -393,50 +414,11 @@ def _density(held: np.ndarray, form: Form, problem: Problem) -> float:
 # -- mixtures -----------------------------------------------------------------------------------
 
 
-@dataclass
-class _Part:
-    """One form's sampling distribution on the scale of a quantity: Student's t with a scale for
-    each side, so that the form's own interval comes out if it stands alone."""
-
-    weight: float
-    value: float
-    low: float
-    high: float
-    df: float
-
-
-def _part(form: Form, value: float, low: float, high: float) -> _Part:
-    return _Part(form.weight, float(value), float(low), float(high), _df(form.result))
-
-
-def _df(result: FitResult) -> float:
-    return float(max(result.n_runs - 1, 1))
-
-
-def _mixture(parts: list[_Part], level: float) -> tuple[float, float]:
-    """Central interval of a mixture of :class:`_Part`."""
-    if len(parts) == 1:
-        return parts[0].low, parts[0].high
-    lows, highs = [p.low for p in parts], [p.high for p in parts]
-    size = max(max(highs) - min(lows), 1e-12)
-    span = min(lows) - 3 * size, max(highs) + 3 * size
-
-    def below(z: float) -> float:
-        total = 0.0
-        for part in parts:
-            side = part.value - part.low if z < part.value else part.high - part.value
-            scale = max(side, 1e-9 * size) / stats.t.ppf(0.5 + level / 2, part.df)
-            total += part.weight * float(stats.t.cdf((z - part.value) / scale, part.df))
-        return total
-
-    def quantile(q: float) -> float:
-        if below(span[0]) >= q:
-            return span[0]
-        if below(span[1]) <= q:
-            return span[1]
-        return float(brentq(lambda z: below(z) - q, *span, xtol=1e-6 * size))
-
-    return quantile(0.5 - level / 2), quantile(0.5 + level / 2)
+def _part(form: Form, ends: Iterable[Any], sd: float, level: float) -> Part:
+    """The form's distribution from value, low and high; sd: what these do not hold yet."""
+    value, low, high = map(float, ends)
+    df = float(max(form.result.n_runs - 1, 1))
+    return Part(form.weight, value, low, high, df).widened(sd, level)
 
 
 def _estimates(found: Averaged) -> dict[str, Estimate]:
@@ -454,6 +436,23 @@ def _estimates(found: Averaged) -> dict[str, Estimate]:
     return out
 
 
+def _said(result: FitResult, roles: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """ln L at ``roles`` of theta [B, P]."""
+    return lambda theta: result.law.predict_log(theta, dict(roles), result.centre)
+
+
+def _quantity(
+    result: FitResult, name: str, there: Callable[[Any], Any]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The quantity [B] of theta [B, P], on the scale of its interval."""
+
+    def function(theta: np.ndarray) -> np.ndarray:
+        values, derived = result.quantities(theta)
+        return np.asarray(there({**values, **derived}[name]))
+
+    return function
+
+
 def _averaged(name: str, own: list[tuple[Form, Estimate]], level: float) -> Estimate:
     values = [estimate for _, estimate in own]
     ends = [
@@ -464,9 +463,12 @@ def _averaged(name: str, own: list[tuple[Form, Estimate]], level: float) -> Esti
         if name == "E"
         else scale_of(name, "E", min(low for low, _ in ends), max(high for _, high in ends))
     )
-    parts = [_part(form, *map(there, (v.value, *end))) for (form, v), end in zip(own, ends)]
+    parts = []
+    for (form, estimate), end in zip(own, ends):
+        sd = float(form.by_sizes(_quantity(form.result, name, there)))
+        parts.append(_part(form, [there(z) for z in (estimate.value, *end)], sd, level))
     mean = sum(part.weight * part.value for part in parts)
-    low, high = (float(back(z)) for z in _mixture(parts, level))
+    low, high = (float(back(z)) for z in mixture(parts, level))
     value = float(back(mean))
     if name == "E":
         low = max(low, 0.0)

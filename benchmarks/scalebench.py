@@ -57,6 +57,7 @@ SAME = 1e-3  # predictions of one optimum differ by no more
 LEAST_WEIGHT = 1e-3
 PUBLISHED_STARTS, MANY = (24, 8), 10  # of the routine of the paper; fewer beyond so many parameters
 FIRST_SHARE = 0.02
+MOST_STARTS = 64  # starts that end worse than a constant count for nothing, up to so many
 MOST = 1e6  # of a slope: some of the laws overflow within their bounds
 
 
@@ -130,6 +131,9 @@ class Fitter:
     def _to(self, theta: np.ndarray) -> np.ndarray:
         return np.where(self.logs, np.log(np.where(self.logs, theta, 1.0)), theta)
 
+    def _random(self, rng: np.random.Generator) -> np.ndarray:
+        return self.low + (self.high - self.low) * rng.random(len(self.sd))
+
     def _from(self, inner: np.ndarray) -> np.ndarray:
         return np.where(self.logs, np.exp(np.where(self.logs, inner, 0.0)), inner)
 
@@ -151,14 +155,18 @@ class Fitter:
         def jacobian(z: np.ndarray) -> np.ndarray:
             return self.predict(z * self.sd, x)[1].reshape(-1, len(z)) * self.sd
 
+        constant = float(((y - y.mean(axis=0)) ** 2).sum())
         bounds, inside = (self.low / self.sd, self.high / self.sd), 1e-9 * (self.high - self.low)
         old = [inner for _, inner in self.found]
-        new = [self.low + (self.high - self.low) * rng.random(len(self.sd)) for _ in range(starts)]
-        self.found = []
-        for start in [*old, *new]:
+        self.found, good = [], 0
+        for k in range(len(old) + MOST_STARTS):
+            start = old[k] if k < len(old) else self._random(rng)
+            if good == starts:
+                break
             begin = np.clip(start, self.low + inside, self.high - inside) / self.sd
             done = least_squares(residuals, begin, jac=jacobian, bounds=bounds, max_nfev=60)
             self.found.append((2 * done.cost, done.x * self.sd))
+            good += k >= len(old) and 2 * done.cost <= constant
         kept: list[tuple[float, np.ndarray]] = []
         for one in sorted(self.found, key=lambda one: one[0]):
             there = self._there(one[1])
@@ -182,12 +190,14 @@ class Fitter:
             slope = slopes.reshape(-1, len(theta)).T @ left.ravel()
             return float((left**2).sum()) / len(x), 2 * slope / len(x)
 
-        best, least = None, np.inf
-        for _ in range(PUBLISHED_STARTS[len(self.sd) > MANY]):
-            inner = self.low + (self.high - self.low) * rng.random(len(self.sd))
+        best, least, good = None, np.inf, 0
+        constant = float(((y - y.mean(axis=0)) ** 2).sum()) / len(x)
+        for _ in range(MOST_STARTS):
+            if good == PUBLISHED_STARTS[len(self.sd) > MANY]:
+                break
             done = minimize(
                 goal,
-                self._from(inner),
+                self._from(self._random(rng)),
                 method="L-BFGS-B",
                 bounds=list(zip(self._from(self.low), self._from(self.high))),
                 jac=True,
@@ -195,6 +205,7 @@ class Fitter:
             )
             if best is None or done.fun < least:
                 best, least = done.x, done.fun
+            good += done.fun <= constant
         return np.asarray(self.law(best[None], self.at, backend="numpy")[0]).ravel()
 
     def believe(self, rows: list[int], rng: np.random.Generator) -> list[Belief]:

@@ -9,6 +9,7 @@ from ase.neighborlist import neighbor_list
 import forcelaw
 from forcelaw.errors import DataError, StoreError, StudyError
 from forcelaw.graph import GraphBatch
+from forcelaw.models.frames import rotation_set
 from forcelaw.store.runs import RunDirectory
 from tests.packs import write_pack
 from tests.trained import run_directory
@@ -122,3 +123,23 @@ def test_training_keeps_the_reference_energies(tmp_path):
     assert RunDirectory(made.path).references() == REFERENCES
     atoms = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]])
     assert made.predict([atoms]).energies[0] == pytest.approx(one(made, atoms)[0], abs=1e-4)
+
+
+def test_predictions_averaged_over_rotations_are_means_over_turned_structures(tmp_path, pack):
+    """By predictions of structures that ASE has turned, cells with them."""
+    run = run_directory(tmp_path, pack, "mpnn", "direct")
+    made, plain = structures(), run.predictor(dtype="float64")
+    found = run.predict(made, dtype="float64", rotations=12)
+    energies, forces = np.zeros(len(made)), [np.zeros((len(a), 3)) for a in made]
+    for matrix in rotation_set(12).numpy():
+        turned = [a.copy() for a in made]
+        for a in turned:
+            a.set_cell(np.asarray(a.cell) @ matrix.T)
+            a.set_positions(a.positions @ matrix.T)
+        part = plain.predict(turned)
+        energies += part.energies / 12
+        forces = [total + f @ matrix / 12 for total, f in zip(forces, part.forces)]
+    np.testing.assert_allclose(found.energies, energies, rtol=1e-9)
+    for got, wanted in zip(found.forces, forces):
+        np.testing.assert_allclose(got, wanted, atol=1e-8)
+    assert abs(plain.predict(made).energies - energies).max() > 1e-4

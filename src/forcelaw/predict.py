@@ -21,6 +21,7 @@ from .elements import SYMBOLS
 from .errors import DataError, StoreError
 from .graph import GraphBatch, build_graph, segment_sum
 from .models import ForceField
+from .models.frames import averaged, rotation_set
 from .store.runs import RunDirectory
 from .training.checkpoint import load_model
 from .training.device import pick_device
@@ -110,11 +111,12 @@ class Predictor:
     """A model with what it needs to be asked about structures.
 
     model: in evaluation mode, on its device. references (119,): reference energies in eV by atomic
-    number.
+    number. rotations: predictions are averaged over that many rotations, in as many passes.
     """
 
-    def __init__(self, model: ForceField, references: np.ndarray):
+    def __init__(self, model: ForceField, references: np.ndarray, rotations: int = 0):
         self.model, self.references = model.requires_grad_(False), references
+        self.turns = rotation_set(rotations) if rotations else None
         self.config = model.config
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -129,13 +131,14 @@ class Predictor:
         device: str = "auto",
         dtype: DType = "float32",
         data: str | Path | None = None,
+        rotations: int = 0,
     ) -> Predictor:
         """The model of a run directory. data: its pack, for runs that did not keep their reference
         energies. Raises StoreError where the run has no checkpoint or no reference energies."""
         spec = read_spec(RunDirectory(path))
         model = load_model(Path(path), make_model(spec, torch.device("cpu"))).eval()
         model.to(device=pick_device(device), dtype=getattr(torch, dtype))
-        return cls(model, references_of(path, spec, data))
+        return cls(model, references_of(path, spec, data), rotations)
 
     @property
     def conservative(self) -> bool:
@@ -194,7 +197,11 @@ class Predictor:
         ``stress``; float64."""
         with torch.no_grad():
             call = self.model.with_virial if stress else self.model
-            energy, forces, *virial = (x.double().cpu().numpy() for x in call(graph))
+            if self.turns is None:
+                found = call(graph)
+            else:
+                found = averaged(call, graph, self.turns.to(graph.pos.device))
+            energy, forces, *virial = (x.double().cpu().numpy() for x in found)
         owner = graph.batch.cpu().numpy()
         base = np.bincount(owner, self.references[np.asarray(numbers)], graph.n_graphs)
         return energy + base, forces, virial[0] if virial else None

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from forcelaw.errors import StudyError
 from forcelaw.models import ARCHITECTURES
-from forcelaw.models.frames import in_frames, principal_axes
+from forcelaw.models.frames import averaged, in_frames, principal_axes, rotation_set
 from tests.models.configs import Variant, small_config
 from tests.models.test_contract import CELL, strained
 from tests.models.tools import (
@@ -138,3 +138,54 @@ def test_what_has_no_frame_is_refused() -> None:
         in_frames(fresh_model(Variant("mpnn", "mpnn")), crystal, "principal")
     with torch.no_grad(), pytest.raises(StudyError, match="no principal frame"):
         fresh_model(variant("average4"))(crystal)
+
+
+def averaged_over(model, count: int, mols: list[Molecule]) -> tuple[np.ndarray, np.ndarray]:
+    with torch.no_grad():
+        found = averaged(model, make_graph(mols), rotation_set(count))
+    return tuple(x.numpy() for x in found)
+
+
+@pytest.mark.parametrize("count", [12, 24, 60, 5])
+def test_an_average_over_rotations_is_their_mean_and_exact_for_a_group(count: int) -> None:
+    """Turned by hand and built anew for each rotation; then turned by one of the rotations."""
+    model = fresh_model(Variant("mpnn", "mpnn"))
+    rotations = rotation_set(count).numpy()
+    assert np.allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(3))
+    assert np.allclose(np.linalg.det(rotations), 1.0)
+    assert len(np.unique(rotations.reshape(count, 9).round(6), axis=0)) == count
+    energy, forces = averaged_over(model, count, MOLS)
+    parts = [evaluate(model, moved(MOLS, r)) for r in rotations]
+    np.testing.assert_allclose(energy, np.mean([e for e, _ in parts], axis=0), rtol=1e-10)
+    by_hand = np.mean([f @ r for (_, f), r in zip(parts, rotations)], axis=0)
+    np.testing.assert_allclose(forces, by_hand, atol=1e-10)
+
+    def error(matrix: np.ndarray) -> float:
+        after, turned = averaged_over(model, count, moved(MOLS, matrix))
+        return max(energy_error(after, energy), force_error(turned, forces @ matrix.T, MOLS))
+
+    assert (error(rotations[3]) < EXACT) == (count != 5)
+    assert error(random_rotation(3)) > EXACT
+
+
+def test_larger_groups_leave_less_asymmetry() -> None:
+    """The icosahedron's rotations average out all degrees below six."""
+    model = fresh_model(Variant("mpnn", "mpnn"))
+
+    def error(count: int) -> float:
+        turn, (_, forces) = random_rotation(1), averaged_over(model, count, MOLS)
+        turned = averaged_over(model, count, moved(MOLS, turn))[1]
+        return force_error(turned, forces @ turn.T, MOLS)
+
+    none, t, i = error(1), error(12), error(60)
+    assert i < 0.5 * t < 0.5 * none
+
+
+def test_virials_of_crystals_are_averaged_too() -> None:
+    """A model that is equivariant with its crystal gives the same as without an average."""
+    model = fresh_model(Variant("painn", "painn", {"forces": "conservative"})).eval()
+    graph = strained(random_cluster(4, 2), CELL, np.zeros((3, 3)))
+    plain = model.with_virial(graph)
+    turned = averaged(model.with_virial, graph, rotation_set(3))
+    for one, other in zip(plain, turned):
+        torch.testing.assert_close(other.detach(), one.detach(), rtol=1e-8, atol=1e-9)

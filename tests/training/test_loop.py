@@ -8,16 +8,26 @@ import numpy as np
 import pytest
 import torch
 
+from forcelaw.data.device_dataset import Shard
 from forcelaw.data.pack import Pack, sample_path
 from forcelaw.errors import DataError, StudyError
 from forcelaw.models import ARCHITECTURES, build
+from forcelaw.models.frames import averaged, rotation_set
 from forcelaw.models.sizing import size
 from forcelaw.store.runs import RunDirectory, content_id
 from forcelaw.training import checkpoint
 from forcelaw.training.config import TrainOptions, evaluation_steps, warmup_steps
 from forcelaw.training.evaluate import evaluate, symmetry_error
-from forcelaw.training.loop import train
-from forcelaw.training.spec import data_options, resolve, summarise, validation_set
+from forcelaw.training.loop import make_model, train
+from forcelaw.training.loss import loss_terms
+from forcelaw.training.spec import (
+    data_options,
+    read_spec,
+    resolve,
+    shard_options,
+    summarise,
+    validation_set,
+)
 from tests.packs import write_pack
 
 
@@ -245,3 +255,29 @@ def test_threads_are_part_of_the_result_and_do_not_leak(tmp_path) -> None:
         torch.set_num_threads(before)
     assert one.id == two.id
     assert (one.result["threads"], two.result["threads"]) == ([1], [2])
+
+
+def test_evaluations_averaged_over_rotations_change_losses_and_not_training(tmp_path) -> None:
+    """Recorded losses are those of the average, the weights those of a run without it, and an
+    option that is left out leaves the run's id."""
+    pack = write_pack(tmp_path / "pack")
+    runs = [
+        make_run(tmp_path / str(k), pack, precision="float64", evaluation_rotations=k)[0]
+        for k in (0, 12)
+    ]
+    for run in runs:
+        train(run, pack)
+    assert "evaluation_rotations" not in runs[0].spec()["train"]
+    plain, averaged_ = (run.metrics() for run in runs)
+    assert [row["train_loss"] for row in plain] == [row["train_loss"] for row in averaged_]
+    assert plain[-1]["loss"] != averaged_[-1]["loss"]
+    spec = read_spec(runs[1])
+    model, shards = make_model(spec, "cpu"), shard_options(spec.config())
+    model = checkpoint.load_model(runs[1].path, model).double().eval()
+    shard = Shard(pack, validation_set(pack, 6), dtype=torch.float64, **shards)
+    graph, target = shard.batch(
+        torch.arange(len(shard)), int(shard.host_natoms.sum()), int(shard.host_nedges.sum())
+    )
+    with torch.no_grad():
+        by_hand = sum(loss_terms(*averaged(model, graph, rotation_set(12)), target))
+    assert averaged_[-1]["loss"] == pytest.approx(float(by_hand), rel=1e-6)

@@ -380,16 +380,19 @@ class Run:
         device: str = "auto",
         dtype: Literal["float32", "float64"] = "float32",
         data: str | Path | None = None,
+        rotations: int = 0,
     ) -> Predictor:
         """The trained model as a function of structures, for many calls of its ``predict``.
 
         device: "auto", "cpu" or "cuda". data: the pack of a run that did not keep its reference
-        energies. Raises StoreError without a checkpoint or reference energies.
+        energies. rotations: predictions are averaged over that many rotations of each structure (12,
+        24 and 60: a group, for whose elements the average is exact), at as many times the cost.
+        Raises StoreError without a checkpoint or reference energies.
         """
         require("torch", "safetensors")
         from ..predict import Predictor
 
-        return Predictor.load(self.path, device=device, dtype=dtype, data=data)
+        return Predictor.load(self.path, device=device, dtype=dtype, data=data, rotations=rotations)
 
     def predict(
         self,
@@ -400,11 +403,12 @@ class Run:
         device: str = "auto",
         dtype: Literal["float32", "float64"] = "float32",
         data: str | Path | None = None,
+        rotations: int = 0,
     ) -> Predictions:
         """Energies (eV, reference energies included), forces (eV/Angstrom) and with ``stress``
         stresses (eV/Angstrom^3, models with gradient forces only) of ASE structures, in batches of
         ``batch_atoms`` atoms; see :meth:`predictor` for the rest."""
-        predictor = self.predictor(device=device, dtype=dtype, data=data)
+        predictor = self.predictor(device=device, dtype=dtype, data=data, rotations=rotations)
         return predictor.predict(structures, stress=stress, batch_atoms=batch_atoms)
 
     def evaluate(
@@ -417,6 +421,7 @@ class Run:
         device: str = "auto",
         dtype: Literal["float32", "float64"] = "float32",
         data: str | Path | None = None,
+        rotations: int = 0,
     ) -> Evaluation:
         """Errors on files of labelled structures, as ``forcelaw evaluate`` shows them
         (``as_json()``, ``summary()``, ``figure()``). options: keys and units where a format does
@@ -424,7 +429,7 @@ class Run:
         from ..evaluate import evaluate
 
         files = [files] if isinstance(files, str | Path) else list(files)
-        predictor = self.predictor(device=device, dtype=dtype, data=data)
+        predictor = self.predictor(device=device, dtype=dtype, data=data, rotations=rotations)
         return evaluate(predictor, files, options, batch_atoms=batch_atoms, worst=worst)
 
     def export(

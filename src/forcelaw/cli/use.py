@@ -27,6 +27,8 @@ class Evaluation(Settings):
 
     dtype: Literal["float32", "float64"] = Field("float32", description="number format")
     batch_atoms: int = Field(4000, ge=1, description="atoms of a batch")
+    rotations: int = Field(0, ge=0, le=120, title="K")
+    """average predictions over K rotations of each structure (12, 24, 60: a group), in K passes"""
     data: Path | None = Field(None, title="PACK")
     """the pack of a run that did not keep its reference energies"""
 
@@ -79,6 +81,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         batch_atoms=args.batch_atoms,
         data=args.data,
+        rotations=args.rotations,
     )
     label = run.spec["label"]
     if args.json_out:

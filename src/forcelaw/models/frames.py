@@ -1,5 +1,5 @@
 """Frames of whole structures: any architecture made equivariant by what it is shown, instead of by
-what it is made of.
+what it is made of; and averages over rotations of trained models (:func:`averaged`).
 
 The principal frame of a structure has the eigenvectors of its covariance of positions as axes,
 longest first. Their signs are free:
@@ -26,9 +26,12 @@ from torch import Tensor
 
 from ..errors import StudyError
 from ..graph import GraphBatch, segment_sum
+from ..ops import random_rotations
 from ..ops.batch_assembly import turned
+from .point_groups import point_group
 
 PASSES = {"none": 1, "principal": 1, "average4": 4, "average8": 8}
+SEED = 20_260_101  # of rotations to average over
 TINY = 1e-12  # squared length below which a vector has no direction; entries are of order 1
 
 Forward = Callable[[GraphBatch], tuple[Tensor, Tensor]]
@@ -59,6 +62,50 @@ def in_frames(forward: Forward, graph: GraphBatch, kind: str) -> tuple[Tensor, T
         energies.append(energy)
         forces.append(turned(frame.transpose(1, 2).to(force.dtype), force))
     return sum(energies) / len(choices), sum(forces) / len(choices)  # type: ignore[return-value]
+
+
+def rotated(graph: GraphBatch, rotation: Tensor) -> tuple[GraphBatch, Tensor]:
+    """The batch with each structure turned by its ``rotation`` (g, 3, 3), and the rotation of every
+    atom (n, 3, 3)."""
+    # padding turns with the last structure
+    of_atom = rotation.index_select(0, graph.batch.clamp_max(graph.n_graphs - 1))
+    shift = graph.shift
+    if shift is not None:
+        shift = turned(of_atom.index_select(0, graph.receiver), shift)
+    return replace(graph, pos=turned(of_atom, graph.pos), shift=shift), of_atom
+
+
+def rotation_set(count: int) -> Tensor:
+    """``count`` rotations (count, 3, 3) float64 to average over, the same ones every time: those of
+    the tetrahedron, octahedron or icosahedron where there are 12, 24 or 60, so that the average is
+    exact for them, and else uniform random ones."""
+    group = {12: "T", 24: "O", 60: "I"}.get(count)
+    if group is not None:
+        return torch.from_numpy(point_group(group).matrices.copy())  # type: ignore[arg-type]
+    return random_rotations(torch.arange(count), 0, SEED, torch.float64)
+
+
+def averaged(
+    forward: Callable[[GraphBatch], tuple[Tensor, ...]], graph: GraphBatch, rotations: Tensor
+) -> tuple[Tensor, ...]:
+    """Mean over ``rotations`` (K, 3, 3) of what ``forward`` says about the turned structures,
+    turned back: energies (g,), forces (n, 3) and, where there are any, virials (g, 3, 3). K forward
+    passes, crystals included. Test-time averaging: nearer to equivariance, exact where rotations
+    are a group and for its elements."""
+    sums: list[Tensor] = []
+    for matrix in rotations.to(graph.pos.dtype).unbind():
+        moved, _ = rotated(graph, matrix.expand(graph.n_graphs, 3, 3))
+        energy, forces, *virial = forward(moved)
+        back = matrix.T.to(forces.dtype)
+        outputs = [energy, turned(back, forces), *(_both_sides(back, v) for v in virial)]
+        sums = [a + b for a, b in zip(sums, outputs)] if sums else outputs
+    return tuple(total / len(rotations) for total in sums)
+
+
+def _both_sides(matrix: Tensor, x: Tensor) -> Tensor:
+    """M x M^T of x (g, 3, 3), by sums: TF32 would round a matrix product."""
+    left = (matrix.unsqueeze(-1) * x.unsqueeze(1)).sum(2)
+    return (left.unsqueeze(2) * matrix).sum(-1)
 
 
 def principal_axes(graph: GraphBatch, owner: Tensor) -> tuple[Tensor, Tensor]:

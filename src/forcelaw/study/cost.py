@@ -123,5 +123,6 @@ def seconds_of(spec: dict[str, Any], rates: dict[str, Rate]) -> float:
     step = rate.step + rate.layer * spec["model"]["depth"]
     arithmetic = planned_flops(spec) * rate.flop
     evaluated = spec["train"]["evaluations"] * spec["train"]["validation_structures"] * 20.0
+    evaluated *= spec["train"].get("evaluation_rotations") or 1
     share = evaluated / (3.0 * spec["steps"] * spec["batch_atoms"])
     return spec["steps"] * step + arithmetic * (1.0 + share)

@@ -78,6 +78,9 @@ class TrainOptions(Recorded):
     evaluations: int = Field(20, ge=2)
     """evaluations, at steps equally spaced in the logarithm"""
     first_evaluation: int = Field(50, ge=1, description="step of the first evaluation")
+    evaluation_rotations: int = Field(0, ge=0, le=120)
+    """test-time averaging: losses are those of predictions averaged over that many rotations; 12,
+    24 or 60 are a group (default: none)"""
     validation_structures: int = Field(1000, ge=1)
     """structures of the fixed validation set that are used"""
 
@@ -98,7 +101,7 @@ class TrainOptions(Recorded):
     LATER: ClassVar[tuple[str, ...]] = (
         *("energy_weight", "forces_weight", "stress_weight", "decay", "average_power"),
         *("energy_weight_end", "forces_weight_end", "stress_weight_end", "config_weights"),
-        *("optimizer", "decay_shape"),
+        *("optimizer", "decay_shape", "evaluation_rotations"),
     )
 
     @property

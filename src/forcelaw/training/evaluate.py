@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from ..data.device_dataset import Shard
+from ..graph import GraphBatch
 from ..models import ForceField
+from ..models.frames import averaged, rotation_set
 from ..ops import random_rotations
 from .loss import error_sums, stress_sums
 from .ranks import ALONE, Ranks
@@ -33,7 +35,8 @@ def chunks(shard: Shard, structures: int) -> list[tuple[np.ndarray, int, int]]:
 
 class Evaluation:
     """Losses and errors of a model over the first ``structures`` of a shard (all by default),
-    evaluated again and again. Several ranks share the batches out, and add their sums up.
+    evaluated again and again. Several ranks share the batches out, and add their sums up. With
+    ``rotations`` predictions are averaged over that many (:func:`forcelaw.models.frames.averaged`).
 
     On a GPU all of it is one CUDA graph: launched eagerly, an evaluation costs the host as much as
     hundreds of training steps, and the other runs on it would wait.
@@ -45,8 +48,10 @@ class Evaluation:
         shard: Shard,
         structures: int | None = None,
         ranks: Ranks = ALONE,
+        rotations: int = 0,
     ):
         self.model, self.shard, self.ranks = model, shard, ranks
+        self.turns = rotation_set(rotations).to(shard.device) if rotations else None
         self.sums = torch.zeros(5, dtype=torch.float64, device=shard.device)
         self.stress_sums = torch.zeros(2, dtype=torch.float64, device=shard.device)
         count = len(shard) if structures is None else structures
@@ -81,13 +86,15 @@ class Evaluation:
                 graph, target = self.shard.batch(rows, atoms, edges)
                 if self.fixed:
                     graph = replace(graph, max_degree=self.shard.max_degree)
-                if target.virial is None:
-                    self.sums += error_sums(*self.model(graph), target)
-                    continue
-                energy, forces, virial = self.model.with_virial(graph)
+                energy, forces, *virial = self._predict(graph, stress=target.virial is not None)
                 self.sums += error_sums(energy, forces, target)
-                self.stress_sums += stress_sums(virial, target)
+                if virial:
+                    self.stress_sums += stress_sums(*virial, target)
         self.model.train(was)
+
+    def _predict(self, graph: GraphBatch, stress: bool) -> tuple[torch.Tensor, ...]:
+        call = self.model.with_virial if stress else self.model
+        return call(graph) if self.turns is None else averaged(call, graph, self.turns)
 
     def losses(self) -> dict[str, float]:
         """loss, loss_energy (eV/atom), loss_forces (eV/Angstrom), energy_mae (meV/atom), force_mae

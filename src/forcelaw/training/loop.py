@@ -130,6 +130,7 @@ def training(
         (shards or Shards()).get(pack, validation, **data),
         structures=len(validation),
         ranks=ranks,
+        rotations=spec.train.evaluation_rotations,
     )
     capacity = capacity if capacity is not None else device_capacity(device)
     feed = Feed(

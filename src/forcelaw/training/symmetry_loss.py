@@ -32,6 +32,7 @@ from torch import Tensor
 from ..data.device_dataset import Targets
 from ..graph import GraphBatch
 from ..models import ForceField
+from ..models.frames import rotated
 from ..models.latent import normalised
 from ..ops import random_rotations
 from ..ops.batch_assembly import turned
@@ -40,17 +41,6 @@ from .loss import loss_terms
 # keeps these rotations apart from those of the augmentation, and those of one copy from those of
 # the next; seeds are far smaller
 STREAM = 1 << 20
-
-
-def rotated(graph: GraphBatch, rotation: Tensor) -> tuple[GraphBatch, Tensor]:
-    """The batch with each structure turned by its ``rotation`` (g, 3, 3), and the rotation of every
-    atom (n, 3, 3)."""
-    # padding turns with the last structure
-    of_atom = rotation.index_select(0, graph.batch.clamp_max(graph.n_graphs - 1))
-    shift = graph.shift
-    if shift is not None:
-        shift = turned(of_atom.index_select(0, graph.receiver), shift)
-    return replace(graph, pos=turned(of_atom, graph.pos), shift=shift), of_atom
 
 
 def squared_terms(energy: Tensor, forces: Tensor, target: Targets) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from forcelaw import ops
 from forcelaw.models.platonic import ARCHITECTURE, flops
 from forcelaw.models.point_groups import ORDERS, PointGroupName, point_group
 from forcelaw.models.sizing import count_parameters, size
+from forcelaw.ops import attention
 from tests.models.configs import Variant, small_config
 from tests.models.tools import (
     energy_error,
@@ -110,8 +111,15 @@ def outputs(model: torch.nn.Module, graph: object) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["C1", "T"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_padded_molecules_are_the_sum_over_edges(name: str, dtype: torch.dtype) -> None:
-    """Both forms of the attention: outputs and gradients, with padding atoms and empty slots."""
+@pytest.mark.parametrize("aligned", [False, True])
+def test_padded_molecules_are_the_sum_over_edges(
+    name: str, dtype: torch.dtype, aligned: bool, monkeypatch
+) -> None:
+    """Both forms of the attention: outputs and gradients, with padding atoms and empty slots.
+    aligned: slots and channels of a head filled up as on a GPU."""
+    if aligned:
+        monkeypatch.setattr(attention, "padded_width", lambda x, d: -(-d // 8) * 8)
+        monkeypatch.setattr(attention, "padded_slots", lambda most, device: most + 5)
     mols = [
         random_cluster(16, 1, density=0.01),
         single_atom(),

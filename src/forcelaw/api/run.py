@@ -385,8 +385,9 @@ class Run:
         """The trained model as a function of structures, for many calls of its ``predict``.
 
         device: "auto", "cpu" or "cuda". data: the pack of a run that did not keep its reference
-        energies. rotations: predictions are averaged over that many rotations of each structure (12,
-        24 and 60: a group, for whose elements the average is exact), at as many times the cost.
+        energies. rotations: predictions are averaged over that many rotations of each structure
+        (12, 24 and 60: a group, for whose elements the average is exact), at as many times the
+        cost.
         Raises StoreError without a checkpoint or reference energies.
         """
         require("torch", "safetensors")

@@ -170,9 +170,9 @@ class Layer(nn.Module):
         """x (n, D) -> (n, D)."""
         parts = self.project(self.norm1(x, frames), frames)
         parts = parts.view(len(x), frames.order, 3, self.heads, self.head_width)
-        q, k, v = (p.reshape(len(x), -1, self.head_width) for p in parts.unbind(2))
+        qkv = parts.transpose(1, 2).reshape(len(x), 3, -1, self.head_width)
         w = frames.turned(self.frequencies).flatten(0, 1)  # (G H, d / 2, 3)
-        o = ops.rotary_attention(q, k, v, w, pairs, self.turn_values)
+        o = ops.rotary_attention(qkv, w, pairs, self.turn_values)
         x = x + self.out(o.reshape(len(x), -1), frames)
         hidden = ops.silu(self.up(self.norm2(x, frames), frames))
         return x + self.down(hidden, frames)

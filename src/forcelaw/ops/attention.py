@@ -29,6 +29,7 @@ from ..graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, segment_sum
 from .edge_features import envelope, safe_norm
 from .switch import plain
 
+ALIGNED = 8  # slots: torch's fused kernel on a GPU would copy other masks
 SMALLEST = 1e-30  # of an envelope in a logarithm
 
 Pairs = "EdgePairs | PaddedPairs"
@@ -86,6 +87,7 @@ def _largest(graph: GraphBatch, vec: Tensor) -> int | None:
 
 def _padded(graph: GraphBatch, cutoff: float, most: int, slopes: Tensor) -> PaddedPairs:
     n, slots, device = len(graph.pos), graph.n_graphs, graph.pos.device
+    most = padded_slots(most, device)
     first = torch.cumsum(graph.natoms, 0) - graph.natoms
     column = torch.arange(most, device=device)
     held = column < graph.natoms.unsqueeze(1)  # (g, s)
@@ -107,17 +109,17 @@ def _padded(graph: GraphBatch, cutoff: float, most: int, slopes: Tensor) -> Padd
 
 
 def rotary_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     frequencies: Tensor,
     pairs: EdgePairs | PaddedPairs,
     turn_values: bool = True,
 ) -> Tensor:
-    """o (n, h, d) of q, k, v (n, h, d) and frequencies (h, d / 2, 3) in rad per Angstrom; see the
-    module's docstring."""
-    form = _by_edges if isinstance(pairs, EdgePairs) else _by_padding
-    return form(q, k, v, frequencies, pairs, turn_values)
+    """o (n, h, d) of queries, keys and values (n, 3, h, d) and frequencies (h, d / 2, 3) in rad per
+    Angstrom; see the module's docstring. The three stand in one tensor so that they turn, and go to
+    their slots, together: a third of the launches."""
+    if isinstance(pairs, EdgePairs):
+        return _by_edges(*qkv.unbind(1), frequencies, pairs, turn_values)
+    return _by_padding(qkv, frequencies, pairs, turn_values)
 
 
 def phases(x: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +132,7 @@ def phases(x: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """R x (rows, h, d): channel c and c + d / 2 are a pair."""
+    """R x (..., h, d): channel c and c + d / 2 are a pair."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
@@ -177,19 +179,32 @@ def exchange(x: Tensor, index: Tensor, back: Tensor, went: Tensor) -> Tensor:
     return _Exchange.apply(x, index, back, went)
 
 
-def _by_padding(
-    q: Tensor, k: Tensor, v: Tensor, w: Tensor, pairs: PaddedPairs, turn_values: bool
-) -> Tensor:
-    (_, h, d), (slots, _, most, _) = q.shape, pairs.bias.shape
+def padded_slots(most: int, device: torch.device) -> int:
+    """Slots of a molecule of ``most`` atoms, with a mask that the fused kernel need not copy."""
+    return -(-most // ALIGNED) * ALIGNED if device.type == "cuda" else most
+
+
+def padded_width(x: Tensor, d: int) -> int:
+    """Channels of a head as torch's fused kernel on a GPU takes them, multiples of 16 bytes: else
+    it writes down the weights of all pairs."""
+    unit = 16 // x.element_size() if x.is_cuda else 1
+    return -(-d // unit) * unit
+
+
+def _by_padding(qkv: Tensor, w: Tensor, pairs: PaddedPairs, turn_values: bool) -> Tensor:
+    (n, _, h, d), (slots, _, most, _) = qkv.shape, pairs.bias.shape
     cos, sin = phases(pairs.centred, w)
-    rows = [turn(q, cos, sin), turn(k, cos, sin), turn(v, cos, sin) if turn_values else v]
-    parts = (
-        exchange(x.to(v.dtype), pairs.atom, pairs.slot, pairs.real)
-        .view(slots, most, h, d)
-        .transpose(1, 2)
-        for x in rows
-    )
-    out = scaled_dot_product_attention(*parts, attn_mask=pairs.bias.to(v.dtype))
-    out = out.transpose(1, 2).reshape(slots * most, h, d)
+    turned = 3 if turn_values else 2
+    rows = turn(qkv[:, :turned], cos.unsqueeze(1), sin.unsqueeze(1)).to(qkv.dtype)
+    if not turn_values:
+        rows = torch.cat([rows, qkv[:, 2:]], dim=1)
+    rows, wide = rows.view(n, 3 * h, d), padded_width(qkv, d)
+    if wide > d:
+        rows = torch.nn.functional.pad(rows, (0, wide - d))
+    rows = exchange(rows, pairs.atom, pairs.slot, pairs.real)
+    parts = rows.view(slots, most, 3, h, wide).permute(2, 0, 3, 1, 4).unbind()
+    bias = pairs.bias.to(qkv.dtype)
+    out = scaled_dot_product_attention(*parts, attn_mask=bias, scale=1.0 / math.sqrt(d))
+    out = out.transpose(1, 2).reshape(slots * most, h, wide)[..., :d]
     out = exchange(out, pairs.slot, pairs.atom, pairs.held)
     return turn(out, cos, -sin) if turn_values else out

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from .attention import SMALLEST, exchange
+from .attention import ALIGNED, SMALLEST, exchange
 from .gemnet.index import EdgeIndex
-
-ALIGNED = 8  # slots: torch's fused kernel on a GPU would copy other masks
 
 
 @dataclass

@@ -24,7 +24,9 @@ frames, which then matters, is the fixed shortest arc, or with ``roll: random`` 
 the direction, which is a new one in every step of a run with rotations); ``frames: global`` (D = 1
 in all layers; directions enter by the degree embedding and, as spherical harmonics, by the radial
 network: all three angles are broken); ``carried`` (degrees above it are dropped between layers:
-same shapes, exact symmetry, a lower tensor order).
+same shapes, exact symmetry, a lower tensor order). ``broken_layers`` keeps what ``untied`` and
+``frames: global`` break to the last or first layers. ``norm``, ``feed_forward`` and ``head``: see
+esen_parts.py.
 
 Against fairchem's eSEN (gate, spectral, envelope on; benchmarks/esen_parity.py): sums over
 neighbours carry 1/sqrt(k) (there 1/5 in the degree embedding, 1 in the layers); the l = 0 row of
@@ -35,6 +37,7 @@ present have an embedding row.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -45,8 +48,9 @@ from .. import ops
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import BesselBasis, ExponentialBasis, GaussianBasis, envelope, safe_norm
+from .esen_parts import FreeHead, GridFeedForward, grid_flops, spherical_norm
 from .mup import Embedding, LayerNorm, Linear, mark, normal, weightless
-from .so3 import EdgeFrames, SO3Linear, SphericalNorm, degree_index, n_coefficients
+from .so3 import EdgeFrames, SO3Linear, degree_index, n_coefficients
 
 FAST = 100.0  # of a roll, rad: a turn for 4 degrees of direction
 BASES = {"exponential": ExponentialBasis, "gaussian": GaussianBasis, "bessel": BesselBasis}
@@ -55,7 +59,9 @@ SPREAD = 2.0  # Gaussians overlap: width of two spacings, as in the reference
 
 class ESENConfig(ModelConfig):
     architecture: Literal["esen"] = "esen"
-    LATER: ClassVar[tuple[str, ...]] = ("roll", "frames", "carried")
+    LATER: ClassVar[tuple[str, ...]] = (
+        *("roll", "frames", "carried", "norm", "feed_forward", "head", "broken_layers"),
+    )
     base_width: int = 52
     lmax: int = Field(2, ge=1, le=8, description="highest degree of the spherical features")
     mmax: int = Field(2, ge=1)
@@ -77,6 +83,15 @@ class ESENConfig(ModelConfig):
     breaks rotations"""
     carried: int | None = Field(None, ge=0)
     """highest degree that a layer hands on to the next; all of them when left out"""
+    norm: Literal["joint", "rms", "separable", "degrees", "none"] = "joint"
+    """scales of degrees: one for all, without a centre (rms), scalars apart, all apart, none"""
+    feed_forward: Literal["spectral", "grid"] = "spectral"
+    """grid: an MLP on points of a sphere, as fairchem's; rotations are then approximate"""
+    head: Literal["equivariant", "free"] = "equivariant"
+    """free: energies and forces from MLPs of all coefficients; breaks rotations"""
+    broken_layers: int | None = None
+    """how many layers at the end (below zero: at the beginning) have what ``untied`` and ``frames:
+    global`` break; all of them when left out"""
     reference_heads: bool = False
     """carry the l = 0 row and the bias of fairchem's force head, which reach no output, so that N
     is the published one"""
@@ -95,6 +110,15 @@ class ESENConfig(ModelConfig):
                 f"mmax ({self.mmax}) is larger than lmax ({self.lmax}): no coefficient has such an"
                 " order"
             )
+        if self.broken_layers is not None:
+            if not (self.free or self.frames == "global"):
+                raise ValueError("broken_layers goes with untied or frames: global")
+            if not 0 < abs(self.broken_layers) <= self.depth:
+                raise ValueError(
+                    f"broken_layers is 1 to {self.depth}, the depth, or -1 to minus it"
+                )
+        if self.reference_heads and self.head == "free":
+            raise ValueError("reference_heads and head: free are two different heads")
         if self.parity and self.untied:
             raise ValueError("parity and untied are two different twins: choose one")
         return self
@@ -112,13 +136,20 @@ class ESENConfig(ModelConfig):
     @property
     def broken(self) -> bool:
         """Whether anything breaks rotations."""
-        return self.free or self.frames == "global"
+        parts = self.head == "free" or self.feed_forward == "grid"
+        return self.free or self.frames == "global" or parts
 
-    @property
-    def known(self) -> int:
-        """Columns of the radial network that are neither of one element nor of the other."""
-        directions = (self.lmax + 1) ** 2 - 1 if self.frames == "global" else 0
-        return self.radial + directions
+    def breaks(self, layer: int) -> bool:
+        """Whether a layer has what ``untied`` and ``frames: global`` break."""
+        if self.broken_layers is None:
+            return True
+        k = self.broken_layers
+        return layer >= self.depth - k if k > 0 else layer < -k
+
+    def directions(self, layer: int) -> int:
+        """Harmonics of the direction that the radial network of a layer sees."""
+        seen = self.frames == "global" and self.breaks(layer)
+        return (self.lmax + 1) ** 2 - 1 if seen else 0
 
 
 class SiLU(nn.Module):
@@ -135,13 +166,13 @@ class RadialNetwork(nn.Module):
     on every edge.
     """
 
-    def __init__(self, c: ESENConfig, outputs: int):
+    def __init__(self, c: ESENConfig, outputs: int, layer: int):
         super().__init__()
-        w, m = c.width, c.m
+        w, m, known = c.width, c.m, c.radial + c.directions(layer)
         # the squares of the basis functions sum to sqrt(pi) SPREAD: unit variance after the first
         # product
         self.basis = Linear(
-            c.known, w, "input", m, gain=math.sqrt(c.known / (math.sqrt(math.pi) * SPREAD))
+            known, w, "input", m, gain=math.sqrt(known / (math.sqrt(math.pi) * SPREAD))
         )
         self.source = Linear(w, w, "hidden", m, bias=False)
         self.target = Linear(w, w, "hidden", m, bias=False)
@@ -222,14 +253,17 @@ class SO2Linear(nn.Module):
 class Layer(nn.Module):
     """One layer; see the module's docstring."""
 
-    def __init__(self, c: ESENConfig):
+    def __init__(self, c: ESENConfig, number: int):
         super().__init__()
         w, m, lmax = c.width, c.m, c.lmax
-        self.norm1 = SphericalNorm(lmax, w, m)
-        self.radial = RadialNetwork(c, 2 * w * sum(c.degrees))
+        self.norm1 = spherical_norm(c.norm, lmax, w, m)
+        self.radial = RadialNetwork(c, 2 * w * sum(c.degrees), number)
         self.conv1 = SO2Linear(c, copies=2, extra=lmax * w)
         self.conv2 = SO2Linear(c, copies=1, extra=0)
-        self.norm2 = SphericalNorm(lmax, w, m)
+        self.norm2 = spherical_norm(c.norm, lmax, w, m)
+        self.grid = GridFeedForward(lmax, w, m) if c.feed_forward == "grid" else None
+        if self.grid is not None:
+            return
         self.gates = Linear(w, lmax * w, "hidden", m)
         self.up = SO3Linear(w, w, lmax, "hidden", m)
         self.down = SO3Linear(w, w, lmax, "hidden", m)
@@ -240,6 +274,8 @@ class Layer(nn.Module):
         first, second = self.conv1.matrices(), self.conv2.matrices()
         x = x + ops.so2_message(y, h, self.radial.last, edges, first, second)
         y, scalars = self.norm2(x)
+        if self.grid is not None:
+            return x + self.grid(y)
         u = self.up.product(y.transpose(0, 1))
         v = ops.spherical_gate(self.gates(scalars), u, self.up.bias, self.up.degree)
         return ops.spherical_add(x, self.down.product(v), self.down.bias)
@@ -261,34 +297,36 @@ class ESEN(ForceField):
         self.basis = BASES[c.basis](c.radial, c.cutoff, *spread)
         identity = torch.eye(len(c.elements), dtype=torch.get_default_dtype(), device="cpu")
         self.register_buffer("one_hot", identity, persistent=False)
-        self.padding = (
-            -(c.known + 2 * len(c.elements)) % 4
-        )  # zero columns on a GPU, for rows of 16 bytes, as the MPNN's
-        self.degree = RadialNetwork(c, c.degrees[0] * w)
-        self.layers = nn.ModuleList(Layer(c) for _ in range(c.depth))
-        self.norm = SphericalNorm(c.lmax, w, m)
-        self.energy = nn.Sequential(
-            Linear(w, w, "hidden", m),
-            SiLU(),
-            Linear(w, w, "hidden", m),
-            SiLU(),
-            Linear(w, 1, "output", m),
-        )
-        self.force = None
-        if c.forces == "direct":
-            self.force = (
-                SO3Linear(w, 1, 1, "output", m)
-                if c.reference_heads
-                else Linear(w, 1, "output", m, bias=False)
-            )
+        self.degree = RadialNetwork(c, c.degrees[0] * w, 0)
+        self.layers = nn.ModuleList(Layer(c, k) for k in range(c.depth))
+        self.norm = spherical_norm(c.norm, c.lmax, w, m)
+        self.kernels_give_forces = c.norm == "joint" and c.feed_forward == "spectral"
+        self.energy, self.force = self._heads()
         kept = None
         if c.carried is not None:
             kept = (degree_index(c.lmax) <= c.carried).to(torch.get_default_dtype()).unsqueeze(1)
         self.register_buffer("carry", kept, persistent=False)
         if c.free:  # last, so that the other weights of a seed are those of eSEN
-            for module in self.modules():
-                if isinstance(module, SO2Linear):
-                    module.untie(c.epsilon, m)
+            for k, layer in enumerate(self.layers):
+                if c.breaks(k):
+                    layer.conv1.untie(c.epsilon, m)
+                    layer.conv2.untie(c.epsilon, m)
+
+    def _heads(self) -> tuple[nn.Module, nn.Module | None]:
+        """Of energies, and of forces where they are direct."""
+        c = self.config
+        w, m, direct = c.width, c.m, c.forces == "direct"
+        if c.head == "free":
+            return FreeHead(c.lmax, w, 1, m), FreeHead(c.lmax, w, 3, m) if direct else None
+        energy = nn.Sequential(
+            *(Linear(w, w, "hidden", m), SiLU(), Linear(w, w, "hidden", m), SiLU()),
+            Linear(w, 1, "output", m),
+        )
+        if not direct:
+            return energy, None
+        if c.reference_heads:
+            return energy, SO3Linear(w, 1, 1, "output", m)
+        return energy, Linear(w, 1, "output", m, bias=False)
 
     def turn(self, unit: Tensor) -> Tensor:
         """Frames (e, S_m, S) of unit vectors (e, 3). Autograd records nothing unless ``unit`` asks
@@ -310,8 +348,8 @@ class ESEN(ForceField):
         return self.frames.rolled(frames, angle.to(unit.dtype))
 
     def edges(self, graph: GraphBatch, unit: Tensor, r: Tensor) -> tuple[ops.Edges, ops.Edges]:
-        """Frames and indices of a batch, once per forward: of the degree embedding, and of the
-        layers."""
+        """Frames and indices of a batch, once per forward: of the degree embedding and whole
+        layers, and of broken ones."""
         c = self.config
         given = graph, unit, envelope(r / c.cutoff) / math.sqrt(c.mean_degree), c.lmax, c.mmax
         own = ops.so2_edges(*given, self.turn, self.packed)
@@ -320,34 +358,54 @@ class ESEN(ForceField):
         fixed = (lambda u, packed=packed: self.frames.unturned(u, packed) for packed in (0, 1))
         return own, ops.so2_edges(*given, *fixed)
 
-    def features(self, graph: GraphBatch, r: Tensor, frames: Tensor) -> Tensor:
-        """(e, B + 2Z or more): basis functions, harmonics of the direction where layers have no
-        frames of edges, and one-hot columns of both species."""
-        columns = [self.basis(r)]
-        if self.config.frames == "global":
-            columns.append(self.frames.harmonics(frames)[:, 1:])
-        for end in (graph.sender, graph.receiver):
-            columns.append(self.one_hot.index_select(0, graph.species.index_select(0, end)))
-        if r.is_cuda and self.padding:
-            columns.append(r.new_zeros(len(r), self.padding))
-        return torch.cat(columns, dim=1)
+    def features(
+        self, graph: GraphBatch, r: Tensor, frames: Tensor
+    ) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+        """Of a layer, what its radial network reads: (e, B + 2Z or more) basis functions, harmonics
+        of the direction where it has no frames of edges, and one-hot columns of both species; then
+        the embeddings of these."""
+        basis, known = self.basis(r), {}
+        species = [
+            self.one_hot.index_select(0, graph.species.index_select(0, end))
+            for end in (graph.sender, graph.receiver)
+        ]
+
+        def of_layer(k: int) -> tuple[Tensor, Tensor, Tensor]:
+            directions = self.config.directions(k)
+            if directions not in known:
+                columns = [basis, *species]
+                if directions:
+                    columns.insert(1, self.frames.harmonics(frames)[:, 1:])
+                # zero columns on a GPU, for rows of 16 bytes, as the MPNN's
+                padding = -sum(x.shape[1] for x in columns) % 4
+                if r.is_cuda and padding:
+                    columns.append(r.new_zeros(len(r), padding))
+                known[directions] = torch.cat(columns, dim=1)
+            return known[directions], self.source.weight, self.target.weight
+
+        return of_layer
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         r = safe_norm(vec)
         unit = vec / r.unsqueeze(-1)
-        own, edges = self.edges(graph, unit, r)
-        known = self.features(graph, r, own.frames), self.source.weight, self.target.weight
-        x = ops.spread(self.degree(*known), self.degree.last, own)
+        own, fixed = self.edges(graph, unit, r)
+        known = self.features(graph, r, own.frames)
+        x = ops.spread(self.degree(*known(0)), self.degree.last, own)
         scalars = self.embed(graph).unsqueeze(1)
         x = torch.cat([x[:, :1] + scalars, x[:, 1:]], dim=1)
-        for layer in self.layers:
+        for k, layer in enumerate(self.layers):
             x = x if self.carry is None else x * self.carry
-            x = layer(x, layer.radial(*known), edges)
+            edges = fixed if self.config.breaks(k) else own
+            x = layer(x, layer.radial(*known(k)), edges)
         with torch.autocast(x.device.type, enabled=False):
             x, _ = self.norm(x)
-            energy = self.energy(self.remember(x[:, 0])).squeeze(-1)
+            scalars = self.remember(x[:, 0])
+            free = self.config.head == "free"
+            energy = self.energy(x if free else scalars).squeeze(-1)
             if self.force is None:
                 return energy, None
+            if free:
+                return energy, self.force(x)
             if self.config.reference_heads:
                 return energy, self.force(x[:, :4])[:, 1:].squeeze(-1)
             return energy, self.force(x[:, 1:4]).squeeze(-1)
@@ -360,15 +418,20 @@ def flops(c: ESENConfig) -> Flops:
     w, n = c.width, c.degrees
     n0, s, sm = n[0], (c.lmax + 1) ** 2, n_coefficients(c.lmax, c.mmax)
     frames = (c.lmax + 1) * (2 * c.lmax + 1) * sm * s
-    radial = (c.known + 2 * len(c.elements)) * w + w * w
+    radial = (c.radial + 2 * len(c.elements)) * w + w * w
     orders = sum(k * k for k in n[1:]) * (0.5 if c.parity else 1.0)
     conv = (2 * n0 * (n0 + c.lmax) + 8 * orders + n0 * n0 + 4 * orders) * w * w
     layer = radial + 2 * sum(n) * w * w + conv + 3 * sm * s * w
-    degree = radial + n0 * w * w + s * n0 * w
+    seen = sum(c.directions(k) for k in range(c.depth)) + c.directions(0)  # all layers' together
+    degree = radial + n0 * w * w + s * n0 * w + seen * w
     atom = c.lmax * w * w + 2 * s * w * w
+    if c.feed_forward == "grid":
+        atom = grid_flops(c.lmax, w)
     heads = 2 * w * w + w
     if c.forces == "direct":
         heads += 4 * w if c.reference_heads else 3 * w
+    if c.head == "free":
+        heads = (s * w * w + w) + (s * w * w + 3 * w if c.forces == "direct" else 0)
     return Flops(
         per_edge=2.0 * (frames + degree + c.depth * layer), per_atom=2.0 * (c.depth * atom + heads)
     )

@@ -35,12 +35,19 @@ class _Anything(type):
     def __getitem__(cls, item: Any) -> Any:
         return cls
 
+    def __iter__(cls) -> Any:
+        return iter(())
+
 
 class Stub(metaclass=_Anything):
     """Base class, decorator or value, whatever an unused import needs; instances do nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What a decorator with arguments decorates, as it is."""
+        return args[0] if args else self
 
 
 class _StubModule(types.ModuleType):

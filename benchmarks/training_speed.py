@@ -13,10 +13,12 @@ eager. Timing: median over repeats of a block of steps, after warm-up.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,12 @@ from forcelaw.training.step import CLASSES, EagerStep, GraphStep, Step, new_stat
 
 
 def parse(model: str) -> tuple[str, dict[str, Any]]:
-    """ "esen:lmax=4,untied=true" -> the architecture and its options."""
+    """ "esen:lmax=4,untied=true" -> the architecture and its options; an architecture may be an
+    import path, "my_package.models:NAME:option=1"."""
     name, _, rest = model.partition(":")
+    if "." in name:
+        attribute, _, rest = rest.partition(":")
+        name = f"{name}:{attribute}"
     return name, {
         key: yaml.safe_load(value)
         for key, value in (item.split("=") for item in rest.split(",") if item)
@@ -112,17 +118,21 @@ def measure(
     atoms: int,
     device: torch.device,
     precision: str,
-    compile_mode: str,
+    compile_mode: str | Callable[[Any], Any],
     seconds: float,
     kernels: bool = False,
+    count: int | None = None,
+    alone: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> dict[str, float]:
-    """One row of the table; with ``kernels`` the profile of three steps is printed."""
+    """One row of the table; with ``kernels`` the profile of three steps is printed. compile_mode:
+    also what makes the model's forward pass. count: steps, instead of 12 to 60. alone: entered
+    before steps are taken, but for those in which a program is compiled."""
     name, extra = parse(model_name)
     config = size(name, target, **data_options(pack), **extra)
     options = TrainOptions(batch_atoms=atoms, precision=precision)
     indices = training_set(pack)
     natoms = np.diff(pack.offsets)[indices]
-    steps = max(12, min(60, 60 * 8192 // atoms))
+    steps = count or max(12, min(60, 60 * 8192 // atoms))
     schedule = plan_for(natoms, steps * atoms * 0.95, 0, options)
     model = build(config, 0).to(device)
     optimizer = ScheduleFreeAdamW(model, lr=1e-4, steps=schedule.steps, warmup=10)
@@ -138,16 +148,22 @@ def measure(
         device=device,
         dtype=torch.float32,
     ).whole()
-    forward = {"no": lambda m: m, "yes": loop.compiled, "static": torch.compile}[compile_mode](
-        model
-    )
+    ways = {"no": lambda m: m, "yes": loop.compiled, "static": torch.compile}
+    way = ways[compile_mode] if isinstance(compile_mode, str) else compile_mode
+    forward = way(model)
+    captured = device.type == "cuda" and architecture(name).capture
     step_module.CLASSES = (1.0,) if compile_mode == "static" else CLASSES
+    turn = contextlib.ExitStack()
+    if compile_mode == "no":
+        turn.enter_context(alone())
     began = time.perf_counter()
-    step = (GraphStep if device.type == "cuda" else EagerStep)(
+    step = (GraphStep if captured else EagerStep)(
         model, optimizer, options, 0, new_stats(device), forward
     )
     step.begin(schedule, window)
     step.run(0)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     start_up = time.perf_counter() - began
     count = schedule.steps
     total_edges = int(window.shard.host_nedges[window.local].sum())
@@ -162,11 +178,14 @@ def measure(
             torch.cuda.synchronize()
         return time.perf_counter() - t
 
-    times, until = [block()], time.perf_counter() + seconds
-    while time.perf_counter() < until or len(times) < 3:
-        times.append(block())
-        if device.type == "cpu" and len(times) >= 2:
-            break
+    if compile_mode != "no":
+        turn.enter_context(alone())
+    with turn:
+        times, until = [block()], time.perf_counter() + seconds
+        while time.perf_counter() < until or len(times) < 3:
+            times.append(block())
+            if (device.type == "cpu" or not captured) and len(times) >= 2:
+                break
     t = statistics.median(times[1:] or times)
     seen = int(schedule.atoms.sum())
     flops = architecture(name).flops(config).training(total_edges, seen)
@@ -174,11 +193,7 @@ def measure(
     if kernels:
         profile(step, range(3))
     getattr(step, "release", lambda: None)()
-    alone = (
-        outside(window, schedule, optimizer, options, count)
-        if device.type == "cuda"
-        else float("nan")
-    )
+    alone = outside(window, schedule, optimizer, options, count) if captured else float("nan")
     return {
         "outside": 100 * alone / (t / count),
         "N": model.n_parameters(),
@@ -186,6 +201,7 @@ def measure(
         "ms": 1e3 * t / count,
         "atoms_s": seen / t,
         "edges_s": total_edges / t,
+        "gflop_step": flops / count / 1e9,
         "tflops": flops / t / 1e12,
         "gb": memory,
         "start": start_up,

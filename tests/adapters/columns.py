@@ -48,7 +48,7 @@ def agrees(
             torch.tensor(atoms.positions),
             torch.tensor(np.searchsorted(ELEMENTS, atoms.numbers)),
             torch.tensor([len(atoms)]),
-            CUTOFF,
+            config.cutoff,
             cells=np.array(atoms.cell)[None],
             pbc=atoms.pbc[None],
         ).to(torch.float32)

@@ -4,7 +4,7 @@ with direct or gradient forces, eager (ours: kernels in a CUDA graph) and compil
     python benchmarks/field_table.py --out FOLDER [--limit 480] [--only WORD ...] [--quick]
 
 Each row is measured in a process of its own with a time limit, printed, and kept in
-FOLDER/rows.jsonl when it is there; a second call goes on with what is missing (--again: also with what failed), and
+FOLDER/rows.jsonl. A second call goes on with what is missing (--again: also with what failed), and
 ends with 75 while something is. Several processes prepare at a time, one a card measures; several
 cards share the rows. FOLDER/table.md is written at the end of every call.
 

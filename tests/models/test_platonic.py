@@ -137,6 +137,19 @@ def test_padded_molecules_are_the_sum_over_edges(
             assert float((found - wanted).abs().max()) < exact * (1.0 + float(wanted.abs().max()))
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_turns_written_down_are_those_of_autograd(copies: int) -> None:
+    """Values beside complex numbers, derivatives beside finite differences."""
+    generator = torch.Generator().manual_seed(copies)
+    x = torch.randn(4, copies, 2, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    angle = torch.randn(4, 2, 3, generator=generator, dtype=torch.float64)
+    cos, sin = angle.cos().requires_grad_(), angle.sin().requires_grad_()
+    found = attention._Turn.apply(x, cos, sin).detach()
+    wanted = torch.complex(*x.detach().chunk(2, dim=-1)) * torch.exp(1j * angle).unsqueeze(1)
+    torch.testing.assert_close(found, torch.cat([wanted.real, wanted.imag], dim=-1))
+    assert torch.autograd.gradcheck(attention._Turn.apply, (x, cos, sin))
+
+
 def test_width_and_flops_stay_along_the_dial() -> None:
     """At one width FLOPs do not know the group, and N falls like 1 / G."""
     configs = [

@@ -4,7 +4,10 @@ spin), prepared by several processes, and a pack of 2e7 structures streamed thro
     python benchmarks/scale_rehearsal.py sources --structures 2e6 --files 20 --folder DIR
     python benchmarks/scale_rehearsal.py prepare --folder DIR --jobs 2
     python benchmarks/scale_rehearsal.py pack --structures 2e7 --folder DIR
-    python benchmarks/scale_rehearsal.py train --folder DIR
+    python benchmarks/scale_rehearsal.py held --folder DIR
+    python benchmarks/scale_rehearsal.py cold --folder DIR
+    python benchmarks/scale_rehearsal.py train --folder DIR --device cpu --architecture mpnn
+        --size 1e4 --depth 1 --batch-atoms 400
 
 Structures are those of the shipped sample, displaced at random; energies and forces are those of a
 harmonic well around each, so that all checks of ``prepare`` pass. ``sources`` and ``pack`` take
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -196,6 +200,79 @@ def pack(args: argparse.Namespace) -> None:
     print(f"{len(made):,} structures, {made.atoms:,} atoms, {size / 1e9:.2f} GB, {seconds:.0f} s")
 
 
+def held(args: argparse.Namespace) -> None:
+    """Bytes for each structure that planning and training hold, and the most meanwhile."""
+    import tracemalloc
+
+    from forcelaw.data.schedule import plan
+    from forcelaw.training.spec import training_set
+
+    large = Pack(args.folder / "large")
+    tracemalloc.start()
+    kept: dict[str, np.ndarray | object] = {}
+    print(f"{'':<34} {'bytes a structure':>18} {'most meanwhile':>15} {'seconds':>8}")
+    for name, make in {
+        "order of the training set": lambda: training_set(large),
+        "sizes of its structures": lambda: large.sizes(kept["order of the training set"]),
+        "steps of an epoch of 16 structures": lambda: plan(
+            kept["sizes of its structures"],
+            atoms_total=float(kept["sizes of its structures"].sum()),
+            seed=0,
+            molecules=16,
+            atoms=None,
+        ),
+    }.items():
+        tracemalloc.reset_peak()
+        before, start = tracemalloc.get_traced_memory()[0], time.perf_counter()
+        kept[name] = make()
+        after, peak = tracemalloc.get_traced_memory()
+        number = len(kept["order of the training set"])
+        print(
+            f"{name:<34} {(after - before) / number:>18.1f} {(peak - before) / number:>15.1f}",
+            end="",
+        )
+        print(f" {time.perf_counter() - start:>8.1f}", flush=True)
+
+
+def cold(args: argparse.Namespace) -> None:
+    """Read windows of the large pack, from the disk and from the cache of the system."""
+    import torch
+
+    from forcelaw.data.device_dataset import Shard
+
+    torch.set_num_threads(1)
+    large = Pack(args.folder / "large")
+    rng = np.random.default_rng(0)
+    options = {"cutoff": 6.0, "elements": tuple(large.elements)}
+    Shard(large, np.arange(100), **options)
+    print(f"{'structures of the pack':<24} {'from':<6} {'atoms/s':>10} {'of a CPU s':>11}", end="")
+    print(f" {'MB from disk':>13} {'MB needed':>10}")
+    for share in (0.002, 0.02):
+        chosen = np.sort(rng.choice(len(large), int(share * len(large)), replace=False))
+        large = Pack(args.folder / "large")  # nothing mapped
+        for file in large.path.glob("*.npy"):
+            with file.open("rb") as handle:
+                os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for source in ("disk", "cache"):
+            before, clocks = bytes_read(), (time.perf_counter(), time.process_time())
+            shard = Shard(large, chosen, **options)
+            atoms = int(shard.host_natoms.sum())
+            rates = [
+                atoms / (now() - c)
+                for now, c in zip((time.perf_counter, time.process_time), clocks)
+            ]
+            print(f"{share:<24.1%} {source:<6} {rates[0]:>10,.0f} {rates[1]:>11,.0f}", end="")
+            print(
+                f" {(bytes_read() - before) / 1e6:>13,.0f} {25 * atoms / 1e6:>10,.0f}", flush=True
+            )
+
+
+def bytes_read() -> int:
+    """Bytes that this process has had read from disks."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("read_bytes")).split()[1])
+
+
 def train(args: argparse.Namespace) -> None:
     """Stream the large pack in windows, and train some steps of each: memory must not grow."""
     import torch
@@ -227,11 +304,14 @@ def train(args: argparse.Namespace) -> None:
     print(f" {stream.waited:.1f} of {stream.wall:.1f} s; {read / stream.cpu:,.0f} of a CPU s")
 
 
+STAGES = {f.__name__: f for f in (sources, prepare, pack, held, cold, train)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=("sources", "prepare", "pack", "train"))
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--structures", type=float, default=2e6)
     parser.add_argument("--files", type=int, default=20)
@@ -245,7 +325,7 @@ def main() -> None:
 
         add_model(parser)
     args = parser.parse_args()
-    {"sources": sources, "prepare": prepare, "pack": pack, "train": train}[args.stage](args)
+    STAGES[args.stage](args)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """Batches assembled on the device against batches put together by hand, one structure at a time."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 
 from forcelaw import ops
+from forcelaw.data import splits
 from forcelaw.data.device_dataset import Shard, plan_epoch
+from forcelaw.data.pack import Pack, PackWriter
 from forcelaw.data.schedule import Feed, Shards, plan
 from forcelaw.errors import DataError
 from forcelaw.graph import build_graph
+from forcelaw.training.spec import training_set
 from tests.interpreter import needs_interpreter
 from tests.packs import write_pack
 
@@ -224,6 +228,36 @@ def test_a_short_plan_reads_no_more_than_it_comes_to(pack) -> None:
                 graphs.append(shard.batch(torch.from_numpy(chosen), *sizes)[0])
             for name in ("species", "pos", "sender", "receiver"):
                 assert torch.equal(*(getattr(graph, name) for graph in graphs))
+
+
+def test_what_is_held_of_a_training_set_is_a_few_bytes_a_structure(tmp_path) -> None:
+    """Order, sizes and plan, against the same in 64 bits and one go; 200,000 structures."""
+    rng, count = np.random.default_rng(0), 200_000
+    sizes, split = rng.integers(1, 4, count), (rng.random(count) < 0.1).astype(np.uint8)
+    atoms = int(sizes.sum())
+    with PackWriter(tmp_path / "pack") as writer:
+        vectors = dict.fromkeys(("positions", "forces"), np.zeros((atoms, 3)))
+        numbers, groups = np.ones(atoms, np.uint8), np.zeros(count, np.uint64)
+        labels = {"energies": np.zeros(count), "groups": groups, "split": split}
+        writer.append(sizes, numbers=numbers, **vectors, **labels)
+        references = {"energies": {"1": 0.0}}
+        writer.finish({"elements": [1], "references": references, "statistics": {}})
+    pack = Pack(tmp_path / "pack")
+    tracemalloc.start()
+    indices = training_set(pack)
+    natoms = pack.sizes(indices)
+    made = plan(natoms, atoms_total=float(natoms.sum()), seed=0, molecules=16, atoms=None)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 15 * len(indices) and peak < 50 * len(indices)
+    members = np.flatnonzero(split == 0)
+    expected = members[np.argsort(splits.keyed(members.astype(np.uint64), 0), kind="stable")]
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_array_equal(natoms, sizes[expected])
+    order = np.random.Generator(np.random.PCG64([0, 0])).permutation(len(indices))
+    np.testing.assert_array_equal(made.order, order)
+    steps = [sizes[expected[order[k : k + 16]]].sum() for k in range(0, len(order), 16)]
+    assert made.atoms.tolist() == steps
 
 
 def test_an_unknown_element_is_named(pack) -> None:

@@ -126,7 +126,7 @@ def main() -> None:
     row(
         "the same with 1,000 bootstrap resamples",
         lambda: fit(runs, delta=1e-3, interval="bootstrap"),
-        "1.5",
+        "0.5",
         5,
     )
     row(

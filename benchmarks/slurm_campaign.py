@@ -150,7 +150,7 @@ def forcelaw(*words: str, node: Node | None = None) -> str:
     command = [sys.executable, "-m", "forcelaw.cli", *words]
     environment = {**(node.environment if node else os.environ), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return done.stdout + done.stderr
+    return done.stderr + done.stdout
 
 
 def compare(disturbed: Path, alone: Path) -> list[str]:

@@ -225,7 +225,10 @@ class Shard:
         """Move all arrays to where there is room for ``share`` more rows, so that :meth:`take` can
         put other structures in their place."""
         for held, name in self._arrays():
-            held[name] = longer(held[name], math.ceil((1 + share) * len(held[name])))
+            moved = longer(held[name], math.ceil((1 + share) * len(held[name])))
+            if moved.is_cuda:  # what is given back may be taken by a reader on another stream
+                torch.cuda.current_stream(moved.device).synchronize()
+            held[name] = moved
         self.max_degree, self.max_atoms = (
             -(-most // 16) * 16 for most in (self.max_degree, self.max_atoms)
         )

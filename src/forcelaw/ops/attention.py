@@ -138,7 +138,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Turn(torch.autograd.Function):
-    """:func:`turn` of copies x (rows, k, h, d) by one cosine and sine (rows, h, d / 2)
+    """:func:`turn` of copies x (rows, k, h, d) by one cosine and sine (rows, h, d / 2),
     written down both ways: half of autograd's launches. Once differentiable, as the padded form
     is."""
 

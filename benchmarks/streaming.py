@@ -32,6 +32,7 @@ from forcelaw.data.schedule import Feed, Plan, Window
 from forcelaw.models import build
 from forcelaw.models.sizing import size
 from forcelaw.training.config import TrainOptions
+from forcelaw.training.cooperative import on_stream
 from forcelaw.training.optimizer import ScheduleFreeAdamW
 from forcelaw.training.spec import data_options, plan_for, shard_options, training_set
 from forcelaw.training.step import EagerStep, GraphStep, new_stats
@@ -53,7 +54,7 @@ class Stream:
 
     def wait(self) -> None:
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.current_stream().synchronize()  # not for the reader, which has another
 
     def run(self, most: int | None = None) -> Iterator[Window]:
         """Train; a window is yielded when it is done. most: steps of each that are trained."""
@@ -120,6 +121,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(pack: Pack, args: argparse.Namespace) -> None:
+    tf32 = args.precision in ("tf32", "bf16")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     print(
         f"{args.architecture} {args.size:g}, {args.device}, {args.batch_atoms} atoms a step;",
         end="",
@@ -130,9 +133,10 @@ def compare(pack: Pack, args: argparse.Namespace) -> None:
     print(f" {'waited s':>9} {'placed s':>9} {'loss':>12}")
     rates = []
     for name, capacity in (("in memory", np.inf), ("streamed", args.capacity)):
-        stream = stream_of(pack, args, capacity, args.trained or held)
-        for _ in stream.run():
-            pass
+        with on_stream(torch.cuda.Stream() if args.device != "cpu" else None):
+            stream = stream_of(pack, args, capacity, args.trained or held)
+            for _ in stream.run():
+                pass
         rates.append((stream.atoms / stream.wall, stream.atoms / stream.cpu))
         print(f"{name:<10} {rates[-1][0]:>10,.0f} {rates[-1][1]:>10,.0f}", end="")
         print(f" {stream.windows:>8} {stream.captures:>9} {stream.waited:>9.2f}", end="")

@@ -4,8 +4,9 @@
 
 Downloads pure wheels and those of Python 3.12 on Linux, without their dependencies, and adds one of
 empty stand-ins for what the packages import and models never call (trainers, trackers, stores of
-weights). Unpack all into one folder of PYTHONPATH (contrib/travel/stage.sh does so), and those
-under FOLDER/mace into a second one, before it: mace-torch needs another e3nn. --check: only list.
+weights). Unpack all into one folder of PYTHONPATH (contrib/travel/stage.sh does so) and set
+COVERAGE_RUN=1: metatrain writes no TorchScript then, which the stand-ins are not for. --check: only
+list what is there.
 """
 
 from __future__ import annotations
@@ -19,23 +20,24 @@ from pathlib import Path
 
 import peer_models  # in this directory
 
-WHEELS = {
-    "": (
-        "nequip==0.19.1",
-        "nequip-allegro==0.8.3",
-        "e3nn==0.6.0",
-        "ase==3.29.0",
-        "matscipy==1.3.1",
-        "torch-ema==0.3",
-        "torchtnt==0.2.4",
-        "metatrain==2026.4.1",
-        "matgl==4.1.2",
-        "orb-models==0.7.0",
-        "fairchem-core==2.24.0",
-        "flashcart==0.1.0",
-    ),
-    "mace": ("mace-torch==0.3.16", "e3nn==0.4.4"),
-}
+# mace-torch asks for e3nn 0.4.4, and does with this one, which nequip needs
+WHEELS = (
+    "nequip==0.19.1",
+    "nequip-allegro==0.8.3",
+    "mace-torch==0.3.16",
+    "e3nn==0.6.0",
+    "ase==3.29.0",
+    "matscipy==1.3.1",
+    "vesin==0.6.2",
+    "torch-ema==0.3",
+    "torchtnt==0.2.4",
+    "setuptools==80.9.0",
+    "metatrain==2026.4.1",
+    "matgl==4.1.2",
+    "orb-models==0.7.0",
+    "fairchem-core==2.24.0",
+    "flashcart==0.1.0",
+)
 STUBS = (
     "wandb",
     "ray",
@@ -53,6 +55,8 @@ STUBS = (
     "lmdb",
     "orjson",
     "pymatgen",
+    "configargparse",
+    "prettytable",
     "ruamel",
     "httpcore2",
     "httpx2",
@@ -106,10 +110,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    for folder, requirements in WHEELS.items():
-        if not args.check:
-            fetch(requirements, args.out / folder)
     if not args.check:
+        fetch(WHEELS, args.out)
         stubs(STUBS, args.out)
     found = sorted(args.out.rglob("*.whl"))
     for path in found:

@@ -102,6 +102,14 @@ class EScAIP(ForceField):
         numbers = torch.tensor(config.elements, device="cpu")
         self.register_buffer("numbers", numbers, persistent=False)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> EScAIP:
+        """Modules of the package remember the type that they were built for."""
+        super()._apply(fn, recurse)
+        for module in self.backbone.modules():
+            if hasattr(module, "backbone_dtype"):
+                module.backbone_dtype = next(self.parameters()).dtype
+        return self
+
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         batch = types.SimpleNamespace(
             atomic_numbers=self.numbers[graph.species],

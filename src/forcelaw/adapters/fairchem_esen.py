@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..graph import GraphBatch
 from ..models import Architecture, ForceField, ModelConfig
+from .frozen import frozen
 
 
 class FairchemESENConfig(ModelConfig):
@@ -76,6 +77,7 @@ class FairchemESEN(ForceField):
     def __init__(self, config: FairchemESENConfig):
         super().__init__(config)
         self.backbone, self.energy, self.force_head = build(config)
+        frozen(self.backbone)  # what it embeds charge and spin with
         numbers = torch.tensor(config.elements, device="cpu")
         self.register_buffer("numbers", numbers, persistent=False)
 

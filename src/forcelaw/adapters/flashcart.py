@@ -67,9 +67,12 @@ class FlashCart(ForceField):
         self.package = build(config)
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, None]:
+        edges = torch.stack([graph.receiver, graph.sender])
+        if not len(vec):  # which it cannot do; one far beyond the cutoff adds nothing
+            vec, edges = torch.cat([vec, vec.new_full((1, 3), 1e3)]), edges.new_zeros(2, 1)
         data = {
             "vectors": vec,
-            "edge_index": torch.stack([graph.receiver, graph.sender]),
+            "edge_index": edges,
             "atom_types": graph.species,
             "batch": graph.batch,
         }

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..elements import SYMBOLS
 from ..graph import GraphBatch
 from ..models import Architecture, ForceField, ModelConfig
+from .frozen import frozen
 
 
 class TensorNetConfig(ModelConfig):
@@ -52,7 +53,7 @@ class TensorNet(ForceField):
 
     def __init__(self, config: TensorNetConfig):
         super().__init__(config)
-        self.package = build(config)
+        self.package = frozen(build(config))
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, None]:
         n = len(graph.species)

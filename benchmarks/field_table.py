@@ -180,7 +180,8 @@ def work(args: argparse.Namespace) -> None:
                 alone=turns.alone,
             )
         except Exception as error:
-            text = "out of memory" if "out of memory" in str(error) else str(error).strip()[:160]
+            text = (str(error).strip().splitlines() or [""])[0][:160]
+            text = "out of memory" if "out of memory" in str(error) else text
             said["error"] = f"{type(error).__name__}: {text}"
         print(MARK + json.dumps(said), flush=True)
         torch._dynamo.reset()
@@ -281,12 +282,17 @@ class Table:
         """A process for one row; one that the call's end cuts short is left to the next call."""
         limit = min(row.limit, self.until - time.monotonic())
         given = ["--worker", row.key, "--lock", str(lock), "--name", self.args.name]
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
-            "CUDA_VISIBLE_DEVICES": str(card) if self.args.device == "cuda" else "",
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
-            "COVERAGE_RUN": "1",  # metatrain: no TorchScript, which stand-ins of packages are not for
-        }
+        environment = (
+            os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join(
+                    [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+                ),
+                "CUDA_VISIBLE_DEVICES": str(card) if self.args.device == "cuda" else "",
+                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+                "COVERAGE_RUN": "1",  # metatrain: no TorchScript, which stand-ins of packages are not for
+            }
+        )
         command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], *given]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -367,7 +373,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
-        args.size, args.atoms = 2e4, [100, 60]
+        args.size, args.atoms = 1.5e4, [100, 60]  # every column has such a size
     return args
 
 

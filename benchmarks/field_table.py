@@ -282,17 +282,12 @@ class Table:
         """A process for one row; one that the call's end cuts short is left to the next call."""
         limit = min(row.limit, self.until - time.monotonic())
         given = ["--worker", row.key, "--lock", str(lock), "--name", self.args.name]
-        environment = (
-            os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join(
-                    [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
-                ),
-                "CUDA_VISIBLE_DEVICES": str(card) if self.args.device == "cuda" else "",
-                "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
-                "COVERAGE_RUN": "1",  # metatrain: no TorchScript, which stand-ins of packages are not for
-            }
-        )
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
+            "CUDA_VISIBLE_DEVICES": str(card) if self.args.device == "cuda" else "",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+            "COVERAGE_RUN": "1",  # metatrain: no TorchScript, which stand-ins are not for
+        }
         command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], *given]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -34,10 +34,13 @@ WHEELS = (
     "setuptools==80.9.0",
     "metatrain==2026.4.1",
     "matgl==4.1.2",
+    "hydra-core==1.3.8",
+    "omegaconf==2.4.0",
     "orb-models==0.7.0",
     "fairchem-core==2.24.0",
     "flashcart==0.1.0",
 )
+SOURCES = ("antlr4-python3-runtime==4.9.3",)  # published without a wheel
 STUBS = (
     "wandb",
     "ray",
@@ -47,8 +50,6 @@ STUBS = (
     "metatensor",
     "metatomic",
     "monty",
-    "hydra",
-    "omegaconf",
     "hostlist",
     "submitit",
     "clusterscope",
@@ -100,7 +101,9 @@ def fetch(requirements: tuple[str, ...], to: Path) -> None:
     platforms = ("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_28_x86_64")
     flags = [flag for name in platforms for flag in ("--platform", name)]
     flags += ["--python-version", "3.12", "--only-binary=:all:", "--no-deps", "-q", "-d", str(to)]
-    subprocess.run([sys.executable, "-m", "pip", "download", *flags, *requirements], check=True)
+    pip = [sys.executable, "-m", "pip"]
+    subprocess.run([*pip, "download", *flags, *requirements], check=True)
+    subprocess.run([*pip, "wheel", "--no-deps", "-q", "-w", str(to), *SOURCES], check=True)
 
 
 def main() -> int:

@@ -60,4 +60,4 @@ def test_outputs_are_those_of_the_package(forces: str) -> None:
 
 @pytest.mark.slow
 def test_it_has_its_certificate_and_learns(tmp_path) -> None:
-    learns(NAME, tmp_path, ("extensivity",), learning_rate=5e-3)
+    learns(NAME, tmp_path, ("extensivity",), falls=0.01, learning_rate=1e-2)

@@ -35,4 +35,4 @@ def test_outputs_are_those_of_the_package(options: dict) -> None:
 
 @pytest.mark.slow
 def test_it_has_its_certificate_and_learns(tmp_path) -> None:
-    learns(NAME, tmp_path, learning_rate=3e-3)
+    learns(NAME, tmp_path, falls=0.01, learning_rate=1e-2)  # slower than others

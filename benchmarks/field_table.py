@@ -96,7 +96,8 @@ def rows() -> list[Row]:
 # ------------------------------------------------------------------------- one row, in its process
 class Traced:
     """Energies and gradient forces of a model as one program: the derivative is traced (make_fx),
-    then compiled, so that training differentiates no derivative. Made for the first batch."""
+    then compiled, so that training differentiates no derivative. Made for the first batch; a model
+    whose shapes the trace takes for constants fails at the second (matgl's TensorNet does)."""
 
     def __init__(self, model: Any, compiler: str = "inductor"):
         self.model, self.compiler, self.program = model, compiler, None

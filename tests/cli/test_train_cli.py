@@ -35,6 +35,7 @@ OPTIONS = {
     "precision": "float64",
     "evaluations": 4,
     "first_evaluation": 3,
+    "evaluation_rotations": 2,
     "validation_structures": 5,
     "batch_atoms": 50,
     "energy_weight": 0.5,

@@ -193,9 +193,9 @@ def measure(
     if kernels:
         profile(step, range(3))
     getattr(step, "release", lambda: None)()
-    alone = outside(window, schedule, optimizer, options, count) if captured else float("nan")
+    rest = outside(window, schedule, optimizer, options, count) if captured else float("nan")
     return {
-        "outside": 100 * alone / (t / count),
+        "outside": 100 * rest / (t / count),
         "N": model.n_parameters(),
         "atoms_step": seen / count,
         "ms": 1e3 * t / count,

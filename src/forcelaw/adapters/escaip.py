@@ -21,7 +21,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..graph import GraphBatch, segment_bounds
-from ..models import Architecture, ForceField, ModelConfig
+from ..models import Architecture, ModelConfig
+from .package import OfNumbers
 
 DEGREES = (20, 10, 4, 10, 20)  # the package's shares of l = 0 to 4 in the keys of a head
 
@@ -73,8 +74,7 @@ def settings(c: EScAIPConfig) -> dict[str, Any]:
 
 def build(c: EScAIPConfig) -> tuple[nn.Module, nn.Module, nn.Module | None]:
     """The package's backbone, its energy head and its head of direct forces."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         from fairchem.core.models.escaip import EScAIP as theirs
         from fairchem.core.models.escaip.utils import data_preprocess
 
@@ -93,14 +93,12 @@ def build(c: EScAIPConfig) -> tuple[nn.Module, nn.Module, nn.Module | None]:
     return backbone, energy, None
 
 
-class EScAIP(ForceField):
+class EScAIP(OfNumbers):
     config: EScAIPConfig
 
     def __init__(self, config: EScAIPConfig):
         super().__init__(config)
         self.backbone, self.energy, self.force_head = build(config)
-        numbers = torch.tensor(config.elements, device="cpu")
-        self.register_buffer("numbers", numbers, persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> EScAIP:
         """Modules of the package remember the type that they were built for."""

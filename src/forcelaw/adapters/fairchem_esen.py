@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..graph import GraphBatch
-from ..models import Architecture, ForceField, ModelConfig
-from .frozen import frozen
+from ..models import Architecture, ModelConfig
+from .package import OfNumbers, frozen
 
 
 class FairchemESENConfig(ModelConfig):
@@ -43,8 +43,7 @@ class Batch(dict):
 
 def build(c: FairchemESENConfig) -> tuple[nn.Module, nn.Module, nn.Module | None]:
     """The package's backbone, its energy head and its head of direct forces."""
-    with warnings.catch_warnings(), torch.serialization.safe_globals([slice]):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([slice]):
         from fairchem.core.models.uma import escn_md
 
     backbone = escn_md.eSCNMDBackbone(
@@ -71,15 +70,13 @@ def build(c: FairchemESENConfig) -> tuple[nn.Module, nn.Module, nn.Module | None
     return backbone, energy, escn_md.Linear_Force_Head(backbone) if c.forces == "direct" else None
 
 
-class FairchemESEN(ForceField):
+class FairchemESEN(OfNumbers):
     config: FairchemESENConfig
 
     def __init__(self, config: FairchemESENConfig):
         super().__init__(config)
         self.backbone, self.energy, self.force_head = build(config)
         frozen(self.backbone)  # what it embeds charge and spin with
-        numbers = torch.tensor(config.elements, device="cpu")
-        self.register_buffer("numbers", numbers, persistent=False)
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         n, none = len(graph.species), torch.zeros(1, dtype=torch.long, device=vec.device)

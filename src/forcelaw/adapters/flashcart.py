@@ -33,8 +33,7 @@ class FlashCartConfig(ModelConfig):
 
 def build(c: FlashCartConfig) -> nn.Module:
     """The package's model."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         from flashcart.model.flashcart import FlashCartPotential
 
     return FlashCartPotential(

@@ -37,8 +37,7 @@ class MACEConfig(ModelConfig):
 def quietly() -> Iterator[None]:
     """Without the warnings of the package and of torch about it; e3nn's constants are read by
     pickle, which torch allows for what is named: from the installed package, no file of a user."""
-    with warnings.catch_warnings(), torch.serialization.safe_globals([slice]):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([slice]):
         yield
 
 

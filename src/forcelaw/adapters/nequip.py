@@ -37,8 +37,7 @@ def isolated() -> Iterator[None]:
     """Without the package's warnings, and with default type and random state as they were: it sets
     both for the whole process."""
     kind = torch.get_default_dtype()
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:

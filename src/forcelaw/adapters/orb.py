@@ -18,7 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..graph import GraphBatch, segment_sum
-from ..models import Architecture, ForceField, ModelConfig
+from ..models import Architecture, ModelConfig
+from .package import OfNumbers
 
 
 class OrbConfig(ModelConfig):
@@ -31,8 +32,7 @@ class OrbConfig(ModelConfig):
 
 def build(c: OrbConfig) -> tuple[nn.Module, nn.Module, nn.Module | None]:
     """The package's network, and its perceptrons for energies and direct forces."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         from orb_models.common.models import angular, gns, nn_util, rbf
 
     network = gns.MoleculeGNS(
@@ -55,15 +55,13 @@ def build(c: OrbConfig) -> tuple[nn.Module, nn.Module, nn.Module | None]:
     return network, head(1), head(3) if c.forces == "direct" else None
 
 
-class Orb(ForceField):
+class Orb(OfNumbers):
     config: OrbConfig
 
     def __init__(self, config: OrbConfig):
         super().__init__(config)
         self.network, self.energy, self.force_head = build(config)
         self.network._decoder = nn.Identity()
-        numbers = torch.tensor(config.elements, device="cpu")
-        self.register_buffer("numbers", numbers, persistent=False)
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         """States of the atoms (n, width), which :meth:`_total` makes an energy of, and forces."""

@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..graph import GraphBatch
-from ..models import Architecture, ForceField, ModelConfig
+from ..models import Architecture, ModelConfig
+from .package import OfNumbers
 
 ENERGY, FORCES = "energy", "non_conservative_forces"
 FINE = 16.0  # shifts in an Angstrom: what tells two images of a neighbour apart
@@ -33,8 +34,7 @@ class PETConfig(ModelConfig):
 
 def build(c: PETConfig) -> nn.Module:
     """The package's backend, with outputs for energies and, where they are direct, forces."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         from metatrain.pet.modules.backend import PETBackend
 
     hypers = {
@@ -65,14 +65,12 @@ def build(c: PETConfig) -> nn.Module:
     return backend
 
 
-class PET(ForceField):
+class PET(OfNumbers):
     config: PETConfig
 
     def __init__(self, config: PETConfig):
         super().__init__(config)
         self.backend = build(config)
-        numbers = torch.tensor(config.elements, device="cpu")
-        self.register_buffer("numbers", numbers, persistent=False)
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         cells = torch.eye(3, dtype=vec.dtype, device=vec.device)[None] / FINE

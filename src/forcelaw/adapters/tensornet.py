@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..elements import SYMBOLS
 from ..graph import GraphBatch
 from ..models import Architecture, ForceField, ModelConfig
-from .frozen import frozen
+from .package import frozen
 
 
 class TensorNetConfig(ModelConfig):
@@ -32,8 +32,7 @@ class TensorNetConfig(ModelConfig):
 
 def build(c: TensorNetConfig) -> nn.Module:
     """The package's model."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         from matgl.models import TensorNet as Theirs
 
     return Theirs(

@@ -18,8 +18,7 @@ from ..config import load
 from ..cost import rates_of
 from ..launcher import check_devices, default_workers, run_local
 from ..record import StudyDirectory, find_pack
-
-STOPPED = 130
+from .array_worker import STOPPED
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,8 +1,22 @@
-"""Weights of a package that it does not train."""
+"""What adapters of packages share."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from ..models import ForceField, ModelConfig
+
+
+class OfNumbers(ForceField):
+    """A model of a package that knows atoms by their atomic numbers, ``numbers[species]``."""
+
+    numbers: Tensor
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        numbers = torch.tensor(config.elements, device="cpu")
+        self.register_buffer("numbers", numbers, persistent=False)
 
 
 def frozen(model: nn.Module) -> nn.Module:

@@ -21,7 +21,7 @@ from forcelaw.api.study import Study
 from forcelaw.cli.main import main
 from forcelaw.errors import StudyError
 from forcelaw.store.runs import content_id, runs
-from forcelaw.study import stop
+from forcelaw.study import status, stop
 from forcelaw.study.config import load
 from forcelaw.study.slurm import array_worker, queue, submit
 from forcelaw.study.slurm import task as slurm_task
@@ -238,6 +238,28 @@ def test_a_plan_counts_workers_devices_limits_and_parts(cluster, monkeypatch) ->
     assert "3 h 00 min when" in together and "8 GPUs" in together and "parts" not in together
     assert "12 h 00 min when" in alone and "in 3 parts" in alone and "8 GPUs" in alone
     assert "requeues itself" not in together and "requeues itself about 2 times" in alone
+
+
+@pytest.mark.parametrize(
+    ("workers", "cards", "gpus", "text"),
+    [(1, 1, 1, "24 h"), (2, 1, 1, "20 h"), (2, 4, 1, "20 h"), (2, 4, 4, "5 h"), (1, 4, 4, "6 h")],
+)
+def test_the_plan_of_workers_and_of_an_array_say_the_same_time(
+    cluster, monkeypatch, workers, cards, gpus, text
+) -> None:
+    """Runs of 20 and of 4 hours: nothing is over before the longest is."""
+    study = Study.load(cluster / "t.yaml", cluster / "out")
+    block = Slurm(time=48 * 60, workers=workers, gpus=cards)
+    study.config = study.config.model_copy(update={"slurm": block})
+    ids = [item.id for item in study.directory.plan().runs]
+    hours = dict(zip(ids, (20.0, 4.0), strict=True))
+    for module in (submit, status):
+        monkeypatch.setattr(
+            module, "seconds_of", lambda spec, rates: 3600.0 * hours[content_id(spec)]
+        )
+    array = submit.describe_array(study.directory, {}, gpus)
+    plan = status.describe_plan(study.directory, {}, workers * max(1, cards // gpus), "cuda", gpus)
+    assert f"{text} 00 min when" in array and f"about {text} 00 min with" in plan
 
 
 def test_mistakes_before_anything_is_submitted(cluster, monkeypatch, capsys) -> None:

@@ -126,3 +126,10 @@ def seconds_of(spec: dict[str, Any], rates: dict[str, Rate]) -> float:
     evaluated *= spec["train"].get("evaluation_rotations") or 1
     share = evaluated / (3.0 * spec["steps"] * spec["batch_atoms"])
     return spec["steps"] * step + arithmetic * (1.0 + share)
+
+
+def wall_seconds(each: list[float], at_once: int, gpus: int = 1) -> float:
+    """Estimated seconds until all runs have ended. each: seconds of every run on one device;
+    at_once: runs that are trained side by side; gpus: devices of each run, taken to be that many
+    times as fast. The longest run is a bound, however many are trained at once."""
+    return max(sum(each) / at_once, max(each, default=0.0)) / gpus

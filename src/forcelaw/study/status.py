@@ -13,7 +13,7 @@ from ..store.runs import runs as all_runs
 from .accounting import accounts
 from .advice import advise
 from .config import label_of
-from .cost import Rate, seconds_of
+from .cost import Rate, seconds_of, wall_seconds
 from .live import Live, describe, live
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def describe_plan(
             f"{label:<22}{len(sizes):>6}{len(mine) - len(sizes):>7}{count(min(sizes)):>10}"
             f"{count(max(sizes)):>10}{sum(run.flops for run in mine):>10.1e}{duration(seconds):>14}"
         )
-    each = [seconds_of(run.spec, rates) for run in everything]
-    wall = max(sum(each) / workers, max(each)) / gpus
+    wall = wall_seconds([seconds_of(run.spec, rates) for run in everything], workers, gpus)
     lines.append(
         f"{len(everything)} runs, {sum(run.flops for run in everything):.1e} FLOPs, about"
         f" {duration(wall)} with {workers} worker{'s' * (workers > 1)}"

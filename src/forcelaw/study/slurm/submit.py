@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ...errors import StudyError, require
 from ...files import storage, write_json
 from ...progress import duration
-from ..cost import Rate, seconds_of
+from ..cost import Rate, seconds_of, wall_seconds
 from ..plan import plan
 from ..stop import withdraw
 from .array_worker import ArrayWorker
@@ -94,7 +94,7 @@ def describe_array(directory: StudyDirectory, rates: dict[str, Rate], gpus: int 
     every = [seconds_of(run.spec, rates) for run in (*planned.runs, *planned.waiting)]
     devices = max(1, options.gpus) if options.device == "cuda" else options.cores
     at_once = options.workers * max(1, devices // gpus)
-    wall = max(sum(every) / at_once, max(every)) / gpus
+    wall = wall_seconds(every, at_once, gpus)
     limit = 60.0 * options.minutes - options.signal
     unit = "GPU" if options.device == "cuda" else "core"
     lines = [

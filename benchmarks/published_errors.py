@@ -8,14 +8,16 @@ FOLDER holds the files as published: rmd17_{aspirin,ethanol}_{train,test}_01.npz
 github.com/andersx/rmd17-npz, and train_300K.xyz, ... of BOTNet-datasets in folders 3bpa and acac.
 Files that are not there are left out and named. OUT/SYSTEM has the pack, the runs and errors.json.
 All runs of a GPU train side by side; with several GPUs the systems are divided among them. Without
---epochs the runs are as long as the minutes allow: a few seconds of each, side by side, are timed
-first. --archive DIR: OUT/SYSTEM comes and goes as one file DIR/SYSTEM.tar.
+--epochs or --steps the runs are as long as the minutes allow: a few seconds of each, side by side,
+are timed first. --models: variants of one setting each, to be chosen from by their errors on
+validation. --archive DIR: OUT/SYSTEM comes and goes as one file DIR/SYSTEM.tar.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -52,10 +54,33 @@ SYSTEMS: dict[str, tuple[str, float, list[str]]] = {
     "ethanol": ("rmd17_ethanol_train_01.npz", 0.05, ["rmd17_ethanol_test_01.npz"]),
     "acac": ("acac/train_300K.xyz", 0.1, ["acac/test_MD_300K.xyz", "acac/test_MD_600K.xyz"]),
 }
+# what a model is, and in "train" what of TRAIN is its own
+PAINN = {"architecture": "painn", "size": 4e5, "depth": 3, "learning_rate": 4e-3}
+ESEN = {"architecture": "esen", "size": 4.5e5, "depth": 2, "learning_rate": 4e-3}
+FORCES = {"train": {"energy_weight": 0.25}}
+FEW = {"options": {"radial": 16}, **FORCES}
 MODELS: dict[str, dict[str, Any]] = {
-    "painn": {"architecture": "painn", "size": 4e5, "depth": 3, "learning_rate": 4e-3},
-    "esen": {"architecture": "esen", "size": 4.5e5, "depth": 2, "learning_rate": 4e-3},
+    "painn": PAINN,
+    "painn-16": {**PAINN, **FEW},
+    "painn-bessel": {**PAINN, **FORCES, "options": {"basis": "bessel", "radial": 20}},
+    "painn-wide": {**PAINN, **FEW, "size": 1.6e6},
+    "painn-deep": {**PAINN, **FEW, "size": 6.7e5, "depth": 5},
+    "painn-weights": {**PAINN, **FEW, "train": {"energy_weight": 0.25, "weight_decay": 0.003}},
+    "painn-small": {**PAINN, "size": 5e4},
+    "painn-small-16": {**PAINN, **FEW, "size": 5e4},
+    "painn-small-bessel": {
+        **PAINN,
+        **FORCES,
+        "size": 5e4,
+        "options": {"basis": "bessel", "radial": 20},
+    },
+    "esen": ESEN,
+    "esen-forces": {**ESEN, **FORCES},
+    "esen-bessel": {**ESEN, **FORCES, "options": {"basis": "bessel", "radial": 16}},
+    "esen-wide": {**ESEN, **FORCES, "size": 1.4e6},
+    "esen-l3": {**ESEN, **FORCES, "size": 6e5, "options": {"lmax": 3}},
 }
+DEFAULT = ("painn", "esen")
 TRAIN = TrainOptions(
     batch_molecules=8,
     beta1=0.95,
@@ -75,6 +100,7 @@ class Pace:
 
     def __init__(self, name: str):
         self.name, self.seen, self.told = name, [(time.monotonic(), 0)], time.monotonic()
+        self.numbers: dict[str, float] = {}  # what a progress bar shows
 
     def say(self, what: str) -> None:
         pass
@@ -132,12 +158,14 @@ def side_by_side(
 
 def resolved(out: Path, system: str, name: str, epochs: float) -> RunDirectory:
     """The run of one model on one system."""
+    about = {key: value for key, value in MODELS[name].items() if key != "train"}
+    train = TRAIN.model_copy(update=MODELS[name].get("train", {}))
     model = Training(
-        **MODELS[name], data=str(out / system / "pack"), epochs=epochs, cutoff=CUTOFF,
+        **about, data=str(out / system / "pack"), epochs=epochs, cutoff=CUTOFF,
         forces="conservative",
     )  # fmt: skip
     pack = Pack(out / system / "pack")
-    spec = model.resolve(pack, TRAIN)
+    spec = model.resolve(pack, train)
     return RunDirectory.create(out / system / "runs", spec.as_json())
 
 
@@ -175,19 +203,29 @@ def prepare(folder: Path, out: Path, system: str) -> Pack:
 
 
 def lengths(
-    out: Path, packs: dict[str, Pack], given: float | None, device: str, end: float
+    out: Path,
+    packs: dict[str, Pack],
+    models: list[str],
+    given: tuple[float | None, float | None],
+    device: str,
+    end: float,
 ) -> dict[str, float]:
-    """Epochs of each run, "system model": those of an earlier call, else ``given``, else what the
-    time until ``end`` allows."""
-    names = [f"{system} {model}" for system in packs for model in MODELS]
+    """Epochs of each run, "system model": those of an earlier call, else those ``given`` (or the
+    steps that are), else what the time until ``end`` allows."""
+    names = [f"{system} {model}" for system in packs for model in models]
+    epochs, steps = given
     known: dict[str, float] = {}
     for system in packs:
         file = out / system / "lengths.json"
         known |= json.loads(file.read_text()) if file.exists() else {}
     if set(names) <= set(known):
         return known
-    if given is not None:
-        known = dict.fromkeys(names, given)
+    if epochs is not None:
+        known = dict.fromkeys(names, epochs)
+    elif steps is not None:
+        for name in names:
+            structures = int((packs[name.split()[0]].split[:] == 0).sum())
+            known[name] = math.ceil(steps * (TRAIN.batch_molecules or 1) / structures)
     else:
         known = timed(out, packs, names, device, end)
     for system in packs:
@@ -296,6 +334,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--prepare", action="store_true", help="make the packs and leave")
     parser.add_argument("--epochs", type=float)
+    parser.add_argument("--steps", type=float, help="instead; rounded up to whole epochs")
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(DEFAULT))
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--archive", type=Path)
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS))
@@ -322,10 +362,12 @@ def main() -> int:
     packs = {system: prepare(args.folder, args.out, system) for system in there}
     if args.prepare:
         return 0
-    epochs = lengths(args.out, packs, args.epochs, device, end)
+    given = args.epochs, args.steps
+    epochs = lengths(args.out, packs, args.models, given, device, end)
     runs = {
         system: {
-            name: resolved(args.out, system, name, epochs[f"{system} {name}"]) for name in MODELS
+            name: resolved(args.out, system, name, epochs[f"{system} {name}"])
+            for name in args.models
         }
         for system in there
     }

@@ -1,6 +1,8 @@
 """results/use/published.md: what published_errors.py measured, beside published numbers.
 
-python benchmarks/published_table.py OUT > results/use/published.md      # OUT/SYSTEM/errors.json
+python benchmarks/published_table.py OUT... > results/use/published.md      # OUT/SYSTEM/errors.json
+
+Several OUT: runs of the same name are told by the last of them.
 """
 
 from __future__ import annotations
@@ -87,7 +89,9 @@ def table(system: str, measured: dict, published: dict, measure: str) -> list[st
         tests = [run["tests"][file] for file in files]
         values = [t[kind][measure] for t in tests for kind in ("energy_total", "forces")]
         how = f"N = {run['n']:,}, {run['epochs']:,.0f} epochs, {run['steps']:,} steps"
-        how += f" ({run['status']})"
+        how += "" if run["status"] == "finished" else f" ({run['status']})"
+        seen = run["metrics"][-1]["force_mae"]
+        how += f"; validation F {number(seen)}"
         cells = " | ".join(f"**{number(value)}**" for value in values)
         lines.append(f"| forcelaw {model} | {cells} | {how} |")
     tests = [ours[0]["tests"][file]["no_model"] for file in files]
@@ -98,15 +102,19 @@ def table(system: str, measured: dict, published: dict, measure: str) -> list[st
 
 
 def main() -> None:
-    out = Path(sys.argv[1])
+    folders = [Path(name) for name in sys.argv[1:]]
     lines = [HEAD.rstrip()]
     for measure, systems in (("mae", MD17), ("rmse", BOTNET)):
         for system, published in systems.items():
-            file = out / system / "errors.json"
-            if file.exists():
-                measured = json.loads(file.read_text())
+            measured: dict = {}
+            for folder in folders:
+                if (file := folder / system / "errors.json").exists():
+                    measured |= json.loads(file.read_text())
+            if measured:
                 lines += table(system, measured, published, measure)
-                if system == "3bpa" and not any("test_" in f for f in measured["painn"]["tests"]):
+                if system == "3bpa" and not any(
+                    "test_" in f for run in measured.values() for f in run["tests"]
+                ):
                     lines.append(MISSING.rstrip())
     print("\n".join(lines))
 

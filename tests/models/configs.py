@@ -65,6 +65,7 @@ EXTRA: list[Variant] = [
     Variant("esen-free-head", "esen", {"head": "free"}, coordinates=True),
     Variant("esen-last", "esen", {"frames": "global", "broken_layers": 1}),
     Variant("painn-untied", "painn", {"untied": True, "epsilon": 0.5}, coordinates=True),
+    Variant("painn-bessel", "painn", {"basis": "bessel", "radial": 8}),
     Variant("painn-pair", "painn", {"filter": "pair", "norm": "rms"}),
     Variant("painn-gate", "painn", {"gate": True}),
     Variant("painn-all", "painn", {"filter": "pair", "ends": "both", "gate": True}),

@@ -19,6 +19,13 @@ from tests.ops.test_kernels import DEVICE, molecules
 
 MODELS = {
     "painn": {"architecture": "painn", "width": 6, "depth": 2, "radial": 5},
+    "painn-bessel": {
+        "architecture": "painn",
+        "width": 6,
+        "depth": 2,
+        "radial": 5,
+        "basis": "bessel",
+    },
     "mpnn": {"architecture": "mpnn", "width": 6, "depth": 2, "radial": 4, "angular": 3},
     "additive": {
         "architecture": "mpnn",

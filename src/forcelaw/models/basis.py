@@ -12,6 +12,7 @@ from ..ops.edge_features import RATE, Columns, envelope, exponential_gaussians, 
 
 __all__ = [
     "BesselBasis",
+    "BesselFeatures",
     "EdgeFeatures",
     "ExponentialBasis",
     "GaussianBasis",
@@ -61,6 +62,31 @@ class BesselBasis(nn.Module):
     def forward(self, r: Tensor) -> Tensor:
         r = r.unsqueeze(-1).clamp_min(0.01)  # finite where padding has no length
         return self.factor * torch.sin(r * self.waves) / r
+
+    def slope(self, r: Tensor) -> Tensor:
+        """The derivatives by r, (...,) -> (..., count)."""
+        r = r.unsqueeze(-1).clamp_min(0.01)
+        phase = r * self.waves
+        return self.factor * (self.waves * torch.cos(phase) - torch.sin(phase) / r) / r
+
+
+class BesselFeatures(nn.Module):
+    """Bessel functions times the envelope: lengths (e,) -> (e, count); as :class:`EdgeFeatures`."""
+
+    def __init__(self, radial: BesselBasis, cutoff: float):
+        super().__init__()
+        self.radial, self.cutoff = radial, cutoff
+
+    def of_length(self, vec: Tensor, r: Tensor) -> Tensor | ops.Lengths:
+        """For :func:`forcelaw.ops.painn_message`; r (e,): the lengths of vec."""
+        if not ops.lengths_wanted(vec):
+            return self.radial(r) * envelope(r / self.cutoff).unsqueeze(-1)
+        at = r.detach().unsqueeze(-1)
+        value, slope = self.radial(r.detach()), self.radial.slope(r.detach())
+        x = at / self.cutoff
+        fall = -105.0 / self.cutoff * x**4 * (1.0 - x).clamp_min(0.0) ** 2  # the envelope's slope
+        shape = envelope(x)
+        return ops.Lengths(value * shape, slope * shape + value * fall, r)
 
 
 class ExponentialBasis(nn.Module):

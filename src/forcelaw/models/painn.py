@@ -29,7 +29,14 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import EdgeFeatures, ExponentialBasis, envelope, safe_norm
+from .basis import (
+    BesselBasis,
+    BesselFeatures,
+    EdgeFeatures,
+    ExponentialBasis,
+    envelope,
+    safe_norm,
+)
 from .head import Head
 from .mup import Embedding, LayerNorm, Linear, mark, normal
 from .painn_edges import EdgeMessage, RMSNorm, scalar_norm
@@ -39,7 +46,10 @@ class PaiNNConfig(ModelConfig):
     architecture: Literal["painn"] = "painn"
     base_width: int = 136
     radial: int = Field(32, ge=2, description="radial basis functions")
+    basis: Literal["exponential", "bessel"] = "exponential"
+    """bessel: as the paper's, which takes 20; smoother where data are few"""
     LATER: ClassVar[tuple[str, ...]] = (
+        "basis",
         "untied",
         "epsilon",
         "filter",
@@ -172,8 +182,14 @@ class PaiNN(ForceField):
         super().__init__(config)
         c = config
         self.embedding = Embedding(len(c.elements), c.width, c.m)
-        self.basis = ExponentialBasis(c.radial, c.cutoff)
-        self.features = EdgeFeatures(self.basis)
+        self.basis: BesselBasis | ExponentialBasis
+        self.features: BesselFeatures | EdgeFeatures
+        if c.basis == "bessel":
+            self.basis = BesselBasis(c.radial, c.cutoff)
+            self.features = BesselFeatures(self.basis, c.cutoff)
+        else:
+            self.basis = ExponentialBasis(c.radial, c.cutoff)
+            self.features = EdgeFeatures(self.basis)
         self.layers = nn.ModuleList(
             EdgeLayer(c, first=k == 0) if c.on_edges else Layer(c) for k in range(c.depth)
         )

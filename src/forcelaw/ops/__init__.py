@@ -11,7 +11,7 @@ from __future__ import annotations
 from .attention import Pairs, attention_pairs, rotary_attention
 from .batch_assembly import assemble
 from .edge_attention import TokenRows, edge_attention, swapped, token_rows
-from .edge_features import Lengths, edge_features, length_features
+from .edge_features import Lengths, edge_features, length_features, lengths_wanted
 from .egnn_vectors import egnn_vectors
 from .esen.so2_matrix import so2_matrix
 from .esen.so2_message import Edges, so2_edges, so2_message, spread

@@ -99,12 +99,17 @@ class Lengths(NamedTuple):
     r: Tensor
 
 
+def lengths_wanted(vec: Tensor) -> bool:
+    """Whether kernels go through functions of the lengths of ``vec`` by positions."""
+    return vec.requires_grad and use_triton_at(vec)
+
+
 def length_features(
     vec: Tensor, r: Tensor, centres: Tensor, kinds: Tensor, c: Columns
 ) -> Tensor | Lengths:
     """:func:`edge_features` of bare Gaussians alone: as Lengths where kernels go through them by
     positions."""
-    if not (vec.requires_grad and use_triton_at(vec)):
+    if not lengths_wanted(vec):
         return edge_features(vec, centres, kinds, c, r)
     at = vec.detach().contiguous()
     given = at, centres, kinds, c

@@ -13,6 +13,7 @@ import io
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def tables(folder: Path, split: str | None = None) -> Iterator[tuple[str, str, s
     for key, (repository, _, mine) in SOURCES.items():
         if split in (None, mine):
             root = folder / repository.replace("/", "+") if repository else Path("results")
+            if not root.exists():
+                print(f"{key}: no copy of {repository}, left out", file=sys.stderr)
+                continue
             for name, frame in READERS[key](root):
                 yield mine, key, name, frame
 

@@ -235,36 +235,42 @@ def held(args: argparse.Namespace) -> None:
 
 
 def cold(args: argparse.Namespace) -> None:
-    """Read windows of the large pack, from the disk and from the cache of the system."""
+    """Read the first window of a training run on the large pack, from the disk and from the cache
+    of the system."""
     import torch
 
-    from forcelaw.data.device_dataset import Shard
+    from forcelaw.data.schedule import Feed, plan
+    from forcelaw.training.spec import training_set
 
     torch.set_num_threads(1)
     large = Pack(args.folder / "large")
-    rng = np.random.default_rng(0)
-    options = {"cutoff": 6.0, "elements": tuple(large.elements)}
-    Shard(large, np.arange(100), **options)
-    print(f"{'structures of the pack':<24} {'from':<6} {'atoms/s':>10} {'of a CPU s':>11}", end="")
-    print(f" {'MB from disk':>13} {'MB needed':>10}")
-    for share in (0.002, 0.02):
-        chosen = np.sort(rng.choice(len(large), int(share * len(large)), replace=False))
-        large = Pack(args.folder / "large")  # nothing mapped
-        for file in large.path.glob("*.npy"):
-            with file.open("rb") as handle:
-                os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    indices = training_set(large)
+    steps = plan(large.sizes(indices), atoms_total=1e7, seed=0, molecules=16, atoms=None)
+    options = {"cutoff": 6.0, "elements": tuple(large.elements), "dtype": torch.float32}
+    print(f"{'window':>10} {'of the pack':>12} {'from':<6} {'seconds':>8} {'CPU s':>6}", end="")
+    print(f" {'atoms/s':>9} {'MB from disk':>13} {'MB needed':>10}")
+    for capacity in (8e5, 8e6):
         for source in ("disk", "cache"):
-            before, clocks = bytes_read(), (time.perf_counter(), time.process_time())
-            shard = Shard(large, chosen, **options)
-            atoms = int(shard.host_natoms.sum())
-            rates = [
-                atoms / (now() - c)
-                for now, c in zip((time.perf_counter, time.process_time), clocks)
-            ]
-            print(f"{share:<24.1%} {source:<6} {rates[0]:>10,.0f} {rates[1]:>11,.0f}", end="")
-            print(
-                f" {(bytes_read() - before) / 1e6:>13,.0f} {25 * atoms / 1e6:>10,.0f}", flush=True
+            if source == "disk":
+                large = Pack(args.folder / "large")  # nothing mapped
+                forget(large.path)
+            feed = Feed(
+                large, indices, steps, capacity=capacity, device=torch.device("cpu"), **options
             )
+            before, clocks = bytes_read(), (time.perf_counter(), time.process_time())
+            window = feed._window(*feed._bounds(0)[0])
+            wall, cpu = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
+            atoms, read = int(window.shard.host_natoms.sum()), bytes_read() - before
+            print(f"{atoms:>10,} {atoms / large.atoms:>12.1%} {source:<6} {wall:>8.1f}", end="")
+            print(f" {cpu:>6.1f} {atoms / wall:>9,.0f} {read / 1e6:>13,.0f}", end="")
+            print(f" {25 * atoms / 1e6:>10,.0f}", flush=True)
+
+
+def forget(folder: Path) -> None:
+    """Have the system forget what it holds of the arrays under ``folder``."""
+    for file in folder.rglob("*.npy"):
+        with file.open("rb") as handle:
+            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def bytes_read() -> int:

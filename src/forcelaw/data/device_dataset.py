@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, build_graph, molecule_edges
 from ..ops import assemble
+from .gather import Gather
 from .pack import Pack
 
 # atoms read from the memory map and turned into edges at once: enough to fill a GPU; few enough for
@@ -107,11 +108,13 @@ class Shard:
         }
         ends = np.cumsum(counts)
         low, at_once = 0, _LOAD_ATOMS.get(self.device.type, 500_000)
-        while low < len(self.indices):
-            before = ends[low - 1] if low else 0
-            high = max(low + 1, int(np.searchsorted(ends, before + at_once, side="right")))
-            self._load(pack, self.indices[low:high], counts[low:high], lookup, table, parts)
-            low = high
+        with Gather(pack, self.indices) as stored:
+            while low < len(self.indices):
+                before = ends[low - 1] if low else 0
+                high = max(low + 1, int(np.searchsorted(ends, before + at_once, side="right")))
+                stored.reach(high)
+                self._load(stored, self.indices[low:high], counts[low:high], lookup, table, parts)
+                low = high
         empty = {
             "species": (0,),
             "pos": (0, 3),
@@ -150,16 +153,17 @@ class Shard:
 
     def _load(
         self,
-        pack: Pack,
+        stored: Gather,
         indices: np.ndarray,
         counts: np.ndarray,
         lookup: np.ndarray,
         references: np.ndarray,
         parts: dict[str, list[Tensor]],
     ) -> None:
+        pack = stored.pack
         first = np.asarray(pack.offsets[indices], np.int64)
         atoms = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-        numbers = np.asarray(pack.numbers[atoms])
+        numbers = stored.take("numbers", atoms)
         species = lookup[numbers]
         if (species < 0).any():
             absent = sorted(set(numbers[species < 0].tolist()))
@@ -168,17 +172,17 @@ class Shard:
                 where=str(pack.path),
             )
         structure = np.repeat(np.arange(len(indices)), counts)
-        energy = np.asarray(pack.energies[indices]) - np.bincount(
+        energy = stored.take("energies", indices) - np.bincount(
             structure, references[numbers], len(indices)
         )
         to = {"device": self.device, "dtype": self.dtype}
-        pos64 = torch.from_numpy(pack.vectors("positions", atoms))
+        pos64 = torch.from_numpy(stored.vectors("positions", atoms))
         pos = pos64.to(**to)
         natoms = torch.from_numpy(counts.astype(np.int64)).to(self.device)
         shift = None
         if pack.manifest.get("periodic") or counts.max(initial=0) > ALL_PAIRS_MAX_ATOMS:
-            cells = np.asarray(pack.cells[indices]) if pack.manifest.get("periodic") else None
-            pbc = np.asarray(pack.pbc[indices], bool) if pack.manifest.get("periodic") else None
+            cells = stored.take("cells", indices) if pack.manifest.get("periodic") else None
+            pbc = stored.take("pbc", indices).astype(bool) if cells is not None else None
             graph = build_graph(
                 pos64, torch.from_numpy(species), natoms.cpu(), self.cutoff, cells=cells, pbc=pbc
             )
@@ -202,7 +206,7 @@ class Shard:
         most = int(nedges.max()) if len(nedges) else 0
         parts["species"].append(torch.from_numpy(species).to(self.device))
         parts["pos"].append(pos)
-        parts["forces"].append(torch.from_numpy(pack.vectors("forces", atoms)).to(**to))
+        parts["forces"].append(torch.from_numpy(stored.vectors("forces", atoms)).to(**to))
         parts["energy"].append(torch.from_numpy(energy).to(**to))
         parts["nedges"].append(nedges)
         few = torch.int16 if most < 32768 else torch.int32

@@ -240,6 +240,8 @@ class Feed:
         unique, local = np.unique(wanted.astype(np.int64), return_inverse=True)
         if not len(unique):  # a part of a few last steps: empty slots are read from somewhere
             unique = np.zeros(1, np.int64)
+        by_place = np.argsort(self.indices[unique])  # the disk is read in one pass
+        unique, local = unique[by_place], np.argsort(by_place)[local]
         shard = load_shard(self.pack, self.indices[unique], **self.options)
         return Window(low, high, shard, local, first, unique, last=high == self.plan.steps)
 

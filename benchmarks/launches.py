@@ -6,13 +6,16 @@ run.
 At 16 molecules a step a small model takes about as long as its launches, 1 to 2 microseconds each
 inside a CUDA graph. Counts torch's operations that are no views (a matrix product may take two
 launches) and the kernels of forcelaw, rotations of the augmentation, batch assembly, loss,
-optimizer and books included; "torch alone" is the same step with the kernels switched off.
+optimizer and books included; "torch alone" is the same step with the kernels switched off. "GB" is
+what all of them read and write, each operand counted once: divided by the bandwidth of the card, no
+step can be faster than that.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import math
 import os
 import sys
 from dataclasses import replace
@@ -76,6 +79,7 @@ class Count(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: collections.Counter[str] = collections.Counter()
+        self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func).split(".")
@@ -83,7 +87,20 @@ class Count(TorchDispatchMode):
         nothing_done = name[1] in ("contiguous", "to") and found is args[0]
         if name[0] == "aten" and name[1] not in QUIET and not nothing_done:
             self.seen[name[1]] += 1
+            made = found if isinstance(found, tuple | list) else (found,)
+            self.bytes += moved(*args, *(kwargs or {}).values(), *made)
         return found
+
+
+def moved(*operands: Any) -> int:
+    """Bytes of tensors, what is expanded counted once and what is given twice too."""
+    tensors = {
+        (x.data_ptr(), x.shape, x.stride()): x for x in operands if isinstance(x, torch.Tensor)
+    }
+    return sum(
+        x.element_size() * math.prod(n for n, step in zip(x.shape, x.stride()) if step)
+        for x in tensors.values()
+    )
 
 
 class Counted(Step):
@@ -109,7 +126,7 @@ class Counted(Step):
 
 def count(
     pack: Pack, model_name: str, target: float, molecules: int
-) -> tuple[int, collections.Counter[str]]:
+) -> tuple[int, collections.Counter[str], int]:
     name, extra = parse(model_name)
     config = size(name, target, **data_options(pack), **extra)
     options, indices = TrainOptions(batch_molecules=molecules, augment=True), training_set(pack)
@@ -138,7 +155,7 @@ def count(
     step.begin(window, rows, (atoms + 1, edges))
     with Count() as counted:
         step.run()
-    return model.n_parameters(), counted.seen
+    return model.n_parameters(), counted.seen, counted.bytes
 
 
 def main() -> int:
@@ -153,20 +170,28 @@ def main() -> int:
     torch.set_num_threads(1)
     pretend(90)
     launched: collections.Counter[str] = collections.Counter()
-    JITFunction.run = lambda self, *a, **k: launched.update([self.fn.__name__])
+    traffic: list[int] = []
+
+    def launch(self: JITFunction, *operands: Any, **_: Any) -> None:
+        launched[self.fn.__name__] += 1
+        traffic.append(moved(*operands))
+
+    JITFunction.run = launch
     print(f"# {' '.join(sys.argv)}")
     print(
-        f"{'model':<24}{'N':>9}{'kernels':>9}{'torch':>7}{'sum':>6}{'torch alone':>13}   most of"
-        " torch's"
+        f"{'model':<24}{'N':>9}{'kernels':>9}{'torch':>7}{'sum':>6}{'GB':>7}"
+        f"{'torch alone':>13}{'GB':>7}   most of torch's"
     )
     for model in args.models:
         with ops.using("torch"):
-            _, alone = count(Pack(args.pack), model, args.size, args.molecules)
+            _, alone, alone_bytes = count(Pack(args.pack), model, args.size, args.molecules)
         launched.clear()
-        n, seen = count(Pack(args.pack), model, args.size, args.molecules)
+        traffic.clear()
+        n, seen, rest = count(Pack(args.pack), model, args.size, args.molecules)
         own, torchs = launched.total(), seen.total()
         print(
-            f"{model:<24}{n:>9,}{own:>9}{torchs:>7}{own + torchs:>6}{alone.total():>13}   "
+            f"{model:<24}{n:>9,}{own:>9}{torchs:>7}{own + torchs:>6}"
+            f"{(rest + sum(traffic)) / 1e9:>7.2f}{alone.total():>13}{alone_bytes / 1e9:>7.2f}   "
             + " ".join(f"{name} {times}" for name, times in seen.most_common(6)),
             flush=True,
         )

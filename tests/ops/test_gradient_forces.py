@@ -36,6 +36,14 @@ MODELS = {
     },
     "egnn": {"architecture": "egnn", "width": 6, "depth": 3, "radial": 5, "channels": 3},
     "esen": {"architecture": "esen", "width": 4, "depth": 1, "radial": 4, "lmax": 1},
+    "attention": {
+        "architecture": "attention",
+        "width": 8,
+        "depth": 2,
+        "head_width": 4,
+        "radial": 4,
+        "angular": 3,
+    },
 }
 
 

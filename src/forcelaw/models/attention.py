@@ -32,7 +32,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .. import ops
-from ..graph import GraphBatch, segment_sum
+from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
 from .basis import EdgeFeatures, ExponentialBasis, envelope, safe_norm
 from .gemnet_index import build_index
@@ -78,9 +78,9 @@ class GLU(nn.Module):
         self.up = Linear(d, 4 * d, "hidden", m)
         self.down = Linear(2 * d, d, "hidden", m)
 
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.up(x).chunk(2, dim=-1)
-        return self.down(value * torch.sigmoid(gate))
+    def gated(self, x: Tensor) -> Tensor:
+        """What ``down`` takes."""
+        return ops.linear_glu(x, *self.up.affine())
 
 
 class AttentionLayer(nn.Module):
@@ -103,16 +103,18 @@ class AttentionLayer(nn.Module):
         self.edges = GLU(d, m)
 
     def forward(
-        self, a: Tensor, z: Tensor, rows: ops.TokenRows, differentiable: bool
-    ) -> tuple[Tensor, Tensor]:
-        """a (n, 2d), z (e, d)."""
-        tokens = self.norm1(torch.cat([self.contract(a), z]))
-        query, value = self.bias.unbind(0)
-        bias = torch.cat([query, torch.zeros_like(query), value])
-        qkv = ops.linear(tokens, self.qkv.weight, bias)
-        o = self.out(ops.edge_attention(qkv, rows, self.heads, differentiable))
-        a, z = a + self.expand(o[: len(a)]), z + o[len(a) :]
-        return a + self.atoms(self.norm_atoms(a)), z + self.edges(self.norm_edges(z))
+        self, a: Tensor, z: Tensor, last: ops.Affine | None, rows: ops.Tokens, differentiable: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """a (n, 2d); z (e, d), where ``last`` is given before that linear layer -> a, z, and the
+        gated rows (e, 2d) that ``edges.down`` has still to take, for a sum with z."""
+        z, tokens = ops.token_norm(a, self.contract.affine(), z, last, self.norm1.affine())
+        qkv = self.qkv.weight, self.bias
+        o = ops.edge_attention(tokens, *qkv, rows, self.heads, differentiable)
+        norms = self.norm_atoms.affine(), self.norm_edges.affine()
+        linear = self.out.affine(), self.expand.affine()
+        a, normed, z, normed_edges = ops.attended(o, a, z, *linear, *norms)
+        a = a + self.atoms.down(self.atoms.gated(normed))
+        return a, z, self.edges.gated(normed_edges)
 
 
 class Layer(nn.Module):
@@ -134,19 +136,23 @@ class Layer(nn.Module):
         self, a: Tensor, t: Tensor, edges: Edges, differentiable: bool
     ) -> tuple[Tensor, Tensor]:
         """a (n, 2d), t (e, d)."""
-        z = self.geometry(edges.g) + self.message1(t)
-        if self.neighbour is not None:
-            z = z + self.neighbour(edges.species)
-        z = self.message2(ops.silu(z))
-        for layer in self.attention:
-            a, z = layer(a, z, edges.rows, differentiable)
-        both = self.norm(torch.cat([z, ops.swapped(z, edges.swap)], dim=-1))
-        return a, t + z + self.pair2(ops.silu(self.pair1(both)))
+        table = None if self.neighbour is None else self.neighbour.weight
+        geometry = self.geometry.affine()
+        x = ops.edge_input(edges.known, *geometry, table, t, self.message1.weight)
+        first, *others = self.attention
+        a, z, x = first(a, x, self.message2.affine(), edges.rows, differentiable)
+        down = first.edges.down
+        for layer in others:
+            a, z, x = layer(a, z + down(x), None, edges.rows, differentiable)
+            down = layer.edges.down
+        z, both = ops.pair_norm(z, x, *down.affine(), edges.swap, self.norm.affine())
+        x = ops.linear_silu(both, *self.pair1.affine())
+        return a, ops.linear_add(x, *self.pair2.affine(), t, z)
 
 
 class Edges:
-    """What layers need of the edges of a batch, in canonical order: g (e, geometry), species of the
-    neighbour, swap (e,), u (e, 1), receiver (e,), rows."""
+    """What layers need of the edges of a batch, in canonical order: what is known of them, swap
+    (e,), u (e, 1), rows of tokens."""
 
     def __init__(self, graph: GraphBatch, vec: Tensor, features: Any, c: AttentionConfig):
         index = build_index(graph, vec, c.cutoff)
@@ -155,11 +161,12 @@ class Edges:
         if features is None:
             # a padding edge is 1,000 Angstrom long
             near = (r < c.cutoff).to(r.dtype).unsqueeze(-1)
-            self.g = torch.cat([vec, r.unsqueeze(-1)], dim=-1) * near
+            g = torch.cat([vec, r.unsqueeze(-1)], dim=-1) * near
         else:
-            self.g = features(vec, r)
-        self.species = graph.species.index_select(0, index.sender)
-        self.swap, self.receiver = index.swap, index.receiver
+            g = features(vec, r)
+        species = graph.species.index_select(0, index.sender)
+        self.known = ops.edge_columns(g, species, len(c.elements))
+        self.index, self.swap = index, index.swap
         u = envelope(r / c.cutoff)
         self.u, self.rows = u.unsqueeze(-1), ops.token_rows(index, u)
 
@@ -178,13 +185,15 @@ class OutputHead(nn.Module):
 
     def forward(self, a: Tensor, t: Tensor, edges: Edges) -> Tensor:
         for one, other in zip(self.atoms, self.edges):
-            a, t = ops.silu(one(a)), ops.silu(other(t))
-        pairs = self.last_edges(t) * edges.u
-        return self.last_atoms(a) + segment_sum(pairs, edges.receiver, len(a)) * self.sum_scale
+            a = ops.linear_silu(a, *one.affine())
+            t = ops.linear_silu(t, *other.affine())
+        pairs = ops.edge_readout(t, edges.u, *self.last_edges.affine(), edges.index)
+        return self.last_atoms(a) + pairs * self.sum_scale
 
 
 class Attention(ForceField):
     config: AttentionConfig
+    kernels_give_forces = True
 
     def __init__(self, config: AttentionConfig):
         super().__init__(config)
@@ -203,7 +212,7 @@ class Attention(ForceField):
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         edges = Edges(graph, vec, self.features, self.config)
-        a, t = self.embed(graph), self.messages(edges.species)
+        a, t = self.embed(graph), ops.edge_table(self.messages.weight, edges.known)
         for layer in self.layers:
             a, t = layer(a, t, edges, vec.requires_grad)
         energy = self.energy(self.remember(a), t, edges).squeeze(-1)

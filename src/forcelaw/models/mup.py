@@ -71,10 +71,14 @@ class Linear(nn.Module):
         self.weight = mark(nn.Parameter(normal(fan_out, fan_in, std=std)), kind, m)
         self.bias = mark(nn.Parameter(torch.zeros(fan_out)), "vector", m) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def affine(self) -> ops.Affine:
+        """Weight and bias as they act."""
         # the weight is scaled, not x: it is small where x has a row for each edge
         weight = self.weight if self.multiplier == 1.0 else self.weight * self.multiplier
-        return ops.linear(x, weight, self.bias)
+        return ops.Affine(weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, *self.affine())
 
 
 class LayerNorm(nn.Module):
@@ -84,6 +88,10 @@ class LayerNorm(nn.Module):
         super().__init__()
         self.weight = mark(nn.Parameter(torch.ones(width)), "vector", m)
         self.bias = mark(nn.Parameter(torch.zeros(width)), "vector", m)
+
+    def affine(self) -> ops.Affine:
+        """Gain and bias."""
+        return ops.Affine(self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (rows, width)."""

@@ -10,13 +10,23 @@ from __future__ import annotations
 
 from .attention import Pairs, attention_pairs, rotary_attention
 from .batch_assembly import assemble
-from .edge_attention import TokenRows, edge_attention, swapped, token_rows
+from .edge_attention import Tokens, edge_attention, token_rows
+from .edge_exchange import (
+    edge_columns,
+    edge_input,
+    edge_table,
+    linear_add,
+    pair_norm,
+    swapped,
+)
 from .edge_features import Lengths, edge_features, length_features, lengths_wanted
+from .edge_readout import edge_readout
 from .egnn_vectors import egnn_vectors
 from .esen.so2_matrix import so2_matrix
 from .esen.so2_message import Edges, so2_edges, so2_message, spread
 from .esen.spherical_norm import by_degree, spherical_add, spherical_gate, spherical_norm
 from .esen.wigner import edge_frames
+from .feed_forward import linear_glu, linear_silu
 from .gated_message import gated_message
 from .gemnet.harmonics import harmonics
 from .gemnet.radial_filter import filter_sum, filtered_linear, gathered_linear, read_edges
@@ -43,3 +53,4 @@ from .random_rotation import random_rotations
 from .segment import edge_difference, edge_gate, edge_sum
 from .silu import silu
 from .switch import AVAILABLE, by_positions, use_triton, using
+from .token_norm import Affine, attended, token_norm

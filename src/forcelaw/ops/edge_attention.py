@@ -4,7 +4,8 @@ i are the atom itself and its edges, and each of them sees all of them.
     a_qt = u_t exp(q . k_t / sqrt(d)) / sum over s of u_s exp(q . k_s / sqrt(d))
 
 u is the envelope of an edge and 1 for the atom. Legend: n atoms, e edges, tokens (n + e, c), atoms
-first; rows of s slots hold the tokens of one atom, whose first slot is the atom.
+first; rows of s slots hold the tokens of one atom, whose first slot is the atom. Kernels go through
+the tokens as they lie (edge_attention_kernels.py); plain torch makes rows of them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from .attention import ALIGNED, SMALLEST, exchange
+from .edge_attention_kernels import Attend
 from .gemnet.index import EdgeIndex
+from .linear import linear
+from .switch import use_triton_at
+from .tiles import lowered
 
 
 @dataclass
@@ -32,8 +37,22 @@ class TokenRows:
     u: Tensor
 
 
-def token_rows(index: EdgeIndex, u: Tensor) -> TokenRows:
-    """Rows of a batch, once per forward pass; u (e,) of the edges in the order of ``index``."""
+@dataclass
+class TokenRanges:
+    """For kernels: the edges into atom i are ptr[i]:ptr[i + 1] of ptr (n + 1,); u (e,)."""
+
+    ptr: Tensor
+    u: Tensor
+
+
+Tokens = TokenRows | TokenRanges
+
+
+def token_rows(index: EdgeIndex, u: Tensor) -> Tokens:
+    """Where the tokens of a batch are, once per forward pass; u (e,) of the edges in the order of
+    ``index``."""
+    if use_triton_at(u):
+        return TokenRanges(index.ptr, u.contiguous())
     n, e, device = index.atoms, len(index.receiver), u.device
     s = -(-(1 + index.width) // ALIGNED) * ALIGNED
     ptr = index.ptr.to(torch.int64)
@@ -54,9 +73,27 @@ def token_rows(index: EdgeIndex, u: Tensor) -> TokenRows:
     )
 
 
-def edge_attention(qkv: Tensor, rows: TokenRows, heads: int, differentiable: bool) -> Tensor:
-    """qkv (n + e, 3 c) of tokens, side by side -> (n + e, c); anything for tokens without a
-    slot. differentiable: twice, and by u, as gradient forces ask for."""
+def edge_attention(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    rows: Tokens,
+    heads: int,
+    differentiable: bool,
+) -> Tensor:
+    """Attention of tokens x (n + e, in): queries, keys and values are x W^T side by side, W (3 c,
+    in), and bias (2, c) is added to queries and values; one of keys would shift all logits of a
+    query alike. -> (n + e, c); anything for tokens without a slot. differentiable: twice, and by
+    u, as gradient forces ask for."""
+    if isinstance(rows, TokenRanges):
+        qkv = nn.functional.linear(x, lowered(weight))
+        return Attend.apply(qkv, bias, rows.u, rows.ptr, heads)
+    query, value = bias.unbind(0)
+    qkv = linear(x, weight, torch.cat([query, torch.zeros_like(query), value]))
+    return _by_rows(qkv, rows, heads, differentiable)
+
+
+def _by_rows(qkv: Tensor, rows: TokenRows, heads: int, differentiable: bool) -> Tensor:
     width, (n, _, _, s) = qkv.shape[1] // 3, rows.u.shape
     d = width // heads
     picked = exchange(qkv.view(len(qkv), 3 * heads, d), rows.token, rows.slot, rows.seated)
@@ -70,20 +107,3 @@ def edge_attention(qkv: Tensor, rows: TokenRows, heads: int, differentiable: boo
         out = scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
     out = out.transpose(1, 2).reshape(n * s, heads, d)
     return exchange(out, rows.slot, rows.token, rows.held).view(len(qkv), width)
-
-
-def swapped(x: Tensor, swap: Tensor) -> Tensor:
-    """Rows of x (e, d) by ``swap`` (e,), an involution: its own way back, without an atomic sum."""
-    return _Swapped.apply(x, swap)
-
-
-class _Swapped(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, swap):
-        ctx.save_for_backward(swap)
-        return x.index_select(0, swap)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (swap,) = ctx.saved_tensors
-        return _Swapped.apply(grad, swap), None

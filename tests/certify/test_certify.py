@@ -15,7 +15,7 @@ from forcelaw.certify.subject import Subject
 from forcelaw.cli.main import main
 from forcelaw.data.pack import Pack, sample_path
 from forcelaw.errors import StoreError, StudyError
-from forcelaw.models import ARCHITECTURES
+from forcelaw.models import ARCHITECTURES, build
 
 PACK = Pack(sample_path())
 DATA = Subject("mpnn", PACK).data
@@ -126,6 +126,34 @@ def test_the_command_writes_what_a_study_finds(tmp_path, monkeypatch, capsys) ->
     assert len(list(folder.iterdir())) == 3  # a part of a certificate is none
     with pytest.raises(StudyError):
         certify("mpnn", only=("colour",))
+
+
+def test_a_certificate_is_one_of_its_options(tmp_path) -> None:
+    """A column with other options does not get it; either kind of forces does."""
+
+    def write(**options) -> Certificate:
+        made = Certificate("esen", "eSEN", None, {"options": options}, [Line("seeds", "holds", "")])
+        assert made.write(tmp_path).exists()
+        return made
+
+    direct, broken = write(), write(untied=True, epsilon=0.3)
+    for forces in ("direct", "conservative"):
+        assert find("esen", None, [tmp_path], {"forces": forces}) == direct
+        options = {"epsilon": 0.3, "untied": True, "forces": forces}
+        assert find("esen", None, [tmp_path], options) == broken
+    gradient = write(forces="conservative")
+    assert find("esen", None, [tmp_path], {"forces": "conservative"}) == gradient
+    assert find("esen", None, [tmp_path], {"forces": "direct"}) == direct
+    assert find("esen", None, [tmp_path], {"epsilon": 1.0}) is None
+    assert find("ese", None, [tmp_path]) is None
+    assert broken.record()["options"] == {"untied": True, "epsilon": 0.3}
+    assert "epsilon 0.3" in broken.markdown().splitlines()[0] and "options" not in direct.record()
+
+
+def test_the_size_of_the_model_that_is_measured() -> None:
+    assert 9e4 < build(Subject("mpnn", PACK, parameters=1e5).small, seed=0).n_parameters() < 1.1e5
+    made = certify("mpnn", only=("seeds",), size=2e4)
+    assert made.about["size"] == 2e4
 
 
 def test_labels_are_inert_on_the_pages() -> None:

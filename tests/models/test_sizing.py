@@ -3,12 +3,16 @@ that is built."""
 
 from __future__ import annotations
 
+import functools
 import math
+from unittest import mock
 
 import pytest
+import torch
+from torch import nn
 
 from forcelaw.errors import StudyError
-from forcelaw.models import ARCHITECTURES, build
+from forcelaw.models import ARCHITECTURES, Architecture, ForceField, ModelConfig, build, sizing
 from forcelaw.models.sizing import count_parameters, depth_for, size
 from tests.models.configs import Variant, direct_variants, small_config
 from tests.molecules import ELEMENTS
@@ -74,6 +78,26 @@ def test_counting_without_weights_is_exact(variant: Variant) -> None:
         assert model.n_parameters() == sum(
             v.numel() for v in dict(model.named_parameters()).values()
         )
+
+
+def test_counting_leaves_a_package_as_it_was() -> None:
+    """One that keeps a tensor for its next model, as e3nn does, keeps it with values."""
+    kept = functools.lru_cache(lambda: torch.ones(3))
+
+    class Kept(ForceField):
+        def __init__(self, config: ModelConfig):
+            super().__init__(config)
+            self.w = nn.Parameter(torch.randn(3) * kept())
+
+    entry = Architecture(name="kept", title="", config=ModelConfig, model=Kept, packages=("e3nn",))
+    state = torch.random.get_rng_state()
+    with mock.patch.object(sizing, "architecture", lambda name: entry):
+        config = ModelConfig(architecture="kept", width=4, depth=1, elements=(1,))
+        count_parameters.cache_clear()
+        assert count_parameters(config) == (3, 3)
+    count_parameters.cache_clear()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert kept().device.type == "cpu"
 
 
 @names

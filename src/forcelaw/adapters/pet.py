@@ -9,7 +9,9 @@ train with random rotations (``augment: true`` here) and a rate that falls.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
 import torch
 from pydantic import Field
@@ -32,9 +34,25 @@ class PETConfig(ModelConfig):
     cutoff_width: float = Field(0.5, gt=0, description="Angstrom over which messages end")
 
 
+@contextlib.contextmanager
+def plain_torch() -> Iterator[None]:
+    """With torch's own ``select`` and ``index_select``: torch_geometric, which matgl imports, puts
+    others in their place, and TorchScript, which metatrain's modules are compiled by when they are
+    imported, cannot compile those."""
+    names = ("select", "index_select")
+    replaced = {name: getattr(torch, name) for name in names}
+    for name in names:
+        setattr(torch, name, getattr(torch._C._VariableFunctions, name))
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(torch, name, replaced[name])
+
+
 def build(c: PETConfig) -> nn.Module:
     """The package's backend, with outputs for energies and, where they are direct, forces."""
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), plain_torch():
         from metatrain.pet.modules.backend import PETBackend
 
     hypers = {

@@ -2,7 +2,9 @@
 torch (``use_warp=False``) with random weights, sized by its units.
 
 Given zero positions and our edge vectors as periodic offsets, the package's own forward pass is a
-function of the vectors alone. Its authors train energies before forces count, with a rate that
+function of the vectors alone. Its Gaussians are an Angstrom wide whatever their number and the
+cutoff, so that 32 of them are nearly the same function; ``sharpness: 10`` makes them as wide as
+they are apart (at 6 Angstrom). Its authors train energies before forces count, with a rate that
 falls as a cosine.
 """
 
@@ -27,6 +29,9 @@ class TensorNetConfig(ModelConfig):
 
     forces: Literal["conservative"] = "conservative"
     radial: int = Field(32, ge=1, description="radial functions, Gaussians")
+    sharpness: float = Field(
+        0.5, gt=0, description="1/Angstrom^2, s of a Gaussian exp(-s (r - center)^2)"
+    )
     group: Literal["O(3)", "SO(3)"] = Field("O(3)", description="O(3): parity is kept")
 
 
@@ -40,6 +45,7 @@ def build(c: TensorNetConfig) -> nn.Module:
         units=c.width,
         nblocks=c.depth,
         num_rbf=c.radial,
+        width=c.sharpness,
         cutoff=c.cutoff,
         equivariance_invariance_group=c.group,
         is_intensive=False,

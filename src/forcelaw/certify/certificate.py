@@ -44,6 +44,16 @@ class Certificate:
     lines: list[Line]
 
     @property
+    def heading(self) -> str:
+        """Title, and the options that it was measured with."""
+        return ", ".join([self.title, *(f"{k} {v}" for k, v in self.options.items())])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the architecture that it was measured with."""
+        return dict(self.about.get("options") or {})
+
+    @property
     def failed(self) -> list[str]:
         """Names of the lines that fail."""
         return [line.name for line in self.lines if line.verdict == "fails"]
@@ -60,7 +70,7 @@ class Certificate:
     def text(self) -> str:
         """The page for a terminal."""
         wide = max(len(line.name) for line in self.lines)
-        head = f"{self.title} ({self.architecture})"
+        head = f"{self.heading} ({self.architecture})"
         rows = [f"{x.name:<{wide}}  {x.verdict:<7}  {x.found}" for x in self.lines]
         return printable("\n".join([head, *rows, self.summary()]))
 
@@ -72,14 +82,18 @@ class Certificate:
         return "every line holds" + (f"; not measured: {', '.join(skipped)}" if skipped else "")
 
     def record(self) -> dict[str, Any]:
-        """What a study keeps of it: date, the lines that fail, and each line in words."""
-        lines = {x.name: [x.verdict, x.found] for x in self.lines}
-        return {"date": self.about.get("date"), "failed": self.failed, "lines": lines}
+        """What a study keeps of it: date, options, the lines that fail, and each line in words."""
+        return {
+            "date": self.about.get("date"),
+            **({"options": self.options} if self.options else {}),
+            "failed": self.failed,
+            "lines": {x.name: [x.verdict, x.found] for x in self.lines},
+        }
 
     def write(self, folder: Path) -> Path:
         """Write NAME.json, NAME.md and NAME.html into ``folder``; the path of the first."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{file_name(self.architecture)}.json"
+        path = folder / f"{file_name(self.architecture, self.options)}.json"
         write_json(path, {"format": FORMAT, **asdict(self)})
         path.with_suffix(".md").write_text(self.markdown())
         path.with_suffix(".html").write_text(self.html())
@@ -95,7 +109,7 @@ class Certificate:
         facts = [f"- {name}: {cell(str(value))}" for name, value in self._facts()]
         return "\n".join(
             [
-                f"# Certificate of {cell(self.title)}",
+                f"# Certificate of {cell(self.heading)}",
                 "",
                 f"{self.summary()[0].upper()}{self.summary()[1:]}.",
                 "",
@@ -119,7 +133,7 @@ class Certificate:
             f"<li>{html.escape(name)}: {html.escape(printable(str(value)))}</li>"
             for name, value in self._facts()
         )
-        title = html.escape(printable(self.title))
+        title = html.escape(printable(self.heading))
         return PAGE.format(title=title, summary=html.escape(self.summary()), rows=rows, facts=facts)
 
     def _facts(self) -> list[tuple[str, Any]]:
@@ -155,9 +169,10 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def file_name(architecture: str) -> str:
-    """The name of the files of an architecture's certificate, without suffix."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", architecture)
+def file_name(architecture: str, options: Mapping[str, Any] | None = None) -> str:
+    """The name of the files of an architecture's certificate with options, without suffix."""
+    parts = [architecture, *(f"{k} {v}" for k, v in sorted((options or {}).items()))]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", " ".join(parts))
 
 
 def read(path: Path) -> Certificate:
@@ -177,13 +192,25 @@ def read(path: Path) -> Certificate:
 
 
 def find(
-    architecture: str, code: Mapping[str, str] | None, folders: Iterable[Path]
+    architecture: str,
+    code: Mapping[str, str] | None,
+    folders: Iterable[Path],
+    options: Mapping[str, Any] | None = None,
 ) -> Certificate | None:
-    """The certificate of an architecture in the first folder that has one of this very code."""
+    """The certificate of an architecture with options, in the first folder that has one of this
+    very code. Most lines are the same for both kinds of ``forces``: one of the other kind will do
+    where there is none of this."""
+    wanted = dict(options or {})
+    kind = wanted.pop("forces", None)
     for folder in folders:
-        path = folder / f"{file_name(architecture)}.json"
-        if path.exists():
+        fitting = []
+        for path in sorted(folder.glob(f"{file_name(architecture)}*.json")):
             found = read(path)
-            if found.architecture == architecture and found.code == (code and dict(code)):
-                return found
+            its = found.options
+            its_kind = its.pop("forces", None)
+            about = found.architecture, found.code, its
+            if about == (architecture, code and dict(code), wanted):
+                fitting.append((its_kind != kind, its_kind is not None, found))
+        if fitting:
+            return min(fitting, key=lambda each: each[:2])[2]
     return None

@@ -48,6 +48,7 @@ def certify(
     data: str | Path = "sample",
     options: Mapping[str, Any] | None = None,
     cutoff: float = 6.0,
+    size: float | None = None,
     threads: int = 1,
     only: tuple[str, ...] = (),
     say: Callable[[str], None] = lambda text: None,
@@ -55,9 +56,10 @@ def certify(
     """The certificate of an architecture on the data of a pack.
 
     architecture: a name, or an import path. options: of its configuration, such as ``{"forces":
-    "conservative"}``. only: names of lines, else all. say: called with each line as it is there.
-    StudyError where there is no such architecture; a line that cannot be measured fails, with the
-    reason.
+    "conservative"}``. size: parameters of the model whose symmetry, smoothness, forces and other
+    exact properties are measured (default: the fewest of 1e4, 3e4, ... that it can have). only:
+    names of lines, else all. say: called with each line as it is there. StudyError where there is
+    no such architecture; a line that cannot be measured fails, with the reason.
     """
     unknown = set(only) - set(LINES)
     if unknown:
@@ -65,7 +67,7 @@ def certify(
             f"there is no line {', '.join(sorted(unknown))}", remedy=f"use: {', '.join(LINES)}"
         )
     pack = Pack(sample_path() if str(data) == "sample" else data)
-    subject = Subject(architecture, pack, cutoff, dict(options or {}))
+    subject = Subject(architecture, pack, cutoff, dict(options or {}), parameters=size)
     began, lines = time.monotonic(), []
     entry, source = subject.entry, code(architecture)
     with cpu_threads(threads), torch.random.fork_rng(devices=[]):
@@ -76,6 +78,7 @@ def certify(
         "data": {"name": pack.path.name, "hash": pack.hash},
         "options": dict(options or {}),
         "cutoff": cutoff,
+        **({} if size is None else {"size": size}),
         "versions": {
             "forcelaw": __version__,
             "torch": torch.__version__,

@@ -23,13 +23,15 @@ TARGETS = (1e4, 1e5, 1e6)
 @dataclass
 class Subject:
     """An architecture under test. options: of its configuration, ``forces`` among them. degree:
-    neighbours of an atom, by default those of the data."""
+    neighbours of an atom, by default those of the data. parameters: of the model that lines about
+    one model measure; by default the fewest of some sizes that it can have."""
 
     name: str
     pack: Pack
     cutoff: float = 6.0
     options: dict[str, Any] = field(default_factory=dict)
     depth: int = 2
+    parameters: float | None = None
 
     @cached_property
     def entry(self) -> Architecture:
@@ -53,7 +55,8 @@ class Subject:
     @cached_property
     def small(self) -> ModelConfig:
         """A small configuration: the first of some sizes that it can have."""
-        for target in (1e4, 3e4, 1e5, 3e5):
+        sizes = (1e4, 3e4, 1e5, 3e5) if self.parameters is None else (self.parameters,)
+        for target in sizes:
             try:
                 return self.sized(target, depth=self.options.get("depth", self.depth))
             except StudyError as error:

@@ -29,6 +29,8 @@ examples:
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=text)
     text = "Angstrom (default: 6)"
     parser.add_argument("--cutoff", type=float, default=6.0, metavar="X", help=text)
+    text = "parameters of the model whose exact properties are measured (default: about 1e4)"
+    parser.add_argument("--size", type=float, metavar="N", help=text)
     text = "cores that are used (default: 1)"
     parser.add_argument("--threads", type=int, default=1, metavar="N", help=text)
     text = "measure this line only; may be repeated, and nothing is written"
@@ -51,6 +53,7 @@ def _certify(args: argparse.Namespace) -> int:
         data=args.data,
         options=parse_pairs(args.option, "--option"),
         cutoff=args.cutoff,
+        size=args.size,
         threads=args.threads,
         only=tuple(args.only),
         say=lambda text: print(text, flush=True),

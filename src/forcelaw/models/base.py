@@ -297,7 +297,8 @@ class Architecture:
     only). base_width: muP base, about one million parameters at depth 4. depths: (N up to, depth)
     pairs. step: widths are multiples of it (above 64, of 8). symmetry_of: that group for one
     configuration, where flags change it (eSEN's twins); ask it through :meth:`symmetry_for`, which
-    falls back to ``symmetry``. packages: distributions whose versions are part of what it computes.
+    falls back to ``symmetry``. packages: distributions whose versions are part of what it computes;
+    with any, sizes are counted with weights, since they may keep tensors for the next model.
     capture: whether a step can be a CUDA graph; without, it runs eagerly on a GPU. step_of: the
     step of the widths for some options, where they decide it. narrowest: width from which every
     stream has channels enough for the law of large numbers that muP rests on.

@@ -11,21 +11,32 @@ import torch
 
 from ..errors import StudyError
 from . import architecture
-from .base import Architecture, ModelConfig
+from .base import Architecture, ForceField, ModelConfig
 
 
 @lru_cache(maxsize=4096)
 def count_parameters(config: ModelConfig) -> tuple[int, int]:
     """(N, N without embeddings) of a configuration, exactly, without allocating any weight, unless
-    a model from outside cannot be built without."""
-    build = architecture(config.architecture).model
+    a model from outside cannot be built without, or is one of a package."""
+    entry = architecture(config.architecture)
+    model = _with_weights(entry, config) if entry.packages else _without_weights(entry, config)
+    return model.n_parameters(), model.n_nonembedding()
+
+
+def _without_weights(entry: Architecture, config: ModelConfig) -> ForceField:
     try:
         with torch.device("meta"):
-            model = build(config)
+            return entry.model(config)
     except Exception:  # whatever it is: with weights it does not happen, or is raised again
-        with torch.random.fork_rng(devices=[]):
-            model = build(config)
-    return model.n_parameters(), model.n_nonembedding()
+        return _with_weights(entry, config)
+
+
+def _with_weights(entry: Architecture, config: ModelConfig) -> ForceField:
+    """The model as it trains. Packages keep tensors from one model for the next (e3nn those of
+    Clebsch-Gordan): made on device "meta", these have no values, and no later model can be built
+    in this process."""
+    with torch.random.fork_rng(devices=[]):
+        return entry.model(config)
 
 
 def depth_for(entry: Architecture, target: float) -> int:

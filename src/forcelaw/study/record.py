@@ -165,7 +165,9 @@ class StudyDirectory:
             symmetry = architecture(entry.name).symmetry_for(model)
             about = {"label": label_of(entry), "architecture": entry.name, "symmetry": symmetry}
             source = code(entry.name)
-            certificate = find(entry.name, source, [self.out.parent / FOLDER, self.out / FOLDER])
+            folders = [self.out.parent / FOLDER, self.out / FOLDER]
+            options = {**entry.options, "forces": model.forces}
+            certificate = find(entry.name, source, folders, options)
             found.append(
                 about
                 | ({"code": source} if source else {})

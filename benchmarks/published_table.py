@@ -1,8 +1,9 @@
 """results/use/published.md: what published_errors.py measured, beside published numbers.
 
-python benchmarks/published_table.py OUT... > results/use/published.md      # OUT/SYSTEM/errors.json
+python benchmarks/published_table.py results/use/published > results/use/published.md
 
-Several OUT: runs of the same name are told by the last of them.
+Reads FOLDER/SYSTEM/errors.json, as they come, or FOLDER/SYSTEM.json, as they are kept. Several
+folders: runs of the same name are told by the last of them.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ Models with gradient forces, trained by `benchmarks/published_errors.py` (its do
 files) and evaluated on the published test files; written by `benchmarks/published_table.py`. E:
 energy of whole structures, meV; F: components, meV/Angstrom. "No model": the reference energies
 alone, and zero forces. Data: rMD17 split 01, 950 frames of training and 50 of validation; 3BPA and
-acetylacetone: 450 and 50 of train_300K. One run each, one seed; no choice was made by test errors.
+acetylacetone: 450 and 50 of train_300K. One seed each. Rows of ours differ in one setting each
+(`MODELS` of the script); which of them to take is told by the validation error of forces, in the
+last column, not by the test. "-long": runs of ten times the length, which overtrain.
 
 Published numbers are those printed in the sources, for 1,000 (rMD17) and 500 frames; rMD17 has five
 splits, and which one a paper took is not always said. MACE paper: Batatia et al., NeurIPS 2022,
@@ -108,8 +111,9 @@ def main() -> None:
         for system, published in systems.items():
             measured: dict = {}
             for folder in folders:
-                if (file := folder / system / "errors.json").exists():
-                    measured |= json.loads(file.read_text())
+                for file in (folder / system / "errors.json", folder / f"{system}.json"):
+                    if file.exists():
+                        measured |= json.loads(file.read_text())
             if measured:
                 lines += table(system, measured, published, measure)
                 if system == "3bpa" and not any(

@@ -6,7 +6,8 @@ here.
         --atoms 3 --width 8 --repeats 1 --quick                        (a dry run)
 
 Every kernel runs alone on one real batch of 8k atoms at the width of a 1M model, once for each tile
-(edges, channels at most, warps; of kernels with products also stages of the pipeline of loads).
+(edges, channels at most, warps; of kernels with products also stages of the pipeline of loads; of
+attention queries, keys, warps, stages).
 Prints milliseconds of the present tile, of the best one, and bytes it must move over that time;
 nothing is changed.
 """
@@ -33,7 +34,10 @@ from forcelaw.ops.esen import so2_message as turn
 from forcelaw.training.spec import training_set
 
 # modules: their names in forcelaw.ops are those of functions
-gated, vectors = (import_module(f"forcelaw.ops.{n}") for n in ("gated_message", "painn_message"))
+gated, vectors, attention = (
+    import_module(f"forcelaw.ops.{n}")
+    for n in ("gated_message", "painn_message", "edge_attention_kernels")
+)
 
 EDGES, CHANNELS, WARPS = (1, 2, 4, 8, 16, 32), (32, 64, 128), (1, 2, 4)
 OF_PRODUCTS = (
@@ -42,6 +46,7 @@ OF_PRODUCTS = (
     (1, 2, 4),
     (1, 2, 3),
 )  # tiles of kernels that multiply on the tensor cores
+OF_ATTENTION = ((16, 32), (16, 32), (1, 2), (1, 2))
 
 
 def batch(pack: Pack, atoms: int, device: torch.device) -> GraphBatch:
@@ -66,6 +71,7 @@ def kernels_of(
     x, v, unit, g, weight = new(n, 3 * d), new(n, 3, d), new(e, 3), new(e, 32), new(3 * d, 32)
     shape = turn.Shape(lmax, min(lmax, 2))
     c = max(8, d // 3)  # eSEN is narrower at equal N
+    u = torch.rand(e, device=graph.pos.device)
     frames = EdgeFrames(lmax, shape.m).to(graph.pos.device)
     unit = torch.nn.functional.normalize(unit, dim=1)
     edges = turn.so2_edges(graph, unit, new(e), lmax, shape.m, frames, frames.packed)
@@ -76,6 +82,12 @@ def kernels_of(
     gated_there, gated_back = both_ways(lambda p, q: ops.gated_message(p, q, graph, 1.0), pair, w)
     painn_there, painn_back = both_ways(
         lambda v, x, weight: ops.painn_message(h, v, x, g, weight, unit, graph, 1.0), v, x, weight
+    )
+    heads = max(1, d // 16)  # the PET-like transformer is half as wide, with heads of 8 channels
+    attend_there, attend_back = both_ways(
+        lambda qkv, bias: attention.Attend.apply(qkv, bias, u, graph.segments[0], heads),
+        new(n + e, 24 * heads),
+        new(2, 8 * heads),
     )
     word, one_edge = 4.0, 4.0 * e * c
     factors = {
@@ -99,6 +111,8 @@ def kernels_of(
         (gated.TILES, "gated_grad", gated_back, word * e * 4 * d),
         (vectors.TILES, "vectors", painn_there, word * e * 6 * d),
         (vectors.TILES, "vectors_grad", painn_back, word * e * 4 * d),
+        (attention.TILES, "attend", attend_there, word * (n + e) * 32 * heads),
+        (attention.TILES, "attend_grad", attend_back, word * (n + e) * 64 * heads),
         *((turn.TILES, name, call, factors[name] * one_edge) for name, call in calls.items()),
     ]
 
@@ -160,7 +174,9 @@ def main() -> int:
             continue
         present, found = tiles[kernel], {}
         sizes = (
-            OF_PRODUCTS
+            OF_ATTENTION
+            if tiles is attention.TILES
+            else OF_PRODUCTS
             if len(present) == 4
             else (EDGES if present[0] > 1 else (1,), CHANNELS, WARPS)
         )

@@ -178,6 +178,19 @@ def test_attention_by_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda q, b: Attend.apply(q, b, u, index.ptr, 1), (qkv, bias))
 
 
+def test_envelope() -> None:
+    """Of no length, of a padding edge's, at the cutoff and between."""
+    vec = torch.randn(300, 3, dtype=torch.float64, device=DEVICE)
+    vec[0], vec[1] = 0.0, 1e3
+    vec[2] = torch.tensor([2.0, 0.0, 0.0])
+    with ops.using("torch"):
+        slow = ops.edge_envelope(vec, 2.0)
+    with ops.using("triton"):
+        fast = ops.edge_envelope(vec, 2.0)
+    assert slow[0] == 1 and not slow[1:3].any() and len(slow.unique()) > 100
+    torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("rows, width, w", [(0, 3, 4), (1, 3, 8), (37, 5, 72)])
 @pytest.mark.parametrize("layer", ["linear_silu", "linear_glu"])
 def test_feed_forward(layer: str, rows: int, width: int, w: int) -> None:

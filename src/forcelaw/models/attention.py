@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..graph import GraphBatch
 from .base import Architecture, Flops, ForceField, ModelConfig
-from .basis import EdgeFeatures, ExponentialBasis, envelope, safe_norm
+from .basis import EdgeFeatures, ExponentialBasis, safe_norm
 from .gemnet_index import build_index
 from .mup import Embedding, LayerNorm, Linear, mark
 
@@ -157,17 +157,17 @@ class Edges:
     def __init__(self, graph: GraphBatch, vec: Tensor, features: Any, c: AttentionConfig):
         index = build_index(graph, vec, c.cutoff)
         vec = vec.index_select(0, index.order)
-        r = safe_norm(vec)
         if features is None:
+            r = safe_norm(vec)
             # a padding edge is 1,000 Angstrom long
             near = (r < c.cutoff).to(r.dtype).unsqueeze(-1)
             g = torch.cat([vec, r.unsqueeze(-1)], dim=-1) * near
         else:
-            g = features(vec, r)
+            g = features(vec)
         species = graph.species.index_select(0, index.sender)
         self.known = ops.edge_columns(g, species, len(c.elements))
         self.index, self.swap = index, index.swap
-        u = envelope(r / c.cutoff)
+        u = ops.edge_envelope(vec, c.cutoff)
         self.u, self.rows = u.unsqueeze(-1), ops.token_rows(index, u)
 
 

@@ -57,4 +57,7 @@ def build_index(graph: GraphBatch, vec: Tensor, quad_cutoff: float) -> EdgeIndex
         near = vec.detach().square().sum(-1) < quad_cutoff * quad_cutoff
         near = near.index_select(0, order)
     n = graph.species.shape[0]
-    return EdgeIndex(order, sender, receiver, swap, n, graph.pad, near, graph.max_degree)
+    # of edges that were in this order already
+    ptr = graph.ptr if graph.transposed is not None and graph.shift is None else None
+    given = order, sender, receiver, swap, n, graph.pad, near, graph.max_degree
+    return EdgeIndex(*given, _ptr=ptr)

@@ -19,7 +19,7 @@ from .edge_exchange import (
     pair_norm,
     swapped,
 )
-from .edge_features import Lengths, edge_features, length_features, lengths_wanted
+from .edge_features import Lengths, edge_envelope, edge_features, length_features, lengths_wanted
 from .edge_readout import edge_readout
 from .egnn_vectors import egnn_vectors
 from .esen.so2_matrix import so2_matrix

@@ -34,9 +34,9 @@ from .register import Twice
 from .switch import constexpr, tl, triton
 from .tiles import FILL, FILL_PROGRAMS, wide
 
-BQ, BK = 16, 32  # tokens of a tile: most atoms have 10 to 30
-WARPS = 1  # of a program: nothing waits for another warp
-STAGES = 1  # most loops take one or two turns: nothing to read ahead for
+# queries and keys of a tile, most atoms having 10 to 30 tokens; one warp, so that nothing waits for
+# another, and one stage: loops take one or two turns, there is nothing to read ahead for
+TILES = {name: (16, 32, 1, 1) for name in ("attend", "attend_grad", "attend_push", "attend_second")}
 SMALLEST = constexpr(1e-30)  # of an envelope in a logarithm
 LARGEST = constexpr(80.0)  # of an exponent
 
@@ -134,6 +134,14 @@ def _attend(
         _zero_padding(out, ptr, n, edges, pid - n * HEADS, every, every < C, C)
 
 
+@triton.jit
+def _put_queries(dqkv, dq, rq, at, c, mask, C: constexpr):
+    """Stores gradients of queries, and returns their sum."""
+    put = dqkv + rq[:, None] * (3 * C) + (at + c)[None, :]
+    tl.store(put, dq.to(dqkv.dtype.element_ty), mask=mask)
+    return tl.sum(tl.where(mask, dq, 0.0), axis=0)
+
+
 @triton.jit(do_not_specialize=["n", "edges"])
 def _attend_grad(
     qkv,
@@ -172,29 +180,8 @@ def _attend_grad(
         bq = tl.load(bias + at + c, mask=c < d, other=0.0).to(WIDE)[None, :]
         bv = tl.load(bias + C + at + c, mask=c < d, other=0.0).to(WIDE)[None, :]
         kind: constexpr = dqkv.dtype.element_ty
-        sum_q, sum_v = tl.zeros([BQ, BD], WIDE), tl.zeros([BK, BD], WIDE)
-        for f in range(0, count, BQ):  # gradients of queries
-            rq, mq = _tokens(f + tl.arange(0, BQ), i, low, count, n)
-            mask = mq[:, None] & mc
-            q = _part(qkv, rq, c, mask, 3 * C, at, WIDE) + bq
-            go = _part(grad, rq, c, mask, C, at, WIDE)
-            own = tl.sum(go * _part(out, rq, c, mask, C, at, WIDE), axis=1)
-            z = tl.load(norm + rq * HEADS + h, mask=mq, other=0.0)
-            dq = tl.zeros([BQ, BD], WIDE)
-            for g in range(0, count, BK):
-                t = g + tl.arange(0, BK)
-                rk, mk = _tokens(t, i, low, count, n)
-                k = _part(qkv, rk, c, mk[:, None] & mc, 3 * C, C + at, WIDE)
-                v = _part(qkv, rk, c, mk[:, None] & mc, 3 * C, 2 * C + at, WIDE) + bv
-                logit = _dot(q, tl.trans(k), WIDE, PRECISION) * scale
-                logit += _envelopes(u, t, low, mk, WIDE)[None, :] - z[:, None]
-                a = tl.where(mq[:, None], tl.exp(logit), 0.0)
-                dl = a * (_dot(go, tl.trans(v), WIDE, PRECISION) - own[:, None])
-                dq += _dot(dl, k, WIDE, PRECISION)
-            dq = tl.where(mask, dq * scale, 0.0)
-            tl.store(dqkv + rq[:, None] * (3 * C) + (at + c)[None, :], dq.to(kind), mask=mask)
-            sum_q += dq
-        for g in range(0, count, BK):  # of keys and values
+        sum_q, sum_v = tl.zeros([BD], WIDE), tl.zeros([BD], WIDE)
+        for g in range(0, count, BK):
             t = g + tl.arange(0, BK)
             rk, mk = _tokens(t, i, low, count, n)
             mask = mk[:, None] & mc
@@ -213,21 +200,45 @@ def _attend_grad(
                 logit = _dot(k, tl.trans(q), WIDE, PRECISION) * scale - z[None, :]
                 a = tl.where(mq[None, :], tl.exp(logit + lu[:, None]), 0.0)
                 change = _dot(v, tl.trans(go), WIDE, PRECISION) - own[None, :]
+                dl = a * change
                 dv += _dot(a, go, WIDE, PRECISION)
-                dk += _dot(a * change, q, WIDE, PRECISION)
+                dk += _dot(dl, q, WIDE, PRECISION)
+                if count <= BK:  # these are all keys, as for most atoms
+                    dq = _dot(tl.trans(dl), k, WIDE, PRECISION) * scale
+                    sum_q += _put_queries(dqkv, dq, rq, at, c, inside, C)
                 if U:
                     b = tl.where(mq[None, :], tl.exp(tl.minimum(logit, LARGEST)), 0.0)
                     by_u += tl.sum(b * change, axis=1)
             here = dqkv + rk[:, None] * (3 * C) + (at + c)[None, :]
             tl.store(here + C, (dk * scale).to(kind), mask=mask)
             tl.store(here + 2 * C, dv.to(kind), mask=mask)
-            sum_v += tl.where(mask, dv, 0.0)
+            sum_v += tl.sum(tl.where(mask, dv, 0.0), axis=0)
             if U:
                 own_edges = du + h.to(tl.int64) * edges + low + t - 1
                 tl.store(own_edges, by_u, mask=mk & (t > 0))
+        if count > BK:
+            for f in range(0, count, BQ):
+                rq, mq = _tokens(f + tl.arange(0, BQ), i, low, count, n)
+                mask = mq[:, None] & mc
+                q = _part(qkv, rq, c, mask, 3 * C, at, WIDE) + bq
+                go = _part(grad, rq, c, mask, C, at, WIDE)
+                own = tl.sum(go * _part(out, rq, c, mask, C, at, WIDE), axis=1)
+                z = tl.load(norm + rq * HEADS + h, mask=mq, other=0.0)
+                dq = tl.zeros([BQ, BD], WIDE)
+                for g in range(0, count, BK):
+                    t = g + tl.arange(0, BK)
+                    rk, mk = _tokens(t, i, low, count, n)
+                    k = _part(qkv, rk, c, mk[:, None] & mc, 3 * C, C + at, WIDE)
+                    v = _part(qkv, rk, c, mk[:, None] & mc, 3 * C, 2 * C + at, WIDE) + bv
+                    logit = _dot(q, tl.trans(k), WIDE, PRECISION) * scale
+                    logit += _envelopes(u, t, low, mk, WIDE)[None, :] - z[:, None]
+                    a = tl.where(mq[:, None], tl.exp(logit), 0.0)
+                    by_logit = a * (_dot(go, tl.trans(v), WIDE, PRECISION) - own[:, None])
+                    dq += _dot(by_logit, k, WIDE, PRECISION)
+                sum_q += _put_queries(dqkv, dq * scale, rq, at, c, mask, C)
         put = dbias + i.to(tl.int64) * (2 * C) + at + c
-        tl.store(put, tl.sum(sum_q, axis=0), mask=c < d)
-        tl.store(put + C, tl.sum(sum_v, axis=0), mask=c < d)
+        tl.store(put, sum_q, mask=c < d)
+        tl.store(put + C, sum_v, mask=c < d)
     else:
         every = tl.arange(0, BC)
         _zero_padding(dqkv, ptr, n, edges, pid - n * HEADS, every, every < 3 * C, 3 * C)
@@ -378,41 +389,7 @@ def _attend_second(
         bq = tl.load(bias + at + c, mask=c < d, other=0.0).to(WIDE)[None, :]
         bv = tl.load(bias + C + at + c, mask=c < d, other=0.0).to(WIDE)[None, :]
         kind: constexpr = dqkv.dtype.element_ty
-        sum_q, sum_v = tl.zeros([BQ, BD], WIDE), tl.zeros([BK, BD], WIDE)
-        for f in range(0, count, BQ):
-            rq, mq = _tokens(f + tl.arange(0, BQ), i, low, count, n)
-            mask = mq[:, None] & mc
-            q, tq, go, po, z, total, alpha, mean = _second_rows(
-                qkv, tqkv, out, tout, norm, rho, first, grad, rq, mq, c, mask, bq, at, h,
-                HEADS, C, WIDE,
-            )  # fmt: skip
-            dq = tl.zeros([BQ, BD], WIDE)
-            for g in range(0, count, BK):
-                t = g + tl.arange(0, BK)
-                rk, mk = _tokens(t, i, low, count, n)
-                inside = mk[:, None] & mc
-                k = _part(qkv, rk, c, inside, 3 * C, C + at, WIDE)
-                v = _part(qkv, rk, c, inside, 3 * C, 2 * C + at, WIDE) + bv
-                tk = _part(tqkv, rk, c, inside, 3 * C, C + at, WIDE)
-                tv = _part(tqkv, rk, c, inside, 3 * C, 2 * C + at, WIDE)
-                by = tl.load(tu + low + t - 1, mask=mk & (t > 0), other=0.0).to(WIDE)
-                logit = _dot(q, tl.trans(k), WIDE, PRECISION) * scale - z[:, None]
-                a = tl.exp(logit + _envelopes(u, t, low, mk, WIDE)[None, :])
-                a = tl.where(mq[:, None], a, 0.0)
-                b = tl.where(mq[:, None], tl.exp(tl.minimum(logit, LARGEST)), 0.0)
-                moved = _dot(tq, tl.trans(k), WIDE, PRECISION)
-                moved += _dot(q, tl.trans(tk), WIDE, PRECISION)
-                r = a * moved * scale + b * by[None, :]
-                along = _dot(po, tl.trans(v), WIDE, PRECISION)
-                both = _dot(go, tl.trans(v), WIDE, PRECISION)
-                both += _dot(po, tl.trans(tv), WIDE, PRECISION)
-                left = along - alpha[:, None]
-                by_logit = a * (both - total[:, None] * along - mean[:, None]) + r * left
-                dq += _dot(by_logit, k, WIDE, PRECISION)
-                dq += _dot(a * left, tk, WIDE, PRECISION)
-            dq = tl.where(mask, dq * scale, 0.0)
-            tl.store(dqkv + rq[:, None] * (3 * C) + (at + c)[None, :], dq.to(kind), mask=mask)
-            sum_q += dq
+        sum_q, sum_v = tl.zeros([BD], WIDE), tl.zeros([BD], WIDE)
         for g in range(0, count, BK):
             t = g + tl.arange(0, BK)
             rk, mk = _tokens(t, i, low, count, n)
@@ -442,17 +419,55 @@ def _attend_second(
                 both += _dot(tv, tl.trans(po), WIDE, PRECISION)
                 left = along - alpha[None, :]
                 by_logit = a * (both - total[None, :] * along - mean[None, :]) + r * left
+                left = a * left
                 dk += _dot(by_logit, q, WIDE, PRECISION)
-                dk += _dot(a * left, tq, WIDE, PRECISION)
+                dk += _dot(left, tq, WIDE, PRECISION)
                 dv += _dot(a, go, WIDE, PRECISION)
                 dv += _dot(r - a * total[None, :], po, WIDE, PRECISION)
+                if count <= BK:
+                    dq = _dot(tl.trans(by_logit), k, WIDE, PRECISION)
+                    dq += _dot(tl.trans(left), tk, WIDE, PRECISION)
+                    sum_q += _put_queries(dqkv, dq * scale, rq, at, c, inside, C)
             here = dqkv + rk[:, None] * (3 * C) + (at + c)[None, :]
             tl.store(here + C, (dk * scale).to(kind), mask=mask)
             tl.store(here + 2 * C, dv.to(kind), mask=mask)
-            sum_v += tl.where(mask, dv, 0.0)
+            sum_v += tl.sum(tl.where(mask, dv, 0.0), axis=0)
+        if count > BK:
+            for f in range(0, count, BQ):
+                rq, mq = _tokens(f + tl.arange(0, BQ), i, low, count, n)
+                mask = mq[:, None] & mc
+                q, tq, go, po, z, total, alpha, mean = _second_rows(
+                    qkv, tqkv, out, tout, norm, rho, first, grad, rq, mq, c, mask, bq, at, h,
+                    HEADS, C, WIDE,
+                )  # fmt: skip
+                dq = tl.zeros([BQ, BD], WIDE)
+                for g in range(0, count, BK):
+                    t = g + tl.arange(0, BK)
+                    rk, mk = _tokens(t, i, low, count, n)
+                    inside = mk[:, None] & mc
+                    k = _part(qkv, rk, c, inside, 3 * C, C + at, WIDE)
+                    v = _part(qkv, rk, c, inside, 3 * C, 2 * C + at, WIDE) + bv
+                    tk = _part(tqkv, rk, c, inside, 3 * C, C + at, WIDE)
+                    tv = _part(tqkv, rk, c, inside, 3 * C, 2 * C + at, WIDE)
+                    by = tl.load(tu + low + t - 1, mask=mk & (t > 0), other=0.0).to(WIDE)
+                    logit = _dot(q, tl.trans(k), WIDE, PRECISION) * scale - z[:, None]
+                    a = tl.exp(logit + _envelopes(u, t, low, mk, WIDE)[None, :])
+                    a = tl.where(mq[:, None], a, 0.0)
+                    b = tl.where(mq[:, None], tl.exp(tl.minimum(logit, LARGEST)), 0.0)
+                    moved = _dot(tq, tl.trans(k), WIDE, PRECISION)
+                    moved += _dot(q, tl.trans(tk), WIDE, PRECISION)
+                    r = a * moved * scale + b * by[None, :]
+                    along = _dot(po, tl.trans(v), WIDE, PRECISION)
+                    both = _dot(go, tl.trans(v), WIDE, PRECISION)
+                    both += _dot(po, tl.trans(tv), WIDE, PRECISION)
+                    left = along - alpha[:, None]
+                    by_logit = a * (both - total[:, None] * along - mean[:, None]) + r * left
+                    dq += _dot(by_logit, k, WIDE, PRECISION)
+                    dq += _dot(a * left, tk, WIDE, PRECISION)
+                sum_q += _put_queries(dqkv, dq * scale, rq, at, c, mask, C)
         put = dbias + i.to(tl.int64) * (2 * C) + at + c
-        tl.store(put, tl.sum(sum_q, axis=0), mask=c < d)
-        tl.store(put + C, tl.sum(sum_v, axis=0), mask=c < d)
+        tl.store(put, sum_q, mask=c < d)
+        tl.store(put + C, sum_v, mask=c < d)
     else:
         every = tl.arange(0, BC)
         _zero_padding(dqkv, ptr, n, edges, pid - n * HEADS, every, every < 3 * C, 3 * C)
@@ -512,6 +527,7 @@ def _launch(kernel: Any, ctx: Any, qkv: Tensor, bias: Tensor, u: Tensor, *given:
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
     most = width if kernel in (_attend_grad, _attend_second) else c
     lanes = triton.next_power_of_2(max(16, d))
+    queries, keys, warps, stages = TILES[kernel.fn.__name__.lstrip("_")]
     kernel[(n * ctx.heads + FILL_PROGRAMS,)](
         qkv,
         bias,
@@ -524,11 +540,11 @@ def _launch(kernel: Any, ctx: Any, qkv: Tensor, bias: Tensor, u: Tensor, *given:
         d=d,
         WIDE=wide(u),
         PRECISION="ieee" if u.dtype == torch.float64 else precision,
-        BQ=BQ,
-        BK=BK,
+        BQ=queries,
+        BK=keys,
         BD=lanes,
         BC=triton.next_power_of_2(most),
-        num_warps=WARPS,
-        num_stages=STAGES,
+        num_warps=warps,
+        num_stages=stages,
         **more,
     )

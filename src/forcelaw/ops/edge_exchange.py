@@ -30,11 +30,13 @@ FLAT = 1024  # numbers of a program where the shape does not matter
 @dataclass
 class EdgeColumns:
     """What is known of edges: g (e, columns), species (e,) of the neighbour and, for kernels,
-    joined (e, any), a one in the column of the element, then g; elements: columns of the former."""
+    joined (e, any), a one in the column of the element, then g; elements: columns of the former;
+    blank (1, ALIGNED) zeros."""
 
     g: Tensor
     species: Tensor
     joined: Tensor | None = None
+    blank: Tensor | None = None
     elements: int = 0
 
 
@@ -44,8 +46,10 @@ def edge_columns(g: Tensor, species: Tensor, elements: int) -> EdgeColumns:
         return EdgeColumns(g, species)
     wide = -(-elements // ALIGNED) * ALIGNED
     one = species.unsqueeze(1) == torch.arange(wide, device=g.device)
-    rest = g.new_zeros(len(g), -g.shape[1] % ALIGNED)
-    return EdgeColumns(g, species, torch.cat([one.to(g.dtype), g, rest], dim=1), wide)
+    blank = g.new_zeros(1, ALIGNED)
+    rest = blank.expand(len(g), -1)[:, : -g.shape[1] % ALIGNED]
+    joined = torch.cat([one.to(g.dtype), g, rest], dim=1)
+    return EdgeColumns(g, species, joined, blank, wide)
 
 
 def edge_table(table: Tensor, known: EdgeColumns) -> Tensor:
@@ -64,14 +68,14 @@ def edge_input(
     message: Tensor,
 ) -> Tensor:
     """SiLU(g W^T + b + table[species] + t M^T): W (d, columns), M (d, in), t (e, in) -> (e, d)."""
-    if known.joined is None:
+    if known.joined is None or known.blank is None:
         x = linear(known.g, weight, bias) + linear(t, message, None)
         return silu(x if table is None else x + table.index_select(0, known.species))
-    rows = bias.expand(known.elements, -1)
-    if table is not None:
-        rows = rows + nn.functional.pad(table, (0, 0, 0, known.elements - len(table)))
+    rows = bias.expand(known.elements, -1) if table is None else table + bias
+    absent = known.blank.expand(len(weight), -1)  # elements that are none, and columns of zeros
     rest = known.joined.shape[1] - known.elements - weight.shape[1]
-    matrix = torch.cat([rows.t(), nn.functional.pad(weight, (0, rest))], dim=1)
+    parts = rows.t(), absent[:, : known.elements - len(rows)], weight, absent[:, :rest]
+    matrix = torch.cat(parts, dim=1)
     if derivatives():
         return silu(nn.functional.linear(known.joined, matrix) + linear(t, message, None))
     return _Input.apply(known.joined, lowered(matrix), t, lowered(message))

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from .register import Twice
-from .switch import constexpr, tl, triton, use_triton_at
+from .switch import constexpr, derivatives, tl, triton, use_triton_at
 from .tiles import three, wide
 
+FLAT = 256  # edges of a program that has nothing but their lengths
 RATE = 5.0  # Gaussians are those of exp(-RATE r / r_c)
 
 
@@ -124,6 +125,27 @@ def radial_features(
         return _by_kernel(vec.contiguous(), centres, kinds, c) * norm
     g = exponential_gaussians(r, centres, c.cutoff, c.beta)
     return g * (envelope(r / c.cutoff) * norm).unsqueeze(-1)
+
+
+def edge_envelope(vec: Tensor, cutoff: float) -> Tensor:
+    """(e,) of vec (e, 3) Angstrom: :func:`envelope` of the length over the cutoff."""
+    if use_triton_at(vec) and not derivatives():
+        out = vec.new_empty(len(vec))
+        programs = (triton.cdiv(len(vec), FLAT),)
+        _envelopes[programs](vec.contiguous(), out, len(vec), cutoff=cutoff, FLAT=FLAT, num_warps=4)
+        return out
+    return envelope(safe_norm(vec) / cutoff)
+
+
+@triton.jit(do_not_specialize=["edges"])
+def _envelopes(vec, out, edges, cutoff: constexpr, FLAT: constexpr):
+    e = tl.program_id(0).to(tl.int64) * FLAT + tl.arange(0, FLAT)
+    me = e < edges
+    x, y, z = three(vec + e * 3, 1, me, vec.dtype.element_ty)
+    s = tl.sqrt(tl.maximum(x * x + y * y + z * z, 1e-14)) / cutoff
+    s2 = s * s
+    u = tl.where(s < 1.0, 1.0 + s2 * s2 * s * (-21.0 + s * (35.0 - 15.0 * s)), 0.0)
+    tl.store(out + e, u, mask=me)
 
 
 @triton.jit

@@ -57,8 +57,8 @@ def attended(
         given = o.contiguous(), a.contiguous(), z.contiguous()
         weights = lowered(out.weight), out.bias, lowered(expand.weight), expand.bias
         return _Attended.apply(*given, *weights, *norm_atoms, *norm_edges)
-    o = linear(o, *out)
-    a, z = a + linear(o[: len(a)], *expand), z + o[len(a) :]
+    of_atoms, of_edges = linear(o, *out).split([len(a), len(z)])  # back a concatenation
+    a, z = a + linear(of_atoms, *expand), z + of_edges
     return a, layer_norm(a, *norm_atoms), z, layer_norm(z, *norm_edges)
 
 

@@ -2,11 +2,13 @@
 undisturbed run.
 
     python benchmarks/kill_prepare.py [--trials 10] [--structures 100000] [--seed 0]
+        [--shard-size SIZE]
 
 In every trial the command is killed once or more, at moments uniform over its usual duration, and
 then left alone. The pack must be the same byte for byte, nothing may stand at its path before it is
 whole, and nothing else may be left. Every third trial overwrites an existing pack: then the
-old or the new one must stand there at any time.
+old or the new one must stand there at any time. With --shard-size packs are written in shards into
+two other folders; the hash must be that of the pack without.
 """
 
 from __future__ import annotations
@@ -22,9 +24,13 @@ from pathlib import Path
 
 import prepare_speed
 
+from forcelaw.data.pack import Pack
+
+SHARDED: list[str] = []  # options of every call
+
 
 def start(source: Path, pack: Path, *more: str) -> subprocess.Popen[bytes]:
-    words = ["prepare", str(source), "--out", str(pack), *prepare_speed.ALLOW, *more]
+    words = ["prepare", str(source), "--out", str(pack), *prepare_speed.ALLOW, *SHARDED, *more]
     command = [sys.executable, "-c", prepare_speed.RUN, *words]
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -39,7 +45,9 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 def contents(pack: Path) -> dict[str, bytes]:
     """Everything in a pack by file name; the manifest without the command line, which names the
     pack."""
-    out = {path.name: path.read_bytes() for path in pack.iterdir()}
+    out = {path.name: path.read_bytes() for path in pack.iterdir() if path.is_file()}
+    for folder in sorted(pack.glob("shard-*")):
+        out |= {f"{folder.name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
     out["manifest.json"] = b"\n".join(
         x for x in out["manifest.json"].splitlines() if b'"command"' not in x
     )
@@ -72,6 +80,9 @@ def one_trial(
     if more or not pack.exists():
         finish(start(source, pack, *more))
     same, left = contents(pack) == whole, list(folder.glob(f"{pack.name}.partial*"))
+    here = {link.resolve().parent for link in pack.glob("shard-*")}
+    there = set(folder.glob(f"disk?/{pack.name}.shards-*"))
+    left += [] if more else sorted(there - here)  # a replaced pack's are left, and said to be
     what = "overwriting" if more else "new pack"
     print(
         f"trial {trial}: {what}, killed at {', '.join(moments)}:"
@@ -89,16 +100,24 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--structures", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shard-size")
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if args.shard_size:
+            disks = [folder / "disk1", folder / "disk2"]
+            for disk in disks:
+                disk.mkdir()
+            SHARDED[:] = ["--shard-size", args.shard_size, "--shard-folders", *map(str, disks)]
         source, whole = folder / "source.h5", folder / "whole"
         prepare_speed.flat(source, args.structures)
         begun = time.perf_counter()
         finish(start(source, whole))
         usual = time.perf_counter() - begun
-        print(f"undisturbed run: {usual:.1f} s, {args.structures:,} structures", flush=True)
+        print(f"undisturbed run: {usual:.1f} s, {args.structures:,} structures", end="")
+        pack = Pack(whole)
+        print(f", {len(pack.shards)} shards, hash {pack.hash}", flush=True)
         for trial in range(args.trials):
             one_trial(trial, folder, source, contents(whole), usual, rng)
     print(f"{args.trials} of {args.trials} trials gave the pack of the undisturbed run")

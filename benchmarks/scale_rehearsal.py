@@ -3,9 +3,10 @@ spin), prepared by several processes, and a pack of 2e7 structures streamed thro
 
     python benchmarks/scale_rehearsal.py sources --structures 2e6 --files 20 --folder DIR
     python benchmarks/scale_rehearsal.py prepare --folder DIR --jobs 2
-    python benchmarks/scale_rehearsal.py pack --structures 2e7 --folder DIR
+    python benchmarks/scale_rehearsal.py pack --structures 2e7 --folder DIR [--shard-size 5e8]
     python benchmarks/scale_rehearsal.py held --folder DIR
     python benchmarks/scale_rehearsal.py cold --folder DIR
+    python benchmarks/scale_rehearsal.py gaps --folder DIR
     python benchmarks/scale_rehearsal.py train --folder DIR --device cpu --architecture mpnn
         --size 1e4 --depth 1 --batch-atoms 400
 
@@ -150,7 +151,7 @@ def prepare(args: argparse.Namespace) -> None:
         pack = Pack(out)
         print(f"{jobs:>4} {wall:>7.0f} {cpu:>7.0f} {len(pack) / wall:>13,.0f}", end="")
         print(f" {len(pack) / cpu:>11,.0f} {peak:>8.0f} {scratch:>11.0f}  {pack.hash}", flush=True)
-    size = sum(file.stat().st_size for file in pack.path.iterdir())
+    size = pack.nbytes
     print(f"{len(pack):,} structures, {pack.atoms:,} atoms; pack {size / 1e9:.2f} GB", end="")
     print(f" ({(size - 26 * len(pack)) / pack.atoms:.1f} bytes an atom, 26 a structure)")
 
@@ -173,10 +174,12 @@ def memory(pid: int | str = "self") -> tuple[float, float]:
     return tuple(int(found.get(k, "0 kB").split()[0]) / 1e3 for k in ("RssAnon", "RssFile"))
 
 
-def make_pack(path: Path, structures: int, most: int = SMALL) -> Pack:
+def make_pack(
+    path: Path, structures: int, most: int = SMALL, shard_size: int | None = None
+) -> Pack:
     """A pack of displaced structures of at most ``most`` atoms, written block by block."""
     wells = Wells(most)
-    with PackWriter(path, overwrite=True) as writer:
+    with PackWriter(path, overwrite=True, shard_size=shard_size) as writer:
         for k, atoms, positions, forces, energies in wells.blocks(structures, 0):
             writer.append(
                 wells.counts[k],
@@ -194,10 +197,11 @@ def make_pack(path: Path, structures: int, most: int = SMALL) -> Pack:
 
 def pack(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    made = make_pack(args.folder / "large", int(args.structures))
+    size = int(args.shard_size) if args.shard_size else None
+    made = make_pack(args.folder / "large", int(args.structures), shard_size=size)
     seconds = time.perf_counter() - start
-    size = sum(file.stat().st_size for file in made.path.iterdir())
-    print(f"{len(made):,} structures, {made.atoms:,} atoms, {size / 1e9:.2f} GB, {seconds:.0f} s")
+    print(f"{len(made):,} structures, {made.atoms:,} atoms, {made.nbytes / 1e9:.2f} GB", end="")
+    print(f" in {len(made.folders)} folders, {seconds:.0f} s, hash {made.hash}")
 
 
 def held(args: argparse.Namespace) -> None:
@@ -240,11 +244,11 @@ def cold(args: argparse.Namespace) -> None:
     import torch
 
     from forcelaw.data.schedule import Feed, plan
-    from forcelaw.training.spec import training_set
+    from forcelaw.data.splits import order
 
     torch.set_num_threads(1)
-    large = Pack(args.folder / "large")
-    indices = training_set(large)
+    feed, large = None, Pack(args.folder / "large")
+    indices = order(large, "train")
     steps = plan(large.sizes(indices), atoms_total=1e7, seed=0, molecules=16, atoms=None)
     options = {"cutoff": 6.0, "elements": tuple(large.elements), "dtype": torch.float32}
     print(f"{'window':>10} {'of the pack':>12} {'from':<6} {'seconds':>8} {'CPU s':>6}", end="")
@@ -252,8 +256,9 @@ def cold(args: argparse.Namespace) -> None:
     for capacity in (8e5, 8e6):
         for source in ("disk", "cache"):
             if source == "disk":
-                large = Pack(args.folder / "large")  # nothing mapped
-                forget(large.path)
+                feed = large = None  # what is mapped is not forgotten
+                forget(args.folder / "large")
+                large = Pack(args.folder / "large")
             feed = Feed(
                 large, indices, steps, capacity=capacity, device=torch.device("cpu"), **options
             )
@@ -264,6 +269,37 @@ def cold(args: argparse.Namespace) -> None:
             print(f"{atoms:>10,} {atoms / large.atoms:>12.1%} {source:<6} {wall:>8.1f}", end="")
             print(f" {cpu:>6.1f} {atoms / wall:>9,.0f} {read / 1e6:>13,.0f}", end="")
             print(f" {25 * atoms / 1e6:>10,.0f}", flush=True)
+
+
+def gaps(args: argparse.Namespace) -> None:
+    """Read .2% and 2% of the structures of the large pack from the disk: as the system does by
+    itself, page by page, and with wishes across gaps of so many bytes."""
+    from forcelaw.data import gather
+
+    rng, gap = np.random.default_rng(0), gather.GAP
+    print(f"{'structures':<11} {'how':<22} {'seconds':>8} {'CPU s':>6} {'MB from disk':>13}")
+    for share in (0.002, 0.02):
+        structures = len(Pack(args.folder / "large"))
+        rows = np.sort(rng.choice(structures, int(share * structures), replace=False))
+        for how in ("the system", "page by page", 4096, 16384, 32768, 131072):
+            if how == "page by page" and share > 0.01:
+                continue
+            forget(args.folder / "large")
+            large = Pack(args.folder / "large")
+            low, counts = large.offsets[rows], large.sizes(rows)
+            atoms = np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+            gather._ADVICE, gather.GAP = how != "the system", how if isinstance(how, int) else gap
+            before, clocks = bytes_read(), (time.perf_counter(), time.process_time())
+            with gather.Gather(large, rows) as stored:
+                if how != "page by page":
+                    stored.reach(len(rows))
+                for name in ("numbers", "positions", "forces"):
+                    stored.take(name, atoms)
+            wall, cpu = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
+            text = f"gaps of {how:,}" if isinstance(how, int) else how
+            print(f"{share:<11.1%} {text:<22} {wall:>8.1f} {cpu:>6.1f}", end="")
+            print(f" {(bytes_read() - before) / 1e6:>13,.0f}", flush=True)
+            del large, stored
 
 
 def forget(folder: Path) -> None:
@@ -310,7 +346,7 @@ def train(args: argparse.Namespace) -> None:
     print(f" {stream.waited:.1f} of {stream.wall:.1f} s; {read / stream.cpu:,.0f} of a CPU s")
 
 
-STAGES = {f.__name__: f for f in (sources, prepare, pack, held, cold, train)}
+STAGES = {f.__name__: f for f in (sources, prepare, pack, held, cold, gaps, train)}
 
 
 def main() -> None:
@@ -321,6 +357,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--structures", type=float, default=2e6)
     parser.add_argument("--files", type=int, default=20)
+    parser.add_argument("--shard-size", type=float, help="bytes; of the pack that is made")
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--capacity", type=float, default=4e6, help="atoms in memory at once")
     parser.add_argument("--windows", type=float, default=np.inf)

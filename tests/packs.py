@@ -1,6 +1,7 @@
 """Small packs for tests, made of random labels or of a pair potential with exact forces."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +29,11 @@ def pair_energy(pos: np.ndarray) -> tuple[float, np.ndarray]:
     return 0.5 * w.sum(), (w[..., None] * d).sum(1)
 
 
-def write_pack(path: Path, structures: int = 40, seed: int = 0, periodic: bool = False) -> Pack:
+def write_pack(
+    path: Path, structures: int = 40, seed: int = 0, periodic: bool = False, **writing: Any
+) -> Pack:
     """A pack of small random clusters of H, C, O with labels from :func:`pair_energy`; a fifth of
-    the groups is validation."""
+    the groups is validation. writing: further options of the writer."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(1 if not periodic else 4, 9, structures)
     rows = {"numbers": [], "positions": [], "forces": [], "energies": []}
@@ -50,7 +53,7 @@ def write_pack(path: Path, structures: int = 40, seed: int = 0, periodic: bool =
             "pbc": np.tile(np.array([1, 1, 0], np.uint8), (structures, 1)),
         }
     forces = np.concatenate(rows["forces"])
-    with PackWriter(path, periodic=periodic) as writer:
+    with PackWriter(path, periodic=periodic, **writing) as writer:
         writer.append(
             counts,
             numbers=np.concatenate(rows["numbers"]),

@@ -229,6 +229,9 @@ def export_files(source: Path, folder: Path, name: str, *, part: int) -> list[Pa
     """Write a pack, any other folder or one file to FOLDER/NAME.tar.gz.K-of-N."""
     kind = "file" if source.is_file() else "pack" if _is_pack(source) else "folder"
     files = dict(parts.under(source))
+    if kind == "pack":  # shards may lie elsewhere
+        links = [link for link in source.glob("shard-*") if link.is_symlink()]
+        files |= {f"{link.name}/{n}": p for link in links for n, p in parts.under(link.resolve())}
     if not files:
         raise StoreError("there are no files here", where=str(source))
     packed = source.suffix in (".gz", ".xz", ".zst", ".zip", ".h5", ".hdf5")

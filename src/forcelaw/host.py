@@ -30,6 +30,21 @@ def usable_cores() -> int:
     return max(1, min(found))
 
 
+def allow_open_files() -> int:
+    """Raise the number of files that this process may have open, which often is 1,024, to what it
+    may be raised to, at most 65,536; the number."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 512
+    most = 1 << 16
+    soft, hard = (most if x < 0 else x for x in resource.getrlimit(resource.RLIMIT_NOFILE))
+    if soft < min(hard, most):
+        soft = min(hard, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
+
+
 def usable_memory() -> int:
     """Bytes that this process may still take: free on the machine, no more than what its cgroup
     leaves, and than SLURM gave its task."""

@@ -4,6 +4,7 @@ without losing anything."""
 import io
 import itertools
 import json
+import shutil
 import subprocess
 import tarfile
 
@@ -15,6 +16,7 @@ import torch
 from travel import main
 
 from forcelaw.data.pack import Pack
+from forcelaw.data.verify import verify
 from forcelaw.errors import StoreError
 from forcelaw.store.runs import RunDirectory, runs
 from forcelaw.study import worker
@@ -110,6 +112,18 @@ def test_a_part_that_is_missing_changed_or_cut_is_refused_and_leaves_nothing(tmp
     assert contents(tmp_path / "new") == contents(folder)
     with pytest.raises(StoreError, match="no archive parts"):
         parts.find([folder])
+
+
+def test_a_pack_travels_with_its_shards_on_other_disks(tmp_path) -> None:
+    (tmp_path / "disk").mkdir()
+    there = {"shard_size": 2000, "shard_folders": [tmp_path / "disk"]}
+    pack = write_pack(tmp_path / "pack", **there)
+    main(["export", str(pack.path), "--to", str(tmp_path / "a"), "--part-mb", "1"])
+    main(["import", str(tmp_path / "a"), "--to", str(tmp_path / "new")])
+    shutil.rmtree(tmp_path / "disk")
+    arrived = Pack(tmp_path / "new")
+    verify(arrived)
+    assert arrived.hash == pack.hash and len(arrived.shards) == len(pack.shards) > 3
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "extra"])

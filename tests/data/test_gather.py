@@ -25,6 +25,7 @@ def asked(monkeypatch) -> list[tuple[str, int, int]]:
         found.append((Path(f"/proc/self/fd/{handle}").readlink().stem, at, length))
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(gather, "in_cache", lambda *_: False)
     return found
 
 
@@ -42,13 +43,16 @@ def test_stretches_cover_what_is_wanted_and_little_else() -> None:
     assert (end - at).sum() == (high - low).sum() + gaps[gaps <= GAP].sum()
 
 
+@pytest.mark.parametrize("shard_size", [None, 2500])
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("ascending", [True, False])
-def test_what_is_read_is_what_the_arrays_hold(tmp_path, monkeypatch, ascending, alone) -> None:
+def test_what_is_read_is_what_the_arrays_hold(
+    tmp_path, monkeypatch, ascending, alone, shard_size
+) -> None:
     monkeypatch.setattr(gather, "GAP", 0 if alone else 1 << 40)
     monkeypatch.setattr(gather, "IN_ORDER", 7)
     monkeypatch.setattr(gather, "SCATTERED", 7)
-    pack = write_pack(tmp_path / "pack", periodic=True)
+    pack = write_pack(tmp_path / "pack", periodic=True, shard_size=shard_size)
     rows = np.random.default_rng(1).permutation(len(pack))[:25]
     rows = np.sort(rows) if ascending else rows
     atoms = np.concatenate([np.arange(*pack.offsets[k : k + 2]) for k in rows])
@@ -73,6 +77,45 @@ def test_of_structures_far_apart_little_else_is_asked_for(tmp_path, asked) -> No
         counts = np.diff(pack.offsets)[rows]
         assert sum(length for _, length in parts) == 12 * counts.sum() and len(parts) == 40
         assert [at for at, _ in parts] == (128 + 12 * pack.offsets[rows]).tolist()
+
+
+def test_of_shards_only_those_that_hold_structures_are_asked(tmp_path, asked) -> None:
+    pack = write_pack(tmp_path / "pack", shard_size=2500)
+    rows = np.array([1, 2, 30])
+    with Gather(pack, rows) as stored:
+        stored.reach(3)
+    first = np.cumsum([0] + [shard.structures for shard in pack.shards])
+    atoms = np.cumsum([0] + [shard.atoms for shard in pack.shards])
+    shards = np.unique(np.searchsorted(first, rows, side="right") - 1)
+    parts = [(at, length) for file, at, length in asked if file == "positions"]
+    assert len(parts) == len(shards) == 2
+    for (at, length), k, (low, high) in zip(parts, shards, ((1, 3), (30, 31)), strict=True):
+        assert at == 128 + 12 * (pack.offsets[low] - atoms[k])
+        assert length == 12 * (pack.offsets[high] - pack.offsets[low])
+
+
+def test_nothing_is_asked_for_that_is_in_cache(tmp_path, asked, monkeypatch) -> None:
+    pack = write_pack(tmp_path / "pack")
+    monkeypatch.setattr(gather, "in_cache", lambda handle, places: len(places) == 1)
+    with Gather(pack, np.arange(40)) as stored:
+        stored.reach(40)
+    assert not asked
+    file = (tmp_path / "pack" / "forces.npy").open("rb")
+    places = list(range(0, len(file.read()), 100))
+    monkeypatch.undo()
+    assert gather.in_cache(file.fileno(), places)
+    seen = []
+
+    def read(handle, buffers, at, flags) -> int:
+        seen.append(at)
+        if at >= 300:
+            raise BlockingIOError
+        return 1
+
+    monkeypatch.setattr(os, "preadv", read)
+    assert not gather.in_cache(file.fileno(), places) and seen[-1] >= 300
+    assert len(seen) < len(places)
+    file.close()
 
 
 def test_a_block_is_asked_for_before_it_is_reached(tmp_path, asked, monkeypatch) -> None:

@@ -291,12 +291,14 @@ def _rewrite(file: Path, chance: random.Random) -> str:
 
 def make_pack(folder: Path) -> None:
     write_pack(folder / "pack")
+    write_pack(folder / "shards", shard_size=3000)
 
 
 def flipped_pack(sound: Path, work: Path, chance: random.Random) -> Call:
-    """One bit of an array of a pack: it is noticed."""
+    """One bit of an array of a pack, whole or in shards: it is noticed."""
     shutil.copytree(sound, work)
-    arrays = sorted((work / "pack").glob("*.npy"))
+    name = chance.choice(["pack", "shards"])
+    arrays = sorted((work / name).rglob("*.npy"))
     path = chance.choices(arrays, [p.stat().st_size for p in arrays])[0]
     content = bytearray(path.read_bytes())
     at, bit = chance.randrange(len(content)), chance.randrange(8)
@@ -305,15 +307,15 @@ def flipped_pack(sound: Path, work: Path, chance: random.Random) -> Call:
 
     def call() -> None:
         try:
-            verify(Pack(work / "pack"))
+            verify(Pack(work / name))
         except ForcelawError as error:
             raise error
-        before = np.load(sound / "pack" / path.name)
+        before = np.load(sound / path.relative_to(work))
         after = np.load(path)
         if before.tobytes() != after.tobytes() or before.shape != after.shape:
             raise Wrong("a flipped bit is not noticed")
 
-    return f"{path.name}, byte {at}, bit {bit}", call
+    return f"{path.relative_to(work)}, byte {at}, bit {bit}", call
 
 
 # Folders that cannot be written.

@@ -163,6 +163,9 @@ INPUTS = {
         lambda folder: files.database(folder / "a.aselmdb", files.molecules(6)) and None, _prepare
     ),
     "pack": Input(lambda folder: write_pack(folder / "pack") and None, _use_pack),
+    "shards": Input(
+        lambda folder: write_pack(folder / "pack", 12, shard_size=1800) and None, _use_pack
+    ),
     "study": Input(lambda folder: (folder / "t.yaml").write_text(STUDY) and None, _use_study),
     "csv": _table("t.csv"),
     "json": _table("t.json"),

@@ -97,6 +97,27 @@ def test_windows_do_not_change_the_numbers(tmp_path) -> None:
     assert losses(whole) == losses(windowed)
 
 
+def test_shards_do_not_change_the_numbers(tmp_path) -> None:
+    """In memory, in windows across shards, and after a stop on the pack without shards."""
+    torch.set_num_threads(1)
+    pack, sharded = (
+        write_pack(tmp_path / folder / "pack", periodic=True, **options)
+        for folder, options in (("one", {}), ("many", {"shard_size": 2000}))
+    )
+    assert len(sharded.shards) > 5
+    expected, _ = make_run(tmp_path / "a", pack)
+    train(expected, pack)
+    for name, capacity in (("b", None), ("c", 60), ("d", 60)):
+        run, _ = make_run(tmp_path / name, pack if name == "d" else sharded)
+        assert run.id == expected.id
+        options = {} if capacity is None else {"capacity": capacity}
+        if name == "d":
+            asked = iter(range(20))
+            assert train(run, pack, stop=lambda asked=asked: next(asked) == 6, **options) is None
+        train(run, sharded, **options)
+        assert losses(run) == losses(expected)
+
+
 @pytest.mark.parametrize("changes,factor", [({}, 1), ({"symmetry_rotations": 2}, 3)])
 def test_the_books_balance(tmp_path, changes, factor) -> None:
     pack = write_pack(tmp_path / "pack")

@@ -1,4 +1,4 @@
-"""``forcelaw data``: check, prepare, generate, info."""
+"""``forcelaw data``: check, prepare, generate, shard, info."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 
 from ..data.generate.options import GenerateOptions
 from ..data.options import Keep, References, Source, Split
@@ -81,11 +81,23 @@ what is there.
 """
 
 
+SHARD = """\
+Write PACK again in shards of at most --shard-size, or without that as one: the same arrays and
+hash, so that runs on either go on with the other. A shard is a folder (shard-00000, ...) that may
+be copied by itself, or moved as a whole to another disk and linked from where it was.
+"""
+
+
 class Output(Settings):
     """The pack that is made."""
 
     out: Path = Field(title="PACK", description="the pack to make (a new folder)")
     overwrite: bool = Field(False, description="replace PACK if it exists")
+    shard_size: ByteSize | None = Field(None, title="SIZE")
+    """cut the pack into shards of at most this size (for example 4GB): folders that can be copied
+    one by one, moved to other disks and linked; the pack's hash is the same"""
+    shard_folders: list[Path] = Field(default_factory=list, title="DIR")
+    """put the shards into these folders, in turn, and links to them into PACK"""
 
 
 class Effort(Settings):
@@ -141,6 +153,11 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     add_options(make, GenerateOptions)
     make.set_defaults(handler=_generate, packages=("rdkit", "tblite"))
 
+    shard = add("shard", "cut a pack into shards, or join them", SHARD)
+    shard.add_argument("pack", type=Path, metavar="PACK")
+    add_options(shard, Output)
+    shard.set_defaults(handler=_shard)
+
     info = add("info", "describe a pack", "Describe a pack from its manifest.")
     info.add_argument("pack", type=Path, metavar="PACK")
     add_options(info, Check, only=("json_out",), flags=JSON)
@@ -185,6 +202,8 @@ def _prepare(args: argparse.Namespace) -> int:
         rotate=args.rotate,
         limit=args.limit,
         overwrite=args.overwrite,
+        shard_size=args.shard_size,
+        shard_folders=tuple(args.shard_folders),
         command=typed_command(args.words),
         say=sys.stdout,
     )
@@ -196,6 +215,20 @@ def _generate(args: argparse.Namespace) -> int:
 
     generate(from_options(GenerateOptions, args))
     return 0
+
+
+def _shard(args: argparse.Namespace) -> int:
+    from ..data.reshard import reshard
+
+    given = from_options(Output, args)
+    reshard(
+        args.pack,
+        given.out,
+        shard_size=given.shard_size,
+        shard_folders=given.shard_folders,
+        overwrite=given.overwrite,
+    )
+    return _info(argparse.Namespace(pack=given.out, json_out=False))
 
 
 def _info(args: argparse.Namespace) -> int:

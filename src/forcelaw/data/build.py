@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -46,7 +47,8 @@ class PrepareOptions:
     rotate: None turns molecules and leaves periodic structures, True turns both (with the cell),
     False neither. limit: stop after so many kept structures. allow: names of findings
     (:data:`forcelaw.data.validate.ALLOWED`) that are let pass. command, made_from, label_noise:
-    written to the manifest.
+    written to the manifest. shard_size: bytes of a shard at most, None: no shards; shard_folders:
+    where they are put (:mod:`.shards`).
     """
 
     val_fraction: float = 0.1
@@ -65,6 +67,8 @@ class PrepareOptions:
     command: str = ""
     made_from: dict[str, Any] | None = None
     label_noise: dict[str, float] | None = None
+    shard_size: int | None = None
+    shard_folders: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A page that is not in the system's cache is fetched together with its neighbours, from 128 KB to
 many MB of them, which for one structure in hundreds is the whole pack. So the system is told which
 bytes will be wanted, a block of structures ahead, and where they lie far apart nothing else is
-fetched. In cache this costs some microseconds a structure that lies alone.
+fetched. Of what is in cache a few bytes are looked at, and nothing is asked for.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .arrays import ShardedArray, parts_of
 
 if TYPE_CHECKING:
     from .pack import Pack
 
-# Bytes. Structures that lie nearer are read with what is between them: of 4, 16, 32 and 128 KB the
-# fastest on the disk measured, where 1.3 GB/s and 30,000 reads a second break even at 40 KB
-# (results/scale).
+# Bytes. Structures that lie nearer are read with what is between them. Of 4, 16, 32 and 128 KB the
+# first two were the fastest where structures lie far apart (results/scale/cold.txt).
 GAP = 1 << 14
+SAMPLED = (
+    32  # bytes, of those wanted: where they all are in cache, so are most, and none is asked for
+)
 AT_ONCE = 1 << 17  # bytes asked for in one call: systems cut longer wishes short
 IN_ORDER, SCATTERED = 1 << 14, 1 << 20  # structures asked for together
 _OF_ATOMS = ("numbers", "positions", "forces")
@@ -42,7 +46,7 @@ class Gather:
         self._asked = self._ready = 0
         self._thread = ThreadPoolExecutor(1, "gather")
         self._next: Future[None] | None = None
-        self._alone: dict[str, np.ndarray] = {}
+        self._alone: dict[str, np.ndarray | ShardedArray] = {}
         number = max(1, len(structures))
         for name in (*_OF_ATOMS, *_OF_STRUCTURES):
             array = getattr(pack, name)
@@ -90,18 +94,37 @@ class Gather:
 _ADVICE = hasattr(os, "posix_fadvise") and hasattr(mmap, "MADV_RANDOM")  # not on macOS, Windows
 
 
-def ask_for(array: np.memmap, low: np.ndarray, high: np.ndarray) -> None:
+def ask_for(array: np.memmap | ShardedArray, low: np.ndarray, high: np.ndarray) -> None:
     """Tell the system that rows low:high (r,), ascending, will be read; it begins to, and this
     returns as soon as the disk has so much to do."""
-    size, start = array[:1].nbytes, array.offset
-    low, high = (start + size * np.clip(rows, 0, len(array)) for rows in (low, high))
-    with contextlib.suppress(OSError):  # a file system that takes no advice
-        handle = os.open(Path(array.filename), os.O_RDONLY)
-        try:
-            for at, length in stretches(low, high):
-                os.posix_fadvise(handle, at, length, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(handle)
+    for first, part in parts_of(array):
+        begin, end = (np.clip(rows - first, 0, len(part)) for rows in (low, high))
+        mine, size = begin < end, part[:1].nbytes
+        if not mine.any():
+            continue
+        with contextlib.suppress(OSError):  # a file system that takes no advice
+            handle = os.open(Path(part.filename), os.O_RDONLY)
+            try:
+                ends = (part.offset + size * rows[mine] for rows in (begin, end))
+                wanted = list(stretches(*ends))
+                if in_cache(handle, [at for at, _ in wanted]):
+                    continue
+                for at, length in wanted:
+                    os.posix_fadvise(handle, at, length, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(handle)
+
+
+def in_cache(handle: int, places: list[int]) -> bool:
+    """Whether the system has some SAMPLED of these bytes of an open file in its cache. It reads one
+    page where it has not."""
+    try:
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
+        for at in places[:: max(1, len(places) // SAMPLED)]:
+            os.preadv(handle, [bytearray(1)], at, os.RWF_NOWAIT)
+    except (OSError, AttributeError):  # it is not, or the system cannot say
+        return False
+    return True
 
 
 def stretches(low: np.ndarray, high: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -114,9 +137,11 @@ def stretches(low: np.ndarray, high: np.ndarray) -> Iterator[tuple[int, int]]:
             yield at, min(AT_ONCE, last - at)
 
 
-def _read_alone(array: np.memmap) -> np.ndarray:
+def _read_alone(array: Any) -> np.ndarray | ShardedArray:
     """The same rows in a mapping of their own, of which a page is fetched without its
     neighbours."""
+    if isinstance(array, ShardedArray):
+        return ShardedArray([_read_alone(part) for part in array.parts])
     with Path(array.filename).open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     memory.madvise(mmap.MADV_RANDOM)

@@ -18,6 +18,9 @@
     configs.npy     uint16  (structures,)         only when the source has them: index into
                     manifest["config_types"], the labels called config_type in files; "" for none
 
+A pack may be in shards (:mod:`.shards`): the arrays of its structures, some thousand or million
+at a time, in folders shard-00000, shard-00001, ... Its hash is the same.
+
 Writing is streaming and atomic: arrays grow in PACK.partial-*, and one rename makes the pack.
 Memory does not grow with the number of structures.
 """
@@ -28,10 +31,9 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ from ..elements import MAX_Z, SYMBOLS
 from ..errors import DataError
 from ..files import check_regular, file_sha256, fsync_folder, reading, write_json
 from ..host import usable_cores
+from .arrays import NpyStream, ShardedArray, ShardedStream, whole_sha256
+from .shards import Shard, ShardWriter, read_shards, remove_shards, shards_text
 
 FORMAT, VERSION = "forcelaw-pack", 1
 NO_CHARGE, NO_SPIN = 127, 0
@@ -63,65 +67,6 @@ _ARRAYS: dict[str, tuple[tuple[str, ...], str, tuple[int, ...]]] = {
 }
 _NEEDED = ("numbers", "positions", "forces", "energies", "offsets", "groups", "split")
 _AT_ONCE = 1 << 20  # structures whose sizes are looked up together
-_HEADER = 128  # bytes; every array header is rewritten in place when the final length is known
-
-
-class NpyStream:
-    """A growing .npy file: rows are appended, the header is corrected on close. Memory use is one
-    row block."""
-
-    def __init__(self, path: Path, dtype: Any, row: tuple[int, ...] = ()):
-        self.path, self.dtype, self.row, self.rows = path, np.dtype(dtype), row, 0
-        self._file = path.open("wb", buffering=1 << 20)
-        self._file.write(self._header())
-
-    def _header(self) -> bytes:
-        text = (
-            f"{{'descr': '{self.dtype.str}', 'fortran_order': False, 'shape':"
-            f" {(self.rows, *self.row)!r}, }}"
-        )
-        body = text.encode() + b" " * (_HEADER - 10 - len(text) - 1) + b"\n"
-        return b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little") + body
-
-    def append(self, rows: np.ndarray) -> None:
-        rows = np.ascontiguousarray(rows, dtype=self.dtype)
-        if rows.shape[1:] != self.row:
-            raise ValueError(
-                f"{self.path.name}: rows of shape {rows.shape[1:]}, expected {self.row}"
-            )
-        self._file.write(rows.data if rows.size else b"")
-        self.rows += len(rows)
-
-    def read(self, rows: int = 65_536) -> Iterator[np.ndarray]:
-        """What was appended so far, ``rows`` rows at a time."""
-        self._file.flush()
-        size = int(np.prod(self.row, dtype=np.int64))
-        with self.path.open("rb") as file:
-            file.seek(_HEADER)
-            for first in range(0, self.rows, rows):
-                part = np.fromfile(file, self.dtype, min(rows, self.rows - first) * size)
-                yield part.reshape(-1, *self.row)
-
-    def rewrite(self, parts: Iterator[np.ndarray]) -> None:
-        """Replace all rows by as many others."""
-        self._file.seek(_HEADER)
-        rows, self.rows = self.rows, 0
-        for part in parts:
-            self.append(part)
-        if self.rows != rows:
-            raise ValueError(f"{self.path.name}: {self.rows} rows for {rows}")
-
-    def close(self) -> None:
-        self._file.seek(0)
-        self._file.write(self._header())
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def discard(self) -> None:
-        """Remove the file, which nobody has read: it need not reach the disk first."""
-        self._file.close()
-        self.path.unlink()
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
@@ -138,7 +83,9 @@ class PackWriter:
 
     quantum: when given, (positions quantum in Angstrom, forces quantum in eV/Angstrom); values are
     stored as int16 multiples of it. Positions must already be multiples of the quantum if labels
-    are to be exact for them.
+    are to be exact for them. shard_size: bytes of a shard at most, but for a structure that is
+    larger; None: no shards. shard_folders: where shards are put, in turn, with links to them in the
+    pack; by default into the pack.
     """
 
     def __init__(
@@ -151,6 +98,8 @@ class PackWriter:
         stresses: bool = False,
         configs: bool = False,
         overwrite: bool = False,
+        shard_size: int | None = None,
+        shard_folders: Sequence[Path] = (),
     ):
         self.path = Path(path)
         refuse_existing(self.path, overwrite)
@@ -164,20 +113,40 @@ class PackWriter:
             "stresses": stresses,
             "configs": configs,
         }
-        self._streams = {
-            name: NpyStream(self.partial / f"{name}.npy", types[-1 if quantum else 0], row)
+        types = {
+            name: (types[-1 if quantum else 0], row)
             for name, (types, _, row) in _ARRAYS.items()
             if wanted[name]
         }
-        self._streams["offsets"].append(np.zeros(1, np.int64))
         self.structures = self.atoms = 0
+        self._shards: ShardWriter | None = None
+        self._streams: dict[str, NpyStream] | dict[str, ShardedStream]
+        if shard_size is None:
+            self._streams = {
+                name: NpyStream(self.partial / f"{name}.npy", *of) for name, of in types.items()
+            }
+        else:
+            sharded = {name: ShardedStream(*of) for name, of in types.items()}
+            sizes = {axis: _row_bytes(sharded, axis) for axis in ("atoms", "structures")}
+            self._shards = ShardWriter(
+                self.partial, self.path.name, sharded, shard_size, sizes, shard_folders
+            )
+            self._streams = sharded
+        self._streams["offsets"].append(np.zeros(1, np.int64))
 
     def append(self, counts: np.ndarray, **arrays: np.ndarray) -> None:
         """Append a block of structures. counts (s,): atoms of each. arrays: those of the pack but
         for offsets, by name; those of atoms are concatenated, (sum(counts), ...)."""
-        rows = {**arrays, "offsets": self.atoms + np.cumsum(counts)}
-        for name, stream in self._streams.items():
-            stream.append(self._stored(name, rows[name]))
+        ends = np.cumsum(counts)
+        rows = {**arrays, "offsets": self.atoms + ends}
+        rows = {name: self._stored(name, rows[name]) for name in self._streams}
+        first = 0
+        for last in self._shards.cuts(np.asarray(counts)) if self._shards else [len(counts)]:
+            part = slice(first, last)
+            atoms = slice(int(ends[first - 1]) if first else 0, int(ends[last - 1]) if last else 0)
+            for name, stream in self._streams.items():
+                stream.append(rows[name][atoms if _ARRAYS[name][1] == "atoms" else part])
+            first = last
         self.structures += len(counts)
         self.atoms += int(np.sum(counts))
 
@@ -213,9 +182,9 @@ class PackWriter:
         for stream in self._streams.values():
             stream.close()
         with ThreadPoolExecutor(min(8, usable_cores())) as threads:
-            hashes = list(threads.map(file_sha256, (s.path for s in self._streams.values())))
-        for (name, stream), sha256 in zip(self._streams.items(), hashes):
-            scale = 1.0
+            hashes = dict(zip(self._streams, threads.map(_sha256, self._streams.values())))
+        for name, stream in self._streams.items():
+            sha256, scale = hashes[name][0], 1.0
             if self.quantum and name in ("positions", "forces"):
                 scale = self.quantum[name == "forces"]
             arrays[name] = {
@@ -233,6 +202,10 @@ class PackWriter:
             **manifest,
         }
         full["content_hash"] = content_hash({n: a["sha256"] for n, a in arrays.items()})
+        if self._shards:
+            full["shards"] = self._shards.finish(
+                full["content_hash"], {name: each for name, (_, each) in hashes.items()}
+            )
         write_json(self.partial / "manifest.json", full, durable=True)
         if self.overwrite and self.path.exists():
             old = self.path.with_name(f"{self.path.name}.partial-old-{secrets.token_hex(4)}")
@@ -249,6 +222,7 @@ class PackWriter:
         for stream in self._streams.values():
             with contextlib.suppress(OSError, ValueError):
                 stream.close()
+        remove_shards(self.partial, self.path.name)
         shutil.rmtree(self.partial, ignore_errors=True)
 
     def __enter__(self) -> PackWriter:
@@ -257,6 +231,20 @@ class PackWriter:
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind is not None:
             self.abort()
+
+
+def _row_bytes(streams: dict[str, ShardedStream], axis: str) -> int:
+    """Bytes that an atom or a structure takes in all arrays."""
+    of_axis = [stream for name, stream in streams.items() if _ARRAYS[name][1] == axis]
+    return sum(s.dtype.itemsize * int(np.prod(s.row, dtype=np.int64)) for s in of_axis)
+
+
+def _sha256(stream: NpyStream | ShardedStream) -> tuple[str, list[str]]:
+    """SHA-256 of the array that was written, and of each of its files where it has shards."""
+    if isinstance(stream, NpyStream):
+        return file_sha256(stream.path), []
+    files = [part.path for part in stream.parts]
+    return whole_sha256(files, stream.dtype, (stream.rows, *stream.row), also_each=True)
 
 
 def _manifest(file: Path) -> dict[str, Any]:
@@ -297,6 +285,7 @@ class Pack:
             )
         with reading(self.path, DataError, remedy="prepare the pack again"):
             self.manifest = _manifest(self.path / "manifest.json")
+            self.shards = read_shards(self.path, self.manifest)
             for name, spec in self.manifest["arrays"].items():
                 setattr(self, name, self._array(name, spec["dtype"]))
         if missing := [name for name in _NEEDED if name not in self.manifest["arrays"]]:
@@ -306,6 +295,8 @@ class Pack:
         """An array of the pack, memory-mapped; an error where it is not of its kind."""
         if name not in _ARRAYS:
             raise self._wrong(f"a pack has no array {name[:40]!r}")
+        if self.shards:
+            return self._sharded(name, dtype)
         file = self.path / f"{name}.npy"
         check_regular(file, DataError)
         array = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -318,10 +309,38 @@ class Pack:
             )
         return array
 
+    def _sharded(self, name: str, dtype: str) -> Any:
+        """An array of a pack in shards."""
+        kinds, axis, row = _ARRAYS[name]
+        if dtype not in kinds:
+            raise self._wrong(f"{name} cannot be {dtype}, but {' or '.join(kinds)}")
+        parts = []
+        for k, shard in enumerate(self.shards):
+            rows = getattr(shard, axis) + (name == "offsets" and k == 0)
+            parts.append(shard.open(name, np.dtype(dtype), (rows, *row)))
+        return ShardedArray(parts)
+
+    def files(self, name: str) -> list[Path]:
+        """The files of an array: one, or one in each shard."""
+        return [folder / f"{name}.npy" for folder in self.folders]
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where the arrays lie: the pack, or its shards."""
+        return [shard.folder for shard in self.shards] or [self.path]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files of the pack."""
+        folders = {self.path, *self.folders}
+        files = (file for folder in folders for file in folder.iterdir())
+        return sum(file.stat().st_size for file in files if file.is_file())
+
     def _wrong(self, what: str) -> DataError:
         return DataError(what, where=str(self.path), remedy="prepare the pack again")
 
     manifest: dict[str, Any]
+    shards: list[Shard]
     numbers: np.ndarray
     positions: np.ndarray
     forces: np.ndarray
@@ -410,13 +429,13 @@ def describe(path: Path, *, as_json: bool = False) -> str:
     m = pack.manifest
     if as_json:
         return json.dumps(m, indent=1)
-    size = sum(f.stat().st_size for f in pack.path.iterdir())
     head = (
-        f"{pack.path.name}: {len(pack):,} structures, {pack.atoms:,} atoms, {size / 1e6:.1f} MB,"
+        f"{pack.path.name}: {len(pack):,} structures, {pack.atoms:,} atoms,"
+        f" {pack.nbytes / 1e6:.1f} MB,"
         f" hash {pack.hash}"
     )
     with reading(pack.path / "manifest.json", DataError, remedy="prepare the pack again"):
-        rows = list(_rows(m))
+        rows = [*_rows(m), *shards_text(pack.shards)]
     return "\n".join([head, *(f"  {name:<12} {text}" for name, text in rows)])
 
 

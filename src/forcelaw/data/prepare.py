@@ -31,6 +31,7 @@ from .pack import PackWriter, forces_text, split_text
 from .read_ahead import ReadAhead
 from .readers import SourceOptions, open_source
 from .reference import References
+from .shards import homes, remove_shards
 from .splits import SIDE_OF, TEST, TRAIN, VALIDATION
 from .validate import ALLOWED
 from .validate.findings import Finding, reference_text
@@ -77,14 +78,15 @@ def prepare(
         parts = [_by_indices(parts, indices)]
     for part in parts:
         print("\n".join(part.source.describe()), file=say)
-    _clear_partials(out)
+    clear_partials(out)
     optional = {"periodic": True, "charges": True, "stresses": True, "configs": True}
+    sharded = {"shard_size": options.shard_size, "shard_folders": options.shard_folders}
+    before = homes(out)
     with (
-        PackWriter(out, overwrite=options.overwrite, **optional) as writer,
+        PackWriter(out, overwrite=options.overwrite, **optional, **sharded) as writer,
         contextlib.closing(PackBuild(writer, options, parts)) as work,
     ):
-        owner = writer.partial / f"{_OWNER}{socket.gethostname()}-{os.getpid()}"
-        owner.touch()
+        owner = mark(writer)
         records = _run(work, sources, jobs, say)
         references = work.references()
         findings = work.findings(references)
@@ -101,6 +103,8 @@ def prepare(
         owner.unlink()
         writer.finish(full)
     print("\n".join(summary(out.name, full)), file=say)
+    for home in before:
+        print(f"  left         {home}: shards of the pack that was replaced", file=say)
     return out
 
 
@@ -126,10 +130,29 @@ def _checked(options: PrepareOptions, sources: SourceOptions | None) -> SourceOp
             where="--allow",
             remedy=f"use one of: {', '.join(ALLOWED)}",
         )
+    check_folders(options.shard_size, options.shard_folders)
     sources = sources or SourceOptions()
     if options.group.startswith("key:"):
         sources = sources.model_copy(update={"group_key": options.group.removeprefix("key:")})
     return sources
+
+
+def check_folders(shard_size: int | None, folders: Sequence[Path]) -> None:
+    """DataError for folders of shards that are not there, or without the size of a shard."""
+    absent = [str(folder) for folder in folders if not folder.is_dir()]
+    if absent or (folders and shard_size is None):
+        raise DataError(
+            f"no folder {', '.join(absent)}" if absent else "folders for shards without their size",
+            where="--shard-folders",
+            remedy="make the folder, or mount its disk" if absent else "pass --shard-size",
+        )
+
+
+def mark(writer: PackWriter) -> Path:
+    """A file that says that this process writes the pack; to be removed before it is finished."""
+    owner = writer.partial / f"{_OWNER}{socket.gethostname()}-{os.getpid()}"
+    owner.touch()
+    return owner
 
 
 def _by_indices(parts: list[Part], indices: Mapping[str, str | Path]) -> Part:
@@ -197,7 +220,7 @@ def summary(name: str, manifest: dict[str, Any]) -> list[str]:
     ]
 
 
-def _clear_partials(out: Path) -> None:
+def clear_partials(out: Path) -> None:
     """Remove what a killed call left; put back a pack that was being replaced; never touch a live
     writer's folder."""
     for old in out.parent.glob(f"{out.name}.partial-old-*"):
@@ -220,6 +243,7 @@ def _clear_partials(out: Path) -> None:
                         "wait for it, choose another --out, or remove that folder if it is not so"
                     ),
                 )
+        remove_shards(partial, out.name)
         shutil.rmtree(partial)
 
 

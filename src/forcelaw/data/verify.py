@@ -2,7 +2,8 @@
 hash of the sound pack.
 
 The arrays are hashed side by side, once for each study: what was found is remembered by size, time
-and inode of each file.
+and inode of each file. An array in shards is hashed as the one file that they would make; where it
+is another, the shards are hashed one by one to say which.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..elements import MAX_Z
 from ..errors import DataError, StoreError
 from ..files import file_sha256, read_json, reading, write_json
 from ..host import usable_cores
+from .arrays import whole_sha256
 from .pack import Pack, content_hash
 from .splits import TEST
 
@@ -44,8 +46,10 @@ def verify(pack: Pack, memory: Path | None = None) -> None:
 def _stamps(pack: Pack) -> dict[str, list[int | str]]:
     found: dict[str, list[int | str]] = {"hash": [pack.hash]}
     for name in pack.manifest["arrays"]:
-        status = (pack.path / f"{name}.npy").stat()
-        found[name] = [status.st_size, status.st_mtime_ns, status.st_ino]
+        for file in pack.files(name):
+            status = file.stat()
+            key = f"{file.parent.name}/{name}" if pack.shards else name
+            found[key] = [status.st_size, status.st_mtime_ns, status.st_ino]
     return found
 
 
@@ -59,10 +63,11 @@ def _remembered(memory: Path | None) -> dict[str, object]:
 def _verify(pack: Pack) -> None:
     names = list(pack.manifest["arrays"])
     with ThreadPoolExecutor(min(8, usable_cores())) as threads:
-        found = dict(zip(names, threads.map(lambda n: file_sha256(pack.path / f"{n}.npy"), names)))
+        found = dict(zip(names, threads.map(lambda name: _sha256(pack, name), names)))
     for name in names:
         if found[name] != pack.manifest["arrays"][name]["sha256"]:
-            raise _wrong(pack, f"checksum mismatch: {name}.npy is not what was written")
+            damaged = ", ".join(_damaged(pack, name)) or f"{name}.npy"
+            raise _wrong(pack, f"checksum mismatch: {damaged} is not what was written")
     if content_hash(found) != pack.hash:
         raise _wrong(pack, "checksum mismatch: the manifest's hash is not that of the arrays")
     fewest = min(
@@ -81,6 +86,25 @@ def _verify(pack: Pack) -> None:
         for first in range(0, len(array), _ROWS):
             if not np.isfinite(array[first : first + _ROWS]).all():
                 raise _wrong(pack, f"{name} holds numbers that are not finite")
+
+
+def _sha256(pack: Pack, name: str) -> str:
+    """SHA-256 of an array, as of one file."""
+    if not pack.shards:
+        return file_sha256(pack.path / f"{name}.npy")
+    array = getattr(pack, name)
+    return whole_sha256(pack.files(name), array.dtype, array.shape)[0]
+
+
+def _damaged(pack: Pack, name: str) -> list[str]:
+    """Which files of an array in shards are not those that were written."""
+    with ThreadPoolExecutor(min(8, usable_cores())) as threads:
+        sums = list(threads.map(file_sha256, pack.files(name) if pack.shards else []))
+    return [
+        f"{shard.folder.name}/{name}.npy"
+        for shard, found in zip(pack.shards, sums)
+        if shard.sha256[name] != found
+    ]
 
 
 def _wrong(pack: Pack, what: str) -> DataError:

@@ -2,23 +2,83 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
+import sys
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 
+def _describe(schema: dict[str, Any], settings: type[Settings]) -> None:
+    """Put descriptions into a JSON schema."""
+    for name, text in settings.descriptions().items():
+        if name in schema.get("properties", {}):
+            schema["properties"][name]["description"] = text
+
+
 class Settings(BaseModel):
     """Extra keys are errors, and so are numbers that are not finite. The text below a field
-    describes it, in help texts and schemas."""
+    describes it, in help texts and schemas.
+
+    Most commands use few of the settings that they import. So the text is read when it is asked
+    for, and pydantic makes a validator when it has something to validate: both for all of them is a
+    third of the time in which a command starts.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        defer_build=True,
+        json_schema_extra=_describe,
     )
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        for field in cls.model_fields.values():
-            field.description = " ".join((field.description or "").split()) or None
+    def descriptions(cls) -> dict[str, str]:
+        """What describes each field, on one line; fields that nothing describes are left out."""
+        below = {}
+        for base in reversed(cls.__mro__):
+            if issubclass(base, Settings):
+                below |= _texts_of_module(base.__module__).get(base.__qualname__, {})
+        found = {k: field.description or below.get(k) for k, field in cls.model_fields.items()}
+        return {name: " ".join(text.split()) for name, text in found.items() if text}
+
+
+@functools.cache
+def _texts_of_module(module: str) -> dict[str, dict[str, str]]:
+    """The texts below annotated names of the classes in a module: name of the class, of the field.
+    None of them where there is no source."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (OSError, TypeError, KeyError, SyntaxError):
+        return {}
+    found: dict[str, dict[str, str]] = {}
+
+    def visit(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef):
+                found[prefix + child.name] = _texts(child)
+                visit(child, f"{prefix}{child.name}.")
+            elif isinstance(child, ast.FunctionDef):
+                visit(child, f"{prefix}{child.name}.<locals>.")
+
+    visit(tree, "")
+    return found
+
+
+def _texts(of: ast.ClassDef) -> dict[str, str]:
+    """Of one class."""
+    return {
+        field.target.id: text.value.value
+        for field, text in zip(of.body, of.body[1:])
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 class Recorded(Settings):

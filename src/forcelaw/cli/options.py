@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
+    from ..settings import Settings
+
     Model = TypeVar("Model", bound=BaseModel)
 
 JSON = {"json_out": ("--json",)}  # a field called json would hide a method of pydantic's
@@ -37,7 +39,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def add_options(
     parser: Any,
-    model: type[BaseModel],
+    model: type[Settings],
     *,
     only: Collection[str] | None = None,
     skip: Collection[str] = (),
@@ -49,16 +51,18 @@ def add_options(
     only, skip: names of fields. positional: fields that have no flag. flags: those of fields where
     ``--name-of-the-field`` is not the one.
     """
+    descriptions = model.descriptions()
     for name, field in model.model_fields.items():
         if name in skip or (only is not None and name not in only):
             continue
         if name in positional:
-            words = _words(field)
-            parser.add_argument(name, **words, **({} if field.is_required() else {"nargs": "?"}))
+            required = {} if field.is_required() else {"nargs": "?"}
+            parser.add_argument(name, **_words(field, descriptions.get(name, "")), **required)
         else:
             own = (flags or {}).get(name, (f"--{name.replace('_', '-')}",))
+            words = _words(field, descriptions.get(name, ""))
             required = {"required": True} if field.is_required() else {}
-            parser.add_argument(*own, dest=name, **_words(field), **required)
+            parser.add_argument(*own, dest=name, **words, **required)
 
 
 def from_options(model: type[Model], args: argparse.Namespace, **more: Any) -> Model:
@@ -74,10 +78,10 @@ def from_options(model: type[Model], args: argparse.Namespace, **more: Any) -> M
         raise StudyError(problems, where="command line") from error
 
 
-def _words(field: FieldInfo) -> dict[str, Any]:
+def _words(field: FieldInfo, description: str) -> dict[str, Any]:
     """What argparse is told about a field."""
     default = None if field.is_required() else field.get_default(call_default_factory=True)
-    text = (field.description or "").replace("%", "%%")
+    text = description.replace("%", "%%")
     if default not in (None, False, 0, "", [], {}) and "default" not in text:
         shown = f"{default:g}" if isinstance(default, float) else default
         text += f" (default: {shown})"

@@ -167,8 +167,9 @@ def _options_text(name: str) -> str:
 
     entry = architecture(name)
     lines = [f"{entry.title}: options of `forcelaw train {name} --option KEY=VALUE` and of studies"]
+    descriptions = entry.config.descriptions()
     for key, field in entry.config.model_fields.items():
         if key not in (*RESERVED, "depth"):
             default = f"{key}={field.get_default(call_default_factory=True)}"
-            lines.append(f"  {default:<24}  {field.description or ''}".rstrip())
+            lines.append(f"  {default:<24}  {descriptions.get(key, '')}".rstrip())
     return "\n".join(lines)

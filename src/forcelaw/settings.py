@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 def _describe(schema: dict[str, Any], settings: type[Settings]) -> None:
     """Put descriptions into a JSON schema."""
     for name, text in settings.descriptions().items():
-        if name in schema.get("properties", {}):
-            schema["properties"][name]["description"] = text
+        key = str(settings.model_fields[name].validation_alias or name)
+        schema["properties"][key]["description"] = text
 
 
 class Settings(BaseModel):

@@ -80,15 +80,15 @@ constexpr: Any = tl.constexpr
 
 def use_triton(x: Tensor) -> bool:
     """Whether an operation on ``x`` runs its kernels."""
-    if torch.compiler.is_compiling():
+    if not AVAILABLE or torch.compiler.is_compiling():
         return False
     mode = _mode.get()
-    return AVAILABLE and (mode == "triton" or (mode == "auto" and x.is_cuda))
+    return mode == "triton" or (mode == "auto" and x.is_cuda)
 
 
 def use_twice() -> bool:
     """Whether an operation by plain torch will be differentiated twice."""
-    return not torch.compiler.is_compiling() and _mode.get() == "twice"
+    return _mode.get() == "twice" and not torch.compiler.is_compiling()
 
 
 def plain(x: Tensor) -> bool:

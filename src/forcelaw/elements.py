@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MAX_Z = 118
 # by atomic number; X stands at 0, which is no element
@@ -19,7 +19,19 @@ Z_OF = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
 
 def formula(numbers: Iterable[int]) -> str:
     """Hill formula (C, H, then alphabetical) of atomic numbers: C2H6O for ethanol."""
-    counts = {SYMBOLS[z]: count for z, count in Counter(numbers).items()}
-    first = [s for s in ("C", "H") if s in counts] if "C" in counts else []
-    order = [*first, *sorted(counts.keys() - set(first))]
-    return "".join(f"{s}{counts[s] if counts[s] > 1 else ''}" for s in order)
+    counts = Counter(numbers)
+    (found,) = formulas(list(counts), [list(counts.values())])
+    return found
+
+
+def formulas(elements: Sequence[int], rows: Sequence[Sequence[int]]) -> list[str]:
+    """Hill formulas of many structures: rows of atoms of each of the elements (atomic numbers)."""
+    names = {SYMBOLS[z]: column for column, z in enumerate(elements)}
+    alphabetical = [(s, names[s]) for s in sorted(names)]
+    first = [(s, names[s]) for s in ("C", "H") if s in names]
+    hill = first + [pair for pair in alphabetical if pair not in first]
+    out, carbon = [], names.get("C")
+    for row in rows:
+        order = hill if carbon is not None and row[carbon] else alphabetical
+        out.append("".join([f"{s}{row[k]}" if row[k] > 1 else s for s, k in order if row[k]]))
+    return out

@@ -24,8 +24,7 @@ from .laws_options import (
 from .options import JSON, add_options
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
+    from ..settings import Settings
     from ..table.runs import Runs
 
 NOTES = """
@@ -78,7 +77,7 @@ def add_diagnose(parser: argparse.ArgumentParser) -> None:
 
 def add_common(
     parser: argparse.ArgumentParser,
-    own: type[BaseModel],
+    own: type[Settings],
     examples: str,
     command: Callable[[argparse.Namespace], int],
     skip: tuple[str, ...] = (),

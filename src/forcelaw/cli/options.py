@@ -55,12 +55,12 @@ def add_options(
     for name, field in model.model_fields.items():
         if name in skip or (only is not None and name not in only):
             continue
+        words = _words(field, descriptions.get(name, ""))
         if name in positional:
-            required = {} if field.is_required() else {"nargs": "?"}
-            parser.add_argument(name, **_words(field, descriptions.get(name, "")), **required)
+            words |= {} if field.is_required() else {"nargs": "?"}
+            parser.add_argument(name, **words)
         else:
             own = (flags or {}).get(name, (f"--{name.replace('_', '-')}",))
-            words = _words(field, descriptions.get(name, ""))
             required = {"required": True} if field.is_required() else {}
             parser.add_argument(*own, dest=name, **words, **required)
 
@@ -108,6 +108,9 @@ def _plain_type(annotation: Any) -> Any:
 
 def _reader(field: FieldInfo) -> Callable[[str], Any]:
     """The value of an option from its text, checked by the field."""
+    kind = _plain_type(field.annotation)
+    if kind in (str, Path) and not field.metadata:
+        return kind  # nothing to check, and a validator takes as long as importing a small package
 
     def read(text: str) -> Any:
         from pydantic import TypeAdapter, ValidationError

@@ -309,8 +309,7 @@ class PackBuild:
         self.turned |= bool(rotate or not periodic.all())
         back = matrices.transpose(0, 2, 1)
         return (
-            turn(positions, matrices, counts),
-            turn(block.forces, matrices, counts),
+            *turn((positions, block.forces), matrices, counts),
             cells if block.cells is None else cells @ back,
             stresses if block.stresses is None else matrices @ stresses @ back,
         )

@@ -88,7 +88,8 @@ def reasons(block: Block, rule: Filter) -> np.ndarray:
     mark(~np.isfinite(block.energies), "energy not finite")
     squares = np.einsum("ij,ij->i", block.forces, block.forces)
     mark(~np.isfinite(np.add.reduceat(squares, first)), "forces not finite")
-    mark(~np.isfinite(np.add.reduceat(block.positions.sum(axis=1), first)), "positions not finite")
+    sums = np.add.reduceat(block.positions, first, axis=0)
+    mark(~np.isfinite(sums).all(axis=1), "positions not finite")
     if block.cells is not None and block.pbc is not None:
         mark(block.pbc.any(axis=1) & flat(block.cells, block.pbc), "cell without volume")
     if rule.elements is not None:

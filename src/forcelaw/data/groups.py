@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
-from ..elements import formula
+from ..elements import formulas
 from .pack import group_hash
 from .readers import Block
-from .reference import composition
+from .reference import composition_of_present
 
 COUNTED_GROUPS = 1_000_000  # distinct groups are counted up to here, so that memory stays bounded
 
 
 def formula_hashes(counts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Hash of the Hill formula of each structure: uint64 (s,)."""
-    table = composition(counts, numbers)
-    present = np.flatnonzero(table.any(axis=0))
-    rows = table[:, present]
+    present, rows = composition_of_present(counts, numbers)
     digits = rows.max(axis=0) + 1
     # compositions as numbers whose digits are their counts: sorted much faster than rows
     fits = digits.prod(dtype=np.float64) < 2**62
     keys = rows @ np.cumprod([1, *digits[:-1]]) if fits else rows
     _, first, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    rows = rows[first]
-    atoms = np.repeat(np.tile(present.astype(np.uint8), len(rows)), rows.reshape(-1)).tobytes()
-    ends = np.cumsum(rows.sum(axis=1)).tolist()
-    hashes = [_formula_hash(atoms[a:b]) for a, b in zip([0, *ends], ends)]
+    hashes = [group_hash(text) for text in formulas(present.tolist(), rows[first].tolist())]
     return np.array(hashes, np.uint64)[place.reshape(-1)]
-
-
-@lru_cache(maxsize=16_384)  # the molecules of one block are often those of the block before
-def _formula_hash(numbers: bytes) -> int:
-    """Of atomic numbers, a byte each."""
-    return group_hash(formula(numbers))
 
 
 def group_hashes(block: Block) -> np.ndarray:

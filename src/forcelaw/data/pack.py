@@ -28,6 +28,7 @@ Memory does not grow with the number of structures.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -412,6 +413,7 @@ def content_hash(hashes: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
+@functools.lru_cache(maxsize=16_384)  # molecules of one block are often those of the block before
 def group_hash(label: str) -> int:
     """Stable 64-bit hash of a group label."""
     return int.from_bytes(hashlib.blake2b(label.encode(), digest_size=8).digest(), "little")

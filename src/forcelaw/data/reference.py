@@ -39,9 +39,24 @@ def composition(counts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
     counts: (structures,) atoms of each; numbers: (sum(counts),) atomic numbers, concatenated.
     """
-    width = MAX_Z + 1
-    owner = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-    return np.bincount(owner * width + numbers, minlength=len(counts) * width).reshape(-1, width)
+    elements, table = composition_of_present(counts, numbers)
+    out = np.zeros((len(counts), MAX_Z + 1), np.int64)
+    out[:, elements] = table
+    return out
+
+
+def composition_of_present(
+    counts: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same of the elements that occur alone, which are few: their atomic numbers, ascending
+    (k,), and atoms, int64 (structures, k)."""
+    elements = np.flatnonzero(np.bincount(numbers, minlength=MAX_Z + 1))
+    width, column = len(elements), np.zeros(MAX_Z + 1, np.int64)
+    column[elements] = np.arange(width)
+    cells = np.repeat(np.arange(len(counts), dtype=np.int64) * width, counts)
+    cells += column[numbers]
+    table = np.bincount(cells, minlength=len(counts) * width)
+    return elements, table.reshape(len(counts), width)
 
 
 class ReferenceAccumulator:
@@ -75,19 +90,19 @@ class ReferenceAccumulator:
         default."""
         if not len(counts):
             return
-        table = composition(counts, numbers)
-        seen = table.sum(axis=0)
-        self.element_counts += seen
-        new = np.setdiff1d(np.flatnonzero(seen), self._elements)
+        elements, table = composition_of_present(counts, numbers)
+        self.element_counts[elements] += table.sum(axis=0)
+        new = np.setdiff1d(elements, self._elements)
         if len(new):
             self._elements = np.concatenate([self._elements, new])
             self._total, self._per_atom = (
                 _widen(r, len(new)) for r in (self._total, self._per_atom)
             )
             self._sums = np.concatenate([self._sums[:-1], np.zeros(len(new)), self._sums[-1:]])
-        rows = np.column_stack(
-            [table[:, self._elements].astype(np.float64), np.asarray(energies, np.float64)]
-        )
+        rows = np.zeros((len(counts), len(self._elements) + 1))
+        order = np.argsort(self._elements)
+        rows[:, order[np.searchsorted(self._elements, elements, sorter=order)]] = table
+        rows[:, -1] = energies
         scaled = rows if scales is None else rows * scales[:, None]
         self._total = np.linalg.qr(np.vstack([self._total, scaled]), mode="r")
         rows /= np.asarray(counts, np.float64)[:, None]
@@ -241,11 +256,13 @@ def _sample(
         counts = chunk.records["atoms"]
         take = (seen + np.arange(len(counts))) % step == 0
         seen += len(counts)
-        more = composition(counts[take], chunk.numbers[np.repeat(take, counts)])
-        new = np.setdiff1d(np.flatnonzero(more.any(axis=0)), elements)
-        elements = np.concatenate([elements, new])
-        table = np.pad(table, ((0, 0), (0, len(new))))
-        table = np.concatenate([table, more[:, elements].astype(np.int32)])
+        numbers = chunk.numbers if take.all() else chunk.numbers[np.repeat(take, counts)]
+        present, more = composition_of_present(counts[take], numbers)
+        elements = np.concatenate([elements, np.setdiff1d(present, elements)])
+        before, table = table, np.zeros((len(table) + len(more), len(elements)), np.int32)
+        table[: len(before), : before.shape[1]] = before
+        order = np.argsort(elements)
+        table[len(before) :, order[np.searchsorted(elements, present, sorter=order)]] = more
         energies = np.concatenate([energies, chunk.records["energy"][take]])
         while len(energies) > SAMPLE:  # keep every second one, and read on at that step
             table, energies, step = table[::2], energies[::2], 2 * step

@@ -45,11 +45,13 @@ def rotations(indices: np.ndarray, seed: int) -> np.ndarray:
     ).reshape(-1, 3, 3)
 
 
-def turn(vectors: np.ndarray, matrices: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """R v for every atom: vectors (a, 3), matrices (s, 3, 3) of the structures, counts (s,)."""
+def turn(
+    vectors: tuple[np.ndarray, ...], matrices: np.ndarray, counts: np.ndarray
+) -> list[np.ndarray]:
+    """R v for every atom: vectors (a, 3) each, matrices (s, 3, 3) of the structures, counts
+    (s,)."""
     if len(counts) and (counts == counts[0]).all():
-        return np.matmul(vectors.reshape(len(counts), -1, 3), matrices.transpose(0, 2, 1)).reshape(
-            -1, 3
-        )
+        back, shape = matrices.transpose(0, 2, 1), (len(counts), -1, 3)
+        return [np.matmul(v.reshape(shape), back).reshape(-1, 3) for v in vectors]
     rows = np.repeat(matrices, counts, axis=0)
-    return np.einsum("aij,aj->ai", rows, vectors)
+    return [np.einsum("aij,aj->ai", rows, v) for v in vectors]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...elements import SYMBOLS
 from ..records import Records
-from ..reference import References, composition, residuals
+from ..reference import References, composition_of_present, residuals
 from ..splits import TRAIN
 from .copies import Copies
 
@@ -62,9 +62,10 @@ def energy_residuals(records: Records, references: References) -> Energies:
         sample.append(left[::step])
         mine = left[chunk.sides == TRAIN]
         moments += len(mine), mine.sum(), (mine**2).sum()
-        has = composition(chunk.records["atoms"], chunk.numbers) > 0
-        sums += np.abs(left) @ has
-        counts += has.sum(axis=0)
+        elements, of_structure = composition_of_present(chunk.records["atoms"], chunk.numbers)
+        has = of_structure > 0
+        sums[elements] += np.abs(left) @ has
+        counts[elements] += has.sum(axis=0)
     references.structures = int(moments[0])
     mean, square = moments[1:] / max(moments[0], 1.0)
     references.rms, references.sd = float(square) ** 0.5, max(float(square - mean**2), 0.0) ** 0.5
@@ -115,9 +116,12 @@ class FormulaEnergies:
         self._sums: dict[tuple[int, int], np.ndarray] = {}
         self._mixers = np.random.default_rng(0).integers(1, 2**62, 119).astype(np.uint64)
 
-    def add(self, source: int, table: np.ndarray, energies: np.ndarray) -> None:
-        """table (s, 119): atoms of each element; energies (s,) eV."""
-        hashes = (table.astype(np.uint64) * self._mixers).sum(axis=1, dtype=np.uint64)
+    def add(
+        self, source: int, elements: np.ndarray, table: np.ndarray, energies: np.ndarray
+    ) -> None:
+        """table (s, k): atoms of each of the elements (k,); energies (s,) eV."""
+        mixed = table.astype(np.uint64) * self._mixers[elements]
+        hashes = mixed.sum(axis=1, dtype=np.uint64)
         keys, first, place = np.unique(hashes, return_index=True, return_inverse=True)
         per_atom = energies / table.sum(axis=1)
         entries = [self._entry(key, source, per_atom[k]) for key, k in zip(keys.tolist(), first)]

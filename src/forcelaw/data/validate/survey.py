@@ -9,7 +9,7 @@ import numpy as np
 from .. import filters
 from ..readers import Block, Source
 from ..records import QUANTUM, Records
-from ..reference import References, composition
+from ..reference import References, composition_of_present
 from .copies import find_copies
 from .findings import (
     Finding,
@@ -90,13 +90,13 @@ class Survey:
         self.net_sums = np.array([self.net_sums[0] + net.sum(), max(self.net_sums[1], net.max())])
 
     def _energies(self, block: Block, source: int) -> None:
-        table = composition(block.counts, block.numbers)
-        self.element_counts += table.sum(axis=0)
-        free = free_atom_energies(table)
+        elements, table = composition_of_present(block.counts, block.numbers)
+        self.element_counts[elements] += table.sum(axis=0)
+        free = free_atom_energies(elements, table)
         known = np.isfinite(free)
         self.unit_sums += block.energies[known].sum(), free[known].sum()
         if len(self.sources) > 1:
-            self.formulas.add(source, table, block.energies)
+            self.formulas.add(source, elements, table, block.energies)
 
     def _state(self, block: Block) -> None:
         """Sizes, charges, spins, cells, stress and bond lengths."""

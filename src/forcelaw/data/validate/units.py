@@ -49,14 +49,13 @@ _PAIRS = 1 << 18  # distances that are held at once
 _BONDS = (0.7, 1.45)  # sensible medians of nearest-neighbour distance over sum of radii
 
 
-def free_atom_energies(table: np.ndarray) -> np.ndarray:
-    """Free-atom energies summed over each structure, eV, (s,); NaN where unknown. table (s, 119):
-    atom counts."""
-    present = np.flatnonzero(table.any(axis=0))
-    energies = np.array([-_FREE_ATOM.get(z, np.nan) for z in present]) * units.ENERGY["hartree"]
-    known, counts = np.isfinite(energies), table[:, present]
-    out: np.ndarray = counts[:, known] @ energies[known]
-    out[counts[:, ~known].any(axis=1)] = np.nan
+def free_atom_energies(elements: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Free-atom energies summed over each structure, eV, (s,); NaN where unknown. table (s, k):
+    atoms of each of the elements (k,)."""
+    energies = np.array([-_FREE_ATOM.get(z, np.nan) for z in elements.tolist()])
+    energies, known = energies * units.ENERGY["hartree"], np.isfinite(energies)
+    out: np.ndarray = table[:, known] @ energies[known]
+    out[table[:, ~known].any(axis=1)] = np.nan
     return out
 
 
@@ -73,8 +72,10 @@ def bond_ratios(counts: np.ndarray, numbers: np.ndarray, positions: np.ndarray) 
         for k in range(0, len(of_size), at_once):
             atoms = of_size[k : k + at_once, None] + np.arange(count)
             radius, place = _RADII[numbers[atoms]], positions[atoms]
-            step = place[:, looked, None] - place[:, None]
-            square = np.einsum("sijk,sijk->sij", step, step)
+            square = np.zeros((len(place), len(looked), count))
+            for x in np.moveaxis(place, 2, 0):  # whole rows at a time: three numbers are too few
+                step = x[:, looked, None] - x[:, None]
+                square += step * step
             square[:, looked, looked] = np.inf
             ratio = np.sqrt(square) / (radius[:, looked, None] + radius[:, None])
             out.append(ratio.min(axis=2).reshape(-1))

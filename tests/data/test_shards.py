@@ -20,6 +20,7 @@ from forcelaw.data.build import PrepareOptions
 from forcelaw.data.pack import Pack, describe, sample_path
 from forcelaw.data.prepare import prepare
 from forcelaw.data.readers import open_source
+from forcelaw.data.reshard import reshard
 from forcelaw.data.verify import verify
 from forcelaw.errors import DataError
 from tests.data import files
@@ -276,7 +277,11 @@ def test_replacing_a_pack_leaves_its_shards_elsewhere_and_says_so(tmp_path, caps
     pack = prepared(tmp_path, "pack", overwrite=True, **there)
     assert str(first) in capsys.readouterr().err and first.exists()
     verify(pack)
-    assert first not in {shard.folder.resolve().parent for shard in pack.shards}
+    (second,) = {shard.folder.resolve().parent for shard in pack.shards}
+    assert first != second
+    reshard(prepared(tmp_path, "other").path, pack.path, overwrite=True)
+    assert str(second) in capsys.readouterr().err and second.exists()
+    assert same(Pack(pack.path), pack)
 
 
 # Damage

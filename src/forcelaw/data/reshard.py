@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from ..errors import DataError
 from .pack import Pack, PackWriter
 from .prepare import check_folders, clear_partials, mark
+from .shards import homes
 from .verify import verify
 
 AT_ONCE = 1 << 14  # structures
@@ -22,9 +25,11 @@ def reshard(
     shard_size: int | None = None,
     shard_folders: Sequence[Path] = (),
     overwrite: bool = False,
+    say: TextIO | None = None,
 ) -> Path:
     """Write the pack at ``path`` to ``out`` in shards of at most ``shard_size`` bytes, None:
-    without; put into ``shard_folders`` in turn. It is verified on the way. Returns ``out``.
+    without; put into ``shard_folders`` in turn. It is verified first. say: where to print what is
+    left of a pack that is replaced (default stderr). Returns ``out``.
 
     Raises DataError where the pack is damaged, or ``out`` exists and ``overwrite`` is not given.
     """
@@ -34,6 +39,7 @@ def reshard(
     check_folders(shard_size, shard_folders)
     verify(pack)
     clear_partials(out)
+    before = homes(out)
     arrays = pack.manifest["arrays"]
     quantum = None
     if pack.positions.dtype.kind == "i":
@@ -57,4 +63,6 @@ def reshard(
         raise DataError(
             f"{out} is not what was read", where=str(pack.path), remedy="check the disks; try again"
         )
+    for home in before:
+        print(f"left {home}: shards of the pack that was replaced", file=say or sys.stderr)
     return out

@@ -25,7 +25,6 @@ def asked(monkeypatch) -> list[tuple[str, int, int]]:
         found.append((Path(f"/proc/self/fd/{handle}").readlink().stem, at, length))
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
-    monkeypatch.setattr(gather, "in_cache", lambda *_: False)
     return found
 
 
@@ -92,30 +91,6 @@ def test_of_shards_only_those_that_hold_structures_are_asked(tmp_path, asked) ->
     for (at, length), k, (low, high) in zip(parts, shards, ((1, 3), (30, 31)), strict=True):
         assert at == 128 + 12 * (pack.offsets[low] - atoms[k])
         assert length == 12 * (pack.offsets[high] - pack.offsets[low])
-
-
-def test_nothing_is_asked_for_that_is_in_cache(tmp_path, asked, monkeypatch) -> None:
-    pack = write_pack(tmp_path / "pack")
-    monkeypatch.setattr(gather, "in_cache", lambda handle, places: len(places) == 1)
-    with Gather(pack, np.arange(40)) as stored:
-        stored.reach(40)
-    assert not asked
-    file = (tmp_path / "pack" / "forces.npy").open("rb")
-    places = list(range(0, len(file.read()), 100))
-    monkeypatch.undo()
-    assert gather.in_cache(file.fileno(), places)
-    seen = []
-
-    def read(handle, buffers, at, flags) -> int:
-        seen.append(at)
-        if at >= 300:
-            raise BlockingIOError
-        return 1
-
-    monkeypatch.setattr(os, "preadv", read)
-    assert not gather.in_cache(file.fileno(), places) and seen[-1] >= 300
-    assert len(seen) < len(places)
-    file.close()
 
 
 def test_a_block_is_asked_for_before_it_is_reached(tmp_path, asked, monkeypatch) -> None:

@@ -3,7 +3,7 @@
 A page that is not in the system's cache is fetched together with its neighbours, from 128 KB to
 many MB of them, which for one structure in hundreds is the whole pack. So the system is told which
 bytes will be wanted, a block of structures ahead, and where they lie far apart nothing else is
-fetched. Of what is in cache a few bytes are looked at, and nothing is asked for.
+fetched.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 # Bytes. Structures that lie nearer are read with what is between them. Of 4, 16, 32 and 128 KB the
 # first two were the fastest where structures lie far apart (results/scale/cold.txt).
 GAP = 1 << 14
-SAMPLED = (
-    32  # bytes, of those wanted: where they all are in cache, so are most, and none is asked for
-)
 AT_ONCE = 1 << 17  # bytes asked for in one call: systems cut longer wishes short
 IN_ORDER, SCATTERED = 1 << 14, 1 << 20  # structures asked for together
 _OF_ATOMS = ("numbers", "positions", "forces")
@@ -106,25 +103,10 @@ def ask_for(array: np.memmap | ShardedArray, low: np.ndarray, high: np.ndarray) 
             handle = os.open(Path(part.filename), os.O_RDONLY)
             try:
                 ends = (part.offset + size * rows[mine] for rows in (begin, end))
-                wanted = list(stretches(*ends))
-                if in_cache(handle, [at for at, _ in wanted]):
-                    continue
-                for at, length in wanted:
+                for at, length in stretches(*ends):
                     os.posix_fadvise(handle, at, length, os.POSIX_FADV_WILLNEED)
             finally:
                 os.close(handle)
-
-
-def in_cache(handle: int, places: list[int]) -> bool:
-    """Whether the system has some SAMPLED of these bytes of an open file in its cache. It reads one
-    page where it has not."""
-    try:
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-        for at in places[:: max(1, len(places) // SAMPLED)]:
-            os.preadv(handle, [bytearray(1)], at, os.RWF_NOWAIT)
-    except (OSError, AttributeError):  # it is not, or the system cannot say
-        return False
-    return True
 
 
 def stretches(low: np.ndarray, high: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -60,4 +60,7 @@ def test_outputs_are_those_of_the_package(forces: str) -> None:
 
 @pytest.mark.slow
 def test_it_has_its_certificate_and_learns(tmp_path) -> None:
-    learns(NAME, tmp_path, ("extensivity",), falls=0.01, learning_rate=1e-2)
+    """Slowly: at the start all edges have nearly the same states, whatever their vectors (after the
+    package's encoder they vary by 5% of their size); results/field/README.md."""
+    given = {"size": 1e5, "depth": 2, "atoms": 3e4, "batch_molecules": 4, "learning_rate": 5e-3}
+    learns(NAME, tmp_path, ("extensivity",), falls=0.07, forces="direct", **given)

@@ -41,4 +41,5 @@ def test_outputs_are_those_of_the_package(forces: str) -> None:
 
 @pytest.mark.slow
 def test_it_has_its_certificate_and_learns(tmp_path) -> None:
-    learns(NAME, tmp_path, size=1.3e4, learning_rate=3e-3)
+    """It begins at three times the loss without a model, and is there after 150 steps."""
+    learns(NAME, tmp_path, falls=0.5, helps=False, size=1.3e4, learning_rate=3e-3)

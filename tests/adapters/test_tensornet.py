@@ -28,11 +28,12 @@ def of_the_package(model: ForceField, atoms: ase.Atoms) -> tuple[float, np.ndarr
     return float(energy.detach()), -torch.autograd.grad(energy, graph.pos)[0].numpy()
 
 
-@pytest.mark.parametrize("options", [{}, {"group": "SO(3)"}])
+@pytest.mark.parametrize("options", [{}, {"group": "SO(3)", "sharpness": 10.0}])
 def test_outputs_are_those_of_the_package(options: dict) -> None:
     agrees(NAME, options, of_the_package)
 
 
 @pytest.mark.slow
 def test_it_has_its_certificate_and_learns(tmp_path) -> None:
-    learns(NAME, tmp_path, falls=0.01, learning_rate=1e-2)  # slower than others
+    """With Gaussians of an Angstrom, the package's, it hardly does in so few steps."""
+    learns(NAME, tmp_path, falls=0.2, learning_rate=1e-2, options={"sharpness": 10.0})

@@ -4,6 +4,9 @@ block and, for direct forces, its linear head, with random weights, sized by its
 Given zero positions and our edge vectors as offsets of a unit cell, the package's own forward pass
 is a function of the vectors alone. Charge, spin and data set, which it embeds, are the same for
 all. Its authors train direct forces first and fine-tune to gradient forces.
+
+The package draws the roll of each edge's frame anew in every pass, from torch's global generator:
+outputs are the same within rounding, and a run resumes to that, not to the last bit.
 """
 
 from __future__ import annotations

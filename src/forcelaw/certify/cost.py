@@ -17,7 +17,8 @@ from .certificate import Line, Verdict
 from .subject import TARGETS, Subject
 
 OFF = 0.1  # a closed form may differ from the counter by this share (work per batch, triplets)
-PLAIN = ("aten", "prim", "prims", "forcelaw")  # operations of torch and of ours
+# operations of torch and of ours, and marks for a profiler, which compute nothing
+PLAIN = ("aten", "prim", "prims", "profiler", "forcelaw")
 
 
 def reached(subject: Subject) -> dict[float, ModelConfig]:

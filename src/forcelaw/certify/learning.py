@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +29,12 @@ from .subject import Subject
 
 FLAT = 0.25  # largest abs(slope) of a layer against width, beyond two standard errors
 BUDGET = 6e10  # FLOPs of the coordinate check, and of the learning-rate sweeps: seconds of a core
+# of differences: a model may work in single precision inside, so that smaller steps than these
+# show its rounding, and larger ones of the second order its third derivative
+STEP, POINTS = 5e-3, (-2.0, -1.0, 1.0, 2.0)  # Angstrom
 SHORT = 80  # steps of a short run, at most
+FEW = 16  # steps of a short run, at least
+SECONDS = 45.0  # of a core that the learning-rate sweeps may take, beyond FEW steps a run
 
 
 def forces_and_energy(subject: Subject) -> Line:
@@ -57,18 +63,23 @@ def forces_and_energy(subject: Subject) -> Line:
 
 def _gradient_error(subject: Subject, model: ForceField) -> float:
     """Norm of F + dE/dx over norm of F and dE/dx, whichever is larger, on a cluster."""
-    s, h = cluster(6, len(subject.pack.elements), 21), 1e-4
+    s = cluster(6, len(subject.pack.elements), 21)
     _, forces = predict(model, graph_of([s], model.config))
     moved = []
     for k in range(s.pos.size):
-        for sign in (1.0, -1.0):
+        for point in POINTS:
             pos = s.pos.copy()
-            pos.flat[k] += sign * h
+            pos.flat[k] += point * STEP
             moved.append(replace(s, pos=pos))
     energy, _ = predict(model, graph_of(moved, model.config))
-    numeric = -((energy[0::2] - energy[1::2]) / (2.0 * h)).reshape(-1, 3)
+    numeric = -_derivative(energy.reshape(-1, len(POINTS)), STEP).reshape(-1, 3)
     size = max(np.linalg.norm(forces), np.linalg.norm(numeric), 1e-300)
     return float(np.linalg.norm(forces - numeric) / size)
+
+
+def _derivative(values: np.ndarray, step: float) -> np.ndarray:
+    """Of values (..., 4) at :data:`POINTS` times a step, to its fourth power."""
+    return np.asarray(values @ np.array([1.0, -8.0, 8.0, -1.0]) / (12.0 * step))
 
 
 def stress(subject: Subject) -> Line:
@@ -82,7 +93,7 @@ def stress(subject: Subject) -> Line:
 
 
 def _stress(subject: Subject, model: ForceField) -> Line:
-    s, h = cluster(6, len(subject.pack.elements), 21), 1e-4
+    s, h = cluster(6, len(subject.pack.elements), 21), 1e-3
     cell = np.array([[7.1, 0.3, 0.0], [-0.4, 6.7, 0.2], [0.5, 0.1, 7.6]])
 
     def strained(strain: np.ndarray) -> Structure:
@@ -96,8 +107,8 @@ def _stress(subject: Subject, model: ForceField) -> Line:
         strain = np.zeros((3, 3))
         strain[a, b] += 0.5 * h
         strain[b, a] += 0.5 * h
-        ends = [predict(model, graph_of([strained(x * strain)], model.config))[0] for x in (1, -1)]
-        numeric = float(ends[0][0] - ends[1][0]) / (2.0 * h)
+        moved = [strained(point * strain) for point in POINTS]
+        numeric = float(_derivative(predict(model, graph_of(moved, model.config))[0], h))
         errors.append(abs(numeric - virial[a, b]) / (1.0 + np.abs(virial).max()))
     error = max(errors)
     found = f"{'' if error < SINGLE else 'not '}the derivative by strain ({error:.1e})"
@@ -223,12 +234,15 @@ def parametrisation(subject: Subject) -> Line:
 
 
 def learning_rates(subject: Subject) -> Line:
-    """Short sweeps at two widths: whether the best rate moves, and how. Rough: tens of steps, one
-    seed; a study sweeps for real."""
+    """Short sweeps at two widths: whether the best rate moves, and how. Rough: tens of steps, as
+    many as fit into seconds of a core, one seed; a study sweeps for real."""
     factors = [4.0**k for k in range(-3, 3)]
     graph, _ = subject.batch(0, 4)
     tried, steps = widths(subject, len(factors), SHORT, len(graph.pos))
     narrow, wide = tried[0], tried[-1]
+    each = sum(_step_seconds(subject, width, tried[1]) for width in (narrow, wide))
+    # a model of many small operations takes longer than its FLOPs say
+    steps = max(min(FEW, steps), min(steps, int(SECONDS / (len(factors) * each))))
     best: list[float] = []
     for width in (narrow, wide):
         losses = [
@@ -254,6 +268,16 @@ def learning_rates(subject: Subject) -> Line:
         return Line("learning rate", "fails", "no rate trains", values)
     verdict: Verdict = "holds" if kept else "note" if subject.standard else "fails"
     return Line("learning rate", verdict, found, values)
+
+
+def _step_seconds(subject: Subject, width: int, base: int) -> float:
+    """CPU seconds of a training step of one width, without what building a model takes."""
+    taken = []
+    for steps in (1, 1, 4):
+        began = time.process_time()
+        _short_loss(subject, width, base, subject.entry.learning_rate, steps)
+        taken.append(time.process_time() - began)
+    return max(1e-4, (taken[2] - taken[1]) / 3.0)
 
 
 def _short_loss(subject: Subject, width: int, base: int, lr: float, steps: int) -> float:

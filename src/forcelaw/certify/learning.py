@@ -34,7 +34,7 @@ BUDGET = 6e10  # FLOPs of the coordinate check, and of the learning-rate sweeps:
 STEP, POINTS = 5e-3, (-2.0, -1.0, 1.0, 2.0)  # Angstrom
 SHORT = 80  # steps of a short run, at most
 FEW = 16  # steps of a short run, at least
-SECONDS = 45.0  # of a core that the learning-rate sweeps may take, beyond FEW steps a run
+SECONDS = 30.0  # of a core that the learning-rate sweeps may take, beyond FEW steps a run
 
 
 def forces_and_energy(subject: Subject) -> Line:

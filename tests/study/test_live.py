@@ -167,8 +167,10 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path) -> None:
     assert line["runs"]["a"]["step"] == 2
 
 
-def test_status_needs_no_torch(study) -> None:
-    code = "import sys; sys.modules['torch'] = None; from forcelaw.cli.main import main"
+def test_status_needs_neither_torch_nor_numpy(study) -> None:
+    """Both are most of the time in which a command starts."""
+    code = "import sys; sys.modules['torch'] = sys.modules['numpy'] = None"
+    code += "; from forcelaw.cli.main import main"
     words = ["status", str(study.out)]
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; sys.exit(main({words!r}))"], capture_output=True, text=True

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..table.doubts import BURN_IN_STEPS
 from ..training.config import TrainOptions, evaluation_steps
 from .config import Study, label_of
@@ -109,7 +107,9 @@ def _sizes(study: Study, grid: list[PlannedRun]) -> list[str]:
     if not short:
         return []
     counts, spans = zip(*short.values())
-    ladder = np.geomspace(min(study.sizes), LEAST_SPAN * 1.2 * min(study.sizes), LEAST_SIZES)
+    ladder = [
+        min(study.sizes) * (LEAST_SPAN * 1.2) ** (k / (LEAST_SIZES - 1)) for k in range(LEAST_SIZES)
+    ]
     noun = "size" if max(counts) == 1 else "sizes"
     return [
         f"{', '.join(short)}: {_range(counts)} {noun} over a factor of {_range(spans)} in N; an"

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from .runs import Runs
 
@@ -35,6 +33,8 @@ def _units(runs: Runs) -> list[str]:
                     " in millions or billions? Give plain numbers"
                 )
     if not out and all(role in runs for role in "ndc") and len(runs):
+        import numpy as np  # here, as `forcelaw status` needs a constant of this module alone
+
         factor = float(np.median(runs["c"] / (6 * runs["n"] * runs["d"])))
         if not FACTOR[0] < factor < FACTOR[1]:
             out.append(f"doubtful units: the compute is {factor:.2g} times 6 N D")

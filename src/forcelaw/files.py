@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,7 +130,7 @@ def storage_error(error: OSError, path: Path) -> StorageError:
 def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it. durable: the
     new one is there after a loss of power, too."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         with temporary.open("w") as file:
             json.dump(value, file, indent=1, allow_nan=False)

@@ -14,6 +14,7 @@ from forcelaw.data.build import PrepareOptions
 from forcelaw.data.filters import select
 from forcelaw.data.prepare import prepare
 from forcelaw.data.readers import SourceOptions, open_source
+from forcelaw.data.validate import force_energy
 from forcelaw.data.validate.check import check, survey
 from forcelaw.data.validate.force_energy import ConsistencyTest, judge
 from forcelaw.data.validate.units import bond_ratios
@@ -230,3 +231,24 @@ def test_pairs_of_frames_do_not_depend_on_the_other_molecules():
     together, kinds = pairs(None)
     apart = [row for kind in kinds for row in pairs([kind])[0]]
     assert len(kinds) > 1 and together == pytest.approx(np.array(sorted(apart)))
+
+
+def test_pairs_that_may_be_close_are_all_looked_at():
+    """Distances change by at most twice of what the atom that moves most does: frames left out
+    before they are turned onto each other are none of the close ones."""
+    rng = np.random.default_rng(0)
+    line = np.array([[0.0, 0, 0], [3, 0, 0], [0, 4, 0], [1, 1, 5]])
+    frames, apart = [], np.array([[-1.0, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]])
+    for k in range(60):
+        moved = line + rng.normal(0, 0.02, line.shape) + 0.06 * (k % 30) * apart
+        frames.append(
+            force_energy._Frame(
+                np.ones(4, np.uint8), moved, rng.normal(size=(4, 3)), float(k), None, None
+            )
+        )
+    pairs = [(a, b) for a in range(60) for b in range(a + 1, 60)]
+    prints = force_energy._fingerprints(np.stack([frame.positions for frame in frames]))
+    kept = force_energy._perhaps_close(prints, pairs)
+    rows = force_energy._free_works(frames, pairs)
+    assert force_energy._free_works(frames, kept) == rows
+    assert len(rows) < len(kept) < len(pairs)

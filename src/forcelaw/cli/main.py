@@ -32,7 +32,6 @@ from typing import Any
 
 from .. import __version__
 from ..errors import ForcelawError, missing_package, printable, require
-from ..files import is_storage, storage_error
 from . import INTERRUPTED
 from .options import HelpFormatter
 
@@ -115,6 +114,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
+        from ..files import is_storage, storage_error
+
         if is_storage(error):
             return _print(storage_error(error, Path.cwd()))
         what = f"cannot be read or written: {error.strerror or error}"

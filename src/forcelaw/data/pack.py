@@ -32,7 +32,7 @@ import functools
 import hashlib
 import json
 import math
-import secrets
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +106,7 @@ class PackWriter:
         refuse_existing(self.path, overwrite)
         self.overwrite, self.quantum = overwrite, quantum
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.partial = self.path.with_name(f"{self.path.name}.partial-{secrets.token_hex(4)}")
+        self.partial = self.path.with_name(f"{self.path.name}.partial-{os.urandom(4).hex()}")
         self.partial.mkdir()
         wanted = dict.fromkeys(_NEEDED, True) | {
             **dict.fromkeys(("charges", "spins"), charges),
@@ -209,7 +209,7 @@ class PackWriter:
             )
         write_json(self.partial / "manifest.json", full, durable=True)
         if self.overwrite and self.path.exists():
-            old = self.path.with_name(f"{self.path.name}.partial-old-{secrets.token_hex(4)}")
+            old = self.path.with_name(f"{self.path.name}.partial-old-{os.urandom(4).hex()}")
             self.path.rename(old)
             self.partial.rename(self.path)
             shutil.rmtree(old)

@@ -26,7 +26,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import socket
 import tempfile
@@ -86,7 +85,7 @@ class Claim:
         with contextlib.suppress(FileNotFoundError):
             _rename(self.folder / "holder.json", self.folder / "released.json")
             if (self.claims.parent / "result.json").exists() and not self._followed():
-                gone = self.claims.with_name(f".claim-{secrets.token_hex(4)}")
+                gone = self.claims.with_name(f".claim-{os.urandom(4).hex()}")
                 _rename(self.claims, gone)
                 _remove(gone)
 
@@ -109,7 +108,7 @@ def take(run: Path) -> Claim | None:
     if not _free(claims, number):
         return None
     claims.mkdir(exist_ok=True)
-    made = claims / f".new-{secrets.token_hex(8)}"
+    made = claims / f".new-{os.urandom(8).hex()}"
     claim = Claim(claims, number + 1)
     try:
         _make(made)
@@ -170,7 +169,7 @@ def _fence(claim: Claim) -> None:
     for entry in _entries(claim.claims):
         old = claim.claims / entry
         if entry.isdigit() and int(entry) < claim.number:
-            gone = claim.claims / f".gone-{entry}-{secrets.token_hex(4)}"
+            gone = claim.claims / f".gone-{entry}-{os.urandom(4).hex()}"
             with contextlib.suppress(FileNotFoundError):
                 _rename(old / "work", gone)
                 _remove(gone)

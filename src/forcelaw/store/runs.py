@@ -19,7 +19,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -252,7 +251,7 @@ class RunDirectory:
         refuses is a StorageError. durable: it is there after a loss of power, too."""
         self.check()
         folder = self._claim.work if self._claim else self.path
-        temporary = folder / f".{name}.{secrets.token_hex(4)}"
+        temporary = folder / f".{name}.{os.urandom(4).hex()}"
         with self._writes():
             try:
                 yield temporary

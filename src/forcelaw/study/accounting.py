@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import secrets
+import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ class Piece:
 
     def __init__(self, out: Path, *, device: str, devices: int, workers: int):
         began = datetime.datetime.now(datetime.UTC)
-        self.path = out / "pieces" / f"{began:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}.json"
+        self.path = out / "pieces" / f"{began:%Y%m%dT%H%M%S}-{os.urandom(3).hex()}.json"
         self.content: dict[str, Any] = {
             "began": began.isoformat(timespec="seconds"),
             "seconds": 0.0,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import signal
 import sys
 import time
@@ -74,7 +73,7 @@ def compute(molecules: list[list[str]], seed: int, d: Distribution) -> dict[str,
 
 def write_chunk(path: Path, key: str, arrays: dict[str, np.ndarray]) -> None:
     """Write a chunk by rename: it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     with temporary.open("wb") as file:
         np.savez(file, key=np.array(key), **arrays)
         file.flush()

@@ -247,8 +247,9 @@ def _blocks(path: Path, roles: dict[str, str], sign: float, units: Units) -> Ite
             if not counts.all():
                 raise DataError("a frame without atoms", where=place(int(np.argmin(counts))))
             full = bool(real.all())
+            atoms_held = slice(None) if full else np.flatnonzero(real)
             vectors = {
-                kind: (raw[kind].reshape(-1, 3) if full else raw[kind][real]) * np.float64(f)
+                kind: raw[kind].reshape(-1, 3)[atoms_held] * np.float64(f)
                 for kind, f in factor.items()
             }
             groups = None
@@ -256,7 +257,7 @@ def _blocks(path: Path, roles: dict[str, str], sign: float, units: Units) -> Ite
                 groups = [text_of(v) for v in raw["group"].reshape(rows).tolist()]
             yield Block(
                 counts,
-                check_numbers(numbers.reshape(-1) if full else numbers[real], place, counts),
+                check_numbers(numbers.reshape(-1)[atoms_held], place, counts),
                 vectors["positions"],
                 raw["energy"].reshape(rows) * np.float64(units.to_ev),
                 vectors["forces"],

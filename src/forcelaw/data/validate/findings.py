@@ -12,7 +12,7 @@ import numpy as np
 from ...elements import SYMBOLS
 from ..records import Records
 from ..reference import References, composition_of_present, residuals
-from ..splits import TRAIN
+from ..splits import TRAIN, splitmix64
 from .copies import Copies
 
 # Outliers: this many robust standard deviations, at least so many eV/atom, and more than the
@@ -114,7 +114,7 @@ class FormulaEnergies:
 
     def __init__(self) -> None:
         self._sums: dict[tuple[int, int], np.ndarray] = {}
-        self._mixers = np.random.default_rng(0).integers(1, 2**62, 119).astype(np.uint64)
+        self._mixers = splitmix64(np.arange(119, dtype=np.uint64))
 
     def add(
         self, source: int, elements: np.ndarray, table: np.ndarray, energies: np.ndarray

@@ -127,7 +127,18 @@ def _pairs(molecules: list[list[_Frame]]) -> list[tuple[float, float, float]]:
         first += len(molecule)
     free = [(a, b) for a, b in found if frames[a].cell is None and frames[b].cell is None]
     rest = [_work(frames[a], frames[b]) for a, b in sorted(set(found) - set(free))]
-    return _free_works(frames, free) + [row for row in rest if row is not None]
+    works = _free_works(frames, _perhaps_close(prints, free))
+    return works + [row for row in rest if row is not None]
+
+
+def _perhaps_close(prints: np.ndarray, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs of which no distance differs by so much that an atom must move by FAR: most are not,
+    and turning one frame onto the other is dear."""
+    if not pairs:
+        return []
+    first, second = np.array(pairs).T
+    apart = np.abs(prints[first] - prints[second]).max(axis=1)
+    return [pair for pair, far in zip(pairs, apart.tolist()) if far <= 2 * FAR + 1e-9]
 
 
 def _neighbours(prints: np.ndarray) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from forcelaw.errors import StudyError
 from forcelaw.models import ARCHITECTURES, Architecture, ForceField, ModelConfig, build, sizing
+from forcelaw.models.base import typed_options
 from forcelaw.models.sizing import count_parameters, depth_for, size
 from tests.models.configs import Variant, direct_variants, small_config
 from tests.molecules import ELEMENTS
@@ -98,6 +99,17 @@ def test_counting_leaves_a_package_as_it_was() -> None:
     count_parameters.cache_clear()
     assert torch.equal(torch.random.get_rng_state(), state)
     assert kept().device.type == "cpu"
+
+
+def test_options_may_be_texts_of_a_command_line() -> None:
+    """Those too that the steps of the widths follow from."""
+    given = {"group": "T", "elements": ELEMENTS, "depth": 2}
+    texts = size("platonic", 3e4, head_width="2", **given)
+    assert texts == size("platonic", 3e4, head_width=2, **given)
+    assert texts.width % 24 == 0
+    config = ARCHITECTURES["esen"].config
+    found = typed_options(config, {"untied": "true", "epsilon": "0.3", "lmax": "many", "no": "1"})
+    assert found == {"untied": True, "epsilon": 0.3, "lmax": "many", "no": "1"}
 
 
 @names

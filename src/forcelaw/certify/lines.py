@@ -14,7 +14,9 @@ import torch
 from .. import __version__
 from ..data.pack import Pack, sample_path
 from ..errors import StudyError
+from ..models import architecture as named
 from ..models import code
+from ..models.base import typed_options
 from ..training.device import cpu_threads
 from . import cost, exactness, learning
 from .certificate import Certificate, Line
@@ -67,16 +69,17 @@ def certify(
             f"there is no line {', '.join(sorted(unknown))}", remedy=f"use: {', '.join(LINES)}"
         )
     pack = Pack(sample_path() if str(data) == "sample" else data)
-    subject = Subject(architecture, pack, cutoff, dict(options or {}), parameters=size)
+    entry, source = named(architecture), code(architecture)
+    given = typed_options(entry.config, options or {})
+    subject = Subject(architecture, pack, cutoff, given, parameters=size)
     began, lines = time.monotonic(), []
-    entry, source = subject.entry, code(architecture)
     with cpu_threads(threads), torch.random.fork_rng(devices=[]):
         for name in only or LINES:
             lines.append(_measured(name, subject))
             say(f"{lines[-1].name:<14} {lines[-1].verdict:<8} {lines[-1].found}")
     about = {
         "data": {"name": pack.path.name, "hash": pack.hash},
-        "options": dict(options or {}),
+        "options": given,
         "cutoff": cutoff,
         **({} if size is None else {"size": size}),
         "versions": {

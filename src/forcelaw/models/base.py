@@ -10,13 +10,13 @@ physics.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from torch import Tensor, nn
 
 from .. import ops
@@ -285,6 +285,19 @@ def _virials(vec: Tensor, gradient: Tensor, graph: GraphBatch) -> Tensor:
     turns every edge vector r into r + eps r, and the energy depends on nothing else."""
     total = per_structure(vec.unsqueeze(2) * gradient.unsqueeze(1), graph)
     return 0.5 * (total + total.transpose(1, 2))
+
+
+def typed_options(config: type[ModelConfig], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options, texts of a command line among them, as what a configuration makes of them; what it
+    does not know or take is left, for it to refuse."""
+
+    def typed(name: str, value: Any) -> Any:
+        try:
+            return TypeAdapter(config.model_fields[name].annotation).validate_python(value)
+        except (KeyError, ValidationError):
+            return value
+
+    return {name: typed(name, value) for name, value in options.items()}
 
 
 @dataclass(frozen=True)

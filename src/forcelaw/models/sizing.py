@@ -11,7 +11,7 @@ import torch
 
 from ..errors import StudyError
 from . import architecture
-from .base import Architecture, ForceField, ModelConfig
+from .base import Architecture, ForceField, ModelConfig, typed_options
 
 
 @lru_cache(maxsize=4096)
@@ -100,7 +100,9 @@ class _Widths:
 
     @classmethod
     def of(cls, entry: Architecture, options: dict[str, Any]) -> _Widths:
-        step = entry.step if entry.step_of is None else entry.step_of(options)
+        step = entry.step
+        if entry.step_of is not None:
+            step = entry.step_of(typed_options(entry.config, options))
         return cls(step, max(entry.smallest_width, step))
 
     def nearest(self, width: float) -> int:

@@ -3,28 +3,38 @@ with direct or gradient forces, eager (ours: kernels in a CUDA graph) and compil
 
     python benchmarks/field_table.py --out FOLDER [--limit 480] [--only WORD ...] [--quick]
 
-Each row is measured in a process of its own with a time limit, printed, and kept in
-FOLDER/rows.jsonl. A second call goes on with what is missing (--again: also with what failed), and
-ends with 75 while something is. Several processes prepare at a time, one a card measures; several
-cards share the rows. FOLDER/table.md is written at the end of every call.
+Each row is measured in a process of its own with a time limit for each size of a step, in which
+waiting for the card does not count, printed, and kept in FOLDER/rows.jsonl. A second call goes on
+with what is missing (--again: also with what failed), and ends with 75 while something is. Several
+processes prepare at a time, one a card measures; several cards share the rows. FOLDER/table.md is
+written at the end of every call; FOLDER/errors.txt has the traceback of every failure, and where a
+process was that was ended.
 
 What a step is: forcelaw.training.step with everything in it, for packages as for ours. Packages
 read our edges; what they build of them (PET's and EScAIP's padded neighbours, eSEN's rotations) is
 inside. "compiled" is torch.compile with shapes that differ, with gradient forces after the
-derivative has been traced into the program, as nequip does it; "start s" is the time before the
-second step, most of it compilation. The packages must be importable; field_wheels.py fetches them.
+derivative has been traced into the program, as nequip's own compiled training does it
+(nequip.nn.compile), once for all sizes; "start s" is the time of the first step, compiled rows: of
+all steps once, most of it compilation (for the second size: with the program of the first). The
+packages must be importable; field_wheels.py fetches them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import faulthandler
 import importlib.util
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +43,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 LEFT = 75  # exit code: rows are missing
-MARK = "@row "
+MARK, AT = "@row ", "@at "  # lines of a worker: what it measured, and where it is
+WAITS = "waits for its turn"
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ class Row:
     forces: str
     way: str  # eager or compiled
     package: str = ""  # what must be importable
-    limit: float = 90.0
+    limit: float = 120.0  # seconds of work for a size of step
 
     @property
     def key(self) -> str:
@@ -60,32 +71,32 @@ def rows() -> list[Row]:
     adapters = "forcelaw.adapters.{}:ARCHITECTURE"
 
     def theirs(name: str, package: str, *forces: str) -> list[Row]:
-        # flashcart derives its products symbolically before its first step
-        limit = 180.0 if name == "flashcart" else 90.0
-        return [Row(adapters.format(name), f, "eager", package, limit) for f in forces]
+        return [Row(adapters.format(name), f, "eager", package) for f in forces]
 
     def compiled(name: str, package: str, forces: str, limit: float = 150.0) -> Row:
         return Row(adapters.format(name), forces, "compiled", package, limit)
 
     return [
         *ours,
-        *theirs("nequip", "nequip", gradient),
+        # what compiles for longest begins first: others are measured meanwhile
+        compiled("nequip", "nequip", gradient, 270.0),
+        compiled("allegro", "allegro", gradient, 240.0),
+        compiled("mace", "mace", gradient, 240.0),
+        # which derives its products and tries ten forms of each kernel in its first step
+        Row(adapters.format("flashcart"), gradient, "eager", "flashcart", 270.0),
         *theirs("allegro", "allegro", gradient),
+        *theirs("orb", "orb_models", direct, gradient),
+        *theirs("tensornet", "matgl", gradient),
+        *theirs("escaip", "fairchem", direct, gradient),
+        Row(adapters.format("flashcart") + ":kernels=false", gradient, "eager", "flashcart"),
+        *theirs("nequip", "nequip", gradient),
         *theirs("mace", "mace", gradient),
         *theirs("pet", "metatrain", direct, gradient),
         *theirs("fairchem_esen", "fairchem", gradient, direct),
-        *theirs("flashcart", "flashcart", gradient),
-        compiled("nequip", "nequip", gradient, 330.0),
-        compiled("allegro", "allegro", gradient, 240.0),
-        *theirs("tensornet", "matgl", gradient),
-        *theirs("orb", "orb_models", direct, gradient),
-        *theirs("escaip", "fairchem", direct, gradient),
-        compiled("mace", "mace", gradient),
-        compiled("fairchem_esen", "fairchem", gradient),
-        compiled("pet", "metatrain", direct),
-        compiled("orb", "orb_models", direct),
         compiled("tensornet", "matgl", gradient),
-        compiled("flashcart", "flashcart", gradient),
+        compiled("orb", "orb_models", direct),
+        compiled("pet", "metatrain", direct),
+        compiled("fairchem_esen", "fairchem", gradient, 240.0),
         compiled("escaip", "fairchem", direct),
         compiled("fairchem_esen", "fairchem", direct),
         *[Row(name, direct, "eager") for name in ("attention", "platonic", "gemnet_oc")],
@@ -94,60 +105,43 @@ def rows() -> list[Row]:
 
 
 # ------------------------------------------------------------------------- one row, in its process
-class Traced:
-    """Energies and gradient forces of a model as one program: the derivative is traced (make_fx),
-    then compiled, so that training differentiates no derivative. Made for the first batch; a model
-    whose shapes the trace takes for constants fails at the second (matgl's TensorNet does)."""
+def say(where: str) -> None:
+    """Tell the process that watches this one where it is."""
+    print(f"{AT}{where}", file=sys.stderr, flush=True)
 
-    def __init__(self, model: Any, compiler: str = "inductor"):
-        self.model, self.compiler, self.program = model, compiler, None
-        self.names, self.weights = zip(*model.named_parameters())
 
-    def __call__(self, graph: Any) -> Any:
-        fields = (graph.species, graph.batch, graph.pos, graph.sender, graph.receiver, graph.natoms)
-        if self.program is None:
-            self.program = self._trace(fields)
-        return self.program(*fields, *self.weights)
-
-    def _trace(self, fields: tuple[Any, ...]) -> Any:
-        import torch
-        from torch._decomp import core_aten_decompositions
-        from torch.func import functional_call
-        from torch.fx.experimental import _config
-        from torch.fx.experimental.proxy_tensor import make_fx
-
-        from forcelaw.graph import GraphBatch
-
-        def whole(*given: Any) -> Any:
-            species, batch, pos, sender, receiver, natoms, *weights = given
-            graph = GraphBatch(species, batch, pos, sender, receiver, natoms)
-            return functional_call(self.model, dict(zip(self.names, weights)), (graph,))
-
-        def silu_backward(gradient: Any, x: Any) -> Any:  # the core table's has no derivative
-            gate = torch.sigmoid(x)
-            return gradient * gate * (1 + x * (1 - gate))
-
-        table = dict(core_aten_decompositions())
-        table[torch.ops.aten.silu_backward.default] = silu_backward
-        weights = [w.detach().clone().requires_grad_() for w in self.weights]
-        # two sizes that happen to be equal are not to be one; threads of autograd see no table
-        duck, _config.use_duck_shape = _config.use_duck_shape, False
-        try:
-            with torch.autograd.set_multithreading_enabled(False):
-                program = make_fx(
-                    whole, table, tracing_mode="symbolic", _allow_non_fake_inputs=True
-                )(*fields, *weights)
-        finally:
-            _config.use_duck_shape = duck
-        return torch.compile(program, dynamic=True, backend=self.compiler)
+def cause(error: BaseException) -> str:
+    """What went wrong at the root, and where: torch's compilers wrap errors several times."""
+    if "out of memory" in str(error):
+        return "out of memory"
+    inner = error
+    while True:
+        wrapped = type(inner).__module__.startswith(("torch._dynamo", "torch._inductor"))
+        before = inner.__cause__ or (inner.__context__ if wrapped else None)
+        if before is None:
+            break
+        inner = before
+    text = next((line for line in str(inner).splitlines() if line.strip()), "").strip()
+    said = f"{type(inner).__name__}: {text}"
+    if found := re.search(r"got (\w+)\((['\"])(.*)\2\)", str(inner)):  # of a call on fake tensors
+        said = f"{found[1]}: {found[3]}"
+    frames = traceback.extract_tb(inner.__traceback__)
+    place = ""
+    if frames:
+        path = Path(frames[-1].filename)
+        place = f" ({'/'.join(path.parts[-3:])}:{frames[-1].lineno})"
+    return f"{said[:200]}{place}"
 
 
 def work(args: argparse.Namespace) -> None:
     """Measure the row that ``--worker`` names, and print it for each size of a step."""
+    faulthandler.register(signal.SIGUSR1)
+    say("imports torch")
     import warnings
 
     import torch
     from peers import Turns
+    from traced_forces import Traced
     from training_speed import measure
 
     from forcelaw.data.pack import Pack
@@ -156,36 +150,56 @@ def work(args: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore")
     row = next(r for r in rows() if r.key == args.worker)
     device, pack = torch.device(args.device), Pack(args.pack)
-    torch._dynamo.config.capture_scalar_outputs = True
+    # a program that ends where a number is read: in one, inductor fails on PET's padded neighbours
+    torch._dynamo.config.capture_scalar_outputs = "fairchem_esen" in row.column
     ways: dict[str, Any] = {"eager": "no", "compiled": loop.compiled}
+    if "flashcart" in row.column:  # what it does before its first step must not hold up the card
+        ways["eager"] = lambda model: model
     if row.way == "compiled" and row.forces == "conservative":
-        ways["compiled"] = lambda model: Traced(model, "aot_eager" if args.quick else "inductor")
+        compiler = args.compiler or ("aot_eager" if args.quick else "inductor")
+        ways["compiled"] = lambda model: Traced(model, compiler, say)
     option = "," if row.column.count(":") > ("forcelaw.adapters" in row.column) else ":"
     name = f"{row.column}{option}forces={row.forces}"
     turns = Turns(args.lock)
+
+    @contextlib.contextmanager
+    def alone() -> Iterator[None]:
+        say(WAITS)
+        with turns.alone():
+            say("has its turn")
+            yield
+
+    # what was compiled serves both sizes of a step
+    kept: dict[str, Any] | None = {} if row.way == "compiled" and row.package else None
+    failed = ""
     for atoms in args.atoms:
         said: dict[str, Any] = {"key": row.key, "atoms": atoms, "device": args.name}
-        try:
-            said |= measure(
-                *(
+        said["torch"] = torch.__version__
+        if failed:
+            said["error"] = failed
+        else:
+            try:
+                said |= measure(
                     pack,
                     name,
                     args.size,
                     atoms,
                     device,
                     "tf32" if device.type == "cuda" else "float32",
-                ),
-                ways[row.way],
-                0.25,
-                count=2 if args.quick else max(8, min(24, 24 * 1400 // atoms)),
-                alone=turns.alone,
-            )
-        except Exception as error:
-            text = (str(error).strip().splitlines() or [""])[0][:160]
-            text = "out of memory" if "out of memory" in str(error) else text
-            said["error"] = f"{type(error).__name__}: {text}"
+                    ways[row.way],
+                    0.25,
+                    count=4 if args.quick else max(8, min(24, 24 * 1400 // atoms)),
+                    alone=alone,
+                    say=say,
+                    kept=kept,
+                )
+            except Exception as error:
+                said |= {"error": cause(error), "traceback": traceback.format_exc()}
+                if said["error"] != "out of memory":
+                    failed = f"not tried: failed at {atoms}"
+                kept = None if kept is None else {}
+                torch._dynamo.reset()
         print(MARK + json.dumps(said), flush=True)
-        torch._dynamo.reset()
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -199,7 +213,7 @@ HEAD = (
 
 def described(key: str) -> tuple[str, str, str]:
     column, forces, way = key.rsplit(" ", 2)
-    name = column.removeprefix("forcelaw.adapters.").removesuffix(":ARCHITECTURE")
+    name = column.removeprefix("forcelaw.adapters.").replace(":ARCHITECTURE", "")
     ours = name == column
     way = {"eager": "kernels", "compiled": "compiled"}[way] if ours else way
     return name, "direct" if forces == "direct" else "gradient", way
@@ -208,7 +222,7 @@ def described(key: str) -> tuple[str, str, str]:
 def line(row: dict[str, Any]) -> str:
     head = "{:<34}{:<10}{:<10}".format(*described(row["key"]))
     if "error" in row:
-        return f"{head}{row['atoms'] or '':>10}  {row['error']}"
+        return f"{head}{row['atoms'] or '':>21}  {row['error']}"
     return (
         f"{head}{row['N']:>10,}{row['atoms_step']:>11.0f}{row['ms']:>9.2f}"
         f"{row['atoms_s'] / 1e3:>9.1f}k{row['gb']:>7.2f}{row['gflop_step']:>12.1f}"
@@ -217,17 +231,19 @@ def line(row: dict[str, Any]) -> str:
 
 
 def table(kept: list[dict[str, Any]], atoms: list[int]) -> str:
-    """Markdown: a line for each column, forces and way; both sizes of a step beside each other."""
+    """Markdown: a line for each column, forces and way, what failed last; both sizes of a step
+    beside each other."""
+    good = {r["key"] for r in kept if "error" not in r}
     sizes = "".join(f" atoms/s at {a} | GiB | start s |" for a in atoms)
     out = [
         f"| column | forces | way | N |{sizes}",
         "|---|---|---|---|" + "---|---|---|" * len(atoms),
     ]
-    for key in dict.fromkeys(row.key for row in rows()):
+    for key in sorted(dict.fromkeys(row.key for row in rows()), key=lambda key: key not in good):
         mine = {r["atoms"]: r for r in kept if r["key"] == key}
         if not mine:
             continue
-        good = next((r for r in mine.values() if "error" not in r), None)
+        one = next((r for r in mine.values() if "error" not in r), None)
         cells = []
         for a in atoms:
             r = mine.get(a) or mine.get(0) or {}
@@ -235,9 +251,68 @@ def table(kept: list[dict[str, Any]], atoms: list[int]) -> str:
                 cells += [f"{r['atoms_s'] / 1e3:.1f}k", f"{r['gb']:.2f}", f"{r['start']:.0f}"]
             else:
                 cells += [r.get("error", "-"), "-", "-"]
-        n = f"{good['N']:,}" if good else "-"
+        n = f"{one['N']:,}" if one else "-"
         out.append("| " + " | ".join([*described(key), n, *cells]) + " |")
     return "\n".join(out) + "\n"
+
+
+class Watch:
+    """A worker as its lines come: its rows, where it is, and how long it has worked for a row;
+    waiting for its turn is no work."""
+
+    def __init__(self, process: subprocess.Popen[str], keep: Callable[[dict[str, Any]], None]):
+        self.process, self.keep, self.rows = process, keep, 0
+        self.where, self.others = "starts", list[str]()
+        self.began, self.waited = time.monotonic(), 0.0
+        self.waits: float | None = None  # since when
+        self.readers = [threading.Thread(target=f) for f in (self._rows, self._places)]
+        for reader in self.readers:
+            reader.start()
+
+    def _rows(self) -> None:
+        assert self.process.stdout
+        with self.process.stdout as lines:
+            for line in lines:
+                if line.startswith(MARK):
+                    self.rows += 1
+                    self.keep(json.loads(line[len(MARK) :]))
+                    self.began, self.waited = time.monotonic(), 0.0
+
+    def _places(self) -> None:
+        assert self.process.stderr
+        with self.process.stderr as lines:
+            for line in lines:
+                if line.startswith(AT):
+                    self._is_at(line[len(AT) :].strip())
+                else:
+                    self.others.append(line)
+
+    def _is_at(self, where: str) -> None:
+        now, since = time.monotonic(), self.waits
+        self.waited += now - since if since is not None else 0.0
+        self.waits = now if where == WAITS else None
+        self.where = where
+
+    def worked(self) -> float:
+        """Seconds of work since the last row."""
+        now, since = time.monotonic(), self.waits
+        return now - self.began - self.waited - (now - since if since is not None else 0.0)
+
+    def end(self, kill: bool = False) -> None:
+        """Wait for its end, or ask for its stack and end it; and end what it has started, which
+        would keep its pipes open."""
+        if kill:
+            self.process.send_signal(signal.SIGUSR1)
+            time.sleep(0.5)
+            self._kill()
+        self.process.wait()
+        self._kill()
+        for reader in self.readers:
+            reader.join()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class Table:
@@ -245,72 +320,99 @@ class Table:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.guard = args, threading.Lock()
-        self.file = args.out / "rows.jsonl"
+        self.file, self.errors = args.out / "rows.jsonl", args.out / "errors.txt"
         text = self.file.read_text() if self.file.exists() else ""
         self.kept: list[dict[str, Any]] = [json.loads(t) for t in text.splitlines()]
-        done = {r["key"] for r in self.kept if not (args.again and "error" in r)}
-        if args.again:
-            self.kept = [r for r in self.kept if "error" not in r]
+        self.failed = [r for r in self.kept if args.again and "error" in r]  # to be tried again
+        self.kept = [r for r in self.kept if not (args.again and "error" in r)]
         wanted = [r for r in rows() if not args.only or any(w in r.key for w in args.only)]
         missing = {r.package for r in wanted if r.package and not self.importable(r.package)}
         for name in sorted(missing):
             print(f"not importable, left out: {name}", flush=True)
-        self.queue = [r for r in wanted if r.key not in done and r.package not in missing]
+        self.queue = [r for r in wanted if self.sizes(r) and r.package not in missing]
         self.until = time.monotonic() + args.limit
 
     @staticmethod
     def importable(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
 
+    def sizes(self, row: Row) -> list[int]:
+        """The sizes of a step that a row has not been measured for; 0 stands for all."""
+        done = {r["atoms"] for r in self.kept if r["key"] == row.key}
+        return [] if 0 in done else [a for a in self.args.atoms if a not in done]
+
     def next(self) -> Row | None:
         """The first row that can end in what is left of the time."""
         with self.guard:
             left = self.until - time.monotonic()
             for row in self.queue:
-                if left > (15 if self.args.device == "cpu" else 35):
+                if left > (
+                    15 if self.args.device == "cpu" else 90 if row.way == "compiled" else 35
+                ):
                     self.queue.remove(row)
                     return row
         return None
 
     def keep(self, row: dict[str, Any]) -> None:
         with self.guard:
+            if text := row.pop("traceback", ""):
+                with self.errors.open("a") as file:
+                    file.write(f"=== {row['key']}, {row['atoms']}: {row['error']}\n{text}\n")
             self.kept.append(row)
             with self.file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(line(row), flush=True)
 
+    def tidy(self) -> list[dict[str, Any]]:
+        """All rows, the last of each size of a step, written to the file anew: failures of earlier
+        calls stay until a row is tried again."""
+        tried = {r["key"] for r in self.kept}
+        old = [r for r in self.failed if r["atoms"] or r["key"] not in tried]
+        last = {(r["key"], r["atoms"]): r for r in [*old, *self.kept]}
+        new = self.file.with_suffix(".new")
+        new.write_text("".join(json.dumps(r) + "\n" for r in last.values()))
+        new.replace(self.file)
+        return list(last.values())
+
     def run(self, row: Row, card: int, lock: Path) -> None:
         """A process for one row; one that the call's end cuts short is left to the next call."""
-        limit = min(row.limit, self.until - time.monotonic())
+        sizes = self.sizes(row)
         given = ["--worker", row.key, "--lock", str(lock), "--name", self.args.name]
+        given += ["--atoms", *map(str, sizes)]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
             "CUDA_VISIBLE_DEVICES": str(card) if self.args.device == "cuda" else "",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+            "TORCHINDUCTOR_COMPILE_THREADS": os.environ.get("TORCHINDUCTOR_COMPILE_THREADS", "6"),
             "COVERAGE_RUN": "1",  # metatrain: no TorchScript, which stand-ins are not for
         }
-        command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], *given]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], *given],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
         )
-        try:
-            out, errors = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, errors = process.communicate()
-            if limit >= row.limit:
-                said = f"no step within {row.limit:.0f} s"
-                errors = said
-            else:
+        watch = Watch(process, self.keep)
+        late = False
+        while process.poll() is None and not late:
+            late = watch.worked() > row.limit
+            if time.monotonic() > self.until:
+                watch.end(kill=True)
+                print(f"# cut short by the end of the call: {row.key}: {watch.where}", flush=True)
                 with self.guard:
                     self.queue.insert(0, row)
                 return
-        found = [json.loads(t[len(MARK) :]) for t in out.splitlines() if t.startswith(MARK)]
-        for r in found:
-            self.keep(r)
-        if len(found) < len(self.args.atoms):
-            last = (errors.strip().splitlines() or [f"ended with {process.returncode}"])[-1]
-            self.keep({"key": row.key, "atoms": 0, "device": self.args.name, "error": last[:160]})
+            time.sleep(0.2)
+        watch.end(kill=late)
+        stack = "".join(watch.others[-200:])
+        for atoms in sizes[watch.rows :]:
+            last = (stack.strip().splitlines() or [f"ended with {process.returncode}"])[-1][:160]
+            said = f"no step within {row.limit:.0f} s of work: {watch.where}" if late else last
+            failed = {"key": row.key, "atoms": atoms, "device": self.args.name, "error": said}
+            self.keep(failed | {"traceback": stack})
+            late, stack = False, f"not tried: failed at {atoms}"
 
 
 def main() -> int:
@@ -342,7 +444,7 @@ def main() -> int:
         thread.start()
     for thread in threads:
         thread.join()
-    text = table(found.kept, args.atoms)
+    text = table(found.tidy(), args.atoms)
     (args.out / "table.md").write_text(text)
     print(f"\n{text}\n# rows to do: {len(found.queue)}", flush=True)
     return LEFT if found.queue else 0
@@ -360,16 +462,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=float, default=1e6, help="parameters, about")
     parser.add_argument("--atoms", type=int, nargs="+", default=[8192, 1400], help="a step")
     parser.add_argument("--limit", type=float, default=480.0, help="seconds of this call")
-    parser.add_argument("--beside", type=int, default=5, help="processes a card")
+    parser.add_argument("--beside", type=int, default=6, help="processes a card")
     parser.add_argument("--only", nargs="+", default=[], help="rows with one of these words")
     parser.add_argument("--again", action="store_true", help="also rows that failed")
     parser.add_argument("--quick", action="store_true", help="small, two steps: a test on a CPU")
+    parser.add_argument("--compiler", help="of traced programs (inductor; --quick: aot_eager)")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--lock", help=argparse.SUPPRESS)
     parser.add_argument("--name", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.quick:
-        args.size, args.atoms = 1.5e4, [100, 60]  # every column has such a size
+        args.size = 1.5e4  # every column has such a size
+        args.atoms = args.atoms if args.worker else [300, 150]
     return args
 
 

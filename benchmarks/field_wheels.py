@@ -37,6 +37,7 @@ WHEELS = (
     "hydra-core==1.3.8",
     "omegaconf==2.4.0",
     "orb-models==0.7.0",
+    "dm-tree==0.1.8",  # the last one that needs nothing else
     "fairchem-core==2.24.0",
     "flashcart==0.1.0",
 )

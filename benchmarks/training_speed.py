@@ -123,18 +123,26 @@ def measure(
     kernels: bool = False,
     count: int | None = None,
     alone: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    say: Callable[[str], None] = lambda where: None,
+    kept: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """One row of the table; with ``kernels`` the profile of three steps is printed. compile_mode:
     also what makes the model's forward pass. count: steps, instead of 12 to 60. alone: entered
-    before steps are taken, but for those in which a program is compiled."""
+    before steps are taken, but for those in which a program is compiled. say: told where it is.
+    kept: model and program, made by the first call with it and used by all."""
     name, extra = parse(model_name)
-    config = size(name, target, **data_options(pack), **extra)
+    kept = {} if kept is None else kept
+    if "model" not in kept:
+        say(f"looks for the width of {target:,.0f} parameters")
+        kept["config"] = size(name, target, **data_options(pack), **extra)
+        say(f"builds width {kept['config'].width}")
+        kept["model"] = build(kept["config"], 0).to(device)
+    config, model = kept["config"], kept["model"]
     options = TrainOptions(batch_atoms=atoms, precision=precision)
     indices = training_set(pack)
     natoms = np.diff(pack.offsets)[indices]
     steps = count or max(12, min(60, 60 * 8192 // atoms))
     schedule = plan_for(natoms, steps * atoms * 0.95, 0, options)
-    model = build(config, 0).to(device)
     optimizer = ScheduleFreeAdamW(model, lr=1e-4, steps=schedule.steps, warmup=10)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = precision in ("tf32", "bf16")
@@ -150,13 +158,16 @@ def measure(
     ).whole()
     ways = {"no": lambda m: m, "yes": loop.compiled, "static": torch.compile}
     way = ways[compile_mode] if isinstance(compile_mode, str) else compile_mode
-    forward = way(model)
+    if "forward" not in kept:
+        kept["forward"] = way(model)
+    forward = kept["forward"]
     captured = device.type == "cuda" and architecture(name).capture
     step_module.CLASSES = (1.0,) if compile_mode == "static" else CLASSES
     turn = contextlib.ExitStack()
     if compile_mode == "no":
         turn.enter_context(alone())
     began = time.perf_counter()
+    say(f"takes its first step of {atoms} atoms")
     step = (GraphStep if captured else EagerStep)(
         model, optimizer, options, 0, new_stats(device), forward
     )
@@ -178,8 +189,12 @@ def measure(
             torch.cuda.synchronize()
         return time.perf_counter() - t
 
-    if compile_mode != "no":
+    if compile_mode != "no":  # a second program may be compiled for other sizes: not with the turn
+        say(f"takes its other steps of {atoms} atoms for the first time")
+        block()
+        start_up = time.perf_counter() - began
         turn.enter_context(alone())
+    say(f"measures steps of {atoms} atoms")
     with turn:
         times, until = [block()], time.perf_counter() + seconds
         while time.perf_counter() < until or len(times) < 3:

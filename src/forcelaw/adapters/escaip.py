@@ -129,7 +129,7 @@ def neighbours(graph: GraphBatch, vec: Tensor, cutoff: float) -> tuple[Any, ...]
     """What the package's search returns, of our edges: vectors (n, k, 3), distance over the cutoff
     (n, k), inf in empty slots, three fields that nobody reads, and atoms (2, n, k). The first slot
     of an atom is the atom itself."""
-    n = len(graph.species)
+    n = graph.species.shape[0]
     inside = vec.square().sum(1) < cutoff**2
     receiver, sender, vec = graph.receiver[inside], graph.sender[inside], vec[inside]
     start = segment_bounds(receiver, n, False)[:-1]

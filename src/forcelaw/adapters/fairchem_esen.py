@@ -82,7 +82,7 @@ class FairchemESEN(OfNumbers):
         frozen(self.backbone)  # what it embeds charge and spin with
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
-        n, none = len(graph.species), torch.zeros(1, dtype=torch.long, device=vec.device)
+        n, none = graph.species.shape[0], torch.zeros(1, dtype=torch.long, device=vec.device)
         data = Batch(
             pos=vec.new_zeros(n, 3),
             atomic_numbers=self.numbers[graph.species],

@@ -67,7 +67,7 @@ class FlashCart(ForceField):
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, None]:
         edges = torch.stack([graph.receiver, graph.sender])
-        if not len(vec):  # which it cannot do; one far beyond the cutoff adds nothing
+        if not vec.shape[0]:  # which it cannot do; one far beyond the cutoff adds nothing
             vec, edges = torch.cat([vec, vec.new_full((1, 3), 1e3)]), edges.new_zeros(2, 1)
         data = {
             "vectors": vec,

@@ -83,7 +83,7 @@ class MACE(ForceField):
         self.mace = build(config)
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, None]:
-        n, e = len(graph.species), len(vec)
+        n, e = graph.species.shape[0], vec.shape[0]
         data = {
             "positions": vec.new_zeros(n, 3),
             "shifts": -vec,  # theirs go from sender to receiver
@@ -92,7 +92,7 @@ class MACE(ForceField):
             "edge_index": torch.stack([graph.sender, graph.receiver]),
             "node_attrs": nn.functional.one_hot(graph.species, len(self.config.elements)).to(vec),
             "batch": torch.zeros_like(graph.batch),
-            "ptr": torch.tensor([0, n], device=vec.device),
+            "ptr": torch.arange(2, device=vec.device) * n,
         }
         found = self.mace(data, training=self.training, compute_force=False)
         return found["node_energy"].to(vec), None

@@ -106,7 +106,7 @@ class NequIP(ForceField):
             "edge_vectors": vec,
             "atom_types": graph.species,
             "batch": torch.zeros_like(graph.batch),
-            "num_atoms": torch.tensor([len(graph.pos)], device=vec.device),
+            "num_atoms": torch.full((1,), graph.pos.shape[0], device=vec.device),
         }
         return self.package(data)["atomic_energy"].squeeze(-1).to(vec), None
 

@@ -94,7 +94,7 @@ class PET(OfNumbers):
         cells = torch.eye(3, dtype=vec.dtype, device=vec.device)[None] / FINE
         one = torch.zeros_like(graph.batch)
         batch = self.backend.preprocess(
-            vec.new_zeros(len(graph.species), 3),
+            vec.new_zeros(graph.species.shape[0], 3),
             graph.receiver,
             graph.sender,
             self.numbers[graph.species],

@@ -61,7 +61,7 @@ class TensorNet(ForceField):
         self.package = frozen(build(config))
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, None]:
-        n = len(graph.species)
+        n = graph.species.shape[0]
         data = SimpleNamespace(
             node_type=graph.species,
             pos=vec.new_zeros(n, 3),

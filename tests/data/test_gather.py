@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,15 @@ import torch
 
 from forcelaw.data import gather
 from forcelaw.data.gather import AT_ONCE, GAP, Gather, stretches
+from forcelaw.data.pack import Pack
 from forcelaw.data.schedule import Feed, plan
 from tests.packs import write_pack
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    """A pack of 20,000 structures."""
+    return write_pack(tmp_path_factory.mktemp("large") / "pack", 20_000).path
 
 
 @pytest.fixture
@@ -65,9 +73,20 @@ def test_what_is_read_is_what_the_arrays_hold(
         assert (stored.vectors("forces", atoms) == pack.vectors("forces", atoms)).all()
 
 
-def test_of_structures_far_apart_little_else_is_asked_for(tmp_path, asked) -> None:
-    """40 of 20,000: a stretch for each, where the whole array is 2.4 MB."""
-    pack = write_pack(tmp_path / "pack", 20_000)
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells")
+@pytest.mark.parametrize(("step", "alone"), [(500, True), (1, False)])
+def test_only_structures_far_apart_are_read_without_their_neighbours(large, step, alone) -> None:
+    """The flag "rr" of a mapping: random reads."""
+    pack, file = Pack(large), str(large / "forces.npy")
+    with Gather(pack, np.arange(0, 20_000, step)):
+        mappings = Path("/proc/self/smaps").read_text().split("VmFlags:")
+        flags = [after for before, after in pairwise(mappings) if file in before]
+    assert [" rr " in text.partition("\n")[0] for text in flags].count(True) == alone
+
+
+def test_of_structures_far_apart_little_else_is_asked_for(large, asked) -> None:
+    """40 of 20,000: a stretch for each."""
+    pack = Pack(large)
     rows = np.arange(0, 20_000, 500)
     with Gather(pack, rows) as stored:
         stored.reach(40)

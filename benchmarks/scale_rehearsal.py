@@ -6,6 +6,7 @@ spin), prepared by several processes, and a pack of 2e7 structures streamed thro
     python benchmarks/scale_rehearsal.py pack --structures 2e7 --folder DIR [--shard-size 5e8]
     python benchmarks/scale_rehearsal.py held --folder DIR
     python benchmarks/scale_rehearsal.py cold --folder DIR
+    python benchmarks/scale_rehearsal.py resident --folder DIR
     python benchmarks/scale_rehearsal.py gaps --folder DIR
     python benchmarks/scale_rehearsal.py train --folder DIR --device cpu --architecture mpnn
         --size 1e4 --depth 1 --batch-atoms 400
@@ -271,6 +272,28 @@ def cold(args: argparse.Namespace) -> None:
             print(f" {25 * atoms / 1e6:>10,.0f}", flush=True)
 
 
+def resident(args: argparse.Namespace) -> None:
+    """Load a training set that stays, 1% of the large pack in its random order, from the disk and
+    from the cache of the system."""
+    import torch
+
+    from forcelaw.data.device_dataset import Shard
+
+    torch.set_num_threads(1)
+    print(f"{'atoms':>10} {'from':<6} {'seconds':>8} {'CPU s':>6} {'MB from disk':>13}")
+    for source in ("disk", "cache"):
+        if source == "disk":
+            forget(args.folder / "large")
+        large = Pack(args.folder / "large")
+        rows = np.random.default_rng(0).choice(len(large), len(large) // 100, replace=False)
+        before, clocks = bytes_read(), (time.perf_counter(), time.process_time())
+        shard = Shard(large, rows, cutoff=6.0, elements=tuple(large.elements))
+        wall, cpu = time.perf_counter() - clocks[0], time.process_time() - clocks[1]
+        print(f"{int(shard.host_natoms.sum()):>10,} {source:<6} {wall:>8.1f} {cpu:>6.1f}", end="")
+        print(f" {(bytes_read() - before) / 1e6:>13,.0f}", flush=True)
+        del shard, large
+
+
 def gaps(args: argparse.Namespace) -> None:
     """Read .2% and 2% of the structures of the large pack from the disk: as the system does by
     itself, page by page, and with wishes across gaps of so many bytes."""
@@ -346,7 +369,7 @@ def train(args: argparse.Namespace) -> None:
     print(f" {stream.waited:.1f} of {stream.wall:.1f} s; {read / stream.cpu:,.0f} of a CPU s")
 
 
-STAGES = {f.__name__: f for f in (sources, prepare, pack, held, cold, gaps, train)}
+STAGES = {f.__name__: f for f in (sources, prepare, pack, held, cold, resident, gaps, train)}
 
 
 def main() -> None:

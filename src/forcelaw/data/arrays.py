@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..files import file_sha256
+
 HEADER = 128  # bytes; every array header is rewritten in place when the final length is known
 
 
@@ -76,6 +78,10 @@ class NpyStream:
         os.fsync(self._file.fileno())
         self._file.close()
 
+    def sha256(self) -> tuple[str, list[str]]:
+        """SHA-256 of the array; and of each of its files, where it has shards."""
+        return file_sha256(self.path), []
+
     def discard(self) -> None:
         """Remove the file, which nobody has read: it need not reach the disk first."""
         self._file.close()
@@ -127,6 +133,11 @@ class ShardedStream:
     def close(self) -> None:
         for part in self.parts:
             part.close()
+
+    def sha256(self) -> tuple[str, list[str]]:
+        """SHA-256 of the array, as of one file; and of each of its files."""
+        files = [part.path for part in self.parts]
+        return whole_sha256(files, self.dtype, (self.rows, *self.row), also_each=True)
 
     def discard(self) -> None:
         for part in self.parts:

@@ -112,8 +112,7 @@ class Shard:
             while low < len(self.indices):
                 before = ends[low - 1] if low else 0
                 high = max(low + 1, int(np.searchsorted(ends, before + at_once, side="right")))
-                stored.reach(high)
-                self._load(stored, self.indices[low:high], counts[low:high], lookup, table, parts)
+                self._load(pack, stored.read(low, high), counts[low:high], lookup, table, parts)
                 low = high
         empty = {
             "species": (0,),
@@ -153,17 +152,14 @@ class Shard:
 
     def _load(
         self,
-        stored: Gather,
-        indices: np.ndarray,
+        pack: Pack,
+        stored: dict[str, np.ndarray],
         counts: np.ndarray,
         lookup: np.ndarray,
         references: np.ndarray,
         parts: dict[str, list[Tensor]],
     ) -> None:
-        pack = stored.pack
-        first = np.asarray(pack.offsets[indices], np.int64)
-        atoms = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-        numbers = stored.take("numbers", atoms)
+        numbers = stored["numbers"]
         species = lookup[numbers]
         if (species < 0).any():
             absent = sorted(set(numbers[species < 0].tolist()))
@@ -171,18 +167,16 @@ class Shard:
                 f"the pack holds elements {absent} that the model does not know",
                 where=str(pack.path),
             )
-        structure = np.repeat(np.arange(len(indices)), counts)
-        energy = stored.take("energies", indices) - np.bincount(
-            structure, references[numbers], len(indices)
-        )
+        structure = np.repeat(np.arange(len(counts)), counts)
+        energy = stored["energies"] - np.bincount(structure, references[numbers], len(counts))
         to = {"device": self.device, "dtype": self.dtype}
-        pos64 = torch.from_numpy(stored.vectors("positions", atoms))
+        pos64 = torch.from_numpy(pack.decoded("positions", stored["positions"]))
         pos = pos64.to(**to)
         natoms = torch.from_numpy(counts.astype(np.int64)).to(self.device)
         shift = None
         if pack.manifest.get("periodic") or counts.max(initial=0) > ALL_PAIRS_MAX_ATOMS:
-            cells = stored.take("cells", indices) if pack.manifest.get("periodic") else None
-            pbc = stored.take("pbc", indices).astype(bool) if cells is not None else None
+            cells = stored["cells"] if pack.manifest.get("periodic") else None
+            pbc = stored["pbc"].astype(bool) if cells is not None else None
             graph = build_graph(
                 pos64, torch.from_numpy(species), natoms.cpu(), self.cutoff, cells=cells, pbc=pbc
             )
@@ -197,7 +191,7 @@ class Shard:
         start = torch.cumsum(natoms, 0) - natoms
         edge_owner = owner[receiver]
         small = torch.int16 if counts.max(initial=0) < 32768 else torch.int32
-        nedges = torch.bincount(edge_owner, minlength=len(indices))
+        nedges = torch.bincount(edge_owner, minlength=len(counts))
         degree = torch.bincount(receiver, minlength=len(owner))
         if len(receiver):
             self.max_degree = max(self.max_degree, int(degree.max()))
@@ -206,7 +200,7 @@ class Shard:
         most = int(nedges.max()) if len(nedges) else 0
         parts["species"].append(torch.from_numpy(species).to(self.device))
         parts["pos"].append(pos)
-        parts["forces"].append(torch.from_numpy(stored.vectors("forces", atoms)).to(**to))
+        parts["forces"].append(torch.from_numpy(pack.decoded("forces", stored["forces"])).to(**to))
         parts["energy"].append(torch.from_numpy(energy).to(**to))
         parts["nedges"].append(nedges)
         few = torch.int16 if most < 32768 else torch.int32

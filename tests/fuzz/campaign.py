@@ -65,6 +65,7 @@ ROWS: dict[str, tuple[int, Callable[[Path], None], Case]] = {
     "db": (500, *_input("db")),
     "aselmdb": (400, *_input("aselmdb")),
     "pack": (600, *_input("pack")),
+    "pack in shards": (600, commands.make_shards, commands.damaged_shards),
     "pack, one bit": (200, commands.make_pack, commands.flipped_pack),
     "study": (520, *_input("study")),
     "table, fit": (1500, commands.make_tables, commands.fit_table),

@@ -294,6 +294,45 @@ def make_pack(folder: Path) -> None:
     write_pack(folder / "shards", shard_size=3000)
 
 
+def make_shards(folder: Path) -> None:
+    write_pack(folder / "pack", shard_size=3000)
+
+
+def damaged_shards(sound: Path, work: Path, chance: random.Random) -> Call:
+    """One to three files of a pack in shards, or what stands in their place; or a shard is a link.
+    A pack that is read is the sound one."""
+    shutil.copytree(sound, work)
+    done = []
+    for _ in range(chance.randint(1, 3)):
+        kept = sorted(p for p in work.rglob("*") if p.is_file() and not p.is_symlink())
+        if kept and chance.random() < 0.8:
+            done.append(damage_file(chance.choice(kept), chance))
+        else:
+            done.append(_linked(work / "pack", chance))
+
+    def call() -> None:
+        pack = Pack(work / "pack")
+        verify(pack)
+        for name in pack.manifest["arrays"]:
+            if not np.array_equal(getattr(pack, name), getattr(Pack(sound / "pack"), name)):
+                raise Wrong(f"{name} is not what was written")
+
+    return f"shards: {'; '.join(done)}", call
+
+
+def _linked(pack: Path, chance: random.Random) -> str:
+    """Put a link in place of a shard."""
+    folders = [p for p in sorted(pack.glob("shard-*")) if p.is_dir() and not p.is_symlink()]
+    if not folders:
+        return "nothing is left"
+    folder = chance.choice(folders)
+    target = chance.choice(["..", ".", "/", "/dev", "/proc/self/fd", "nowhere", folder.name])
+    target = chance.choice([target, chance.choice(folders).name])
+    shutil.rmtree(folder)
+    folder.symlink_to(target)
+    return f"{folder.name} links to {target}"
+
+
 def flipped_pack(sound: Path, work: Path, chance: random.Random) -> Call:
     """One bit of an array of a pack, whole or in shards: it is noticed."""
     shutil.copytree(sound, work)

@@ -34,6 +34,7 @@ BUDGET = 6e10  # FLOPs of the coordinate check, and of the learning-rate sweeps:
 STEP, POINTS = 5e-3, (-2.0, -1.0, 1.0, 2.0)  # Angstrom
 SHORT = 80  # steps of a short run, at most
 FEW = 16  # steps of a short run, at least
+LEARNT = 0.95  # of the loss without a model: above, which rate is best is chance
 SECONDS = 30.0  # of a core that the learning-rate sweeps may take, beyond FEW steps a run
 
 
@@ -244,11 +245,13 @@ def learning_rates(subject: Subject) -> Line:
     # a model of many small operations takes longer than its FLOPs say
     steps = max(min(FEW, steps), min(steps, int(SECONDS / (len(factors) * each))))
     best: list[float] = []
+    lowest: list[float] = []
     for width in (narrow, wide):
         losses = [
             _short_loss(subject, width, tried[1], factor * subject.entry.learning_rate, steps)
             for factor in factors
         ]
+        lowest.append(min(losses))
         best.append(_lowest(factors, losses) * subject.entry.learning_rate)
     exponent = math.log(best[1] / best[0]) / math.log(wide / narrow)
     kept = abs(exponent) * math.log(wide / narrow) <= math.log(4.0)
@@ -263,11 +266,26 @@ def learning_rates(subject: Subject) -> Line:
         "best": best,
         "exponent": exponent,
         "one_rate": kept,
+        "losses": lowest,
     }
     if not all(math.isfinite(b) and b > 0 for b in best):
         return Line("learning rate", "fails", "no rate trains", values)
+    none = values["without"] = _without_model(subject, steps)
+    if max(lowest) > LEARNT * none:
+        words = f"after {steps} steps losses are {lowest[0]:.3f} and {lowest[1]:.3f}"
+        found = f"not told: {words}, {none:.3f} without a model"
+        return Line("learning rate", "note", found, values)
     verdict: Verdict = "holds" if kept else "note" if subject.standard else "fails"
     return Line("learning rate", verdict, found, values)
+
+
+def _without_model(subject: Subject, steps: int) -> float:
+    """What :func:`_short_loss` is for the reference energies alone, and no forces."""
+    losses = []
+    for step in range(steps)[-steps // 4 :]:
+        _, target = subject.batch(4 * step, 4)
+        losses.append(float(sum(loss_terms(0.0 * target.energy, 0.0 * target.forces, target))))
+    return float(np.mean(losses))
 
 
 def _step_seconds(subject: Subject, width: int, base: int) -> float:

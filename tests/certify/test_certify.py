@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,17 @@ def test_a_certificate_is_one_of_its_options(tmp_path) -> None:
     assert find("ese", None, [tmp_path]) is None
     assert broken.record()["options"] == {"untied": True, "epsilon": 0.3}
     assert "epsilon 0.3" in broken.markdown().splitlines()[0] and "options" not in direct.record()
+
+
+@pytest.mark.parametrize(("level", "told"), [(0.1, True), (9.0, False)])
+def test_no_best_rate_is_told_where_nothing_was_learned(level, told, monkeypatch) -> None:
+    def loss(subject: Subject, width: int, base: int, lr: float, steps: int) -> float:
+        return level + abs(math.log(lr / subject.entry.learning_rate))
+
+    monkeypatch.setattr("forcelaw.certify.learning._short_loss", loss)
+    found = line("tests.certify.models:Sound", "learning rate")
+    assert found.verdict == ("holds" if told else "note")
+    assert found.values["losses"] == [level, level] and 0.5 < found.values["without"] < 5.0
 
 
 def test_the_size_of_the_model_that_is_measured() -> None:

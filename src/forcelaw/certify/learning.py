@@ -33,6 +33,7 @@ BUDGET = 6e10  # FLOPs of the coordinate check, and of the learning-rate sweeps:
 # show its rounding, and larger ones of the second order its third derivative
 STEP, POINTS = 5e-3, (-2.0, -1.0, 1.0, 2.0)  # Angstrom
 SHORT = 80  # steps of a short run, at most
+ENOUGH = 32  # steps of a short run for which a width is given up
 FEW = 16  # steps of a short run, at least
 LEARNT = 0.95  # of the loss without a model: above, which rate is best is chance
 SECONDS = 30.0  # of a core that the learning-rate sweeps may take, beyond FEW steps a run
@@ -183,7 +184,7 @@ def _few_steps(subject: Subject, run: RunDirectory, begin: int, end: int) -> lis
 
 
 def widths(subject: Subject, runs: int, steps: int, atoms: int) -> tuple[list[int], int]:
-    """Three or four widths, each twice the one before, and steps of each of ``runs`` runs at each:
+    """Two to four widths, each twice the one before, and steps of each of ``runs`` runs at each:
     at most ``steps``, and what a budget of FLOPs allows."""
     entry = subject.entry
     grid = max(8, entry.step if entry.step_of is None else entry.step_of(subject.options))
@@ -198,6 +199,8 @@ def widths(subject: Subject, runs: int, steps: int, atoms: int) -> tuple[list[in
     found = [first, 2 * first, 4 * first]
     if steps * spent(8 * first) < BUDGET:
         found.append(8 * first)
+    while len(found) > 2 and 2 * BUDGET / spent(found[-1]) < min(steps, ENOUGH):
+        found.pop()
     return found, max(8, min(steps, int(2 * BUDGET / spent(found[-1]))))
 
 

@@ -36,7 +36,7 @@ SHORT = 80  # steps of a short run, at most
 ENOUGH = 32  # steps of a short run for which a width is given up
 FEW = 16  # steps of a short run, at least
 LEARNT = 0.95  # of the loss without a model: above, which rate is best is chance
-SECONDS = 30.0  # of a core that the learning-rate sweeps may take, beyond FEW steps a run
+SECONDS = 60.0  # of a core that the learning-rate sweeps may take, beyond FEW steps a run
 
 
 def forces_and_energy(subject: Subject) -> Line:

@@ -55,7 +55,7 @@ STARTS, AGAIN = 12, 3  # random starts of the first fit of a law, and of later o
 BEST = 6  # optima that are kept, and started from again
 SAME = 1e-3  # predictions of one optimum differ by no more
 LEAST_WEIGHT = 1e-3
-PUBLISHED_STARTS, MANY = (24, 8), 10  # of the routine of the paper; fewer beyond so many parameters
+PUBLISHED_STARTS, MANY = [24, 8], 10  # of the routine of the paper; fewer beyond so many parameters
 FIRST_SHARE = 0.02
 MOST_STARTS = 64  # starts that end worse than a constant count for nothing, up to so many
 MOST = 1e6  # of a slope: some of the laws overflow within their bounds
@@ -319,7 +319,10 @@ def main() -> None:
     parser.add_argument("--task", nargs="+", choices=list(PUBLISHED), default=list(PUBLISHED))
     parser.add_argument("--theirs", action="store_true", help="with ScaleBench's laws and fits")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--starts", type=int, help="of the last fit, of any law (published: 64)")
     args = parser.parse_args()
+    if args.starts:
+        PUBLISHED_STARTS[:] = [args.starts] * 2
     print(
         f"{'task':18}{'laws':>5}{'budget':>8}{'runs':>6}{'R2':>8}{'sd':>7}{'published':>11}"
         f"{'baseline':>10}{'all data':>10}{'publ.':>10}",

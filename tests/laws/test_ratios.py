@@ -134,6 +134,15 @@ def test_at_equal_cost_a_dearer_architecture_is_read_further_left():
     assert np.mean(cost.ratio) > 1.15
 
 
+@pytest.mark.filterwarnings("error")
+def test_where_each_cost_has_one_size_nothing_is_compared_at_equal_cost():
+    """Sizes five times apart, D by 1.6: found in a small study of W-Be, as a warning of NumPy."""
+    few = dict(sizes=[7e3, 3.5e4, 1.8e5], data=np.array([7.4e4, 9e4, 1.2e5]))
+    assert not ratios(join(power(0.2, 0.3, **few), power(0.2, 0.3, 0.5, **few)), "A", "B").costs
+    few["data"] = np.geomspace(2e4, 6e5, 9)
+    assert ratios(join(power(0.2, 0.3, **few), power(0.2, 0.3, 0.5, **few)), "A", "B").costs
+
+
 def test_a_seed_that_ends_early_does_not_tilt_a_size():
     """Seeds are off by their own constants; only seed 0 is trained on to the end."""
     one = power(0.2, 0.3)

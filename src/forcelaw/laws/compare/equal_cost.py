@@ -54,8 +54,8 @@ def at_equal_cost(runs: Runs, curves: list[Curves], x: str, level: float) -> Cos
         return None
     grid = np.linspace(*span, GRID)
     tables = [np.stack([_at(own, x, grid) for _, own in one]) for one in curves]  # [sizes, grid]
-    if any(not np.isfinite(table.min(axis=0)).all() for table in tables):
-        return None
+    if any((np.isfinite(table).sum(axis=0) < 2).any() for table in tables):
+        return None  # runs of one size end before those of the next begin
     value = tables[1].min(axis=0) - tables[0].min(axis=0)
     sizes = [np.array([n for n, _ in one]) for one in curves]
     draws = _without_each(sizes, tables)
@@ -123,5 +123,7 @@ def _at(own: dict[str, Curve], x: str, grid: np.ndarray) -> np.ndarray:
 def _slope(grid: np.ndarray, y: np.ndarray) -> float:
     """Extra slope of the second along ln cost ``grid``, where the ratio ``y`` [grid] is known."""
     seen = ~np.isnan(y)
+    if seen.sum() <= 2:
+        return np.nan
     t = grid[seen] - grid[seen].mean()
-    return -float(t @ y[seen] / (t @ t)) if seen.sum() > 2 else np.nan
+    return -float(t @ y[seen] / (t @ t))

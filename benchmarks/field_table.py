@@ -93,7 +93,7 @@ def rows() -> list[Row]:
         *theirs("mace", "mace", gradient),
         *theirs("pet", "metatrain", direct, gradient),
         *theirs("fairchem_esen", "fairchem", gradient, direct),
-        compiled("tensornet", "matgl", gradient),
+        # tensornet compiled: its traced program has other gradients by the weights (LABLOG)
         compiled("orb", "orb_models", direct),
         compiled("pet", "metatrain", direct),
         compiled("fairchem_esen", "fairchem", gradient, 240.0),

@@ -88,7 +88,8 @@ def use_triton(x: Tensor) -> bool:
 
 def use_twice() -> bool:
     """Whether an operation by plain torch will be differentiated twice."""
-    return _mode.get() == "twice" and not torch.compiler.is_compiling()
+    # in this order: a compiler cannot trace what follows
+    return not torch.compiler.is_compiling() and _mode.get() == "twice"
 
 
 def plain(x: Tensor) -> bool:

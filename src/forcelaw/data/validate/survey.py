@@ -23,7 +23,7 @@ from .force_energy import FRAMES_IN_ALL, ConsistencyTest
 from .kinds import kinds_of
 from .units import bond_ratios, energy_doubt, free_atom_energies, length_doubt
 
-_MEASURED = 500  # structures whose bond lengths are looked at
+_MEASURED = 2000  # structures whose bond lengths are looked at
 LARGE_FORCE = 20.0  # eV/Angstrom
 
 

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from kept_lines import keeper  # in this directory
 
 from forcelaw.laws.compare.compare import compare
 from forcelaw.laws.compare.ratios import CONSTANT, ratios
@@ -241,16 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steeper", type=float, default=0.05, help="difference in beta")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
-    lines = [
-        "python benchmarks/law_competition.py " + " ".join(argv or sys.argv[1:]),
-        time.strftime("%Y-%m-%d"),
-    ]
-
-    def say(text: str) -> None:
-        print(text, flush=True)
-        lines.append(text)
-        if args.out:
-            args.out.write_text("\n".join(lines) + "\n")
+    say = keeper("law_competition.py", argv, args.out)
 
     for name, part in (("forms", forms), ("comparisons", comparisons)):
         if args.only in (None, name):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 import law_competition as ladder
 import numpy as np
 import polars as pl
+from kept_lines import keeper  # in this directory
 
 from forcelaw.laws.diagnose.covariates import batches, learning_rates, sweep_ends
 from forcelaw.laws.diagnose.diagnose import diagnose
@@ -180,14 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=("checks", "faults"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
-    command = "python benchmarks/law_diagnosis.py " + " ".join(argv or sys.argv[1:])
-    lines = [command, time.strftime("%Y-%m-%d")]
-
-    def say(text: str) -> None:
-        print(text, flush=True)
-        lines.append(text)
-        if args.out:
-            args.out.write_text("\n".join(lines) + "\n")
+    say = keeper("law_diagnosis.py", argv, args.out)
 
     for name, part in (("checks", every_check), ("faults", faults)):
         if args.only in (None, name):

@@ -55,7 +55,7 @@ STARTS, AGAIN = 12, 3  # random starts of the first fit of a law, and of later o
 BEST = 6  # optima that are kept, and started from again
 SAME = 1e-3  # predictions of one optimum differ by no more
 LEAST_WEIGHT = 1e-3
-PUBLISHED_STARTS, MANY = [24, 8], 10  # of the routine of the paper; fewer beyond so many parameters
+PUBLISHED_STARTS, MANY = (24, 8), 10  # of the routine of the paper; fewer beyond so many parameters
 FIRST_SHARE = 0.02
 MOST_STARTS = 64  # starts that end worse than a constant count for nothing, up to so many
 MOST = 1e6  # of a slope: some of the laws overflow within their bounds
@@ -178,7 +178,9 @@ class Fitter:
         """Predictions [T] of the targets."""
         return np.clip(np.nan_to_num(self.predict(inner, self.at)[0].ravel()), -MOST, MOST)
 
-    def published_fit(self, rows: list[int], rng: np.random.Generator) -> np.ndarray:
+    def published_fit(
+        self, rows: list[int], rng: np.random.Generator, starts: int | None
+    ) -> np.ndarray:
         """Predictions [T] of the targets by the routine of the paper (mspe.py): L-BFGS-B of the
         mean square in the parameters as they are, from the optima found before and random starts,
         logarithmic where bounds are positive; the best."""
@@ -191,10 +193,11 @@ class Fitter:
             return float((left**2).sum()) / len(x), 2 * slope / len(x)
 
         best, least, good = None, np.inf, 0
+        starts = starts or PUBLISHED_STARTS[len(self.sd) > MANY]
         constant = float(((y - y.mean(axis=0)) ** 2).sum()) / len(x)
         old = [inner for _, inner in self.found]
         for k in range(len(old) + MOST_STARTS):
-            if good == PUBLISHED_STARTS[len(self.sd) > MANY]:
+            if good == starts:
                 break
             done = minimize(
                 goal,
@@ -249,7 +252,7 @@ def pick(fitter: Fitter, cost: np.ndarray, budget: float, rng: np.random.Generat
     )
 
 
-def with_their_laws(folder: Path, tasks: list[str], repeats: int) -> None:
+def with_their_laws(folder: Path, tasks: list[str], repeats: int, starts: int | None) -> None:
     sys.path.insert(0, str(root_of(folder)))
     registry = import_module("benchmark.dataset.registry").DATASET_REGISTRY
     warnings.simplefilter("ignore")
@@ -274,7 +277,7 @@ def with_their_laws(folder: Path, tasks: list[str], repeats: int) -> None:
                     if rows:
                         if share == 1:
                             fitter.fit(rows, rng, STARTS)
-                        said.append(fitter.published_fit(rows, rng))
+                        said.append(fitter.published_fit(rows, rng, starts))
                         truth.append(held.ravel())
                 good = bool(said)
                 scores[share].append(
@@ -321,14 +324,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--starts", type=int, help="of the last fit, of any law (published: 64)")
     args = parser.parse_args()
-    if args.starts:
-        PUBLISHED_STARTS[:] = [args.starts] * 2
     print(
         f"{'task':18}{'laws':>5}{'budget':>8}{'runs':>6}{'R2':>8}{'sd':>7}{'published':>11}"
         f"{'baseline':>10}{'all data':>10}{'publ.':>10}",
         flush=True,
     )
-    (with_their_laws if args.theirs else with_our_laws)(args.folder, args.task, args.repeats)
+    if args.theirs:
+        with_their_laws(args.folder, args.task, args.repeats, args.starts)
+    else:
+        with_our_laws(args.folder, args.task, args.repeats)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from kept_lines import keeper  # in this directory
 
 from forcelaw.laws.decide import simulate
 from forcelaw.laws.decide.selection import (
@@ -114,16 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
-    lines = [
-        "python benchmarks/selection_truth.py " + " ".join(argv or sys.argv[1:]),
-        time.strftime("%Y-%m-%d"),
-    ]
-
-    def say(text: str) -> None:
-        print(text, flush=True)
-        lines.append(text)
-        if args.out:
-            args.out.write_text("\n".join(lines) + "\n")
+    say = keeper("selection_truth.py", argv, args.out)
 
     say(f"\n{args.trials} studies a line; % of the loss: expected / error, and runs")
     say(f"{'p':>4} {'fitted':8} {'sd':>5} {'share':>5} | " + " | ".join(f"{w:>17}" for w in WAYS))

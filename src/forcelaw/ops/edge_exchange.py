@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .layer_norm import layer_norm
+from .layer_norm import EPSILON, _tile, layer_norm
 from .linear import column_sums, linear
 from .register import Differentiable
 from .silu import silu
@@ -23,7 +23,6 @@ from .switch import constexpr, derivatives, tl, triton, use_triton, use_triton_a
 from .tiles import PROGRAMS, lowered, wide
 
 ALIGNED = 8  # columns: torch's product of rows that are not 16 bytes wide is 4 times slower
-EPSILON = constexpr(1e-5)  # that of layer_norm
 FLAT = 1024  # numbers of a program where the shape does not matter
 
 
@@ -251,11 +250,6 @@ def _pair_grad(
     tl.store(put + 2 * part, tl.sum(bias0, axis=0), mask=mc)
     tl.store(put + 3 * part, tl.sum(bias1, axis=0), mask=mc)
     tl.store(put + 4 * part, tl.sum(shifts, axis=0), mask=mc)
-
-
-def _tile(w: int) -> dict[str, int]:
-    columns = max(16, triton.next_power_of_2(w))
-    return {"BE": max(1, 1024 // columns), "BC": columns, "num_warps": 4}
 
 
 class _Pair(Differentiable):

@@ -14,13 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .layer_norm import _forward, _normalised, layer_norm
+from .layer_norm import EPSILON, _forward, _normalised, _tile, layer_norm
 from .linear import linear
 from .register import Differentiable
 from .switch import constexpr, derivatives, tl, triton, use_triton
 from .tiles import PROGRAMS, lowered
-
-EPSILON = constexpr(1e-5)  # that of layer_norm
 
 
 class Affine(NamedTuple):
@@ -134,11 +132,6 @@ def _add_norm_grad(
     tl.store(put + 2 * part, tl.sum(sum_rest, axis=0), mask=mc)
     if SPLIT:
         tl.store(put + 3 * part, tl.sum(sum_first, axis=0), mask=mc)
-
-
-def _tile(w: int) -> dict[str, int]:
-    columns = max(16, triton.next_power_of_2(w))
-    return {"BE": max(1, 1024 // columns), "BC": columns, "num_warps": 4}
 
 
 def _add_normed(x: Tensor, skip: Tensor, norm: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,7 @@ def at_equal_cost(runs: Runs, curves: list[Curves], x: str, level: float) -> Cos
     sizes = [np.array([n for n, _ in one]) for one in curves]
     draws = _without_each(sizes, tables)
     count = len(draws)
-    se = np.sqrt((count - 1) / count * np.nansum((draws - value) ** 2, axis=0))
+    se = np.sqrt((count - 1) / count * ((draws - value) ** 2).sum(axis=0))
     half = float(stats.t.ppf(0.5 + level / 2, max(count - 1, 1))) * se
     who = [table.argmin(axis=0) for table in tables]
     edge = np.any([(w == 0) | (w == len(table) - 1) for w, table in zip(who, tables)], axis=0)
@@ -90,8 +90,8 @@ def _common(curves: list[Curves], x: str) -> tuple[float, float] | None:
 
 
 def _without_each(sizes: list[np.ndarray], tables: list[np.ndarray]) -> np.ndarray:
-    """ln ratio of the frontiers [units, grid] without each size in turn; NaN where no size of one
-    architecture is left. Sizes that are partners are deleted together."""
+    """ln ratio of the frontiers [units, grid] without each size in turn, of the two or more that
+    each architecture has at every cost. Sizes that are partners are deleted together."""
     both = partners(*sizes)
     units: list[tuple[int | None, int | None]] = [
         *both,
@@ -104,9 +104,7 @@ def _without_each(sizes: list[np.ndarray], tables: list[np.ndarray]) -> np.ndarr
         kept = [
             np.delete(table, [] if k is None else [k], axis=0) for table, k in zip(tables, unit)
         ]
-        first, second = (table.min(axis=0, initial=np.inf) for table in kept)
-        seen = np.isfinite(first) & np.isfinite(second)
-        out.append(np.where(seen, np.where(seen, second, 0) - np.where(seen, first, 0), np.nan))
+        out.append(kept[1].min(axis=0) - kept[0].min(axis=0))
     return np.stack(out)
 
 
@@ -121,9 +119,6 @@ def _at(own: dict[str, Curve], x: str, grid: np.ndarray) -> np.ndarray:
 
 
 def _slope(grid: np.ndarray, y: np.ndarray) -> float:
-    """Extra slope of the second along ln cost ``grid``, where the ratio ``y`` [grid] is known."""
-    seen = ~np.isnan(y)
-    if seen.sum() <= 2:
-        return np.nan
-    t = grid[seen] - grid[seen].mean()
-    return -float(t @ y[seen] / (t @ t))
+    """Extra slope of the second along ln cost ``grid``; y [grid]: ln ratio."""
+    t = grid - grid.mean()
+    return -float(t @ y / (t @ t))

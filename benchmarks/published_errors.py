@@ -78,6 +78,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "esen-forces": {**ESEN, **FORCES},
     "esen-bessel": {**ESEN, **FORCES, "options": {"basis": "bessel", "radial": 16}},
     "esen-wide": {**ESEN, **FORCES, "size": 1.4e6},
+    "esen-wider": {**ESEN, **FORCES, "size": 4e6},
+    "esen-three": {**ESEN, **FORCES, "size": 2.1e6, "depth": 3, "learning_rate": 3e-3},
     "esen-l3": {**ESEN, **FORCES, "size": 6e5, "options": {"lmax": 3}},
 }
 DEFAULT = ("painn", "esen")

@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from forcelaw.store.sweep import vertex
+
 
 def read(tables: list[Path]) -> pl.DataFrame:
     """Evaluations of all runs; of two runs of one column, rate and size the one that saw more."""
@@ -31,19 +33,6 @@ def read(tables: list[Path]) -> pl.DataFrame:
     longest = frame.group_by("architecture", "n", "run").agg(pl.col("d").max().alias("end"))
     longest = longest.sort("end").group_by("architecture", "n").last()
     return frame.filter(pl.col("run").is_in(longest["run"].to_list()))
-
-
-def vertex(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float, str]:
-    """Best rate, curvature of log loss by (log rate)^2, and "" or why the best is not inside."""
-    k = int(np.argmin(losses))
-    if k in (0, len(rates) - 1):
-        return float(rates[k]), float("nan"), "low end" if k == 0 else "high end"
-    for reach in (2, 1):
-        near = slice(max(0, k - reach), k + reach + 1)
-        c2, c1, _ = np.polyfit(np.log(rates[near]), np.log(losses[near]), 2)
-        if c2 > 0 and rates[k - 1] < (best := np.exp(-c1 / (2 * c2))) < rates[k + 1]:
-            return float(best), float(c2), ""
-    return float(rates[k]), float("nan"), "no minimum"
 
 
 def points(frame: pl.DataFrame, first_step: int) -> pl.DataFrame:
@@ -60,7 +49,7 @@ def points(frame: pl.DataFrame, first_step: int) -> pl.DataFrame:
         at = at.sort("lr")
         if len(at) < 4:
             continue
-        best, curvature, end = vertex(at["lr"].to_numpy(), at["loss"].to_numpy())
+        best, curvature, end = vertex(at["lr"].to_list(), at["loss"].to_list())
         rows.append(
             {"column": name, "n": n, "step": step, "d": float(at["d"].mean()), "rates": len(at)}
             | {"best": best, "curvature": curvature, "end": end, "tuned": at["loss"].min()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,77 @@ def test_rates_are_written_into_the_dial(script, tmp_path) -> None:
     assert rates["T"] == 0.00025
     was = {label_of(a): a.learning_rate for a in load(FOLDER / "dial.yaml").architectures}
     assert rates["O"] == was["O"]
+
+
+@pytest.fixture(scope="module")
+def transfer():
+    """studies/symmetry/transfer.py."""
+    spec = importlib.util.spec_from_file_location("transfer", FOLDER / "transfer.py")
+    module = sys.modules["transfer"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["transfer"]
+
+
+def swept(best: dict[int, float], curvature: float, **changed) -> pl.DataFrame:
+    """Sweeps of one column: log loss a parabola in log rate about the best of each width; and a
+    repeat 1% off. changed: (width, rate) as text -> status."""
+    rows = []
+    for width, rate in best.items():
+        for lr in (0.001, 0.002, 0.004, 0.008):
+            loss = 0.3 * np.exp(curvature * np.log(lr / rate) ** 2)
+            status = changed.get(f"w{width}_{lr}", "finished")
+            rows.append((f"{width} {lr}", "sweep", width, lr, 0, loss, status))
+            if width == min(best) and lr == 0.002:
+                rows.append((f"{width} again", "grid", width, lr, 1, loss * 1.01, "finished"))
+    names = ["run", "kind", "width", "lr", "seed", "loss", "status"]
+    found = pl.DataFrame(rows, schema=names, orient="row")
+    return found.with_columns(
+        architecture=pl.lit("eSEN"), n=pl.col("width") ** 2, d=pl.lit(1e6), step=pl.lit(100)
+    )
+
+
+@pytest.mark.parametrize(
+    ("best", "curvature", "verdict"),
+    [
+        ({16: 0.003, 52: 0.003}, 0.1, "transfers"),
+        ({16: 0.0022, 52: 0.0052}, 0.2, "does not transfer"),
+        ({16: 0.0022, 52: 0.0052}, 0.001, "harmless"),
+        ({16: 0.003, 52: 0.02}, 0.1, "does not transfer"),
+        ({16: 0.003, 52: 0.009}, 0.001, "open"),
+    ],
+)
+def test_transfer_of_rates_is_judged_by_its_rules(transfer, best, curvature, verdict) -> None:
+    found = transfer.sweeps(swept(best, curvature))["eSEN"]
+    said = transfer.judge(found, 0.03)
+    assert said.verdict == verdict
+    if verdict != "open" and max(best.values()) < 0.008:
+        rates = [rate for rate, _ in said.best]
+        assert rates == pytest.approx(list(best.values()))
+        assert said.slope == pytest.approx(np.log(best[52] / best[16]) / np.log(52 / 16))
+
+
+def test_cost_of_transfer_is_that_of_the_narrow_models_rate(transfer) -> None:
+    found = transfer.sweeps(swept({16: 0.002, 52: 0.004}, 0.2))["eSEN"]
+    said = transfer.judge(found, 0.03)
+    assert said.cost == pytest.approx(np.exp(0.2 * np.log(2) ** 2))
+    assert said.one[1] == pytest.approx(said.cost)
+
+
+def test_a_diverged_rate_bounds_its_sweep_and_seeds_give_the_spread(transfer) -> None:
+    table = swept({16: 0.003, 52: 0.0045}, 0.1, **{"w52_0.008": "diverged"})
+    (narrow, wide) = transfer.sweeps(table)["eSEN"]
+    assert wide.losses[0.008] == np.inf and wide.found() == (0.004, "")
+    assert narrow.found()[0] == pytest.approx(0.003)
+    sd, freedom = transfer.seed_spread(table)
+    assert freedom == 1 and sd == pytest.approx(np.log(1.01) / np.sqrt(2))
+
+
+def test_the_transfer_study_sweeps_every_column_over_a_factor_of_eight_in_size(configs) -> None:
+    data, study = summarise(Pack(sample_path())), load(FOLDER / "transfer.yaml")
+    rule = study.learning_rate.sweep
+    for a in study.architectures:
+        sizes = a.sweep_sizes or rule.size
+        found = [count_parameters(model_config(study, data, a, n))[0] for n in sizes]
+        assert max(found) / min(found) >= 8, label_of(a)
+        assert study.sizes_of(a) == [min(sizes)], label_of(a)

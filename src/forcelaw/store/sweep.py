@@ -4,7 +4,7 @@ trained, for a table of runs afterwards."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def mean_losses(points: Iterable[tuple[float, float | None]]) -> dict[float, float]:
@@ -36,3 +36,25 @@ def next_factor(factors: list[float], losses: list[float]) -> float | None:
         return None
     end, inner = (factors[0], factors[1]) if best == 0 else (factors[-1], factors[-2])
     return float(f"{end * end / inner:.3g}")
+
+
+def vertex(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, float, str]:
+    """Best rate between those of a sweep, curvature of log loss by (log rate)^2, and "" or why the
+    best is not inside (its curvature is nan then).
+
+    The vertex of a parabola of log loss in log rate through the lowest loss and at most two
+    neighbours on each side; one on each side where the vertex would leave the interval between
+    these. rates: ascending. losses: of the same, finite.
+    """
+    import numpy as np
+
+    x, y = np.log(rates), np.log(losses)
+    k = int(np.argmin(y))
+    if k in (0, len(x) - 1):
+        return float(rates[k]), math.nan, "low end" if k == 0 else "high end"
+    for reach in (2, 1):
+        near = slice(max(0, k - reach), k + reach + 1)
+        c2, c1, _ = np.polyfit(x[near], y[near], 2)
+        if c2 > 0 and rates[k - 1] < (best := float(np.exp(-c1 / (2 * c2)))) < rates[k + 1]:
+            return best, float(c2), ""
+    return float(rates[k]), math.nan, "no minimum"

@@ -57,6 +57,13 @@ SYSTEMS: dict[str, tuple[str, float, list[str]]] = {
 # what a model is, and in "train" what of TRAIN is its own
 PAINN = {"architecture": "painn", "size": 4e5, "depth": 3, "learning_rate": 4e-3}
 ESEN = {"architecture": "esen", "size": 4.5e5, "depth": 2, "learning_rate": 4e-3}
+NEQUIP = {  # the package, in our protocol
+    "architecture": "forcelaw.adapters.nequip:ARCHITECTURE",
+    "size": 8e5,
+    "depth": 4,
+    "options": {"lmax": 3, "parity": True},
+    "train": {"energy_weight": 0.25},
+}
 FORCES = {"train": {"energy_weight": 0.25}}
 FEW = {"options": {"radial": 16}, **FORCES}
 MODELS: dict[str, dict[str, Any]] = {
@@ -80,6 +87,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "esen-wide": {**ESEN, **FORCES, "size": 1.4e6},
     "esen-wider": {**ESEN, **FORCES, "size": 4e6},
     "esen-three": {**ESEN, **FORCES, "size": 2.1e6, "depth": 3, "learning_rate": 3e-3},
+    "nequip-l3": {**NEQUIP, "learning_rate": 5e-3},
+    "nequip-l3-fast": {**NEQUIP, "learning_rate": 1e-2},
     "esen-l3": {**ESEN, **FORCES, "size": 6e5, "options": {"lmax": 3}},
 }
 DEFAULT = ("painn", "esen")

@@ -34,6 +34,7 @@ SYMMETRY = (
     "esen:untied=true,epsilon=0.3",
     "esen:untied=true,epsilon=1.0,roll=random",
     "esen:untied=true,broken_layers=2",
+    "esen:untied=true,broken_layers=-2",
     "esen:frames=global",
     "esen:carried=0",
     "esen:carried=1",
@@ -45,11 +46,18 @@ SYMMETRY = (
     "esen:head=free",
     "painn:untied=true",
     "painn:untied=true,epsilon=0.3",
+    "painn:filter=pair",
+    "painn:ends=both",
+    "painn:gate=true",
+    "painn:norm=rms",
+    "painn:norm=none",
+    "painn:vector_norm=true",
     "painn:filter=pair,ends=both,gate=true,norm=rms,vector_norm=true",
     "mpnn:canonical=principal",
+    "mpnn:canonical=average4",
     "mpnn:canonical=average8",
 )
-SHOWN = ("symmetry", "cutoff", "forces", "FLOPs", "coordinates", "learning rate")
+SHOWN = ("symmetry", "cutoff", "forces", "FLOPs", "gradients", "coordinates", "learning rate")
 
 
 def _installed(package: str) -> bool:

@@ -11,7 +11,9 @@ import torch
 
 from forcelaw.certify import certify
 from forcelaw.certify.certificate import Certificate, Line, find, read
+from forcelaw.certify.learning import widths
 from forcelaw.certify.lines import LINES, _measured
+from forcelaw.certify.structures import graph_of
 from forcelaw.certify.subject import Subject
 from forcelaw.cli.main import main
 from forcelaw.data.pack import Pack, sample_path
@@ -83,6 +85,37 @@ def test_the_numbers_are_right(sound: dict[str, Line]) -> None:
     # the dead layers are two thirds of the wide ones, which are nearly all of N
     assert 0.2 < line("tests.certify.models:Dead", "gradients").values["dead"] < 0.6
     assert abs(sound["learning rate"].values["exponent"]) < 0.7
+
+
+@pytest.mark.parametrize(("carried", "verdict"), [(2, "note"), (1, "fails"), (0, "fails")])
+def test_parts_of_matrices_that_nothing_reaches_are_counted(carried: int, verdict: str) -> None:
+    """They are those that change no output. Of eSEN whose layers hand on few degrees they are many;
+    of eSEN itself the gains of l = 2 before a head that reads l = 0 and 1."""
+    subject = Subject("esen", PACK, options={"carried": carried})
+    subject.data = DATA
+    found = _measured("gradients", subject)
+    assert found.verdict == verdict
+    model = subject.model()
+    graph = graph_of(subject.structures, model.config)
+    energy, forces = model(graph)
+    (energy.square().sum() + forces.square().sum()).backward()
+    changed = 0
+    with torch.no_grad():
+        for p in model.parameters():
+            idle = p.grad == 0 if p.grad is not None else torch.ones_like(p, dtype=torch.bool)
+            changed += int(idle.sum())
+            p += idle
+        again = model(graph)
+    assert changed == found.values["n"] - found.values["reached"] > 0
+    torch.testing.assert_close(again, (energy, forces), rtol=0, atol=1e-12)
+
+
+def test_widths_of_the_coordinate_check_have_channels_in_every_frame() -> None:
+    for group, first in (("C1", 60), ("T", 96), ("I", 480)):
+        subject = Subject("platonic", PACK, options={"group": group, "head_width": 2})
+        subject.data = DATA
+        found, steps = widths(subject, 2, 10, 30)
+        assert first <= found[0] < 1.1 * first and len(found) >= 2 and steps >= 8
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

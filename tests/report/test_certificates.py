@@ -52,3 +52,10 @@ def test_what_a_certificate_says_is_shown(written: dict[str, Any], entry: dict[s
     assert badge == ("no", "fails") and "E(3) is declared" in shown.rows[0][1].small[0]
     (file,) = made.files
     assert file.rows[1][1:4] == ["seeds", "holds", "one model"]
+
+
+def test_weights_that_nothing_reaches_are_named_in_numbers(written: dict[str, Any]) -> None:
+    said = "5,797 of 8,209 weights get one"
+    record = RECORD | {"failed": ["gradients"], "lines": {"gradients": ["fails", said]}}
+    analysis = with_architectures(written["analysis"], [OURS | {"certificate": record}])
+    assert [text for text in summary.limits(analysis) if said in text]

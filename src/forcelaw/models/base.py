@@ -314,7 +314,8 @@ class Architecture:
     with any, sizes are counted with weights, since they may keep tensors for the next model.
     capture: whether a step can be a CUDA graph; without, it runs eagerly on a GPU. step_of: the
     step of the widths for some options, where they decide it. narrowest: width from which every
-    stream has channels enough for the law of large numbers that muP rests on.
+    stream has channels enough for the law of large numbers that muP rests on, or what gives it for
+    some options.
     """
 
     name: str
@@ -334,7 +335,7 @@ class Architecture:
     packages: tuple[str, ...] = ()
     capture: bool = True
     step_of: Callable[[dict[str, Any]], int] | None = None
-    narrowest: int = 16
+    narrowest: int | Callable[[dict[str, Any]], int] = 16
 
     def __post_init__(self) -> None:
         if self.flops is None:

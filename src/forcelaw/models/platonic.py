@@ -91,6 +91,12 @@ def width_step(options: dict[str, Any]) -> int:
     return ORDERS.get(group, 1) * options.get("head_width", fields["head_width"].default)
 
 
+def narrowest_width(options: dict[str, Any]) -> int:
+    """Width at which each frame has eight channels: fewer are too few for the averages that muP
+    rests on (of two, four and eight in 60 frames, the norm's change falls as width^-.45)."""
+    return 8 * ORDERS.get(options.get("group", PlatonicConfig.model_fields["group"].default), 1)
+
+
 class GroupLinear(nn.Module):
     """Linear map (n, G fan_in) -> (n, G fan_out) that commutes with the group: the kernel (G,
     fan_out, fan_in) is spread over a matrix of G^2 blocks, and the bias is the same in all
@@ -247,5 +253,5 @@ ARCHITECTURE = Architecture(
     base_width=480,
     learning_rate=5e-4,
     step_of=width_step,
-    narrowest=96,  # eight channels in each of twelve frames
+    narrowest=narrowest_width,
 )

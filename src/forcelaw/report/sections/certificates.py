@@ -36,6 +36,8 @@ def limits(analysis: Analysis) -> list[str]:
     for a in recorded(analysis):
         if failed := (a.get("certificate") or {}).get("failed"):
             out.append(f"{a['label']}: its certificate fails in {names(failed)}.")
+            if "gradients" in failed:
+                out.append(f"{a['label']}: {a['certificate']['lines']['gradients'][1]}.")
     return out
 
 

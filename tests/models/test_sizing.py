@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from forcelaw.errors import StudyError
-from forcelaw.models import ARCHITECTURES, Architecture, ForceField, ModelConfig, build, sizing
+from forcelaw.models import (
+    ARCHITECTURES,
+    Architecture,
+    ForceField,
+    ModelConfig,
+    build,
+    remembered,
+    sizing,
+)
 from forcelaw.models.base import typed_options
 from forcelaw.models.sizing import count_parameters, depth_for, size
 from tests.models.configs import Variant, direct_variants, small_config
@@ -99,6 +107,47 @@ def test_counting_leaves_a_package_as_it_was() -> None:
     count_parameters.cache_clear()
     assert torch.equal(torch.random.get_rng_state(), state)
     assert kept().device.type == "cpu"
+
+
+def test_sizes_of_a_packages_model_are_found_once(tmp_path, monkeypatch) -> None:
+    """Another process reads them; other code, another width and our own models are counted."""
+    built, code = [], {"kept": "1"}
+
+    class Kept(ForceField):
+        def __init__(self, config: ModelConfig):
+            super().__init__(config)
+            built.append(config.width)
+            self.w = nn.Parameter(torch.zeros(config.width))
+
+        def atomwise(self, graph, vec):
+            return self.w.sum() * vec.new_ones(len(graph.species)), None
+
+    entry = Architecture(name="kept", title="", config=ModelConfig, model=Kept, packages=("torch",))
+    for module in (sizing, remembered):
+        monkeypatch.setattr(module, "architecture", lambda name: entry)
+    monkeypatch.setattr(remembered, "code", lambda name: dict(code))
+
+    def counted(width: int) -> tuple[tuple[int, int], int]:
+        """As a new process counts, and how many models it made."""
+        count_parameters.cache_clear()
+        remembered._code.cache_clear()
+        remembered._known.clear()
+        remembered.remember_in(tmp_path / "sizes.json")
+        before = len(built)
+        found = count_parameters(ModelConfig(architecture="k", width=width, depth=1, elements=(1,)))
+        remembered.keep()
+        return found, len(built) - before
+
+    try:
+        asked = [counted(width) for width in (4, 4, 5, 4)]
+        assert asked == [((4, 4), 1), ((4, 4), 0), ((5, 5), 1), ((4, 4), 0)]
+        code["kept"] = "2"
+        assert counted(4) == ((4, 4), 1)
+        (tmp_path / "sizes.json").write_text("no JSON")
+        assert counted(4) == ((4, 4), 1)
+    finally:
+        count_parameters.cache_clear()
+        remembered._code.cache_clear()
 
 
 def test_options_may_be_texts_of_a_command_line() -> None:

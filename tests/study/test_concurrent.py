@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 
+from forcelaw.errors import StudyError
 from forcelaw.store.runs import runs
 from forcelaw.study import concurrent, worker
 from forcelaw.study.config import load
@@ -44,7 +45,7 @@ def train(tmp_path, monkeypatch):
     write_pack(tmp_path / "pack")
     (tmp_path / "t.yaml").write_text(STUDY)
 
-    def run(name, side_by_side, *, background=False, stop=lambda: False):
+    def run(name, side_by_side, *, background=False, stop=lambda: False, workers=1):
         monkeypatch.setattr(
             concurrent,
             "Scheduler",
@@ -58,6 +59,7 @@ def train(tmp_path, monkeypatch):
             runs_per_device=side_by_side,
             stop=stop,
             show=False,
+            workers=workers,
         )
         return tmp_path / name / "runs"
 
@@ -133,11 +135,40 @@ def test_out_of_memory_beside_others_is_tried_again_with_fewer(train, monkeypatc
     assert "no more than 2 at" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_out_of_memory_beside_other_processes_is_tried_twice_more(
+    train, monkeypatch, workers
+) -> None:
+    trials = []
+
+    def training(run, *_, **__):
+        trials.append(run.id)
+        yield
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(concurrent, "training", training)
+    monkeypatch.setattr(concurrent, "CROWDED_SECONDS", 0.0)
+    found = list(runs(train("alone", 1, workers=workers)))
+    assert found and all(run.result()["status"] == "failed" for run in found)
+    assert all(trials.count(run.id) == (3 if workers > 1 else 1) for run in found)
+
+
+def test_a_worker_whose_device_gave_up_fails_no_second_run(train, monkeypatch, tmp_path) -> None:
+    def training(*_, **__):
+        yield
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(concurrent, "training", training)
+    monkeypatch.setattr(concurrent.ConcurrentRuns, "_device_answers", lambda self: False)
+    with pytest.raises(StudyError, match="does not answer"):
+        train("alone", 1)
+    left = list(runs(tmp_path / "alone" / "runs"))
+    assert sum(run.done for run in left) == 1 and not any(run.held for run in left)
+
+
 def test_a_device_that_gave_up_ends_the_worker_and_blames_nobody(
     train, monkeypatch, tmp_path
 ) -> None:
-    from forcelaw.errors import StudyError
-
     original = concurrent.training
 
     def training(run, *rest, **options):

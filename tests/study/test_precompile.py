@@ -119,6 +119,9 @@ def test_each_model_is_given_once_and_dealt_out(tmp_path, monkeypatch) -> None:
     given = [json.loads(line)["model"] for p in made for line in p.lines]
     assert sorted(m["width"] for m in given) == [8, 8, 8, 12]
     assert [m.get("forces", "direct") for m in given].count("conservative") == 1
+    package = {"model": {"architecture": "forcelaw.adapters.pet:ARCHITECTURE"}}
+    helper.give([{**SPECS[0], **package}])  # runs eagerly
+    assert [len(p.lines) for p in made] == [2, 2]
     monkeypatch.setattr(ahead, "BYTES", 100)
     helper.give(
         [{**wide, "model": {**wide["model"], "width": 20}}]

@@ -204,7 +204,8 @@ def test_windows_hold_the_same_batches_as_the_resident_shard(pack) -> None:
 
 
 def test_a_short_plan_reads_no_more_than_it_comes_to(pack) -> None:
-    """Alone; where runs share shards, all is read once. The batches are the same."""
+    """Alone, or a small part; where runs share shards, all is read once else. The batches are the
+    same."""
     natoms = np.diff(pack.offsets)
     schedule = plan(natoms, atoms_total=0.4 * natoms.sum(), seed=0, molecules=3, atoms=None)
     options = {
@@ -216,6 +217,10 @@ def test_a_short_plan_reads_no_more_than_it_comes_to(pack) -> None:
     indices = np.arange(len(pack))[::-1]
     whole = Feed(pack, indices, schedule, shards=Shards(), **options).whole()
     assert len(whole.shard) == len(pack)
+    few = plan(natoms, atoms_total=0.1 * natoms.sum(), seed=0, molecules=1, atoms=None)
+    assert 0 < few.steps < len(pack) / 4
+    (own,) = Feed(pack, indices, few, shards=Shards(), **options).windows(0)
+    assert len(own.shard) == few.steps
     for start in (0, 1):
         (part,) = Feed(pack, indices, schedule, **options).windows(start)
         assert len(part.shard) == 3 * (schedule.steps - start)

@@ -27,6 +27,7 @@ from .splits import narrow
 # arrays of an atom and its 20 edges on the device, measured: 28 + 20 * 4 and slack while loading
 BYTES_PER_ATOM = 240
 MOST_STRUCTURES = 500_000_000  # of a run, repeats counted: 2 GB of order
+FEW = 0.25  # share of a training set below which a run loads what it sees, and no more
 _DEALT_STEPS = 100_000  # dealt out to ranks at once: bounds the memory that sorting takes
 
 
@@ -209,7 +210,9 @@ class Feed:
 
     def _rest(self, start: int) -> Window:
         """All steps from ``start`` on."""
-        if self.shards is None and self.plan.ptr[-1] - self.plan.ptr[start] < len(self.indices):
+        left = self.plan.ptr[-1] - self.plan.ptr[start]
+        # nothing is gained by sharing what others hardly need
+        if left < len(self.indices) * (FEW if self.shards is not None else 1.0):
             return self._window(start, self.plan.steps)
         shard = (self.shards or Shards()).get(self.pack, self.indices, **self.options)
         return Window(start, self.plan.steps, shard, self.plan.order.astype(np.int64), 0)

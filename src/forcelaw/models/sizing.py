@@ -11,16 +11,32 @@ import torch
 
 from ..errors import StudyError
 from . import architecture
-from .base import Architecture, ForceField, ModelConfig, typed_options
+from .base import Architecture, Flops, ForceField, ModelConfig, typed_options
+from .remembered import remembered
 
 
 @lru_cache(maxsize=4096)
 def count_parameters(config: ModelConfig) -> tuple[int, int]:
     """(N, N without embeddings) of a configuration, exactly, without allocating any weight, unless
     a model from outside cannot be built without, or is one of a package."""
-    entry = architecture(config.architecture)
-    model = _with_weights(entry, config) if entry.packages else _without_weights(entry, config)
-    return model.n_parameters(), model.n_nonembedding()
+
+    def find() -> tuple[int, int]:
+        entry = architecture(config.architecture)
+        model = _with_weights(entry, config) if entry.packages else _without_weights(entry, config)
+        return model.n_parameters(), model.n_nonembedding()
+
+    n, nonembedding = remembered("parameters", config, find)
+    return int(n), int(nonembedding)
+
+
+def count_flops(config: ModelConfig) -> Flops:
+    """Forward FLOPs of a configuration (:meth:`Architecture.flops_for`)."""
+
+    def find() -> tuple[float, float]:
+        found = architecture(config.architecture).flops_for(config)
+        return found.per_edge, found.per_atom
+
+    return Flops(*remembered("flops", config, find))
 
 
 def _without_weights(entry: Architecture, config: ModelConfig) -> ForceField:

@@ -4,9 +4,11 @@ they end."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +28,7 @@ from .precompile import Ahead
 from .record import StudyDirectory
 
 POLL_SECONDS = 1.0
+CROWDED_SECONDS = 5.0  # before a run is tried again that other processes left no memory
 
 
 class ConcurrentRuns:
@@ -34,7 +37,7 @@ class ConcurrentRuns:
 
     stop: whether everything is to be stopped now. closing: whether nothing new is to begin. beats:
     where to say once a minute how it goes. idle: seconds without a free run after which to leave
-    the rest to those that hold it.
+    the rest to those that hold it. workers: of this machine, which share its cores.
     """
 
     def __init__(
@@ -51,9 +54,11 @@ class ConcurrentRuns:
         gpus: int = 1,
         beats: Beats | None = None,
         idle: float = math.inf,
+        workers: int = 1,
     ):
         self.beats, self.progress = beats, dict[str, Progress]()  # of the runs under way
         self.directory, self.limit, self.hold, self.show = directory, limit, hold, show
+        self.workers = workers
         self.stop, self.closing = stop, closing
         self.device, self.on_gpu = torch.device(device), device == "cuda"
         self.scheduler = Scheduler(limit, device=self.device, background=self.on_gpu and limit > 1)
@@ -72,11 +77,12 @@ class ConcurrentRuns:
         self.ahead = Ahead(
             directory.pack.path,
             "cpu" if compile_model else device,
-            torch.cuda.device_count() if self.on_gpu else 1,
+            max(workers, torch.cuda.device_count() if self.on_gpu else 1),
         )
         self.empty = self._free_memory()
         self.look_again = self.beat = 0.0
         self.precompiled: set[str] = set()  # runs whose kernels are asked for
+        self.crowded_out: Counter[str] = Counter()  # runs that had no memory beside other processes
         self.over = False  # whether the study has no open run left
         self.idle, self.busy = idle, time.monotonic()  # when it last had a run, or one was to come
 
@@ -213,6 +219,8 @@ class ConcurrentRuns:
                 raise error
             elif isinstance(error, OSError) and is_storage(error):
                 raise storage_error(error, run.path) from error
+            elif isinstance(error, torch.OutOfMemoryError) and self._try_again(run, others):
+                pass
             elif others and not self._device_answers():
                 # any of the runs may have been the cause
                 raise StudyError(
@@ -220,13 +228,6 @@ class ConcurrentRuns:
                     remedy="the same command resumes from the last checkpoints; with"
                     " --runs-per-device 1 it shows which run is the cause",
                 ) from error
-            elif others and isinstance(error, torch.OutOfMemoryError):
-                self.limit = others  # the run is still open and will be tried with fewer others
-                print(
-                    f"run {run.id}: out of memory with {others} others: no more than {others} at"
-                    " once from now on",
-                    file=sys.stderr,
-                )
             else:
                 print(f"run {run.id} failed: {error}", file=sys.stderr)
                 run.finish(
@@ -237,8 +238,32 @@ class ConcurrentRuns:
                         "traceback": ended.traceback[-4000:],
                     }
                 )
+                if not self._device_answers():  # every further run would fail here
+                    raise StudyError(
+                        f"the device does not answer this process any more: {error}",
+                        remedy="the same command goes on with the other runs",
+                    ) from error
         finally:
             run.release()
+            if self.on_gpu and not others:
+                gc.collect()
+                with contextlib.suppress(RuntimeError):  # a device that does not answer
+                    torch.cuda.empty_cache()  # other processes may be short of it
+
+    def _try_again(self, run: RunDirectory, others: int) -> bool:
+        """Whether a run that was out of memory stays open: one beside ``others`` of this process,
+        or, twice, beside other processes on its device."""
+        if others:
+            self.limit = others
+            why = f"with {others} others: no more than {others} at once from now on"
+        elif self.workers > 1 and self.crowded_out[run.id] < 2:
+            self.crowded_out[run.id] += 1
+            self.look_again = time.monotonic() + CROWDED_SECONDS
+            why = "beside other processes: tried again"
+        else:
+            return False
+        print(f"run {run.id}: out of memory {why}", file=sys.stderr)
+        return True
 
     def _device_answers(self) -> bool:
         try:

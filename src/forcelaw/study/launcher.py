@@ -60,7 +60,7 @@ def run_local(
         logs.mkdir(parents=True, exist_ok=True)
     options = ["--out", str(directory.out), "--device", device, "--quiet"]
     options += ["--runs-per-device", runs_per_device, "--parent", str(os.getpid())]
-    options += ["--gpus", str(gpus), "--idle", str(idle)]
+    options += ["--gpus", str(gpus), "--idle", str(idle), "--workers", str(workers)]
     options += ["--compile"] if compile_model else []
     options += ["--deadline", repr(deadline)] if deadline < math.inf else []
     options += ["--hold", repr(hold)] if hold else []

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..host import usable_cores
+from ..models import architecture
 
 PROCESSES = 8  # at most, for each worker
 SPARE = 2  # cores left to a worker
@@ -129,6 +130,8 @@ class Ahead:
         if not self.count:
             return
         for spec in specs:
+            if not architecture(spec["model"]["architecture"]).capture:
+                continue  # a package's own, which runs eagerly
             line = json.dumps({"model": spec["model"], "precision": spec["train"]["precision"]})
             if line in self.given:
                 continue

@@ -21,6 +21,8 @@ from ..data.prepare_files import pack_of_files
 from ..data.reference import without_model
 from ..errors import StudyError
 from ..files import read_json, storage, write_json
+from ..models.remembered import keep as keep_sizes
+from ..models.remembered import remember_in
 from ..plugins import code_changes
 from ..store.runs import FinalLosses, RunDirectory, runs
 from ..training.spec import read_spec, validation_set
@@ -38,6 +40,7 @@ class StudyDirectory:
 
     def __init__(self, study: Study, pack: Pack, out: Path, base: Path = Path()):
         self.study, self.pack, self.out = study, pack, out
+        remember_in(out / "sizes.json")
         self.data = summary_of(study, pack, base, out)
         self.runs = out / "runs"
         self._losses = FinalLosses(self.runs)
@@ -64,6 +67,7 @@ class StudyDirectory:
                     self._keep_start(run, planned)
                     copied = self._shared.copy_to(run, planned.spec) or copied
             if not copied:
+                keep_sizes()
                 return current
 
     def _keep_start(self, run: RunDirectory, planned: PlannedRun) -> None:

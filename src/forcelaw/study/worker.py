@@ -49,6 +49,7 @@ def work(
     gpus: int = 1,
     beats: Path | None = None,
     idle: float = math.inf,
+    workers: int = 1,
 ) -> None:
     """Train runs of the study, ``runs_per_device`` of them side by side (None: see
     :func:`automatic`), until none is left that this worker could take.
@@ -80,6 +81,7 @@ def work(
         gpus=gpus,
         beats=Beats(beats) if beats else None,
         idle=idle,
+        workers=workers,
     )
     runs.work()
 
@@ -114,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         type=float,
         help="share of an architecture's largest compute from which runs are held back",
     )
+    parser.add_argument("--workers", type=int, default=1, help="of this machine")
     parser.add_argument("--beats", type=Path, help="file for a line of JSON a minute")
     parser.add_argument("--idle", type=float, default=math.inf, help="seconds")
     parser.add_argument("--quiet", action="store_true")
@@ -151,6 +154,7 @@ def _work(args: argparse.Namespace, stop: Callable[[], bool]) -> None:
         show=not args.quiet,
         beats=args.beats,
         idle=args.idle,
+        workers=args.workers,
     )
 
 

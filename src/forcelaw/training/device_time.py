@@ -27,7 +27,8 @@ class Clock:
         self._due = [step, (step + steps) // 2] if sampled else []
         self._steps, self._seconds = 0, 0.0  # of all samples
         self._missing = ENOUGH_STEPS
-        self._queued = QUEUED_STEPS[1] if not sampled else SAMPLE_STEPS
+        # how long a step takes is not known yet, and eager ones may take half a second
+        self._queued = QUEUED_STEPS[0] if not sampled else SAMPLE_STEPS
 
     def sample_due(self, step: int) -> bool:
         return bool(self._due) and step >= self._due[0]

@@ -20,7 +20,7 @@ from ..errors import DataError, StoreError, StudyError
 from ..models import architecture, code, make_config
 from ..models.base import Flops, ModelConfig
 from ..models.latent import latent_flops
-from ..models.sizing import count_parameters
+from ..models.sizing import count_flops, count_parameters
 from ..plugins import code_changes
 from ..settings import Recorded, Settings
 from ..store.runs import RunDirectory
@@ -282,7 +282,7 @@ def resolve(
     steps, seen = _steps_and_atoms(data, distinct_atoms, total, seed, options)
     entry = architecture(config.architecture)
     n, n_nonembedding = count_parameters(config)
-    flops = entry.flops_for(config)
+    flops = count_flops(config)
     return RunSpec(
         study=study,
         kind=kind,

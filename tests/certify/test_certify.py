@@ -110,6 +110,19 @@ def test_parts_of_matrices_that_nothing_reaches_are_counted(carried: int, verdic
     torch.testing.assert_close(again, (energy, forces), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("options", "line", "verdict"),
+    [
+        ({"carried": 0}, "symmetry", "note"),  # inversion too, more than it declares
+        ({"untied": True, "roll": "random"}, "forces", "holds"),  # energies that turn fast
+    ],
+)
+def test_what_looks_like_a_fault_of_esen_and_is_none(options, line: str, verdict: str) -> None:
+    subject = Subject("esen", PACK, options=options)
+    subject.data = DATA
+    assert _measured(line, subject).verdict == verdict
+
+
 def test_widths_of_the_coordinate_check_have_channels_in_every_frame() -> None:
     for group, first in (("C1", 60), ("T", 96), ("I", 480)):
         subject = Subject("platonic", PACK, options={"group": group, "head_width": 2})

@@ -66,6 +66,8 @@ def symmetry(subject: Subject) -> Line:
     if declared not in (measured, "undeclared"):
         if subject.small.forces == "conservative" and declared == "none":
             verdict = "note"
+        elif (declared, measured) == ("SE(3)", "E(3)"):
+            verdict, found = "note", f"{found}; more than SE(3), which is declared"
         else:
             verdict, found = "fails", f"{found}; {declared} is declared"
     values = {"group": measured, "declared": declared}

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One call on a lent device: stage, resume a study until the time is up, write its state and its table in DEST.
 #   piece.sh STUDY.yaml DEST SECONDS [options of `forcelaw run`]     SECONDS: of the whole call, for example 595
-# Exit code 0: the study is over; 75: call again. WORK, PYTHON as for stage.sh; RESERVE: seconds kept for the end.
+# Exit code 0: the study is over; 75: call again. WORK, PYTHON as for stage.sh; RESERVE: seconds kept for the end; PARTS: files of state
+# (default 4; what does not fit stays there and is named).
 set -euo pipefail
 began=$(date +%s)
 repo=$(cd "$(dirname "$0")/../.." && pwd)
@@ -23,7 +24,7 @@ forcelaw run "$study" --out "$out" --minutes "$minutes" --no-report "$@" 2>&1 | 
 [[ -d $out/runs ]] || exit $code  # it did not begin
 # files of at most 16 MiB come back, 64 MiB together: four parts of state, the table (the rest of the evidence follows from the state)
 # and one file of words
-travel export "$out" --to "$dest" --name "$name" --part-mb 16.2 --parts 4
+travel export "$out" --to "$dest" --name "$name" --part-mb 16.2 --parts "${PARTS:-4}"
 forcelaw export "$out" --table "$WORK/out/$name.table" --format csv >/dev/null
 cp "$WORK/out/$name.table/runs.csv" "$dest/"
 forcelaw status "$out" | tee "$dest/$name.txt"

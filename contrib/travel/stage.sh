@@ -22,8 +22,16 @@ complete() {  # whether all parts of archive $1 are here
   local parts=("$work/out/stage/$1".tar*-of-*)
   (( ${#parts[@]} )) && (( ${#parts[@]} == 10#${parts[0]##*-of-} ))
 }
+sources() {  # whether all files that the pack is made of are here; unpacks them
+  for file in $SOURCE; do
+    if [[ ! -e $work/out/stage/$file ]]; then
+      complete "$file" || return 1
+      travel import "$work/out/stage/$file".tar* --to "$work/out/stage/$file" || return 1
+    fi
+  done
+}
 for name in $(cd "$work/out/stage" && for part in *.tar*-of-*; do echo "${part%.tar*}"; done | sort -u); do
-  [[ $name == "$PACK" || $name == "$SOURCE" ]] && continue
+  [[ " $PACK $SOURCE " == *" $name "* ]] && continue
   if complete "$name"; then
     travel import "$work/out/stage/$name".tar* --to "$work/out/$name"
     rm "$work/out/stage/$name".tar*
@@ -33,9 +41,8 @@ if [[ -d $work/packs/$PACK ]]; then
   :
 elif complete "$PACK"; then  # the pack itself
   travel import "$work/out/stage/$PACK".tar* --to "$work/packs/$PACK"
-elif complete "$SOURCE"; then  # the file that it is made of
-  [[ -e $work/out/stage/$SOURCE ]] || travel import "$work/out/stage/$SOURCE".tar* --to "$work/out/stage/$SOURCE"
-  forcelaw data prepare "$work/out/stage/$SOURCE" --out "$work/packs/$PACK" $PREPARE
+elif sources; then  # the files that it is made of
+  forcelaw data prepare $(printf "$work/out/stage/%s " $SOURCE) --out "$work/packs/$PACK" $PREPARE
 else
   echo "stage: the data are not all here yet: $(cd "$work/out/stage" && echo *)"
   exit 0

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from travel import main
 
+from forcelaw.data.pack import Pack
 from forcelaw.store.runs import runs
 from forcelaw.study import worker
 from forcelaw.study.config import load
@@ -246,3 +248,36 @@ def test_a_pack_with_another_hash_is_warned_of(tmp_path, bare) -> None:
     (tmp_path / "data.env").write_text("PACK=p\nSOURCE=none\nPREPARE=\nHASH=0123\n")
     done = machine(tmp_path, bare | {"DATA_ENV": str(tmp_path / "data.env")}, "stage.sh")
     assert "WARNING" in done.stdout and "0123" in done.stdout
+
+
+def molecules(path: Path, distances: np.ndarray) -> Path:
+    """Molecules of hydrogen with the energies and forces of a spring."""
+    positions = np.zeros((len(distances), 2, 3))
+    positions[:, 1, 2] = distances
+    forces = np.zeros_like(positions)
+    forces[:, 0, 2] = 30 * (distances - 0.74)
+    forces[:, 1] = -forces[:, 0]
+    energy = -31 + 15 * (distances - 0.74) ** 2
+    np.savez(path, R=positions, z=np.array([1, 1]), E=energy, F=forces)
+    return path
+
+
+@pytest.mark.timeout(120)
+def test_a_pack_of_two_files_is_made_when_both_are_there(tmp_path, bare) -> None:
+    parts = []
+    for name, low in (("a.npz", 0.6), ("b.npz", 0.9)):
+        file = molecules(tmp_path / name, low + 0.01 * np.arange(20))
+        assert main(["export", str(file), "--to", str(tmp_path / "data"), "--part-mb", "1"]) == 0
+        parts.append(next((tmp_path / "data").glob(f"{name}.tar*")))
+    prepare = "--group frame --energy-unit eV --length-unit Angstrom"
+    (tmp_path / "data.env").write_text(
+        f'PACK=p\nSOURCE="a.npz b.npz"\nPREPARE="{prepare}"\nHASH=\n'
+    )
+    folder, environment = tmp_path / "m", bare | {"DATA_ENV": str(tmp_path / "data.env")}
+    (folder / "out" / "carry").mkdir(parents=True)
+    for part, said in zip(parts, ("not all here yet", "pack p is here"), strict=True):
+        shutil.copy(part, folder / "out" / "carry")
+        done = machine(folder, environment, "stage.sh")
+        assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
+    pack = Pack(folder / "packs" / "p")
+    assert [record["structures"] for record in pack.manifest["sources"]] == [20, 20]

@@ -1,6 +1,9 @@
 """Conformers and labels against the Haar measure, tblite's own ASE calculator, finite
 differences."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,8 +14,13 @@ from ase import Atoms
 from ase.geometry.analysis import Analysis
 from scipy.stats import kstest
 
-from forcelaw.data.generate.conformers import Distribution, conformers, random_rotation
+from forcelaw.cli.main import build_parser
+from forcelaw.cli.options import from_options
+from forcelaw.data.generate.assemble import command
+from forcelaw.data.generate.conformers import conformers, random_rotation
 from forcelaw.data.generate.label import label
+from forcelaw.data.generate.options import Distribution, GenerateOptions
+from forcelaw.data.generate.worker import compute
 
 D = Distribution()
 
@@ -63,6 +71,34 @@ def test_displacement_is_what_is_declared():
     assert still.std() < 0.005
     # variance of the difference along the bond: 2 E[(s u)^2] = 2 s^2 / 3
     assert moved.std() == pytest.approx(0.05 * np.sqrt(2 / 3), rel=0.25)
+
+
+def test_partly_relaxed_with_a_fixed_number_of_steps():
+    """Twenty steps are twenty steps, whichever part of the conformers they are for."""
+    both = {"conformers": 4, "unrelaxed": 0, "partly_steps": 20}
+    partly = Distribution(**both, partly=1)
+    rest = Distribution(**both, partly=0, relaxed_steps=20)
+    found = [conformers("CCCO", np.random.default_rng(2), d)[1] for d in (partly, rest)]
+    assert len(found[0]) == 4 and all((a == b).all() for a, b in zip(*found, strict=True))
+
+
+def test_a_component_above_the_limit_drops_the_structure():
+    molecules = [["CCO", "CCO"]]
+    whole = compute(molecules, 3, Distribution(conformers=6))
+    largest = np.abs(whole["forces"]).reshape(6, -1).max(axis=1)
+    limit = float(np.median(largest))
+    kept = compute(molecules, 3, Distribution(conformers=6, max_component=limit))
+    below = largest <= limit
+    assert 0 < below.sum() < 6 and kept["energies"].tolist() == whole["energies"][below].tolist()
+    reason = f"component of a force above {limit:g} eV/Angstrom"
+    assert json.loads(str(kept["failures"])) == {reason: int((~below).sum())}
+
+
+def test_the_command_in_the_manifest_has_every_option_of_the_distribution():
+    given = GenerateOptions(out=Path("p"), workers=1, displacement=0.09, max_component=20)
+    words = command(given).split()[1:]
+    args = build_parser(["data"]).parse_args(words)
+    assert from_options(GenerateOptions, args) == given
 
 
 def test_molecule_without_conformer_gives_an_empty_list():

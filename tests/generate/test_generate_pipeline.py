@@ -18,8 +18,8 @@ pytest.importorskip("rdkit", reason="rdkit is in the extra 'generate'")
 pytest.importorskip("tblite", reason="tblite is in the extra 'generate'")
 
 from forcelaw.cli.main import build_parser
-from forcelaw.data.generate.conformers import Distribution
 from forcelaw.data.generate.molecules import drawn
+from forcelaw.data.generate.options import Distribution
 from forcelaw.data.generate.pipeline import MAX_CRASHES, Worker
 from forcelaw.data.generate.worker import compute
 from forcelaw.data.pack import Pack, group_hash

@@ -104,8 +104,8 @@ def test_the_first_structures_are_what_the_command_makes(sample):
     from importlib.metadata import version
     from itertools import islice
 
-    from forcelaw.data.generate.conformers import Distribution
     from forcelaw.data.generate.molecules import drawn
+    from forcelaw.data.generate.options import Distribution
     from forcelaw.data.generate.worker import compute
 
     for name, made in sample.manifest["generator"]["versions"].items():

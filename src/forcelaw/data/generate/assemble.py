@@ -24,11 +24,11 @@ from ..pack import PackWriter, refuse_existing
 from ..prepare import manifest, summary
 from ..readers import Block
 from ..splits import TRAIN, VALIDATION, split_of
-from .conformers import POSITION_QUANTUM, Distribution
+from .conformers import POSITION_QUANTUM
 from .fragments import CHAINS, LINKERS, RINGS, SMALL, SUBSTITUENTS
 from .label import ACCURACY, METHOD
 from .molecules import CORES, ELEMENTS, MAX_ATOMS, MIN_ATOMS, drawn
-from .options import GenerateOptions
+from .options import Distribution, GenerateOptions
 from .pipeline import CHUNK, Plan, Run, settings_hash
 from .smiles import listed, read_column
 
@@ -49,8 +49,9 @@ def command(options: GenerateOptions) -> str:
         words += [f"--{name}", str(getattr(options, name))]
     if options.smiles:
         words += ["--smiles", place(options.smiles)]
-    if options.conformers != 3:
-        words += ["--conformers", str(options.conformers)]
+    for name, field in Distribution.model_fields.items():
+        if (value := getattr(options, name)) != field.default:
+            words += [f"--{name.replace('_', '-')}", str(value)]
     if options.val_fraction != 0.1:
         words += ["--val-fraction", str(options.val_fraction)]
     return shlex.join(words)
@@ -78,7 +79,9 @@ def generate(options: GenerateOptions) -> Path:
     refuse_existing(options.out, options.overwrite)
     options = options.model_copy(update={"workers": options.workers or usable_cores()})
     out, smiles = options.out, options.smiles
-    distribution = Distribution(conformers=options.conformers)
+    distribution = Distribution(
+        **{name: getattr(options, name) for name in Distribution.model_fields}
+    )
     column = read_column(smiles) if smiles else None
     what = settings(options, distribution)
     skipped: Counter[str] = Counter()

@@ -1,40 +1,26 @@
 """Conformers away from equilibrium: ETKDG, a partial MMFF relaxation, a normal displacement, a
 random rotation.
 
-Distribution (:class:`Distribution`, written to the manifest): of the conformers of ETKDGv3,
-``unrelaxed`` stay as embedded, ``partly`` take 5 to 20 MMFF94 steps and the rest up to 200 (UFF
-where MMFF has no parameters); then every atom is moved by a normal of standard deviation uniform in
-0 to ``displacement`` Angstrom (one for the structure); then the centre of the positions goes to the
-origin and the structure gets a rotation uniform on SO(3). Embedders align molecules with
-their principal axes: without the rotation an unconstrained model would read that frame for free.
-Last, positions are rounded to the quantum in which they are stored, before they are labelled, so
-that labels are exact for what a reader gets.
+Distribution (:class:`.Distribution`, written to the manifest): of the conformers of ETKDGv3,
+``unrelaxed`` stay as embedded, ``partly`` take ``partly_steps`` to 20 MMFF94 steps and the rest up
+to 200 (UFF where MMFF has no parameters); then every atom is moved by a normal of standard
+deviation uniform in 0 to ``displacement`` Angstrom (one for the structure); then the centre of the
+positions goes to the origin and the structure gets a rotation uniform on SO(3). Embedders align
+molecules with their principal axes: without the rotation an unconstrained model would read that
+frame for free. Last, positions are rounded to the quantum in which they are stored, before they are
+labelled, so that labels are exact for what a reader gets.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from pydantic import Field
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from ...settings import Settings
+from .options import Distribution
 
 POSITION_QUANTUM = 1e-3  # Angstrom
-
-
-class Distribution(Settings):
-    """How conformers are spread around their minima; the defaults give a mean force norm near 1.8
-    eV/Angstrom."""
-
-    conformers: int = Field(3, ge=1, description="conformers asked for per molecule")
-    unrelaxed: float = Field(0.10, ge=0, le=1, description="part left as embedded by ETKDGv3")
-    partly: float = Field(0.30, ge=0, le=1, description="part relaxed by 5 to 20 MMFF steps")
-    relaxed_steps: int = Field(200, ge=1, description="most MMFF steps of the rest")
-    displacement: float = Field(0.05, ge=0)
-    """upper end of the displacement's standard deviation, Angstrom"""
-    max_force: float = Field(20.0, gt=0)
-    """structures with an atom above it are dropped, eV/Angstrom"""
+PARTLY_MOST = 20  # MMFF steps
 
 
 def random_rotation(rng: np.random.Generator) -> np.ndarray:
@@ -88,7 +74,7 @@ def conformers(
     properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
     found = []
     for index in ids:
-        kind, steps = rng.random(), int(rng.integers(5, 21))
+        kind, steps = rng.random(), int(rng.integers(d.partly_steps, PARTLY_MOST + 1))
         if kind >= d.unrelaxed + d.partly:
             steps = d.relaxed_steps
         field = _force_field(mol, properties, index) if kind >= d.unrelaxed else None

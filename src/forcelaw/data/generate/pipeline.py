@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 from ...errors import DataError
 from ...progress import Progress
-from .conformers import Distribution
 from .molecules import Molecule
+from .options import Distribution
 from .worker import read_chunk
 
 # molecules; about 1.5 s of work, so that little is lost by a kill and dispatching costs nothing

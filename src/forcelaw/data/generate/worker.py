@@ -22,8 +22,9 @@ import numpy as np
 from rdkit import RDLogger
 
 from ..pack import group_hash
-from .conformers import Distribution, conformers
+from .conformers import conformers
 from .label import label
+from .options import Distribution
 
 
 def compute(molecules: list[list[str]], seed: int, d: Distribution) -> dict[str, np.ndarray]:
@@ -53,6 +54,8 @@ def compute(molecules: list[list[str]], seed: int, d: Distribution) -> dict[str,
                 failures["label not finite"] += 1
             elif largest > d.max_force:
                 failures[f"force above {d.max_force:g} eV/Angstrom"] += 1
+            elif d.max_component is not None and np.abs(f).max() > d.max_component:
+                failures[f"component of a force above {d.max_component:g} eV/Angstrom"] += 1
             else:
                 counts.append(len(z))
                 groups.append(group_hash(group))

@@ -232,6 +232,8 @@ def test_equal_architectures_need_equal_compute():
 def test_what_cannot_be_compared():
     with pytest.raises(FitError, match="one architecture only"):
         compare(study(6))
+    with pytest.raises(FitError, match="no row is left"):
+        compare(study(6).take(np.zeros(len(study(6)), bool)))
     runs = join(study(8), study(2, seed=1))
     found = compare(runs, x=None)
     assert (

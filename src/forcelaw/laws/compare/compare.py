@@ -198,8 +198,9 @@ def compare(
     """
     runs = as_runs(runs)
     if len(runs.group_names) < 2:
+        name = runs.group_names[0] or "no architecture column" if runs.group_names else ""
         raise FitError(
-            f"there is one architecture only ({runs.group_names[0] or 'no architecture column'})",
+            f"there is one architecture only ({name})" if name else "no row is left",
             where="compare",
             remedy="name the column of architectures: --columns architecture=...",
         )

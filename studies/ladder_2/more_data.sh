@@ -4,7 +4,7 @@
 #   more_data.sh FOLDER OLD.h5 [WORKERS]     PYTHON   default: python3     (with forcelaw, rdkit, tblite)
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/../.." && pwd)
-folder=$(cd "$1" && pwd) old=$2 workers=${3:-$(nproc)}
+folder=$(cd "$1" && pwd) old=$(realpath -m "$2") workers=${3:-$(nproc)}
 export PYTHON=${PYTHON:-python3} PYTHONPATH="$repo/src${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=1
 at_once=$(( workers >= 8 ? 4 : 1 ))  # lists; their workers wait for each other at the end of each
 export EACH=$(( workers / at_once ))

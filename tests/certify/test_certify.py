@@ -115,12 +115,22 @@ def test_parts_of_matrices_that_nothing_reaches_are_counted(carried: int, verdic
     [
         ({"carried": 0}, "symmetry", "note"),  # inversion too, more than it declares
         ({"untied": True, "roll": "random"}, "forces", "holds"),  # energies that turn fast
+        ({"canonical": "average4"}, "symmetry", "note"),  # by its frames, not as an architecture
+        ({"canonical": "average4"}, "FLOPs", "holds"),  # of four passes
+        ({"canonical": "average4"}, "extensivity", "fails"),  # one frame for both molecules
     ],
 )
-def test_what_looks_like_a_fault_of_esen_and_is_none(options, line: str, verdict: str) -> None:
-    subject = Subject("esen", PACK, options=options)
+def test_options_have_what_they_have(options, line: str, verdict: str) -> None:
+    name = "mpnn" if "canonical" in options else "esen"
+    subject = Subject(name, PACK, options=options)
     subject.data = DATA
-    assert _measured(line, subject).verdict == verdict
+    found = _measured(line, subject)
+    assert found.verdict == verdict, found.found
+    if line == "FLOPs":
+        plain = Subject(name, PACK)
+        plain.data = DATA
+        kappa = _measured(line, plain).values["1e+04"]["kappa"]
+        assert found.values["1e+04"]["kappa"] == pytest.approx(4 * kappa)
 
 
 def test_widths_of_the_coordinate_check_have_channels_in_every_frame() -> None:

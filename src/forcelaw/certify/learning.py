@@ -37,8 +37,8 @@ SHORT = 80  # steps of a short run, at most
 ENOUGH = 32  # steps of a short run for which a width is given up
 FEW = 16  # steps of a short run, at least
 LEARNT = 0.95  # of the loss without a model: above, which rate is best is chance
-IDLE = 0.15  # of N that nothing reaches. The ends of two layers leave up to .09: the first of PaiNN
-# has no vectors yet, no head reads the last one's l = 2
+IDLE = 0.2  # of N that nothing reaches. The ends of two layers leave up to .16: the first of PaiNN
+# has no vectors yet, of either end of an edge; no head reads the last one's l = 2 of eSEN
 SECONDS = 60.0  # of a core that the learning-rate sweeps may take, beyond FEW steps a run
 
 
@@ -283,8 +283,6 @@ def learning_rates(subject: Subject) -> Line:
     found = f"best {best[0]:.1g} at width {narrow}, {best[1]:.1g} at {wide}: width^{exponent:+.1f}"
     found += "; one rate serves all" if kept else "; sweep at several sizes"
     ends = [factor * subject.entry.learning_rate for factor in (factors[0], factors[-1])]
-    if set(best) & set(ends):
-        found += " (a best rate is at an end of what was tried)"
     values = {
         "widths": [narrow, wide],
         "steps": steps,
@@ -299,6 +297,9 @@ def learning_rates(subject: Subject) -> Line:
     if max(lowest) > LEARNT * none:
         words = f"after {steps} steps losses are {lowest[0]:.3f} and {lowest[1]:.3f}"
         found = f"not told: {words}, {none:.3f} without a model"
+        return Line("learning rate", "note", found, values)
+    if set(best) & set(ends):
+        found = f"not told: {found.split(':')[0]}, an end of what was tried"
         return Line("learning rate", "note", found, values)
     verdict: Verdict = "holds" if kept else "note" if subject.standard else "fails"
     return Line("learning rate", verdict, found, values)

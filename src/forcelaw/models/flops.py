@@ -43,8 +43,10 @@ def counted(build: Callable[[Any], Any], config: ModelConfig) -> Flops:
 
     Work that grows faster than the edges, such as triplets, is right at that number of neighbours.
     Kernels that the counter does not know count nothing, unless they are declared to it
-    (torch.utils.flop_counter.register_flop_formula).
+    (torch.utils.flop_counter.register_flop_formula). Of one pass, as closed forms are: frames of
+    whole structures (``canonical``) are left to :meth:`Architecture.flops_for`.
     """
+    config = config.model_copy(update={"canonical": "none"})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(config)

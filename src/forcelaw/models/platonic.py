@@ -185,17 +185,21 @@ class Layer(nn.Module):
 
 
 class GroupHead(nn.Module):
-    """SiLU(W x), then one linear map (C -> outputs) in every frame: (n, G C) -> (n, G, outputs);
-    zero at the start."""
+    """SiLU(W x), then one linear map in every frame, summed over frames: (n, G C) -> numbers (n,),
+    or vectors (n, 3), which are turned back before; zero at the start."""
 
-    def __init__(self, c: PlatonicConfig, outputs: int):
+    def __init__(self, c: PlatonicConfig, *, vectors: bool):
         super().__init__()
+        self.vectors = vectors
         self.hidden = GroupLinear(c, c.channels, c.channels)
-        self.last = Linear(c.channels, outputs, "output", c.m, bias=False)
+        self.last = Linear(c.channels, 3 if vectors else 1, "output", c.m, bias=False)
 
     def forward(self, x: Tensor, frames: Frames) -> Tensor:
         y = ops.silu(self.hidden(x, frames))
-        return self.last(y.view(len(x), frames.order, -1))
+        parts = self.last(y.view(len(x), frames.order, -1))
+        if not self.vectors:
+            return parts.sum((1, 2))
+        return (frames.matrices(parts) * parts.unsqueeze(2)).sum((1, 3))
 
 
 class Platonic(ForceField):
@@ -211,9 +215,9 @@ class Platonic(ForceField):
         slopes = [c.decay * 2.0 ** ((h + 0.5) / heads - 0.5) for h in range(heads)]
         self.register_buffer("slopes", torch.tensor(slopes * c.order), persistent=False)
         self.norm = GroupNorm(c)
-        self.energy = GroupHead(c, 1)
+        self.energy = GroupHead(c, vectors=False)
         self.shift = mark(nn.Parameter(torch.zeros(1)), "vector", c.m)  # bias of the energy
-        self.force = GroupHead(c, 3) if c.forces == "direct" else None
+        self.force = GroupHead(c, vectors=True) if c.forces == "direct" else None
 
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         frames = self.frames
@@ -225,11 +229,8 @@ class Platonic(ForceField):
         x = self.norm(x, frames)
         if self._keeping:
             self.remember(x.view(len(x), frames.order, -1).mean(1))
-        energy = self.energy(x, frames).sum((1, 2)) + self.shift
-        if self.force is None:
-            return energy, None
-        parts = self.force(x, frames)
-        return energy, (frames.matrices(parts) * parts.unsqueeze(2)).sum((1, 3))
+        energy = self.energy(x, frames) + self.shift
+        return energy, None if self.force is None else self.force(x, frames)
 
 
 def flops(c: PlatonicConfig) -> Flops:

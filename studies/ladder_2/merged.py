@@ -4,20 +4,23 @@
 
 Rows are the final losses of runs at 16 structures a step, each at the rate for its own length, and,
 of the slice at 64, which has one length, the evaluations from step 2,000 on: its columns are called
-"MPNN, 64 a step" and so on, since a law in D holds at one batch. ``length`` is the atoms that a run
+"MPNN (64)" and so on, since a law in D holds at one batch. ``length`` is the atoms that a run
 sees by its end, ``batch`` its structures a step. Tables are read from results/ladder_2_*; those of
 the long grid are taken where they are.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from grid_analysis import finished
 
 RESULTS = Path("results")
 LENGTHS = ("ladder_2_grid_1m", "ladder_2_grid_4m", "ladder_2_grid", "ladder_2_grid_long")
+ORDER = ("mpnn", "painn", "egnn", "esen")  # the first one is what the others are compared with
 SLICE, FROM_STEP = "ladder_2_grid_64", 2000  # the slice at 64 structures a step
 
 
@@ -32,12 +35,31 @@ def merged() -> pl.DataFrame:
     parts = [
         runs_of(name, 16).filter(pl.col("final")) for name in LENGTHS if (RESULTS / name).is_dir()
     ]
-    label = pl.col("architecture") + ", 64 a step"
+    label = pl.col("architecture") + " (64)"
     parts.append(
         runs_of(SLICE, 64).filter(pl.col("step") >= FROM_STEP).with_columns(architecture=label)
     )
     table = pl.concat(parts, how="diagonal_relaxed")
-    return table.sort("batch", "architecture", "n", "seed", "length", "d")
+    place = pl.col("variant").replace_strict({v: k for k, v in enumerate(ORDER)})
+    return table.sort(place, "batch", "n", "seed", "length", "d")
+
+
+def described(table: pl.DataFrame) -> dict[str, Any]:
+    """What the report says of the study: that of the short grid, and the columns of all."""
+    grid = json.loads((RESULTS / "ladder_2_grid" / "study.json").read_text())
+    columns = {entry["architecture"]: entry for entry in grid["architectures"]}
+    present = table.unique(["variant", "architecture"], maintain_order=True)
+    labels = present.select("variant", "architecture").iter_rows()
+    return {
+        "name": "ladder_2",
+        "description": "Four columns at one depth: runs of several lengths, each at the learning"
+        " rate for its own length, at 16 structures a step, and a slice at 64.",
+        "command": "python studies/ladder_2/merged.py",
+        "created": grid["created"],
+        "versions": grid["versions"],
+        "architectures": [columns[variant] | {"label": label} for variant, label in labels],
+        "data": grid["data"],
+    }
 
 
 def main() -> None:
@@ -45,6 +67,7 @@ def main() -> None:
     out.mkdir(exist_ok=True)
     table = merged()
     table.write_parquet(out / "runs.parquet", compression="zstd")
+    (out / "study.json").write_text(json.dumps(described(table), indent=1) + "\n")
     studies = ", ".join(sorted(table["study"].unique()))
     print(f"{table['run'].n_unique()} runs, {len(table)} rows of {studies}")
 

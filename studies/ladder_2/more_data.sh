@@ -13,7 +13,8 @@ make_part() {  # two or four conformers a molecule, spread as those of the old f
   local conformers=4
   (( 10#$1 >= 14 && 10#$1 < 18 )) && conformers=2
   "$PYTHON" -m forcelaw.cli data generate --smiles "$1.smi" --out "$1" --count 1000000 --seed 23 --workers "$EACH" --val-fraction 0 \
-    --conformers $conformers --unrelaxed 0.3 --partly 0.3 --partly-steps 20 --displacement 0.09 --max-force 35 --max-component 20 >"$1.log" 2>&1
+    --conformers $conformers --unrelaxed 0.3 --partly 0.3 --partly-steps 20 --displacement 0.09 --max-force 35 --max-component 20 >"$1.log" 2>&1 ||
+    { echo "list $1:"; tail -n 3 "$1.log"; return 1; }
 }
 export -f make_part
 cd "$folder"

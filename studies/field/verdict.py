@@ -7,6 +7,7 @@ TABLE: a directory of runs (out/field) or of exported evidence. --times: folders
 times step time. A size that was not measured has the time of the nearest one that was: of a
 package, whose eager steps wait for Python, as it is; of ours in the ratio of the planned times
 (study/step_times.json). Hours of the runs themselves were measured side by side, and not used.
+--compiled: packages by their compiled steps where these were measured.
 
 Printed: final losses and rates by size; for every pair of columns the ratio of losses at each size,
 with Student's t on the spread between seeds at 1e5, pooled over the columns (at other sizes one
@@ -35,6 +36,7 @@ from forcelaw.table.read import read
 
 POINTS = 5  # budgets at which frontiers are compared
 STEP_ATOMS = 1400  # of the rows of field_table.py that count
+LEVELS = (0.7, 0.5, 0.4, 0.3, 0.25, 0.2)  # losses that are asked for
 NAMED = 3  # columns that a line about a budget lists
 
 
@@ -89,8 +91,9 @@ def notes(own: pl.DataFrame) -> list[str]:
 class Times:
     """Seconds of a step alone on the card, by architecture, forces and N."""
 
-    def __init__(self, folders: list[Path]):
+    def __init__(self, folders: list[Path], compiled: bool = False):
         self.measured: dict[tuple[str, str], dict[int, float]] = {}
+        faster: dict[tuple[str, str], dict[int, float]] = {}
         for folder in folders:
             for line in (folder / "rows.jsonl").read_text().splitlines():
                 row = json.loads(line)
@@ -101,6 +104,10 @@ class Times:
                 known = self.measured.setdefault((name, forces), {})
                 if way == "eager" and not (row["key"].startswith(f"{name}:ker") and known):
                     known[row["N"]] = row["ms"] / 1e3
+                elif way == "compiled" and name not in ARCHITECTURES:
+                    faster.setdefault((name, forces), {})[row["N"]] = row["ms"] / 1e3
+        if compiled:
+            self.measured |= faster
 
     def seconds(self, column: Column, n: int, depth: int, flops: float) -> float:
         """A step of ``flops``; NaN where the column was not measured."""
@@ -219,6 +226,25 @@ def at_equal_cost(found: list[Column], cost: str, margin: float) -> None:
         print(f"  {what:>13}: {said}  ({close} not told apart, of {len(there)})")
 
 
+def reached(found: list[Column], cost: str) -> None:
+    """What each column had spent when it first came down to a loss."""
+    print(f"  {'first at a loss of':<18}" + "".join(f"{level:>9}" for level in LEVELS))
+    for column in found:
+        x, y = frontier(column.rows, cost)
+        cells = []
+        for level in np.log(LEVELS):
+            below = np.flatnonzero(y <= level)
+            if not len(below):
+                cells.append("-")
+                continue
+            k = int(below[0])
+            at = x[0] if k == 0 else np.interp(-level, -y[k - 1 : k + 1], x[k - 1 : k + 1])
+            value = math.exp(at) * (1 if cost == "c" else 3600)
+            cells.append(("<" if k == 0 else "") + f"{value:.2g}")
+        if any(cell != "-" for cell in cells):
+            print(f"  {column.label:<18}" + "".join(f"{cell:>9}" for cell in cells))
+
+
 def figure(found: list[Column]) -> Figure:
     chosen = looks([(c.label, c.architecture) for c in found])
     panels = []
@@ -253,11 +279,12 @@ def main() -> int:
     )
     parser.add_argument("table")
     parser.add_argument("--times", nargs="*", type=Path, default=[Path("results/field/table")])
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     frame = read(given.table).frame
     found = columns(frame, {})
-    times = Times(given.times)
+    times = Times(given.times, given.compiled)
     for column in found:
         with_hours(column, times)
     found.sort(key=lambda c: min(c.ends[max(c.ends)]) if c.ends else math.inf)
@@ -289,8 +316,11 @@ def main() -> int:
     margin = stats.t.ppf(0.975, freedom) * sd * math.sqrt(2) if freedom else math.inf
     print(f"at equal FLOPs (margin {math.expm1(margin):.1%}):")
     at_equal_cost(whole, "c", margin)
+    reached(whole, "c")
     print("at equal hours of steps alone on the card:")
     at_equal_cost(whole, "hours", margin)
+    print("  seconds:")
+    reached(whole, "hours")
     if given.figure:
         save_alone(figure(whole), given.figure)
     return 0

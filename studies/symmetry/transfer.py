@@ -1,13 +1,15 @@
 """Does the best learning rate stay put with the width? Read by the rules in transfer.yaml.
 
-    python studies/symmetry/transfer.py TABLE [--losses]
+    python studies/symmetry/transfer.py TABLE [--losses] [--rate eSEN=0.0074 PaiNN=0.0063]
 
 TABLE: a directory of runs (out/symmetry_transfer) or of exported evidence. For each column: the
 best rate at each width, a trailing mark where it lies at an end (`<`, `>`) or the losses have no
 minimum (`?`); the slope of its logarithm in log width, between the narrowest and the widest; the
 cost at the widest width of the rate that is best at the narrowest; that of the one rate of the
 sweeps which serves all widths best, at the width where it serves worst; and the verdict. --losses:
-every final loss below its column. A diverged run is one of infinite loss.
+every final loss below its column. --rate: what a rate that another study took costs at each width,
+by the parabola, for columns whose label begins like that. A diverged run is one of infinite loss;
+sweeps that are not over at a width are left out.
 """
 
 from __future__ import annotations
@@ -61,6 +63,14 @@ class AtWidth:
             end = ""
         return rate, end
 
+    def near(self, rate: float) -> float:
+        """Loss at a rate over that at the best one, by the parabola; nan where there is none."""
+        finite = self.finite
+        if len(finite) < LEAST:
+            return math.nan
+        best, curvature, _ = vertex(list(finite), list(finite.values()))
+        return math.exp(curvature * math.log(rate / best) ** 2)
+
     def cost(self, rate: float) -> float:
         """Loss at a rate over the lowest. Of a rate beyond the sweep that of the nearest: a bound
         from below, where losses rise towards that end."""
@@ -70,12 +80,12 @@ class AtWidth:
 
 def sweeps(frame: pl.DataFrame) -> dict[str, list[AtWidth]]:
     """Column -> its sweeps by ascending width, from runs of seed 0 that are over."""
-    over = frame.filter((pl.col("kind") == "sweep") & pl.col("status").is_in(OVER))
+    swept = frame.filter(pl.col("kind") == "sweep")
+    of = ["architecture", "width"]
+    over = swept.filter(pl.col("status").is_in(OVER).all().over(of))
     ends = over.sort("d").group_by("run", maintain_order=True).last()
     found: dict[str, list[AtWidth]] = {}
-    groups = ends.sort("architecture", "width", "lr").group_by(
-        ["architecture", "width"], maintain_order=True
-    )
+    groups = ends.sort(*of, "lr").group_by(of, maintain_order=True)
     for (name, width), rows in groups:
         losses = {
             row["lr"]: row["loss"] if row["status"] == "finished" else math.inf
@@ -134,16 +144,27 @@ def judge(found: list[AtWidth], close: float) -> Transfer:
     return Transfer(best, slope, cost, one, verdict)
 
 
-def show(name: str, found: list[AtWidth], said: Transfer, losses: bool) -> None:
-    """One row, and with ``losses`` those of the sweeps."""
-    bests = "  ".join(
-        f"{at.width}: {rate:.1e}{MARKS[end]}" for at, (rate, end) in zip(found, said.best)
-    )
+def show(name: str, found: list[AtWidth], close: float) -> None:
+    """One row of a column."""
+    best = [at.found() for at in found]
+    bests = "  ".join(f"{at.width}: {rate:.1e}{MARKS[end]}" for at, (rate, end) in zip(found, best))
+    row = f"{name:<20}{f'{found[-1].n / found[0].n:.0f}x':>5}  {bests:<42}"
+    if len(found) < 2 or not all(at.finite for at in found):
+        print(f"{row}{'':>34}  open: fewer than two widths")
+        return
+    said = judge(found, close)
     print(
-        f"{name:<20}{f'{found[-1].n / found[0].n:.0f}x':>5}  {bests:<42}{said.slope:>+7.2f}"
-        f"{100 * (said.cost - 1):>+8.1f}%{said.one[0]:>10.1e}{100 * (said.one[1] - 1):>+7.1f}%"
-        f"  {said.verdict}"
+        f"{row}{said.slope:>+7.2f}{100 * (said.cost - 1):>+8.1f}%"
+        f"{said.one[0]:>10.1e}{100 * (said.one[1] - 1):>+7.1f}%  {said.verdict}"
     )
+
+
+def details(name: str, found: list[AtWidth], losses: bool, rates: dict[str, float]) -> None:
+    """What is below a row: costs of rates that were taken elsewhere, final losses."""
+    for of, rate in rates.items():
+        if name.startswith(of):
+            listed = "  ".join(f"{at.width}: {100 * (at.near(rate) - 1):+.1f}%" for at in found)
+            print(f"    {rate:g} costs by width  {listed}")
     for at in found if losses else []:
         listed = "  ".join(f"{rate:g}: {loss:.4f}" for rate, loss in at.losses.items())
         print(f"    width {at.width}, N = {at.n:,}: {listed}")
@@ -155,24 +176,22 @@ def main() -> int:
     )
     parser.add_argument("table")
     parser.add_argument("--losses", action="store_true", help="every final loss")
+    parser.add_argument("--rate", nargs="+", default=[], metavar="LABEL=RATE")
     args = parser.parse_args()
+    rates = {label: float(rate) for label, _, rate in (text.rpartition("=") for text in args.rate)}
     frame = read(args.table).frame
     transformer = pl.col("architecture").is_in(TRANSFORMERS)
     for title, of in (("transformers", transformer), ("message passing", ~transformer)):
         part = frame.filter(of)
         sd, freedom = seed_spread(part)
         close = max(CLOSE, 2 * math.sqrt(2) * sd) if freedom else CLOSE
-        print(
-            f"{title}: seeds differ by {100 * sd:.1f}% ({freedom} repeats), so costs are close to 1"
-        )
-        print(f"below {100 * close:.1f}%")
+        known = f"seeds differ by {100 * sd:.1f}% ({freedom} repeats)" if freedom else "no repeats"
+        print(f"{title}: {known}; a cost is close to 1 below {100 * close:.1f}%")
         heads = f"{'slope':>7}{'cost':>9}{'one rate':>10}{'costs':>8}  verdict"
         print(f"{'column':<20}{'N':>5}  {'best rate by width':<42}{heads}")
         for name, found in sweeps(part).items():
-            if len(found) < 2 or not all(at.finite for at in found):
-                print(f"{name:<20} open: fewer than two widths with a run that finished")
-                continue
-            show(name, found, judge(found, close), args.losses)
+            show(name, found, close)
+            details(name, found, args.losses, rates)
     return 0
 
 

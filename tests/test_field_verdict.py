@@ -92,8 +92,19 @@ def test_hours_are_steps_times_the_step_alone(verdict: Any, tmp_path: Path) -> N
     one = column(verdict, "NequIP", 1.0, 1.0)
     verdict.with_hours(one, times)
     assert one.rows["hours"].to_list() == pytest.approx((one.rows["step"] * 0.117 / 3600).to_list())
+    fast = verdict.Times([tmp_path], compiled=True)
+    assert fast.seconds(one, 30_000, 2, 1e9) == pytest.approx(0.007)
     ours = verdict.Column("PaiNN", "painn", "conservative", one.rows)
     large, small = (times.seconds(ours, n, 4, f) for n, f in ((1_000_000, 2e10), (30_000, 6e8)))
     assert large == pytest.approx(0.003) and 0.0001 < small < 0.003
     unknown = verdict.Column("MPNN", "mpnn", "direct", one.rows)
     assert math.isnan(times.seconds(unknown, 30_000, 2, 1e9))
+
+
+def test_what_was_spent_when_a_loss_was_first_reached(verdict: Any, capsys: Any) -> None:
+    verdict.reached([column(verdict, "a", 1.0, 1.0)], "c")
+    head, row = capsys.readouterr().out.splitlines()
+    cells = dict(zip(head.split()[5:], row.split()[1:]))
+    # from .631 at a cost of 100 to .347 at 4e4, and cost ** -.1 on the way
+    assert cells["0.7"] == "<1e+02" and cells["0.3"] == "-"
+    assert float(cells["0.5"]) == pytest.approx(0.5**-10, rel=0.1)

@@ -1,8 +1,8 @@
 """The state of a study that travels between machines, and how two of them become one.
 
-What travels: study.json, rates.json, pieces/, and of every run spec.json, metrics.jsonl and
-result.json. Checkpoints travel for runs that are under way only; those of finished runs are large
-and nothing needs them.
+What travels: study.json, rates.json, sizes.json, pieces/, and of every run spec.json, metrics.jsonl
+and result.json. Checkpoints travel for runs that are under way only; those of finished runs are
+large and nothing needs them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from forcelaw.store.runs import RunDirectory, runs
 from forcelaw.study.accounting import spent
 from forcelaw.study.config import is_later_stage
 
+TOP = ("study.json", "rates.json", "sizes.json")
 SMALL = ("spec.json", "metrics.jsonl", "result.json")
 CHECKPOINT = ("last.safetensors", "last.json")
 FILES = {*SMALL, *CHECKPOINT}
@@ -59,7 +60,7 @@ def export_study(out: Path, folder: Path, name: str, *, part: int, most: int) ->
     """Write the state of the study in ``out`` to FOLDER/NAME.tar.K-of-N; parts of ``part`` bytes,
     ``most`` of them. Where not every checkpoint fits, those that hold the most device time for
     their size go first."""
-    files = {p.name: p for p in (out / "study.json", out / "rates.json") if p.exists()}
+    files = {p.name: p for p in (out / top for top in TOP) if p.exists()}
     files |= {f"pieces/{p.name}": p for p in sorted((out / "pieces").glob("*.json"))}
     finished, open_runs = 0, []
     for run in runs(out / "runs"):
@@ -151,7 +152,7 @@ def merge_study(incoming: Path, out: Path) -> Merge:
         target.parent.mkdir(exist_ok=True)
         if not target.exists() or read_json(target)["seconds"] < read_json(path)["seconds"]:
             shutil.copyfile(path, target)
-    for name in ("study.json", "rates.json"):
+    for name in TOP:
         if (incoming / name).exists() and (
             not (out / name).exists() or (later and name == "study.json")
         ):

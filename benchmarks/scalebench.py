@@ -10,10 +10,11 @@ forcelaw.laws.decide.selection; R2 (no less than -1) is that of the held-out reg
 
 Without --theirs: the two tasks whose variables are those of a law of ours, by select_runs, and the
 forecast with that law, back-tests included. With --theirs: all eight tasks with ScaleBench's own
-65 laws (its Python is imported from FOLDER), its least squares of the loss within its bounds, and
-its cost; only the choice is ours. R2 is then the mean over the laws of the task and the repeats, as
-published; "sd" over both. Published: the method of the paper, at 5 and 10% (domain, sparsity: 35
-and 50%), the best of its baselines, and a fit to all data.
+65 laws (its Python is imported from FOLDER), within its bounds and by its cost. R2 is then the mean
+over the laws of the task and the repeats, as published; "sd" over both; of our choice of runs with
+the last fit of the paper (L-BFGS-B, 64 starts) and with ours (scalebench_fits.shrunk_there).
+Published: the method of the paper, at 5 and 10% (domain, sparsity: 35 and 50%), the best of its
+baselines, and a fit to all data. Choices paired with the published ones: scalebench_cross.py.
 """
 
 import argparse
@@ -25,11 +26,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.optimize import least_squares, minimize
+from scalebench_fits import PUBLISHED_STARTS, STARTS, Fitter  # in this directory
 
 from forcelaw.errors import FitError
 from forcelaw.laws.decide.extrapolation import extrapolate
-from forcelaw.laws.decide.selection import Belief, choose, noise_variance, select_runs
+from forcelaw.laws.decide.selection import choose, select_runs
 from forcelaw.table.runs import Runs
 
 # task -> columns, law of ours, published R2 at 5% and 10% of the budget
@@ -51,14 +52,7 @@ PUBLISHED = {
     "sparsity": ((0.44, 0.53), (0.39, 0.51), 0.37),
     "farseer": ((0.88, 0.93), (0.87, 0.92), 0.91),
 }
-STARTS, AGAIN = 12, 3  # random starts of the first fit of a law, and of later ones
-BEST = 6  # optima that are kept, and started from again
-SAME = 1e-3  # predictions of one optimum differ by no more
-LEAST_WEIGHT = 1e-3
-PUBLISHED_STARTS, MANY = (24, 8), 10  # of the routine of the paper; fewer beyond so many parameters
 FIRST_SHARE = 0.02
-MOST_STARTS = 64  # starts that end worse than a constant count for nothing, up to so many
-MOST = 1e6  # of a slope: some of the laws overflow within their bounds
 
 
 def root_of(folder: Path) -> Path:
@@ -97,7 +91,6 @@ def with_our_laws(folder: Path, tasks: list[str], repeats: int) -> None:
         if task not in OURS:
             continue
         (pool, test), law = load(folder, task), OURS[task][1]
-        whole = forecast_r2(pool, law, test)
         for k, share in enumerate((0.05, 0.1)):
             scores, counts = [], []
             for seed in range(repeats):
@@ -109,127 +102,10 @@ def with_our_laws(folder: Path, tasks: list[str], repeats: int) -> None:
                 counts.append(len(rows))
                 scores.append(forecast_r2(pool.take(rows), law, test))
             if scores:
-                line(task, 1, share, counts, scores, k, whole)
+                line(task, 1, share, k, counts, scores)
 
 
 # -- ScaleBench's laws ---------------------------------------------------------------------------
-
-
-class Fitter:
-    """One of ScaleBench's laws on one group of a task: least squares of the losses Y [K, O] at X
-    within its bounds, from random starts and the optima found before. Parameters with positive
-    bounds are taken as logarithms."""
-
-    def __init__(self, law: Callable, bounds: list, x: np.ndarray, y: np.ndarray, at: np.ndarray):
-        self.law, self.x, self.y, self.at = law, x, y, at
-        low, high = np.array(bounds, float).T
-        self.logs = low > 0
-        self.low, self.high = self._to(low), self._to(high)
-        self.sd = (self.high - self.low) / 4
-        self.found: list[tuple[float, np.ndarray]] = []
-
-    def _to(self, theta: np.ndarray) -> np.ndarray:
-        return np.where(self.logs, np.log(np.where(self.logs, theta, 1.0)), theta)
-
-    def _random(self, rng: np.random.Generator) -> np.ndarray:
-        return self.low + (self.high - self.low) * rng.random(len(self.sd))
-
-    def _from(self, inner: np.ndarray) -> np.ndarray:
-        return np.where(self.logs, np.exp(np.where(self.logs, inner, 0.0)), inner)
-
-    def predict(self, inner: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Losses [K, O] and their slopes [K, O, P]."""
-        theta = self._from(inner)
-        said, slopes = self.law(theta[None], x, backend="numpy")
-        slopes = slopes * np.where(self.logs, theta, 1.0)
-        slopes = np.clip(np.nan_to_num(slopes, posinf=MOST, neginf=-MOST), -MOST, MOST)
-        return said.reshape(len(x), -1), slopes.reshape(len(x), -1, len(inner))
-
-    def fit(self, rows: list[int], rng: np.random.Generator, starts: int) -> None:
-        x, y = self.x[rows], self.y[rows]
-
-        def residuals(z: np.ndarray) -> np.ndarray:
-            left = (self.predict(z * self.sd, x)[0] - y).ravel()
-            return np.nan_to_num(left, nan=1e3, posinf=1e6, neginf=-1e6)
-
-        def jacobian(z: np.ndarray) -> np.ndarray:
-            return self.predict(z * self.sd, x)[1].reshape(-1, len(z)) * self.sd
-
-        constant = float(((y - y.mean(axis=0)) ** 2).sum())
-        bounds, inside = (self.low / self.sd, self.high / self.sd), 1e-9 * (self.high - self.low)
-        old = [inner for _, inner in self.found]
-        self.found, good = [], 0
-        for k in range(len(old) + MOST_STARTS):
-            start = old[k] if k < len(old) else self._random(rng)
-            if good == starts:
-                break
-            begin = np.clip(start, self.low + inside, self.high - inside) / self.sd
-            done = least_squares(residuals, begin, jac=jacobian, bounds=bounds, max_nfev=60)
-            self.found.append((2 * done.cost, done.x * self.sd))
-            good += k >= len(old) and 2 * done.cost <= constant
-        kept: list[tuple[float, np.ndarray]] = []
-        for one in sorted(self.found, key=lambda one: one[0]):
-            there = self._there(one[1])
-            if all(np.abs(there - self._there(other[1])).max() > SAME for other in kept):
-                kept.append(one)
-        self.found = kept[:BEST]
-
-    def _there(self, inner: np.ndarray) -> np.ndarray:
-        """Predictions [T] of the targets."""
-        return np.clip(np.nan_to_num(self.predict(inner, self.at)[0].ravel()), -MOST, MOST)
-
-    def published_fit(
-        self, rows: list[int], rng: np.random.Generator, starts: int | None
-    ) -> np.ndarray:
-        """Predictions [T] of the targets by the routine of the paper (mspe.py): L-BFGS-B of the
-        mean square in the parameters as they are, from the optima found before and random starts,
-        logarithmic where bounds are positive; the best."""
-        x, y = self.x[rows], self.y[rows]
-
-        def goal(theta: np.ndarray) -> tuple[float, np.ndarray]:
-            said, slopes = self.law(theta[None], x, backend="numpy")
-            left = said.reshape(len(x), -1) - y
-            slope = slopes.reshape(-1, len(theta)).T @ left.ravel()
-            return float((left**2).sum()) / len(x), 2 * slope / len(x)
-
-        best, least, good = None, np.inf, 0
-        starts = starts or PUBLISHED_STARTS[len(self.sd) > MANY]
-        constant = float(((y - y.mean(axis=0)) ** 2).sum()) / len(x)
-        old = [inner for _, inner in self.found]
-        for k in range(len(old) + MOST_STARTS):
-            if good == starts:
-                break
-            done = minimize(
-                goal,
-                self._from(old[k] if k < len(old) else self._random(rng)),
-                method="L-BFGS-B",
-                bounds=list(zip(self._from(self.low), self._from(self.high))),
-                jac=True,
-                options={"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-10},
-            )
-            if best is None or done.fun < least:
-                best, least = done.x, done.fun
-            good += k >= len(old) and done.fun <= constant
-        return np.asarray(self.law(best[None], self.at, backend="numpy")[0]).ravel()
-
-    def believe(self, rows: list[int], rng: np.random.Generator) -> list[Belief]:
-        self.fit(rows, rng, AGAIN if self.found else STARTS)
-        squares = np.array([one[0] for one in self.found])
-        weights = ((squares + 1e-12) / (squares[0] + 1e-12)) ** (-0.5 * self.y[rows].size)
-        losses = np.clip(np.nan_to_num(self.predict(self.found[0][1], self.x)[0]), -MOST, MOST)
-        noise = noise_variance(float(squares[0]), len(rows), losses)
-        return [
-            Belief(
-                self.predict(inner, self.x)[1],
-                self.predict(inner, self.at)[1].reshape(-1, len(inner)),
-                noise,
-                float(weight / weights.sum()),
-                np.clip(np.nan_to_num(self.predict(inner, self.x)[0]), -MOST, MOST),
-                self._there(inner),
-            )
-            for (_, inner), weight in zip(self.found, weights)
-            if weight > LEAST_WEIGHT
-        ]
 
 
 def pick(fitter: Fitter, cost: np.ndarray, budget: float, rng: np.random.Generator) -> list[int]:
@@ -252,7 +128,7 @@ def pick(fitter: Fitter, cost: np.ndarray, budget: float, rng: np.random.Generat
     )
 
 
-def with_their_laws(folder: Path, tasks: list[str], repeats: int, starts: int | None) -> None:
+def with_their_laws(folder: Path, tasks: list[str], repeats: int, starts: int) -> None:
     sys.path.insert(0, str(root_of(folder)))
     registry = import_module("benchmark.dataset.registry").DATASET_REGISTRY
     warnings.simplefilter("ignore")
@@ -261,32 +137,36 @@ def with_their_laws(folder: Path, tasks: list[str], repeats: int, starts: int | 
         info, module = registry[name], import_module(f"benchmark.dataset.{name}.laws")
         shares = (info.budget_checkpoints or [0.01, 0.05, 0.1])[1:]
         groups = groups_of(root_of(folder) / "benchmark/dataset" / name, info)
-        scores: dict[float, list[float]] = {share: [] for share in (*shares, 1.0)}
-        counts: dict[float, list[int]] = {share: [] for share in (*shares, 1.0)}
-        for law, seed in ((law, seed) for law in module.LAW_REGISTRY for seed in range(repeats)):
-            for share in scores:
-                if share == 1.0 and seed:
-                    continue
-                said, truth, count = [], [], 0
-                for x, y, cost, at, held in groups:
-                    rng = np.random.default_rng(seed)
-                    fitter = Fitter(module.LAW_REGISTRY[law], module.PARAM_BOUNDS[law], x, y, at)
-                    everything = list(range(len(x)))
-                    rows = everything if share == 1 else pick(fitter, cost, share * cost.sum(), rng)
-                    count += len(rows)
-                    if rows:
-                        if share == 1:
-                            fitter.fit(rows, rng, STARTS)
-                        said.append(fitter.published_fit(rows, rng, starts))
-                        truth.append(held.ravel())
-                good = bool(said)
-                scores[share].append(
-                    r2(np.concatenate(truth), np.concatenate(said)) if good else -1.0
-                )
-                counts[share].append(count)
+        cases = [
+            (module.LAW_REGISTRY[law], module.PARAM_BOUNDS[law], seed)
+            for law in module.LAW_REGISTRY
+            for seed in range(repeats)
+        ]
         for k, share in enumerate(shares):
-            whole = float(np.mean(scores[1.0]))
-            line(task, len(module.LAW_REGISTRY), share, counts[share], scores[share], k, whole)
+            found = [
+                forecast_by(law, bounds, groups, share, seed, starts) for law, bounds, seed in cases
+            ]
+            line(task, len(module.LAW_REGISTRY), share, k, *map(list, zip(*found)))
+
+
+def forecast_by(
+    law: Callable, bounds: list, groups: list, share: float, seed: int, starts: int
+) -> tuple[int, float, float]:
+    """Runs that were chosen, and R2 by the published fit and by ours (shrunk)."""
+    theirs, ours, truth, count = [], [], [], 0
+    for x, y, cost, at, held in groups:
+        rng, fitter = np.random.default_rng(seed), Fitter(law, bounds, x, y, at)
+        rows = pick(fitter, cost, share * cost.sum(), rng)
+        count += len(rows)
+        if rows:
+            theirs.append(fitter.published_fit(rows, rng, starts))
+            fitter.fit(rows, rng, STARTS)
+            ours.append(fitter.shrunk_there(rows))
+            truth.append(held.ravel())
+    if not truth:
+        return 0, -1.0, -1.0
+    held = np.concatenate(truth)
+    return count, r2(held, np.concatenate(theirs)), r2(held, np.concatenate(ours))
 
 
 def groups_of(path: Path, info) -> list[tuple[np.ndarray, ...]]:
@@ -307,11 +187,15 @@ def groups_of(path: Path, info) -> list[tuple[np.ndarray, ...]]:
     return out
 
 
-def line(task, laws, share, counts, scores, k, whole) -> None:
+def line(
+    task: str, laws: int, share: float, k: int, counts: list[int], *scores: list[float]
+) -> None:
+    """One line of a task and a budget, the k-th; scores by one last fit or two."""
     theirs, baselines, all_data = PUBLISHED[task]
     print(
-        f"{task:18}{laws:5}{share:8.0%}{np.median(counts):6.0f}{np.mean(scores):8.3f}"
-        f"{np.std(scores):7.3f}{theirs[k]:11.2f}{baselines[k]:10.2f}{whole:10.3f}{all_data:10.2f}",
+        f"{task:18}{laws:5}{share:8.0%}{np.median(counts):6.0f}"
+        + "".join(f"{np.mean(one):9.3f}{np.std(one):7.3f}" for one in scores)
+        + f"{theirs[k]:11.2f}{baselines[k]:10.2f}{all_data:10.2f}",
         flush=True,
     )
 
@@ -322,11 +206,13 @@ def main() -> None:
     parser.add_argument("--task", nargs="+", choices=list(PUBLISHED), default=list(PUBLISHED))
     parser.add_argument("--theirs", action="store_true", help="with ScaleBench's laws and fits")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--starts", type=int, help="of the last fit, of any law (published: 64)")
+    parser.add_argument("--starts", type=int, default=PUBLISHED_STARTS, help="of the last fit")
     args = parser.parse_args()
+    fits = ("L-BFGS-B", "shrunk") if args.theirs else ("R2",)
     print(
-        f"{'task':18}{'laws':>5}{'budget':>8}{'runs':>6}{'R2':>8}{'sd':>7}{'published':>11}"
-        f"{'baseline':>10}{'all data':>10}{'publ.':>10}",
+        f"{'task':18}{'laws':>5}{'budget':>8}{'runs':>6}"
+        + "".join(f"{fit:>9}{'sd':>7}" for fit in fits)
+        + f"{'published':>11}{'baseline':>10}{'all data':>10}",
         flush=True,
     )
     if args.theirs:

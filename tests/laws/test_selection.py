@@ -12,7 +12,15 @@ from forcelaw.cli.main import main
 from forcelaw.errors import FitError
 from forcelaw.laws.decide import simulate
 from forcelaw.laws.decide.forecast import Planned
-from forcelaw.laws.decide.selection import Belief, _gain, next_runs, select_runs
+from forcelaw.laws.decide.selection import (
+    LEAST_SD,
+    Belief,
+    _gain,
+    covariance,
+    next_runs,
+    noise_variance,
+    select_runs,
+)
 from forcelaw.laws.fit.fit import fit
 from tests.laws.studies import FIELD
 
@@ -149,3 +157,19 @@ def test_the_command_chooses_from_a_table_of_possible_runs(tmp_path):
     same = next_runs(made, possible, {"n": 1e7, "d": 1e10}, 1e15)
     assert [one["run"] for one in said["chosen"]] == [one.run for one in same.chosen]
     assert main(["design", *tables, "--budget", "1e15"]) == 2  # without a target
+
+
+def test_a_flat_law_through_its_runs_leaves_noise() -> None:
+    """Its losses have no variance and no residuals; no division by zero follows."""
+    assert noise_variance(0.0, 1, np.full(20, 2.5)) == LEAST_SD**2
+
+
+def test_what_runs_leave_open_stays_open_beside_a_steep_one() -> None:
+    """Two parameters, one measured to 1e-9 of its prior: the other keeps its prior's variance. That
+    of J'J, inverted with the usual cutoff, would be zero."""
+    slopes = np.array([[1e9, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    found = covariance(slopes, 0.01, np.array([1.0, 1.0, 3.0]))
+    np.testing.assert_allclose(np.diag(found), [1e-20, 1 / 101, 9.0], rtol=1e-6)
+    many = np.random.default_rng(0).normal(size=(50, 3))
+    right = np.linalg.inv(many.T @ many / 0.1 + np.diag([1.0, 0.25, 1 / 9]))
+    np.testing.assert_allclose(covariance(many, 0.1, np.array([1.0, 2.0, 3.0])), right, rtol=1e-9)

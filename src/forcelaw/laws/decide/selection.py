@@ -37,6 +37,7 @@ COST_POWER = 0.4
 FIRST = 8  # runs made before any law is fitted, far apart among the cheap ones
 REFIT = 12  # the law is fitted again when the runs have grown by one in so many
 NOISE_SHAPE = 2.0
+LEAST_SD = 1e-3  # of a loss (of its logarithm, in runs of ours): none is known better
 PRIOR_SD = 2.0  # of the internal parameters about their optimum
 STEP = 1e-4  # of the finite differences
 LEAST_GAIN = 0.02  # of the spread at the target, that runs at the end of a list must take together
@@ -59,11 +60,27 @@ class Belief:
 
 def noise_variance(squares: float, count: int, losses: np.ndarray) -> float:
     """Posterior mean of the variance of a loss: the sum of squared residuals of ``count`` runs,
-    with the prior at the variance of ``losses`` (robust: a law may run away where it has no runs).
+    with the prior at the variance of ``losses`` (robust: a law may run away where it has no runs);
+    never zero, which a flat law through its runs would have.
     """
     low, high = np.quantile(losses, [0.16, 0.84])
     variance = ((high - low) / 2) ** 2
-    return (NOISE_SHAPE * variance + squares / 2) / (NOISE_SHAPE + count / 2 - 1)
+    found = (NOISE_SHAPE * variance + squares / 2) / (NOISE_SHAPE + count / 2 - 1)
+    return max(found, LEAST_SD**2)
+
+
+def covariance(slopes: np.ndarray, noise: float, prior_sd: np.ndarray | float) -> np.ndarray:
+    """Covariance [P, P] of the parameters after runs with ``slopes`` [K, P]: (J'J / s^2 + a prior
+    of ``prior_sd`` about the optimum)^-1, from the singular values of J. Those of J'J would lose
+    what the runs leave open, and call it known, beside one that the law is steep at."""
+    sd = np.broadcast_to(np.asarray(prior_sd, float), slopes.shape[1:])
+    scaled = slopes * sd / np.sqrt(noise)
+    if len(scaled) > len(sd):
+        scaled = np.linalg.qr(scaled, mode="r")
+    _, values, axes = np.linalg.svd(scaled)
+    left = np.ones(len(sd))
+    left[: len(values)] = 1.0 / (1.0 + values**2)
+    return sd[:, None] * ((axes.T * left) @ axes) * sd
 
 
 def choose(
@@ -112,11 +129,8 @@ def _gain(
     spread = np.einsum("b,bro,brp->rop", weight, here, here)
     both = np.einsum("b,bt,bro->tro", weight, there, here)
     for share, belief in zip(weight, beliefs):
-        parameters = belief.pool.shape[-1]
-        made, new = belief.pool[chosen].reshape(-1, parameters), belief.pool[left]
-        prior = np.broadcast_to(1.0 / np.square(prior_sd), (parameters,))
-        covariance = np.linalg.pinv(made.T @ made / belief.noise + np.diag(prior), hermitian=True)
-        away = new @ covariance  # [rows, O, P]
+        made, new = belief.pool[chosen], belief.pool[left]
+        away = new @ covariance(made.reshape(-1, made.shape[-1]), belief.noise, prior_sd)
         spread += share * (away @ new.transpose(0, 2, 1) + belief.noise * np.eye(outputs))
         both += share * np.einsum("tp,rop->tro", belief.target, away)
     taken = np.einsum("tro,trp->rop", both, both)
@@ -311,13 +325,8 @@ def next_runs(
 def _spreads(belief: Belief, made: list[int], order: list[int]) -> list[float]:
     """sd of ln L at the target with the runs ``made``, and with each of ``order`` on top."""
     out, slopes = [], belief.pool[:, 0]
-    prior = np.eye(slopes.shape[1]) / PRIOR_SD**2
     for k in range(len(order) + 1):
-        rows = slopes[[*made, *order[:k]]]
-        covariance = np.linalg.pinv(rows.T @ rows / belief.noise + prior, hermitian=True)
-        out.append(
-            float(
-                np.sqrt(np.einsum("ij,jk,ik->i", belief.target, covariance, belief.target).mean())
-            )
-        )
+        left = covariance(slopes[[*made, *order[:k]]], belief.noise, PRIOR_SD)
+        variance = np.einsum("ij,jk,ik->i", belief.target, left, belief.target)
+        out.append(float(np.sqrt(variance.mean())))
     return out

@@ -1,5 +1,7 @@
-"""muP coordinate check of every architecture, with all slopes: python benchmarks/mup_check.py
-[--seeds 3] [NAME ...]
+"""muP coordinate check of every architecture, with all slopes.
+
+    python benchmarks/mup_check.py [--seeds 3] [NAME ...]
+    python benchmarks/mup_check.py platonic:group=I,head_width=2 --widths 480 960 1920
 
 For each layer: RMS of its output before training and of its change by ten Adam steps, at four
 widths, and the slope of log RMS against log width. Nothing may grow by more than +0.15 and the main
@@ -16,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from training_speed import parse  # in this directory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,13 +29,12 @@ from tests.models.coordinates import coordinate_check, failures
 LIMIT = 0.15
 
 
-def check(variant: Variant, seeds: int, steps: int) -> bool:
+def check(variant: Variant, seeds: int, steps: int, widths: tuple[int, ...] | None) -> bool:
     """Print the table of one variant; True if it passes."""
     begin = time.perf_counter()
-    found = coordinate_check(variant.name, seeds=seeds, steps=steps, **variant.options)
-    standard = coordinate_check(
-        variant.name, seeds=seeds, steps=steps, standard=True, **variant.options
-    )
+    how = {"seeds": seeds, "steps": steps, "widths": widths, **variant.options}
+    found = coordinate_check(variant.name, **how)
+    standard = coordinate_check(variant.name, standard=True, **how)
     growth = {(c.layer, c.kind): c.slope for c in standard}
     print(
         f"\n{variant.id}: widths {', '.join(map(str, found[0].widths))}, {seeds} seeds, {steps}"
@@ -62,23 +64,28 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(ARCHITECTURES)} (default: all)"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(ARCHITECTURES)} (default: all), or one with options",
     )
+    parser.add_argument("--widths", type=int, nargs="+", help="of all that are named")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
-    unknown = set(args.names) - set(ARCHITECTURES)
+    given = [(text, *parse(text)) for text in args.names or ARCHITECTURES]
+    unknown = {name for _, name, _ in given} - set(ARCHITECTURES)
     if unknown:
         parser.error(
             f"unknown architecture {', '.join(sorted(unknown))}; there are:"
             f" {', '.join(ARCHITECTURES)}"
         )
     torch.set_num_threads(1)
-    chosen = args.names or list(ARCHITECTURES)
-    variants = [Variant(name, name) for name in chosen] + [
-        v for v in EXTRA if v.coordinates and v.name in chosen
-    ]
-    return 0 if all([check(variant, args.seeds, args.steps) for variant in variants]) else 1
+    plain = [name for _, name, options in given if not options]
+    variants = [Variant(*each) for each in given]
+    variants += [v for v in EXTRA if v.coordinates and v.name in plain]
+    widths = args.widths and tuple(args.widths)
+    return 0 if all([check(v, args.seeds, args.steps, widths) for v in variants]) else 1
 
 
 if __name__ == "__main__":

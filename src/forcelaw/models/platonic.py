@@ -222,7 +222,8 @@ class Platonic(ForceField):
     def atomwise(self, graph: GraphBatch, vec: Tensor) -> tuple[Tensor, Tensor | None]:
         frames = self.frames
         slopes = self.slopes if self.config.decay else None
-        pairs = ops.attention_pairs(graph, vec, self.config.cutoff, slopes)
+        c = self.config
+        pairs = ops.attention_pairs(graph, vec, c.cutoff, slopes, channels=c.head_width)
         x = self.embed(graph).repeat(1, frames.order)
         for layer in self.layers:
             x = layer(x, pairs, frames)

@@ -11,9 +11,10 @@ Angstrom, u is the envelope, and c (heads,) a decay with the distance in 1 / Ang
 2108.12409, in three dimensions). Legend: n atoms, e edges, g structures, s atoms of the largest
 one.
 
-Two forms of the same sum. Over edges, in plain torch, for any structure, and differentiable by
+Three forms of the same sum. Over edges, in plain torch, for any structure, and differentiable by
 positions. Over molecules padded to s atoms, where the turns of i and j come apart and torch's fused
-kernel does the rest: four times as fast on a CPU (LABLOG.md), without arrays on edges.
+kernel does the rest: four times as fast on a CPU (LABLOG.md), without arrays on edges. And on a
+GPU, for molecules and heads that are small enough, by kernels (molecule_attention.py).
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ..graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, segment_sum
 from .edge_features import envelope, safe_norm
-from .switch import plain
+from .molecule_attention import MOST_ATOMS, MOST_CHANNELS, MoleculePairs, molecule_attention
+from .switch import plain, use_triton
 
 ALIGNED = 8  # slots: torch's fused kernel on a GPU would copy other masks
 SMALLEST = 1e-30  # of an envelope in a logarithm
 
-Pairs = "EdgePairs | PaddedPairs"
+Pairs = "EdgePairs | PaddedPairs | MoleculePairs"
 
 
 @dataclass
@@ -61,15 +63,26 @@ class PaddedPairs:
 
 
 def attention_pairs(
-    graph: GraphBatch, vec: Tensor, cutoff: float, decay: Tensor | None = None
-) -> EdgePairs | PaddedPairs:
+    graph: GraphBatch, vec: Tensor, cutoff: float, decay: Tensor | None = None, channels: int = 0
+) -> EdgePairs | PaddedPairs | MoleculePairs:
     """What :func:`rotary_attention` needs of a batch, once per forward pass; vec (e, 3) Angstrom,
-    decay c (h,), none where it is None. No synchronisation with the host on a GPU."""
+    decay c (h,), none where it is None; channels of a head, where they may go by kernels. No
+    synchronisation with the host on a GPU."""
     most, slopes = _largest(graph, vec), vec.new_zeros(1) if decay is None else decay.to(vec.dtype)
+    if most is not None and most <= MOST_ATOMS and use_triton(vec) and _small(channels, vec):
+        first = torch.cumsum(graph.natoms, 0) - graph.natoms
+        return MoleculePairs(graph.pos, first, graph.natoms, most, cutoff, slopes)
     if most is not None:
         return _padded(graph, cutoff, most, slopes)
     r = safe_norm(vec).unsqueeze(-1)
     return EdgePairs(graph, vec, envelope(r / cutoff), slopes * r)
+
+
+def _small(channels: int, vec: Tensor) -> bool:
+    """Whether kernels take heads of so many channels: powers of two. Doubles of all pairs do not
+    fit into a GPU's registers."""
+    fits = vec.dtype != torch.float64 or not vec.is_cuda
+    return fits and 2 <= channels <= MOST_CHANNELS and channels & (channels - 1) == 0
 
 
 def _largest(graph: GraphBatch, vec: Tensor) -> int | None:
@@ -111,12 +124,14 @@ def _padded(graph: GraphBatch, cutoff: float, most: int, slopes: Tensor) -> Padd
 def rotary_attention(
     qkv: Tensor,
     frequencies: Tensor,
-    pairs: EdgePairs | PaddedPairs,
+    pairs: EdgePairs | PaddedPairs | MoleculePairs,
     turn_values: bool = True,
 ) -> Tensor:
     """o (n, h, d) of queries, keys and values (n, 3, h, d) and frequencies (h, d / 2, 3) in rad per
     Angstrom; see the module's docstring. The three stand in one tensor so that they turn, and go to
     their slots, together: a third of the launches."""
+    if isinstance(pairs, MoleculePairs):
+        return molecule_attention(qkv, frequencies, pairs, turn_values)
     if isinstance(pairs, EdgePairs):
         return _by_edges(*qkv.unbind(1), frequencies, pairs, turn_values)
     return _by_padding(qkv, frequencies, pairs, turn_values)

@@ -14,7 +14,7 @@ one.
 Three forms of the same sum. Over edges, in plain torch, for any structure, and differentiable by
 positions. Over molecules padded to s atoms, where the turns of i and j come apart and torch's fused
 kernel does the rest: four times as fast on a CPU (LABLOG.md), without arrays on edges. And on a
-GPU, for molecules and heads that are small enough, by kernels (molecule_attention.py).
+GPU, for molecules and heads of few channels, by kernels (molecule_attention.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ..graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, segment_sum
 from .edge_features import envelope, safe_norm
-from .molecule_attention import MOST_ATOMS, MOST_CHANNELS, MoleculePairs, molecule_attention
+from .molecule_attention import MOST_CHANNELS, MoleculePairs, molecule_attention
 from .switch import plain, use_triton
 
 ALIGNED = 8  # slots: torch's fused kernel on a GPU would copy other masks
@@ -69,20 +69,15 @@ def attention_pairs(
     decay c (h,), none where it is None; channels of a head, where they may go by kernels. No
     synchronisation with the host on a GPU."""
     most, slopes = _largest(graph, vec), vec.new_zeros(1) if decay is None else decay.to(vec.dtype)
-    if most is not None and most <= MOST_ATOMS and use_triton(vec) and _small(channels, vec):
+    few = 0 < channels <= MOST_CHANNELS and channels % 2 == 0
+    if most is not None and few and use_triton(vec):
         first = torch.cumsum(graph.natoms, 0) - graph.natoms
-        return MoleculePairs(graph.pos, first, graph.natoms, most, cutoff, slopes)
+        pos = graph.pos.contiguous()
+        return MoleculePairs(pos, graph.batch, first, graph.natoms, cutoff, slopes)
     if most is not None:
         return _padded(graph, cutoff, most, slopes)
     r = safe_norm(vec).unsqueeze(-1)
     return EdgePairs(graph, vec, envelope(r / cutoff), slopes * r)
-
-
-def _small(channels: int, vec: Tensor) -> bool:
-    """Whether kernels take heads of so many channels: powers of two. Doubles of all pairs do not
-    fit into a GPU's registers."""
-    fits = vec.dtype != torch.float64 or not vec.is_cuda
-    return fits and 2 <= channels <= MOST_CHANNELS and channels & (channels - 1) == 0
 
 
 def _largest(graph: GraphBatch, vec: Tensor) -> int | None:

@@ -1,14 +1,19 @@
-"""Kernels of rotary attention (attention.py) for molecules of up to 64 atoms: all pairs of a
-molecule in the registers of one program, several heads one after the other.
+"""Kernels of rotary attention (attention.py) between the atoms of molecules, for heads of few
+channels.
 
-Turns, distances, envelope and softmax are made where they are used. Torch's fused attention, which
-is for heads of 16 channels or more, reads a bias of every pair and head instead, and takes five
-times as long for the four channels that a head of the Platonic transformer has. The backward pass
-makes the weights of all pairs again; nothing of the size of pairs is written.
+A program is an atom and a block of heads, one head a lane, and goes through the atoms of its
+molecule: no sum crosses lanes, and nothing of the size of pairs is written. Torch's fused attention
+works on tiles of 64 atoms and 32 channels, of which heads of four channels and molecules of twenty
+atoms fill a twentieth, and reads a bias of every pair and head: half of a step of the Platonic
+transformer (LABLOG.md, 2026-11-29). Tiles of all pairs of a molecule, in these kernels' place,
+took twice its time: their sums over atoms cross lanes.
 
-Legend: g structures, h heads, d channels of a head, channel c and c + d / 2 being a pair that turns
-together; x (n, 3) positions. A program is a structure and a few heads. Rows of padding atoms are
-zero.
+The turned rows stand with heads innermost, (n, 3, d, h), so that lanes read them side by side; the
+origin of turns is the first atom of a molecule. The backward pass makes the weights of each pair
+again, once with the atom as the one that looks and once as the one that is looked at.
+
+Legend: n atoms, g structures, h heads, d channels of a head, of which c and c + d / 2 turn
+together. Rows of padding atoms, which belong to no structure, are zero.
 """
 
 from __future__ import annotations
@@ -22,24 +27,22 @@ from torch import Tensor
 
 from .register import Differentiable
 from .switch import constexpr, tl, triton
-from .tiles import wide
+from .tiles import rows, wide, zeros
 
-MOST_ATOMS = 64  # all pairs of more do not fit into registers
-MOST_CHANNELS = 16  # of a head: above it, matrix units are faster
-SMALL = 32  # molecules up to it take a quarter of the pairs
-HEADS = 8  # of a program
+MOST_CHANNELS = 8  # of a head: rows of more take many registers, and half a minute to compile
+LANES = 128  # heads of a program, at most
 SMALLEST = constexpr(1e-30)  # of an envelope in a logarithm
 
 
 @dataclass
 class MoleculePairs:
-    """All pairs within molecules: positions x (n, 3) Angstrom, first and natoms (g,) of each,
-    ``most`` atoms at most; decay c (h or 1,), 1/Angstrom."""
+    """All pairs within molecules: positions x (n, 3) Angstrom, owner (n,) the structure of each
+    atom, first and natoms (g,) of each structure; decay c (h or 1,), 1/Angstrom."""
 
     x: Tensor
+    owner: Tensor
     first: Tensor
     natoms: Tensor
-    most: int
     cutoff: float
     decay: Tensor
 
@@ -52,210 +55,291 @@ def molecule_attention(
 
 
 @triton.jit
-def _turned(at, other: constexpr, mask, cos, sin, WIDE: constexpr):
-    """A pair of channels at ``at`` and ``at + other``, turned."""
-    a = tl.load(at, mask=mask, other=0.0).to(WIDE)
-    b = tl.load(at + other, mask=mask, other=0.0).to(WIDE)
-    return a * cos - b * sin, a * sin + b * cos
+def _molecule(owner, firsts, natoms, i, structures):
+    """First atom and atoms of the molecule of atom i: none of a padding atom."""
+    g = tl.load(owner + i)
+    real = g < structures
+    g = tl.where(real, g, 0)
+    return tl.load(firsts + g), tl.where(real, tl.load(natoms + g), 0)
 
 
 @triton.jit
-def _put_back(at, other: constexpr, mask, a, b, cos, sin):
-    """Stores a pair of channels turned back."""
-    tl.store(at, (a * cos + b * sin).to(at.dtype.element_ty), mask=mask)
-    tl.store(at + other, (b * cos - a * sin).to(at.dtype.element_ty), mask=mask)
+def _place(x, i, WIDE: constexpr):
+    return (
+        tl.load(x + 3 * i).to(WIDE),
+        tl.load(x + 3 * i + 1).to(WIDE),
+        tl.load(x + 3 * i + 2).to(WIDE),
+    )
 
 
 @triton.jit
 def _angle(w, x, y, z, mask):
     """Cosine and sine of w . x: sums of products, since TF32 would lose the phase."""
-    angle = x * tl.load(w) + y * tl.load(w + 1) + z * tl.load(w + 2)
+    angle = x * tl.load(w, mask=mask, other=0.0)
+    angle += y * tl.load(w + 1, mask=mask, other=0.0)
+    angle += z * tl.load(w + 2, mask=mask, other=0.0)
     return tl.cos(angle), tl.sin(angle)
 
 
 @triton.jit
-def _geometry(x, first, count, cutoff, S: constexpr, WIDE: constexpr):
-    """Rows of the molecule's atoms, which of them there are, their positions from the middle,
-    distances (S, S), and log u (S, S): zero from an atom to itself, and so for an empty slot."""
-    i = tl.arange(0, S)
-    mask = i < count
-    row = (first + i).to(tl.int64)
-    x0 = tl.load(x + row * 3, mask=mask, other=0.0).to(WIDE)
-    x1 = tl.load(x + row * 3 + 1, mask=mask, other=0.0).to(WIDE)
-    x2 = tl.load(x + row * 3 + 2, mask=mask, other=0.0).to(WIDE)
-    x0 -= tl.sum(x0, axis=0) / count
-    x1 -= tl.sum(x1, axis=0) / count
-    x2 -= tl.sum(x2, axis=0) / count
-    d0, d1, d2 = x0[:, None] - x0[None, :], x1[:, None] - x1[None, :], x2[:, None] - x2[None, :]
-    r = tl.sqrt(d0 * d0 + d1 * d1 + d2 * d2)
+def _dot(a, b, COUNT: constexpr):
+    total = a[0] * b[0]
+    for k in tl.static_range(COUNT - 1):
+        total += a[k + 1] * b[k + 1]
+    return total
+
+
+@triton.jit
+def _plus(total, factor, row, COUNT: constexpr):
+    """total + factor row, a tuple."""
+    out = ()
+    for k in tl.static_range(COUNT):
+        out = out + (total[k] + factor * row[k],)
+    return out
+
+
+@triton.jit
+def _put_turned(to, kept, i, c, mask, w, x, y, z, H: constexpr, D: constexpr, BACK: constexpr,
+                TURN: constexpr, WIDE: constexpr):  # fmt: skip
+    """A row ``kept`` (h, d) turned (BACK: the other way), with heads innermost: to (d, h)."""
+    for p in tl.static_range(D // 2):
+        a = tl.load(kept + c * D + p, mask=mask, other=0.0).to(WIDE)
+        b = tl.load(kept + c * D + p + D // 2, mask=mask, other=0.0).to(WIDE)
+        if TURN:
+            cos, sin = _angle(w + (c * (D // 2) + p) * 3, x, y, z, mask)
+            if BACK:
+                sin = -sin
+            a, b = a * cos - b * sin, a * sin + b * cos
+        tl.store(to + p * H + c, a, mask=mask)
+        tl.store(to + (p + D // 2) * H + c, b, mask=mask)
+
+
+@triton.jit(do_not_specialize=["structures"])
+def _turn(
+    qkv, w, x, owner, firsts, natoms, turned, structures,
+    H: constexpr, D: constexpr, BH: constexpr, TURN: constexpr, WIDE: constexpr,
+):  # fmt: skip
+    """turned (n, 3, d, h) of qkv (n, 3, h, d)."""
+    i = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BH + tl.arange(0, BH)
+    mask = c < H
+    first, _ = _molecule(owner, firsts, natoms, i, structures)
+    x0, y0, z0 = _place(x, first, WIDE)
+    x1, y1, z1 = _place(x, i, WIDE)
+    x1, y1, z1 = x1 - x0, y1 - y0, z1 - z0
+    at = 3 * i * D * H
+    _put_turned(turned + at, qkv + at, i, c, mask, w, x1, y1, z1, H, D, False, True, WIDE)
+    at += D * H
+    _put_turned(turned + at, qkv + at, i, c, mask, w, x1, y1, z1, H, D, False, True, WIDE)
+    at += D * H
+    _put_turned(turned + at, qkv + at, i, c, mask, w, x1, y1, z1, H, D, False, TURN, WIDE)
+
+
+@triton.jit
+def _pair(x, j, x1, y1, z1, cutoff, WIDE: constexpr):
+    """Distance to atom j, and log u."""
+    x2, y2, z2 = _place(x, j, WIDE)
+    x2, y2, z2 = x2 - x1, y2 - y1, z2 - z1
+    r = tl.sqrt(x2 * x2 + y2 * y2 + z2 * z2)
     t = r / cutoff
     t2 = t * t
     u = 1.0 + t2 * t2 * t * (-21.0 + t * (35.0 - 15.0 * t))
-    u = tl.log(tl.maximum(u, SMALLEST))
-    near = mask[:, None] & mask[None, :] & (t < 1.0)
-    u = tl.where(near, u, float("-inf"))
-    return row, mask, x0, x1, x2, r, tl.where(i[:, None] == i[None, :], 0.0, u)
+    return r, tl.log(tl.maximum(u, SMALLEST))
 
 
-@triton.jit
-def _weights(
-    q, k, w, u, r, slope, mask, x0, x1, x2, scale, D: constexpr, S: constexpr, WIDE: constexpr
-):
-    """a (S, S) of one head; q and k: where its first channel stands, (S,)."""
-    s = u - slope * r
-    for p in tl.static_range(D // 2):
-        cos, sin = _angle(w + 3 * p, x0, x1, x2, mask)
-        qa, qb = _turned(q + p, D // 2, mask, cos, sin, WIDE)
-        ka, kb = _turned(k + p, D // 2, mask, cos, sin, WIDE)
-        s += scale * (qa[:, None] * ka[None, :] + qb[:, None] * kb[None, :])
-    s = tl.exp(s - tl.max(s, axis=1)[:, None])
-    return s / tl.sum(s, axis=1)[:, None]
-
-
-@triton.jit
-def _attend_all(
-    qkv, w, decay, x, out, first, count, cutoff, scale, low, high,
-    heads: constexpr, DECAYS: constexpr, TURN: constexpr, D: constexpr, S: constexpr,
-    WIDE: constexpr,
-):  # fmt: skip
-    row, mask, x0, x1, x2, r, u = _geometry(x, first, count, cutoff, S, WIDE)
-    for h in range(low, high):
-        q = qkv + (row * 3 * heads + h) * D
-        slope = tl.load(decay + h % DECAYS)
-        at = w + h * (D // 2 * 3)
-        k = q + heads * D
-        a = _weights(q, k, at, u, r, slope, mask, x0, x1, x2, scale, D, S, WIDE)
-        v, o = q + 2 * heads * D, out + (row * heads + h) * D
-        for p in tl.static_range(D // 2):
-            cos, sin = _angle(at + 3 * p, x0, x1, x2, mask)
-            if not TURN:
-                cos, sin = cos * 0.0 + 1.0, sin * 0.0
-            va, vb = _turned(v + p, D // 2, mask, cos, sin, WIDE)
-            oa, ob = tl.sum(a * va[None, :], axis=1), tl.sum(a * vb[None, :], axis=1)
-            _put_back(o + p, D // 2, mask, oa, ob, cos, sin)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["structures"])
 def _attend(
-    qkv, w, decay, x, firsts, natoms, out, cutoff, scale,
-    heads: constexpr, DECAYS: constexpr, TURN: constexpr, D: constexpr, S: constexpr,
-    FEW: constexpr, HB: constexpr, WIDE: constexpr,
-):  # fmt: skip
-    g, low = tl.program_id(0), tl.program_id(1) * HB
-    first, count = tl.load(firsts + g), tl.load(natoms + g)
-    high = tl.minimum(low + HB, heads)
-    if count > 0:
-        if count > FEW:
-            _attend_all(
-                qkv, w, decay, x, out, first, count, cutoff, scale, low, high,
-                heads, DECAYS, TURN, D, S, WIDE,
-            )  # fmt: skip
-        else:
-            _attend_all(
-                qkv, w, decay, x, out, first, count, cutoff, scale, low, high,
-                heads, DECAYS, TURN, D, FEW, WIDE,
-            )  # fmt: skip
-
-
-@triton.jit
-def _put_frequency(to, angle, x0, x1, x2):
-    """Gradient by a frequency of gradients by the atoms' angles."""
-    tl.store(to, tl.sum(angle * x0, axis=0))
-    tl.store(to + 1, tl.sum(angle * x1, axis=0))
-    tl.store(to + 2, tl.sum(angle * x2, axis=0))
-
-
-@triton.jit
-def _grad_all(
-    qkv, w, decay, x, out, grad, dqkv, dw, first, count, cutoff, scale, low, high,
-    heads: constexpr, DECAYS: constexpr, TURN: constexpr, D: constexpr, S: constexpr,
+    turned, w, decay, x, owner, firsts, natoms, out, lse, structures, cutoff, scale,
+    H: constexpr, D: constexpr, BH: constexpr, DECAYS: constexpr, TURN: constexpr,
     WIDE: constexpr,
 ):  # fmt: skip
-    row, mask, x0, x1, x2, r, u = _geometry(x, first, count, cutoff, S, WIDE)
-    for h in range(low, high):
-        start = (row * 3 * heads + h) * D
-        part: constexpr = heads * D
-        slope = tl.load(decay + h % DECAYS)
-        at, to = w + h * (D // 2 * 3), dw + h * (D // 2 * 6)
-        q, k, v = qkv + start, qkv + start + part, qkv + start + 2 * part
-        a = _weights(q, k, at, u, r, slope, mask, x0, x1, x2, scale, D, S, WIDE)
-        o, go = out + (row * heads + h) * D, grad + (row * heads + h) * D
-        da = tl.zeros([S, S], WIDE)
-        for p in tl.static_range(D // 2):
-            cos, sin = _angle(at + 3 * p, x0, x1, x2, mask)
-            if not TURN:
-                cos, sin = cos * 0.0 + 1.0, sin * 0.0
-            va, vb = _turned(v + p, D // 2, mask, cos, sin, WIDE)
-            ga, gb = _turned(go + p, D // 2, mask, cos, sin, WIDE)
-            da += ga[:, None] * va[None, :] + gb[:, None] * vb[None, :]
-            ha, hb = tl.sum(a * ga[:, None], axis=0), tl.sum(a * gb[:, None], axis=0)
-            _put_back(dqkv + start + 2 * part + p, D // 2, mask, ha, hb, cos, sin)
-            if TURN:  # values are turned there, their sums back
-                ya, yb = _turned(o + p, D // 2, mask, cos, sin, WIDE)
-                angle = hb * va - ha * vb + ga * yb - gb * ya
-            else:
-                angle = x0 * 0.0
-            _put_frequency(to + 6 * p, angle, x0, x1, x2)
-        da = scale * a * (da - tl.sum(a * da, axis=1)[:, None])
-        for p in tl.static_range(D // 2):
-            cos, sin = _angle(at + 3 * p, x0, x1, x2, mask)
-            qa, qb = _turned(q + p, D // 2, mask, cos, sin, WIDE)
-            ka, kb = _turned(k + p, D // 2, mask, cos, sin, WIDE)
-            ea, eb = tl.sum(da * ka[None, :], axis=1), tl.sum(da * kb[None, :], axis=1)
-            fa, fb = tl.sum(da * qa[:, None], axis=0), tl.sum(da * qb[:, None], axis=0)
-            _put_back(dqkv + start + p, D // 2, mask, ea, eb, cos, sin)
-            _put_back(dqkv + start + part + p, D // 2, mask, fa, fb, cos, sin)
-            angle = eb * qa - ea * qb + fb * ka - fa * kb
-            _put_frequency(to + 6 * p + 3, angle, x0, x1, x2)
+    """out (n, h, d), and lse (n, h): the logarithm of the sum that weights are divided by."""
+    i = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BH + tl.arange(0, BH)
+    mask = c < H
+    first, count = _molecule(owner, firsts, natoms, i, structures)
+    slope = tl.load(decay + c % DECAYS, mask=mask, other=0.0)
+    x1, y1, z1 = _place(x, i, WIDE)
+    q = rows(turned, 3 * i * D, c, mask, D, H)
+    own = rows(turned, (3 * i + 1) * D, c, mask, D, H)
+    top = _dot(q, own, D) * scale  # an atom sees itself
+    total = tl.full([BH], 1.0, WIDE)
+    summed = rows(turned, (3 * i + 2) * D, c, mask, D, H)
+    for j in range(first, first + count):
+        r, u = _pair(x, j, x1, y1, z1, cutoff, WIDE)
+        if (j != i) & (r < cutoff):
+            k = rows(turned, (3 * j + 1) * D, c, mask, D, H)
+            v = rows(turned, (3 * j + 2) * D, c, mask, D, H)
+            s = _dot(q, k, D) * scale + u - slope * r
+            most = tl.maximum(top, s)
+            less, weight = tl.exp(top - most), tl.exp(s - most)
+            total = total * less + weight
+            summed = _plus(zeros(D, BH, WIDE), less, summed, D)
+            summed = _plus(summed, weight, v, D)
+            top = most
+    part = tl.where(count > 0, 1.0 / total, 0.0)
+    tl.store(lse + i * H + c, top + tl.log(total), mask=mask)
+    x0, y0, z0 = _place(x, first, WIDE)
+    for p in tl.static_range(D // 2):
+        a, b = summed[p] * part, summed[p + D // 2] * part
+        if TURN:
+            cos, sin = _angle(w + (c * (D // 2) + p) * 3, x1 - x0, y1 - y0, z1 - z0, mask)
+            a, b = a * cos + b * sin, b * cos - a * sin
+        at = out + (i * H + c) * D + p
+        tl.store(at, a.to(out.dtype.element_ty), mask=mask)
+        tl.store(at + D // 2, b.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["structures"])
+def _turn_grad(
+    grad, out, w, x, owner, firsts, natoms, turned, delta, structures,
+    H: constexpr, D: constexpr, BH: constexpr, TURN: constexpr, WIDE: constexpr,
+):  # fmt: skip
+    """turned (n, d, h) of the gradient of out, and delta (n, h): its product with out."""
+    i = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BH + tl.arange(0, BH)
+    mask = c < H
+    first, _ = _molecule(owner, firsts, natoms, i, structures)
+    x0, y0, z0 = _place(x, first, WIDE)
+    x1, y1, z1 = _place(x, i, WIDE)
+    at = i * D * H
+    _put_turned(
+        turned + at, grad + at, i, c, mask, w, x1 - x0, y1 - y0, z1 - z0, H, D, False, TURN, WIDE
+    )  # fmt: skip
+    total = tl.zeros([BH], WIDE)
+    for k in tl.static_range(D):
+        o = tl.load(out + at + c * D + k, mask=mask, other=0.0).to(WIDE)
+        total += o * tl.load(grad + at + c * D + k, mask=mask, other=0.0).to(WIDE)
+    tl.store(delta + i * H + c, total, mask=mask)
+
+
+@triton.jit(do_not_specialize=["structures"])
+def _attend_grad(
+    turned, back, lse, delta, w, decay, x, owner, firsts, natoms, out, grad, dqkv, angles,
+    structures, cutoff, scale,
+    H: constexpr, D: constexpr, BH: constexpr, DECAYS: constexpr, TURN: constexpr,
+    WIDE: constexpr,
+):  # fmt: skip
+    """dqkv (n, 3, h, d), and angles (n, d / 2, h): gradients by the angles of each atom."""
+    i = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BH + tl.arange(0, BH)
+    mask = c < H
+    first, count = _molecule(owner, firsts, natoms, i, structures)
+    slope = tl.load(decay + c % DECAYS, mask=mask, other=0.0)
+    x1, y1, z1 = _place(x, i, WIDE)
+    q = rows(turned, 3 * i * D, c, mask, D, H)
+    k = rows(turned, (3 * i + 1) * D, c, mask, D, H)
+    v = rows(turned, (3 * i + 2) * D, c, mask, D, H)
+    g = rows(back, i * D, c, mask, D, H)
+    mine = tl.load(lse + i * H + c, mask=mask, other=0.0)
+    less = tl.load(delta + i * H + c, mask=mask, other=0.0)
+    weight = tl.exp(_dot(q, k, D) * scale - mine)  # of the atom itself
+    s = weight * (_dot(g, v, D) - less) * scale
+    dq = _plus(zeros(D, BH, WIDE), s, k, D)
+    dk = _plus(zeros(D, BH, WIDE), s, q, D)
+    dv = _plus(zeros(D, BH, WIDE), weight, g, D)
+    for j in range(first, first + count):
+        r, u = _pair(x, j, x1, y1, z1, cutoff, WIDE)
+        if (j != i) & (r < cutoff):
+            bias = u - slope * r
+            other_k = rows(turned, (3 * j + 1) * D, c, mask, D, H)
+            other = rows(turned, (3 * j + 2) * D, c, mask, D, H)
+            weight = tl.exp(_dot(q, other_k, D) * scale + bias - mine)
+            dq = _plus(dq, weight * (_dot(g, other, D) - less) * scale, other_k, D)
+            # and as it is seen by j
+            other_q = rows(turned, 3 * j * D, c, mask, D, H)
+            other = rows(back, j * D, c, mask, D, H)
+            theirs = tl.load(lse + j * H + c, mask=mask, other=0.0)
+            weight = tl.exp(_dot(other_q, k, D) * scale + bias - theirs)
+            theirs = tl.load(delta + j * H + c, mask=mask, other=0.0)
+            s = weight * (_dot(other, v, D) - theirs) * scale
+            dk = _plus(dk, s, other_q, D)
+            dv = _plus(dv, weight, other, D)
+    x0, y0, z0 = _place(x, first, WIDE)
+    o: constexpr = D // 2
+    for p in tl.static_range(o):
+        cos, sin = _angle(w + (c * (D // 2) + p) * 3, x1 - x0, y1 - y0, z1 - z0, mask)
+        angle = dq[p + o] * q[p] - dq[p] * q[p + o] + dk[p + o] * k[p] - dk[p] * k[p + o]
+        at = dqkv + (3 * i * H + c) * D + p
+        _put_back(at, o, dq[p], dq[p + o], cos, sin, count, mask)
+        _put_back(at + H * D, o, dk[p], dk[p + o], cos, sin, count, mask)
+        if TURN:  # values are turned there, their sums back
+            angle += dv[p + o] * v[p] - dv[p] * v[p + o]
+            of = (i * H + c) * D + p
+            ga = tl.load(grad + of, mask=mask, other=0.0).to(WIDE)
+            gb = tl.load(grad + of + o, mask=mask, other=0.0).to(WIDE)
+            angle += ga * tl.load(out + of + o, mask=mask, other=0.0).to(WIDE)
+            angle -= gb * tl.load(out + of, mask=mask, other=0.0).to(WIDE)
+        else:
+            cos, sin = cos * 0.0 + 1.0, sin * 0.0
+        _put_back(at + 2 * H * D, o, dv[p], dv[p + o], cos, sin, count, mask)
+        angle = tl.where(count > 0, angle, 0.0)
+        tl.store(angles + (i * (D // 2) + p) * H + c, angle, mask=mask)
 
 
 @triton.jit
-def _attend_grad(
-    qkv, w, decay, x, firsts, natoms, out, grad, dqkv, dw, cutoff, scale,
-    heads: constexpr, DECAYS: constexpr, TURN: constexpr, D: constexpr, S: constexpr,
-    FEW: constexpr, HB: constexpr, WIDE: constexpr,
-):  # fmt: skip
-    """dw (g, h, d / 2, 2, 3): by values and sums, and by queries and keys."""
-    g, low = tl.program_id(0), tl.program_id(1) * HB
-    first, count = tl.load(firsts + g), tl.load(natoms + g)
-    high = tl.minimum(low + HB, heads)
-    dw += g.to(tl.int64) * (heads * D // 2 * 6)
-    if count > 0:
-        if count > FEW:
-            _grad_all(
-                qkv, w, decay, x, out, grad, dqkv, dw, first, count, cutoff, scale, low, high,
-                heads, DECAYS, TURN, D, S, WIDE,
-            )  # fmt: skip
-        else:
-            _grad_all(
-                qkv, w, decay, x, out, grad, dqkv, dw, first, count, cutoff, scale, low, high,
-                heads, DECAYS, TURN, D, FEW, WIDE,
-            )  # fmt: skip
+def _put_back(at, other: constexpr, a, b, cos, sin, count, mask):
+    """Stores a pair of channels turned back: zero for a padding atom."""
+    first, second = a * cos + b * sin, b * cos - a * sin
+    first, second = tl.where(count > 0, first, 0.0), tl.where(count > 0, second, 0.0)
+    tl.store(at, first.to(at.dtype.element_ty), mask=mask)
+    tl.store(at + other, second.to(at.dtype.element_ty), mask=mask)
 
 
 class _Attention(Differentiable):
     def forward(ctx, qkv, w, pairs, turn_values):
+        n, _, h, d = qkv.shape
+        run = _Launch(pairs, n, h, d, turn_values, qkv)
+        out, lse = qkv.new_empty(n, h, d), run.new(n, h)
+        turned = run.new(n, 3, d, h)
+        run(_turn, (qkv, w), (turned,))
+        run(_attend, (turned, w, pairs.decay), (out, lse), pairs.cutoff, len(pairs.decay))
         ctx.pairs, ctx.turn_values = pairs, turn_values
-        out = qkv.new_zeros(qkv.shape[0], *qkv.shape[2:])
-        _launch(_attend, ctx, qkv, w, out)
-        ctx.save_for_backward(qkv, w, out)
+        ctx.save_for_backward(qkv, w, out, turned, lse)
         return out
 
     def backward(ctx, grad):
-        qkv, w, out = ctx.saved_tensors
-        dqkv = torch.zeros_like(qkv)
-        dw = w.new_zeros(len(ctx.pairs.natoms), *w.shape[:2], 2, 3)
-        _launch(_attend_grad, ctx, qkv, w, out, grad.contiguous(), dqkv, dw)
-        return dqkv, dw.sum((0, 3)), None, None
+        qkv, w, out, turned, lse = ctx.saved_tensors
+        n, _, h, d = qkv.shape
+        p, grad = ctx.pairs, grad.contiguous()
+        run = _Launch(p, n, h, d, ctx.turn_values, qkv)
+        back, delta, angles = run.new(n, d, h), run.new(n, h), run.new(n, d // 2, h)
+        dqkv = torch.empty_like(qkv)
+        run(_turn_grad, (grad, out, w), (back, delta))
+        given = turned, back, lse, delta, w, p.decay
+        run(_attend_grad, given, (out, grad, dqkv, angles), p.cutoff, len(p.decay))
+        place = p.x - p.x.index_select(0, p.first.index_select(0, p.owner.clamp_max(run.g - 1)))
+        dw = (angles.unsqueeze(-1) * place.to(angles.dtype).view(n, 1, 1, 3)).sum(0)
+        return dqkv, dw.transpose(0, 1).to(w.dtype), None, None
 
 
-def _launch(kernel: Any, ctx: Any, qkv: Tensor, w: Tensor, *results: Tensor) -> None:
-    p, (n, _, heads, d) = ctx.pairs, qkv.shape
-    if not n or not len(p.natoms):
-        return
-    slots = max(16, triton.next_power_of_2(p.most))
-    kernel[(len(p.natoms), triton.cdiv(heads, HEADS))](
-        qkv, w, p.decay, p.x, p.first, p.natoms, *results, p.cutoff, 1.0 / math.sqrt(d),
-        heads, len(p.decay), ctx.turn_values, d, slots, min(slots, SMALL), HEADS, wide(qkv),
-        num_warps=8 if slots > 32 else 4,
-    )  # fmt: skip
+@dataclass
+class _Launch:
+    """Runs kernels over atoms and blocks of heads."""
+
+    pairs: MoleculePairs
+    n: int
+    h: int
+    d: int
+    turn_values: bool
+    like: Tensor
+
+    @property
+    def g(self) -> int:
+        return len(self.pairs.natoms)
+
+    def new(self, *shape: int) -> Tensor:
+        kind = torch.promote_types(self.like.dtype, torch.float32)
+        return torch.empty(shape, dtype=kind, device=self.like.device)
+
+    def __call__(self, kernel: Any, given: Any, results: Any, *more: Any) -> None:
+        """more: the cutoff and how many decays there are, of kernels for pairs."""
+        if not self.n or not self.g:
+            return
+        p, lanes = self.pairs, min(LANES, max(16, triton.next_power_of_2(self.h)))
+        numbers = [self.g, more[0], 1.0 / math.sqrt(self.d)] if more else [self.g]
+        kernel[(self.n, triton.cdiv(self.h, lanes))](
+            *given, p.x, p.owner, p.first, p.natoms, *results, *numbers,
+            self.h, self.d, lanes, *more[1:], self.turn_values, wide(self.like),
+            num_warps=max(1, lanes // 32),
+        )  # fmt: skip

@@ -99,16 +99,15 @@ def _plus(total, factor, row, COUNT: constexpr):
 
 
 @triton.jit
-def _put_turned(to, kept, i, c, mask, w, x, y, z, H: constexpr, D: constexpr, BACK: constexpr,
-                TURN: constexpr, WIDE: constexpr):  # fmt: skip
-    """A row ``kept`` (h, d) turned (BACK: the other way), with heads innermost: to (d, h)."""
+def _put_turned(
+    to, kept, c, mask, w, x, y, z, H: constexpr, D: constexpr, TURN: constexpr, WIDE: constexpr
+):  # fmt: skip
+    """A row ``kept`` (h, d) turned, with heads innermost: to (d, h)."""
     for p in tl.static_range(D // 2):
         a = tl.load(kept + c * D + p, mask=mask, other=0.0).to(WIDE)
         b = tl.load(kept + c * D + p + D // 2, mask=mask, other=0.0).to(WIDE)
         if TURN:
             cos, sin = _angle(w + (c * (D // 2) + p) * 3, x, y, z, mask)
-            if BACK:
-                sin = -sin
             a, b = a * cos - b * sin, a * sin + b * cos
         tl.store(to + p * H + c, a, mask=mask)
         tl.store(to + (p + D // 2) * H + c, b, mask=mask)
@@ -128,11 +127,11 @@ def _turn(
     x1, y1, z1 = _place(x, i, WIDE)
     x1, y1, z1 = x1 - x0, y1 - y0, z1 - z0
     at = 3 * i * D * H
-    _put_turned(turned + at, qkv + at, i, c, mask, w, x1, y1, z1, H, D, False, True, WIDE)
+    _put_turned(turned + at, qkv + at, c, mask, w, x1, y1, z1, H, D, True, WIDE)
     at += D * H
-    _put_turned(turned + at, qkv + at, i, c, mask, w, x1, y1, z1, H, D, False, True, WIDE)
+    _put_turned(turned + at, qkv + at, c, mask, w, x1, y1, z1, H, D, True, WIDE)
     at += D * H
-    _put_turned(turned + at, qkv + at, i, c, mask, w, x1, y1, z1, H, D, False, TURN, WIDE)
+    _put_turned(turned + at, qkv + at, c, mask, w, x1, y1, z1, H, D, TURN, WIDE)
 
 
 @triton.jit
@@ -203,9 +202,8 @@ def _turn_grad(
     x0, y0, z0 = _place(x, first, WIDE)
     x1, y1, z1 = _place(x, i, WIDE)
     at = i * D * H
-    _put_turned(
-        turned + at, grad + at, i, c, mask, w, x1 - x0, y1 - y0, z1 - z0, H, D, False, TURN, WIDE
-    )  # fmt: skip
+    x1, y1, z1 = x1 - x0, y1 - y0, z1 - z0
+    _put_turned(turned + at, grad + at, c, mask, w, x1, y1, z1, H, D, TURN, WIDE)
     total = tl.zeros([BH], WIDE)
     for k in tl.static_range(D):
         o = tl.load(out + at + c * D + k, mask=mask, other=0.0).to(WIDE)

@@ -16,6 +16,7 @@ from forcelaw.laws.decide.selection import (
     LEAST_SD,
     Belief,
     _gain,
+    choose,
     covariance,
     next_runs,
     noise_variance,
@@ -173,3 +174,16 @@ def test_what_runs_leave_open_stays_open_beside_a_steep_one() -> None:
     many = np.random.default_rng(0).normal(size=(50, 3))
     right = np.linalg.inv(many.T @ many / 0.1 + np.diag([1.0, 0.25, 1 / 9]))
     np.testing.assert_allclose(covariance(many, 0.1, np.array([1.0, 2.0, 3.0])), right, rtol=1e-9)
+
+
+def test_a_few_runs_are_followed_by_a_fit_each() -> None:
+    """A choice from a law that does not know the last run is a different, worse one."""
+    slopes, fitted = np.random.default_rng(0).normal(size=(60, 1, 3)), []
+
+    def believe(rows: list[int]) -> list[Belief]:
+        fitted.append(len(rows))
+        return [Belief(slopes, slopes[:4, 0], 0.1)]
+
+    rows = choose(np.ones(60), 50.0, [0, 1], believe, 1.0, lambda made, left: int(left[0]))
+    assert len(rows) == 50
+    assert fitted[:23] == [*range(2, 25)] and max(np.diff(fitted)) == 3

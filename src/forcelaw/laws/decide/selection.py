@@ -35,7 +35,7 @@ from .forecast import Planned
 
 COST_POWER = 0.4
 FIRST = 8  # runs made before any law is fitted, far apart among the cheap ones
-REFIT = 12  # the law is fitted again when the runs have grown by one in so many
+REFIT = 12  # the law is fitted again after each run, later when they grew by one in so many
 NOISE_SHAPE = 2.0
 LEAST_SD = 1e-3  # of a loss (of its logarithm, in runs of ours): none is known better
 PRIOR_SD = 2.0  # of the internal parameters about their optimum
@@ -104,7 +104,7 @@ def choose(
         left = np.setdiff1d(np.flatnonzero(cost <= budget - cost[chosen].sum()), chosen)
         if not len(left):
             return chosen
-        if not beliefs or len(chosen) >= fitted + max(2, fitted // REFIT):
+        if not beliefs or len(chosen) >= fitted + max(1, fitted // REFIT):
             beliefs, fitted = believe(chosen) or beliefs, len(chosen)
         if beliefs:
             gain = _gain(beliefs, prior_sd, chosen, left)

@@ -53,8 +53,8 @@ class Column:
     notes: list[str] = field(default_factory=list)
 
 
-def columns(frame: pl.DataFrame, order: dict[str, int]) -> list[Column]:
-    """By label; sizes are numbered by width from the smallest."""
+def columns(frame: pl.DataFrame) -> list[Column]:
+    """As they come; sizes are in the order of their widths."""
     found = []
     for (label,), own in frame.group_by("architecture", maintain_order=True):
         grid = own.filter((pl.col("kind") == "grid") & (pl.col("status") == "finished"))
@@ -67,7 +67,7 @@ def columns(frame: pl.DataFrame, order: dict[str, int]) -> list[Column]:
             one.rates[int(width)] = float(last["lr"][0])
         one.notes = notes(own)
         found.append(one)
-    return sorted(found, key=lambda c: order.get(c.label, len(order)))
+    return found
 
 
 def notes(own: pl.DataFrame) -> list[str]:
@@ -283,7 +283,7 @@ def main() -> int:
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     frame = read(given.table).frame
-    found = columns(frame, {})
+    found = columns(frame)
     times = Times(given.times, given.compiled)
     for column in found:
         with_hours(column, times)

@@ -30,9 +30,9 @@ from ..graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, segment_sum
 from .edge_features import envelope, safe_norm
 from .molecule_attention import MOST_CHANNELS, MoleculePairs, molecule_attention
 from .switch import plain, use_triton
+from .tiles import LEAST
 
 ALIGNED = 8  # slots: torch's fused kernel on a GPU would copy other masks
-SMALLEST = 1e-30  # of an envelope in a logarithm
 
 Pairs = "EdgePairs | PaddedPairs | MoleculePairs"
 
@@ -71,9 +71,7 @@ def attention_pairs(
     most, slopes = _largest(graph, vec), vec.new_zeros(1) if decay is None else decay.to(vec.dtype)
     few = 0 < channels <= MOST_CHANNELS and channels % 2 == 0
     if most is not None and few and use_triton(vec):
-        first = torch.cumsum(graph.natoms, 0) - graph.natoms
-        pos = graph.pos.contiguous()
-        return MoleculePairs(pos, graph.batch, first, graph.natoms, cutoff, slopes)
+        return MoleculePairs.of(graph, cutoff, slopes)
     if most is not None:
         return _padded(graph, cutoff, most, slopes)
     r = safe_norm(vec).unsqueeze(-1)
@@ -107,7 +105,7 @@ def _padded(graph: GraphBatch, cutoff: float, most: int, slopes: Tensor) -> Padd
     total = (places * held.unsqueeze(-1)).sum(1) / graph.natoms.clamp_min(1).unsqueeze(-1)
     r = safe_norm(places.unsqueeze(1) - places.unsqueeze(2))
     pair = held.unsqueeze(1) & held.unsqueeze(2) & (r < cutoff)
-    bias = envelope(r / cutoff).clamp_min(SMALLEST).log().masked_fill(~pair, -math.inf)
+    bias = envelope(r / cutoff).clamp_min(LEAST).log().masked_fill(~pair, -math.inf)
     bias = bias.unsqueeze(1) - slopes.view(-1, 1, 1) * r.unsqueeze(1)
     # an atom sees itself; so does an empty slot, or its softmax would be of nothing
     bias = bias.masked_fill(column.unsqueeze(0) == column.unsqueeze(1), 0.0)

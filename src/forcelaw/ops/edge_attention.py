@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from .attention import ALIGNED, SMALLEST, exchange
+from .attention import ALIGNED, exchange
 from .edge_attention_kernels import Attend
 from .gemnet.index import EdgeIndex
 from .linear import linear
 from .switch import use_triton_at
-from .tiles import lowered
+from .tiles import LEAST, lowered
 
 
 @dataclass
@@ -103,7 +103,7 @@ def _by_rows(qkv: Tensor, rows: TokenRows, heads: int, differentiable: bool) -> 
         weight = rows.u * torch.exp(logit - logit.detach().amax(-1, keepdim=True))
         out = (weight @ v) / weight.sum(-1, keepdim=True)
     else:
-        bias = rows.u.clamp_min(SMALLEST).log().masked_fill(rows.u == 0, -math.inf)
+        bias = rows.u.clamp_min(LEAST).log().masked_fill(rows.u == 0, -math.inf)
         out = scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
     out = out.transpose(1, 2).reshape(n * s, heads, d)
     return exchange(out, rows.slot, rows.token, rows.held).view(len(qkv), width)

@@ -32,12 +32,11 @@ from torch import Tensor
 from .painn_factors import _factor
 from .register import Twice
 from .switch import constexpr, tl, triton
-from .tiles import FILL, FILL_PROGRAMS, wide
+from .tiles import FILL, FILL_PROGRAMS, SMALLEST, wide
 
 # queries and keys of a tile, most atoms having 10 to 30 tokens; one warp, so that nothing waits for
 # another, and one stage: loops take one or two turns, there is nothing to read ahead for
 TILES = {name: (16, 32, 1, 1) for name in ("attend", "attend_grad", "attend_push", "attend_second")}
-SMALLEST = constexpr(1e-30)  # of an envelope in a logarithm
 LARGEST = constexpr(80.0)  # of an exponent
 
 

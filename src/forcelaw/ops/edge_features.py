@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .register import Twice
 from .switch import constexpr, derivatives, tl, triton, use_triton_at
-from .tiles import three, wide
+from .tiles import envelope_at, three, wide
 
 FLAT = 256  # edges of a program that has nothing but their lengths
 RATE = 5.0  # Gaussians are those of exp(-RATE r / r_c)
@@ -143,9 +143,7 @@ def _envelopes(vec, out, edges, cutoff: constexpr, FLAT: constexpr):
     me = e < edges
     x, y, z = three(vec + e * 3, 1, me, vec.dtype.element_ty)
     s = tl.sqrt(tl.maximum(x * x + y * y + z * z, 1e-14)) / cutoff
-    s2 = s * s
-    u = tl.where(s < 1.0, 1.0 + s2 * s2 * s * (-21.0 + s * (35.0 - 15.0 * s)), 0.0)
-    tl.store(out + e, u, mask=me)
+    tl.store(out + e, envelope_at(s), mask=me)
 
 
 @triton.jit
@@ -172,7 +170,7 @@ def _parts(
     s = r / cutoff
     s2 = s * s
     inside = s < 1.0
-    u = tl.where(inside, 1.0 + s2 * s2 * s * (-21.0 + s * (35.0 - 15.0 * s)), 0.0)
+    u = envelope_at(s)
     du = tl.where(inside, s2 * s2 * (-105.0 + s * (210.0 - 105.0 * s)) / cutoff, 0.0)
     near = tl.exp(s * -5.0)
     off = near - centre
@@ -282,8 +280,7 @@ def _features(
     centre = tl.load(centres + c, mask=mc, other=0.0)[None, :]
     r = tl.sqrt(tl.maximum(x * x + y * y + z * z, 1e-14))
     s = r / cutoff
-    s2 = s * s
-    u = tl.where(s < 1.0, 1.0 + s2 * s2 * s * (-21.0 + s * (35.0 - 15.0 * s)), 0.0)
+    u = envelope_at(s)
     off = tl.exp(s * -5.0)[:, None] - centre
     bare, angular = tl.full([1, BC], beta, WIDE), tl.full([1, BC], beta_unit, WIDE)
     width = tl.where(kind == 0, bare, angular)  # not rounded to float32

@@ -25,19 +25,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..graph import GraphBatch
 from .register import Differentiable
 from .switch import constexpr, tl, triton
-from .tiles import rows, wide, zeros
+from .tiles import SMALLEST, envelope_at, rows, three, wide, zeros
 
 MOST_CHANNELS = 8  # of a head: rows of more take many registers, and half a minute to compile
 LANES = 128  # heads of a program, at most
-SMALLEST = constexpr(1e-30)  # of an envelope in a logarithm
 
 
 @dataclass
 class MoleculePairs:
-    """All pairs within molecules: positions x (n, 3) Angstrom, owner (n,) the structure of each
-    atom, first and natoms (g,) of each structure; decay c (h or 1,), 1/Angstrom."""
+    """All pairs within molecules: positions x (n, 3) from the first atom of the molecule, Angstrom,
+    owner (n,) the structure of each atom, first and natoms (g,) of each structure; decay c (h or
+    1,), 1/Angstrom."""
 
     x: Tensor
     owner: Tensor
@@ -46,12 +47,27 @@ class MoleculePairs:
     cutoff: float
     decay: Tensor
 
+    @classmethod
+    def of(cls, graph: GraphBatch, cutoff: float, decay: Tensor) -> MoleculePairs:
+        first = torch.cumsum(graph.natoms, 0) - graph.natoms
+        owner = graph.batch.clamp_max(max(0, graph.n_graphs - 1))  # of padding atoms: any
+        x = graph.pos - graph.pos.index_select(0, first.index_select(0, owner))
+        return cls(x, graph.batch, first, graph.natoms, cutoff, decay)
+
 
 def molecule_attention(
     qkv: Tensor, frequencies: Tensor, pairs: MoleculePairs, turn_values: bool
 ) -> Tensor:
     """o (n, h, d); see :func:`forcelaw.ops.rotary_attention`."""
     return _Attention.apply(qkv.contiguous(), frequencies.contiguous(), pairs, turn_values)
+
+
+@triton.jit
+def _program(x, H: constexpr, BH: constexpr, WIDE: constexpr):
+    """An atom, its position, some heads, and which of them there are."""
+    i = tl.program_id(0).to(tl.int64)
+    c = tl.program_id(1) * BH + tl.arange(0, BH)
+    return i, three(x + 3 * i, 1, True, WIDE), c, c < H
 
 
 @triton.jit
@@ -64,20 +80,11 @@ def _molecule(owner, firsts, natoms, i, structures):
 
 
 @triton.jit
-def _place(x, i, WIDE: constexpr):
-    return (
-        tl.load(x + 3 * i).to(WIDE),
-        tl.load(x + 3 * i + 1).to(WIDE),
-        tl.load(x + 3 * i + 2).to(WIDE),
-    )
-
-
-@triton.jit
-def _angle(w, x, y, z, mask):
+def _angle(w, place, mask):
     """Cosine and sine of w . x: sums of products, since TF32 would lose the phase."""
-    angle = x * tl.load(w, mask=mask, other=0.0)
-    angle += y * tl.load(w + 1, mask=mask, other=0.0)
-    angle += z * tl.load(w + 2, mask=mask, other=0.0)
+    angle = place[0] * tl.load(w, mask=mask, other=0.0)
+    angle += place[1] * tl.load(w + 1, mask=mask, other=0.0)
+    angle += place[2] * tl.load(w + 2, mask=mask, other=0.0)
     return tl.cos(angle), tl.sin(angle)
 
 
@@ -100,50 +107,41 @@ def _plus(total, factor, row, COUNT: constexpr):
 
 @triton.jit
 def _put_turned(
-    to, kept, c, mask, w, x, y, z, H: constexpr, D: constexpr, TURN: constexpr, WIDE: constexpr
+    to, kept, c, mask, w, place, H: constexpr, D: constexpr, TURN: constexpr, WIDE: constexpr
 ):  # fmt: skip
     """A row ``kept`` (h, d) turned, with heads innermost: to (d, h)."""
     for p in tl.static_range(D // 2):
         a = tl.load(kept + c * D + p, mask=mask, other=0.0).to(WIDE)
         b = tl.load(kept + c * D + p + D // 2, mask=mask, other=0.0).to(WIDE)
         if TURN:
-            cos, sin = _angle(w + (c * (D // 2) + p) * 3, x, y, z, mask)
+            cos, sin = _angle(w + (c * (D // 2) + p) * 3, place, mask)
             a, b = a * cos - b * sin, a * sin + b * cos
         tl.store(to + p * H + c, a, mask=mask)
         tl.store(to + (p + D // 2) * H + c, b, mask=mask)
 
 
-@triton.jit(do_not_specialize=["structures"])
+@triton.jit
 def _turn(
-    qkv, w, x, owner, firsts, natoms, turned, structures,
+    qkv, w, x, turned,
     H: constexpr, D: constexpr, BH: constexpr, TURN: constexpr, WIDE: constexpr,
 ):  # fmt: skip
     """turned (n, 3, d, h) of qkv (n, 3, h, d)."""
-    i = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BH + tl.arange(0, BH)
-    mask = c < H
-    first, _ = _molecule(owner, firsts, natoms, i, structures)
-    x0, y0, z0 = _place(x, first, WIDE)
-    x1, y1, z1 = _place(x, i, WIDE)
-    x1, y1, z1 = x1 - x0, y1 - y0, z1 - z0
+    i, place, c, mask = _program(x, H, BH, WIDE)
     at = 3 * i * D * H
-    _put_turned(turned + at, qkv + at, c, mask, w, x1, y1, z1, H, D, True, WIDE)
+    _put_turned(turned + at, qkv + at, c, mask, w, place, H, D, True, WIDE)
     at += D * H
-    _put_turned(turned + at, qkv + at, c, mask, w, x1, y1, z1, H, D, True, WIDE)
+    _put_turned(turned + at, qkv + at, c, mask, w, place, H, D, True, WIDE)
     at += D * H
-    _put_turned(turned + at, qkv + at, c, mask, w, x1, y1, z1, H, D, TURN, WIDE)
+    _put_turned(turned + at, qkv + at, c, mask, w, place, H, D, TURN, WIDE)
 
 
 @triton.jit
-def _pair(x, j, x1, y1, z1, cutoff, WIDE: constexpr):
-    """Distance to atom j, and log u."""
-    x2, y2, z2 = _place(x, j, WIDE)
-    x2, y2, z2 = x2 - x1, y2 - y1, z2 - z1
-    r = tl.sqrt(x2 * x2 + y2 * y2 + z2 * z2)
-    t = r / cutoff
-    t2 = t * t
-    u = 1.0 + t2 * t2 * t * (-21.0 + t * (35.0 - 15.0 * t))
-    return r, tl.log(tl.maximum(u, SMALLEST))
+def _pair(x, j, place, cutoff, WIDE: constexpr):
+    """Distance from a place to atom j, and log u."""
+    x1, y1, z1 = three(x + 3 * j, 1, True, WIDE)
+    x1, y1, z1 = x1 - place[0], y1 - place[1], z1 - place[2]
+    r = tl.sqrt(x1 * x1 + y1 * y1 + z1 * z1)
+    return r, tl.log(tl.maximum(envelope_at(r / cutoff), SMALLEST))
 
 
 @triton.jit(do_not_specialize=["structures"])
@@ -153,19 +151,16 @@ def _attend(
     WIDE: constexpr,
 ):  # fmt: skip
     """out (n, h, d), and lse (n, h): the logarithm of the sum that weights are divided by."""
-    i = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BH + tl.arange(0, BH)
-    mask = c < H
+    i, place, c, mask = _program(x, H, BH, WIDE)
     first, count = _molecule(owner, firsts, natoms, i, structures)
     slope = tl.load(decay + c % DECAYS, mask=mask, other=0.0)
-    x1, y1, z1 = _place(x, i, WIDE)
     q = rows(turned, 3 * i * D, c, mask, D, H)
     own = rows(turned, (3 * i + 1) * D, c, mask, D, H)
     top = _dot(q, own, D) * scale  # an atom sees itself
     total = tl.full([BH], 1.0, WIDE)
     summed = rows(turned, (3 * i + 2) * D, c, mask, D, H)
     for j in range(first, first + count):
-        r, u = _pair(x, j, x1, y1, z1, cutoff, WIDE)
+        r, u = _pair(x, j, place, cutoff, WIDE)
         if (j != i) & (r < cutoff):
             k = rows(turned, (3 * j + 1) * D, c, mask, D, H)
             v = rows(turned, (3 * j + 2) * D, c, mask, D, H)
@@ -178,32 +173,25 @@ def _attend(
             top = most
     part = tl.where(count > 0, 1.0 / total, 0.0)
     tl.store(lse + i * H + c, top + tl.log(total), mask=mask)
-    x0, y0, z0 = _place(x, first, WIDE)
     for p in tl.static_range(D // 2):
         a, b = summed[p] * part, summed[p + D // 2] * part
         if TURN:
-            cos, sin = _angle(w + (c * (D // 2) + p) * 3, x1 - x0, y1 - y0, z1 - z0, mask)
+            cos, sin = _angle(w + (c * (D // 2) + p) * 3, place, mask)
             a, b = a * cos + b * sin, b * cos - a * sin
         at = out + (i * H + c) * D + p
         tl.store(at, a.to(out.dtype.element_ty), mask=mask)
         tl.store(at + D // 2, b.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["structures"])
+@triton.jit
 def _turn_grad(
-    grad, out, w, x, owner, firsts, natoms, turned, delta, structures,
+    grad, out, w, x, turned, delta,
     H: constexpr, D: constexpr, BH: constexpr, TURN: constexpr, WIDE: constexpr,
 ):  # fmt: skip
     """turned (n, d, h) of the gradient of out, and delta (n, h): its product with out."""
-    i = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BH + tl.arange(0, BH)
-    mask = c < H
-    first, _ = _molecule(owner, firsts, natoms, i, structures)
-    x0, y0, z0 = _place(x, first, WIDE)
-    x1, y1, z1 = _place(x, i, WIDE)
+    i, place, c, mask = _program(x, H, BH, WIDE)
     at = i * D * H
-    x1, y1, z1 = x1 - x0, y1 - y0, z1 - z0
-    _put_turned(turned + at, grad + at, c, mask, w, x1, y1, z1, H, D, TURN, WIDE)
+    _put_turned(turned + at, grad + at, c, mask, w, place, H, D, TURN, WIDE)
     total = tl.zeros([BH], WIDE)
     for k in tl.static_range(D):
         o = tl.load(out + at + c * D + k, mask=mask, other=0.0).to(WIDE)
@@ -219,12 +207,9 @@ def _attend_grad(
     WIDE: constexpr,
 ):  # fmt: skip
     """dqkv (n, 3, h, d), and angles (n, d / 2, h): gradients by the angles of each atom."""
-    i = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BH + tl.arange(0, BH)
-    mask = c < H
+    i, place, c, mask = _program(x, H, BH, WIDE)
     first, count = _molecule(owner, firsts, natoms, i, structures)
     slope = tl.load(decay + c % DECAYS, mask=mask, other=0.0)
-    x1, y1, z1 = _place(x, i, WIDE)
     q = rows(turned, 3 * i * D, c, mask, D, H)
     k = rows(turned, (3 * i + 1) * D, c, mask, D, H)
     v = rows(turned, (3 * i + 2) * D, c, mask, D, H)
@@ -237,7 +222,7 @@ def _attend_grad(
     dk = _plus(zeros(D, BH, WIDE), s, q, D)
     dv = _plus(zeros(D, BH, WIDE), weight, g, D)
     for j in range(first, first + count):
-        r, u = _pair(x, j, x1, y1, z1, cutoff, WIDE)
+        r, u = _pair(x, j, place, cutoff, WIDE)
         if (j != i) & (r < cutoff):
             bias = u - slope * r
             other_k = rows(turned, (3 * j + 1) * D, c, mask, D, H)
@@ -253,10 +238,9 @@ def _attend_grad(
             s = weight * (_dot(other, v, D) - theirs) * scale
             dk = _plus(dk, s, other_q, D)
             dv = _plus(dv, weight, other, D)
-    x0, y0, z0 = _place(x, first, WIDE)
     o: constexpr = D // 2
     for p in tl.static_range(o):
-        cos, sin = _angle(w + (c * (D // 2) + p) * 3, x1 - x0, y1 - y0, z1 - z0, mask)
+        cos, sin = _angle(w + (c * (D // 2) + p) * 3, place, mask)
         angle = dq[p + o] * q[p] - dq[p] * q[p + o] + dk[p + o] * k[p] - dk[p] * k[p + o]
         at = dqkv + (3 * i * H + c) * D + p
         _put_back(at, o, dq[p], dq[p + o], cos, sin, count, mask)
@@ -306,8 +290,7 @@ class _Attention(Differentiable):
         run(_turn_grad, (grad, out, w), (back, delta))
         given = turned, back, lse, delta, w, p.decay
         run(_attend_grad, given, (out, grad, dqkv, angles), p.cutoff, len(p.decay))
-        place = p.x - p.x.index_select(0, p.first.index_select(0, p.owner.clamp_max(run.g - 1)))
-        dw = (angles.unsqueeze(-1) * place.to(angles.dtype).view(n, 1, 1, 3)).sum(0)
+        dw = (angles.unsqueeze(-1) * p.x.to(angles.dtype).view(n, 1, 1, 3)).sum(0)
         return dqkv, dw.transpose(0, 1).to(w.dtype), None, None
 
 
@@ -322,22 +305,22 @@ class _Launch:
     turn_values: bool
     like: Tensor
 
-    @property
-    def g(self) -> int:
-        return len(self.pairs.natoms)
-
     def new(self, *shape: int) -> Tensor:
         kind = torch.promote_types(self.like.dtype, torch.float32)
         return torch.empty(shape, dtype=kind, device=self.like.device)
 
     def __call__(self, kernel: Any, given: Any, results: Any, *more: Any) -> None:
         """more: the cutoff and how many decays there are, of kernels for pairs."""
-        if not self.n or not self.g:
+        if not self.n or not len(self.pairs.natoms):
             return
         p, lanes = self.pairs, min(LANES, max(16, triton.next_power_of_2(self.h)))
-        numbers = [self.g, more[0], 1.0 / math.sqrt(self.d)] if more else [self.g]
+        if more:
+            given = *given, p.x, p.owner, p.first, p.natoms
+            numbers = len(p.natoms), more[0], 1.0 / math.sqrt(self.d)
+        else:
+            given, numbers = (*given, p.x), ()
         kernel[(self.n, triton.cdiv(self.h, lanes))](
-            *given, p.x, p.owner, p.first, p.natoms, *results, *numbers,
+            *given, *results, *numbers,
             self.h, self.d, lanes, *more[1:], self.turn_values, wide(self.like),
             num_warps=max(1, lanes // 32),
         )  # fmt: skip

@@ -11,6 +11,8 @@ from .switch import constexpr, tl, triton
 
 FILL_PROGRAMS = 128  # that zero the rows of padding edges
 FILL = constexpr(FILL_PROGRAMS)
+LEAST = 1e-30  # of an envelope in a logarithm
+SMALLEST = constexpr(LEAST)
 PROGRAMS = 1056  # of kernels that loop over rows, at most: eight a multiprocessor of an H200
 
 
@@ -22,6 +24,13 @@ def three(x, step: constexpr, mask, WIDE: constexpr):
         tl.load(x + step, mask=mask, other=0.0).to(WIDE),
         tl.load(x + 2 * step, mask=mask, other=0.0).to(WIDE),
     )
+
+
+@triton.jit
+def envelope_at(s):
+    """edge_features.envelope at s, a distance over the cutoff."""
+    s2 = s * s
+    return tl.where(s < 1.0, 1.0 + s2 * s2 * s * (-21.0 + s * (35.0 - 15.0 * s)), 0.0)
 
 
 @triton.jit

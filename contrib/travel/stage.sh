@@ -12,8 +12,10 @@ forcelaw() { "$python" -m forcelaw.cli "$@"; }
 travel() { "$python" "$repo/contrib/travel/travel.py" "$@"; }
 shopt -s nullglob
 mkdir -p "$work/out/stage" "$work/out/site" "$work/packs"
-for wheel in "$work"/out/carry*/*.whl; do
-  "$python" -m zipfile -e "$wheel" "$work/out/site"
+for wheel in "$work"/out/carry*/*.whl; do  # once each: a library that is overwritten kills the processes that have it loaded
+  unpacked="$work/out/site/.${wheel##*/}"
+  [[ -e $unpacked ]] || "$python" -m zipfile -e "$wheel" "$work/out/site"
+  touch "$unpacked"
   rm "$wheel"
 done
 for file in "$work"/out/carry*/*.tar*; do mv -f "$file" "$work/out/stage/"; done

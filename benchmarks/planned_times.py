@@ -7,7 +7,9 @@ Seconds of a step = step + layer * depth + flop * FLOPs, nonnegative least squar
 errors, for each architecture and kind of forces, of one H200. Runs: results/*/runs.jsonl, seconds
 of steps when a run has the card for itself (of runs side by side a sample is timed), without
 evaluations. Rows of speed: results/h200/gradient_forces.txt, last call, and
-results/h200/columns_check.txt. Where two rows carry two rates the fit is exact and says nothing.
+results/h200/columns_check.txt, first call. Where two rows carry two rates the fit is exact and says
+nothing. Studies of options and of other data test the rates and are not fitted, but for
+architectures that nothing else has run.
 """
 
 from __future__ import annotations
@@ -34,6 +36,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # of the H100's runs those with the kernels of today; older code was up to three times as slow. They
 # test the rates of the H200, which has run most; GemNet-OC has run on an H100 only
 H100 = {"depth": ("mpnn", "painn", "esen"), "symmetry_ladder": ("gemnet_oc",)}
+TESTS = ("heads_again", "rmd17", "wbe", "symmetry_breaks", "symmetry_transfer")
+ONLY_THERE = ("attention", "platonic")  # no other study has them
+# twelve processes on a card, whose steps took 2 to 15 times as long as alone (LABLOG.md)
+CROWDED = ("field",)
+OLDER = {("symmetry_rates", "attention")}  # by torch, before it had kernels
 COLUMNS = ROOT / "results" / "h200" / "columns_check.txt"
 SPEED = ROOT / "results" / "h200" / "gradient_forces.txt"
 KINDS = {"direct": "direct", "gradient": "conservative"}
@@ -58,6 +65,8 @@ def runs() -> Iterator[Point]:
                 continue
             card, model = words[1], spec["model"]
             study, name = file.parent.name, model["architecture"]
+            if study in CROWDED or (study, name) in OLDER:
+                continue
             if (card == "H100" and name not in H100.get(study, ())) or spec["cost_factor"] > 2:
                 continue
             yield Point(
@@ -90,11 +99,13 @@ def speeds() -> Iterator[Point]:
 
 
 def columns() -> Iterator[Point]:
-    """Rows of :data:`COLUMNS` for architectures without studies yet, as runs of one step."""
-    for line in COLUMNS.read_text().splitlines():
+    """Rows of the first call in :data:`COLUMNS` for architectures that :func:`speeds` has not, as
+    runs of one step."""
+    _, first, *_ = COLUMNS.read_text().split("# benchmarks/")
+    for line in first.splitlines():
         words = line.split()
         name = words[0].partition(":")[0] if words else ""
-        if name not in ("platonic", "attention"):
+        if name not in ONLY_THERE:
             continue
         depth = size(name, 1e6, **data_options(Pack(sample_path()))).depth
         spec = {
@@ -137,7 +148,8 @@ def main() -> int:
     print("planned over true seconds of steps, by rates of an H200 where it has any")
     print(f"{'':<34}{'rows':>5}{'least':>7}{'10%':>6}{'half':>6}{'90%':>6}{'most':>6}")
     for (name, forces), points in sorted(groups.items()):
-        rate = fit([p for p in points if p.card == "H200"] or points)
+        ours = [p for p in points if p.card == "H200"] or points
+        rate = fit([p for p in ours if p.source not in TESTS or name in ONLY_THERE])
         found[name][forces] = list(rate)
         print(
             f"{name}, {forces} forces: {rate.step:g} s, {rate.layer:g} s a layer,"

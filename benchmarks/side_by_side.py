@@ -1,21 +1,17 @@
-"""Eager training steps of packages in several processes on one card: what do they give together,
-and does NVIDIA's multi-process service (MPS) help?
+"""Eager training steps of packages in several processes on one card: what do they give together?
 
-    python benchmarks/side_by_side.py [--processes 12] [--mps 1] [--columns nequip mace ...]
+    python benchmarks/side_by_side.py [--processes 12] [--columns nequip mace ...]
 
 Every process has a column, takes steps alone for a second, then all take steps at once. The
 speed-up is the sum over the processes of the time of a step alone over that beside the others.
-Processes share a card in turns of a millisecond or two, in which kernels of one run; with MPS they
-run at the same time. --mps K: card K is served by an MPS daemon that is started and ended here (no
-setting of the card changes), the others are not, and all cards are measured at once; the last line
-says which is better, for a script: "# use mps: 1". Cards that are there share nothing but cores.
+Processes share a card in turns of a millisecond or two, in which kernels of one run. All cards that
+are there are measured at once; they share nothing but cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +21,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("nequip", "mace", "pet", "fairchem_esen", "orb", "allegro", "tensornet", "escaip")
 DIRECT = ("pet", "orb", "escaip")
-BETTER = 1.3  # ratio of the speed-ups from which the service is worth its risks
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -85,22 +80,13 @@ def worker(args: argparse.Namespace) -> None:
 class Card:
     """The processes of one card."""
 
-    def __init__(self, args: argparse.Namespace, number: int, mps: bool):
-        self.mps = mps
+    def __init__(self, args: argparse.Namespace, number: int):
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
             "CUDA_VISIBLE_DEVICES": str(number),
             "OMP_NUM_THREADS": "1",
             "COVERAGE_RUN": "1",
         }
-        self.service: dict[str, str] | None = None
-        if mps:
-            folders = {f"CUDA_MPS_{k}_DIRECTORY": f"/tmp/mps-{k.lower()}" for k in ("PIPE", "LOG")}
-            for folder in folders.values():
-                Path(folder).mkdir(exist_ok=True)
-            self.service = environment | folders
-            subprocess.run(["nvidia-cuda-mps-control", "-d"], env=self.service, check=True)
-            environment |= folders | {"CUDA_VISIBLE_DEVICES": "0"}  # the only one of the service
         self.names = [args.columns[k % len(args.columns)] for k in range(args.processes)]
         command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--worker"]
         self.processes = [
@@ -131,7 +117,7 @@ class Card:
             if "ready" in line:
                 good.append((name, process))
             else:
-                print(f"# left out: {name}{' with MPS' * self.mps}", flush=True)
+                print(f"# left out: {name}", flush=True)
                 process.kill()
         self.names, self.processes = [n for n, _ in good], [p for _, p in good]
 
@@ -148,10 +134,6 @@ class Card:
         for process in self.processes:
             process.kill()
             process.wait()
-        if self.service:
-            subprocess.run(
-                ["nvidia-cuda-mps-control"], input="quit\n", text=True, env=self.service, timeout=20
-            )
 
     def speed_up(self) -> float:
         found = [a / b for a, b in zip(self.alone, self.together) if a == a and b == b]
@@ -166,13 +148,11 @@ def main() -> int:
     import torch
 
     count = torch.cuda.device_count() if args.device == "cuda" else 1
-    wanted = args.mps is not None and args.mps < count
-    mps = args.mps if wanted and shutil.which("nvidia-cuda-mps-control") else None
-    print(f"# {' '.join(sys.argv)}: {count} cards, MPS on card {mps}", flush=True)
+    print(f"# {' '.join(sys.argv)}: {count} cards", flush=True)
     began, cards = time.monotonic(), []
     try:
         for k in range(count):
-            cards.append(Card(args, k, k == mps))
+            cards.append(Card(args, k))
         for card in cards:
             card.ready(began + args.start)
         print(f"# {time.monotonic() - began:.0f} s: all have started", flush=True)
@@ -189,19 +169,16 @@ def main() -> int:
             for card in cards:
                 card.together = [card.answer(process) for process in card.processes]
         for k, card in enumerate(cards):
-            way = "MPS" if card.mps else "in turns"
             for name, a, b in zip(card.names, card.alone, card.together):
-                print(f"card {k} {way:<9}{name:<14}{1e3 * a:8.1f} ms alone{1e3 * b:9.1f} beside")
+                print(f"card {k}  {name:<14}{1e3 * a:8.1f} ms alone{1e3 * b:9.1f} beside")
             print(
-                f"card {k} {way:<9}{len(card.processes)} processes are {card.speed_up():.2f} times"
-                " as fast as one"
+                f"card {k}  {len(card.processes)} processes are {card.speed_up():.2f} times as fast"
+                " as one"
             )
     finally:
         for card in cards:
             card.close()
-    best = {card.mps: card.speed_up() for card in cards}
-    better = best.get(True, 0.0) > BETTER * best.get(False, float("inf"))
-    print(f"# {time.monotonic() - began:.0f} s\n# use mps: {int(better)}", flush=True)
+    print(f"# {time.monotonic() - began:.0f} s", flush=True)
     return 0
 
 
@@ -213,7 +190,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=12, help="a card")
     parser.add_argument("--size", type=float, default=1e5, help="parameters, about")
     parser.add_argument("--molecules", type=int, default=64, help="a step")
-    parser.add_argument("--mps", type=int, help="the card that MPS is measured on")
     parser.add_argument("--start", type=float, default=60.0, help="seconds to start in, at most")
     parser.add_argument("--alone", type=float, default=1.0, help="seconds of steps alone")
     parser.add_argument("--seconds", type=float, default=8.0, help="of steps beside others")

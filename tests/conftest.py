@@ -2,9 +2,11 @@
 what Triton reads when it is imported: without a GPU, its interpreter runs the kernels."""
 
 import contextlib
+import gc
 import multiprocessing.resource_tracker
 import os
 import signal
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +16,18 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 if not Path("/dev/nvidia0").exists():
     os.environ["TRITON_INTERPRET"] = "1"
+# importing torch and all tests makes a million objects that stay: to look through them again and
+# again for what is no longer used is a third of the time that collecting takes
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # nor are they looked at when a test makes garbage
+    gc.enable()
+    if os.environ.get("TRITON_INTERPRET") == "1" and "triton" in sys.modules:
+        from tests.interpreter import patch_language_once_a_launch
+
+        patch_language_once_a_launch()
 
 
 @pytest.fixture

@@ -38,15 +38,21 @@ def coordinate_check(
     steps: int = 10,
     standard: bool = False,
     widths: tuple[int, ...] | None = None,
+    base_width: int | None = None,
     molecules: int = 4,
     **options: object,
 ) -> list[Coordinate]:
-    """Slopes of every layer of architecture ``name``, at a quarter of its learning rate."""
+    """Slopes of every layer of architecture ``name``, at a quarter of its learning rate.
+
+    base_width: the second of the widths if not given.
+    """
     widths = WIDER.get(name, WIDTHS) if widths is None else widths
+    base = widths[1] if base_width is None else base_width
     options.pop("width", None)  # that of the contract suite
     return check(
         lambda width, seed: build(
-            small_config(name, width=width, base_width=widths[1], **options), seed=seed
+            small_config(name, width=width, base_width=base, **options),
+            seed=seed,
         ),
         fixed_batch(molecules),
         widths,

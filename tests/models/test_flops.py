@@ -91,13 +91,14 @@ def forward_form(config: ModelConfig, graph: GraphBatch) -> float:
 
 
 def sizes(variant: Variant) -> list[dict[str, Any]]:
+    """Three widths and depths, not growing together: no term may stand for another."""
     width = small_config(variant.name, **variant.options).width
-    return [{}, {"depth": 1}, {"width": 2 * width, "depth": 3}, {"width": 3 * width, "depth": 4}]
+    return [{"width": k * width, "depth": depth} for k, depth in ((1, 3), (2, 1), (3, 2))]
 
 
 @variants
 def test_forward_flops_are_exact(variant: Variant) -> None:
-    """Counter minus closed form is the same on three graphs with unlike numbers of neighbours: both
+    """Counter minus closed form is the same on graphs with unlike numbers of neighbours: both
     coefficients hold.
 
     What is left is work per batch (eSEN multiplies its table of elements by weights once): small,
@@ -106,11 +107,13 @@ def test_forward_flops_are_exact(variant: Variant) -> None:
     for size in sizes(variant):
         config = small_config(variant.name, **variant.options | size)
         form = closed_form(config)
-        forms = [round(forward_form(config, graph)) for graph in GRAPHS]
-        rest = [counted(config, graph, backward=False) - f for graph, f in zip(GRAPHS, forms)]
+        # two unknowns, and a third one where there are tables
+        graphs = GRAPHS[::2] if variant.name in WITHOUT_TABLES else GRAPHS
+        forms = [round(forward_form(config, graph)) for graph in graphs]
+        rest = [counted(config, graph, backward=False) - f for graph, f in zip(graphs, forms)]
         assert form.per_edge > 0 and form.per_atom > 0
         assert form.training(10.0, 3.0) == 3.0 * (10.0 * form.per_edge + 3.0 * form.per_atom)
-        assert rest[0] == rest[1] == rest[2], size
+        assert len(set(rest)) == 1, size
         assert rest[0] == 0 or (
             variant.name not in WITHOUT_TABLES and 0 < rest[0] < 0.01 * forms[0]
         ), size

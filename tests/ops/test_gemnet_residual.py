@@ -237,7 +237,7 @@ def test_whole_model(options: dict, pad: bool) -> None:
     atoms = len(graph.species)
     if pad:
         width = int(torch.bincount(graph.receiver).max())
-        graph = replace(padded(graph, atoms=3, edges=40, graphs=1), max_degree=width)
+        graph = replace(padded(graph, atoms=2, edges=8, graphs=1), max_degree=width)
     graph, found = on_device(graph), []
     for mode in ("triton", "torch"):
         with ops.using(mode):

@@ -91,6 +91,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "esen-small-64": {**ESEN, **FORCES, "size": 5e4, "options": {"radial": 64}},
     "esen-small-slow": {**ESEN, **FORCES, "size": 5e4, "learning_rate": 2e-3},
     "esen-small-l3": {**ESEN, **FORCES, "size": 6e4, "options": {"lmax": 3}},
+    "esen-small-huber": {
+        **ESEN,
+        "size": 5e4,
+        "train": {"energy_weight": 0.25, "loss": "huber", "huber_delta": 0.05},
+    },
+    "esen-small-square": {
+        **ESEN,
+        "size": 5e4,
+        "train": {"energy_weight": 0.25, "loss": "square"},
+    },
     "esen-wide-64": {**ESEN, **FORCES, "size": 1.4e6, "options": {"radial": 64}},
     "esen-wide-slow": {**ESEN, **FORCES, "size": 1.4e6, "learning_rate": 2e-3},
     "esen-l3-wide": {**ESEN, **FORCES, "size": 1.8e6, "options": {"lmax": 3}},

@@ -6,7 +6,8 @@ import torch
 
 from forcelaw import ops
 from forcelaw.data.device_dataset import Targets
-from forcelaw.training.loss import error_sums, loss_terms
+from forcelaw.training.config import TrainOptions
+from forcelaw.training.loss import Shape, error_sums, loss_terms, virial_term
 from tests.interpreter import needs_interpreter
 
 
@@ -44,6 +45,66 @@ def test_terms_match_the_definition_and_padding_is_ignored() -> None:
         padded(tensors[0], 2) * 3 - 2 * padded(tensors[0], 2), padded(tensors[1], 4), target
     )
     np.testing.assert_allclose([t.item() for t in got], expected, rtol=1e-12)
+
+
+def sizes_by_hand(sizes, name, delta):
+    """What counts of errors by size, from torch's own functions."""
+    sizes = torch.tensor(sizes, dtype=torch.float64)
+    zeros = torch.zeros_like(sizes)
+    if name == "square":
+        return torch.nn.functional.mse_loss(sizes, zeros, reduction="none").numpy()
+    return (
+        torch.nn.functional.huber_loss(sizes, zeros, reduction="none", delta=delta).numpy() / delta
+    )
+
+
+@pytest.mark.parametrize("shape", [Shape("square"), Shape("huber", 0.7), Shape("huber", 1e-9)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_else_can_be_minimised(shape: Shape, weighted: bool) -> None:
+    """Squares and Huber's loss of three structures and four atoms of padding."""
+    rng = np.random.default_rng(1)
+    natoms, real = np.array([3, 1, 5, 0]), np.repeat([1.0, 0.0], [9, 4])
+    e, te = rng.normal(size=(2, 4))
+    f, tf = rng.normal(size=(2, 13, 3))
+    virial, label = rng.normal(size=(2, 4, 3, 3))
+    label[[1, 3]] = np.nan
+    weight = np.array([0.5, 2.0, 1.0, 1.0]) if weighted else np.ones(4)
+    of_atoms = np.concatenate([np.repeat(weight[:3], natoms[:3]), np.ones(4)])
+    expected = (
+        np.mean(weight[:3] * sizes_by_hand(abs(e - te)[:3] / natoms[:3], *shape)),
+        np.mean(of_atoms[:9] * sizes_by_hand(np.linalg.norm(f - tf, axis=1)[:9], *shape)),
+        np.mean(
+            [
+                sizes_by_hand(np.linalg.norm(virial[k] - label[k]) / natoms[k], *shape)
+                for k in (0, 2)
+            ]
+        ),
+    )
+    target = Targets(
+        *(torch.tensor(x) for x in (te, tf, natoms, real)),
+        virial=torch.tensor(label),
+        weight=torch.tensor(weight) if weighted else None,
+        atom_weight=torch.tensor(of_atoms) if weighted else None,
+    )
+    moving = [torch.tensor(x, requires_grad=True) for x in (e, f, virial)]
+    terms = [*loss_terms(*moving[:2], target, shape), virial_term(moving[2], target, shape)]
+    np.testing.assert_allclose([float(t.detach()) for t in terms], expected, rtol=1e-9)
+    for gradient in torch.autograd.grad(sum(terms), moving):
+        assert gradient.isfinite().all()
+
+
+def test_huber_is_the_norm_far_out_and_smooth_where_an_error_is_met() -> None:
+    far, met = torch.tensor([4.0, 100.0]), torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    assert Shape("huber", 0.01)(far.square()).tolist() == pytest.approx([3.995, 99.995])
+    (gradient,) = torch.autograd.grad(Shape("huber", 0.01)(met.square()).sum(), met)
+    assert gradient.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_turning_point_belongs_to_hubers_loss() -> None:
+    assert TrainOptions(loss="huber", huber_delta=0.1).protocol.endswith("Huber loss")
+    assert "huber_delta" not in TrainOptions(loss="square").model_dump(mode="json")
+    with pytest.raises(ValueError, match="huber_delta goes with loss huber"):
+        TrainOptions(huber_delta=0.1)
 
 
 def test_gradient_is_finite_where_a_force_is_met_exactly() -> None:

@@ -150,7 +150,13 @@ def test_every_structure_goes_to_one_rank_and_the_parts_are_even() -> None:
     [
         {"augment": True, "symmetry_rotations": 2},
         {"symmetry_rotations": 1, "symmetry_penalty": "latent"},
-        {"batch_molecules": None, "batch_atoms": 20, "energy_weight": 3.0, "clip": 0.5},
+        {
+            "batch_molecules": None,
+            "batch_atoms": 20,
+            "energy_weight": 3.0,
+            "clip": 0.5,
+            "loss": "huber",
+        },
         {"batch_molecules": 3, "evaluations": 3},  # steps of one structure: a rank has none
     ],
 )

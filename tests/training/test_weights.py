@@ -90,6 +90,24 @@ def test_a_term_of_weight_zero_trains_nothing(tmp_path):
         forcelaw.train("mpnn", energy_weight=0.0, forces_weight=0.0, **given)
 
 
+def test_what_is_minimised_changes_the_weights_and_not_what_is_told(tmp_path):
+    """The first step's loss is told before any update, so it is the size of the errors whatever is
+    minimised; the weights then part."""
+    pack = write_pack(tmp_path / "pack")
+    given = {"data": pack.path, "epochs": 2, "evaluations": 2, "first_evaluation": 1, **SMALL}
+    runs = {
+        name: forcelaw.train("painn", loss=name, out=tmp_path / name, **given)
+        for name in ("norm", "square", "huber")
+    }
+    first = [run.metrics["train_loss"][0] for run in runs.values()]
+    assert first == pytest.approx([first[0]] * 3, rel=1e-6)
+    ends = [run.metrics["loss"][-1] for run in runs.values()]
+    assert len({round(end, 6) for end in ends}) == 3
+    assert (
+        "loss" not in runs["norm"].spec["train"] and runs["huber"].spec["train"]["loss"] == "huber"
+    )
+
+
 def test_the_virial_term_by_hand():
     rng = np.random.default_rng(0)
     label, virial = rng.normal(size=(2, 4, 3, 3))

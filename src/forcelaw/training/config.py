@@ -89,6 +89,12 @@ class TrainOptions(Recorded):
     stress_weight: float = Field(0.0, ge=0)
     """of the virial term, eV/atom; needs data with stress; models with direct forces get a head for
     it (default: 0, stress is not used)"""
+    loss: Literal["norm", "square", "huber"] = "norm"
+    """what of an error is minimised: its size (per atom of a structure; of an atom's force vector),
+    the square of that, or Huber's, which is the size beyond huber_delta and a parabola below.
+    Evaluations give the size, whatever is minimised"""
+    huber_delta: float = Field(0.01, gt=0)
+    """where Huber's loss turns, in eV/atom and in eV/Angstrom"""
     energy_weight_end: float | None = Field(None, ge=0)
     """the weight moves to this one, linearly over the run"""
     forces_weight_end: float | None = Field(None, ge=0, description="likewise")
@@ -101,7 +107,7 @@ class TrainOptions(Recorded):
     LATER: ClassVar[tuple[str, ...]] = (
         *("energy_weight", "forces_weight", "stress_weight", "decay", "average_power"),
         *("energy_weight_end", "forces_weight_end", "stress_weight_end", "config_weights"),
-        *("optimizer", "decay_shape", "evaluation_rotations"),
+        *("optimizer", "decay_shape", "evaluation_rotations", "loss", "huber_delta"),
     )
 
     @property
@@ -125,6 +131,13 @@ class TrainOptions(Recorded):
         return self
 
     @model_validator(mode="after")
+    def _loss(self) -> TrainOptions:
+        default = type(self).model_fields["huber_delta"].default
+        if self.loss != "huber" and self.huber_delta != default:
+            raise ValueError("huber_delta goes with loss huber only")
+        return self
+
+    @model_validator(mode="after")
     def _optimizer_and_schedule(self) -> TrainOptions:
         if self.optimizer != "schedule_free" and self.average_power:
             raise ValueError("average_power goes with optimizer schedule_free only")
@@ -136,12 +149,15 @@ class TrainOptions(Recorded):
 
     @property
     def protocol(self) -> str:
-        """What differs from schedule-free AdamW at a constant rate, in words; empty if nothing."""
+        """What differs from schedule-free AdamW at a constant rate and the loss of the study, in
+        words; empty if nothing."""
         names = {"schedule_free": "schedule-free AdamW", "adamw": "AdamW", "sgd": "SGD"}
         words = [names[self.optimizer]]
         if self.decay:
             words.append(f"{self.decay_shape} decay over the last {100 * self.decay:g}%")
-        return ", ".join(words) if self.decay or self.optimizer != "schedule_free" else ""
+        if self.loss != "norm":
+            words.append({"square": "squared errors", "huber": "Huber loss"}[self.loss])
+        return ", ".join(words) if words != [names["schedule_free"]] else ""
 
     @model_validator(mode="before")
     @classmethod

@@ -20,7 +20,7 @@ from ..graph import GraphBatch
 from ..models import ForceField
 from ..ops import random_rotations, record
 from .config import TrainOptions, weights_table
-from .loss import loss_terms, virial_term
+from .loss import NORM, Shape, loss_terms, virial_term
 from .optimizer import ScheduleFreeAdamW
 from .ranks import ALONE, Ranks
 from .symmetry_loss import latent_penalty, penalty
@@ -188,19 +188,18 @@ class Step:
         outputs = self._predict(graph, target)
         energy, forces = outputs[:2]
         virial = () if self.options.latent else outputs[2:]
-        terms = [*loss_terms(energy, forces, target)]
-        terms += [virial_term(v, target) for v in virial]
-        shares = None
+        shape, at = Shape.of(self.options), None
         if self.shares is not None:
-            of_atoms, _, of_structures, of_stress = self._at(
-                self.shares, step - self.start
-            ).unbind()
-            shares = of_structures, of_atoms
-            terms = [term * share for term, share in zip(terms, (*shares, of_stress))]
+            at = self._at(self.shares, step - self.start).unbind()
+        terms = self._terms(NORM, energy, forces, virial, target, at)
         loss = value = terms[0] + terms[1]
+        if shape.name != "norm":
+            terms = self._terms(shape, energy, forces, virial, target, at)
+            loss = terms[0] + terms[1]
         if self.weights is not None:
-            loss = self._minimised(tuple(terms), self._at(self.weights, step))
+            loss = self._minimised(terms, self._at(self.weights, step))
         if self.options.symmetry_rotations:
+            shares = None if at is None else (at[2], at[0])
             asymmetry = self._asymmetry(graph, outputs, target, numbers, step, shares)
             loss = loss + self.options.symmetry_weight * asymmetry
         # without a direct head some weights of a last layer reach no output (eSEN's l > 0 channels
@@ -209,6 +208,24 @@ class Step:
             loss, self.optimizer.params, allow_unused=True, materialize_grads=True
         )
         return list(gradients), value.detach(), loss.detach()
+
+    @staticmethod
+    def _terms(
+        shape: Shape,
+        energy: Tensor,
+        forces: Tensor,
+        virial: tuple[Tensor, ...],
+        target: Targets,
+        shares: tuple[Tensor, ...] | None,
+    ) -> tuple[Tensor, ...]:
+        """Energy, force and, where it is trained on, virial term; shares: of this rank in the
+        atoms, edges, structures and stresses of the step."""
+        terms = loss_terms(energy, forces, target, shape)
+        terms += tuple(virial_term(v, target, shape) for v in virial)
+        if shares is None:
+            return terms
+        of_atoms, _, of_structures, of_stress = shares
+        return tuple(x * share for x, share in zip(terms, (of_structures, of_atoms, of_stress)))
 
     def _asymmetry(
         self,

@@ -36,25 +36,11 @@ from ..models.frames import rotated
 from ..models.latent import normalised
 from ..ops import random_rotations
 from ..ops.batch_assembly import turned
-from .loss import loss_terms
+from .loss import NORM, Shape, loss_terms
 
 # keeps these rotations apart from those of the augmentation, and those of one copy from those of
 # the next; seeds are far smaller
 STREAM = 1 << 20
-
-
-def squared_terms(energy: Tensor, forces: Tensor, target: Targets) -> tuple[Tensor, Tensor]:
-    """Mean squares of what :func:`loss_terms` takes means of, (eV/atom)^2 and (eV/Angstrom)^2;
-    padding does not count."""
-    per_atom = ((energy - target.energy) / target.natoms.clamp_min(1)).square()
-    squares = (forces - target.forces).square().sum(-1)
-    if target.real is None:
-        return per_atom.mean(), squares.mean()
-    held = (target.natoms > 0).to(per_atom)
-    return (
-        (per_atom * held).sum() / held.sum().clamp_min(1),
-        (squares * target.real).sum() / target.real.sum().clamp_min(1),
-    )
 
 
 def penalty(
@@ -79,13 +65,13 @@ def penalty(
     square, in eV/Angstrom; None is the norm. shares: of this rank in the structures and in the
     atoms of the step. No synchronisation with the host.
     """
-    terms, of = [], loss_terms if scale is None else squared_terms
+    terms, shape = [], NORM if scale is None else Shape("square")
     for k in range(1, rotations + 1):
         matrices = random_rotations(rows, step, seed + k * STREAM, graph.pos.dtype)
         moved, of_atom = rotated(graph, matrices)
         energy_k, forces_k = forward(moved)
         wanted = replace(target, energy=energy, forces=turned(of_atom, forces))
-        pair = of(energy_k, forces_k, wanted)
+        pair = loss_terms(energy_k, forces_k, wanted, shape)
         terms += pair if shares is None else [s * term for s, term in zip(shares, pair)]
     return torch.stack(terms).sum() / (rotations * (1.0 if scale is None else scale))
 

@@ -73,6 +73,12 @@ def reading(
         if is_storage(error) and error.errno not in (errno.EACCES, errno.EPERM):
             raise storage_error(error, Path(path)) from error
         raise _unreadable(error, path, kind, remedy) from error
+    except ModuleNotFoundError as error:  # the file is as it should be
+        raise kind(
+            f"reading it takes the Python package {error.name}, which is not installed here",
+            where=str(path),
+            remedy=f"install it: pip install {error.name}",
+        ) from error
     # parsers raise what they like: KeyError, struct.error, RecursionError, MemoryError, and polars
     # a BaseException of its own
     except BaseException as error:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,17 @@ def test_a_pack_with_another_hash_is_warned_of(tmp_path, bare) -> None:
     (tmp_path / "data.env").write_text("PACK=p\nSOURCE=none\nPREPARE=\nHASH=0123\n")
     done = machine(tmp_path, bare | {"DATA_ENV": str(tmp_path / "data.env")}, "stage.sh")
     assert "WARNING" in done.stdout and "0123" in done.stdout
+
+
+def test_a_wheel_that_comes_again_leaves_its_files_alone(tmp_path, bare) -> None:
+    """Processes of the lease may have them loaded; one that is overwritten kills them."""
+    for carried in ("carry-1", "carry-2"):
+        (tmp_path / "out" / carried).mkdir(parents=True)
+        with zipfile.ZipFile(tmp_path / "out" / carried / "p-1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("p/library.so", f"of {carried}")
+        assert machine(tmp_path, bare, "stage.sh").returncode == 0
+        assert not list((tmp_path / "out" / carried).iterdir())
+    assert (tmp_path / "out" / "site" / "p" / "library.so").read_text() == "of carry-1"
 
 
 def molecules(path: Path, distances: np.ndarray) -> Path:

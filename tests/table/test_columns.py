@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import polars as pl
 import pytest
@@ -60,6 +61,19 @@ def test_what_an_evaluation_writes_is_restored(study, tmp_path, monkeypatch):
             [json.loads(line) for line in p.read_text().splitlines()] for p in (path, there)
         )
         assert first == second and first[3]["pressure"] == 1.5
+
+
+def test_a_package_that_is_not_installed_is_not_a_broken_file(study, tmp_path, monkeypatch):
+    from forcelaw.errors import StoreError
+    from forcelaw.study.export import import_evidence
+
+    write_evidence(study, tmp_path / "kept", "parquet")
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(StoreError) as refused:
+        import_evidence(tmp_path / "kept", tmp_path / "again")
+    assert "polars, which is not installed" in refused.value.what
+    assert refused.value.remedy == "install it: pip install polars"
+    assert refused.value.where == str(tmp_path / "kept")
 
 
 def test_declarations_hold_together():

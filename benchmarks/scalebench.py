@@ -125,6 +125,7 @@ def pick(fitter: Fitter, cost: np.ndarray, budget: float, rng: np.random.Generat
         lambda rows: fitter.believe(rows, rng),
         fitter.sd,
         lambda rows, left: int(left[0]),
+        fitter.places(),
     )
 
 

@@ -103,9 +103,10 @@ def published_choice(
 
 
 def cells(
-    task: Any, groups: list, theirs: list, share: float, seed: int
+    task: Any, groups: list, theirs: list, share: float, seed: int, skip: bool
 ) -> tuple[list[float], list[list[int]]]:
-    """R2 of each of CELLS, and the numbers of runs of either choice in each group."""
+    """R2 of each of CELLS, and the numbers of runs of either choice in each group; nan under
+    L-BFGS-B where it is to be skipped."""
     said: list[list[np.ndarray]] = [[] for _ in CELLS]
     counts: list[list[int]] = [[], []]
     for (x, y, cost, at, _), found in zip(groups, theirs):
@@ -117,12 +118,13 @@ def cells(
             counts[k].append(len(chosen))
             first = 1 + k * len(FITS)
             rng = np.random.default_rng(seed)
-            said[first].append(fitter.published_fit(chosen, rng, PUBLISHED_STARTS))
+            if not skip:
+                said[first].append(fitter.published_fit(chosen, rng, PUBLISHED_STARTS))
             fitter.fit(chosen, np.random.default_rng(seed), STARTS)
             said[first + 1].append(fitter.best_there())
             said[first + 2].append(fitter.shrunk_there(chosen))
     truth = np.concatenate([group[4].ravel() for group in groups])
-    return [r2(truth, np.concatenate(one)) for one in said], counts
+    return [r2(truth, np.concatenate(one)) if one else np.nan for one in said], counts
 
 
 def report(task: str, share: float, laws: list[str], scores: np.ndarray) -> None:
@@ -135,13 +137,16 @@ def report(task: str, share: float, laws: list[str], scores: np.ndarray) -> None
     repeats = scores.shape[1]
     for a, b in PAIRS:
         apart = scores[..., a] - scores[..., b]
+        if np.isnan(apart).all():
+            continue
         mean = apart.mean(axis=0)
         sd = mean.std(ddof=1) / np.sqrt(repeats) if repeats > 1 else np.nan
         half = student.ppf(0.975, max(repeats - 1, 1)) * sd
         over = apart.mean(axis=1).std(ddof=1) / np.sqrt(len(laws)) if len(laws) > 1 else np.nan
+        within = f"[{mean.mean() - half:+.3f}, {mean.mean() + half:+.3f}]"
         print(
             f"  {CELLS[a]:>17} less {CELLS[b]:17}{mean.mean():+8.3f}"
-            f" [{mean.mean() - half:+.3f}, {mean.mean() + half:+.3f}], se over laws {over:.3f}",
+            f" {within if repeats > 1 else '(one repeat)'}, se over laws {over:.3f}",
             flush=True,
         )
 
@@ -155,6 +160,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=FIRST_SEED, help="seed of the first repeat")
     parser.add_argument("--share", type=float, nargs="+", help="of the budget (of each group)")
     parser.add_argument("--quick", action="store_true", help="fits of the published choice")
+    parser.add_argument("--skip", action="store_true", help="L-BFGS-B, half of the time")
     parser.add_argument("--choices", type=Path, help="published choices made before, and kept")
     parser.add_argument("--save", type=Path, help="scores [laws, repeats, shares, cells] as .npy")
     args = parser.parse_args()
@@ -180,7 +186,9 @@ def main() -> None:
                     args.choices.write_text(json.dumps(known))
             theirs = known[key]
             for k, share in enumerate(shares):
-                scores[i, seed, k], counts = cells(task, groups, theirs, share, args.first + seed)
+                scores[i, seed, k], counts = cells(
+                    task, groups, theirs, share, args.first + seed, args.skip
+                )
                 values = " ".join(f"{one:.3f}" for one in scores[i, seed, k])
                 line = f"{task.sl_id} {args.first + seed} {share:.0%} {values} runs {counts}"
                 print(line, file=sys.stderr, flush=True)

@@ -18,6 +18,8 @@ from forcelaw.laws.decide.selection import (
     _gain,
     choose,
     covariance,
+    misfit,
+    misfit_variance,
     next_runs,
     noise_variance,
     select_runs,
@@ -187,3 +189,66 @@ def test_a_few_runs_are_followed_by_a_fit_each() -> None:
     rows = choose(np.ones(60), 50.0, [0, 1], believe, 1.0, lambda made, left: int(left[0]))
     assert len(rows) == 50
     assert fitted[:23] == [*range(2, 25)] and max(np.diff(fitted)) == 3
+
+
+def test_what_a_law_gets_wrong_is_alike_at_near_places_and_of_variance_one() -> None:
+    at = np.random.default_rng(1).random((400, 2))
+    here, there = misfit(at, at + 0.01)
+    assert (here**2).sum(axis=1).mean() == pytest.approx(1.0, abs=0.1)
+    sizes = [np.linalg.norm(one, axis=1) for one in (here, there)]
+    assert ((here * there).sum(axis=1) / sizes[0] / sizes[1] > 0.99).all()
+    away = np.linalg.norm(at[:, None] - at[None], axis=2)
+    said, right = here @ here.T, np.exp(-0.5 * (away / 0.3) ** 2)
+    assert np.abs(said - right).mean() < 0.15  # 60 random cosines
+
+
+def test_a_law_that_may_be_wrong_is_not_measured_at_one_corner_again_and_again() -> None:
+    """A constant, which every run tells alike: as long as the law is right. Twenty runs stand at
+    one place, ten on the way to the target, the nearest last."""
+    at = np.concatenate([np.zeros(20), np.linspace(0.1, 1.0, 10)])[:, None]
+    belief = [Belief(np.ones((30, 1, 1)), np.ones((1, 1)), 0.01, misfit=0.005)]
+
+    def rows(places: tuple[np.ndarray, np.ndarray] | None) -> list[int]:
+        cost = np.ones(30)
+        return choose(cost, 9.0, [0], lambda _: belief, 1.0, lambda _, left: int(left[0]), places)
+
+    assert rows(None) == [*range(9)]
+    chosen = rows((at, np.array([[1.05]])))
+    assert chosen[1] == 29 and sum(k >= 20 for k in chosen) >= 4
+
+
+def test_the_gain_beside_a_misfit_is_that_of_the_process_itself() -> None:
+    """Against the covariance of the losses written out: slopes, misfit and errors."""
+    rng = np.random.default_rng(0)
+    pool, target = rng.normal(size=(6, 2, 3)), rng.normal(size=(4, 3))
+    places, sd = (rng.random((6, 2)), rng.random((2, 2))), np.array([1.0, 2.0, 0.5])
+    here, there = misfit(*places)
+    slopes = np.concatenate([pool.reshape(12, 3), target])
+    shared = np.kron(np.concatenate([here, there]) @ np.concatenate([here, there]).T, np.eye(2))
+    whole = slopes * sd**2 @ slopes.T + 0.1 * shared
+    whole[:12, :12] += 0.2 * np.eye(12)
+    made, new, goal = np.arange(4), np.arange(8, 10), np.arange(12, 16)  # rows 0 and 1; row 4
+
+    def left(rows: np.ndarray) -> float:
+        gain = np.linalg.solve(whole[np.ix_(rows, rows)], whole[np.ix_(rows, goal)])
+        return float(np.trace(whole[np.ix_(goal, goal)] - whole[np.ix_(goal, rows)] @ gain))
+
+    taken = left(made) - left(np.concatenate([made, new]))
+    beliefs = [Belief(pool, target, 0.3, misfit=0.1)]
+    found = _gain(beliefs, sd, [0, 1], np.array([4]), misfit(*places))[0]
+    assert found == pytest.approx(taken, rel=1e-6)
+
+
+def test_a_misfit_is_what_residuals_show_and_no_more_than_half_the_noise() -> None:
+    losses = np.linspace(-1, 1, 101)  # half of their middle 68%: .68
+    assert misfit_variance(0.0, 10, losses, 0.5) == pytest.approx(0.02 * 0.68**2)
+    assert misfit_variance(0.1, 10, losses, 0.5) == pytest.approx(0.02 * 0.68**2 + 0.01)
+    assert misfit_variance(9.0, 10, losses, 0.5) == 0.25
+
+
+def test_select_runs_expects_a_misfit(monkeypatch) -> None:
+    runs = pool(0)
+    budget = 0.05 * runs["c"].sum()
+    rows = select_runs(runs, TARGET, budget, "surface").tolist()
+    monkeypatch.setattr("forcelaw.laws.decide.selection.MOST_MISFIT", 0.0)
+    assert select_runs(runs, TARGET, budget, "surface").tolist() != rows

@@ -14,12 +14,17 @@ gamma one, of shape :data:`NOISE_SHAPE`). A law of many parameters passes throug
 and that it does says nothing of how far off it is elsewhere; with the residuals alone every
 parameter counts as known, and runs are scattered over the plane instead of made where they bear on
 the target.
+
+No law is the truth. Part of the variance (:func:`misfit_variance`) is taken for what the law gets
+wrong: a smooth function of the runs' places (a Gaussian process) that near runs have in common, so
+that one more at the same corner tells little and one near the target more than the law alone would
+say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +44,10 @@ REFIT = 12  # the law is fitted again after each run, later when they grew by on
 NOISE_SHAPE = 2.0
 LEAST_SD = 1e-3  # of a loss (of its logarithm, in runs of ours): none is known better
 PRIOR_SD = 2.0  # of the internal parameters about their optimum
+MISFIT = 0.02  # of the pool's variance of losses: what a law gets wrong, and near runs share
+MOST_MISFIT = 0.5  # of the variance of a loss
+REACH = 0.3  # standard deviation of its kernel, in ranges of the pool
+WAVES = 60  # random cosines that stand for it
 STEP = 1e-4  # of the finite differences
 LEAST_GAIN = 0.02  # of the spread at the target, that runs at the end of a list must take together
 
@@ -46,9 +55,9 @@ LEAST_GAIN = 0.02  # of the spread at the target, that runs at the end of a list
 @dataclass
 class Belief:
     """A fitted law as the choice sees it: slopes in its P parameters of what the K possible runs
-    would measure, pool [K, O, P] (O losses each), and of the targets [T, P]; variance of a loss.
-    Where the runs leave several optima standing: the weight of this one, and its predictions, said
-    [K, O] and said_there [T]."""
+    would measure, pool [K, O, P] (O losses each), and of the targets [T, P]; variance of a loss,
+    noise, of which ``misfit`` is what the law gets wrong. Where the runs leave several optima
+    standing: the weight of this one, and its predictions, said [K, O] and said_there [T]."""
 
     pool: np.ndarray
     target: np.ndarray
@@ -56,6 +65,7 @@ class Belief:
     weight: float = 1.0
     said: np.ndarray | float = 0.0
     said_there: np.ndarray | float = 0.0
+    misfit: float = 0.0
 
 
 def noise_variance(squares: float, count: int, losses: np.ndarray) -> float:
@@ -63,10 +73,20 @@ def noise_variance(squares: float, count: int, losses: np.ndarray) -> float:
     with the prior at the variance of ``losses`` (robust: a law may run away where it has no runs);
     never zero, which a flat law through its runs would have.
     """
-    low, high = np.quantile(losses, [0.16, 0.84])
-    variance = ((high - low) / 2) ** 2
-    found = (NOISE_SHAPE * variance + squares / 2) / (NOISE_SHAPE + count / 2 - 1)
+    found = (NOISE_SHAPE * _variance(losses) + squares / 2) / (NOISE_SHAPE + count / 2 - 1)
     return max(found, LEAST_SD**2)
+
+
+def misfit_variance(squares: float, count: int, losses: np.ndarray, noise: float) -> float:
+    """Variance of what a law gets wrong: :data:`MISFIT` of that of ``losses`` and the mean squared
+    residual, :data:`MOST_MISFIT` of the ``noise`` at most. Where few runs are made the noise is
+    mostly its prior, which says nothing against the law."""
+    return min(MOST_MISFIT * noise, MISFIT * _variance(losses) + squares / count)
+
+
+def _variance(losses: np.ndarray) -> float:
+    low, high = np.quantile(losses, [0.16, 0.84])
+    return float((high - low) / 2) ** 2
 
 
 def covariance(slopes: np.ndarray, noise: float, prior_sd: np.ndarray | float) -> np.ndarray:
@@ -83,6 +103,33 @@ def covariance(slopes: np.ndarray, noise: float, prior_sd: np.ndarray | float) -
     return sd[:, None] * ((axes.T * left) @ axes) * sd
 
 
+def misfit(at: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Functions of a place [K, WAVES], [T, WAVES] whose sum with independent weights of variance
+    one is a smooth random function of variance one: random Fourier features of a Gaussian kernel
+    (Rahimi and Recht 2007). at, there: places of the pool [K, d] and the targets [T, d], in ranges
+    of the pool."""
+    rng = np.random.default_rng(0)
+    waves = rng.normal(0, 1 / REACH, (at.shape[1], WAVES))
+    phases = rng.uniform(0, 2 * np.pi, WAVES)
+    here, away = (np.sqrt(2 / WAVES) * np.cos(one @ waves + phases) for one in (at, there))
+    return here, away
+
+
+def with_misfit(
+    belief: Belief, prior_sd: np.ndarray | float, waves: tuple[np.ndarray, np.ndarray]
+) -> tuple[Belief, np.ndarray]:
+    """The belief with what the law gets wrong as further parameters, for each output apart, and the
+    prior's standard deviations of all of them. waves: of :func:`misfit`."""
+    outputs, count = belief.pool.shape[1:]
+    here, there = (np.kron(one, np.eye(outputs)) for one in waves)
+    pool = np.concatenate([belief.pool, here.reshape(len(waves[0]), outputs, -1)], axis=2)
+    target = np.concatenate([belief.target, there], axis=1)
+    sd = np.concatenate(
+        [np.broadcast_to(prior_sd, count), np.full(here.shape[1], np.sqrt(belief.misfit))]
+    )
+    return replace(belief, pool=pool, target=target, noise=belief.noise - belief.misfit), sd
+
+
 def choose(
     cost: np.ndarray,
     budget: float,
@@ -90,15 +137,18 @@ def choose(
     believe: Callable[[list[int]], list[Belief]],
     prior_sd: np.ndarray | float,
     otherwise: Callable[[list[int], np.ndarray], int],
+    places: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[int]:
     """Rows of the pool, of ``cost`` [K], in the order of their choice, of at most ``budget``
     together.
 
     first: rows to begin with. believe: the fitted law (or several optima) after the given rows were
     made; none where they do not carry it. prior_sd: of the parameters, [P]. otherwise: the next row
-    where nothing is believed, from the rows made and those that can be afforded.
+    where nothing is believed, from the rows made and those that can be afforded. places: of the
+    pool [K, d] and the targets, for what the law gets wrong; without them it is taken for right.
     """
     chosen, fitted = list(first), 0
+    waves = None if places is None else misfit(*places)
     beliefs: list[Belief] = []
     while True:
         left = np.setdiff1d(np.flatnonzero(cost <= budget - cost[chosen].sum()), chosen)
@@ -107,14 +157,18 @@ def choose(
         if not beliefs or len(chosen) >= fitted + max(1, fitted // REFIT):
             beliefs, fitted = believe(chosen) or beliefs, len(chosen)
         if beliefs:
-            gain = _gain(beliefs, prior_sd, chosen, left)
+            gain = _gain(beliefs, prior_sd, chosen, left, waves)
             chosen.append(int(left[np.argmax(gain / cost[left] ** COST_POWER)]))
         else:
             chosen.append(otherwise(chosen, left))
 
 
 def _gain(
-    beliefs: list[Belief], prior_sd: np.ndarray | float, chosen: list[int], left: np.ndarray
+    beliefs: list[Belief],
+    prior_sd: np.ndarray | float,
+    chosen: list[int],
+    left: np.ndarray,
+    waves: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """What each row ``left`` takes from the variance summed over the targets, when these are told
     by the best linear estimate from it. Covariances are those of the mixture of the beliefs: the
@@ -129,8 +183,11 @@ def _gain(
     spread = np.einsum("b,bro,brp->rop", weight, here, here)
     both = np.einsum("b,bt,bro->tro", weight, there, here)
     for share, belief in zip(weight, beliefs):
+        sd = prior_sd
+        if waves is not None:
+            belief, sd = with_misfit(belief, prior_sd, waves)
         made, new = belief.pool[chosen], belief.pool[left]
-        away = new @ covariance(made.reshape(-1, made.shape[-1]), belief.noise, prior_sd)
+        away = new @ covariance(made.reshape(-1, made.shape[-1]), belief.noise, sd)
         spread += share * (away @ new.transpose(0, 2, 1) + belief.noise * np.eye(outputs))
         both += share * np.einsum("tp,rop->tro", belief.target, away)
     taken = np.einsum("tro,trp->rop", both, both)
@@ -156,24 +213,35 @@ def select_runs(
         return [] if found.theta is None else [_belief(found, made, pool.values, target.values)]
 
     def otherwise(chosen: list[int], left: np.ndarray) -> int:
-        return furthest(plane(pool.values), chosen, left)
+        return furthest(at, chosen, left)
 
-    first = first_runs(plane(pool.values), pool["c"], budget, rng)
-    return np.array(choose(pool["c"], budget, first, believe, PRIOR_SD, otherwise))
+    at = plane(pool.values)
+    places = at, plane(target.values, pool.values)
+    first = first_runs(at, pool["c"], budget, rng)
+    return np.array(choose(pool["c"], budget, first, believe, PRIOR_SD, otherwise, places))
 
 
 def _belief(found: FitResult, made: Runs, pool: Any, target: Any) -> Belief:
     """Of a law fitted to the runs ``made``, for the roles -> values of the pool and the target."""
     y, said = np.log(made["loss"]), np.log(found.predict(**made.values))
     losses = np.log(found.predict(**{role: pool[role] for role in found.law.roles}))
-    noise = noise_variance(float(((y - said) ** 2).sum()), len(y), losses)
-    return Belief(_slopes(found, pool)[:, None], _slopes(found, target), noise)
+    squares = float(((y - said) ** 2).sum())
+    noise = noise_variance(squares, len(y), losses)
+    return Belief(
+        _slopes(found, pool)[:, None],
+        _slopes(found, target),
+        noise,
+        misfit=misfit_variance(squares, len(y), losses, noise),
+    )
 
 
-def plane(values: Any) -> np.ndarray:
-    """ln N and ln D of the rows [K, 2], each from 0 to 1."""
-    logs = np.stack([np.log(values[role]) for role in ("n", "d")], axis=1)
-    return (logs - logs.min(axis=0)) / np.maximum(np.ptp(logs, axis=0), 1e-12)
+def plane(values: Any, unit: Any = None) -> np.ndarray:
+    """ln N and ln D of the rows [K, 2], each from 0 to 1 over the rows of ``unit``, or these."""
+    logs, all_logs = (
+        np.stack([np.log(one[role]) for role in ("n", "d")], axis=1)
+        for one in (values, values if unit is None else unit)
+    )
+    return (logs - all_logs.min(axis=0)) / np.maximum(np.ptp(all_logs, axis=0), 1e-12)
 
 
 def furthest(at: np.ndarray, chosen: list[int], rows: np.ndarray) -> int:
@@ -297,6 +365,7 @@ def next_runs(
         lambda _: beliefs,
         PRIOR_SD,
         lambda chosen, left: furthest(at, chosen, left),
+        (at, plane(there, both)),
     )[len(made) :]
     out = Selection(
         runs.group_names[0],
@@ -323,7 +392,8 @@ def next_runs(
 
 
 def _spreads(belief: Belief, made: list[int], order: list[int]) -> list[float]:
-    """sd of ln L at the target with the runs ``made``, and with each of ``order`` on top."""
+    """sd of ln L at the target with the runs ``made``, and with each of ``order`` on top, the law
+    being right."""
     out, slopes = [], belief.pool[:, 0]
     for k in range(len(order) + 1):
         left = covariance(slopes[[*made, *order[:k]]], belief.noise, PRIOR_SD)

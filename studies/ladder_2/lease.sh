@@ -4,10 +4,13 @@
 #   lease.sh begin                 carry out/carry-gen (wheels, gensite.tar.xz of rdkit and tblite, more.tar.gz): the code is copied, so that commits
 #                                  meanwhile change nothing, and generation starts in the background
 #   lease.sh stage                 carry out/carry-1, then -2, then -3 (xtb_molecules.h5 in three parts)
-#   lease.sh columns OUT SECONDS   columns.yaml and columns_slow.yaml, a card each, until the time is up or the new data are there
+#   lease.sh field SECONDS         optional; in the background on card 0: the three runs that study field lacks (carry its wheels and its state too); `fetch`
+#   lease.sh columns OUT SECONDS   columns_slow.yaml on card 0; what symmetry/transfer.yaml lacks (carry its state) and columns.yaml on card 1;
+#                                  until the time is up or the new data are there
 #   lease.sh pack                  pack xtb14; its hash, which belongs into contrib/travel/data_long.env
 #   lease.sh long OUT SECONDS [PARTS]   the four slices of the long grid on two cards; resumes; PARTS of state for the last call
 #   lease.sh home OUT FROM TO      parts FROM to TO of the new data (16 MB each, at most four a call)
+#   lease.sh fetch OUT             the state of study field
 set -uo pipefail
 command=$1 dest=${2:-}
 case $command in begin | stage) ;; *) cd out/code || exit ;; esac
@@ -37,11 +40,23 @@ case $command in
     cd out/code && bash contrib/travel/stage.sh | tail -n 2
     cat out/more.log
     ;;
+  field)
+    export COVERAGE_RUN=1 CUDA_DEVICE_MAX_CONNECTIONS=4 CUDA_VISIBLE_DEVICES=0 RESERVE=20 PARTS=2
+    setsid nohup bash contrib/travel/piece.sh studies/field/field.yaml out/dest_field "$2" --workers 3 --runs-per-device 1 >out/field.out 2>&1 </dev/null &
+    ;;
+  fetch)
+    mkdir -p "$dest/field"
+    cp out/dest_field/*.tar.* "$dest/field/"
+    tail -n 40 out/field.out
+    ;;
   columns)
-    RESERVE=20 PARTS=1 bash contrib/travel/queues.sh "$dest" "$3" studies/ladder_2/columns.yaml studies/ladder_2/columns_slow.yaml &
+    RESERVE=20 PARTS=1 bash contrib/travel/queues.sh "$dest" "$3" studies/ladder_2/columns_slow.yaml \
+      "studies/symmetry/transfer.yaml studies/ladder_2/columns.yaml" &
     queues=$!
-    while kill -0 $queues 2>/dev/null && ! ready; do sleep 1; done
-    if kill -0 $queues 2>/dev/null; then pkill -TERM -f 'forcelaw.cli run studies/ladder_2/columns'; fi
+    while kill -0 $queues 2>/dev/null; do  # once the data are there, whatever trains then and what would follow it
+      if ready; then pkill -TERM -f 'forcelaw.cli run studies/(ladder_2/columns|symmetry/transfer)'; fi
+      sleep 2
+    done
     wait $queues
     cat out/more.log
     table

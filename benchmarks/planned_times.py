@@ -7,9 +7,8 @@ Seconds of a step = step + layer * depth + flop * FLOPs, nonnegative least squar
 errors, for each architecture and kind of forces, of one H200. Runs: results/*/runs.jsonl, seconds
 of steps when a run has the card for itself (of runs side by side a sample is timed), without
 evaluations. Rows of speed: results/h200/gradient_forces.txt, last call, and
-results/h200/columns_check.txt, first call. Where two rows carry two rates the fit is exact and says
-nothing. Studies of options and of other data test the rates and are not fitted, but for
-architectures that nothing else has run.
+results/h200/columns_check.txt. Where two rows carry two rates the fit is exact and says
+nothing. Studies of options and of other data test the rates and are not fitted.
 """
 
 from __future__ import annotations
@@ -36,11 +35,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # of the H100's runs those with the kernels of today; older code was up to three times as slow. They
 # test the rates of the H200, which has run most; GemNet-OC has run on an H100 only
 H100 = {"depth": ("mpnn", "painn", "esen"), "symmetry_ladder": ("gemnet_oc",)}
-TESTS = ("heads_again", "rmd17", "wbe", "symmetry_breaks", "symmetry_transfer")
-ONLY_THERE = ("attention", "platonic")  # no other study has them
-# twelve processes on a card, whose steps took 2 to 15 times as long as alone (LABLOG.md)
-CROWDED = ("field",)
-OLDER = {("symmetry_rates", "attention")}  # by torch, before it had kernels
+TESTS = ("heads_again", "rmd17", "wbe", "symmetry_breaks")
+# many processes on a card, whose steps took 2 to 15 times as long as alone (LABLOG.md)
+CROWDED = ("field", "symmetry_transfer")
+# architectures whose kernels are younger than other studies: widths of symmetry_transfer that ran
+# with these, and with nothing beside them
+ALONE = {"attention": (32, 72), "platonic": (144,)}
 COLUMNS = ROOT / "results" / "h200" / "columns_check.txt"
 SPEED = ROOT / "results" / "h200" / "gradient_forces.txt"
 KINDS = {"direct": "direct", "gradient": "conservative"}
@@ -65,7 +65,8 @@ def runs() -> Iterator[Point]:
                 continue
             card, model = words[1], spec["model"]
             study, name = file.parent.name, model["architecture"]
-            if study in CROWDED or (study, name) in OLDER:
+            alone = study == "symmetry_transfer" and model["width"] in ALONE.get(name, ())
+            if not alone and (study in CROWDED or name in ALONE):
                 continue
             if (card == "H100" and name not in H100.get(study, ())) or spec["cost_factor"] > 2:
                 continue
@@ -99,13 +100,14 @@ def speeds() -> Iterator[Point]:
 
 
 def columns() -> Iterator[Point]:
-    """Rows of the first call in :data:`COLUMNS` for architectures that :func:`speeds` has not, as
-    runs of one step."""
-    _, first, *_ = COLUMNS.read_text().split("# benchmarks/")
-    for line in first.splitlines():
+    """Rows of :data:`COLUMNS` for architectures that :func:`speeds` has not, as runs of one step:
+    of the first call attention's, of the last platonic's, both by their kernels."""
+    _, first, *_, last = COLUMNS.read_text().split("benchmarks/columns_check.py")
+    own = last.partition("MOST_CHANNELS")[0]
+    for line in (*first.splitlines(), *own.splitlines()):
         words = line.split()
         name = words[0].partition(":")[0] if words else ""
-        if name not in ONLY_THERE:
+        if name not in ALONE or (name == "platonic") != (line in own):
             continue
         depth = size(name, 1e6, **data_options(Pack(sample_path()))).depth
         spec = {
@@ -149,7 +151,7 @@ def main() -> int:
     print(f"{'':<34}{'rows':>5}{'least':>7}{'10%':>6}{'half':>6}{'90%':>6}{'most':>6}")
     for (name, forces), points in sorted(groups.items()):
         ours = [p for p in points if p.card == "H200"] or points
-        rate = fit([p for p in ours if p.source not in TESTS or name in ONLY_THERE])
+        rate = fit([p for p in ours if p.source not in TESTS])
         found[name][forces] = list(rate)
         print(
             f"{name}, {forces} forces: {rate.step:g} s, {rate.layer:g} s a layer,"

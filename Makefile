@@ -4,7 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# pip would compile all modules one after the other
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+COMPILE := $(BIN)/python -m compileall -qq -j 0
 
 .PHONY: demo test lint format types docs clean
 
@@ -12,6 +14,7 @@ demo: $(VENV)/.installed
 	$(BIN)/forcelaw run studies/quickstart.yaml --device cpu
 
 test: $(VENV)/.tested
+	@$(COMPILE) src  # else every process that tests start does it, where Python may not keep what it compiles
 	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.tested
@@ -37,14 +40,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "setting up: installing what forcelaw needs into $(VENV)"
 	@$(PIP) torch
 	@$(PIP) --editable '.[train,report]'
+	@$(COMPILE) $(VENV) || true  # some files of packages are templates
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
 	@$(PIP) --editable '.[test]'
+	@$(COMPILE) $(VENV) || true
 	@touch $@
 
 $(VENV)/.documented: $(VENV)/.installed
 	@$(PIP) --editable '.[docs]'
+	@$(COMPILE) $(VENV) || true
 	@touch $@
 
 clean:

@@ -49,7 +49,7 @@ architectures: [{name: mpnn, learning_rate: 1e-3}, painn]
 sizes: [3e3]
 depth: 1
 seeds: [0]
-epochs: 40
+epochs: 20
 train:
   batch_molecules: 4
   evaluations: 3
@@ -169,7 +169,7 @@ def test_queues_of_studies_run_side_by_side_and_all_come_back(tmp_path, bare) ->
     not end."""
     write_pack(tmp_path / "packs" / "p", structures=60)
     (tmp_path / "studies").mkdir()
-    text = STUDY.replace("epochs: 40", "epochs: 1").replace(", painn]", "]")
+    text = STUDY.replace("epochs: 20", "epochs: 1").replace(", painn]", "]")
     for name in "abc":
         (tmp_path / "studies" / f"{name}.yaml").write_text(text.replace("name: t", f"name: {name}"))
     study = tmp_path / "studies" / "a.yaml"
@@ -206,6 +206,9 @@ def test_training_imports_nothing_that_a_bare_machine_may_lack(bare) -> None:
         "data = {'elements': (1, 6), 'scale': 1.0, 'mean_degree': 4.0}\n"
         "for name in forcelaw.models.ARCHITECTURES:\n"
         "    forcelaw.models.sizing.size(name, 3e4, **data)\n"
+        "class OfOthers:\n"
+        "    model = staticmethod(lambda config: forcelaw.models.base.nn.Embedding(3, 4))\n"
+        "assert forcelaw.models.sizing._without_weights(OfOthers, None).weight.is_meta\n"
         "assert 'torch._dynamo' not in sys.modules, 'sizing imports the compiler of torch'\n"
         "print(*sorted({m.partition('.')[0] for m, module in sys.modules.items() if module}))"
     )

@@ -28,7 +28,7 @@ def study(tmp_path, monkeypatch):
     return forcelaw.Study.load("t.yaml")
 
 
-def test_plan_run_status_and_report(study, tmp_path):
+def test_plan_run_status_and_report(study, monkeypatch):
     before = study.plan()
     assert before["kind"].to_list().count("sweep") == 2 and len(before) == 4
     waiting = before.filter(pl.col("run").is_null())
@@ -41,6 +41,9 @@ def test_plan_run_status_and_report(study, tmp_path):
     assert (outcome.finished, outcome.diverged, outcome.failed) == (4, 0, 0)
     assert not outcome.time_up and outcome.out == study.out
     assert any("4 runs finished" in line for line in lines)
+    # where nothing is left no worker is started
+    monkeypatch.setattr("forcelaw.study.launcher._start", None)
+    assert study.run(workers=2, device="cpu").finished == 4
 
     after = study.plan()
     assert set(after["state"]) == {"finished"} and after["run"].null_count() == 0

@@ -173,6 +173,8 @@ class Study:
             self._forget_failed()
         deadline = began + 60 * minutes if minutes else math.inf
         before, clock = study_status(self.directory, rates, hold_largest), time.monotonic()
+        if before.over and not before.damaged:
+            workers = 0  # each would import torch to find nothing to do
         status = run_local(
             self.directory,
             self.file,

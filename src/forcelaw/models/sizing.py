@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ..errors import StudyError
 from . import architecture
@@ -41,10 +42,23 @@ def count_flops(config: ModelConfig) -> Flops:
 
 def _without_weights(entry: Architecture, config: ModelConfig) -> ForceField:
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoNormalNumbers():
             return entry.model(config)
     except Exception:  # whatever it is: with weights it does not happen, or is raised again
         return _with_weights(entry, config)
+
+
+class _NoNormalNumbers(TorchFunctionMode):
+    """A weight without memory is not filled with any, as nn.Embedding does: on device "meta" torch
+    imports its compiler for that, which takes seconds."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__name__", "") == "normal_":
+            return args[0] if args else kwargs["tensor"]  # as torch.nn.init names it
+        return function(*args, **kwargs)
 
 
 def _with_weights(entry: Architecture, config: ModelConfig) -> ForceField:

@@ -51,9 +51,10 @@ def run_local(
     """Start workers and show progress until the study is done or ``deadline`` (seconds since the
     epoch) is past. Ctrl-C, SIGTERM and ``forcelaw stop`` stop it cleanly; a second call resumes it.
 
-    runs_per_device: side by side in each worker, a number or "auto". hold: as for
-    :func:`forcelaw.study.plan.plan`. threads: of each worker on a CPU. gpus: on which
-    each worker trains one run at a time. idle: seconds without a free run after which one ends.
+    workers: none where nothing is left to do. runs_per_device: side by side in each worker, a
+    number or "auto". hold: as for :func:`forcelaw.study.plan.plan`. threads: of each worker on a
+    CPU. gpus: on which each worker trains one run at a time. idle: seconds without a free run after
+    which one ends.
     """
     logs = directory.out / "logs"
     with storage(logs):
@@ -71,8 +72,9 @@ def run_local(
         for k in range(workers)
     ]
     try:
-        with _interrupted_by_sigterm():
-            _watch(directory, processes, device, rates, deadline, hold, gpus)
+        if processes:
+            with _interrupted_by_sigterm():
+                _watch(directory, processes, device, rates, deadline, hold, gpus)
     except BaseException as error:  # whatever it is, no worker trains on unattended
         for p in processes:
             p.send_signal(signal.SIGTERM)

@@ -537,7 +537,7 @@ def test_variance_of_messages_is_flat_in_width_and_near_one() -> None:
     to 128."""
     mols = [random_cluster(18, k) for k in range(2)]
     graph = make_graph(mols, torch.float32)
-    widths = (32, 64, 128)
+    widths = (32, 128)  # the middle of three would have no weight in a slope
     sizes: dict[str, list[float]] = {}
     for width in widths:
         logs: dict[str, list[float]] = {}

@@ -4,6 +4,7 @@ summary."""
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -13,6 +14,7 @@ from forcelaw.figures.style import DARK, looks
 from forcelaw.figures.text import decimal, names, pretty
 from forcelaw.laws.fit.result import Estimate, FitResult
 from forcelaw.laws.forms import Surface
+from forcelaw.report import summary
 from forcelaw.report.frontiers import FrontierOutcome, envelope
 from forcelaw.report.outcome import Outcome
 from forcelaw.report.paper import published
@@ -269,3 +271,11 @@ def test_lists_in_words() -> None:
 )
 def test_exponents_beyond_any_meaning_are_short(value: float, text: str) -> None:
     assert decimal(value, 3) == text
+
+
+def test_pairs_at_equal_compute_are_promised_where_there_are_some(monkeypatch) -> None:
+    monkeypatch.setattr(summary, "equal_compute", lambda *_: [])
+    for costs, said in (({}, "equal N and D are below"), ({"c": object()}, "pairs that share one")):
+        pair = SimpleNamespace(costs=costs)
+        analysis = SimpleNamespace(fitted=[1, 2], comparison=SimpleNamespace(ratios=[pair]))
+        assert said in summary.headline(analysis)

@@ -163,7 +163,10 @@ def loss_ratios(items: Sequence[tuple[Look, Ratios]], first: str, x: str, x_titl
     if known:  # a band of few sizes may be very wide
         panel.y_range = (min(known) / 1.3, max(1.0, *known) * 1.3)
     _add_unit(panel, first)
-    return or_empty(panel, "no two architectures with sizes and a range in common")
+    empty = "no two architectures with a size and a range of D in common"
+    if x != "d":
+        empty = "no cost at which two architectures have two sizes each"
+    return or_empty(panel, empty)
 
 
 def forest(

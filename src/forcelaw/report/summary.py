@@ -59,10 +59,13 @@ def headline(analysis: Analysis) -> str:
         )
     levels = equal_compute(analysis)
     if not levels:
-        return (
+        text = (
             "No compute budget is covered by every architecture, so they are not ranked at equal"
-            " compute here; pairs that share one are compared below."
+            " compute here"
         )
+        if any(one.costs.get("c") is not None for one in analysis.comparison.ratios):
+            return text + "; pairs that share one are compared below."
+        return text + "; losses at equal N and D are below."
     order = _ranked(levels[-1]["losses"])
     (best, low), (worst, high) = order[0], order[-1]
     text = (

@@ -69,8 +69,13 @@ def test_colours_are_distinct_and_stay_with_their_family() -> None:
     )
     alone = looks([("anything", "egnn")])
     assert alone["anything"].colour == all_looks["MC-EGNN"].colour
-    many = looks([(f"a{i}", "new") for i in range(15)])
-    assert len({look.colour for look in many.values()}) >= len(DARK)
+    many = looks([(f"a{i}", "new") for i in range(25)]).values()
+    assert len({look.colour for look in many}) == len({look.dark for look in many}) == 25
+    assert [look.colour for look in many][: len(DARK)] == [
+        look.colour for look in looks([(f"a{i}", "new") for i in range(len(DARK))]).values()
+    ]
+    for look in many:
+        assert _contrast(look.colour, "#ffffff") > 3 and _contrast(look.dark, "#14161a") > 3
     depths = looks(
         [(f"{name} {k}", name) for name in ("mpnn", "painn", "esen") for k in (3, 1, 2, 4, 6)]
     )

@@ -68,6 +68,7 @@ class Look:
         return {**self.line, "symbol": self.symbol, "marker": self.marker}
 
 
+DEEPEST = 0.65  # how far the last shade of a family is mixed with black, on a dark page with white
 FAMILIES = ("gemnet", "egnn", "esen", "painn", "mpnn")
 
 
@@ -82,7 +83,8 @@ def family(name: str) -> str | None:
 def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
     """A look for every (label, architecture), in the given order. The first of a family gets the
     family's colour, so that an architecture keeps its colour from one study to the next. Where
-    there are more columns than colours, the others of a family get darker shades of it."""
+    there are more columns than colours, the others of a family get darker shades of it, and what is
+    of no family those of any."""
     taken: dict[str, str] = {}
     for label, architecture in labels:
         colour = PREFERRED.get(_family(label, architecture))
@@ -92,21 +94,30 @@ def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
     # families that the study does not have give their colours last: the next study may have them
     free.sort(key=lambda colour: colour in PREFERRED.values())
     shades = _shades(labels) if len(labels) > len(DARK) else {}
-    out = {}
+    out, beyond = {}, 0
     for index, (label, _) in enumerate(labels):
         colours = shades.get(label)
         if colours is None:
-            colour = taken.get(label) or (free.pop(0) if free else GREY)
-            colours = colour, DARK[colour]
-        out[label] = Look(label, *colours, *SYMBOLS[index % len(SYMBOLS)])
+            colour, share = taken.get(label), 0.0
+            if colour is None and free:
+                colour = free.pop(0)
+            elif colour is None:
+                rounds, k = divmod(beyond, len(DARK))
+                colour, share, beyond = (
+                    list(DARK)[k],
+                    DEEPEST * (1 - 0.5 ** (rounds + 1)),
+                    beyond + 1,
+                )
+            colours = _mixed(colour, 0, share), _mixed(DARK[colour], 255, share)
+        symbol = index + index // len(
+            SYMBOLS
+        )  # a darker shade has another symbol than the pure colour
+        out[label] = Look(label, *colours, *SYMBOLS[symbol % len(SYMBOLS)])
     return out
 
 
 def _family(label: str, architecture: str) -> str:
     return family(architecture) or family(label) or ""
-
-
-DEEPEST = 0.65  # how far the last shade of a family is mixed with black, on a dark page with white
 
 
 def _shades(labels: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:

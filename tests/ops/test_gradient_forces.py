@@ -15,7 +15,7 @@ from forcelaw import ops
 from forcelaw.graph import GraphBatch
 from forcelaw.models import build, make_config
 from forcelaw.models.base import ForceField
-from tests.ops.test_kernels import DEVICE, molecules
+from tests.ops.graphs import DEVICE, molecules
 
 MODELS = {
     "painn": {"architecture": "painn", "width": 6, "depth": 2, "radial": 5},

@@ -45,6 +45,8 @@ OPTIONS = {
     "decay": 0.5,
     "decay_shape": "cosine",
     "optimizer": "adamw",
+    "loss": "huber",
+    "huber_delta": 0.05,
 }
 NEEDS_STRESS = {"stress_weight", "stress_weight_end"}  # tests/training/test_weights.py
 NEEDS_CONFIGS = {"config_weights"}  # tests/training/test_config_weights.py

@@ -103,15 +103,11 @@ def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
                 colour = free.pop(0)
             elif colour is None:
                 rounds, k = divmod(beyond, len(DARK))
-                colour, share, beyond = (
-                    list(DARK)[k],
-                    DEEPEST * (1 - 0.5 ** (rounds + 1)),
-                    beyond + 1,
-                )
+                colour, share = list(DARK)[k], DEEPEST * (1 - 0.5 ** (rounds + 1))
+                beyond += 1
             colours = _mixed(colour, 0, share), _mixed(DARK[colour], 255, share)
-        symbol = index + index // len(
-            SYMBOLS
-        )  # a darker shade has another symbol than the pure colour
+        # a darker shade has another symbol than the pure colour
+        symbol = index + index // len(SYMBOLS)
         out[label] = Look(label, *colours, *SYMBOLS[symbol % len(SYMBOLS)])
     return out
 

@@ -7,7 +7,7 @@ import torch
 from forcelaw import ops
 from forcelaw.data.device_dataset import Targets
 from forcelaw.training.config import TrainOptions
-from forcelaw.training.loss import Shape, error_sums, loss_terms, virial_term
+from forcelaw.training.loss import LossShape, error_sums, loss_terms, virial_term
 from tests.interpreter import needs_interpreter
 
 
@@ -58,9 +58,11 @@ def sizes_by_hand(sizes, name, delta):
     )
 
 
-@pytest.mark.parametrize("shape", [Shape("square"), Shape("huber", 0.7), Shape("huber", 1e-9)])
+@pytest.mark.parametrize(
+    "shape", [LossShape("square"), LossShape("huber", 0.7), LossShape("huber", 1e-9)]
+)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_what_else_can_be_minimised(shape: Shape, weighted: bool) -> None:
+def test_what_else_can_be_minimised(shape: LossShape, weighted: bool) -> None:
     """Squares and Huber's loss of three structures and four atoms of padding."""
     rng = np.random.default_rng(1)
     natoms, real = np.array([3, 1, 5, 0]), np.repeat([1.0, 0.0], [9, 4])
@@ -95,8 +97,8 @@ def test_what_else_can_be_minimised(shape: Shape, weighted: bool) -> None:
 
 def test_huber_is_the_norm_far_out_and_smooth_where_an_error_is_met() -> None:
     far, met = torch.tensor([4.0, 100.0]), torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    assert Shape("huber", 0.01)(far.square()).tolist() == pytest.approx([3.995, 99.995])
-    (gradient,) = torch.autograd.grad(Shape("huber", 0.01)(met.square()).sum(), met)
+    assert LossShape("huber", 0.01)(far.square()).tolist() == pytest.approx([3.995, 99.995])
+    (gradient,) = torch.autograd.grad(LossShape("huber", 0.01)(met.square()).sum(), met)
     assert gradient.tolist() == [0.0, 0.0, 0.0]
 
 

@@ -17,7 +17,7 @@ from ..ops.loss import SMALL
 from .config import TrainOptions
 
 
-class Shape(NamedTuple):
+class LossShape(NamedTuple):
     """What of an error x >= 0 counts: ``norm`` x, ``square`` x^2, ``huber`` x - d / 2 beyond d and
     x^2 / (2 d) below, which is x for errors far beyond d, so that weights mean the same."""
 
@@ -25,7 +25,7 @@ class Shape(NamedTuple):
     delta: float = 0.01
 
     @classmethod
-    def of(cls, options: TrainOptions) -> Shape:
+    def of(cls, options: TrainOptions) -> LossShape:
         return cls(options.loss, options.huber_delta)
 
     def __call__(self, squares: Tensor) -> Tensor:
@@ -40,11 +40,11 @@ class Shape(NamedTuple):
         )
 
 
-NORM = Shape()
+NORM = LossShape()
 
 
 def loss_terms(
-    energy: Tensor, forces: Tensor, target: Targets, shape: Shape = NORM
+    energy: Tensor, forces: Tensor, target: Targets, shape: LossShape = NORM
 ) -> tuple[Tensor, Tensor]:
     """Energy term (eV/atom) and force term (eV/Angstrom) of a batch, both scalars (squared for
     ``square``); padding does not count. Structures and their atoms count by the weights of the
@@ -64,7 +64,7 @@ def loss_terms(
     )
 
 
-def virial_term(virial: Tensor, target: Targets, shape: Shape = NORM) -> Tensor:
+def virial_term(virial: Tensor, target: Targets, shape: LossShape = NORM) -> Tensor:
     """Mean over structures with a stress of the Frobenius norm of (W - W_ref) / n, in eV/atom, W
     (g, 3, 3) being stress times volume; zero where no structure of the batch has one."""
     known = target.virial.isfinite().all(-1).all(-1)

@@ -20,7 +20,7 @@ from ..graph import GraphBatch
 from ..models import ForceField
 from ..ops import random_rotations, record
 from .config import TrainOptions, weights_table
-from .loss import NORM, Shape, loss_terms, virial_term
+from .loss import NORM, LossShape, loss_terms, virial_term
 from .optimizer import ScheduleFreeAdamW
 from .ranks import ALONE, Ranks
 from .symmetry_loss import latent_penalty, penalty
@@ -188,7 +188,7 @@ class Step:
         outputs = self._predict(graph, target)
         energy, forces = outputs[:2]
         virial = () if self.options.latent else outputs[2:]
-        shape, at = Shape.of(self.options), None
+        shape, at = LossShape.of(self.options), None
         if self.shares is not None:
             at = self._at(self.shares, step - self.start).unbind()
         terms = self._terms(NORM, energy, forces, virial, target, at)
@@ -211,7 +211,7 @@ class Step:
 
     @staticmethod
     def _terms(
-        shape: Shape,
+        shape: LossShape,
         energy: Tensor,
         forces: Tensor,
         virial: tuple[Tensor, ...],

@@ -36,7 +36,7 @@ from ..models.frames import rotated
 from ..models.latent import normalised
 from ..ops import random_rotations
 from ..ops.batch_assembly import turned
-from .loss import NORM, Shape, loss_terms
+from .loss import NORM, LossShape, loss_terms
 
 # keeps these rotations apart from those of the augmentation, and those of one copy from those of
 # the next; seeds are far smaller
@@ -65,7 +65,7 @@ def penalty(
     square, in eV/Angstrom; None is the norm. shares: of this rank in the structures and in the
     atoms of the step. No synchronisation with the host.
     """
-    terms, shape = [], NORM if scale is None else Shape("square")
+    terms, shape = [], NORM if scale is None else LossShape("square")
     for k in range(1, rotations + 1):
         matrices = random_rotations(rows, step, seed + k * STREAM, graph.pos.dtype)
         moved, of_atom = rotated(graph, matrices)

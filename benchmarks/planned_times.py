@@ -103,11 +103,11 @@ def columns() -> Iterator[Point]:
     """Rows of :data:`COLUMNS` for architectures that :func:`speeds` has not, as runs of one step:
     of the first call attention's, of the last platonic's, both by their kernels."""
     _, first, *_, last = COLUMNS.read_text().split("benchmarks/columns_check.py")
-    own = last.partition("MOST_CHANNELS")[0]
-    for line in (*first.splitlines(), *own.splitlines()):
+    lines = [("attention", line) for line in first.splitlines()]
+    lines += [("platonic", line) for line in last.partition("MOST_CHANNELS")[0].splitlines()]
+    for name, line in lines:
         words = line.split()
-        name = words[0].partition(":")[0] if words else ""
-        if name not in ALONE or (name == "platonic") != (line in own):
+        if not words or words[0].partition(":")[0] != name:
             continue
         depth = size(name, 1e6, **data_options(Pack(sample_path()))).depth
         spec = {

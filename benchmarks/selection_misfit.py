@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 from kept_lines import keeper  # in this directory
+from selection_truth import drawn
 
 from forcelaw.laws.decide.selection import (
     PRIOR_SD,
@@ -100,12 +101,7 @@ class Study:
             return list(range(len(self.y)))
         budget = SHARE * self.cost.sum()
         if way == "chance":
-            out, left = [], budget
-            for k in self.rng.permutation(len(self.cost)):
-                if self.cost[k] <= left:
-                    out.append(int(k))
-                    left -= self.cost[k]
-            return out
+            return drawn(self.cost, budget, self.rng)
         return choose(
             self.cost,
             budget,

@@ -85,6 +85,16 @@ def expected(belief: Belief, rows: np.ndarray) -> float:
     return float(np.einsum("tp,pq,tq->t", belief.target, covariance, belief.target).mean())
 
 
+def drawn(cost: np.ndarray, budget: float, rng: np.random.Generator) -> list[int]:
+    """Rows of ``cost`` in random order, each that the rest of the budget affords."""
+    out = []
+    for k in rng.permutation(len(cost)):
+        if cost[k] <= budget:
+            out.append(int(k))
+            budget -= cost[k]
+    return out
+
+
 def rows_of(way: str, runs: Runs, budget: float, law: str, belief: Belief, seed: int) -> np.ndarray:
     """Rows of the pool within the budget."""
     cost = runs["c"]
@@ -92,12 +102,7 @@ def rows_of(way: str, runs: Runs, budget: float, law: str, belief: Belief, seed:
         nothing = table(np.zeros(4), AT["n"], AT["d"])  # losses at the target are not looked at
         return select_runs(runs, nothing, budget, law, seed)
     if way == "chance":
-        out, left = [], budget
-        for k in np.random.default_rng(seed).permutation(len(cost)):
-            if cost[k] <= left:
-                out.append(int(k))
-                left -= cost[k]
-        return np.array(out)
+        return np.array(drawn(cost, budget, np.random.default_rng(seed)))
     at = plane(runs.values)
 
     def away(chosen: list[int], left: np.ndarray) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import ForcelawError, StorageError, StoreError
+from .errors import ForcelawError, StorageError, StoreError, missing_package
 
 # what to do about an operating system's refusal to write
 _REMEDIES = {
@@ -74,10 +74,11 @@ def reading(
             raise storage_error(error, Path(path)) from error
         raise _unreadable(error, path, kind, remedy) from error
     except ModuleNotFoundError as error:  # the file is as it should be
+        command = getattr(missing_package(error), "remedy", f"pip install {error.name}")
         raise kind(
             f"reading it takes the Python package {error.name}, which is not installed here",
             where=str(path),
-            remedy=f"install it: pip install {error.name}",
+            remedy=f"install it: {command}",
         ) from error
     # parsers raise what they like: KeyError, struct.error, RecursionError, MemoryError, and polars
     # a BaseException of its own

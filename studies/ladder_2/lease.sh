@@ -13,10 +13,8 @@
 #   lease.sh fetch OUT             the state of study field
 set -uo pipefail
 command=$1 dest=${2:-}
+export PYTHONPATH=$PWD/out/code/src:$PWD/out/code/out/site PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 case $command in begin | stage) ;; *) cd out/code || exit ;; esac
-root=$PWD
-[[ $command == stage ]] && root=$PWD/out/code
-export PYTHONPATH=$root/src:$root/out/site PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 ready() { compgen -G "out/home/*.1-of-*" >/dev/null; }
 table() { rm -f "$dest"/*/*.csv "$dest"/*/*.txt; cat "$dest/all.txt" 2>/dev/null; ls -l "$dest" "$dest"/*; uptime; }
 
@@ -26,7 +24,6 @@ case $command in
     cp -r src benchmarks studies contrib pyproject.toml out/code/
     mv out/carry-gen out/code/out/
     cd out/code || exit
-    export PYTHONPATH=$PWD/src:$PWD/out/site
     bash contrib/travel/stage.sh
     tar -C out/site -xf out/stage/gensite.tar.xz && rm out/stage/gensite.tar.xz
     setsid nohup bash -c 'bash studies/ladder_2/more_data.sh out/more out/stage/xtb_molecules.h5 30 &&

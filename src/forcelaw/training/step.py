@@ -188,19 +188,22 @@ class Step:
         outputs = self._predict(graph, target)
         energy, forces = outputs[:2]
         virial = () if self.options.latent else outputs[2:]
-        shape, at = LossShape.of(self.options), None
+        shape, shares = LossShape.of(self.options), None
         if self.shares is not None:
-            at = self._at(self.shares, step - self.start).unbind()
-        terms = self._terms(NORM, energy, forces, virial, target, at)
+            of_atoms, _, of_structures, of_stress = self._at(
+                self.shares, step - self.start
+            ).unbind()
+            shares = of_structures, of_atoms, of_stress
+        terms = self._terms(NORM, energy, forces, virial, target, shares)
         loss = value = terms[0] + terms[1]
         if shape.name != "norm":
-            terms = self._terms(shape, energy, forces, virial, target, at)
+            terms = self._terms(shape, energy, forces, virial, target, shares)
             loss = terms[0] + terms[1]
         if self.weights is not None:
             loss = self._minimised(terms, self._at(self.weights, step))
         if self.options.symmetry_rotations:
-            shares = None if at is None else (at[2], at[0])
-            asymmetry = self._asymmetry(graph, outputs, target, numbers, step, shares)
+            of_data = None if shares is None else shares[:2]
+            asymmetry = self._asymmetry(graph, outputs, target, numbers, step, of_data)
             loss = loss + self.options.symmetry_weight * asymmetry
         # without a direct head some weights of a last layer reach no output (eSEN's l > 0 channels
         # there, as in fairchem); the certificate names those of a model from outside
@@ -218,14 +221,11 @@ class Step:
         target: Targets,
         shares: tuple[Tensor, ...] | None,
     ) -> tuple[Tensor, ...]:
-        """Energy, force and, where it is trained on, virial term; shares: of this rank in the
-        atoms, edges, structures and stresses of the step."""
+        """Energy, force and, where it is trained on, virial term; shares: of this rank in what
+        each is a mean over."""
         terms = loss_terms(energy, forces, target, shape)
         terms += tuple(virial_term(v, target, shape) for v in virial)
-        if shares is None:
-            return terms
-        of_atoms, _, of_structures, of_stress = shares
-        return tuple(x * share for x, share in zip(terms, (of_structures, of_atoms, of_stress)))
+        return terms if shares is None else tuple(x * s for x, s in zip(terms, shares))
 
     def _asymmetry(
         self,

@@ -134,6 +134,7 @@ def main() -> int:
     )
     unit, bad = None, 0
     chosen = [c for c in args.columns if any(word in c for word in args.only)]
+    chosen.sort(key=lambda column: column != "esen")  # the unit of the others
     for column in chosen:
         try:
             config = configured(pack, column, args.size)

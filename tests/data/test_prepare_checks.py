@@ -130,6 +130,27 @@ def test_two_levels_of_theory(tmp_path, frames):
     prepare([paths[0], again], tmp_path / "pack", say=io.StringIO())
 
 
+def test_isomers_are_no_other_level_of_theory(tmp_path):
+    """Two halves of one data set: each has other isomers, so that single formulas are far apart,
+    and all of them together are not."""
+    rng = np.random.default_rng(0)
+    halves = []
+    for k in range(2):
+        frames = files.molecules(120, seed=k, kinds=KINDS)
+        for frame in frames:
+            counts = np.unique(frame["numbers"], return_counts=True)
+            isomer = np.random.default_rng([k, *np.concatenate(counts)]).normal(0, 0.2)
+            frame["energy"] += len(frame["numbers"]) * (isomer + rng.normal(0, 0.001))
+        halves.append(frames)
+    paths = [files.extxyz(tmp_path / f"{k}.xyz", half) for k, half in enumerate(halves)]
+    prepare(paths, tmp_path / "pack", say=io.StringIO())
+    for frame in halves[1]:
+        frame["energy"] += 3.0 * len(frame["numbers"])
+    files.extxyz(paths[1], halves[1])
+    with pytest.raises(DataError, match=r"eV/atom apart \(median of"):
+        prepare(paths, tmp_path / "other", say=io.StringIO())
+
+
 def test_copies_conflicts_and_leaks(tmp_path, frames):
     copied = [*frames, frames[3], {**frames[5], "energy": frames[5]["energy"] + 0.4}]
     error = refusal(tmp_path, copied, val_fraction=0.0)

@@ -21,8 +21,8 @@ from .copies import Copies
 # beyond a gap, where one is GAP times the next lower one.
 OUTLIER = (30.0, 1.0, 0.5)
 GAP = 5.0
-# Levels of theory: mean energies of one formula in two sources differ by this many standard
-# deviations within them, and by at least so many eV/atom
+# Levels of theory: between two sources the mean energies of formulas that both have differ by this
+# many standard errors, and by at least so many eV/atom
 LEVELS = (10.0, 0.05)
 FORMULAS = 20_000  # that are compared between sources
 
@@ -139,22 +139,31 @@ class FormulaEnergies:
             self._sums[key, source] = entry
         return entry
 
-    def apart(self) -> tuple[int, int, float] | None:
-        """(source, other source, eV/atom) of the pair that is furthest apart, if levels differ."""
-        by_formula: dict[int, list[tuple[int, float, float, int]]] = {}
+    def apart(self) -> tuple[int, int, float, int] | None:
+        """(source, other source, eV/atom, formulas) of the pair that is furthest apart, if levels
+        differ: the median over the formulas that both have.
+
+        Another level moves all formulas. One formula alone may be far apart where each source has
+        other isomers of it, so that single ones say nothing where there are many.
+        """
+        by_formula: dict[int, list[tuple[int, float, float]]] = {}
         for (key, source), (n, total, squares, shift) in self._sums.items():
             mean = total / n
-            by_formula.setdefault(key, []).append(
-                (source, shift + mean, max(squares / n - mean**2, 0.0), int(n))
-            )
-        worst = None
+            found = (source, shift + mean, max(squares / n - mean**2, 0.0))
+            by_formula.setdefault(key, []).append(found)
+        pairs: dict[tuple[int, int], list[tuple[float, float]]] = {}
         for entries in by_formula.values():
             for a, b in pairwise(entries):
-                off = b[1] - a[1]
-                sd = ((a[2] * a[3] + b[2] * b[3]) / (a[3] + b[3])) ** 0.5
-                least = max(LEVELS[0] * sd, LEVELS[1], abs(worst[2]) if worst else 0.0)
-                if abs(off) > least:
-                    worst = a[0], b[0], off
+                pairs.setdefault((a[0], b[0]), []).append((b[1] - a[1], (a[2] + b[2]) / 2))
+        worst = None
+        for (a, b), found in pairs.items():
+            off, within = np.transpose(found)
+            middle = float(np.median(off))
+            between = 1.4826 * float(np.median(np.abs(off - middle)))
+            sd = max(between, float(np.mean(within)) ** 0.5)
+            least = max(LEVELS[0] * sd / len(off) ** 0.5, LEVELS[1])
+            if abs(middle) > max(least, abs(worst[2]) if worst else 0.0):
+                worst = a, b, middle, len(off)
         return worst
 
 

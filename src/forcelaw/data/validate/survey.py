@@ -140,7 +140,10 @@ class Survey:
         apart = self.formulas.apart()
         if apart:
             a, b = (str(self.sources[k].path) for k in apart[:2])
-            what = f"energies of the same formulas are {apart[2]:,.4g} eV/atom apart"
+            what = (
+                f"energies of the same formulas are {apart[2]:,.4g} eV/atom apart"
+                f" (median of {apart[3]:,})"
+            )
             remedy = "merge sources of one level of theory only, in the same units"
             found.append(Finding("levels", what, f"{a} and {b}", remedy))
         self.copies = find_copies(self.records)

@@ -29,6 +29,7 @@ sources() {  # whether all files that the pack is made of are here; unpacks them
     if [[ ! -e $work/out/stage/$file ]]; then
       complete "$file" || return 1
       travel import "$work/out/stage/$file".tar* --to "$work/out/stage/$file" || return 1
+      rm "$work/out/stage/$file".tar*
     fi
   done
 }

@@ -19,7 +19,7 @@ import parts
 from forcelaw.errors import StoreError
 from forcelaw.files import read_json, reading, write_json
 from forcelaw.progress import duration
-from forcelaw.store.runs import RunDirectory, runs
+from forcelaw.store.runs import RunDirectory, content_id, runs
 from forcelaw.study.accounting import spent
 from forcelaw.study.config import is_later_stage
 
@@ -242,3 +242,37 @@ def export_files(source: Path, folder: Path, name: str, *, part: int) -> list[Pa
 def _is_pack(path: Path) -> bool:
     manifest = path / "manifest.json"
     return manifest.is_file() and json.loads(manifest.read_text()).get("format") == "forcelaw-pack"
+
+
+def regroup(studies: list[Path], to: Path) -> list[str]:
+    """Move the runs under way of ``studies`` to the study in ``to``, whose directory has its name;
+    their ids there. A run is named by the hash of what it is and whose it is, so each gets a new
+    one."""
+    under_way = [
+        run for out in studies for run in runs(out / "runs") if run.position() and not run.done
+    ]
+    specs = [run.spec() | {"study": to.name} for run in under_way]
+    for run, spec in zip(under_way, specs):
+        target = RunDirectory(to / "runs" / content_id(spec))
+        if run.held or target.held:
+            raise StoreError(
+                f"run {run.id} is being trained",
+                where=str(run.path),
+                remedy="stop `forcelaw run` first",
+            )
+        if target.position() >= run.position():
+            raise StoreError(
+                f"run {target.id} is as far as {run.id} already",
+                where=str(target.path),
+                remedy=f"leave out {run.path.parent.parent}",
+            )
+    targets = []
+    for run, spec in zip(under_way, specs):
+        target = RunDirectory.create(to / "runs", spec)
+        targets.append(target.id)
+        for name in ("metrics.jsonl", *CHECKPOINT):  # the checkpoint's record comes last
+            if (run.path / name).exists():
+                shutil.copyfile(run.path / name, target.path / f"{name}.new")
+                (target.path / f"{name}.new").replace(target.path / name)
+        run.start_over()
+    return targets

@@ -2,6 +2,7 @@
 
     python contrib/travel/travel.py export out/ladder --to state --part-mb 15 --parts 4
     python contrib/travel/travel.py import state/ --to out/ladder
+    python contrib/travel/travel.py regroup out/slice_1 out/slice_2 --to out/whole
 
 Needs the package forcelaw (PYTHONPATH=src will do).
 """
@@ -67,6 +68,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     importer.add_argument("--to", type=Path, required=True, metavar="PATH")
     importer.set_defaults(handler=handle_import)
+    regroup = commands.add_parser(
+        "regroup",
+        help="move what studies have trained of runs that are not over to another study that has"
+        " the same runs under the same labels, so that more of them share a device. Runs that are"
+        " over are left where they are: name these studies under `share`",
+    )
+    regroup.add_argument("studies", type=Path, nargs="+", help="output directories")
+    regroup.add_argument(
+        "--to", type=Path, required=True, metavar="OUT/NAME", help="NAME is that of the study"
+    )
+    regroup.set_defaults(handler=handle_regroup)
     return parser
 
 
@@ -94,6 +106,12 @@ def handle_export(args: argparse.Namespace) -> int:
 
 def handle_import(args: argparse.Namespace) -> int:
     print(f"{args.to}: {state.import_archive(args.parts, args.to)}")
+    return 0
+
+
+def handle_regroup(args: argparse.Namespace) -> int:
+    moved = state.regroup(args.studies, args.to)
+    print(f"{args.to}: {len(moved)} runs under way are here now: {', '.join(moved) or 'none'}")
     return 0
 
 

@@ -40,7 +40,9 @@ def slices() -> pl.DataFrame:
         if "check" not in folder.name
     ]
     tables = [pl.read_parquet(RESULTS / name / "runs.parquet") for name in names]
-    return pl.concat(tables, how="diagonal_relaxed").unique(["run", "step"]).sort("n", "d")
+    table = pl.concat(tables, how="diagonal_relaxed").sort(pl.col("status") != "finished")
+    same = ["architecture", "n", "seed", "lr", "step"]  # a run may have gone on in another slice
+    return table.unique(same, keep="first", maintain_order=True).sort("n", "d")
 
 
 def ends(table: pl.DataFrame) -> pl.DataFrame:

@@ -357,6 +357,43 @@ def test_pieces_that_travel_between_two_machines_end_with_the_table_of_one(tmp_p
     assert numbers(a).equals(numbers(tmp_path / "whole")) and len(numbers(a)) == 24
 
 
+def test_a_study_goes_on_with_what_others_have_begun(tmp_path) -> None:
+    """The same runs in another study: begun in one, ended in the other, to the same numbers."""
+    torch.set_num_threads(1)
+    write_pack(tmp_path / "pack")
+    outs = {}
+    for name, stop in (("first", 30), ("second", 10**9)):
+        study = tmp_path / f"{name}.yaml"
+        study.write_text(STUDY.replace("name: t\n", f"name: {name}\n") + "share: [first]\n")
+        out, asked = outs.setdefault(name, tmp_path / "out" / name), itertools.count()
+        if name == "second":
+            begun = {run.id: run.position() for run in runs(outs["first"] / "runs")}
+            under_way = [r for r in runs(outs["first"] / "runs") if r.position() and not r.done]
+            steps = {run.position() for run in under_way}
+            assert under_way
+            assert main(["regroup", str(outs["first"]), "--to", str(out)]) == 0
+            assert {run.position() for run in runs(out / "runs")} == steps
+            assert not any(run.position() and not run.done for run in runs(outs["first"] / "runs"))
+            assert main(["regroup", str(outs["first"]), "--to", str(out)]) == 0, "nothing to move"
+            assert begun.keys() == {run.id for run in runs(outs["first"] / "runs")}
+        worker.work(
+            load(study),
+            out,
+            study.parent,
+            device="cpu",
+            show=False,
+            stop=lambda asked=asked, stop=stop: next(asked) >= stop,
+        )
+    study = tmp_path / "whole.yaml"
+    study.write_text(STUDY.replace("name: t\n", "name: whole\n"))
+    worker.work(load(study), tmp_path / "whole", study.parent, device="cpu", show=False)
+    kept = ["architecture", "n", "lr", "seed", "step", "d", "c", "loss"]
+    one, other = (
+        table(o / "runs").select(kept).sort(kept) for o in (outs["second"], tmp_path / "whole")
+    )
+    assert one.equals(other) and len(one) == 24
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [

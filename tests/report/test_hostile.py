@@ -20,6 +20,8 @@ from forcelaw.report.load import load
 from forcelaw.report.sections import repeats, sections
 from forcelaw.report.tables import terminal, write_all
 from forcelaw.report.write import report
+from forcelaw.store.runs import BESIDE
+from forcelaw.study.accounting import accounts
 from forcelaw.table.directory import table
 
 from . import synthetic
@@ -83,6 +85,17 @@ def test_a_run_that_counts_but_ends_far_above_its_best_is_named(tmp_path: Path) 
     lines[-1]["loss"] = 1.04 * lowest
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert not made(folder)[0].risen
+
+
+def test_hours_that_were_measured_beside_other_processes_are_named(tmp_path: Path) -> None:
+    folder = small(tmp_path, sweep=False, diverge=False)
+    words = "were timed while other processes trained on their device"
+    assert words not in made(folder)[1].words and words not in accounts(folder).describe()
+    for run in sorted((folder / "runs").iterdir())[:2]:
+        result = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps(result | {"timing": BESIDE}))
+    assert re.search(rf"2 run\(s\) of [\w ]+ {words}", made(folder)[1].words)
+    assert f"2 runs {words}" in accounts(folder).describe()
 
 
 def test_a_study_that_was_only_planned(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from ..files import (
 )
 from .claim import Claim, held, take, taken_over
 
+BESIDE = "beside others"  # result.json, timing: other processes trained on the device meanwhile
 RETRAIN = (
     "restore this file; or delete this run directory, or give --retry-failed to `forcelaw run`, to"
     " train it again from the start"

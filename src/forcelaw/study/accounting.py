@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import StoreError, printable
 from ..files import read_json, storage, write_json
 from ..progress import count, duration
-from ..store.runs import RunDirectory, runs
+from ..store.runs import BESIDE, RunDirectory, runs
 
 BEAT_SECONDS = 10.0
 # neither the number of its runs nor their sum is known
@@ -71,7 +71,8 @@ class Accounts:
     runs included. held_hours: hours by the clock times devices, over all pieces: compiling,
     evaluating and waiting included; 0 where nothing was written down. flops: of training, a
     multiply-add counted as 2. shared: runs copied from other studies; they are in ``runs``, and not
-    in the hours and FLOPs.
+    in the hours and FLOPs. beside: runs whose hours were measured while other processes trained on
+    their device.
     """
 
     solo_hours: float = 0.0
@@ -79,6 +80,7 @@ class Accounts:
     flops: float = 0.0
     longest_hours: float = 0.0
     shared: int = 0
+    beside: int = 0
     pieces: int = 0
     devices: dict[str, float] = field(default_factory=dict)  # name -> held hours
     runs: dict[str, int] = field(default_factory=dict)  # status -> count
@@ -108,6 +110,11 @@ class Accounts:
             lines.append(
                 f"shared:    {self.shared} more runs are those of other studies, and counted there"
             )
+        if self.beside:
+            lines.append(
+                f"timing:    {self.beside} runs were timed while other processes trained on their"
+                " device: their hours are too long"
+            )
         if self.utilisation is not None:
             held = ", ".join(f"{hours:.3f} h of {name}" for name, hours in self.devices.items())
             lines.append(
@@ -132,6 +139,7 @@ def accounts(out: Path) -> Accounts:
         if (result or {}).get("taken_from"):  # another study's run, and counted there
             total.shared += 1
             continue
+        total.beside += (result or {}).get("timing") == BESIDE
         total.solo_hours += seconds / 3600
         total.flops += flops
         total.longest_hours = max(total.longest_hours, seconds / 3600)

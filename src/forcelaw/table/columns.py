@@ -99,6 +99,7 @@ _DECLARED = (
     _spec("batch_atoms", int, "batch_atoms", "atoms in a step"),
     _spec("epochs", float, "epochs", "planned passes over the training set"),
     Column("device", str, "device that trained it", source="result.device"),
+    Column("timing", str, "how its device-hours were measured", source="result.timing"),
     Column("status", str, "status", role="status", spellings="status state"),
     Column("final", bool, "last evaluation of a run that has ended"),
     _metric(

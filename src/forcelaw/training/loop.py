@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import platform
 import time
@@ -19,13 +20,14 @@ from ..data.schedule import Feed, Plan, Shards, Window, device_capacity
 from ..errors import DataError, StoreError, StudyError
 from ..models import ForceField, architecture, build
 from ..progress import Progress
-from ..store.runs import RunDirectory
+from ..store.runs import BESIDE, RunDirectory
 from . import checkpoint, fine_tune
 from .config import evaluation_steps, warmup_steps
 from .cooperative import Request, Training, drive
 from .device import device_name
 from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
+from .neighbours import training_on
 from .optimizer import PlainOptimizer, ScheduleFreeAdamW
 from .ranks import ALONE, Ranks
 from .spec import RunSpec, plan_for, read_spec, shard_options, training_set, validation_set
@@ -165,7 +167,9 @@ def training(
     )
     model.train()
     status = "finished"
+    neighbours = contextlib.ExitStack()
     try:
+        recorder.alone = neighbours.enter_context(training_on(device))
         if progress:
             progress.say(f"reading structures for {spec.steps - state['step']:,} steps")
         resumed = state["step"]
@@ -187,6 +191,7 @@ def training(
         evaluation.release()
         return recorder.finish(status) if status != "stopped" else None
     finally:
+        neighbours.close()
         stepper.release()
         evaluation.release()
         if progress:
@@ -294,6 +299,7 @@ class _Recorder:
         self.clock = Clock(self.state["step"], steps, sampled=sampled)
         self.saved = self.beat = time.monotonic()
         self.note = ""
+        self.alone: Callable[[], bool] = lambda: True
 
     def train_window(
         self, window: Window, stepper: Any, stop: Callable[[], bool]
@@ -353,6 +359,8 @@ class _Recorder:
                 yield from self.ranks.wait(done)
         wall = time.perf_counter() - began
         self.state["wall"] += wall
+        if on_gpu and (exclusive or not self.clock.sampled) and not self.alone():
+            self.state["beside"] = True
         seconds = self.clock.seconds(reached - step, wall, exclusive)
         self.state["seconds"] += seconds * self.ranks.size
         if not on_gpu or exclusive:
@@ -426,7 +434,8 @@ class _Recorder:
     def finish(self, status: str) -> dict[str, Any]:
         """Write result.json: the run is over. ``seconds`` are those of a run that has the device to
         itself, of all its devices together: ``timing`` says whether they were measured over the
-        whole run ("solo") or over samples of it ("solo sample"); ``wall_seconds`` is the time its
+        whole run ("solo") or over samples of it ("solo sample"), or while other processes trained
+        on its device (``BESIDE``), which makes them too long; ``wall_seconds`` is the time its
         steps really took, with the other runs on the device. Only the first rank writes."""
         if not self.ranks.first:
             return {"status": status}
@@ -435,7 +444,9 @@ class _Recorder:
             "steps": self.state["step"],
             "device": device_name(self.device),
             "seconds": self.state["seconds"],
-            "timing": "solo sample" if self.clock.sampled else "solo",
+            "timing": BESIDE
+            if self.state.get("beside")
+            else ("solo sample" if self.clock.sampled else "solo"),
             "wall_seconds": self.state["wall"],
             "flops": self.state["flops"],
             "lr": self.spec.lr,

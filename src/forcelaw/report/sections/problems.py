@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
+
 from ...figures.text import decimal, names, pretty
+from ...store.runs import BESIDE
 from ..analysis import Analysis
 from ..section import MISSING, Cell, Column, Part, Prose, Section, csv, entries, table
 
@@ -62,6 +65,19 @@ def section(analysis: Analysis) -> Section:
         parts += [Prose(explain), table(columns, analysis.risen)]
     files = [csv("problems", PROBLEMS, analysis.problems), csv("risen", RISEN, analysis.risen)]
     return Section("problems", "Failed and diverged runs", parts, files)
+
+
+def timing_words(analysis: Analysis) -> list[str]:
+    """Runs whose device-hours are not those of a run alone on its device."""
+    beside = analysis.frame.filter(pl.col("timing") == BESIDE)
+    if not len(beside):
+        return []
+    who = names(beside["architecture"].unique(maintain_order=True).to_list())
+    return [
+        f"{beside['run'].n_unique()} run(s) of {who} were timed while other processes trained on"
+        " their device: their device-hours are too long, and what is said of them at equal hours is"
+        " no comparison."
+    ]
 
 
 def risen_words(analysis: Analysis) -> list[str]:

@@ -211,6 +211,7 @@ class Fitter:
                 here[k],
                 there[k].ravel(),
                 wrong,
+                self.y[rows] - here[k][rows],
             )
             for k in range(len(inner))
             if weights[k] / weights.sum() > LEAST_WEIGHT

@@ -3,29 +3,33 @@ pools whose truth is known, so that no published benchmark has a part in it.
 
     python benchmarks/selection_truth.py --trials 12 --out results/laws/selection_truth.txt
 
-The pool is a grid of 10 sizes and 10 lengths; its runs have independent errors; targets are four
-points beyond it. Compared, within the same shares of the pool's cost:
+The pool is a grid of 10 sizes and 10 lengths, in the lines "few" of 5 and 5 with four runs at each
+place; its runs have independent errors; targets are four points beyond it. Compared, within the
+same shares of the pool's cost:
 
-chosen: select_runs, which fits a law to what it has made and goes on from there. knows: the same
-choice by slopes of the true law and the true noise, which needs no first runs; what "chosen" is
-above it is the price of not knowing the truth. far apart: runs that fill the plane. chance: drawn.
+chosen: select_runs, which fits a law to what it has made and goes on from there. law alone: that,
+the law taken for right. knows: the same choice by slopes of the true law and the true noise, which
+needs no first runs; what "chosen" is above it is the price of not knowing the truth. far apart:
+runs that fill the plane. chance: drawn.
 
 "expected" is the standard deviation of ln L at the targets that a set of runs leaves when the law
 is linear about the truth (root of the mean square over studies and targets), "error" that of the
-same fit to the runs, against the truth. The last truth has a form that is not the fitted one: there
-is no expectation, and "knows" knows the best of the fitted forms for the pool.
+same fit to the runs, against the truth. The last truth of the first pool has a form that is not the
+fitted one: there is no expectation, and "knows" knows the best of the fitted forms for the pool.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from kept_lines import keeper  # in this directory
 
-from forcelaw.laws.decide import simulate
+from forcelaw.laws.decide import selection, simulate
 from forcelaw.laws.decide.selection import (
     PRIOR_SD,
     Belief,
@@ -40,9 +44,15 @@ from forcelaw.progress import Progress
 from forcelaw.table.runs import Runs
 
 TRUTH = {"E": 0.02, "A": 9.0, "B": 120.0, "alpha": 0.35, "beta": 0.40}
-N, D = (
-    axis.ravel() for axis in np.meshgrid(np.geomspace(1e4, 3e6, 10), np.geomspace(1e6, 1e9, 10))
-)
+
+
+def grid(count: int, runs: int) -> dict[str, np.ndarray]:
+    """n and d of a pool, with ``runs`` at each place."""
+    axes = np.geomspace(1e4, 3e6, count), np.geomspace(1e6, 1e9, count)
+    return {role: np.repeat(axis, runs) for role, axis in zip("nd", np.meshgrid(*axes))}
+
+
+MANY, FEW = grid(10, 1), grid(5, 4)  # places
 AT = {
     "n": np.array([1e7, 3e7, 1e7, 3e7]),
     "d": np.array([3e9, 3e9, 1e10, 1e10]),
@@ -50,7 +60,11 @@ AT = {
 SHARES, NOISES = (0.02, 0.05, 0.1), (0.003, 0.015)
 # p of the true surface, the law that is fitted
 CASES = ((1.0, "surface"), (0.5, "coupled"), (1.0, "coupled"), (2.0, "coupled"), (0.5, "surface"))
-WAYS = ("chosen", "knows", "far apart", "chance")
+LINES = (
+    *((MANY, SHARES, *case) for case in CASES),
+    *((FEW, SHARES[1:], *case) for case in CASES[:-1]),
+)
+WAYS = ("chosen", "law alone", "knows", "far apart", "chance")
 
 
 def values_of(p: float) -> dict[str, float]:
@@ -67,11 +81,11 @@ def table(losses: np.ndarray, n: np.ndarray, d: np.ndarray) -> Runs:
     return simulate.table(n=n, d=d, c=6 * n * d, loss=np.exp(losses), run=np.arange(len(n)))
 
 
-def truth_belief(p: float, law: str, noise: float) -> Belief:
+def truth_belief(pool: dict[str, np.ndarray], p: float, law: str, noise: float) -> Belief:
     """Slopes of the fitted form where it describes the pool without errors best."""
-    found = fit(table(log_loss(p, N, D), N, D), law, interval="none")
+    found = fit(table(log_loss(p, **pool), **pool), law, interval="none")
     slopes = []
-    for at in ({"n": N, "d": D}, AT):
+    for at in (pool, AT):
         x, _ = found.law.prepare({role: at[role] for role in found.law.roles}, found.centre)
         slopes.append(found.law.jacobian(found.best(), x).T)
     return Belief(slopes[0][:, None], slopes[1], noise)
@@ -98,9 +112,11 @@ def drawn(cost: np.ndarray, budget: float, rng: np.random.Generator) -> list[int
 def rows_of(way: str, runs: Runs, budget: float, law: str, belief: Belief, seed: int) -> np.ndarray:
     """Rows of the pool within the budget."""
     cost = runs["c"]
-    if way == "chosen":
+    if way in ("chosen", "law alone"):
         nothing = table(np.zeros(4), AT["n"], AT["d"])  # losses at the target are not looked at
-        return select_runs(runs, nothing, budget, law, seed)
+        most = selection.MOST_MISFIT if way == "chosen" else 0.0
+        with patch.object(selection, "MOST_MISFIT", most):
+            return select_runs(runs, nothing, budget, law, seed)
     if way == "chance":
         return np.array(drawn(cost, budget, np.random.default_rng(seed)))
     at = plane(runs.values)
@@ -122,18 +138,22 @@ def main(argv: list[str] | None = None) -> int:
     say = keeper("selection_truth.py", argv, args.out)
 
     say(f"\n{args.trials} studies a line; % of the loss: expected / error, and runs")
-    say(f"{'p':>4} {'fitted':8} {'sd':>5} {'share':>5} | " + " | ".join(f"{w:>17}" for w in WAYS))
-    logs: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-    for p, law in CASES:
+    ways = " | ".join(f"{way:>17}" for way in WAYS)
+    say(f"{'at':4} {'p':>3} {'fitted':8} {'sd':>5} {'share':>5} | {ways}")
+    logs: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for pool, shares, p, law in LINES:
+        size = "few" if pool is FEW else "many"
         right = p == 1 or law == "coupled"
         for sd in NOISES:
-            belief = truth_belief(p, law, sd**2)
-            for share in SHARES:
+            belief = truth_belief(pool, p, law, sd**2)
+            for share in shares:
                 squares: dict[str, list[tuple[float, float, int]]] = {way: [] for way in WAYS}
-                bar = Progress(f"{p:g} {law} {sd:.1%} {share:.0%}", args.trials, unit="studies")
+                told = f"{size} {p:g} {law} {sd:.1%} {share:.0%}"
+                bar = Progress(told, args.trials, unit="studies")
                 for seed in range(args.trials):
                     noise = np.random.default_rng([seed, int(10 * p), int(1e4 * sd)])
-                    runs = table(log_loss(p, N, D) + noise.normal(0, sd, len(N)), N, D)
+                    losses = log_loss(p, **pool)
+                    runs = table(losses + noise.normal(0, sd, len(losses)), **pool)
                     for way in WAYS:
                         rows = rows_of(way, runs, share * runs["c"].sum(), law, belief, seed)
                         found = fit(runs.take(rows), law, interval="none")
@@ -149,16 +169,18 @@ def main(argv: list[str] | None = None) -> int:
                         f"{f'{hoped:6.1%}' if right else '     -'} /{error:6.1%} {count:3.0f}"
                     )
                     if right:
-                        logs[way].append((np.log(hoped), np.log(error)))
-                say(f"{p:4g} {law:8} {sd:5.1%} {share:5.0%} | " + " | ".join(cells))
-    base = np.mean(logs["knows"], axis=0)
-    for way in WAYS:
-        hoped, error = np.exp(np.mean(logs[way], axis=0) - base)
-        worst = np.exp(max(a[0] - b[0] for a, b in zip(logs[way], logs["knows"])))
-        say(
-            f"{way}: over 'knows', geometric mean of the lines whose form is right: expected"
-            f" {hoped:.2f} (at most {worst:.2f}), error {error:.2f}"
-        )
+                        logs[size, way].append((np.log(hoped), np.log(error)))
+                say(f"{size:4} {p:3g} {law:8} {sd:5.1%} {share:5.0%} | " + " | ".join(cells))
+    for size in ("many", "few"):
+        knows = np.array(logs[size, "knows"])
+        for way in WAYS:
+            over = np.array(logs[size, way]) - knows
+            hoped, error = np.exp(over.mean(axis=0))
+            say(
+                f"{size} places, {way}: over 'knows', geometric mean of the lines whose form is"
+                f" right: expected {hoped:.2f} (at most {np.exp(over[:, 0].max()):.2f}), error"
+                f" {error:.2f}"
+            )
     return 0
 
 

@@ -13,11 +13,14 @@ from forcelaw.errors import FitError
 from forcelaw.laws.decide import simulate
 from forcelaw.laws.decide.forecast import Planned
 from forcelaw.laws.decide.selection import (
+    DOUBT,
     LEAST_SD,
+    MOST_MISFIT,
     Belief,
     _gain,
     choose,
     covariance,
+    doubt,
     misfit,
     misfit_variance,
     next_runs,
@@ -217,26 +220,86 @@ def test_a_law_that_may_be_wrong_is_not_measured_at_one_corner_again_and_again()
     assert chosen[1] == 29 and sum(k >= 20 for k in chosen) >= 4
 
 
-def test_the_gain_beside_a_misfit_is_that_of_the_process_itself() -> None:
-    """Against the covariance of the losses written out: slopes, misfit and errors."""
+def test_a_run_takes_the_bias_that_a_misfit_leaves_in_the_laws_own_fit() -> None:
+    """Beside what it takes of the variance: of two optima, two outputs, written out from the fit to
+    losses that have a misfit."""
     rng = np.random.default_rng(0)
-    pool, target = rng.normal(size=(6, 2, 3)), rng.normal(size=(4, 3))
     places, sd = (rng.random((6, 2)), rng.random((2, 2))), np.array([1.0, 2.0, 0.5])
-    here, there = misfit(*places)
-    slopes = np.concatenate([pool.reshape(12, 3), target])
-    shared = np.kron(np.concatenate([here, there]) @ np.concatenate([here, there]).T, np.eye(2))
-    whole = slopes * sd**2 @ slopes.T + 0.1 * shared
-    whole[:12, :12] += 0.2 * np.eye(12)
-    made, new, goal = np.arange(4), np.arange(8, 10), np.arange(12, 16)  # rows 0 and 1; row 4
+    here, there = (np.kron(one, np.eye(2)) for one in misfit(*places))
 
-    def left(rows: np.ndarray) -> float:
-        gain = np.linalg.solve(whole[np.ix_(rows, rows)], whole[np.ix_(rows, goal)])
-        return float(np.trace(whole[np.ix_(goal, goal)] - whole[np.ix_(goal, rows)] @ gain))
+    def squared_bias(belief: Belief, rows: int) -> float:
+        made = belief.pool[:rows].reshape(-1, 3)
+        known = np.linalg.inv(made.T @ made / belief.noise + np.diag(sd**-2.0))
+        off = belief.target @ known @ made.T @ here[: 2 * rows] / belief.noise - there
+        return belief.misfit * float((off**2).sum())
 
-    taken = left(made) - left(np.concatenate([made, new]))
-    beliefs = [Belief(pool, target, 0.3, misfit=0.1)]
-    found = _gain(beliefs, sd, [0, 1], np.array([4]), misfit(*places))[0]
-    assert found == pytest.approx(taken, rel=1e-6)
+    beliefs = [
+        Belief(rng.normal(size=(6, 2, 3)), rng.normal(size=(4, 3)), noise, weight, misfit=wrong)
+        for noise, weight, wrong in ((0.3, 0.25, 0.1), (0.2, 0.75, 0.02))
+    ]
+    taken = sum(one.weight * (squared_bias(one, 4) - squared_bias(one, 5)) for one in beliefs)
+    made, left = [0, 1, 2, 3], np.array([5, 4])
+    alone = _gain(beliefs, sd, made, left)[1]
+    found = _gain(beliefs, sd, made, left, misfit(*places))[1]
+    assert abs(taken) > 0.01 * alone
+    assert found == pytest.approx(alone + taken, rel=1e-9)
+
+
+def test_residuals_that_near_runs_share_speak_for_a_misfit_and_white_ones_against() -> None:
+    rng = np.random.default_rng(0)
+    at = rng.random((60, 2))
+    slopes = np.stack([np.ones(60), *at.T], axis=1)
+    waves = misfit(at, at)[0]
+
+    def left(y: np.ndarray) -> np.ndarray:
+        return (y - slopes @ np.linalg.lstsq(slopes, y, rcond=None)[0])[:, None]
+
+    white = [doubt(left(rng.normal(size=60)), slopes[:, None], waves) for _ in range(20)]
+    smooth = left(np.sin(6 * at[:, 0]) + 0.1 * rng.normal(size=60))
+    assert np.median(white) < 0.2
+    assert doubt(smooth, slopes[:, None], waves) > 0.99
+    # of any scale, and neither of the two where the parameters take up every run
+    assert doubt(1e-3 * smooth, slopes[:, None], waves) > 0.99
+    assert doubt(np.zeros((3, 1)), slopes[:3, None], waves[:3]) == DOUBT
+
+
+def test_doubt_is_the_ratio_of_restricted_likelihoods() -> None:
+    """Two outputs, against the textbook's formula (Harville 1974) with the scale integrated."""
+    rng = np.random.default_rng(3)
+    at, slopes = rng.random((12, 2)), rng.normal(size=(12, 2, 3))
+    waves = np.kron(misfit(at, at)[0], np.eye(2))
+    made, y = slopes.reshape(24, 3), rng.normal(size=24) + 0.7 * waves @ rng.normal(size=120)
+    y = y - made @ np.linalg.lstsq(made, y, rcond=None)[0]
+    logs = []
+    for share in (MOST_MISFIT, 0.0):
+        whole = share * waves @ waves.T + (1 - share) * np.eye(24)
+        inverse = np.linalg.inv(whole)
+        inside = made.T @ inverse @ made
+        square = y @ inverse @ y - y @ inverse @ made @ np.linalg.solve(
+            inside, made.T @ inverse @ y
+        )
+        terms = np.linalg.slogdet(whole)[1] + np.linalg.slogdet(inside)[1] + 21 * np.log(square)
+        logs.append(-0.5 * terms)
+    right = 1 / (1 + np.exp(logs[1] - logs[0]))
+    assert 0.02 < right < 0.98
+    assert doubt(y.reshape(12, 2), slopes, waves[::2, ::2]) == pytest.approx(right, rel=1e-6)
+
+
+def test_a_law_is_doubted_as_far_as_its_residuals_say() -> None:
+    """A constant, to be known far from forty runs that are made, and one run there that costs as
+    much as three: worth it where their residuals are smooth, not where they are white."""
+    line = np.linspace(0, 0.4, 40)
+    places = np.concatenate([line, line, [1.0]])[:, None], np.array([[1.05]])
+    ones, cost = np.ones((81, 1, 1)), np.append(np.ones(80), 3.0)
+
+    def rows(residuals: np.ndarray) -> list[int]:
+        left = (residuals - residuals.mean())[:, None]
+        belief = [Belief(ones, ones[:1, 0], 0.01, misfit=1e-4, residuals=left)]
+        first = [*range(40)]
+        return choose(cost, 43.0, first, lambda _: belief, 1.0, lambda _, left: left[0], places)
+
+    assert 80 in rows(np.sin(9 * line))
+    assert 80 not in rows(np.random.default_rng(0).normal(size=40))
 
 
 def test_a_misfit_is_what_residuals_show_and_no_more_than_half_the_noise() -> None:

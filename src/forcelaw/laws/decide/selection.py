@@ -15,10 +15,12 @@ and that it does says nothing of how far off it is elsewhere; with the residuals
 parameter counts as known, and runs are scattered over the plane instead of made where they bear on
 the target.
 
-No law is the truth. Part of the variance (:func:`misfit_variance`) is taken for what the law gets
-wrong: a smooth function of the runs' places (a Gaussian process) that near runs have in common, so
-that one more at the same corner tells little and one near the target more than the law alone would
-say.
+No law is the truth. Part of the variance (:func:`misfit_variance`) may be what the law gets wrong:
+a smooth function of the runs' places (a Gaussian process) that near runs have in common. The law
+will be fitted without it, and what counts is the error of that fit: its variance, and the square of
+the bias that the misfit of the runs made and of the target leaves in it (Box and Draper 1959),
+times the probability, from the residuals, that there is one (:func:`doubt`). So a run is worth less
+at a corner that has others, and nothing for what it tells of the misfit alone.
 """
 
 from __future__ import annotations
@@ -46,8 +48,10 @@ LEAST_SD = 1e-3  # of a loss (of its logarithm, in runs of ours): none is known 
 PRIOR_SD = 2.0  # of the internal parameters about their optimum
 MISFIT = 0.02  # of the pool's variance of losses: what a law gets wrong, and near runs share
 MOST_MISFIT = 0.5  # of the variance of a loss
+DOUBT = 0.5  # probability, before any residual, that a law gets something wrong
 REACH = 0.3  # standard deviation of its kernel, in ranges of the pool
 WAVES = 60  # random cosines that stand for it
+FLAT = 1e-8  # of the largest singular value of the slopes: no parameter takes up such a residual
 STEP = 1e-4  # of the finite differences
 LEAST_GAIN = 0.02  # of the spread at the target, that runs at the end of a list must take together
 
@@ -55,9 +59,11 @@ LEAST_GAIN = 0.02  # of the spread at the target, that runs at the end of a list
 @dataclass
 class Belief:
     """A fitted law as the choice sees it: slopes in its P parameters of what the K possible runs
-    would measure, pool [K, O, P] (O losses each), and of the targets [T, P]; variance of a loss,
-    noise, of which ``misfit`` is what the law gets wrong. Where the runs leave several optima
-    standing: the weight of this one, and its predictions, said [K, O] and said_there [T]."""
+    would measure, pool [K, O, P] (O losses each), and of the targets [T, P] (the O of a place side
+    by side); variance of a loss, noise, of which ``misfit`` is what the law gets wrong, if it does;
+    residuals [n, O] of the first n runs of a choice, which it was fitted to. Where the runs leave
+    several optima standing: the weight of this one, and its predictions, said [K, O] and said_there
+    [T]."""
 
     pool: np.ndarray
     target: np.ndarray
@@ -66,6 +72,7 @@ class Belief:
     said: np.ndarray | float = 0.0
     said_there: np.ndarray | float = 0.0
     misfit: float = 0.0
+    residuals: np.ndarray | None = None
 
 
 def noise_variance(squares: float, count: int, losses: np.ndarray) -> float:
@@ -115,19 +122,26 @@ def misfit(at: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return here, away
 
 
-def with_misfit(
-    belief: Belief, prior_sd: np.ndarray | float, waves: tuple[np.ndarray, np.ndarray]
-) -> tuple[Belief, np.ndarray]:
-    """The belief with what the law gets wrong as further parameters, for each output apart, and the
-    prior's standard deviations of all of them. waves: of :func:`misfit`."""
-    outputs, count = belief.pool.shape[1:]
-    here, there = (np.kron(one, np.eye(outputs)) for one in waves)
-    pool = np.concatenate([belief.pool, here.reshape(len(waves[0]), outputs, -1)], axis=2)
-    target = np.concatenate([belief.target, there], axis=1)
-    sd = np.concatenate(
-        [np.broadcast_to(prior_sd, count), np.full(here.shape[1], np.sqrt(belief.misfit))]
-    )
-    return replace(belief, pool=pool, target=target, noise=belief.noise - belief.misfit), sd
+def doubt(residuals: np.ndarray, slopes: np.ndarray, waves: np.ndarray) -> float:
+    """Probability that a law gets something wrong, from the residuals [n, O] of the runs that it
+    was fitted to: :data:`MOST_MISFIT` of their variance is a function that near runs share, or
+    nothing is. slopes: [n, O, P], waves: [n, WAVES] of :func:`misfit`.
+
+    By the likelihood of what the parameters cannot take up, whatever its scale (restricted
+    likelihood); :data:`DOUBT` where they take up all.
+    """
+    outputs = residuals.shape[1]
+    made = slopes.reshape(residuals.size, -1)
+    axes, values, _ = np.linalg.svd(made)
+    open_to = axes[:, (values > FLAT * values.max(initial=0.0)).sum() :]
+    left, shared = open_to.T @ residuals.ravel(), open_to.T @ np.kron(waves, np.eye(outputs))
+    if not left.any():
+        return DOUBT
+    values, axes = np.linalg.eigh(shared @ shared.T)
+    squares, size = (axes.T @ left) ** 2, 1 - MOST_MISFIT + MOST_MISFIT * values
+    against = np.log(squares.sum()) - np.log((squares / size).sum())
+    log_odds = 0.5 * (len(left) * against - np.log(size).sum())
+    return float(DOUBT / (DOUBT + (1 - DOUBT) * np.exp(-np.clip(log_odds, -50, 50))))
 
 
 def choose(
@@ -155,12 +169,33 @@ def choose(
         if not len(left):
             return chosen
         if not beliefs or len(chosen) >= fitted + max(1, fitted // REFIT):
-            beliefs, fitted = believe(chosen) or beliefs, len(chosen)
+            beliefs, fitted = (
+                _doubted(believe(chosen), chosen, prior_sd, waves) or beliefs,
+                len(chosen),
+            )
         if beliefs:
             gain = _gain(beliefs, prior_sd, chosen, left, waves)
             chosen.append(int(left[np.argmax(gain / cost[left] ** COST_POWER)]))
         else:
             chosen.append(otherwise(chosen, left))
+
+
+def _doubted(
+    beliefs: list[Belief],
+    chosen: list[int],
+    prior_sd: np.ndarray | float,
+    waves: tuple[np.ndarray, np.ndarray] | None,
+) -> list[Belief]:
+    """The beliefs with their misfit times the probability that there is one: squared errors are
+    linear in its variance."""
+    out = []
+    for one in beliefs:
+        if waves is not None and one.residuals is not None:
+            made = chosen[: len(one.residuals)]
+            wrong = doubt(one.residuals, one.pool[made] * prior_sd, waves[0][made])
+            one = replace(one, misfit=one.misfit * wrong)
+        out.append(one)
+    return out
 
 
 def _gain(
@@ -170,10 +205,10 @@ def _gain(
     left: np.ndarray,
     waves: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """What each row ``left`` takes from the variance summed over the targets, when these are told
-    by the best linear estimate from it. Covariances are those of the mixture of the beliefs: the
-    mean of those within each, and that of their predictions, so that runs which tell the optima
-    apart count as well."""
+    """What each row ``left`` takes from the squared error summed over the targets: from the
+    variance, when these are told by the best linear estimate from it, and from the bias of the
+    law's fit. Covariances are those of the mixture of the beliefs: the mean of those within each,
+    and that of their predictions, so that runs which tell the optima apart count as well."""
     weight = np.array([one.weight for one in beliefs]) / sum(one.weight for one in beliefs)
     outputs = beliefs[0].pool.shape[1]
     here = np.stack([np.broadcast_to(one.said, one.pool.shape[:2])[left] for one in beliefs])
@@ -182,16 +217,49 @@ def _gain(
     there = there - weight @ there  # [beliefs, T]
     spread = np.einsum("b,bro,brp->rop", weight, here, here)
     both = np.einsum("b,bt,bro->tro", weight, there, here)
+    unbiased = np.zeros(len(left))
     for share, belief in zip(weight, beliefs):
-        sd = prior_sd
-        if waves is not None:
-            belief, sd = with_misfit(belief, prior_sd, waves)
         made, new = belief.pool[chosen], belief.pool[left]
-        away = new @ covariance(made.reshape(-1, made.shape[-1]), belief.noise, sd)
-        spread += share * (away @ new.transpose(0, 2, 1) + belief.noise * np.eye(outputs))
+        known = covariance(made.reshape(-1, made.shape[-1]), belief.noise, prior_sd)
+        away = new @ known
+        own = away @ new.transpose(0, 2, 1) + belief.noise * np.eye(outputs)
+        spread += share * own
         both += share * np.einsum("tp,rop->tro", belief.target, away)
+        if waves is not None and belief.misfit:
+            unbiased += share * belief.misfit * _bias_taken(belief, known, own, chosen, left, waves)
     taken = np.einsum("tro,trp->rop", both, both)
-    return np.trace(np.linalg.solve(spread, taken), axis1=1, axis2=2)
+    return np.trace(np.linalg.solve(spread, taken), axis1=1, axis2=2) + unbiased
+
+
+def _bias_taken(
+    belief: Belief,
+    known: np.ndarray,
+    own: np.ndarray,
+    chosen: list[int],
+    left: np.ndarray,
+    waves: tuple[np.ndarray, np.ndarray],
+) -> np.ndarray:
+    """What each row ``left`` takes from the squared bias of the law's fit, summed over the targets,
+    for a misfit of variance one. It may be below zero, and so may the whole gain: rarely (one step
+    in a thousand of selection_misfit.py), and the budget is spent all the same.
+
+    With slopes J, j, T of the runs made, a new one and the targets, F, f, G the :func:`misfit`
+    there and S = ``known``, the fit is off by B = T S J'F / s^2 - G for each wave. The new run adds
+    T S j' (V^-1 f - V^-1 j S J'F / s^2), V = ``own`` = j S j' + s^2.
+    """
+    outputs = belief.pool.shape[1]
+    here, there = (np.kron(one, np.eye(outputs)) for one in waves)
+    here = here.reshape(len(waves[0]), outputs, -1)  # [K, O, waves of each output]
+    made, new = belief.pool[chosen], belief.pool[left]
+    pull = known @ np.einsum("rop,row->pw", made, here[chosen]) / belief.noise
+    bias = belief.target @ pull - there  # [T, waves]
+    surprise = np.linalg.solve(own, here[left] - new @ pull)  # [rows, O, waves]
+    moved = np.einsum("tp,rop->rto", belief.target @ known, new)
+    crossed = np.einsum("tw,row->rto", bias, surprise)
+    square = np.einsum("row,rpw->rop", surprise, surprise)
+    return -(2 * crossed * moved).sum(axis=(1, 2)) - np.einsum(
+        "rto,rop,rtp->r", moved, square, moved
+    )
 
 
 def select_runs(
@@ -225,13 +293,15 @@ def _belief(found: FitResult, made: Runs, pool: Any, target: Any) -> Belief:
     """Of a law fitted to the runs ``made``, for the roles -> values of the pool and the target."""
     y, said = np.log(made["loss"]), np.log(found.predict(**made.values))
     losses = np.log(found.predict(**{role: pool[role] for role in found.law.roles}))
-    squares = float(((y - said) ** 2).sum())
+    residuals = y - said
+    squares = float(residuals @ residuals)
     noise = noise_variance(squares, len(y), losses)
     return Belief(
         _slopes(found, pool)[:, None],
         _slopes(found, target),
         noise,
         misfit=misfit_variance(squares, len(y), losses, noise),
+        residuals=residuals[:, None],
     )
 
 

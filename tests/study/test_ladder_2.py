@@ -50,7 +50,9 @@ def test_the_slices_are_the_long_grid() -> None:
     runs = trained("grid_long")
     assert len(runs) == 22
     assert set().union(*map(trained, slices)) == runs
-    assert trained("long_three") == set().union(*map(trained, ("long_1m", "long_300k", "long_100k")))
+    assert trained("long_three") == set().union(
+        *map(trained, ("long_1m", "long_300k", "long_100k"))
+    )
 
 
 def old_file(path: Path, smiles: list[str]) -> Path:

@@ -503,3 +503,22 @@ def test_peak_memory_does_not_grow_with_the_source(tmp_path):
 
     small, large = peak(9_000), peak(36_000)
     assert large < 1.1 * small
+
+
+@pytest.mark.parametrize("group", ["auto", "frame"])
+def test_test_structures_of_a_pack_are_never_trained_on(tmp_path, group):
+    """A pack with a test set that is prepared again, or merged: its test structures stay test, and
+    take no part in the split of the others."""
+    paths = [files.extxyz(tmp_path / f"{k}.xyz", files.molecules(40, seed=k)) for k in (1, 2)]
+    say, options = io.StringIO(), PrepareOptions(val_fraction=0.3, group=group, rotate=False)
+    first = prepare([paths[0]], tmp_path / "first", test=[paths[1]], options=options, say=say)
+    again = Pack(prepare([first], tmp_path / "again", options=options, say=say))
+    assert "its 40 test structures stay test" in say.getvalue()
+    held = np.asarray(Pack(first).energies)[np.asarray(Pack(first).split) == splits.TEST]
+    kept = np.asarray(again.energies)[np.asarray(again.split) == splits.TEST]
+    np.testing.assert_array_equal(held, kept)
+    assert (
+        again.manifest["split"]["train_structures"]
+        == 40 - again.manifest["split"]["val_structures"]
+    )
+    assert again.manifest["split"]["groups"] == (None if group == "frame" else len(FORMULAS))

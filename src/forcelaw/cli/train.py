@@ -18,6 +18,7 @@ from .machine import Machine
 from .options import add_options, from_options, parse_pairs
 
 ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35)  # H C N O F P S Cl Br, as the sample has them
+TITLE = 24  # columns of a model's title in the list
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +130,7 @@ def _models(args: argparse.Namespace) -> int:
         return 0
     head = "".join(f"{'N / width x depth / kappa':>30}" for _ in args.sizes)
     wide = max(12, *(len(name) + 2 for name in names()))
-    print(f"{'name':<{wide}}{'title':<12}{'symmetry':<12}{head}")
+    print(f"{'name':<{wide}}{'title':<{TITLE}}{'symmetry':<12}{head}")
     for name in names():
         try:
             entry = architecture(name)
@@ -137,7 +138,7 @@ def _models(args: argparse.Namespace) -> int:
         except (ForcelawError, ModuleNotFoundError) as error:  # of others: not the end of the list
             print(f"{name:<{wide}}cannot be used: {getattr(error, 'what', error)}")
             continue
-        print(f"{name:<{wide}}{entry.title:<12}{entry.symmetry:<12}{cells}")
+        print(f"{name:<{wide}}{entry.title:<{TITLE}}{entry.symmetry:<12}{cells}")
     print(
         f"kappa: forward FLOPs per atom and parameter at {args.degree:g} neighbours; -: no width"
         " comes near that size"

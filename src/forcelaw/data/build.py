@@ -185,6 +185,8 @@ class PackBuild:
         if part.by_rule:
             fraction, seed = self.options.val_fraction, self.options.seed
             sides = split_of(groups, fraction=fraction, seed=seed)
+        if part.indices is None and block.test is not None:
+            sides = np.where(block.test, TEST, sides).astype(np.uint8)
         self.write(block, indices, groups, sides, source)
 
     def note_free_atoms(self, block: Block) -> None:
@@ -260,7 +262,8 @@ class PackBuild:
     ) -> None:
         """Count a block that was written."""
         if self.given or not self.parts or self.parts[source].by_rule:
-            self.groups.add(groups)
+            apart = bool(self.parts) and not self.given  # what a source keeps for test is not split
+            self.groups.add(groups[sides != TEST] if apart else groups)
         self.survey.add(block, source=source, sides=sides, configs=configs)
 
     def config_indices(self, block: Block) -> np.ndarray:

@@ -71,6 +71,7 @@ class Block:
     stresses  (s, 3, 3) eV/Angstrom^3, tension positive (:mod:`.stress`), NaN where a structure has
               none; or None
     configs   a list of s labels (``config_type``), "" where a structure has none; or None
+    test      (s,) bool, structures that the source itself keeps apart for evaluation; or None
     first     index of the block's first structure in its source
     place(k)  where structure k of the block is, for messages
     """
@@ -90,6 +91,7 @@ class Block:
     pbc: np.ndarray | None = None
     stresses: np.ndarray | None = None
     configs: list[str] | None = None
+    test: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -354,6 +356,7 @@ ABSENT: dict[str, tuple[Any, tuple[int, ...], Any]] = {
     "cells": (0.0, (3, 3), np.float64),
     "pbc": (False, (3,), bool),
     "stresses": (np.nan, (3, 3), np.float64),
+    "test": (False, (), bool),
 }
 
 

@@ -103,7 +103,14 @@ def require_labels(
     raise DataError(
         f"{found}{extra}; keys seen: {listed(seen) or 'none'}",
         where=str(path),
-        remedy="; ".join(suggest(kind, seen) for kind in absent),
+        remedy="; ".join(suggest(kind, seen) for kind in absent)
+        # a named key holds for every source of a call
+        + (
+            "; sources with other keys or units: prepare each alone, then merge the packs (forcelaw"
+            " data prepare PACK PACK --out NEW)"
+            if any(given[kind] for kind in absent)
+            else ""
+        ),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import DataError
 from ..pack import Pack
+from ..splits import TEST
 from ..verify import verify
 from .base import BLOCK_ATOMS, BLOCK_STRUCTURES, Block, Source, SourceOptions, Units
 
@@ -51,6 +52,7 @@ def open_pack(path: Path, options: SourceOptions) -> Source:
     if "charges" in arrays:
         keys |= {"charge": "charges", "spin": "spins"}
     keys |= {k: n for k, n in (("stress", "stresses"), ("config", "configs")) if n in arrays}
+    apart = int(pack.manifest["split"].get("test_structures", 0))
     return Source(
         path,
         "pack",
@@ -60,6 +62,7 @@ def open_pack(path: Path, options: SourceOptions) -> Source:
         stream=lambda: _blocks(pack),
         structures=len(pack),
         group_note="groups of the pack",
+        notes=[f"its {apart:,} test structures stay test"] if apart else [],
         digest=_digest(pack),
     )
 
@@ -109,6 +112,7 @@ def _blocks(pack: Pack) -> Iterator[Block]:
             place,
             np.array(pack.groups[rows]),
             configs=configs,
+            test=np.array(pack.split[rows]) == TEST,
             **optional,
         )
         first = last

@@ -108,3 +108,24 @@ def test_what_was_spent_when_a_loss_was_first_reached(verdict: Any, capsys: Any)
     # from .631 at a cost of 100 to .347 at 4e4, and cost ** -.1 on the way
     assert cells["0.7"] == "<1e+02" and cells["0.3"] == "-"
     assert float(cells["0.5"]) == pytest.approx(0.5**-10, rel=0.1)
+
+
+def test_costs_with_pointwise_work_are_those_of_the_column_at_its_size(verdict: Any) -> None:
+    one = column(verdict, "a", 1.0, 1.0)
+    rows = [
+        {"label": label, "N": n, "factor": factor, "counted": counted}
+        for label, n, factor, counted in (
+            ("a", 30_000, 3.0, 2.0),
+            ("a", 300_000, 1.5, 1.0),
+            ("b", 3_000_000, 9.0, 1.0),
+        )
+    ]
+    verdict.with_pointwise(one, rows)
+    for n, factor, counted in ((30_000, 3.0, 2.0), (300_000, 1.5, 1.0)):
+        own = one.rows.filter(pl.col("n") == n)
+        assert own["c_pointwise"].to_list() == pytest.approx((own["c"] * factor).to_list())
+        assert own["c_measured"].to_list() == pytest.approx((own["c"] * factor / counted).to_list())
+    last = one.rows.filter(pl.col("n") == 3_000_000)
+    assert last["c_pointwise"].is_nan().all() and last["c_measured"].is_nan().all()
+    x, _ = verdict.frontier(one.rows, "c_pointwise")
+    assert x[0] == pytest.approx(math.log(300.0))

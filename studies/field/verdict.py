@@ -1,13 +1,16 @@
 """What the study field says, by the rules in its file.
 
     python studies/field/verdict.py TABLE [--times results/field/table ...] [--figure OUT.svg]
+                                          [--pointwise results/field/pointwise.json]
 
 TABLE: a directory of runs (out/field) or of exported evidence. --times: folders of field_table.py
 (rows.jsonl), whose steps of 1,400 atoms, taken eagerly and alone on the card, make the hours: steps
 times step time. A size that was not measured has the time of the nearest one that was: of a
 package, whose eager steps wait for Python, as it is; of ours in the ratio of the planned times
 (study/step_times.json). Hours of the runs themselves were measured side by side, and not used.
---compiled: packages by their compiled steps where these were measured.
+--compiled: packages by their compiled steps where these were measured. --pointwise: rows of
+benchmarks/pointwise_flops.py; frontiers by two further counts of FLOPs, which no rule of the study
+has: they were added on 2026-11-30, when all losses had been seen.
 
 Printed: final losses and rates by size; for every pair of columns the ratio of losses at each size,
 with Student's t on the spread between seeds at 1e5, pooled over the columns (at other sizes one
@@ -22,6 +25,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -38,6 +42,11 @@ POINTS = 5  # budgets at which frontiers are compared
 STEP_ATOMS = 1400  # of the rows of field_table.py that count
 LEVELS = (0.7, 0.5, 0.4, 0.3, 0.25, 0.2)  # losses that are asked for
 NAMED = 3  # columns that a line about a budget lists
+# of --pointwise: name of the cost -> what it is
+COUNTS = {
+    "c_pointwise": "products as the study counts them, and pointwise work",
+    "c_measured": "products and pointwise work of a step as they are",
+}
 
 
 @dataclass
@@ -133,6 +142,18 @@ def with_hours(column: Column, times: Times) -> None:
     column.rows = column.rows.with_columns(hours=pl.Series("hours", hours, dtype=pl.Float64))
 
 
+def with_pointwise(column: Column, rows: list[dict[str, Any]]) -> None:
+    """Costs of :data:`COUNTS`, by the factors of the column at each N; NaN where not measured."""
+    of = {row["N"]: row for row in rows if row["label"] == column.label}
+    nothing = {"factor": math.nan, "counted": math.nan}
+    factors = [of.get(n, nothing)["factor"] for n in column.rows["n"]]
+    seen = [of.get(n, nothing)["counted"] for n in column.rows["n"]]
+    costs = column.rows["c"].to_numpy() * np.array(factors)
+    column.rows = column.rows.with_columns(
+        c_pointwise=pl.Series(costs), c_measured=pl.Series(costs / np.array(seen))
+    )
+
+
 # ------------------------------------------------------------------------------------- pairs
 def spread(found: list[Column]) -> tuple[float, int]:
     """Standard deviation of ln loss between seeds of one size, pooled, and degrees of freedom."""
@@ -222,7 +243,7 @@ def at_equal_cost(found: list[Column], cost: str, margin: float) -> None:
             f"{a} {math.exp(there[a]):.3f}{'*' * bool(x > fronts[a][0][-1] + 1e-9)}"
             for a in best[: max(NAMED, close)]
         )
-        what = f"{math.exp(x):.1e} FLOPs" if cost == "c" else f"{3600 * math.exp(x):.1f} s"
+        what = f"{math.exp(x):.1e} FLOPs" if cost != "hours" else f"{3600 * math.exp(x):.1f} s"
         print(f"  {what:>13}: {said}  ({close} not told apart, of {len(there)})")
 
 
@@ -239,7 +260,7 @@ def reached(found: list[Column], cost: str) -> None:
                 continue
             k = int(below[0])
             at = x[0] if k == 0 else np.interp(-level, -y[k - 1 : k + 1], x[k - 1 : k + 1])
-            value = math.exp(at) * (1 if cost == "c" else 3600)
+            value = math.exp(at) * (3600 if cost == "hours" else 1)
             cells.append(("<" if k == 0 else "") + f"{value:.2g}")
         if any(cell != "-" for cell in cells):
             print(f"  {column.label:<18}" + "".join(f"{cell:>9}" for cell in cells))
@@ -280,6 +301,7 @@ def main() -> int:
     parser.add_argument("table")
     parser.add_argument("--times", nargs="*", type=Path, default=[Path("results/field/table")])
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--pointwise", type=Path)
     parser.add_argument("--figure", type=Path)
     given = parser.parse_args()
     frame = read(given.table).frame
@@ -321,6 +343,13 @@ def main() -> int:
     at_equal_cost(whole, "hours", margin)
     print("  seconds:")
     reached(whole, "hours")
+    rows = json.loads(given.pointwise.read_text()) if given.pointwise else []
+    for cost, what in COUNTS.items() if rows else ():
+        for column in whole:
+            with_pointwise(column, rows)
+        print(f"added after the losses had been seen: at equal FLOPs, {what}:")
+        at_equal_cost(whole, cost, margin)
+        reached(whole, cost)
     if given.figure:
         save_alone(figure(whole), given.figure)
     return 0

@@ -2,6 +2,7 @@
 that all commands share."""
 
 import json
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -83,3 +84,52 @@ def test_a_report_takes_a_table_with_names_of_its_own(tmp_path):
     frame = load(path, {"n": "weights", "loss": "perplexity"}).frame
     assert np.allclose(frame["n"], N, rtol=1e-6) and np.allclose(frame["d"], D, rtol=1e-6)
     assert np.allclose(frame["loss"], N**-0.1) and frame["run"].n_unique() == 6
+
+
+def _grid(**columns):
+    """Two sizes by two lengths, each under the two values of every column."""
+    rows = []
+    for n in (1e6, 1e7):
+        for d in (1e8, 1e9):
+            for values in product(*columns.values()):
+                row = dict(zip(columns, values))
+                loss = 1 + n**-0.1 + d**-0.1 + 1e-3 * len(rows)
+                rows.append({"n": n, "d": d, **row, "val_loss": loss})
+    return Runs.from_frame({name: [row[name] for row in rows] for name in rows[0]})
+
+
+@pytest.mark.parametrize(
+    ("columns", "named", "not_named"),
+    [
+        ({"net": ["a", "b"]}, ["'net'"], []),
+        ({"peak": [1e-3, 1e-2], "seed": [0, 1]}, ["'peak'"], ["'seed'"]),
+        ({"seed": [0, 1]}, [], ["several times"]),
+        ({"unique": [1e7, 1e8]}, [], ["several times"]),  # other data, not a sweep
+        ({"optim.lr": [1e-3, 1e-2]}, ["values of 'optim.lr'"], ["several times"]),
+    ],
+)
+def test_runs_of_one_size_and_length_that_differ_are_not_pooled_silently(columns, named, not_named):
+    runs = _grid(**columns)
+    said = " ".join(note for note in runs.notes if "--best-of-sweep" in note)
+    assert all(word in said for word in named) and not any(word in said for word in not_named)
+    assert bool(said) == bool(named)
+    best = runs.best_of_sweep()
+    assert len(best) == (4 if named and "seed" not in columns else 8)
+
+
+def test_headers_of_a_configuration_are_recognised_by_their_last_part():
+    """As wandb and Hydra write them; but not where a part says evaluation, and not two alike."""
+    table = {
+        "model.n_params": N,
+        "run/consumed_tokens": D,
+        "model.arch": ["a", "b"] * 3,
+        "val/tokens": D[::-1],
+        "aux/loss": N,
+        "eval/loss": 1 / N,
+        "batch.size": np.arange(1.0, 7.0),
+    }
+    taken = Runs.from_frame(table).taken
+    assert taken["n"] == "model.n_params" and taken["d"] == "run/consumed_tokens"
+    assert taken["group"] == "model.arch" and taken["loss"] == "eval/loss"
+    two = {"n": N, "d": D, "loss": 1 / N, "encoder.arch": ["a"] * 6, "decoder.arch": ["b"] * 6}
+    assert "group" not in Runs.from_frame(two).taken

@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 # What a column can be to a law, in the order in which columns are recognised and listed.
 Role = Literal["n", "d", "u", "c", "h", "loss", "run", "group", "seed", "step", "status", "weight"]
 _ERROR = " of structures changes forces by this share, after training"
+# parts of nested headers that are of an evaluation, and last parts that mean nothing alone
+_EVALUATION = "val", "valid", "validation", "eval", "evaluation", "test"
+_NEEDS_MORE = (
+    "size",
+    "data",
+    "samples",
+    "examples",
+    "group",
+    "step",
+    "steps",
+    "layers",
+    "run",
+    "runs",
+)
 TRAINING_LOSS = "trainloss trainingloss losstrain finaltrainloss"
 
 
@@ -234,6 +248,16 @@ def measured() -> list[str]:
 def plain(name: str) -> str:
     """A header with only its lower-case letters and digits."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def leaf(name: str) -> str:
+    """The last part of a header that a configuration made (``model.n_params``, ``optim/lr``), as
+    :func:`plain` spells it; "" where it says nothing of its own: a single letter, a word that needs
+    what stands before it, or a part that belongs to an evaluation."""
+    *before, last = re.split(r"[./]", name)
+    word = plain(last)
+    apart = not before or any(plain(part) in _EVALUATION for part in before)
+    return "" if apart or len(word) < 2 or word in _NEEDS_MORE else word
 
 
 def is_training_loss(name: str) -> bool:

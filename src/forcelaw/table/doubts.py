@@ -3,7 +3,10 @@ sweeps."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
+
+from .columns import COLUMNS
 
 if TYPE_CHECKING:
     from .runs import Runs
@@ -18,7 +21,7 @@ BURN_IN_STEPS = 400
 
 def doubts(runs: Runs) -> list[str]:
     """Notes, in plain words; empty for most tables."""
-    return [*_units(runs), *_repeats(runs), *_sweeps(runs)]
+    return [*_units(runs), *_repeats(runs), *(_sweeps(runs) or _several(runs))]
 
 
 def _units(runs: Runs) -> list[str]:
@@ -68,6 +71,37 @@ def _sweeps(runs: Runs) -> list[str]:
     return [
         f"{swept} sizes and lengths were trained at several values of {header!r}: --best-of-sweep"
         " keeps the lowest loss of each"
+    ]
+
+
+def _several(runs: Runs) -> list[str]:
+    """Runs of one architecture, size, length and seed that differ in columns without a role: a
+    sweep, or models that are fitted as if they were one."""
+    if "n" not in runs or "d" not in runs or runs.frame is None or len(runs) > 100_000:
+        return []
+    ends, at = runs.ends(), defaultdict(list)
+    for i, key in zip(ends, runs.configurations(ends)):
+        at[key].append(i)
+    several = [rows for rows in at.values() if len(rows) > 1]
+    names = []
+    for name in runs.frame.columns if several else []:
+        # of our own columns those that were chosen, not measured
+        own = name in COLUMNS and not COLUMNS[name].source.startswith("spec.")
+        if own or name in ("study", "epochs", "steps") or name in runs.taken.values():
+            continue
+        cells = runs.frame[name].to_list()
+        levels = {cells[i] for i in ends}
+        if 1 < len(levels) <= len(ends) / 2 and any(
+            len({cells[i] for i in r}) > 1 for r in several
+        ):
+            names.append(name)
+    if not names:
+        return []
+    some = ", ".join(map(repr, names[:4])) + (" ..." if len(names) > 4 else "")
+    return [
+        f"{len(several)} sizes and lengths were trained several times, and differ in {some}: name"
+        " it with --columns architecture=... (other models) or seed=... (repeats), or keep the"
+        " lowest loss of each (a sweep) with --best-of-sweep"
     ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import TableError
-from .columns import ROLES, is_training_loss, plain
+from .columns import ROLES, is_training_loss, leaf, plain
 from .values import as_text, holds_words_only, text_numbers
 
 if TYPE_CHECKING:
@@ -105,6 +105,11 @@ def _candidates(frame: pl.DataFrame, role: str, taken: dict[str, str]) -> Iterat
                 remedy=f"choose one: --columns {role}={alike[0]}, or rename the other",
             )
         found += alike
+    # what a loss or a status is of stands before the last part
+    if not found and role not in ("loss", "status"):
+        leaves = [n for n in frame.columns if n not in taken.values() and leaf(n)]
+        found = [n for n in leaves if leaf(n) in column.spellings.split()]
+        found = found if len({leaf(n) for n in found}) == len(found) else []  # which one?
     if column.numeric and len(found) > 1:
         words = [name for name in found if holds_words_only(frame[name])]
         found = [name for name in found if name not in words] or found[:1]

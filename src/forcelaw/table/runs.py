@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import TableError
-from .columns import COLUMNS, ROLES, plain
+from .columns import COLUMNS, ROLES, leaf, plain
 from .doubts import doubts
 from .filter import where as passes
 from .read import read
@@ -109,7 +109,9 @@ class Runs:
         if name in headers:
             return name
         known = COLUMNS[name].spellings.split() if name in COLUMNS else []
-        return next((header for header in headers if plain(header) in known), None)
+        found = [header for header in headers if plain(header) in known]
+        nested = [header for header in headers if leaf(header) in known]
+        return next(iter(found or (nested if len(nested) == 1 else [])), None)
 
     def labels(self, name: str) -> np.ndarray | None:
         """The cells of such a column as text [rows]; None where there is no such column, or where
@@ -223,13 +225,17 @@ class Runs:
         return order[np.append(np.diff(self.run[order]) > 0, True)]
 
     def configurations(self, rows: np.ndarray) -> list[tuple[Any, ...]]:
-        """What ``rows`` share with the other runs of a sweep: architecture, seed, N and D to 1%."""
+        """What ``rows`` share with the other runs of a sweep: architecture, seed, and to 1% N, D,
+        and (where the table has them) the distinct data."""
         seeds = [""] * len(self) if self.seed is None else self.seed
-        n, d = (np.round(np.log(self[role]) / 0.01) for role in ("n", "d"))
-        return [(int(self.group[i]), str(seeds[i]), n[i], d[i]) for i in rows]
+        sizes = [
+            self.values[role] for role in ("n", "d", "u") if role in ("n", "d") or role in self
+        ]
+        same = [np.round(np.log(values) / 0.01) for values in sizes]
+        return [(int(self.group[i]), str(seeds[i]), *(s[i] for s in same)) for i in rows]
 
     def best_of_sweep(self) -> Runs:
-        """Of runs of one architecture, size, length and seed the one that ends lowest."""
+        """Of runs of one architecture, size, length, data and seed the one that ends lowest."""
         ends = self.ends()
         best: dict[tuple[Any, ...], int] = {}
         for i, key in zip(ends, self.configurations(ends)):

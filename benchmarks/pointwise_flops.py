@@ -2,6 +2,7 @@
 
     python benchmarks/pointwise_flops.py [LABEL ...] [--runs results/field/runs.jsonl] [--json FILE]
     python benchmarks/pointwise_flops.py --ladder [NAME ...] [--json FILE]
+    python benchmarks/pointwise_flops.py --ratios TABLE ... --json FILE
 
 FLOPs of forcelaw are those of matrix products (models/flops.py). A model that multiplies tensors
 entry by entry does work that this does not see. The rule of the second count, of one step of
@@ -25,6 +26,10 @@ structure; figures are of a batch of 64, as in the study. "factor" is (products 
 products; "counted" is what the study counts for this step over the products seen; "once" the share
 of all arithmetic that no structure has.
 
+--ratios: ratios of losses at equal FLOPs of a ladder's columns by the study's count, by that times
+the factor of the column at its size (between sizes on lines in logarithms), and by the arithmetic
+of a step as it is: factor / counted.
+
 Columns whose package is not installed are left out; with --json FILE rows are kept from one call to
 the next (packages need several environments) and the table is of all of them.
 """
@@ -40,22 +45,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import forcelaw
 from forcelaw import ops
 from forcelaw.errors import StudyError
 from forcelaw.graph import GraphBatch
 from forcelaw.models import ModelConfig, architecture, build
 from forcelaw.models.flops import cloud, counter
 from forcelaw.models.sizing import size
+from forcelaw.table.read import read
 from forcelaw.training.config import cost_factor
 
 BATCH = 64  # structures of a step
 SIZES = (1e4, 1e5, 1e6)  # of --ladder
 LADDER = ("mpnn", "painn", "egnn", "esen", "gemnet_oc", "attention", "platonic")
+LADDER_NAMES = {
+    "MPNN": "mpnn",
+    "PaiNN": "painn",
+    "MC-EGNN": "egnn",
+    "eSEN L2": "esen",
+    "GemNet-OC": "gemnet_oc",
+}  # of committed tables
 DATA = {"elements": (1, 6, 7, 8, 9, 16, 17, 35), "cutoff": 6.0, "mean_degree": 19.1}
 
 COPIES = {"clone", "copy_", "fill_", "zero_", "fill", "copy", "masked_fill", "masked_fill_"}
@@ -249,6 +265,42 @@ def of_ladder(names: list[str]) -> Iterator[tuple[str, ModelConfig, int]]:
             yield f"{name} direct", config, build(config, 0).n_parameters()
 
 
+def recounted(runs: pl.DataFrame, rows: list[dict[str, Any]], count: str) -> pl.DataFrame:
+    """The runs of :data:`LADDER_NAMES` with C by another count."""
+    out = []
+    for label, name in LADDER_NAMES.items():
+        own = runs.filter((pl.col("architecture") == label) & (pl.col("kind") == "grid"))
+        known = sorted((r for r in rows if r["label"] == f"{name} direct"), key=lambda r: r["N"])
+        if not len(own):
+            continue
+        by = {
+            "study": [1.0 for r in known],
+            "pointwise": [r["factor"] for r in known],
+            "measured": [r["factor"] / r["counted"] for r in known],
+        }[count]
+        at = np.log(own["n"].to_numpy())
+        times = np.exp(np.interp(at, np.log([r["N"] for r in known]), np.log(by)))
+        out.append(own.with_columns(c=pl.col("c") * pl.Series(times)))
+    return pl.concat(out)
+
+
+def at_equal_flops(folder: str, rows: list[dict[str, Any]]) -> None:
+    """Ratios of losses and their extra slopes in C, by each count."""
+    runs = read(folder).frame
+    there = [label for label in LADDER_NAMES if label in runs["architecture"]]
+    pairs = [(there[0], label) for label in there[1:]] + [("PaiNN", "eSEN L2")]
+    print(f"{folder}: ratio of losses at equal FLOPs, a quarter, half and all of the way; slope")
+    for first, second in pairs:
+        for count in ("study", "pointwise", "measured"):
+            found = forcelaw.ratios(recounted(runs, rows, count), first, second).costs["c"]
+            k, slope = len(found.ratio), found.slope
+            at = " ".join(f"{found.ratio[q]:6.3f}" for q in (k // 4, k // 2, k - 1))
+            print(
+                f"  {second:<10} over {first:<6}{count:>10} {at}"
+                f"   {slope.value:+.3f} [{slope.low:+.3f}, {slope.high:+.3f}]"
+            )
+
+
 def table(rows: list[dict[str, Any]]) -> None:
     print(
         f"{'column':<18}{'forces':>13}{'N':>11}{'products':>10}{'pointwise':>11}{'factor':>8}"
@@ -270,10 +322,15 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="labels of the study; with --ladder our names")
     parser.add_argument("--runs", type=Path, default=Path("results/field/runs.jsonl"))
     parser.add_argument("--ladder", action="store_true")
+    parser.add_argument("--ratios", nargs="+", metavar="TABLE", help="folders of ladders")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
+    if given.ratios:
+        for folder in given.ratios:
+            at_equal_flops(folder, rows)
+        return 0
     known = {(row["study"], row["label"], row["N"]): row for row in rows}
     study = "ladder" if given.ladder else "field"
     columns = of_ladder(given.names) if given.ladder else of_runs(given.runs, given.names)

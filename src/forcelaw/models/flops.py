@@ -42,6 +42,8 @@ def counted(build: Callable[[Any], Any], config: ModelConfig) -> Flops:
     same atoms, with as many neighbours as the data have on average and with fewer.
 
     Work that grows faster than the edges, such as triplets, is right at that number of neighbours.
+    Products of weights alone, once a step, count as work of the atoms: MACE's C is twice what a
+    step of 64 molecules does, in part for that (results/field/pointwise.txt).
     Kernels that the counter does not know count nothing, unless they are declared to it
     (torch.utils.flop_counter.register_flop_formula). Of one pass, as closed forms are: frames of
     whole structures (``canonical``) are left to :meth:`Architecture.flops_for`.

@@ -11,7 +11,8 @@ from ase.md.verlet import VelocityVerlet
 
 import forcelaw
 from forcelaw.calculator import NeighbourList
-from forcelaw.errors import NotConservativeWarning
+from forcelaw.errors import DataError, NotConservativeWarning, StoreError
+from forcelaw.graph import cell_list_edges
 from tests.packs import write_pack
 from tests.trained import run_directory
 
@@ -114,3 +115,12 @@ def test_direct_forces_warn_and_do_not_conserve_energy(pack, run, tmp_path):
     assert changed < 1e-3 * kinetic
     changed, kinetic = drift(direct)
     assert changed > 1e-1 * kinetic
+
+
+def test_no_cell_no_finite_positions_and_no_run_are_said_in_words(tmp_path):
+    with pytest.raises(StoreError, match="not the directory of a run"):
+        forcelaw.Calculator(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="pbc = False"):
+        cell_list_edges(np.zeros((2, 3)), 5.0, np.zeros((3, 3)), np.ones(3, bool))
+    with pytest.raises(DataError, match="blown up"):
+        cell_list_edges(np.full((2, 3), np.nan), 5.0)

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import DataError
+
 ALL_PAIRS_MAX_ATOMS = 256  # above this a cell list (vesin) beats all pairs
 _PAIR_CHUNK = 8_000_000  # pairs tested at once: bounds the memory of graph building
 
@@ -168,7 +170,8 @@ def cell_list_edges(
 
     pos (n, 3), cell (3, 3) rows are lattice vectors, pbc (3,) -> sender (e,), receiver (e,), shift
     (e, 3) Angstrom; sorted by receiver, then sender, then shift. Cells smaller than the cutoff give
-    several edges between the same two atoms, and edges from an atom to its own image.
+    several edges between the same two atoms, and edges from an atom to its own image. DataError for
+    positions that are not finite and periodic directions without a cell.
     """
     from vesin import NeighborList
 
@@ -176,9 +179,19 @@ def cell_list_edges(
     box = np.zeros((3, 3)) if cell is None else np.array(cell, np.float64)
     if not periodic.any():
         box = np.zeros((3, 3))
-    receiver, sender, images, distance = NeighborList(cutoff=cutoff, full_list=True).compute(
-        points=np.ascontiguousarray(pos, np.float64), box=box, periodic=periodic, quantities="ijSd"
-    )
+    points = np.ascontiguousarray(pos, np.float64)
+    try:
+        receiver, sender, images, distance = NeighborList(cutoff=cutoff, full_list=True).compute(
+            points=points, box=box, periodic=periodic, quantities="ijSd"
+        )
+    except RuntimeError as error:
+        finite = bool(np.isfinite(points).all())
+        raise DataError(
+            f"no neighbours can be found: {error}",
+            remedy="give periodic directions a cell, or switch them off (atoms.pbc = False)"
+            if finite
+            else "look at the positions: a relaxation or a simulation may have blown up",
+        ) from error
     keep = distance < cutoff
     receiver, sender, images = receiver[keep], sender[keep], images[keep]
     order = np.lexsort((images[:, 2], images[:, 1], images[:, 0], sender, receiver))

@@ -134,8 +134,10 @@ class Predictor:
         rotations: int = 0,
     ) -> Predictor:
         """The model of a run directory. data: its pack, for runs that did not keep their reference
-        energies. Raises StoreError where the run has no checkpoint or no reference energies."""
-        spec = read_spec(RunDirectory(path))
+        energies. Raises StoreError where there is no run, checkpoint or reference energies."""
+        run = RunDirectory(path)
+        run.require()
+        spec = read_spec(run)
         model = load_model(Path(path), make_model(spec, torch.device("cpu"))).eval()
         model.to(device=pick_device(device), dtype=getattr(torch, dtype))
         return cls(model, references_of(path, spec, data), rotations)

@@ -331,3 +331,8 @@ def test_a_run_added_to_single_evaluations_is_one_evaluation():
     assert len(planning._Study(study(8), fit(study(8)), "gamma", 40, 0, 0.95).clock) == 10
     kinds = {kind for _, _, kind in planning._candidates(runs, planning.Cost.measured(runs), None)}
     assert "size there is, longer" in kinds
+
+
+def test_a_law_of_compute_alone_does_not_split_a_budget():
+    (choice,) = budget(study(8), flops=1e15, law="frontier", interval="none").choices
+    assert "does not say how a budget is split" in choice.reason and np.isnan(choice.n)

@@ -356,3 +356,23 @@ def test_a_specification_that_lacks_what_a_forecast_needs_is_damage(tmp_path):
     with pytest.raises(StoreError) as caught:
         planned_runs(tmp_path, None, None)
     assert "train_atoms" in caught.value.what and caught.value.remedy
+
+
+def test_a_law_of_more_than_planned_runs_have_is_refused_in_words() -> None:
+    """Of distinct data, say: nothing is known of those of a planned run."""
+    runs = study(seeds=1)
+    runs = replace(runs, values=runs.values | {"u": runs["d"] / 4})
+    found = forecast(runs, plan(runs), law="data_constrained")[0]
+    assert not found.ok and found.status == "refused" and "needs u" in found.message
+
+
+def test_the_filter_comes_before_the_table_is_looked_at(tmp_path) -> None:
+    """A loss that is not there yet is filtered out as the error says."""
+    path = tmp_path / "t.csv"
+    write_table(path, study(seeds=1))
+    text = path.read_text()
+    header, last = text.split("\n", 1)[0].split(","), text.rstrip().rsplit("\n", 1)[1].split(",")
+    last[header.index("loss")] = "nan"
+    path.write_text(text.rstrip() + "\n" + ",".join(last) + "\n")
+    assert main(["forecast", str(path)]) == 2
+    assert main(["forecast", str(path), "--where", "loss > 0"]) == 0

@@ -319,12 +319,7 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if not (self.path / "spec.json").is_file():
-            raise StoreError(
-                "this is not the directory of a run: it has no spec.json",
-                where=str(self.path),
-                remedy="give OUT/runs/ID; forcelaw.train returns the run itself",
-            )
+        RunDirectory(self.path).require()
 
     def __repr__(self) -> str:
         status = (self.result or {}).get("status", "unfinished")

@@ -81,7 +81,7 @@ def planned_runs(
         remedy = "restore the spec.json that is damaged, or delete its run directory"
         with reading(source / "runs", StoreError, remedy=remedy):
             return _of_specs(source / "runs", where)
-    small = repeated(Runs.from_frame(source, columns))
+    small = repeated(Runs.from_frame(source, columns, where))
     return [p for p in _of_table(source, runs, where, columns) if p.run not in small]
 
 

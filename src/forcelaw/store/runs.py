@@ -77,6 +77,15 @@ class RunDirectory:
     def id(self) -> str:
         return self.path.name
 
+    def require(self) -> None:
+        """StoreError where this is not the directory of a run."""
+        if not (self.path / "spec.json").is_file():
+            raise StoreError(
+                "this is not the directory of a run: it has no spec.json",
+                where=str(self.path),
+                remedy="give OUT/runs/ID; forcelaw.train returns the run itself",
+            )
+
     def spec(self) -> dict[str, Any]:
         return read_json(self.path / "spec.json")
 

@@ -257,6 +257,11 @@ class _Plan:
         found = extrapolate(part, part["c"], **settings)
         if not found.ok:
             raise FitError(f"the fit is {found.status.replace('_', ' ')}: {found.message}")
+        if not set(found.best.law.roles) <= {"n", "d", "u"}:
+            raise FitError(
+                f"the law {found.best.law.name} is one of {', '.join(found.best.law.roles)}, and"
+                " does not say how a budget is split into N and D: choose --law auto or surface"
+            )
         return found
 
     def _predict(self, choice: Choice, law: Extrapolation, part: Runs) -> tuple[float, float]:

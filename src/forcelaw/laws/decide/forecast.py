@@ -214,6 +214,15 @@ def _fit_and_predict(
     if not found.ok:
         return None
     law = found.best
+    if other := [role for role in law.law.roles if role not in ("c", "n", "d")]:
+        result.status, result.message = (
+            REFUSED,
+            (
+                f"planned runs have N, D and compute, and the law {law.law.name} needs"
+                f" {' and '.join(other)} too: forecast with --law auto or surface"
+            ),
+        )
+        return None
     result.law = AUTO if settings["law"] == AUTO else law.law.name
     result.calibrated = settings["calibrate"]
     result.floor = "free" if law.law.free_floor else "zero"

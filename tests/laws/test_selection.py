@@ -113,14 +113,14 @@ def split(seed, count=12):
 
 def test_next_runs_take_more_error_from_the_target_than_others_of_their_cost():
     truth = np.log(simulate.surface_loss(FIELD, 1e7, 1e10))
-    errors = {"chosen": [], "chance": []}
+    errors, said = {"chosen": [], "chance": []}, []
     for seed in range(6):
         runs, made, possible = split(seed)
         found = next_runs(made, possible, {"n": 1e7, "d": 1e10}, 1e15)
         assert sum(one.c for one in found.chosen) <= 1e15
         assert not {one.run for one in found.chosen} & set(made.run_names)
-        assert found.spread == sorted(found.spread, reverse=True)
-        assert found.before > found.spread[0]
+        assert found.before > found.spread[0] > found.spread[-1]
+        said.append(found.spread[-1])
         names, left = [], 1e15
         for i in np.random.default_rng(seed).permutation(len(runs)):
             if runs["c"][i] <= left and len(names) < len(found.chosen):
@@ -134,6 +134,8 @@ def test_next_runs_take_more_error_from_the_target_than_others_of_their_cost():
             law = fit(runs.take(np.array(sorted({*there, *rows}))), "surface", interval="none")
             errors[name].append(abs(float(np.log(law.predict(n=1e7, d=1e10))) - truth))
     assert np.mean(errors["chosen"]) < 0.8 * np.mean(errors["chance"])
+    # a third of a standard deviation to three: with the prior of the choice it was a thirtieth
+    assert 0.2 < np.median(np.array(errors["chosen"]) / said) < 2
 
 
 def test_where_no_law_can_be_fitted_the_runs_are_those_far_from_what_there_is():

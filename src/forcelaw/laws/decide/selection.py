@@ -351,9 +351,10 @@ def _slopes(found: FitResult, values: Any) -> np.ndarray:
 
 @dataclass
 class Selection(Result):
-    """Runs to make next, chosen from a pool, in the order of their choice; ``spread``: sd of ln L
-    at the target that is left with each (and all above it), by the law that was fitted; None where
-    the runs carry no law yet. before: the same with the runs there are."""
+    """Runs to make next, chosen from a pool, in the order of their choice; ``spread``: error of
+    ln L at the target that is left with each (and all above it), by the law that was fitted and
+    what it may get wrong (:func:`doubt`); None where the runs carry no law yet. before: the same
+    with the runs there are."""
 
     group: str
     law: str
@@ -428,6 +429,8 @@ def next_runs(
     price = np.concatenate([np.zeros(len(runs)), cost])  # what there is costs nothing any more
     there = {role: np.array([value]) for role, value in target.items()}
     beliefs = [_belief(found, runs, both, there)] if found.ok else []
+    places = at, plane(there, both)
+    waves = misfit(*places)
     order = choose(
         price,
         budget,
@@ -435,7 +438,7 @@ def next_runs(
         lambda _: beliefs,
         PRIOR_SD,
         lambda chosen, left: furthest(at, chosen, left),
-        (at, plane(there, both)),
+        places,
     )[len(made) :]
     out = Selection(
         runs.group_names[0],
@@ -445,7 +448,7 @@ def next_runs(
         [pool[k - len(made)] for k in order],
     )
     if beliefs:
-        out.before, *spread = _spreads(beliefs[0], made, order)
+        out.before, *spread = _spreads(beliefs[0], made, order, waves)
         enough = int(np.argmax(np.array(spread) <= (1 + LEAST_GAIN) * spread[-1])) + 1
         out.chosen, out.spread = out.chosen[:enough], spread[:enough]
         if enough < len(order):
@@ -461,12 +464,26 @@ def next_runs(
     return out
 
 
-def _spreads(belief: Belief, made: list[int], order: list[int]) -> list[float]:
-    """sd of ln L at the target with the runs ``made``, and with each of ``order`` on top, the law
-    being right."""
+def _spreads(
+    belief: Belief, made: list[int], order: list[int], waves: tuple[np.ndarray, np.ndarray]
+) -> list[float]:
+    """Error of ln L at the target with the runs ``made``, and with each of ``order`` on top: the
+    root of its variance and, as far as there is a misfit, the squared bias that it leaves.
+
+    The variance of a loss is here that of the residuals. With the prior that keeps the choice from
+    taking the law for known these would be 3 to 20 times as large, and not those of the fits that
+    follow (benchmarks/selection_spread.py).
+    """
     out, slopes = [], belief.pool[:, 0]
+    residuals = np.zeros(0) if belief.residuals is None else belief.residuals
+    free = max(residuals.size - slopes.shape[1], 1)
+    noise = max(float((residuals**2).sum()) / free, LEAST_SD**2)
+    (belief,) = _doubted([replace(belief, noise=noise, misfit=noise)], made, PRIOR_SD, waves)
     for k in range(len(order) + 1):
-        left = covariance(slopes[[*made, *order[:k]]], belief.noise, PRIOR_SD)
+        rows = [*made, *order[:k]]
+        left = covariance(slopes[rows], noise, PRIOR_SD)
         variance = np.einsum("ij,jk,ik->i", belief.target, left, belief.target)
-        out.append(float(np.sqrt(variance.mean())))
+        pull = left @ slopes[rows].T @ waves[0][rows] / noise
+        bias = belief.misfit * ((belief.target @ pull - waves[1]) ** 2).sum(axis=1)
+        out.append(float(np.sqrt((variance + bias).mean())))
     return out

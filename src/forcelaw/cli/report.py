@@ -37,7 +37,7 @@ examples:
   forcelaw report runs.csv --out report --columns n=params,d=tokens
 """
     add_options(parser, Report, positional=("source",))
-    add_options(parser, TableOptions, only=("columns",))
+    add_options(parser, TableOptions, only=("columns", "where", "best_of_sweep"))
     parser.set_defaults(handler=_report, packages=("matplotlib", "plotly", "jinja2"))
 
 
@@ -46,5 +46,12 @@ def _report(args: argparse.Namespace) -> int:
     from .laws import pairs
 
     columns = pairs(args.columns, "--columns")
-    write_report(args.source, args.out, burn_in_steps=args.burn_in_steps, columns=columns)
+    write_report(
+        args.source,
+        args.out,
+        burn_in_steps=args.burn_in_steps,
+        columns=columns,
+        where=args.where,
+        best_of_sweep=args.best_of_sweep,
+    )
     return 0

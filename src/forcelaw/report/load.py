@@ -12,9 +12,11 @@ import polars as pl
 from ..errors import TableError
 from ..table.columns import ROLES, schema
 from ..table.directory import locate, study_of, typed
-from ..table.doubts import BURN_IN_STEPS, default_burn_in
+from ..table.doubts import BURN_IN_STEPS, default_burn_in, doubts
+from ..table.filter import where as passes
 from ..table.read import read
 from ..table.roles import recognise
+from ..table.runs import Runs
 
 REQUIRED = ("n", "d", "loss")
 
@@ -25,7 +27,8 @@ class Source:
     empty) and what failed runs said.
 
     path: the directory that the report belongs to. origin: the file or folder that the table was
-    read from. burn_in_steps: what is left out where no one says otherwise.
+    read from. burn_in_steps: what is left out where no one says otherwise. ours: whether a study
+    wrote it; notes: what a table of others may not mean (:mod:`forcelaw.table.doubts`).
     """
 
     path: Path
@@ -34,13 +37,20 @@ class Source:
     study: dict[str, Any] = field(default_factory=dict)
     messages: dict[str, dict[str, Any]] = field(default_factory=dict)
     burn_in_steps: int = BURN_IN_STEPS
+    ours: bool = True
+    notes: list[str] = field(default_factory=list)
 
 
-def load(path: str | Path, columns: Mapping[str, str] | None = None) -> Source:
+def load(
+    path: str | Path,
+    columns: Mapping[str, str] | None = None,
+    where: str | None = None,
+    best_of_sweep: bool = False,
+) -> Source:
     """Read a study directory, a directory of evidence or any other table
     (:mod:`forcelaw.table.read`); columns: role -> column of such a table, others are recognised.
-    Raises TableError where there is none, or it lacks what a report
-    needs."""
+    where: a filter of its rows. best_of_sweep: of runs that differ in a learning rate alone the one
+    that ends lowest. Raises TableError where there is none, or it lacks what a report needs."""
     path = Path(path)
     folder = path.parent if path.is_file() else path
     found = locate(path)
@@ -48,9 +58,25 @@ def load(path: str | Path, columns: Mapping[str, str] | None = None) -> Source:
     if is_study and not any(found.glob("*/spec.json")):  # only planned: the report says so
         return Source(path, path / "runs", pl.DataFrame(schema=schema()), study_of(path))
     raw, study = read(path).frame, study_of(folder)
+    ours = is_study or bool(study) or "kind" in raw.columns
+    raw = raw if where is None else raw.filter(passes(where, raw))
     frame = complete(raw, found, columns)
+    notes = [] if ours else _doubts(raw, columns)
+    if best_of_sweep:
+        swept = Runs.from_frame(frame.filter(pl.col("loss").is_finite()))
+        others = set(swept.run_names) - set(swept.best_of_sweep().run_names)
+        frame = frame.filter(~pl.col("run").is_in(others))
+        notes = [note for note in notes if "--best-of-sweep" not in note]
     burn_in = default_burn_in(raw.columns, study)
-    return Source(folder, found, frame, study, _messages(frame), burn_in)
+    return Source(folder, found, frame, study, _messages(frame), burn_in, ours, notes)
+
+
+def _doubts(frame: pl.DataFrame, columns: Mapping[str, str] | None) -> list[str]:
+    """Notes of a table; none where laws would refuse it, as its report says why."""
+    try:
+        return doubts(Runs.from_frame(frame, columns))
+    except TableError:
+        return []
 
 
 def complete(

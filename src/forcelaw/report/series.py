@@ -103,6 +103,8 @@ def loss_at_data(rows: pl.DataFrame, d: float) -> float | None:
     ds, losses = rows["d"].to_list(), rows["loss"].to_list()
     if not ds or d < ds[0] * 0.999 or d > ds[-1] * 1.001:
         return None
+    if d <= ds[0] * 1.001:  # also where a run has one evaluation
+        return losses[0]
     for i in range(1, len(ds)):
         if d <= ds[i] * 1.001:
             if ds[i] == ds[i - 1]:

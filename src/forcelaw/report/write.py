@@ -32,14 +32,17 @@ def report(
     *,
     burn_in_steps: int | None = None,
     columns: Mapping[str, str] | None = None,
+    where: str | None = None,
+    best_of_sweep: bool = False,
 ) -> dict[str, Any]:
     """Write OUT/report.html, OUT/figures/ and OUT/tables/ (OUT: by default ``report`` in the
     study's directory); returns their paths, the exponent table as text and notes.
 
     burn_in_steps: evaluations before this step are left out of the fits (default: the study's own,
-    else 400; 0 for a table that is of no study). columns: role -> column of such a table. Raises
-    StoreError where ``source`` holds no table of runs, and MissingPackageError without the packages
-    of ``forcelaw[report]``; a fit that is refused becomes its reason on the page.
+    else 400; 0 for a table that is of no study). columns: role -> column of such a table. where,
+    best_of_sweep: which of its rows and runs count (:func:`.load.load`). Raises StoreError where
+    ``source`` holds no table of runs, and MissingPackageError without the packages of
+    ``forcelaw[report]``; a fit that is refused becomes its reason on the page.
     """
     require(*NEEDED)
     from ..errors import printable
@@ -58,7 +61,7 @@ def report(
         if time.monotonic() - started > 2:  # short work needs no log
             print(f"  {time.monotonic() - started:5.1f} s  {text}", file=sys.stderr, flush=True)
 
-    loaded = load(source, columns)
+    loaded = load(source, columns, where, best_of_sweep)
     folder = Path(out) if out is not None else loaded.path / "report"
     analysis = analyse(loaded, burn_in_steps, progress=say)
     made = sections(analysis)
@@ -77,6 +80,7 @@ def report(
         notes.append(f"{len(analysis.problems)} run(s) diverged or failed: see the page")
     notes += risen_words(analysis)
     notes += timing_words(analysis)
+    notes += loaded.notes
     return {
         "page": page,
         "figures": folder / "figures",

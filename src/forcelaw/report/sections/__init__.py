@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from ..analysis import Analysis
 from ..section import Section
+from ..words import MEASURED_BY_US, of_any_table
 from . import (
     burn_in,
     certificates,
@@ -54,4 +55,9 @@ SECTIONS: list[Callable[[Analysis], Section | None]] = [
 
 def sections(analysis: Analysis) -> list[Section]:
     """Every section that has something to say."""
-    return [made for make in SECTIONS if (made := make(analysis)) is not None]
+    out = [made for make in SECTIONS if (made := make(analysis)) is not None]
+    if analysis.source.ours:
+        return out
+    known = analysis.source.frame
+    empty = {name for name, column in MEASURED_BY_US.items() if known[column].is_null().all()}
+    return [of_any_table(made) for made in out if made.name not in empty]

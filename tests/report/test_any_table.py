@@ -1,0 +1,65 @@
+"""The report of a table that no study of ours wrote."""
+
+import re
+from itertools import product
+
+import numpy as np
+import polars as pl
+import pytest
+
+from forcelaw.cli.main import main
+from forcelaw.report.load import load
+from forcelaw.report.series import loss_at_data
+from forcelaw.report.words import of_any_table
+
+RATES = 1e-4, 1e-3, 1e-2
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Four sizes by four lengths, three rates each; one row a run, and one run that failed."""
+    rows = []
+    for n, d, lr in product((1e7, 3e7, 1e8, 3e8), (1e9, 3e9, 1e10, 3e10), RATES):
+        loss = 1.7 + 400 * n**-0.34 + 400 * d**-0.28 + 0.05 * np.log10(lr / 1e-3) ** 2
+        state = "finished"
+        if (n, d, lr) == (3e8, 3e10, 1e-2):
+            loss, state = None, "crashed"
+        rows.append({"params": n, "tokens": d, "flops": 6 * n * d, "optim.lr": lr, "State": state})
+        rows[-1] |= {"eval/loss": loss, "run_name": f"r{len(rows)}"}
+    path = tmp_path_factory.mktemp("table") / "runs.csv"
+    pl.DataFrame(rows).write_csv(path)
+    return path
+
+
+def test_the_page_speaks_of_no_atoms_and_names_the_sweep(table, tmp_path):
+    assert main(["report", str(table), "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    body = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert not re.search(r"\batoms?\b|eV/|molecul", body)
+    assert "values of &#39;optim.lr&#39;" in body and "finished runs" in body
+    assert not re.search(r"eV/atom|atoms seen", page)  # the figures' own words
+
+
+def test_the_best_of_a_sweep_and_a_filter_hold_in_a_report_too(table):
+    assert load(table).frame.height == 48 and len(load(table).notes) == 1
+    best = load(table, best_of_sweep=True)
+    assert best.notes == [] and set(best.frame["status"]) == {"finished", "crashed"}
+    assert best.frame.height == 17  # 16, and the run that failed stays listed
+    assert load(table, where="params < 1e8").frame.height == 24
+
+
+def test_repeated_runs_of_one_evaluation_are_compared(tmp_path):
+    """A run with one row has a loss at its own D."""
+    one = pl.DataFrame({"d": [2e8], "loss": [3.0]})
+    assert loss_at_data(one, 2e8) == 3.0 and loss_at_data(one, 1e8) is None
+    rows = [
+        {"params": n, "tokens": u * e, "unique_tokens": u, "loss": 2 + (n * u) ** -0.1 + e**-0.1}
+        for n, u, e in product((1e7, 1e8, 1e9), (1e8, 4e8, 1.6e9), (1.0, 4.0))
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    assert main(["report", str(tmp_path / "t.csv"), "--out", str(tmp_path / "out")]) == 0
+
+
+def test_numbers_stay_as_they_are():
+    xs = [1.0, None, 2.0]
+    assert of_any_table([("loss (eV/atom + eV/Å)", xs)]) == [("loss", xs)]

@@ -41,7 +41,6 @@ import collections
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +54,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import forcelaw
 from forcelaw import ops
 from forcelaw.errors import StudyError
-from forcelaw.graph import GraphBatch
 from forcelaw.models import ModelConfig, architecture, build
-from forcelaw.models.flops import cloud, counter
+from forcelaw.models.flops import cloud, counter, together
 from forcelaw.models.sizing import size
 from forcelaw.table.read import read
 from forcelaw.training.config import cost_factor
@@ -165,29 +163,6 @@ class Pointwise(TorchDispatchMode):
             return elements(found)
         self.unknown.add(f"{name} {elements(found)}")
         return 0
-
-
-def together(graphs: list[GraphBatch]) -> GraphBatch:
-    """One batch of several."""
-    atoms = [len(g.pos) for g in graphs]
-    starts = [sum(atoms[:k]) for k in range(len(graphs))]
-
-    def joined(name: str, add: list[int] | range | None = None) -> Tensor:
-        parts = [getattr(g, name) for g in graphs]
-        return torch.cat([x + a for x, a in zip(parts, add)] if add is not None else parts)
-
-    found = GraphBatch(
-        joined("species"),
-        joined("batch", range(len(graphs))),
-        joined("pos"),
-        joined("sender", starts),
-        joined("receiver", starts),
-        joined("natoms"),
-    )
-    states = {
-        name: joined(name) for name in ("charge", "spin") if getattr(graphs[0], name) is not None
-    }
-    return replace(found, **states)
 
 
 def step(config: ModelConfig, structures: int) -> tuple[float, collections.Counter[str], int, int]:

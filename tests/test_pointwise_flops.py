@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from pointwise_flops import Pointwise, step, together
+from pointwise_flops import Pointwise, step
 
-from forcelaw.models.flops import cloud, counter
+from forcelaw.models.flops import cloud, counter, together
 from forcelaw.models.sizing import size
 
 pytestmark = pytest.mark.timeout(60)

@@ -150,6 +150,24 @@ def test_a_gradient_that_a_model_makes_itself_is_not_counted_twice() -> None:
     assert 0.75 < own.forward(20, 1) / ours.forward(20, 1) < 1.0
 
 
+class Spread(ForceField):
+    """A model that makes a matrix of its weights in every step."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.inner = build(config, seed=0)
+        self.weights = torch.nn.Parameter(torch.ones(2, 64, 64))
+
+    def atomwise(self, graph: GraphBatch, vec: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.inner.atomwise(graph, vec * (self.weights[0] @ self.weights[1]).mean())
+
+
+@pytest.mark.parametrize("forces", ["direct", "conservative"])
+def test_what_is_made_of_weights_once_a_step_is_no_work_of_the_atoms(forces: str) -> None:
+    config = small_config("mpnn", forces=forces, mean_degree=9.0)
+    assert counted_flops(Spread, config) == counted_flops(ARCHITECTURES["mpnn"].model, config)
+
+
 def test_the_three_graphs_tell_edges_from_atoms() -> None:
     degrees = [len(graph.sender) / len(graph.pos) for graph in GRAPHS]
     assert degrees[2] < 0.7 * degrees[0] and degrees[0] < 0.7 * degrees[1]

@@ -78,3 +78,13 @@ def test_a_comparison_keeps_the_order_that_was_asked_for():
         other = by_name.tests[name]
         assert test.difference == -other.difference and test.p == pytest.approx(other.p)
         assert np.isclose(test.low, -other.high)
+
+
+def test_results_print_as_their_summary_and_tables_as_their_columns():
+    """In a notebook or by print: lines, not arrays."""
+    runs = forcelaw.Runs.from_frame(ONE)
+    fit = forcelaw.fit(runs, interval="none")
+    for found in (fit, forcelaw.budget(runs, flops=1e15), forcelaw.frontier(runs)):
+        assert repr(found) == str(found) == found.summary() and "array(" not in repr(found)
+    assert repr(runs) == runs.describe()
+    assert repr(fit["alpha"]).startswith("Estimate(value=")  # small ones as they are

@@ -84,6 +84,9 @@ class Runs:
     def __len__(self) -> int:
         return len(self.values["loss"])
 
+    def __repr__(self) -> str:
+        return self.describe()
+
     def __getitem__(self, role: str) -> np.ndarray:
         """The values of a role; TableError if the table has none."""
         if role not in self.values:

@@ -108,6 +108,15 @@ class Allocation(Result):
     surface: FitResult
     level: float
 
+    def summary(self) -> str:
+        """The exponents, for a terminal."""
+        found = {"a": self.a, "b": self.b, "gamma": self.gamma}
+        return "\n".join(
+            f"{name:<6}{one.value:.4f}"
+            + (f" [{one.low:.4f}, {one.high:.4f}]" if one.bounded else "")
+            for name, one in found.items()
+        )
+
     def n(self, c: Any) -> np.ndarray:
         """N*(C)."""
         return self._at(c, self.surface.best())[0][0]

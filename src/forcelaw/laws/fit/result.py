@@ -27,9 +27,15 @@ UNITS = {"n": "parameters", "d": "atoms or tokens", "c": "FLOPs", "h": "hours"}
 
 
 class Result:
-    """A dataclass of the laws. ``also``: properties that go into its JSON besides its fields."""
+    """A dataclass of the laws. ``also``: properties that go into its JSON besides its fields. One
+    with a ``summary`` shows that in print and in a notebook, not pages of arrays."""
 
     also: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "summary" in cls.__dict__:  # then dataclass() makes no other
+            cls.__repr__ = cls.__dict__["summary"]  # type: ignore[method-assign]
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types; NaN and infinities become None."""

@@ -68,6 +68,11 @@ class Frontier(Result):
         grid = np.geomspace(x.min(), x.max(), count)
         return grid, np.asarray(self.fit.predict(**{self.x: grid}), float)
 
+    def summary(self) -> str:
+        """The law and where it comes from, for a terminal."""
+        how = f"frontier in {self.unit}, from its {self.method}"
+        return "\n".join(filter(None, (how, self.message, self.fit.summary())))
+
     def rows(self) -> list[dict[str, Any]]:
         """One row for each vertex of the hull: x, loss, n, d, run."""
         return records(self.points)

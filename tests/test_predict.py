@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.neighborlist import neighbor_list
 
 import forcelaw
-from forcelaw.errors import DataError, StoreError, StudyError
+from forcelaw.errors import DataError, StoreError, StudyError, UnseenStateWarning
 from forcelaw.graph import GraphBatch
 from forcelaw.models.frames import rotation_set
 from forcelaw.store.runs import RunDirectory
@@ -143,3 +143,14 @@ def test_predictions_averaged_over_rotations_are_means_over_turned_structures(tm
     for got, wanted in zip(found.forces, forces):
         np.testing.assert_allclose(got, wanted, atol=1e-8)
     assert abs(plain.predict(made).energies - energies).max() > 1e-4
+
+
+@pytest.mark.parametrize(("name", "value"), [("charge", 1), ("spin", 3)])
+def test_a_charge_that_the_model_does_not_see_is_a_warning(run, name, value):
+    predictor = forcelaw.load_run(run.path).predictor()
+    ion = structures()[0]
+    ion.info[name] = value
+    with pytest.warns(UnseenStateWarning, match=name):
+        charged = predictor.predict([ion])
+    ion.info = {"charge": 0, "spin": 1}
+    assert np.array_equal(predictor.predict([ion]).energies, charged.energies)  # and no warning

@@ -117,6 +117,10 @@ class NotConservativeWarning(UserWarning):
     """Forces that are no gradient of an energy are used where energy should be conserved."""
 
 
+class UnseenStateWarning(UserWarning):
+    """Structures have a charge or a spin that the model does not see."""
+
+
 def require(*packages: str) -> None:
     """MissingPackageError for the first of ``packages`` that is not installed. Imports none."""
     for package in packages:

@@ -6,6 +6,7 @@ Weights are the averaged ones of schedule-free AdamW, at which losses are measur
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor
 
 from .data.device_dataset import state_index
-from .data.pack import Pack, sample_path
+from .data.pack import NO_CHARGE, NO_SPIN, Pack, sample_path
 from .elements import SYMBOLS
-from .errors import DataError, StoreError
+from .errors import DataError, StoreError, UnseenStateWarning
 from .graph import GraphBatch, build_graph, segment_sum
 from .models import ForceField
 from .models.frames import averaged, rotation_set
@@ -172,14 +173,22 @@ class Predictor:
         return self.rounded(replace(graph, **self.states(structures)))
 
     def states(self, structures: Structures) -> dict[str, Tensor]:
-        """Fields ``charge`` and ``spin`` of a batch, for a model that tells them apart."""
+        """Fields ``charge`` and ``spin`` of a batch, for a model that tells them apart; another
+        one warns (UnseenStateWarning) of structures that are charged or no singlets."""
         found = {}
-        for name, known, absent in (
-            ("charge", self.config.charges, 0),
-            ("spin", self.config.spins, 1),
+        for name, known, absent, unsaid in (
+            ("charge", self.config.charges, 0, NO_CHARGE),
+            ("spin", self.config.spins, 1, NO_SPIN),
         ):
+            values = getattr(structures, f"{name}s")
+            if not known and values is not None and not np.isin(values, (absent, unsaid)).all():
+                warnings.warn(
+                    f"structures have a {name} other than {absent}, which this model does not see:"
+                    " it predicts what it was trained on. Train with charge_spin",
+                    UnseenStateWarning,
+                    stacklevel=2,
+                )
             if known:
-                values = getattr(structures, f"{name}s")
                 values = np.full(len(structures), absent) if values is None else values
                 found[name] = torch.from_numpy(state_index(values, known, name)).to(self.device)
         return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -74,6 +76,26 @@ def test_init_prepares_files_first(tmp_path, monkeypatch):
     assert pack.manifest["command"] == "forcelaw init my.extxyz --group frame"
     assert find_pack(load(tmp_path / "my.yaml"), tmp_path).hash == pack.hash
     assert yaml.safe_load((tmp_path / "my.yaml").read_text())["data"] == "my-pack"
+
+
+def test_init_takes_no_pack_of_other_files_or_options(tmp_path, monkeypatch):
+    """A pack that an earlier call left is used only for the same files and options, unchanged."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("my", "more"):
+        files.extxyz(tmp_path / f"{name}.extxyz", files.molecules(80, kinds=KINDS))
+    assert main(["init", "my.extxyz", "--group", "frame"]) == 0
+    before = Pack(tmp_path / "my-pack").hash
+    assert main(["init", "my.extxyz", "--group", "frame", "--out", "two.yaml"]) == 0
+    for other in (["my.extxyz", "more.extxyz", "--group", "frame"], ["my.extxyz", "--seed", "3"]):
+        with pytest.raises(StudyError) as caught:
+            raise_main("init", *other, "--out", "t.yaml")
+        assert "forcelaw init my-pack" in caught.value.remedy and not Path("t.yaml").exists()
+    later = (tmp_path / "my-pack" / "manifest.json").stat().st_mtime + 9
+    os.utime("my.extxyz", (later, later))
+    with pytest.raises(StudyError):
+        raise_main("init", "my.extxyz", "--group", "frame", "--out", "t.yaml")
+    assert Pack(tmp_path / "my-pack").hash == before
+    assert main(["init", "my-pack", "--out", "three.yaml"]) == 0  # the remedy
 
 
 @pytest.mark.parametrize(

@@ -95,17 +95,31 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace, files: list[Path], folder: Path) -> Pack:
-    """The pack of files, made if it is not there."""
+    """The pack of files: made, or the one that an earlier call made of the same."""
     from ..data.pack import Pack
     from ..data.prepare_files import prepare_files
 
+    given = from_options(Preparation, args, train=files)
+    made_from = given.model_dump(mode="json", exclude_defaults=True)
     if not folder.exists() or args.overwrite:
-        given = from_options(Preparation, args, train=files)
         prepare_files(
             given,
             folder,
             overwrite=args.overwrite,
             command=typed_command(args.words),
+            made_from=made_from,
             say=sys.stdout,
         )
-    return Pack(folder)
+        return Pack(folder)
+    pack = Pack(folder)
+    made = (folder / "manifest.json").stat().st_mtime
+    newer = [path for path in files if path.exists() and path.stat().st_mtime > made]
+    if newer or pack.manifest.get("made_from") != made_from:
+        why = f"and {newer[0]} is newer" if newer else "of other files or with other options"
+        raise StudyError(
+            f"the pack {folder.name} was made before, {why}",
+            where=str(folder),
+            remedy=f"if it is the one that is meant: forcelaw init {folder}; else --overwrite makes"
+            " it again, and --name makes another",
+        )
+    return pack

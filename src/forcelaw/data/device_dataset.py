@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..elements import SYMBOLS
 from ..errors import DataError
 from ..graph import ALL_PAIRS_MAX_ATOMS, GraphBatch, build_graph, molecule_edges
 from ..ops import assemble
@@ -162,9 +163,9 @@ class Shard:
         numbers = stored["numbers"]
         species = lookup[numbers]
         if (species < 0).any():
-            absent = sorted(set(numbers[species < 0].tolist()))
+            absent = ", ".join(SYMBOLS[z] for z in sorted(set(numbers[species < 0].tolist())))
             raise DataError(
-                f"the pack holds elements {absent} that the model does not know",
+                f"the pack holds {absent}, which the model does not know",
                 where=str(pack.path),
             )
         structure = np.repeat(np.arange(len(counts)), counts)

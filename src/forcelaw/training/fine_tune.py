@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from ..data.device_dataset import Shard
 from ..data.pack import Pack
 from ..data.reference import composition
+from ..elements import SYMBOLS
 from ..errors import DataError, StoreError
 from ..files import read_json
 from ..models import ForceField, build, make_config
@@ -134,7 +135,8 @@ def check_elements(config: dict[str, Any], pack: Pack, path: str | Path) -> None
     strange = set(pack.elements) - set(known.elements)
     if strange:
         raise DataError(
-            f"the pack holds elements {sorted(strange)} that the model of {path} does not know",
+            f"the pack holds {', '.join(SYMBOLS[z] for z in sorted(strange))}, which the model of"
+            f" {path} does not know",
             where=str(pack.path),
             remedy="prepare it with --elements, or start from a run that has seen them",
         )

@@ -330,7 +330,7 @@ def test_no_torch_is_needed(tmp_path) -> None:
         (["forecast", "t.csv", "--fraction", "0"], "not a share"),
         (["forecast", "t.csv", "--check", "t.csv"], "not JSON"),
         (["forecast", "t.csv", "--check", "j.json"], "not a forecast"),
-        (["forecast", "t.csv", "--plan", "p.csv"], "no column for d"),
+        (["forecast", "t.csv", "--plan", "p.csv"], "recognised as d"),
         (["forecast", "t.csv", "--where", "kind == 'sweep'"], "no row"),
     ],
 )
@@ -376,3 +376,15 @@ def test_the_filter_comes_before_the_table_is_looked_at(tmp_path) -> None:
     path.write_text(text.rstrip() + "\n" + ",".join(last) + "\n")
     assert main(["forecast", str(path)]) == 2
     assert main(["forecast", str(path), "--where", "loss > 0"]) == 0
+
+
+def test_a_table_of_others_says_what_was_taken_for_what(tmp_path, capsys) -> None:
+    """As all other commands do; and a column that is not recognised can be named as it says."""
+    runs = study(seeds=1)
+    table = {"width_in_weights": runs["n"], "tokens": runs["d"], "flops": runs["c"]}
+    table |= {"val_loss": runs["loss"], "run_name": [runs.run_names[i] for i in runs.run]}
+    pl.DataFrame(table).write_csv(tmp_path / "t.csv")
+    assert main(["forecast", str(tmp_path / "t.csv")]) == 2
+    assert "--columns n=..." in capsys.readouterr().err
+    assert main(["forecast", str(tmp_path / "t.csv"), "--columns", "n=width_in_weights"]) == 0
+    assert "'width_in_weights'" in capsys.readouterr().out

@@ -168,9 +168,10 @@ def _of_table(
     missing = [role for role in ("n", "d") if role not in taken]
     if missing:
         raise FitError(
-            f"the plan has no column for {' and '.join(missing)}",
-            where=table.name,
-            remedy="name its columns architecture, n, d, c, seed, run",
+            f"no column is recognised as {' and '.join(missing)}",
+            where=f"{table.name}; columns are {', '.join(table.frame.columns[:40])}",
+            remedy=f"name them: --columns {','.join(f'{role}=...' for role in missing)}; in a plan"
+            " call them architecture, n, d, c, seed, run",
         )
     rows = frame.to_dicts()
     group = taken.get("group")

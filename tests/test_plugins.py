@@ -62,3 +62,17 @@ def test_the_remedy_tells_a_missing_module_from_a_missing_dependency(outside):
         resolve("needy:Toy", OURS, GROUP, "toy")
     assert "PYTHONPATH" in module.value.remedy
     assert "surely_not_installed" in dependency.value.remedy
+
+
+def test_each_adapter_s_package_has_an_extra_that_installs_it():
+    """So that a package that is not there is said with what to install, and no traceback."""
+    import tomllib
+    from pathlib import Path
+
+    from forcelaw.errors import EXTRAS
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    imported = {"e3nn", "nequip", "allegro", "flashcart", "matgl", "metatrain", "fairchem"}
+    assert {EXTRAS[name] for name in imported | {"orb_models"}} <= project[
+        "optional-dependencies"
+    ].keys()

@@ -30,6 +30,11 @@ EXTRAS = {
     "allegro": "allegro",
     "submitit": "slurm",
     "nequip-allegro": "allegro",
+    "e3nn": "mace",
+    "fairchem": "fairchem",
+    "flashcart": "flashcart",
+    "matgl": "tensornet",
+    "orb_models": "orb",
 }
 
 

@@ -78,6 +78,14 @@ def test_init_prepares_files_first(tmp_path, monkeypatch):
     assert yaml.safe_load((tmp_path / "my.yaml").read_text())["data"] == "my-pack"
 
 
+def test_the_molecules_that_come_along_need_no_path(tmp_path, monkeypatch):
+    """As in `train --data sample`: what --help names as a first step works where nothing lies."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "sample"]) == 0
+    assert find_pack(load(tmp_path / "sample.yaml"), tmp_path).hash == Pack(sample_path()).hash
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sample.yaml"]
+
+
 def test_init_takes_no_pack_of_other_files_or_options(tmp_path, monkeypatch):
     """A pack that an earlier call left is used only for the same files and options, unchanged."""
     monkeypatch.chdir(tmp_path)

@@ -64,7 +64,10 @@ class Training(Settings):
     @model_validator(mode="after")
     def _one_length(self) -> Training:
         if (self.epochs is None) == (self.atoms is None):
-            raise ValueError("give the length of the run as epochs or as atoms, and not both")
+            raise ValueError(
+                "give the length of the run as epochs or as atoms (--epochs 20, --atoms 1e6), and"
+                " not both"
+            )
         return self
 
     @model_validator(mode="after")

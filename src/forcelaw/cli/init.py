@@ -44,7 +44,9 @@ def add_init(parser: argparse.ArgumentParser) -> None:
         "examples:\n  forcelaw init pack\n  forcelaw init my.extxyz --group frame\n"
         "  forcelaw init --train a.xyz --validation b.xyz --E0s isolated\n\n" + SOURCES
     )
-    parser.add_argument("data", nargs="*", type=Path, metavar="DATA", help="a pack, or files")
+    parser.add_argument(
+        "data", nargs="*", type=Path, metavar="DATA", help="a pack, files, or sample"
+    )
     add_options(parser, Init)
     group = parser.add_argument_group("how files are prepared (see: forcelaw data prepare --help)")
     add_options(group, Preparation)
@@ -52,7 +54,7 @@ def add_init(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(args: argparse.Namespace) -> int:
-    from ..data.pack import Pack
+    from ..data.pack import Pack, sample_path
     from ..models import architecture
     from ..study.config import load
     from ..study.starter import describe, proportions, starter
@@ -71,7 +73,10 @@ def _init(args: argparse.Namespace) -> int:
             where=str(out),
             remedy="choose another --out, or --overwrite",
         )
-    if len(files) == 1 and (files[0] / "manifest.json").is_file():
+    shipped = len(files) == 1 and str(files[0]) == "sample" and not files[0].exists()
+    if shipped:
+        pack = Pack(sample_path())
+    elif len(files) == 1 and (files[0] / "manifest.json").is_file():
         pack = Pack(files[0])
     else:
         pack = _prepare(args, files, out.with_name(f"{name}-pack"))
@@ -81,7 +86,7 @@ def _init(args: argparse.Namespace) -> int:
         validation = split["val_structures"]
     text = starter(
         name,
-        os.path.relpath(pack.path, out.parent or "."),
+        "sample" if shipped else os.path.relpath(pack.path, out.parent or "."),
         structures=structures,
         atoms=atoms,
         validation=validation,

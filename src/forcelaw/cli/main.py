@@ -37,7 +37,8 @@ from .options import HelpFormatter
 
 EPILOG = """\
 first steps:
-  forcelaw run studies/quickstart.yaml          train a small study, show its laws
+  forcelaw init sample                          write a study of the molecules that come along
+  forcelaw run sample.yaml                      train it (minutes), show its laws
   forcelaw data check my.extxyz                 can this data be trained on?
   forcelaw data prepare my.extxyz --out pack    make a pack of it
   forcelaw init pack                            write a study for it that can carry a law

@@ -171,7 +171,10 @@ def _run(args: argparse.Namespace) -> int:
         print(json.dumps(study_schema(), indent=1))
         return 0
     if args.study is None:
-        raise StudyError("no study file given", remedy="forcelaw run studies/quickstart.yaml")
+        raise StudyError(
+            "no study file given",
+            remedy="forcelaw run FILE; to have one written: forcelaw init PACK (or: sample)",
+        )
     from ..api.study import Study, check_run_options
 
     check_run_options(

@@ -122,7 +122,7 @@ def _say_stopped(stop: Interruption, how: str) -> None:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from ..errors import ForcelawError
+    from ..errors import ForcelawError, missing_package
     from ..models import architecture, names
 
     if args.architecture is not None:
@@ -136,7 +136,10 @@ def _models(args: argparse.Namespace) -> int:
             entry = architecture(name)
             cells = "".join(f"{_size_text(name, target, args.degree):>30}" for target in args.sizes)
         except (ForcelawError, ModuleNotFoundError) as error:  # of others: not the end of the list
-            print(f"{name:<{wide}}cannot be used: {getattr(error, 'what', error)}")
+            found = error if isinstance(error, ForcelawError) else missing_package(error)
+            parts = (getattr(found, part, "") for part in ("what", "remedy"))
+            why = ": ".join(filter(None, parts)) or found
+            print(f"{name:<{wide}}cannot be used: {why}")
             continue
         print(f"{name:<{wide}}{entry.title:<{TITLE}}{entry.symmetry:<12}{cells}")
     print(

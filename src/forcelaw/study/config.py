@@ -348,7 +348,7 @@ def load(path: str | Path) -> Study:
         raise StudyError(
             f"a study file is a mapping of keys to values, and this is a {type(content).__name__}",
             where=str(path),
-            remedy="start from studies/quickstart.yaml",
+            remedy="start from one that is written for you: forcelaw init PACK (or: sample)",
         )
     try:
         study = Study(**content)

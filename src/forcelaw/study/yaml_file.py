@@ -11,7 +11,9 @@ from ..errors import StudyError
 from ..files import check_regular, reading
 
 MOST_BYTES, MOST_NODES, DEEPEST = 1 << 20, 20_000, 40  # nodes: aliases counted where they stand
-_REMEDY = "correct the file; studies/quickstart.yaml shows how one looks"
+_REMEDY = "correct the file; forcelaw init sample writes one that shows how they look"
+# the recipes in studies/ are in a clone only
+WRITE_ONE = "check the path, or have one written: forcelaw init PACK (or: sample)"
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -47,7 +49,7 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file. StudyError where there is none, or it is not YAML, or far too
     large or deep, aliases included."""
     if not path.exists():
-        raise StudyError("no such study file", where=str(path), remedy="check the path")
+        raise StudyError("no such study file", where=str(path), remedy=WRITE_ONE)
     check_regular(path, StudyError)
     with reading(path, StudyError, remedy=_REMEDY):
         with path.open("rb") as file:

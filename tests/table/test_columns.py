@@ -105,7 +105,7 @@ def test_a_table_of_evidence_has_every_column_with_its_type():
     with pytest.raises(TableError) as caught:
         typed(text.with_columns(n=pl.Series(["1e3", "many"])), "here")
     assert "'n'" in caught.value.what and "'many'" in caught.value.what
-    assert caught.value.where == "here"
+    assert caught.value.where == "here" and "--where" in caught.value.remedy
 
 
 def test_ids_of_runs_are_text_in_a_csv(tmp_path):

@@ -104,8 +104,10 @@ def typed(content: pl.DataFrame, where: str) -> pl.DataFrame:
                 series = series.round(0)  # 1e6 is a count, too
             made.append(series.cast(kind).alias(name))
         except (TableError, pl.exceptions.PolarsError) as error:
-            what = error.what if isinstance(error, TableError) else str(error).splitlines()[0]
-            raise TableError(f"column {name!r}: {what}", where=where) from error
+            what, remedy = str(error).splitlines()[0], f"give a column of {kind} values"
+            if isinstance(error, TableError):
+                what, remedy = error.what, error.remedy
+            raise TableError(f"column {name!r}: {what}", where=where, remedy=remedy) from error
     return pl.DataFrame(made)
 
 

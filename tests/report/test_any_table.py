@@ -10,7 +10,6 @@ import pytest
 from forcelaw.cli.main import main
 from forcelaw.report.load import load
 from forcelaw.report.series import loss_at_data
-from forcelaw.report.words import of_any_table
 
 RATES = 1e-4, 1e-3, 1e-2
 
@@ -58,8 +57,3 @@ def test_repeated_runs_of_one_evaluation_are_compared(tmp_path):
     ]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
     assert main(["report", str(tmp_path / "t.csv"), "--out", str(tmp_path / "out")]) == 0
-
-
-def test_numbers_stay_as_they_are():
-    xs = [1.0, None, 2.0]
-    assert of_any_table([("loss (eV/atom + eV/Å)", xs)]) == [("loss", xs)]

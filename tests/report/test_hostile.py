@@ -19,6 +19,7 @@ from forcelaw.report.html import render
 from forcelaw.report.load import load
 from forcelaw.report.sections import repeats, sections
 from forcelaw.report.tables import terminal, write_all
+from forcelaw.report.words import OURS
 from forcelaw.report.write import report
 from forcelaw.store.runs import BESIDE
 from forcelaw.study.accounting import accounts
@@ -210,7 +211,7 @@ def test_runs_on_smaller_training_sets_are_kept_out_of_the_fits_and_shown_apart(
     arch = analysis.architectures[0]
     assert arch.repeated["run"].n_unique() == arch.runs == 4
     assert arch.surface.result.parameters == alone.surface.result.parameters
-    figure = repeats.figure([arch])
+    figure = repeats.figure([arch], OURS)
     marks = next(s for s in figure.panels[0].series if s.kind == "points")
     assert len(marks.y) == 4
     for x, ratio in zip(marks.x, marks.y, strict=True):
@@ -288,7 +289,7 @@ def test_how_often_data_can_be_repeated_is_read_off_runs_on_small_sets(tmp_path:
             / truth.loss(float(run["n"]), float(run["d"]))
         )
         assert float(run["loss_over_new"]) == pytest.approx(new, rel=0.02)
-    value = repeats.figure(analysis.architectures).panels[1]
+    value = repeats.figure(analysis.architectures, analysis.words).panels[1]
     ends = next(s for s in value.series if s.kind == "points")
     assert [str(y) for y in ends.y] == [run["worth_passes"] for run in runs]
 

@@ -143,8 +143,8 @@ def test_a_forecast_without_bounds_is_not_shown(
     monkeypatch.setattr(optimum, "prospects", lambda analysis: changed)
     page = Page(render(analysis, sections(analysis)))
     assert "wider than a factor of 100" in page.words and "1e-09" not in page.words
-    assert f"FLOPs: {best.label} with" not in optimum.budget_words(changed)
-    assert best.label not in optimum.budget_words([vague(one) for one in found])
+    assert f"FLOPs: {best.label} with" not in optimum.budget_words(changed, "atoms")
+    assert best.label not in optimum.budget_words([vague(one) for one in found], "atoms")
 
 
 def test_every_figure_is_explained_in_a_sentence(written: dict[str, Any], page: str) -> None:

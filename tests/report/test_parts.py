@@ -172,12 +172,12 @@ def test_regime_names_what_limits() -> None:
 
     # at D = 1e6 the data term is B/1000, the size term A/31.6 for the small and A/1000 for the
     # large model
-    assert "size limits the whole ladder" in regime(frame, fitted(10, 1))
+    assert "size limits the whole ladder" in regime(frame, fitted(10, 1), "atoms")
     assert "the small ones are limited by size, the large ones by steps or data" in regime(
-        frame, fitted(1, 10)
+        frame, fitted(1, 10), "atoms"
     )
-    assert "steps or data limit the whole ladder" in regime(frame, fitted(1, 100))
-    assert regime(frame, Outcome(None, "no")) == ""
+    assert "steps or data limit the whole ladder" in regime(frame, fitted(1, 100), "atoms")
+    assert regime(frame, Outcome(None, "no"), "atoms") == ""
 
 
 @pytest.mark.parametrize(

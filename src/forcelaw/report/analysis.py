@@ -15,6 +15,7 @@ from ..store.runs import COUNTED
 from .architecture import Architecture, Named, fit_architecture
 from .comparison import compare_pairs
 from .load import Source
+from .words import OTHERS, OURS, Words
 
 SWEEP = "sweep"
 RISEN = 0.05  # evaluations of the averaged weights scatter by 1%
@@ -40,6 +41,11 @@ class Analysis:
     risen: list[dict[str, Any]]
     counts: dict[str, int]
     seconds: float = 0.0
+
+    @property
+    def words(self) -> Words:
+        """What the page calls things."""
+        return OURS if self.source.ours else OTHERS
 
     @property
     def fitted(self) -> list[Architecture]:

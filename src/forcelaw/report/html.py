@@ -17,7 +17,6 @@ from ..figures.style import DARK, Look
 from . import summary
 from .analysis import Analysis
 from .section import Section
-from .words import of_any_table
 
 # outlines in a 14 x 14 box for the symbols of style.SYMBOLS
 MARKS = {
@@ -46,7 +45,6 @@ def render(analysis: Analysis, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     study = analysis.source.study
-    worded = (lambda lines: lines) if analysis.source.ours else of_any_table
     figures = [figure for section in sections for figure in section.figures]
     looks = [arch.look for arch in analysis.architectures]
     return environment.get_template("template.html.j2").render(
@@ -55,9 +53,9 @@ def render(analysis: Analysis, sections: Sequence[Section]) -> str:
         created=str(study.get("created") or "")[:10],
         version=__version__,
         headline=summary.headline(analysis),
-        tiles=worded(summary.tiles(analysis)),
+        tiles=summary.tiles(analysis),
         findings=summary.findings(analysis),
-        limits=[*analysis.source.notes, *worded(summary.limits(analysis))],
+        limits=[*analysis.source.notes, *summary.limits(analysis)],
         sections=[section for section in sections if section.parts],
         mark=_mark,
         layouts={figure.name: _layout(figure, i) for i, figure in enumerate(figures)},

@@ -16,7 +16,6 @@ from .section import by_reason
 
 # points of one run drawn in a figure; a longer curve is thinned evenly in log D, its ends kept
 LONG_RUN = 28
-LOSS = "loss (eV/atom + eV/Å)"
 
 
 def thin(count: int, room: int = LONG_RUN) -> list[int]:

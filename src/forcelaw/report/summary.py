@@ -32,7 +32,7 @@ def tiles(analysis: Analysis) -> list[tuple[str, str]]:
         ends = [pretty(sizes[0]), pretty(sizes[-1])]
         most = max(float(arch.frame["d"].max()) for arch in fitted)
         out.append((" – ".join(dict.fromkeys(ends)), "parameters N"))
-        out.append((pretty(most), "atoms seen, at most (D)"))
+        out.append((pretty(most), f"{analysis.words.data} seen, at most (D)"))
     if compute := [point["x"] for arch in fitted for point in arch.frontier_c.points]:
         decades = math.log10(max(compute) / min(compute))
         out.append((f"{decades:.1f}", "decades of FLOPs on the frontiers"))

@@ -1,62 +1,73 @@
-"""The words of a page about a table that no study of ours wrote: data are not atoms there, and a
-loss is in no unit that we know."""
+"""What a page calls the things that it is about: atoms and electronvolts in a study of ours, data
+and a loss in no known unit in a table of others."""
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from .series import LOSS
+OF_ANY_TABLE = [
+    ("frontier", "the lowest loss that any run reached for that much compute"),
+    (
+        "surface",
+        "L(N, D) = E + A N^−α + B D^−β; E, the floor, is what no size and no data would remove",
+    ),
+    ("γ", "frontier exponent in L(C) = E + F C^−γ; on a surface it is αβ/(α+β)"),
+    ("a, b", "the best size grows as C^a and the best amount of data as C^b"),
+    (
+        "interval",
+        "95%, by deleting whole runs: checkpoints of one run are not independent measurements",
+    ),
+]
 
-OURS = (
-    (LOSS, "loss"),
-    ("an atom seen again was", "data seen again were"),
-    ("the same atoms again", "the same data again"),
-    ("each atom was seen", "data were seen"),
-    ("atoms seen", "data seen"),
-    ("atoms D*", "data D*"),
-    ("atoms a step", "data a step"),
-    ("per parameter and atom", "per parameter and datum"),
-    ("trainable parameters, the element embedding included", "parameters, as the table has them"),
-    (
-        "mean over molecules of the energy error per atom (eV) plus mean over atoms of the norm of"
-        " the force error (eV/Å), on validation molecules never trained on, at averaged weights",
-        "as the table has it",
-    ),
-    (
-        "training FLOPs, a multiply-add counted as 2, from closed forms checked against a counter",
-        "training compute, as the table has it",
-    ),
-    (
-        "device-hours of training only: no compilation, no evaluation, no waiting at start-up",
-        "device-hours, as the table has them",
-    ),
-    ("number of atoms", "amount of data"),
-    ("how many atoms", "how much data"),
-    ("each atom", "each datum"),
-    ("atoms per second", "data per second"),
-    (" atoms", " data"),
+
+@dataclass(frozen=True)
+class Words:
+    """data, datum: what D counts, many and one of them. loss: the title of its axis. meanings: the
+    glossary, (word, meaning)."""
+
+    data: str
+    datum: str
+    loss: str
+    meanings: list[tuple[str, str]]
+
+
+OURS = Words(
+    "atoms",
+    "atom",
+    "loss (eV/atom + eV/Å)",
+    [
+        ("N", "trainable parameters, the element embedding included"),
+        ("D", "atoms seen in training, repeats counted"),
+        (
+            "C",
+            "training FLOPs, a multiply-add counted as 2, from closed forms checked against a"
+            " counter",
+        ),
+        (
+            "H",
+            "device-hours of training only: no compilation, no evaluation, no waiting at start-up",
+        ),
+        ("κ", "C / (3 N D): FLOPs per parameter and atom in a forward pass"),
+        (
+            "loss",
+            "mean over molecules of the energy error per atom (eV) plus mean over atoms of the"
+            " norm of the force error (eV/Å), on validation molecules never trained on, at"
+            " averaged weights",
+        ),
+        *OF_ANY_TABLE,
+    ],
 )
-
-
-# section -> the column without which it has nothing to show
-MEASURED_BY_US = {"terms": "loss_energy", "symmetry": "rotation_error", "certificates": "variant"}
-
-
-def of_any_table(part: Any) -> Any:
-    """``part`` (a text, a dataclass, or a list or tuple of such) with every text of ours in the
-    words that hold for any table; numbers and functions stay as they are."""
-    if isinstance(part, str):
-        for ours, plain in OURS:
-            part = part.replace(ours, plain)
-        return part
-    if isinstance(part, list | tuple):
-        if part and isinstance(part[0], int | float):
-            return part
-        return type(part)(of_any_table(one) for one in part)
-    if is_dataclass(part) and not isinstance(part, type):
-        old = {f.name: getattr(part, f.name) for f in fields(part) if f.init}
-        new = {name: of_any_table(value) for name, value in old.items()}
-        changed = {name: new[name] for name in old if new[name] is not old[name]}
-        return replace(part, **changed) if changed else part
-    return part
+OTHERS = Words(
+    "data",
+    "unit of data",
+    "loss",
+    [
+        ("N", "parameters, as the table has them"),
+        ("D", "data seen in training, repeats counted"),
+        ("C", "training compute, as the table has it"),
+        ("H", "device-hours, as the table has them"),
+        ("κ", "C / (3 N D): compute per parameter and unit of data in a forward pass"),
+        ("loss", "as the table has it"),
+        *OF_ANY_TABLE,
+    ],
+)

@@ -18,8 +18,11 @@ def section(analysis: Analysis) -> Section:
 
 def figure(analysis: Analysis) -> Figure:
     """kappa and training speed against N."""
-    kappa = Panel("parameters N", "κ (FLOPs per parameter and atom)", title="κ = C / (3 N D)")
-    speed = Panel("parameters N", "atoms per second", title="training speed")
+    words = analysis.words
+    kappa = Panel(
+        "parameters N", f"κ (FLOPs per parameter and {words.datum})", title="κ = C / (3 N D)"
+    )
+    speed = Panel("parameters N", f"{words.data} per second", title="training speed")
     for arch in analysis.architectures:
         line = _line(arch, "kappa")
         kappa.series += line + (_quoted(arch, line[0]) if line and arch.paper else [])
@@ -27,9 +30,9 @@ def figure(analysis: Analysis) -> Figure:
     return Figure(
         "cost",
         "What a parameter costs",
-        "κ counts how much arithmetic each parameter does for each atom: two architectures of equal"
-        " κ differ only in symmetry, and two of unequal κ differ in compute per parameter as well;"
-        " the speed on the right is what turns FLOPs into hours.",
+        f"κ counts how much arithmetic each parameter does for each {words.datum}: two"
+        " architectures of equal κ differ only in symmetry, and two of unequal κ differ in compute"
+        " per parameter as well; the speed on the right is what turns FLOPs into hours.",
         [or_empty(kappa, "not in the table"), or_empty(speed, "not in the table")],
         "dotted: κ in the paper",
     )

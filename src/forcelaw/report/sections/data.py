@@ -13,14 +13,17 @@ from ..analysis import Analysis
 from ..architecture import Architecture
 from ..outcome import Outcome
 from ..section import Heading, Notes, Section, illustrated
-from ..series import LOSS, run_series, share_range, surface_line
+from ..series import run_series, share_range, surface_line
 
 
 def section(analysis: Analysis) -> Section:
     """The figure, and a sentence for each architecture."""
     made = figure(analysis)
     parts = illustrated(made)
-    limits = [(arch.label, regime(arch.frame, arch.surface)) for arch in analysis.architectures]
+    limits = [
+        (arch.label, regime(arch.frame, arch.surface, analysis.words.data))
+        for arch in analysis.architectures
+    ]
     limits = [(label, text) for label, text in limits if text]
     if limits:
         notes = [("", text) for text in regime_notes(analysis)]
@@ -30,9 +33,10 @@ def section(analysis: Analysis) -> Section:
 
 def figure(analysis: Analysis) -> Figure:
     """Loss against D, one panel for each architecture, one line for each run."""
-    panels = []
+    panels, words = [], analysis.words
+    axes = f"{words.data} seen D", words.loss
     for arch in analysis.architectures:
-        panel = Panel("atoms seen D", LOSS, title=arch.label)
+        panel = Panel(*axes, title=arch.label)
         sizes = sorted(set(arch.frame["n"].to_list()) | set(arch.unfinished["n"].to_list()))
         panel.series = run_series(arch, "d", "loss", opacity=1.0)
         for series in panel.series:  # shade by size: the larger the model, the stronger the line
@@ -48,7 +52,7 @@ def figure(analysis: Analysis) -> Figure:
         "Each line is one training run from its first steps to its end, stronger for larger models;"
         " straight and parallel means a power law in data, and a line that bends off early has run"
         " out of parameters.",
-        panels or [Panel("atoms seen D", LOSS, empty="no run has been evaluated")],
+        panels or [Panel(*axes, empty="no run has been evaluated")],
         "lines: runs, strong: large N · dotted: fitted surface L(N, D) after burn-in",
     )
 
@@ -68,7 +72,7 @@ def _surface_lines(arch: Architecture, burn_in_steps: int) -> list[Series]:
     return out
 
 
-def regime(frame: pl.DataFrame, surface: Outcome[FitResult]) -> str:
+def regime(frame: pl.DataFrame, surface: Outcome[FitResult], data: str) -> str:
     """What limits the loss: size, or steps and data."""
     terms = [surface.get(name) for name in ("alpha", "beta", "A", "B")]
     known = [term.value for term in terms if term is not None]
@@ -89,26 +93,26 @@ def regime(frame: pl.DataFrame, surface: Outcome[FitResult]) -> str:
     else:
         limit = "steps or data limit the whole ladder, larger models would gain little."
     return (
-        f"At {pretty(d_max)} atoms the size of the model accounts for {100 * small:.0f}% of the"
+        f"At {pretty(d_max)} {data} the size of the model accounts for {100 * small:.0f}% of the"
         f" reducible loss of the smallest model and {100 * large:.0f}% of the largest: {limit}"
     )
 
 
 def regime_notes(analysis: Analysis) -> list[str]:
     """What is known about steps against data."""
-    frames = [arch.frame for arch in analysis.fitted]
+    frames, data = [arch.frame for arch in analysis.fitted], analysis.words.data
     out = []
     passes = [ratio.max() for f in frames if len(ratio := (f["d"] / f["u"]).drop_nulls())]
     most = max(map(float, passes), default=1.0)
     if most > 8.5:
         out.append(
-            f"Atoms are repeated up to {most:.0f} times: distinct data begin to limit the loss, and"
-            " β is not an exponent of fresh data."
+            f"{data.capitalize()} are repeated up to {most:.0f} times: distinct data begin to limit"
+            " the loss, and β is not an exponent of fresh data."
         )
     elif most > 1.05:
         out.append(
-            f"Atoms are seen up to {most:.1f} times; up to 8 passes cost at most 5% of the loss"
-            " where it was measured (results/data_limited)."
+            f"{data.capitalize()} are seen up to {most:.1f} times; up to 8 passes cost at most 5%"
+            " of the loss where it was measured (results/data_limited)."
         )
     left_out = sum(arch.repeated["run"].n_unique() for arch in analysis.architectures)
     if left_out:
@@ -120,8 +124,8 @@ def regime_notes(analysis: Analysis) -> list[str]:
     # batches of whole molecules differ by some atoms
     if batches and batches[-1] < 1.1 * batches[0]:
         out.append(
-            f"Every run takes about {pretty(batches[0])} atoms a step, so steps and atoms seen are"
-            " one axis: β may be an exponent of optimiser steps as much as of data; only runs with"
-            " another batch size could tell."
+            f"Every run takes about {pretty(batches[0])} {data} a step, so steps and {data} seen"
+            " are one axis: β may be an exponent of optimiser steps as much as of data; only runs"
+            " with another batch size could tell."
         )
     return out

@@ -11,7 +11,7 @@ from ...figures.text import pretty
 from ...progress import duration
 from ..analysis import Analysis
 from ..section import MISSING, Cell, Column, Section, csv, entries, illustrated, table
-from ..series import LOSS, frontier_series, refused, run_series, zoom
+from ..series import frontier_series, refused, run_series, zoom
 
 AXES = (("flops", "frontier_c"), ("hours", "frontier_h"))
 
@@ -93,7 +93,7 @@ def figure(analysis: Analysis) -> Figure:
         ("c", FLOPS, "frontier_c", "counted FLOPs", "no run has a positive loss yet"),
         ("h", HOURS, "frontier_h", "measured device-hours", "the table has no device-hours"),
     ):
-        panel = Panel(title, LOSS, title=f"against {name}")
+        panel = Panel(title, analysis.words.loss, title=f"against {name}")
         for arch in analysis.architectures:
             panel.series += run_series(arch, x, "loss")
         for arch in analysis.architectures:

@@ -212,7 +212,7 @@ def _budget_parts(analysis: Analysis, found: list[Prospect]) -> list[Part]:
     )
     return [
         table(columns, archs, "prospects", caption),
-        Prose(budget_words(found), "key"),
+        Prose(budget_words(found, analysis.words.data), "key"),
         Command(budget_command(analysis, budgets[1])),
     ]
 
@@ -231,7 +231,7 @@ def _prospect(one: Prospect | None, least: float | None) -> Cell:
     return Cell(f"{one.loss.value:.3g}", small, "strong" if one.loss.value == least else "")
 
 
-def budget_words(found: list[Prospect]) -> str:
+def budget_words(found: list[Prospect], data: str) -> str:
     """One budget in a sentence: which architecture, what size and data, what loss, and how far that
     is from the runs."""
     budgets = sorted({one.flops for one in found})
@@ -245,7 +245,7 @@ def budget_words(found: list[Prospect]) -> str:
     best = there[0]
     text = (
         f"For example, {pretty(best.flops, 2)} FLOPs: {best.label} with {pretty(best.n, 2)}"
-        f" parameters and {pretty(best.d, 2)} atoms should reach {best.loss.value:.3g}"
+        f" parameters and {pretty(best.d, 2)} {data} should reach {best.loss.value:.3g}"
     )
     if best.new_run is not None:
         text += f" (a new run: {best.new_run.low:.3g} to {best.new_run.high:.3g})"
@@ -265,8 +265,8 @@ def budget_words(found: list[Prospect]) -> str:
 def figure(analysis: Analysis) -> Figure:
     """Compute-optimal N and D: corners of the frontier, minima of iso-FLOP curves, and the optimum
     on the surface."""
-    panels = []
-    for key, title in (("n", "compute-optimal parameters N*"), ("d", "compute-optimal atoms D*")):
+    panels, data = [], analysis.words.data
+    for key, title in (("n", "compute-optimal parameters N*"), ("d", f"compute-optimal {data} D*")):
         panel = Panel(FLOPS, title)
         for arch in analysis.architectures:
             panel.series += _line(arch, key)
@@ -276,10 +276,10 @@ def figure(analysis: Analysis) -> Figure:
     return Figure(
         "compute_optimal",
         "How to spend a budget: size against data",
-        "For each budget, three answers to how large the model should be and how many atoms it"
-        " should see, which should agree: the fitted surface, the frontier of what was measured,"
-        " and the lowest point of loss against size at equal compute; a slope of one half in both"
-        " (the paper's finding) means that size and data should grow together.",
+        f"For each budget, three answers to how large the model should be and how much of the"
+        f" {data} it should see, which should agree: the fitted surface, the frontier of what was"
+        " measured, and the lowest point of loss against size at equal compute; a slope of one half"
+        " in both (the paper's finding) means that size and data should grow together.",
         panels,
         "dashed: optimum on the fitted surface, with its 95% band · filled: corners of the frontier"
         " · hollow: minima of iso-FLOP curves",

@@ -8,40 +8,13 @@ from ...elements import MAX_Z, SYMBOLS
 from ..analysis import Analysis
 from ..section import Command, Details, Facts, Heading, Part, Section
 
-MEANINGS = [
-    ("N", "trainable parameters, the element embedding included"),
-    ("D", "atoms seen in training, repeats counted"),
-    (
-        "C",
-        "training FLOPs, a multiply-add counted as 2, from closed forms checked against a counter",
-    ),
-    ("H", "device-hours of training only: no compilation, no evaluation, no waiting at start-up"),
-    ("κ", "C / (3 N D): FLOPs per parameter and atom in a forward pass"),
-    (
-        "loss",
-        "mean over molecules of the energy error per atom (eV) plus mean over atoms of the norm of"
-        " the force error (eV/Å), on validation molecules never trained on, at averaged weights",
-    ),
-    ("frontier", "the lowest loss that any run reached for that much compute"),
-    (
-        "surface",
-        "L(N, D) = E + A N^−α + B D^−β; E, the floor, is what no size and no data would remove",
-    ),
-    ("γ", "frontier exponent in L(C) = E + F C^−γ; on a surface it is αβ/(α+β)"),
-    ("a, b", "the best size grows as C^a and the best amount of data as C^b"),
-    (
-        "interval",
-        "95%, by deleting whole runs: checkpoints of one run are not independent measurements",
-    ),
-]
-
 
 def section(analysis: Analysis) -> Section:
     """Data, versions, table, command, and a glossary."""
     parts: list[Part] = [Facts(provenance(analysis))]
     if command := str(analysis.source.study.get("command") or ""):
         parts += [Heading("Command"), Command(command)]
-    parts.append(Details("Words on this page", [Facts(MEANINGS)]))
+    parts.append(Details("Words on this page", [Facts(analysis.words.meanings)]))
     return Section("provenance", "Where this comes from", parts)
 
 

@@ -27,7 +27,6 @@ from ..section import (
     illustrated,
     table,
 )
-from ..series import LOSS
 
 FEW_PAIRS = 6  # shown as a list; more of them are a matrix
 SLOPES = {"d": "in D", "n": "in N", "c": "in C", "h": "in hours"}
@@ -213,10 +212,10 @@ def figure(analysis: Analysis) -> Figure:
         if pair.first == first and pair.multiplier is not None
     ]
     panels = [
-        loss_ratios(items, first, "d", "atoms seen D"),
+        loss_ratios(items, first, "d", f"{analysis.words.data} seen D"),
         loss_ratios(items, first, "c", FLOPS),
         loss_ratios(items, first, "h", HOURS),
-        equal_loss(multipliers, first, f"compute in units of {first}'s", LOSS),
+        equal_loss(multipliers, first, f"compute in units of {first}'s", analysis.words.loss),
     ]
     return Figure(
         "ratios",

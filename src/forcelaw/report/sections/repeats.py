@@ -16,6 +16,7 @@ from ..architecture import Architecture
 from ..outcome import ends, row_of
 from ..section import Section, csv, entries, illustrated
 from ..series import loss_at_data
+from ..words import Words
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def section(analysis: Analysis) -> Section:
         for arch in measured
         for last, course in repeated_runs(arch)
     ]
-    made = figure(measured)
+    made = figure(measured, analysis.words)
     parts = illustrated(made) if measured else []
     files = [csv("repeats", COLUMNS, map(_row, measured)), csv("repeated_runs", RUNS, runs)]
     return Section("repeats", made.title, parts, files)
@@ -98,9 +99,9 @@ def _mean_at(d: float, others: list[pl.DataFrame]) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def figure(archs: list[Architecture]) -> Figure:
-    """What seeing the same atoms again costs, and what it is worth."""
-    seen = "times each atom was seen, D / U"
+def figure(archs: list[Architecture], words: Words) -> Figure:
+    """What seeing the same data again costs, and what it is worth."""
+    seen = f"times each {words.datum} was seen, D / U"
     cost = Panel(seen, "loss / loss on the largest training set", y_log=False)
     value = Panel(seen, "worth so many passes of new data")
     most = 1.0
@@ -130,8 +131,9 @@ def figure(archs: list[Architecture]) -> Figure:
     return Figure(
         "repeats",
         "What repeats cost",
-        "Some runs went over a smaller training set several times: a ratio of one means that an"
-        " atom seen again was as good as a new one, and above it that distinct data have run out.",
+        "Some runs went over a smaller training set several times: a ratio of one means that"
+        f" {words.data} seen again were as good as new ones, and above it that distinct data have"
+        " run out.",
         [or_empty(cost, nothing), or_empty(value, nothing)],
         "line: a run on a smaller training set, from its second pass on · mark: its end · right:"
         " passes of new data after which the same model had that loss; dotted: as good as new · R_D"

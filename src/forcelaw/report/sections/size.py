@@ -11,7 +11,7 @@ from ...figures.text import pretty
 from ..analysis import Analysis
 from ..architecture import Architecture
 from ..section import Section, illustrated
-from ..series import LOSS, loss_at_data, refused, surface_line
+from ..series import loss_at_data, refused, surface_line
 
 
 def section(analysis: Analysis) -> Section:
@@ -22,9 +22,9 @@ def section(analysis: Analysis) -> Section:
 
 def figure(analysis: Analysis) -> Figure:
     """Loss against N at several D, read off between evaluations, with the fitted surface."""
-    panels = []
+    panels, words = [], analysis.words
     for d in reversed(_levels(analysis)):
-        panel = Panel("parameters N", LOSS, title=f"at D = {pretty(d)} atoms seen")
+        panel = Panel("parameters N", words.loss, title=f"at D = {pretty(d)} {words.data} seen")
         for arch in analysis.architectures:
             panel.series += _series(arch, d)
         if panel.series:
@@ -32,9 +32,9 @@ def figure(analysis: Analysis) -> Figure:
     return Figure(
         "loss_vs_n",
         "Loss against model size",
-        "Every model here saw the same number of atoms; where the curve still falls, larger models"
+        f"Every model here saw the same {words.data}; where the curve still falls, larger models"
         " help, and where it flattens, data or training steps are what is missing.",
-        panels or [Panel("parameters N", LOSS, empty="no finished run")],
+        panels or [Panel("parameters N", words.loss, empty="no finished run")],
         "points: mean over seeds, bars: smallest and largest · dashed: fitted surface L(N, D)",
         refused((arch.label, arch.surface) for arch in analysis.architectures),
     )

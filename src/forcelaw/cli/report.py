@@ -18,7 +18,8 @@ class Report(Settings):
     """output directory of `forcelaw run`, a directory with runs.parquet or runs.csv, or any table
     of runs"""
     out: str | None = Field(None, title="DIR")
-    """where to write (default: report/ inside the study's directory)"""
+    """where to write (default: report/ in the study's directory, NAME-report/ beside another
+    table)"""
     burn_in_steps: int | None = Field(None, ge=0)
     """leave evaluations before this step out of the fits (default: the study's own, else 400; 0 for
     a table that is of no study)"""

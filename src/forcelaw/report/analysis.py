@@ -53,18 +53,25 @@ class Analysis:
         return [arch for arch in self.architectures if arch.runs]
 
     @property
+    def has_hours(self) -> bool:
+        """Whether any run has its device-hours in the table."""
+        return bool((self.frame["h"] > 0).any())
+
+    @property
     def grid(self) -> pl.DataFrame:
         """Evaluations of the runs that are not part of a learning-rate sweep."""
         return self.frame.filter(pl.col("kind") != SWEEP)
 
     @property
     def name(self) -> str:
-        """The study's name, or that of its directory."""
+        """The study's name, or that of its directory; of another table that of its file."""
         study = self.source.study.get("name")
         if study:
             return str(study)
         found = [name for name in self.source.frame["study"].unique().to_list() if name]
-        return found[0] if len(found) == 1 else self.source.path.resolve().name
+        if len(found) == 1:
+            return found[0]
+        return self.source.path.resolve().name if self.source.ours else self.source.origin.stem
 
     def labelled(self, label: str) -> Architecture:
         """An architecture by its label."""

@@ -71,7 +71,7 @@ def headline(analysis: Analysis) -> str:
     text = (
         f"At {pretty(levels[-1]['x'])} FLOPs, the largest budget that every architecture reached,"
         f" {best} has the lowest loss: {low:.3g}, against {high:.3g} for {worst}"
-        f" ({high / low:.1f} times as high)."
+        f" ({high / low:.{1 if high > 2 * low else 2}f} times as high)."
     )
     if hours := equal_compute(analysis, "frontier_h"):
         first = _ranked(hours[-1]["losses"])[0][0]

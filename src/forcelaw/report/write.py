@@ -36,7 +36,8 @@ def report(
     best_of_sweep: bool = False,
 ) -> dict[str, Any]:
     """Write OUT/report.html, OUT/figures/ and OUT/tables/ (OUT: by default ``report`` in the
-    study's directory); returns their paths, the exponent table as text and notes.
+    study's directory, or NAME-report beside a table NAME.csv of others); returns their paths, the
+    exponent table as text and notes.
 
     burn_in_steps: evaluations before this step are left out of the fits (default: the study's own,
     else 400; 0 for a table that is of no study). columns: role -> column of such a table. where,
@@ -62,7 +63,8 @@ def report(
             print(f"  {time.monotonic() - started:5.1f} s  {text}", file=sys.stderr, flush=True)
 
     loaded = load(source, columns, where, best_of_sweep)
-    folder = Path(out) if out is not None else loaded.path / "report"
+    own = "report" if loaded.ours else f"{loaded.origin.stem}-report"
+    folder = Path(out) if out is not None else loaded.path / own
     analysis = analyse(loaded, burn_in_steps, progress=say)
     made = sections(analysis)
     say("writing the page and the tables")

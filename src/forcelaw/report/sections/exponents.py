@@ -128,9 +128,10 @@ def section(analysis: Analysis) -> Section:
     explain = (
         "γ: how fast the best loss falls with compute; α and β: with parameters and with data; a"
         " and b: how the best size and the best amount of data grow with compute. Below each value"
-        " its 95% interval, and the paper's value where it has one; ≈ marks a trend, not an"
-        " exponent."
+        " its 95% interval{paper}; ≈ marks a trend, not an exponent."
     )
+    quoted = any(arch.paper for arch in analysis.architectures)
+    explain = explain.format(paper=", and the paper's value where it has one" if quoted else "")
     shown = table(columns(), analysis.architectures, "exponents-data")
     parts: list[Part] = [Prose(explain), shown]
     if reasons := grouped_reasons(analysis):
@@ -139,11 +140,13 @@ def section(analysis: Analysis) -> Section:
         f"Paper: {CITATION}. It sets the floor to zero and gives no intervals for α and β; its"
         " models, data and budgets are far larger."
     )
-    parts.append(Prose(paper, "key"))
+    if quoted:
+        parts.append(Prose(paper, "key"))
     parts += illustrated(figure(analysis))
     parts += pair_parts(analysis)
     files = [csv("exponents", columns(), analysis.architectures), comparisons(analysis)]
-    return Section("exponent-table", "Exponents and the paper's values", parts, files)
+    title = "Exponents and the paper's values" if quoted else "Exponents"
+    return Section("exponent-table", title, parts, files)
 
 
 def grouped_reasons(analysis: Analysis) -> list[tuple[str, str]]:
@@ -155,7 +158,7 @@ def figure(analysis: Analysis) -> Figure:
     """Forest plot of the exponents and the paper's."""
     panels = []
     for one in EXPONENTS:
-        if one.figure:
+        if one.figure and (one.key != "gamma_h" or analysis.has_hours):
             archs = analysis.architectures
             items = [(arch.look, one.of(arch), one.trend(arch)) for arch in archs]
             panels.append(forest(one.figure, items, [_tick(one, arch) for arch in archs]))
@@ -166,7 +169,12 @@ def figure(analysis: Analysis) -> Figure:
         " would cover the true value in 19 of 20 repetitions of the study, so two architectures"
         " differ for sure only where a direct comparison says so.",
         panels,
-        "filled: holds · hollow: a trend, not an exponent · grey tick: the paper's value",
+        "filled: holds · hollow: a trend, not an exponent"
+        + (
+            " · grey tick: the paper's value"
+            if any(a.paper for a in analysis.architectures)
+            else ""
+        ),
     )
 
 

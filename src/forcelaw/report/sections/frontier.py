@@ -91,8 +91,10 @@ def figure(analysis: Analysis) -> Figure:
     panels = []
     for x, title, attribute, name, empty in (
         ("c", FLOPS, "frontier_c", "counted FLOPs", "no run has a positive loss yet"),
-        ("h", HOURS, "frontier_h", "measured device-hours", "the table has no device-hours"),
+        ("h", HOURS, "frontier_h", "measured device-hours", "no run has a positive loss yet"),
     ):
+        if x == "h" and not analysis.has_hours:
+            continue
         panel = Panel(title, analysis.words.loss, title=f"against {name}")
         for arch in analysis.architectures:
             panel.series += run_series(arch, x, "loss")

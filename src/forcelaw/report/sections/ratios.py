@@ -214,7 +214,7 @@ def figure(analysis: Analysis) -> Figure:
     panels = [
         loss_ratios(items, first, "d", f"{analysis.words.data} seen D"),
         loss_ratios(items, first, "c", FLOPS),
-        loss_ratios(items, first, "h", HOURS),
+        *([loss_ratios(items, first, "h", HOURS)] if analysis.has_hours else []),
         equal_loss(multipliers, first, f"compute in units of {first}'s", analysis.words.loss),
     ]
     return Figure(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from forcelaw.errors import FitError
 from forcelaw.laws.decide.allocation import compute_optimal
 from forcelaw.laws.fit.fit import fit
 from forcelaw.laws.frontier.frontier import frontier
@@ -125,5 +126,7 @@ def test_frontier_and_allocation_agree_with_the_closed_form() -> None:
     gamma = TRUE["alpha"] * TRUE["beta"] / (TRUE["alpha"] + TRUE["beta"])
     f = frontier(runs, x="c")
     assert f.fit.parameters["gamma"].value == pytest.approx(gamma, abs=0.05)
+    with pytest.raises(FitError, match="takes what fit returns, not Runs"):
+        compute_optimal(runs)
     best = compute_optimal(fit(runs, law="surface"))
     assert best.a.value == pytest.approx(TRUE["beta"] / (TRUE["alpha"] + TRUE["beta"]), abs=0.02)

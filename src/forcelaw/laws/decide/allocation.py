@@ -200,7 +200,13 @@ def compute_optimal(
     surface: FitResult, cost: Any = "6nd", *, level: float | None = None
 ) -> Allocation:
     """Allocation on a fitted surface; ``cost`` is "6nd", a factor k, a :class:`Cost` or runs with
-    measured FLOPs."""
+    measured FLOPs. FitError where ``surface`` is none."""
+    if not isinstance(surface, FitResult):
+        raise FitError(
+            f"compute_optimal takes what fit returns, not {type(surface).__name__}",
+            where="compute_optimal",
+            remedy='compute_optimal(fit(runs, law="surface"))',
+        )
     if not surface.law.closed_optimum:
         raise FitError(
             f"a compute-optimal allocation needs a surface, not {surface.law.name}",

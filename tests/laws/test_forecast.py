@@ -269,6 +269,7 @@ def test_runs_that_repeated_a_smaller_training_set_are_neither_fitted_nor_target
     frame.write_csv(tmp_path / "both.csv")
     both, planned = runs_of(tmp_path / "both.csv"), planned_runs(tmp_path / "both.csv", None, runs)
     assert sorted(both.run_names) == [f"r{k}" for k in range(8)] == sorted(p.run for p in planned)
+    assert both.notes[-1].startswith("2 runs repeat a smaller training set")
     alone = runs_of(tmp_path / "t.csv")
     one, other = (
         forecast(r, planned_runs(tmp_path / name, None, r))[0]

@@ -2,6 +2,7 @@
 that all commands share."""
 
 import json
+import re
 from itertools import product
 
 import numpy as np
@@ -27,10 +28,14 @@ PLAIN = {"n": N, "d": D, "c": 6 * N * D, "loss": 3 * N**-0.05}
         ({"c": 6 * N * D / 1e15}, ["doubtful units: the compute is 1e-15 times"]),
         ({"u": D}, []),
         ({"u": D / 4}, ["data are repeated, up to 4 passes"]),
+        ({"loss": 1 - N**-0.05}, ["'loss' rises with N and D: an accuracy"]),
+        ({"loss": 3 * N**-0.05 * np.array([1, 1.2, 1, 1.1, 1, 1.15])}, []),
     ],
 )
 def test_doubts(changed, words):
-    notes = [n for n in Runs.from_frame(PLAIN | changed).notes if "doubt" in n or "repeated" in n]
+    notes = [
+        n for n in Runs.from_frame(PLAIN | changed).notes if re.search("doubt|repeated|rises", n)
+    ]
     assert len(notes) == len(words)
     assert all(note.startswith(word) for note, word in zip(notes, words))
 

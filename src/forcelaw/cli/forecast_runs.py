@@ -4,6 +4,7 @@ specifications or a plan."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ def runs_of(
         raise FitError(
             "no run of the grid is finished", where=str(source), remedy="train the small runs first"
         )
+    if small:
+        note = f"{len(small)} runs repeat a smaller training set than others have: left out"
+        runs = replace(runs, notes=[*runs.notes, note])
     return runs.take(keep)
 
 

@@ -11,6 +11,7 @@ from .columns import COLUMNS
 if TYPE_CHECKING:
     from .runs import Runs
 
+RISES, FEW = 0.5, 6  # rank correlation of the loss with N D; runs below which it says nothing
 REPEATED = 1.05  # passes over the distinct data beyond which they are repeated
 FACTOR = 1e-3, 1e5  # of C over 6 N D: what any model has lies well inside
 SMALL_N, SMALL_D, LARGE_C = 1e3, 1e4, 1e15  # fewer parameters, or data, do not take so many FLOPs
@@ -21,7 +22,12 @@ BURN_IN_STEPS = 400
 
 def doubts(runs: Runs) -> list[str]:
     """Notes, in plain words; empty for most tables."""
-    return [*_units(runs), *_repeats(runs), *(_sweeps(runs) or _several(runs))]
+    return [
+        *_units(runs),
+        *_rises(runs),
+        *_repeats(runs),
+        *(_sweeps(runs) or _several(runs)),
+    ]
 
 
 def _units(runs: Runs) -> list[str]:
@@ -42,6 +48,21 @@ def _units(runs: Runs) -> list[str]:
         if not FACTOR[0] < factor < FACTOR[1]:
             out.append(f"doubtful units: the compute is {factor:.2g} times 6 N D")
     return out
+
+
+def _rises(runs: Runs) -> list[str]:
+    """A loss that is none: accuracies and rewards rise with N and D."""
+    if not all(role in runs for role in ("n", "d", "loss")) or len(ends := runs.ends()) < FEW:
+        return []
+    import numpy as np
+
+    reach, loss = (np.argsort(np.argsort(x[ends])) for x in (runs["n"] * runs["d"], runs["loss"]))
+    if np.corrcoef(reach, loss)[0, 1] < RISES:
+        return []
+    return [
+        f"{runs.taken.get('loss', 'the loss')!r} rises with N and D: an accuracy, or a reward? Laws"
+        " are of losses, which fall: take 1 - accuracy, or its negative logarithm"
+    ]
 
 
 def _repeats(runs: Runs) -> list[str]:

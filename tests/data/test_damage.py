@@ -255,6 +255,15 @@ def test_flat_hdf5_whose_counts_do_not_add_up(tmp_path):
     refused(tmp_path / "a.h5", "natoms .*4.*atomic_numbers .*5")
 
 
+def test_flat_hdf5_under_other_names_says_how_it_is_read(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["Z"], file["pos"] = [1] * 6, np.zeros((6, 3))
+        file["natoms"], file["energy"], file["forces"] = [2] * 3, np.zeros(3), np.zeros((6, 3))
+    units = {"energy_unit": "eV", "length_unit": "Angstrom"}
+    error = refused(tmp_path / "a.h5", "do not belong together", **units)
+    assert "natoms (s,)" in error.remedy and "atomic_numbers (a,)" in error.remedy
+
+
 def test_unknown_hdf5_layout(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["stuff"] = np.zeros(3)

@@ -28,6 +28,11 @@ NUMBERS = ("atomic_numbers", "numbers", "species", "Z", "z", "atNUM", "elements"
 POSITIONS = ("positions", "coordinates", "coords", "R", "pos", "atXYZ", "geometry")
 ENERGIES = ("energy", "energies", "properties/energy")
 FORCES = ("forces", "properties/forces")
+LAYOUT = (
+    "a group holds the conformers of one molecule: atomic numbers (n,), positions and forces"
+    " (k, n, 3), energies (k,); structures one after the other are read as natoms (s,), energy"
+    " (s,), atomic_numbers (a,), positions (a, 3), forces (a, 3)"
+)
 
 
 def leaves(file: h5py.Group, met: set[int] | None = None) -> Iterator[h5py.Group]:
@@ -140,7 +145,9 @@ class _Nested:
         where = f"{self.path}, group {group.name}"
         absent = [key for key in self.roles.values() if key not in group]
         if absent:
-            raise DataError(f"no {' and no '.join(absent)} in this group", where=where)
+            raise DataError(
+                f"no {' and no '.join(absent)} in this group", where=where, remedy=LAYOUT
+            )
         numbers = _atomic_numbers(read(group, self.roles["numbers"]), where)
         positions = np.asarray(read(group, self.roles["positions"]), np.float64)
         single, n = positions.ndim == 2, len(numbers)
@@ -158,6 +165,7 @@ class _Nested:
                 f"{n} atoms, positions {positions.shape}, energies {energy.shape}, forces"
                 f" {forces.shape} do not belong together",
                 where=where,
+                remedy=LAYOUT,
             )
         counts = np.full(k, n, np.int64)
 

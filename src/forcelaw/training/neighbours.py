@@ -57,11 +57,12 @@ def sharing(path: Path) -> Iterator[Callable[[], bool]]:
     def alone() -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = True
         except OSError:
-            return False
-        finally:  # a lock that could not be raised is gone, too
+            found = False
+        with contextlib.suppress(OSError):  # a lock that could not be raised is gone, too
             fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return True
+        return found
 
     try:
         yield alone

@@ -56,6 +56,16 @@ class Export:
         return text
 
 
+def _require_idle(run: RunDirectory) -> None:
+    """StoreError where a worker holds the run."""
+    if run.held:
+        raise StoreError(
+            f"run {run.id} is being trained here",
+            where=str(run.path),
+            remedy="stop `forcelaw run` first",
+        )
+
+
 def export_study(out: Path, folder: Path, name: str, *, part: int, most: int) -> Export:
     """Write the state of the study in ``out`` to FOLDER/NAME.tar.K-of-N; parts of ``part`` bytes,
     ``most`` of them. Where not every checkpoint fits, those that hold the most device time for
@@ -64,12 +74,7 @@ def export_study(out: Path, folder: Path, name: str, *, part: int, most: int) ->
     files |= {f"pieces/{p.name}": p for p in sorted((out / "pieces").glob("*.json"))}
     finished, open_runs = 0, []
     for run in runs(out / "runs"):
-        if run.held:
-            raise StoreError(
-                f"run {run.id} is being trained",
-                where=str(run.path),
-                remedy="stop `forcelaw run` first",
-            )
+        _require_idle(run)
         files |= {f"runs/{run.id}/{n}": run.path / n for n in SMALL if (run.path / n).exists()}
         finished += run.done
         if not run.done and run.position():
@@ -135,12 +140,7 @@ def merge_study(incoming: Path, out: Path) -> Merge:
             _put(run, here)
             merge.new.append(run.id)
         elif rank(run) > rank(here):
-            if here.held:
-                raise StoreError(
-                    f"run {run.id} is being trained here",
-                    where=str(here.path),
-                    remedy="stop `forcelaw run` first",
-                )
+            _require_idle(here)
             _put(run, here)
             merge.better.append(run.id)
         else:
@@ -254,12 +254,8 @@ def regroup(studies: list[Path], to: Path) -> list[str]:
     specs = [run.spec() | {"study": to.name} for run in under_way]
     for run, spec in zip(under_way, specs):
         target = RunDirectory(to / "runs" / content_id(spec))
-        if run.held or target.held:
-            raise StoreError(
-                f"run {run.id} is being trained",
-                where=str(run.path),
-                remedy="stop `forcelaw run` first",
-            )
+        _require_idle(run)
+        _require_idle(target)
         if target.position() >= run.position():
             raise StoreError(
                 f"run {target.id} is as far as {run.id} already",
@@ -272,7 +268,7 @@ def regroup(studies: list[Path], to: Path) -> list[str]:
         targets.append(target.id)
         for name in ("metrics.jsonl", *CHECKPOINT):  # the checkpoint's record comes last
             if (run.path / name).exists():
-                shutil.copyfile(run.path / name, target.path / f"{name}.new")
-                (target.path / f"{name}.new").replace(target.path / name)
+                with target.writing(name) as temporary:
+                    shutil.copyfile(run.path / name, temporary)
         run.start_over()
     return targets

@@ -14,14 +14,10 @@ import sys
 
 import numpy as np
 import polars as pl
-from grid_analysis import finished
+from grid_analysis import ends
 
 GRIDS = {4e6: "ladder_2_grid_4m", 16e6: "ladder_2_grid"}
 COLUMNS = ("MPNN", "PaiNN", "MC-EGNN", "eSEN L2")
-
-
-def ends(name: str) -> pl.DataFrame:
-    return finished(name, 0).sort("d").group_by("run").last()
 
 
 def between(grid: pl.DataFrame, column: str, axis: str, value: float) -> float:
@@ -49,10 +45,8 @@ def main() -> int:
                 equal_c = row["loss"] / between(grid, column, "c", row["c"])
                 print(f"{equal_n:>10.3f}{equal_c:>8.3f}", end="")
             print()
-        for (column,), of in table.filter(pl.col("kind") == "sweep").group_by(
-            ["architecture"], maintain_order=True
-        ):
-            of = of.sort("lr")
+        sweeps = table.filter(pl.col("kind") == "sweep").sort("architecture", "lr")
+        for (column,), of in sweeps.group_by(["architecture"], maintain_order=True):
             best = int(of["loss"].arg_min() or 0)
             end = " (an end of the sweep)" if best in (0, len(of) - 1) else ""
             rates = ", ".join(f"{lr:g}: {loss:.4f}" for lr, loss in of.select("lr", "loss").rows())

@@ -23,12 +23,40 @@ from best_rates import points, read
 import forcelaw
 
 FIRST_STEP = 2000
+SAME_SIZE = 0.12  # in ln N
 
 
 def finished(name: str, first_step: int = FIRST_STEP) -> pl.DataFrame:
     """Evaluations of results/``name`` that count: of finished runs, from ``first_step`` on."""
     frame = pl.read_parquet(f"results/{name}/runs.parquet")
     return frame.filter((pl.col("status") == "finished") & (pl.col("step") >= first_step))
+
+
+def ends(name: str) -> pl.DataFrame:
+    """The last evaluation of each finished run of results/``name``."""
+    return last(finished(name, 0))
+
+
+def last(table: pl.DataFrame) -> pl.DataFrame:
+    """The last evaluation of each run."""
+    return table.sort("step").group_by("run").last()
+
+
+def mean_losses(table: pl.DataFrame, column: str) -> dict[int, float]:
+    """ln of the loss by size, mean over seeds, of a table with one row a run."""
+    at = table.filter(pl.col("architecture") == column)
+    return dict(at.group_by("n").agg(pl.col("loss").log().mean()).sort("n").iter_rows())
+
+
+def paired(table: pl.DataFrame, first: str, second: str) -> list[tuple[int, float]]:
+    """(N of the second, ln of its mean loss over the first's) where both have the size."""
+    one, other = mean_losses(table, first), mean_losses(table, second)
+    return [
+        (n, loss - of)
+        for n, loss in other.items()
+        for m, of in one.items()
+        if abs(np.log(n / m)) < SAME_SIZE
+    ]
 
 
 def corrected(frame: pl.DataFrame) -> pl.DataFrame:

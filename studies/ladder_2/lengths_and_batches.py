@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from grid_analysis import finished
+from grid_analysis import SAME_SIZE, ends, finished, mean_losses, paired
 from scipy import stats
 
 import forcelaw
@@ -29,37 +29,14 @@ PAIRS += [("PaiNN", "MC-EGNN")]
 OUT = Path("results/ladder_2_lengths")
 
 
-def ends(name: str) -> pl.DataFrame:
-    """The last evaluation of each finished run."""
-    return finished(name, 0).sort("step").group_by("run").last()
-
-
-def mean_losses(name: str, column: str) -> dict[int, float]:
-    """ln of the final loss by size, mean over seeds."""
-    at = ends(name).filter(pl.col("architecture") == column)
-    at = at.group_by("n").agg(pl.col("loss").log().mean())
-    return dict(at.iter_rows())
-
-
 def interval(values: list[float]) -> str:
     x = np.array(values)
     half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
     return f"{x.mean():+.3f} +- {half:.3f} ({len(x)} sizes)"
 
 
-def paired(end: str, first: str, second: str) -> list[tuple[int, float]]:
-    """(N, ln ratio of mean final losses) where both have the size, within 12% of N."""
-    losses = [mean_losses(f"ladder_2_grid{end}", column) for column in (first, second)]
-    return [
-        (n, loss - of)
-        for n, loss in sorted(losses[1].items())
-        for m, of in losses[0].items()
-        if abs(np.log(n / m)) < 0.12
-    ]
-
-
 def slope_in_n(end: str, first: str, second: str) -> str:
-    n, ratio = np.array(paired(end, first, second)).T
+    n, ratio = np.array(paired(ends(f"ladder_2_grid{end}"), first, second)).T
     found = stats.linregress(np.log(n), -ratio)
     return f"{found.slope:+.3f} +- {stats.t.ppf(0.975, len(n) - 2) * found.stderr:.3f}"
 
@@ -100,7 +77,7 @@ def steps_and_data() -> None:
     found: dict[str, list[tuple[float, float, float]]] = {}
     for column in ("MPNN", "PaiNN", "eSEN L2"):
         short, long, wide = (
-            mean_losses(f"ladder_2_grid{end}", column) for end in ("_4m", "", "_64")
+            mean_losses(ends(f"ladder_2_grid{end}"), column) for end in ("_4m", "", "_64")
         )
         for n in sorted(wide):
             sigma = (short[n] - long[n]) / np.log(4)
@@ -118,7 +95,7 @@ def steps_and_data() -> None:
             (b[1] - a[1], b[2] - a[2])
             for b in found[second]
             for a in found[first]
-            if abs(np.log(b[0] / a[0])) < 0.12
+            if abs(np.log(b[0] / a[0])) < SAME_SIZE
         ]
         print(f"{second} over {first}: in steps {interval([s for s, _ in pairs])}", end="")
         print(f"   in data a step {interval([t for _, t in pairs])}")

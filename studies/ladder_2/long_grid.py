@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from grid_analysis import finished
+from grid_analysis import SAME_SIZE, ends, last, paired
 
 import forcelaw
 
@@ -29,7 +29,6 @@ PAIRS = [("MPNN", "PaiNN"), ("PaiNN", "eSEN L2"), ("MPNN", "eSEN L2")]
 PAIRS += [("MPNN", "MC-EGNN"), ("PaiNN", "MC-EGNN")]
 PROMISED = {("MPNN", "PaiNN"): (0.36, 0.42)}  # part E: the ratio at 1e7 parameters
 WITHIN = 1e7  # atoms, from which evaluations within runs are given
-SAME_SIZE = 0.12  # in ln N
 
 
 def slices() -> pl.DataFrame:
@@ -43,31 +42,6 @@ def slices() -> pl.DataFrame:
     table = pl.concat(tables, how="diagonal_relaxed").sort(pl.col("status") != "finished")
     same = ["architecture", "n", "seed", "lr", "step"]  # a run may have gone on in another slice
     return table.unique(same, keep="first", maintain_order=True).sort("n", "d")
-
-
-def ends(table: pl.DataFrame) -> pl.DataFrame:
-    return table.filter(pl.col("status") == "finished").sort("d").group_by("run").last()
-
-
-def losses(table: pl.DataFrame, column: str) -> dict[int, float]:
-    """ln of the final loss by size, mean over seeds."""
-    at = (
-        table.filter(pl.col("architecture") == column)
-        .group_by("n")
-        .agg(pl.col("loss").log().mean())
-    )
-    return dict(at.sort("n").iter_rows())
-
-
-def shared(table: pl.DataFrame, first: str, second: str) -> list[tuple[int, float]]:
-    """(N of the second, ln of its loss over the first's) at equal sizes."""
-    one, other = losses(table, first), losses(table, second)
-    return [
-        (n, loss - of)
-        for n, loss in other.items()
-        for m, of in one.items()
-        if abs(np.log(n / m)) < SAME_SIZE
-    ]
 
 
 def forecasts(long: pl.DataFrame) -> None:
@@ -91,14 +65,14 @@ def forecasts(long: pl.DataFrame) -> None:
 def slopes(short: pl.DataFrame, long: pl.DataFrame) -> None:
     print("\n2. ratios at equal N, runs of 16M and of 1e8 atoms, and the extra slope in D\n")
     for first, second in PAIRS:
-        before = shared(short, first, second)
+        before = paired(short, first, second)
         rows = [
             (n, was, now)
-            for n, now in shared(long, first, second)
+            for n, now in paired(long, first, second)
             for m, was in before
             if abs(np.log(n / m)) < SAME_SIZE
         ]
-        for n, now in shared(long, first, second):
+        for n, now in paired(long, first, second):
             matched = [row for row in rows if row[0] == n]
             was = f"{np.exp(matched[0][1]):.4f}" if matched else "not run"
             text = f"{second} / {first}, N {n:>10,}: {was} at 16M, {np.exp(now):.4f} at 1e8"
@@ -119,7 +93,7 @@ def slopes(short: pl.DataFrame, long: pl.DataFrame) -> None:
             print(f"  over {len(rows)} sizes, D: {found.slope('d')}")
     print("\n3. extra slopes in N between runs of 1e8 atoms\n")
     for first, second in PAIRS:
-        at = shared(long, first, second)
+        at = paired(long, first, second)
         for (n, was), (m, now) in pairwise(at):
             print(f"{second} / {first}, N {n:,} to {m:,}: {(was - now) / np.log(m / n):+.3f}")
 
@@ -143,8 +117,8 @@ def within(table: pl.DataFrame) -> None:
 
 def main() -> int:
     table = slices()
-    long = ends(table)
-    short = finished("ladder_2_grid", 0).sort("d").group_by("run").last()
+    long = last(table.filter(pl.col("status") == "finished"))
+    short = ends("ladder_2_grid")
     forecasts(long)
     slopes(short, long)
     within(table)

@@ -74,6 +74,7 @@ examples:
 
 def _forecast(args: argparse.Namespace) -> int:
     from ..laws.decide import forecast as forecasts
+    from ..table.doubts import of_a_study
     from .forecast_runs import planned_runs, runs_of
     from .laws import burn_in_of, cost_of, fit_settings, law_of, pairs, say
 
@@ -94,7 +95,9 @@ def _forecast(args: argparse.Namespace) -> int:
     if steps or args.group or args.burn_in_fraction:
         runs = runs.select(args.group, burn_in_steps=steps, burn_in_fraction=args.burn_in_fraction)
         planned = [run for run in planned if args.group in (None, run.architecture)]
-    if runs.frame is None or "kind" not in runs.frame.columns:  # of others: what is taken for what
+    if runs.frame is None or not of_a_study(
+        runs.frame.columns
+    ):  # of others: what is taken for what
         say(args, runs.describe())
     settings = fit_settings(args)
     found = forecasts.forecast(

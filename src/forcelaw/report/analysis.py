@@ -58,6 +58,11 @@ class Analysis:
         return bool((self.frame["h"] > 0).any())
 
     @property
+    def in_paper(self) -> bool:
+        """Whether the paper reports one of the architectures."""
+        return any(arch.paper for arch in self.architectures)
+
+    @property
     def grid(self) -> pl.DataFrame:
         """Evaluations of the runs that are not part of a learning-rate sweep."""
         return self.frame.filter(pl.col("kind") != SWEEP)

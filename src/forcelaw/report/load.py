@@ -12,7 +12,7 @@ import polars as pl
 from ..errors import TableError
 from ..table.columns import ROLES, schema
 from ..table.directory import locate, study_of, typed
-from ..table.doubts import BURN_IN_STEPS, default_burn_in, doubts
+from ..table.doubts import BURN_IN_STEPS, default_burn_in, doubts, of_a_study
 from ..table.filter import where as passes
 from ..table.read import read
 from ..table.roles import recognise
@@ -58,7 +58,7 @@ def load(
     if is_study and not any(found.glob("*/spec.json")):  # only planned: the report says so
         return Source(path, path / "runs", pl.DataFrame(schema=schema()), study_of(path))
     raw, study = read(path).frame, study_of(folder)
-    ours = is_study or bool(study) or "kind" in raw.columns
+    ours = is_study or bool(study) or of_a_study(raw.columns)
     raw = raw if where is None else raw.filter(passes(where, raw))
     frame = complete(raw, found, columns)
     notes = [] if ours else _doubts(raw, columns)

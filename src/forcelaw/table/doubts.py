@@ -126,10 +126,15 @@ def _several(runs: Runs) -> list[str]:
     ]
 
 
+def of_a_study(columns: list[str]) -> bool:
+    """Whether a table with these columns is one that a study of ours wrote."""
+    return "kind" in columns
+
+
 def default_burn_in(columns: list[str], study: dict[str, object] | None = None) -> int:
     """Steps that every command leaves out where none are named: of a study its own
     (``burn_in_steps`` of study.json), else :data:`BURN_IN_STEPS`; of other tables none."""
-    if "step" not in columns or "kind" not in columns:
+    if "step" not in columns or not of_a_study(columns):
         return 0
     own = (study or {}).get("burn_in_steps")
     return int(own) if isinstance(own, int | float) else BURN_IN_STEPS

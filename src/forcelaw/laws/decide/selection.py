@@ -231,6 +231,16 @@ def _gain(
     return np.trace(np.linalg.solve(spread, taken), axis1=1, axis2=2) + unbiased
 
 
+def _bias(
+    belief: Belief, known: np.ndarray, rows: list[int], here: np.ndarray, there: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a misfit of variance one at the pool, here [K, O, waves], does to the law's fit to the
+    ``rows``: to its parameters [P, waves], and to the targets [T, waves], where it is ``there``.
+    known: covariance of the parameters."""
+    pull = known @ np.einsum("rop,row->pw", belief.pool[rows], here[rows]) / belief.noise
+    return pull, belief.target @ pull - there
+
+
 def _bias_taken(
     belief: Belief,
     known: np.ndarray,
@@ -250,9 +260,8 @@ def _bias_taken(
     outputs = belief.pool.shape[1]
     here, there = (np.kron(one, np.eye(outputs)) for one in waves)
     here = here.reshape(len(waves[0]), outputs, -1)  # [K, O, waves of each output]
-    made, new = belief.pool[chosen], belief.pool[left]
-    pull = known @ np.einsum("rop,row->pw", made, here[chosen]) / belief.noise
-    bias = belief.target @ pull - there  # [T, waves]
+    new = belief.pool[left]
+    pull, bias = _bias(belief, known, chosen, here, there)
     surprise = np.linalg.solve(own, here[left] - new @ pull)  # [rows, O, waves]
     moved = np.einsum("tp,rop->rto", belief.target @ known, new)
     crossed = np.einsum("tw,row->rto", bias, surprise)
@@ -483,7 +492,6 @@ def _spreads(
         rows = [*made, *order[:k]]
         left = covariance(slopes[rows], noise, PRIOR_SD)
         variance = np.einsum("ij,jk,ik->i", belief.target, left, belief.target)
-        pull = left @ slopes[rows].T @ waves[0][rows] / noise
-        bias = belief.misfit * ((belief.target @ pull - waves[1]) ** 2).sum(axis=1)
-        out.append(float(np.sqrt((variance + bias).mean())))
+        _, bias = _bias(belief, left, rows, waves[0][:, None], waves[1])
+        out.append(float(np.sqrt((variance + belief.misfit * (bias**2).sum(axis=1)).mean())))
     return out

@@ -125,27 +125,27 @@ def _head(arch: Architecture) -> Cell:
 
 def section(analysis: Analysis) -> Section:
     """Exponents, their reasons and figure, then the pairs."""
+    quoted = ", and the paper's value where it has one" if analysis.in_paper else ""
     explain = (
         "γ: how fast the best loss falls with compute; α and β: with parameters and with data; a"
         " and b: how the best size and the best amount of data grow with compute. Below each value"
-        " its 95% interval{paper}; ≈ marks a trend, not an exponent."
+        f" its 95% interval{quoted}; ≈ marks a trend, not an exponent."
     )
-    quoted = any(arch.paper for arch in analysis.architectures)
-    explain = explain.format(paper=", and the paper's value where it has one" if quoted else "")
     shown = table(columns(), analysis.architectures, "exponents-data")
     parts: list[Part] = [Prose(explain), shown]
     if reasons := grouped_reasons(analysis):
         parts.append(Notes(reasons))
-    paper = (
-        f"Paper: {CITATION}. It sets the floor to zero and gives no intervals for α and β; its"
-        " models, data and budgets are far larger."
-    )
-    if quoted:
+    title = "Exponents"
+    if analysis.in_paper:
+        title += " and the paper's values"
+        paper = (
+            f"Paper: {CITATION}. It sets the floor to zero and gives no intervals for α and β; its"
+            " models, data and budgets are far larger."
+        )
         parts.append(Prose(paper, "key"))
     parts += illustrated(figure(analysis))
     parts += pair_parts(analysis)
     files = [csv("exponents", columns(), analysis.architectures), comparisons(analysis)]
-    title = "Exponents and the paper's values" if quoted else "Exponents"
     return Section("exponent-table", title, parts, files)
 
 
@@ -170,11 +170,7 @@ def figure(analysis: Analysis) -> Figure:
         " differ for sure only where a direct comparison says so.",
         panels,
         "filled: holds · hollow: a trend, not an exponent"
-        + (
-            " · grey tick: the paper's value"
-            if any(a.paper for a in analysis.architectures)
-            else ""
-        ),
+        + (" · grey tick: the paper's value" if analysis.in_paper else ""),
     )
 
 

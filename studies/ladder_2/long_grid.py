@@ -8,26 +8,33 @@
 3. Extra slopes in N between runs of 1e8 atoms.
 4. Ratios within the runs, evaluations of equal D from 10M atoms on: given beside, not claimed,
    since their rates are those of the ends. Runs that are not over have these alone.
+5. `long_check`: runs of 16M atoms on the larger pack beside the same on the smaller one. Beyond 2%
+   slopes are taken between `long_check` and the long runs, where it has the size.
+6. Laws of final losses of runs of 1M to 1e8 atoms: without U, and with the law of repeats.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from grid_analysis import SAME_SIZE, ends, last, paired
+from grid_analysis import SAME_SIZE, ends, last, mean_losses, paired
 
 import forcelaw
+from forcelaw.laws.fit.result import Estimate
 
 RESULTS = Path("results")
 FORECAST = Path("studies/ladder_2/long_forecast.json")
 PAIRS = [("MPNN", "PaiNN"), ("PaiNN", "eSEN L2"), ("MPNN", "eSEN L2")]
 PAIRS += [("MPNN", "MC-EGNN"), ("PaiNN", "MC-EGNN")]
 PROMISED = {("MPNN", "PaiNN"): (0.36, 0.42)}  # part E: the ratio at 1e7 parameters
+PACKS_DIFFER = 0.02  # in ln L, part E
+NUMBERS = ("E", "alpha", "beta", "gamma", "p", "R_D")  # of a law
 WITHIN = 1e7  # atoms, from which evaluations within runs are given
 
 
@@ -62,6 +69,20 @@ def forecasts(long: pl.DataFrame) -> None:
         print(f"{row['architecture']:<10}{row['n']:>12,}{row['loss']:>9.4f}   {text}")
 
 
+def near(sizes: Iterable[int]) -> pl.Expr:
+    """Rows whose N is one of ``sizes``, as columns of one size have it."""
+    return pl.any_horizontal(*((pl.col("n").log() - np.log(n)).abs() < SAME_SIZE for n in sizes))
+
+
+def over_sizes(short: pl.DataFrame, long: pl.DataFrame, first: str, second: str) -> None:
+    """Print the extra slope in D from ``short`` to ``long``, over the sizes that both have."""
+    have = [{n for n, _ in paired(table, first, second)} for table in (short, long)]
+    sizes = [n for n in have[1] if any(abs(np.log(n / m)) < SAME_SIZE for m in have[0])]
+    both = pl.concat([short, long], how="diagonal_relaxed").filter(near(sizes))
+    found = forcelaw.ratios(both, first, second).slope("d")
+    print(f"  {second} / {first} over {len(sizes)} sizes, D: {found}")
+
+
 def slopes(short: pl.DataFrame, long: pl.DataFrame) -> None:
     print("\n2. ratios at equal N, runs of 16M and of 1e8 atoms, and the extra slope in D\n")
     for first, second in PAIRS:
@@ -84,13 +105,7 @@ def slopes(short: pl.DataFrame, long: pl.DataFrame) -> None:
                 text += f"; promised {low} to {high}: {inside}"
             print(text)
         if len(rows) >= 3:
-            both = pl.concat([short, long], how="diagonal_relaxed")
-            sizes = [n for n, *_ in rows]
-            near = pl.any_horizontal(
-                *((pl.col("n").log() - np.log(n)).abs() < SAME_SIZE for n in sizes)
-            )
-            found = forcelaw.ratios(both.filter(near), first, second)
-            print(f"  over {len(rows)} sizes, D: {found.slope('d')}")
+            over_sizes(short, long, first, second)
     print("\n3. extra slopes in N between runs of 1e8 atoms\n")
     for first, second in PAIRS:
         at = paired(long, first, second)
@@ -115,6 +130,70 @@ def within(table: pl.DataFrame) -> None:
                 print(f"{second} / {first}, N {n:,}: {', '.join(parts)}")
 
 
+def check(short: pl.DataFrame, long: pl.DataFrame) -> None:
+    print(
+        "\n5. 16M atoms on the larger pack (long_check) over the smaller one, mean of its seeds\n"
+    )
+    larger = ends("ladder_2_long_check")
+    beyond = False
+    for column in larger["architecture"].unique().sort():
+        before = mean_losses(short, column)
+        for n, loss in mean_losses(larger, column).items():
+            change = loss - before[n]
+            beyond |= abs(change) > PACKS_DIFFER
+            print(
+                f"{column:<10}{n:>12,}: {np.exp(loss):.4f} / {np.exp(before[n]):.4f}, {change:+.1%}"
+            )
+    print(f"  the packs {'DIFFER' if beyond else 'agree'} (bound {PACKS_DIFFER:.0%})\n")
+    for first, second in PAIRS:
+        after = dict(paired(long, first, second))
+        for n, was in paired(larger, first, second):
+            slope = (was - after[n]) / np.log(1e8 / 1.6e7)
+            text = (
+                f"{np.exp(was):.4f} at 16M, {np.exp(after[n]):.4f} at 1e8, extra slope {slope:+.3f}"
+            )
+            print(f"{second} / {first}, N {n:>10,}: {text}")
+    print("\n  question 1 again, with long_check in place of the smaller pack where it has run:\n")
+    rest = short.filter(~near(larger["n"].unique()))
+    replaced = pl.concat([rest, larger], how="diagonal_relaxed")
+    for first, second in PAIRS:
+        if second != "MC-EGNN":  # long_check has no run of it
+            over_sizes(replaced, long, first, second)
+
+
+def interval(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4g}"
+    return f"{estimate.value:.4g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def laws(long: pl.DataFrame) -> None:
+    print("\n6. laws of final losses of runs of 1M to 1e8 atoms\n")
+    shorter = [ends(f"ladder_2_grid{length}") for length in ("_1m", "_4m", "")]
+    table = pl.concat([*shorter, long], how="diagonal_relaxed").sort("architecture", "n", "d")
+    for column in table["architecture"].unique().sort():
+        rows = table.filter(architecture=column)
+        for law in ("surface", "coupled", "data_constrained"):
+            found = forcelaw.fit(rows, law)
+            roles = {"n": rows["n"].to_numpy(), "d": rows["d"].to_numpy()}
+            if law == "data_constrained":
+                roles["u"] = rows["u"].to_numpy()
+            off = np.log(found.predict(**roles) / rows["loss"].to_numpy())
+            numbers = ", ".join(
+                f"{name} {interval(found.estimates[name])}"
+                for name in NUMBERS
+                if name in found.estimates
+            )
+            rms = f"rms {np.sqrt(np.mean(off**2)):.1%}"
+            print(f"{column:<10}{law:<17}{len(rows)} runs, {rms}, {found.status}: {numbers}")
+            errors = ", ".join(
+                f"{n:,} {error:+.1%}"
+                for n, d, error in zip(rows["n"], rows["d"], off)
+                if d > 2 * WITHIN
+            )
+            print(f"{'':<10}at 1e8 atoms, of the loss: {errors}")
+
+
 def main() -> int:
     table = slices()
     long = last(table.filter(pl.col("status") == "finished"))
@@ -122,6 +201,8 @@ def main() -> int:
     forecasts(long)
     slopes(short, long)
     within(table)
+    check(short, long)
+    laws(long)
     return 0
 
 

@@ -11,6 +11,7 @@
 5. `long_check`: runs of 16M atoms on the larger pack beside the same on the smaller one. Beyond 2%
    slopes are taken between `long_check` and the long runs, where it has the size.
 6. Laws of final losses of runs of 1M to 1e8 atoms: without U, and with the law of repeats.
+7. What other rates give at 1e8 atoms (`long_rates`), once they have run.
 """
 
 from __future__ import annotations
@@ -49,6 +50,17 @@ def slices() -> pl.DataFrame:
     table = pl.concat(tables, how="diagonal_relaxed").sort(pl.col("status") != "finished")
     same = ["architecture", "n", "seed", "lr", "step"]  # a run may have gone on in another slice
     return table.unique(same, keep="first", maintain_order=True).sort("n", "d")
+
+
+def other_rates(long: pl.DataFrame, columns: set[str]) -> None:
+    """Runs at other rates ("eSEN L2 x.6") over those at the rate of part A's law."""
+    found = [row for row in long.iter_rows(named=True) if row["architecture"] not in columns]
+    if found:
+        print("\n7. runs of 1e8 atoms at other rates, over those at the law's\n")
+    for row in found:
+        base = mean_losses(long, row["architecture"].rpartition(" x")[0])[row["n"]]
+        ratio = row["loss"] / np.exp(base)
+        print(f"{row['architecture']:<12}N {row['n']:>10,}, rate {row['lr']:.2g}: {ratio:.4f}")
 
 
 def forecasts(long: pl.DataFrame) -> None:
@@ -134,7 +146,8 @@ def check(short: pl.DataFrame, long: pl.DataFrame) -> None:
     print(
         "\n5. 16M atoms on the larger pack (long_check) over the smaller one, mean of its seeds\n"
     )
-    larger = ends("ladder_2_long_check")
+    names = sorted(folder.name for folder in RESULTS.glob("ladder_2_long_check*"))
+    larger = pl.concat([ends(name) for name in names], how="diagonal_relaxed")
     beyond = False
     for column in larger["architecture"].unique().sort():
         before = mean_losses(short, column)
@@ -195,14 +208,18 @@ def laws(long: pl.DataFrame) -> None:
 
 
 def main() -> int:
+    columns = {column for pair in PAIRS for column in pair}
     table = slices()
-    long = last(table.filter(pl.col("status") == "finished"))
+    every = last(table.filter(pl.col("status") == "finished"))
+    table = table.filter(pl.col("architecture").is_in(columns))
+    long = every.filter(pl.col("architecture").is_in(columns))
     short = ends("ladder_2_grid")
     forecasts(long)
     slopes(short, long)
     within(table)
     check(short, long)
     laws(long)
+    other_rates(every, columns)
     return 0
 
 

@@ -158,3 +158,14 @@ def test_a_sample_is_fair_and_bounded():
     assert len(sample.rows) == DRAWN
     share = np.bincount(sample.rows[:, 1].astype(int)) / DRAWN
     assert share.min() > 0.03 and share.max() < 0.07
+
+
+@pytest.mark.filterwarnings("default::forcelaw.errors.ForcelawWarning")
+def test_a_warning_of_the_command_is_one_line(run, frames, tmp_path, capsys):
+    ion = frames[0].copy()
+    ion.info["charge"] = 1
+    ion.calc = frames[0].calc
+    write(tmp_path / "ion.extxyz", ion)
+    assert main(["evaluate", str(run.path), str(tmp_path / "ion.extxyz")]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "charge" in line]
+    assert len(said) == 1 and said[0].startswith("forcelaw: warning: structures have a charge")

@@ -118,11 +118,15 @@ class MissingPackageError(ForcelawError, ImportError):
         )
 
 
-class NotConservativeWarning(UserWarning):
+class ForcelawWarning(UserWarning):
+    """Base of all warnings of forcelaw; the command line prints them as one line."""
+
+
+class NotConservativeWarning(ForcelawWarning):
     """Forces that are no gradient of an energy are used where energy should be conserved."""
 
 
-class UnseenStateWarning(UserWarning):
+class UnseenStateWarning(ForcelawWarning):
     """Structures have a charge or a spin that the model does not see."""
 
 

@@ -214,3 +214,11 @@ def test_depth_may_be_an_option_of_the_architecture(pack):
         for how in ({"depth": 2}, {"options": {"depth": "2"}})
     ]
     assert made[0] == made[1] and made[0].model["depth"] == 2
+
+
+def test_wrong_options_of_an_architecture_name_what_to_do(pack, tmp_path, capsys):
+    words = ["--size", "1e4", "--atoms", "1e3", "--data", str(pack), "--out", str(tmp_path / "out")]
+    assert main(["train", "mace", *words]) == 2  # it has gradient forces alone
+    assert "--forces conservative" in capsys.readouterr().err
+    assert main(["train", "painn", *words, "--option", "radial=none"]) == 2
+    assert "`forcelaw models painn` lists" in capsys.readouterr().err

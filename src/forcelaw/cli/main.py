@@ -26,12 +26,13 @@ import argparse
 import contextlib
 import importlib
 import sys
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import ForcelawError, missing_package, printable, require
+from ..errors import ForcelawError, ForcelawWarning, missing_package, printable, require
 from . import INTERRUPTED
 from .options import HelpFormatter
 
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         try:
             require(*getattr(args, "packages", ()))
-            with contextlib.redirect_stdout(_Printable(sys.stdout)):
+            with contextlib.redirect_stdout(_Printable(sys.stdout)), _plain_warnings():
                 return int(args.handler(args) or 0)
         except ModuleNotFoundError as error:
             raise missing_package(error) from error
@@ -134,6 +135,22 @@ class _Printable:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings of forcelaw as one line, without the place in its source that gave them."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def plain(message: Any, category: type[Warning], *place: Any, **options: Any) -> None:
+            if issubclass(category, ForcelawWarning):
+                print(f"forcelaw: warning: {message}", file=sys.stderr)
+            else:
+                show(message, category, *place, **options)
+
+        warnings.showwarning = plain
+        yield
 
 
 def _print(error: ForcelawError) -> int:

@@ -317,7 +317,10 @@ class Study(Settings):
         return TrainOptions(**{**self.train.model_dump(exclude=dropped), **entry.train})
 
 
-def explain(error: ValidationError, where: str) -> StudyError:
+SCHEMA = "correct these keys; `forcelaw run --schema` lists all that exist"
+
+
+def explain(error: ValidationError, where: str, remedy: str = SCHEMA) -> StudyError:
     """A pydantic error as a list of wrong keys: what is wrong with each, and what was given."""
     lines = []
     for item in error.errors():
@@ -336,7 +339,7 @@ def explain(error: ValidationError, where: str) -> StudyError:
     return StudyError(
         "the specification is wrong:\n  " + "\n  ".join(lines),
         where=where,
-        remedy="correct these keys; `forcelaw run --schema` lists all that exist",
+        remedy=remedy,
     )
 
 

@@ -129,7 +129,15 @@ def sized_model(
     try:
         return size_model(name, n, depth=depth, **given)
     except ValidationError as error:
-        raise explain(error, where) from error
+        raise explain(error, where, _remedy(name, forces, error)) from error
+
+
+def _remedy(name: str, forces: str, error: ValidationError) -> str:
+    """What to do about options that architecture ``name`` does not take."""
+    if {item["loc"] for item in error.errors()} == {("forces",)}:
+        other = "direct" if forces == "conservative" else "conservative"
+        return f"ask for its own kind: --forces {other}, or in a study forces: {other}"
+    return f"correct these keys; `forcelaw models {name}` lists its options"
 
 
 def _sorted(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:

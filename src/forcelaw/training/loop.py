@@ -17,7 +17,7 @@ import torch
 from .. import __version__
 from ..data.pack import Pack
 from ..data.schedule import Feed, Plan, Shards, Window, device_capacity
-from ..errors import DataError, StoreError, StudyError
+from ..errors import DataError, ForcelawWarning, StoreError, StudyError
 from ..models import ForceField, architecture, build
 from ..progress import Progress
 from ..store.runs import BESIDE, RunDirectory
@@ -47,7 +47,9 @@ def make_model(spec: RunSpec, device: torch.device) -> ForceField:
     """The freshly initialised model of a run on ``device``. A warning where the source of an
     architecture from outside is not that of the run: its weights may mean something else."""
     if changed := spec.changed_code():
-        warnings.warn(f"the source of {spec.label} has changed: {changed}", stacklevel=2)
+        warnings.warn(
+            f"the source of {spec.label} has changed: {changed}", ForcelawWarning, stacklevel=2
+        )
     return build(spec.config(), seed=spec.seed).to(device=device, dtype=dtype_of(spec))
 
 

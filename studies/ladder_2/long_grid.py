@@ -27,7 +27,6 @@ import polars as pl
 from grid_analysis import SAME_SIZE, ends, last, mean_losses, paired
 
 import forcelaw
-from forcelaw.laws.fit.result import Estimate
 
 RESULTS = Path("results")
 FORECAST = Path("studies/ladder_2/long_forecast.json")
@@ -65,7 +64,7 @@ def other_rates(long: pl.DataFrame, columns: set[str]) -> None:
 
 def forecasts(long: pl.DataFrame) -> None:
     print("1. final losses of runs of 1e8 atoms\n")
-    print(f"{'column':<10}{'N':>12}{'loss':>9}   part D's forecast")
+    print(f"{'column':<10}{'N':>12}{'FLOPs':>9}{'hours':>7}{'loss':>9}   part D's forecast")
     promised = {
         (row["architecture"], round(np.log10(row["n"]))): row
         for entry in json.loads(FORECAST.read_text())["architectures"]
@@ -78,7 +77,8 @@ def forecasts(long: pl.DataFrame) -> None:
             inside = "inside" if found["low"] <= row["loss"] <= found["high"] else "OUTSIDE"
             text = f"{found['loss']:.4f} [{found['low']:.4f}, {found['high']:.4f}]: {inside}"
             text += f", {row['loss'] / found['loss'] - 1:+.1%}"
-        print(f"{row['architecture']:<10}{row['n']:>12,}{row['loss']:>9.4f}   {text}")
+        cost = f"{row['c']:>9.1e}{row['h']:>7.3f}"
+        print(f"{row['architecture']:<10}{row['n']:>12,}{cost}{row['loss']:>9.4f}   {text}")
 
 
 def near(sizes: Iterable[int]) -> pl.Expr:
@@ -86,8 +86,14 @@ def near(sizes: Iterable[int]) -> pl.Expr:
     return pl.any_horizontal(*((pl.col("n").log() - np.log(n)).abs() < SAME_SIZE for n in sizes))
 
 
+def in_d(was: float, now: float) -> float:
+    """Extra slope in D between ln ratios of runs of 16M and of 1e8 atoms."""
+    return (was - now) / np.log(1e8 / 1.6e7)
+
+
 def over_sizes(short: pl.DataFrame, long: pl.DataFrame, first: str, second: str) -> None:
-    """Print the extra slope in D from ``short`` to ``long``, over the sizes that both have."""
+    """Print the extra slope in D from ``short`` to ``long``, over the sizes that both have. Runs
+    of one seed are compared, at equal N; ratios by size above are of the mean over seeds."""
     have = [{n for n, _ in paired(table, first, second)} for table in (short, long)]
     sizes = [n for n in have[1] if any(abs(np.log(n / m)) < SAME_SIZE for m in have[0])]
     both = pl.concat([short, long], how="diagonal_relaxed").filter(near(sizes))
@@ -110,7 +116,7 @@ def slopes(short: pl.DataFrame, long: pl.DataFrame) -> None:
             was = f"{np.exp(matched[0][1]):.4f}" if matched else "not run"
             text = f"{second} / {first}, N {n:>10,}: {was} at 16M, {np.exp(now):.4f} at 1e8"
             if matched:
-                text += f", extra slope {(matched[0][1] - now) / np.log(1e8 / 1.6e7):+.3f}"
+                text += f", extra slope {in_d(matched[0][1], now):+.3f}"
             low, high = PROMISED.get((first, second), (0.0, 0.0))
             if high and n > 5e6:
                 inside = "inside" if low <= np.exp(now) <= high else "OUTSIDE"
@@ -134,20 +140,24 @@ def within(table: pl.DataFrame) -> None:
             for column in (first, second)
         )
         for n in other["n"].unique().sort():
-            size = (pl.col("n").log() - np.log(n)).abs() < SAME_SIZE
-            both = other.filter(n=n).join(one.filter(size), on="d").sort("d")
+            both = other.filter(n=n).join(one.filter(near([n])), on="d").sort("d")
             if len(both):
                 ratios = both["loss"] / both["loss_right"]
                 parts = (f"{d / 1e6:.0f}: {r:.4f}" for d, r in zip(both["d"], ratios))
                 print(f"{second} / {first}, N {n:,}: {', '.join(parts)}")
 
 
+def checks() -> pl.DataFrame:
+    """The last evaluation of each run of `long_check` and `long_check_small`."""
+    names = sorted(folder.name for folder in RESULTS.glob("ladder_2_long_check*"))
+    return pl.concat([ends(name) for name in names], how="diagonal_relaxed")
+
+
 def check(short: pl.DataFrame, long: pl.DataFrame) -> None:
     print(
         "\n5. 16M atoms on the larger pack (long_check) over the smaller one, mean of its seeds\n"
     )
-    names = sorted(folder.name for folder in RESULTS.glob("ladder_2_long_check*"))
-    larger = pl.concat([ends(name) for name in names], how="diagonal_relaxed")
+    larger = checks()
     beyond = False
     for column in larger["architecture"].unique().sort():
         before = mean_losses(short, column)
@@ -161,10 +171,8 @@ def check(short: pl.DataFrame, long: pl.DataFrame) -> None:
     for first, second in PAIRS:
         after = dict(paired(long, first, second))
         for n, was in paired(larger, first, second):
-            slope = (was - after[n]) / np.log(1e8 / 1.6e7)
-            text = (
-                f"{np.exp(was):.4f} at 16M, {np.exp(after[n]):.4f} at 1e8, extra slope {slope:+.3f}"
-            )
+            text = f"{np.exp(was):.4f} at 16M, {np.exp(after[n]):.4f} at 1e8"
+            text += f", extra slope {in_d(was, after[n]):+.3f}"
             print(f"{second} / {first}, N {n:>10,}: {text}")
     print("\n  question 1 again, with long_check in place of the smaller pack where it has run:\n")
     rest = short.filter(~near(larger["n"].unique()))
@@ -172,12 +180,6 @@ def check(short: pl.DataFrame, long: pl.DataFrame) -> None:
     for first, second in PAIRS:
         if second != "MC-EGNN":  # long_check has no run of it
             over_sizes(replaced, long, first, second)
-
-
-def interval(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.4g}"
-    return f"{estimate.value:.4g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
 def laws(long: pl.DataFrame) -> None:
@@ -193,9 +195,7 @@ def laws(long: pl.DataFrame) -> None:
                 roles["u"] = rows["u"].to_numpy()
             off = np.log(found.predict(**roles) / rows["loss"].to_numpy())
             numbers = ", ".join(
-                f"{name} {interval(found.estimates[name])}"
-                for name in NUMBERS
-                if name in found.estimates
+                f"{name} {found.estimates[name]}" for name in NUMBERS if name in found.estimates
             )
             rms = f"rms {np.sqrt(np.mean(off**2)):.1%}"
             print(f"{column:<10}{law:<17}{len(rows)} runs, {rms}, {found.status}: {numbers}")
@@ -215,6 +215,8 @@ def main() -> int:
     long = every.filter(pl.col("architecture").is_in(columns))
     short = ends("ladder_2_grid")
     forecasts(long)
+    spent = pl.concat([last(table), checks()], how="diagonal_relaxed")["h"].sum()
+    print(f"\nall runs so far, long_check too: {spent:.2f} hours of a card to itself")
     slopes(short, long)
     within(table)
     check(short, long)

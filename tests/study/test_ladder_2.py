@@ -22,7 +22,7 @@ from forcelaw.training.spec import summarise
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "studies" / "ladder_2"
 # of other lengths and rates than the grid's
-OTHER = {"long_check", "long_check_small", "long_decide", "long_esen", "long_rates"}
+OTHER = {"long_check", "long_check_small", "long_esen", "long_rates"}
 
 
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -45,13 +45,14 @@ def trained(name: str) -> set[str]:
 def test_the_slices_are_the_long_grid() -> None:
     grid = load(FOLDER / "grid_long.yaml")
     slices = {path.stem for path in FOLDER.glob("long_*.yaml")} - OTHER
-    assert set(grid.share) == slices | {"long_decide"}
+    assert set(grid.share) == slices
     for name in slices | OTHER:  # where piece.sh puts a study is where `share` looks for it
         assert load(FOLDER / f"{name}.yaml").name == name
     runs = trained("grid_long")
     assert len(runs) == 22
-    decide, rates = trained("long_decide"), trained("long_rates")
-    assert rates < decide and len(decide - rates) == 1 and decide - rates < trained("long_egnn")
+    on_one_card = ("long_rates", "repeats", "long_check_small")
+    assert all(load(FOLDER / f"{name}.yaml").share == ["one_card"] for name in on_one_card)
+    assert trained("one_card") == set().union(*map(trained, on_one_card))
     assert set().union(*map(trained, slices)) == runs
     assert trained("long_three") == set().union(
         *map(trained, ("long_1m", "long_300k", "long_100k"))

@@ -52,14 +52,24 @@ def slices() -> pl.DataFrame:
 
 
 def other_rates(long: pl.DataFrame, columns: set[str]) -> None:
-    """Runs at other rates ("eSEN L2 x.6") over those at the rate of part A's law."""
+    """Runs at other rates ("eSEN L2 x.6") over those at the rate of part A's law, and what the best
+    of them does to an extra slope in D."""
     found = [row for row in long.iter_rows(named=True) if row["architecture"] not in columns]
-    if found:
-        print("\n7. runs of 1e8 atoms at other rates, over those at the law's\n")
+    if not found:
+        return
+    print("\n7. runs of 1e8 atoms at other rates, over those at the law's\n")
+    best: dict[str, tuple[int, float]] = {}  # N, ln of the ratio
     for row in found:
-        base = mean_losses(long, row["architecture"].rpartition(" x")[0])[row["n"]]
-        ratio = row["loss"] / np.exp(base)
-        print(f"{row['architecture']:<12}N {row['n']:>10,}, rate {row['lr']:.2g}: {ratio:.4f}")
+        column = row["architecture"].rpartition(" x")[0]
+        gain = np.log(row["loss"]) - mean_losses(long, column)[row["n"]]
+        best[column] = row["n"], min(gain, best.get(column, (0, 0.0))[1])
+        text = f"N {row['n']:>10,}, rate {row['lr']:.2g}: {np.exp(gain):.4f}"
+        print(f"{row['architecture']:<12}{text}")
+    for first, second in PAIRS:
+        if {first, second} <= set(best):
+            (_, of), (n, gain) = best[first], best[second]
+            moved = in_d(0.0, gain - of)
+            print(f"  the best of the rates move {second} / {first}, N {n:,}, D: by {moved:+.3f}")
 
 
 def forecasts(long: pl.DataFrame) -> None:

@@ -173,7 +173,12 @@ SATURATING = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353,
 
 
 @pytest.mark.parametrize(
-    "law, more", [("data_constrained", {"R_N": 5.3}), ("data_constrained_by_size", {"rho": 0.35})]
+    "law, more",
+    [
+        ("data_constrained", {"R_N": 5.3}),
+        ("data_constrained_by_size", {"rho": 0.35}),
+        ("data_constrained_coupled", {"p": 0.6}),
+    ],
 )
 def test_laws_of_repeats_recover_what_made_the_losses(law, more):
     found = fit(repeated(law, SATURATING | more), law)

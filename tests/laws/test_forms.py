@@ -66,7 +66,7 @@ def test_jacobian_is_that_of_finite_differences(name):
     theta = 0.1 * rng.normal(size=(3, law.size)) + 0.4
     if name == "data_constrained":
         theta[:, -2:] += [2.0, 1.0]
-    if name == "data_constrained_by_size":
+    if name in ("data_constrained_by_size", "data_constrained_coupled"):
         theta[:, -2] += 2.0
     y = rng.normal(size=len(N)) * 0.1
     r, jac = law.residuals(theta, x, y)

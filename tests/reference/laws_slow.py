@@ -47,6 +47,10 @@ def predict(name: str, p: dict[str, float], x: dict[str, np.ndarray]) -> np.ndar
         repeats = p["R_D"] * (x["n"] / mean) ** -p["rho"]
         worth = x["u"] * (1 + repeats * (1 - np.exp(-(x["d"] / x["u"] - 1) / repeats)))
         return p["E"] + p["A"] * x["n"] ** -p["alpha"] + p["B"] * worth ** -p["beta"]
+    if name == "data_constrained_coupled":
+        worth = x["u"] * (1 + p["R_D"] * (1 - np.exp(-(x["d"] / x["u"] - 1) / p["R_D"])))
+        terms = p["A"] * x["n"] ** -p["alpha"], p["B"] * worth ** -p["beta"]
+        return p["E"] + (terms[0] ** p["p"] + terms[1] ** p["p"]) ** (1 / p["p"])
     raise KeyError(name)
 
 

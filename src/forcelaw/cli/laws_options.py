@@ -37,9 +37,9 @@ class FitOptions(Settings):
 
     law: str = Field("surface", title="LAW")
     """power, power_floor, surface, surface_cost, coupled, kaplan, frontier, frontier_hours,
-    data_constrained, data_constrained_by_size, broken, shifted, your own as module:Class, or auto:
-    forms compete (fit: numbers are averaged over them; forecast and budget: weighed by back-tests,
-    the default there)"""
+    data_constrained, data_constrained_by_size, data_constrained_coupled, broken, shifted, your own
+    as module:Class, or auto: forms compete (fit: numbers are averaged over them; forecast and
+    budget: weighed by back-tests, the default there)"""
     tie: str | None = Field(None, title="TIE")
     """alpha=beta: one exponent for N and D (surface, surface_cost, coupled)"""
     objective: str = Field("huber", title="NAME")

@@ -12,6 +12,7 @@ from .broken import Broken
 from .coupled import Coupled, Kaplan
 from .data_constrained import DataConstrained
 from .data_constrained_by_size import DataConstrainedBySize
+from .data_constrained_coupled import DataConstrainedCoupled
 from .frontier import FrontierFlops, FrontierHours
 from .power import Power, PowerFloor
 from .shifted import Shifted
@@ -30,6 +31,7 @@ LAWS: dict[str, type[Law]] = {
     "kaplan": Kaplan,
     "data_constrained": DataConstrained,
     "data_constrained_by_size": DataConstrainedBySize,
+    "data_constrained_coupled": DataConstrainedCoupled,
     "broken": Broken,
     "shifted": Shifted,
 }

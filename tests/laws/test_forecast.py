@@ -11,13 +11,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from forcelaw.cli.forecast_runs import planned_runs
+from forcelaw.cli.forecast_runs import planned_runs, repeated
 from forcelaw.cli.main import main
 from forcelaw.errors import FitError, StoreError
 from forcelaw.laws.decide import forecast as forecasts
 from forcelaw.laws.decide import simulate
 from forcelaw.laws.decide.forecast import Planned, forecast
 from forcelaw.laws.decide.forecast_check import check, check_text
+from forcelaw.table.runs import Runs
 from tests.laws.studies import FIELD, join
 from tests.report import synthetic
 
@@ -276,6 +277,30 @@ def test_runs_that_repeated_a_smaller_training_set_are_neither_fitted_nor_target
         for r, name in ((both, "both.csv"), (alone, "t.csv"))
     )
     assert one.predictions == other.predictions
+
+
+def test_a_smaller_set_is_about_repeats_only_where_a_larger_one_was_seen_as_long() -> None:
+    """Runs of 1.6e7 atoms from 7e6 and of 1e8 from 1.4e7, each in one table at its end, all stay.
+    With the longer ones' evaluations at 1.6e7 atoms there the shorter ones are about repeats."""
+    short, long = (1.6e7, 7e6), (1e8, 1.4e7)
+    rows = [(f"{n:.0f}-{d:.0f}", n, d, u) for n in SIZES for d, u in (short, long)]
+    ends = pl.DataFrame(rows, ["run", "n", "d", "u"], orient="row").with_columns(
+        loss=pl.lit(1.0), c=6 * pl.col("n") * pl.col("d")
+    )
+    assert repeated(Runs.from_frame(ends)) == set()
+    on_the_way = ends.filter(d=long[0]).with_columns(d=pl.lit(1.5e7))
+    found = repeated(Runs.from_frame(pl.concat([ends, on_the_way])))
+    assert found == {f"{n:.0f}-{short[0]:.0f}" for n in SIZES}
+
+
+def test_planned_runs_on_fewer_data_are_no_targets(tmp_path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "name: s\narchitectures: [{name: painn, learning_rate: 0.004}]\nsizes: [5e3, 2e4]\n"
+        "distinct_atoms: [2e4, 1e5]\natoms: 1e5\n"
+    )
+    planned = planned_runs(tmp_path, path, study(seeds=1))
+    assert [round(p.d, -4) for p in planned] == [1e5, 1e5] and len({p.n for p in planned}) == 2
 
 
 def test_options_of_the_fit_are_used_and_recorded_where_they_are_not_the_defaults(tmp_path):

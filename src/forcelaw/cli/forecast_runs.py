@@ -50,19 +50,13 @@ def runs_of(
 
 def repeated(runs: Runs) -> set[str]:
     """Names of runs that repeated a clearly smaller training set than others of their architecture
-    have."""
+    had at that length."""
     if "u" not in runs or "d" not in runs:
         return set()
-    most = np.zeros(len(runs.run_names))
-    passes, largest = most.copy(), np.zeros(len(runs.group_names))
-    np.maximum.at(most, runs.run, runs["u"])
-    np.maximum.at(passes, runs.run, runs["d"] / runs["u"])
-    np.maximum.at(largest, runs.group, runs["u"])
     group = np.zeros(len(runs.run_names), int)
     group[runs.run] = runs.group
-    return {
-        runs.run_names[k] for k in np.flatnonzero(repeats_smaller_set(passes, most, largest[group]))
-    }
+    small = repeats_smaller_set(runs.run, group, runs["d"], runs["u"])
+    return {runs.run_names[k] for k in np.flatnonzero(small)}
 
 
 def planned_runs(
@@ -101,10 +95,10 @@ def _of_specs(root: Path, where: str | None) -> list[Planned]:
         else frame.filter(filter_rows(where, frame))["run"].to_list()
     )
     specs = {run.id: run.spec() for run in directories(root) if run.id in wanted}
+    grid = {run: spec for run, spec in specs.items() if spec["kind"] != "sweep"}
+    small = _repeated(list(grid.values()))
     out = [
-        _planned(spec, run)
-        for run, spec in specs.items()
-        if spec["kind"] != "sweep" and not _small(spec, specs.values())
+        _planned(spec, run) for (run, spec), left_out in zip(grid.items(), small) if not left_out
     ]
     if not out:
         raise FitError(
@@ -118,14 +112,16 @@ def _of_specs(root: Path, where: str | None) -> list[Planned]:
     return out
 
 
-def _small(spec: dict[str, Any], all_specs: Collection[dict[str, Any]]) -> bool:
-    """The rule of :func:`repeated`, for a run that is only planned."""
-    largest = max(
-        other["train_atoms"]
-        for other in all_specs
-        if other["label"] == spec["label"] and other["kind"] != "sweep"
-    )
-    return repeats_smaller_set(spec["epochs"], spec["train_atoms"], largest)
+def _repeated(specs: Collection[dict[str, Any]]) -> np.ndarray:
+    """The rule of :func:`repeated` for runs that are only planned, each evaluated on its way: a
+    bool for each."""
+    on_the_way = 0.5 ** np.arange(20)  # nearer than what counts as one length
+    end = np.array([spec["steps"] * spec["batch_atoms"] for spec in specs], float)
+    group = np.unique([spec["label"] for spec in specs], return_inverse=True)[1]
+    seen = end[:, None] * on_the_way
+    unique = np.minimum(seen, np.array([[spec["train_atoms"]] for spec in specs], float))
+    run = np.repeat(np.arange(len(specs)), len(on_the_way))
+    return repeats_smaller_set(run, group, seen.ravel(), unique.ravel())
 
 
 def _planned(spec: dict[str, Any], run: str = "") -> Planned:
@@ -155,7 +151,7 @@ def _of_study(path: Path) -> list[Planned]:
     planned = plan(study, data, {})
     everything = [*planned.runs, *planned.waiting]
     specs = [run.spec for run in everything if run.kind == "grid"]
-    return [_planned(spec) for spec in specs if not _small(spec, specs)]
+    return [_planned(spec) for spec, over in zip(specs, _repeated(specs)) if not over]
 
 
 def _of_table(

@@ -203,17 +203,17 @@ def fit_architecture(
 
 def split_repeats(done: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Evaluations for the fits, and those of runs that repeated a clearly smaller training set than
-    others did.
+    others had at that length.
 
     A study with several training sets (nested prefixes) measures what repeats cost; in one surface
     with the others they would bend beta.
     """
     if not len(done) or not len(done["u"].drop_nulls()):
         return done, done.head(0)
-    by = done.group_by("run").agg(u=pl.col("u").max(), repeats=(pl.col("d") / pl.col("u")).max())
-    largest = by["u"].max()
-    small = by.filter(repeats_smaller_set(pl.col("repeats"), pl.col("u"), largest))["run"].to_list()
-    mask = pl.col("run").is_in(small)
+    names, run = np.unique(done["run"].to_numpy(), return_inverse=True)
+    seen = done["d"].to_numpy()
+    unique = done["u"].fill_null(done["d"]).to_numpy()
+    mask = repeats_smaller_set(run, np.zeros(len(names)), seen, unique)[run]
     return done.filter(~mask), done.filter(mask)
 
 

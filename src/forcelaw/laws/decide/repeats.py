@@ -5,20 +5,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from ...table.runs import Runs
     from ..fit.result import FitResult
 
 PASSES = 1.05  # over its training set, beyond which a run has repeated it
-# of the largest training set of its architecture, below which a set is clearly smaller
+# of another training set, below which a set is clearly smaller
 SMALLER = 0.6
+NEAR = 2.0  # a factor in D within which two evaluations are of one length
 
 
-def repeats_smaller_set(passes: Any, unique: Any, largest: Any) -> Any:
-    """Whether a run went more than once over a clearly smaller training set than others of its
-    architecture: for numbers, arrays and polars expressions alike. unique: its distinct data;
-    largest: the most that any run has."""
-    return (passes > PASSES) & (unique < SMALLER * largest)
+def repeats_smaller_set(
+    run: np.ndarray, group: np.ndarray, seen: np.ndarray, unique: np.ndarray
+) -> np.ndarray:
+    """Which runs went more than once over a clearly smaller training set than another run of their
+    architecture had when it had seen as much: a bool for each run. What a run on few data says of a
+    length that no other has is not about repeats.
+
+    run: rows (n,), 0 to R - 1. group: architecture of each run (R,). seen, unique: D and distinct
+    data of each row (n,).
+    """
+    end, most, passes = np.zeros((3, len(group)))
+    np.fmax.at(end, run, seen)
+    np.fmax.at(most, run, unique)
+    np.fmax.at(passes, run, seen / unique)
+    small = np.zeros(len(group), bool)
+    for k in np.flatnonzero(passes > PASSES):
+        larger = (group == group[k]) & (SMALLER * most > most[k])
+        near = np.abs(np.log(seen / end[k])) < np.log(NEAR)
+        small[k] = bool((larger[run] & near).any())
+    return small
 
 
 def fit_repeats(runs: Runs, **settings: Any) -> FitResult:

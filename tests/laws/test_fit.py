@@ -221,6 +221,8 @@ def test_repeats_wear_out_sooner_for_larger_models():
 def test_the_law_of_repeats_is_the_one_that_the_runs_ask_for():
     sized = repeated("data_constrained_by_size", SATURATING | {"rho": 0.35})
     assert fit_repeats(sized).law.name == "data_constrained_by_size"
+    coupled = repeated("data_constrained_coupled", SATURATING | {"p": 0.6})
+    assert fit_repeats(coupled).law.name == "data_constrained_coupled"
     assert (
         fit_repeats(repeated("data_constrained", SATURATING | {"R_N": 5.3})).law.name
         == "data_constrained"

@@ -3,6 +3,7 @@ law of repeats."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,16 +41,31 @@ def repeats_smaller_set(
 
 
 def fit_repeats(runs: Runs, **settings: Any) -> FitResult:
-    """The law of repeated data that ``runs`` ask for: ``data_constrained``, or
-    ``data_constrained_by_size`` where repeats clearly wear out sooner for larger models (the
-    interval of rho lies above zero) and that law is nearer to the losses; both have equally many
-    parameters. settings: those of :func:`forcelaw.laws.fit.fit.fit`."""
+    """The law of repeated data that ``runs`` ask for: ``data_constrained``; or, where it is nearer
+    to the losses and they clearly show what it adds, ``data_constrained_by_size`` (repeats wear out
+    sooner for larger models: the interval of rho lies above zero) or ``data_constrained_coupled``
+    (that of p leaves out 1). All have equally many parameters. settings: those of
+    :func:`forcelaw.laws.fit.fit.fit`."""
     from ..fit.fit import fit
 
-    plain = fit(runs, "data_constrained", **settings)
+    best = fit(runs, "data_constrained", **settings)
     # objectives can be compared only at one delta
-    same = {"delta": plain.delta} if plain.delta is not None else {}
-    sized = fit(runs, "data_constrained_by_size", **(settings | same))
-    rho = sized.parameters.get("rho")
-    nearer = sized.ok and (not plain.ok or sized.objective < plain.objective)
-    return sized if nearer and rho is not None and rho.low is not None and rho.low > 0 else plain
+    same = {"delta": best.delta} if best.delta is not None else {}
+    for law, name, without in (
+        ("data_constrained_by_size", "rho", (-math.inf, 0.0)),
+        ("data_constrained_coupled", "p", (1.0, 1.0)),
+    ):
+        found = fit(runs, law, **(settings | same))
+        nearer = found.ok and (not best.ok or found.objective < best.objective)
+        low, high = _interval(found, name)
+        if nearer and (low > without[1] or high < without[0]):
+            best = found
+    return best
+
+
+def _interval(found: FitResult, name: str) -> tuple[float, float]:
+    """Of a parameter; without bounds where it has none."""
+    one = found.parameters.get(name)
+    if one is None or one.low is None or one.high is None:
+        return -math.inf, math.inf
+    return one.low, one.high

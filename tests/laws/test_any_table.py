@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 import forcelaw
-from forcelaw.errors import FitError
+from forcelaw.errors import FitError, TableError
+from forcelaw.report.load import load
 from tests.laws.studies import columns, join, study
 
 ONE = columns(study(8, seed=3))
@@ -88,3 +89,21 @@ def test_results_print_as_their_summary_and_tables_as_their_columns():
         assert repr(found) == str(found) == found.summary() and "array(" not in repr(found)
     assert repr(runs) == runs.describe()
     assert repr(fit["alpha"]).startswith("Estimate(value=")  # small ones as they are
+
+
+def test_a_product_of_n_and_d_stands_in_for_flops(tmp_path):
+    """A report's frontier too; a column of that name goes first."""
+    table = pl.DataFrame(ONE).drop("flops")
+    with pytest.raises(TableError, match="c=6nd") as raised:
+        forcelaw.Runs.from_frame(table)["c"]
+    assert "the table has no c" in str(raised.value)
+    runs = forcelaw.Runs.from_frame(table, {"c": "6nd"})
+    np.testing.assert_allclose(runs["c"], 6 * runs["n"] * runs["d"], rtol=1e-15)
+    there = table.with_columns(pl.lit(7.0).alias("6nd"))
+    assert set(forcelaw.Runs.from_frame(there, {"c": "6nd"})["c"]) == {7.0}
+    table.write_csv(tmp_path / "t.csv")
+    for product, flops in (("6nd", 6.0), ("72.5 ND", 72.5)):
+        frame = load(tmp_path / "t.csv", {"c": product}).frame
+        assert frame["c"].to_list() == (flops * frame["n"] * frame["d"]).to_list()
+    with pytest.raises(TableError, match="no column '6nc'"):
+        forcelaw.Runs.from_frame(table, {"c": "6nc"})

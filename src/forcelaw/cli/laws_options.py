@@ -18,7 +18,8 @@ class TableOptions(Settings):
     .gz), or a directory of runs"""
     columns: list[str] = Field([], title="ROLE=COLUMN,...")
     """which column is what; the roles are n, d, u, c, h, loss, run, architecture, seed, step,
-    status, weight; usual names are recognised, and the choice is printed"""
+    status, weight; usual names are recognised, and the choice is printed. c=6nd: 6 N D stands in
+    for FLOPs"""
     where: str | None = Field(None, title="FILTER")
     """rows to keep, e.g. "flag == 1 and params >= 1e6"; never run as code"""
     group: str | None = Field(None, title="NAME", description="the one architecture to use")

@@ -23,7 +23,7 @@ from ..laws.fit.result import FitResult
 from ..laws.frontier.isoflop import IsoFlop, isoflop
 from ..store.runs import COUNTED
 from ..table.runs import Runs, early
-from .frontiers import HULL, FrontierOutcome, frontier_of, outcome, runs_of
+from .frontiers import HULL, NO_FLOPS, FrontierOutcome, frontier_of, outcome, runs_of
 from .outcome import Outcome, attempt, of_fit, one_line
 from .paper import Published, published
 
@@ -264,7 +264,7 @@ def _fit_main(arch: Architecture, burn_in_steps: int, sweep: pl.DataFrame | None
 def _allocate(arch: Architecture, runs: Runs) -> None:
     """N*(C), D*(C) with bands over the measured range of C, and the minima of iso-FLOP curves."""
     if "c" not in runs:
-        arch.allocation = Outcome(None, "the table has no FLOPs")
+        arch.allocation = Outcome(None, NO_FLOPS)
         return
 
     def optimum() -> Allocation:

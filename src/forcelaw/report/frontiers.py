@@ -26,6 +26,7 @@ HULL = (
     "too few sizes touch the frontier inside their range, so γ is read off its corners, which"
     " biases it"
 )
+NO_FLOPS = "the table has no FLOPs: --columns c=..., or c=6nd for 6 N D"
 Points = list[tuple[float, float]]
 
 
@@ -112,8 +113,7 @@ def frontier_of(
         return FrontierOutcome(reason="no finished run")
     part = frame.filter(pl.col(x) > 0) if x in frame.columns else frame.head(0)
     if not len(part):
-        unit = "FLOPs" if x == "c" else "device-hours"
-        return FrontierOutcome(reason=f"the table has no {unit}")
+        return FrontierOutcome(reason=NO_FLOPS if x == "c" else "the table has no device-hours")
     try:
         runs = runs_of(part, burn_in_steps)
         return outcome(runs, frontier(runs, x, interval="none" if quick else "jackknife"))

@@ -84,8 +84,8 @@ def complete(
 ) -> pl.DataFrame:
     """All columns with their types, under our names; derived where a table does not have them and
     the meaning is plain."""
-    taken = recognise(frame, columns).taken
-    ours = {name: ROLES[role].name for role, name in taken.items()}
+    found = recognise(frame, columns)
+    ours = {name: ROLES[role].name for role, name in found.taken.items()}
     # a column of ours that another was named for gives way
     frame = frame.drop(new for name, new in ours.items() if new != name and new in frame.columns)
     frame = frame.rename(ours)
@@ -106,6 +106,8 @@ def complete(
         pl.col("status").fill_null("finished"),
         pl.col("architecture").fill_null("(unnamed)"),
     )
+    if found.flops_per_nd is not None:
+        out = out.with_columns(c=found.flops_per_nd * pl.col("n") * pl.col("d"))
     if out["final"].is_null().all():
         out = out.with_columns(final=pl.col("d") == pl.col("d").max().over("run"))
     return out

@@ -3,6 +3,7 @@ chosen, and what else could have been, is always said."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,27 +17,30 @@ if TYPE_CHECKING:
 
 SAME_SIZE = 1.01  # sizes within 1% are one size
 DIRTY_RUNS = 0.1  # share of its values that may hold several sizes in a column that is still a run
+PRODUCT = re.compile(r"([0-9]+(?:\.[0-9]*)?)\s*nd", re.IGNORECASE)  # C given as "6nd"
 RUN_WORDS = ("run", "id", "name", "trial", "exp", "job")
 
 
 @dataclass
 class Recognised:
-    """taken: role -> column. notes: what was chosen or left, in plain words."""
+    """taken: role -> column. notes: what was chosen or left, in plain words. flops_per_nd: k where
+    C was given as k N D."""
 
     taken: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    flops_per_nd: float | None = None
 
 
 def recognise(frame: pl.DataFrame, columns: Mapping[str, str] | None = None) -> Recognised:
     """The roles of the columns of ``frame``. ``columns`` (role -> column) goes before what is
-    recognised; a role given as "" or "none" is left out.
+    recognised; a role given as "" or "none" is left out, and ``c`` may be a product: "6nd".
 
     Raises TableError for an unknown role, a missing column, one column in two roles, two headers
     that are spelled alike, and a column given as the run whose values hold many N.
     """
     given = _given(frame, columns or {})
     taken = {role: name for role, name in given.items() if name in frame.columns}
-    out = Recognised(taken)
+    out = Recognised(taken, flops_per_nd=_product(frame, given))
     for role in ROLES:
         if role in given:
             continue
@@ -81,13 +85,22 @@ def _given(frame: pl.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
                 where="--columns",
                 remedy=f"the roles are {', '.join(ROLES)}",
             )
-        if name not in frame.columns and plain(name) not in ("", "none"):
+        known = name in frame.columns or plain(name) in ("", "none")
+        if not known and not (role == "c" and PRODUCT.fullmatch(name.strip())):
+            product = ", or FLOPs as 6 N D: --columns c=6nd" if role == "c" else ""
             raise TableError(
                 f"there is no column {name!r} for {role}",
                 where=f"columns are {', '.join(frame.columns[:40])}",
-                remedy=f"name one of them: --columns {role}=...",
+                remedy=f"name one of them: --columns {role}=...{product}",
             )
     return given
+
+
+def _product(frame: pl.DataFrame, given: Mapping[str, str]) -> float | None:
+    """k where C was given as k N D, and no column has that name."""
+    name = given.get("c", "")
+    found = None if name in frame.columns else PRODUCT.fullmatch(name.strip())
+    return None if found is None else float(found[1])
 
 
 def _candidates(frame: pl.DataFrame, role: str, taken: dict[str, str]) -> Iterator[str]:

@@ -78,7 +78,7 @@ class Runs:
         frame, rows = _drop_early(frame, rows, notes)
         values = _values(frame, taken, rows, notes, chosen=columns or {})
         runs = _assemble(cls, frame, values, taken, notes, table.name)
-        runs = _drop_copies(_derive_d(runs))
+        runs = _drop_copies(_derive_c(_derive_d(runs), found.flops_per_nd))
         return replace(runs, notes=[*runs.notes, *doubts(runs)])
 
     def __len__(self) -> int:
@@ -98,7 +98,8 @@ class Runs:
                 f"the table has no {role} ({ROLES[role].meaning if role in ROLES else role})"
                 + "".join(f": {n}" for n in left),
                 where=self.source + there,
-                remedy=f"name the column: --columns {role}=...",
+                remedy=f"name the column: --columns {role}=..."
+                + (", or let it be 6 N D: --columns c=6nd" if role == "c" else ""),
             )
         return self.values[role]
 
@@ -440,6 +441,14 @@ def _derive_d(runs: Runs) -> Runs:
         taken={**runs.taken, "d": "= c / (6 n)"},
         notes=[*runs.notes, note],
     )
+
+
+def _derive_c(runs: Runs, k: float | None) -> Runs:
+    """C = k N D where it was given so."""
+    if k is None:
+        return runs
+    c = k * runs["n"] * runs["d"]
+    return replace(runs, values={**runs.values, "c": c}, taken={**runs.taken, "c": f"= {k:g} n d"})
 
 
 def _drop_copies(runs: Runs) -> Runs:

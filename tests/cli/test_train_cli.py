@@ -4,10 +4,13 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from pydantic import create_model
 
 import forcelaw
 from forcelaw.api.run import Training
@@ -15,6 +18,7 @@ from forcelaw.cli.main import build_parser, main
 from forcelaw.data.device_dataset import Shard
 from forcelaw.data.pack import Pack
 from forcelaw.errors import MissingPackageError, StoreError, StudyError
+from forcelaw.models import ARCHITECTURES, architecture
 from forcelaw.training.config import TrainOptions
 from forcelaw.training.spec import validation_set
 from tests.packs import write_pack
@@ -218,7 +222,26 @@ def test_depth_may_be_an_option_of_the_architecture(pack):
 
 def test_wrong_options_of_an_architecture_name_what_to_do(pack, tmp_path, capsys):
     words = ["--size", "1e4", "--atoms", "1e3", "--data", str(pack), "--out", str(tmp_path / "out")]
-    assert main(["train", "mace", *words]) == 2  # it has gradient forces alone
+    assert (
+        main(["train", "mace", *words, "--forces", "direct"]) == 2
+    )  # it has gradient forces alone
     assert "--forces conservative" in capsys.readouterr().err
     assert main(["train", "painn", *words, "--option", "radial=none"]) == 2
     assert "`forcelaw models painn` lists" in capsys.readouterr().err
+
+
+def test_an_architecture_with_one_kind_of_forces_trains_with_that(pack, monkeypatch):
+    kind = architecture("painn")
+    only = create_model(
+        "Only", __base__=kind.config, forces=(Literal["conservative"], "conservative")
+    )
+    monkeypatch.setitem(ARCHITECTURES, "painn", replace(kind, config=only))
+    for forces in ({}, {"forces": "conservative"}):
+        what = Training(architecture="painn", size=3e3, epochs=1, cutoff=3.0, **forces)
+        assert what.resolve(Pack(pack), TrainOptions()).model["forces"] == "conservative"
+    assert (
+        Training(architecture="mpnn", size=3e3, epochs=1, cutoff=3.0)
+        .resolve(Pack(pack), TrainOptions())
+        .model["forces"]
+        == "direct"
+    )

@@ -54,8 +54,9 @@ class Training(Settings):
     seed: int = Field(0, description="of the weights and the order of the data (default: 0)")
     depth: int | None = Field(None, ge=1, description="layers (default: by size)")
     cutoff: float = Field(6.0, gt=0, description="in Angstrom")
-    forces: Literal["direct", "conservative"] = "direct"
-    """an output of the model, or minus the gradient of its energy"""
+    forces: Literal["direct", "conservative"] | None = None
+    """an output of the model, or minus the gradient of its energy (default: direct, where the
+    architecture has them)"""
     charge_spin: bool = False
     """embed the total charge and spin multiplicity of each structure"""
     options: dict[str, Any] = Field(default_factory=dict, title="KEY=VALUE")
@@ -98,11 +99,12 @@ class Training(Settings):
         where = f"options of {self.architecture}"
         check_options(self.architecture, self.options, where)
         data = summarise(pack, cutoff=self.cutoff, charge_spin=self.charge_spin)
+        kind = architecture(self.architecture)
         config = sized_model(
             self.architecture,
             self.size,
             data,
-            forces=self.forces,
+            forces=self.forces or kind.config.model_fields["forces"].default,
             depth=self.depth,
             options=self.options,
             where=where,
@@ -112,7 +114,7 @@ class Training(Settings):
             data,
             config,
             options,
-            lr=self.learning_rate or architecture(self.architecture).learning_rate,
+            lr=self.learning_rate or kind.learning_rate,
             seed=self.seed,
             atoms=self.atoms,
             epochs=self.epochs,
@@ -244,7 +246,7 @@ def train(
     seed: int = 0,
     depth: int | None = None,
     cutoff: float = 6.0,
-    forces: Literal["direct", "conservative"] = "direct",
+    forces: Literal["direct", "conservative"] | None = None,
     charge_spin: bool = False,
     options: Mapping[str, Any] | None = None,
     out: str | Path = SINGLE,
@@ -265,10 +267,11 @@ def train(
     in training, D; give one. distinct_atoms: train on a prefix of the training set with that many
     atoms. learning_rate: at the muP base width; by default the architecture's. depth: layers; by
     default they follow from the size. cutoff: in Angstrom. forces: "direct" or "conservative"
-    (minus the gradient of the energy). charge_spin: embed the total charge and spin multiplicity of
-    each structure. options: of the architecture. out: the run is written to
-    OUT/runs/ID, where ID is the hash of all that decides its result; a run that is finished there
-    is not trained again, one that was stopped is resumed. device: "auto", "cpu" or "cuda".
+    (minus the gradient of the energy); by default direct, where the architecture has them.
+    charge_spin: embed the total charge and spin multiplicity of each structure. options: of the
+    architecture. out: the run is written to OUT/runs/ID, where ID is the hash of all that decides
+    its result; a run that is finished there is not trained again, one that was stopped is resumed.
+    device: "auto", "cpu" or "cuda".
     gpus: GPUs that train it together, a process each (on a CPU: processes); the numbers are those
     of one to rounding. compile: torch.compile the model. threads: of torch on a CPU, by default
     what OMP_NUM_THREADS says, else 1; results depend on it in the last digits, and it is recorded

@@ -291,6 +291,9 @@ def test_a_smaller_set_is_about_repeats_only_where_a_larger_one_was_seen_as_long
     on_the_way = ends.filter(d=long[0]).with_columns(d=pl.lit(1.5e7))
     found = repeated(Runs.from_frame(pl.concat([ends, on_the_way])))
     assert found == {f"{n:.0f}-{short[0]:.0f}" for n in SIZES}
+    of_one_size = on_the_way.filter(pl.col("n") == SIZES[2])
+    found = repeated(Runs.from_frame(pl.concat([ends, of_one_size])))
+    assert found == {f"{SIZES[2]:.0f}-{short[0]:.0f}"}
 
 
 def test_planned_runs_on_fewer_data_are_no_targets(tmp_path) -> None:

@@ -50,12 +50,12 @@ def runs_of(
 
 def repeated(runs: Runs) -> set[str]:
     """Names of runs that repeated a clearly smaller training set than others of their architecture
-    had at that length."""
-    if "u" not in runs or "d" not in runs:
+    and size had at that length."""
+    if not {"n", "u", "d"} <= set(runs.values):
         return set()
     group = np.zeros(len(runs.run_names), int)
     group[runs.run] = runs.group
-    small = repeats_smaller_set(runs.run, group, runs["d"], runs["u"])
+    small = repeats_smaller_set(runs.run, group, runs["n"], runs["d"], runs["u"])
     return {runs.run_names[k] for k in np.flatnonzero(small)}
 
 
@@ -121,7 +121,8 @@ def _repeated(specs: Collection[dict[str, Any]]) -> np.ndarray:
     seen = end[:, None] * on_the_way
     unique = np.minimum(seen, np.array([[spec["train_atoms"]] for spec in specs], float))
     run = np.repeat(np.arange(len(specs)), len(on_the_way))
-    return repeats_smaller_set(run, group, seen.ravel(), unique.ravel())
+    n = np.array([spec["n"] for spec in specs], float)[run]
+    return repeats_smaller_set(run, group, n, seen.ravel(), unique.ravel())
 
 
 def _planned(spec: dict[str, Any], run: str = "") -> Planned:

@@ -203,7 +203,7 @@ def fit_architecture(
 
 def split_repeats(done: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Evaluations for the fits, and those of runs that repeated a clearly smaller training set than
-    others had at that length.
+    others of their size had at that length.
 
     A study with several training sets (nested prefixes) measures what repeats cost; in one surface
     with the others they would bend beta.
@@ -211,9 +211,9 @@ def split_repeats(done: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     if not len(done) or not len(done["u"].drop_nulls()):
         return done, done.head(0)
     names, run = np.unique(done["run"].to_numpy(), return_inverse=True)
-    seen = done["d"].to_numpy()
+    n, seen = done["n"].to_numpy(), done["d"].to_numpy()
     unique = done["u"].fill_null(done["d"]).to_numpy()
-    mask = repeats_smaller_set(run, np.zeros(len(names)), seen, unique)[run]
+    mask = repeats_smaller_set(run, np.zeros(len(names)), n, seen, unique)[run]
     return done.filter(~mask), done.filter(mask)
 
 

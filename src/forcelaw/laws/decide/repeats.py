@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 PASSES = 1.05  # over its training set, beyond which a run has repeated it
 # of another training set, below which a set is clearly smaller
 SMALLER = 0.6
-NEAR = 2.0  # a factor in D within which two evaluations are of one length
+SAME_SIZE, SAME_LENGTH = 1.1, 2.0  # factors in N and in D
 
 
 def repeats_smaller_set(
-    run: np.ndarray, group: np.ndarray, seen: np.ndarray, unique: np.ndarray
+    run: np.ndarray, group: np.ndarray, n: np.ndarray, seen: np.ndarray, unique: np.ndarray
 ) -> np.ndarray:
     """Which runs went more than once over a clearly smaller training set than another run of their
-    architecture had when it had seen as much: a bool for each run. What a run on few data says of a
-    length that no other has is not about repeats.
+    architecture and size had when it had seen as much: a bool for each run. What a run on few data
+    says of a size or a length that no other has is not about repeats.
 
-    run: rows (n,), 0 to R - 1. group: architecture of each run (R,). seen, unique: D and distinct
-    data of each row (n,).
+    run: rows (n,), 0 to R - 1. group: architecture of each run (R,). n, seen, unique: N, D and
+    distinct data of each row (n,).
     """
-    end, most, passes = np.zeros((3, len(group)))
-    np.fmax.at(end, run, seen)
-    np.fmax.at(most, run, unique)
-    np.fmax.at(passes, run, seen / unique)
+    size, end, most, passes = np.zeros((4, len(group)))
+    for most_of, values in ((size, n), (end, seen), (most, unique), (passes, seen / unique)):
+        np.fmax.at(most_of, run, values)
     small = np.zeros(len(group), bool)
     for k in np.flatnonzero(passes > PASSES):
         larger = (group == group[k]) & (SMALLER * most > most[k])
-        near = np.abs(np.log(seen / end[k])) < np.log(NEAR)
+        larger &= np.abs(np.log(size / size[k])) < np.log(SAME_SIZE)
+        near = np.abs(np.log(seen / end[k])) < np.log(SAME_LENGTH)
         small[k] = bool((larger[run] & near).any())
     return small
 

@@ -116,6 +116,17 @@ def test_learning_rates_that_differ_within_a_column():
     assert learning_rates(runs, jackknifed(runs)) is None
 
 
+def test_rates_by_a_law_of_size_and_length_are_not_blamed_for_a_misfit():
+    """Losses of coupled terms and rates that fall with N, to two digits as a study has them."""
+    runs = coupled(0.5)
+    rates = np.array([float(f"{4e-3 * (n / 1e5) ** -0.17:.2g}") for n in runs["n"]])
+    check = learning_rates(table := with_rates(runs, rates), jackknifed(table))
+    assert check.passed is None and "follow N^-0.17" in check.detail
+    rates[runs["n"] == runs["n"].max()] *= 2
+    check = learning_rates(table := with_rates(runs, rates), jackknifed(table))
+    assert "follow" not in check.detail
+
+
 def test_a_best_rate_at_the_end_of_a_sweep():
     rates = np.array([1e-3, 2e-3, 4e-3, 8e-3])
 

@@ -18,6 +18,7 @@ from .score import effect, jacobian_of, residual_of
 
 MANY = 8  # values beyond which a factor is no factor
 SAME_RATE = 0.01  # learning rates and batches closer than this, in ln, are one
+ROUNDED = 0.03  # in ln, what rates rounded to two digits may be off the power law that made them
 
 
 def factors(
@@ -104,8 +105,11 @@ def learning_rates(runs: Runs, result: FitResult, level: float = 0.95) -> Check 
     if np.ptp(log) < SAME_RATE:
         return Check(name, True, f"one learning rate ({rates[0]:.3g})")
     span = f"learning rates from {rates.min():.3g} to {rates.max():.3g}"
-    slope = effect(runs, result, log, level)
     remedy = "train the column at one rate, or by one rule that sweeps at several sizes support"
+    if powers := _power_law(runs, log):
+        detail = f"{span} follow {powers}: what they change cannot be told from a misfit of the law"
+        return Check(name, None, detail, "vary the rate alone at two sizes")
+    slope = effect(runs, result, log, level)
     if slope is None or slope.p is None:
         detail = f"{span} change with N or D, and their effect cannot be separated from theirs"
         return Check(name, None, detail, remedy)
@@ -118,6 +122,24 @@ def learning_rates(runs: Runs, result: FitResult, level: float = 0.95) -> Check 
         remedy=remedy,
         data={"slope": slope},
     )
+
+
+def _power_law(runs: Runs, log: np.ndarray) -> str:
+    """ "N^a D^b" where ln of the rates is a line in ln N and ln D of the ends of runs, as rates by
+    a law are; empty otherwise, and where there are so few N and D that any rates would be."""
+    last = _last_rows(runs)
+    roles = [role for role in ("n", "d") if role in runs and np.ptp(np.log(runs[role][last])) > 0]
+    if not roles:
+        return ""
+    basis = np.stack([np.ones(last.sum()), *(np.log(runs[role][last]) for role in roles)], axis=1)
+    found, _, rank, _ = np.linalg.lstsq(basis, log[last], rcond=None)
+    levels = len(np.unique(basis[:, 1:].round(6), axis=0))
+    if rank < basis.shape[1] or levels <= basis.shape[1]:
+        return ""
+    if np.abs(basis @ found - log[last]).max() > ROUNDED:
+        return ""
+    powers = zip(roles, found[1:])
+    return " ".join(f"{r.upper()}^{power:.2f}" for r, power in powers if abs(power) >= 0.005)
 
 
 def sweep_ends(sweep: Runs | None, noise: float) -> Check | None:

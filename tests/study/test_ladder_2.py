@@ -23,7 +23,7 @@ from forcelaw.training.spec import summarise
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "studies" / "ladder_2"
 # of other lengths and rates than the grid's
-OTHER = {"long_check", "long_check_small", "long_esen", "long_rates"}
+OTHER = {"long_check", "long_check_small", "long_esen", "long_esen_rates", "long_rates"}
 
 
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:

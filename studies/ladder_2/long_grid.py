@@ -11,7 +11,7 @@
 5. `long_check`: runs of 16M atoms on the larger pack beside the same on the smaller one. Beyond 2%
    slopes are taken between `long_check` and the long runs, where it has the size.
 6. Laws of final losses of runs of 1M to 1e8 atoms: without U, and with the law of repeats.
-7. What other rates give at 1e8 atoms (`long_rates`), once they have run.
+7. What other rates give at 1e8 atoms (`long_rates`, `long_esen_rates`), as far as they have run.
 """
 
 from __future__ import annotations
@@ -52,24 +52,35 @@ def slices() -> pl.DataFrame:
 
 
 def other_rates(long: pl.DataFrame, columns: set[str]) -> None:
-    """Runs at other rates ("eSEN L2 x.6") over those at the rate of part A's law, and what the best
-    of them does to an extra slope in D."""
+    """Runs at other rates ("eSEN L2 x.6") over those at the rate of part A's law, their mean over
+    sizes, and what the best rates of a size do to an extra slope in D."""
     found = [row for row in long.iter_rows(named=True) if row["architecture"] not in columns]
     if not found:
         return
     print("\n7. runs of 1e8 atoms at other rates, over those at the law's\n")
-    best: dict[str, tuple[int, float]] = {}  # N, ln of the ratio
+    gains: dict[str, list[float]] = {}  # ln of the ratio, by label
+    best: dict[tuple[str, int], float] = {}  # by column and N; 0: the law's rate
     for row in found:
-        column = row["architecture"].rpartition(" x")[0]
-        gain = np.log(row["loss"]) - mean_losses(long, column)[row["n"]]
-        best[column] = row["n"], min(gain, best.get(column, (0, 0.0))[1])
-        text = f"N {row['n']:>10,}, rate {row['lr']:.2g}: {np.exp(gain):.4f}"
-        print(f"{row['architecture']:<12}{text}")
+        label, n = row["architecture"], row["n"]
+        column = label.rpartition(" x")[0]
+        gain = np.log(row["loss"]) - mean_losses(long, column)[n]
+        gains.setdefault(label, []).append(gain)
+        best[column, n] = min(gain, best.get((column, n), 0.0))
+        print(f"{label:<12}N {n:>10,}, rate {row['lr']:.2g}: {np.exp(gain):.4f}")
+    for label, values in gains.items():
+        print(f"  {label}: {np.mean(values):+.3f} in ln L over {len(values)} sizes")
     for first, second in PAIRS:
-        if {first, second} <= set(best):
-            (_, of), (n, gain) = best[first], best[second]
-            moved = in_d(0.0, gain - of)
-            print(f"  the best of the rates move {second} / {first}, N {n:,}, D: by {moved:+.3f}")
+        for n, _ in paired(long, first, second):
+            at = {
+                column: gain
+                for (column, m), gain in best.items()
+                if column in (first, second) and abs(np.log(n / m)) < SAME_SIZE
+            }
+            if at:
+                moved = in_d(0.0, at.get(second, 0.0) - at.get(first, 0.0))
+                tried = "both" if len(at) == 2 else f"{next(iter(at))} alone"
+                text = f"{second} / {first}, N {n:>10,}, D: {moved:+.3f} ({tried})"
+                print(f"  the best of the rates move {text}")
 
 
 def forecasts(long: pl.DataFrame) -> None:

@@ -37,9 +37,7 @@ def costs(table: pl.DataFrame) -> pl.DataFrame:
     """Every evaluation of a repeated run with ``cost``, ln of its loss over that of the fresh run
     of the same column and size after as many steps. ``distinct``: atoms of the training set."""
     table = table.with_columns(distinct=pl.col("u").max().over("run"))
-    fresh = table.filter(pl.col("distinct") > FRESH).select(
-        "architecture", "n", "step", of="loss", of_d="d"
-    )
+    fresh = table.filter(pl.col("distinct") > FRESH).select("architecture", "n", "step", of="loss")
     repeated = table.filter(pl.col("distinct") < FRESH)
     fresh, repeated = (part.sort("step") for part in (fresh, repeated))
     both = repeated.join_asof(

@@ -105,5 +105,6 @@ def test_a_product_of_n_and_d_stands_in_for_flops(tmp_path):
     for product, flops in (("6nd", 6.0), ("72.5 ND", 72.5)):
         frame = load(tmp_path / "t.csv", {"c": product}).frame
         assert frame["c"].to_list() == (flops * frame["n"] * frame["d"]).to_list()
-    with pytest.raises(TableError, match="no column '6nc'"):
-        forcelaw.Runs.from_frame(table, {"c": "6nc"})
+    for wrong in ("6nc", "0nd", "nd", "-6nd"):
+        with pytest.raises(TableError, match=f"no column '{wrong}'"):
+            forcelaw.Runs.from_frame(table, {"c": wrong})

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 SAME_SIZE = 1.01  # sizes within 1% are one size
 DIRTY_RUNS = 0.1  # share of its values that may hold several sizes in a column that is still a run
-PRODUCT = re.compile(r"([0-9]+(?:\.[0-9]*)?)\s*nd", re.IGNORECASE)  # C given as "6nd"
+# C given as "6nd"; the factor is not zero
+PRODUCT = re.compile(r"(?=[0-9.]*[1-9])([0-9]+(?:\.[0-9]*)?)\s*nd", re.IGNORECASE)
 RUN_WORDS = ("run", "id", "name", "trial", "exp", "job")
 
 

@@ -52,9 +52,13 @@ def test_the_slices_are_the_long_grid() -> None:
         assert load(FOLDER / f"{name}.yaml").name == name
     runs = trained("grid_long")
     assert len(runs) == 22
+    later = ("long_esen_rates", "long_3m")
     on_one_card = ("long_rates", "repeats", "long_check_small")
     assert all(load(FOLDER / f"{name}.yaml").share == ["one_card"] for name in on_one_card)
     assert trained("one_card") == set().union(*map(trained, on_one_card))
+    assert all(load(FOLDER / f"{name}.yaml").share == ["one_card_2"] for name in later)
+    second = trained("one_card_2")
+    assert trained("long_esen_rates") < second < set().union(*map(trained, later))
     assert set().union(*map(trained, slices)) == runs
     assert trained("long_three") == set().union(
         *map(trained, ("long_1m", "long_300k", "long_100k"))

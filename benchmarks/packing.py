@@ -62,8 +62,10 @@ class Lane:
         device: torch.device,
         shards: Shards,
         args,
+        priority: int = 0,
     ):
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        on_gpu = device.type == "cuda"
+        self.stream = torch.cuda.Stream(device, priority=priority) if on_gpu else None
         with on_stream(self.stream):
             natoms = np.diff(pack.offsets)[training_set(pack)]
             per_step = options.batch_atoms or options.batch_molecules * natoms.mean()

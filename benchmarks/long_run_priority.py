@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")  # before torch starts CUDA
 
 import torch
-from packing import Lane, empty_cache
+from packing import Lane, empty_cache, rates
 
 from forcelaw.data.pack import Pack
 from forcelaw.data.schedule import Shards
@@ -28,28 +27,6 @@ from forcelaw.models import architecture
 from forcelaw.models.sizing import size
 from forcelaw.training.config import TrainOptions
 from forcelaw.training.spec import data_options
-
-
-def timed(lanes: list[Lane], seconds: float) -> list[float]:
-    """Atoms/s of each lane, after a warm-up."""
-    for measured in (False, True):
-        began = time.perf_counter()
-        until = began + (seconds if measured else 0.3 * seconds)
-        for lane in lanes:
-            lane.done = 0
-            lane.queue()
-        while time.perf_counter() < until:
-            waiting = True
-            for lane in lanes:
-                if lane.ready():
-                    lane.queue()
-                    waiting = False
-            if waiting:
-                time.sleep(1e-4)
-        for lane in lanes:
-            lane.wait()
-    taken = time.perf_counter() - began
-    return [lane.done / taken for lane in lanes]
 
 
 def main() -> int:
@@ -82,13 +59,13 @@ def main() -> int:
     for priority in (0, -1):
         run, flops = lane(args.long, 0, priority)
         if priority == 0:
-            (alone,) = timed([run], args.seconds)
+            (alone,) = rates([run], args.seconds)
             print(f"{args.long} alone: {alone:,.0f} atoms/s, {alone * flops / 1e12:.1f} TFLOP/s")
-        rates = timed([run, *(other for other, _ in others)], args.seconds)
-        total = sum(r * f for r, f in zip(rates, (flops, *(f for _, f in others))))
+        found = rates([run, *(other for other, _ in others)], args.seconds)
+        total = sum(r * f for r, f in zip(found, (flops, *(f for _, f in others))))
         print(
-            f"beside {len(others)}, priority {priority}: {rates[0]:,.0f} atoms/s"
-            f" ({rates[0] / alone:.2f} of alone), all {total / 1e12:.1f} TFLOP/s",
+            f"beside {len(others)}, priority {priority}: {found[0]:,.0f} atoms/s"
+            f" ({found[0] / alone:.2f} of alone), all {total / 1e12:.1f} TFLOP/s",
             flush=True,
         )
         run.step.release()

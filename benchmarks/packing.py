@@ -125,9 +125,9 @@ class Lane:
             self.event.synchronize()
 
 
-def throughput(lanes: list[Lane], seconds: float) -> float:
-    """Atoms/s of all lanes together: after a warm-up, until the time is over and everything queued
-    is done."""
+def rates(lanes: list[Lane], seconds: float) -> list[float]:
+    """Atoms/s of each lane: after a warm-up, until the time is over and everything queued is
+    done."""
     for measured in (False, True):
         began = time.perf_counter()
         until = began + (seconds if measured else 0.3 * seconds)
@@ -144,7 +144,8 @@ def throughput(lanes: list[Lane], seconds: float) -> float:
                 time.sleep(1e-4)
         for lane in lanes:
             lane.wait()
-    return sum(lane.done for lane in lanes) / (time.perf_counter() - began)
+    taken = time.perf_counter() - began
+    return [lane.done / taken for lane in lanes]
 
 
 def row(
@@ -159,12 +160,12 @@ def row(
     )
     shards = Shards()
     big = Lane(pack, config, large, 0, device, shards, args)
-    reference = throughput([big], args.seconds)
+    reference = sum(rates([big], args.seconds))
     n = big.parameters
     big.step.release()
     del big
     empty_cache(device)
-    lanes, started, rates, memory = [], [], {}, ""
+    lanes, started, found, memory = [], [], {}, ""
     for count in [1, *args.packs]:
         try:
             while len(lanes) < count:
@@ -174,19 +175,19 @@ def row(
         except torch.OutOfMemoryError:
             memory = "  out of memory"
             break
-        rates[count] = throughput(lanes[:count], args.seconds)
+        found[count] = sum(rates(lanes[:count], args.seconds))
     if device.type == "cuda":
         memory = f"{torch.cuda.memory_reserved() / 2**30:8.1f}{memory}"
     bad = "" if all(float(lane.stats[4]) == step_module.NEVER for lane in lanes) else "  NON-FINITE"
     for lane in lanes:
         lane.step.release()
-    best = max(rates.values())
+    best = max(found.values())
     cells = "".join(
-        f"{rates[k] / 1e3:>9.1f}k" if k in rates else f"{'-':>10}" for k in [1, *args.packs]
+        f"{found[k] / 1e3:>9.1f}k" if k in found else f"{'-':>10}" for k in [1, *args.packs]
     )
     return (
         f"{name:<8}{n:>10,}{statistics.median(started):>8.2f}{cells}{reference / 1e3:>9.1f}k"
-        f"{best / rates[1]:>7.2f}"
+        f"{best / found[1]:>7.2f}"
         f"{best / reference:>7.2f}{memory:>9}{bad}"
     )
 

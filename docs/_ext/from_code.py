@@ -24,9 +24,17 @@ GENERATED = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
 
 def setup(app: Any) -> dict[str, bool]:
+    app.connect("env-get-outdated", filled)
     app.connect("source-read", fill)
     app.connect("autodoc-process-docstring", restructure)
     return {"parallel_read_safe": True}
+
+
+def filled(app: Any, env: Any, added: Any, changed: Any, removed: Any) -> list[str]:
+    """Pages that are read again at each build: what fills them may have changed, they have not."""
+    return [
+        page for page in env.found_docs if GENERATED.search(Path(env.doc2path(page)).read_text())
+    ]
 
 
 def fill(app: Any, page: str, source: list[str]) -> None:

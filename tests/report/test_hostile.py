@@ -257,6 +257,7 @@ def test_repeats_that_wear_out_sooner_for_larger_models_are_told_so(tmp_path: Pa
     write_all(analysis, sections(analysis), tmp_path / "tables")
     row = next(csv.DictReader((tmp_path / "tables" / "repeats.csv").read_text().splitlines()))
     assert float(row["rho"]) == found.get("rho").value and float(row["rho_low"]) > 0
+    assert row["law"] == "data_constrained_by_size" and row["p"] == ""
 
 
 def test_how_often_data_can_be_repeated_is_read_off_runs_on_small_sets(tmp_path: Path) -> None:

@@ -32,15 +32,29 @@ class Repeated:
 
 def _row(arch: Architecture) -> dict[str, Any]:
     """The line of an architecture in repeats.csv."""
-    found, rho = arch.repeats.get("R_D"), ends(arch.repeats.get("rho"))
+    found, law = arch.repeats.get("R_D"), arch.repeats.result
     out = {"architecture": arch.label, "runs": arch.repeated["run"].n_unique()}
     out |= row_of(found if found and found.bounded else None, "R_D")
-    out |= dict(zip(("rho", "rho_low", "rho_high"), rho, strict=True))
-    return out | {"reason": arch.repeats.message}
+    for name in ("rho", "p"):
+        values = ends(arch.repeats.get(name))
+        out |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+    return out | {"law": law.law.name if law else None, "reason": arch.repeats.message}
 
 
 COLUMNS = entries(
-    "architecture", "runs", "R_D", "low", "high", "rho", "rho_low", "rho_high", "reason"
+    "architecture",
+    "runs",
+    "R_D",
+    "low",
+    "high",
+    "rho",
+    "rho_low",
+    "rho_high",
+    "p",
+    "p_low",
+    "p_high",
+    "law",
+    "reason",
 )
 RUNS = entries(
     "architecture", "n", "seed", "u", "d", "passes", "loss", "loss_over_new", "worth_passes", "run"
@@ -145,7 +159,7 @@ def figure(archs: list[Architecture], words: Words) -> Figure:
 def _note(arch: Architecture) -> str:
     """How often data can be repeated with profit."""
     label, fitted = arch.label, arch.repeats
-    found, rho = fitted.get("R_D"), fitted.get("rho")
+    found, rho, norm = (fitted.get(name) for name in ("R_D", "rho", "p"))
     if not fitted.ok:
         return f"{label}: R_D, how often repeating helps, cannot be fitted: {fitted.reason}"
     if found is None or not found.bounded:
@@ -157,6 +171,8 @@ def _note(arch: Architecture) -> str:
         f"{label}: R_D = {pretty(found.value)} [{pretty(found.low)}, {pretty(found.high)}]: after"
         " so many repeats one more pass is worth 1/e of as many fresh data"
     )
+    if norm is not None:
+        return f"{words}, by a law whose terms are coupled (p = {pretty(norm.value)})"
     if rho is None:
         return words
     small, large = (pretty(ends(fitted.get(f"R_D_{end}"))[0]) for end in ("smallest", "largest"))

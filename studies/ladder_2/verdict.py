@@ -7,7 +7,8 @@
 2. Which column for which budget, in FLOPs and in hours of a lone run, with the probability of being
    best: `forcelaw budget`. Atoms beyond the distinct ones of the table count as new ones there.
 3. Beyond the runs: losses at the best N and D for 1e16 to 1e20 FLOPs, by the coupled law with its
-   floor free and without a floor. Where the two disagree, more compute has to decide.
+   floor free and without a floor. Where the two disagree, more compute has to decide. gamma there
+   is of counted FLOPs, k N^p D^q with p below 1; that of 1. is of C = k N D, as the paper has it.
 4. What the study cost: FLOPs, hours of runs alone and held hours. A run that another table has too
    is counted where it was trained.
 """
@@ -79,11 +80,16 @@ def beyond(table: pl.DataFrame) -> None:
         roles = {role: rows[role].to_numpy() for role in ("n", "d")}
         cost = Cost.of(forcelaw.Runs.from_frame(rows))
         laws = [forcelaw.fit(rows, "coupled", floor=floor) for floor in ("free", "zero")]
-        losses = (forcelaw.compute_optimal(law, cost).loss(BEYOND) for law in laws)
+        best = [forcelaw.compute_optimal(law, cost) for law in laws]
+        losses = (one.loss(BEYOND) for one in best)
         cells = "".join(f"{free:>10.4f},{zero:>7.4f}" for free, zero in zip(*losses))
         off = (np.log(law.predict(**roles) / rows["loss"].to_numpy()) for law in laws)
         rms = ", ".join(f"{np.sqrt(np.mean(errors**2)):.1%}" for errors in off)
         print(f"{name:<9}{cells}   rms {rms}; E {laws[0].estimates['E']}")
+        print(
+            f"{'':<9}gamma in counted FLOPs: {best[0].gamma}, {best[1].gamma};"
+            f" C ~ N^{cost.p:.2f} D^{cost.q:.2f}"
+        )
 
 
 def cost() -> None:

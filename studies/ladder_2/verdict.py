@@ -25,10 +25,10 @@ import polars as pl
 
 import forcelaw
 from forcelaw.laws.decide.allocation import Cost
+from forcelaw.report.paper import published
 
 RESULTS = Path("results")
-# of frontier, data and parameters: the paper's table
-PAPER = {"MPNN": (0.14, 0.31, 0.28), "MC-EGNN": (0.17, 0.39, 0.39), "eSEN L2": (0.35, 0.75, 0.82)}
+PAPER = {"gamma": "gamma_c", "beta": "beta", "alpha": "alpha"}
 FLOPS = (1e13, 1e14, 1e15, 1e16, 1e17)
 HOURS = (0.003, 0.01, 0.1, 1.0)
 BEYOND = (1e16, 1e17, 1e18, 1e19, 1e20)
@@ -51,9 +51,11 @@ def exponents(table: pl.DataFrame) -> None:
                 if form.weight > 0.005 and "=" not in form.name  # a tied one is judged apart
             )
             print(f"{name:<13}{', '.join(numbers)}; {', '.join(forms)}")
-            paper = PAPER.get(name.removesuffix(" (64)"))
-            if batch == 64 and paper:
-                print(f"{'':<13}the paper: gamma {paper[0]}, beta {paper[1]}, alpha {paper[2]}")
+            paper = published(name.removesuffix(" (64)"))
+            if paper:
+                told = {key: getattr(paper, of) for key, of in PAPER.items()}
+                numbers = (f"{key} {value}" for key, value in told.items() if value is not None)
+                print(f"{'':<13}the paper: {', '.join(numbers)}")
 
 
 def budgets(table: pl.DataFrame) -> None:

@@ -96,10 +96,8 @@ def _of_specs(root: Path, where: str | None) -> list[Planned]:
     )
     specs = {run.id: run.spec() for run in directories(root) if run.id in wanted}
     grid = {run: spec for run, spec in specs.items() if spec["kind"] != "sweep"}
-    small = _repeated(list(grid.values()))
-    out = [
-        _planned(spec, run) for (run, spec), left_out in zip(grid.items(), small) if not left_out
-    ]
+    small = _repeated(grid.values())
+    out = [_planned(spec, run) for (run, spec), over in zip(grid.items(), small) if not over]
     if not out:
         raise FitError(
             "the grid of the study is not planned yet",

@@ -166,8 +166,7 @@ def budget(
     plan = _Plan(x, total, unique, max_epochs, beyond, cost, settings, anyway, diagnosis)
     choices, samples = zip(*(plan.choose(name, part) for name, part in runs.groups().items()))
     _rank(choices, samples, seed)
-    order = np.nan_to_num([(not one.ok, -one.p_best, one.loss) for one in choices]).tolist()
-    ranked = [one for _, one in sorted(zip(order, choices), key=lambda pair: pair[0])]
+    ranked = sorted(choices, key=lambda one: (not one.ok, *np.nan_to_num((-one.p_best, one.loss))))
     if len(ranked) > 1 and ranked[0].ok and ranked[0].p_best < 0.9:
         notes.append(f"the choice of {ranked[0].group} is not sure (P = {ranked[0].p_best:.2f})")
     return Budget(plan.amount, UNITS[x], ranked, unique, level, notes)

@@ -10,9 +10,14 @@ import numpy as np
 from .base import Arrays, Terms, mesh
 from .surface import Surface
 
+REPEATS = np.log([1.0, 5.0, 20.0, 100.0, 1e4])  # ln R_D where starts are looked for
+# ln R so wide that the ends are the limits: nothing beyond the first pass counts, nothing is lost
+LEAST_R, MOST_R = np.log(1e-8), np.log(1e15)
+
 
 class Repeats(Surface):
-    """A surface in which data that are seen again are worth less; u is the distinct data."""
+    """A surface in which data that are seen again are worth less; u is the distinct data. The first
+    three shapes are alpha, beta and R_D."""
 
     roles = ("n", "d", "u")
     can_tie = False
@@ -30,6 +35,16 @@ class Repeats(Surface):
         if centre is None:
             centre = {"n": float(n.mean()), "d": float(d.mean())}
         return {"n": n - centre["n"], "d": d - centre["d"], "u": u - centre["d"]}, centre
+
+    def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
+        """N and D', with one R_D for all."""
+        d, slope, _ = saturated(x["u"], x["d"], psi[:, 2:3])
+        beta = psi[:, 1:2]
+        return [-psi[:, :1] * x["n"], -beta * d], [
+            (0, 0, -x["n"]),
+            (1, 1, -d),
+            (1, 2, -beta * slope),
+        ]
 
 
 class DataConstrained(Repeats):
@@ -55,17 +70,7 @@ class DataConstrained(Repeats):
         x, centre = super().prepare(values, centre)
         return x | {f"{role}0": np.full_like(x["n"], centre[role]) for role in ("n", "d")}, centre
 
-    def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
-        """The terms without the saturation of N (it depends on the coefficients): for the
-        starts."""
-        d, slope = saturated(x["u"], x["d"], psi[:, 2:3])[:2]
-        beta = psi[:, 1:2]
-        return [-psi[:, :1] * x["n"], -beta * d], [
-            (0, 0, -x["n"]),
-            (1, 1, -d),
-            (1, 2, -beta * slope),
-        ]
-
+    # terms, for the starts, are without the saturation of N: it depends on the coefficients
     def residuals(
         self, theta: np.ndarray, x: Any, y: Any, jacobian: bool = True
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -105,15 +110,10 @@ class DataConstrained(Repeats):
 
     def grid(self, x: Arrays) -> np.ndarray:
         axis = np.geomspace(0.03, 2.0, 14)
-        repeats = np.log([1.0, 5.0, 20.0, 100.0, 1e4])
-        return mesh(axis, axis, repeats, np.log([0.3, 2.0, 20.0, 1e4]))
+        return mesh(axis, axis, REPEATS, np.log([0.3, 2.0, 20.0, 1e4]))
 
     def bounds(self, x: Arrays) -> tuple[np.ndarray, np.ndarray]:
-        """R_D and R_N so wide that their ends are the limits: nothing beyond the first pass counts,
-        or nothing is lost."""
-        return np.array([1e-3, 1e-3, *np.log([1e-8, 1e-8])]), np.array(
-            [20.0, 20.0, *np.log([1e15, 1e15])]
-        )
+        return np.array([1e-3, 1e-3, LEAST_R, LEAST_R]), np.array([20.0, 20.0, MOST_R, MOST_R])
 
 
 def saturated(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import Arrays, Terms, mesh
-from .data_constrained import Repeats, saturated
+from .data_constrained import LEAST_R, MOST_R, REPEATS, Repeats, saturated
 
 if TYPE_CHECKING:
     from ...table.runs import Runs
@@ -47,13 +47,10 @@ class DataConstrainedBySize(Repeats):
 
     def grid(self, x: Arrays) -> np.ndarray:
         axis = np.geomspace(0.03, 2.0, 12)
-        repeats = np.log([1.0, 5.0, 20.0, 100.0, 1e4])
-        return mesh(axis, axis, repeats, [0.0, 0.3, 0.8])
+        return mesh(axis, axis, REPEATS, [0.0, 0.3, 0.8])
 
     def bounds(self, x: Arrays) -> tuple[np.ndarray, np.ndarray]:
-        """R_D so wide that its ends are the limits: nothing beyond the first pass counts, or
-        nothing is lost."""
-        return np.array([1e-3, 1e-3, np.log(1e-8), -5.0]), np.array([20.0, 20.0, np.log(1e15), 5.0])
+        return np.array([1e-3, 1e-3, LEAST_R, -5.0]), np.array([20.0, 20.0, MOST_R, 5.0])
 
     def context(self, runs: Runs, cluster: np.ndarray | None = None) -> dict[str, Any]:
         """Smallest and largest ln N over their mean."""

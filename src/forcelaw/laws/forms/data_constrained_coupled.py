@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Arrays, Terms, mesh
+from .base import Arrays, mesh
 from .coupled import LEAST_P, MOST_P, Coupled
-from .data_constrained import Repeats, saturated
+from .data_constrained import LEAST_R, MOST_R, REPEATS, Repeats
 
 
 class DataConstrainedCoupled(Repeats, Coupled):
@@ -29,22 +29,10 @@ class DataConstrainedCoupled(Repeats, Coupled):
     soft = ("R_D", "p")
     one_optimum = False  # R_D has flat ends, where starts agree on nothing
 
-    def terms(self, psi: np.ndarray, x: Arrays) -> Terms:
-        beta = psi[:, 1:2]
-        d, slope, _ = saturated(x["u"], x["d"], psi[:, 2:3])
-        return [-psi[:, :1] * x["n"], -beta * d], [
-            (0, 0, -x["n"]),
-            (1, 1, -d),
-            (1, 2, -beta * slope),
-        ]
-
     def grid(self, x: Arrays) -> np.ndarray:
         exponents = np.geomspace(0.03, 3.0, 12)
-        repeats = np.log([1.0, 5.0, 20.0, 100.0, 1e4])
-        return mesh(exponents, exponents, repeats, np.log([0.3, 0.6, 1.0, 2.0, 5.0]))
+        return mesh(exponents, exponents, REPEATS, np.log([0.3, 0.6, 1.0, 2.0, 5.0]))
 
     def bounds(self, x: Arrays) -> tuple[np.ndarray, np.ndarray]:
-        """R_D so wide that its ends are the limits: nothing beyond the first pass counts, or
-        nothing is lost."""
-        low = np.array([1e-3, 1e-3, np.log(1e-8), np.log(LEAST_P)])
-        return low, np.array([20.0, 20.0, np.log(1e15), np.log(MOST_P)])
+        low = np.array([1e-3, 1e-3, LEAST_R, np.log(LEAST_P)])
+        return low, np.array([20.0, 20.0, MOST_R, np.log(MOST_P)])

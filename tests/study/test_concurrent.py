@@ -1,6 +1,7 @@
 """Runs side by side in one worker: the same numbers to the last bit, and none that another can
 disturb."""
 
+import contextlib
 import itertools
 import time
 
@@ -13,6 +14,7 @@ from forcelaw.store.runs import runs
 from forcelaw.study import concurrent, worker
 from forcelaw.study.config import load
 from forcelaw.table.directory import table
+from forcelaw.training import cooperative
 from forcelaw.training.cooperative import Request, Scheduler, drive
 from forcelaw.training.device_time import ENOUGH_STEPS, QUEUED_STEPS, SAMPLE_STEPS, Clock
 from tests.packs import write_pack
@@ -294,3 +296,31 @@ def test_the_clock_of_a_shared_device_counts_steps_as_long_as_those_timed_alone(
     clock.seconds(2 * few, 0.002 * few * 2 * 2, exclusive=True)
     assert not clock.sample_due(999)
     assert clock.seconds(10, 1.0, exclusive=False) == pytest.approx(0.03)
+
+
+def test_the_first_training_has_the_stream_of_high_priority(monkeypatch) -> None:
+    """And the next one to begin has it once the first has ended."""
+
+    class Stream:
+        def __init__(self, device, priority=0):
+            self.priority = priority
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(cooperative, "on_stream", lambda stream: contextlib.nullcontext())
+    side = Scheduler(3, device=torch.device("cuda"), background=False)
+
+    def training(turns):
+        yield Request.PREPARE
+        for _ in range(turns):
+            yield None
+
+    for key, turns in [("long", 3), ("short", 1), ("middle", 5)]:
+        side.add(key, training(turns))
+    given = {task.key: task.stream.priority for task in side.tasks}
+    assert given == {"long": -1, "short": 0, "middle": 0}
+    over = [ended.key for _ in range(5) for ended in side.step()]
+    assert over == ["short", "long"]
+    side.add("next", training(1))
+    side.add("last", training(1))
+    assert [task.stream.priority for task in side.tasks] == [0, -1, 0]
+    assert len({id(task.stream) for task in side.tasks}) == 3

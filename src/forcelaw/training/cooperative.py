@@ -45,6 +45,7 @@ IDLE_SECONDS = 2e-4
 # a thread that launches a graph gives the interpreter away and gets it back after this time from
 # one that is busy; Python's own 5 ms would slow all runs down whenever one is prepared
 SWITCH_SECONDS = 1e-4
+FIRST, OTHERS = -1, 0  # priority of a stream: the lower comes first
 
 
 def on_stream(stream: torch.cuda.Stream | None) -> Any:
@@ -101,6 +102,9 @@ class _Task:
 class Scheduler:
     """Up to ``limit`` trainings at once.
 
+    The first one's work comes first on the device, and the others fill what it leaves: plans begin
+    with the longest run, which would hold the device alone in the end.
+
     background: prepare trainings in a thread while the others are trained; useful where the device
     works on its own.
     """
@@ -109,7 +113,14 @@ class Scheduler:
         if not 1 <= limit <= MAX_RUNS:
             raise ValueError(f"between 1 and {MAX_RUNS} runs fit side by side, not {limit}")
         on_gpu = device.type == "cuda"
-        self.free = [torch.cuda.Stream(device) if on_gpu else None for _ in range(limit)]
+        # taken from the end
+        self.free = [
+            torch.cuda.Stream(device, priority=FIRST if k == limit - 1 else OTHERS)
+            if on_gpu
+            else None
+            for k in range(limit)
+        ]
+        self.first = self.free[-1]
         self.tasks: list[_Task] = []
         self.thread = ThreadPoolExecutor(1, "prepare") if background else None
         if background:
@@ -167,7 +178,7 @@ class Scheduler:
     def _after(self, task: _Task, end: Ended | None) -> Ended | None:
         if end is not None:
             self.tasks.remove(task)
-            self.free.append(task.stream)
+            self.free.insert(len(self.free) if task.stream is self.first else 0, task.stream)
         return end
 
     def close(self) -> None:

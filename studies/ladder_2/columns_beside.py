@@ -4,8 +4,8 @@
 
 A run's final loss over that of the MPNN, PaiNN, MC-EGNN and eSEN L2 after as many atoms: at equal N
 and at equal FLOPs, each by straight lines between the sizes of the grid in the logarithms; where a
-grid has no size on one side, nothing. Then the best rates of their sweeps, and whether they are at
-an end.
+grid has no size on one side, nothing. A run that has not learned its energies or its forces is
+named and not compared. Then the best rates of their sweeps, and whether they are at an end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import sys
 
 import numpy as np
 import polars as pl
-from grid_analysis import ends
+from grid_analysis import ends, finished
+
+from forcelaw.store.unlearned import PARTS, unlearned
 
 GRIDS = {4e6: "ladder_2_grid_4m", 16e6: "ladder_2_grid"}
 COLUMNS = ("MPNN", "PaiNN", "MC-EGNN", "eSEN L2")
@@ -34,12 +36,18 @@ def main() -> int:
     print(f"{'equal N':>10}{'FLOPs':>8}" * len(COLUMNS))
     for study in ("ladder_2_columns_slow", "ladder_2_columns"):
         table = ends(study)
+        evaluations = finished(study, 0).sort("step")
         grid_runs = table.filter(pl.col("kind") == "grid").sort("architecture", "n")
         for row in grid_runs.iter_rows(named=True):
             length = min(GRIDS, key=lambda d: abs(np.log(row["d"] / d)))
             grid = ends(GRIDS[length])
             print(f"{row['architecture']:<16}{row['n']:>11,}{row['d'] / 1e6:>7.0f}M", end="")
             print(f"{row['loss']:>9.4f}", end="")
+            mine = evaluations.filter(run=row["run"]).select("step", *PARTS).to_dicts()
+            if parts := unlearned(mine):
+                forces = row["loss_forces"]
+                print(f"   {' and '.join(parts)} not learned; force term {forces:.4f}")
+                continue
             for column in COLUMNS:
                 equal_n = row["loss"] / between(grid, column, "n", row["n"])
                 equal_c = row["loss"] / between(grid, column, "c", row["c"])

@@ -111,6 +111,14 @@ def test_python_and_the_command_line_train_the_same_run(pack):
     assert run.metrics.drop(measured).equals(other.metrics.drop(measured))
 
 
+def test_a_run_that_has_learned_nothing_says_so(pack, capsys):
+    command = ["train", "mpnn", "--data", str(pack), *words(**SMALL, decay=0.5)]
+    assert main([*command, "--learning-rate", "1e-2"]) == 0
+    assert "forces have not been learned" not in capsys.readouterr().out
+    assert main([*command, "--learning-rate", "1e-9"]) == 0
+    assert "note: energies and forces have not been learned" in capsys.readouterr().out
+
+
 def test_a_run_has_its_spec_metrics_result_and_model(pack):
     lines = []
     run = forcelaw.train("painn", data=pack, **SMALL, say=lines.append)

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from forcelaw.api.study import study_status
 from forcelaw.errors import TableError
 from forcelaw.figures.text import pretty
 from forcelaw.report.analysis import Analysis, analyse
@@ -86,6 +87,32 @@ def test_a_run_that_counts_but_ends_far_above_its_best_is_named(tmp_path: Path) 
     lines[-1]["loss"] = 1.04 * lowest
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert not made(folder)[0].risen
+
+
+def test_runs_that_have_not_learned_their_energies_are_named(tmp_path: Path) -> None:
+    folder = small(tmp_path, diverge=False)
+    words = "without having learned energies or forces"
+    assert words not in made(folder)[1].words and "no better" not in study_status(folder)[0]
+    dead = {}
+    for run in sorted((folder / "runs").iterdir()):
+        spec = json.loads((run / "spec.json").read_text())
+        if spec["label"] == "eSEN" and spec["kind"] not in dead:
+            dead[spec["kind"]] = run.name
+            lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            text = "".join(json.dumps(line | {"loss_energy": 0.1}) + "\n" for line in lines)
+            (run / "metrics.jsonl").write_text(text)
+    analysis, page = made(folder)
+    assert {row["run"] for row in analysis.unlearned} == set(dead.values())
+    assert f"2 run(s) finished {words}" in page.words
+    assert "eSEN (2: energies, 1 of a sweep, whose best rate may be chance)" in page.words
+    text = study_status(folder)[0]
+    assert "finished, but no better at these" in text
+    assert all(f"  {run} eSEN N=" in text for run in dead.values()) and ": energies\n" in text
+    for run in dead.values():  # fine-tuned runs begin where they may stay
+        spec = json.loads((folder / "runs" / run / "spec.json").read_text())
+        spec["start"] = {"run": "foundation"}
+        (folder / "runs" / run / "spec.json").write_text(json.dumps(spec))
+    assert not made(folder)[0].unlearned and "no better" not in study_status(folder)[0]
 
 
 def test_hours_that_were_measured_beside_other_processes_are_named(tmp_path: Path) -> None:

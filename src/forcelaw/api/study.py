@@ -152,7 +152,13 @@ class Study:
         from ..data.verify import verify
         from ..study.cost import rates_of
         from ..study.launcher import check_devices, default_workers, run_local
-        from ..study.status import describe_plan, describe_rest, study_status
+        from ..study.status import (
+            describe_plan,
+            describe_rest,
+            describe_unlearned,
+            study_status,
+            survey,
+        )
         from ..study.stop import withdraw
         from ..study.worker import headroom
         from ..training.device import pick_device
@@ -194,6 +200,8 @@ class Study:
         damaged = len(status.damaged)
         aside = f", {damaged} damaged and set aside" if damaged else ""
         say(f"{finished} runs finished, {diverged} diverged, {failed} failed{aside}: {self.out}")
+        if text := describe_unlearned(survey(self.out)):
+            say(text)
         time_up = not status.over and time.time() >= deadline - headroom(device, compile)
         if time_up:
             rest = describe_rest(status, before, time.monotonic() - clock)

@@ -12,6 +12,7 @@ import polars as pl
 from ..figures.style import looks
 from ..laws.compare.compare import Comparison
 from ..store.runs import COUNTED
+from ..store.unlearned import PARTS, unlearned
 from .architecture import Architecture, Named, fit_architecture
 from .comparison import compare_pairs
 from .load import Source
@@ -30,7 +31,8 @@ SYMMETRIES = {
 class Analysis:
     """A table of runs and the laws' results on it. frame: all evaluations, in order, without
     non-finite numbers. problems: runs that diverged or failed. risen: runs that count but end above
-    their own lowest loss. counts: runs by status. seconds: spent on fits."""
+    their own lowest loss. unlearned: runs that count but have not learned a part of it. counts:
+    runs by status. seconds: spent on fits."""
 
     source: Source
     frame: pl.DataFrame
@@ -39,6 +41,7 @@ class Analysis:
     comparison: Comparison
     problems: list[dict[str, Any]]
     risen: list[dict[str, Any]]
+    unlearned: list[dict[str, Any]]
     counts: dict[str, int]
     seconds: float = 0.0
 
@@ -114,6 +117,7 @@ def analyse(
         comparison=comparison,
         problems=_problems(source, frame),
         risen=_risen(grid),
+        unlearned=_unlearned(source, frame),
         counts=dict(by_status.iter_rows()),
         seconds=time.monotonic() - started,
     )
@@ -188,4 +192,19 @@ def _risen(grid: pl.DataFrame) -> list[dict[str, Any]]:
         if last["loss"] > (1.0 + RISEN) * least["loss"]:
             lowest = {"lowest_loss": least["loss"], "lowest_step": least["step"]}
             out.append(last | {"last_loss": last["loss"]} | lowest)
+    return sorted(out, key=lambda row: (row["architecture"], row["n"] or 0, row["run"]))
+
+
+def _unlearned(source: Source, frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Runs, also of sweeps, that count although energies or forces have not been learned; those
+    that began from other weights are not asked."""
+    none = (source.study.get("data") or {}).get("no_model")
+    fresh = pl.col("start").is_null() | (pl.col("start") == "")
+    seen = frame.filter(fresh, pl.col("status").is_in(COUNTED), pl.col("loss").is_not_null())
+    seen = seen.filter(pl.any_horizontal(pl.col(column).is_not_null() for column in PARTS))
+    out = []
+    for _, rows in seen.sort("d", nulls_last=False).group_by(["run"], maintain_order=True):
+        if parts := unlearned(rows.select("step", *PARTS).to_dicts(), none):
+            last = rows.row(-1, named=True)
+            out.append(last | {"last_loss": last["loss"], "unlearned": " and ".join(parts)})
     return sorted(out, key=lambda row: (row["architecture"], row["n"] or 0, row["run"]))

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import StoreError, printable
+from ..files import read_json
 from ..progress import count, duration
+from ..store.runs import RunDirectory
 from ..store.runs import runs as all_runs
+from ..store.unlearned import unlearned
 from .accounting import accounts
 from .advice import advise
 from .config import label_of
@@ -150,11 +153,13 @@ def describe_rest(status: StudyStatus, before: StudyStatus, seconds: float) -> s
 @dataclass
 class Survey:
     """A study as its run directories have it. counts: (label, kind, state) -> runs. trouble: a line
-    for each that diverged, failed or is damaged. now: what is under way."""
+    for each that diverged, failed or is damaged. now: what is under way. unlearned: a line for each
+    that finished and has not learned a part of its loss."""
 
     counts: Counter[tuple[str, str, str]]
     trouble: list[str]
     now: Live
+    unlearned: list[str] = field(default_factory=list)
 
     @property
     def unfinished(self) -> int:
@@ -167,7 +172,8 @@ def survey(out: Path) -> Survey:
     """Read the run directories of ``out``: the plan as the workers wrote it there, so that neither
     study file nor data are needed."""
     counts: Counter[tuple[str, str, str]] = Counter()
-    trouble, running = [], []
+    trouble, running, empty = [], [], []
+    no_model = _no_model(out)
     for run in all_runs(out / "runs"):
         state, why = run.state(), ""
         try:
@@ -185,7 +191,38 @@ def survey(out: Path) -> Survey:
             why = run.damage() or why or "result.json cannot be read"
         if state in ("diverged", "failed", "damaged"):
             trouble.append(printable(f"  {run.id} {name}: {why}"))
-    return Survey(counts, trouble, live(out, running))
+        if state == "finished" and (parts := _unlearned(run, no_model)):
+            empty.append(printable(f"  {run.id} {name}: {' and '.join(parts)}"))
+    return Survey(counts, trouble, live(out, running), empty)
+
+
+def _no_model(out: Path) -> dict[str, float]:
+    """Errors on the validation set without a model, as study.json has them; empty where it does
+    not."""
+    try:
+        return dict(read_json(out / "study.json")["data"]["no_model"])
+    except (OSError, StoreError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def _unlearned(run: RunDirectory, no_model: dict[str, float]) -> list[str]:
+    """Parts of its loss that a finished run has not learned; none for one that began from
+    another's weights."""
+    try:
+        return [] if run.spec().get("start") else unlearned(run.metrics(), no_model)
+    except StoreError:
+        return []
+
+
+def describe_unlearned(found: Survey) -> str:
+    """What finished runs have not learned, as text; empty where all have learned all."""
+    if not found.unlearned:
+        return ""
+    head = (
+        "finished, but no better at these than at the first evaluation or without a model"
+        " (a learning rate that is too high, or too few steps):"
+    )
+    return "\n".join([head, *found.unlearned])
 
 
 def status_table(out: Path, found: Survey) -> str:
@@ -200,6 +237,8 @@ def status_table(out: Path, found: Survey) -> str:
         lines.append(f"{row:<28}" + "".join(f"{counted[state]:>10}" for state in states))
     if found.trouble:
         lines += ["", "diverged, failed or damaged:", *found.trouble]
+    if text := describe_unlearned(found):
+        lines += ["", text]
     if text := describe(found.now, found.unfinished):
         lines += ["", text]
     return "\n".join([*lines, "", accounts(out).describe()])

@@ -1,4 +1,4 @@
-"""Runs that failed, diverged, or ended above their own lowest loss."""
+"""Runs that failed, diverged, ended above their own lowest loss, or learned a part of it only."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import polars as pl
 
 from ...figures.text import decimal, names, pretty
 from ...store.runs import BESIDE
+from ...store.unlearned import PARTS
 from ..analysis import Analysis
 from ..section import MISSING, Cell, Column, Part, Prose, Section, csv, entries, table
 
 KEYS = ("run", "architecture", "kind", "n", "seed", "lr", "status", "step", "last_loss")
 PROBLEMS, RISEN = entries(*KEYS, "message"), entries(*KEYS, "lowest_loss", "lowest_step")
+UNLEARNED = entries(*KEYS, "unlearned", *PARTS)
 
 
 def _read(key: str, heading: str, form: str = "", *, numeric: bool = True) -> Column:
@@ -38,10 +40,10 @@ STATUS = Column("", "status", cell=lambda row: Cell("", badge=("no", row["status
 
 
 def section(analysis: Analysis) -> Section:
-    """Both lists, in full."""
+    """All lists, in full."""
     parts: list[Part] = []
+    kind = _read("kind", "part", numeric=False)
     if analysis.problems:
-        kind = _read("kind", "part", numeric=False)
         message = _read("message", "what happened", numeric=False)
         columns = [RUN, ARCHITECTURE, kind, *COMMON, STATUS, _read("step", "step"), message]
         explain = (
@@ -63,7 +65,27 @@ def section(analysis: Analysis) -> Section:
         ]
         explain = "These runs did not fail, and count, but end above their own lowest loss."
         parts += [Prose(explain), table(columns, analysis.risen)]
-    files = [csv("problems", PROBLEMS, analysis.problems), csv("risen", RISEN, analysis.risen)]
+    if analysis.unlearned:
+        columns = [
+            RUN,
+            ARCHITECTURE,
+            kind,
+            *COMMON,
+            _read("unlearned", "not learned", numeric=False),
+            _loss("loss_energy", "energy term"),
+            _loss("loss_forces", "force term"),
+            _read("step", "at step"),
+        ]
+        explain = (
+            "These runs finished, and count, but one term of their loss ends where it began, or"
+            " where no model is."
+        )
+        parts += [Prose(explain), table(columns, analysis.unlearned)]
+    files = [
+        csv("problems", PROBLEMS, analysis.problems),
+        csv("risen", RISEN, analysis.risen),
+        csv("unlearned", UNLEARNED, analysis.unlearned),
+    ]
     return Section("problems", "Failed and diverged runs", parts, files)
 
 
@@ -90,4 +112,24 @@ def risen_words(analysis: Analysis) -> list[str]:
         f"{len(analysis.risen)} run(s) of {who} end above their own lowest loss, by up to"
         f" {100 * most:.0f}%: unstable at their learning rate (a sweep with `within` chooses a"
         " smaller one), or data learnt by heart. They count in every fit; they are listed below."
+    ]
+
+
+def unlearned_words(analysis: Analysis) -> list[str]:
+    """Runs that pass for poor ones and are dead in a part of the loss."""
+    by_label: dict[str, list[dict[str, Any]]] = {}
+    for row in analysis.unlearned:
+        by_label.setdefault(row["architecture"], []).append(row)
+    if not by_label:
+        return []
+    each = []
+    for label, rows in by_label.items():
+        parts = names(list(dict.fromkeys(row["unlearned"] for row in rows)))
+        sweeps = sum(row["kind"] == "sweep" for row in rows)
+        of = "" if not sweeps else f", {sweeps} of a sweep, whose best rate may be chance"
+        each.append(f"{label} ({len(rows)}: {parts}{of})")
+    return [
+        f"{len(analysis.unlearned)} run(s) finished without having learned energies or forces, by"
+        f" a learning rate that is too high or in too few steps: {names(each)}. They count in every"
+        " fit and are no measure of their architecture; they are listed below."
     ]

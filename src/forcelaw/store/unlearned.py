@@ -1,0 +1,45 @@
+"""Runs that finished and learned one part of their loss only.
+
+Forces are most of the loss, so a model whose energies died in its first steps (activations that are
+zero for every atom, and with them their gradients) passes for one that is somewhat worse. GemNet-OC
+at too high a rate did so in results/ladder_2_columns_slow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PARTS = {"loss_energy": "energies", "loss_forces": "forces"}  # terms of the loss
+LEARNED = 0.98  # a part that ends above this share of what it began with is not learned
+EVALUATIONS = 3
+
+
+def unlearned(
+    evaluations: Sequence[Mapping[str, Any]], no_model: Mapping[str, float] | None = None
+) -> list[str]:
+    """Names of the parts of the loss, "energies" or "forces", that the last evaluation has no lower
+    than ``no_model`` (the same columns, without a model), or than the first one.
+
+    evaluations: of one run that began from nothing, in the order of their steps. The first one
+    counts where there are three and it is within the first third of the steps; later ones may be on
+    the plateau that a small model ends on.
+    """
+    if not evaluations:
+        return []
+    first, last = evaluations[0], evaluations[-1]
+    early = len(evaluations) >= EVALUATIONS and 3 * _step(first) <= _step(last)
+    out = []
+    for column, name in PARTS.items():
+        began = [first.get(column)] if early else []
+        bars = [bar for bar in [*began, (no_model or {}).get(column)] if bar is not None]
+        ended = last.get(column)
+        if ended is not None and bars and ended > LEARNED * min(bars):
+            out.append(name)
+    return out
+
+
+def _step(evaluation: Mapping[str, Any]) -> float:
+    step = evaluation.get("step")
+    return math.inf if step is None else step

@@ -1,0 +1,60 @@
+"""Runs that learned one part of their loss only: the rule, and committed runs."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from forcelaw.store.unlearned import unlearned
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def rows(energies: list[float], forces: list[float], first: int = 100) -> list[dict]:
+    steps = [first, *range(1000, 1000 * len(energies), 1000)]
+    return [
+        {"step": step, "loss_energy": e, "loss_forces": f}
+        for step, e, f in zip(steps, energies, forces)
+    ]
+
+
+def test_a_part_that_ends_where_it_began_is_named() -> None:
+    assert unlearned(rows([0.1, 0.1, 0.1], [1.0, 0.5, 0.2])) == ["energies"]
+    assert unlearned(rows([0.1, 0.05, 0.02], [3.0, 2.99, 2.98])) == ["forces"]
+    assert unlearned(rows([0.1, 0.05, 0.12], [1.0, 0.5, 1.1])) == ["energies", "forces"]
+    assert not unlearned(rows([0.1, 0.09, 0.08], [1.0, 0.9, 0.8]))
+
+
+def test_where_no_model_is_counts_however_bad_the_beginning_was() -> None:
+    overshot = rows([0.3, 0.2, 0.1], [6.0, 3.0, 1.0])
+    assert not unlearned(overshot)
+    assert unlearned(overshot, {"loss_energy": 0.101, "loss_forces": 3.0}) == ["energies"]
+    late = rows([0.1, 0.1, 0.1], [3.0, 3.0, 3.0], first=900)
+    assert unlearned(late, {"loss_energy": 0.1, "loss_forces": 3.3}) == ["energies"]
+    assert unlearned(late[:1], {"loss_forces": 3.0}) == ["forces"]
+
+
+def test_a_plateau_is_not_told_from_its_end() -> None:
+    """With a late first evaluation, or two in all, a small model may be done."""
+    assert not unlearned(rows([0.1, 0.1, 0.1], [1.0, 1.0, 1.0], first=900))
+    assert not unlearned(rows([0.1, 0.1], [1.0, 1.0]))
+    assert not unlearned([]) and not unlearned([{"step": None}, {}, {"loss_energy": 0.1}])
+
+
+@pytest.mark.parametrize(
+    ("study", "found"),
+    [
+        ("ladder_2_columns_slow", {("GemNet-OC", 1020088, "energies")}),
+        ("ladder_2_grid", set()),
+        ("symmetry_ladder", set()),
+    ],
+)
+def test_committed_runs(study: str, found: set) -> None:
+    """Energies of one GemNet-OC were .1012 from its first evaluation to its last; what it made of
+    forces was better than in the smaller one, so its loss alone looked like a poor run's."""
+    table = pl.read_parquet(RESULTS / study / "runs.parquet").filter(status="finished").sort("step")
+    dead = set()
+    for (name, n, _), run in table.group_by("architecture", "n", "run"):
+        parts = unlearned(run.select("step", "loss_energy", "loss_forces").to_dicts())
+        dead |= {(name, n, part) for part in parts}
+    assert dead == found

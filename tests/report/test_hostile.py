@@ -19,6 +19,7 @@ from forcelaw.report.analysis import Analysis, analyse
 from forcelaw.report.html import render
 from forcelaw.report.load import load
 from forcelaw.report.sections import repeats, sections
+from forcelaw.report.sections.sweep import sweeps
 from forcelaw.report.tables import terminal, write_all
 from forcelaw.report.words import OURS
 from forcelaw.report.write import report
@@ -105,6 +106,9 @@ def test_runs_that_have_not_learned_their_energies_are_named(tmp_path: Path) -> 
     assert {row["run"] for row in analysis.unlearned} == set(dead.values())
     assert f"2 run(s) finished {words}" in page.words
     assert "eSEN (2: energies, 1 of a sweep, whose best rate may be chance)" in page.words
+    swept = next(one for one in sweeps(analysis) if one.label == "eSEN")
+    rates = {point["run"]: point["lr"] for point in swept.points}
+    assert rates[dead["sweep"]] not in swept.means and len(swept.means) == len(rates) - 1
     text = study_status(folder)[0]
     assert "finished, but no better at these" in text
     assert all(f"  {run} eSEN N=" in text for run in dead.values()) and ": energies\n" in text

@@ -195,7 +195,12 @@ def test_a_sweep_that_ends_too_early_is_said(
     losses: dict[float, float | None], said: str | None
 ) -> None:
     points = [
-        {"lr": lr, "loss": loss, "status": "diverged" if loss is None else "finished"}
+        {
+            "lr": lr,
+            "loss": loss,
+            "status": "diverged" if loss is None else "finished",
+            "learned": True,
+        }
         for lr, loss in losses.items()
     ]
     words = end_of_sweep([Sweep("PaiNN", points, [])])
@@ -208,7 +213,7 @@ def test_a_sweep_that_ends_too_early_is_said(
 
 def test_the_chosen_rate_is_the_best_mean_without_divergence() -> None:
     def point(lr: float, loss: float | None, status: str = "finished") -> dict:
-        return {"lr": lr, "loss": loss, "status": status}
+        return {"lr": lr, "loss": loss, "status": status, "learned": True}
 
     points = [
         point(1e-3, 0.9),
@@ -232,6 +237,7 @@ def test_the_rate_that_is_ringed_is_the_one_that_the_study_takes() -> None:
             "loss": loss,
             "status": "finished",
             "diverged": False,
+            "learned": True,
             "run": "r",
             "n": 1,
             "seed": 0,

@@ -1,10 +1,12 @@
 """Study files: what is wrong is named by file, key and remedy; the plan is what the file says."""
 
 import json
+import time
 
 import pytest
 
 from forcelaw.errors import StudyError
+from forcelaw.files import read_json
 from forcelaw.store.runs import RunDirectory, runs
 from forcelaw.study.config import load
 from forcelaw.study.plan import plan
@@ -124,6 +126,36 @@ def test_the_best_rate_is_the_lowest_mean_loss_and_diverged_rates_are_out(tmp_pa
     planned = directory.plan()
     assert "2e-03" in planned.failed["MPNN"] or "0.002" in planned.failed["MPNN"]
     assert rate_of(directory) is None and not specs(planned, "MPNN")
+
+
+@pytest.mark.parametrize("dead, rate", [({4e-3}, 8e-3), ({4e-3, 8e-3}, 2e-3), (set(), 4e-3)])
+@pytest.mark.parametrize("seen_by", ["first evaluation", "no model"])
+def test_a_rate_that_kills_the_energies_is_not_taken(tmp_path, dead, rate, seen_by) -> None:
+    """Forces are most of the loss, so that it may be the lowest. Where no rate has learned all, the
+    loss alone decides."""
+    directory = StudyDirectory(study(tmp_path), write_pack(tmp_path / "pack"), tmp_path / "out")
+    directory.write("test")
+    none = read_json(directory.out / "study.json")["data"]["no_model"]
+    first = 1 if seen_by == "first evaluation" else 8
+    forces = {2e-3: 0.5, 4e-3: 0.3, 8e-3: 0.4}
+    swept = specs(directory.plan(), "MPNN", "sweep")
+
+    def train(dead):
+        for spec in swept:
+            run, lr = RunDirectory.create(directory.runs, spec), spec["lr"]
+            run.start_over()
+            for step, share in ((first, 1.0), (9, 0.9), (10, 0.8)):
+                energies = none["loss_energy"] * (1.0 if lr in dead else share)
+                parts = {"loss_energy": energies, "loss_forces": none["loss_forces"] * forces[lr]}
+                parts["loss_forces"] *= share
+                run.append_metric({"step": step, "loss": sum(parts.values()), **parts})
+            run.finish({"status": "finished"})
+            time.sleep(0.01)  # a result that is read again has another time
+
+    train(dead)
+    assert rate_of(directory) == rate
+    train({2e-3, 4e-3, 8e-3})
+    assert rate_of(directory) == 4e-3
 
 
 @pytest.mark.parametrize("within, rate", [(0.0, 8e-3), (0.009, 8e-3), (0.011, 4e-3), (0.5, 2e-3)])

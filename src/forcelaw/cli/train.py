@@ -11,7 +11,6 @@ from ..api.run import SINGLE, Training
 from ..host import wanted_threads
 from ..progress import count, duration
 from ..store.runs import RunDirectory
-from ..store.unlearned import unlearned
 from ..training.config import TrainOptions
 from . import FAILED, INTERRUPTED
 from .interrupt import Interruption
@@ -104,8 +103,7 @@ def _train(args: argparse.Namespace) -> int:
         return INTERRUPTED
     result = run.result
     print(f"{'step':>8}{'atoms':>9}{'FLOPs':>10}{'loss':>9}{'energy':>12}{'forces':>14}")
-    rows = RunDirectory(run.path).metrics()
-    for row in rows:
+    for row in RunDirectory(run.path).metrics():
         print(
             f"{row['step']:>8}{count(row['d']):>9}{row['c']:>10.2e}{row['loss']:>9.4f}"
             f"{row['energy_mae']:>7.1f} meV/at{row['force_mae']:>8.1f} meV/A"
@@ -116,10 +114,11 @@ def _train(args: argparse.Namespace) -> int:
         f" {result.get('device')}; energy MAE per atom, force MAE per component; symmetry error"
         f" {error:.1e} (rotation)"
     )
-    if parts := [] if run.spec.get("start") else unlearned(rows):
+    if parts := RunDirectory(run.path).unlearned():
         print(
             f"note: {' and '.join(parts)} have not been learned (no better than at the first"
-            " evaluation): a learning rate that is too high, or too few steps"
+            " evaluation, or than without a model): the learning rate is too high, or the steps are"
+            " too few"
         )
     return 0 if result.get("status") == "finished" else FAILED
 

@@ -33,6 +33,7 @@ from ..files import (
     write_json,
 )
 from .claim import Claim, held, take, taken_over
+from .unlearned import no_model, unlearned
 
 BESIDE = "beside others"  # result.json, timing: other processes trained on the device meanwhile
 RETRAIN = (
@@ -172,6 +173,15 @@ class RunDirectory:
                     return float(row["loss"])
                 raise self._damaged("metrics.jsonl", "the last evaluation has no loss")
         return None
+
+    def unlearned(self) -> list[str]:
+        """Parts of its loss, "energies" or "forces", that a finished run has not learned
+        (:mod:`.unlearned`); none for one that began from another's weights. StoreError where its
+        files are damaged."""
+        result = self.result()
+        if result is None or result["status"] != "finished" or self.spec().get("start"):
+            return []
+        return unlearned(self.metrics(), no_model(self.path.parent.parent))
 
     def _damaged(self, name: str, what: str) -> StoreError:
         return StoreError(f"{name}: {what}", where=str(self.path), remedy=RETRAIN)
@@ -375,15 +385,19 @@ COUNTED = ("finished", "stopped")
 
 class FinalLosses:
     """Final losses of the runs under ``root`` that are over; each is read once, however often they
-    are asked for. Those whose result or evaluations cannot be read are not among them."""
+    are asked for. Those whose result or evaluations cannot be read are not among them.
+
+    unlearned: ids of those that have not learned a part of it, as of the last reading.
+    """
 
     def __init__(self, root: Path):
         self.root = root
-        self._known: dict[str, tuple[int, float | None]] = {}
+        self.unlearned: set[str] = set()
+        self._known: dict[str, tuple[int, float | None, bool]] = {}
 
     def read(self) -> dict[str, float | None]:
         """Id -> final loss, None where a run diverged or failed."""
-        found: dict[str, tuple[int, float | None]] = {}
+        found: dict[str, tuple[int, float | None, bool]] = {}
         for folder in os.scandir(self.root) if self.root.is_dir() else ():
             try:
                 written = Path(folder.path, "result.json").stat().st_mtime_ns
@@ -391,13 +405,15 @@ class FinalLosses:
                 continue
             known = self._known.get(folder.name)
             if known is None or known[0] != written:
+                run = RunDirectory(folder.path)
                 try:
-                    known = (written, RunDirectory(folder.path).final_loss())
+                    known = (written, run.final_loss(), bool(run.unlearned()))
                 except StoreError:
                     continue
             found[folder.name] = known
         self._known = found
-        return {name: loss for name, (_, loss) in found.items()}
+        self.unlearned = {name for name, (_, _, dead) in found.items() if dead}
+        return {name: loss for name, (_, loss, _) in found.items()}
 
 
 def runs(root: str | Path) -> Iterator[RunDirectory]:

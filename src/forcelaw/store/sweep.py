@@ -7,9 +7,22 @@ import math
 from collections.abc import Iterable, Sequence
 
 
-def mean_losses(points: Iterable[tuple[float, float | None]]) -> dict[float, float]:
-    """Learning rate -> mean final loss over seeds, infinite where a seed diverged or failed.
-    points: (rate, loss), loss None for such a seed."""
+def mean_losses(points: Iterable[tuple[float, float | None, bool]]) -> dict[float, float]:
+    """Learning rate -> mean final loss over seeds, infinite where a seed diverged or failed, or
+    has not learned a part of the loss while at another rate all have.
+
+    points: (rate, loss, learned), loss None for a seed that diverged or failed, learned: whether it
+    has learned energies and forces (:mod:`.unlearned`). Forces are most of the loss: a rate that
+    kills the energies can have the lowest.
+    """
+    known = list(points)
+    whole = _means((rate, loss if learned else None) for rate, loss, learned in known)
+    if any(map(math.isfinite, whole.values())):
+        return whole
+    return _means((rate, loss) for rate, loss, _ in known)
+
+
+def _means(points: Iterable[tuple[float, float | None]]) -> dict[float, float]:
     losses: dict[float, list[float]] = {}
     for rate, loss in points:
         losses.setdefault(rate, []).append(math.inf if loss is None else loss)

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from ..errors import ForcelawError
+from ..files import read_json
 
 PARTS = {"loss_energy": "energies", "loss_forces": "forces"}  # terms of the loss
 LEARNED = 0.98  # a part that ends above this share of what it began with is not learned
@@ -38,6 +42,15 @@ def unlearned(
         if ended is not None and bars and ended > LEARNED * min(bars):
             out.append(name)
     return out
+
+
+def no_model(out: Path) -> dict[str, float]:
+    """Errors on the validation set without a model, as study.json in ``out`` has them; empty where
+    it has none."""
+    try:
+        return dict(read_json(out / "study.json")["data"]["no_model"])
+    except (OSError, ForcelawError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _step(evaluation: Mapping[str, Any]) -> float:

@@ -7,7 +7,7 @@ wait for their learning-rate sweep: as long as it is not over their runs have no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -73,18 +73,21 @@ def plan(
     finished: Mapping[str, float | None],
     *,
     hold: float | None = None,
+    unlearned: Collection[str] = (),
 ) -> Plan:
     """All runs of a study.
 
     finished: id -> final loss of the runs that are over, None where one diverged or failed; only
-    runs of sweeps matter. hold: runs of a grid that plan at least this share of its largest compute
-    are marked as held, so that a forecast can come first.
+    runs of sweeps matter. unlearned: ids of those that have not learned a part of it. hold: runs of
+    a grid that plan at least this share of its largest compute are marked as held, so that a
+    forecast can come first.
 
     Order: lower stages; in a stage sweeps (grids wait for them), then first seeds, then replicates;
     then by compute, largest first, so that no long run is left for the end.
     """
     catalogue = _catalogue(study, data)
-    sweeps = {label_of(a): _run_sweep(catalogue, a, finished) for a in study.architectures}
+    losses = _Losses(finished, unlearned)
+    sweeps = {label_of(a): _run_sweep(catalogue, a, losses) for a in study.architectures}
     runs: list[PlannedRun] = []
     waiting: list[PlannedRun] = []
     failed: dict[str, str] = {}
@@ -152,6 +155,22 @@ def _held(grid: list[PlannedRun], hold: float | None) -> list[PlannedRun]:
 
 
 @dataclass(frozen=True)
+class _Losses:
+    """Final losses by id, and the runs that have not learned a part of theirs."""
+
+    finished: Mapping[str, float | None]
+    unlearned: Collection[str]
+
+    def means(self, runs: list[PlannedRun]) -> dict[float, float] | None:
+        """Learning rate -> mean final loss over seeds; None while a run is not over."""
+        if any(run.id not in self.finished for run in runs):
+            return None
+        return sweep.mean_losses(
+            (run.spec["lr"], self.finished[run.id], run.id not in self.unlearned) for run in runs
+        )
+
+
+@dataclass(frozen=True)
 class _SweepState:
     """Where the rate of an entry stands: None while runs of its sweep are not over, and for ever if
     there is a ``failure``."""
@@ -161,9 +180,7 @@ class _SweepState:
     failure: str = ""
 
 
-def _run_sweep(
-    catalogue: _Catalogue, entry: ArchitectureSpec, finished: Mapping[str, float | None]
-) -> _SweepState:
+def _run_sweep(catalogue: _Catalogue, entry: ArchitectureSpec, losses: _Losses) -> _SweepState:
     """The sweep of an entry as far as it can be planned: with further rates where all are over and
     the best is at an end."""
     given, rule = catalogue.study.learning_rate.value, catalogue.study.learning_rate.sweep
@@ -174,7 +191,7 @@ def _run_sweep(
         return _SweepState([], entry.learning_rate or given or default)
     sizes = entry.sweep_sizes or (rule.size if isinstance(rule.size, list) else [rule.size])
     sizes = sizes[:1] if entry.start is not None else sizes  # its model has one size
-    found = [_swept(catalogue, entry, rule, n, finished) for n in sorted(set(sizes))]
+    found = [_swept(catalogue, entry, rule, n, losses) for n in sorted(set(sizes))]
     runs = [run for state in found for run in state.runs]
     failures = [state.failure for state in found if state.failure]
     if failures or any(state.rate is None for state in found):
@@ -190,12 +207,12 @@ def _swept(
     entry: ArchitectureSpec,
     rule: Sweep,
     n: float,
-    finished: Mapping[str, float | None],
+    losses: _Losses,
 ) -> _SweepState:
     """The sweep of an entry at target size ``n``."""
     factors = sorted(rule.factors)
     runs = catalogue.sweep(entry, rule, n, rule.factors)
-    means = _mean_losses(runs, finished)
+    means = losses.means(runs)
     for _ in range(rule.extend):
         if means is None:
             break
@@ -204,7 +221,7 @@ def _swept(
             break
         factors = sorted([*factors, factor])
         runs = [*runs, *catalogue.sweep(entry, rule, n, [factor])]
-        means = _mean_losses(runs, finished)
+        means = losses.means(runs)
     if means is None:
         return _SweepState(runs)
     rate = sweep.best_rate(means, rule.within)
@@ -216,15 +233,6 @@ def _swept(
             " learning_rate.sweep.factors, or set sweep_around for this architecture",
         )
     return _SweepState(runs, rate)
-
-
-def _mean_losses(
-    runs: list[PlannedRun], finished: Mapping[str, float | None]
-) -> dict[float, float] | None:
-    """Learning rate -> mean final loss over seeds; None while a run is not over."""
-    if any(run.id not in finished for run in runs):
-        return None
-    return sweep.mean_losses((run.spec["lr"], finished[run.id]) for run in runs)
 
 
 @lru_cache(maxsize=8)

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import StoreError, printable
-from ..files import read_json
 from ..progress import count, duration
 from ..store.runs import RunDirectory
 from ..store.runs import runs as all_runs
-from ..store.unlearned import unlearned
 from .accounting import accounts
 from .advice import advise
 from .config import label_of
@@ -173,7 +171,6 @@ def survey(out: Path) -> Survey:
     study file nor data are needed."""
     counts: Counter[tuple[str, str, str]] = Counter()
     trouble, running, empty = [], [], []
-    no_model = _no_model(out)
     for run in all_runs(out / "runs"):
         state, why = run.state(), ""
         try:
@@ -191,25 +188,15 @@ def survey(out: Path) -> Survey:
             why = run.damage() or why or "result.json cannot be read"
         if state in ("diverged", "failed", "damaged"):
             trouble.append(printable(f"  {run.id} {name}: {why}"))
-        if state == "finished" and (parts := _unlearned(run, no_model)):
+        if state == "finished" and (parts := _unlearned(run)):
             empty.append(printable(f"  {run.id} {name}: {' and '.join(parts)}"))
     return Survey(counts, trouble, live(out, running), empty)
 
 
-def _no_model(out: Path) -> dict[str, float]:
-    """Errors on the validation set without a model, as study.json has them; empty where it does
-    not."""
+def _unlearned(run: RunDirectory) -> list[str]:
+    """Parts of its loss that a run has not learned; none where its files are damaged."""
     try:
-        return dict(read_json(out / "study.json")["data"]["no_model"])
-    except (OSError, StoreError, KeyError, TypeError, ValueError):
-        return {}
-
-
-def _unlearned(run: RunDirectory, no_model: dict[str, float]) -> list[str]:
-    """Parts of its loss that a finished run has not learned; none for one that began from
-    another's weights."""
-    try:
-        return [] if run.spec().get("start") else unlearned(run.metrics(), no_model)
+        return run.unlearned()
     except StoreError:
         return []
 

@@ -112,6 +112,17 @@ def test_runs_that_have_not_learned_their_energies_are_named(tmp_path: Path) -> 
     text = study_status(folder)[0]
     assert "finished, but no better at these" in text
     assert all(f"  {run} eSEN N=" in text for run in dead.values()) and ": energies\n" in text
+    about = json.loads((folder / "study.json").read_text())
+    for weight, found in ((0.0, 0), (1.0, 2)):  # a part that nobody trained on is no fault
+        for run in dead.values():
+            spec = json.loads((folder / "runs" / run / "spec.json").read_text())
+            spec["train"] = {"energy_weight": weight}
+            (folder / "runs" / run / "spec.json").write_text(json.dumps(spec))
+        entry = {"name": "esen", "label": "eSEN", "train": {"energy_weight": weight}}
+        known = about | {"study": {**about.get("study", {}), "architectures": [entry]}}
+        (folder / "study.json").write_text(json.dumps(known))
+        assert len(made(folder)[0].unlearned) == found
+        assert ("no better" in study_status(folder)[0]) == bool(found)
     for run in dead.values():  # fine-tuned runs begin where they may stay
         spec = json.loads((folder / "runs" / run / "spec.json").read_text())
         spec["start"] = {"run": "foundation"}

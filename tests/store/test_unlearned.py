@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from forcelaw.store.unlearned import unlearned
+from forcelaw.store.unlearned import trained, unlearned
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -39,6 +39,15 @@ def test_a_plateau_is_not_told_from_its_end() -> None:
     assert not unlearned(rows([0.1, 0.1, 0.1], [1.0, 1.0, 1.0], first=900))
     assert not unlearned(rows([0.1, 0.1], [1.0, 1.0]))
     assert not unlearned([]) and not unlearned([{"step": None}, {}, {"loss_energy": 0.1}])
+
+
+def test_a_part_without_a_weight_is_not_asked() -> None:
+    both = ["energies", "forces"]
+    assert trained(both, {}) == both
+    assert trained(both, {"energy_weight": 0.0, "energy_weight_end": None}) == ["forces"]
+    assert trained(both, {"forces_weight": 0, "energy_weight": 0, "energy_weight_end": 1}) == [
+        "energies"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import polars as pl
 from ..figures.style import looks
 from ..laws.compare.compare import Comparison
 from ..store.runs import COUNTED
-from ..store.unlearned import PARTS, unlearned
+from ..store.unlearned import PARTS, trained, unlearned
 from .architecture import Architecture, Named, fit_architecture
 from .comparison import compare_pairs
 from .load import Source
@@ -199,12 +199,26 @@ def _unlearned(source: Source, frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Runs, also of sweeps, that count although energies or forces have not been learned; those
     that began from other weights are not asked."""
     none = (source.study.get("data") or {}).get("no_model")
+    settings = _settings(source.study.get("study") or {})
     fresh = pl.col("start").is_null() | (pl.col("start") == "")
     seen = frame.filter(fresh, pl.col("status").is_in(COUNTED), pl.col("loss").is_not_null())
     seen = seen.filter(pl.any_horizontal(pl.col(column).is_not_null() for column in PARTS))
     out = []
     for _, rows in seen.sort("d", nulls_last=False).group_by(["run"], maintain_order=True):
-        if parts := unlearned(rows.select("step", *PARTS).to_dicts(), none):
-            last = rows.row(-1, named=True)
+        last = rows.row(-1, named=True)
+        parts = unlearned(rows.select("step", *PARTS).to_dicts(), none)
+        if parts := trained(parts, settings.get(last["architecture"], {})):
             out.append(last | {"last_loss": last["loss"], "unlearned": " and ".join(parts)})
     return sorted(out, key=lambda row: (row["architecture"], row["n"] or 0, row["run"]))
+
+
+def _settings(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What each label of a study is trained with, as far as study.json says it."""
+    entries = [entry for entry in study.get("architectures") or [] if isinstance(entry, dict)]
+    return {
+        str(entry.get("label") or entry.get("name")): {
+            **(study.get("train") or {}),
+            **(entry.get("train") or {}),
+        }
+        for entry in entries
+    }

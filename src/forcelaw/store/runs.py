@@ -33,7 +33,7 @@ from ..files import (
     write_json,
 )
 from .claim import Claim, held, take, taken_over
-from .unlearned import no_model, unlearned
+from .unlearned import no_model, trained, unlearned
 
 BESIDE = "beside others"  # result.json, timing: other processes trained on the device meanwhile
 RETRAIN = (
@@ -176,12 +176,13 @@ class RunDirectory:
 
     def unlearned(self) -> list[str]:
         """Parts of its loss, "energies" or "forces", that a finished run has not learned
-        (:mod:`.unlearned`); none for one that began from another's weights. StoreError where its
-        files are damaged."""
+        (:mod:`.unlearned`), of those that it was trained on; none for one that began from another's
+        weights. StoreError where its files are damaged."""
         result = self.result()
         if result is None or result["status"] != "finished" or self.spec().get("start"):
             return []
-        return unlearned(self.metrics(), no_model(self.path.parent.parent))
+        found = unlearned(self.metrics(), no_model(self.path.parent.parent))
+        return trained(found, self.spec().get("train", {}))
 
     def _damaged(self, name: str, what: str) -> StoreError:
         return StoreError(f"{name}: {what}", where=str(self.path), remedy=RETRAIN)

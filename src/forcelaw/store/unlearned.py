@@ -16,6 +16,7 @@ from ..errors import ForcelawError
 from ..files import read_json
 
 PARTS = {"loss_energy": "energies", "loss_forces": "forces"}  # terms of the loss
+WEIGHTS = {"energies": "energy_weight", "forces": "forces_weight"}  # keys of `train`
 LEARNED = 0.98  # a part that ends above this share of what it began with is not learned
 EVALUATIONS = 3
 
@@ -42,6 +43,15 @@ def unlearned(
         if ended is not None and bars and ended > LEARNED * min(bars):
             out.append(name)
     return out
+
+
+def trained(parts: list[str], train: Mapping[str, Any]) -> list[str]:
+    """Those of ``parts`` that settings ``train`` give a weight at some time of the run."""
+    return [
+        part
+        for part in parts
+        if train.get(WEIGHTS[part], 1.0) or train.get(f"{WEIGHTS[part]}_end", 0.0)
+    ]
 
 
 def no_model(out: Path) -> dict[str, float]:

@@ -152,6 +152,14 @@ def test_allocation_is_the_minimum(k, p, q):
     assert best.gamma.value == pytest.approx(gamma, rel=1e-4)
 
 
+def test_a_cost_is_read_as_the_columns_option_reads_it():
+    assert Cost.of("6nd") == Cost.of("c=6ND") == Cost.of(" 6 nd") == Cost.of(6) == Cost()
+    assert Cost.of("72.5nd") == Cost.of(72.5) and Cost.of("72.5nd").k == 72.5
+    for wrong in ("6nc", "0nd", "nd", "-6nd", ""):
+        with pytest.raises(FitError, match="is not known"):
+            Cost.of(wrong)
+
+
 def test_cost_is_measured_from_the_table():
     runs = clean(6)
     table = simulate.table(

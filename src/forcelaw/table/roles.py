@@ -87,7 +87,7 @@ def _given(frame: pl.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
                 remedy=f"the roles are {', '.join(ROLES)}",
             )
         known = name in frame.columns or plain(name) in ("", "none")
-        if not known and not (role == "c" and PRODUCT.fullmatch(name.strip())):
+        if not known and not (role == "c" and flops_per_nd(name)):
             product = ", or FLOPs as 6 N D: --columns c=6nd" if role == "c" else ""
             raise TableError(
                 f"there is no column {name!r} for {role}",
@@ -97,11 +97,16 @@ def _given(frame: pl.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
+def flops_per_nd(text: str) -> float | None:
+    """k of "6nd" for C = 6 N D; None for any other text."""
+    found = PRODUCT.fullmatch(text.strip())
+    return None if found is None else float(found[1])
+
+
 def _product(frame: pl.DataFrame, given: Mapping[str, str]) -> float | None:
     """k where C was given as k N D, and no column has that name."""
     name = given.get("c", "")
-    found = None if name in frame.columns else PRODUCT.fullmatch(name.strip())
-    return None if found is None else float(found[1])
+    return None if name in frame.columns else flops_per_nd(name)
 
 
 def _candidates(frame: pl.DataFrame, role: str, taken: dict[str, str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from ...errors import FitError
+from ...table.roles import flops_per_nd
 from ...table.runs import Runs
 from ..fit import intervals
 from ..fit.result import Estimate, FitResult, Result, clean, records
@@ -30,19 +31,21 @@ class Cost:
 
     @classmethod
     def of(cls, value: Any) -> Cost:
-        """From a Cost, a number k, "6nd", or :class:`Runs` with measured FLOPs."""
+        """From a Cost, a number k or text "6nd" for C = 6 N D, or :class:`Runs` with measured
+        FLOPs."""
         if isinstance(value, Cost):
             return value
         if isinstance(value, Runs):
             return cls.measured(value)
         if isinstance(value, str):
-            if value.replace(" ", "").lower() in ("6nd", "c=6nd"):
-                return cls()
-            raise FitError(
-                f"the cost {value!r} is not known",
-                where="cost",
-                remedy="give 6nd, a number k or runs",
-            )
+            product = flops_per_nd(value.strip().lower().removeprefix("c=").replace(" ", ""))
+            if product is None:
+                raise FitError(
+                    f"the cost {value!r} is not known",
+                    where="cost",
+                    remedy="give 6nd, a number k or runs",
+                )
+            value = product
         if not (np.isfinite(value) and value > 0):
             raise FitError(
                 f"the cost factor is {value}", where="cost", remedy="give a positive number"

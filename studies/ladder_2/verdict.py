@@ -9,6 +9,7 @@
 3. Beyond the runs: losses at the best N and D for 1e16 to 1e20 FLOPs, by the coupled law with its
    floor free and without a floor. Where the two disagree, more compute has to decide. gamma there
    is of counted FLOPs, k N^p D^q with p below 1; that of 1. is of C = k N D, as the paper has it.
+   Then the floors of the two terms of the loss, each by itself.
 4. What the study cost: FLOPs, hours of runs alone and held hours. A run that another table has too
    is counted where it was trained.
 """
@@ -92,6 +93,12 @@ def beyond(table: pl.DataFrame) -> None:
             f"{'':<9}gamma in counted FLOPs: {best[0].gamma}, {best[1].gamma};"
             f" C ~ N^{cost.p:.2f} D^{cost.q:.2f}"
         )
+        terms = []
+        for term in ("forces", "energy"):
+            alone = rows.with_columns(loss=pl.col(f"loss_{term}"))
+            floor = forcelaw.fit(alone, "coupled").estimates["E"]
+            terms.append(f"{term} {floor} of {alone['loss'].min():.4f}")
+        print(f"{'':<9}E of each term of the loss, and its lowest value: {', '.join(terms)}")
 
 
 def cost() -> None:

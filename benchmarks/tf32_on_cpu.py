@@ -26,7 +26,7 @@ import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from forcelaw.store.runs import RunDirectory, runs
-from forcelaw.store.unlearned import no_model, unlearned
+from forcelaw.store.unlearned import left, no_model, unlearned
 from forcelaw.study.config import load
 from forcelaw.study.worker import work
 
@@ -124,7 +124,7 @@ def show(run: RunDirectory, none: dict[str, float]) -> int:
     for row in rows:
         terms = f"{row['loss_energy']:>11.4f}{row['loss_forces']:>9.3f}{row['grad_norm']:>10.1f}"
         print(f"{row['step']:>8}{terms}")
-    print(f"not learned: {' and '.join(unlearned(rows, none)) or 'nothing'}")
+    print(f"not learned: {' and '.join(unlearned(left(rows, none))) or 'nothing'}")
     return 0
 
 

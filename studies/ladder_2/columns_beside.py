@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from grid_analysis import ends, finished
 
-from forcelaw.store.unlearned import PARTS, unlearned
+from forcelaw.store.unlearned import PARTS, left, unlearned
 
 GRIDS = {4e6: "ladder_2_grid_4m", 16e6: "ladder_2_grid"}
 COLUMNS = ("MPNN", "PaiNN", "MC-EGNN", "eSEN L2")
@@ -44,7 +44,7 @@ def main() -> int:
             print(f"{row['architecture']:<16}{row['n']:>11,}{row['d'] / 1e6:>7.0f}M", end="")
             print(f"{row['loss']:>9.4f}", end="")
             mine = evaluations.filter(run=row["run"]).select("step", *PARTS).to_dicts()
-            if parts := unlearned(mine):
+            if parts := unlearned(left(mine)):
                 forces = row["loss_forces"]
                 print(f"   {' and '.join(parts)} not learned; force term {forces:.4f}")
                 continue

@@ -5,9 +5,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from forcelaw.store.unlearned import trained, unlearned
+from forcelaw.store.sweep import best_rate, mean_losses
+from forcelaw.store.unlearned import left, trained
+from forcelaw.store.unlearned import unlearned as without
 
 RESULTS = Path(__file__).parents[2] / "results"
+
+
+def unlearned(evaluations: list[dict], none: dict | None = None) -> list[str]:
+    return without(left(evaluations, none))
 
 
 def rows(energies: list[float], forces: list[float], first: int = 100) -> list[dict]:
@@ -42,12 +48,20 @@ def test_a_plateau_is_not_told_from_its_end() -> None:
 
 
 def test_a_part_without_a_weight_is_not_asked() -> None:
-    both = ["energies", "forces"]
+    both = {"energies": 1.0, "forces": 0.5}
     assert trained(both, {}) == both
-    assert trained(both, {"energy_weight": 0.0, "energy_weight_end": None}) == ["forces"]
-    assert trained(both, {"forces_weight": 0, "energy_weight": 0, "energy_weight_end": 1}) == [
-        "energies"
-    ]
+    assert trained(both, {"energy_weight": 0.0, "energy_weight_end": None}) == {"forces": 0.5}
+    later = {"forces_weight": 0, "energy_weight": 0, "energy_weight_end": 1}
+    assert trained(both, later) == {"energies": 1.0}
+
+
+def test_a_sweep_drops_a_rate_only_beside_one_that_has_learned_by_half() -> None:
+    """In short sweeps no energies move by more than chance."""
+    for other, best in ((0.9, 2e-3), (0.51, 2e-3), (0.5, 1e-3), (0.0, 2e-3)):
+        points = [(1e-3, 0.5, other), (2e-3, 0.4, 0.99), (4e-3, 0.6, 0.97)]
+        assert best_rate(mean_losses(points)) == best, other
+    assert best_rate(mean_losses([(1e-3, 0.5, 0.1), (2e-3, 0.4, 0.97)])) == 2e-3
+    assert best_rate(mean_losses([(1e-3, None, 0.0), (2e-3, 0.4, 1.0)])) == 2e-3
 
 
 @pytest.mark.parametrize(

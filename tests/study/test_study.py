@@ -144,7 +144,7 @@ def test_a_rate_that_kills_the_energies_is_not_taken(tmp_path, dead, rate, seen_
         for spec in swept:
             run, lr = RunDirectory.create(directory.runs, spec), spec["lr"]
             run.start_over()
-            for step, share in ((first, 1.0), (9, 0.9), (10, 0.8)):
+            for step, share in ((first, 1.0), (9, 0.6), (10, 0.4)):
                 energies = none["loss_energy"] * (1.0 if lr in dead else share)
                 parts = {"loss_energy": energies, "loss_forces": none["loss_forces"] * forces[lr]}
                 parts["loss_forces"] *= share

@@ -11,6 +11,7 @@ from ..api.run import SINGLE, Training
 from ..host import wanted_threads
 from ..progress import count, duration
 from ..store.runs import RunDirectory
+from ..store.unlearned import unlearned
 from ..training.config import TrainOptions
 from . import FAILED, INTERRUPTED
 from .interrupt import Interruption
@@ -114,7 +115,7 @@ def _train(args: argparse.Namespace) -> int:
         f" {result.get('device')}; energy MAE per atom, force MAE per component; symmetry error"
         f" {error:.1e} (rotation)"
     )
-    if parts := RunDirectory(run.path).unlearned():
+    if parts := unlearned(RunDirectory(run.path).left()):
         print(
             f"note: {' and '.join(parts)} have not been learned (no better than at the first"
             " evaluation, or than without a model): the learning rate is too high, or the steps are"

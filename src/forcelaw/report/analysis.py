@@ -12,7 +12,7 @@ import polars as pl
 from ..figures.style import looks
 from ..laws.compare.compare import Comparison
 from ..store.runs import COUNTED
-from ..store.unlearned import PARTS, trained, unlearned
+from ..store.unlearned import PARTS, left, trained, unlearned
 from .architecture import Architecture, Named, fit_architecture
 from .comparison import compare_pairs
 from .load import Source
@@ -31,8 +31,8 @@ SYMMETRIES = {
 class Analysis:
     """A table of runs and the laws' results on it. frame: all evaluations, in order, without
     non-finite numbers. problems: runs that diverged or failed. risen: runs that count but end above
-    their own lowest loss. unlearned: runs that count but have not learned a part of it. counts:
-    runs by status. seconds: spent on fits."""
+    their own lowest loss. unlearned: runs that count but have not learned a part of it. left: run
+    -> the largest share that is left of a part. counts: runs by status. seconds: spent on fits."""
 
     source: Source
     frame: pl.DataFrame
@@ -42,6 +42,7 @@ class Analysis:
     problems: list[dict[str, Any]]
     risen: list[dict[str, Any]]
     unlearned: list[dict[str, Any]]
+    left: dict[str, float]
     counts: dict[str, int]
     seconds: float = 0.0
 
@@ -108,6 +109,7 @@ def analyse(
         architectures.append(fit_architecture(one, mine, burn_in_steps, sweep))
     progress("comparing architectures")
     comparison = compare_pairs([arch for arch in architectures if arch.runs], burn_in_steps)
+    shares = _left(source, frame)
     by_status = frame.group_by("status").agg(pl.col("run").n_unique()).sort("status")
     return Analysis(
         source=source,
@@ -117,7 +119,8 @@ def analyse(
         comparison=comparison,
         problems=_problems(source, frame),
         risen=_risen(grid),
-        unlearned=_unlearned(source, frame),
+        unlearned=_unlearned(frame, shares),
+        left={run: max(parts.values(), default=0.0) for run, parts in shares.items()},
         counts=dict(by_status.iter_rows()),
         seconds=time.monotonic() - started,
     )
@@ -195,20 +198,28 @@ def _risen(grid: pl.DataFrame) -> list[dict[str, Any]]:
     return sorted(out, key=lambda row: (row["architecture"], row["n"] or 0, row["run"]))
 
 
-def _unlearned(source: Source, frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Runs, also of sweeps, that count although energies or forces have not been learned; those
-    that began from other weights are not asked."""
+def _left(source: Source, frame: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """Run -> what is left of energies and forces at its end, of runs that count, also of sweeps;
+    those that began from other weights are not asked."""
     none = (source.study.get("data") or {}).get("no_model")
     settings = _settings(source.study.get("study") or {})
     fresh = pl.col("start").is_null() | (pl.col("start") == "")
     seen = frame.filter(fresh, pl.col("status").is_in(COUNTED), pl.col("loss").is_not_null())
     seen = seen.filter(pl.any_horizontal(pl.col(column).is_not_null() for column in PARTS))
-    out = []
+    out = {}
     for _, rows in seen.sort("d", nulls_last=False).group_by(["run"], maintain_order=True):
-        last = rows.row(-1, named=True)
-        parts = unlearned(rows.select("step", *PARTS).to_dicts(), none)
-        if parts := trained(parts, settings.get(last["architecture"], {})):
-            out.append(last | {"last_loss": last["loss"], "unlearned": " and ".join(parts)})
+        shares = left(rows.select("step", *PARTS).to_dicts(), none)
+        out[rows["run"][0]] = trained(shares, settings.get(rows["architecture"][0], {}))
+    return out
+
+
+def _unlearned(frame: pl.DataFrame, shares: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Runs that count although energies or forces have not been learned."""
+    dead = {run: " and ".join(unlearned(parts)) for run, parts in shares.items()}
+    seen = frame.filter(pl.col("run").is_in([run for run, parts in dead.items() if parts]))
+    seen = seen.filter(pl.col("loss").is_not_null()).sort("d", nulls_last=False)
+    last = seen.unique("run", keep="last", maintain_order=True).iter_rows(named=True)
+    out = [row | {"last_loss": row["loss"], "unlearned": dead[row["run"]]} for row in last]
     return sorted(out, key=lambda row: (row["architecture"], row["n"] or 0, row["run"]))
 
 

@@ -33,7 +33,7 @@ from ..files import (
     write_json,
 )
 from .claim import Claim, held, take, taken_over
-from .unlearned import no_model, trained, unlearned
+from .unlearned import left, no_model, trained
 
 BESIDE = "beside others"  # result.json, timing: other processes trained on the device meanwhile
 RETRAIN = (
@@ -174,14 +174,14 @@ class RunDirectory:
                 raise self._damaged("metrics.jsonl", "the last evaluation has no loss")
         return None
 
-    def unlearned(self) -> list[str]:
-        """Parts of its loss, "energies" or "forces", that a finished run has not learned
-        (:mod:`.unlearned`), of those that it was trained on; none for one that began from another's
-        weights. StoreError where its files are damaged."""
+    def left(self) -> dict[str, float]:
+        """What a finished run has left of "energies" and "forces" (:func:`.unlearned.left`), as far
+        as it was trained on them; nothing for one that began from another's weights. StoreError
+        where its files are damaged."""
         result = self.result()
         if result is None or result["status"] != "finished" or self.spec().get("start"):
-            return []
-        found = unlearned(self.metrics(), no_model(self.path.parent.parent))
+            return {}
+        found = left(self.metrics(), no_model(self.path.parent.parent))
         return trained(found, self.spec().get("train", {}))
 
     def _damaged(self, name: str, what: str) -> StoreError:
@@ -388,17 +388,18 @@ class FinalLosses:
     """Final losses of the runs under ``root`` that are over; each is read once, however often they
     are asked for. Those whose result or evaluations cannot be read are not among them.
 
-    unlearned: ids of those that have not learned a part of it, as of the last reading.
+    left: id -> the largest share that a run has left of a part of it (:func:`.unlearned.left`), as
+    of the last reading; 0 where it is not known.
     """
 
     def __init__(self, root: Path):
         self.root = root
-        self.unlearned: set[str] = set()
-        self._known: dict[str, tuple[int, float | None, bool]] = {}
+        self.left: dict[str, float] = {}
+        self._known: dict[str, tuple[int, float | None, float]] = {}
 
     def read(self) -> dict[str, float | None]:
         """Id -> final loss, None where a run diverged or failed."""
-        found: dict[str, tuple[int, float | None, bool]] = {}
+        found: dict[str, tuple[int, float | None, float]] = {}
         for folder in os.scandir(self.root) if self.root.is_dir() else ():
             try:
                 written = Path(folder.path, "result.json").stat().st_mtime_ns
@@ -408,12 +409,13 @@ class FinalLosses:
             if known is None or known[0] != written:
                 run = RunDirectory(folder.path)
                 try:
-                    known = (written, run.final_loss(), bool(run.unlearned()))
+                    shares = run.left().values()
+                    known = (written, run.final_loss(), max(shares, default=0.0))
                 except StoreError:
                     continue
             found[folder.name] = known
         self._known = found
-        self.unlearned = {name for name, (_, _, dead) in found.items() if dead}
+        self.left = {name: share for name, (_, _, share) in found.items()}
         return {name: loss for name, (_, loss, _) in found.items()}
 
 

@@ -6,19 +6,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from .unlearned import LEARNED
 
-def mean_losses(points: Iterable[tuple[float, float | None, bool]]) -> dict[float, float]:
+WELL = 0.5  # a part of which no more is left is learned
+
+
+def mean_losses(points: Iterable[tuple[float, float | None, float]]) -> dict[float, float]:
     """Learning rate -> mean final loss over seeds, infinite where a seed diverged or failed, or
-    has not learned a part of the loss while at another rate all have.
+    has not learned a part of the loss while at another rate all have, by half or more.
 
-    points: (rate, loss, learned), loss None for a seed that diverged or failed, learned: whether it
-    has learned energies and forces (:mod:`.unlearned`). Forces are most of the loss: a rate that
-    kills the energies can have the lowest.
+    points: (rate, loss, left), loss None for a seed that diverged or failed, left: the largest
+    share that is left of its energies or forces (:func:`.unlearned.left`). Forces are most of the
+    loss: a rate that kills the energies can have the lowest. In a sweep that is too short for
+    either at any rate, chance would decide, so there the loss does.
     """
     known = list(points)
-    whole = _means((rate, loss if learned else None) for rate, loss, learned in known)
-    if any(map(math.isfinite, whole.values())):
-        return whole
+    most = _means((rate, left) for rate, _, left in known if left)
+    if any(share <= WELL for share in most.values()):
+        known = [(rate, None if left > LEARNED else loss, left) for rate, loss, left in known]
     return _means((rate, loss) for rate, loss, _ in known)
 
 

@@ -21,37 +21,43 @@ LEARNED = 0.98  # a part that ends above this share of what it began with is not
 EVALUATIONS = 3
 
 
-def unlearned(
+def left(
     evaluations: Sequence[Mapping[str, Any]], no_model: Mapping[str, float] | None = None
-) -> list[str]:
-    """Names of the parts of the loss, "energies" or "forces", that the last evaluation has no lower
-    than ``no_model`` (the same columns, without a model), or than the first one.
+) -> dict[str, float]:
+    """What is left of each part of the loss, "energies" and "forces", at the last evaluation: its
+    share of what it is without a model (``no_model``, in the same columns), or of what the first
+    evaluation has, whichever is lower; a part for which neither is known is left out.
 
     evaluations: of one run that began from nothing, in the order of their steps. The first one
     counts where there are three and it is within the first third of the steps; later ones may be on
     the plateau that a small model ends on.
     """
     if not evaluations:
-        return []
+        return {}
     first, last = evaluations[0], evaluations[-1]
     early = len(evaluations) >= EVALUATIONS and 3 * _step(first) <= _step(last)
-    out = []
+    out = {}
     for column, name in PARTS.items():
         began = [first.get(column)] if early else []
-        bars = [bar for bar in [*began, (no_model or {}).get(column)] if bar is not None]
+        bars = [bar for bar in [*began, (no_model or {}).get(column)] if bar]
         ended = last.get(column)
-        if ended is not None and bars and ended > LEARNED * min(bars):
-            out.append(name)
+        if ended is not None and bars:
+            out[name] = ended / min(bars)
     return out
 
 
-def trained(parts: list[str], train: Mapping[str, Any]) -> list[str]:
-    """Those of ``parts`` that settings ``train`` give a weight at some time of the run."""
-    return [
-        part
-        for part in parts
+def unlearned(shares: Mapping[str, float]) -> list[str]:
+    """The parts of which all is left (:func:`left`)."""
+    return [part for part, share in shares.items() if share > LEARNED]
+
+
+def trained(shares: Mapping[str, float], train: Mapping[str, Any]) -> dict[str, float]:
+    """Those of ``shares`` whose part settings ``train`` give a weight at some time of the run."""
+    return {
+        part: share
+        for part, share in shares.items()
         if train.get(WEIGHTS[part], 1.0) or train.get(f"{WEIGHTS[part]}_end", 0.0)
-    ]
+    }
 
 
 def no_model(out: Path) -> dict[str, float]:

@@ -7,7 +7,7 @@ wait for their learning-rate sweep: as long as it is not over their runs have no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -73,20 +73,20 @@ def plan(
     finished: Mapping[str, float | None],
     *,
     hold: float | None = None,
-    unlearned: Collection[str] = (),
+    left: Mapping[str, float] | None = None,
 ) -> Plan:
     """All runs of a study.
 
     finished: id -> final loss of the runs that are over, None where one diverged or failed; only
-    runs of sweeps matter. unlearned: ids of those that have not learned a part of it. hold: runs of
-    a grid that plan at least this share of its largest compute are marked as held, so that a
-    forecast can come first.
+    runs of sweeps matter. left: id -> the largest share that such a run has left of a part of its
+    loss. hold: runs of a grid that plan at least this share of its largest compute are marked as
+    held, so that a forecast can come first.
 
     Order: lower stages; in a stage sweeps (grids wait for them), then first seeds, then replicates;
     then by compute, largest first, so that no long run is left for the end.
     """
     catalogue = _catalogue(study, data)
-    losses = _Losses(finished, unlearned)
+    losses = _Losses(finished, left or {})
     sweeps = {label_of(a): _run_sweep(catalogue, a, losses) for a in study.architectures}
     runs: list[PlannedRun] = []
     waiting: list[PlannedRun] = []
@@ -156,17 +156,17 @@ def _held(grid: list[PlannedRun], hold: float | None) -> list[PlannedRun]:
 
 @dataclass(frozen=True)
 class _Losses:
-    """Final losses by id, and the runs that have not learned a part of theirs."""
+    """Final losses by id, and what is left of their parts."""
 
     finished: Mapping[str, float | None]
-    unlearned: Collection[str]
+    left: Mapping[str, float]
 
     def means(self, runs: list[PlannedRun]) -> dict[float, float] | None:
         """Learning rate -> mean final loss over seeds; None while a run is not over."""
         if any(run.id not in self.finished for run in runs):
             return None
         return sweep.mean_losses(
-            (run.spec["lr"], self.finished[run.id], run.id not in self.unlearned) for run in runs
+            (run.spec["lr"], self.finished[run.id], self.left.get(run.id, 0.0)) for run in runs
         )
 
 

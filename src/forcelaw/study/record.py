@@ -52,7 +52,7 @@ class StudyDirectory:
         """The plan, given what is finished here (:func:`forcelaw.study.plan.plan`)."""
         losses = self._losses.read()
         self.ended = set(losses)
-        return plan(self.study, self.data, losses, hold=hold, unlearned=self._losses.unlearned)
+        return plan(self.study, self.data, losses, hold=hold, left=self._losses.left)
 
     def create_runs(self, hold: float | None = None) -> Plan:
         """The plan, after a directory was made for each of its runs (held ones too: a forecast

@@ -11,6 +11,7 @@ from ..errors import StoreError, printable
 from ..progress import count, duration
 from ..store.runs import RunDirectory
 from ..store.runs import runs as all_runs
+from ..store.unlearned import unlearned
 from .accounting import accounts
 from .advice import advise
 from .config import label_of
@@ -196,7 +197,7 @@ def survey(out: Path) -> Survey:
 def _unlearned(run: RunDirectory) -> list[str]:
     """Parts of its loss that a run has not learned; none where its files are damaged."""
     try:
-        return run.unlearned()
+        return unlearned(run.left())
     except StoreError:
         return []
 

@@ -21,9 +21,9 @@ COLUMNS = entries("architecture", "n", "seed", "lr", "loss", "diverged", "chosen
 
 @dataclass
 class Sweep:
-    """The runs of one sweep. points: run, lr, n, seed, status, diverged, learned (whether it has
-    learned all parts of the loss), loss (None where it diverged). used: the rates of the grid, at
-    this size where there are several. within: the study takes the smallest rate whose loss is
+    """The runs of one sweep. points: run, lr, n, seed, status, diverged, left (the largest share
+    that is left of a part of its loss), loss (None where it diverged). used: the rates of the grid,
+    at this size where there are several. within: the study takes the smallest rate whose loss is
     within this share of the lowest. several: whether the architecture has sweeps at other sizes
     too."""
 
@@ -46,9 +46,9 @@ class Sweep:
     @property
     def means(self) -> dict[float, float]:
         """Rate -> mean final loss over seeds, without the rates at which a seed diverged, did not
-        end, or has not learned a part of the loss while others have."""
+        end, or has not learned a part of the loss while another has."""
         known = (
-            (p["lr"], p["loss"] if p["status"] == "finished" else None, p["learned"])
+            (p["lr"], p["loss"] if p["status"] == "finished" else None, p["left"])
             for p in self.points
         )
         return {lr: mean for lr, mean in rule.mean_losses(known).items() if math.isfinite(mean)}
@@ -68,7 +68,6 @@ def sweeps(analysis: Analysis) -> list[Sweep]:
     """The sweeps that the study has, in its order."""
     out = []
     within = tolerance(analysis.source.study)
-    unlearned = {row["run"] for row in analysis.unlearned}
     rows = analysis.frame.filter((pl.col("kind") == SWEEP) & pl.col("lr").is_not_null())
     for arch in analysis.architectures:
         points = []
@@ -76,8 +75,8 @@ def sweeps(analysis: Analysis) -> list[Sweep]:
         for _, run in mine.group_by(["run"], maintain_order=True):
             last = run.sort("d", nulls_last=False).row(-1, named=True)
             failed = last["status"] in ("diverged", "failed")
-            learned, loss = last["run"] not in unlearned, None if failed else last["loss"]
-            points.append(last | {"diverged": failed, "learned": learned, "loss": loss})
+            loss, left = None if failed else last["loss"], analysis.left.get(last["run"], 0.0)
+            points.append(last | {"diverged": failed, "left": left, "loss": loss})
         points.sort(key=lambda point: (point["n"] or 0, point["lr"]))
         ran = analysis.grid.filter(
             (pl.col("architecture") == arch.label) & pl.col("status").is_in(COUNTED)

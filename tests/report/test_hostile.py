@@ -118,10 +118,12 @@ def test_runs_that_have_not_learned_their_energies_are_named(tmp_path: Path) -> 
             spec = json.loads((folder / "runs" / run / "spec.json").read_text())
             spec["train"] = {"energy_weight": weight}
             (folder / "runs" / run / "spec.json").write_text(json.dumps(spec))
-        entry = {"name": "esen", "label": "eSEN", "train": {"energy_weight": weight}}
-        known = about | {"study": {**about.get("study", {}), "architectures": [entry]}}
-        (folder / "study.json").write_text(json.dumps(known))
-        assert len(made(folder)[0].unlearned) == found
+        unlabelled, given = {"name": "esen", "label": None}, {"energy_weight": weight}
+        entries = [{"name": one["architecture"]} for one in about["architectures"][:-1]]
+        for common, own in ((given, {}), ({}, given)):  # for all columns, or one
+            file = {"train": common, "architectures": [*entries, unlabelled | {"train": own}]}
+            (folder / "study.json").write_text(json.dumps(about | {"study": file}))
+            assert len(made(folder)[0].unlearned) == found
         assert ("no better" in study_status(folder)[0]) == bool(found)
     for run in dead.values():  # fine-tuned runs begin where they may stay
         spec = json.loads((folder / "runs" / run / "spec.json").read_text())

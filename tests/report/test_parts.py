@@ -199,7 +199,7 @@ def test_a_sweep_that_ends_too_early_is_said(
             "lr": lr,
             "loss": loss,
             "status": "diverged" if loss is None else "finished",
-            "left": 0.0,
+            "left": {},
         }
         for lr, loss in losses.items()
     ]
@@ -213,7 +213,7 @@ def test_a_sweep_that_ends_too_early_is_said(
 
 def test_the_chosen_rate_is_the_best_mean_without_divergence() -> None:
     def point(lr: float, loss: float | None, status: str = "finished") -> dict:
-        return {"lr": lr, "loss": loss, "status": status, "left": 0.0}
+        return {"lr": lr, "loss": loss, "status": status, "left": {}}
 
     points = [
         point(1e-3, 0.9),
@@ -237,7 +237,7 @@ def test_the_rate_that_is_ringed_is_the_one_that_the_study_takes() -> None:
             "loss": loss,
             "status": "finished",
             "diverged": False,
-            "left": 0.0,
+            "left": {},
             "run": "r",
             "n": 1,
             "seed": 0,

@@ -24,6 +24,10 @@ def rows(energies: list[float], forces: list[float], first: int = 100) -> list[d
     ]
 
 
+def part(share: float) -> dict[str, float]:
+    return {"energies": share, "forces": 0.01}
+
+
 def test_a_part_that_ends_where_it_began_is_named() -> None:
     assert unlearned(rows([0.1, 0.1, 0.1], [1.0, 0.5, 0.2])) == ["energies"]
     assert unlearned(rows([0.1, 0.05, 0.02], [3.0, 2.99, 2.98])) == ["forces"]
@@ -57,11 +61,12 @@ def test_a_part_without_a_weight_is_not_asked() -> None:
 
 def test_a_sweep_drops_a_rate_only_beside_one_that_has_learned_by_half() -> None:
     """In short sweeps no energies move by more than chance."""
-    for other, best in ((0.9, 2e-3), (0.51, 2e-3), (0.5, 1e-3), (0.0, 2e-3)):
-        points = [(1e-3, 0.5, other), (2e-3, 0.4, 0.99), (4e-3, 0.6, 0.97)]
+    for other, best in ((0.9, 2e-3), (0.51, 2e-3), (0.5, 1e-3)):
+        points = [(1e-3, 0.5, part(other)), (2e-3, 0.4, part(0.99)), (4e-3, 0.6, part(0.97))]
         assert best_rate(mean_losses(points)) == best, other
-    assert best_rate(mean_losses([(1e-3, 0.5, 0.1), (2e-3, 0.4, 0.97)])) == 2e-3
-    assert best_rate(mean_losses([(1e-3, None, 0.0), (2e-3, 0.4, 1.0)])) == 2e-3
+    assert best_rate(mean_losses([(1e-3, 0.5, {}), (2e-3, 0.4, part(0.99))])) == 2e-3
+    assert best_rate(mean_losses([(1e-3, 0.5, part(0.1)), (2e-3, 0.4, part(0.97))])) == 2e-3
+    assert best_rate(mean_losses([(1e-3, None, {}), (2e-3, 0.4, part(1.0))])) == 2e-3
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_plan_run_status_and_report(study, monkeypatch):
     assert (outcome.finished, outcome.diverged, outcome.failed) == (4, 0, 0)
     assert not outcome.time_up and outcome.out == study.out
     assert any("4 runs finished" in line for line in lines)
+    assert lines[-1].startswith("finished, but no better at these") and lines[-1] in study.status()
     # where nothing is left no worker is started
     monkeypatch.setattr("forcelaw.study.launcher._start", None)
     assert study.run(workers=2, device="cpu").finished == 4

@@ -104,7 +104,8 @@ def _train(args: argparse.Namespace) -> int:
         return INTERRUPTED
     result = run.result
     print(f"{'step':>8}{'atoms':>9}{'FLOPs':>10}{'loss':>9}{'energy':>12}{'forces':>14}")
-    for row in RunDirectory(run.path).metrics():
+    directory = RunDirectory(run.path)
+    for row in directory.metrics():
         print(
             f"{row['step']:>8}{count(row['d']):>9}{row['c']:>10.2e}{row['loss']:>9.4f}"
             f"{row['energy_mae']:>7.1f} meV/at{row['force_mae']:>8.1f} meV/A"
@@ -115,11 +116,10 @@ def _train(args: argparse.Namespace) -> int:
         f" {result.get('device')}; energy MAE per atom, force MAE per component; symmetry error"
         f" {error:.1e} (rotation)"
     )
-    if parts := unlearned(RunDirectory(run.path).left()):
+    if parts := unlearned(directory.left({})):
         print(
             f"note: {' and '.join(parts)} have not been learned (no better than at the first"
-            " evaluation, or than without a model): the learning rate is too high, or the steps are"
-            " too few"
+            " evaluation): the learning rate is too high, or the steps are too few"
         )
     return 0 if result.get("status") == "finished" else FAILED
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import polars as pl
@@ -31,8 +32,8 @@ SYMMETRIES = {
 class Analysis:
     """A table of runs and the laws' results on it. frame: all evaluations, in order, without
     non-finite numbers. problems: runs that diverged or failed. risen: runs that count but end above
-    their own lowest loss. unlearned: runs that count but have not learned a part of it. left: run
-    -> the largest share that is left of a part. counts: runs by status. seconds: spent on fits."""
+    their own lowest loss. left: run -> what is left of the parts of its loss, of runs that count.
+    counts: runs by status. seconds: spent on fits."""
 
     source: Source
     frame: pl.DataFrame
@@ -41,8 +42,7 @@ class Analysis:
     comparison: Comparison
     problems: list[dict[str, Any]]
     risen: list[dict[str, Any]]
-    unlearned: list[dict[str, Any]]
-    left: dict[str, float]
+    left: dict[str, dict[str, float]]
     counts: dict[str, int]
     seconds: float = 0.0
 
@@ -50,6 +50,18 @@ class Analysis:
     def words(self) -> Words:
         """What the page calls things."""
         return OURS if self.source.ours else OTHERS
+
+    @cached_property
+    def unlearned(self) -> list[dict[str, Any]]:
+        """The last evaluations of runs that count but have not learned their energies or forces."""
+        dead = {run: " and ".join(unlearned(parts)) for run, parts in self.left.items()}
+        seen = self.frame.filter(pl.col("loss").is_not_null()).sort("d", nulls_last=False)
+        last = seen.unique("run", keep="last", maintain_order=True).iter_rows(named=True)
+        return _by_run(
+            row | {"last_loss": row["loss"], "unlearned": dead[row["run"]]}
+            for row in last
+            if dead.get(row["run"])
+        )
 
     @property
     def fitted(self) -> list[Architecture]:
@@ -109,7 +121,6 @@ def analyse(
         architectures.append(fit_architecture(one, mine, burn_in_steps, sweep))
     progress("comparing architectures")
     comparison = compare_pairs([arch for arch in architectures if arch.runs], burn_in_steps)
-    shares = _left(source, frame)
     by_status = frame.group_by("status").agg(pl.col("run").n_unique()).sort("status")
     return Analysis(
         source=source,
@@ -119,8 +130,7 @@ def analyse(
         comparison=comparison,
         problems=_problems(source, frame),
         risen=_risen(grid),
-        unlearned=_unlearned(frame, shares),
-        left={run: max(parts.values(), default=0.0) for run, parts in shares.items()},
+        left=_left(source, frame),
         counts=dict(by_status.iter_rows()),
         seconds=time.monotonic() - started,
     )
@@ -195,14 +205,18 @@ def _risen(grid: pl.DataFrame) -> list[dict[str, Any]]:
         if last["loss"] > (1.0 + RISEN) * least["loss"]:
             lowest = {"lowest_loss": least["loss"], "lowest_step": least["step"]}
             out.append(last | {"last_loss": last["loss"]} | lowest)
-    return sorted(out, key=lambda row: (row["architecture"], row["n"] or 0, row["run"]))
+    return _by_run(out)
+
+
+def _by_run(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: (row["architecture"], row["n"] or 0, row["run"]))
 
 
 def _left(source: Source, frame: pl.DataFrame) -> dict[str, dict[str, float]]:
     """Run -> what is left of energies and forces at its end, of runs that count, also of sweeps;
     those that began from other weights are not asked."""
     none = (source.study.get("data") or {}).get("no_model")
-    settings = _settings(source.study.get("study") or {})
+    settings = _settings(source.study)
     fresh = pl.col("start").is_null() | (pl.col("start") == "")
     seen = frame.filter(fresh, pl.col("status").is_in(COUNTED), pl.col("loss").is_not_null())
     seen = seen.filter(pl.any_horizontal(pl.col(column).is_not_null() for column in PARTS))
@@ -213,23 +227,14 @@ def _left(source: Source, frame: pl.DataFrame) -> dict[str, dict[str, float]]:
     return out
 
 
-def _unlearned(frame: pl.DataFrame, shares: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """Runs that count although energies or forces have not been learned."""
-    dead = {run: " and ".join(unlearned(parts)) for run, parts in shares.items()}
-    seen = frame.filter(pl.col("run").is_in([run for run, parts in dead.items() if parts]))
-    seen = seen.filter(pl.col("loss").is_not_null()).sort("d", nulls_last=False)
-    last = seen.unique("run", keep="last", maintain_order=True).iter_rows(named=True)
-    out = [row | {"last_loss": row["loss"], "unlearned": dead[row["run"]]} for row in last]
-    return sorted(out, key=lambda row: (row["architecture"], row["n"] or 0, row["run"]))
-
-
 def _settings(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What each label of a study is trained with, as far as study.json says it."""
-    entries = [entry for entry in study.get("architectures") or [] if isinstance(entry, dict)]
+    """What each label of a study is trained with, as far as its study.json says it."""
+    file = study.get("study") or {}
+    entries = zip(study.get("architectures") or [], file.get("architectures") or [])
     return {
-        str(entry.get("label") or entry.get("name")): {
-            **(study.get("train") or {}),
+        str(named.get("label") or named.get("architecture")): {
+            **(file.get("train") or {}),
             **(entry.get("train") or {}),
         }
-        for entry in entries
+        for named, entry in entries  # one for each entry of the file, with the label that it has
     }

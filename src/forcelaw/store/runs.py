@@ -19,7 +19,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -174,15 +174,15 @@ class RunDirectory:
                 raise self._damaged("metrics.jsonl", "the last evaluation has no loss")
         return None
 
-    def left(self) -> dict[str, float]:
+    def left(self, without_model: Mapping[str, float]) -> dict[str, float]:
         """What a finished run has left of "energies" and "forces" (:func:`.unlearned.left`), as far
-        as it was trained on them; nothing for one that began from another's weights. StoreError
-        where its files are damaged."""
-        result = self.result()
-        if result is None or result["status"] != "finished" or self.spec().get("start"):
+        as it was trained on them; nothing for one that began from another's weights.
+        without_model: as :func:`.unlearned.no_model` reads it. StoreError where its files are
+        damaged."""
+        result, spec = self.result(), self.spec()
+        if result is None or result["status"] != "finished" or spec.get("start"):
             return {}
-        found = left(self.metrics(), no_model(self.path.parent.parent))
-        return trained(found, self.spec().get("train", {}))
+        return trained(left(self.metrics(), without_model), spec.get("train", {}))
 
     def _damaged(self, name: str, what: str) -> StoreError:
         return StoreError(f"{name}: {what}", where=str(self.path), remedy=RETRAIN)
@@ -388,18 +388,19 @@ class FinalLosses:
     """Final losses of the runs under ``root`` that are over; each is read once, however often they
     are asked for. Those whose result or evaluations cannot be read are not among them.
 
-    left: id -> the largest share that a run has left of a part of it (:func:`.unlearned.left`), as
-    of the last reading; 0 where it is not known.
+    left: id -> what a run has left of the parts of it (:meth:`RunDirectory.left`), as of the last
+    reading.
     """
 
     def __init__(self, root: Path):
         self.root = root
-        self.left: dict[str, float] = {}
-        self._known: dict[str, tuple[int, float | None, float]] = {}
+        self.left: dict[str, dict[str, float]] = {}
+        self._known: dict[str, tuple[int, float | None, dict[str, float]]] = {}
+        self._without_model: dict[str, float] = {}
 
     def read(self) -> dict[str, float | None]:
         """Id -> final loss, None where a run diverged or failed."""
-        found: dict[str, tuple[int, float | None, float]] = {}
+        found: dict[str, tuple[int, float | None, dict[str, float]]] = {}
         for folder in os.scandir(self.root) if self.root.is_dir() else ():
             try:
                 written = Path(folder.path, "result.json").stat().st_mtime_ns
@@ -409,13 +410,13 @@ class FinalLosses:
             if known is None or known[0] != written:
                 run = RunDirectory(folder.path)
                 try:
-                    shares = run.left().values()
-                    known = (written, run.final_loss(), max(shares, default=0.0))
+                    self._without_model = self._without_model or no_model(self.root.parent)
+                    known = (written, run.final_loss(), run.left(self._without_model))
                 except StoreError:
                     continue
             found[folder.name] = known
         self._known = found
-        self.left = {name: share for name, (_, _, share) in found.items()}
+        self.left = {name: shares for name, (_, _, shares) in found.items()}
         return {name: loss for name, (_, loss, _) in found.items()}
 
 

@@ -4,26 +4,28 @@ trained, for a table of runs afterwards."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from .unlearned import LEARNED
+from .unlearned import unlearned
 
 WELL = 0.5  # a part of which no more is left is learned
 
 
-def mean_losses(points: Iterable[tuple[float, float | None, float]]) -> dict[float, float]:
+def mean_losses(
+    points: Iterable[tuple[float, float | None, Mapping[str, float]]],
+) -> dict[float, float]:
     """Learning rate -> mean final loss over seeds, infinite where a seed diverged or failed, or
     has not learned a part of the loss while at another rate all have, by half or more.
 
-    points: (rate, loss, left), loss None for a seed that diverged or failed, left: the largest
-    share that is left of its energies or forces (:func:`.unlearned.left`). Forces are most of the
-    loss: a rate that kills the energies can have the lowest. In a sweep that is too short for
-    either at any rate, chance would decide, so there the loss does.
+    points: (rate, loss, left), loss None for a seed that diverged or failed, left: what it has left
+    of energies and forces (:func:`.unlearned.left`), empty where that is not known. Forces are most
+    of the loss: a rate that kills the energies can have the lowest. In a sweep that is too short
+    for either at any rate, chance would decide, so there the loss does.
     """
     known = list(points)
-    most = _means((rate, left) for rate, _, left in known if left)
+    most = _means((rate, max(left.values())) for rate, _, left in known if left)
     if any(share <= WELL for share in most.values()):
-        known = [(rate, None if left > LEARNED else loss, left) for rate, loss, left in known]
+        known = [(rate, None if unlearned(left) else loss, left) for rate, loss, left in known]
     return _means((rate, loss) for rate, loss, _ in known)
 
 

@@ -73,14 +73,14 @@ def plan(
     finished: Mapping[str, float | None],
     *,
     hold: float | None = None,
-    left: Mapping[str, float] | None = None,
+    left: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Plan:
     """All runs of a study.
 
     finished: id -> final loss of the runs that are over, None where one diverged or failed; only
-    runs of sweeps matter. left: id -> the largest share that such a run has left of a part of its
-    loss. hold: runs of a grid that plan at least this share of its largest compute are marked as
-    held, so that a forecast can come first.
+    runs of sweeps matter. left: id -> what such a run has left of the parts of its loss. hold: runs
+    of a grid that plan at least this share of its largest compute are marked as held, so that a
+    forecast can come first.
 
     Order: lower stages; in a stage sweeps (grids wait for them), then first seeds, then replicates;
     then by compute, largest first, so that no long run is left for the end.
@@ -159,14 +159,14 @@ class _Losses:
     """Final losses by id, and what is left of their parts."""
 
     finished: Mapping[str, float | None]
-    left: Mapping[str, float]
+    left: Mapping[str, Mapping[str, float]]
 
     def means(self, runs: list[PlannedRun]) -> dict[float, float] | None:
         """Learning rate -> mean final loss over seeds; None while a run is not over."""
         if any(run.id not in self.finished for run in runs):
             return None
         return sweep.mean_losses(
-            (run.spec["lr"], self.finished[run.id], self.left.get(run.id, 0.0)) for run in runs
+            (run.spec["lr"], self.finished[run.id], self.left.get(run.id, {})) for run in runs
         )
 
 

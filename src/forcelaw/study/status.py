@@ -11,7 +11,7 @@ from ..errors import StoreError, printable
 from ..progress import count, duration
 from ..store.runs import RunDirectory
 from ..store.runs import runs as all_runs
-from ..store.unlearned import unlearned
+from ..store.unlearned import no_model, unlearned
 from .accounting import accounts
 from .advice import advise
 from .config import label_of
@@ -172,6 +172,7 @@ def survey(out: Path) -> Survey:
     study file nor data are needed."""
     counts: Counter[tuple[str, str, str]] = Counter()
     trouble, running, empty = [], [], []
+    without_model = no_model(out)
     for run in all_runs(out / "runs"):
         state, why = run.state(), ""
         try:
@@ -189,15 +190,15 @@ def survey(out: Path) -> Survey:
             why = run.damage() or why or "result.json cannot be read"
         if state in ("diverged", "failed", "damaged"):
             trouble.append(printable(f"  {run.id} {name}: {why}"))
-        if state == "finished" and (parts := _unlearned(run)):
+        if state == "finished" and (parts := _unlearned(run, without_model)):
             empty.append(printable(f"  {run.id} {name}: {' and '.join(parts)}"))
     return Survey(counts, trouble, live(out, running), empty)
 
 
-def _unlearned(run: RunDirectory) -> list[str]:
+def _unlearned(run: RunDirectory, without_model: dict[str, float]) -> list[str]:
     """Parts of its loss that a run has not learned; none where its files are damaged."""
     try:
-        return unlearned(run.left())
+        return unlearned(run.left(without_model))
     except StoreError:
         return []
 

@@ -21,8 +21,8 @@ COLUMNS = entries("architecture", "n", "seed", "lr", "loss", "diverged", "chosen
 
 @dataclass
 class Sweep:
-    """The runs of one sweep. points: run, lr, n, seed, status, diverged, left (the largest share
-    that is left of a part of its loss), loss (None where it diverged). used: the rates of the grid,
+    """The runs of one sweep. points: run, lr, n, seed, status, diverged, left (what it has left of
+    the parts of its loss), loss (None where it diverged). used: the rates of the grid,
     at this size where there are several. within: the study takes the smallest rate whose loss is
     within this share of the lowest. several: whether the architecture has sweeps at other sizes
     too."""
@@ -75,7 +75,7 @@ def sweeps(analysis: Analysis) -> list[Sweep]:
         for _, run in mine.group_by(["run"], maintain_order=True):
             last = run.sort("d", nulls_last=False).row(-1, named=True)
             failed = last["status"] in ("diverged", "failed")
-            loss, left = None if failed else last["loss"], analysis.left.get(last["run"], 0.0)
+            loss, left = None if failed else last["loss"], analysis.left.get(last["run"], {})
             points.append(last | {"diverged": failed, "left": left, "loss": loss})
         points.sort(key=lambda point: (point["n"] or 0, point["lr"]))
         ran = analysis.grid.filter(

@@ -5,8 +5,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from forcelaw.files import read_json
+from forcelaw.report.sections.sweep import tolerance
 from forcelaw.store.sweep import best_rate, mean_losses
-from forcelaw.store.unlearned import left, trained
+from forcelaw.store.unlearned import left, no_model, trained
 from forcelaw.store.unlearned import unlearned as without
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -86,3 +88,25 @@ def test_committed_runs(study: str, found: set) -> None:
         parts = unlearned(run.select("step", "loss_energy", "loss_forces").to_dicts())
         dead |= {(name, n, part) for part in parts}
     assert dead == found
+
+
+def test_no_committed_sweep_chooses_otherwise() -> None:
+    """Ids of runs hang on the rates of their sweeps: the rule must leave those of old studies."""
+    count = 0
+    for path in sorted(RESULTS.glob("*/runs.parquet")):
+        table = pl.read_parquet(path).filter(kind="sweep").sort("step")
+        within = tolerance(read_json(path.parent / "study.json"))
+        sweeps: dict[tuple, list] = {}
+        for (name, n, _), run in table.group_by("architecture", "n", "run"):
+            last = run.row(-1, named=True)
+            ended = last["status"] == "finished"
+            rows = run.select("step", "loss_energy", "loss_forces").to_dicts()
+            shares = left(rows, no_model(path.parent)) if ended else {}
+            sweeps.setdefault((name, n), []).append(
+                (last["lr"], last["loss"] if ended else None, shares)
+            )
+        for points in sweeps.values():
+            plain = [(rate, loss, {}) for rate, loss, _ in points]
+            assert best_rate(mean_losses(points), within) == best_rate(mean_losses(plain), within)
+        count += len(sweeps)
+    assert count > 100

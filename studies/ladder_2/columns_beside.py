@@ -18,7 +18,7 @@ from grid_analysis import ends, finished
 
 from forcelaw.store.unlearned import PARTS, left, unlearned
 
-GRIDS = {4e6: "ladder_2_grid_4m", 16e6: "ladder_2_grid"}
+GRIDS = {1e6: "ladder_2_grid_1m", 4e6: "ladder_2_grid_4m", 16e6: "ladder_2_grid"}
 COLUMNS = ("MPNN", "PaiNN", "MC-EGNN", "eSEN L2")
 
 
@@ -34,7 +34,7 @@ def main() -> int:
     heads = "".join(f"{column:>10}{'':>8}" for column in COLUMNS)
     print(f"{'':<44}{heads}\n{'column':<16}{'N':>11}{'D':>8}{'loss':>9}", end="")
     print(f"{'equal N':>10}{'FLOPs':>8}" * len(COLUMNS))
-    for study in ("ladder_2_columns_slow", "ladder_2_columns"):
+    for study in ("ladder_2_columns_slow", "ladder_2_columns_gemnet", "ladder_2_columns"):
         table = ends(study)
         evaluations = finished(study, 0).sort("step")
         grid_runs = table.filter(pl.col("kind") == "grid").sort("architecture", "n")

@@ -13,6 +13,8 @@
 6. Laws of final losses of runs of 1M to 1e8 atoms: without U, and with the law of repeats.
 7. What other rates give at 1e8 atoms (`long_rates`, `long_esen_rates`), as far as they have run.
 8. Part G: its rule, and with its column of eSEN the floor and the slopes of question 1 again.
+9. `long_esen`: runs of 1e7 parameters and 3.2e7 atoms beside their forecast, their ratios, and
+   those of other sizes at 3.2e7, by a straight line between runs of 16M and of 1e8 atoms.
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ import forcelaw
 
 RESULTS = Path("results")
 FORECAST = Path("studies/ladder_2/long_forecast.json")
+SHORTER_FORECAST = Path("studies/ladder_2/long_forecast_32m.json")
+SHORTER, SHORTER_ATOMS = "ladder_2_long_esen", 3.2e7
 PAIRS = [("MPNN", "PaiNN"), ("PaiNN", "eSEN L2"), ("MPNN", "eSEN L2")]
 PAIRS += [("MPNN", "MC-EGNN"), ("PaiNN", "MC-EGNN")]
 PROMISED = {("MPNN", "PaiNN"): (0.36, 0.42)}  # part E: the ratio at 1e7 parameters
 PACKS_DIFFER = 0.02  # in ln L, part E
 LOWER = 0.02  # in the mean of ln L, part G's rule
 TRIED, LAW = "eSEN L2 x.6", "eSEN L2"  # eSEN at .6 of the rate of part A's law, and at that
+SWEPT = 8e6  # atoms, the middle of the sweeps by which eSEN's rate was set
 NUMBERS = ("E", "alpha", "beta", "gamma", "p", "R_D")  # of a law
 WITHIN = 1e7  # atoms, from which evaluations within runs are given
 
@@ -46,7 +51,7 @@ def slices() -> pl.DataFrame:
     names = [
         folder.name
         for folder in sorted(RESULTS.glob("ladder_2_long_*"))
-        if "check" not in folder.name
+        if "check" not in folder.name and folder.name != SHORTER
     ]
     tables = [pl.read_parquet(RESULTS / name / "runs.parquet") for name in names]
     table = pl.concat(tables, how="diagonal_relaxed").sort(pl.col("status") != "finished")
@@ -105,6 +110,9 @@ def part_g(every: pl.DataFrame, short: pl.DataFrame) -> None:
     column = every.filter(architecture=chosen).with_columns(architecture=pl.lit(LAW))
     long = pl.concat([others, column], how="diagonal_relaxed")
     laws(long, only=LAW)
+    if (RESULTS / SHORTER).is_dir():
+        print("  with the run of 1e7 parameters and 3.2e7 atoms:")
+        laws(pl.concat([long, shorter()], how="diagonal_relaxed"), only=LAW)
     larger = checks()
     before = pl.concat([short.filter(~near(larger["n"].unique())), larger], how="diagonal_relaxed")
     for first in ("PaiNN", "MPNN"):
@@ -114,17 +122,58 @@ def part_g(every: pl.DataFrame, short: pl.DataFrame) -> None:
                     slope = in_d(was, now)
                     print(f"{LAW} / {first}, N {n:>10,}, means over seeds, D: {slope:+.3f}")
         over_sizes(before, long, first, LAW)
+    best_rate(every)
+    if (RESULTS / SHORTER).is_dir():
+        part_e_in_n(long, short)
 
 
-def forecasts(long: pl.DataFrame) -> None:
-    print("1. final losses of runs of 1e8 atoms\n")
+def best_rate(every: pl.DataFrame) -> None:
+    """The vertex of the parabola through three rates of eSEN at one size, and the exponent of D
+    between it and the best rate of the sweeps (part G, 3)."""
+    of = every.filter(pl.col("architecture").is_in([LAW, TRIED, f"{LAW} x.36"]))
+    mean = of.group_by("n", "lr").agg(pl.col("loss").log().mean()).sort("n", "lr")
+    for (n,), rows in mean.group_by(["n"], maintain_order=True):
+        if len(rows) == 3:
+            x, y = np.log(rows["lr"].to_numpy()), rows["loss"].to_numpy()
+            square, slope, _ = np.polyfit(x, y, 2)
+            rate = np.exp(-slope / (2 * square))
+            exponent = np.log(rate / rows["lr"].max()) / np.log(1e8 / SWEPT)
+            print(f"{LAW}, N {n:,}: best rate {rate:.2g} by three; as D^{exponent:.2f} from 8M")
+
+
+def shorter() -> pl.DataFrame:
+    """The last evaluations of `long_esen`, whose eSEN has the rate of part G's column."""
+    return ends(SHORTER).with_columns(pl.col("architecture").replace(TRIED, LAW))
+
+
+def part_e_in_n(long: pl.DataFrame, short: pl.DataFrame) -> None:
+    """What 1e7 parameters and 3.2e7 atoms say of question 1: eSEN's extra slope in N."""
+    print("\n9. runs of 1e7 parameters and 3.2e7 atoms\n")
+    found = shorter()
+    forecasts(found, SHORTER_FORECAST)
+    print("\nratios at 3.2e7 atoms; below 1e7 parameters between 16M and 1e8 (means over seeds)\n")
+    part = np.log(SHORTER_ATOMS / 1.6e7) / np.log(1e8 / 1.6e7)
+    for first, second in PAIRS:
+        at = {
+            n: was + part * (now - was)
+            for n, now in paired(long, first, second)
+            for m, was in paired(short, first, second)
+            if abs(np.log(n / m)) < SAME_SIZE
+        } | dict(paired(found, first, second))
+        text = ", ".join(f"{n:,}: {np.exp(ratio):.4f}" for n, ratio in at.items())
+        print(f"{second} / {first}, N {text}")
+        for (n, was), (m, now) in pairwise(at.items()):
+            print(f"  extra slope in N, {n:,} to {m:,}: {(was - now) / np.log(m / n):+.3f}")
+
+
+def forecasts(ends_of_runs: pl.DataFrame, forecast: Path) -> None:
     print(f"{'column':<10}{'N':>12}{'FLOPs':>9}{'hours':>7}{'loss':>9}   part D's forecast")
     promised = {
         (row["architecture"], round(np.log10(row["n"]))): row
-        for entry in json.loads(FORECAST.read_text())["architectures"]
+        for entry in json.loads(forecast.read_text())["architectures"]
         for row in entry["predictions"]
     }
-    for row in long.sort("architecture", "n").iter_rows(named=True):
+    for row in ends_of_runs.sort("architecture", "n", "seed").iter_rows(named=True):
         found = promised.get((row["architecture"], round(np.log10(row["n"]), 1)))
         text = ""
         if found:
@@ -267,10 +316,12 @@ def main() -> int:
     columns = {column for pair in PAIRS for column in pair}
     table = slices()
     every = last(table.filter(pl.col("status") == "finished"))
+    every = every.sort("architecture", "n", "seed", "lr")
     table = table.filter(pl.col("architecture").is_in(columns))
     long = every.filter(pl.col("architecture").is_in(columns))
     short = ends("ladder_2_grid")
-    forecasts(long)
+    print("1. final losses of runs of 1e8 atoms\n")
+    forecasts(long, FORECAST)
     spent = pl.concat([last(table), checks()], how="diagonal_relaxed")["h"].sum()
     print(f"\nall runs so far, long_check too: {spent:.2f} hours of a card to itself")
     slopes(short, long)

@@ -19,10 +19,11 @@ import polars as pl
 from grid_analysis import finished
 
 RESULTS = Path("results")
-LENGTHS = ("ladder_2_grid_1m", "ladder_2_grid_4m", "ladder_2_grid", "ladder_2_grid_long")
+LENGTHS = ("ladder_2_grid_1m", "ladder_2_grid_4m", "ladder_2_grid", "ladder_2_long_esen")
+LENGTHS += ("ladder_2_grid_long",)
 ORDER = ("mpnn", "painn", "egnn", "esen")  # the first one is what the others are compared with
-# eSEN's column at 1e8 atoms: that of the law's rate until part G is read at its ends
-ESEN, ESEN_AT_1E8 = "eSEN L2", "eSEN L2"
+# eSEN's column beyond 16M atoms is at .6 of the law's rate (part G)
+ESEN, ESEN_BEYOND_16M, BEYOND = "eSEN L2", "eSEN L2 x.6", 2e7
 SLICE, FROM_STEP = "ladder_2_grid_64", 2000  # the slice at 64 structures a step
 
 
@@ -35,20 +36,20 @@ def runs_of(name: str, batch: int) -> pl.DataFrame:
 
 def one_rate(table: pl.DataFrame) -> pl.DataFrame:
     """Without the runs of eSEN at the rate that does not count, under the column's own name."""
-    counts = ~pl.col("architecture").str.starts_with(ESEN) | pl.col("architecture").eq(ESEN_AT_1E8)
-    return table.filter(counts).with_columns(pl.col("architecture").replace(ESEN_AT_1E8, ESEN))
+    other = pl.col("architecture").str.starts_with(ESEN)
+    other &= pl.col("architecture").ne(ESEN_BEYOND_16M) & (pl.col("length") > BEYOND)
+    return table.filter(~other).with_columns(pl.col("architecture").replace(ESEN_BEYOND_16M, ESEN))
 
 
 def merged() -> pl.DataFrame:
     parts = [
         runs_of(name, 16).filter(pl.col("final")) for name in LENGTHS if (RESULTS / name).is_dir()
     ]
-    parts[-1] = one_rate(parts[-1])
     label = pl.col("architecture") + " (64)"
     parts.append(
         runs_of(SLICE, 64).filter(pl.col("step") >= FROM_STEP).with_columns(architecture=label)
     )
-    table = pl.concat(parts, how="diagonal_relaxed")
+    table = one_rate(pl.concat(parts, how="diagonal_relaxed"))
     place = pl.col("variant").replace_strict({v: k for k, v in enumerate(ORDER)})
     return table.sort(place, "batch", "n", "seed", "length", "d")
 

@@ -25,10 +25,13 @@ import torch
 import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from forcelaw.data.pack import Pack
+from forcelaw.data.reference import without_model
 from forcelaw.store.runs import RunDirectory, runs
-from forcelaw.store.unlearned import left, no_model, unlearned
+from forcelaw.store.unlearned import left, unlearned
 from forcelaw.study.config import load
 from forcelaw.study.worker import work
+from forcelaw.training.spec import validation_set
 
 ATEN = torch.ops.aten
 PRODUCTS = {  # operation -> which of its arguments are factors
@@ -112,14 +115,14 @@ def main() -> int:
             show=False,
         )
     (run,) = runs(folder / "runs")
-    return show(run, no_model(folder))
+    pack = Pack(args.pack)
+    return show(run, without_model(pack, validation_set(pack, args.validation)))
 
 
 def show(run: RunDirectory, none: dict[str, float]) -> int:
     """Print the terms of the loss by step."""
     print(f"{'step':>8}{'energies':>11}{'forces':>9}{'gradient':>10}")
-    if none:
-        print(f"{'no model':>8}{none['loss_energy']:>11.4f}{none['loss_forces']:>9.3f}")
+    print(f"{'no model':>8}{none['loss_energy']:>11.4f}{none['loss_forces']:>9.3f}")
     rows = run.metrics()
     for row in rows:
         terms = f"{row['loss_energy']:>11.4f}{row['loss_forces']:>9.3f}{row['grad_norm']:>10.1f}"

@@ -9,7 +9,8 @@
 3. Beyond the runs: losses at the best N and D for 1e16 to 1e20 FLOPs, by the coupled law with its
    floor free and without a floor. Where the two disagree, more compute has to decide. gamma there
    is of counted FLOPs, k N^p D^q with p below 1; that of 1. is of C = k N D, as the paper has it.
-   Then the floors of the two terms of the loss, each by itself.
+   Then the floors of the two terms of the loss, each by itself, and where PaiNN overtakes eSEN by
+   these laws, with and without eSEN's largest size.
 4. What the study cost: FLOPs, hours of runs alone and held hours. A run that another table has too
    is counted where it was trained.
 """
@@ -101,6 +102,23 @@ def beyond(table: pl.DataFrame) -> None:
         print(f"{'':<9}E of each term of the loss, and its lowest value: {', '.join(terms)}")
 
 
+def overtaken(table: pl.DataFrame) -> None:
+    """From how many FLOPs on PaiNN has the lower loss, floors free."""
+
+    def best(rows: pl.DataFrame, at: np.ndarray) -> np.ndarray:
+        law, cost = forcelaw.fit(rows, "coupled"), Cost.of(forcelaw.Runs.from_frame(rows))
+        return np.asarray(forcelaw.compute_optimal(law, cost).loss(at))
+
+    flops = np.logspace(16, 24, 801)
+    rows = table.filter(batch=16)
+    leads, other = (rows.filter(architecture=name) for name in ("eSEN L2", "PaiNN"))
+    below = leads.filter(pl.col("n") < leads["n"].max())
+    for runs, name in ((leads, "all its runs"), (below, "those below its largest size")):
+        higher = best(runs, flops) > best(other, flops)
+        where = f"at {flops[higher.argmax()]:.1e} FLOPs" if higher.any() else "nowhere to 1e24"
+        print(f"PaiNN overtakes eSEN, by {name}: {where}")
+
+
 def cost() -> None:
     print("\n4. what it cost\n")
     print(f"{'study':<28}{'runs':>5}{'FLOPs':>9}{'hours alone':>13}{'held':>7}")
@@ -122,6 +140,7 @@ def main() -> int:
     exponents(table)
     budgets(table)
     beyond(table)
+    overtaken(table)
     cost()
     return 0
 

@@ -88,7 +88,6 @@ class ConcurrentRuns:
 
     def work(self) -> None:
         """Train until no run is left that this worker could take, or ``stop`` says so."""
-        began, solo = time.monotonic(), 0.0
         try:
             while True:
                 leaving = self.stop() or self.closing()
@@ -107,7 +106,6 @@ class ConcurrentRuns:
                     continue
                 self.busy = time.monotonic()
                 for ended in self.scheduler.step():
-                    solo += (ended.result or {}).get("seconds", 0.0)
                     self._settle(ended)
                 self._heartbeat()
         finally:
@@ -118,12 +116,6 @@ class ConcurrentRuns:
                 self.team.close()
             for run in left:
                 run.release()
-        wall = time.monotonic() - began
-        print(
-            f"the runs that ended here would take {solo:.0f} s one at a time; they took"
-            f" {wall:.0f} s, preparation and evaluation included: a factor of {solo / wall:.2f}",
-            file=sys.stderr,
-        )
 
     def _has_room(self) -> bool:
         """Whether another run can begin: fewer than the limit, none in preparation, and twice the

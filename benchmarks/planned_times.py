@@ -1,5 +1,5 @@
 """Rates by which `forcelaw run --plan --device cuda` plans, fitted to what committed runs and speed
-tables took, and their error.
+tables took, and their error; then the same for whole studies whose runs are trained side by side.
 
     python benchmarks/planned_times.py [--write]      # --write: src/forcelaw/study/step_times.json
 
@@ -9,6 +9,11 @@ of steps when a run has the card for itself (of runs side by side a sample is ti
 evaluations. Rows of speed: results/h200/gradient_forces.txt, last call, and
 results/h200/columns_check.txt. Where two rows carry two rates the fit is exact and says
 nothing. Studies of options and of other data test the rates and are not fitted.
+
+Whole studies: planned hours of a card over those that it was held (start, preparation and
+evaluation included), of H200 studies whose runs have all ended. NOT_SHARED is the share by which
+the sum of |ln| is least over those that were held for LONG seconds or more; in shorter ones starts
+and the ends of leases are much of it.
 """
 
 from __future__ import annotations
@@ -27,7 +32,8 @@ from scipy.optimize import nnls
 from forcelaw.data.pack import Pack, sample_path
 from forcelaw.models import architecture
 from forcelaw.models.sizing import size
-from forcelaw.study.cost import Rate, seconds_of
+from forcelaw.study import cost
+from forcelaw.study.cost import Rate, gpu_rate, seconds_of, times_of, wall_seconds
 from forcelaw.training.config import cost_factor
 from forcelaw.training.spec import data_options
 
@@ -36,11 +42,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # test the rates of the H200, which has run most; GemNet-OC has run on an H100 only
 H100 = {"depth": ("mpnn", "painn", "esen"), "symmetry_ladder": ("gemnet_oc",)}
 TESTS = ("heads_again", "rmd17", "wbe", "symmetry_breaks")
+TESTS += ("ladder_2_columns", "ladder_2_columns_slow", "ladder_2_columns_gemnet")
 # many processes on a card, whose steps took 2 to 15 times as long as alone (LABLOG.md)
 CROWDED = ("field", "symmetry_transfer")
 # architectures whose kernels are younger than other studies: widths of symmetry_transfer that ran
 # with these, and with nothing beside them
 ALONE = {"attention": (32, 72), "platonic": (144,)}
+OLD_KERNELS = ("symmetry_dial", "symmetry_rates")  # platonic and attention by plain torch
+LONG = 400.0
 COLUMNS = ROOT / "results" / "h200" / "columns_check.txt"
 SPEED = ROOT / "results" / "h200" / "gradient_forces.txt"
 KINDS = {"direct": "direct", "gradient": "conservative"}
@@ -56,6 +65,7 @@ class Point(NamedTuple):
 
 
 def runs() -> Iterator[Point]:
+    seen: set[str] = set()  # a run that one study took from another is in both tables
     for file in sorted((ROOT / "results").glob("*/runs.jsonl")):
         for line in file.read_text().splitlines():
             row = json.loads(line)
@@ -68,6 +78,9 @@ def runs() -> Iterator[Point]:
             alone = study == "symmetry_transfer" and model["width"] in ALONE.get(name, ())
             if not alone and (study in CROWDED or name in ALONE):
                 continue
+            if row["run"] in seen:
+                continue
+            seen.add(row["run"])
             if (card == "H100" and name not in H100.get(study, ())) or spec["cost_factor"] > 2:
                 continue
             yield Point(
@@ -139,6 +152,65 @@ def planned(point: Point, rate: Rate) -> float:
     return seconds_of(spec, {spec["label"]: rate})
 
 
+class Held(NamedTuple):
+    study: str
+    specs: list[dict[str, Any]]
+    rates: dict[str, Rate]
+    cards: int
+    seconds: float  # that the cards were held, all together
+
+    def planned(self) -> float:
+        times = [times_of(spec, self.rates, shared=True) for spec in self.specs]
+        return self.cards * wall_seconds(times, self.cards)
+
+    def alone(self) -> float:
+        return sum(seconds_of(spec, self.rates) for spec in self.specs)
+
+
+def held() -> Iterator[Held]:
+    for file in sorted((ROOT / "results").glob("*/provenance.json")):
+        found = json.loads(file.read_text())
+        paid, study = found.get("cost", {}), file.parent.name
+        h200 = list(paid.get("devices", {})) == ["NVIDIA H200"]
+        if (
+            not h200
+            or paid["shared"]
+            or list(paid["runs"]) != ["finished"]
+            or study in (*CROWDED, *OLD_KERNELS)
+        ):
+            continue
+        lines = (file.parent / "runs.jsonl").read_text().splitlines()
+        specs = [json.loads(line)["spec"] for line in lines]
+        models = {spec["label"]: spec["model"] for spec in specs}
+        rates = {
+            label: gpu_rate(model["architecture"], model["forces"])
+            for label, model in models.items()
+        }
+        cards = max(piece["devices"] for piece in found["pieces"].values())
+        yield Held(study, specs, rates, cards, 3600 * paid["held_hours"])
+
+
+def side_by_side() -> None:
+    print("\nplanned over held seconds of studies whose runs are side by side, and one at a time")
+    print(f"{'study':<26}{'runs':>5}{'cards':>6}{'held':>7}{'planned':>8}{'over':>6}{'alone':>7}")
+    studies = list(held())
+    for one in studies:
+        over, alone = one.planned() / one.seconds, one.alone() / one.seconds
+        print(
+            f"{one.study:<26}{len(one.specs):>5}{one.cards:>6}{one.seconds:>7.0f}"
+            f"{one.planned():>8.0f}{over:>6.2f}{alone:>7.2f}"
+        )
+    studies = [one for one in studies if one.seconds >= LONG]
+    present, errors = cost.NOT_SHARED, {}
+    for share in np.round(np.arange(0.1, 1.01, 0.05), 2):
+        cost.NOT_SHARED = float(share)
+        errors[float(share)] = sum(abs(np.log(one.planned() / one.seconds)) for one in studies)
+    cost.NOT_SHARED = present
+    best = min(errors, key=lambda share: errors[share])
+    print(f"NOT_SHARED: {present}; mean |ln| {errors[present] / len(studies):.2f}", end=", ")
+    print(f"least at {best}: {errors[best] / len(studies):.2f}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
@@ -150,8 +222,8 @@ def main() -> int:
     print("planned over true seconds of steps, by rates of an H200 where it has any")
     print(f"{'':<34}{'rows':>5}{'least':>7}{'10%':>6}{'half':>6}{'90%':>6}{'most':>6}")
     for (name, forces), points in sorted(groups.items()):
-        ours = [p for p in points if p.card == "H200"] or points
-        rate = fit([p for p in ours if p.source not in TESTS])
+        fitted = [p for p in points if p.source not in TESTS]
+        rate = fit([p for p in fitted if p.card == "H200"] or fitted)
         found[name][forces] = list(rate)
         print(
             f"{name}, {forces} forces: {rate.step:g} s, {rate.layer:g} s a layer,"
@@ -163,6 +235,7 @@ def main() -> int:
         for source, ratios in sorted(by.items()):
             quantiles = np.quantile(ratios, [0, 0.1, 0.5, 0.9, 1])
             print(f"    {source:<30}{len(ratios):>5} " + "".join(f"{q:6.2f}" for q in quantiles))
+    side_by_side()
     if args.write:
         to = ROOT / "src" / "forcelaw" / "study" / "step_times.json"
         to.write_text(json.dumps(found, indent=1) + "\n")

@@ -173,6 +173,22 @@ def test_a_study_is_planned_for_a_gpu_where_there_is_none(study, capsys) -> None
         assert "no CUDA device" in capsys.readouterr().err
 
 
+def test_a_plan_for_a_gpu_says_what_runs_side_by_side_save(study, monkeypatch, capsys) -> None:
+    """The longest of these runs bounds neither time; a second of waiting a step, half of it
+    shared."""
+    from forcelaw.study import cost
+
+    monkeypatch.setattr(cost, "gpu_rate", lambda *_: cost.Rate(1.0, 0.0))
+    words = ["run", str(study), "--plan", "--device", "cuda"]
+    assert main(words) == 0
+    together = capsys.readouterr().out
+    assert main([*words, "--runs-per-device", "1"]) == 0
+    alone = capsys.readouterr().out
+    assert "side by side" not in alone
+    told = re.search(r"about (.*) with 1 worker and runs side by side \((.*) one at", together)
+    assert told and f"about {told[2]} with 1 worker, by" in alone and told[1] != told[2]
+
+
 def test_the_rates_of_a_device_are_measured_once(study, tmp_path, monkeypatch) -> None:
     from forcelaw.study import cost
     from forcelaw.study.status import describe_plan

@@ -23,6 +23,7 @@ from forcelaw.errors import StudyError
 from forcelaw.store.runs import content_id, runs
 from forcelaw.study import status, stop
 from forcelaw.study.config import load
+from forcelaw.study.cost import Times
 from forcelaw.study.slurm import array_worker, queue, submit
 from forcelaw.study.slurm import task as slurm_task
 from forcelaw.study.slurm.array_worker import ArrayWorker
@@ -224,6 +225,15 @@ def test_a_worker_that_has_not_what_a_run_needs_is_refused(cluster, block, gpus,
     assert not (cluster / "out").exists()
 
 
+def known(hours):
+    """Times of runs that take what they take, whatever runs beside them."""
+
+    def times_of(spec, rates, *, shared=False):
+        return Times(*2 * [3600.0 * hours[content_id(spec)]])
+
+    return times_of
+
+
 def test_a_plan_counts_workers_devices_limits_and_parts(cluster, monkeypatch) -> None:
     """Two runs of 12 hours on 2 workers of 4 GPUs, a limit of 4 hours: with a GPU a run all run at
     once in 3 parts; with 4 GPUs a run each worker has one, of 3 hours."""
@@ -231,7 +241,7 @@ def test_a_plan_counts_workers_devices_limits_and_parts(cluster, monkeypatch) ->
     block = Slurm(time=4 * 60 + 1, workers=2, gpus=4, signal=60)
     study.config = study.config.model_copy(update={"slurm": block})
     hours = {item.id: 12.0 for item in study.directory.plan().runs}
-    monkeypatch.setattr(submit, "seconds_of", lambda spec, rates: 3600.0 * hours[content_id(spec)])
+    monkeypatch.setattr(submit, "times_of", known(hours))
     alone = submit.describe_array(study.directory, {}, gpus=1)
     together = submit.describe_array(study.directory, {}, gpus=4)
     assert "24 GPU-hours" in alone and "24 GPU-hours" in together
@@ -254,9 +264,7 @@ def test_the_plan_of_workers_and_of_an_array_say_the_same_time(
     ids = [item.id for item in study.directory.plan().runs]
     hours = dict(zip(ids, (20.0, 4.0), strict=True))
     for module in (submit, status):
-        monkeypatch.setattr(
-            module, "seconds_of", lambda spec, rates: 3600.0 * hours[content_id(spec)]
-        )
+        monkeypatch.setattr(module, "times_of", known(hours))
     array = submit.describe_array(study.directory, {}, gpus)
     plan = status.describe_plan(study.directory, {}, workers * max(1, cards // gpus), "cuda", gpus)
     assert f"{text} 00 min when" in array and f"about {text} 00 min with" in plan

@@ -98,25 +98,34 @@ class Study:
         ]
         return pl.DataFrame(rows, infer_schema_length=None)
 
-    def describe(self, device: str = "auto", workers: int | None = None, gpus: int = 1) -> str:
+    def describe(
+        self,
+        device: str = "auto",
+        workers: int | None = None,
+        gpus: int = 1,
+        runs_per_device: int | str = "auto",
+    ) -> str:
         """The plan and what it costs, as the text of ``forcelaw run --plan``, and what the array of
         a study with a block ``slurm`` asks for. A plan for "cuda" needs no GPU: it is that of one
-        H200 then. gpus: of each run."""
+        H200 then. gpus: of each run. runs_per_device: runs side by side, a number or "auto"."""
         from ..study.cost import rates_of
         from ..study.launcher import default_workers
         from ..study.slurm.submit import describe_array
         from ..study.status import describe_plan
+        from ..study.worker import shares
         from ..training.device import pick_device
 
         device = device if device == "cuda" else pick_device(device)
         rates = rates_of(self.directory, device, remember=False)
         workers = workers or default_workers(device, gpus)
-        text = describe_plan(self.directory, rates, workers, device, gpus)
+        shared = shares(self.directory, device, gpus, runs_per_device)
+        text = describe_plan(self.directory, rates, workers, device, gpus, shared)
         if self.config.slurm is None:
             return text
         if self.config.slurm.device != device:
             rates = rates_of(self.directory, self.config.slurm.device, remember=False)
-        return f"{text}\n{describe_array(self.directory, rates, gpus)}"
+            shared = shares(self.directory, self.config.slurm.device, gpus, runs_per_device)
+        return f"{text}\n{describe_array(self.directory, rates, gpus, shared)}"
 
     def run(
         self,
@@ -160,7 +169,7 @@ class Study:
             survey,
         )
         from ..study.stop import withdraw
-        from ..study.worker import headroom
+        from ..study.worker import headroom, shares
         from ..training.device import pick_device
 
         began = time.time()
@@ -171,7 +180,8 @@ class Study:
         check_devices(device, workers, gpus)
         verify(self.directory.pack, self.out)
         rates = rates_of(self.directory, device)
-        say(describe_plan(self.directory, rates, workers, device, gpus))
+        shared = shares(self.directory, device, gpus, runs_per_device)
+        say(describe_plan(self.directory, rates, workers, device, gpus, shared))
         withdraw(self.out)
         if changed := self.directory.write(command=command):
             say(changed)
@@ -233,13 +243,16 @@ class Study:
         from ..study.cost import rates_of
         from ..study.launcher import check_array
         from ..study.slurm.submit import block_of, describe_array, submit
+        from ..study.worker import shares
 
         require("submitit")
         block = block_of(self.directory)
         check_run_options(block.device, None, runs_per_device, None, hold_largest, threads, gpus)
         check_array(block, gpus, wanted_threads(threads))
         verify(self.directory.pack, self.out)
-        say(describe_array(self.directory, rates_of(self.directory, block.device), gpus))
+        rates = rates_of(self.directory, block.device)
+        shared = shares(self.directory, block.device, gpus, runs_per_device)
+        say(describe_array(self.directory, rates, gpus, shared))
         if changed := self.directory.write(command=command):
             say(changed)
         if retry_failed:

@@ -188,7 +188,7 @@ def _run(args: argparse.Namespace) -> int:
     )
     study = Study.load(args.study, args.out)
     if args.plan:
-        print(study.describe(args.device, args.workers, args.gpus))
+        print(study.describe(args.device, args.workers, args.gpus, args.runs_per_device))
         return 0
     if args.slurm:
         return _submit(study, args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from ..models.base import ModelConfig
     from ..training.config import TrainOptions
     from .record import StudyDirectory
+
+
+class Times(NamedTuple):
+    """Estimated seconds of a run: on a device of its own, and of a device that runs side by side
+    fill."""
+
+    alone: float
+    beside: float
 
 
 class Rate(NamedTuple):
@@ -32,6 +41,10 @@ class Rate(NamedTuple):
 # Timing eager steps before a study would take a minute of a GPU that has nothing to do meanwhile,
 # and say little of steps that are CUDA graphs.
 STEP_TIMES = Path(__file__).with_name("step_times.json")
+# Of the time of a step that does not grow with its arithmetic (launches, latencies, kernels too
+# small for the device) what other runs cannot have: fitted to hours that H200s were held by
+# benchmarks/planned_times.py
+NOT_SHARED = 0.5
 
 
 def gpu_rate(architecture: str, forces: str) -> Rate:
@@ -117,19 +130,27 @@ def _time_step(shard: Shard, config: ModelConfig, options: TrainOptions) -> tupl
 
 
 def seconds_of(spec: dict[str, Any], rates: dict[str, Rate]) -> float:
+    """Estimated seconds of a run on a device of its own."""
+    return times_of(spec, rates).alone
+
+
+def times_of(spec: dict[str, Any], rates: dict[str, Rate], *, shared: bool = False) -> Times:
     """Estimated seconds of a run. An evaluation is a forward pass in large batches: for each atom a
-    third of the arithmetic of a step, and little else."""
+    third of the arithmetic of a step, and little else. shared: whether runs are trained side by
+    side on a device, which then waits less."""
     rate = rates[spec["label"]]
     step = rate.step + rate.layer * spec["model"]["depth"]
     arithmetic = planned_flops(spec) * rate.flop
     evaluated = spec["train"]["evaluations"] * spec["train"]["validation_structures"] * 20.0
     evaluated *= spec["train"].get("evaluation_rotations") or 1
     share = evaluated / (3.0 * spec["steps"] * spec["batch_atoms"])
-    return spec["steps"] * step + arithmetic * (1.0 + share)
+    waiting, arithmetic = spec["steps"] * step, arithmetic * (1.0 + share)
+    return Times(waiting + arithmetic, (NOT_SHARED if shared else 1.0) * waiting + arithmetic)
 
 
-def wall_seconds(each: list[float], at_once: int, gpus: int = 1) -> float:
-    """Estimated seconds until all runs have ended. each: seconds of every run on one device;
-    at_once: runs that are trained side by side; gpus: devices of each run, taken to be that many
-    times as fast. The longest run is a bound, however many are trained at once."""
-    return max(sum(each) / at_once, max(each, default=0.0)) / gpus
+def wall_seconds(each: Sequence[Times], at_once: int, gpus: int = 1) -> float:
+    """Estimated seconds until all runs have ended. at_once: devices, or processes of a CPU, that
+    train at the same time; gpus: devices of each run, taken to be that many times as fast. The
+    longest run is a bound, however many are trained at once."""
+    longest = max((times.alone for times in each), default=0.0)
+    return max(sum(times.beside for times in each) / at_once, longest) / gpus

@@ -15,7 +15,7 @@ from ..store.unlearned import no_model, unlearned
 from .accounting import accounts
 from .advice import advise
 from .config import label_of
-from .cost import Rate, seconds_of, wall_seconds
+from .cost import Rate, Times, seconds_of, times_of, wall_seconds
 from .live import Live, describe, live
 
 if TYPE_CHECKING:
@@ -93,9 +93,11 @@ def describe_plan(
     workers: int,
     device: str = "cpu",
     gpus: int = 1,
+    shared: bool = False,
 ) -> str:
     """The plan of a study before anything is trained, and what it will cost, as text. gpus: devices
-    that each run is trained on together, taken to be that many times as fast."""
+    that each run is trained on together, taken to be that many times as fast. shared: whether runs
+    are trained side by side on one."""
     from .plan import plan
 
     study, data, m = directory.study, directory.data, directory.pack.manifest
@@ -109,27 +111,30 @@ def describe_plan(
         f"{'time':>14}",
     ]
     everything = [*planned.runs, *planned.waiting]
+    each = {id(run): times_of(run.spec, rates, shared=shared) for run in everything}
     for label in map(label_of, study.architectures):
         mine = [run for run in everything if run.label == label]
         sizes = [run.spec["n"] for run in mine if run.kind == "grid"]
-        seconds = sum(seconds_of(run.spec, rates) for run in mine)
+        seconds = sum(each[id(run)].alone for run in mine)
         lines.append(
             f"{label:<22}{len(sizes):>6}{len(mine) - len(sizes):>7}{count(min(sizes)):>10}"
             f"{count(max(sizes)):>10}{sum(run.flops for run in mine):>10.1e}{duration(seconds):>14}"
         )
-    wall = wall_seconds([seconds_of(run.spec, rates) for run in everything], workers, gpus)
+    wall = duration(wall_seconds([*each.values()], workers, gpus))
     lines.append(
         f"{len(everything)} runs, {sum(run.flops for run in everything):.1e} FLOPs, about"
-        f" {duration(wall)} with {workers} worker{'s' * (workers > 1)}"
+        f" {wall} with {workers} worker{'s' * (workers > 1)}"
     )
     if gpus > 1:
         kind = "GPUs" if device == "cuda" else "processes"
         lines[-1] += f" of {gpus} {kind} each, if they are {gpus} times as fast as one"
+    if shared:
+        one = [Times(times.alone, times.alone) for times in each.values()]
+        alone = duration(wall_seconds(one, workers))
+        if alone != wall:
+            lines[-1] += f" and runs side by side ({alone} one at a time)"
     if device == "cuda":
-        lines[-1] += (
-            " and one run at a time, by the rates of one H200; runs side by side end about 3 times"
-            " sooner"
-        )
+        lines[-1] += ", by the rates of one H200"
     lines += [f"note: {text}" for text in advise(study, data, planned)]
     return "\n".join(lines)
 

@@ -67,7 +67,7 @@ def work(
     directory.require_same_code()
     verify(directory.pack, out)  # a glance where the command that started this has done it
     if runs_per_device is None:
-        runs_per_device = automatic(directory, device) if gpus == 1 else 1
+        runs_per_device = automatic(directory, device, gpus)
     reserve = headroom(device, compile_model)
     runs = ConcurrentRuns(
         directory,
@@ -86,11 +86,19 @@ def work(
     runs.work()
 
 
-def automatic(directory: StudyDirectory, device: str) -> int:
+def shares(directory: StudyDirectory, device: str, gpus: int, runs_per_device: int | str) -> bool:
+    """Whether runs are trained side by side on a GPU, and fill what others leave of it.
+    runs_per_device: a number, or "auto"."""
+    wanted = str(runs_per_device)
+    runs = automatic(directory, device, gpus) if wanted == "auto" else int(wanted)
+    return device == "cuda" and runs > 1
+
+
+def automatic(directory: StudyDirectory, device: str, gpus: int) -> int:
     """Runs side by side that fill a GPU: as many batches as make up AUTOMATIC_ATOMS atoms, at most
-    AUTOMATIC_RUNS; 1 on a CPU. The memory of the device may allow fewer, which shows while they
-    train."""
-    if device != "cuda":
+    AUTOMATIC_RUNS; 1 on a CPU, and where a run has several GPUs. The memory of the device may allow
+    fewer, which shows while they train."""
+    if device != "cuda" or gpus > 1:
         return 1
     options = directory.study.train
     atoms = options.batch_atoms or (options.batch_molecules or 1) * directory.data.natoms.mean()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ...errors import StudyError, require
 from ...files import storage, write_json
 from ...progress import duration
-from ..cost import Rate, seconds_of, wall_seconds
+from ..cost import Rate, times_of, wall_seconds
 from ..plan import plan
 from ..stop import withdraw
 from .array_worker import ArrayWorker
@@ -88,10 +88,14 @@ def block_of(directory: StudyDirectory) -> Slurm:
     return directory.study.slurm
 
 
-def describe_array(directory: StudyDirectory, rates: dict[str, Rate], gpus: int = 1) -> str:
-    """What the array of a study asks for and what it costs, as text. gpus: devices of each run."""
+def describe_array(
+    directory: StudyDirectory, rates: dict[str, Rate], gpus: int = 1, shared: bool = False
+) -> str:
+    """What the array of a study asks for and what it costs, as text. gpus: devices of each run.
+    shared: whether runs are trained side by side on one."""
     options, planned = block_of(directory), plan(directory.study, directory.data, {})
-    every = [seconds_of(run.spec, rates) for run in (*planned.runs, *planned.waiting)]
+    every = [times_of(run.spec, rates, shared=shared) for run in (*planned.runs, *planned.waiting)]
+    hours, longest = sum(run.alone for run in every) / 3600, max(run.alone for run in every)
     devices = max(1, options.gpus) if options.device == "cuda" else options.cores
     at_once = options.workers * max(1, devices // gpus)
     wall = wall_seconds(every, at_once, gpus)
@@ -100,17 +104,15 @@ def describe_array(directory: StudyDirectory, rates: dict[str, Rate], gpus: int 
     lines = [
         _asked(options),
         *(f"  before each: {line}" for line in options.setup),
-        f"  about {sum(every) / 3600:.3g} {unit}-hours of training, {duration(wall)} when all have"
-        f" started; they hold {options.workers * devices} {unit}s",
+        f"  about {hours:.3g} {unit}-hours of training{' one run at a time' * shared},"
+        f" {duration(wall)} when all have started; they hold {options.workers * devices} {unit}s",
     ]
     if limit <= 0:
         lines.append("  note: the time limit is not longer than `signal`: nothing is trained in it")
     elif wall > limit:
         lines.append(f"  each worker requeues itself about {math.ceil(wall / limit) - 1} times")
-    if limit > 0 and max(every) / gpus > limit:
-        lines.append(
-            f"  the longest run is trained in {math.ceil(max(every) / gpus / limit)} parts"
-        )
+    if limit > 0 and longest / gpus > limit:
+        lines.append(f"  the longest run is trained in {math.ceil(longest / gpus / limit)} parts")
     return "\n".join(lines)
 
 

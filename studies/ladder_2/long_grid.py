@@ -12,9 +12,10 @@
    slopes are taken between `long_check` and the long runs, where it has the size.
 6. Laws of final losses of runs of 1M to 1e8 atoms: without U, and with the law of repeats.
 7. What other rates give at 1e8 atoms (`long_rates`, `long_esen_rates`), as far as they have run.
-8. Part G: its rule, and with its column of eSEN the floor and the slopes of question 1 again.
-9. `long_esen`: runs of 1e7 parameters and 3.2e7 atoms beside their forecast, their ratios, and
+8. `long_esen`: runs of 1e7 parameters and 3.2e7 atoms beside their forecast, their ratios, and
    those of other sizes at 3.2e7, by a straight line between runs of 16M and of 1e8 atoms.
+
+Parts G to I, on eSEN's rate, are read by esen_rate.py.
 """
 
 from __future__ import annotations
@@ -39,9 +40,7 @@ PAIRS = [("MPNN", "PaiNN"), ("PaiNN", "eSEN L2"), ("MPNN", "eSEN L2")]
 PAIRS += [("MPNN", "MC-EGNN"), ("PaiNN", "MC-EGNN")]
 PROMISED = {("MPNN", "PaiNN"): (0.36, 0.42)}  # part E: the ratio at 1e7 parameters
 PACKS_DIFFER = 0.02  # in ln L, part E
-LOWER = 0.02  # in the mean of ln L, part G's rule
 TRIED, LAW = "eSEN L2 x.6", "eSEN L2"  # eSEN at .6 of the rate of part A's law, and at that
-SWEPT = 8e6  # atoms, the middle of the sweeps by which eSEN's rate was set
 NUMBERS = ("E", "alpha", "beta", "gamma", "p", "R_D")  # of a law
 WITHIN = 1e7  # atoms, from which evaluations within runs are given
 
@@ -93,52 +92,11 @@ def other_rates(long: pl.DataFrame, columns: set[str]) -> None:
                 print(f"  the best of the rates move {text}")
 
 
-def part_g(every: pl.DataFrame, short: pl.DataFrame) -> None:
-    """The rule of part G, and what it asks to be read then."""
-    print("\n8. part G: eSEN's column at 1e8 atoms\n")
-    tried, law = mean_losses(every, TRIED), mean_losses(every, LAW)
-    gains = {n: tried[n] - law[n] for n in law if n in tried}
-    if len(gains) < len(law):
-        print(f"{TRIED} has run at {len(gains)} of {len(law)} sizes: not read")
-        return
-    mean = float(np.mean(list(gains.values())))
-    changes = max(gains.values()) < 0 and mean <= -LOWER
-    print(f"mean {mean:+.3f} in ln L, at most {max(gains.values()):+.3f}", end=": ")
-    print(f"the column is that at {'.6 of the rate' if changes else 'the rate of the law'}")
-    chosen = TRIED if changes else LAW
-    others = every.filter(~pl.col("architecture").is_in([LAW, TRIED]))
-    column = every.filter(architecture=chosen).with_columns(architecture=pl.lit(LAW))
-    long = pl.concat([others, column], how="diagonal_relaxed")
-    laws(long, only=LAW)
-    if (RESULTS / SHORTER).is_dir():
-        print("  with the run of 1e7 parameters and 3.2e7 atoms:")
-        laws(pl.concat([long, shorter()], how="diagonal_relaxed"), only=LAW)
-    larger = checks()
-    before = pl.concat([short.filter(~near(larger["n"].unique())), larger], how="diagonal_relaxed")
-    for first in ("PaiNN", "MPNN"):
-        for n, now in paired(long, first, LAW):
-            for m, was in paired(before, first, LAW):
-                if abs(np.log(n / m)) < SAME_SIZE:
-                    slope = in_d(was, now)
-                    print(f"{LAW} / {first}, N {n:>10,}, means over seeds, D: {slope:+.3f}")
-        over_sizes(before, long, first, LAW)
-    best_rate(every)
-    if (RESULTS / SHORTER).is_dir():
-        part_e_in_n(long, short)
-
-
-def best_rate(every: pl.DataFrame) -> None:
-    """The vertex of the parabola through three rates of eSEN at one size, and the exponent of D
-    between it and the best rate of the sweeps (part G, 3)."""
-    of = every.filter(pl.col("architecture").is_in([LAW, TRIED, f"{LAW} x.36"]))
-    mean = of.group_by("n", "lr").agg(pl.col("loss").log().mean()).sort("n", "lr")
-    for (n,), rows in mean.group_by(["n"], maintain_order=True):
-        if len(rows) == 3:
-            x, y = np.log(rows["lr"].to_numpy()), rows["loss"].to_numpy()
-            square, slope, _ = np.polyfit(x, y, 2)
-            rate = np.exp(-slope / (2 * square))
-            exponent = np.log(rate / rows["lr"].max()) / np.log(1e8 / SWEPT)
-            print(f"{LAW}, N {n:,}: best rate {rate:.2g} by three; as D^{exponent:.2f} from 8M")
+def with_column(every: pl.DataFrame, label: str) -> pl.DataFrame:
+    """``every`` with the runs of ``label`` as eSEN's column, and none of its other rates."""
+    others = every.filter(~pl.col("architecture").str.starts_with(LAW))
+    column = every.filter(architecture=label).with_columns(architecture=pl.lit(LAW))
+    return pl.concat([others, column], how="diagonal_relaxed")
 
 
 def shorter() -> pl.DataFrame:
@@ -148,7 +106,7 @@ def shorter() -> pl.DataFrame:
 
 def part_e_in_n(long: pl.DataFrame, short: pl.DataFrame) -> None:
     """What 1e7 parameters and 3.2e7 atoms say of question 1: eSEN's extra slope in N."""
-    print("\n9. runs of 1e7 parameters and 3.2e7 atoms\n")
+    print("\n8. runs of 1e7 parameters and 3.2e7 atoms\n")
     found = shorter()
     forecasts(found, SHORTER_FORECAST)
     print("\nratios at 3.2e7 atoms; below 1e7 parameters between 16M and 1e8 (means over seeds)\n")
@@ -330,7 +288,7 @@ def main() -> int:
     print("\n6. laws of final losses of runs of 1M to 1e8 atoms\n")
     laws(long)
     other_rates(every, columns)
-    part_g(every, short)
+    part_e_in_n(with_column(every, TRIED), short)
     return 0
 
 

@@ -19,7 +19,7 @@ from forcelaw.report.frontiers import FrontierOutcome, envelope
 from forcelaw.report.outcome import Outcome
 from forcelaw.report.paper import published
 from forcelaw.report.sections.data import regime
-from forcelaw.report.sections.sweep import Sweep, end_of_sweep, tolerance
+from forcelaw.report.sections.sweep import Sweep, end_of_sweep, short_sweeps, tolerance
 from forcelaw.report.series import loss_at_data
 from forcelaw.table.runs import Runs
 
@@ -209,6 +209,21 @@ def test_a_sweep_that_ends_too_early_is_said(
         if said is None
         else ("PaiNN" in words[0] and f"gained {said} of the loss" in words[0])
     )
+
+
+@pytest.mark.parametrize(("longest", "said"), [(9e5, False), (1.2e6, True)])
+def test_sweeps_of_runs_that_are_much_shorter_are_said(longest: float, said: bool) -> None:
+    """The longest swept run that ended counts, and the longest run of that architecture."""
+    points = [
+        {"lr": lr, "loss": loss, "d": d}
+        for lr, loss, d in ((1, 0.5, 1e5), (2, 0.4, 5e4), (3, 0, 2e5))
+    ]
+    grid = pl.DataFrame(
+        {"architecture": ["PaiNN", "PaiNN", "MPNN"], "d": [1e5, longest, 1e9], "loss": [1.0] * 3}
+    )
+    words = short_sweeps(SimpleNamespace(grid=grid), [Sweep("PaiNN", points, [])])
+    assert words == [] or ("PaiNN see 12 times" in words[0] and said)
+    assert bool(words) == said
 
 
 def test_the_chosen_rate_is_the_best_mean_without_divergence() -> None:

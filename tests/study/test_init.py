@@ -166,3 +166,19 @@ def test_time_left_begins_at_the_estimate(monkeypatch):
         launcher._show(bar, StudyStatus(4, work=240.0, done=done), "s", 1)
     assert 100 < left[0] < 140 and 100 < left[1] < 180
     assert left[2] > 2000  # ten seconds of work in an hour
+
+
+def test_rates_of_much_shorter_runs_are_said(data):
+    """Of entries that take them; those with a rate of their own are left alone."""
+    sweep = {"size": 3e3, "factors": [0.5, 1], "atoms": 3e4}
+    entries = [
+        "mpnn",
+        {"name": "painn", "sweep_of": "MPNN"},
+        {"name": "egnn", "learning_rate": 1e-3},
+    ]
+    keys = {"architectures": entries, "learning_rate": {"sweep": sweep}}
+    said = notes(data, atoms=6e5, **keys)
+    assert "MPNN, PaiNN: runs see 20 times the atoms of the swept ones" in said
+    assert "learning_rate.sweep.atoms: 1.5e5" in said
+    assert "swept ones" not in notes(data, atoms=1.5e5, **keys)
+    assert "swept ones" not in notes(data, atoms=6e5, architectures=entries[2:])

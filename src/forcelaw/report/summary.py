@@ -18,7 +18,7 @@ from .sections.data import regime_notes
 from .sections.frontier import equal_compute
 from .sections.problems import risen_words, timing_words, unlearned_words
 from .sections.ratios import slope_words
-from .sections.sweep import end_of_sweep, sweeps
+from .sections.sweep import end_of_sweep, short_sweeps, sweeps
 
 
 def tiles(analysis: Analysis) -> list[tuple[str, str]]:
@@ -225,7 +225,8 @@ def limits(analysis: Analysis) -> list[str]:
     out += regime_notes(analysis)
     out += _protocols(analysis)
     out += certificates.limits(analysis)
-    out += end_of_sweep(sweeps(analysis))
+    found = sweeps(analysis)
+    out += [*end_of_sweep(found), *short_sweeps(analysis, found)]
     if analysis.problems:
         out.append(
             f"{len(analysis.problems)} run(s) diverged or failed; they are listed below and take no"

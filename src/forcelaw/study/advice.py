@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..store.sweep import TIMES_LONGER
 from ..table.doubts import BURN_IN_STEPS
 from ..training.config import TrainOptions, evaluation_steps
 from .config import Study, label_of
@@ -26,7 +27,7 @@ def advise(study: Study, data: DataSummary, planned: Plan) -> list[str]:
     grid = [run for run in [*planned.runs, *planned.waiting] if run.kind == "grid"]
     if not grid:
         return []
-    advice = [*_protocols(grid), *_burn_in(grid), *_passes(grid)]
+    advice = [*_protocols(grid), *_burn_in(grid), *_passes(grid), *_short_sweeps(study, planned)]
     advice += [*_sizes(study, grid), *_seeds(study)]
     if data.validation is not None and data.validation < 100:
         advice.append(
@@ -92,6 +93,30 @@ def _passes(grid: list[PlannedRun]) -> list[str]:
         f"the training set is seen up to {passes:.1f} times: beyond {MOST_PASSES:g} passes a"
         f" repeated atom is worth less than a fresh one, and a law in D mixes both. At most atoms:"
         f" {digits(MOST_PASSES * least)} for these data, or law data_constrained"
+    ]
+
+
+def _short_sweeps(study: Study, planned: Plan) -> list[str]:
+    """Sweeps whose runs are much shorter than those that take their rate."""
+    longest: dict[tuple[str, str], float] = {}
+    for run in [*planned.runs, *planned.waiting]:
+        key, d = (run.label, run.kind), run.spec["steps"] * run.spec["batch_atoms"]
+        longest[key] = max(d, longest.get(key, 0.0))
+    times = {}
+    for entry in study.architectures:
+        label = label_of(entry)
+        swept = longest.get((entry.sweep_of or label, "sweep"))
+        if swept and (label, "grid") in longest:
+            times[label] = longest[label, "grid"] / swept
+    late = {label: factor for label, factor in times.items() if factor >= TIMES_LONGER}
+    if not late:
+        return []
+    need = max(longest[label, "grid"] for label in late) / 4.0
+    return [
+        f"{', '.join(late)}: runs see {_range(tuple(late.values()))} times the atoms of the swept"
+        " ones. The best learning rate falls with the length of a run, and one that is too high"
+        " bends the law in D like a floor: learning_rate.sweep.atoms:"
+        f" {digits(need)}, or learning_rate: {{value: ..., d_exponent: -0.1 to -0.4}} for an entry"
     ]
 
 

@@ -195,6 +195,27 @@ def _note(found: Sweep) -> str:
     return text
 
 
+def short_sweeps(analysis: Analysis, found: list[Sweep]) -> list[str]:
+    """Sweeps of runs that are much shorter than those that took their rate."""
+    swept: dict[str, float] = {}
+    for one in found:
+        seen = [point["d"] for point in one.points if point["loss"] and point["d"]]
+        swept[one.label] = max([swept.get(one.label, 0.0), *seen])
+    times = {}
+    for label, d in swept.items():
+        ran = analysis.grid.filter(pl.col("architecture") == label)["d"].max()
+        if d and isinstance(ran, (int, float)) and ran / d >= rule.TIMES_LONGER:
+            times[label] = ran / d
+    if not times:
+        return []
+    low, high = (f"{f(times.values()):.0f}" for f in (min, max))
+    return [
+        f"The runs of {names(list(times))} see {low if low == high else f'{low} to {high}'} times"
+        " the atoms of the swept ones. The best learning rate falls with the length of a run: one"
+        " that is too high in the end bends a law in D as a floor does."
+    ]
+
+
 def end_of_sweep(found: list[Sweep]) -> list[str]:
     """Sweeps whose best learning rate is the largest or the smallest of those that trained: a
     better one may lie beyond."""

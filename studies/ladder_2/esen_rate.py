@@ -123,6 +123,13 @@ def part_g(every: pl.DataFrame, short: pl.DataFrame) -> None:
     laws(pl.concat([below, shorter()], how="diagonal_relaxed"), only=LAW)
     slopes(below, short)
     say_rates(best_rates(every, 3))
+    print("  the floor by what it is fitted to, the short grid and (not preregistered):")
+    for name, label in (("no run of 1e8", None), ("the law's rate", LAW), (".6 of it", TRIED)):
+        runs = every.head(0) if label is None else with_column(every, label)
+        runs = runs.filter(pl.col("n") < 2e6)
+        alone = floor(runs).estimates["E"]
+        beside = floor(pl.concat([runs, shorter()], how="diagonal_relaxed")).estimates["E"]
+        print(f"  {name:<15} {alone}; with the run of 1e7 {beside}")
 
 
 def part_h(short: pl.DataFrame) -> None:

@@ -10,7 +10,7 @@ from .unlearned import unlearned
 
 WELL = 0.5  # a part of which no more is left is learned
 # Runs that see this many times the atoms of the swept ones or more: eSEN's best rate for 8M atoms
-# costs 2 to 6% of the loss after 1e8, which passed for a floor of its law (results/ladder_2_long)
+# costs 2 to 6% of the loss after 1e8, a third of what passed for a floor (results/ladder_2_long)
 TIMES_LONGER = 10.0
 
 

@@ -27,6 +27,7 @@ _PUBLIC = {
     "frontier": "laws.frontier.frontier",
     "isoflop": "laws.frontier.isoflop",
     "load_run": "api.run",
+    "rates": "laws.decide.rates",
     "ratios": "laws.compare.ratios",
     "train": "api.run",
 }
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .laws.decide.budget import budget as budget
     from .laws.decide.design import design as design
     from .laws.decide.forecast import forecast as forecast
+    from .laws.decide.rates import rates as rates
     from .laws.diagnose.diagnose import diagnose as diagnose
     from .laws.fit.averaging import average as average
     from .laws.fit.fit import fit as fit

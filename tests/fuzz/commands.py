@@ -205,6 +205,7 @@ def _commands(w: Path) -> dict[str, list[str]]:
         "compare": ["compare", f"{w}/law", "--permutations", "10", *quick],
         "diagnose": ["diagnose", f"{w}/law", *quick],
         "isoflop": ["isoflop", f"{w}/law"],
+        "rates": ["rates", f"{w}/law"],
         "budget": ["budget", f"{w}/law", "--flops", "1e15", "--law", "surface", *quick],
         "design": ["design", f"{w}/law", "--copies", "1", *quick],
         "forecast": ["forecast", f"{w}/law", "--law", "surface"],

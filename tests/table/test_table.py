@@ -111,6 +111,21 @@ def test_d_from_flops_is_said():
     assert any("C/(6 N)" in note for note in read.notes)
 
 
+def test_runs_of_one_name_in_two_architectures_are_two_runs():
+    """As where runs are called after their seed; rows that are alike are no copies then."""
+    rows = {"run": ["seed0", "seed0", "seed1"] * 2, "arch": ["A"] * 3 + ["B"] * 2 + ["A"]}
+    rows |= {
+        "n": [1e3] * 6,
+        "d": [1e4, 2e4, 1e4, 1e4, 2e4, 2e4],
+        "loss": [3.0, 2.0, 4.0, 3.0, 2.0, 3.5],
+    }
+    runs = Runs.from_frame(pl.DataFrame(rows))
+    assert len(runs) == 6 and runs.n_runs == 3
+    assert runs.run_names == ["seed0 (A)", "seed0 (B)", "seed1"]
+    assert {name: part.n_runs for name, part in runs.groups().items()} == {"A": 2, "B": 1}
+    assert "names of runs are in several architectures" in runs.describe()
+
+
 def test_copies_are_dropped_within_runs_only():
     table = {"n": [1.0, 1, 2], "d": [1.0, 1, 1], "loss": [3.0, 3, 3], "run": ["a", "a", "b"]}
     assert len(Runs.from_frame(table)) == 2

@@ -71,6 +71,7 @@ COMMANDS = {
     "data": ("data", "check, prepare, generate and describe data"),
     "report": ("report", "make the HTML report, figures and tables of a study or a table of runs"),
     "fit": ("laws", "fit a scaling law to a table of runs"),
+    "rates": ("rates", "the best learning rate as a law of N and D, from runs at several rates"),
     "isoflop": ("isoflop", "the best size at each budget, from curves of loss against N"),
     "compare": (
         "laws",

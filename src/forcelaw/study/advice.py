@@ -116,7 +116,7 @@ def _short_sweeps(study: Study, planned: Plan) -> list[str]:
         f"{', '.join(late)}: runs see {_range(tuple(late.values()))} times the atoms of the swept"
         " ones. The best learning rate falls with the length of a run, and one that is too high"
         " bends the law in D like a floor: learning_rate.sweep.atoms:"
-        f" {digits(need)}, or learning_rate: {{value: ..., d_exponent: -0.1 to -0.4}} for an entry"
+        f" {digits(need)}, or a law of the rate (`forcelaw rates` makes one of sweeps)"
     ]
 
 

@@ -402,6 +402,7 @@ def _assemble(
         seed = as_text(frame[taken["seed"]]).fill_null("None").to_numpy().astype(str)
     if "run" in taken:
         run, run_names = _labels(frame, taken["run"])
+        run, run_names = _in_one_group(run, run_names, group, group_names, notes)
         if len(run_names) == 1 and rows > 1:
             notes.append(f"all rows are of one run ({run_names[0]})")
     else:
@@ -423,6 +424,29 @@ def _assemble(
         frame=frame,
         independent="run" not in taken,
     )
+
+
+def _in_one_group(
+    run: np.ndarray,
+    run_names: list[str],
+    group: np.ndarray,
+    group_names: list[str],
+    notes: list[str],
+) -> tuple[np.ndarray, list[str]]:
+    """Labels and names of runs of which each has one architecture: a name that several have, such
+    as "seed 0", is of as many runs."""
+    both, label = np.unique(run * len(group_names) + group, return_inverse=True)
+    if len(both) == len(run_names):
+        return run, run_names
+    of_run, of_group = np.divmod(both, len(group_names))
+    times = np.bincount(of_run)
+    names = [
+        f"{run_names[r]} ({group_names[g]})" if times[r] > 1 else run_names[r]
+        for r, g in zip(of_run, of_group)
+    ]
+    several = int((times > 1).sum())
+    notes.append(f"{several} names of runs are in several architectures: a run of its own in each")
+    return label.ravel(), names
 
 
 def _derive_d(runs: Runs) -> Runs:

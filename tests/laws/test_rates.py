@@ -150,3 +150,4 @@ def test_the_command_gives_the_key_of_a_study_and_json(tmp_path, capsys) -> None
     assert "--at n=1e6,d=1e8" in capsys.readouterr().err
     sweep(rates=RATES[:2]).write_csv(tmp_path / "few.csv")
     assert main(["rates", str(tmp_path / "few.csv")]) == 3
+    assert "2 learning rates: a law takes 3" in capsys.readouterr().out

@@ -88,7 +88,8 @@ class Rates(Result):
         p, q = (0.0 if one is None else one.value for one in (self.n_exponent, self.d_exponent))
         return (
             f"{{value: {self.rate.value:.3g}, n: {_digits(self.n)}, d: {_digits(self.d)},"
-            f" n_exponent: {p:.3f}, d_exponent: {q:.3f}, maximum: {self.maximum:.3g}}}"
+            f" n_exponent: {round(p, 3) + 0.0:.3f}, d_exponent: {round(q, 3) + 0.0:.3f},"
+            f" maximum: {self.maximum:.3g}}}"
         )
 
     def summary(self) -> str:
@@ -141,6 +142,13 @@ def rates(
             f"{left} of {len(result.points)} best rates are at an end of those tried, or have no"
             " minimum, and count in no law: add rates there"
         )
+    tried = len({run.lr for run in each})
+    if tried < LEAST_RATES:
+        result.message = (
+            f"{tried} learning rate{'s' * (tried != 1)}: a law takes {LEAST_RATES} at a size and length;"
+            " where names of architectures carry the rate, --columns architecture=..."
+        )
+        return result
     if len(inside) < 2:
         result.message = (
             f"{len(inside)} sizes and lengths have their best rate inside {LEAST_RATES} rates or"

@@ -145,8 +145,8 @@ def rates(
     tried = len({run.lr for run in each})
     if tried < LEAST_RATES:
         result.message = (
-            f"{tried} learning rate{'s' * (tried != 1)}: a law takes {LEAST_RATES} at a size and length;"
-            " where names of architectures carry the rate, --columns architecture=..."
+            f"{tried} learning rate{'s' * (tried != 1)}: a law takes {LEAST_RATES} at a size and"
+            " length; where names of architectures carry the rate, --columns architecture=..."
         )
         return result
     if len(inside) < 2:

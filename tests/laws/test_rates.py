@@ -66,8 +66,21 @@ def test_intervals_are_those_of_sizes_that_stray() -> None:
     assert np.log(found.at[0].rate.high / found.at[0].rate.value) == pytest.approx(
         4.303 * error, rel=1e-3
     )
+    wild = forcelaw.rates(table, at=[(3e9, 4e6)])
+    assert wild.at[0].cost > 0.2 and "more than 20% higher: not told" in str(wild.at[0])
     assert found.d_exponent is None and "one length" in " ".join(found.notes)
     assert "d_exponent: 0.000" in found.key
+
+
+def test_runs_of_several_lengths_and_single_evaluations_go_together() -> None:
+    """Short runs with trajectories, and ends of longer ones."""
+    long = sweep(lengths=[1e8], single=True)
+    found = forcelaw.rates(pl.concat([sweep(), long]))
+    assert len(found.points) == 3 * 9
+    assert max(point["d"] for point in found.points) == pytest.approx(1e8)
+    assert found.d_exponent.value == pytest.approx(-0.2, abs=1e-9)
+    cut = sweep().filter((pl.col("d") < 5e6) | pl.col("lr").is_in(RATES[3:6].tolist()))
+    assert forcelaw.rates(cut).d_exponent.value == pytest.approx(-0.2, abs=1e-9)
 
 
 def test_a_best_rate_at_an_end_counts_in_no_law() -> None:

@@ -27,13 +27,14 @@ from ..inputs import one_architecture
 
 LEAST_KINDS = 3  # sizes, or lengths, that are left out in turn
 LEAST_RATES = 3  # at a size and D, for a minimum
-LENGTHS = 8  # values of D at which runs with trajectories are compared
+LENGTHS, DENSE = 8, 200  # values of D at which runs with trajectories are compared, and looked for
 SAME_N, SAME_D = (
     0.02,
     0.05,
 )  # in ln: sizes, and lengths of runs of one evaluation, that count as one
 LEAST_SPAN = math.log(1.5)  # of N or D, for an exponent
 FAR = 3.0  # times the N or D of the sweeps, beyond which the law is not known to hold
+DEAR = 0.2  # share of the loss beyond which an interval is no answer, nor the valley a parabola
 KEPT = 1.02  # a run that ends above its own lowest loss by more was unstable
 
 
@@ -51,8 +52,12 @@ class RateAt(Result):
 
     def __str__(self) -> str:
         text = f"N {self.n:.3g}, D {self.d:.3g}: {self.rate}"
-        if self.cost is not None:
+        if self.cost is not None and self.cost <= DEAR:
             text += f"; at the ends of the interval the loss is up to {self.cost:.1%} higher"
+        elif self.cost is not None:
+            text += (
+                f"; at the ends of the interval the loss is more than {DEAR:.0%} higher: not told"
+            )
         far = [f"{x:.2g} times beyond in {r}" for x, r in zip(self.times, "ND") if x > FAR]
         return text + (f" ({', '.join(far)}: try rates there)" if far else "")
 
@@ -221,14 +226,20 @@ def _points(each: list[_Run]) -> list[dict[str, Any]]:
 
 def _lengths(group: list[_Run]) -> list[float]:
     """Values of D at which the runs of one size are compared: the lengths of runs of one
-    evaluation, else even over the range in which LEAST_RATES rates have evaluations."""
-    if np.median([len(run.d) for run in group]) < 2:
-        only = np.array([run.d[-1] for run in group])
-        return [float(np.exp(np.log(only[k]).mean())) for k in _clusters(only, SAME_D)]
-    start = max(run.d[0] for run in group)
-    ends = sorted({run.lr: run.d[-1] for run in sorted(group, key=lambda r: r.d[-1])}.values())
-    end = ends[-LEAST_RATES] if len(ends) >= LEAST_RATES else 0.0
-    return [] if end < start else [float(x) for x in np.geomspace(start, end, LENGTHS)]
+    evaluation, and even values over the range in which LEAST_RATES rates have evaluations."""
+    only = np.array([run.d[0] for run in group if len(run.d) == 1])
+    along = [run for run in group if len(run.d) > 1]
+    found = [float(np.exp(np.log(only[k]).mean())) for k in _clusters(only, SAME_D) if len(k)]
+    if along:
+        dense = np.geomspace(min(r.d[0] for r in along), max(r.d[-1] for r in along), DENSE)
+        rates = np.array(sorted({run.lr for run in along}))
+        covered = np.zeros((len(rates), DENSE), bool)
+        for run in along:
+            covered[np.searchsorted(rates, run.lr)] |= (run.d[0] <= dense) & (dense <= run.d[-1])
+        good = dense[covered.sum(axis=0) >= LEAST_RATES]
+        if len(good):
+            found += np.geomspace(good[0], good[-1], LENGTHS).tolist()
+    return sorted(found)
 
 
 def _loss_at(run: _Run, d: float) -> float | None:

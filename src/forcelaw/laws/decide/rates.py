@@ -28,10 +28,8 @@ from ..inputs import one_architecture
 LEAST_KINDS = 3  # sizes, or lengths, that are left out in turn
 LEAST_RATES = 3  # at a size and D, for a minimum
 LENGTHS, DENSE = 8, 200  # values of D at which runs with trajectories are compared, and looked for
-SAME_N, SAME_D = (
-    0.02,
-    0.05,
-)  # in ln: sizes, and lengths of runs of one evaluation, that count as one
+SAME_N = 0.02  # in ln: sizes that count as one
+SAME_D = 0.05  # lengths of runs of one evaluation
 LEAST_SPAN = math.log(1.5)  # of N or D, for an exponent
 FAR = 3.0  # times the N or D of the sweeps, beyond which the law is not known to hold
 DEAR = 0.2  # share of the loss beyond which an interval is no answer, nor the valley a parabola
@@ -175,18 +173,18 @@ class _Run:
 
 def _runs(runs: Runs, lr: np.ndarray, last: bool) -> tuple[list[_Run], list[str]]:
     """Every run with its rate, and what was assumed."""
-    found, changing, without = [], 0, 0
-    for index in range(len(runs.run_names)):
-        rows = np.flatnonzero((runs.run == index) & np.isfinite(lr) & (lr > 0))
-        if not len(rows):
-            without += 1
-            continue
-        rows = rows[np.argsort(runs["d"][rows], kind="stable")]
+    found, changing = [], 0
+    n, d, loss = runs["n"], runs["d"], runs["loss"]
+    order = np.lexsort((d, runs.run))
+    order = order[np.isfinite(lr[order]) & (lr[order] > 0)]
+    parts = np.split(order, np.flatnonzero(np.diff(runs.run[order])) + 1)
+    for rows in (part for part in parts if len(part)):
         rate = float(lr[rows].max())
         changes = lr[rows].min() < 0.99 * rate
         changing += changes
-        rows = rows[-1:] if last or changes else rows
-        found.append(_Run(float(runs["n"][rows[0]]), rate, runs["d"][rows], runs["loss"][rows]))
+        kept = rows[-1:] if last or changes else rows
+        found.append(_Run(float(n[kept[0]]), rate, d[kept], loss[kept]))
+    without = runs.n_runs - len(found)
     notes = []
     if changing:
         notes.append(

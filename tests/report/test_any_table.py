@@ -1,6 +1,8 @@
 """The report of a table that no study of ours wrote."""
 
+import html
 import re
+import shlex
 from itertools import product
 
 import numpy as np
@@ -19,7 +21,7 @@ def table(tmp_path_factory):
     """Four sizes by four lengths, three rates each; one row a run, and one run that failed."""
     rows = []
     for n, d, lr in product((1e7, 3e7, 1e8, 3e8), (1e9, 3e9, 1e10, 3e10), RATES):
-        loss = 1.7 + 400 * n**-0.34 + 400 * d**-0.28 + 0.05 * np.log10(lr / 1e-3) ** 2
+        loss = 1.7 + 400 * n**-0.34 + 400 * d**-0.28 + 0.05 * np.log10(lr / 2e-3) ** 2
         state = "finished"
         if (n, d, lr) == (3e8, 3e10, 1e-2):
             loss, state = None, "crashed"
@@ -45,6 +47,25 @@ def test_the_best_of_a_sweep_and_a_filter_hold_in_a_report_too(table):
     assert best.notes == [] and set(best.frame["status"]) == {"finished", "crashed"}
     assert best.frame.height == 17  # 16, and the run that failed stays listed
     assert load(table, where="params < 1e8").frame.height == 24
+
+
+def test_commands_on_the_page_take_its_columns_filter_and_sweep(table, tmp_path, monkeypatch):
+    """Headers with spaces and brackets; sections that a table of others cannot fill are not there,
+    and the page says which column was taken for what."""
+    frame = pl.read_csv(table).rename({"params": "size (M)", "flops": "work"})
+    frame = frame.with_columns(pl.col("size (M)") / 1e6)
+    frame.filter(pl.col("State") == "finished").drop("State").write_csv(tmp_path / "my runs.csv")
+    monkeypatch.chdir(tmp_path)
+    asked = ["--columns", "n=size (M),c=6nd", "--where", "`size (M)` > 1", "--best-of-sweep"]
+    assert main(["report", "my runs.csv", *asked]) == 0
+    page = (tmp_path / "my runs-report" / "report.html").read_text()
+    commands = [html.unescape(c) for c in re.findall(r"<pre>(forcelaw [^<]*)</pre>", page)]
+    assert commands and all(set(asked) <= set(shlex.split(c)) for c in commands)
+    for command in commands:
+        few = ["--copies", "10", "--add", "1"] if " design " in command else []
+        assert main([*shlex.split(command)[1:], *few]) == 0
+    assert "n: size (M), d: tokens" in page
+    assert not re.search(r"Learning-rate sweep|What a parameter costs", page)
 
 
 def test_repeated_runs_of_one_evaluation_are_compared(tmp_path):

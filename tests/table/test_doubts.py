@@ -26,6 +26,10 @@ PLAIN = {"n": N, "d": D, "c": 6 * N * D, "loss": 3 * N**-0.05}
         ({"n": N / 1e9}, ["doubtful units: n is at most 1 "]),
         ({"d": D / 1e9}, ["doubtful units: d is at most 10 "]),
         ({"c": 6 * N * D / 1e15}, ["doubtful units: the compute is 1e-15 times"]),
+        (
+            {"n": N / 1e6, "d": D / 1e9, "c": 6 * N * D / 1e15},
+            ["doubtful units: c is at most 6e+04"],
+        ),
         ({"u": D}, []),
         ({"u": D / 4}, ["data are repeated, up to 4 passes"]),
         ({"loss": 1 - N**-0.05}, ["'loss' rises with N and D: an accuracy"]),
@@ -38,6 +42,38 @@ def test_doubts(changed, words):
     ]
     assert len(notes) == len(words)
     assert all(note.startswith(word) for note, word in zip(notes, words))
+
+
+def test_a_name_that_several_seeds_or_architectures_share_is_several_runs(tmp_path):
+    """A name that says the size alone, as a wandb export has it; the seed of a row may be missing
+    where a name has one seed."""
+    table = {name: [] for name in ("Name", "arch", "config.seed", "n", "d", "loss")}
+    for n, arch, seed, d in product((1e5, 1e6, 1e7), "ab", (0, 1), (1e8, 1e9)):
+        cells = f"gpt-{n:.0e}", arch, seed, n, d, n**-0.1 + d**-0.1 * (1 + seed / 9)
+        for cell, column in zip(cells, table.values()):
+            column.append(cell)
+    runs = Runs.from_frame(table)
+    assert runs.n_runs == len(runs.ends()) == 12 and runs.run_names[1] == "gpt-1e+05 (a, 1)"
+    assert sum("3 of 3 values of 'Name'" in note for note in runs.notes) == 1
+    pl.DataFrame(table).write_csv(tmp_path / "t.csv")
+    source = load(tmp_path / "t.csv")
+    assert source.frame["run"].n_unique() == 12 and "'Name'" in " ".join(source.notes)
+    table["Name"] = [f"{name}{a}{s}" for name, a, s in zip(*list(table.values())[:3])]
+    table["config.seed"][1::2] = [None] * 12
+    runs = Runs.from_frame(table)
+    assert runs.n_runs == 12 and not any("run of its own" in note for note in runs.notes)
+    table["Name"] = [name[:-1] for name in table["Name"]]
+    del table["config.seed"]
+    runs = Runs.from_frame(table)
+    assert runs.n_runs == 6 and any(note.startswith("6 of 6 runs have sev") for note in runs.notes)
+
+
+@pytest.mark.parametrize(("loss", "copies"), [(1 / 7, 1), (0.143, 0)])
+def test_a_run_that_is_there_twice_is_named(loss, copies):
+    """To the last digit; losses that are given to three digits are equal by chance."""
+    two = {"run": ["a", "b", "c"], "n": [1e6, 1e6, 1e7], "d": [1e9] * 3, "loss": [loss, loss, 0.1]}
+    notes = [note for note in Runs.from_frame(two).notes if "last digit (b)" in note]
+    assert len(notes) == copies
 
 
 def test_the_best_of_a_sweep_is_kept_whole():

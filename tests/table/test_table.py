@@ -4,6 +4,7 @@ faults are named."""
 import gzip
 import json
 import operator
+import shlex
 import subprocess
 import sys
 import time
@@ -123,7 +124,7 @@ def test_runs_of_one_name_in_two_architectures_are_two_runs():
     assert len(runs) == 6 and runs.n_runs == 3
     assert runs.run_names == ["seed0 (A)", "seed0 (B)", "seed1"]
     assert {name: part.n_runs for name, part in runs.groups().items()} == {"A": 2, "B": 1}
-    assert "names of runs are in several architectures" in runs.describe()
+    assert "1 of 2 values of 'run' hold several values of 'arch'" in runs.describe()
 
 
 def test_copies_are_dropped_within_runs_only():
@@ -163,6 +164,31 @@ def test_copies_are_dropped_within_runs_only():
 def test_each_fault_has_its_own_error(change, words):
     with pytest.raises(FitError, match=words.replace("(", r"\(")):
         Runs.from_frame(change(columns(study(4))))
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (["step", "a - val/loss", "a - val/loss__MIN", "b - val/loss"], "2 columns end in 'val/l"),
+        (["n", "d", "eval/ppl"], "the natural logarithm of 'eval/ppl'"),
+        (["n", "d", "test_acc", "top1 accuracy"], "1 - 'top1 accuracy'"),
+    ],
+)
+def test_a_table_without_a_loss_is_told_what_its_headers_suggest(header, words):
+    with pytest.raises(FitError, match="no column is recognised") as error:
+        Runs.from_frame({name: [1.0, 2.0] for name in header})
+    assert words in error.value.remedy
+
+
+def test_a_remedy_is_safe_in_a_shell():
+    """In double quotes a shell would run what stands in backticks."""
+    table = columns(study(4))
+    table["my params"] = np.where(np.arange(40) == 3, np.nan, table.pop("params"))
+    with pytest.raises(FitError) as error:
+        Runs.from_frame(table, {"n": "my params"})
+    option, text = shlex.split(error.value.remedy)[-2:]
+    assert option == "--where" and "'`" in error.value.remedy
+    assert len(Runs.from_frame(table, {"n": "my params"}, text)) == 39
 
 
 def test_faulty_columns_argument():

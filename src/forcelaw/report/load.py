@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,8 @@ from ..table.directory import locate, study_of, typed
 from ..table.doubts import BURN_IN_STEPS, default_burn_in, doubts, of_a_study
 from ..table.filter import where as passes
 from ..table.read import read
-from ..table.roles import recognise
-from ..table.runs import Runs
+from ..table.roles import name_runs, recognise
+from ..table.runs import ALONE, Runs
 
 REQUIRED = ("n", "d", "loss")
 
@@ -28,7 +29,9 @@ class Source:
 
     path: the directory that the report belongs to. origin: the file or folder that the table was
     read from. burn_in_steps: what is left out where no one says otherwise. ours: whether a study
-    wrote it; notes: what a table of others may not mean (:mod:`forcelaw.table.doubts`).
+    wrote it; notes: what was assumed of a table of others, and what it may not mean
+    (:mod:`forcelaw.table.doubts`); taken: role -> column of it. options: the columns and the choice
+    of runs that were asked for, as options of a command; where: the filter.
     """
 
     path: Path
@@ -39,6 +42,9 @@ class Source:
     burn_in_steps: int = BURN_IN_STEPS
     ours: bool = True
     notes: list[str] = field(default_factory=list)
+    taken: dict[str, str] = field(default_factory=dict)
+    options: str = ""
+    where: str | None = None
 
 
 def load(
@@ -61,22 +67,41 @@ def load(
     ours = is_study or bool(study) or of_a_study(raw.columns)
     raw = raw if where is None else raw.filter(passes(where, raw))
     frame = complete(raw, found, columns)
-    notes = [] if ours else _doubts(raw, columns)
+    notes = [] if ours else _notes(raw, columns)
     if best_of_sweep:
         swept = Runs.from_frame(frame.filter(pl.col("loss").is_finite()))
         others = set(swept.run_names) - set(swept.best_of_sweep().run_names)
         frame = frame.filter(~pl.col("run").is_in(others))
         notes = [note for note in notes if "--best-of-sweep" not in note]
     burn_in = default_burn_in(raw.columns, study)
-    return Source(folder, found, frame, study, _messages(frame), burn_in, ours, notes)
+    taken = {} if ours else recognise(raw, columns).taken
+    given = ",".join(f"{role}={name}" for role, name in (columns or {}).items())
+    options = [f"--columns {shlex.quote(given)}"] if given else []
+    options += ["--best-of-sweep"] if best_of_sweep else []
+    return Source(
+        folder,
+        found,
+        frame,
+        study,
+        _messages(frame),
+        burn_in,
+        ours,
+        notes,
+        taken,
+        " ".join(options),
+        where,
+    )
 
 
-def _doubts(frame: pl.DataFrame, columns: Mapping[str, str] | None) -> list[str]:
-    """Notes of a table; none where laws would refuse it, as its report says why."""
+def _notes(frame: pl.DataFrame, columns: Mapping[str, str] | None) -> list[str]:
+    """Of a table of others; none where laws would refuse it, as its report says why."""
     try:
-        return doubts(Runs.from_frame(frame, columns))
+        runs = Runs.from_frame(frame, columns)
     except TableError:
         return []
+    shared = "" if runs.independent else name_runs(frame, runs.taken)[1]
+    assumed = [ALONE if runs.independent else "", shared]
+    return [*recognise(frame, columns).notes, *filter(None, assumed), *doubts(runs)]
 
 
 def complete(
@@ -85,6 +110,9 @@ def complete(
     """All columns with their types, under our names; derived where a table does not have them and
     the meaning is plain."""
     found = recognise(frame, columns)
+    if "run" in found.taken:
+        named, several = name_runs(frame, found.taken)
+        frame = frame.with_columns(named.alias(found.taken["run"])) if several else frame
     ours = {name: ROLES[role].name for role, name in found.taken.items()}
     # a column of ours that another was named for gives way
     frame = frame.drop(new for name, new in ours.items() if new != name and new in frame.columns)

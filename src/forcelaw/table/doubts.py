@@ -15,6 +15,9 @@ RISES, FEW = 0.5, 6  # rank correlation of the loss with N D; runs below which i
 REPEATED = 1.05  # passes over the distinct data beyond which they are repeated
 FACTOR = 1e-3, 1e5  # of C over 6 N D: what any model has lies well inside
 SMALL_N, SMALL_D, LARGE_C = 1e3, 1e4, 1e15  # fewer parameters, or data, do not take so many FLOPs
+LEAST_C = 1e8  # FLOPs of the longest run: a millisecond of any processor trains nothing
+MOST_ROWS = 100_000  # of a table whose runs are looked at one by one
+DIGITS = 5  # losses given to fewer are equal by chance
 # left out by default where the table is of a study: every model leaves its transient after 350 to
 # 400 steps
 BURN_IN_STEPS = 400
@@ -25,6 +28,8 @@ def doubts(runs: Runs) -> list[str]:
     return [
         *_units(runs),
         *_rises(runs),
+        *_twice(runs),
+        *_copies(runs),
         *_repeats(runs),
         *(_sweeps(runs) or _several(runs)),
     ]
@@ -47,6 +52,11 @@ def _units(runs: Runs) -> list[str]:
         factor = float(np.median(runs["c"] / (6 * runs["n"] * runs["d"])))
         if not FACTOR[0] < factor < FACTOR[1]:
             out.append(f"doubtful units: the compute is {factor:.2g} times 6 N D")
+    if not out and "c" in runs and len(runs) and (most := float(runs["c"].max())) < LEAST_C:
+        out.append(
+            f"doubtful units: c is at most {most:.4g} FLOPs: is it, or are n and d, in units such"
+            " as millions or petaflops? Budgets are in FLOPs: give plain numbers"
+        )
     return out
 
 
@@ -65,6 +75,49 @@ def _rises(runs: Runs) -> list[str]:
     ]
 
 
+def _twice(runs: Runs) -> list[str]:
+    """Runs that have several losses at one D: not one training evaluated once."""
+    if "d" not in runs or runs.independent or len(runs) > MOST_ROWS:
+        return []
+    import numpy as np
+
+    at = np.column_stack([runs.run, *(runs[role] for role in ("n", "d", "step") if role in runs)])
+    here, count = np.unique(at, axis=0, return_counts=True)
+    several = len(np.unique(here[count > 1, 0]))
+    if not several:
+        return []
+    return [
+        f"{several} of {runs.n_runs} runs have several losses at one D: trainings that share a"
+        " name, or evaluations on several sets? Give a column that tells trainings apart"
+        " (--columns run=... or seed=...), or keep one set (--where)"
+    ]
+
+
+def _copies(runs: Runs) -> list[str]:
+    """Runs that agree in N, D and loss to the last digit."""
+    if "n" not in runs or "d" not in runs or len(runs) > MOST_ROWS:
+        return []
+    import numpy as np
+
+    table = np.column_stack([runs["n"], runs["d"], runs["loss"]])
+    order = np.lexsort((runs["loss"], runs["d"], runs.run))
+    starts = np.flatnonzero(np.diff(runs.run[order], prepend=-1))
+    seen: dict[bytes, int] = {}
+    copies = []
+    for rows in np.split(order, starts[1:]):
+        first = seen.setdefault(table[rows].tobytes(), int(rows[0]))
+        exact = any(float(f"{x:.{DIGITS - 1}g}") != x for x in runs["loss"][rows].tolist())
+        if first != rows[0] and (len(rows) > 2 or exact):
+            copies.append(runs.run_names[runs.run[rows[0]]])
+    if not copies:
+        return []
+    some = ", ".join(copies[:4]) + (" ..." if len(copies) > 4 else "")
+    return [
+        f"{len(copies)} of {runs.n_runs} runs have the N, D and losses of another to the last digit"
+        f" ({some}): if they are copies, leave them out, or intervals come out too narrow"
+    ]
+
+
 def _repeats(runs: Runs) -> list[str]:
     if not ("u" in runs and "d" in runs and len(runs)):
         return []
@@ -80,7 +133,7 @@ def _repeats(runs: Runs) -> list[str]:
 def _sweeps(runs: Runs) -> list[str]:
     """Runs of one size and length at several learning rates."""
     header = runs.column("lr")
-    if header is None or "n" not in runs or "d" not in runs or len(runs) > 100_000:
+    if header is None or "n" not in runs or "d" not in runs or len(runs) > MOST_ROWS:
         return []
     cells, ends = runs.frame[header].to_list(), runs.ends()
     rate: dict[tuple[object, ...], set[object]] = {}
@@ -98,7 +151,7 @@ def _sweeps(runs: Runs) -> list[str]:
 def _several(runs: Runs) -> list[str]:
     """Runs of one architecture, size, length and seed that differ in columns without a role: a
     sweep, or models that are fitted as if they were one."""
-    if "n" not in runs or "d" not in runs or runs.frame is None or len(runs) > 100_000:
+    if "n" not in runs or "d" not in runs or runs.frame is None or len(runs) > MOST_ROWS:
         return []
     ends, at = runs.ends(), defaultdict(list)
     for i, key in zip(ends, runs.configurations(ends)):

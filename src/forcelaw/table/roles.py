@@ -4,6 +4,8 @@ chosen, and what else could have been, is always said."""
 from __future__ import annotations
 
 import re
+import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,6 +22,9 @@ DIRTY_RUNS = 0.1  # share of its values that may hold several sizes in a column 
 # C given as "6nd"; the factor is not zero
 PRODUCT = re.compile(r"(?=[0-9.]*[1-9])([0-9]+(?:\.[0-9]*)?)\s*nd", re.IGNORECASE)
 RUN_WORDS = ("run", "id", "name", "trial", "exp", "job")
+
+CHART_ENDS = ("min", "max", "step")  # columns beside each run's own in the export of a chart
+PERPLEXITY, ACCURACY = ("ppl", "perplexity"), ("acc", "accuracy")
 
 
 @dataclass
@@ -75,6 +80,30 @@ def recognise(frame: pl.DataFrame, columns: Mapping[str, str] | None = None) -> 
     return out
 
 
+def unrecognised_loss(frame: pl.DataFrame) -> TableError:
+    """The error for a table without a loss, with what its headers suggest: the export of a chart
+    has a column for each run, and a perplexity is the exponential of a loss."""
+    remedy = "name it: --columns loss=..."
+    tails = Counter(name.rsplit(" - ", 1)[1] for name in frame.columns if " - " in name)
+    tails = Counter({tail: n for tail, n in tails.items() if not plain(tail).endswith(CHART_ENDS)})
+    wide = next(iter(tails.most_common(1)), ("", 0))
+    measured = {plain(part): name for name in frame.columns for part in re.split(r"[./ ]", name)}
+    if wide[1] > 1:
+        remedy = (
+            f"{wide[1]} columns end in {wide[0]!r}, as in the export of a chart: make one row of"
+            " each evaluation instead, with columns for the run, N, D and the loss"
+        )
+    elif found := [name for part, name in measured.items() if part in PERPLEXITY]:
+        remedy = f"add a column loss: the natural logarithm of {found[0]!r}"
+    elif found := [name for part, name in measured.items() if part in ACCURACY]:
+        remedy = f"add a column loss: 1 - {found[0]!r}, or its negative logarithm"
+    return TableError(
+        "no column is recognised as the loss",
+        where=f"columns are {', '.join(frame.columns[:40])}",
+        remedy=remedy,
+    )
+
+
 def _given(frame: pl.DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
     given = {role.strip().lower(): name for role, name in columns.items()}
     if "architecture" in given:
@@ -121,7 +150,7 @@ def _candidates(frame: pl.DataFrame, role: str, taken: dict[str, str]) -> Iterat
                 f"{' and '.join(map(repr, alike))} are spelled alike, and either could be {role}"
                 f" ({column.meaning})",
                 where="the header",
-                remedy=f"choose one: --columns {role}={alike[0]}, or rename the other",
+                remedy=f"choose one: --columns {role}={shlex.quote(alike[0])}, or rename the other",
             )
         found += alike
     # what a loss or a status is of stands before the last part
@@ -160,7 +189,7 @@ def _not_a_run(frame: pl.DataFrame, name: str, taken: dict[str, str]) -> str:
     return (
         f"column {name!r} is not a run, which has one N: {many.height} of its {sizes.height} values"
         f" hold several, {first['value']!r} from {first['low']:.4g} to {first['high']:.4g}"
-        + (f"; --columns run={better} fits" if better else "")
+        + (f"; --columns run={shlex.quote(better)} fits" if better else "")
     )
 
 
@@ -179,6 +208,29 @@ def _better_run(frame: pl.DataFrame, taken: dict[str, str]) -> str:
         if one and sizes.height > 1 and (named, sizes.height) > score:
             best, score = name, (named, sizes.height)
     return best
+
+
+def name_runs(frame: pl.DataFrame, taken: Mapping[str, str]) -> tuple[pl.Series, str]:
+    """The name of the run of every row, and what is to be said of it. A training has one
+    architecture and one seed: where rows of one name have several, as where a name says the size
+    alone, each of those is a run of its own."""
+    import polars as pl
+
+    name = taken["run"]
+    apart = [taken[role] for role in ("group", "seed") if role in taken]
+    cells = frame.select(as_text(frame[column]).alias(column) for column in [name, *apart])
+    levels = cells.group_by(name).agg(pl.col(apart).drop_nulls().n_unique()) if apart else cells
+    apart = [column for column in apart if (levels[column] > 1).any()]
+    if not apart:
+        return frame[name], ""
+    shared = levels.filter(pl.any_horizontal(pl.col(apart) > 1))[name]
+    which = pl.concat_str([pl.col(column).fill_null("") for column in apart], separator=", ")
+    named = pl.concat_str([pl.col(name), pl.lit(" ("), which, pl.lit(")")])
+    mixed = pl.col(name).is_in(shared.to_list())
+    return cells.select(pl.when(mixed).then(named).otherwise(pl.col(name))).to_series(), (
+        f"{len(shared)} of {levels.height} values of {name!r} hold several values of"
+        f" {' and '.join(map(repr, apart))}: each of those is taken as a run of its own"
+    )
 
 
 def _weak_spellings(frame: pl.DataFrame, given: dict[str, str], out: Recognised) -> None:
@@ -203,7 +255,8 @@ def _weak_spellings(frame: pl.DataFrame, given: dict[str, str], out: Recognised)
             if several and sizes.filter(pl.col("low") != pl.col("high")).is_empty():
                 out.notes.append(
                     f"column {found!r} is not taken: each of its values has one size, so it names"
-                    f" sizes or runs; --columns run={found} or architecture={found} if it should be"
+                    f" sizes or runs; --columns run={shlex.quote(found)} or architecture=... if it"
+                    " should be"
                 )
                 continue
         taken[role] = found

@@ -14,7 +14,7 @@ from .columns import COLUMNS, ROLES, leaf, plain
 from .doubts import doubts
 from .filter import where as passes
 from .read import read
-from .roles import recognise
+from .roles import name_runs, recognise, unrecognised_loss
 from .values import as_text, check_positive, numbers
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 BAD_STATUS = ("diverged", "failed", "crashed", "nan", "oom", "killed", "error")
 WAITING_STATUS = ("unfinished", "running", "pending")
+ALONE = (
+    "no run column: every row counts as a run of its own; if rows are checkpoints of one"
+    " training, intervals come out too narrow: give --columns run=..."
+)
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,7 @@ class Runs:
         if where:
             frame, rows = _filtered(frame, rows, where, notes)
         if "loss" not in taken:
-            raise TableError(
-                "no column is recognised as the loss",
-                where=f"columns are {', '.join(frame.columns[:40])}",
-                remedy="name it: --columns loss=...",
-            )
+            raise unrecognised_loss(frame)
         frame, rows = _drop_failed(frame, taken, rows, notes)
         frame, rows = _drop_early(frame, rows, notes)
         values = _values(frame, taken, rows, notes, chosen=columns or {})
@@ -98,10 +98,17 @@ class Runs:
                 f"the table has no {role} ({ROLES[role].meaning if role in ROLES else role})"
                 + "".join(f": {n}" for n in left),
                 where=self.source + there,
-                remedy=f"name the column: --columns {role}=..."
-                + (", or let it be 6 N D: --columns c=6nd" if role == "c" else ""),
+                remedy=f"name the column: --columns {role}=..." + self._made_of(role),
             )
         return self.values[role]
+
+    def _made_of(self, role: str) -> str:
+        """What could stand in for a role that no column has, as the end of a remedy."""
+        if role == "c":
+            return ", or let it be 6 N D: --columns c=6nd"
+        if role == "d" and "step" in self:
+            return f", or add one: {self.taken['step']!r} times the data of a step"
+        return ""
 
     def __contains__(self, role: str) -> bool:
         return role in self.values
@@ -376,11 +383,11 @@ def _values(
     return values
 
 
-def _labels(frame: pl.DataFrame, name: str) -> tuple[np.ndarray, list[str]]:
+def _labels(cells: pl.Series) -> tuple[np.ndarray, list[str]]:
     """Index [rows] of each cell in the sorted distinct cells of a column, and those."""
     import polars as pl
 
-    text = as_text(frame[name]).fill_null("")
+    text = as_text(cells).fill_null("")
     names = text.unique().sort()
     return text.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64), names.to_list()
 
@@ -396,21 +403,19 @@ def _assemble(
     rows = frame.height
     group, group_names = np.zeros(rows, np.int64), [""]
     if "group" in taken:
-        group, group_names = _labels(frame, taken["group"])
+        group, group_names = _labels(frame[taken["group"]])
     seed = None
     if "seed" in taken:
         seed = as_text(frame[taken["seed"]]).fill_null("None").to_numpy().astype(str)
     if "run" in taken:
-        run, run_names = _labels(frame, taken["run"])
-        run, run_names = _in_one_group(run, run_names, group, group_names, notes)
+        named, said = name_runs(frame, taken)
+        notes += filter(None, [said])
+        run, run_names = _labels(named)
         if len(run_names) == 1 and rows > 1:
             notes.append(f"all rows are of one run ({run_names[0]})")
     else:
         run, run_names = np.arange(rows), [str(i + 1) for i in range(rows)]
-        notes.append(
-            "no run column: every row counts as a run of its own; if rows are checkpoints of one"
-            " training, intervals come out too narrow: give --columns run=..."
-        )
+        notes.append(ALONE)
     return cls(
         values=values,
         run=run,
@@ -424,29 +429,6 @@ def _assemble(
         frame=frame,
         independent="run" not in taken,
     )
-
-
-def _in_one_group(
-    run: np.ndarray,
-    run_names: list[str],
-    group: np.ndarray,
-    group_names: list[str],
-    notes: list[str],
-) -> tuple[np.ndarray, list[str]]:
-    """Labels and names of runs of which each has one architecture: a name that several have, such
-    as "seed 0", is of as many runs."""
-    both, label = np.unique(run * len(group_names) + group, return_inverse=True)
-    if len(both) == len(run_names):
-        return run, run_names
-    of_run, of_group = np.divmod(both, len(group_names))
-    times = np.bincount(of_run)
-    names = [
-        f"{run_names[r]} ({group_names[g]})" if times[r] > 1 else run_names[r]
-        for r, g in zip(of_run, of_group)
-    ]
-    several = int((times > 1).sum())
-    notes.append(f"{several} names of runs are in several architectures: a run of its own in each")
-    return label.ravel(), names
 
 
 def _derive_d(runs: Runs) -> Runs:

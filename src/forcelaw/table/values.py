@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,6 +102,13 @@ def quoted(column: str) -> str:
     return column if re.fullmatch(r"[^\W\d][\w./]*", column) else f"`{column}`"
 
 
+def where_option(text: str) -> str:
+    """A filter as the option of a command line, for a shell: in backticks, which a filter has about
+    a column such as `params (M)`, it would run what they hold."""
+    safe = not re.search(r'[`"$\\!]', text)
+    return f'--where "{text}"' if safe else f"--where {shlex.quote(text)}"
+
+
 def check_positive(
     values: np.ndarray, role: str, column: str, rows: np.ndarray | None = None
 ) -> None:
@@ -108,13 +116,13 @@ def check_positive(
     (``rows``: the row numbers to name) and what to do."""
     name = quoted(column)
     for bad, what, remedy in (
-        (np.isnan(values), "missing or NaN", f'keep the good rows: --where "{name} > 0"'),
-        (np.isinf(values), "infinite", f'keep the good rows: --where "{name} < 1e300"'),
+        (np.isnan(values), "missing or NaN", f"keep the good rows: {where_option(f'{name} > 0')}"),
+        (np.isinf(values), "infinite", f"keep the good rows: {where_option(f'{name} < 1e300')}"),
         (
             values <= 0,
             "zero or negative",
             "laws are fitted to logarithms: give positive values, or drop the rows: "
-            f'--where "{name} > 0"',
+            + where_option(f"{name} > 0"),
         ),
     ):
         if not bad.any():

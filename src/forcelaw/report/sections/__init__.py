@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..analysis import Analysis
+from ..analysis import SWEEP, Analysis
 from ..section import Section
 from . import (
     burn_in,
@@ -52,8 +52,13 @@ SECTIONS: list[Callable[[Analysis], Section | None]] = [
 ]
 
 
-# section -> the column without which it has nothing to show of a table that we did not write
-MEASURED_BY_US = {"terms": "loss_energy", "symmetry": "rotation_error", "certificates": "variant"}
+# section -> the columns without which it has nothing to show of a table that we did not write
+MEASURED_BY_US = {
+    "terms": ["loss_energy"],
+    "symmetry": ["rotation_error"],
+    "certificates": ["variant"],
+    "cost": ["kappa", "throughput"],
+}
 
 
 def sections(analysis: Analysis) -> list[Section]:
@@ -62,5 +67,11 @@ def sections(analysis: Analysis) -> list[Section]:
     if analysis.source.ours:
         return out
     known = analysis.source.frame
-    empty = {name for name, column in MEASURED_BY_US.items() if known[column].is_null().all()}
+    empty = {
+        name
+        for name, columns in MEASURED_BY_US.items()
+        if all(known[column].is_null().all() for column in columns)
+    }
+    if SWEEP not in known["kind"].to_list():
+        empty.add("lr_sweep")
     return [made for made in out if made.name not in empty]

@@ -36,11 +36,17 @@ def provenance(analysis: Analysis) -> list[tuple[str, str]]:
     out += [
         ("runs", runs or "none"),
         ("table", f"{source.origin.name}, {len(source.frame)} evaluations"),
+        *[("columns", _columns(source.taken))] * bool(source.taken),
         ("burn-in", f"{analysis.burn_in_steps} steps"),
     ]
     if not study:
         out.append(("study.json", "not there: this page was made from the table only"))
     return out
+
+
+def _columns(taken: dict[str, str]) -> str:
+    """Which column of a table of others was taken for what."""
+    return ", ".join(f"{role}: {name}" for role, name in taken.items())
 
 
 def _flat(value: dict[str, Any], head: str = "") -> list[tuple[str, str]]:

@@ -94,6 +94,16 @@ def test_no_structures_no_predictions(run):
     assert len(run.predict([])) == 0
 
 
+def test_one_structure_is_a_list_of_one_and_other_things_are_said(run):
+    first = structures()[0]
+    found = run.predict(first)
+    assert len(found) == 1 and found.forces[0].shape == (4, 3)
+    assert found.energies == run.predict([first]).energies
+    for wrong in ("file.xyz", ["file.xyz"], [first, first.positions], first[0]):
+        with pytest.raises(DataError, match=r"ase\.Atoms"):
+            run.predict(wrong)
+
+
 def test_elements_and_outputs_that_the_model_lacks(pack, run, tmp_path):
     with pytest.raises(DataError, match="Fe"):
         run.predict([Atoms("FeO", [[0, 0, 0], [0, 0, 1.6]])])

@@ -104,6 +104,17 @@ class Calculator(ASECalculator):
                 stacklevel=2,
             )
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation. ASE does not compare ``atoms.info``: it
+        would hand out the results of another charge or spin."""
+        changes: list[str] = super().check_state(atoms, tol)
+        known = (("charge", self.predictor.config.charges), ("spin", self.predictor.config.spins))
+        if self.atoms is not None and any(
+            seen and atoms.info.get(name) != self.atoms.info.get(name) for name, seen in known
+        ):
+            changes.append("info")
+        return changes
+
     def calculate(
         self,
         atoms: Atoms | None = None,

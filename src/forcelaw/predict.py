@@ -53,6 +53,37 @@ class Predictions:
         return len(self.energies)
 
 
+def _whole(values: np.ndarray, name: str) -> np.ndarray:
+    """Charges or spins (s,) as int64. DataError for what is not a whole number: a cast would make
+    it one without a word."""
+    for k, value in enumerate(values.tolist()):
+        if not isinstance(value, int | float) or value != np.rint(value):
+            raise DataError(
+                f"{name} is not a whole number: {value!r}",
+                where=f"structure {k}",
+                remedy=f'correct atoms.info["{name}"], the '
+                + ("multiplicity 2S+1" if name == "spin" else "total charge"),
+            )
+    return values.astype(np.int64)
+
+
+def as_list(structures: Atoms | Iterable[Atoms]) -> list[Atoms]:
+    """ASE structures as a list, a single one as a list of one. DataError for anything else."""
+    from ase import Atoms
+
+    many = isinstance(structures, Iterable) and not isinstance(structures, Atoms | str)
+    found: list[Atoms] = list(structures) if many else [structures]
+    for k, one in enumerate(found):
+        if not isinstance(one, Atoms):
+            raise DataError(
+                f"expected structures of ASE (ase.Atoms), found {type(one).__name__}: {one!r:.60}",
+                where=f"structure {k}",
+                remedy='give a list of ase.Atoms; ase.io.read(FILE, ":") reads those of a file, and'
+                " evaluate(FILE) compares with the labels in it",
+            )
+    return found
+
+
 @dataclass(frozen=True)
 class Structures:
     """s structures with a atoms together: counts (s,), numbers (a,), positions (a, 3) in Angstrom,
@@ -189,7 +220,9 @@ class Predictor:
                     stacklevel=2,
                 )
             if known:
-                values = np.full(len(structures), absent) if values is None else values
+                values = (
+                    np.full(len(structures), absent) if values is None else _whole(values, name)
+                )
                 found[name] = torch.from_numpy(state_index(values, known, name)).to(self.device)
         return found
 
@@ -235,11 +268,15 @@ class Predictor:
         )
 
     def predict(
-        self, structures: Iterable[Atoms], *, stress: bool = False, batch_atoms: int = BATCH_ATOMS
+        self,
+        structures: Atoms | Iterable[Atoms],
+        *,
+        stress: bool = False,
+        batch_atoms: int = BATCH_ATOMS,
     ) -> Predictions:
-        """Energies, forces and, with ``stress``, stresses of ASE structures, in batches of
-        ``batch_atoms`` atoms."""
-        atoms = list(structures)
+        """Energies, forces and, with ``stress``, stresses of ASE structures (or of one), in batches
+        of ``batch_atoms`` atoms."""
+        atoms = as_list(structures)
         if not atoms:
             return Predictions(np.zeros(0), [], np.zeros((0, 3, 3)) if stress else None)
         arrays = Structures.of(atoms)

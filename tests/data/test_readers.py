@@ -111,13 +111,17 @@ PAIR = st.tuples(
 @settings(max_examples=600, derandomize=True, deadline=None)
 @given(st.lists(PAIR, min_size=1, max_size=4).map(" ".join))
 def test_a_comment_line_is_read_as_ase_reads_it(line) -> None:
-    def what(read):
+    def what(read, line=line):
         try:
             return {k: (type(v), repr(v)) for k, v in read(line + "\n").items()}
         except Exception as error:
             return type(error)
 
-    assert what(comment) == what(key_val_str_to_dict)
+    expected = what(key_val_str_to_dict)
+    if expected is ValueError:  # a stress that is not nine numbers: as under any other name
+        other = what(key_val_str_to_dict, line.replace("stress", "strezz"))
+        expected = {k.replace("strezz", "stress"): value for k, value in other.items()}
+    assert what(comment) == expected
 
 
 def test_what_comment_lines_share_is_not_shared_between_frames() -> None:

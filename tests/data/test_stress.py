@@ -98,9 +98,33 @@ def hand_written(path, copper, values, key="stress", skip=()):
 )
 def test_conventions(tmp_path, copper, expected, convention, order, factor):
     values = [[t[i, j] * factor for i, j in order] for t in expected]
-    path = hand_written(tmp_path / "a.xyz", copper, values, key="p")  # ASE knows "stress" itself
+    path = hand_written(tmp_path / "a.xyz", copper, values, key="p")
     block = read(path, stress_key="p", stress_convention=convention)
     np.testing.assert_allclose(block.stresses, expected, rtol=1e-6, atol=1e-9)
+    for before in ("", "converged "):  # a bare word: the line is read by ASE's own function
+        text = path.read_text().replace(" p=", f" {before}stress=")
+        (tmp_path / "b.xyz").write_text(text)  # ASE cannot read it: its "stress" has nine numbers
+        block = read(tmp_path / "b.xyz", stress_convention=convention)
+        np.testing.assert_allclose(block.stresses, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_six_numbers_of_a_virial_and_no_numbers(tmp_path, copper, expected):
+    order = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
+    virials = [
+        [-t[i, j] * atoms.get_volume() for i, j in order] for t, atoms in zip(expected, copper)
+    ]
+    path = hand_written(tmp_path / "a.xyz", copper, virials, key="p")
+    path.write_text(path.read_text().replace(" p=", " virial="))
+    np.testing.assert_allclose(read(path).stresses, expected, rtol=1e-6, atol=1e-9)
+    path = hand_written(tmp_path / "b.xyz", copper, [[0.0]] * 6, key="p")
+    path.write_text(path.read_text().replace(" p=", " stress="))
+    assert read(path, no_stress=True).stresses is None
+    with pytest.raises(DataError, match=r"frame 0") as caught:
+        read(path)
+    assert "--no-stress" in caught.value.remedy
+    path.write_text(path.read_text().replace('Lattice="', 'Lattice="0 '))
+    with pytest.raises(DataError, match=r"frame 0"):
+        read(path, no_stress=True)
 
 
 def test_virials_and_units(tmp_path, copper, expected):

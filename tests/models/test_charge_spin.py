@@ -134,10 +134,16 @@ def test_what_only_the_charge_explains_is_learned(ions, tmp_path):
     with pytest.warns(NotConservativeWarning):
         ion.calc = forcelaw.Calculator(made.path)
     assert ion.get_potential_energy() == pytest.approx(energies[0], abs=1e-4)
+    ion.info["charge"] = -1  # nothing that ASE itself compares has changed
+    assert ion.get_potential_energy() == pytest.approx(energies[1], abs=1e-4)
+    assert not ion.calc.calculation_required(ion, ["energy"])
     found = made.evaluate(ions.path).as_json()
     assert found["energy"]["mae"] < 250 < found["no_model"]["energy"]["mae"] / 3
     with pytest.raises(DataError, match="charge 2"):
         made.predict([Atoms("C", info={"charge": 2})])
+    for value in (0.5, float("nan"), "one", None):
+        with pytest.raises(DataError, match="whole number"):
+            made.predict([ion, Atoms("C", info={"charge": value})])
 
 
 def test_a_shard_carries_the_states(ions):

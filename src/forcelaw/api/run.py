@@ -398,7 +398,7 @@ class Run:
 
     def predict(
         self,
-        structures: Iterable[Atoms],
+        structures: Atoms | Iterable[Atoms],
         *,
         stress: bool = False,
         batch_atoms: int = 4000,
@@ -408,8 +408,8 @@ class Run:
         rotations: int = 0,
     ) -> Predictions:
         """Energies (eV, reference energies included), forces (eV/Angstrom) and with ``stress``
-        stresses (eV/Angstrom^3, models with gradient forces only) of ASE structures, in batches of
-        ``batch_atoms`` atoms; see :meth:`predictor` for the rest."""
+        stresses (eV/Angstrom^3, models with gradient forces only) of ASE structures (or of one), in
+        batches of ``batch_atoms`` atoms; see :meth:`predictor` for the rest."""
         predictor = self.predictor(device=device, dtype=dtype, data=data, rotations=rotations)
         return predictor.predict(structures, stress=stress, batch_atoms=batch_atoms)
 

@@ -466,9 +466,13 @@ def _cells(
         lattice = frame.info.get("Lattice")
         if lattice is None:
             continue
+        if np.shape(lattice) != (3, 3) or np.asarray(lattice).dtype.kind not in "if":
+            raise DataError(
+                f"Lattice is {str(lattice)[:60]}, expected 9 numbers",
+                where=place(k),
+                remedy="write the three lattice vectors one after the other",
+            )
         lattice = np.asarray(lattice, np.float64)
-        if lattice.size != 9:
-            raise DataError(f"Lattice has {lattice.size} numbers, expected 9", where=place(k))
         flags = np.asarray(frame.info.get("pbc", [True] * 3))
         pbc[k] = flags.astype(bool)
         if pbc[k].any():

@@ -18,6 +18,9 @@ from forcelaw.laws.decide import forecast as forecasts
 from forcelaw.laws.decide import simulate
 from forcelaw.laws.decide.forecast import Planned, forecast
 from forcelaw.laws.decide.forecast_check import check, check_text
+from forcelaw.laws.fit.averaging import average
+from forcelaw.laws.fit.fit import fit
+from forcelaw.laws.forms import make
 from forcelaw.table.runs import Runs
 from tests.laws.studies import FIELD, join
 from tests.report import synthetic
@@ -417,3 +420,40 @@ def test_a_table_of_others_says_what_was_taken_for_what(tmp_path, capsys) -> Non
     assert "--columns n=..." in capsys.readouterr().err
     assert main(["forecast", str(tmp_path / "t.csv"), "--columns", "n=width_in_weights"]) == 0
     assert "'width_in_weights'" in capsys.readouterr().out
+
+
+def on_a_line(slope, seed=0):
+    """Twelve sizes with D as N to a power: one ladder of compute-optimal runs (1), or runs of equal
+    compute (-1)."""
+    n = np.geomspace(1e7, 1e10, 12)
+    d = 2e9 * (n / 1e8) ** slope
+    loss = 1.7 + 400 * n**-0.34 + 400 * d**-0.28
+    noise = np.exp(np.random.default_rng(seed).normal(0, 0.003, 12))
+    return {"n": n, "d": d, "c": 6 * n * d * (n / 1e8) ** 0.01, "loss": loss * noise}, loss
+
+
+def test_runs_on_one_line_are_fitted_and_forecast_along_it():
+    """N and D cannot be told apart there, but the law along the line can; not where D falls as N
+    grows, nor for a target that lies off the line."""
+    table, loss = on_a_line(1)
+    assert "along that line" in fit(table, "surface").message
+    found = average(table)
+    local = -np.polyfit(np.log(table["n"]), np.log(loss - 1.7), 1)[0]
+    assert found.variable.startswith("N and D lie") and set(found.best.result.law.roles) == {"n"}
+    assert found["gamma"].low < local < found["gamma"].high
+    said = forecast(table, diagnosis=True)[0]
+    assert said.x == "n" and said.diagnosis == "diagnose: an exponent"
+    assert all(p.low < loss[-1] < p.high for p in said.predictions)
+    off = Planned("", 1e10, 4e11, 2.4e22)
+    assert forecast(table, [off])[0].status == "refused"
+    falling = on_a_line(-1)[0]
+    assert "along that line" not in fit(falling, "surface").message
+    assert average(falling).status == "refused" == forecast(falling, top=1.0)[0].status
+
+
+def test_the_formula_of_a_law_in_one_variable_names_it():
+    assert [make("power_floor", x=x).formula for x in "nc"] == [
+        "L = A N^-gamma + E",
+        "L = A C^-gamma + E",
+    ]
+    assert make("broken", x="d").formula == "L = A D^-c0 (1 + (D/d1)^(1/f1))^(-c1 f1) + E"

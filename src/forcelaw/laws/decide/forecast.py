@@ -28,6 +28,7 @@ from ... import __version__
 from ...errors import FitError
 from ...table.runs import Runs
 from ..diagnose.diagnose import diagnose
+from ..fit.problem import collinear
 from ..fit.result import AT_BOUND, REFUSED, Result, clean
 from ..inputs import as_runs
 from .allocation import with_compute
@@ -38,6 +39,7 @@ REMEDY = "give the file of `forcelaw forecast --json`"
 AUTO = "auto"
 CANNOT_SAY = "the data cannot say"
 SAME = 0.01  # relative difference of N or D below which two runs are of one size and length
+ON_LINE = 0.1  # ln D off the line that the runs lie on, below which a target lies on it
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Forecast(Result):
     tried: list[dict[str, Any]] = field(default_factory=list)
     candidates: list[Candidate] = field(default_factory=list)
     back_tests: list[BackTest] = field(default_factory=list)
-    # the one variable, where N or D is the same everywhere
+    # the one variable, where N or D is the same everywhere, or D goes with N
     x: str | None = None
     calibrated: bool = False
     # verdicts in words; foretells: whether back-tests err by less than twice the fall of the loss
@@ -163,7 +165,7 @@ def forecast(
         else:
             part = _fit_and_predict(result, here, fraction, checkpoints, settings)
             if result.ok and part is not None and (diagnosis or result.foretells is False):
-                result.diagnosis, sound = second_opinion(part, settings)
+                result.diagnosis, sound = second_opinion(part, settings, result.x)
                 if result.foretells is False and not sound and not anyway:
                     result.status, result.predictions = REFUSED, []
                     result.message = f"{CANNOT_SAY}: {result.back_test}; {result.diagnosis}"
@@ -250,14 +252,16 @@ def _fit_and_predict(
     return part
 
 
-def second_opinion(part: Runs, settings: dict[str, Any]) -> tuple[str, bool]:
+def second_opinion(part: Runs, settings: dict[str, Any], x: str | None = None) -> tuple[str, bool]:
     """What ``diagnose`` says of the runs that were fitted, in one line, and whether it finds an
-    exponent."""
+    exponent. x: the variable of laws in one."""
     law = settings.get("law", AUTO)
     names = ("level", "objective", "delta", "cluster", "weights", "floor")
     own = {name: settings[name] for name in names if name in settings}
     try:
-        found = diagnose(part, "surface" if law == AUTO else law, **own)
+        if law == AUTO:
+            law = "surface" if x is None else "power_floor"
+        found = diagnose(part, law, x=x or "c", **own)
     except FitError as error:
         return f"diagnose: {error.what}", False
     reasons = ", ".join(check.name for check in found.failed)
@@ -265,12 +269,17 @@ def second_opinion(part: Runs, settings: dict[str, Any]) -> tuple[str, bool]:
 
 
 def _one_variable(part: Runs, targets: list[Planned]) -> str | None:
-    """n or d, where the other is the same in all runs and targets; else None."""
+    """n or d, where the other is the same in all runs and targets; n where they lie on one line,
+    and the targets on it too; else None."""
     for x, other in (("d", "n"), ("n", "d")):
         values = [*part[other], *(getattr(p, other) for p in targets)]
         if np.ptp(np.log(values)) < SAME:
             return x
-    return None
+    if collinear(part, "n", "d") <= 0:
+        return None
+    line = np.polyfit(np.log(part["n"]), np.log(part["d"]), 1)
+    off = [np.log(p.d) - np.polyval(line, np.log(p.n)) for p in targets]
+    return "n" if float(np.abs(off).max(initial=0.0)) < ON_LINE else None
 
 
 def last_row(runs: Runs, k: int) -> int:

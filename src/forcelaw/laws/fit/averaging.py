@@ -33,7 +33,7 @@ from ..inputs import as_runs
 from .intervals import LINEAR, scale_of
 from .mixtures import Part, mixture
 from .objective import Objective, objective_of
-from .problem import Problem, build, levels
+from .problem import Problem, build, collinear, levels
 from .result import OK, REFUSED, Band, Estimate, FitResult, Result, spread
 from .single import fit_one
 from .size_effects import SIZE_SD, moved_by_sizes, reach
@@ -103,7 +103,8 @@ class Form(Result):
 class Averaged(Result):
     """Numbers averaged over forms. forms: all candidates, by weight; those at or above
     :data:`STANDING` make ``estimates`` and predictions. status: ok or refused. factor: the column
-    at whose changes all forms may step; predictions are made beyond all steps."""
+    at whose changes all forms may step; predictions are made beyond all steps. variable: that of
+    laws in one, in words."""
 
     also: ClassVar[tuple[str, ...]] = ("ok",)
 
@@ -113,6 +114,7 @@ class Averaged(Result):
     status: str = OK
     message: str = ""
     factor: str = ""
+    variable: str = ""
 
     @property
     def ok(self) -> bool:
@@ -168,7 +170,8 @@ class Averaged(Result):
 
     def summary(self) -> str:
         """For a terminal: weights of the forms, averaged numbers, and those of the best form."""
-        lines = [f"{'form':24} {'weight':>7} {'left out':>9} {'held out':>9}"]
+        lines = [self.variable] if self.variable else []
+        lines.append(f"{'form':24} {'weight':>7} {'left out':>9} {'held out':>9}")
         for form in self.forms:
             if form.within and not form.reason:
                 lines.append(
@@ -224,14 +227,18 @@ def average(
 
     runs: any table (see :func:`forcelaw.fit`); all its architectures are fitted as one.
     forms: candidates (name -> law, options, floor); default: surfaces where the table has N and D
-    that vary, else laws in one variable, ``x``. floor: of all forms. factor: a column that changes
-    along N in steps; all forms get a free step there, because a law without it takes the steps for
-    a part of alpha (default: depth, where it changes; "none": no steps). Others: as for
-    :func:`forcelaw.fit`.
+    that vary and do not lie on one line, else laws in one variable, ``x``. floor: of all forms.
+    factor: a column that changes along N in steps; all forms get a free step there, because a law
+    without it takes the steps for a part of alpha (default: depth, where it changes; "none": no
+    steps). Others: as for :func:`forcelaw.fit`.
     """
     runs, goal = as_runs(runs), objective_of(objective, delta)
     settings: dict[str, Any] = {"cluster": cluster, "weights": weights}
-    laws = _laws(runs, forms, x, floor)
+    variable = "" if x is None else f"laws in {x.upper()}"
+    if forms is None:
+        x, variable = (x, variable) if x is not None else _variable(runs)
+        forms = SURFACES if x is None else LINES
+    laws = _laws(forms, x, floor)
     stepped: Runs = runs
     steps: tuple[str, ...] = ()
     if factor != "none":
@@ -254,7 +261,7 @@ def average(
             said = UNSAID
     usable = [form for form in found if not form.reason]
     if not usable:
-        return Averaged(found, {}, level, REFUSED, found[0].reason)
+        return Averaged(found, {}, level, REFUSED, found[0].reason, variable=variable)
     for form in usable if said == UNSAID else ():
         problem = _problem(runs, form.result, settings)
         form.moved = moved_by_sizes(problem, form.result.best(), runs["n"])
@@ -263,7 +270,8 @@ def average(
             form.within = WITHIN[form.name]
     _score(runs, usable, settings, seed)
     found.sort(key=lambda form: (bool(form.within), -form.weight))
-    out = Averaged(found, {}, level, message=said, factor=(factor or "depth") if steps else "")
+    out = Averaged(found, {}, level, message=said, variable=variable)
+    out.factor = (factor or "depth") if steps else ""
     out.estimates = _estimates(out)
     return out
 
@@ -285,19 +293,25 @@ def _fits(
     return found
 
 
-def _laws(runs: Runs, forms: Any, x: str | None, floor: Floor | None) -> dict[str, Law]:
+def _variable(runs: Runs) -> tuple[str | None, str]:
+    """The one variable of the laws, and why, in words; None where N and D vary each for itself."""
+    varies = [role for role in ("n", "d") if role in runs and np.ptp(np.log(runs[role])) > 0.02]
+    if len(varies) == 2:
+        if collinear(runs, *varies) > 0:
+            return "n", "N and D lie on one line: laws in N along it"
+        return None, ""
+    x = next((role for role in (*varies, "c", "h") if role in runs), None)
+    if x is None:
+        raise FitError(
+            "the table has no variable for a law",
+            where="law auto",
+            remedy="name a column: --columns n=..., d=... or c=...",
+        )
+    return x, f"laws in {x.upper()}: N and D do not both vary"
+
+
+def _laws(forms: Any, x: str | None, floor: Floor | None) -> dict[str, Law]:
     """The candidates, ready made."""
-    if forms is None:
-        varies = [role for role in ("n", "d") if role in runs and np.ptp(np.log(runs[role])) > 0.02]
-        forms = SURFACES if x is None and len(varies) == 2 else LINES
-        if forms is LINES and x is None:
-            x = next((role for role in (*varies, "c", "h") if role in runs), None)
-            if x is None:
-                raise FitError(
-                    "the table has no variable for a law",
-                    where="law auto",
-                    remedy="name a column: --columns n=..., d=... or c=...",
-                )
     out = {}
     for name, (law, options, own) in forms.items():
         given = {"x": x} if x is not None else {}

@@ -237,16 +237,24 @@ def _too_few_levels(runs: Runs, law: Law) -> str:
     return ""
 
 
+def collinear(runs: Runs, first: str, second: str) -> float:
+    """Correlation of the logs of two roles where it is so close to 1 that their exponents cannot be
+    told apart, else 0; also 0 where one of them is the same in all rows. At equal compute it is
+    negative, and the loss has a lowest point along the line."""
+    logs = [np.log(runs[role]) for role in (first, second)]
+    if min(float(np.ptp(values)) for values in logs) == 0:
+        return 0.0
+    correlation = float(np.corrcoef(*logs)[0, 1])
+    return correlation if abs(correlation) > COLLINEAR else 0.0
+
+
 def _collinear(runs: Runs, law: Law) -> str:
     for second, first in combinations(law.roles, 2):
-        logs = [np.log(runs[role]) for role in (first, second)]
-        if "u" in (first, second) or min(float(np.ptp(values)) for values in logs) == 0:
-            continue
-        correlation = float(np.corrcoef(*logs)[0, 1])
-        if abs(correlation) > COLLINEAR:
+        if "u" not in (first, second) and (correlation := collinear(runs, first, second)):
+            along = ", or fit a law in one variable along that line (law power_floor)"
             return (
                 f"{second} and {first} are perfectly correlated (r = {correlation:.5f} of the"
                 " logarithms): their exponents cannot be distinguished; add runs that vary one at"
-                " fixed other"
+                f" fixed other{along if correlation > 0 else ''}"
             )
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ class OneVariable(Law):
         super().__init__(floor, **options)
         self.x = x or self.default_x
         self.roles = (self.x,)
+        self.formula = re.sub(r"\bx\b", self.x.upper(), self.formula)
 
     def centre_shift(self, psi: np.ndarray, centre: dict[str, float]) -> np.ndarray:
         return psi[:, :1] * centre[self.x]

@@ -17,11 +17,24 @@ from .errors import ForcelawError, StorageError, StoreError, missing_package
 
 # what to do about an operating system's refusal to write
 _REMEDIES = {
-    errno.ENOSPC: "make room on this disk; the same command goes on from the last checkpoint",
-    errno.EDQUOT: "make room within your quota; the same command goes on from the last checkpoint",
+    errno.ENOSPC: "make room on this disk and give the same command again; training goes on from"
+    " its last checkpoint",
+    errno.EDQUOT: "make room within your quota and give the same command again; training goes on"
+    " from its last checkpoint",
     errno.EROFS: "give an output directory that can be written, or mount this one for writing",
     errno.EACCES: "give an output directory that you may write",
     errno.EPERM: "give an output directory that you may write",
+}
+
+# what to do about a path that cannot be what the command wants of it
+_PATHS = {
+    errno.ENOTDIR: "a part of this path is a file, not a folder: give another path",
+    errno.EISDIR: "this is a folder, where a file is wanted: give another path",
+    errno.EEXIST: "a file of that name is there already: give another path, or move it away",
+    errno.ENOENT: "check the path; the file is not there, or the folder to write to cannot be made",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files (ulimit -n)",
 }
 
 RESTORE = "restore it, or delete the directory it is in and make that again"
@@ -123,13 +136,22 @@ def is_storage(error: OSError) -> bool:
     return error.errno in _STORAGE
 
 
-def storage_error(error: OSError, path: Path) -> StorageError:
-    """``error`` as a StorageError with a remedy."""
+def path_error(error: OSError) -> ForcelawError:
+    """Any other OSError, about what was asked for, with a remedy."""
+    return ForcelawError(
+        f"cannot be read or written: {error.strerror or error}",
+        where=str(error.filename or ""),
+        remedy=_PATHS.get(error.errno or 0, "check the path"),
+    )
+
+
+def storage_error(error: OSError, path: Path | None = None) -> StorageError:
+    """``error`` as a StorageError with a remedy. path: where, if the error does not say."""
     return StorageError(
         f"cannot write or read: {error.strerror or error}",
-        where=str(error.filename or path),
+        where=str(error.filename or path or ""),
         remedy=_REMEDIES.get(
-            error.errno or 0, "check the disk or mount; the same command goes on from there"
+            error.errno or 0, "check the disk or mount, and give the same command again"
         ),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import pytest
 
 from forcelaw.cli.data import add_data
 from forcelaw.data.pack import Pack
-from forcelaw.errors import DataError
+from forcelaw.errors import DataError, StorageError
 from tests.data import files
 
 
@@ -39,6 +40,50 @@ def test_help_imports_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+MAIN = [sys.executable, "-c", "import sys; from forcelaw.cli.main import main; sys.exit(main())"]
+
+
+def test_a_full_disk_is_that_of_the_pack(source, tmp_path):
+    """No file may have more than 512 bytes, which the system refuses as it does on a full disk."""
+    out = tmp_path / "elsewhere" / "pack"
+    out.parent.mkdir()
+    limit = (512, 512)
+    done = subprocess.run(
+        [*MAIN, "data", "prepare", source, "--out", out, "--group", "frame"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    assert done.returncode == StorageError.exit_code
+    assert f"where:  {out}" in done.stderr and "remedy:" in done.stderr
+    assert not list(out.parent.iterdir())
+
+
+@pytest.mark.parametrize(("name", "word"), [("file/pack", "file"), ("x" * 300, "shorter")])
+def test_a_path_that_cannot_be_has_a_remedy(source, tmp_path, name, word):
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [*MAIN, "data", "prepare", source, "--out", tmp_path / name],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert word in done.stderr.split("remedy:")[1]
+
+
+def test_one_structure_is_told_how_it_can_be_prepared(tmp_path, capsys):
+    one = files.extxyz(tmp_path / "one.xyz", files.molecules(1))
+    assert run("check", one) == 0
+    assert "--val-fraction 0" in capsys.readouterr().out
+    for group in ("auto", "frame"):
+        with pytest.raises(DataError) as error:
+            run("prepare", one, "--out", tmp_path / "pack", "--group", group)
+        assert "--val-fraction 0" in error.value.remedy
+    assert run("prepare", one, "--out", tmp_path / "pack", "--val-fraction", "0") == 0
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,27 @@ def test_two_levels_of_theory(tmp_path, frames):
     prepare([paths[0], again], tmp_path / "pack", say=io.StringIO())
 
 
+def test_two_levels_of_theory_without_a_common_formula(tmp_path):
+    """All electrons in one source, valence electrons in the other; other molecules in each."""
+    core = {1: 0.0, 6: -890.0, 7: -1340.0, 8: -1940.0}
+    parts = [
+        files.molecules(60, seed=0, kinds=("CH4", "H2O", "NH3", "CH3CH2OH")),
+        files.molecules(60, seed=1, kinds=("CH3OH", "N2H4", "H2CO", "C2H6")),
+    ]
+    paths = [files.extxyz(tmp_path / f"{k}.xyz", part) for k, part in enumerate(parts)]
+    prepare(paths, tmp_path / "pack", say=io.StringIO())
+    for frame in parts[1]:
+        frame["energy"] += sum(core[int(z)] for z in frame["numbers"])
+    paths[1] = files.extxyz(tmp_path / "all.xyz", parts[1])
+    for how in ("fit", "H=-1,C=-2,N=-3,O=-4"):
+        options = PrepareOptions(atomic_energies=AtomicEnergies.parse(how))
+        with pytest.raises(DataError) as error:
+            prepare(paths, tmp_path / "other", options=options, say=io.StringIO())
+        assert "--allow levels" in error.value.remedy and "all.xyz" in error.value.where
+    options = PrepareOptions(allow=frozenset({"levels"}))
+    prepare(paths, tmp_path / "other", options=options, say=io.StringIO())
+
+
 def test_isomers_are_no_other_level_of_theory(tmp_path):
     """Two halves of one data set: each has other isomers, so that single formulas are far apart,
     and all of them together are not."""

@@ -28,7 +28,6 @@ import importlib
 import sys
 import warnings
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -117,12 +116,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        from ..files import is_storage, storage_error
+        from ..files import is_storage, path_error, storage_error
 
-        if is_storage(error):
-            return _print(storage_error(error, Path.cwd()))
-        what = f"cannot be read or written: {error.strerror or error}"
-        return _print(ForcelawError(what, where=str(error.filename or "")))
+        return _print(storage_error(error) if is_storage(error) else path_error(error))
 
 
 class _Printable:

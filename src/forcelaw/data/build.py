@@ -342,6 +342,11 @@ class PackBuild:
         fraction = self.options.val_fraction
         if self.given or fraction <= 0:
             return
+        if self.records.structures == 1:
+            raise DataError(
+                "there is one structure, which cannot be both trained on and validated with",
+                remedy="give more structures, or pass --val-fraction 0 to train on it alone",
+            )
         by_frame = self.options.group == "frame"
         if not by_frame and self.groups.number == 1:
             raise DataError(
@@ -416,8 +421,9 @@ class PackBuild:
             f"the {number} {groups} cannot be split: {what} of them would be in the {empty} set,"
             f" where {want:,.1f} were asked for",
             remedy="there are few, or they are of very different sizes: choose another"
-            " --val-fraction or --seed, pass --group frame, or give the files apart (--train,"
-            " --validation)",
+            " --val-fraction or --seed, "
+            + ("" if groups == "frames" else "pass --group frame, ")
+            + "or give the files apart (--train, --validation)",
         )
 
     def references(self) -> References:

@@ -43,7 +43,14 @@ import numpy as np
 
 from ..elements import MAX_Z, SYMBOLS
 from ..errors import DataError
-from ..files import check_regular, fsync_folder, reading, write_json
+from ..files import (
+    check_regular,
+    fsync_folder,
+    is_storage,
+    reading,
+    storage_error,
+    write_json,
+)
 from ..host import usable_cores
 from .arrays import NpyStream, ShardedArray, ShardedStream
 from .shards import Shard, ShardWriter, read_shards, remove_shards, shards_text
@@ -231,9 +238,12 @@ class PackWriter:
     def __enter__(self) -> PackWriter:
         return self
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, *_: Any) -> None:
+        """An OSError of a full disk, a quota or a mount becomes a StorageError of this pack."""
         if kind is not None:
             self.abort()
+        if isinstance(error, OSError) and is_storage(error):
+            raise storage_error(error, self.path) from error
 
 
 def _row_bytes(streams: dict[str, ShardedStream], axis: str) -> int:

@@ -131,7 +131,11 @@ def _result(work: Check) -> dict[str, Any]:
         result |= _measured(seen, references) | {"groups": work.groups.number}
         result["warnings"] = references.warnings + seen.warnings()
         problems += _kinds_problem(seen)
-        if work.groups.number == 1:
+        if seen.structures == 1:
+            result["warnings"].append(
+                "one structure cannot be split: prepare it with --val-fraction 0, or give more"
+            )
+        elif work.groups.number == 1:
             result["warnings"].append(
                 "all structures belong to one molecule: only a split by frame is possible (prepare"
                 " --group frame)"

@@ -3,6 +3,7 @@ the name under which ``prepare --allow`` lets it pass."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,12 @@ import numpy as np
 
 from ...elements import SYMBOLS
 from ..records import Records
-from ..reference import References, composition_of_present, residuals
+from ..reference import (
+    ReferenceAccumulator,
+    References,
+    composition_of_present,
+    residuals,
+)
 from ..splits import TRAIN, splitmix64
 from .copies import Copies
 
@@ -25,6 +31,10 @@ GAP = 5.0
 # many standard errors, and by at least so many eV/atom
 LEVELS = (10.0, 0.05)
 FORMULAS = 20_000  # that are compared between sources
+# Sources without a common formula: reference energies fitted to all of them leave so many eV/atom
+# (rms), and so many times what those fitted to each source alone leave. Chemistry alone leaves
+# below 1; another code, pseudopotential or zero of energy some 10 to 1000.
+ALONE = (2.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,32 @@ class FormulaEnergies:
             if abs(middle) > max(least, abs(worst[2]) if worst else 0.0):
                 worst = a, b, middle, len(off)
         return worst
+
+
+def left_together(records: Records) -> tuple[float, float] | None:
+    """Of sources that do not fit together: what reference energies leave that are fitted to each
+    source alone, and to all; rms, eV/atom. None if they may."""
+    together, alone = (
+        ReferenceAccumulator(),
+        defaultdict[int, ReferenceAccumulator](ReferenceAccumulator),
+    )
+    for chunk in records.chunks():
+        counts, energies = chunk.records["atoms"], chunk.records["energy"]
+        together.add(counts, chunk.numbers, energies)
+        for source in np.unique(chunk.records["source"]):
+            of = chunk.records["source"] == source
+            numbers = chunk.numbers[np.repeat(of, counts)]
+            alone[int(source)].add(counts[of], numbers, energies[of])
+    if len(alone) < 2:
+        return None
+    for sums in (together, *alone.values()):
+        sums.solve()
+    squares = sum(sums.structures * sums.rms_residual**2 for sums in alone.values())
+    each = float(squares / together.structures) ** 0.5
+    least, times = ALONE
+    return (
+        (each, together.rms_residual) if together.rms_residual > max(least, times * each) else None
+    )
 
 
 def energy_findings(energies: Energies, place: Any) -> list[Finding]:

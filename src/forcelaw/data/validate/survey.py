@@ -12,12 +12,14 @@ from ..records import QUANTUM, Records
 from ..reference import References, composition_of_present
 from .copies import find_copies
 from .findings import (
+    ALONE,
     Finding,
     FormulaEnergies,
     copy_findings,
     energy_findings,
     energy_residuals,
     force_findings,
+    left_together,
 )
 from .force_energy import FRAMES_IN_ALL, ConsistencyTest
 from .kinds import kinds_of
@@ -137,6 +139,14 @@ class Survey:
         energies = energy_residuals(self.records, references)
         references.by_element = energies.by_element
         found += energy_findings(energies, self.place)
+        found += self._level_findings(energies.by_element)
+        self.copies = find_copies(self.records)
+        return found + copy_findings(self.copies, self.place)
+
+    def _level_findings(self, left: dict[int, float]) -> list[Finding]:
+        """Sources of another level of theory: by the formulas that they have in common, or else by
+        what reference energies leave. left: of each element, eV/atom, mean."""
+        remedy = "merge sources of one level of theory only, in the same units"
         apart = self.formulas.apart()
         if apart:
             a, b = (str(self.sources[k].path) for k in apart[:2])
@@ -144,10 +154,19 @@ class Survey:
                 f"energies of the same formulas are {apart[2]:,.4g} eV/atom apart"
                 f" (median of {apart[3]:,})"
             )
-            remedy = "merge sources of one level of theory only, in the same units"
-            found.append(Finding("levels", what, f"{a} and {b}", remedy))
-        self.copies = find_copies(self.records)
-        return found + copy_findings(self.copies, self.place)
+            return [Finding("levels", what, f"{a} and {b}", remedy)]
+        if len(self.sources) < 2 or max(left.values(), default=0.0) < ALONE[0]:
+            return []
+        gross = left_together(self.records)
+        if not gross:
+            return []
+        what = (
+            f"reference energies of all sources together leave {gross[1]:,.4g} eV/atom (rms), of"
+            f" each source alone {gross[0]:,.4g}"
+        )
+        names = [str(source.path) for source in self.sources[:3]]
+        where = ", ".join(names) + (", ..." if len(self.sources) > len(names) else "")
+        return [Finding("levels", what, where, remedy)]
 
     def _unit_findings(self) -> list[Finding]:
         used = {source.units.energy for source in self.sources}

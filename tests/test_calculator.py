@@ -35,7 +35,7 @@ def crystal(pbc=True):
 
 def test_forces_and_stress_are_derivatives_of_the_energy(run):
     atoms = crystal()
-    atoms.calc = forcelaw.Calculator(run.path, dtype="float64")
+    atoms.calc = forcelaw.Calculator(run, dtype="float64")
     numerical = calculate_numerical_forces(atoms, eps=1e-4)
     assert np.allclose(atoms.get_forces(), numerical, rtol=1e-5, atol=1e-6)
     assert np.allclose(

@@ -86,7 +86,9 @@ def test_no_model_means_reference_energies_and_no_forces(run, frames, file):
 
 
 def test_elements_and_the_worst_structures(run, frames, file):
-    found = run.evaluate([file, file], dtype="float64", worst=3).as_json()
+    errors = run.evaluate([file, file], dtype="float64", worst=3)
+    assert repr(errors) == errors.summary()
+    found = errors.as_json()
     energy, forces = by_hand(run, frames[:-1])
     numbers = np.concatenate([a.numbers for a in frames[:-1] if "forces" in a.calc.results])
     errors = np.concatenate(forces)

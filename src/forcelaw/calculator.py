@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -69,10 +70,10 @@ class Calculator(ASECalculator):
 
     >>> atoms.calc = forcelaw.Calculator("out/single/runs/ID")        # doctest: +SKIP
 
-    run: directory of the run. device: "auto", "cpu" or "cuda". dtype: "float32", or "float64" for
-    vibrations and tight relaxations. skin: Angstrom by which the neighbour list reaches beyond the
-    cutoff, so that it is not made anew at every step. data: the pack of a run that did not keep its
-    reference energies. A model with charge_spin reads ``atoms.info["charge"]`` and ``["spin"]``
+    run: the run, or its directory. device: "auto", "cpu" or "cuda". dtype: "float32", or "float64"
+    for vibrations and tight relaxations. skin: Angstrom by which the neighbour list reaches beyond
+    the cutoff, so that it is not made anew at every step. data: the pack of a run that did not keep
+    its reference energies. A model with charge_spin reads ``atoms.info["charge"]`` and ``["spin"]``
     (the multiplicity), 0 and 1 where they are missing.
 
     Warns (NotConservativeWarning) about a model with direct forces: they are not the gradient of
@@ -83,7 +84,7 @@ class Calculator(ASECalculator):
 
     def __init__(
         self,
-        run: str | Path,
+        run: str | os.PathLike[str],
         *,
         device: str = "auto",
         dtype: DType = "float32",

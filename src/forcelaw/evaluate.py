@@ -286,6 +286,9 @@ class Evaluation:
             "skipped": dict(self.skipped),
         }
 
+    def __repr__(self) -> str:
+        return self.summary()
+
     def summary(self) -> str:
         """The same for people, a table."""
         lines = [f"{self.structures:,} structures, {int(self.total.sums['atoms']):,} atoms"]

@@ -6,6 +6,7 @@ Weights are the averaged ones of schedule-free AdamW, at which losses are measur
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -158,7 +159,7 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | os.PathLike[str],
         *,
         device: str = "auto",
         dtype: DType = "float32",
@@ -284,7 +285,9 @@ class Predictor:
         return Predictions(energies, np.split(forces, np.cumsum(arrays.counts)[:-1]), stresses)
 
 
-def references_of(path: str | Path, spec: RunSpec, data: str | Path | None) -> np.ndarray:
+def references_of(
+    path: str | os.PathLike[str], spec: RunSpec, data: str | Path | None
+) -> np.ndarray:
     """(119,) reference energies in eV of a run: those it kept, else those of its pack."""
     run = RunDirectory(path)
     if run.references() is not None:
@@ -294,7 +297,7 @@ def references_of(path: str | Path, spec: RunSpec, data: str | Path | None) -> n
         raise StoreError(
             "the run did not keep its reference energies"
             + ("" if data is None else f", and {data} is not the pack it was trained on"),
-            where=str(path),
+            where=os.fspath(path),
             remedy=f"give the pack {spec.data['name']}, hash {spec.data['hash']}: data=PACK, on the"
             " command line --data PACK",
         )

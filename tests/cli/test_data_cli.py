@@ -76,14 +76,16 @@ def test_a_path_that_cannot_be_has_a_remedy(source, tmp_path, name, word):
 
 
 def test_one_structure_is_told_how_it_can_be_prepared(tmp_path, capsys):
-    one = files.extxyz(tmp_path / "one.xyz", files.molecules(1))
+    one = files.extxyz(tmp_path / "one.xyz", files.molecules(1, kinds=("CH4",)))
+    other = files.extxyz(tmp_path / "other.xyz", files.molecules(3, kinds=("CH4",))[1:])
     assert run("check", one) == 0
-    assert "--val-fraction 0" in capsys.readouterr().out
+    assert "--validation" in capsys.readouterr().out
     for group in ("auto", "frame"):
         with pytest.raises(DataError) as error:
             run("prepare", one, "--out", tmp_path / "pack", "--group", group)
-        assert "--val-fraction 0" in error.value.remedy
-    assert run("prepare", one, "--out", tmp_path / "pack", "--val-fraction", "0") == 0
+        assert "--validation" in error.value.remedy and "--group" not in error.value.remedy
+    out = tmp_path / "pack"
+    assert run("prepare", "--train", one, "--validation", other, "--out", out) == 0
 
 
 @pytest.mark.parametrize(

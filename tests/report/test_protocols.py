@@ -38,3 +38,15 @@ def test_another_protocol_is_among_the_limits(written: dict[str, Any]) -> None:
     other = replace(analysis, architectures=[replace(first, frame=changed), *rest])
     (text,) = (text for text in summary.limits(other) if "protocol" in text)
     assert text.startswith(f"{first.label}:") and "adamw" in text and "100%" in text
+
+
+def test_gradient_forces_beside_direct_ones_are_among_the_limits(written: dict[str, Any]) -> None:
+    analysis = written["analysis"]
+    first, *rest = analysis.architectures
+    for kind, number in (("direct", 0), ("conservative", 1)):
+        columns = [
+            replace(arch, frame=arch.frame.with_columns(forces=pl.lit(of)))
+            for arch, of in ((first, kind), *((arch, "direct") for arch in rest))
+        ]
+        other = replace(analysis, architectures=columns)
+        assert len([text for text in summary.limits(other) if "gradient" in text]) == number

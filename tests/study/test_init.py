@@ -52,6 +52,15 @@ def test_init_writes_a_study_that_can_carry_a_law(tmp_path, monkeypatch, data):
         raise_main("init", str(sample_path()), "--name", "first")
 
 
+def test_init_of_a_pack_that_cannot_be_validated_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = files.extxyz(tmp_path / "a.xyz", files.molecules(4))
+    assert main(["data", "prepare", str(source), "--out", "pack", "--val-fraction", "0"]) == 0
+    with pytest.raises(DataError, match="validation"):
+        raise_main("init", "pack")
+    assert not Path("pack.yaml").exists()
+
+
 def raise_main(*words):
     """The error of a command, which main prints."""
     from forcelaw.cli.main import build_parser
@@ -127,6 +136,13 @@ def test_a_plan_says_what_it_cannot_carry(data):
     assert long == ""
     few = notes(replace(data, validation=25), atoms=6e5, sizes=ladder, seeds=[0, 1])
     assert "25 validation structures" in few and "20%" in few
+
+
+def test_a_plan_says_where_kinds_of_forces_are_mixed(data):
+    one = {"name": "painn", "label": "other", "forces": "conservative"}
+    assert "gradient" in notes(data, atoms=2e3, architectures=["painn", one])
+    for forces in ("direct", "conservative"):
+        assert "gradient" not in notes(data, atoms=2e3, forces=forces)
 
 
 def test_a_study_may_name_its_files(tmp_path):

@@ -331,6 +331,10 @@ class Run:
         status = (self.result or {}).get("status", "unfinished")
         return f"Run({str(self.path)!r}, {self.spec['label']}, N = {self.spec['n']:,}, {status})"
 
+    def __fspath__(self) -> str:
+        """A run stands for its directory: ``forcelaw.Calculator(run)``."""
+        return str(self.path)
+
     @property
     def id(self) -> str:
         return self.path.name

@@ -58,6 +58,7 @@ def _init(args: argparse.Namespace) -> int:
     from ..models import architecture
     from ..study.config import load
     from ..study.starter import describe, proportions, starter
+    from ..training.spec import require_sides
 
     files = [*args.data, *args.train]
     if not files:
@@ -80,6 +81,7 @@ def _init(args: argparse.Namespace) -> int:
         pack = Pack(files[0])
     else:
         pack = _prepare(args, files, out.with_name(f"{name}-pack"))
+    require_sides(pack)
     with reading(pack.path / "manifest.json", DataError, remedy="prepare the pack again"):
         split = pack.manifest["split"]
         structures, atoms = split["train_structures"], split["train_atoms"]

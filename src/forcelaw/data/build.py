@@ -345,7 +345,7 @@ class PackBuild:
         if self.records.structures == 1:
             raise DataError(
                 "there is one structure, which cannot be both trained on and validated with",
-                remedy="give more structures, or pass --val-fraction 0 to train on it alone",
+                remedy="give more structures, or others to validate with (--train, --validation)",
             )
         by_frame = self.options.group == "frame"
         if not by_frame and self.groups.number == 1:

@@ -224,6 +224,7 @@ def limits(analysis: Analysis) -> list[str]:
         )
     out += regime_notes(analysis)
     out += _protocols(analysis)
+    out += _kinds_of_forces(analysis)
     out += certificates.limits(analysis)
     found = sweeps(analysis)
     out += [*end_of_sweep(found), *short_sweeps(analysis, found)]
@@ -263,6 +264,23 @@ def _protocols(analysis: Analysis) -> list[str]:
         f"{names(labels)}: not under the protocol of the others, but with {words}. A run whose rate"
         " falls counts with its last evaluation only."
         for words, labels in by_words.items()
+    ]
+
+
+def _kinds_of_forces(analysis: Analysis) -> list[str]:
+    """Columns with gradient forces beside columns with direct ones."""
+    of = {
+        arch.label: set(arch.frame["forces"].drop_nulls().unique().to_list())
+        for arch in analysis.architectures
+        if "forces" in arch.frame.columns
+    }
+    gradient = [label for label, kinds in of.items() if kinds == {"conservative"}]
+    direct = [label for label, kinds in of.items() if kinds == {"direct"}]
+    if not (gradient and direct):
+        return []
+    return [
+        f"Forces of {names(gradient)} are the gradient of the energy, those of {names(direct)} an"
+        " output of their own: what differs between them is not the architecture alone."
     ]
 
 

@@ -51,7 +51,7 @@ def content_id(spec: dict[str, Any]) -> str:
 class RunDirectory:
     """One run on disk."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | os.PathLike[str]):
         self._claim: Claim | None = None
         self._metrics: TextIO | None = None  # while a run is trained
         self.observers: list[Callable[[dict[str, Any]], None]] = []  # of its evaluations

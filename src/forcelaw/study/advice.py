@@ -27,8 +27,8 @@ def advise(study: Study, data: DataSummary, planned: Plan) -> list[str]:
     grid = [run for run in [*planned.runs, *planned.waiting] if run.kind == "grid"]
     if not grid:
         return []
-    advice = [*_protocols(grid), *_burn_in(grid), *_passes(grid), *_short_sweeps(study, planned)]
-    advice += [*_sizes(study, grid), *_seeds(study)]
+    advice = [*_protocols(grid), *_kinds_of_forces(grid), *_burn_in(grid), *_passes(grid)]
+    advice += [*_short_sweeps(study, planned), *_sizes(study, grid), *_seeds(study)]
     if data.validation is not None and data.validation < 100:
         advice.append(
             f"only {data.validation} validation structures: losses carry an error of some"
@@ -49,6 +49,19 @@ def _protocols(grid: list[PlannedRun]) -> list[str]:
         f"{', '.join(labels)}: not under the protocol of the others, but with {words}"
         + ("; only the last evaluation of each run counts" if "decay" in words else "")
         for words, labels in found.items()
+    ]
+
+
+def _kinds_of_forces(grid: list[PlannedRun]) -> list[str]:
+    """Entries with gradient forces beside entries with direct ones."""
+    of = {run.label: run.spec["model"].get("forces") for run in grid}
+    gradient = [label for label, kind in of.items() if kind == "conservative"]
+    direct = [label for label, kind in of.items() if kind == "direct"]
+    if not (gradient and direct):
+        return []
+    return [
+        f"{', '.join(gradient)}: forces are the gradient of the energy, and an output of their own"
+        f" of {', '.join(direct)}: what differs is not the architecture alone"
     ]
 
 

@@ -224,16 +224,21 @@ def _prefix(data: DataSummary, distinct_atoms: float | None) -> np.ndarray:
     return data.natoms[: splits.prefix_length(data.natoms, distinct_atoms)]
 
 
-def summarise(pack: Pack, *, cutoff: float = 6.0, charge_spin: bool = False) -> DataSummary:
-    """Read what planning needs of a pack."""
-    natoms = pack.sizes(training_set(pack))
-    for side, found in (("training", natoms), ("validation", validation_set(pack, 1))):
+def require_sides(pack: Pack) -> None:
+    """DataError for a pack that has nothing to train on, or nothing to validate with."""
+    for side, found in (("training", training_set(pack)), ("validation", validation_set(pack, 1))):
         if not len(found):
             raise DataError(
                 f"the pack has no {side} structures",
                 where=str(pack.path),
                 remedy="prepare it with --val-fraction above 0, or with --train and --validation",
             )
+
+
+def summarise(pack: Pack, *, cutoff: float = 6.0, charge_spin: bool = False) -> DataSummary:
+    """Read what planning needs of a pack."""
+    require_sides(pack)
+    natoms = pack.sizes(training_set(pack))
     options = data_options(pack, cutoff=cutoff, charge_spin=charge_spin)
     validation = len(_order(pack, "validation"))
     return DataSummary(pack.path.name, pack.hash, natoms, options, validation)

@@ -133,7 +133,8 @@ def _result(work: Check) -> dict[str, Any]:
         problems += _kinds_problem(seen)
         if seen.structures == 1:
             result["warnings"].append(
-                "one structure cannot be split: prepare it with --val-fraction 0, or give more"
+                "there is one structure: training needs others to validate with (prepare --train,"
+                " --validation)"
             )
         elif work.groups.number == 1:
             result["warnings"].append(

@@ -1,5 +1,7 @@
 """Frontier, allocation and iso-FLOP minima against closed forms and brute force."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -267,3 +269,22 @@ def test_three_ways_side_by_side():
         assert found.a.low < exponents(FIELD)["a"] < found.a.high
     for rows in (best.rows(np.geomspace(1e12, 1e15, 3)), edge.rows(), minima.rows()):
         assert len(rows) >= 3 and all(row["n"] > 0 and row["d"] > 0 for row in rows)
+
+
+def test_isoflop_curves_count_sizes_and_not_their_seeds():
+    """Seeds that were trained to lengths of their own: five sizes, with the minimum inside, are
+    five; a parabola needs sizes on both sides of it; three sizes are none."""
+    sizes, starts = np.geomspace(1e7, 1e9, 5), (1.0, 1.02, 1.04, 1.07)
+    rows = {name: [] for name in ("run", "seed", "n", "d", "loss")}
+    for n, (seed, start) in product(sizes, enumerate(starts)):
+        for d in start * np.geomspace(2e8, 2e12, 12):
+            cells = f"{n:.0f} {seed}", seed, n, d, 400 * n**-0.34 + 400 * d**-0.28
+            for cell, column in zip(cells, rows.values()):
+                column.append(cell)
+    rows = {name: np.array(cells) for name, cells in rows.items()} | {"c": 0}
+    rows["c"] = 6 * rows["n"] * rows["d"]
+    found = isoflop(rows)
+    assert found.a.value == pytest.approx(0.28 / 0.62, abs=0.03)
+    assert {int(line.split()[1]) for line in found.summary().splitlines()[1:-1]} <= {4, 5}
+    three = rows["n"] < 2e8
+    assert not len(isoflop({name: cells[three] for name, cells in rows.items()}).budgets)

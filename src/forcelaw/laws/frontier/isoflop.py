@@ -26,6 +26,7 @@ LEAST_SIZES = 4
 ABOUT_MINIMUM = 1.6  # ln N about the minimum within which the parabola is fitted (a factor of five)
 LEAST_NEAR = 5  # sizes, or the nearest so many
 BENT = 0.2  # ln N between the local minimum and that of one curve through all sizes, to be said
+SAME_SIZE = 0.01  # ln N: seeds and lengths of one size
 SAME_BUDGET = 0.05  # single-point runs within this in ln C are of one budget
 
 
@@ -68,7 +69,7 @@ class IsoFlop(Result):
         )
         lines = [head]
         for i, budget in enumerate(self.budgets):
-            count = len(self.curves[i]["n"])
+            count = _levels(np.log(self.curves[i]["n"])).max(initial=-1) + 1
             if np.isfinite(self.n_star[i]):
                 n, d = self.n_star[i], self.d_star[i]
                 lines.append(
@@ -129,7 +130,10 @@ def _budgets(found: list[Curve], budgets: int | np.ndarray) -> np.ndarray:
     if len(found) < LEAST_SIZES:
         return np.array([])
     dense = np.linspace(starts[0], ends[0], 400)
-    count = np.array([sum(curve.lx[0] <= at <= curve.lx[-1] for curve in found) for at in dense])
+    found = sorted(found, key=lambda curve: curve.n)
+    size = _levels(np.log([curve.n for curve in found]))
+    reach = [[curve.lx[0] <= at <= curve.lx[-1] for curve in found] for at in dense]
+    count = np.array([len(np.unique(size[mask])) for mask in np.array(reach)])
     good = dense[count >= LEAST_SIZES]
     return np.linspace(good[0], good[-1], budgets) if len(good) else np.array([])
 
@@ -165,21 +169,28 @@ def _minima(
     return lines, stars
 
 
+def _levels(ln_n: np.ndarray) -> np.ndarray:
+    """Which size, from 0, each of ascending ln N [M] is: runs of one are no sizes of their own."""
+    return np.cumsum(np.diff(ln_n, prepend=ln_n[:1]) > SAME_SIZE)
+
+
 def _vertex(points: np.ndarray) -> np.ndarray:
     """ln N*, ln D*, ln L*, misfit and bent of points [M, 3] (ln N, ln L, ln D); NaN where the
     minimum is not inside."""
     nothing = np.full(5, np.nan)
-    sizes = np.unique(np.round(points[:, 0], 3))
-    if len(sizes) < LEAST_SIZES:
-        return nothing
     t, y = points[:, 0], points[:, 1]
+    size = _levels(t)
+    sizes = int(size.max(initial=-1)) + 1
+    if sizes < LEAST_SIZES:
+        return nothing
+    at = np.bincount(size, t) / np.bincount(size)
     # the parabola about the lowest point says where the middle is; a lowest size that is not lowest
     # by more than noise may still be inside
     middle = t[int(np.argmin(y))]
     for _ in range(4):
         near = np.abs(t - middle) <= ABOUT_MINIMUM
-        if near.sum() < LEAST_NEAR:
-            near = np.argsort(np.abs(t - middle))[:LEAST_NEAR]
+        if len(np.unique(size[near])) < LEAST_NEAR:
+            near = np.isin(size, np.argsort(np.abs(at - middle))[:LEAST_NEAR])
         poly = np.polyfit(t[near] - middle, y[near], 2)
         if poly[0] <= 0:
             return nothing
@@ -192,7 +203,7 @@ def _vertex(points: np.ndarray) -> np.ndarray:
     misfit = float(np.sqrt(np.mean((np.polyval(poly, t[near] - star + step) - y[near]) ** 2)))
     lowest = float(np.polyval(poly, step))
     line = np.polyfit(t - star, points[:, 2], 1)  # ln D against ln N at fixed C is straight
-    return np.array([star, line[1], lowest, misfit, _through_all(t, y, len(sizes)) - star])
+    return np.array([star, line[1], lowest, misfit, _through_all(t, y, sizes) - star])
 
 
 def _through_all(t: np.ndarray, y: np.ndarray, sizes: int) -> float:

@@ -61,6 +61,23 @@ def test_init_of_a_pack_that_cannot_be_validated_writes_nothing(tmp_path, monkey
     assert not Path("pack.yaml").exists()
 
 
+def test_init_of_ions_lets_models_see_their_charges(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frames = files.molecules(40, kinds=("CH4",))
+    for k, frame in enumerate(frames):
+        frame["header"] = f"charge={k % 2} spin=1"
+    source = files.extxyz(tmp_path / "a.xyz", frames)
+    for words in (
+        ["data", "prepare", str(source), "--group", "frame", "--out", "p"],
+        ["init", "p"],
+    ):
+        assert main(words) == 0
+    study = load(Path("p.yaml"))
+    pack = find_pack(study, tmp_path)
+    assert study.charge_spin
+    assert plan(study, summarise(pack, charge_spin=True), {}).runs
+
+
 def raise_main(*words):
     """The error of a command, which main prints."""
     from forcelaw.cli.main import build_parser

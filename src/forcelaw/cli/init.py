@@ -58,7 +58,7 @@ def _init(args: argparse.Namespace) -> int:
     from ..models import architecture
     from ..study.config import load
     from ..study.starter import describe, proportions, starter
-    from ..training.spec import require_sides
+    from ..training.spec import charges_and_spins, mixed_states, require_sides
 
     files = [*args.data, *args.train]
     if not files:
@@ -86,6 +86,9 @@ def _init(args: argparse.Namespace) -> int:
         split = pack.manifest["split"]
         structures, atoms = split["train_structures"], split["train_atoms"]
         validation = split["val_structures"]
+    charged = mixed_states(pack) is not None
+    if charged:
+        charges_and_spins(pack)  # refuses structures that do not say theirs
     text = starter(
         name,
         "sample" if shipped else os.path.relpath(pack.path, out.parent or "."),
@@ -93,6 +96,7 @@ def _init(args: argparse.Namespace) -> int:
         atoms=atoms,
         validation=validation,
         architectures=names,
+        charge_spin=charged,
     )
     out.write_text(text)
     load(out)

@@ -40,9 +40,17 @@ def proportions(structures: int, atoms: int) -> Proportions:
 
 
 def starter(
-    name: str, data: str, *, structures: int, atoms: int, validation: int, architectures: list[str]
+    name: str,
+    data: str,
+    *,
+    structures: int,
+    atoms: int,
+    validation: int,
+    architectures: list[str],
+    charge_spin: bool = False,
 ) -> str:
-    """The text of a study file. data: its ``data`` key. structures, atoms: of the training set."""
+    """The text of a study file. data: its ``data`` key. structures, atoms: of the training set.
+    charge_spin: whether they differ in charge or spin."""
     p = proportions(structures, atoms)
     sizes = SMALLEST * np.geomspace(1, 1.3 * LEAST_SPAN, LEAST_SIZES + 1)
     ladder = ", ".join(digits(n) for n in sizes)
@@ -51,11 +59,17 @@ def starter(
     passes = (
         "" if p.passes <= MOST_PASSES else " More than four: these data are few for a law in D."
     )
+    states = (
+        "\n# Structures differ in total charge or spin multiplicity: models see both\n"
+        "charge_spin: true"
+        if charge_spin
+        else ""
+    )
     return f"""\
 # Training set: {structures:,} structures, {atoms:,} atoms. The plan: forcelaw run FILE --plan
 name: {name}
 description: A first study of {", ".join(architectures)} on {Path(data).name}.
-data: {data}
+data: {data}{states}
 # forcelaw models lists all architectures; one line each, and any key below may be given there too
 architectures: [{", ".join(architectures)}]
 # N, parameters; an exponent takes {LEAST_SIZES} sizes over a factor of {LEAST_SPAN:g}, at one depth

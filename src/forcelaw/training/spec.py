@@ -124,11 +124,16 @@ def require_trainable(pack: Pack, charge_spin: bool = False) -> None:
             where=str(pack.path),
             remedy="prepare it again with the right --forces-key",
         )
-    if charge_spin or "charges" not in pack.manifest["arrays"]:
-        return
-    error = mixed_kinds(kinds_among(pack.charges, pack.spins))
+    error = None if charge_spin else mixed_states(pack)
     if error:
         raise DataError(error.what, where=str(pack.path), remedy=error.remedy)
+
+
+def mixed_states(pack: Pack) -> DataError | None:
+    """What is wrong with a pack for models that see no charge and spin; None if nothing is."""
+    if "charges" not in pack.manifest["arrays"]:
+        return None
+    return mixed_kinds(kinds_among(pack.charges, pack.spins))
 
 
 def charges_and_spins(pack: Pack) -> dict[str, tuple[int, ...]]:

@@ -4,13 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from forcelaw.cli.main import main
+from forcelaw.data.device_dataset import Targets
 from forcelaw.errors import DataError
 from forcelaw.evaluate import DRAWN, Sample
+from forcelaw.training.loss import stress_sums
 from tests.packs import write_pack
 from tests.trained import run_directory
 
@@ -122,7 +125,12 @@ def test_stress_and_config_types(run, tmp_path):
         if "stress" in atoms.calc.results:
             xx, yy, zz, yz, xz, xy = atoms.get_stress()
             off.append(stress - [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-    off = 1e3 * np.array([x[np.triu_indices(3)] for x in off])
+    off = 1e3 * np.array(off)  # all nine components
+    volume = torch.full((len(off),), 4 * 4.5 * 5.0, dtype=torch.float64)
+    none = torch.zeros(len(off))
+    labels = Targets(none, none, none, virial=torch.zeros(len(off), 3, 3), volume=volume)
+    total, number = stress_sums(torch.from_numpy(off / 1e3) * volume.view(-1, 1, 1), labels)
+    assert found["stress"]["mae"] == pytest.approx(1e3 * float(total / number))  # as in training
     assert found["structures_with_stress"] == 5
     assert found["stress"]["mae"] == pytest.approx(np.abs(off).mean(), rel=1e-5)
     assert found["stress"]["rmse"] == pytest.approx(np.sqrt((off**2).mean()), rel=1e-5)

@@ -10,7 +10,10 @@ import polars as pl
 import pytest
 
 from forcelaw.cli.main import main
+from forcelaw.report.analysis import analyse
+from forcelaw.report.html import render
 from forcelaw.report.load import load
+from forcelaw.report.sections import frontier
 from forcelaw.report.series import loss_at_data
 
 RATES = 1e-4, 1e-3, 1e-2
@@ -66,6 +69,18 @@ def test_commands_on_the_page_take_its_columns_filter_and_sweep(table, tmp_path,
         assert main([*shlex.split(command)[1:], *few]) == 0
     assert "n: size (M), d: tokens" in page
     assert not re.search(r"Learning-rate sweep|What a parameter costs", page)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_page_says_what_a_table_does_not_have(tmp_path, several):
+    """Neither compute nor, once, architectures: that is no lack of losses, and no name of one."""
+    grid = list(product("ab" if several else "a", (1e7, 1e8, 1e9), (1e8, 1e9, 1e10)))
+    rows = [{"params": n, "tokens": d, "loss": 2 + n**-0.1 + d**-0.1} for _, n, d in grid]
+    rows = [row | ({"arch": a} if several else {}) for (a, *_), row in zip(grid, rows)]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    page = render(analysis := analyse(load(tmp_path / "t.csv")), [frontier.section(analysis)])
+    assert ("no compute of its runs" if several else "No column says which arch") in page
+    assert "positive loss yet" not in page and "Only (unnamed)" not in page
 
 
 def test_repeated_runs_of_one_evaluation_are_compared(tmp_path):

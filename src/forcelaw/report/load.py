@@ -20,6 +20,7 @@ from ..table.roles import name_runs, recognise
 from ..table.runs import ALONE, Runs
 
 REQUIRED = ("n", "d", "loss")
+UNNAMED = "(unnamed)"  # the architecture of a table without a column of them
 
 
 @dataclass
@@ -132,7 +133,7 @@ def complete(
     out = typed(frame, str(path)).with_columns(
         pl.col("kind").fill_null("grid"),
         pl.col("status").fill_null("finished"),
-        pl.col("architecture").fill_null("(unnamed)"),
+        pl.col("architecture").fill_null(UNNAMED),
     )
     if found.flops_per_nd is not None:
         out = out.with_columns(c=found.flops_per_nd * pl.col("n") * pl.col("d"))

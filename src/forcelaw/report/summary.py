@@ -12,6 +12,7 @@ from ..laws.compare.ratios import TOO_FEW
 from ..progress import duration
 from .analysis import Analysis
 from .architecture import Architecture
+from .load import UNNAMED
 from .section import by_reason
 from .sections import certificates
 from .sections.data import regime_notes
@@ -19,6 +20,8 @@ from .sections.frontier import equal_compute
 from .sections.problems import risen_words, timing_words, unlearned_words
 from .sections.ratios import slope_words
 from .sections.sweep import end_of_sweep, short_sweeps, sweeps
+
+NO_COMPUTE = "The table has no compute of its runs"
 
 
 def tiles(analysis: Analysis) -> list[tuple[str, str]]:
@@ -53,16 +56,20 @@ def headline(analysis: Analysis) -> str:
         return _nothing_finished(analysis)
     if len(fitted) == 1:
         best = float(fitted[0].frame["loss"].min())
+        if fitted[0].label == UNNAMED:
+            return (
+                f"The lowest loss is {best:.3g}. No column says which architecture a run has, so"
+                " all are taken as one."
+            )
         return (
             f"Only {fitted[0].label} was trained; its best validation loss is {best:.3g}. A"
             " comparison needs a second architecture."
         )
     levels = equal_compute(analysis)
     if not levels:
-        text = (
-            "No compute budget is covered by every architecture, so they are not ranked at equal"
-            " compute here"
-        )
+        known = analysis.frame["c"].is_not_null().any()
+        none = "No compute budget is covered by every architecture" if known else NO_COMPUTE
+        text = f"{none}, so they are not ranked at equal compute here"
         if any(one.costs.get("c") is not None for one in analysis.comparison.ratios):
             return text + "; pairs that share one are compared below."
         return text + "; losses at equal N and D are below."

@@ -22,6 +22,7 @@ from .problem import Problem, build
 from .result import FitResult, Result, records, spread
 
 POINTS = 61
+EXACT = 1e-24  # variance of ln L: losses made from the law without noise differ by rounding alone
 FOLLOWED = (
     6.0  # the profile is followed until the statistic is this many times what bounds the interval
 )
@@ -87,7 +88,7 @@ def profile_floor(
 def profile_of(problem: Problem, result: FitResult, level: float) -> Profile:
     """The profile where the problem is at hand."""
     k, theta = problem.law.n_coefficients, result.best()
-    best, scale = float(theta[k]), _scale(problem, result)
+    best, scale = float(theta[k]), max(_scale(problem, result), EXACT)
     free = problem.free.copy()
     free[k] = False
     held = replace(problem, free=free)

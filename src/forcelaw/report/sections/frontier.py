@@ -89,9 +89,9 @@ def equal_compute(analysis: Analysis, attribute: str = "frontier_c") -> list[dic
 def figure(analysis: Analysis) -> Figure:
     """Loss against FLOPs and against hours, with frontiers and fits."""
     panels = []
-    for x, title, attribute, name, empty in (
-        ("c", FLOPS, "frontier_c", "counted FLOPs", "no run has a positive loss yet"),
-        ("h", HOURS, "frontier_h", "measured device-hours", "no run has a positive loss yet"),
+    for x, title, attribute, name in (
+        ("c", FLOPS, "frontier_c", "counted FLOPs"),
+        ("h", HOURS, "frontier_h", "measured device-hours"),
     ):
         if x == "h" and not analysis.has_hours:
             continue
@@ -101,6 +101,8 @@ def figure(analysis: Analysis) -> Figure:
         for arch in analysis.architectures:
             panel.series += frontier_series(arch, getattr(arch, attribute))
         zoom(panel, [getattr(arch, attribute) for arch in analysis.architectures])
+        known = analysis.frame[x].is_not_null().any() or not analysis.fitted
+        empty = "no run has a positive loss yet" if known else "not in the table"
         panels.append(or_empty(panel, empty))
     return Figure(
         "frontier",

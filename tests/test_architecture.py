@@ -39,6 +39,7 @@ ORDER = [
     ["calculator", "evaluate", "portable", "metatomic"],
     ["api"],
     ["cli"],
+    ["__main__"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 

@@ -64,7 +64,9 @@ def check_regular(path: Path, kind: type[ForcelawError]) -> None:
         raise kind(
             f"this is a {what.get(stat.S_IFMT(mode), 'device')}, not a file",
             where=str(path),
-            remedy="write what it gives to a file, and give that",
+            remedy="give a file in it"
+            if stat.S_ISDIR(mode)
+            else "write what it gives to a file, and give that",
         )
 
 

@@ -42,7 +42,7 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-MAIN = [sys.executable, "-c", "import sys; from forcelaw.cli.main import main; sys.exit(main())"]
+MAIN = [sys.executable, "-m", "forcelaw"]
 
 
 def test_a_full_disk_is_that_of_the_pack(source, tmp_path):

@@ -303,5 +303,6 @@ def test_pairs_at_equal_compute_are_promised_where_there_are_some(monkeypatch) -
     monkeypatch.setattr(summary, "equal_compute", lambda *_: [])
     for costs, said in (({}, "equal N and D are below"), ({"c": object()}, "pairs that share one")):
         pair = SimpleNamespace(costs=costs)
-        analysis = SimpleNamespace(fitted=[1, 2], comparison=SimpleNamespace(ratios=[pair]))
+        pairs = SimpleNamespace(ratios=[pair])
+        analysis = SimpleNamespace(fitted=[1, 2], comparison=pairs, has_compute=True)
         assert said in summary.headline(analysis)

@@ -74,6 +74,11 @@ class Analysis:
         return bool((self.frame["h"] > 0).any())
 
     @property
+    def has_compute(self) -> bool:
+        """Whether any run has its FLOPs in the table."""
+        return bool((self.frame["c"] > 0).any())
+
+    @property
     def in_paper(self) -> bool:
         """Whether the paper reports one of the architectures."""
         return any(arch.paper for arch in self.architectures)

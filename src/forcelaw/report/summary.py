@@ -67,9 +67,8 @@ def headline(analysis: Analysis) -> str:
         )
     levels = equal_compute(analysis)
     if not levels:
-        known = analysis.frame["c"].is_not_null().any()
-        none = "No compute budget is covered by every architecture" if known else NO_COMPUTE
-        text = f"{none}, so they are not ranked at equal compute here"
+        shared = "No compute budget is covered by every architecture"
+        text = f"{shared if analysis.has_compute else NO_COMPUTE}, so they are not ranked at equal compute here"
         if any(one.costs.get("c") is not None for one in analysis.comparison.ratios):
             return text + "; pairs that share one are compared below."
         return text + "; losses at equal N and D are below."

@@ -101,7 +101,7 @@ def figure(analysis: Analysis) -> Figure:
         for arch in analysis.architectures:
             panel.series += frontier_series(arch, getattr(arch, attribute))
         zoom(panel, [getattr(arch, attribute) for arch in analysis.architectures])
-        known = analysis.frame[x].is_not_null().any() or not analysis.fitted
+        known = x == "h" or analysis.has_compute or not analysis.fitted
         empty = "no run has a positive loss yet" if known else "not in the table"
         panels.append(or_empty(panel, empty))
     return Figure(

@@ -21,8 +21,6 @@ from .sections.problems import risen_words, timing_words, unlearned_words
 from .sections.ratios import slope_words
 from .sections.sweep import end_of_sweep, short_sweeps, sweeps
 
-NO_COMPUTE = "The table has no compute of its runs"
-
 
 def tiles(analysis: Analysis) -> list[tuple[str, str]]:
     """(number, what it is) for the top of the page."""
@@ -67,8 +65,9 @@ def headline(analysis: Analysis) -> str:
         )
     levels = equal_compute(analysis)
     if not levels:
-        shared = "No compute budget is covered by every architecture"
-        text = f"{shared if analysis.has_compute else NO_COMPUTE}, so they are not ranked at equal compute here"
+        none = "No compute budget is covered by every architecture"
+        none = none if analysis.has_compute else "The table has no compute of its runs"
+        text = f"{none}, so they are not ranked at equal compute here"
         if any(one.costs.get("c") is not None for one in analysis.comparison.ratios):
             return text + "; pairs that share one are compared below."
         return text + "; losses at equal N and D are below."

@@ -118,8 +118,8 @@ class Accounts:
         if self.utilisation is not None:
             held = ", ".join(f"{hours:.3f} h of {name}" for name, hours in self.devices.items())
             lines.append(
-                f"held:      {held} in {count(self.pieces)} calls; {self.utilisation:.2f} hours of"
-                " training in each"
+                f"held:      {held} in {count(self.pieces)} call{'s' * (self.pieces != 1)};"
+                f" {self.utilisation:.2f} hours of training in each hour held"
             )
         return "\n".join([*lines, f"for scale: {PAPER}"])
 

@@ -13,6 +13,7 @@ import pytest
 from forcelaw.cli.main import COMMANDS, EPILOG, build_parser, main
 from tests.data import files
 from tests.laws.studies import columns, join, study
+from tests.laws.test_rates import sweep
 
 KINDS = ("CH4", "H2O", "NH3", "CH3CH2OH", "C2H6", "C2H4", "HCN", "H2CO", "CH3OH", "N2H4", "H2O2")
 # seconds of training, or simulations of a minute
@@ -94,6 +95,7 @@ def folder(tmp_path_factory):
         "step": np.rint(table["tokens"] / 1e3).astype(int),
     }
     pl.DataFrame(table | more).write_csv(path / "runs.csv")
+    sweep(kind="sweep").write_csv(path / "sweeps.csv")
     files.extxyz(path / "my.extxyz", files.molecules(60, kinds=KINDS))
     atoms = [files.free_atom(z) for z in (1, 6, 7, 8)]
     files.extxyz(path / "a.xyz", [*atoms, *files.molecules(60, seed=1, kinds=KINDS)])

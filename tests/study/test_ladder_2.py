@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "studies" / "ladder_2"
 # of other lengths and rates than the grid's
 OTHER = {"long_check", "long_check_small", "long_esen", "long_esen_rates", "long_rates"}
+OTHER |= {"long_esen_slower", "long_esen_slower_3m"}
 
 
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -47,11 +48,12 @@ def trained(name: str) -> set[str]:
 def test_the_slices_are_the_long_grid() -> None:
     grid = load(FOLDER / "grid_long.yaml")
     slices = {path.stem for path in FOLDER.glob("long_*.yaml")} - OTHER
-    assert set(grid.share) == slices | {"long_rates", "long_esen_rates"}
+    rates = {"long_rates", "long_esen_rates", "long_esen_slower", "long_esen_slower_3m"}
+    assert set(grid.share) == slices | rates
     for name in slices | OTHER:  # where piece.sh puts a study is where `share` looks for it
         assert load(FOLDER / f"{name}.yaml").name == name
     runs = trained("grid_long")
-    assert len(runs) == 27
+    assert len(runs) == 33
     later, more = ("long_esen_rates", "long_3m"), ("long_3m", "long_seeds")
     on_one_card = ("long_rates", "repeats", "long_check_small")
     assert all(load(FOLDER / f"{name}.yaml").share == ["one_card"] for name in on_one_card)

@@ -35,8 +35,8 @@ def add_rates(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         """\
 examples:
-  forcelaw rates out/rates --at n=1e6,d=1e8
-  forcelaw rates runs.csv --where "kind == 'sweep'" --json rates.json
+  forcelaw rates sweeps.csv --at n=1e6,d=1e8
+  forcelaw rates sweeps.csv --where "kind == 'sweep'" --json rates.json
 """
         + NOTES
     )

@@ -104,8 +104,9 @@ def quoted(column: str) -> str:
 
 def where_option(text: str) -> str:
     """A filter as the option of a command line, for a shell: in backticks, which a filter has about
-    a column such as `params (M)`, it would run what they hold."""
-    safe = not re.search(r'[`"$\\!]', text)
+    a column such as `params (M)`, it would run what they hold. An exclamation mark before = or a
+    space recalls no command."""
+    safe = not re.search(r'[`"$\\]|!(?![= ])', text)
     return f'--where "{text}"' if safe else f"--where {shlex.quote(text)}"
 
 

@@ -31,6 +31,12 @@ def count(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def digits(value: float, figures: int = 2) -> str:
+    """A number in short, as YAML reads one: 1.2e5."""
+    mantissa, _, exponent = f"{value:.{figures - 1}e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
 class Progress:
     """Report how far a loop is: done/total, rate, time left, and a note.
 

@@ -13,11 +13,10 @@ What has not run is said, and not read.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import polars as pl
-from best_rates import points, read
+from best_rates import law, points, read
 from grid_analysis import SAME_SIZE, ends, last, mean_losses, paired
 from long_grid import (
     LAW,
@@ -31,9 +30,11 @@ from long_grid import (
     shorter,
     slices,
     with_column,
+    with_short_runs,
 )
 
 import forcelaw
+from forcelaw.laws.fit.result import Estimate
 
 SLOWER = "eSEN L2 x.36"
 RATES = (LAW, TRIED, SLOWER)
@@ -100,11 +101,10 @@ def slopes(long: pl.DataFrame, short: pl.DataFrame) -> None:
         print(f"  {LAW} / {first}, N: {forcelaw.ratios(long, first, LAW).slope('n')}")
 
 
-def floor(long: pl.DataFrame) -> forcelaw.Fit:
-    """The coupled law of all final losses of eSEN."""
-    shorter_runs = [ends(f"ladder_2_grid{length}") for length in ("_1m", "_4m", "")]
-    table = pl.concat([*shorter_runs, long], how="diagonal_relaxed")
-    return forcelaw.fit(table.filter(architecture=LAW).sort("n", "d"), "coupled")
+def floor(long: pl.DataFrame) -> Estimate:
+    """That of the coupled law of all final losses of eSEN."""
+    rows = with_short_runs(long).filter(architecture=LAW)
+    return forcelaw.fit(rows, "coupled").estimates["E"]
 
 
 def part_g(every: pl.DataFrame, short: pl.DataFrame) -> None:
@@ -127,8 +127,8 @@ def part_g(every: pl.DataFrame, short: pl.DataFrame) -> None:
     for name, label in (("no run of 1e8", None), ("the law's rate", LAW), (".6 of it", TRIED)):
         runs = every.head(0) if label is None else with_column(every, label)
         runs = runs.filter(pl.col("n") < 2e6)
-        alone = floor(runs).estimates["E"]
-        beside = floor(pl.concat([runs, shorter()], how="diagonal_relaxed")).estimates["E"]
+        alone = floor(runs)
+        beside = floor(pl.concat([runs, shorter()], how="diagonal_relaxed"))
         print(f"  {name:<15} {alone}; with the run of 1e7 {beside}")
 
 
@@ -168,7 +168,7 @@ def part_i(every: pl.DataFrame, short: pl.DataFrame) -> None:
     long = with_column(every, SLOWER if slower else TRIED)
     whole = pl.concat([long, shorter()], how="diagonal_relaxed")
     laws(whole, only=LAW)
-    estimate = floor(whole).estimates["E"]
+    estimate = floor(whole)
     if estimate.low <= 0 and estimate.high < NONE_SEEN:
         verdict = "none seen"
     else:
@@ -180,27 +180,22 @@ def part_i(every: pl.DataFrame, short: pl.DataFrame) -> None:
         .then(pl.coalesce(beside, "loss"))
         .otherwise("loss")
     )
-    print(f"  with the losses of best rates at 1e8 atoms: {floor(tuned).estimates['E']}")
+    print(f"  with the losses of best rates at 1e8 atoms: {floor(tuned)}")
     slopes(long, short)
 
 
 def law_of_rates(best: dict[int, tuple[float, float]]) -> None:
-    """ln of eSEN's best rates, of the sweeps and of 1e8 atoms, linear in ln N and ln D."""
-    swept = points(
-        read([Path("results/ladder_2_rates"), Path("results/ladder_2_rates_ends")]), 2000
-    ).filter(pl.col("column") == LAW, pl.col("end") == "")
-    at = [(n, d, rate) for n, d, rate in swept.select("n", "d", "best").iter_rows()]
-    for name, rows in (
-        ("sweeps", at),
-        ("both", [*at, *((n, 1e8, r) for n, (r, _) in best.items())]),
-    ):
-        n, d, rate = (np.log(np.array(x)) for x in zip(*rows))
-        x = np.column_stack([np.ones(len(n)), n - np.log(1e5), d - np.log(1e6)])
-        (at_one, p, q), *_ = np.linalg.lstsq(x, rate, rcond=None)
-        off = float(np.sqrt(np.mean((rate - x @ [at_one, p, q]) ** 2)))
+    """Part A's law of eSEN's best rates, of the sweeps alone and with those of 1e8 atoms."""
+    tables = [RESULTS / "ladder_2_rates", RESULTS / "ladder_2_rates_ends"]
+    swept = points(read(tables), 2000).filter(pl.col("column") == LAW, pl.col("end") == "")
+    swept = swept.select("n", "d", "step", "best")
+    long = [{"n": n, "d": 1e8, "step": 0, "best": rate} for n, (rate, _) in best.items()]
+    both = pl.concat([swept, pl.DataFrame(long)], how="vertical_relaxed")
+    for name, at in (("sweeps", swept), ("both", both)):
+        (c, p, q), (_, p_error, q_error) = law(at)
         print(
-            f"best rate, {name} ({len(rows)} points): {np.exp(at_one):.4f} at N 1e5 and D 1e6,"
-            f" as N^{p:.3f} D^{q:.3f}, rms {off:.1%}"
+            f"best rate, {name} ({len(at)} points): {np.exp(c):.4f} at N 1e5 and D 1e6, as"
+            f" N^{p:.3f} +- {p_error:.3f}, D^{q:.3f} +- {q_error:.3f}"
         )
 
 

@@ -246,9 +246,14 @@ def check(short: pl.DataFrame, long: pl.DataFrame) -> None:
             over_sizes(replaced, long, first, second)
 
 
+def with_short_runs(long: pl.DataFrame) -> pl.DataFrame:
+    """``long`` and the final losses of runs of 1M to 16M atoms."""
+    short = [ends(f"ladder_2_grid{length}") for length in ("_1m", "_4m", "")]
+    return pl.concat([*short, long], how="diagonal_relaxed").sort("architecture", "n", "d")
+
+
 def laws(long: pl.DataFrame, only: str | None = None) -> None:
-    shorter = [ends(f"ladder_2_grid{length}") for length in ("_1m", "_4m", "")]
-    table = pl.concat([*shorter, long], how="diagonal_relaxed").sort("architecture", "n", "d")
+    table = with_short_runs(long)
     for column in table["architecture"].unique().sort() if only is None else [only]:
         rows = table.filter(architecture=column)
         for law in ("surface", "coupled", "data_constrained"):

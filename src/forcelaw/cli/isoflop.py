@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from ..settings import Settings
-from . import CANNOT_CARRY
-from .laws import NOTES, cost_of, guarded, runs_of_command, say, write
+from .laws import NOTES, cost_of, guarded, of_each, runs_of_command
 from .laws_options import FitOptions, OutputOptions, TableOptions
 from .options import JSON, add_options
 
@@ -54,13 +53,6 @@ def _isoflop(args: argparse.Namespace) -> int:
     runs = runs_of_command(args)
     if args.x == "c":
         runs = with_compute(runs, cost_of(args))
-    found = {}
-    for name, part in runs.groups().items():
-        found[name] = isoflop(part, args.x, budgets=args.budgets, level=args.level)
-        say(args, (f"\n{name}\n" if name else "\n") + found[name].summary())
-    good = any(one.a is not None for one in found.values())
-    content: dict[str, Any] = {"status": "ok" if good else "refused"}
-    content["architectures"] = {name: one.as_json() for name, one in found.items()}
-    content["message"] = "; ".join(one.message for one in found.values() if one.message)
-    write(args, content)
-    return 0 if good else CANNOT_CARRY
+    return of_each(
+        args, runs, lambda part: isoflop(part, args.x, budgets=args.budgets, level=args.level)
+    )

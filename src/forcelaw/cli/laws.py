@@ -155,6 +155,21 @@ def say(args: argparse.Namespace, text: str) -> None:
     print(text, file=sys.stderr if args.json_out == "-" else sys.stdout)
 
 
+def of_each(args: argparse.Namespace, runs: Runs, make: Callable[[Runs], Any]) -> int:
+    """Make a result of each architecture of a table, print and write them; the exit code. make:
+    gives a result with a status ("ok" or "refused"), a message and a summary."""
+    found = {}
+    for name, part in runs.groups().items():
+        found[name] = make(part)
+        say(args, (f"\n{name}\n" if name else "\n") + found[name].summary())
+    good = any(one.status == "ok" for one in found.values())
+    content: dict[str, Any] = {"status": "ok" if good else "refused"}
+    content["architectures"] = {name: one.as_json() for name, one in found.items()}
+    content["message"] = "; ".join(one.message for one in found.values() if one.message)
+    write(args, content)
+    return 0 if good else CANNOT_CARRY
+
+
 def draw(args: argparse.Namespace, kind: str, *what: Any, path: Path | None = None) -> None:
     """Draw the figure ``kind`` of :mod:`forcelaw.figures.commands`, if one was asked for."""
     if not args.figure:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from pydantic import Field
 
 from ..errors import FitError
 from ..settings import Settings
-from . import CANNOT_CARRY
-from .laws import NOTES, guarded, numbers, runs_of_command, say, write
+from .laws import NOTES, guarded, numbers, of_each, runs_of_command
 from .laws_options import FitOptions, OutputOptions, TableOptions
 from .options import JSON, add_options
 
@@ -56,16 +54,7 @@ def _rates(args: argparse.Namespace) -> int:
 
     at = [_place(text) for text in args.at]
     runs = runs_of_command(args)
-    found = {}
-    for name, part in runs.groups().items():
-        found[name] = rates(part, at=at, last=args.last, level=args.level)
-        say(args, (f"\n{name}\n" if name else "\n") + found[name].summary())
-    good = any(one.rate is not None for one in found.values())
-    content: dict[str, Any] = {"status": "ok" if good else "refused"}
-    content["architectures"] = {name: one.as_json() for name, one in found.items()}
-    content["message"] = "; ".join(one.message for one in found.values() if one.message)
-    write(args, content)
-    return 0 if good else CANNOT_CARRY
+    return of_each(args, runs, lambda part: rates(part, at=at, last=args.last, level=args.level))
 
 
 def _place(text: str) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..progress import digits
 from ..store.sweep import TIMES_LONGER
 from ..table.doubts import BURN_IN_STEPS
 from ..training.config import TrainOptions, evaluation_steps
@@ -172,9 +173,3 @@ def _seeds(study: Study) -> list[str]:
         "no size has several seeds, so a misfit of the law cannot be told from noise: replicates:"
         f" {{sizes: [{some}], seeds: [1, 2]}}"
     ]
-
-
-def digits(value: float) -> str:
-    """Two digits, as YAML reads a number: 1.2e5."""
-    mantissa, _, exponent = f"{value:.1e}".partition("e")
-    return f"{mantissa}e{int(exponent)}"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..progress import count
+from ..progress import count, digits
 from ..table.doubts import BURN_IN_STEPS
-from .advice import LEAST_SIZES, LEAST_SPAN, LEAST_STEPS, MOST_PASSES, digits
+from .advice import LEAST_SIZES, LEAST_SPAN, LEAST_STEPS, MOST_PASSES
 
 BATCH_ATOMS = 96  # a step: small steps are many, and their number decides the loss at first
 STEPS = 4000  # of a run, where the data last that long

@@ -15,7 +15,7 @@ from ..store.unlearned import no_model, unlearned
 from .accounting import accounts
 from .advice import advise
 from .config import label_of
-from .cost import Rate, Times, seconds_of, times_of, wall_seconds
+from .cost import Rate, seconds_of, times_of, wall_seconds
 from .live import Live, describe, live
 
 if TYPE_CHECKING:
@@ -111,16 +111,16 @@ def describe_plan(
         f"{'time':>14}",
     ]
     everything = [*planned.runs, *planned.waiting]
-    each = {id(run): times_of(run.spec, rates, shared=shared) for run in everything}
+    each = [times_of(run.spec, rates, shared=shared) for run in everything]
     for label in map(label_of, study.architectures):
         mine = [run for run in everything if run.label == label]
         sizes = [run.spec["n"] for run in mine if run.kind == "grid"]
-        seconds = sum(each[id(run)].alone for run in mine)
+        seconds = sum(t.alone for run, t in zip(everything, each) if run.label == label)
         lines.append(
             f"{label:<22}{len(sizes):>6}{len(mine) - len(sizes):>7}{count(min(sizes)):>10}"
             f"{count(max(sizes)):>10}{sum(run.flops for run in mine):>10.1e}{duration(seconds):>14}"
         )
-    wall = duration(wall_seconds([*each.values()], workers, gpus))
+    wall = duration(wall_seconds(each, workers, gpus))
     lines.append(
         f"{len(everything)} runs, {sum(run.flops for run in everything):.1e} FLOPs, about"
         f" {wall} with {workers} worker{'s' * (workers > 1)}"
@@ -129,8 +129,7 @@ def describe_plan(
         kind = "GPUs" if device == "cuda" else "processes"
         lines[-1] += f" of {gpus} {kind} each, if they are {gpus} times as fast as one"
     if shared:
-        one = [Times(times.alone, times.alone) for times in each.values()]
-        alone = duration(wall_seconds(one, workers))
+        alone = duration(wall_seconds([times_of(run.spec, rates) for run in everything], workers))
         if alone != wall:
             lines[-1] += f" and runs side by side ({alone} one at a time)"
     if device == "cuda":

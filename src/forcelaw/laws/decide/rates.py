@@ -20,16 +20,17 @@ from typing import Any
 import numpy as np
 
 from ...errors import FitError
+from ...progress import digits
 from ...store.sweep import vertex
 from ...table.runs import Runs
+from ..fit.problem import level_of
 from ..fit.result import Estimate, Result, note_lines
 from ..inputs import one_architecture
 
 LEAST_KINDS = 3  # sizes, or lengths, that are left out in turn
 LEAST_RATES = 3  # at a size and D, for a minimum
 LENGTHS, DENSE = 8, 200  # values of D at which runs with trajectories are compared, and looked for
-SAME_N = 0.02  # in ln: sizes that count as one
-SAME_D = 0.05  # lengths of runs of one evaluation
+SAME_D = 0.05  # in ln: lengths of runs of one evaluation that count as one
 LEAST_SPAN = math.log(1.5)  # of N or D, for an exponent
 FAR = 3.0  # times the N or D of the sweeps, beyond which the law is not known to hold
 DEAR = 0.2  # share of the loss beyond which an interval is no answer, nor the valley a parabola
@@ -90,7 +91,7 @@ class Rates(Result):
             return None
         p, q = (0.0 if one is None else one.value for one in (self.n_exponent, self.d_exponent))
         return (
-            f"{{value: {self.rate.value:.3g}, n: {_digits(self.n)}, d: {_digits(self.d)},"
+            f"{{value: {self.rate.value:.3g}, n: {digits(self.n, 3)}, d: {digits(self.d, 3)},"
             f" n_exponent: {round(p, 3) + 0.0:.3f}, d_exponent: {round(q, 3) + 0.0:.3f},"
             f" maximum: {self.maximum:.3g}}}"
         )
@@ -195,17 +196,11 @@ def _runs(runs: Runs, lr: np.ndarray, last: bool) -> tuple[list[_Run], list[str]
     return found, notes
 
 
-def _clusters(values: np.ndarray, width: float) -> list[np.ndarray]:
-    """Indices of values whose logarithms lie together, ascending."""
-    order = np.argsort(values, kind="stable")
-    cuts = np.flatnonzero(np.diff(np.log(values[order])) > width) + 1
-    return np.split(order, cuts)
-
-
 def _points(each: list[_Run]) -> list[dict[str, Any]]:
     out = []
-    for index in _clusters(np.array([run.n for run in each]), SAME_N):
-        group = [each[k] for k in index]
+    size = level_of(np.array([run.n for run in each]))
+    for k in np.unique(size):
+        group = [run for run, level in zip(each, size) if level == k]
         n = float(np.exp(np.mean(np.log([run.n for run in group]))))
         for d in _lengths(group):
             losses: dict[float, list[float]] = {}
@@ -227,7 +222,8 @@ def _lengths(group: list[_Run]) -> list[float]:
     evaluation, and even values over the range in which LEAST_RATES rates have evaluations."""
     only = np.array([run.d[0] for run in group if len(run.d) == 1])
     along = [run for run in group if len(run.d) > 1]
-    found = [float(np.exp(np.log(only[k]).mean())) for k in _clusters(only, SAME_D) if len(k)]
+    length = level_of(only, SAME_D)
+    found = [float(np.exp(np.log(only[length == k]).mean())) for k in np.unique(length)]
     if along:
         dense = np.geomspace(min(r.d[0] for r in along), max(r.d[-1] for r in along), DENSE)
         rates = np.array(sorted({run.lr for run in along}))
@@ -274,7 +270,7 @@ def _fit(
     x = np.column_stack([np.ones(len(y)), ln_n - middle[0], ln_d - middle[1]]) * [True, *used]
     # sizes as they were clustered; lengths in steps of 1.5, since runs of several sizes need not
     # be evaluated at the same D
-    sizes, lengths = _labels(ln_n, SAME_N), np.round((ln_d - ln_d.min()) / LEAST_SPAN).astype(int)
+    sizes, lengths = level_of(np.exp(ln_n)), np.round((ln_d - ln_d.min()) / LEAST_SPAN).astype(int)
     units = [labels for labels in (sizes, lengths) if len(np.unique(labels)) >= LEAST_KINDS]
     told = len(np.unique(sizes)) >= LEAST_KINDS or (own and not used[0] and bool(units))
     asked = [[1.0, *((np.log(pair) - middle) * used)] for pair in at]
@@ -336,18 +332,6 @@ def _say(result: Rates, used: list[bool], told: bool) -> None:
         )
 
 
-def _labels(values: np.ndarray, width: float) -> np.ndarray:
-    labels = np.empty(len(values), int)
-    for k, index in enumerate(_clusters(np.exp(values), width)):
-        labels[index] = k
-    return labels
-
-
 def _times(value: float, known: np.ndarray) -> float:
     """How many times beyond the range of known logarithms a value lies."""
     return float(np.exp(max(value - known.max(), known.min() - value, 0.0)))
-
-
-def _digits(value: float) -> str:
-    mantissa, _, exponent = f"{value:.2e}".partition("e")
-    return f"{mantissa}e{int(exponent)}"

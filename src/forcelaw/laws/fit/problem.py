@@ -173,21 +173,21 @@ def point_weights_of(
     return w
 
 
-def level_of(values: np.ndarray) -> np.ndarray:
-    """Level [n] of each value, 0, 1, ... upwards: values within 2% of the lowest of a level are of
-    it, wherever that lies."""
+def level_of(values: np.ndarray, width: float = SAME_LEVEL) -> np.ndarray:
+    """Level [n] of each value, 0, 1, ... upwards: values within ``width`` (2%), in ln, of the
+    lowest of a level are of it, wherever that lies."""
     logs = np.log(values)
     distinct = np.unique(logs)
     starts, i = [], 0
     while i < len(distinct):
         starts.append(distinct[i])
-        i = int(np.searchsorted(distinct, distinct[i] + SAME_LEVEL, side="right"))
+        i = int(np.searchsorted(distinct, distinct[i] + width, side="right"))
     return np.searchsorted(starts, logs, side="right") - 1
 
 
-def levels(values: np.ndarray) -> int:
+def levels(values: np.ndarray, width: float = SAME_LEVEL) -> int:
     """Distinct values, those of one level being one."""
-    return int(level_of(values).max(initial=-1)) + 1
+    return int(level_of(values, width).max(initial=-1)) + 1
 
 
 def refusal(runs: Runs, law: Law, cluster: np.ndarray, n_free: int) -> str:

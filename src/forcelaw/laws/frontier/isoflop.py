@@ -17,6 +17,7 @@ import numpy as np
 
 from ...table.runs import Runs
 from ..fit import intervals
+from ..fit.problem import level_of, levels
 from ..fit.result import Estimate, Result, note_lines, records
 from ..fit.small_sample import MOST_RUNS
 from ..inputs import one_architecture
@@ -69,7 +70,7 @@ class IsoFlop(Result):
         )
         lines = [head]
         for i, budget in enumerate(self.budgets):
-            count = _levels(np.log(self.curves[i]["n"])).max(initial=-1) + 1
+            count = levels(self.curves[i]["n"], SAME_SIZE)
             if np.isfinite(self.n_star[i]):
                 n, d = self.n_star[i], self.d_star[i]
                 lines.append(
@@ -130,8 +131,7 @@ def _budgets(found: list[Curve], budgets: int | np.ndarray) -> np.ndarray:
     if len(found) < LEAST_SIZES:
         return np.array([])
     dense = np.linspace(starts[0], ends[0], 400)
-    found = sorted(found, key=lambda curve: curve.n)
-    size = _levels(np.log([curve.n for curve in found]))
+    size = level_of(np.array([curve.n for curve in found]), SAME_SIZE)
     reach = [[curve.lx[0] <= at <= curve.lx[-1] for curve in found] for at in dense]
     count = np.array([len(np.unique(size[mask])) for mask in np.array(reach)])
     good = dense[count >= LEAST_SIZES]
@@ -169,17 +169,12 @@ def _minima(
     return lines, stars
 
 
-def _levels(ln_n: np.ndarray) -> np.ndarray:
-    """Which size, from 0, each of ascending ln N [M] is: runs of one are no sizes of their own."""
-    return np.cumsum(np.diff(ln_n, prepend=ln_n[:1]) > SAME_SIZE)
-
-
 def _vertex(points: np.ndarray) -> np.ndarray:
     """ln N*, ln D*, ln L*, misfit and bent of points [M, 3] (ln N, ln L, ln D); NaN where the
     minimum is not inside."""
     nothing = np.full(5, np.nan)
     t, y = points[:, 0], points[:, 1]
-    size = _levels(t)
+    size = level_of(np.exp(t), SAME_SIZE)
     sizes = int(size.max(initial=-1)) + 1
     if sizes < LEAST_SIZES:
         return nothing

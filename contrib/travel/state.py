@@ -68,8 +68,8 @@ def _require_idle(run: RunDirectory) -> None:
 
 def export_study(out: Path, folder: Path, name: str, *, part: int, most: int) -> Export:
     """Write the state of the study in ``out`` to FOLDER/NAME.tar.K-of-N; parts of ``part`` bytes,
-    ``most`` of them. Where not every checkpoint fits, those that hold the most device time for
-    their size go first."""
+    ``most`` of them. Where not every checkpoint fits, those go that hold the most device time
+    together."""
     files = {p.name: p for p in (out / top for top in TOP) if p.exists()}
     files |= {f"pieces/{p.name}": p for p in sorted((out / "pieces").glob("*.json"))}
     finished, open_runs = 0, []
@@ -92,17 +92,31 @@ def export_study(out: Path, folder: Path, name: str, *, part: int, most: int) ->
         run.id: sum((run.path / n).stat().st_size + SLACK for n in CHECKPOINT) for run in open_runs
     }
     result = Export([], finished, 0)
-    for run in sorted(open_runs, key=lambda r: -seconds[r.id] / size[r.id]):
-        if size[run.id] > room:
+    chosen = most_worth(seconds, size, room)
+    for run in open_runs:
+        if run.id not in chosen:
             result.left_out[run.id] = seconds[run.id]
             continue
-        room -= size[run.id]
         result.under_way += 1
         files |= {f"runs/{run.id}/{n}": run.path / n for n in CHECKPOINT}
     result.parts = parts.write(
         files, folder, name, size=part, compress=False, about={"kind": "study"}
     )
     return result
+
+
+def most_worth(worth: dict[str, float], size: dict[str, int], room: int) -> set[str]:
+    """The keys of the largest sum of ``worth`` whose sizes fit in ``room`` together: a knapsack, by
+    steps of a thousandth of the room (sizes are rounded up, so that what is chosen fits)."""
+    step = max(1, room // 1000)
+    best: list[tuple[float, frozenset[str]]] = [(0.0, frozenset())] * (room // step + 1)
+    for key in sorted(worth):
+        steps = -(-size[key] // step)
+        for at in range(len(best) - 1, steps - 1, -1):  # downwards: each key once
+            value, keys = best[at - steps]
+            if value + worth[key] > best[at][0]:
+                best[at] = value + worth[key], keys | {key}
+    return set(best[-1][1])
 
 
 @dataclass

@@ -77,7 +77,7 @@ def other_rates(long: pl.DataFrame, columns: set[str]) -> None:
         best[column, n] = min(gain, best.get((column, n), 0.0))
         print(f"{label:<12}N {n:>10,}, rate {row['lr']:.2g}: {np.exp(gain):.4f}")
     for label, values in gains.items():
-        print(f"  {label}: {np.mean(values):+.3f} in ln L over {len(values)} sizes")
+        print(f"  {label}: {np.mean(values):+.3f} in ln L over {len(values)} runs")
     for first, second in PAIRS:
         for n, _ in paired(long, first, second):
             at = {

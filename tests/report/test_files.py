@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from forcelaw.cli.main import main
 from forcelaw.figures.matplotlib import save
+from forcelaw.report.load import load
 from forcelaw.report.sections import frontier, sections
 from forcelaw.report.tables import write_all
 
@@ -123,6 +125,23 @@ def test_the_command_prints_the_table_and_the_path(
         and str(tmp_path / "out" / "report.html") in out
     )
     assert "Evaluations before step 600" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_architectures_that_a_filter_leaves_out_are_not_missed(study: Path, tmp_path: Path) -> None:
+    """Their entries go with the settings that stand at the same place in the study's file; one
+    that has not begun stays."""
+    table = synthetic.write_table(tmp_path, study)
+    told = json.loads((tmp_path / "study.json").read_text())
+    labels = [a["label"] for a in told["architectures"]]
+    told["architectures"].append({"label": "planned", "architecture": "painn"})
+    file = [{"train": {"tag": label}} for label in [*labels, "planned"]]
+    told["study"] = {"architectures": file, "train": {"warmup": 1}}
+    (tmp_path / "study.json").write_text(json.dumps(told))
+    found = load(table, where=f"architecture != '{labels[1]}'").study
+    assert [a["label"] for a in found["architectures"]] == [labels[0], labels[2], "planned"]
+    tags = [entry["train"]["tag"] for entry in found["study"]["architectures"]]
+    assert tags == [labels[0], labels[2], "planned"] and found["study"]["train"] == {"warmup": 1}
+    assert load(table, where="n > 3000").study == load(table).study == told
 
 
 def test_wrong_arguments_are_mistakes_in_words(

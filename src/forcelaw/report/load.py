@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ def load(
         return Source(path, path / "runs", pl.DataFrame(schema=schema()), study_of(path))
     raw, study = read(path).frame, study_of(folder)
     ours = is_study or bool(study) or of_a_study(raw.columns)
-    raw = raw if where is None else raw.filter(passes(where, raw))
+    if where is not None:
+        every, raw = raw, raw.filter(passes(where, raw))
+        study = _without(study, every, raw)
     frame = complete(raw, found, columns)
     notes = [] if ours else _notes(raw, columns)
     if best_of_sweep:
@@ -92,6 +95,22 @@ def load(
         " ".join(options),
         where,
     )
+
+
+def _without(study: dict[str, Any], every: pl.DataFrame, passed: pl.DataFrame) -> dict[str, Any]:
+    """The study less the architectures of which a filter left no row: a page that was asked for
+    others does not miss their runs."""
+    if "architecture" not in every.columns:
+        return study
+    gone = set(every["architecture"]) - set(passed["architecture"])
+    named, file = study.get("architectures") or [], study.get("study") or {}
+    stays = [str(a.get("label") or a.get("architecture")) not in gone for a in named]
+    if all(stays):
+        return study
+    # the entries of the file stand in the same order
+    chosen = list(compress(file.get("architectures") or [], stays))
+    file = {**file, "architectures": chosen}
+    return {**study, "architectures": list(compress(named, stays)), "study": file}
 
 
 def _notes(frame: pl.DataFrame, columns: Mapping[str, str] | None) -> list[str]:

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from forcelaw.laws.compare import compare as module
-from forcelaw.laws.compare.compare import NOT_SEEN, NOT_SUPPORTED, SUPPORTED, Difference, compare
+from forcelaw.laws.compare.compare import Difference, compare
 from forcelaw.laws.compare.ratios import CONSTANT
 from forcelaw.laws.compare.slopes import Slope
+from forcelaw.laws.compare.support import (
+    NOT_SEEN,
+    NOT_SUPPORTED,
+    REDUCIBLE,
+    SUPPORTED,
+    support,
+)
 from forcelaw.table.runs import Runs
 from tests.laws.studies import join, scaled, study
 
@@ -77,12 +84,84 @@ def test_verdicts(difference, p, slope, slope_p, expected):
             assert variable == "d"
             return Slope("d", slope, p=slope_p)
 
-    module._support(test, Found())
+    support(test, Found())
     assert test.verdict == expected
     assert test.sure == (p < 0.05 and expected == SUPPORTED)
 
 
 def test_a_quantity_without_a_slope_has_no_verdict():
     test = Difference("E", 0.1, 0.02, 0.0, 0.2, 9, 3.0, 0.001, 0.9)
-    module._support(test, None)
+    support(test, None)
     assert test.verdict == "" and test.ratio_slope is None
+
+
+FIRST = {"E": 0.02, "A": 3.0, "B": 20.0, "alpha": 0.3, "beta": 0.28}
+SECOND = {"E": 0.06, "A": 3.0, "B": 40.0, "alpha": 0.3, "beta": 0.33}
+
+
+def slope_in_d(runs, floors):
+    """Mean over sizes of the slope of ln(A / B) in ln D, by the true surfaces."""
+
+    def loss(truth, n, d):
+        reducible = truth["A"] / n ** truth["alpha"] + truth["B"] / d ** truth["beta"]
+        return reducible + floors * truth["E"]
+
+    out = []
+    for n in np.unique(runs["n"]):
+        d = np.unique(runs["d"][runs["n"] == n])
+        ratio = np.log(loss(FIRST, n, d) / loss(SECOND, n, d))
+        out.append(np.polyfit(np.log(d), ratio, 1)[0])
+    return float(np.mean(out))
+
+
+def test_a_floor_can_turn_the_ratio_against_the_exponents():
+    """The second has the larger beta and the larger floor: its loss falls more slowly, and faster
+    above the floor. Both are said, and no more is claimed."""
+    noise = {"sd_run": 0.002, "sd_within": 0.001}
+    both = join(study(6, 1, FIRST, **noise), study(6, 2, SECOND, **noise))
+    found = compare(both, **QUICK)
+    beta = found.pairs[0].tests["beta"]
+    assert beta.p < 0.001 and beta.difference == pytest.approx(0.05, abs=0.01)
+    with_floors, without = slope_in_d(both, 1), slope_in_d(both, 0)
+    assert with_floors < -0.005 and without > 0.01
+    assert beta.ratio_slope == pytest.approx(with_floors, abs=0.002)
+    assert beta.ratio_of_laws == pytest.approx(with_floors, abs=0.002)
+    assert beta.ratio_without_floors == pytest.approx(without, abs=0.006)
+    assert beta.verdict == REDUCIBLE and not beta.sure
+    assert f"{REDUCIBLE}: the ratios show {beta.ratio_slope:+.3f}" in found.summary()
+
+
+def test_equal_floors_hide_nothing():
+    second = SECOND | {"E": FIRST["E"]}
+    noise = {"sd_run": 0.002, "sd_within": 0.001}
+    both = join(study(6, 1, FIRST, **noise), study(6, 2, second, **noise))
+    assert compare(both, **QUICK).pairs[0].tests["beta"].verdict == SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("laws", "without", "expected"),
+    [
+        (-0.03, 0.04, REDUCIBLE),
+        (0.02, 0.04, NOT_SUPPORTED),  # the laws do not have what is observed
+        (-0.03, -0.02, NOT_SUPPORTED),  # nor would they show it without floors
+        (-0.03, 0.005, NOT_SUPPORTED),  # inside the interval of the ratios: these cannot tell
+        (None, None, NOT_SUPPORTED),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_floors_are_asked_only_where_the_laws_have_the_observed_slope(
+    laws, without, expected, sign
+):
+    test = Difference("beta", 0.05 * sign, 0.01, 0.03, 0.07, 9, 5.0, 0.001, 0.99, p_holm=0.001)
+
+    class Found:
+        def slope(self, variable):
+            ends = sorted((-0.06 * sign, 0.01 * sign))
+            return Slope("d", -0.025 * sign, low=ends[0], high=ends[1], p=0.1)
+
+    def predicted(variable, floors):
+        value = laws if floors else without
+        return None if value is None else value * sign
+
+    support(test, Found(), predicted)
+    assert test.verdict == expected and not test.sure

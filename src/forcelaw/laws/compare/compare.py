@@ -10,7 +10,8 @@ Treating checkpoints as independent would call 41 to 48% of equal exponents diff
 power of these tests are measured in benchmarks/law_coverage.py.
 
 A difference of exponents belongs to the form of the law. So the ratios of losses come first
-(:mod:`.ratios`), which need none: a difference that they do not show is not supported.
+(:mod:`.ratios`), which need none: a difference that they do not show is not supported, or one of
+the reducible part alone (:mod:`.support`).
 """
 
 from __future__ import annotations
@@ -38,11 +39,10 @@ from .multiplier import Multiplier, multiplier
 from .pairing import Pairing, difference_se, pair
 from .ratios import Ratios, all_ratios, brief
 from .shared import TwoTables
+from .support import RATIO_OF, SUPPORTED, predicted_slopes, support, support_words
 from .windows import Window, common_window, inside, window_words
 
 SCALE_FREE = ("alpha", "beta", "gamma", "a", "b", "E")
-RATIO_OF = {"alpha": "n", "beta": "d", "gamma": "c"}  # the extra slope that shows a difference
-NOT_SEEN, SUPPORTED, NOT_SUPPORTED = "not seen", "supported", "not supported"
 WINDOWS = ("matched", "own")
 MAPS = 3  # pairs of architectures up to which the maps of ratios are printed in full
 
@@ -52,9 +52,10 @@ class Difference(Result):
     """One quantity in two architectures: difference = second - first, with its interval; p
     two-sided; p_holm corrected over the pairs of architectures; p_sign the probability (flat prior)
     that the second is larger. verdict: whether a difference that the law shows is there in the
-    ratios of losses as well, :data:`SUPPORTED` or :data:`NOT_SUPPORTED`; :data:`NOT_SEEN` where the
-    law shows none; empty where the ratios cannot tell. ratio_slope: the extra slope of the second
-    that it was held against."""
+    ratios of losses as well (:mod:`.support`), "supported", "not supported" or "of the reducible
+    part"; "not seen" where the law shows none; empty where the ratios cannot tell. ratio_slope: the
+    extra slope of the second that it was held against; ratio_of_laws, ratio_without_floors: what
+    the fitted laws make of it, where it does not support the difference."""
 
     quantity: str
     difference: float
@@ -69,6 +70,8 @@ class Difference(Result):
     p_permutation: float | None = None
     verdict: str = ""
     ratio_slope: float | None = None
+    ratio_of_laws: float | None = None
+    ratio_without_floors: float | None = None
 
     @property
     def sure(self) -> bool:
@@ -110,8 +113,8 @@ class PairComparison(Result):
                 f"  {name:6} {test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}]  p"
                 f" {small_p(test.p)}, Holm {small_p(test.p_holm)}{extra}, P(larger) {larger}"
             )
-            if test.verdict in (SUPPORTED, NOT_SUPPORTED):
-                out.append(f"{'':9}{test.verdict}: the ratios show {test.ratio_slope:+.3f}")
+            if said := support_words(test):
+                out.append(f"{'':9}{said}")
         if self.multiplier:
             out += ["  " + line for line in self.multiplier.summary().splitlines()]
         return out + note_lines(self.notes, "  ")
@@ -222,7 +225,7 @@ def compare(
         for name, one in fits.items()
         if not one.ok
     ]
-    pairs = []
+    pairs, laws = [], []
     known = dict(frontiers or {})
     for names in combinations([name for name, one in fits.items() if one.ok], 2):
         two, results, cut, refused = fitted.together(names, parts, windows == "matched")
@@ -237,13 +240,16 @@ def compare(
         if x is not None:
             _add_multiplier(one, parts, x, level, known)
         pairs.append(one)
+        laws.append(results)
     holm(pairs)
     found, left_out = all_ratios(runs, architectures=list(parts), level=level)
     notes += [f"no ratios: {reason}" for reason in left_out]
     by_pair = {(one.first, one.second): one for one in found}
-    for one in pairs:
+    for one, results in zip(pairs, laws):
+        names = one.first, one.second
+        predicted = predicted_slopes(runs, names, results)
         for test in one.tests.values():
-            _support(test, by_pair.get((one.first, one.second)))
+            support(test, by_pair.get(names), predicted)
     return Comparison(form.name, fits, pairs, level, notes, found)
 
 
@@ -278,21 +284,6 @@ class _Fits:
         refused = [f"{name}: {one.reason}" for name, one in zip(names, results) if not one.ok]
         where = f"with {window_words(cut)}, " if cut else ""
         return two, results, cut, where + refused[0] if refused else ""
-
-
-def _support(test: Difference, found: Ratios | None) -> None:
-    """Hold a difference against the ratios of losses: one of which they show nothing, or the
-    opposite, is an assumption of the form."""
-    slope = found.slope(RATIO_OF[test.quantity]) if found and test.quantity in RATIO_OF else None
-    if slope is None or slope.p is None:
-        return
-    test.ratio_slope = slope.value
-    if test.p >= 0.05:
-        test.verdict = NOT_SEEN
-    elif slope.p < 0.05 and slope.value * test.difference > 0:
-        test.verdict = SUPPORTED
-    else:
-        test.verdict = NOT_SUPPORTED
 
 
 def _pairing(

@@ -93,3 +93,19 @@ def test_repeated_runs_of_one_evaluation_are_compared(tmp_path):
     ]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
     assert main(["report", str(tmp_path / "t.csv"), "--out", str(tmp_path / "out")]) == 0
+
+
+def test_a_run_far_off_the_law_is_named(tmp_path):
+    rng = np.random.default_rng(1)
+    rows = [
+        {"params": n, "tokens": d, "run_name": f"{n:.0e} {d:.0e}"}
+        for n, d in product((1e7, 3e7, 1e8, 3e8), (1e9, 3e9, 1e10, 3e10))
+    ]
+    for row in rows:
+        law = 1.7 + 400 * row["params"] ** -0.34 + 400 * row["tokens"] ** -0.28
+        row["val_loss"] = law * np.exp(rng.normal(0, 0.004))
+    rows[6]["val_loss"] *= 1.1
+    pl.DataFrame(rows).write_csv(tmp_path / "runs.csv")
+    assert main(["report", str(tmp_path / "runs.csv"), "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert page.count(f"run {rows[6]['run_name']} is") == 1

@@ -17,7 +17,7 @@ from .section import by_reason
 from .sections import certificates
 from .sections.data import regime_notes
 from .sections.frontier import equal_compute
-from .sections.problems import risen_words, timing_words, unlearned_words
+from .sections.problems import outlying_words, risen_words, timing_words, unlearned_words
 from .sections.ratios import slope_words
 from .sections.sweep import end_of_sweep, short_sweeps, sweeps
 
@@ -239,6 +239,7 @@ def limits(analysis: Analysis) -> list[str]:
             " part in the fits."
         )
     out += risen_words(analysis)
+    out += outlying_words(analysis)
     out += unlearned_words(analysis)
     out += timing_words(analysis)
     if stopped := analysis.counts.get("stopped", 0):

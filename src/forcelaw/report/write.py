@@ -54,7 +54,7 @@ def report(
     from .load import load
     from .sections import sections
     from .sections.exponents import grouped_reasons
-    from .sections.problems import risen_words, timing_words, unlearned_words
+    from .sections.problems import outlying_words, risen_words, timing_words, unlearned_words
 
     started = time.monotonic()
 
@@ -81,6 +81,7 @@ def report(
     if analysis.problems:
         notes.append(f"{len(analysis.problems)} run(s) diverged or failed: see the page")
     notes += risen_words(analysis)
+    notes += outlying_words(analysis)
     notes += unlearned_words(analysis)
     notes += timing_words(analysis)
     notes += loaded.notes

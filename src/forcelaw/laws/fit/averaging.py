@@ -34,7 +34,7 @@ from .intervals import LINEAR, scale_of
 from .mixtures import Part, mixture
 from .objective import Objective, objective_of
 from .problem import Problem, build, collinear, levels
-from .result import OK, REFUSED, Band, Estimate, FitResult, Result, spread
+from .result import OK, REFUSED, Band, Estimate, FitResult, Result, note_lines, spread
 from .single import fit_one
 from .size_effects import SIZE_SD, moved_by_sizes, reach
 
@@ -198,7 +198,8 @@ class Averaged(Result):
             own = self.best.result
             single = own[name] if name in {**own.parameters, **own.derived} else "-"
             lines.append(f"{name:8} {value!s:>32}   {single!s}")
-        return "\n".join(lines)
+        far = [f"by {self.best.name}, {run}" for run in self.best.result.outlying]
+        return "\n".join([*lines, *note_lines(far)])
 
     def _sure(self) -> str:
         best = self.best.weight

@@ -18,6 +18,7 @@ from ...errors import FitError
 from ..forms.base import Arrays, Law
 
 if TYPE_CHECKING:
+    from .outlying import OutlyingRun
     from .small_sample import SmallSample
 
 OK, AT_BOUND, NOT_IDENTIFIED = "ok", "at_bound", "not_identified"
@@ -106,7 +107,7 @@ class FitResult(Result):
     free_theta and free_replicates, where they are there, are the same with a floor that may go
     below zero: where some refit's floor stops at zero, the constrained ones move too little to say
     how uncertain the exponents are (see :meth:`sample`). small: the degrees of freedom of a
-    jackknife.
+    jackknife. outlying: runs far off the law; they count.
     """
 
     law: Law
@@ -126,6 +127,7 @@ class FitResult(Result):
     free_theta: np.ndarray | None = None
     free_replicates: np.ndarray | None = None
     small: SmallSample | None = None
+    outlying: list[OutlyingRun] = field(default_factory=list)
     n_rows: int = 0
     n_runs: int = 0
     table: dict[str, Any] = field(default_factory=dict)
@@ -268,6 +270,7 @@ class FitResult(Result):
                 "rows": self.n_rows,
                 "runs": self.n_runs,
                 "diagnostics": self.diagnostics,
+                "outlying_runs": self.outlying,
                 "table": self.table,
             }
         )
@@ -295,7 +298,7 @@ class FitResult(Result):
             span = span if value.determined and not lost else "not determined"
             shown = "-" if abs(value.value) > RUN_AWAY else f"{value.value:.6g}"
             lines.append(f"{name:8} {shown:>12} {se:>11} {span:>28}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *note_lines([str(run) for run in self.outlying])])
 
 
 def small_p(p: float | None) -> str:

@@ -19,6 +19,7 @@ from .break_test import not_shown
 from .floor_profile import profile_of
 from .multistart import optimise
 from .objective import Objective
+from .outlying import outlying
 from .problem import Problem
 from .residuals import residual_summary
 from .result import (
@@ -104,6 +105,20 @@ def _solve(
         reason = not_shown(problem, theta, draws)
         if reason:
             result.status, result.message = NOT_IDENTIFIED, reason
+    if result.ok and interval != "none":
+        refits = result.replicates if result.method == "jackknife" else None
+        result.outlying = outlying(problem, theta, _cluster_names(problem, runs), refits)
+
+
+def _cluster_names(problem: Problem, runs: Runs) -> list[str]:
+    """Of the units that are deleted: the run, or the first and the number of the others."""
+    names = []
+    for g in range(problem.n_clusters):
+        rows = np.flatnonzero(problem.cluster == g)
+        inside = [runs.run_names[i] for i in dict.fromkeys(runs.run[rows].tolist())]
+        more = f" and {len(inside) - 1} more of its cluster" if len(inside) > 1 else ""
+        names.append(inside[0] + more)
+    return names
 
 
 # -- status --------------------------------------------------------------------------------------

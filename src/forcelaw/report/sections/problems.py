@@ -115,6 +115,16 @@ def risen_words(analysis: Analysis) -> list[str]:
     ]
 
 
+def outlying_words(analysis: Analysis) -> list[str]:
+    """Runs far off the surface of their architecture, and what they do to its exponents."""
+    return [
+        f"{arch.label}: {run}. It counts."
+        for arch in analysis.architectures
+        if arch.surface.ok and arch.surface.result is not None
+        for run in arch.surface.result.outlying
+    ]
+
+
 def unlearned_words(analysis: Analysis) -> list[str]:
     """Runs that pass for poor ones and are dead in a part of the loss."""
     by_label: dict[str, list[dict[str, Any]]] = {}

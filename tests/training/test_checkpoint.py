@@ -43,7 +43,7 @@ def flip(run, byte, bit=0):
 
 def restored(run, model, optimizer):
     """What a checkpoint gives back: state, y, z, v, and the weights of the model."""
-    state = checkpoint.load(run.path, optimizer)
+    state = checkpoint.load(run.path, optimizer, model)
     flat = [getattr(optimizer, name).clone() for name in ("y", "z", "v")]
     checkpoint.load_model(run.path, model)
     return json.dumps(state), torch.cat([*flat, *(p.detach().flatten() for p in optimizer.params)])
@@ -61,21 +61,21 @@ CHANGES = {
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_other_shapes_and_types_are_refused_before_anything_is_copied(saved, what) -> None:
-    run, _, optimizer = saved
+    run, model, optimizer = saved
     rewrite(run, CHANGES[what])
     before = [getattr(optimizer, name).fill_(7.0).clone() for name in ("y", "z", "v")]
     with pytest.raises(StoreError):
-        checkpoint.load(run.path, optimizer)
+        checkpoint.load(run.path, optimizer, model)
     for name, value in zip(("y", "z", "v"), before):
         assert torch.equal(getattr(optimizer, name), value)
 
 
 @pytest.mark.parametrize("state", [None, {}, {"step": -1}, {"step": "3"}, [3]])
 def test_a_state_without_a_step_is_refused(saved, state) -> None:
-    run, _, optimizer = saved
+    run, model, optimizer = saved
     rewrite(run, lambda tensors: None, state)
     with pytest.raises(StoreError):
-        checkpoint.load(run.path, optimizer)
+        checkpoint.load(run.path, optimizer, model)
 
 
 def test_a_model_is_loaded_whole_or_not_at_all(saved) -> None:

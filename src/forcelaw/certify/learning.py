@@ -191,7 +191,7 @@ def _few_steps(subject: Subject, run: RunDirectory, begin: int, end: int) -> lis
     model = build(subject.small, seed=4).train()
     optimizer = ScheduleFreeAdamW(model, lr=1e-3, steps=6, warmup=1)
     if begin:
-        checkpoint.load(run.path, optimizer)
+        checkpoint.load(run.path, optimizer, model)
     for step in range(begin, end):
         graph, target = subject.batch(4 * step, 4)
         loss = sum(loss_terms(*model(graph), target))

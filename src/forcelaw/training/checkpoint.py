@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file, written by rename, holds weights, optimiser and position, so
 that a run resumes to the same numbers. No pickle anywhere.
 
-    last.safetensors   y, z, v (flat, see optimizer.py) and the averaged weights under their names;
+    last.safetensors   y, z, v (flat, see optimizer.py), the averaged weights and what else the
+                       model keeps (persistent buffers) under their names;
                        metadata: state as JSON; checksums of the state and of each tensor
     last.json          the same state, for people
 
@@ -29,7 +30,23 @@ from ..store.runs import RETRAIN, RunDirectory
 from .optimizer import ScheduleFreeAdamW
 
 CHECKSUMS = "crc32"  # key of the metadata; checkpoints of older versions have none
-_NAMES = {torch.float32: "F32", torch.float64: "F64"}  # of types, as safetensors spells them
+_NAMES = {  # of types, as safetensors spells them
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def kept_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Persistent buffers by name: what a model keeps beside its weights, and a checkpoint with it.
+    Random features that it drew, running means; ours have none."""
+    wanted = set(model.state_dict(keep_vars=True))
+    return {name: buffer for name, buffer in model.named_buffers() if name in wanted}
 
 
 def save(
@@ -43,6 +60,10 @@ def save(
         f"model.{name}": averaged[offsets[id(p)] :][: p.numel()].view(p.shape).clone()
         for name, p in model.named_parameters()
     }
+    tensors |= {
+        f"model.{name}": buffer.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, buffer in kept_buffers(model).items()
+    }
     tensors |= {name: getattr(optimizer, name).detach().cpu().clone() for name in ("y", "z", "v")}
     text = json.dumps(state, allow_nan=False)
     metadata = {"state": text, CHECKSUMS: json.dumps(_checksums(text, tensors))}
@@ -54,14 +75,15 @@ def save(
     run.write("last.json", state, durable=False)
 
 
-def load(path: Path, optimizer: ScheduleFreeAdamW) -> dict[str, Any] | None:
-    """Restore the optimiser (and with it the model) from a run directory; None if there is no
+def load(path: Path, optimizer: ScheduleFreeAdamW, model: torch.nn.Module) -> dict[str, Any] | None:
+    """Restore the optimiser, and with it the model, from a run directory; None if there is no
     checkpoint. StoreError, before anything is changed, for one that is not of this run."""
     file = path / "last.safetensors"
     if not file.exists():
         return None
     with _opened(file) as stored:
         wanted = {name: getattr(optimizer, name) for name in ("y", "z", "v")}
+        wanted |= _stored_buffers(stored, model)
         found = {name: _tensor(stored, name, like) for name, like in wanted.items()}
         text = (stored.metadata() or {})["state"]
         _verify(stored, text, found)
@@ -75,19 +97,27 @@ def load(path: Path, optimizer: ScheduleFreeAdamW) -> dict[str, Any] | None:
 
 
 def load_model(path: Path, model: ForceField) -> ForceField:
-    """Put the averaged weights of a run directory into ``model``."""
+    """Put the averaged weights of a run directory into ``model``, and its buffers."""
     file = path / "last.safetensors"
     if not file.exists():
         raise StoreError("the run has no checkpoint", where=str(path), remedy="train it first")
-    wanted = dict(model.named_parameters())
+    wanted = {f"model.{name}": p for name, p in model.named_parameters()}
     with _opened(file) as stored:
-        found = {name: _tensor(stored, f"model.{name}", like) for name, like in wanted.items()}
-        named = {f"model.{name}": tensor for name, tensor in found.items()}
-        _verify(stored, (stored.metadata() or {}).get("state", ""), named)
+        wanted |= _stored_buffers(stored, model)
+        found = {name: _tensor(stored, name, like) for name, like in wanted.items()}
+        _verify(stored, (stored.metadata() or {}).get("state", ""), found)
     with torch.no_grad():
         for name, like in wanted.items():
             like.copy_(found[name])
     return model
+
+
+def _stored_buffers(stored: Any, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers of ``model`` that the checkpoint holds, by the name there; those of before 2026-11-30
+    hold none, and the seed has made them."""
+    there = set(stored.keys())
+    named = {f"model.{name}": buffer for name, buffer in kept_buffers(model).items()}
+    return {name: buffer for name, buffer in named.items() if name in there}
 
 
 @contextlib.contextmanager

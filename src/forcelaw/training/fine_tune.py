@@ -26,7 +26,7 @@ from ..errors import DataError, StoreError
 from ..files import read_json
 from ..models import ForceField, build, make_config
 from ..store.runs import RunDirectory
-from .checkpoint import load_model
+from .checkpoint import kept_buffers, load_model
 from .evaluate import chunks
 from .spec import RunSpec, Start, read_spec, shard_options
 
@@ -58,9 +58,13 @@ def starting_point(path: str | Path) -> tuple[Start, dict[str, Any]]:
 
 
 def weights_of(run: RunDirectory, spec: RunSpec) -> bytes:
-    """The averaged weights of a run as a safetensors file."""
-    model = load_model(run.path, build(spec.config(), seed=0))
-    return save({name: p.detach() for name, p in model.named_parameters()})
+    """The averaged weights of a run, and its buffers, as a safetensors file."""
+    model = load_model(run.path, build(spec.config(), seed=spec.seed))
+    return save({name: x.detach().contiguous() for name, x in _stated(model).items()})
+
+
+def _stated(model: ForceField) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **kept_buffers(model)}
 
 
 def keep_start(run: RunDirectory, source: str | Path, spec: RunSpec) -> None:
@@ -89,8 +93,10 @@ def begin(run: RunDirectory, model: ForceField, pack: Pack, rows: np.ndarray) ->
         )
     stored = load_file(file)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(stored[name])
+        for name, tensor in _stated(model).items():
+            # files of before 2026-11-30 hold no buffers
+            if name in stored or isinstance(tensor, torch.nn.Parameter):
+                tensor.copy_(stored[name])
     if run.references() is None:
         old = read_json(run.path / "start.json")["energies"]
         old = {int(z): float(energy) for z, energy in old.items()}

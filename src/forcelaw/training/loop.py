@@ -246,14 +246,15 @@ def _restore(
     optimizer = _optimizer(spec, model)
 
     def read() -> dict[str, Any]:
-        state = NEW_STATE | (checkpoint.load(run.path, optimizer) or {})
+        state = NEW_STATE | (checkpoint.load(run.path, optimizer, model) or {})
         # checkpoints of older versions did not count them
         state["evaluations"] = run.truncate_metrics(state["step"], state.get("evaluations"))
         run.keep_references(pack.manifest["references"]["energies"], same=not spec.start)
         return state
 
     state = ranks.from_first(read)
-    ranks.copy_first_([optimizer.y, optimizer.z, optimizer.v])
+    kept = checkpoint.kept_buffers(model).values()
+    ranks.copy_first_([optimizer.y, optimizer.z, optimizer.v, *kept])
     return optimizer, state
 
 

@@ -98,6 +98,120 @@ class Kinked(Broken):
         return summed(graph, 1.0 - vec.norm(dim=-1, keepdim=True) / 6.0)[:, 0]
 
 
+class Capped(Broken):
+    """Reads the nearest twelve neighbours."""
+
+    def more(self, graph, vec):
+        r = vec.norm(dim=-1)
+        near = torch.zeros_like(r)
+        for i in range(len(graph.pos)):
+            k = (graph.receiver == i).nonzero()[:, 0]
+            near[k[r[k].argsort()[:12]]] = 1.0
+        weight = near * (1.0 + graph.species[graph.sender])
+        return summed(graph, smooth(vec) * weight[:, None])[:, 0]
+
+
+class Imageless(Broken):
+    """Takes neighbours where they are in the cell, and not their images."""
+
+    def more(self, graph, vec):
+        vec = graph.pos[graph.sender] - graph.pos[graph.receiver]
+        return summed(graph, smooth(vec))[:, 0]
+
+
+class Normalised(Broken):
+    """By the atoms of the batch, in training."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.norm = nn.BatchNorm1d(config.width)
+
+    def more(self, graph, vec):
+        return self.norm(self.embedding(graph.species)).sum(-1)
+
+
+class Quotient(Broken):
+    """0/0 on padding edges, which no output shows."""
+
+    def more(self, graph, vec):
+        near = torch.exp(-((vec.norm(dim=-1, keepdim=True) - torch.arange(6)) ** 2))
+        share = near / near.sum(-1, keepdim=True)
+        values = (share * self.energy.weight[0, 0])[:, :1] * smooth(vec)
+        return summed(graph, values)[:, 0]
+
+
+class Rough(Broken):
+    """bfloat16 in part of it, where it trains."""
+
+    def more(self, graph, vec):
+        x = summed(graph, smooth(vec))[:, 0]
+        return x if x.dtype == torch.float64 else x.bfloat16().to(x)
+
+
+class Attending(Broken):
+    """To the mean of all atoms of its structure."""
+
+    def more(self, graph, vec):
+        h = self.embedding(graph.species)
+        g = graph.n_graphs + 1
+        total = h.new_zeros(g, h.shape[1]).index_add(0, graph.batch, h)
+        mean = total / torch.bincount(graph.batch, minlength=g)[:, None]
+        return mean[graph.batch].square().sum(-1)
+
+
+class Noisy(Broken):
+    """Dropout that nobody switches off."""
+
+    def more(self, graph, vec):
+        return nn.functional.dropout(torch.ones(len(graph.pos)).to(vec), 0.2)
+
+
+class Drawn(Broken):
+    """Features that are neither parameters nor buffers."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.features = torch.randn(config.width)
+
+    def more(self, graph, vec):
+        return (self.embedding(graph.species) * self.features.to(vec)).sum(-1)
+
+
+class Averaging(Broken):
+    """A running mean that no checkpoint holds; the size of errors does not see a constant."""
+
+    mean = 0.0
+
+    def more(self, graph, vec):
+        self.mean += 0.1 * self.training
+        return torch.full((len(graph.pos),), self.mean).to(vec)
+
+
+class Guessed(Broken):
+    """Features that NumPy draws."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.features = torch.tensor(np.random.default_rng().normal(size=config.width))
+
+    def more(self, graph, vec):
+        return (self.embedding(graph.species) * self.features.to(vec)).sum(-1)
+
+
+class Buffered(Broken):
+    """Sound: what it draws and counts is in buffers."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.register_buffer("features", torch.randn(config.width))
+        self.register_buffer("mean", torch.zeros(()))
+
+    def more(self, graph, vec):
+        if self.training:
+            self.mean += 0.1
+        return (self.embedding(graph.species) * self.features).sum(-1) + self.mean
+
+
 class Unfaithful(Sound):
     """Gradient forces that are a little too large."""
 

@@ -69,6 +69,13 @@ def test_no_close_pairs_is_not_testable():
     assert judge(pairs).state == "not testable" and not judge(pairs).fatal
 
 
+def test_energies_that_are_one_number_are_judged_without_a_warning():
+    """Zeros, or the placeholder of a program: no unit explains them."""
+    rng = np.random.default_rng(0)
+    pairs = np.stack([np.zeros(40), rng.normal(size=40), np.full(40, 1e-3)], axis=1)
+    assert judge(pairs).state in ("inconsistent", "not testable")
+
+
 def far_apart(folder):
     """Frames of a hot ethanol molecule in kcal/mol, none near another."""
     with np.load(SHIPPED / "sgdml_ethanol.npz") as file:

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import molecule
+from ase.calculators.emt import EMT
+from ase.io import write
 from reference import readers_slow as slow
 from scipy.spatial.transform import Rotation
 from shared_data import SHIPPED
@@ -503,6 +506,25 @@ def test_peak_memory_does_not_grow_with_the_source(tmp_path):
 
     small, large = peak(9_000), peak(36_000)
     assert large < 1.1 * small
+
+
+def test_a_share_within_one_structure_is_that_share(tmp_path):
+    """1 of 3 is what .34 and .5 of them ask for."""
+    frames = [molecule("H2O") for _ in range(3)]
+    for k, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=k)
+        atoms.calc = EMT()
+        atoms.get_forces()
+    write(tmp_path / "three.extxyz", frames)
+    for fraction in (0.34, 0.5):
+        pack = make(
+            tmp_path,
+            tmp_path / "three.extxyz",
+            out=f"of {fraction}",
+            group="frame",
+            val_fraction=fraction,
+        )
+        assert (np.asarray(pack.split) != 0).sum() == 1
 
 
 @pytest.mark.parametrize("group", ["auto", "frame"])

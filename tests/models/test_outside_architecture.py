@@ -76,6 +76,42 @@ class Unconfigured(Least):
     Config = dict
 
 
+class Listed(Least):
+    def __init__(self, config):
+        super().__init__(config)
+        self.more = [torch.nn.Linear(3, 2), torch.zeros(1)]
+
+
+class Frozen(Least):
+    def __init__(self, config):
+        super().__init__(config)
+        self.table.weight.requires_grad_(False)
+
+
+class Bohr(Least):
+    def forward(self, graph):
+        graph.pos *= 1.89
+        return super().forward(graph)
+
+
+class Blind(Least):
+    # reads positions, and no vectors
+
+    forward = ForceField.forward
+
+    def atomwise(self, graph, vec):
+        site = self.weight(self.table(graph.species)).squeeze(-1)
+        return site + graph.pos.square().sum(-1), None
+
+
+class Early(Blind):
+    def atomwise(self, graph, vec):
+        site = self.weight(self.table(graph.species)).squeeze(-1)
+        if not len(vec):
+            return site, None
+        return site.index_add(0, graph.receiver, vec.square().sum(-1)), None
+
+
 def maker(config):
     return torch.nn.Linear(2, 2)
 """
@@ -130,6 +166,14 @@ def test_the_least_that_the_contract_asks_for_trains(least):
     assert len(run.predict([ase.Atoms("CO", [[0, 0, 0], [0, 0, 1.1]])])) == 1
 
 
+def test_an_atom_alone_may_leave_early(least):
+    """The energy of atoms without edges may not depend on them: its gradient is zero."""
+    run = forcelaw.train("least_models:Early", size=3e3, forces="conservative", **SHORT)
+    found = run.predict([ase.Atoms("C", cell=[30] * 3, pbc=True)], stress=True)
+    assert not found.forces[0].any() and not found.stresses[0].any()
+    assert np.isfinite(found.energies).all()
+
+
 @pytest.mark.parametrize(
     ("name", "what", "remedy"),
     [
@@ -137,13 +181,18 @@ def test_the_least_that_the_contract_asks_for_trains(least):
         ("Failing", "RuntimeError", "certify"),
         ("Empty", "computes nothing", "atomwise"),
         ("Unconfigured", "dict", "ModelConfig"),
+        ("Listed", "more (8 weights)", "ModuleList"),
+        ("Frozen", "table.weight", "register_buffer"),
+        ("Bohr", "graph.pos", "new tensor"),
+        ("Blind", "vectors", "vec"),
         ("maker", "function", "ForceField"),
         ("torch", "module", "ForceField"),
     ],
 )
 def test_what_breaks_the_contract_is_an_error_before_training(least, name, what, remedy):
+    forces = "conservative" if name == "Blind" else "direct"
     with pytest.raises(StudyError) as caught:
-        forcelaw.train(f"least_models:{name}", size=3e3, **SHORT)
+        forcelaw.train(f"least_models:{name}", size=3e3, forces=forces, **SHORT)
     assert what in caught.value.what and remedy in caught.value.remedy
     assert name in caught.value.where or caught.value.where == "architecture"
     assert not Path("out").exists() or not list(Path("out").rglob("metrics.jsonl"))
@@ -210,3 +259,11 @@ def test_what_is_not_one_is_an_error_with_its_key(toy):
     with pytest.raises(StudyError) as caught:
         forcelaw.Study.load("study.yaml")
     assert "offset" in caught.value.remedy
+    study["architectures"][0]["options"] = {"forces": "conservative"}
+    Path("study.yaml").write_text(json.dumps({**study, "sizes": [5e3], "atoms": 9}))
+    with pytest.raises(StudyError) as caught:
+        forcelaw.Study.load("study.yaml")
+    assert "beside" in caught.value.remedy
+    study["architectures"][0] = {"name": toy, "forces": "conservative"}
+    Path("study.yaml").write_text(json.dumps({**study, "sizes": [5e3], "atoms": 9}))
+    forcelaw.Study.load("study.yaml")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+import torch
 
-from ..models.base import ModelConfig
+from ..graph import GraphBatch
+from ..models.base import ForceField, ModelConfig
 from .certificate import Line, Verdict
 from .structures import (
     Structure,
@@ -24,6 +27,10 @@ from .subject import Subject
 
 EXACT = 1e-8  # in float64
 SINGLE = 1e-4  # a model may keep tables in float32
+CAPPED = 2e-5  # of the outputs; a model may work in float32
+ROUGH = 1e-3  # float32 loses 1e-7 at a step, bfloat16 4e-3
+IMAGES = "periodic images (graph.shift, which graph.vectors() and vec have)"
+WITHOUT = "Architecture(capture=False) goes without"
 
 
 def compare(
@@ -82,9 +89,19 @@ def turned(subject: Subject, matrix: np.ndarray) -> float:
 
 
 def translation(subject: Subject) -> Line:
+    """Of all atoms; in crystals, too, of each atom by vectors of the lattice."""
     shift = np.array([100.0, -100.0, 100.0]) / math.sqrt(3.0)
     moved = [s.moved(np.eye(3), shift) for s in subject.structures]
-    return line("translation", compare(subject, moved), why="absolute positions are read")
+    error = compare(subject, moved)
+    if not error < SINGLE or not subject.crystals:
+        return line("translation", error, why="absolute positions are read")
+    rng = np.random.default_rng(4)
+    other = [
+        s if s.cell is None else replace(s, pos=s.pos + rng.integers(-1, 2, s.pos.shape) @ s.cell)
+        for s in subject.structures
+    ]
+    error = max(error, compare(subject, other))
+    return line("translation", error, why=f"{IMAGES} of the neighbours are not read")
 
 
 def permutation(subject: Subject) -> Line:
@@ -103,14 +120,31 @@ def permutation(subject: Subject) -> Line:
 
 
 def batching(subject: Subject) -> Line:
-    """A structure alone equals the same structure in a batch."""
-    model, structures = subject.fixed, subject.structures
+    """A structure alone equals the same structure in a batch, in use and in training, where the
+    outputs are not random by intent."""
+    error = _alone(subject, subject.fixed)
+    why = "other structures of the batch matter"
+    training = subject.model().train()
+    if error < SINGLE and not scatter(subject, training) > EXACT:
+        error = max(error, _alone(subject, training))
+        why += " in training (BatchNorm?)"
+    return line("batches", error, why=why)
+
+
+def _alone(subject: Subject, model: ForceField) -> float:
+    """Error of structures alone against the same in one batch."""
+    structures = subject.structures
     energy, forces = predict(model, graph_of(structures, model.config))
     alone = [predict(model, graph_of([s], model.config)) for s in structures]
     single, own = (np.concatenate(parts) for parts in zip(*alone))
-    sizes = [len(s) for s in structures]
-    error = max(energy_error(single, energy), force_error(own, forces, sizes))
-    return line("batches", error, why="other structures of the batch matter")
+    return max(energy_error(single, energy), force_error(own, forces, [len(s) for s in structures]))
+
+
+def scatter(subject: Subject, model: ForceField) -> float:
+    """Error of a second call on the structures against the first."""
+    graph = graph_of(subject.structures, model.config)
+    (e, f), (e2, f2) = predict(model, graph), predict(model, graph)
+    return max(energy_error(e2, e), force_error(f2, f, [len(s) for s in subject.structures]))
 
 
 def padding(subject: Subject) -> Line:
@@ -119,22 +153,46 @@ def padding(subject: Subject) -> Line:
         return Line("padding", "skipped", "capture=False: it never gets a padded batch")
     model, structures = subject.fixed, subject.structures
     graph = graph_of(structures, model.config)
+    full = padded(graph, 5, 13, 3)
     energy, forces = predict(model, graph)
-    energy2, forces2 = predict(model, padded(graph, 5, 13, 3))
     sizes, g, n = [len(s) for s in structures], len(energy), len(forces)
+    try:
+        energy2, forces2 = predict(model, full)
+    except (RuntimeError, IndexError, ValueError) as failed:
+        why = "padding atoms have the number n_graphs as their structure, and may not be summed"
+        return Line("padding", "fails", f"{type(failed).__name__}: {failed}: {why}; {WITHOUT}")
     error = max(
         energy_error(energy2[:g], energy),
         force_error(forces2[:n], forces, sizes),
         float(np.abs(energy2[g:]).max()),
     )
-    return line("padding", error, why="padding matters; Architecture(capture=False) goes without")
+    if not error < SINGLE:
+        return line("padding", error, why=f"padding matters; {WITHOUT}")
+    training = subject.model().train()
+    if scatter(subject, training) > EXACT:  # random by intent, or a running mean
+        return line("padding", error)
+    own, other = (_gradient(training, x, g, n) for x in (graph, full))
+    if not bool(other.isfinite().all()):
+        why = "gradients of weights are not finite: 0/0 on edges far outside the cutoff?"
+        return Line("padding", "fails", f"{why}; {WITHOUT}", {"error": math.inf})
+    error = max(error, float((own - other).norm() / own.norm().clamp_min(1e-30)))
+    return line("padding", error, why=f"padding matters to gradients of weights; {WITHOUT}")
+
+
+def _gradient(model: ForceField, graph: GraphBatch, structures: int, atoms: int) -> torch.Tensor:
+    """(N,): of a number made of the energies and forces of the first structures and atoms."""
+    energy, forces = model(graph)
+    total = energy[:structures].square().sum() + forces[:atoms].square().sum()
+    found = torch.autograd.grad(total, list(model.parameters()), materialize_grads=True)
+    return torch.cat([x.reshape(-1) for x in found])
 
 
 def extensivity(subject: Subject) -> Line:
     """Energies of two clusters beyond the cutoff add up, and each has the forces that it has
-    alone; atoms without neighbours are finite."""
+    alone; so do those of the cells of a crystal; atoms without neighbours are finite."""
     model, n = subject.fixed, len(subject.pack.elements)
     a, b = cluster(7, n, 11), cluster(9, n, 12)
+    b = replace(b, species=np.full(9, n - 1))  # of another composition
     b = b.moved(np.eye(3), np.array([0.0, 4.0 * subject.cutoff + 20.0, 0.0]))
     both = Structure(np.concatenate([a.species, b.species]), np.concatenate([a.pos, b.pos]))
     apart = [predict(model, graph_of([s], model.config)) for s in (a, b)]
@@ -145,7 +203,21 @@ def extensivity(subject: Subject) -> Line:
     lone = predict(model, graph_of([Structure(a.species[:1], a.pos[:1])], model.config))
     if not all(np.isfinite(x).all() for x in lone):
         return Line("extensivity", "fails", "an atom without neighbours has no finite energy")
-    return line("extensivity", error, why="energies of separate molecules do not add up")
+    if not error < SINGLE or not subject.crystals:
+        return line("extensivity", error, why="energies of separate molecules do not add up")
+    error = max(error, *(_doubled(subject, s) for s in subject.crystals))
+    return line("extensivity", error, why="two cells of a crystal have not the energy of one twice")
+
+
+def _doubled(subject: Subject, s: Structure) -> float:
+    """Error of the energy and forces of two cells in a row against twice those of one."""
+    assert s.cell is not None
+    pos = np.concatenate([s.pos, s.pos + s.cell[0]])
+    cell = s.cell * np.array([[2.0], [1.0], [1.0]])
+    two = Structure(np.concatenate([s.species, s.species]), pos, cell)
+    model = subject.fixed
+    (e, f), (e2, f2) = (predict(model, graph_of([x], model.config)) for x in (s, two))
+    return max(energy_error(e2, 2.0 * e), force_error(f2, np.concatenate([f, f]), [len(two)]))
 
 
 def smoothness(subject: Subject) -> Line:
@@ -163,7 +235,13 @@ def smoothness(subject: Subject) -> Line:
         kind = "jump" if order < 0.5 else "kink" if order < 1.5 else "smooth"
         words.append(f"{name} {kind}" + (f" by {excess[1]:.1e}" if kind == "jump" else ""))
         values[name] = kind
-    bad = "jump" in values.values() or values["energy"] == "kink"
+    swapped = values["exchange"] = _exchange(subject)
+    if swapped > CAPPED:
+        words.append(
+            f"jumps by {swapped:.1e} where two neighbours exchange their order of distance (is"
+            " their number capped?)"
+        )
+    bad = "jump" in values.values() or values["energy"] == "kink" or swapped > CAPPED
     verdict: Verdict = "fails" if bad else "note" if values["forces"] == "kink" else "holds"
     return Line("cutoff", verdict, ", ".join(words), values)
 
@@ -182,6 +260,69 @@ def _scan(subject: Subject, step: float) -> np.ndarray:
     ]
     energy, forces = predict(subject.fixed, graph_of(probes, config))
     return np.concatenate([energy[:, None], forces.reshape(len(probes), 12)], axis=1)
+
+
+def precision(subject: Subject) -> Line:
+    """Outputs in float32, in which studies train, against float64."""
+    model, structures = subject.model(), subject.structures
+    energy, forces = predict(model, graph_of(structures, model.config))
+    single = graph_of(structures, model.config, torch.float32)
+    energy2, forces2 = predict(model.float(), single)
+    error = max(
+        energy_error(energy2, energy), force_error(forces2, forces, [len(s) for s in structures])
+    )
+    found, values = f"float32 against float64: error {error:.1e}", {"error": error}
+    if not error < ROUGH:
+        found += ": less precise than float32 (autocast, bfloat16?)"
+        return Line("precision", "fails", found, values)
+    return Line("precision", "holds", found, values)
+
+
+def _exchange(subject: Subject) -> float:
+    """What is left, as a share of the outputs, of the difference that it makes which of two
+    neighbours of an atom is the nearer one, as both come to one distance: for all pairs of next
+    distances at once, so that a cap on neighbours cuts through one of them."""
+    config: ModelConfig = subject.fixed.config
+    s = cluster(64, len(subject.pack.elements), 31, spacing=1.2)
+    center = int(np.argmin(np.linalg.norm(s.pos, axis=1)))
+    vec = (s.pos - s.pos[center]) * (config.cutoff / 6.0)
+    r = np.linalg.norm(vec, axis=1)
+    order = np.argsort(r)[1:]
+    order = order[r[order] < 0.95 * config.cutoff]
+    worst = 0.0
+    for first in (0, 1):
+        pairs = order[first : first + 2 * ((len(order) - first) // 2)].reshape(-1, 2)
+        left = [_exchanged(subject, s.species, vec, r, pairs, step) for step in (1e-4, 1e-6)]
+        # what is smooth goes with the step
+        worst = max(worst, left[1] - 0.02 * left[0])
+    return worst
+
+
+def _exchanged(
+    subject: Subject,
+    species: np.ndarray,
+    vec: np.ndarray,
+    r: np.ndarray,
+    pairs: np.ndarray,
+    step: float,
+) -> float:
+    """Difference of the outputs of an atom, as a share of those of all, between either order of
+    each of ``pairs``, whose distances are ``step`` Angstrom apart."""
+    structures = []
+    for sign in (-1.0, 1.0):
+        pos, mean = vec.copy(), r[pairs].mean(axis=1)
+        for side, atoms in ((-sign, pairs[:, 0]), (sign, pairs[:, 1])):
+            pos[atoms] *= ((mean + 0.5 * side * step) / r[atoms])[:, None]
+        structures.append(Structure(species, pos))
+    energy, forces = predict(subject.fixed, graph_of(structures, subject.fixed.config))
+    low, high = np.split(forces, 2)
+    n = len(low)
+    site = float(abs(energy[0])) / math.sqrt(n)
+    rms = math.sqrt(float(np.square(low).sum()) / n)
+    return max(
+        float(abs(energy[1] - energy[0])) / max(site, 1e-12),
+        float(np.linalg.norm(high - low, axis=1).max()) / max(rms, 1e-12),
+    )
 
 
 def _excess(values: np.ndarray) -> float:

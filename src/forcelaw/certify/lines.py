@@ -6,6 +6,7 @@ import datetime
 import platform
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from .. import __version__
 from ..data.pack import Pack, sample_path
-from ..errors import StudyError
+from ..errors import ForcelawError, StudyError
 from ..models import architecture as named
 from ..models import code
 from ..models.base import typed_options
@@ -31,6 +32,7 @@ LINES: dict[str, Callable[[Subject], Line]] = {
     "padding": exactness.padding,
     "extensivity": exactness.extensivity,
     "cutoff": exactness.smoothness,
+    "precision": exactness.precision,
     "forces": learning.forces_and_energy,
     "stress": learning.stress,
     "parameters": cost.parameters,
@@ -42,6 +44,7 @@ LINES: dict[str, Callable[[Subject], Line]] = {
     "learning rate": learning.learning_rates,
     "CUDA graph": learning.cuda_graph,
 }
+OF_OUTPUTS = {*list(LINES)[: list(LINES).index("stress") + 1], "resume"}
 
 
 def certify(
@@ -75,7 +78,7 @@ def certify(
     began, lines = time.monotonic(), []
     with cpu_threads(threads), torch.random.fork_rng(devices=[]):
         for name in only or LINES:
-            lines.append(_measured(name, subject))
+            lines.append(_told_before(_measured(name, subject), lines))
             say(f"{lines[-1].name:<14} {lines[-1].verdict:<8} {lines[-1].found}")
     about = {
         "data": {"name": pack.path.name, "hash": pack.hash},
@@ -96,6 +99,31 @@ def certify(
 def _measured(name: str, subject: Subject) -> Line:
     """A line; one that raises fails, with what was raised."""
     try:
-        return LINES[name](subject)
+        found = LINES[name](subject)
+        if found.verdict == "fails" and name in OF_OUTPUTS:
+            found = _unless_random(found, subject)
+        return found
+    except ForcelawError as error:
+        where = f" ({error.where})" if error.where else ""
+        return Line(name, "fails", f"{error.what}{where}".split("\n")[0][:400])
     except Exception as error:  # whatever a model of others raises
         return Line(name, "fails", f"{type(error).__name__}: {error}".split("\n")[0][:300])
+
+
+def _unless_random(found: Line, subject: Subject) -> Line:
+    """The line; where two calls on one structure differ, with that as the reason, for no line about
+    outputs can tell another."""
+    apart = subject.scatter
+    if not apart > exactness.EXACT:
+        return found
+    words = f"two calls on the same structures differ by {apart:.1e}: outputs are random (dropout"
+    words += " in evaluation?), or depend on a state that changes"
+    return replace(found, found=words, values=found.values | {"scatter": apart})
+
+
+def _told_before(line: Line, before: list[Line]) -> Line:
+    """The line; where an earlier one fails with the same words, with its name for them."""
+    for other in before:
+        if line.verdict == other.verdict == "fails" and line.found == other.found:
+            return replace(line, found=f"as {other.name}")
+    return line

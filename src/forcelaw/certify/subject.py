@@ -82,6 +82,13 @@ class Subject:
         return self.model()
 
     @cached_property
+    def scatter(self) -> float:
+        """Error of a second call of the model on the structures against the first."""
+        from .exactness import scatter
+
+        return scatter(self, self.fixed)
+
+    @cached_property
     def standard(self) -> bool:
         """Whether it is in the standard parametrisation."""
         return is_standard(build(self.small, seed=0))
@@ -91,6 +98,11 @@ class Subject:
         """Structures of the data, and random clusters that hold every element."""
         n = len(self.pack.elements)
         return [*of_pack(self.pack), cluster(max(6, min(n, 20)), n, 1), cluster(13, n, 2)]
+
+    @cached_property
+    def crystals(self) -> list[Structure]:
+        """The periodic ones of them."""
+        return [s for s in self.structures if s.cell is not None]
 
     @cached_property
     def shard(self) -> Shard:

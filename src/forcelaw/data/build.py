@@ -411,7 +411,12 @@ class PackBuild:
         groups = "frames" if self.options.group == "frame" else "molecules"
         number = total if groups == "frames" else self.groups.number
         want = fraction * total
-        if train and held >= min(2, want) and held and abs(held - want) <= max(1.0, 0.5 * want):
+        if (
+            train
+            and held >= min(2, int(want))
+            and held
+            and abs(held - want) <= max(1.0, 0.5 * want)
+        ):
             return
         if train and held and self.options.split == "hash":
             return

@@ -242,8 +242,14 @@ class ForceField(nn.Module):
             vec = graph.completed(ops.edge_difference(pos, graph))
             site, _ = self.atomwise(graph, vec)
             energy = self._total(site, graph)
-            gradient, *by_vector = torch.autograd.grad(
-                energy.sum(), (pos, vec) if virial else (pos,), create_graph=again
+            inputs = (pos, vec) if virial else (pos,)
+            # zeros where nothing is read: a model may return at once where there are no edges
+            gradient, *by_vector = (
+                torch.autograd.grad(
+                    energy.sum(), inputs, create_graph=again, materialize_grads=True
+                )
+                if energy.requires_grad
+                else map(torch.zeros_like, inputs)
             )
             more = [_virials(vec, *by_vector, graph)] if virial else []
         if not wanted:

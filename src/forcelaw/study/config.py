@@ -397,10 +397,13 @@ def check_options(name: str, options: Collection[str], where: str) -> None:
     for option in options:
         if option not in fields or option in RESERVED:
             free = [field for field in fields if field not in (*RESERVED, "depth")]
+            elsewhere = option in ArchitectureSpec.model_fields and option != "name"
             raise StudyError(
                 f"{name} has no option {option!r}",
                 where=where,
-                remedy=f"its options are: {', '.join(free)}",
+                remedy=f"write it beside name and options ({option}: ...)"
+                if elsewhere and where.endswith(".options")
+                else f"its options are: {', '.join(free)}",
             )
 
 

@@ -15,6 +15,7 @@ trapezoid can be trusted, which the forces themselves say: the one-sided estimat
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -259,9 +260,8 @@ def judge(pairs: np.ndarray) -> Verdict:
             f"the forces have the wrong sign: they are gradients ({scale})",
             "pass --gradient-key with that key instead of --forces-key",
         )
-    left = np.median(np.abs(difference - slope * work) / error) / np.median(
-        np.abs(difference) / error
-    )
+    before = np.median(np.abs(difference) / error)  # nothing, where all energies are one number
+    left = np.median(np.abs(difference - slope * work) / error) / before if before else math.inf
     if left < 0.5 and spread < 0.2 * abs(slope) and abs(abs(slope) - 1) > 0.25:
         return Verdict(
             "units",

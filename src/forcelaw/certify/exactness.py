@@ -22,6 +22,7 @@ from .structures import (
     predict,
     random_rotation,
     reversed_edges,
+    scatter,
 )
 from .subject import Subject
 
@@ -125,7 +126,7 @@ def batching(subject: Subject) -> Line:
     error = _alone(subject, subject.fixed)
     why = "other structures of the batch matter"
     training = subject.model().train()
-    if error < SINGLE and not scatter(subject, training) > EXACT:
+    if error < SINGLE and not scatter(subject.structures, training) > EXACT:
         error = max(error, _alone(subject, training))
         why += " in training (BatchNorm?)"
     return line("batches", error, why=why)
@@ -138,13 +139,6 @@ def _alone(subject: Subject, model: ForceField) -> float:
     alone = [predict(model, graph_of([s], model.config)) for s in structures]
     single, own = (np.concatenate(parts) for parts in zip(*alone))
     return max(energy_error(single, energy), force_error(own, forces, [len(s) for s in structures]))
-
-
-def scatter(subject: Subject, model: ForceField) -> float:
-    """Error of a second call on the structures against the first."""
-    graph = graph_of(subject.structures, model.config)
-    (e, f), (e2, f2) = predict(model, graph), predict(model, graph)
-    return max(energy_error(e2, e), force_error(f2, f, [len(s) for s in subject.structures]))
 
 
 def padding(subject: Subject) -> Line:
@@ -169,7 +163,7 @@ def padding(subject: Subject) -> Line:
     if not error < SINGLE:
         return line("padding", error, why=f"padding matters; {WITHOUT}")
     training = subject.model().train()
-    if scatter(subject, training) > EXACT:  # random by intent, or a running mean
+    if scatter(subject.structures, training) > EXACT:  # random by intent, or a running mean
         return line("padding", error)
     own, other = (_gradient(training, x, g, n) for x in (graph, full))
     if not bool(other.isfinite().all()):

@@ -181,3 +181,10 @@ def force_error(found: np.ndarray, expected: np.ndarray, sizes: list[int]) -> fl
         size = max(np.linalg.norm(expected[low:high]), rms * np.sqrt(expected[low:high].size))
         errors.append(np.linalg.norm(found[low:high] - expected[low:high]) / size)
     return float(max(errors))
+
+
+def scatter(structures: list[Structure], model: ForceField) -> float:
+    """Error of a second call on ``structures`` against the first: of what is random, or changes."""
+    graph = graph_of(structures, model.config)
+    (e, f), (e2, f2) = predict(model, graph), predict(model, graph)
+    return max(energy_error(e2, e), force_error(f2, f, [len(s) for s in structures]))

@@ -15,7 +15,7 @@ from ..models import Architecture, ForceField, ModelConfig, architecture, build
 from ..models.mup import is_standard
 from ..models.sizing import size
 from ..training.spec import data_options, training_set
-from .structures import Structure, cluster, of_pack, randomise
+from .structures import Structure, cluster, of_pack, randomise, scatter
 
 TARGETS = (1e4, 1e5, 1e6)
 
@@ -84,9 +84,7 @@ class Subject:
     @cached_property
     def scatter(self) -> float:
         """Error of a second call of the model on the structures against the first."""
-        from .exactness import scatter
-
-        return scatter(self, self.fixed)
+        return scatter(self.structures, self.fixed)
 
     @cached_property
     def standard(self) -> bool:

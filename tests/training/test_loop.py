@@ -3,11 +3,13 @@ shipped sample."""
 
 import itertools
 import json
+import threading
 
 import numpy as np
 import pytest
 import torch
 
+from forcelaw.data import device_dataset
 from forcelaw.data.device_dataset import Shard
 from forcelaw.data.pack import Pack, sample_path
 from forcelaw.errors import DataError, StudyError
@@ -15,7 +17,7 @@ from forcelaw.models import ARCHITECTURES, build
 from forcelaw.models.frames import averaged, rotation_set
 from forcelaw.models.sizing import size
 from forcelaw.store.runs import RunDirectory, content_id
-from forcelaw.training import checkpoint
+from forcelaw.training import checkpoint, loop
 from forcelaw.training.config import TrainOptions, evaluation_steps, warmup_steps
 from forcelaw.training.evaluate import evaluate, symmetry_error
 from forcelaw.training.loop import make_model, train
@@ -95,6 +97,46 @@ def test_windows_do_not_change_the_numbers(tmp_path) -> None:
     train(whole, pack)
     train(windowed, pack, capacity=60)
     assert losses(whole) == losses(windowed)
+
+
+def test_a_run_is_left_while_its_graphs_are_built(tmp_path, monkeypatch) -> None:
+    """A pack of millions of atoms takes minutes: SIGTERM and time limits do not wait for it, and
+    the claim is renewed meanwhile."""
+    torch.set_num_threads(1)
+    monkeypatch.setitem(device_dataset._LOAD_ATOMS, "cpu", 10)
+    monkeypatch.setattr(loop, "HEARTBEAT_SECONDS", -1.0)
+    pack = write_pack(tmp_path / "pack")
+    whole, _ = make_run(tmp_path / "a", pack)
+    train(whole, pack)
+    for moment in (1, 4, 9):  # of some twenty pieces
+        run, _ = make_run(tmp_path / f"b{moment}", pack)
+        beats, stop = [], iter(range(1, 1_000_000))
+        monkeypatch.setattr(type(run), "heartbeat", lambda self, beats=beats: beats.append(0))
+        assert train(run, pack, stop=lambda stop=stop, at=moment: next(stop) == at) is None
+        assert len(beats) == moment - 1 and not run.metrics() and run.position() == 0
+        assert next(stop) == moment + 1  # it is not asked again: nothing more was read
+        assert train(run, pack)["status"] == "finished" and losses(run) == losses(whole)
+
+
+def test_a_run_left_while_its_next_window_is_read_loses_no_step(tmp_path) -> None:
+    torch.set_num_threads(1)
+    pack = write_pack(tmp_path / "pack")
+    whole, spec = make_run(tmp_path / "a", pack, evaluations=2)
+    train(whole, pack)
+    run, _ = make_run(tmp_path / "b", pack, evaluations=2)
+    windows = []
+
+    def stop() -> bool:  # of the thread that reads ahead, for the third window
+        if threading.current_thread() is not threading.main_thread():
+            windows.append(0)
+        return len(windows) == 2 and threading.current_thread() is not threading.main_thread()
+
+    assert train(run, pack, stop=stop, capacity=60) is None
+    assert 0 < run.position() < spec.steps and run.position() not in {
+        row["step"] for row in run.metrics()
+    }
+    train(run, pack, capacity=60)
+    assert losses(run) == losses(whole)
 
 
 def test_shards_do_not_change_the_numbers(tmp_path) -> None:

@@ -234,6 +234,9 @@ def test_steps_too_small_for_the_ranks_are_refused(tmp_path) -> None:
         train(run, pack, ranks=Second())
 
 
+READS = 4  # stop is asked as often while the data of validation and training are read
+
+
 @pytest.fixture(scope="module")
 def team():
     with Team(2, "cpu") as made:
@@ -241,8 +244,8 @@ def team():
 
 
 def stopping_at(*steps):
-    """A ``stop`` that asks to leave at its n-th calls."""
-    calls = iter(range(1, 1_000_000))
+    """A ``stop`` that asks to leave after the n-th steps; 0: just before the first."""
+    calls = iter(range(1 - READS, 1_000_000))
     return lambda: next(calls) in steps
 
 
@@ -270,7 +273,7 @@ def test_a_signal_to_any_rank_stops_all_at_the_same_step(tmp_path, team) -> None
     calls = iter(range(1_000_000))
 
     def signal_once() -> bool:
-        if next(calls) == 3:
+        if next(calls) == READS + 3:
             team._others[0].send_signal(signal.SIGTERM)
         time.sleep(0.05)
         return False
@@ -278,6 +281,14 @@ def test_a_signal_to_any_rank_stops_all_at_the_same_step(tmp_path, team) -> None
     assert drive(team, run, pack, stop=signal_once) is None
     assert 3 <= run.position() < spec.steps
     assert drive(team, run, pack)["status"] == "finished"  # both are there still
+
+
+def test_ranks_leave_while_they_read_their_data(tmp_path, team) -> None:
+    pack = write_pack(tmp_path / "pack")
+    run, _ = make_run(tmp_path, pack)
+    assert drive(team, run, pack, stop=stopping_at(0)) is None
+    assert run.position() == 0 and not run.metrics() and not team._others
+    assert drive(team, run, pack)["status"] == "finished"  # the other one is started again
 
 
 def test_a_lost_rank_ends_the_others_and_the_run_stays_open(tmp_path, team) -> None:
@@ -289,7 +300,7 @@ def test_a_lost_rank_ends_the_others_and_the_run_stays_open(tmp_path, team) -> N
     calls = iter(range(1_000_000))
 
     def kill_once() -> bool:
-        if next(calls) == 12:
+        if next(calls) == READS + 12:
             team._others[0].kill()
         return False
 

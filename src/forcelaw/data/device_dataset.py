@@ -8,6 +8,7 @@ Legend: s structures, a atoms, e edges of the shard; g structures, n atoms, m ed
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +51,8 @@ class Shard:
     """Structures of a pack on one device, with their edges.
 
     stress: whether labels of the stress are loaded too. charges, spins: those that the model tells
-    apart, if it does. references (119,): reference energies in eV instead of the pack's.
+    apart, if it does. references (119,): reference energies in eV instead of the pack's. poll:
+    called again and again meanwhile (minutes for some 1e8 atoms); what it raises ends the loading.
 
     natoms, nedges (s,) int64; species (a,); pos, forces (a, 3); energy (s,); sender, receiver,
     transposed (e,) local to the structure, the last one being its edges in the order of their
@@ -71,6 +73,7 @@ class Shard:
         spins: tuple[int, ...] = (),
         references: tuple[float, ...] | None = None,
         config_weights: tuple[tuple[str, float], ...] = (),
+        poll: Callable[[], None] = lambda: None,
     ):
         self.device, self.dtype, self.cutoff = torch.device(device), dtype, cutoff
         self.indices = np.asarray(indices, np.int64)
@@ -109,7 +112,7 @@ class Shard:
         }
         ends = np.cumsum(counts)
         low, at_once = 0, _LOAD_ATOMS.get(self.device.type, 500_000)
-        with Gather(pack, self.indices) as stored:
+        with Gather(pack, self.indices, poll) as stored:
             while low < len(self.indices):
                 before = ends[low - 1] if low else 0
                 high = max(low + 1, int(np.searchsorted(ends, before + at_once, side="right")))

@@ -35,10 +35,11 @@ _OF_STRUCTURES = ("energies", "cells", "pbc")
 
 class Gather:
     """Reads ``structures`` (s,) of a pack, in that order, from the first on. Where it is not that
-    of the pack, blocks of them are read in the order of the pack and held. Used as a context."""
+    of the pack, blocks of them are read in the order of the pack and held. poll: called before each
+    reading. Used as a context."""
 
-    def __init__(self, pack: Pack, structures: np.ndarray):
-        self.pack, self._structures = pack, structures
+    def __init__(self, pack: Pack, structures: np.ndarray, poll: Callable[[], None] = lambda: None):
+        self.pack, self._structures, self._poll = pack, structures, poll
         self._ascending = bool((structures[1:] >= structures[:-1]).all())
         self._asked = self._ready = 0
         self._thread = ThreadPoolExecutor(1, "gather")
@@ -60,6 +61,7 @@ class Gather:
     def read(self, low: int, high: int) -> dict[str, np.ndarray]:
         """Arrays of structures low:high, as they are stored: numbers, positions, forces of their
         atoms, one structure after the other; energies, cells, pbc."""
+        self._poll()
         if self._ascending:
             self.reach(high)
             rows = self._structures[low:high].astype(np.int64)
@@ -100,7 +102,7 @@ class Gather:
             stored, rows = getattr(self.pack, name), len(counts)
             number = int(counts.sum()) if name in _OF_ATOMS else rows
             arrays[name] = np.empty((number, *stored.shape[1:]), stored.dtype)
-        with Gather(self.pack, structures[order]) as in_order:
+        with Gather(self.pack, structures[order], self._poll) as in_order:
             for begin in range(0, len(order), IN_ORDER):
                 end = min(begin + IN_ORDER, len(order))
                 for name, rows in in_order.read(begin, end).items():

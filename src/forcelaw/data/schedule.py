@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -141,7 +141,14 @@ class Shards:
         self._held: dict[Any, list[Shard]] = {}
         self._lock = threading.Lock()
 
-    def get(self, pack: Pack, indices: np.ndarray, **options: Any) -> Shard:
+    def get(
+        self,
+        pack: Pack,
+        indices: np.ndarray,
+        *,
+        poll: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> Shard:
         """A shard whose first rows are ``indices``; loaded when there is none yet. Options as for
         :class:`Shard`."""
         key = (pack.hash, *(str(options[name]) for name in sorted(options)))
@@ -150,7 +157,7 @@ class Shards:
             found = next((s for s in held if _begins_with(s.indices, indices)), None)
             if found is None:
                 held[:] = [s for s in held if not _begins_with(indices, s.indices)]
-                found = load_shard(pack, indices, **options)
+                found = load_shard(pack, indices, poll=poll, **options)
                 held.append(found)
             return found
 
@@ -165,7 +172,8 @@ class Feed:
 
     With ``shards`` all structures are loaded, for other runs too; without, no more than the plan
     comes to. rank, ranks: of several processes this one, which takes its part of every step
-    (``plan``). Windows end at the same steps in all of them, given the same capacity.
+    (``plan``). Windows end at the same steps in all of them, given the same capacity. poll: as for
+    :class:`Shard`; what it raises, the windows raise.
     """
 
     def __init__(
@@ -182,11 +190,12 @@ class Feed:
         shards: Shards | None = None,
         rank: int = 0,
         ranks: int = 1,
+        poll: Callable[[], None] = lambda: None,
         **labels: Any,
     ):
         self.pack, self.indices, self.shards = pack, indices, shards
         shared = {"cutoff": cutoff, "elements": elements, "device": device, "dtype": dtype}
-        self.options = {**shared, **labels}  # all as for Shard
+        self.options = {**shared, **labels, "poll": poll}  # all as for Shard
         natoms = pack.sizes(indices)
         self.resident = natoms.sum() <= capacity
         self.plan = schedule.part(natoms, rank, ranks)

@@ -36,6 +36,10 @@ class Request(enum.Enum):
     EXCLUSIVE = "exclusive"
 
 
+class Stopped(Exception):
+    """Raised within a training that is to leave while it reads its data."""
+
+
 # yields a Request, an event to wait for, or None: nothing to wait for, but others may go first
 Training = Generator[Any, None, dict[str, Any] | None]
 

@@ -23,7 +23,7 @@ from ..progress import Progress
 from ..store.runs import BESIDE, RunDirectory
 from . import checkpoint, fine_tune
 from .config import evaluation_steps, warmup_steps
-from .cooperative import Request, Training, drive
+from .cooperative import Request, Stopped, Training, drive
 from .device import device_name
 from .device_time import Clock
 from .evaluate import Evaluation, symmetry_error
@@ -75,14 +75,9 @@ def training(
     run: RunDirectory,
     pack: Pack,
     *,
-    device: str | torch.device = "cpu",
-    compile_model: bool = False,
-    progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
-    capacity: float | None = None,
-    shards: Shards | None = None,
-    shared: bool = False,
     ranks: Ranks = ALONE,
+    **options: Any,
 ) -> Training:
     """Train a run from its checkpoint to its end, as a generator (:mod:`.cooperative`) that returns
     the result, or None after a stop.
@@ -91,8 +86,32 @@ def training(
     any moment, a later call resumes from the last checkpoint; on a CPU it reaches the same numbers
     to the last bit. shards: data that other runs of this process hold already. shared: other runs
     use the device meanwhile, so the time of a step is sampled while they wait. ranks: the processes
-    that train it together, each of which calls this; only the first writes.
+    that train it together, each of which calls this; only the first writes, and where it leaves
+    while data are read it raises Stopped: it has to end the others. Further options: device,
+    compile_model, progress, capacity (atoms on the device).
     """
+    try:
+        return (yield from _training(run, pack, stop=stop, ranks=ranks, **options))
+    except Stopped:
+        if ranks.size > 1:
+            raise
+        return None
+
+
+def _training(
+    run: RunDirectory,
+    pack: Pack,
+    *,
+    stop: Callable[[], bool],
+    ranks: Ranks,
+    device: str | torch.device = "cpu",
+    compile_model: bool = False,
+    progress: Progress | None = None,
+    capacity: float | None = None,
+    shards: Shards | None = None,
+    shared: bool = False,
+) -> Training:
+    """What :func:`training` does; raises Stopped where it left while data were read."""
     spec = read_spec(run)
     if changed := spec.changed_code():
         raise StoreError(
@@ -125,6 +144,7 @@ def training(
         "dtype": dtype_of(spec),
         "stress": spec.train.stress,
         "config_weights": spec.train.config_weights or (),
+        "poll": _Reading(run, stop, ranks),
     }
     if spec.start:
         data["references"] = tuple(ranks.from_first(run.reference_table))
@@ -169,12 +189,11 @@ def training(
     )
     model.train()
     status = "finished"
-    neighbours = contextlib.ExitStack()
+    neighbours, resumed = contextlib.ExitStack(), state["step"]
     try:
         recorder.alone = neighbours.enter_context(training_on(device))
         if progress:
             progress.say(f"reading structures for {spec.steps - state['step']:,} steps")
-        resumed = state["step"]
         for window in feed.windows(resumed):
             if progress and window.low == resumed:
                 progress.begin(resumed)
@@ -192,6 +211,10 @@ def training(
         stepper.release()
         evaluation.release()
         return recorder.finish(status) if status != "stopped" else None
+    except Stopped:
+        if recorder.state["step"] > resumed:  # the next window was being read
+            recorder.save()
+        raise
     finally:
         neighbours.close()
         stepper.release()
@@ -276,6 +299,21 @@ def _optimizer(spec: RunSpec, model: ForceField) -> ScheduleFreeAdamW:
     return PlainOptimizer(model, kind=given.optimizer, **options)
 
 
+class _Reading:
+    """Called while data are read, which takes minutes where there are many: renews the claim, and
+    raises Stopped where the run is to be left."""
+
+    def __init__(self, run: RunDirectory, stop: Callable[[], bool], ranks: Ranks):
+        self.run, self.stop, self.ranks, self.beat = run, stop, ranks, time.monotonic()
+
+    def __call__(self) -> None:
+        if self.ranks.may_leave and self.stop():
+            raise Stopped
+        if self.ranks.first and time.monotonic() - self.beat > HEARTBEAT_SECONDS:
+            self.run.heartbeat()
+            self.beat = time.monotonic()
+
+
 @dataclass(eq=False)
 class _Recorder:
     """Trains a run and records it: clock, FLOPs, evaluations, checkpoints, result."""
@@ -327,7 +365,7 @@ class _Recorder:
                 return "diverged"
             self._housekeeping(step)
             if self._asked(stop):
-                self._save()
+                self.save()
                 return "stopped"
         return "finished"
 
@@ -391,7 +429,7 @@ class _Recorder:
         self.note = f"loss {losses['loss']:.3f}"
         if self.progress:
             self.progress.numbers["loss"] = losses["loss"]
-        self._save()
+        self.save()
         return True
 
     def _write_row(self, step: int, losses: dict[str, float]) -> None:
@@ -416,7 +454,7 @@ class _Recorder:
         )
         self.state["evaluations"] += 1
 
-    def _save(self) -> None:
+    def save(self) -> None:
         if not self.ranks.first:
             return
         checkpoint.save(
@@ -427,7 +465,7 @@ class _Recorder:
     def _housekeeping(self, step: int) -> None:
         now = time.monotonic()
         if now - self.saved > CHECKPOINT_SECONDS:
-            self._save()
+            self.save()
         if now - self.beat > HEARTBEAT_SECONDS and self.ranks.first:
             self.run.heartbeat()
             self.beat = now

@@ -41,6 +41,8 @@ class Ranks:
 
     rank, size = 0, 1
     in_graph = False  # whether sums belong into the CUDA graph of a step
+    # whether this one may leave while it reads data: it is alone, or ends the others
+    may_leave = True
 
     @property
     def first(self) -> bool:
@@ -92,6 +94,7 @@ class Group(Ranks):
     ):
         self.rank, self.size, self.device = rank, size, device
         self.gone, self.timeout, self._store = gone, timeout, store
+        self.may_leave = False
         self.in_graph = os.environ.get(ALL_REDUCE, "split") == "graph"
         self._shared = self._jobs = 0
         self._ending: threading.Timer | None = None

@@ -30,7 +30,7 @@ from ..data.schedule import Shards
 from ..errors import ForcelawError, RankError, StudyError
 from ..store.runs import RunDirectory
 from . import ranks
-from .cooperative import Training, drive
+from .cooperative import Stopped, Training, drive
 from .device import cpu_threads, pick_device
 from .loop import training
 from .ranks import Group
@@ -69,6 +69,9 @@ class Team:
             group.give_job(job(run, pack, compile_model))
             options |= {"device": group.device, "ranks": group}
             return (yield from training(run, pack, **options))
+        except Stopped:  # the others read on, and wait for this one
+            self.close(kill=True)
+            return None
         except BaseException:  # the others are in the middle of something
             self.close(kill=True)
             raise
@@ -90,6 +93,7 @@ class Team:
         if self.device.type == "cuda":
             self.device = torch.device("cuda", 0)
         self._group = Group(store, 0, self.size, self.device, gone=self._gone)
+        self._group.may_leave = True
         return self._group
 
     def _wait_for_others(self, store: Any) -> None:

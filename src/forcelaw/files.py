@@ -158,21 +158,33 @@ def storage_error(error: OSError, path: Path | None = None) -> StorageError:
     )
 
 
-def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it. durable: the
-    new one is there after a loss of power, too."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """The path of a temporary file, of the same suffix, that becomes ``path`` by one rename once
+    it is written: a reader sees the old file or the new one, never half of it, whatever ends this
+    process. A device or a pipe is written to as it is, and a link stays one."""
+    path = Path(path)
+    if (path.exists() and not path.is_file()) or path.is_relative_to("/dev"):
+        yield path
+        return
+    path = path.resolve() if path.is_symlink() else path
+    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}{path.suffix}")
     try:
-        with temporary.open("w") as file:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, value: Any, *, durable: bool = False) -> None:
+    """Write JSON, :func:`whole`. durable: the new file is there after a loss of power, too."""
+    with whole(path) as temporary, temporary.open("w") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
     if durable:
         fsync_folder(path.parent)
 

@@ -3,11 +3,15 @@ batch job or a pinned shell has fewer cores and less memory than the machine."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 CGROUPS, PROC = Path("/sys/fs/cgroup"), Path("/proc")
 
@@ -124,3 +128,30 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def interrupted_by_sigterm() -> contextlib.AbstractContextManager[None]:
+    """While entered, SIGTERM does what Ctrl-C does."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    return _on_sigterm(interrupt)
+
+
+def without_sigterm() -> contextlib.AbstractContextManager[None]:
+    """While entered, SIGTERM does nothing."""
+    return _on_sigterm(signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _on_sigterm(handler: Any) -> Iterator[None]:
+    """Another handler of SIGTERM, where this thread may set one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from safetensors.torch import load_file
@@ -117,3 +118,21 @@ def test_what_ignores_ctrl_c_goes_on_to() -> None:
             assert not stop()
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def test_sigterm_ends_any_command_as_ctrl_c_does(monkeypatch) -> None:
+    """It did so only while runs were trained: planning and reports died, and cleaned nothing up."""
+    from forcelaw.cli import train
+
+    before, cleaned = signal.getsignal(signal.SIGTERM), []
+
+    def models(_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            cleaned.append(True)
+
+    monkeypatch.setattr(train, "_models", models)
+    assert main(["models"]) == 130 and cleaned
+    assert signal.getsignal(signal.SIGTERM) == before

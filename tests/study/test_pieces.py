@@ -5,6 +5,8 @@ import json
 import math
 import os
 import re
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -229,8 +231,6 @@ def test_rates_are_those_of_one_thread(study, tmp_path, monkeypatch) -> None:
 
 
 def test_no_worker_trains_on_when_the_launcher_fails(study, tmp_path, monkeypatch) -> None:
-    import subprocess
-    import sys
 
     from forcelaw.study import launcher
 
@@ -252,6 +252,34 @@ def test_no_worker_trains_on_when_the_launcher_fails(study, tmp_path, monkeypatc
     for process in started:
         process.kill()
     assert len(codes) == 2 and None not in codes
+
+
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
+def test_workers_that_save_are_waited_for_until_a_second_ctrl_c(capsys, again) -> None:
+    from forcelaw.study import launcher
+
+    saves = "import signal, sys, time\n"
+    saves += "def save(*_):\n    time.sleep(0.5)\n    sys.exit(0)\n"
+    saves += "signal.signal(signal.SIGTERM, save)\nprint(flush=True)\ntime.sleep(60)"
+    worker = subprocess.Popen([sys.executable, "-c", saves], stdout=subprocess.PIPE)
+    worker.stdout.readline()
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(0.2, os.kill, [os.getpid(), again])
+    timer.start()
+    try:
+        if again is signal.SIGTERM:  # schedulers repeat it
+            launcher._end([worker])
+            assert worker.returncode == 0
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                launcher._end([worker])
+            assert worker.poll() is None and "still saving" in capsys.readouterr().err
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, previous)
+        worker.wait(timeout=20)
+        worker.stdout.close()
+    assert worker.returncode == 0  # it was not disturbed
 
 
 def test_the_status_counts_runs_that_wait_for_a_sweep_as_work(study, tmp_path) -> None:

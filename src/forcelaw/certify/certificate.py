@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import StoreError, printable
-from ..files import read_json, write_json
+from ..files import read_json, whole, write_json
 
 Verdict = Literal["holds", "fails", "note", "skipped"]
 FOLDER = "certificates"  # beside the output directories of studies, and beside study files
@@ -95,8 +95,9 @@ class Certificate:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{file_name(self.architecture, self.options)}.json"
         write_json(path, {"format": FORMAT, **asdict(self)})
-        path.with_suffix(".md").write_text(self.markdown())
-        path.with_suffix(".html").write_text(self.html())
+        for suffix, text in ((".md", self.markdown()), (".html", self.html())):
+            with whole(path.with_suffix(suffix)) as temporary:
+                temporary.write_text(text)
         return path
 
     def markdown(self) -> str:

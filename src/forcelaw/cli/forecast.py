@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from ..errors import FitError
+from ..files import whole, write_json
 from ..settings import Settings
 from . import CANNOT_CARRY
 from .laws_options import FitOptions, TableOptions
@@ -138,8 +139,6 @@ def _forecast(args: argparse.Namespace) -> int:
 
 def _write(args: argparse.Namespace, content: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     if args.json_out:
-        from ..files import write_json
-
         args.json_out.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json_out, content)
     if args.csv:
@@ -148,7 +147,7 @@ def _write(args: argparse.Namespace, content: dict[str, Any], rows: list[dict[st
                 "there is no row to write", where=str(args.csv), remedy="see the reasons above"
             )
         args.csv.parent.mkdir(parents=True, exist_ok=True)
-        with args.csv.open("w", newline="") as file:
+        with whole(args.csv) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

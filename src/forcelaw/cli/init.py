@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ..data.options import Preparation
 from ..errors import DataError, StudyError
-from ..files import reading
+from ..files import reading, whole
 from ..settings import Settings
 from .data import SOURCES
 from .options import add_options, from_options, typed_command
@@ -98,7 +98,8 @@ def _init(args: argparse.Namespace) -> int:
         architectures=names,
         charge_spin=charged,
     )
-    out.write_text(text)
+    with whole(out) as temporary:
+        temporary.write_text(text)
     load(out)
     print(f"{out}: {describe(proportions(structures, atoms))}")
     print(f"next: forcelaw run {out} --plan")

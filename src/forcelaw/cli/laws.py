@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FitError, require
+from ..files import whole
 from . import CANNOT_CARRY
 from .laws_options import (
     Compare,
@@ -145,9 +146,8 @@ def write(args: argparse.Namespace, content: dict[str, Any]) -> None:
         print(text)
         return
     path = Path(args.json_out)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    with whole(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def say(args: argparse.Namespace, text: str) -> None:

@@ -32,6 +32,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import ForcelawError, ForcelawWarning, missing_package, printable, require
+from ..host import interrupted_by_sigterm
 from . import INTERRUPTED
 from .options import HelpFormatter
 
@@ -105,7 +106,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         try:
             require(*getattr(args, "packages", ()))
-            with contextlib.redirect_stdout(_Printable(sys.stdout)), _plain_warnings():
+            with (
+                interrupted_by_sigterm(),
+                contextlib.redirect_stdout(_Printable(sys.stdout)),
+                _plain_warnings(),
+            ):
                 return int(args.handler(args) or 0)
         except ModuleNotFoundError as error:
             raise missing_package(error) from error

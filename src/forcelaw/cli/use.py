@@ -66,6 +66,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     from ..api.run import load_run
     from ..errors import require
+    from ..files import whole
 
     if args.figure:
         require("matplotlib")
@@ -91,7 +92,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         if args.json_out == "-":
             print(text)
         else:
-            Path(args.json_out).write_text(text + "\n")
+            with whole(Path(args.json_out)) as temporary:
+                temporary.write_text(text + "\n")
     if args.json_out != "-":
         print(f"{label}, N = {run.spec['n']:,}, {run.path}: {found.summary()}")
     if args.figure:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FitError, printable, require
+from ..files import whole
 from .spec import Figure, Panel, Series
 from .text import pretty, round_numbers
 
@@ -59,9 +60,12 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     with matplotlib.rc_context(STYLE):
         canvas = _canvas(figure)
         # each printed directly: savefig would draw everything once more for every format
-        FigureCanvasAgg(canvas).print_png(paths[0], metadata={"Software": "forcelaw"})
-        FigureCanvasSVG(canvas).print_svg(paths[1], metadata={"Date": None})
-        FigureCanvasPdf(canvas).print_pdf(paths[2], metadata={"CreationDate": None})
+        with whole(paths[0]) as path:
+            FigureCanvasAgg(canvas).print_png(path, metadata={"Software": "forcelaw"})
+        with whole(paths[1]) as path:
+            FigureCanvasSVG(canvas).print_svg(path, metadata={"Date": None})
+        with whole(paths[2]) as path:
+            FigureCanvasPdf(canvas).print_pdf(path, metadata={"CreationDate": None})
     return paths
 
 
@@ -94,10 +98,8 @@ def save_alone(figure: Figure, path: str | Path) -> Path:
     import matplotlib
 
     path = check_path(path)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    with matplotlib.rc_context(STYLE):
-        _canvas(figure, titled=True).savefig(partial)
-    partial.replace(path)
+    with matplotlib.rc_context(STYLE), whole(path) as temporary:
+        _canvas(figure, titled=True).savefig(temporary)
     return path
 
 

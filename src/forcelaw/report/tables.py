@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from ..files import whole
 from .analysis import Analysis
 from .section import Csv, Section
 from .sections import exponents
@@ -24,17 +25,20 @@ def write_all(analysis: Analysis, sections: Sequence[Section], folder: Path) -> 
     """Every table of the report under ``folder``; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [write_csv(folder, file) for section in sections for file in section.files]
-    (folder / "exponents.md").write_text(markdown(analysis), encoding="utf-8")
+    with whole(folder / "exponents.md") as path:
+        path.write_text(markdown(analysis), encoding="utf-8")
     frame = analysis.source.frame
     texts = [name for name, kind in frame.schema.items() if kind == pl.String]
     starts = "^[" + "".join(f"\\{start}" for start in "=+-@") + "\t\r]"
-    frame.with_columns(
+    spreadsheet = frame.with_columns(
         pl.when(pl.col(name).str.contains(starts))
         .then("'" + pl.col(name))
         .otherwise(pl.col(name))
         .alias(name)
         for name in texts
-    ).write_csv(folder / "runs.csv")
+    )
+    with whole(folder / "runs.csv") as path:
+        spreadsheet.write_csv(path)
     return [*paths, folder / "exponents.md", folder / "runs.csv"]
 
 
@@ -42,7 +46,7 @@ def write_csv(folder: Path, table: Csv) -> Path:
     """One file, with a header even when there is no row. Text that a spreadsheet would run as a
     formula gets an apostrophe in front."""
     path = folder / f"{table.name}.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(table.columns)
         writer.writerows([_safe(value) for value in row] for row in table.rows)

@@ -48,6 +48,7 @@ def report(
     require(*NEEDED)
     from ..errors import printable
     from ..figures.matplotlib import save
+    from ..files import whole
     from . import tables
     from .analysis import analyse
     from .html import render
@@ -70,9 +71,8 @@ def report(
     say("writing the page and the tables")
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
-    temporary = page.with_suffix(".html.partial")
-    temporary.write_text(render(analysis, made), encoding="utf-8", errors="backslashreplace")
-    temporary.replace(page)
+    with whole(page) as temporary:
+        temporary.write_text(render(analysis, made), encoding="utf-8", errors="backslashreplace")
     tables.write_all(analysis, made, folder / "tables")
     for figure in (figure for section in made for figure in section.figures):
         say(f"drawing {figure.name}")

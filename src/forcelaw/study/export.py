@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
-from ..files import check_regular, file_sha256, read_json, read_whole, reading, write_json
+from ..files import check_regular, file_sha256, read_json, read_whole, reading, whole, write_json
 from ..store.runs import RunDirectory, content_id, runs
 from ..table.columns import COLUMNS, measured
 from ..table.directory import EVIDENCE, frame, rows, typed
@@ -61,7 +61,8 @@ def write_evidence(
     content = stopped(content) if stop else content
     content.sort(key=lambda r: (r["architecture"], r["kind"], r["n"], r["run"], r["step"] or 0))
     if kind == "parquet":
-        frame(content).write_parquet(path, compression="zstd")
+        with whole(path) as temporary:
+            frame(content).write_parquet(temporary, compression="zstd")
     else:
         _csv(content, path)
     for other in set(EVIDENCE.values()) - {path.name}:
@@ -120,14 +121,14 @@ def stopped(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _csv(content: list[dict[str, Any]], path: Path) -> None:
     """Python's own CSV: floats are written so that they come back to the last bit."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(COLUMNS), lineterminator="\n")
         writer.writeheader()
         writer.writerows(content)
 
 
 def _jsonl(listed: list[RunDirectory], path: Path) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for run in listed:
             result = run.result()
             if result:  # a traceback is full of paths; what went wrong is in the message
@@ -295,7 +296,8 @@ def _import_run(
         shutil.rmtree(here.path)
     run = RunDirectory.create(root, spec)
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in metrics)
-    (run.path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    with whole(run.path / "metrics.jsonl") as temporary:
+        temporary.write_text(text, encoding="utf-8")
     if result is not None:
         run.finish(result)
     return "better" if existed else "new"

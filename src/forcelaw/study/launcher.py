@@ -8,16 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from ..errors import RankError, StorageError, StudyError
 from ..files import storage
-from ..host import place, usable_cores, wanted_threads
+from ..host import interrupted_by_sigterm, place, usable_cores, wanted_threads, without_sigterm
 from ..progress import Progress, duration
 from ..training.device import device_name
 from . import stop
@@ -73,13 +70,10 @@ def run_local(
     ]
     try:
         if processes:
-            with _interrupted_by_sigterm():
+            with interrupted_by_sigterm():
                 _watch(directory, processes, device, rates, deadline, hold, gpus)
     except BaseException as error:  # whatever it is, no worker trains on unattended
-        for p in processes:
-            p.send_signal(signal.SIGTERM)
-        for p in processes:
-            p.wait()
+        _end(processes)
         if isinstance(error, KeyboardInterrupt):
             print("stopped; the same command resumes the study", file=sys.stderr)
         raise
@@ -157,21 +151,18 @@ def _show(bar: Progress, status: StudyStatus, name: str, workers: int) -> None:
     bar._show(text + (f" | {'; '.join(status.now)}" if status.now else ""))
 
 
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, interrupt)
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Let workers save and end. A second SIGTERM changes nothing, because schedulers repeat it; a
+    second Ctrl-C leaves them to it."""
+    for p in processes:
+        p.send_signal(signal.SIGTERM)
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        with without_sigterm():
+            for p in processes:
+                p.wait()
+    except KeyboardInterrupt:
+        print("workers are still saving, and end by themselves", file=sys.stderr)
+        raise
 
 
 def default_workers(device: str, gpus: int = 1, threads: int = 1) -> int:

@@ -81,36 +81,50 @@ def repeated_runs(arch: Architecture) -> list[tuple[dict[str, Any], list[Repeate
     """Last evaluation and course, from the second pass on, of each run that can be compared with
     others of equal N."""
     out = []
+    fresh: dict[float, _Fresh] = {}
     for _, rows in arch.repeated.group_by(["run"], maintain_order=True):
-        rows = rows.sort("d")
-        if course := _against_fresh(arch, rows):
+        rows, n = rows.sort("d"), rows["n"][0]
+        if n not in fresh:  # runs of one size are compared with the same others
+            fresh[n] = _Fresh(arch.frame.filter(pl.col("n") == n))
+        if course := _against(fresh[n], rows):
             out.append((rows.row(-1, named=True), course))
     return out
 
 
-def _against_fresh(arch: Architecture, rows: pl.DataFrame) -> list[Repeated]:
-    same_size = arch.frame.filter(pl.col("n") == rows["n"][0])
-    others = [other.sort("d") for _, other in same_size.group_by(["run"])]
-    ds = sorted({d for other in others for d in other["d"].to_list()})
-    lowest = np.minimum.accumulate([_mean_at(d, others) for d in ds]) if ds else []
+class _Fresh:
+    """Runs of one size on the largest training set. ds: where they were evaluated; lowest: their
+    mean loss up to there."""
+
+    def __init__(self, rows: pl.DataFrame):
+        self._runs = [run.sort("d") for _, run in rows.group_by(["run"], maintain_order=True)]
+        self._means: dict[float, float | None] = {}
+        self.ds = sorted({d for run in self._runs for d in run["d"].to_list()})
+        means = [self.mean_at(d) for d in self.ds]
+        self.lowest = np.minimum.accumulate(means) if means else []
+
+    def mean_at(self, d: float) -> float | None:
+        """Mean loss at D = d; None where none has been."""
+        if d not in self._means:
+            losses = (loss_at_data(run, d) for run in self._runs)
+            found = [loss for loss in losses if loss is not None]
+            self._means[d] = sum(found) / len(found) if found else None
+        return self._means[d]
+
+
+def _against(others: _Fresh, rows: pl.DataFrame) -> list[Repeated]:
     out = []
     for row in rows.filter(pl.col("d") > PASSES * pl.col("u")).iter_rows(named=True):
-        fresh = _mean_at(row["d"], others)
+        fresh = others.mean_at(row["d"])
         if fresh is None:
             continue
         new: float | None = row["d"]
         if row["loss"] > fresh:
-            there = float(np.exp(np.interp(-np.log(row["loss"]), -np.log(lowest), np.log(ds))))
-            new = None if row["loss"] > lowest[0] else min(row["d"], there)
+            lowest, ds = np.log(others.lowest), np.log(others.ds)
+            there = float(np.exp(np.interp(-np.log(row["loss"]), -lowest, ds)))
+            new = None if row["loss"] > others.lowest[0] else min(row["d"], there)
         worth = None if new is None else new / row["u"]
         out.append(Repeated(row["d"] / row["u"], row["loss"] / fresh, worth))
     return out
-
-
-def _mean_at(d: float, others: list[pl.DataFrame]) -> float | None:
-    """Mean loss of runs at D = d; None where none has been."""
-    found = [loss for other in others if (loss := loss_at_data(other, d)) is not None]
-    return sum(found) / len(found) if found else None
 
 
 def figure(archs: list[Architecture], words: Words) -> Figure:

@@ -29,6 +29,11 @@ def test_a_file_that_is_half_written_leaves_the_old_one_and_nothing_else(tmp_pat
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and listed(tmp_path) == ["table.csv"]
+    for full in (OSError(errno.ENOSPC, "full"), OSError(errno.EROFS, "no", str(temporary))):
+        with pytest.raises(OSError, match=r"table\.csv"), whole(path) as temporary:
+            if full.filename:
+                full.filename = str(temporary)
+            raise full
 
 
 def test_links_and_pipes_stay_what_they_are(tmp_path) -> None:

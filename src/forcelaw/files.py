@@ -17,10 +17,10 @@ from .errors import ForcelawError, StorageError, StoreError, missing_package
 
 # what to do about an operating system's refusal to write
 _REMEDIES = {
-    errno.ENOSPC: "make room on this disk and give the same command again; training goes on from"
-    " its last checkpoint",
-    errno.EDQUOT: "make room within your quota and give the same command again; training goes on"
-    " from its last checkpoint",
+    errno.ENOSPC: "make room on this disk and give the same command again; what was trained is"
+    " kept",
+    errno.EDQUOT: "make room within your quota and give the same command again; what was trained is"
+    " kept",
     errno.EROFS: "give an output directory that can be written, or mount this one for writing",
     errno.EACCES: "give an output directory that you may write",
     errno.EPERM: "give an output directory that you may write",
@@ -172,9 +172,11 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and str(error.filename or temporary) == str(temporary):
+            error.filename = str(path)  # a full disk says no name, the others one that nobody gave
         raise
 
 
@@ -212,14 +214,14 @@ def read_whole(path: Path) -> bytes:
         raise StoreError(what, where=str(path), remedy=RESTORE) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. StoreError where it is not one."""
+def read_json(path: Path, *, remedy: str = RESTORE) -> dict[str, Any]:
+    """The JSON object in a file. StoreError with ``remedy`` where it is not one."""
     try:
         content = json.loads(read_whole(path))
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
         what = f"{path.name} is not JSON: {error}"
-        raise StoreError(what, where=str(path), remedy=RESTORE) from error
+        raise StoreError(what, where=str(path), remedy=remedy) from error
     if not isinstance(content, dict):
         what = f"{path.name} holds a {type(content).__name__}, not an object"
-        raise StoreError(what, where=str(path), remedy=RESTORE)
+        raise StoreError(what, where=str(path), remedy=remedy)
     return content

@@ -31,6 +31,16 @@ def count(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def counted(number: int, noun: str = "run") -> str:
+    """1 run, 2 runs, 1,200 runs."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def are(number: int) -> str:
+    """The verb after :func:`counted`."""
+    return "is" if number == 1 else "are"
+
+
 def digits(value: float, figures: int = 2) -> str:
     """A number in short, as YAML reads one: 1.2e5."""
     mantissa, _, exponent = f"{value:.{figures - 1}e}".partition("e")

@@ -105,7 +105,7 @@ def test_runs_that_have_not_learned_their_energies_are_named(tmp_path: Path) -> 
     analysis, page = made(folder)
     assert {row["run"] for row in analysis.unlearned} == set(dead.values())
     assert f"2 run(s) finished {words}" in page.words
-    assert "eSEN (2: energies, 1 of a sweep, whose best rate may be chance)" in page.words
+    assert "eSEN (2 of energies; 1 in a sweep, whose best rate may be chance)" in page.words
     swept = next(one for one in sweeps(analysis) if one.label == "eSEN")
     rates = {point["run"]: point["lr"] for point in swept.points}
     assert rates[dead["sweep"]] not in swept.means and len(swept.means) == len(rates) - 1

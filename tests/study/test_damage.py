@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from forcelaw.cli import DAMAGED
 from forcelaw.cli.main import main
 from forcelaw.errors import StorageError
 from forcelaw.store.runs import RunDirectory, runs
@@ -117,6 +118,26 @@ def test_evaluations_that_the_checkpoint_counts_and_are_lost_or_twice_are_damage
     assert bad.id in capsys.readouterr().err
     file.write_text(sound)
     assert set(work(study).values()) == {"finished"}
+
+
+@pytest.mark.parametrize("size", [0, 100, None], ids=["empty", "part of a line", "no last line"])
+def test_a_finished_run_that_has_lost_its_last_evaluation_is_damage(study, capsys, size) -> None:
+    """It counted as finished and was in no table: result.json was there to be read."""
+    assert set(work(study).values()) == {"finished"}
+    out = study.parent / "out"
+    bad = next(runs(out / "runs"))
+    file = bad.path / "metrics.jsonl"
+    sound = file.read_bytes()
+    cut = sound[:size] if size is not None else sound[: sound[:-1].rindex(b"\n") + 1]
+    file.write_bytes(cut)
+    assert main(["status", str(out)]) == 0
+    assert f"{bad.id}" in capsys.readouterr().out
+    assert table(out / "runs").filter(run=bad.id)["status"].unique().to_list() == ["failed"]
+    command = ["run", str(study), "--out", str(out), "--no-report", "--workers", "1"]
+    assert main(command) == DAMAGED
+    assert f"{bad.id}: " in capsys.readouterr().err and bad.state() == "damaged"
+    assert main([*command, "--retry-failed"]) == 0
+    assert file.read_bytes() != cut and bad.state() == "finished"
 
 
 def test_a_file_that_is_restored_is_read_again(study) -> None:

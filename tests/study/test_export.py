@@ -244,7 +244,7 @@ def test_the_books_add_up(tmp_path) -> None:
         and total.utilisation == pytest.approx(3.0)
         and total.devices == {"H100": 0.5}
     )
-    assert "3.00 hours of training" in total.describe() and "1 more runs" in total.describe()
+    assert "3.00 hours of training" in total.describe() and "1 more run is of" in total.describe()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from forcelaw.errors import StudyError
 from forcelaw.files import read_json
 from forcelaw.store.runs import RunDirectory, runs
+from forcelaw.study.advice import advise
 from forcelaw.study.config import load
 from forcelaw.study.plan import plan
 from forcelaw.study.record import StudyDirectory
@@ -69,6 +70,23 @@ def test_a_plan_needs_no_disk_and_is_the_same_every_time(tmp_path, monkeypatch) 
     assert once == again and once.complete and len(once.runs) == 9 + 4 + 1 + 4
     assert plan(read, data, dict(reversed(finished.items()))) == once
     assert {run.spec["lr"] for run in once.runs if run.kind == "grid"} == {2e-3}
+
+
+def test_sizes_that_are_one_model_are_one_run(tmp_path) -> None:
+    """They were two of a plan, of which one directory was made: counts, work left and the runs
+    under way were too many."""
+    text = GOOD.replace("sizes: [3e3, 6e3]", "sizes: [3e3, 3.1e3, 6e3]")
+    text = text.replace("factors: [0.5, 1, 2]", "factors: [0.5, 1, 1.0001, 2]")
+    assert text.count("3.1e3") == text.count("1.0001") == 1
+    read, pack = study(tmp_path, text), write_pack(tmp_path / "pack")
+    data = summarise(pack, cutoff=read.cutoff)
+    planned = plan(read, data, {})
+    losses = {run.id: 0.5 + run.spec["lr"] for run in planned.runs}
+    planned = plan(read, data, losses)
+    assert planned.complete and len(planned.runs) == len({run.id for run in planned.runs})
+    assert len(planned.runs) == 9 + 4 + 1 + 4
+    (said,) = [line for line in advise(read, data, planned) if "the same" in line]
+    assert "MPNN, PaiNN" in said and "3.0e3 and 3.1e3" in said
 
 
 @pytest.mark.parametrize(

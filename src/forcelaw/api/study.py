@@ -159,6 +159,7 @@ class Study:
         Raises StudyError for wrong options, and where OUT holds another study.
         """
         from ..data.verify import verify
+        from ..progress import counted
         from ..study.cost import rates_of
         from ..study.launcher import check_devices, default_workers, run_local
         from ..study.status import (
@@ -166,7 +167,7 @@ class Study:
             describe_rest,
             describe_unlearned,
             study_status,
-            survey,
+            unlearned_runs,
         )
         from ..study.stop import withdraw
         from ..study.worker import headroom, shares
@@ -209,8 +210,10 @@ class Study:
         )
         damaged = len(status.damaged)
         aside = f", {damaged} damaged and set aside" if damaged else ""
-        say(f"{finished} runs finished, {diverged} diverged, {failed} failed{aside}: {self.out}")
-        if text := describe_unlearned(survey(self.out)):
+        say(
+            f"{counted(finished)} finished, {diverged} diverged, {failed} failed{aside}: {self.out}"
+        )
+        if text := describe_unlearned(unlearned_runs(self.directory)):
             say(text)
         time_up = not status.over and time.time() >= deadline - headroom(device, compile)
         if time_up:
@@ -271,6 +274,11 @@ class Study:
 
         for run in runs(self.out / "runs"):
             state = run.state()
+            if state == "finished":
+                try:
+                    run.final_loss()
+                except StoreError:
+                    state = "damaged"
             with storage(run.path):
                 if state == "failed":
                     (run.path / "result.json").unlink()

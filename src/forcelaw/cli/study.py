@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from ..errors import StoreError, StudyError, require
+from ..progress import are, counted
 from ..settings import Settings
 from . import DAMAGED, FAILED, UNFINISHED
 from .machine import Machine
@@ -278,7 +279,8 @@ def _stop(args: argparse.Namespace) -> int:
 
     left = stop_study(args.out, say=_say)
     if left:
-        print(f"{len(left)} runs are still held: {', '.join(left)}", file=sys.stderr)
+        held = f"{counted(len(left))} {are(len(left))} still held"
+        print(f"{held}: {', '.join(left)}", file=sys.stderr)
         return FAILED
     print("stopped; `forcelaw run` resumes the study")
     return 0

@@ -88,7 +88,7 @@ class RunDirectory:
             )
 
     def spec(self) -> dict[str, Any]:
-        return read_json(self.path / "spec.json")
+        return read_json(self.path / "spec.json", remedy=RETRAIN)
 
     def references(self) -> dict[int, float] | None:
         """Reference energies in eV by atomic number; None for a run that kept none."""
@@ -125,7 +125,7 @@ class RunDirectory:
         path = self.path / "result.json"
         if not path.exists():
             return None
-        result = read_json(path)
+        result = read_json(path, remedy=RETRAIN)
         if not isinstance(result.get("status"), str):
             raise self._damaged("result.json", "there is no status")
         return result
@@ -164,25 +164,44 @@ class RunDirectory:
         """Loss of the last evaluation; None without any, and for a run that diverged or failed.
         StoreError where result or evaluations are damaged."""
         result, path = self.result(), self.path / "metrics.jsonl"
-        if result is None or result["status"] != "finished" or not path.exists():
+        if result is None or result["status"] != "finished":
             return None
-        for line in reversed(read_whole(path).splitlines()):
+        for line in reversed(read_whole(path).splitlines() if path.exists() else []):
             with contextlib.suppress(ValueError):  # cut short by a crash
                 row = json.loads(line)
                 if isinstance(row, dict) and isinstance(row.get("loss"), float | int):
+                    self._require_end(result, row)
                     return float(row["loss"])
                 raise self._damaged("metrics.jsonl", "the last evaluation has no loss")
+        self._require_end(result, None)
         return None
+
+    def outcome(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """Result and evaluations. StoreError where either is damaged, or the last evaluation of a
+        finished run, which is that of its last step, is lost."""
+        result, rows = self.result(), self.metrics()
+        if result is not None and result["status"] == "finished":
+            self._require_end(result, rows[-1] if rows else None)
+        return result, rows
+
+    def _require_end(self, result: dict[str, Any], last: dict[str, Any] | None) -> None:
+        """StoreError where ``last`` is not the evaluation that a finished run ends with."""
+        end, step = result.get("steps"), (last or {}).get("step")
+        if isinstance(end, int) and step != end:
+            what = "there is no evaluation" if last is None else f"the last evaluation is of {step}"
+            raise self._damaged("metrics.jsonl", f"{what}, and the run finished at step {end}")
 
     def left(self, without_model: Mapping[str, float]) -> dict[str, float]:
         """What a finished run has left of "energies" and "forces" (:func:`.unlearned.left`), as far
         as it was trained on them; nothing for one that began from another's weights.
         without_model: as :func:`.unlearned.no_model` reads it. StoreError where its files are
         damaged."""
-        result, spec = self.result(), self.spec()
-        if result is None or result["status"] != "finished" or spec.get("start"):
+        if (result := self.result()) is None or result["status"] != "finished":
             return {}
-        return trained(left(self.metrics(), without_model), spec.get("train", {}))
+        (_, rows), spec = self.outcome(), self.spec()
+        if spec.get("start"):
+            return {}
+        return trained(left(rows, without_model), spec.get("train", {}))
 
     def _damaged(self, name: str, what: str) -> StoreError:
         return StoreError(f"{name}: {what}", where=str(self.path), remedy=RETRAIN)
@@ -345,10 +364,10 @@ class RunDirectory:
             result = self.result()
         except StoreError:
             return "damaged"
-        if result is not None:
-            return str(result["status"])
         if self.damage():
             return "damaged"
+        if result is not None:
+            return str(result["status"])
         return "running" if self.held else "stopped" if self.position() else "waiting"
 
     @property

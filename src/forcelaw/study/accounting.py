@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import StoreError, printable
 from ..files import read_json, storage, write_json
-from ..progress import count, duration
+from ..progress import are, count, counted, duration
 from ..store.runs import BESIDE, RunDirectory, runs
 
 BEAT_SECONDS = 10.0
@@ -108,12 +108,14 @@ class Accounts:
         )
         if self.shared:
             lines.append(
-                f"shared:    {self.shared} more runs are those of other studies, and counted there"
+                f"shared:    {counted(self.shared, 'more run')} {are(self.shared)} of other"
+                " studies, and counted there"
             )
         if self.beside:
+            were = "was" if self.beside == 1 else "were"
             lines.append(
-                f"timing:    {self.beside} runs were timed while other processes trained on their"
-                " device: their hours are too long"
+                f"timing:    {counted(self.beside)} {were} timed while other processes trained on"
+                " their device: their hours are too long"
             )
         if self.utilisation is not None:
             held = ", ".join(f"{hours:.3f} h of {name}" for name, hours in self.devices.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..progress import digits
 from ..store.sweep import TIMES_LONGER
@@ -29,7 +29,8 @@ def advise(study: Study, data: DataSummary, planned: Plan) -> list[str]:
     if not grid:
         return []
     advice = [*_protocols(grid), *_kinds_of_forces(grid), *_burn_in(grid), *_passes(grid)]
-    advice += [*_short_sweeps(study, planned), *_sizes(study, grid), *_seeds(study)]
+    advice += [*_short_sweeps(study, planned), *_same_sizes(study, data)]
+    advice += [*_sizes(study, grid), *_seeds(study)]
     if data.validation is not None and data.validation < 100:
         advice.append(
             f"only {data.validation} validation structures: losses carry an error of some"
@@ -154,6 +155,25 @@ def _sizes(study: Study, grid: list[PlannedRun]) -> list[str]:
         f"{', '.join(short)}: {_range(counts)} {noun} over a factor of {_range(spans)} in N; an"
         f" exponent takes {LEAST_SIZES} over a factor of {LEAST_SPAN:g}, for example sizes:"
         f" [{', '.join(map(digits, ladder))}]"
+    ]
+
+
+def _same_sizes(study: Study, data: DataSummary) -> list[str]:
+    """Target sizes of an architecture that one and the same model comes nearest to."""
+    from .plan import model_config
+
+    found: dict[str, list[str]] = {}
+    for entry in study.architectures:
+        targets: dict[Any, list[str]] = {}
+        for size in study.sizes_of(entry):
+            config = model_config(study, data, entry, size)
+            targets.setdefault(config, []).append(digits(size))
+        for sizes in targets.values():
+            if len(sizes) > 1:
+                found.setdefault(" and ".join(sizes), []).append(label_of(entry))
+    return [
+        f"{', '.join(labels)}: the model nearest to {sizes} is the same, and is trained once"
+        for sizes, labels in found.items()
     ]
 
 

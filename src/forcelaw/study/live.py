@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError, printable
-from ..progress import count, duration
+from ..progress import are, count, counted, duration
 from ..store.beats import latest
 from ..store.claim import LEASE_SECONDS, holder
 from ..store.runs import RunDirectory
@@ -97,7 +97,8 @@ def describe(now: Live, unfinished: int) -> str:
     if now.stopping and unfinished:
         lines.append("it is stopped, or about to be; `forcelaw run` resumes it")
     elif unfinished and not now.runs and not _waiting(now):
-        lines.append(f"{unfinished} runs are left and nobody trains; `forcelaw run` resumes it")
+        left = f"{counted(unfinished)} {are(unfinished)} left"
+        lines.append(f"{left} and nobody trains; `forcelaw run` resumes the study")
     return printable("\n".join(lines))
 
 

@@ -147,6 +147,11 @@ def _sorted(runs: list[PlannedRun]) -> tuple[PlannedRun, ...]:
     return tuple(sorted(runs, key=lambda run: (run.urgency, -run.flops, run.id)))
 
 
+def _once(runs: list[PlannedRun]) -> list[PlannedRun]:
+    """Each run once: target sizes that lie near each other may be the same model."""
+    return list({run.id: run for run in runs}.values())
+
+
 def _held(grid: list[PlannedRun], hold: float | None) -> list[PlannedRun]:
     if not hold:
         return grid
@@ -288,6 +293,7 @@ class _Catalogue:
                 for factor in factors
                 for seed in rule.seeds
             ]
+            self._runs[key] = _once(self._runs[key])
         return self._runs[key]
 
     def grid(self, entry: ArchitectureSpec, lr: float | RateLaw | SizeRates) -> list[PlannedRun]:
@@ -312,6 +318,7 @@ class _Catalogue:
                 for distinct in training_sets
                 for seed in study.seeds_of(entry, n)
             ]
+            self._runs[key] = _once(self._runs[key])
         return self._runs[key]
 
     def _planned(

@@ -24,6 +24,7 @@ from ..files import read_json, storage, write_json
 from ..models.remembered import keep as keep_sizes
 from ..models.remembered import remember_in
 from ..plugins import code_changes
+from ..progress import are, counted
 from ..store.runs import FinalLosses, RunDirectory, runs
 from ..training.spec import read_spec, validation_set
 from .config import Study, differences, label_of
@@ -46,13 +47,15 @@ class StudyDirectory:
         self._losses = FinalLosses(self.runs)
         self._shared = SharedRuns([out.parent / name / "runs" for name in study.share])
         self._created: set[str] = set()
-        self.ended: set[str] = set()  # runs that were over when the plan was made
+        # as of the last plan: runs that were over, and what each has left of the parts of its loss
+        self.ended: set[str] = set()
+        self.left: dict[str, dict[str, float]] = {}
 
     def plan(self, hold: float | None = None) -> Plan:
         """The plan, given what is finished here (:func:`forcelaw.study.plan.plan`)."""
         losses = self._losses.read()
-        self.ended = set(losses)
-        return plan(self.study, self.data, losses, hold=hold, left=self._losses.left)
+        self.ended, self.left = set(losses), self._losses.left
+        return plan(self.study, self.data, losses, hold=hold, left=self.left)
 
     def create_runs(self, hold: float | None = None) -> Plan:
         """The plan, after a directory was made for each of its runs (held ones too: a forecast
@@ -86,7 +89,7 @@ class StudyDirectory:
         smaller one, and the changed keys are returned as a sentence; one without runs that were
         trained here is an error."""
         path, content = self.out / "study.json", self.study.record()
-        old: dict[str, Any] = read_json(path) if path.exists() else {}
+        old = self._recorded()
         changed: list[str] = []
         if old:
             same_data = old["data"]["hash"] == self.pack.hash
@@ -106,6 +109,14 @@ class StudyDirectory:
             f"{self.out}: the study has changed ({', '.join(changed)});"
             " all that was trained is still part of it"
         )
+
+    def _recorded(self) -> dict[str, Any]:
+        """study.json as it is; empty where there is none. StoreError where it cannot be read."""
+        path = self.out / "study.json"
+        remedy = (
+            "restore it, or delete this file, and `forcelaw run` writes it again: runs are kept"
+        )
+        return read_json(path, remedy=remedy) if path.exists() else {}
 
     def _content(
         self, old: dict[str, Any], study: dict[str, Any], changed: list[str], command: str
@@ -151,9 +162,7 @@ class StudyDirectory:
 
     def require_same_code(self) -> None:
         """StudyError where an architecture is not the code that this study was begun with."""
-        path = self.out / "study.json"
-        changed = self.changed_code(read_json(path)) if path.exists() else []
-        if changed:
+        if changed := self.changed_code(self._recorded()):
             raise StudyError(
                 f"changed since this study was begun: {'; '.join(changed)}",
                 where=str(self.out),
@@ -188,7 +197,9 @@ class StudyDirectory:
         if trained or not same_data:
             which = f"different: {', '.join(changed)}"
             if trained and same_data:
-                which += f"; {len(trained)} runs that were trained there are not part of this one"
+                which += (
+                    f"; {counted(len(trained))} trained there {are(len(trained))} not part of it"
+                )
             raise StudyError(
                 f"this directory holds another study ({which})",
                 where=str(self.out),

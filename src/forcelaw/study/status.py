@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError, printable
-from ..progress import count, duration
+from ..progress import are, count, counted, duration
 from ..store.runs import RunDirectory
 from ..store.runs import runs as all_runs
 from ..store.unlearned import no_model, unlearned
@@ -69,6 +69,8 @@ def study_status(
     for item in planned.active:
         run, spec, seconds = directory.run(item), item.spec, seconds_of(item.spec, rates)
         state = run.state()
+        if state == "finished" and item.id not in directory.ended:
+            state = "damaged"  # its evaluations are
         found.total += 1
         found.work += seconds
         found.states[state] += 1
@@ -77,7 +79,7 @@ def study_status(
             found.done += seconds
             continue
         if state == "damaged":
-            found.damaged[item.id] = run.damage() or "its result cannot be read"
+            found.damaged[item.id] = run.damage() or "its result or evaluations cannot be read"
         share = run.position() / spec["steps"]
         found.done += seconds * share
         if state == "running":
@@ -122,7 +124,7 @@ def describe_plan(
         )
     wall = duration(wall_seconds(each, workers, gpus))
     lines.append(
-        f"{len(everything)} runs, {sum(run.flops for run in everything):.1e} FLOPs, about"
+        f"{counted(len(everything))}, {sum(run.flops for run in everything):.1e} FLOPs, about"
         f" {wall} with {workers} worker{'s' * (workers > 1)}"
     )
     if gpus > 1:
@@ -141,8 +143,9 @@ def describe_plan(
 def describe_rest(status: StudyStatus, before: StudyStatus, seconds: float) -> str:
     """How much of a study is left, as text, at the pace of the last ``seconds``, which began at
     ``before``."""
+    left = status.total - status.ended
     text = (
-        f"{status.total - status.ended} of {status.total} runs are left,"
+        f"{left} of {counted(status.total)} {are(left)} left,"
         f" {100 * (1 - status.share):.0f}% of the work"
     )
     if not status.complete:
@@ -178,13 +181,15 @@ def survey(out: Path) -> Survey:
     trouble, running, empty = [], [], []
     without_model = no_model(out)
     for run in all_runs(out / "runs"):
-        state, why = run.state(), ""
+        state, why, parts = run.state(), "", list[str]()
         try:
             spec = run.spec()
-            label, kind, n, lr = (spec[key] for key in ("label", "kind", "n", "lr"))
-            name = f"{label} N={n:,} lr {lr:g}"
+            label, kind = spec["label"], spec["kind"]
+            name = _name(spec)
             if state in ("diverged", "failed"):
                 why = (run.result() or {}).get("message", "")
+            if state == "finished":
+                state, parts, why = _learned(run, without_model)
         except (StoreError, KeyError, TypeError, ValueError):
             state, label, kind, name, why = "damaged", "", "", "", "spec.json cannot be read"
         counts[str(label), str(kind), state] += 1
@@ -194,28 +199,47 @@ def survey(out: Path) -> Survey:
             why = run.damage() or why or "result.json cannot be read"
         if state in ("diverged", "failed", "damaged"):
             trouble.append(printable(f"  {run.id} {name}: {why}"))
-        if state == "finished" and (parts := _unlearned(run, without_model)):
-            empty.append(printable(f"  {run.id} {name}: {' and '.join(parts)}"))
+        if parts:
+            empty.append(_line(run.id, spec, parts))
     return Survey(counts, trouble, live(out, running), empty)
 
 
-def _unlearned(run: RunDirectory, without_model: dict[str, float]) -> list[str]:
-    """Parts of its loss that a run has not learned; none where its files are damaged."""
+def _learned(run: RunDirectory, without_model: dict[str, float]) -> tuple[str, list[str], str]:
+    """The state of a finished run, the parts of its loss that it has not learned, and why it is
+    damaged where its evaluations are."""
     try:
-        return unlearned(run.left(without_model))
-    except StoreError:
-        return []
+        return "finished", unlearned(run.left(without_model)), ""
+    except StoreError as error:
+        return "damaged", [], error.what
 
 
-def describe_unlearned(found: Survey) -> str:
-    """What finished runs have not learned, as text; empty where all have learned all."""
-    if not found.unlearned:
+def unlearned_runs(directory: StudyDirectory) -> list[str]:
+    """A line for each planned run that finished and has not learned a part of its loss, of what
+    the directory knows already: nothing is read again."""
+    planned = directory.plan()
+    found = ((run, unlearned(directory.left.get(run.id, {}))) for run in planned.runs)
+    return sorted(_line(run.id, run.spec, parts) for run, parts in found if parts)
+
+
+def _line(run: str, spec: dict[str, Any], parts: list[str]) -> str:
+    return printable(f"  {run} {_name(spec)}: {' and '.join(parts)}")
+
+
+def _name(spec: dict[str, Any]) -> str:
+    """A run in words. KeyError, TypeError or ValueError for what is no specification of one."""
+    return f"{spec['label']} N={spec['n']:,} lr {spec['lr']:g}"
+
+
+def describe_unlearned(lines: list[str]) -> str:
+    """What finished runs have not learned, as text; empty where all have learned all. lines: of
+    :func:`unlearned_runs` or a :class:`Survey`."""
+    if not lines:
         return ""
     head = (
         "finished, but no better at these than at the first evaluation or without a model"
         " (a learning rate that is too high, or too few steps):"
     )
-    return "\n".join([head, *found.unlearned])
+    return "\n".join([head, *lines])
 
 
 def status_table(out: Path, found: Survey) -> str:
@@ -226,11 +250,11 @@ def status_table(out: Path, found: Survey) -> str:
         rows.setdefault(row, Counter())[state] += n
     states = [s for s in STATES if s != "damaged" or any(row[s] for row in rows.values())]
     lines = [f"{'architecture':<28}" + "".join(f"{state:>10}" for state in states)]
-    for row, counted in sorted(rows.items()):
-        lines.append(f"{row:<28}" + "".join(f"{counted[state]:>10}" for state in states))
+    for row, numbers in sorted(rows.items()):
+        lines.append(f"{row:<28}" + "".join(f"{numbers[state]:>10}" for state in states))
     if found.trouble:
         lines += ["", "diverged, failed or damaged:", *found.trouble]
-    if text := describe_unlearned(found):
+    if text := describe_unlearned(found.unlearned):
         lines += ["", text]
     if text := describe(found.now, found.unfinished):
         lines += ["", text]

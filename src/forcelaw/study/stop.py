@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..files import storage, write_json
+from ..progress import are, counted
 from ..store.claim import LEASE_SECONDS
 from ..store.runs import RunDirectory, runs
 from .slurm import queue
@@ -27,7 +28,7 @@ def stop(
     deadline, left, before = time.monotonic() + seconds, list(runs(out / "runs")), -1
     while left := [run for run in left if run.held]:
         if len(left) != before:
-            say(f"{len(left)} runs are being saved")
+            say(f"{counted(len(left))} {are(len(left))} being saved")
             before = len(left)
         if time.monotonic() > deadline:
             break

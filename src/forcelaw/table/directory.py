@@ -26,7 +26,7 @@ def rows(root: str | Path) -> list[dict[str, Any]]:
     out = []
     for run in runs(root):
         try:
-            result, metrics = run.result(), run.metrics()
+            result, metrics = run.outcome()
         except StoreError as error:
             result, metrics = {"status": "failed", "message": f"damaged: {error.what}"}, []
         files = {"spec": run.spec(), "result": result or {}, "last": {}}

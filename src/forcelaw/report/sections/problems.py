@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import polars as pl
@@ -134,10 +135,11 @@ def unlearned_words(analysis: Analysis) -> list[str]:
         return []
     each = []
     for label, rows in by_label.items():
-        parts = names(list(dict.fromkeys(row["unlearned"] for row in rows)))
+        parts = Counter(row["unlearned"] for row in rows)
+        which = ", ".join(f"{number} of {part}" for part, number in sorted(parts.items()))
         sweeps = sum(row["kind"] == "sweep" for row in rows)
-        of = "" if not sweeps else f", {sweeps} of a sweep, whose best rate may be chance"
-        each.append(f"{label} ({len(rows)}: {parts}{of})")
+        of = "" if not sweeps else f"; {sweeps} in a sweep, whose best rate may be chance"
+        each.append(f"{label} ({which}{of})")
     return [
         f"{len(analysis.unlearned)} run(s) finished without having learned energies or forces, by"
         f" a learning rate that is too high or in too few steps: {names(each)}. They count in every"

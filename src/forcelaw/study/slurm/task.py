@@ -12,6 +12,7 @@ from pathlib import Path
 from ...data.verify import verify
 from ...errors import ForcelawError
 from ...host import place, wanted_threads
+from ...progress import counted
 from ...training.device import pick_device
 from .. import stop
 from ..config import load
@@ -70,7 +71,7 @@ def _train(args: argparse.Namespace) -> None:
         gpus=args.gpus,
         idle=args.idle,
     )
-    print(f"{status.ended} of {status.total} runs have ended", flush=True)
+    print(f"{status.ended} of {counted(status.total)} ended", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import ase
@@ -15,7 +16,7 @@ import torch
 import forcelaw
 from forcelaw.api.run import Training
 from forcelaw.data.pack import Pack, sample_path
-from forcelaw.errors import StoreError, StudyError
+from forcelaw.errors import ForcelawWarning, StoreError, StudyError
 from forcelaw.models import architecture
 from forcelaw.plugins import _hash, code_changes, code_of
 from forcelaw.store.runs import RunDirectory, content_id
@@ -219,6 +220,31 @@ def test_another_source_is_another_run(least, tmp_path):
         train(run, pack)
     with pytest.warns(UserWarning, match="least_models"):
         make_model(first, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("self.weight", "self.readout", "restore the source"),  # a weight of another name
+        ("Config = LeastConfig", "Config = ModelConfig", "restore its source"),  # an option less
+        ("Least", "Newer", "least_models.py with `from"),  # another name
+    ],
+)
+def test_a_run_whose_class_has_changed_says_so(least, tmp_path, old, new, told):
+    """Its checkpoint is sound: no remedy may ask to train it again."""
+    config = "class LeastConfig(ModelConfig):\n    offset: float = 0.5\n\n\nclass Least("
+    text = LEAST.replace("class Least(", config, 1)
+    text = text.replace("    def __init__", "    Config = LeastConfig\n\n    def __init__", 1)
+    least.write_text(text)
+    run = forcelaw.train("least_models:Least", size=3e3, out=tmp_path / "runs", **SHORT)
+    least.write_text(text.replace(old, new))
+    sys.modules.pop("least_models", None)
+    _hash.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ForcelawWarning)  # that the source has changed
+        with pytest.raises((StoreError, StudyError)) as caught:
+            forcelaw.Calculator(run.path)
+    assert told in caught.value.remedy and "again" not in caught.value.remedy
 
 
 def test_the_code_of_a_package_is_all_of_it(tmp_path, monkeypatch):

@@ -97,11 +97,22 @@ def load(path: Path, optimizer: ScheduleFreeAdamW, model: torch.nn.Module) -> di
 
 
 def load_model(path: Path, model: ForceField) -> ForceField:
-    """Put the averaged weights of a run directory into ``model``, and its buffers."""
+    """Put the averaged weights of a run directory into ``model``, and its buffers. StoreError for a
+    checkpoint that is damaged, or of another model."""
     file = path / "last.safetensors"
     if not file.exists():
         raise StoreError("the run has no checkpoint", where=str(path), remedy="train it first")
     wanted = {f"model.{name}": p for name, p in model.named_parameters()}
+    with _opened(file) as stored:
+        kept = {name for name in stored.keys() if name.startswith("model.")}  # noqa: SIM118
+    if other := sorted(wanted.keys() - kept):
+        more = sorted(kept - wanted.keys() - {f"model.{n}" for n, _ in model.named_buffers()})
+        raise StoreError(
+            f"the model has weights that the run does not have ({_few(other)})"
+            + (f", the run others ({_few(more)})" if more else ""),
+            where=str(file),
+            remedy="its source is not that of the run: restore the source that it was trained with",
+        )
     with _opened(file) as stored:
         wanted |= _stored_buffers(stored, model)
         found = {name: _tensor(stored, name, like) for name, like in wanted.items()}
@@ -110,6 +121,11 @@ def load_model(path: Path, model: ForceField) -> ForceField:
         for name, like in wanted.items():
             like.copy_(found[name])
     return model
+
+
+def _few(names: list[str]) -> str:
+    listed = ", ".join(name.removeprefix("model.") for name in names[:3])
+    return f"{listed}, ..." if len(names) > 3 else listed
 
 
 def _stored_buffers(stored: Any, model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -3,7 +3,8 @@ hash is the run's id."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -69,7 +70,20 @@ class RunSpec(Recorded):
     LATER: ClassVar[tuple[str, ...]] = ("start", "code")
 
     def config(self) -> ModelConfig:
-        return make_config(self.model)
+        """The model's configuration. StudyError where the architecture is not there, or has other
+        options than when the run was planned."""
+        name = self.model["architecture"]
+        old = " ".join(f"{package} {which}" for package, which in (self.code or {}).items())
+        try:
+            with _told_where_it_moved(name):
+                return make_config(self.model)
+        except ValidationError as error:
+            wrong = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+            raise StudyError(
+                f"{name} has other options now than when the run was planned: {wrong}",
+                where=name,
+                remedy=f"restore its source of then ({old or __version__})",
+            ) from error
 
     def flops(self) -> Flops:
         return Flops(self.flops_per_edge, self.flops_per_atom)
@@ -77,10 +91,31 @@ class RunSpec(Recorded):
     def changed_code(self) -> str:
         """What has changed since the run was planned in the source of an architecture from outside;
         empty where nothing has."""
-        return code_changes(self.code, code(self.model["architecture"]))
+        name = self.model["architecture"]
+        with _told_where_it_moved(name):
+            return code_changes(self.code, code(name))
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
+
+
+@contextlib.contextmanager
+def _told_where_it_moved(name: str) -> Iterator[None]:
+    """What to do, beside what an import path that leads nowhere asks for."""
+    try:
+        yield
+    except StudyError as error:
+        module, _, attribute = name.partition(":")
+        absent = error.__cause__ is None or isinstance(error.__cause__, ModuleNotFoundError)
+        if not attribute or not absent:
+            raise
+        file = f"{module.replace('.', '/')}.py"
+        raise StudyError(
+            error.what,
+            where=error.where,
+            remedy=f"{error.remedy}. Where it has another name now, a file {file} with `from"
+            f" NEW_MODULE import NEW_NAME as {attribute}` lets its runs find it",
+        ) from error
 
 
 def read_spec(run: RunDirectory) -> RunSpec:

@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from forcelaw.errors import StudyError
+from forcelaw.errors import DataError, StudyError
 from forcelaw.files import read_json
 from forcelaw.store.runs import RunDirectory, runs
 from forcelaw.study.advice import advise
 from forcelaw.study.config import load
 from forcelaw.study.plan import plan
-from forcelaw.study.record import StudyDirectory
+from forcelaw.study.record import StudyDirectory, find_pack
 from forcelaw.training.spec import summarise
 from tests.packs import write_pack
 from tests.study.plans import fresh, specs
@@ -70,6 +70,30 @@ def test_a_plan_needs_no_disk_and_is_the_same_every_time(tmp_path, monkeypatch) 
     assert once == again and once.complete and len(once.runs) == 9 + 4 + 1 + 4
     assert plan(read, data, dict(reversed(finished.items()))) == once
     assert {run.spec["lr"] for run in once.runs if run.kind == "grid"} == {2e-3}
+
+
+def test_a_pack_that_was_moved_or_renamed(tmp_path) -> None:
+    read = study(tmp_path)
+    out, pack = tmp_path / "out", write_pack(tmp_path / "pack")
+    directory = StudyDirectory(read, pack, out)
+    directory.write(command="test")
+    run = RunDirectory.create(directory.runs, directory.plan().runs[0].spec)
+    run.finish({"status": "diverged"})
+    (tmp_path / "new").mkdir()
+    moved = pack.path.rename(tmp_path / "new" / "pack")
+    with pytest.raises(DataError, match="there is no pack here"):
+        find_pack(read, tmp_path)
+    read = study(tmp_path, GOOD.replace("data: pack", "data: new/pack"))
+    StudyDirectory(read, find_pack(read, tmp_path), out).write(command="test")
+    moved.rename(tmp_path / "other")
+    read = study(tmp_path, GOOD.replace("data: pack", "data: other"))
+    with pytest.raises(StudyError, match="was called 'pack'") as error:
+        StudyDirectory(read, find_pack(read, tmp_path), out).write(command="test")
+    assert "link" in error.value.remedy
+    moved.symlink_to(tmp_path / "other")  # the remedy
+    read = study(tmp_path, GOOD.replace("data: pack", "data: new/pack"))
+    StudyDirectory(read, find_pack(read, tmp_path), out).write(command="test")
+    assert run.done
 
 
 def test_sizes_that_are_one_model_are_one_run(tmp_path) -> None:

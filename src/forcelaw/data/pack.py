@@ -284,6 +284,13 @@ class Pack:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not (self.path / "manifest.json").is_file():
+            if not self.path.exists():
+                raise DataError(
+                    "there is no pack here",
+                    where=str(self.path),
+                    remedy="correct the path, or bring the pack back; one that was moved goes on"
+                    " under its old name. To make one: forcelaw data prepare SOURCE --out PACK",
+                )
             raise DataError(
                 f"{self.path} is not a pack (no manifest.json)",
                 remedy="make one with: forcelaw data prepare SOURCE --out PACK",

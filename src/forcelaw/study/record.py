@@ -98,7 +98,8 @@ class StudyDirectory:
             if not changed:
                 self._keep_certificates(path, old)
                 return ""
-            self._remove_unplanned(changed, same_data=same_data)
+            renamed = str(old["data"].get("name", self.pack.path.name))
+            self._remove_unplanned(changed, same_data=same_data, name=renamed)
         with storage(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             write_json(path, self._content(old, content, changed, command))
@@ -188,12 +189,20 @@ class StudyDirectory:
             )
         return found
 
-    def _remove_unplanned(self, changed: list[str], *, same_data: bool) -> None:
+    def _remove_unplanned(self, changed: list[str], *, same_data: bool, name: str) -> None:
         """Remove the directories of runs that a changed study does not plan any more; an error if
-        any of them was trained."""
+        any of them was trained. name: of the same data, when the study was begun."""
         planned = {run.id for run in self.plan().runs}
         unplanned = [run for run in runs(self.runs) if run.id not in planned]
         trained = [run for run in unplanned if run.state() != "waiting" or run.metrics()]
+        if trained and same_data and name != self.pack.path.name:
+            raise StudyError(
+                f"the pack was called {name!r} when this study was begun, and its name is part of"
+                f" the ids of {counted(len(trained))} trained here",
+                where=str(self.pack.path),
+                remedy=f"its content is the same: call the folder {name!r} again, in any place, or"
+                " link to it by that name",
+            )
         if trained or not same_data:
             which = f"different: {', '.join(changed)}"
             if trained and same_data:

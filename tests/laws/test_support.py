@@ -17,7 +17,7 @@ from forcelaw.laws.compare.support import (
     support,
 )
 from forcelaw.table.runs import Runs
-from tests.laws.studies import join, scaled, study
+from tests.laws.studies import FIELD, join, scaled, study
 
 LADDER = Path(__file__).parents[2] / "results" / "symmetry_ladder" / "runs.parquet"
 QUICK = {"x": None, "joint": False, "permutations": 0}
@@ -165,3 +165,16 @@ def test_floors_are_asked_only_where_the_laws_have_the_observed_slope(
 
     support(test, Found(), predicted)
     assert test.verdict == expected and not test.sure
+
+
+def test_one_floor_at_zero_is_a_caution():
+    """Neither has a floor and their alphas are the same; the fits differ in both by chance."""
+    flat = FIELD | {"E": 0.0}
+    both = join(study(6, 14, flat), scaled(study(6, 1014, flat), 0.8))
+    (pair,) = compare(both, **QUICK).pairs
+    assert pair.tests["alpha"].p < 0.05 and module.ONE_FLOOR in pair.notes
+    both = join(study(6, 1, flat), scaled(study(6, 1001, flat), 0.8))  # one at zero, alike in alpha
+    (pair,) = compare(both, **QUICK).pairs
+    assert pair.tests["alpha"].p > 0.05 and module.ONE_FLOOR not in pair.notes
+    (pair,) = compare(join(study(6, 1, FIRST), study(6, 2, SECOND)), **QUICK).pairs
+    assert module.ONE_FLOOR not in pair.notes

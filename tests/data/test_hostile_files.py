@@ -1,6 +1,7 @@
 """Files that were made to do harm: no byte of another file is read, nothing is read without end,
 and memory stays small."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -137,7 +138,7 @@ def npz(tmp, shape, data):
 def far_ids(tmp):
     """A readable database with one row far away: it took for ever, and now it is read."""
     path = files.database(tmp / "a.db", files.molecules(20))
-    with sqlite3.connect(path) as database:
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE systems SET id = 1000000000000 WHERE id = 20")
         database.execute("UPDATE systems SET numbers = x'00' WHERE id = 19")
     return path

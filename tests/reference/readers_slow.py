@@ -133,7 +133,9 @@ def ase_db(path: Path, unit: float = 1.0, data: bool = False) -> list[dict]:
     import ase.db
 
     out = []
-    for row in ase.db.connect(path).select():
+    with ase.db.connect(path) as database:
+        rows = list(database.select())
+    for row in rows:
         labels: Any = row.data if data else row
         out.append(
             structure(

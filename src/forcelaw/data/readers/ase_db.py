@@ -66,12 +66,11 @@ def _connect(path: Path) -> Any:
         if file.read(16) != b"SQLite format 3\0":
             raise _unreadable(path, "it is not an SQLite file")
     try:
-        with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True) as probe:
+        with _probe(path) as probe:
             tables = {
                 name
                 for (name,) in probe.execute("SELECT name FROM sqlite_master WHERE type='table'")
             }
-        probe.close()
         if "systems" not in tables:
             raise _unreadable(
                 path, f"it has no table 'systems' (tables: {', '.join(sorted(tables)) or 'none'})"
@@ -79,6 +78,21 @@ def _connect(path: Path) -> Any:
         return ase.db.connect(path, type="db", use_lock_file=False)
     except sqlite3.DatabaseError as error:
         raise _unreadable(path, error) from error
+
+
+def _probe(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    """The SQLite file itself, read-only."""
+    return contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A database for as long as it is read. ASE opens a connection to SQLite for each selection and
+    closes none of them, but for one that it holds from ``__enter__`` to ``__exit__``."""
+    database = _connect(path)
+    one_connection = path.suffix not in (".aselmdb", ".json")
+    with database if one_connection else contextlib.nullcontext():
+        yield database
 
 
 def _connect_json(path: Path) -> Any:
@@ -127,15 +141,15 @@ def _unreadable(path: Path, why: object) -> DataError:
 def rows(path: Path, part: slice | None = None) -> Iterator[Any]:
     """Rows of one database in the order of their ids, a page at a time (ASE would fetch a whole
     selection at once). part: which of them, of an ``.aselmdb`` file."""
-    database = _connect(path)
     try:
-        if part:
-            yield from map(database._get_row, database.ids[part])
-        elif path.suffix in (".aselmdb", ".json"):
-            yield from database.select()
-        else:
-            for first, last in _pages(path):
-                yield from database.select(f"id>={first},id<={last}")
+        with _opened(path) as database:
+            if part:
+                yield from map(database._get_row, database.ids[part])
+            elif path.suffix in (".aselmdb", ".json"):
+                yield from database.select()
+            else:
+                for first, last in _pages(path):
+                    yield from database.select(f"id>={first},id<={last}")
     except DataError:
         raise
     except Exception as error:  # a damaged database fails in sqlite3, lmdb, zlib, json or numpy
@@ -144,9 +158,7 @@ def rows(path: Path, part: slice | None = None) -> Iterator[Any]:
 
 def _pages(path: Path) -> Iterator[tuple[int, int]]:
     """First and last id of every PAGE rows that there are; ids may have gaps of any size."""
-    with contextlib.closing(
-        sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-    ) as probe:
+    with _probe(path) as probe:
         command = f"SELECT id FROM systems WHERE id > ? ORDER BY id LIMIT {PAGE}"
         ids = probe.execute(command, (-(2**63),)).fetchall()
         while ids:
@@ -168,9 +180,9 @@ def open_ase_db(path: Path, options: SourceOptions) -> Source:
     metadata: dict[str, Any] = {}
     structures, parts = 0, []
     for file in files:
-        database = _connect(file)
-        metadata = metadata or dict(database.metadata or {})
-        number = database.count()
+        with _opened(file) as database:
+            metadata = metadata or dict(database.metadata or {})
+            number = database.count()
         cuts = range(0, number, PIECE) if file.suffix == ".aselmdb" else [None]
         for low in cuts:
             part = None if low is None else slice(low, low + PIECE)

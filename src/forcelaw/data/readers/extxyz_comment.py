@@ -12,10 +12,10 @@ from ase.io.extxyz import SPECIAL_3_3_KEYS, UNPROCESSED_KEYS, key_val_str_to_dic
 
 # KEY=VALUE or KEY="VALUE", the way nearly all files are written; and the numbers in them
 _PAIR = re.compile(r"""\s*([^\s='"{}\[\]\\]+)=(?:"([^"\\]+)"|([^\s='"{}\[\]\\]+))(?=\s|$)""")
-_INTEGER = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
+_INTEGER = re.compile(r"[-+]?[0-9]+", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", re.ASCII)
 _MATRIX = re.compile(rf"(?<!\S)({'|'.join(sorted(SPECIAL_3_3_KEYS))})(?=\s|=|$)")
-_HIDDEN = "\0"
+_HIDDEN = "\0matrix\0"  # in no file
 
 
 def comment(header: str) -> dict[str, Any]:
@@ -41,10 +41,20 @@ def _by_ase(header: str) -> dict[str, Any]:
         return dict(key_val_str_to_dict(header))
     except ValueError:  # a matrix that is none: it is read under a name that ASE does not know
         found = key_val_str_to_dict(_MATRIX.sub(rf"\1{_HIDDEN}", header))
+    shown = {key: _shown(value) for key, value in found.items()}
     return {
-        key.removesuffix(_HIDDEN): _matrix(value) if key.endswith(_HIDDEN) else value
-        for key, value in found.items()
+        key.replace(_HIDDEN, ""): _matrix(value) if key.endswith(_HIDDEN) else value
+        for key, value in shown.items()
     }
+
+
+def _shown(value: Any) -> Any:
+    """A value in whose text such a name may stand too."""
+    if isinstance(value, str):
+        return value.replace(_HIDDEN, "")
+    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+        return np.char.replace(value, _HIDDEN, "")
+    return value
 
 
 def _matrix(value: Any) -> Any:
@@ -59,8 +69,8 @@ def _value(key: str, text: str) -> Any:
         return _matrix(key_val_str_to_dict(f'x="{text}"')["x"])
     if key.lower() in UNPROCESSED_KEYS:
         return key_val_str_to_dict(f'{key}="{text}"')[key]
-    if _INTEGER.fullmatch(text):
-        return np.int64(text)
+    if _INTEGER.fullmatch(text):  # beyond int64 ASE makes it a float
+        return np.int64(text) if len(text) <= 18 else copy.copy(_repeated(text))
     if _FLOAT.fullmatch(text):
         return np.float64(text)
     return copy.copy(_repeated(text))

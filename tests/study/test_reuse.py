@@ -2,11 +2,14 @@
 
 import json
 
+import pytest
 import yaml
 
 from forcelaw.study.config import load
+from forcelaw.study.cost import Rate
 from forcelaw.study.record import StudyDirectory
 from forcelaw.study.reuse import training_id
+from forcelaw.study.status import _told_apart, describe_rest, study_status
 from tests.packs import write_pack
 from tests.study.test_study_variants import BASE
 
@@ -100,3 +103,33 @@ def test_a_shared_sweep_unfolds_the_grid_at_once(tmp_path) -> None:
         trained(first)
     planned = directory_of(tmp_path, "b", pack, share=["a"], **sweep).create_runs()
     assert planned.complete and len(planned.runs) == 2 + 2
+
+
+def test_what_was_taken_over_is_no_pace(tmp_path) -> None:
+    """A study that took 31 of its 33 runs over was promised to end in 0 s."""
+    pack, rates = write_pack(tmp_path / "pack"), {"MPNN": Rate(1.0, 0.0)}
+    trained(directory_of(tmp_path, "a", pack, architectures=["mpnn"]))
+    sizes = [*BASE["sizes"], 2e4]
+    second = directory_of(tmp_path, "b", pack, architectures=["mpnn"], share=["a"], sizes=sizes)
+    before = study_status(second, rates)
+    rest = listed(second)
+    after = study_status(second, rates)
+    assert after.ended == len(sizes) - 1 and after.share > 0.1
+    assert after.taken == after.done > 0 and after.trained == 0
+    assert "pace" not in describe_rest(after, before, 60.0)
+    [last] = [run for run in rest if not run.done]
+    last.append_metric({"step": 1, "loss": 0.5})
+    last.finish({"status": "finished", "seconds": 7.0})
+    assert study_status(second, rates).trained == pytest.approx(after.work - after.taken)
+
+
+def test_runs_in_training_of_one_name_and_size_are_told_apart() -> None:
+    runs = [("MPNN N=1k", {"seed": seed, "lr": lr}, 0.5) for seed, lr in ((0, 0.01), (1, 0.01))]
+    alone = ("PaiNN N=1k", {"seed": 0, "lr": 0.02}, 0.25)
+    assert _told_apart([*runs, alone]) == [
+        "MPNN N=1k seed 0 50%",
+        "MPNN N=1k seed 1 50%",
+        "PaiNN N=1k 25%",
+    ]
+    sweep = [("MPNN N=1k", {"seed": 0, "lr": lr}, 0.1) for lr in (0.001, 0.002)]
+    assert _told_apart(sweep) == ["MPNN N=1k rate 0.001 10%", "MPNN N=1k rate 0.002 10%"]

@@ -124,7 +124,7 @@ def _watch(
             workers=workers,
         ) as piece,
         Progress(
-            name, status.work, unit="s of work", already=status.done, interval=interval
+            name, status.work, unit="s of work", already=status.trained, interval=interval
         ) as bar,
     ):
         while running := [p for p in processes if p.poll() is None]:
@@ -145,7 +145,7 @@ def _show(bar: Progress, status: StudyStatus, name: str, workers: int) -> None:
         return
     now, bar.total = time.monotonic(), status.work
     busy = min(workers, max(1, status.total - status.ended))
-    rate = (status.done - bar.already + PACE_SECONDS * busy) / (now - bar.started + PACE_SECONDS)
+    rate = (status.trained - bar.already + PACE_SECONDS * busy) / (now - bar.started + PACE_SECONDS)
     left = duration((status.work - status.done) / rate)
     text = f"{name}: {status.ended}/{status.total} runs, {100 * status.share:.0f}%, {left} left"
     bar._show(text + (f" | {'; '.join(status.now)}" if status.now else ""))

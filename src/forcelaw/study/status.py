@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,15 +29,17 @@ STATES = ("finished", "running", "stopped", "waiting", "diverged", "failed", "da
 class StudyStatus:
     """How far a study is. Work is counted in estimated seconds.
 
-    states: state of a run -> count. complete: whether every run has its learning rate. now: the
-    runs in training, as text. failed: label -> why it has no grid. damaged: id -> why it was set
-    aside. diverged_grid: runs of grids that diverged; that of a sweep may.
+    done: all of it that is over; taken: what of that other studies trained (``share``). states:
+    state of a run -> count. complete: whether every run has its learning rate. now: the runs in
+    training, as text. failed: label -> why it has no grid. damaged: id -> why it was set aside.
+    diverged_grid: runs of grids that diverged; that of a sweep may.
     """
 
     total: int = 0
     states: Counter[str] = field(default_factory=Counter)
     work: float = 0.0
     done: float = 0.0
+    taken: float = 0.0
     complete: bool = True
     now: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -54,6 +57,11 @@ class StudyStatus:
         return not left and (self.complete or bool(self.damaged))
 
     @property
+    def trained(self) -> float:
+        """Work that was done for this study, which is what a pace is of."""
+        return self.done - self.taken
+
+    @property
     def share(self) -> float:
         """Share of the work that is done."""
         return self.done / max(self.work, 1e-9)
@@ -66,6 +74,7 @@ def study_status(
     wait for a sweep do."""
     planned = directory.plan(hold)
     found = StudyStatus(complete=planned.complete, failed=planned.failed)
+    now: list[tuple[str, dict[str, Any], float]] = []
     for item in planned.active:
         run, spec, seconds = directory.run(item), item.spec, seconds_of(item.spec, rates)
         state = run.state()
@@ -77,16 +86,33 @@ def study_status(
         if state in ("finished", "diverged", "failed"):
             found.diverged_grid += state == "diverged" and item.kind == "grid"
             found.done += seconds
+            if directory.study.share and (run.result() or {}).get("taken_from"):
+                found.taken += seconds
             continue
         if state == "damaged":
             found.damaged[item.id] = run.damage() or "its result or evaluations cannot be read"
         share = run.position() / spec["steps"]
         found.done += seconds * share
         if state == "running":
-            found.now.append(f"{item.label} N={count(spec['n'])} {100 * share:.0f}%")
+            now.append((f"{item.label} N={count(spec['n'])}", spec, share))
     found.total += len(planned.waiting)
     found.work += sum(seconds_of(item.spec, rates) for item in planned.waiting)
+    found.now = _told_apart(now)
     return found
+
+
+def _told_apart(now: Sequence[tuple[str, dict[str, Any], float]]) -> list[str]:
+    """A text for each run in training; those of one label and size by what they differ in."""
+    texts = []
+    for name, spec, share in now:
+        alike = [other for same, other, _ in now if same == name]
+        apart = [
+            f" {word} {spec[key]:g}"
+            for word, key in (("rate", "lr"), ("seed", "seed"))
+            if len({other[key] for other in alike}) > 1
+        ]
+        texts.append(f"{name}{''.join(apart)} {100 * share:.0f}%")
+    return texts
 
 
 def describe_plan(
@@ -150,7 +176,7 @@ def describe_rest(status: StudyStatus, before: StudyStatus, seconds: float) -> s
     )
     if not status.complete:
         text += " (an estimate: learning-rate sweeps are not over)"
-    pace = (status.done - before.done) / seconds if seconds > 0 else 0.0
+    pace = (status.trained - before.trained) / seconds if seconds > 0 else 0.0
     if pace > 0:
         text += f"; about {duration((status.work - status.done) / pace)} more at this pace"
     return text

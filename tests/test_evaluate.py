@@ -13,6 +13,7 @@ from forcelaw.cli.main import main
 from forcelaw.data.device_dataset import Targets
 from forcelaw.errors import DataError
 from forcelaw.evaluate import DRAWN, Sample
+from forcelaw.progress import Progress
 from forcelaw.training.loss import stress_sums
 from tests.packs import write_pack
 from tests.trained import run_directory
@@ -151,6 +152,16 @@ def test_the_command_writes_json_and_a_figure(run, file, tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed["forces"]["mae"] == pytest.approx(content["forces"]["mae"], rel=1e-5)
     assert main(["evaluate", str(tmp_path), str(file)]) == 2
+
+
+def test_progress_counts_structures_within_a_block(run, frames, file, monkeypatch, capsys):
+    monkeypatch.setattr(Progress, "due", lambda bar: True)
+    found = run.evaluate(file, batch_atoms=7, progress=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "evaluate:" in line]
+    assert 1 < len(lines) <= len(frames) and "structures, " in lines[0]
+    assert lines[-1].startswith(f"evaluate: {found.structures} ")
+    run.evaluate(file)
+    assert capsys.readouterr().err == ""
 
 
 def test_files_without_structures_are_refused(run, tmp_path):

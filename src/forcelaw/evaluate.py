@@ -5,7 +5,7 @@ of the worst structures, and beside them those of the reference energies alone (
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from .data.readers import Block, SourceOptions, open_source
 from .elements import SYMBOLS, formula
 from .errors import DataError
 from .predict import BATCH_ATOMS, Predictor, Structures
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .figures.spec import Figure
@@ -33,17 +34,23 @@ def evaluate(
     *,
     batch_atoms: int = BATCH_ATOMS,
     worst: int = 5,
+    progress: bool = False,
 ) -> Evaluation:
     """Predict every structure of ``files``, block by block, and collect the errors.
 
     A label that a structure lacks counts for nothing; single free atoms, which are not trained on,
-    are skipped and counted. worst: structures that are named. Raises DataError for files that
-    cannot be read, hold no structures, or hold elements that the model has not seen.
+    are skipped and counted. worst: structures that are named. progress: shown on stderr. Raises
+    DataError for files that cannot be read, hold no structures, or hold elements that the model has
+    not seen.
     """
     found = Evaluation(worst)
-    for path in files:
-        for block in open_source(path, options).blocks():
-            found.add(block, predictor, batch_atoms)
+    sources = [open_source(path, options) for path in files]
+    known = [source.structures for source in sources]
+    total = None if None in known else sum(known)
+    with Progress("evaluate", total, unit="structures", show=progress) as bar:
+        for source in sources:
+            for block in source.blocks():
+                found.add(block, predictor, batch_atoms, lambda n: bar.update(bar.done + n))
     if not found.structures:
         raise DataError("the files hold no structures", where=", ".join(map(str, files)))
     return found
@@ -179,8 +186,15 @@ class Evaluation:
     def structures(self) -> int:
         return int(self.total.sums["structures"])
 
-    def add(self, block: Block, predictor: Predictor, batch_atoms: int) -> None:
-        """Predict the structures of a block and count their errors."""
+    def add(
+        self,
+        block: Block,
+        predictor: Predictor,
+        batch_atoms: int,
+        predicted: Callable[[int], None] = lambda structures: None,
+    ) -> None:
+        """Predict the structures of a block and count their errors. predicted: called with the
+        number of structures of each batch."""
         why = filters.reasons(block, filters.Filter())
         left_out = np.isin(why, [filters.REASONS.index(reason) for reason in SKIPPED])
         self.skipped.update(filters.REASONS[k] for k in why[left_out])
@@ -195,7 +209,7 @@ class Evaluation:
         )
         wanted = predictor.config.has_stress and block.stresses is not None
         energy, forces, stress = predictor.arrays(
-            structures, stress=wanted, batch_atoms=batch_atoms
+            structures, stress=wanted, batch_atoms=batch_atoms, predicted=predicted
         )
         owner = np.repeat(np.arange(len(block)), block.counts)
         base = np.bincount(owner, predictor.references[block.numbers], len(block))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -252,15 +252,21 @@ class Predictor:
         return energy + base, forces, virial[0] if virial else None
 
     def arrays(
-        self, structures: Structures, *, stress: bool = False, batch_atoms: int = BATCH_ATOMS
+        self,
+        structures: Structures,
+        *,
+        stress: bool = False,
+        batch_atoms: int = BATCH_ATOMS,
+        predicted: Callable[[int], None] = lambda structures: None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Energies (s,), forces (a, 3), and stresses (s, 3, 3) with ``stress``; see
-        :class:`Predictions`."""
+        :class:`Predictions`. predicted: called after each batch with its number of structures."""
         parts = []
         for part in structures.batches(batch_atoms):
             energy, forces, virial = self.evaluate(self.graph(part), part.numbers, stress)
             per_volume = None if virial is None else virial / part.volumes()[:, None, None]
             parts.append((energy, forces, per_volume))
+            predicted(len(part))
         energies, forces, stresses = zip(*parts)
         return (
             np.concatenate(energies),

@@ -428,15 +428,19 @@ class Run:
         dtype: Literal["float32", "float64"] = "float32",
         data: str | Path | None = None,
         rotations: int = 0,
+        progress: bool = False,
     ) -> Evaluation:
         """Errors on files of labelled structures, as ``forcelaw evaluate`` shows them
         (``as_json()``, ``summary()``, ``figure()``). options: keys and units where a format does
-        not say. worst: structures with the largest errors that are named."""
+        not say. worst: structures with the largest errors that are named. progress: shown on
+        stderr."""
         from ..evaluate import evaluate
 
         files = [files] if isinstance(files, str | Path) else list(files)
         predictor = self.predictor(device=device, dtype=dtype, data=data, rotations=rotations)
-        return evaluate(predictor, files, options, batch_atoms=batch_atoms, worst=worst)
+        return evaluate(
+            predictor, files, options, batch_atoms=batch_atoms, worst=worst, progress=progress
+        )
 
     def export(
         self,

@@ -83,6 +83,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         batch_atoms=args.batch_atoms,
         data=args.data,
         rotations=args.rotations,
+        progress=True,
     )
     label = run.spec["label"]
     if args.json_out:

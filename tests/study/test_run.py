@@ -112,7 +112,10 @@ def test_a_run_that_raises_is_recorded_as_failed_and_the_others_go_on(
     "arguments,message",
     [
         (["run", "nothing.yaml"], "no such study file"),
-        (["train", "mpnn", "--size", "1e4", "--epochs", "1", "--data", "nothing"], "not a pack"),
+        (
+            ["train", "mpnn", "--size", "1e4", "--epochs", "1", "--data", "nothing"],
+            "there is no pack here",
+        ),
         (["train", "nope", "--size", "1e4", "--epochs", "1"], "no architecture"),
         (["train", "mpnn", "--size", "10", "--epochs", "1"], "cannot have about 10 parameters"),
         (["train", "mpnn", "--size", "1e4", "--epochs", "1", "--option", "message=odd"], "message"),

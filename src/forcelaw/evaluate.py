@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .data import filters
-from .data.readers import Block, SourceOptions, open_source
+from .data.readers import Block, SourceOptions, open_source, structures_in
 from .elements import SYMBOLS, formula
 from .errors import DataError
 from .predict import BATCH_ATOMS, Predictor, Structures
@@ -45,9 +45,7 @@ def evaluate(
     """
     found = Evaluation(worst)
     sources = [open_source(path, options) for path in files]
-    known = [source.structures for source in sources]
-    total = None if None in known else sum(known)
-    with Progress("evaluate", total, unit="structures", show=progress) as bar:
+    with Progress("evaluate", structures_in(sources), unit="structures", show=progress) as bar:
         for source in sources:
             for block in source.blocks():
                 found.add(block, predictor, batch_atoms, lambda n: bar.update(bar.done + n))

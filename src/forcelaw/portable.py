@@ -18,6 +18,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from . import __version__, ops
 from .errors import StudyError
+from .files import whole
 from .graph import GraphBatch
 from .predict import Predictor
 
@@ -127,13 +128,9 @@ def export(predictor: Predictor, path: str | Path, *, about: dict[str, Any]) -> 
         "forcelaw": __version__,
     }
     text = json.dumps(content, indent=1, allow_nan=False)
-    partial = path.with_name(f".{path.stem}.partial.pt2")
-    try:
-        with partial.open("wb") as file:  # what torch opens itself fails with a RuntimeError
-            torch.export.save(program, file, extra_files={"forcelaw.json": text})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # what torch opens itself fails with a RuntimeError
+    with whole(path) as temporary, temporary.open("wb") as file:
+        torch.export.save(program, file, extra_files={"forcelaw.json": text})
     return path
 
 

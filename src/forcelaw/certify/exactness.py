@@ -15,9 +15,8 @@ from .certificate import Line, Verdict
 from .structures import (
     Structure,
     cluster,
-    energy_error,
-    force_error,
     graph_of,
+    output_error,
     padded,
     predict,
     random_rotation,
@@ -43,9 +42,8 @@ def compare(
     structures, whose forces ``expected`` maps to what they should be."""
     model, before = subject.fixed, subject.structures
     energy, forces = predict(model, graph_of(before, model.config))
-    energy2, forces2 = predict(model, graph_of(after, model.config))
-    sizes = [len(s) for s in before]
-    return max(energy_error(energy2, energy), force_error(forces2, expected(forces), sizes))
+    found = predict(model, graph_of(after, model.config))
+    return output_error(found, (energy, expected(forces)), [len(s) for s in before])
 
 
 def judged(error: float) -> tuple[Verdict, str]:
@@ -115,8 +113,8 @@ def permutation(subject: Subject) -> Line:
     after = [s.permuted(order) for s, order in zip(before, orders)]
     error = compare(subject, after, lambda forces: forces[to])
     model, graph = subject.fixed, graph_of(before, subject.small)
-    (e, f), (e2, f2) = predict(model, graph), predict(model, reversed_edges(graph))
-    other = max(energy_error(e2, e), force_error(f2, f, [len(s) for s in before]))
+    own, turned = predict(model, graph), predict(model, reversed_edges(graph))
+    other = output_error(turned, own, [len(s) for s in before])
     return line("permutation", max(error, other), why="the order of atoms or edges is read")
 
 
@@ -135,10 +133,10 @@ def batching(subject: Subject) -> Line:
 def _alone(subject: Subject, model: ForceField) -> float:
     """Error of structures alone against the same in one batch."""
     structures = subject.structures
-    energy, forces = predict(model, graph_of(structures, model.config))
+    together = predict(model, graph_of(structures, model.config))
     alone = [predict(model, graph_of([s], model.config)) for s in structures]
-    single, own = (np.concatenate(parts) for parts in zip(*alone))
-    return max(energy_error(single, energy), force_error(own, forces, [len(s) for s in structures]))
+    energy, forces = (np.concatenate(parts) for parts in zip(*alone))
+    return output_error((energy, forces), together, [len(s) for s in structures])
 
 
 def padding(subject: Subject) -> Line:
@@ -156,8 +154,7 @@ def padding(subject: Subject) -> Line:
         why = "padding atoms have the number n_graphs as their structure, and may not be summed"
         return Line("padding", "fails", f"{type(failed).__name__}: {failed}: {why}; {WITHOUT}")
     error = max(
-        energy_error(energy2[:g], energy),
-        force_error(forces2[:n], forces, sizes),
+        output_error((energy2[:g], forces2[:n]), (energy, forces), sizes),
         float(np.abs(energy2[g:]).max()),
     )
     if not error < SINGLE:
@@ -190,10 +187,10 @@ def extensivity(subject: Subject) -> Line:
     b = b.moved(np.eye(3), np.array([0.0, 4.0 * subject.cutoff + 20.0, 0.0]))
     both = Structure(np.concatenate([a.species, b.species]), np.concatenate([a.pos, b.pos]))
     apart = [predict(model, graph_of([s], model.config)) for s in (a, b)]
-    energy, forces = predict(model, graph_of([both], model.config))
+    found = predict(model, graph_of([both], model.config))
     expected = np.concatenate([f for _, f in apart])
     total = sum(e for e, _ in apart)
-    error = max(energy_error(energy, total), force_error(forces, expected, [7, 9]))
+    error = output_error(found, (total, expected), [7, 9])
     lone = predict(model, graph_of([Structure(a.species[:1], a.pos[:1])], model.config))
     if not all(np.isfinite(x).all() for x in lone):
         return Line("extensivity", "fails", "an atom without neighbours has no finite energy")
@@ -210,8 +207,8 @@ def _doubled(subject: Subject, s: Structure) -> float:
     cell = s.cell * np.array([[2.0], [1.0], [1.0]])
     two = Structure(np.concatenate([s.species, s.species]), pos, cell)
     model = subject.fixed
-    (e, f), (e2, f2) = (predict(model, graph_of([x], model.config)) for x in (s, two))
-    return max(energy_error(e2, 2.0 * e), force_error(f2, np.concatenate([f, f]), [len(two)]))
+    (e, f), found = (predict(model, graph_of([x], model.config)) for x in (s, two))
+    return output_error(found, (2.0 * e, np.concatenate([f, f])), [len(two)])
 
 
 def smoothness(subject: Subject) -> Line:
@@ -259,12 +256,9 @@ def _scan(subject: Subject, step: float) -> np.ndarray:
 def precision(subject: Subject) -> Line:
     """Outputs in float32, in which studies train, against float64."""
     model, structures = subject.model(), subject.structures
-    energy, forces = predict(model, graph_of(structures, model.config))
-    single = graph_of(structures, model.config, torch.float32)
-    energy2, forces2 = predict(model.float(), single)
-    error = max(
-        energy_error(energy2, energy), force_error(forces2, forces, [len(s) for s in structures])
-    )
+    double = predict(model, graph_of(structures, model.config))
+    single = predict(model.float(), graph_of(structures, model.config, torch.float32))
+    error = output_error(single, double, [len(s) for s in structures])
     found, values = f"float32 against float64: error {error:.1e}", {"error": error}
     if not error < ROUGH:
         found += ": less precise than float32 (autocast, bfloat16?)"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,9 +28,8 @@ from .exactness import EXACT, SINGLE
 from .structures import (
     Structure,
     cluster,
-    energy_error,
-    force_error,
     graph_of,
+    output_error,
     padded,
     predict,
 )
@@ -189,13 +188,14 @@ def resume(subject: Subject) -> Line:
     A model made with another seed that is given the checkpoint predicts the same."""
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(folder)
-        trained, straight = _few_steps(subject, run, 0, 6)
-        trained.swap_in()
+        model, optimizer = _few_steps(subject, run, 0, 6)
+        straight = _state(optimizer)
+        optimizer.swap_in(straight[0])  # the averaged weights, which are kept and used
         loaded = checkpoint.load_model(run.path, build(subject.small, seed=9))
-        apart = _apart(subject, trained.model, loaded)
-        again = _few_steps(subject, run, 0, 6)[1]
+        apart = _apart(subject, model, loaded)
+        again = _state(_few_steps(subject, run, 0, 6)[1])
         _few_steps(subject, run, 0, 3)
-        resumed = _few_steps(subject, run, 3, 6)[1]
+        resumed = _state(_few_steps(subject, run, 3, 6)[1])
     gap, noise = _gap(straight, resumed), _gap(straight, again)
     values = {"error": gap, "loaded": apart}
     if not math.isfinite(gap):
@@ -207,7 +207,7 @@ def resume(subject: Subject) -> Line:
         found += " (dropout), or a state outside of the model; no checkpoint has either"
         return Line("resume", "fails", found, values | {"repeated": noise})
     if not apart < SINGLE:
-        held = ", ".join(owner for owner, _ in outside(trained.model))
+        held = ", ".join(owner for owner, _ in outside(model))
         found = f"a loaded model predicts something else (error {apart:.1e}): it depends on more"
         found += f" than parameters and buffers{f', such as {held}' if held else ''}"
         return Line("resume", "fails", found, values)
@@ -217,14 +217,9 @@ def resume(subject: Subject) -> Line:
     return Line("resume", "holds", "to the last bit", values)
 
 
-@dataclass
-class _Trained:
-    model: ForceField
-    optimizer: ScheduleFreeAdamW
-
-    def swap_in(self) -> None:
-        """The averaged weights, which are kept and used."""
-        self.optimizer.swap_in(self.optimizer.averaged())
+def _state(optimizer: ScheduleFreeAdamW) -> list[torch.Tensor]:
+    """The averaged weights and what else the optimiser keeps."""
+    return [optimizer.averaged(), optimizer.z.clone(), optimizer.v.clone()]
 
 
 def _gap(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
@@ -234,15 +229,14 @@ def _gap(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 def _apart(subject: Subject, a: ForceField, b: ForceField) -> float:
     """The larger of the errors of energies and forces of ``b`` against ``a``, in evaluation."""
     graph, _ = subject.batch(0, 8)
-    (e, f), (e2, f2) = (predict(model.eval(), graph) for model in (a, b))
-    return max(energy_error(e2, e), force_error(f2, f, graph.natoms.tolist()))
+    first, second = (predict(model.eval(), graph) for model in (a, b))
+    return output_error(second, first, graph.natoms.tolist())
 
 
 def _few_steps(
     subject: Subject, run: RunDirectory, begin: int, end: int
-) -> tuple[_Trained, list[torch.Tensor]]:
-    """A model after steps of schedule-free AdamW, and its averaged and other weights; a checkpoint
-    at the end."""
+) -> tuple[ForceField, ScheduleFreeAdamW]:
+    """A model after steps of schedule-free AdamW, and its optimiser; a checkpoint at the end."""
     model = build(subject.small, seed=4).train()
     optimizer = ScheduleFreeAdamW(model, lr=1e-3, steps=6, warmup=1)
     if begin:
@@ -255,8 +249,7 @@ def _few_steps(
         )
         optimizer.update(list(grads), optimizer.table[step])
     checkpoint.save(run, model, optimizer, {"step": end})
-    state = [optimizer.averaged(), optimizer.z.clone(), optimizer.v.clone()]
-    return _Trained(model, optimizer), state
+    return model, optimizer
 
 
 def widths(subject: Subject, runs: int, steps: int, atoms: int) -> tuple[list[int], int]:

@@ -16,6 +16,8 @@ from ..data.pack import Pack
 from ..graph import GraphBatch, build_graph
 from ..models.base import ForceField, ModelConfig
 
+Outputs = tuple[np.ndarray, np.ndarray]  # energies (g,), forces (n, 3)
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -156,7 +158,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             parameter.add_(noise * step)
 
 
-def predict(model: ForceField, graph: GraphBatch) -> tuple[np.ndarray, np.ndarray]:
+def predict(model: ForceField, graph: GraphBatch) -> Outputs:
     """Energies (g,) and forces (n, 3) as float64 arrays."""
     with torch.no_grad():
         energy, forces = model(graph)
@@ -183,8 +185,13 @@ def force_error(found: np.ndarray, expected: np.ndarray, sizes: list[int]) -> fl
     return float(max(errors))
 
 
+def output_error(found: Outputs, expected: Outputs, sizes: list[int]) -> float:
+    """The larger of the errors of energies and forces."""
+    return max(energy_error(found[0], expected[0]), force_error(found[1], expected[1], sizes))
+
+
 def scatter(structures: list[Structure], model: ForceField) -> float:
     """Error of a second call on ``structures`` against the first: of what is random, or changes."""
     graph = graph_of(structures, model.config)
-    (e, f), (e2, f2) = predict(model, graph), predict(model, graph)
-    return max(energy_error(e2, e), force_error(f2, f, [len(s) for s in structures]))
+    first, second = predict(model, graph), predict(model, graph)
+    return output_error(second, first, [len(s) for s in structures])

@@ -17,7 +17,7 @@ from . import filters
 from .atomic_energies import GIVEN, ISOLATED, PLAIN, AtomicEnergies, FreeAtoms
 from .groups import GroupCounter, formula_hashes, group_hashes
 from .pack import NO_CHARGE, NO_SPIN, PackWriter
-from .readers import Block, Source
+from .readers import Block, Source, structures_in
 from .readers.base import filled
 from .records import Records, geometry_hashes
 from .reference import References, fit_references
@@ -130,8 +130,7 @@ class PackBuild:
         """Stream all sources into the writer; returns their manifest records. blocks: those of the
         source of a number, where other processes read them."""
         blocks = blocks or (lambda k: self.parts[k].source.blocks())
-        known = [part.source.structures for part in self.parts]
-        total = None if None in known else sum(known)  # type: ignore[arg-type]
+        total = structures_in(part.source for part in self.parts)
         if total is not None and self.options.limit:
             total = min(total, self.options.limit)
         records = []

@@ -16,7 +16,7 @@ from ..store.runs import COUNTED
 from ..store.unlearned import PARTS, left, trained, unlearned
 from .architecture import Architecture, Named, fit_architecture
 from .comparison import compare_pairs
-from .load import Source
+from .load import Source, label_in
 from .words import OTHERS, OURS, Words
 
 SWEEP = "sweep"
@@ -154,7 +154,7 @@ def _labels(source: Source, frame: pl.DataFrame) -> list[Named]:
     """The architectures in the study's order, then whatever else the table has."""
     found: dict[str, tuple[str, str]] = {}
     for entry in source.study.get("architectures") or []:
-        label = str(entry.get("label") or entry.get("architecture"))
+        label = label_in(entry)
         architecture = str(entry.get("architecture", label))
         found.setdefault(label, (architecture, _symmetry_words(entry.get("symmetry"))))
     for label in frame["architecture"].unique(maintain_order=True).to_list():
@@ -237,7 +237,7 @@ def _settings(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     file = study.get("study") or {}
     entries = zip(study.get("architectures") or [], file.get("architectures") or [])
     return {
-        str(named.get("label") or named.get("architecture")): {
+        label_in(named): {
             **(file.get("train") or {}),
             **(entry.get("train") or {}),
         }

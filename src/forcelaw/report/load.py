@@ -97,6 +97,11 @@ def load(
     )
 
 
+def label_in(entry: Mapping[str, Any]) -> str:
+    """The label of an entry of the architectures in study.json."""
+    return str(entry.get("label") or entry.get("architecture"))
+
+
 def _without(study: dict[str, Any], every: pl.DataFrame, passed: pl.DataFrame) -> dict[str, Any]:
     """The study less the architectures of which a filter left no row: a page that was asked for
     others does not miss their runs."""
@@ -104,7 +109,7 @@ def _without(study: dict[str, Any], every: pl.DataFrame, passed: pl.DataFrame) -
         return study
     gone = set(every["architecture"]) - set(passed["architecture"])
     named, file = study.get("architectures") or [], study.get("study") or {}
-    stays = [str(a.get("label") or a.get("architecture")) not in gone for a in named]
+    stays = [label_in(entry) not in gone for entry in named]
     if all(stays):
         return study
     # the entries of the file stand in the same order

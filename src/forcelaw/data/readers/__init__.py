@@ -15,7 +15,7 @@ from pathlib import Path
 from ...errors import DataError
 from ...files import check_regular, reading
 from ...plugins import known, resolve
-from .base import Block, Source, SourceOptions, Units, gather, one_structure
+from .base import Block, Source, SourceOptions, Units, gather, one_structure, structures_in
 from .labels import choose_units
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "gather",
     "one_structure",
     "open_source",
+    "structures_in",
 ]
 
 GROUP = "forcelaw.readers"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -407,6 +407,12 @@ def join(blocks: list[Block]) -> Block:
         configs=configs,
         **{name: optional(name) for name in ABSENT},
     )
+
+
+def structures_in(sources: Iterable[Source]) -> int | None:
+    """How many structures sources hold together; None where one does not know it yet."""
+    known = [source.structures for source in sources]
+    return None if None in known else sum(filter(None, known))
 
 
 def gather(parts: Iterator[Block]) -> Iterator[Block]:

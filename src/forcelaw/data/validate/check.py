@@ -19,7 +19,7 @@ from ...progress import Progress
 from .. import filters
 from ..groups import GroupCounter, group_hashes
 from ..pack import NO_CHARGE, NO_SPIN
-from ..readers import Block, Source, SourceOptions, open_source
+from ..readers import Block, Source, SourceOptions, open_source, structures_in
 from ..records import Records
 from ..reference import References, fit_references
 from .findings import Finding, reference_text
@@ -76,8 +76,7 @@ def survey(
     """Read everything (or the first ``limit`` structures) and return all findings as plain JSON
     values."""
     opened = [open_source(path, sources) for path in paths]
-    known = [source.structures for source in opened]
-    total = None if None in known else sum(known)
+    total = structures_in(opened)
     with contextlib.closing(Records()) as records:
         work = Check(records, opened)
         with Progress(

@@ -53,7 +53,7 @@ def test_the_slices_are_the_long_grid() -> None:
     for name in slices | OTHER:  # where piece.sh puts a study is where `share` looks for it
         assert load(FOLDER / f"{name}.yaml").name == name
     runs = trained("grid_long")
-    assert len(runs) == 34
+    assert len(runs) == 35
     later, more = ("long_esen_rates", "long_3m"), ("long_3m", "long_seeds")
     on_one_card = ("long_rates", "repeats", "long_check_small")
     assert all(load(FOLDER / f"{name}.yaml").share == ["one_card"] for name in on_one_card)

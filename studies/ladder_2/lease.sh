@@ -5,9 +5,9 @@
 #                                           xtb_molecules_more.h5 in parts. The first call copies the code, so that commits meanwhile change
 #                                           nothing; the last one makes both packs
 # Where xtb_molecules_more.h5 has been lost, and some of its lists have been made again (data.md):
-#   lease.sh begin WORKERS                  carry out/carry-gen: wheels (those of training, rdkit, tblite, cffi, pycparser) and more.tar.1-of-1, the
-#                                           lists and the packs made of some; makes the others and then pack xtb14 in the background
-#   lease.sh stage                          as above, three parts of xtb_molecules.h5
+#   lease.sh begin WORKERS "12 13 ... 19"   carry out/carry-gen: wheels (those of training, rdkit, tblite, cffi, pycparser) and more.tar.1-of-1, the
+#                                           lists; makes packs of these and then xtb14 in the background
+#   lease.sh stage                          as above, xtb_molecules.h5 and made.tar.*, the other packs, in three parts each
 #   lease.sh gap OUT SECONDS STUDY          a study that needs pack xtb alone, a run a card, until xtb14 is there
 #   lease.sh train OUT SECONDS PARTS QUEUE QUEUE   a queue of studies ("long_three long_check") for each card; resumes. PARTS: files of
 #                                           state of each study
@@ -27,7 +27,7 @@ case $command in
     bash contrib/travel/stage.sh
     export PYTHONPATH=$PWD/src:$PWD/out/site
     sed -i 's/"compression_opts": 9/"compression_opts": 1/' studies/ladder_2/more_data.py  # the file stays here; its pack is the same
-    setsid nohup bash -c "nice -n 10 bash studies/ladder_2/more_data.sh out/more out/stage/xtb_molecules.h5 $2 &&
+    setsid nohup bash -c "LISTS='$3' nice -n 10 bash studies/ladder_2/more_data.sh out/more out/stage/xtb_molecules.h5 $2 &&
       mv out/more/xtb_molecules_more.h5 out/stage/ && DATA_ENV=contrib/travel/data_long.env bash contrib/travel/stage.sh" >out/more.log 2>&1 </dev/null &
     sleep 8
     tail -qn1 out/more.log out/more/*.log
@@ -51,6 +51,7 @@ case $command in
     cd out/code || exit
     DATA_ENV=contrib/travel/data_long.env bash contrib/travel/stage.sh | tail -n 2
     if [[ -d packs/xtb14 ]]; then bash contrib/travel/stage.sh | tail -n 1; fi
+    if [[ -d out/made ]]; then mv out/made/* out/more/; rmdir out/made; fi
     ;;
   train)
     dest=$2 seconds=$3 parts=$4

@@ -2,6 +2,7 @@
 # The packs FOLDER/00 to 19 of the lists FOLDER/00.smi to 19.smi, and one file of them all (data.md). What is there is kept, so this
 # may be stopped, and the folder moved to another machine, at any time.
 #   more_data.sh FOLDER OLD.h5 [WORKERS]     PYTHON   default: python3     (with forcelaw, rdkit, tblite)
+#   LISTS    those to make (default: all that are not there); the others must be there once these are made
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/../.." && pwd)
 folder=$(cd "$1" && pwd) old=$(realpath -m "$2") workers=${3:-$(nproc)}
@@ -9,7 +10,7 @@ export PYTHON=${PYTHON:-python3} PYTHONPATH="$repo/src${PYTHONPATH:+:$PYTHONPATH
 cd "$folder"
 conformers_of() { if (( 10#$1 >= 14 && 10#$1 < 18 )); then echo 2; else echo 4; fi; }  # spread as those of the old file
 lists=() conformers=0
-for k in {00..19}; do
+for k in ${LISTS:-$(echo {00..19})}; do
   [[ -d $k ]] || { lists+=("$k"); conformers=$(( conformers + $(conformers_of "$k") )); }
 done
 # Workers wait for each other at the end of each list: many of them have several lists at once, and the last lists all together.

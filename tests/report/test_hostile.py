@@ -63,7 +63,7 @@ def test_one_size_only_is_refused_in_words(tmp_path: Path) -> None:
 def test_no_run_has_finished(tmp_path: Path) -> None:
     _, page = made(small(tmp_path, finish=False, sweep=False, diverge=False))
     assert "No run has finished yet" in page.words
-    assert "8 run(s) are under way or waiting" in page.words
+    assert "8 runs under way or waiting" in page.words
     assert page.figures[0][0]["data"]  # what there is of the curves is drawn
 
 
@@ -83,8 +83,8 @@ def test_a_run_that_counts_but_ends_far_above_its_best_is_named(tmp_path: Path) 
     assert [(r["run"], r["n"], r["lowest_step"]) for r in analysis.risen] == [
         (run.name, 8_000, step)
     ]
-    assert "1 run(s) of" in page.words and run.name in page.words
-    assert "end above their own lowest loss, by up to 20%" in page.words
+    assert "1 run of" in page.words and run.name in page.words
+    assert "ended above an earlier, lowest loss, by up to 20%" in page.words
     lines[-1]["loss"] = 1.04 * lowest
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert not made(folder)[0].risen
@@ -104,7 +104,7 @@ def test_runs_that_have_not_learned_their_energies_are_named(tmp_path: Path) -> 
             (run / "metrics.jsonl").write_text(text)
     analysis, page = made(folder)
     assert {row["run"] for row in analysis.unlearned} == set(dead.values())
-    assert f"2 run(s) finished {words}" in page.words
+    assert f"2 runs finished {words}" in page.words
     assert "eSEN (2 of energies; 1 in a sweep, whose best rate may be chance)" in page.words
     swept = next(one for one in sweeps(analysis) if one.label == "eSEN")
     rates = {point["run"]: point["lr"] for point in swept.points}
@@ -134,13 +134,13 @@ def test_runs_that_have_not_learned_their_energies_are_named(tmp_path: Path) -> 
 
 def test_hours_that_were_measured_beside_other_processes_are_named(tmp_path: Path) -> None:
     folder = small(tmp_path, sweep=False, diverge=False)
-    words = "were timed while other processes trained on their device"
+    words = "imed while other processes trained on the"
     assert words not in made(folder)[1].words and words not in accounts(folder).describe()
     for run in sorted((folder / "runs").iterdir())[:2]:
         result = json.loads((run / "result.json").read_text())
         (run / "result.json").write_text(json.dumps(result | {"timing": BESIDE}))
-    assert re.search(rf"2 run\(s\) of [\w ]+ {words}", made(folder)[1].words)
-    assert f"2 runs {words}" in accounts(folder).describe()
+    assert re.search(rf"T{words} same device: 2 runs of [\w ]+\.", made(folder)[1].words)
+    assert f"2 runs were t{words}" in accounts(folder).describe()
 
 
 def test_a_study_that_was_only_planned(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="no runs"):
         load(tmp_path)
     (tmp_path / "runs.csv").write_text("run,architecture,n,d\na,b,1,2\n")
-    with pytest.raises(TableError, match=r"lacks the column\(s\) loss"):
+    with pytest.raises(TableError, match="lacks 1 column: loss"):
         load(tmp_path)
     (tmp_path / "runs.csv").write_text("run,architecture,n,d,loss\na,b,1,2,three\n")
     with pytest.raises(TableError, match="column 'loss'"):
@@ -265,8 +265,7 @@ def test_runs_on_smaller_training_sets_are_kept_out_of_the_fits_and_shown_apart(
         min(s.x) > 1 and max(s.x) == pytest.approx(8, rel=1e-3) for s in courses
     )
     assert (
-        "What repeats cost" in page.words
-        and "4 run(s) repeated a smaller training set" in page.words
+        "What repeats cost" in page.words and "4 runs repeated a smaller training set" in page.words
     )
 
 

@@ -148,7 +148,7 @@ def test_failed_runs_are_listed_with_what_happened(page: str) -> None:
     words = Page(page).words
     assert "the loss became NaN at step 341 with learning rate 0.032" in words
     assert "the loss became NaN at step 212 with learning rate 0.016" in words  # of the sweep
-    assert "3 run(s) diverged or failed" in words
+    assert "3 runs diverged or failed" in words
 
 
 def test_command_versions_and_data_are_named(page: str) -> None:

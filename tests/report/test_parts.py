@@ -69,6 +69,8 @@ def test_colours_are_distinct_and_stay_with_their_family() -> None:
     )
     alone = looks([("anything", "egnn")])
     assert alone["anything"].colour == all_looks["MC-EGNN"].colour
+    own = looks([("PaiNN", "painn"), ("Mine", "mine")])["Mine"].colour
+    assert own not in ("#3f8fc4", "#5b4ea8")  # a blue beside PaiNN's
     many = looks([(f"a{i}", "new") for i in range(25)]).values()
     assert len({look.colour for look in many}) == len({look.dark for look in many}) == 25
     assert [look.colour for look in many][: len(DARK)] == [

@@ -210,7 +210,7 @@ def test_runs_under_way_may_count_as_shorter_runs(study, tmp_path) -> None:
     analysis = analyse(load(tmp_path / "stop"))
     page = html.unescape(render(analysis, sections(analysis)))
     assert (
-        "1 run(s) were stopped before their planned length" in page
+        "1 run stopped before the planned length" in page
         and "status in ('finished', 'stopped')" in page
     )
 

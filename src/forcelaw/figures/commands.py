@@ -14,6 +14,7 @@ from ..laws.decide.budget import Budget
 from ..laws.decide.design import Design
 from ..laws.diagnose.diagnose import Diagnosis
 from ..laws.fit.result import Estimate, FitResult
+from ..progress import counted
 from ..table.runs import Runs
 from .laws import (
     FLOPS,
@@ -155,7 +156,7 @@ def _residuals(runs: Runs, result: FitResult) -> Panel:
     if wild.any() and not wild.mean() > 0.05:  # a few outliers must not hide the rest
         edge = 1.15 * np.abs(off[~wild]).max()
         panel.y_range = (-edge, edge)
-        panel.title = f"{int(wild.sum())} point(s) outside, up to {np.abs(off).max():.3g}%"
+        panel.title = f"{counted(int(wild.sum()), 'point')} outside, up to {np.abs(off).max():.3g}%"
     return panel
 
 

@@ -6,6 +6,7 @@ lighter twin for dark pages. Symbols repeat the coding for print in grey.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -84,15 +85,15 @@ def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
     """A look for every (label, architecture), in the given order. The first of a family gets the
     family's colour, so that an architecture keeps its colour from one study to the next. Where
     there are more columns than colours, the others of a family get darker shades of it, and what is
-    of no family those of any."""
+    of no family those of any. What has no colour of its own gets the free one that is least like
+    those in use."""
     taken: dict[str, str] = {}
     for label, architecture in labels:
         colour = PREFERRED.get(_family(label, architecture))
         if colour and colour not in taken.values():
             taken[label] = colour
-    free = [colour for colour in DARK if colour not in taken.values()]
-    # families that the study does not have give their colours last: the next study may have them
-    free.sort(key=lambda colour: colour in PREFERRED.values())
+    used = list(taken.values())
+    free = [colour for colour in DARK if colour not in used]
     shades = _shades(labels) if len(labels) > len(DARK) else {}
     out, beyond = {}, 0
     for index, (label, _) in enumerate(labels):
@@ -100,7 +101,12 @@ def looks(labels: list[tuple[str, str]]) -> dict[str, Look]:
         if colours is None:
             colour, share = taken.get(label), 0.0
             if colour is None and free:
-                colour = free.pop(0)
+                # families that the study does not have give their colours last: the next study may
+                # have them
+                others = [c for c in free if c not in PREFERRED.values()] or free
+                colour = max(others, key=lambda c: min((_apart(c, u) for u in used), default=0.0))
+                free.remove(colour)
+                used.append(colour)
             elif colour is None:
                 rounds, k = divmod(beyond, len(DARK))
                 colour, share = list(DARK)[k], DEEPEST * (1 - 0.5 ** (rounds + 1))
@@ -132,7 +138,29 @@ def _shades(labels: list[tuple[str, str]]) -> dict[str, tuple[str, str]]:
     return out
 
 
+def _apart(one: str, other: str) -> float:
+    """How unlike two colours are to the eye: their distance in CIE 1976 L*a*b* (D65)."""
+    return math.dist(_lab(one), _lab(other))
+
+
+def _lab(colour: str) -> tuple[float, float, float]:
+    shares = (part / 255 for part in _parts(colour))
+    r, g, b = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+    xyz = (
+        (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.9505,
+        0.2126 * r + 0.7152 * g + 0.0722 * b,
+        (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.089,
+    )
+    x, y, z = (t ** (1 / 3) if t > 216 / 24389 else (24389 / 27 * t + 16) / 116 for t in xyz)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+def _parts(colour: str) -> list[int]:
+    """Red, green and blue of #rrggbb, each 0 to 255."""
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+
+
 def _mixed(colour: str, ground: int, share: float) -> str:
     """#rrggbb with a share of black (0) or white (255) in it."""
-    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    parts = _parts(colour)
     return "#" + "".join(f"{round((1 - share) * part + share * ground):02x}" for part in parts)

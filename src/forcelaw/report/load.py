@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from ..errors import TableError
+from ..progress import counted
 from ..table.columns import ROLES, schema
 from ..table.directory import locate, study_of, typed
 from ..table.doubts import BURN_IN_STEPS, default_burn_in, doubts, of_a_study
@@ -149,7 +150,7 @@ def complete(
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise TableError(
-            f"the table lacks the column(s) {', '.join(missing)}; it has"
+            f"the table lacks {counted(len(missing), 'column')}: {', '.join(missing)}; it has"
             f" {', '.join(frame.columns)}",
             where=str(path),
             remedy="name them: --columns n=..., d=..., loss=...",

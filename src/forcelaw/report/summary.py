@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from ..figures.text import interval_text, names, pretty
 from ..laws.compare.ratios import TOO_FEW
-from ..progress import duration
+from ..progress import counted, duration
 from .analysis import Analysis
 from .architecture import Architecture
 from .load import UNNAMED
@@ -94,10 +94,7 @@ def _nothing_finished(analysis: Analysis) -> str:
     left, bad = analysis.counts.get("unfinished", 0), len(analysis.problems)
     text = "No run has finished yet, so there is nothing to fit."
     if left or bad:
-        text += (
-            f" {left} run(s) are under way or waiting and {bad} failed or diverged; they are listed"
-            " below."
-        )
+        text += f" Listed below: {counted(left)} under way or waiting, {bad:,} failed or diverged."
     return text + " Let `forcelaw run` finish some runs, then make the report again."
 
 
@@ -235,8 +232,8 @@ def limits(analysis: Analysis) -> list[str]:
     out += [*end_of_sweep(found), *short_sweeps(analysis, found)]
     if analysis.problems:
         out.append(
-            f"{len(analysis.problems)} run(s) diverged or failed; they are listed below and take no"
-            " part in the fits."
+            f"{counted(len(analysis.problems))} diverged or failed: listed below, and no part of"
+            " the fits."
         )
     out += risen_words(analysis)
     out += outlying_words(analysis)
@@ -244,12 +241,12 @@ def limits(analysis: Analysis) -> list[str]:
     out += timing_words(analysis)
     if stopped := analysis.counts.get("stopped", 0):
         out.append(
-            f"{stopped} run(s) were stopped before their planned length: they count as the shorter"
-            " runs that they are."
+            f"{counted(stopped)} stopped before the planned length: each counts as the shorter run"
+            " that it is."
         )
     if (unfinished := analysis.counts.get("unfinished", 0)) and fitted:
         out.append(
-            f"{unfinished} run(s) are not finished: drawn as dotted lines, left out of the fits."
+            f"{counted(unfinished)} not finished: drawn as dotted lines, left out of the fits."
         )
     return out
 

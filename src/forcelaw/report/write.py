@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import require
+from ..progress import counted
 
 NEEDED = ("matplotlib", "plotly", "jinja2")  # the extra `report`
 
@@ -79,7 +80,7 @@ def report(
         save(figure, folder / "figures")
     notes = [f"{labels}: {reason}" for labels, reason in grouped_reasons(analysis)]
     if analysis.problems:
-        notes.append(f"{len(analysis.problems)} run(s) diverged or failed: see the page")
+        notes.append(f"{counted(len(analysis.problems))} diverged or failed: see the page")
     notes += risen_words(analysis)
     notes += outlying_words(analysis)
     notes += unlearned_words(analysis)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TableError
 from ..files import check_regular
+from ..progress import counted
 from .columns import COLUMNS
 from .directory import locate, table
 
@@ -288,7 +289,7 @@ def _after_comments(text: str, notes: list[str]) -> str:
     # "# n d loss" above numbers: that is the header
     if len(comments) == 1 and _width(comments[0]) == _width(body) > 1:
         return text
-    notes.append(f"{len(comments)} comment line(s) above the header were skipped")
+    notes.append(f"{counted(len(comments), 'comment line')} above the header skipped")
     return "\n".join(lines[count:])
 
 

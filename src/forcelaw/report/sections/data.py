@@ -9,6 +9,7 @@ from ...figures.spec import Figure, Panel, Series
 from ...figures.style import GREY
 from ...figures.text import pretty
 from ...laws.fit.result import FitResult
+from ...progress import counted
 from ..analysis import Analysis
 from ..architecture import Architecture
 from ..outcome import Outcome
@@ -118,8 +119,8 @@ def regime_notes(analysis: Analysis) -> list[str]:
     left_out = sum(arch.repeated["run"].n_unique() for arch in analysis.architectures)
     if left_out:
         out.append(
-            f"{left_out} run(s) repeated a smaller training set; they measure repeats and take no"
-            " part in the other fits."
+            f"{counted(left_out)} repeated a smaller training set, to measure what repeats cost,"
+            " and took no part in the other fits."
         )
     batches = sorted({int(b) for f in frames for b in f["batch_atoms"].drop_nulls().to_list()})
     # batches of whole molecules differ by some atoms

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from ...figures.text import decimal, names, pretty
+from ...progress import counted
 from ...store.runs import BESIDE
 from ...store.unlearned import PARTS
 from ..analysis import Analysis
@@ -96,10 +97,11 @@ def timing_words(analysis: Analysis) -> list[str]:
     if not len(beside):
         return []
     who = names(beside["architecture"].unique(maintain_order=True).to_list())
+    number = counted(beside["run"].n_unique())
     return [
-        f"{beside['run'].n_unique()} run(s) of {who} were timed while other processes trained on"
-        " their device: their device-hours are too long, and what is said of them at equal hours is"
-        " no comparison."
+        f"Timed while other processes trained on the same device: {number} of {who}. Their"
+        " device-hours are too long, and what is said of them at equal hours is no"
+        " comparison."
     ]
 
 
@@ -110,9 +112,9 @@ def risen_words(analysis: Analysis) -> list[str]:
     most = max(row["last_loss"] / row["lowest_loss"] for row in analysis.risen) - 1
     who = names(list(dict.fromkeys(row["architecture"] for row in analysis.risen)))
     return [
-        f"{len(analysis.risen)} run(s) of {who} end above their own lowest loss, by up to"
-        f" {100 * most:.0f}%: unstable at their learning rate (a sweep with `within` chooses a"
-        " smaller one), or data learnt by heart. They count in every fit; they are listed below."
+        f"{counted(len(analysis.risen))} of {who} ended above an earlier, lowest loss, by up to"
+        f" {100 * most:.0f}%: unstable at that learning rate (a sweep with `within` chooses a"
+        " smaller one), or data learnt by heart. Counted in every fit, and listed below."
     ]
 
 
@@ -141,7 +143,7 @@ def unlearned_words(analysis: Analysis) -> list[str]:
         of = "" if not sweeps else f"; {sweeps} in a sweep, whose best rate may be chance"
         each.append(f"{label} ({which}{of})")
     return [
-        f"{len(analysis.unlearned)} run(s) finished without having learned energies or forces, by"
-        f" a learning rate that is too high or in too few steps: {names(each)}. They count in every"
-        " fit and are no measure of their architecture; they are listed below."
+        f"{counted(len(analysis.unlearned))} finished without having learned energies or forces, by"
+        f" a learning rate that is too high or in too few steps: {names(each)}. Counted in every"
+        " fit, and no measure of the architecture; listed below."
     ]

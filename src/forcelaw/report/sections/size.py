@@ -8,6 +8,7 @@ import polars as pl
 
 from ...figures.spec import Figure, Panel, Series
 from ...figures.text import pretty
+from ...progress import counted
 from ..analysis import Analysis
 from ..architecture import Architecture
 from ..section import Section, illustrated
@@ -72,6 +73,6 @@ def _series(arch: Architecture, d: float) -> list[Series]:
         out.append(Series(ns, predicted, "line", **line, **arch.look.line))
     means = [math.exp(sum(map(math.log, found[n])) / len(found[n])) for n in ns]
     bars = {"low": [min(found[n]) for n in ns], "high": [max(found[n]) for n in ns]}
-    hovers = [f"{arch.label}, {len(found[n])} run(s)" for n in ns]
+    hovers = [f"{arch.label}, {counted(len(found[n]))}" for n in ns]
     kind = "points" if predicted else "both"
     return [*out, Series(ns, means, kind, hover=hovers, **bars, **arch.look.marks)]

@@ -10,6 +10,7 @@ import polars as pl
 
 from ...figures.spec import Figure, Panel, Series, or_empty
 from ...figures.text import names, pretty
+from ...progress import counted
 from ...store import sweep as rule
 from ...store.runs import COUNTED
 from ..analysis import SWEEP, Analysis
@@ -164,7 +165,7 @@ def _series(arch: Architecture, found: Sweep) -> list[Series]:
     rates = sorted(losses)
     means = {lr: sum(losses[lr]) / len(losses[lr]) for lr in rates}
     if rates:
-        hovers = [f"{found.name}, lr = {lr:g}, {len(losses[lr])} run(s)" for lr in rates]
+        hovers = [f"{found.name}, lr = {lr:g}, {counted(len(losses[lr]))}" for lr in rates]
         out.append(Series(rates, list(means.values()), "both", hover=hovers, **arch.look.marks))
     own = arch.look.line
     if found.chosen in means:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from unittest import mock
 
 import pytest
@@ -226,7 +227,10 @@ def test_impossible_targets_are_clear_errors(name: str, target: float) -> None:
     message = f"{name} with .* cannot have about {target:,.0f} parameters; nearest is"
     with pytest.raises(StudyError, match=message) as caught:
         size(name, target, elements=ELEMENTS)
-    assert "choose another size or depth" in caught.value.remedy
+    remedy = re.fullmatch(r"choose sizes of (.*) or (.*), or another depth", caught.value.remedy)
+    assert remedy and remedy[2] == ("more" if target < 100 else "less")
+    nearest = float(remedy[1].replace(",", ""))
+    assert count_parameters(size(name, nearest, elements=ELEMENTS))[0] == nearest
 
 
 def test_unknown_names_and_options_are_errors() -> None:

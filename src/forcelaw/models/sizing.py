@@ -113,10 +113,15 @@ def size(name: str, target: float, *, depth: int | None = None, **options: Any) 
     )  # N grows with width: the two around the target
     if abs(miss(best)) > 0.3:
         got = count_parameters(configured(best))[0]
+        choose = "another size or depth"
+        if got > target and widths.beside(best, -1) == best:
+            choose = f"sizes of {got:,} or more, or another depth"
+        elif got < target and best >= LARGEST_WIDTH:
+            choose = f"sizes of {got:,} or less, or another depth"
         raise StudyError(
             f"{name} with {layers} layers cannot have about {target:,.0f} parameters; nearest is"
             f" {got:,}",
-            remedy="choose another size or depth",
+            remedy=f"choose {choose}",
         )
     return configured(best)
 

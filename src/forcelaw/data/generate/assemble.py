@@ -95,6 +95,7 @@ def generate(options: GenerateOptions) -> Path:
         seed=seed,
         distribution=distribution,
         workers=options.workers,
+        most=None if column is None else len(column) * distribution.conformers,
     )
     try:
         job.execute()

@@ -102,7 +102,8 @@ class Worker:
 class Run:
     """One call of generate, from the first chunk to the last.
 
-    folder: where chunks lie. ``finished`` maps a chunk's index to (chunk, structures in it).
+    folder: where chunks lie. most: the structures that the stream can give, if it ends.
+    ``finished`` maps a chunk's index to (chunk, structures in it).
     """
 
     def __init__(
@@ -114,9 +115,11 @@ class Run:
         seed: int,
         distribution: Distribution,
         workers: int,
+        most: int | None = None,
     ):
         self.folder, self.plan, self.count, self.seed = folder, plan, count, seed
         self.distribution, self.workers = distribution, workers
+        self.expected = count if most is None else min(count, most)
         self.finished: dict[int, tuple[Chunk, int]] = {}
         self.contiguous = self.structures = 0  # chunks finished without a gap, and their structures
         self.ahead = 0  # structures of chunks finished beyond the gap
@@ -183,7 +186,7 @@ class Run:
         self.waiting.append(first)
         selector = selectors.DefaultSelector()
         counted = {"unit": "structures", "already": self.structures}
-        with Progress("generate", self.count, **counted) as progress:
+        with Progress("generate", self.expected, **counted) as progress:
             try:
                 for _ in range(self.workers):
                     self._start(selector)

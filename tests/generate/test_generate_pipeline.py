@@ -18,6 +18,7 @@ pytest.importorskip("rdkit", reason="rdkit is in the extra 'generate'")
 pytest.importorskip("tblite", reason="tblite is in the extra 'generate'")
 
 from forcelaw.cli.main import build_parser
+from forcelaw.data.generate import pipeline
 from forcelaw.data.generate.molecules import drawn
 from forcelaw.data.generate.options import Distribution
 from forcelaw.data.generate.pipeline import MAX_CRASHES, Worker
@@ -243,7 +244,14 @@ def test_senseless_options_are_refused(tmp_path, name, value, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_smiles_are_read_counted_and_run_out(tmp_path, capsys):
+def test_smiles_are_read_counted_and_run_out(tmp_path, capsys, monkeypatch):
+    shown = []
+
+    class Shown(pipeline.Progress):
+        def __exit__(self, *error):
+            shown.append(self.total)
+
+    monkeypatch.setattr(pipeline, "Progress", Shown)
     path = tmp_path / "list.csv"
     path.write_text(
         "smiles,name\nCCO,ethanol\nOCC,again\nC[C@H](F)Cl,left\nC[C@@H](F)Cl,right\n"
@@ -264,6 +272,7 @@ def test_smiles_are_read_counted_and_run_out(tmp_path, capsys):
     }
     assert pack.manifest["sources"][0]["name"] == "list.csv"
     assert "50 were asked for" in capsys.readouterr().out
+    assert shown == [2 * 10]  # the time left is that of what the list can give
 
 
 def test_a_list_without_usable_molecules_is_an_error(tmp_path):

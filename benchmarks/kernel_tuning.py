@@ -30,7 +30,8 @@ from forcelaw.data.device_dataset import Shard
 from forcelaw.data.pack import Pack
 from forcelaw.graph import GraphBatch
 from forcelaw.models.so3 import EdgeFrames
-from forcelaw.ops.esen import so2_message as turn
+from forcelaw.ops.esen import so2_turn as turn
+from forcelaw.ops.esen.so2_message import so2_edges
 from forcelaw.training.spec import training_set
 
 # modules: their names in forcelaw.ops are those of functions
@@ -74,7 +75,7 @@ def kernels_of(
     u = torch.rand(e, device=graph.pos.device)
     frames = EdgeFrames(lmax, shape.m).to(graph.pos.device)
     unit = torch.nn.functional.normalize(unit, dim=1)
-    edges = turn.so2_edges(graph, unit, new(e), lmax, shape.m, frames, frames.packed)
+    edges = so2_edges(graph, unit, new(e), lmax, shape.m, frames, frames.packed)
     y, z = new(n, shape.s, c), new(e, shape.sm * c)
     rad, z2, a = new(e, shape.r * 2 * c), new(e, shape.sm * 2 * c), new(e, (lmax + shape.sm) * c)
     shift, b1, b2 = new(shape.r * 2 * c), new((2 * lmax + 1) * c), new((lmax + 1) * c)

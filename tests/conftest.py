@@ -33,7 +33,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def few_programs_for_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two programs zero the rows of padding edges and not 128: the interpreter runs one by one."""
-    names = "gated_message", "esen.so2_message", "gemnet.quadruplets", "gemnet.triplets"
+    names = "gated_message", "esen.so2_turn", "gemnet.quadruplets", "gemnet.triplets"
     for name in (*names, "edge_attention_kernels", "edge_readout"):
         monkeypatch.setattr(import_module(f"forcelaw.ops.{name}"), "FILL", 2)
 

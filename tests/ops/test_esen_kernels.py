@@ -13,7 +13,7 @@ pytest.importorskip("triton")  # conftest.py asks for its interpreter
 from forcelaw import ops
 from forcelaw.graph import GraphBatch
 from forcelaw.models.so3 import EdgeFrames, degree_index, order_major
-from forcelaw.ops.esen import so2_message as turn
+from forcelaw.ops.esen import so2_message, so2_turn
 from forcelaw.ops.esen import spherical_norm as spherical
 from forcelaw.ops.esen.so2_message import Shape, so2_edges
 from tests.ops.graphs import DEVICE, leaf, molecules, same, sums
@@ -60,9 +60,9 @@ def test_so2_message(
 ) -> None:
     """Against dense frames, split orders and index_add. More edges than a program takes."""
     graph = molecules(4, 1, 3, pad=pad, spread=1.0)
-    assert len(graph.sender) > 3 * turn.TILES["turn"][0]
-    monkeypatch.setattr(turn, "MANY", many)
-    monkeypatch.setattr(turn, "PROGRAMS", programs)
+    assert len(graph.sender) > 3 * so2_turn.TILES["turn"][0]
+    monkeypatch.setattr(so2_message, "MANY", many)
+    monkeypatch.setattr(so2_turn, "PROGRAMS", programs)
     shape, n, e = Shape(lmax, mmax), len(graph.pos), len(graph.sender)
     frames = EdgeFrames(lmax, mmax).to(DEVICE)
     vec = graph.vectors()

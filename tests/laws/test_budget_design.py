@@ -2,14 +2,16 @@
 an interval."""
 
 import json
+import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from forcelaw.errors import FitError
 from forcelaw.laws.decide import design as planning
 from forcelaw.laws.decide import simulate
-from forcelaw.laws.decide.budget import budget
+from forcelaw.laws.decide.budget import SHARED, Choice, _rank, _Said, budget
 from forcelaw.laws.decide.design import design
 from forcelaw.laws.fit.fit import fit
 from forcelaw.table.runs import Runs
@@ -166,6 +168,19 @@ def test_the_likeliest_to_be_best_comes_first():
     found = budget(join(scaled(unsure, 0.999), sure), flops=1e16)
     chances = [one.p_best for one in found.choices]
     assert chances == sorted(chances, reverse=True) and sum(chances) == pytest.approx(1)
+
+
+def test_laws_of_one_table_bend_alike_beyond_it():
+    """Two architectures 5% apart: P of the better one against the normal integral."""
+    one, other = _Said(0.0, 0.05, 0.04), _Said(0.05, 0.06, 0.05)
+    choices = [Choice("one"), Choice("other"), Choice("refused", reason="no law")]
+    _rank(choices, [one, other, None], 0)
+    sd = math.sqrt(0.05**2 + 0.06**2 - 2 * SHARED * 0.04 * 0.05)
+    p = stats.norm.cdf(0.05 / sd)
+    assert choices[0].p_best == pytest.approx(p, abs=0.02)
+    assert p > stats.norm.cdf(0.05 / math.hypot(0.05, 0.06)) + 0.04  # as if they were independent
+    assert choices[0].p_best + choices[1].p_best == pytest.approx(1)
+    assert math.isnan(choices[2].p_best)
 
 
 def test_passes_over_the_data_follow_from_column_u():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,10 @@ BEYOND = 30.0  # multiple of the largest measured N, D and budget beyond which n
 # passes over limited data up to which repeats are close to new data (Muennighoff et al. 2023, fig.
 # 5)
 MOST_EPOCHS = 4.0
+# of the variance of what is wrong with the forms, the part that architectures of one table have in
+# common; differences of pairs in fourteen sets of columns bear it (benchmarks/shared_errors.py)
+SHARED = 0.8
+DRAWS = 4000
 
 
 @dataclass
@@ -195,6 +199,14 @@ def _of_device(runs: Runs, device: str) -> Runs:
     return runs.take(mask, f"device {device}: {int(mask.sum())} rows")
 
 
+class _Said(NamedTuple):
+    """ln of the loss that a law says, the sd of that, and the part of it that is the forms'."""
+
+    mean: float
+    sd: float
+    misfit: float
+
+
 @dataclass
 class _Plan:
     """The question that every architecture answers. x: c or h, what the budget is in."""
@@ -209,8 +221,8 @@ class _Plan:
     anyway: bool
     diagnosis: bool
 
-    def choose(self, name: str, part: Runs) -> tuple[Choice, tuple[float, float] | None]:
-        """One architecture's choice, and mean and sd of its predicted ln loss (of the law)."""
+    def choose(self, name: str, part: Runs) -> tuple[Choice, _Said | None]:
+        """One architecture's choice, and what its law says of the loss."""
         choice = Choice(name)
         try:
             self._check_cost(part)
@@ -264,8 +276,8 @@ class _Plan:
             )
         return found
 
-    def _predict(self, choice: Choice, law: Extrapolation, part: Runs) -> tuple[float, float]:
-        """Put the predicted loss into ``choice``; mean and sd of its logarithm."""
+    def _predict(self, choice: Choice, law: Extrapolation, part: Runs) -> _Said:
+        """Put the predicted loss into ``choice``."""
         flops = float(Cost.measured(part)(choice.n, choice.d))
         at = {"n": choice.n, "d": choice.d, "c": flops}
         at["u"] = min(self.unique or choice.d, choice.d)
@@ -274,8 +286,10 @@ class _Plan:
             float(v[0]) for v in (new.value, new.low, new.high)
         )
         choice.loss_mean_low, choice.loss_mean_high = float(mean.low[0]), float(mean.high[0])
-        centre, sd = law.moments(np.array([flops]), **{k: np.array([v]) for k, v in at.items()})
-        return float(centre[0]), float(sd[0])
+        point = {k: np.array([v]) for k, v in at.items()}
+        centre, sd = law.moments(np.array([flops]), **point)
+        misfit = law.misfit(np.array([flops]), **point)[1]
+        return _Said(float(centre[0]), float(sd[0]), float(misfit[0]))
 
     def _describe(self, choice: Choice, part: Runs, limits: _Limits) -> None:
         """Epochs, cost, how far ``choice`` extrapolates, and what held it back."""
@@ -390,16 +404,17 @@ def _search(
     return float(at["n"][best]), float(d[best])
 
 
-def _rank(
-    choices: Sequence[Choice], samples: Sequence[tuple[float, float] | None], seed: int
-) -> None:
-    """p_best: how often each has the lowest loss when the laws' errors are drawn (independent,
-    normal)."""
+def _rank(choices: Sequence[Choice], samples: Sequence[_Said | None], seed: int) -> None:
+    """p_best: how often each has the lowest loss when the laws' errors are drawn (normal). Laws of
+    one table bend alike beyond it: :data:`SHARED` of the forms' variance is one draw for all."""
     usable = [(one, sample) for one, sample in zip(choices, samples) if sample is not None]
     if not usable:
         return
     rng = np.random.default_rng(seed)
-    drawn = np.stack([rng.normal(mean, max(sd, 1e-12), 4000) for _, (mean, sd) in usable])
-    winner = np.bincount(drawn.argmin(axis=0), minlength=len(usable)) / drawn.shape[1]
+    mean, sd, misfit = np.array([said for _, said in usable]).T[:, :, None]
+    common = np.sqrt(SHARED) * misfit
+    own = np.sqrt(np.maximum(sd**2 - common**2, 1e-24))
+    drawn = mean + common * rng.normal(size=DRAWS) + own * rng.normal(size=(len(usable), DRAWS))
+    winner = np.bincount(drawn.argmin(axis=0), minlength=len(usable)) / DRAWS
     for (one, _), p in zip(usable, winner):
         one.p_best = float(p)

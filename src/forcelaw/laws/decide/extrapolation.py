@@ -169,16 +169,22 @@ class Extrapolation:
 
     def moments(self, budget: np.ndarray, **roles: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean and sd of ln L of the law [M] at ``budget`` [M], without the noise of a run."""
-        every, weights = self.log_predictions(**roles), self.weights
-        mean = weights @ every
-        variance = weights @ (every - mean) ** 2
+        mean, misfit = self.misfit(budget, **roles)
+        variance = misfit**2
         for one, weight in zip(self._fits, self._shares):
             centre = _log(one.result, one.result.best()[None], roles)[0]
             draws = _log(one.result, one.result.refits(), roles)
             own = spread(draws, centre, one.result.method)
             variance = variance + weight * np.where(np.isfinite(own), own, 0.0) ** 2
+        return mean, np.sqrt(variance)
+
+    def misfit(self, budget: np.ndarray, **roles: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of ln L [M], and the part of its sd that is the forms' and not the runs': how far
+        the candidates disagree, and what grows with the distance."""
+        every, weights = self.log_predictions(**roles), self.weights
+        mean = weights @ every
         distance = np.maximum(np.log(np.asarray(budget, float) / self.limit), 0.0)
-        return mean, np.sqrt(variance + (self.growth * distance) ** 2)
+        return mean, np.sqrt(weights @ (every - mean) ** 2 + (self.growth * distance) ** 2)
 
     def interval(
         self, kind: str = "mean", *, budget: Any, level: float | None = None, **roles: Any

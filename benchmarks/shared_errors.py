@@ -123,24 +123,24 @@ def main() -> int:
         args.json.write_text(json.dumps(found))
     print(f"{'source':14} {'columns':>7} {'pairs':>5} {'alone':>6}", end="")
     print("".join(f"   rho {rho:.1f}: rms, inside" for rho in RHOS))
-    means: list[list[float]] = []
+    lines: list[list[float]] = []
     for source, cases in found.items():
-        line = differences(cases)
-        if line is not None:
-            means.append(line[2:])
-            print(told(source, len(names[source]), line), flush=True)
-    average = [float(np.mean(values)) for values in zip(*means)]
-    print(told(f"mean of {len(means)}", 0, [0, *average]))
+        pairs, numbers = differences(cases)
+        if pairs:
+            lines.append(numbers)
+            print(told(source, str(len(names[source])), str(pairs), numbers))
+    average = [float(np.mean(values)) for values in zip(*lines)]
+    print(told(f"mean of {len(lines)}", "", "-", average))
     return 0
 
 
-def differences(cases: list[list[tuple[float, float, float]]]) -> list[float] | None:
-    """Columns, pairs, rms of columns alone, then rms and share inside of pairs for each rho."""
+def differences(cases: list[list[tuple[float, float, float]]]) -> tuple[int, list[float]]:
+    """Pairs; rms of columns alone, then rms and share inside of pairs for each rho."""
     alone = [e / math.hypot(own, misfit) for case in cases for e, own, misfit in case]
     pairs = [pair for case in cases for pair in combinations(case, 2)]
     if not pairs:
-        return None
-    out = [0.0, len(pairs), rms(alone)]
+        return 0, []
+    out = [rms(alone)]
     for rho in RHOS:
         z = [
             (a[0] - b[0])
@@ -148,16 +148,16 @@ def differences(cases: list[list[tuple[float, float, float]]]) -> list[float] | 
             for a, b in pairs
         ]
         out += [rms(z), float(np.mean(np.abs(z) < 1.96))]
-    return out
+    return len(pairs), out
 
 
 def rms(values: list[float]) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def told(source: str, count: int, line: list[float]) -> str:
-    _, pairs, alone, *rest = line if len(line) % 2 else [0.0, *line]
-    text = f"{source:14} {count or '':>7} {f'{pairs:.0f}' if pairs else '-':>5} {alone:6.2f}"
+def told(source: str, count: str, pairs: str, numbers: list[float]) -> str:
+    alone, *rest = numbers
+    text = f"{source:14} {count:>7} {pairs:>5} {alone:6.2f}"
     for value, inside in zip(rest[::2], rest[1::2]):
         text += f"   {'':5}{value:6.2f} {inside:8.0%}"
     return text

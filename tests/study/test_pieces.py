@@ -17,7 +17,7 @@ import torch
 from forcelaw.cli import UNFINISHED
 from forcelaw.cli.main import main
 from forcelaw.store.runs import runs
-from forcelaw.study import worker
+from forcelaw.study import launcher, worker
 from forcelaw.study.accounting import Piece, accounts
 from forcelaw.study.config import load
 from forcelaw.study.record import StudyDirectory, find_pack
@@ -101,6 +101,15 @@ def test_after_the_minutes_the_command_says_what_is_left_and_goes_on(
     assert "stopped" in capsys.readouterr().out
     books = accounts(out)
     assert books.pieces == 1 and 0 < books.held_hours < (90 + 80) / 3600 and books.solo_hours > 0
+
+
+def test_time_that_is_up_after_planning_starts_no_worker(
+    study, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(launcher, "_start", lambda *_: pytest.fail("a worker"))
+    command = ["run", str(study), "--out", str(tmp_path / "out"), "--device", "cpu", "--no-report"]
+    assert main([*command, "--minutes", "1e-6"]) == UNFINISHED
+    assert "runs are left" in capsys.readouterr().out
 
 
 def test_near_the_deadline_nothing_is_begun(study, tmp_path) -> None:
@@ -231,9 +240,6 @@ def test_rates_are_those_of_one_thread(study, tmp_path, monkeypatch) -> None:
 
 
 def test_no_worker_trains_on_when_the_launcher_fails(study, tmp_path, monkeypatch) -> None:
-
-    from forcelaw.study import launcher
-
     started = []
 
     def start(*_):
@@ -256,8 +262,6 @@ def test_no_worker_trains_on_when_the_launcher_fails(study, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
 def test_workers_that_save_are_waited_for_until_a_second_ctrl_c(capsys, again) -> None:
-    from forcelaw.study import launcher
-
     saves = "import signal, sys, time\n"
     saves += "def save(*_):\n    time.sleep(0.5)\n    sys.exit(0)\n"
     saves += "signal.signal(signal.SIGTERM, save)\nprint(flush=True)\ntime.sleep(60)"
@@ -301,8 +305,6 @@ def test_the_status_counts_runs_that_wait_for_a_sweep_as_work(study, tmp_path) -
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_the_threads_of_a_run_do_not_depend_on_the_workers(workers) -> None:
-    from forcelaw.study import launcher
-
     for k in range(workers):
         environment = launcher._environment(k, workers, "cpu", 1)
         assert {environment[name] for name in launcher.THREAD_VARIABLES} == {"1"}

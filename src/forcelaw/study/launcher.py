@@ -48,10 +48,10 @@ def run_local(
     """Start workers and show progress until the study is done or ``deadline`` (seconds since the
     epoch) is past. Ctrl-C, SIGTERM and ``forcelaw stop`` stop it cleanly; a second call resumes it.
 
-    workers: none where nothing is left to do. runs_per_device: side by side in each worker, a
-    number or "auto". hold: as for :func:`forcelaw.study.plan.plan`. threads: of each worker on a
-    CPU. gpus: on which each worker trains one run at a time. idle: seconds without a free run after
-    which one ends.
+    workers: none where nothing is left to do; none is started where planning took all the time.
+    runs_per_device: side by side in each worker, a number or "auto". hold: as for
+    :func:`forcelaw.study.plan.plan`. threads: of each worker on a CPU. gpus: on which each worker
+    trains one run at a time. idle: seconds without a free run after which one ends.
     """
     logs = directory.out / "logs"
     with storage(logs):
@@ -64,6 +64,8 @@ def run_local(
     options += ["--hold", repr(hold)] if hold else []
     command = [sys.executable, "-m", "forcelaw.study.worker", str(study_file), *options]
     directory.create_runs(hold)
+    if time.time() >= deadline:
+        workers = 0
     processes = [
         _start(command, _environment(k, workers, device, threads, gpus), logs / f"{place()}-{k}")
         for k in range(workers)

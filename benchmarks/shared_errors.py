@@ -96,8 +96,7 @@ def judged(runs: Runs, share: float) -> tuple[float, float, float] | None:
         return None
     at = {role: runs[role][targets] for role in found.best.law.roles}
     budget = runs["c"][targets]
-    mean, sd = found.moments(budget, **at)
-    misfit = found.misfit(budget, **at)[1]
+    mean, sd, misfit = found.moments(budget, **at)
     own = np.sqrt(np.maximum(sd**2 - misfit**2, 0.0))
     error = float(np.mean(mean - np.log(runs["loss"][targets])))
     alone = math.hypot(float(own.mean()), found.noise / math.sqrt(len(targets)))

@@ -65,7 +65,7 @@ def test_the_interval_grows_with_the_distance_and_by_the_noise_of_a_run() -> Non
     band = found.interval(budget=budgets, n=n, d=d)
     width = np.log(band.high / band.low)
     assert width[0] == width[1] < width[2]  # no growth inside the budgets that were measured
-    _, sd = found.moments(budgets, n=n, d=d)
+    _, sd, _ = found.moments(budgets, n=n, d=d)
     assert sd[2] ** 2 - sd[1] ** 2 == pytest.approx((found.growth * np.log(10)) ** 2)
     new = found.interval("new run", budget=budgets, n=n, d=d)
     assert (np.log(new.high / new.low) / width) ** 2 == pytest.approx(1 + (found.noise / sd) ** 2)

@@ -286,10 +286,8 @@ class _Plan:
             float(v[0]) for v in (new.value, new.low, new.high)
         )
         choice.loss_mean_low, choice.loss_mean_high = float(mean.low[0]), float(mean.high[0])
-        point = {k: np.array([v]) for k, v in at.items()}
-        centre, sd = law.moments(np.array([flops]), **point)
-        misfit = law.misfit(np.array([flops]), **point)[1]
-        return _Said(float(centre[0]), float(sd[0]), float(misfit[0]))
+        moments = law.moments(np.array([flops]), **{k: np.array([v]) for k, v in at.items()})
+        return _Said(*(float(values[0]) for values in moments))
 
     def _describe(self, choice: Choice, part: Runs, limits: _Limits) -> None:
         """Epochs, cost, how far ``choice`` extrapolates, and what held it back."""

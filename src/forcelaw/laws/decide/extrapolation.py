@@ -167,24 +167,21 @@ class Extrapolation:
         """Loss [M]: the weighted geometric mean of the candidates."""
         return np.exp(self.weights @ self.log_predictions(**roles))
 
-    def moments(self, budget: np.ndarray, **roles: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and sd of ln L of the law [M] at ``budget`` [M], without the noise of a run."""
-        mean, misfit = self.misfit(budget, **roles)
+    def moments(self, budget: np.ndarray, **roles: Any) -> tuple[np.ndarray, ...]:
+        """Mean and sd of ln L of the law [M] at ``budget`` [M], without the noise of a run, and the
+        part of the sd that is the forms' and not the runs': how far the candidates disagree, and
+        what grows with the distance."""
+        every, weights = self.log_predictions(**roles), self.weights
+        mean = weights @ every
+        distance = np.maximum(np.log(np.asarray(budget, float) / self.limit), 0.0)
+        misfit = np.sqrt(weights @ (every - mean) ** 2 + (self.growth * distance) ** 2)
         variance = misfit**2
         for one, weight in zip(self._fits, self._shares):
             centre = _log(one.result, one.result.best()[None], roles)[0]
             draws = _log(one.result, one.result.refits(), roles)
             own = spread(draws, centre, one.result.method)
             variance = variance + weight * np.where(np.isfinite(own), own, 0.0) ** 2
-        return mean, np.sqrt(variance)
-
-    def misfit(self, budget: np.ndarray, **roles: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Mean of ln L [M], and the part of its sd that is the forms' and not the runs': how far
-        the candidates disagree, and what grows with the distance."""
-        every, weights = self.log_predictions(**roles), self.weights
-        mean = weights @ every
-        distance = np.maximum(np.log(np.asarray(budget, float) / self.limit), 0.0)
-        return mean, np.sqrt(weights @ (every - mean) ** 2 + (self.growth * distance) ** 2)
+        return mean, np.sqrt(variance), misfit
 
     def interval(
         self, kind: str = "mean", *, budget: Any, level: float | None = None, **roles: Any
@@ -192,7 +189,7 @@ class Extrapolation:
         """Band around the prediction; ``kind``: mean or "new run", as of a fit."""
         level = self.level if level is None else level
         roles = {role: np.atleast_1d(value) for role, value in roles.items()}
-        mean, sd = self.moments(np.atleast_1d(budget), **roles)
+        mean, sd, _ = self.moments(np.atleast_1d(budget), **roles)
         if kind != "mean":
             sd = np.hypot(sd, self.noise)
         half = stats.t.ppf(0.5 + level / 2, self.df) * sd

@@ -99,9 +99,8 @@ def timing_words(analysis: Analysis) -> list[str]:
     who = names(beside["architecture"].unique(maintain_order=True).to_list())
     number = counted(beside["run"].n_unique())
     return [
-        f"Timed while other processes trained on the same device: {number} of {who}. Their"
-        " device-hours are too long, and what is said of them at equal hours is no"
-        " comparison."
+        f"Timed while other processes trained on the same device: {number} of {who}. Those"
+        " device-hours are too long, and what is said of them at equal hours is no comparison."
     ]
 
 
